@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -90,30 +91,27 @@ def await_job(http: httpx.Client, job: str, *status: str) -> None:
 
 
 def with_models(http: httpx.Client, home: Path) -> dict[str, Callable[[], Answer]]:
-    """Train models of one step, and return the calls that they refuse, unfit, dense or with damaged files."""
+    """Train a model of exact dense layers in one step, and return the calls that it and a damaged copy refuse."""
     few = {"max_steps": 1, "validations": 1, "validation_images": 20, "batch_size": 16}
-    for name, preset in (("hasty", "exact-glow-tiny"), ("damaged", "exact-glow-tiny"), ("dense", "snf-fc-2l")):
-        job = submit(http, model=name, preset=preset, parameters=few).json()["id"]
-        await_job(http, job, "succeeded")
+    job = submit(http, model="hasty", preset="exact-fc-2l", parameters=few).json()["id"]
+    await_job(http, job, "succeeded")
     one = "/v1/models/hasty:1"
 
-    def score(model: str, explain: bool = False) -> Answer:
-        return http.post(f"/v1/models/{model}:1/score", params={"explain": explain}, content=png(), headers=PNG)
-
     def damage() -> Answer:
+        shutil.copytree(home / "registry" / "hasty", home / "registry" / "damaged")
         (home / "registry" / "damaged" / "1" / "weights.safetensors").write_bytes(b"damaged")
-        return score("damaged")
+        return http.post("/v1/models/damaged:1/score", content=png(), headers=PNG)
 
     def delete_live() -> Answer:
         http.put("/v1/models/hasty/aliases/champion", json={"version": 1}).raise_for_status()
         return http.delete("/v1/models/hasty/versions/1")
 
     return {
+        "damaged-artifact": damage,
         "no-live-version": lambda: http.get("/v1/models/hasty"),
         "no-learned-inverse": lambda: http.get(f"{one}/samples", params={"inverse": "learned", "n": 1}),
+        "explain-unsupported": lambda: http.post(f"{one}/score", params={"explain": True}, content=png(), headers=PNG),
         "version-in-use": delete_live,
-        "explain-unsupported": lambda: score("dense", explain=True),
-        "damaged-artifact": damage,
     }
 
 
@@ -222,7 +220,12 @@ def main() -> None:
             provoke(provocations(http, job))
             http.post(f"/v1/jobs/{job}/cancel").raise_for_status()
             provoke(with_keys(http, home))
-        with service(other, "serve", REDIS_URL="redis://127.0.0.1:1/0", SNF_DATASET_QUOTA_BYTES="0") as http:
+        unable = {
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "SNF_DATASET_QUOTA_BYTES": "0",
+            "SNF_SHIPPED_MODELS": str(other / "none"),  # neither call needs a model
+        }
+        with service(other, "serve", **unable) as http:
             provoke(
                 {"jobs-unavailable": lambda: http.get("/v1/jobs"), "storage-full": lambda: upload(http, "cells", 20)}
             )

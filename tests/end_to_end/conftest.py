@@ -44,6 +44,6 @@ def house_home(artifact: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def house(house_home: Path) -> Iterator[httpx.Client]:
-    """Everything that `snf up` starts: broker, worker and service; attempts of jobs are forked."""
-    with running("tests.support.forking_house", home=house_home) as client:
+    """Everything that `snf up` starts, forked: broker, worker, service and attempts of jobs."""
+    with running("tests.support.forking_house", home=house_home, forked=True) as client:
         yield client

@@ -15,6 +15,18 @@ from tests.worker.support.helpers import until
 SCORE = "/v1/models/digits/score"
 
 
+@pytest.fixture(scope="module")
+def keyed_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keyed")
+
+
+@pytest.fixture(scope="module")
+def keyed(keyed_home: Path) -> Iterator[httpx.Client]:
+    """A service that others reach, which makes a key."""
+    with serving(keyed_home, shipped=False, measured=True, host="0.0.0.0") as client:
+        yield client
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
@@ -29,10 +41,13 @@ def test_a_key_is_asked_for_before_the_body(keyed: httpx.Client, path: str, kind
         assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with serving(tmp_path_factory.mktemp("keyed"), shipped=False, measured=True, api_keys="sesame") as client:
-        yield client
+def test_an_address_that_others_reach_has_a_key(keyed: httpx.Client, keyed_home: Path) -> None:
+    assert keyed.get("/v1/models").status_code == 401
+    key = (keyed_home / "api-key").read_text().strip()
+    assert keyed.get("/v1/models", headers={"x-api-key": key}).status_code == 200
+    said = (keyed_home / "app.server.log").read_text()
+    assert str(keyed_home / "api-key") in said
+    assert key not in said
 
 
 def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
@@ -55,13 +70,3 @@ def test_the_bytes_in_flight_are_bounded(home: Path) -> None:
         assert answer.json()["type"] == "too-many-requests"
         assert int(answer.headers["retry-after"]) >= 1
         until(lambda: post().status_code == 422)
-
-
-def test_an_address_that_others_reach_has_a_key(tmp_path: Path) -> None:
-    with serving(tmp_path, shipped=False, measured=True, host="0.0.0.0") as client:
-        assert client.get("/v1/models").status_code == 401
-        key = (tmp_path / "api-key").read_text().strip()
-        assert client.get("/v1/models", headers={"x-api-key": key}).status_code == 200
-    said = (tmp_path / "app.server.log").read_text()
-    assert str(tmp_path / "api-key") in said
-    assert key not in said

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.end_to_end.support.service import running
+from tests.end_to_end.support.service import serving
 from tests.worker.support.helpers import until
 
 PATH = "/v1/models/{}/audit"
@@ -49,7 +49,7 @@ def test_what_is_asked_in_vain(house: httpx.Client) -> None:
 def test_a_full_queue_refuses_an_audit(home: Path) -> None:
     """A short queue still lets an audit in, image by image, but not beside what fills it."""
     with (
-        running("app.cli.main", "serve", home=home, shipped=False, queue_images=1000) as client,
+        serving(home, shipped=False, queue_images=1000) as client,
         ThreadPoolExecutor() as pool,
     ):
         # The first audit loads the trained flow, which takes longer than a full queue lasts.

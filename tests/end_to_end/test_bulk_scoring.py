@@ -12,14 +12,14 @@ from pyarrow import parquet
 from tests.end_to_end.support.service import await_job, score_one, snf
 from tests.support.paths import DIGITS
 
-BODY: dict[str, Any] = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}
+BODY: dict[str, Any] = {"type": "score", "dataset": "mnist-mini", "model": "digits"}
 
 
 def test_a_dataset_becomes_a_table_of_scores(house: httpx.Client) -> None:
     answer = house.post("/v1/jobs", json=BODY | {"parameters": {"images_per_part": 250, "alpha": 0.05}})
     assert answer.status_code == 202, answer.text
     job = answer.json()
-    assert (job["type"], job["queue"], job["model"]) == ("score", "score", "mnist-snf-glow:1")
+    assert (job["type"], job["queue"], job["model"]) == ("score", "score", "digits:1")
     early = house.get(f"/v1/jobs/{job['id']}/result")
     assert (early.status_code, early.json()["type"]) == (409, "job-has-no-result")
     done = await_job(house, job["id"], "succeeded")
@@ -34,22 +34,9 @@ def test_a_dataset_becomes_a_table_of_scores(house: httpx.Client) -> None:
     assert all((row["p_value"] <= 0.05) == row["is_anomaly"] for row in scores)
 
 
-def test_a_row_is_what_scoring_one_image_answers(house: httpx.Client) -> None:
-    files = [("file", (path.name, path.read_bytes(), "image/png")) for path in DIGITS[:12]]
-    made = house.post("/v1/datasets", data={"name": "some-digits"}, files=files)
-    assert made.status_code == 201, made.text
-    job = house.post("/v1/jobs", json=BODY | {"dataset": "some-digits"}).json()
-    done = await_job(house, job["id"], "succeeded")
-    scores = {
-        row["path"]: row["log_likelihood"]
-        for row in parquet.read_table(io.BytesIO(house.get(done["links"]["result"]).content)).to_pylist()
-    }
-    assert scores.keys() == {path.name for path in DIGITS[:12]}
-    for path in DIGITS[:3]:
-        assert scores[path.name] == pytest.approx(score_one(house, "mnist-snf-glow", path.read_bytes()), abs=1e-4)
-
-
-def test_a_dataset_with_images_that_the_model_refuses_ends_in_part(house: httpx.Client, house_home: Path) -> None:
+def test_a_dataset_with_images_that_the_model_refuses_ends_in_part_with_the_scores_of_the_others(
+    house: httpx.Client, house_home: Path
+) -> None:
     large = io.BytesIO()
     Image.open(DIGITS[12]).resize((30, 30)).save(large, "PNG")
     files = [("file", (path.name, path.read_bytes(), "image/png")) for path in DIGITS[:12]]
@@ -61,6 +48,10 @@ def test_a_dataset_with_images_that_the_model_refuses_ends_in_part(house: httpx.
     assert done["finished_at"] is not None
     rows = parquet.read_table(io.BytesIO(house.get(done["links"]["result"]).content)).to_pylist()
     assert {row["path"]: row["error"] for row in rows if row["error"]} == {"large.png": "wrong-image-shape"}
+    scores = {row["path"]: row["log_likelihood"] for row in rows if not row["error"]}
+    assert scores.keys() == {path.name for path in DIGITS[:12]}
+    for path in DIGITS[:3]:
+        assert scores[path.name] == pytest.approx(score_one(house, "digits", path.read_bytes()), abs=1e-4)
     assert "retry" not in done["links"]
     assert [one["id"] for one in house.get("/v1/jobs", params={"status": "partial"}).json()["jobs"]] == [job["id"]]
     assert 'event: end\ndata: {"status": "partial"}\n' in house.get(f"/v1/jobs/{job['id']}/events").text

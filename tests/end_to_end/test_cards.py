@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from models.registry.registry import ZOO
-from tests.end_to_end.support.service import running
+from tests.end_to_end.support.service import serving
 
 PATH = "/v1/models/mnist-snf-glow/card"
 CARD = ZOO / "mnist-snf-glow" / "1" / "card.md"
@@ -70,7 +70,7 @@ def test_a_changed_card_is_not_shown(home: Path) -> None:
     (folder / "card.md").write_text("# Another")
     (folder / "samples.png").unlink()
     (folder / "samples.png").symlink_to("/etc/hostname")
-    with running("app.cli.main", "serve", home=home, shipped=False) as client:
+    with serving(home, shipped=False) as client:
         for call in ("card", "card/samples"):
             answer = client.get(f"/v1/models/digits/{call}")
             assert (answer.status_code, answer.json()["type"]) == (500, "damaged-artifact")

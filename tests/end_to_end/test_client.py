@@ -1,8 +1,6 @@
 """The Python client against a real service, which goes away and comes back meanwhile."""
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,13 +10,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
 from snf_client import (
     AsyncClient,
     Client,
-    ClientError,
     Conflict,
     EndEvent,
     Event,
@@ -27,30 +25,26 @@ from snf_client import (
     Retries,
     heat_map_array,
 )
+from snf_client.errors import ClientError, ServiceUnavailable
 from snf_client.images import ImagesLike
-from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES
-from tests.end_to_end.support.processes import kill
-from tests.end_to_end.support.service import (
-    MNIST,
-    answers,
-    await_ready,
-    environment,
-    free_port,
-    running,
-    score_one,
-    serving,
-)
-from tests.support.paths import DIGITS, ROOT
+from snf_client.resources.scores import ImageResult
+from tests.end_to_end.support.jobs import ENDLESS
+from tests.end_to_end.support.processes import halted_training, kill, pid_of
+from tests.end_to_end.support.service import answers, running, score_one, serving
+from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
 ARRAY = np.stack([np.asarray(Image.open(path)) for path in DIGITS])
 MODEL = "digits"
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, which the tests here may kill parts of."""
-    with running("tests.support.forking_house", home=module_home, shipped=MNIST, train_threads=1) as client:
+    with running(
+        "tests.support.forking_house", home=module_home, forked=True, shipped=False, train_threads=1
+    ) as client:
         yield client
 
 
@@ -113,20 +107,18 @@ def test_bad_images_fail_alone(client: Client) -> None:
 
 
 def test_heat_maps_draws_and_details(client: Client) -> None:
-    scores = client.score(
-        "mnist-snf-glow", ARRAY[:10], explain=True, detail="full", draws=2, alpha=0.05, source="line-1"
-    )
+    scores = client.score(MODEL, ARRAY[:10], explain=True, detail="full", draws=2, alpha=0.05, source="line-1")
     for one in scores.results:
         assert one.status == "ok"
         assert one.draws is not None
         assert (one.draws.k, one.anomaly.alpha) == (2, 0.05)
         assert one.heat_map is not None
         assert heat_map_array(one.heat_map).shape == (4, 28, 28)
-    first = client.score("mnist-snf-glow", ARRAY[0], explain=True).results[0]
+    first = client.score(MODEL, ARRAY[0], explain=True).results[0]
     assert first.status == "ok"
     assert first.heat_map is not None
     assert heat_map_array(first.heat_map)[0].sum() == pytest.approx(first.log_likelihood, abs=1e-3)
-    drift = client.models.get("mnist-snf-glow").drift
+    drift = client.models.get(MODEL).drift
     assert "line-1" not in {one.source for one in drift}  # detail=full is not watched
 
 
@@ -279,10 +271,62 @@ def test_jobs_are_steered(client: Client) -> None:
     assert client.jobs.cancel(client.jobs.retry(job.id).id).status == "cancelled"
 
 
-def test_a_training_from_its_start_to_its_result_across_a_restart_of_the_service(
+def check_results_and_record_until_deleted(client: Client, job: str) -> None:
+    """Result, metrics, preview, log and record of a training that has made a model."""
+    result = client.jobs.result(job)
+    assert getattr(result, "ref", None) == "made:1"
+    assert client.jobs.metrics(job).points
+    assert client.jobs.metrics_csv(job).startswith("step,")
+    [*_, preview] = client.jobs.previews(job).samples
+    assert client.jobs.preview(job, preview.step).startswith(b"\x89PNG")
+    assert isinstance(client.jobs.log(job), str)
+    assert job in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
+    with pytest.raises(Conflict):
+        client.jobs.cancel(job)
+
+    record = client.runs.get(job)
+    assert (record.run.origin, record.run.state, record.run.parameters["max_steps"]) == ("job", "finished", STEPS)
+    assert record.run.result is not None
+    assert record.run.result.ref == "made:1"
+    assert [(point.step, point.bits_per_dim) for point in record.points] == [
+        (point.step, point.bits_per_dim) for point in client.jobs.metrics(job).points
+    ]
+    client.jobs.delete(job)
+    assert job in {run.id for run in client.runs.list().runs}
+    client.runs.delete(job)
+    with pytest.raises(NotFound):
+        client.runs.get(job)
+
+
+def scored_across_a_kill(url: str, home: Path, places: NDArray[np.int64]) -> list[ImageResult]:
+    """Scores of images, in the middle of which the service is killed; it starts again by itself."""
+    repeated = threading.Event()
+    before = pid_of(home)
+
+    def images() -> Iterator[np.ndarray[Any, Any]]:
+        """Requests take a few hundred images ahead: those after the kill are sent to a service that is not there."""
+        for count, place in enumerate(places):
+            if count == len(places) // 2:
+                kill(home, "app.server")
+            yield ARRAY[place]
+
+    def noted(error: ClientError, _seconds: float) -> None:
+        if isinstance(error, ServiceUnavailable):
+            repeated.set()
+
+    retries = Retries(attempts=200, seconds=240, longest_pause=1.0, on_retry=noted)
+    with Client(url, retries=retries) as client:
+        found = list(client.score_each(MODEL, images()))
+    assert repeated.is_set()
+    assert pid_of(home) != before
+    return found
+
+
+def test_training_and_scoring_go_on_across_a_restart_of_the_service(
     client: Client, house: httpx.Client, module_home: Path
 ) -> None:
-    parameters = FEW_IMAGES | {"max_steps": 100, "validations": 2}
+    """The service is killed while events are followed and images are left to score."""
+    parameters = {"batch_size": 8, "validation_images": 20, "max_steps": STEPS, "validations": 2}
     job, same = (
         client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
         for _ in range(2)
@@ -303,10 +347,13 @@ def test_a_training_from_its_start_to_its_result_across_a_restart_of_the_service
     for reader in readers:
         reader.start()
     until(lambda: any(event.event == "metrics" for event in async_seen))
-    kill(module_home, "app.server")
-    # Repeated until the service is back.
+    places = np.arange(1000) % len(ARRAY)
+    with halted_training(module_home):  # it lasts longer than the service is away
+        scored = scored_across_a_kill(str(house.base_url), module_home, places)
     assert client.jobs.get(job.id).id == job.id
-    assert likelihoods(client, ARRAY[:3])
+    alone = np.array(likelihoods(client, ARRAY))
+    assert [one.index for one in scored] == list(range(len(places)))
+    assert [one.log_likelihood for one in scored if one.status == "ok"] == pytest.approx(alone[places], abs=1e-4)
     done = client.jobs.wait(job.id, timeout=240)
     assert (done.status, done.result and done.result["ref"]) == ("succeeded", "made:1")
     for reader in readers:
@@ -317,78 +364,4 @@ def test_a_training_from_its_start_to_its_result_across_a_restart_of_the_service
     assert seen == async_seen == replay
     assert isinstance(replay[-1], EndEvent)
     assert list(client.jobs.events(job.id, after=replay[-1].id)) == []
-
-    result = client.jobs.result(job.id)
-    assert getattr(result, "ref", None) == "made:1"
-    assert client.jobs.metrics(job.id).points
-    assert client.jobs.metrics_csv(job.id).startswith("step,")
-    [*_, preview] = client.jobs.previews(job.id).samples
-    assert client.jobs.preview(job.id, preview.step).startswith(b"\x89PNG")
-    assert isinstance(client.jobs.log(job.id), str)
-    assert job.id in {one.id for one in client.jobs.list(status="succeeded", type="train").jobs}
-    with pytest.raises(Conflict):
-        client.jobs.cancel(job.id)
-
-    record = client.runs.get(job.id)
-    assert (record.run.origin, record.run.state, record.run.parameters["max_steps"]) == ("job", "finished", 100)
-    assert record.run.result is not None
-    assert record.run.result.ref == "made:1"
-    assert [(point.step, point.bits_per_dim) for point in record.points] == [
-        (point.step, point.bits_per_dim) for point in client.jobs.metrics(job.id).points
-    ]
-    client.jobs.delete(job.id)
-    assert job.id in {run.id for run in client.runs.list().runs}
-    client.runs.delete(job.id)
-    with pytest.raises(NotFound):
-        client.runs.get(job.id)
-
-
-def test_scoring_goes_on_across_a_restart(module_home: Path) -> None:
-    """The service is killed while images are left to score, and starts again once a request is known to be repeated."""
-    port = free_port()
-    places = np.arange(1000) % len(ARRAY)
-    log = module_home / "restarted.log"
-
-    def start() -> subprocess.Popen[bytes]:
-        variables = environment(module_home, shipped=False, port=port)
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app.server"], cwd=ROOT, env=variables, stdout=output, stderr=output
-            )
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            await_ready(http, process, log)
-        return process
-
-    def images() -> Iterator[np.ndarray[Any, Any]]:
-        """Requests take a few hundred images ahead: those after the kill are sent to a service that is not there."""
-        for count, place in enumerate(places):
-            if count == 500:
-                services[0].kill()
-                services[0].wait()
-            yield ARRAY[place]
-
-    def on_retry(_error: ClientError, _seconds: float) -> None:
-        if services[0].poll() is not None:
-            repeated.set()
-
-    def start_again() -> None:
-        if repeated.wait(120):
-            services.append(start())
-
-    repeated = threading.Event()
-    retries = Retries(attempts=200, seconds=240, longest_pause=1.0, on_retry=on_retry)
-    services = [start()]
-    restart = threading.Thread(target=start_again)
-    restart.start()
-    try:
-        with Client(f"http://127.0.0.1:{port}", retries=retries) as client:
-            found = list(client.score_each(MODEL, images()))
-            alone = np.array(likelihoods(client, ARRAY))
-        assert [one.index for one in found] == list(range(1000))
-        assert [one.log_likelihood for one in found if one.status == "ok"] == pytest.approx(alone[places], abs=1e-4)
-        assert len(services) == 2
-    finally:
-        restart.join()
-        for process in services:
-            process.kill()
-            process.wait()
+    check_results_and_record_until_deleted(client, job.id)

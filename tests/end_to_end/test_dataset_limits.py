@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.support.processes import pid_of, rss
-from tests.end_to_end.support.service import running
+from tests.end_to_end.support.service import running, serving
 from tests.end_to_end.support.uploads import FORM, GOOD, begun, big_tar, form_of, half_a_post, left, upload
 from tests.models.datasets.sample_files import mixed, pngs, tarred, zipped
 from tests.worker.support.helpers import until
@@ -46,7 +46,7 @@ def test_memory_stays_flat_while_a_large_upload_streams(service: httpx.Client, h
 
     def content() -> Iterator[bytes]:
         nonlocal streamed
-        yield from big_tar(300 * 2**20)
+        yield from big_tar(100 * 2**20)
         streamed = most
 
     def watch() -> None:
@@ -70,7 +70,7 @@ def test_memory_stays_flat_while_a_large_upload_streams(service: httpx.Client, h
 
 def test_limits(tmp_path: Path) -> None:
     limits = {"dataset_quota_bytes": 60_000, "max_dataset_bytes": 200_000, "max_dataset_uploads": 1}
-    with running("app.server", home=tmp_path, shipped=False, measured=True, **limits) as client:
+    with serving(tmp_path, shipped=False, measured=True, **limits) as client:
 
         def refused(answer: httpx.Response, status: int, slug: str) -> None:
             assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
@@ -99,7 +99,7 @@ def test_limits(tmp_path: Path) -> None:
 def test_a_service_that_stops_ends_an_upload(tmp_path: Path) -> None:
     body = begun("first") + tarred(pngs(20))
     with ExitStack() as connections:
-        with running("app.server", home=tmp_path, shipped=False, measured=True) as client:
+        with serving(tmp_path, shipped=False, measured=True) as client:
             connections.enter_context(half_a_post(client, "/v1/datasets", body, FORM))
             until(lambda: left(tmp_path))
             began = time.monotonic()

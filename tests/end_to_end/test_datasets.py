@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.support.service import await_job, serving, snf
+from tests.end_to_end.support.service import serving, snf
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, left, upload
 from tests.models.datasets.sample_files import (
     DIGITS,
@@ -143,17 +143,25 @@ def test_built_in_and_unknown_datasets(service: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["type"]) == (409, "dataset-built-in")
 
 
-def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
-    upload(house, "own", ("own.zip", zipped(mixed()))).raise_for_status()
-    few = {"max_steps": 4, "validations": 1, "batch_size": 16, "validation_images": 10, "image_size": [28, 28]}
-    request = {"type": "train", "dataset": "own", "model": "own", "preset": "snf-glow-tiny", "parameters": few}
-    estimate = house.post("/v1/jobs/estimate", json=request)
-    assert estimate.status_code == 200, estimate.text
-    job = house.post("/v1/jobs", json=request).json()
-    used = house.delete("/v1/datasets/own")
-    assert (used.status_code, used.json()["type"]) == (409, "dataset-in-use"), used.text
-    assert used.json()["job"] == job["id"]
-    assert await_job(house, job["id"], "succeeded")["result"]["ref"] == "own:1"
+def test_the_example_trains_on_own_images_which_are_deleted_once_no_job_uses_them(
+    house: httpx.Client, tmp_path: Path
+) -> None:
+    for name, data in mixed().items():
+        path = tmp_path / "cells" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def example(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = [ROOT / "examples" / "own_images.sh", str(house.base_url), str(tmp_path / "cells"), *arguments]
+        return subprocess.run(script, capture_output=True, text=True, timeout=240, check=False)
+
+    done = example("own", "snf-glow-tiny", "4", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "60 images" in done.stdout
+    assert "p-value 0." in done.stdout
+    again = example("own")
+    assert (again.returncode, "409" in again.stderr) == (1, True)
+
     content = io.BytesIO()
     Image.fromarray(DIGITS[0, 0]).resize((400, 300)).save(content, "BMP")
     form = [("images", ("other.bmp", content.getvalue()))]
@@ -164,29 +172,23 @@ def test_own_images_are_trained_on_and_scored(house: httpx.Client) -> None:
     assert "400x300" in note["warning"]
     manifest = house.get("/v1/models/own:1").json()["manifest"]
     assert manifest["training"]["provenance"]["formats"] == {"PNG": 15, "JPEG": 15, "BMP": 15, "WEBP": 15}
+
+    used_by_a_waiting_job_it_is_not_deleted(house)
+    assert house.post("/v1/models/own:1/score", files=form).status_code == 200, "the model stays"
+
+
+def used_by_a_waiting_job_it_is_not_deleted(house: httpx.Client) -> None:
+    # No worker takes it: it waits, and its dataset with it.
+    request = {"type": "train", "dataset": "own", "model": "own", "preset": "snf-glow-tiny", "device": "cuda"}
+    job = house.post("/v1/jobs", json=request).json()
+    used = house.delete("/v1/datasets/own")
+    assert (used.status_code, used.json()["type"]) == (409, "dataset-in-use"), used.text
+    assert used.json()["job"] == job["id"]
+    house.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
     assert house.delete("/v1/datasets/own").status_code == 204
     assert house.delete("/v1/datasets/own").status_code == 404
-    assert house.post("/v1/models/own:1/score", files=form).status_code == 200, "the model stays"
     gone = house.post("/v1/jobs", json=request)
     assert (gone.status_code, gone.json()["errors"][0]["pointer"]) == (422, "/body/dataset")
-
-
-def test_the_example_goes_all_the_way(house: httpx.Client, tmp_path: Path) -> None:
-    for name, data in pngs(40, 4).items():
-        path = tmp_path / "cells" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-
-    def example(*arguments: str) -> subprocess.CompletedProcess[str]:
-        script = [ROOT / "examples" / "own_images.sh", str(house.base_url), str(tmp_path / "cells"), *arguments]
-        return subprocess.run(script, capture_output=True, text=True, timeout=240, check=False)
-
-    done = example("example", "snf-glow-tiny", "4", "1")
-    assert done.returncode == 0, done.stderr
-    assert "40 images" in done.stdout
-    assert "p-value 0." in done.stdout
-    again = example("example")
-    assert (again.returncode, "409" in again.stderr) == (1, True)
 
 
 def test_the_command_line_brings_folders(service: httpx.Client, tmp_path: Path) -> None:

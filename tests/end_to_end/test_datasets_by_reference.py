@@ -14,12 +14,11 @@ from pyarrow import parquet
 from models.bulk.output import stored_output
 from models.locations.location import Location
 from snf_client import Client
-from tests.end_to_end.support.service import MNIST, await_job, free_port, installed, running, serving, snf
+from tests.end_to_end.support.service import MODEL, await_job, free_port, installed, running, serving, snf
 from tests.support.referenced import FORMS, Form, digits, put
 from tests.support.s3 import S3Server
 
 FILES = digits(60)
-MODEL = "mnist-snf-glow"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def by_reference(bucket: Location, artifact: Path, tmp_path_factory: pytest.Temp
     settings = {"allowed_locations": f"{bucket.url},{tmp_path_factory.getbasetemp().as_uri()}/shared"}
     with (
         installed(artifact) as home,
-        running("tests.support.forking_house", home=home, shipped=MNIST, **settings) as client,
+        running("tests.support.forking_house", home=home, forked=True, shipped=False, **settings) as client,
     ):
         yield client
 
@@ -59,10 +58,20 @@ def table(client: httpx.Client, job: dict[str, Any]) -> list[dict[str, Any]]:
     return parquet.read_table(io.BytesIO(client.get(job["links"]["result"]).content)).to_pylist()
 
 
+def scored_over_http(client: httpx.Client) -> list[dict[str, Any]]:
+    uploads = [("images", (name, content, "image/png")) for name, content in FILES]
+    results: list[dict[str, Any]] = client.post(f"/v1/models/{MODEL}/score", files=uploads).json()["results"]
+    return results
+
+
+def assert_same_scores(rows: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+    assert [row["path"].rpartition("/")[2] for row in rows] == [name for name, _ in FILES]
+    assert [row["log_likelihood"] for row in rows] == [result["log_likelihood"] for result in results]
+    assert [row["p_value"] for row in rows] == [result["anomaly"]["p_value"] for result in results]
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_scores_by_reference_are_those_over_http_to_the_bit(
-    by_reference: httpx.Client, bucket: Location, form: Form
-) -> None:
+def test_every_form_is_referred_to(by_reference: httpx.Client, bucket: Location, form: Form) -> None:
     answer = refer(by_reference, f"digits-{form}", bucket.child(form))
     assert answer.status_code == 201, answer.text
     assert answer.headers["location"] == f"/v1/datasets/digits-{form}"
@@ -71,21 +80,23 @@ def test_scores_by_reference_are_those_over_http_to_the_bit(
     assert (found["location"], found["report"]) == (f"{bucket}/{form}", None)
     assert (found["reference"]["images"], found["reference"]["rejected"]) == (60, 0)
     assert by_reference.get(f"/v1/datasets/digits-{form}").json() == found
-    body = {"type": "score", "dataset": f"digits-{form}", "model": MODEL, "parameters": {"images_per_part": 25}}
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet-struct"])
+def test_scores_by_reference_are_those_over_http_to_the_bit(
+    by_reference: httpx.Client, bucket: Location, form: Form
+) -> None:
+    assert refer(by_reference, f"scored-{form}", bucket.child(form)).status_code == 201
+    body = {"type": "score", "dataset": f"scored-{form}", "model": MODEL, "parameters": {"images_per_part": 25}}
 
     done = await_job(by_reference, by_reference.post("/v1/jobs", json=body).json()["id"], "succeeded")
 
-    rows = table(by_reference, done)
-    uploads = [("images", (name, content, "image/png")) for name, content in FILES]
-    scored = by_reference.post(f"/v1/models/{MODEL}/score", files=uploads).json()["results"]
-    assert [row["path"].rpartition("/")[2] for row in rows] == [name for name, _ in FILES]
-    assert [row["log_likelihood"] for row in rows] == [result["log_likelihood"] for result in scored]
-    assert [row["p_value"] for row in rows] == [result["anomaly"]["p_value"] for result in scored]
+    assert_same_scores(table(by_reference, done), scored_over_http(by_reference))
 
 
 def test_a_model_is_trained_on_inspected_images(by_reference: httpx.Client, bucket: Location) -> None:
     plain = refer(by_reference, "plain", bucket.child("tar")).json()
-    few = {"max_steps": 2, "batch_size": 8}
+    few = {"max_steps": 2, "batch_size": 8, "validations": 1, "validation_images": 10, "image_size": [24, 20]}
     request = {"type": "train", "dataset": "plain", "model": "own", "preset": "snf-glow-tiny", "parameters": few}
     refused = by_reference.post("/v1/jobs", json=request)
     assert (refused.status_code, refused.json()["type"]) == (422, "dataset-unfit")
@@ -101,6 +112,8 @@ def test_a_model_is_trained_on_inspected_images(by_reference: httpx.Client, buck
     assert sheet.headers["content-type"] == "image/png"
     job = by_reference.post("/v1/jobs", json=request | {"dataset": "inspected"}).json()
     await_job(by_reference, job["id"], "succeeded")
+    prepared = by_reference.get("/v1/models/own:1").json()["manifest"]["preprocessing"]
+    assert (prepared["height"], prepared["width"]) == (24, 20)
     evaluation = {"type": "evaluate", "dataset": "inspected", "model": MODEL, "parameters": {"against": ["plain"]}}
     answer = by_reference.post("/v1/jobs", json=evaluation)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/body/parameters/against/0")
@@ -194,7 +207,7 @@ def test_the_command_line_refers_to_folders_without_a_setting(tmp_path: Path) ->
     assert len(list(folder.rglob("*.png"))) == 60
 
 
-def test_scores_at_a_location_are_those_of_a_table_to_the_bit(
+def test_scores_at_a_location_are_those_of_a_table_and_over_http_to_the_bit(
     by_reference: httpx.Client, bucket: Location, home: Path, tmp_path: Path
 ) -> None:
     assert refer(by_reference, "for-output", bucket.child("tar")).status_code == 201
@@ -214,6 +227,7 @@ def test_scores_at_a_location_are_those_of_a_table_to_the_bit(
     assert (refused.status_code, refused.json()["type"]) == (409, "result-at-output")
     assert refused.json()["output"] == place.url
     whole = by_reference.get(here["links"]["result"]).content
+    assert_same_scores(table(by_reference, here), scored_over_http(by_reference))
     command = ("jobs", "download", there["id"], "--out", str(tmp_path / "all.parquet"))
     downloaded = snf(home, *command, "--url", str(by_reference.base_url))
     assert downloaded.returncode == 0, downloaded.stderr
@@ -230,9 +244,9 @@ def test_scores_at_a_location_are_those_of_a_table_to_the_bit(
         assert json.loads(done.stdout)["images"] == 60
         [part] = stored_output(Location(out)).files()
         rows = parquet.read_table(part).to_pylist()
-        labels = {"model": model if model == exported else "mnist-snf-glow:1", "dataset": f"{bucket}/tar"}
+        labels = {"model": model if model == exported else f"{MODEL}:1", "dataset": f"{bucket}/tar"}
         assert rows == [row | labels for row in parquet.read_table(io.BytesIO(whole)).to_pylist()]
-    taken = snf(home, "bulk", f"{bucket}/tar", "-m", "digits", "--out", f"{bucket}/scores/by-name")
+    taken = snf(home, "bulk", f"{bucket}/tar", "-m", exported, "--out", f"{bucket}/scores/by-name")
     assert (taken.returncode, "write over it with --force" in taken.stderr) == (2, True), taken.stderr
     imported = snf(home, "models", "import", "copy", exported, "--url", str(by_reference.base_url))
     assert imported.returncode == 0, imported.stderr

@@ -47,7 +47,7 @@ def flat_jpeg(side: int) -> bytes:
 
 
 def test_a_small_image_does_not_wait_for_large_ones(service: httpx.Client) -> None:
-    large, small = flat_jpeg(4000), DIGITS[0].read_bytes()
+    large, small = flat_jpeg(3000), DIGITS[0].read_bytes()
     alone = scored(service, large, "image/jpeg")
     with ThreadPoolExecutor() as pool:
         busy = [pool.submit(scored, service, large, "image/jpeg") for _ in range(4)]
@@ -59,7 +59,7 @@ def test_a_small_image_does_not_wait_for_large_ones(service: httpx.Client) -> No
 
 
 def test_decoding_ends_where_the_client_leaves(service: httpx.Client) -> None:
-    data = flat_jpeg(4000)
+    data = flat_jpeg(3000)
     before = processor_seconds(service)
     scored(service, data, "image/jpeg")
     whole = processor_seconds(service) - before

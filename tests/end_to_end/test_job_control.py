@@ -8,7 +8,8 @@ import httpx
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, TRAINING, submit
 from tests.end_to_end.support.service import await_estimate, await_job
 
-SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": 120, "validations": 1, "batch_size": 32}
+STEPS = 120
+SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": STEPS, "validations": 1, "batch_size": 32}
 
 
 def await_step(client: httpx.Client, job_id: str, step: int) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def test_a_paused_job_frees_its_device_and_goes_on_where_it_was(house: httpx.Cli
     asked = house.post(f"/v1/jobs/{job['id']}/pause")
     assert (asked.status_code, asked.json()["pause_requested"]) == (202, True)
     paused = await_job(house, job["id"], "paused")
-    assert 0 < paused["checkpoint_step"] < 120
+    assert 0 < paused["checkpoint_step"] < STEPS
     assert (paused["finished_at"], paused["pause_requested"]) == (None, False)
     assert paused["links"]["resume"] == f"/v1/jobs/{job['id']}/resume"
 

@@ -21,7 +21,7 @@ from httpx_sse import connect_sse
 
 from app.jobs.event_streams import POLL_S
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, submit
-from tests.end_to_end.support.processes import kill
+from tests.end_to_end.support.processes import halted_training, kill
 from tests.end_to_end.support.service import answers, await_job, running, serving, snf, snf_process
 from tests.worker.support.helpers import until
 from worker.broker.connection import redis_client
@@ -29,7 +29,7 @@ from worker.settings import Settings
 
 STREAMS = 4
 """Streams that one client gets: half of all."""
-STEPS = 400
+STEPS = 240
 
 
 class Event(NamedTuple):
@@ -45,7 +45,12 @@ Events = list[Event]
 def house(module_home: Path) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts, with few event streams."""
     with running(
-        "app.cli.main", "up", home=module_home, shipped=False, max_event_streams=2 * STREAMS, train_threads=1
+        "tests.support.forking_house",
+        home=module_home,
+        forked=True,
+        shipped=False,
+        max_event_streams=2 * STREAMS,
+        train_threads=1,
     ) as client:
         yield client
 
@@ -127,16 +132,18 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
     for client in clients:
         client.start()
     patient = clients[1]
-    until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 4)
+    until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 2)
     kill(module_home, "worker.attempts.train")
     # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
     until(lambda: all(client.count("state") == 6 for client in clients))
-    time.sleep(2 * POLL_S)
+    with halted_training(module_home):
+        time.sleep(2 * POLL_S)
     seen = patient.count("metrics")
     kill_broker(module_home)
     until(lambda: patient.count("metrics") > seen)
-    kill(module_home, "app.server")
-    until(lambda: answers(house))
+    with halted_training(module_home):
+        kill(module_home, "app.server")
+        until(lambda: answers(house))
     done = await_job(house, job["id"], "succeeded")
     for client in clients:
         client.join(60)

@@ -43,7 +43,12 @@ def earlier_files(stored_home: Path) -> set[Path]:
 def stored(stored_home: Path, earlier_files: set[Path]) -> Iterator[httpx.Client]:
     """Everything that `snf up` starts on that home."""
     with running(
-        "app.cli.main", "up", home=stored_home, shipped=False, measured=True, retention_days=100_000
+        "tests.support.forking_house",
+        home=stored_home,
+        forked=True,
+        shipped=False,
+        measured=True,
+        retention_days=100_000,
     ) as client:
         yield client
     assert not Settings(home=stored_home).runtime_folder.exists()
@@ -95,7 +100,7 @@ def test_it_becomes_private_and_new_files_are(
 ) -> None:
     assert stat.S_IMODE(stored_home.stat().st_mode) == 0o700
     assert "mode 755" in (stored_home / "logs" / "launcher.jsonl").read_text()
-    log = stored_home / "app.cli.main.log"  # the shell's redirection, in the user's terminal
+    log = stored_home / "tests.support.forking_house.log"  # the shell's redirection, in the user's terminal
     new = {path for path in stored_home.rglob("*") if not path.is_symlink()} - earlier_files - {log}
     assert {"service.jsonl", "worker.jsonl", "broker.jsonl"} <= {path.name for path in new}
     assert [path for path in new if path.stat().st_mode & 0o077] == []

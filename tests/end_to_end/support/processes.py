@@ -2,7 +2,11 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.fork_server import NAME_LENGTH
 
 
 def pid_of(home: Path, module: str = "app.server") -> int:
@@ -10,7 +14,9 @@ def pid_of(home: Path, module: str = "app.server") -> int:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             runs = module.encode() in (path / "cmdline").read_bytes().split(b"\0")
-            if runs and f"SNF_HOME={home}".encode() in (path / "environ").read_bytes().split(b"\0"):
+            forked = (path / "comm").read_text() == f"{module[-NAME_LENGTH:]}\n"
+            # A fork has the variables of the process that was forked, but its output goes to its own home.
+            if (runs or forked) and (path / "fd" / "1").readlink().is_relative_to(home.resolve()):
                 return int(path.name)
         except OSError:  # it has ended, or is another user's
             continue
@@ -20,6 +26,17 @@ def pid_of(home: Path, module: str = "app.server") -> int:
 def kill(home: Path, module: str) -> None:
     """Kills the process of an installation that runs a module."""
     os.kill(pid_of(home, module), signal.SIGKILL)
+
+
+@contextmanager
+def halted_training(home: Path) -> Iterator[None]:
+    """The trainer takes no step, so that its job cannot end."""
+    pid = pid_of(home, "worker.attempts.train")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def rss(pid: int) -> int:
