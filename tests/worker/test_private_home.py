@@ -12,6 +12,8 @@ import pytest
 from tests.support.paths import DATA, ROOT
 from worker.private_home import protect_home
 
+pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)

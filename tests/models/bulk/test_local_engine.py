@@ -34,7 +34,7 @@ from models.locations.location import Location
 from models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.paths import IMPORT_PATH
-from tests.support.slow_images import SlowImages, slow_work
+from tests.support.slow_images import SlowImages, WorkWithoutModel, slow_work
 from tests.support.unmeasured import MEASURED
 from tests.worker.support.helpers import alive, until
 
@@ -146,7 +146,8 @@ def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_
         folder = tmp_path / str(failures)
         folder.mkdir()
         error = LocationUnavailable("no answer") if failures == 1 else StorageFull("the disk is full")
-        work, journal = slow_work(artifact, folder, 100, TORCH, fail_at=200, error=error, failures=failures)
+        slowness = {"fail_at": 200, "error": error, "failures": failures}
+        work, journal = slow_work(artifact, folder, 100, work=WorkWithoutModel, **slowness)
         engine = bulk_engine("local", processes=2)
         if failures == 1:
             engine.run(work, [1, 2], Callbacks())
@@ -166,11 +167,11 @@ from models.bulk import local_engine
 from models.bulk.callbacks import Callbacks
 from models.bulk.local_engine import LocalEngine
 from models.bulk.part import Stopped
-from tests.support.slow_images import slow_work
+from tests.support.slow_images import WorkWithoutModel, slow_work
 
 if __name__ == "__main__":
     stop = []
-    work, _ = slow_work(Path(sys.argv[1]), Path(sys.argv[2]), 100, seconds=60)
+    work, _ = slow_work(Path(sys.argv[1]), Path(sys.argv[2]), 100, work=WorkWithoutModel, seconds=120)
     signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     print("begins", flush=True)
     try:
@@ -182,7 +183,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def driver(artifact: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process, the first of a group, that begins to score with two others whose parts take a minute to read."""
+    """The first process of a group of three that begin to score parts whose first image takes a minute to read."""
     (tmp_path / "driver.py").write_text(DRIVER)
     command = [sys.executable, tmp_path / "driver.py", artifact, tmp_path]
     pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""Bulk scoring on a Ray cluster of two nodes of a core each, whose processes are on this machine."""
+"""Bulk scoring on a Ray cluster of one or two nodes of a core each, whose processes are on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUna
 from models.locations.errors import LocationUnavailable
 from models.scoring.options import EngineOptions
 from tests.support.ray_cluster import RayCluster
-from tests.support.slow_images import slow_work
+from tests.support.slow_images import WorkWithoutModel, slow_work
 
 PART = 25
 COUNT = 600
@@ -40,18 +40,27 @@ def contents(output: Output) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)}
 
 
+def test_rows_are_those_of_the_local_engine(small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    local, _ = slow_work(artifact, tmp_path / "local")
+    LocalEngine().run(local, [1, 7, 23], Callbacks())  # with its own number of threads
+    work, _ = slow_work(artifact, tmp_path)
+    RayEngine(small_ray_cluster.address).run(work, [1, 7, 23], Callbacks())
+    assert contents(work.output) == contents(local.output), "each file to the bit, and no other file"
+
+
 @pytest.fixture(scope="module")
 def expected(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the local engine, with its own number of threads: plan and parts."""
-    work, _ = slow_work(artifact, tmp_path_factory.mktemp("local"))
+    """The files of the local engine, without a model: plan and parts."""
+    work, _ = slow_work(artifact, tmp_path_factory.mktemp("local"), work=WorkWithoutModel)
     LocalEngine().run(work, work.output.missing(), Callbacks())
     return contents(work.output)
 
 
-def test_rows_are_those_of_the_local_engine_also_where_a_process_is_killed_and_a_node_is_lost(
+def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost(
     ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    work, journal = slow_work(artifact, tmp_path, seconds=0.3)
+    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, seconds=0.3)
     for index in (0, 7):
         work.output.part(index).write(expected[f"part-{index:06d}.parquet"])
     advanced: list[int] = []
@@ -68,13 +77,9 @@ def test_rows_are_those_of_the_local_engine_also_where_a_process_is_killed_and_a
             ray_cluster.lose_second()
 
     callbacks = Callbacks(advance=advanced.append, part_written=part_written)
-    try:
-        RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
-        assert killed
-        assert not ray_cluster.has_second, "the node was lost meanwhile"
-    finally:
-        if not ray_cluster.has_second:
-            ray_cluster.add_second()
+    RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
+    assert killed
+    assert not ray_cluster.has_second, "the node was lost meanwhile"
     assert contents(work.output) == expected, "each file to the bit, and no other file"
     assert written == [PART] * (COUNT // PART - 2)
     assert sum(advanced) == sum(written)
@@ -87,7 +92,7 @@ def test_rows_are_those_of_the_local_engine_also_where_a_process_is_killed_and_a
 def test_stopping_ends_the_actors_and_leaves_whole_parts(
     ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
-    work, journal = slow_work(artifact, tmp_path, seconds=0.5)
+    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, seconds=0.5)
     written: list[int] = []
     callbacks = Callbacks(lambda: bool(written), part_written=written.append)
     with pytest.raises(Stopped):
@@ -102,7 +107,7 @@ def test_stopping_ends_the_actors_and_leaves_whole_parts(
 
 
 def test_errors_of_actors_keep_their_class_and_name_the_images(
-    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_engine, "ATTEMPTS", 2)
     for error, text in (
@@ -111,26 +116,27 @@ def test_errors_of_actors_keep_their_class_and_name_the_images(
     ):
         folder = tmp_path / type(error).__name__
         folder.mkdir()
-        work, _ = slow_work(artifact, folder, fail_at=3 * PART, error=error)
+        work, _ = slow_work(artifact, folder, work=WorkWithoutModel, fail_at=3 * PART, error=error)
         with pytest.raises(type(error), match=text):
-            RayEngine(ray_cluster.address).run(work, [3], Callbacks())
+            RayEngine(small_ray_cluster.address).run(work, [3], Callbacks())
         assert not work.output.has(3)
 
 
-def test_a_brief_outage_is_met_by_another_actor(ray_cluster: RayCluster, artifact: Path, tmp_path: Path) -> None:
-    work, journal = slow_work(artifact, tmp_path, fail_at=PART, error=LocationUnavailable("no answer"), failures=1)
-    RayEngine(ray_cluster.address).run(work, [0, 1, 2], Callbacks())
+def test_a_brief_outage_is_met_by_another_actor(small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path) -> None:
+    outage = LocationUnavailable("no answer")
+    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, fail_at=PART, error=outage, failures=1)
+    RayEngine(small_ray_cluster.address).run(work, [0, 1, 2], Callbacks())
     first, second = journal.readers(PART)
     assert first != second
     assert [work.output.has(index) for index in range(4)] == [True, True, True, False]
 
 
 def test_an_actor_that_is_ended_for_memory_is_replaced_and_explained_without_the_text_of_ray(
-    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray  # noqa: PLC0415  # after the cluster's environment
 
-    work, journal = slow_work(artifact, tmp_path)
+    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel)
     get: Callable[..., Any] = ray.get
     lost = 1
 
@@ -143,36 +149,36 @@ def test_an_actor_that_is_ended_for_memory_is_replaced_and_explained_without_the
         raise ray.exceptions.OutOfMemoryError("Refer to the documentation. " * 40)
 
     monkeypatch.setattr(ray, "get", lose)
-    RayEngine(ray_cluster.address).run(work, [0], Callbacks())
+    RayEngine(small_ray_cluster.address).run(work, [0], Callbacks())
     assert len(journal.readers(0)) == 2, "what Ray ended is done again"
 
     journal.journal.unlink()
     lost = 99
     monkeypatch.setattr(ray_engine, "ATTEMPTS", 1)
     with pytest.raises(PartFailed, match=r"^images 0 to 24 failed 1 times, .*: Ray ended an actor for lack") as raised:
-        RayEngine(ray_cluster.address).run(work, [0], Callbacks())
+        RayEngine(small_ray_cluster.address).run(work, [0], Callbacks())
     assert "Refer to" not in raised.value.detail
 
 
 def test_waiting_for_room_is_said_and_can_be_stopped(
-    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_engine, "ROOM_S", 0.5)
     monkeypatch.setattr(ray_engine, "places", lambda *_args, **_options: 1)  # as where others use all cores
     work, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
     said: list[str] = []
     with pytest.raises(Stopped):
-        RayEngine(ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
+        RayEngine(small_ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
     assert said == ["waits for room on the Ray cluster"] * 2
 
 
 def test_progress_within_a_part_is_reported(
-    ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_engine, "PROGRESS_S", 0.02)
-    work, _ = slow_work(artifact, tmp_path, images_per_part=COUNT)
+    work, _ = slow_work(artifact, tmp_path, images_per_part=COUNT, work=WorkWithoutModel, seconds=1.0)
     advanced: list[int] = []
-    RayEngine(ray_cluster.address).run(work, [0], Callbacks(advance=advanced.append))
+    RayEngine(small_ray_cluster.address).run(work, [0], Callbacks(advance=advanced.append))
     assert sum(advanced) == COUNT
     assert len(advanced) > 1
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from models.registry.registry import Registry
 from tests.support.fork_server import ForkServer, fork_server, forked_attempts
+from tests.support.trained import barely_trained
 from worker.jobs.store import JobStore
 from worker.runtime.supervisor import Supervisor
 from worker.settings import Settings
@@ -21,3 +23,9 @@ def forked() -> Iterator[ForkServer]:
 @pytest.fixture
 def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
     return Supervisor(store, settings, stopping)
+
+
+@pytest.fixture
+def digits(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The small model that `scoring` names."""
+    Registry(settings.registry_dir).publish(barely_trained(tmp_path_factory), "digits")

@@ -11,6 +11,7 @@ from models.limits.good_images import good_images
 from models.limits.measure import measure_limits
 from models.registry.registry import Registry
 from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
 from worker.jobs.record import Job, new_job_id
@@ -26,7 +27,8 @@ PARAMETERS = {"images": 40, "shapes": ["spot", "missing-part"], "contrasts": [64
 def test_a_killed_attempt_is_gone_on_with_and_published_once(
     store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer
 ) -> None:
-    real = Supervisor(store, settings, stopping)
+    # The engine that starts in the least time.
+    real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(
         Job(
             id=new_job_id(),
@@ -62,7 +64,7 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
     limits = Registry(settings.registry_dir).limits(MODEL, 1)
     record = limits.record(1)
     assert (limits.numbers(), record.job, record.calibration) == ([1], job.id, 0)
-    scorer = Scorer.load(version.path)
+    scorer = Scorer.load(version.path, options=EngineOptions("torch"))
     parameters = LimitParameters.model_validate(PARAMETERS)
     good = good_images("mnist-mini", scorer.manifest, scorer.calibration_summary, 40)
     direct = measure_limits(scorer, good, parameters)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
-from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, rows, scoring, unfinished
+from tests.worker.support.scoring import IMAGES, await_part, in_background, rows, scoring, unfinished
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.jobs.record import Status
@@ -24,11 +24,14 @@ from worker.runtime.process import assistant_command
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
+MODEL = "mnist-snf-glow:1"
+"""A model whose parts take longer than the first report of an attempt."""
+
 
 def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
-    whole, _ = store.create(scoring())
+    whole, _ = store.create(scoring(model=MODEL))
     assert real.run(whole.id) is Outcome.SUCCEEDED
     done = store.get(whole.id)
     assert done.result is not None
@@ -42,14 +45,14 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     # The worker died when all that was missing was the record of the success.
     table = settings.jobs_dir / whole.id / "scores.parquet"
     written = table.stat().st_mtime_ns
-    again, _ = store.create(scoring())
+    again, _ = store.create(scoring(model=MODEL))
     shutil.copytree(settings.jobs_dir / whole.id, settings.jobs_dir / again.id)
     shutil.copystat(table, settings.jobs_dir / again.id / "scores.parquet")
     assert real.run(again.id) is Outcome.SUCCEEDED
     assert store.get(again.id).result == done.result
     assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
 
-    cut, _ = store.create(scoring())
+    cut, _ = store.create(scoring(model=MODEL))
     with unfinished(store, cut):
         thread, outcomes = in_background(real, cut)
         await_part(store, cut)
@@ -65,7 +68,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
 def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     real: Supervisor, store: JobStore, settings: Settings
 ) -> None:
-    job, _ = store.create(scoring())
+    job, _ = store.create(scoring(model=MODEL))
     with unfinished(store, job):
         thread, outcomes = in_background(real, job)
         await_part(store, job)
@@ -74,7 +77,7 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     assert outcomes == [Outcome.CANCELLED]
     kept = {path.name for path in (settings.jobs_dir / job.id / "parts").glob("part-*")}
     assert 0 < len(kept) < IMAGES / 50
-    again, _ = store.create(scoring(retry_of=job.id))
+    again, _ = store.create(scoring(model=MODEL, retry_of=job.id))
     assert real.run(again.id) is Outcome.SUCCEEDED
     log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
     assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
@@ -82,7 +85,7 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
 
 
 def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings) -> None:
-    job, _ = store.create(scoring(parameters={}))
+    job, _ = store.create(scoring(model=MODEL, parameters={}))
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
     attempt = store.take(job.id, "w", 60) or 0

@@ -23,18 +23,21 @@ from worker.jobs.store import JobStore
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("digits")
+
 PART = 25
 
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
-    return settings.model_copy(update={"allowed_locations": (Location.parse(str(tmp_path)).url,)})
+    below = (Location.parse(str(tmp_path)).url,)
+    return settings.model_copy(update={"allowed_locations": below})
 
 
 @pytest.fixture
-def on_ray(store: JobStore, settings: Settings, ray_cluster: RayCluster, stopping: threading.Event) -> Supervisor:
+def on_ray(store: JobStore, settings: Settings, small_ray_cluster: RayCluster, stopping: threading.Event) -> Supervisor:
     """A supervisor whose jobs with an output are run by Ray, and read their images slowly."""
-    settings = settings.model_copy(update={"ray_address": ray_cluster.address})
+    settings = settings.model_copy(update={"ray_address": small_ray_cluster.address})
     return Supervisor(store, settings, stopping, slow_score.command)
 
 
@@ -95,14 +98,14 @@ def test_cancelling_ends_the_work_of_the_cluster(
 def test_a_job_whose_actors_hang_is_ended_as_hung(
     store: JobStore,
     settings: Settings,
-    ray_cluster: RayCluster,
+    small_ray_cluster: RayCluster,
     stopping: threading.Event,
     forked: ForkServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(slow_score.VARIABLE, "600")
-    impatient = settings.model_copy(update={"ray_address": ray_cluster.address, "stall_seconds": 8.0})
+    impatient = settings.model_copy(update={"ray_address": small_ray_cluster.address, "stall_seconds": 8.0})
     job, _ = store.create(job_below(tmp_path / "scores"))
     assert Supervisor(store, impatient, stopping, slow_score.command).run(job.id) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error

@@ -19,12 +19,14 @@ from worker.jobs.store import JobStore
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("digits")
+
 PARTS = 12
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"allowed_locations": ("s3://killed", "s3://gone")})
+    return settings.model_copy(update={"allowed_locations": ("s3://killed", "s3://gone"), "engine": "torch"})
 
 
 def job_files(settings: Settings, job: Job) -> set[str]:
@@ -93,7 +95,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     assert failed.status is Status.FAILED
     assert failed.error is not None
     assert failed.error["type"] == "plan-differs"
-    assert "alpha 0.01, 50 a part, computed by" in failed.error["detail"]
+    assert f"alpha {1 / 51:g}, 50 a part, computed by" in failed.error["detail"]
     assert stored_output(place).missing() == []
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from models.datasets import DatasetStore
 from models.locations.location import Location
 from tests.support.fork_server import ForkServer
@@ -12,6 +14,7 @@ from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 
+@pytest.mark.usefixtures("digits")
 def test_a_job_reads_no_location_that_callers_may_no_longer_name(
     real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -22,9 +21,11 @@ from models.training.config import TrainingConfig
 from models.training.interrupted import Interrupted
 from models.training.recipe import TrainingRecipe
 from tests.support.fork_server import ForkServer
+from tests.support.paths import ROOT
 from tests.worker.support.helpers import new_job, until
-from worker.attempts.attempt import Fence, JobSpec, StopFlag, explain, lock_folder
+from worker.attempts.attempt import Fence, JobSpec, explain, lock_folder
 from worker.attempts.attempt import attempt as attempt_process
+from worker.attempts.stop_flag import StopFlag
 from worker.attempts.train import run
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
@@ -37,7 +38,7 @@ from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
-LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 1}
+LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 0.1}
 
 
 @pytest.fixture
@@ -72,8 +73,9 @@ def artifact_of(job: Job, folder: Path) -> Path:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("forked")
-def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore, settings: Settings) -> None:
+def test_a_job_becomes_a_registered_model_once(
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
+) -> None:
     job, _ = store.create(new_job(parameters=SHORT))
     assert real.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
@@ -89,13 +91,10 @@ def test_a_job_becomes_a_registered_model_once(real: Supervisor, store: JobStore
     assert left == kept, "the registry has the model"
     assert registry.resolve("digits:1").manifest.training.job == job.id
     # The worker died before it could note the success: the next attempt finds the model and trains nothing.
-    again = subprocess.run(
-        attempt_command(settings.jobs_dir / job.id, "train"),
-        env={**os.environ, **settings.environment()},
-        timeout=120,
-        check=False,
-    )
-    assert again.returncode == ExitCode.DONE
+    with (settings.home / "again.log").open("wb") as output:
+        command = attempt_command(settings.jobs_dir / job.id, "train")
+        again = forked.popen(command, stdout=output, env={**os.environ, **settings.environment()}, cwd=ROOT)
+    assert again.wait(120) == ExitCode.DONE
     assert registry.versions("digits") == [1]
     last = (settings.jobs_dir / job.id / "events.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["ref"] == "digits:1"
@@ -177,6 +176,7 @@ def test_what_no_attempt_can_change_fails_at_once(
     assert failed.attempts == 1
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count a process's memory")
 def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, stopping: threading.Event) -> None:
     narrow = settings.model_copy(update={"train_memory_bytes": 1200 * 2**20, "max_attempts_without_progress": 1})

@@ -43,22 +43,18 @@ class Hostile:
         return os.mkdir, (os.fspath(self.file),)
 
 
-def test_the_conversion_gives_the_same_bytes_and_is_done_once(
+def test_damaged_weights_are_converted_again_to_the_same_bytes_once(
     store: BackboneStore, backbones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    first = BackboneStore(backbones).verified(LITE0)  # its conversion began with nothing
+    store.add(LITE0, first)
+    store.path(LITE0).write_bytes(b"")
     assert add_lite0(store)
     content = store.verified(store.find(LITE0.name))
     assert hashlib.sha256(content).hexdigest() == LITE0.sha256
-    assert content == BackboneStore(backbones).path(LITE0).read_bytes()
+    assert content == first
     monkeypatch.setattr(module, "run_limited", None)
     assert not add_lite0(store)
-
-
-def test_damaged_weights_are_converted_again(store: BackboneStore, backbones: Path) -> None:
-    store.add(LITE0, BackboneStore(backbones).verified(LITE0))
-    store.path(LITE0).write_bytes(b"")
-    assert add_lite0(store)
-    assert store.has(LITE0)
 
 
 def test_a_store_that_nobody_may_write_is_fine_where_nothing_is_missing(backbones: Path) -> None:
@@ -86,8 +82,9 @@ def test_the_package_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_code_in_the_file_is_not_run(store: BackboneStore, tmp_path: Path, installed: Callable[[object], Path]) -> None:
     trace = tmp_path / "trace"
     installed({"_fc.weight": Hostile(trace)})
-    with pytest.raises(ModelsError, match=r"in weights\.pth, got UnpicklingError"):
+    with pytest.raises(ModelsError, match=r"in weights\.pth, got UnpicklingError") as caught:
         add_lite0(store)
+    assert caught.value.slug == "backbone-unfit"
     assert not trace.exists()
     assert store.names() == []
 
@@ -111,14 +108,12 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         convert(part)
 
 
-def test_changed_weights_are_refused(store: BackboneStore, installed: Callable[[object], Path]) -> None:
+def test_changed_weights_are_refused(installed: Callable[[object], Path]) -> None:
     state = torch.load(package_file(), weights_only=True)
     state["_blocks.7._project_conv.weight"] *= 1.01
-    installed(state)
     with pytest.raises(ModelsError, match=r"expected -?[0-9.]+ as logit [0-9]+ of the test image, got") as caught:
-        add_lite0(store)
+        convert(installed(state))
     assert caught.value.slug == "backbone-unfit"
-    assert store.names() == []
 
 
 def test_weights_that_only_the_digest_tells_apart_are_refused(

@@ -15,7 +15,7 @@ from worker.queues import Queue
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
-MODEL = "mnist-snf-glow:1"
+MODEL = "digits:1"
 IMAGES = 600
 
 
