@@ -1,15 +1,35 @@
 """What several tests of the service share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.main import Service
 from models.registry.registry import ZOO, Registry
 
 MODEL = "mnist-snf-glow"
 """The shipped model that tests score with."""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_document() -> Iterator[None]:
+    """The services of these tests have the same calls: their OpenAPI document, which takes a second, is made once."""
+    make: Callable[[Service], dict[str, Any]] = Service.openapi
+    document: dict[str, Any] | None = None
+
+    def openapi(service: Service) -> dict[str, Any]:
+        nonlocal document
+        service.openapi_schema = service.openapi_schema or document
+        found = make(service)
+        document = service.openapi_schema
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Service, "openapi", openapi)
+        yield
 
 
 def _services_with(zoo: Path) -> Iterator[None]:

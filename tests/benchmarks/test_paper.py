@@ -32,7 +32,7 @@ from models.flows.flow import walk
 from models.training.batches import Batches
 from models.training.config import TrainingConfig
 
-STEPS = 20
+STEPS = 12
 TINY = Group(
     "tiny",
     "glow",
@@ -159,13 +159,13 @@ def test_a_training_in_turns_and_after_a_stop_is_the_undisturbed_one(tmp_path: P
     whole.advance(STEPS, ignore, never)
     taken: list[int] = []
     stopped = tiny_run(tmp_path / "turns")
-    stopped.advance(8, ignore, never)
+    stopped.advance(5, ignore, never)
     with pytest.raises(Stopped):
-        tiny_run(tmp_path / "turns").advance(STEPS, taken.append, lambda: len(taken) == 5)
+        tiny_run(tmp_path / "turns").advance(STEPS, taken.append, lambda: len(taken) == 3)
     again = tiny_run(tmp_path / "turns")
     again.advance(STEPS, taken.append, never)
-    assert taken == list(range(9, STEPS + 1))
-    assert [point.step for point in again.curve] == [8, STEPS]
+    assert taken == list(range(6, STEPS + 1))
+    assert [point.step for point in again.curve] == [5, STEPS]
     assert again.curve[-1].nats == whole.curve[-1].nats
     assert again.curve[-1].inverse_errors == whole.curve[-1].inverse_errors
     assert again.curve[-1].angles == whole.curve[-1].angles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from models.audit import audit, recompute
 from models.loading.load_artifact import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
+from models.training.architecture_file import parse_architecture
+from models.training.presets import find_preset
+from models.training.recipe import TrainingRecipe
 from models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
@@ -108,10 +112,19 @@ def test_very_unlikely_images_are_within_a_millionth(artifact: Path, engine: Eng
         assert abs(score - expected) <= max(1e-3, 1e-6 * abs(expected))
 
 
-@pytest.mark.parametrize("preset", ["snf-conv-9l", "exact-fc-2l", "emerging-conv-9l"])
-def test_other_layers_than_those_of_a_glow(preset: str, tmp_path: Path) -> None:
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"type": name} for name in ("self-normalizing-convolution", "spline", "emerging-convolution")
+]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [parse_architecture({"name": "convolutions", "levels": [{"steps": CONVOLUTIONS}]}), find_preset("exact-fc-2l")],
+    ids=lambda recipe: recipe.name,
+)
+def test_other_layers_than_those_of_a_glow(recipe: TrainingRecipe, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"max_steps": 2})
-    path = train(cropped(8), preset, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    path = train(cropped(8), recipe, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
     scorer = Scorer.load(path)
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance(found.recomputed)

@@ -22,12 +22,13 @@ from models.loading.load_artifact import load_artifact
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
 
 
 @pytest.fixture(scope="module")
 def options(backbones: Path) -> EngineOptions:
-    return EngineOptions(backbones=backbones)
+    return compiled(backbones=backbones)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from snf_runtime.images.codec import decode_image, encode_png
 from snf_runtime.images.placement import FilePlacement
 from tests.models.anomaly.flows import fully_connected
 from tests.support.backbones import backbone_folder
+from tests.support.compiled_cache import compiled
 from tests.support.exports import exported_pixels, rewritten
 from tests.support.fits import stained_file, with_fit
 from tests.support.paths import DIGITS, ROOT
@@ -46,7 +47,7 @@ def loaded(artifact: Path, options: EngineOptions) -> tuple[ModelVersion, Scorer
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
-    return EngineOptions("openvino", threads=THREADS, backbones=backbone_folder(tmp_path_factory))
+    return compiled(name="openvino", threads=THREADS, backbones=backbone_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")

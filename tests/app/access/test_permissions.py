@@ -1,8 +1,9 @@
 """Every call by every role, without a key, to a wrong host and from another site: the table of `docs/api-roles.md`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ PARTS = {
     "step": 1,
 }
 PARTS |= {"source": "a"}
+NO_KEY, WRONG_HOST, CROSS = "no key", "wrong host", "cross-site"
+"""Callers beside those with the key of a role."""
+Answered = Callable[[str, str, str], str]
+"""How a caller is answered: a caller, a method and a path give an outcome."""
 ELSEWHERE = {"host": "evil.example"}
 CROSS_SITE = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
 PASSES = "yes"
@@ -95,24 +100,31 @@ def outcome(client: TestClient, method: str, path: str, headers: dict[str, str])
     return f"{answer.status_code} {answer.json()['type']}"
 
 
-def row(keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]], call: Any) -> str:
+@pytest.fixture(scope="module")
+def answered(keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]]) -> Answered:
+    """What a caller gets: each call is made once, with a key of a role, without one, or to an open service."""
+    callers = {
+        NO_KEY: (keyed, {}),
+        **{role: (keyed, keys[role]) for role in ROLES},
+        WRONG_HOST: (open_to_all, ELSEWHERE),
+        CROSS: (open_to_all, CROSS_SITE),
+    }
+    return cache(lambda caller, method, path: outcome(callers[caller][0], method, path, callers[caller][1]))
+
+
+def row(answered: Answered, call: Any) -> str:
     method, path, operation = call
     cells = [
         f"`{method} {path}`",
         f"`{operation['operationId']}`",
         role_of(operation) or "none",
-        outcome(keyed, method, path, {}),
-        *(outcome(keyed, method, path, keys[role]) for role in ROLES),
-        outcome(open_to_all, method, path, ELSEWHERE),
-        outcome(open_to_all, method, path, CROSS_SITE),
+        *(answered(caller, method, path) for caller in (NO_KEY, *ROLES, WRONG_HOST, CROSS)),
     ]
     return f"| {' | '.join(cells)} |\n"
 
 
-def test_the_table_of_calls_is_what_the_service_does(
-    keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]]
-) -> None:
-    table = HEAD + "".join(row(keyed, open_to_all, keys, call) for call in operations(keyed))
+def test_the_table_of_calls_is_what_the_service_does(keyed: TestClient, answered: Answered) -> None:
+    table = HEAD + "".join(row(answered, call) for call in operations(keyed))
     page = PAGE.read_text(encoding="utf-8")
     before, found, _ = page.partition(HEAD)
     assert found, f"{PAGE} has no table"
@@ -122,7 +134,7 @@ def test_the_table_of_calls_is_what_the_service_does(
 
 
 def test_every_call_needs_exactly_its_role(
-    keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]]
+    keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[str, str]], answered: Answered
 ) -> None:
     calls = operations(keyed)
     assert len(calls) > 40
@@ -131,17 +143,17 @@ def test_every_call_needs_exactly_its_role(
         changes = method not in SAFE
         if needed is None:
             assert is_open(path), f"{method} {path} declares no role"
-            assert outcome(keyed, method, path, {}) == PASSES
+            assert answered(NO_KEY, method, path) == PASSES
             assert not changes
             continue
-        assert outcome(keyed, method, path, {}) == "401 unauthorized"
+        assert answered(NO_KEY, method, path) == "401 unauthorized"
         for role in ROLES:
             expected = PASSES if includes(role, needed) else "403 insufficient-role"
-            assert outcome(keyed, method, path, keys[role]) == expected, (method, path, role)
+            assert answered(role, method, path) == expected, (method, path, role)
         assert outcome(open_to_all, method, path, {}) == PASSES
-        assert outcome(open_to_all, method, path, ELSEWHERE) == "403 host-not-allowed"
+        assert answered(WRONG_HOST, method, path) == "403 host-not-allowed"
         cross_site = "403 cross-origin" if changes else PASSES
-        assert outcome(open_to_all, method, path, CROSS_SITE) == cross_site
+        assert answered(CROSS, method, path) == cross_site
         # Nor does a browser's key help a page of another origin.
         assert outcome(keyed, method, path, keys["admin"] | CROSS_SITE) == cross_site
         assert {str(status) for status in REFUSALS} <= set(operation["responses"])

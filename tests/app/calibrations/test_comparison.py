@@ -40,10 +40,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version = registry.publish(barely_trained(tmp_path_factory), "digits")
     scorer = Scorer.load(version.path)
     images = np.maximum(real_images(240), np.roll(real_images(240), 1, axis=3))
-    dataset = Dataset("thick", images[:120], images[120:180], images[180:], test=images[:0], digest="thick")
-    reference = reference_of(dataset, scorer.manifest)
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    for precision in precisions:
+    datasets: dict[Precision, Dataset] = {
+        "float32": Dataset("thick", images[:120], images[120:180], images[180:], test=images[:0], digest="thick"),
+        "bfloat16": Dataset("few", images[:20], images[20:25], images[25:30], test=images[:0], digest="few"),
+    }
+    for precision, dataset in datasets.items():
+        reference = reference_of(dataset, scorer.manifest)
         calibration, summary = scorer.calibrate(reference, lambda *_: None, precision)
         registry.calibrations("digits", 1).publish(calibration_bytes(calibration), summary, activate=False)
     return home

@@ -93,9 +93,9 @@ def test_a_damaged_backbone_is_named_beside_the_others(folder: Path, files: list
     assert "missing" in run("list").stdout
 
 
-def test_a_folder_that_cannot_be_written(folder: Path) -> None:
+def test_a_folder_that_cannot_be_written(folder: Path, files: list[str]) -> None:
     folder.write_text("no folder")
-    failed = run("add", "efficientnet-lite0")
+    failed = run("add", "tiny", *files)
     assert failed.exit_code == 3
     assert failed.stderr.startswith(f"snf: {folder}")
 

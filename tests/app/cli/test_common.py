@@ -24,6 +24,19 @@ from tests.client.scripted_server import Answer, scripted
 from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT
 
+EACH_COMMAND = """
+import json, sys
+from app.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        print("ended with", end.code, flush=True)
+        print("ended with", end.code, file=sys.stderr, flush=True)
+"""
+"""A program that runs commands, each as the command line does."""
+
 
 def test_a_command_that_failed_does_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """``typer.Exit`` is a ``RuntimeError``, as the one of a GPU without memory is."""
@@ -47,9 +60,16 @@ def test_a_file_that_becomes_shorter_while_it_is_sent(tmp_path: Path, monkeypatc
     assert f"snf: {file} became shorter while it was read; send the files again\n" in done.stderr
 
 
-@pytest.mark.usefixtures("own_home")
-@pytest.mark.parametrize("buffered", [True, False])
-@pytest.mark.parametrize("command", [["keys", "list", "--json"], ["--help"], ["score", str(DIGITS[0])]])
+@pytest.mark.usefixtures("own_home", "unmeasured_processes")
+@pytest.mark.parametrize(
+    ("command", "buffered"),
+    [
+        (["keys", "list", "--json"], True),
+        (["keys", "list", "--json"], False),
+        (["--help"], False),
+        (["score", str(DIGITS[0])], False),
+    ],
+)
 def test_output_that_nobody_reads_is_no_anomaly(command: list[str], buffered: bool) -> None:
     """Python's own codes are 1, if a write fails, and 120, if the last one does."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -75,7 +95,7 @@ def test_a_full_disk_below_short_output(capfd: pytest.CaptureFixture[str]) -> No
     assert capfd.readouterr().err == "snf: There is no room on the disk: [Errno 28] No space left on device\n"
 
 
-@pytest.mark.usefixtures("own_home")
+@pytest.mark.usefixtures("own_home", "unmeasured_processes")
 def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
     registry = Registry(Path("no-models"))
     version = registry.resolve("mnist-snf-glow")
@@ -99,15 +119,15 @@ def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
     assert (process.returncode, told) == (INTERRUPTED, "")
 
 
-@pytest.mark.usefixtures("own_home")
+@pytest.mark.usefixtures("own_home", "unmeasured_processes")
 def test_a_name_that_the_terminal_cannot_show_costs_no_result(tmp_path: Path) -> None:
     image, table = tmp_path / "stück 图.png", tmp_path / "wörter.csv"
     image.write_bytes(DIGITS[0].read_bytes())
-    for options in ([], ["--json"], ["--out", str(table)]):
-        line = [sys.executable, "-m", "app.cli.main", "score", str(image), *options]
-        environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
-        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
-        assert (done.returncode, done.stderr) == (0, b"1 image judged, 0 anomalies, 0 not judged\n")
-        if "--json" in options:
-            assert json.loads(done.stdout)["results"][0]["filename"] == str(image)
+    commands = [["score", str(image), *options] for options in ([], ["--json"], ["--out", str(table)])]
+    line = [sys.executable, "-c", EACH_COMMAND, json.dumps(commands)]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=True)
+    assert done.stderr == b"1 image judged, 0 anomalies, 0 not judged\nended with 0\n" * 3
+    _, shown, _ = done.stdout.split(b"ended with 0\n", 2)
+    assert json.loads(shown)["results"][0]["filename"] == str(image)
     assert str(image) in table.read_text(encoding="utf-8")

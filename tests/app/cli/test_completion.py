@@ -1,22 +1,34 @@
 """Words for a shell, as it asks for them: the right ones, soon, and never an error."""
 
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 from tests.support.paths import IMPORT_PATH, ROOT
 
-PROGRAM = "import sys; sys.argv[0] = 'snf'; from app.cli.main import main; main()"
+PROGRAM = """
+import os, sys
+sys.argv = ["snf"]
+from app.cli.main import main
+for line in sys.stdin.read().splitlines():
+    os.environ |= {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    try:
+        main()
+    except SystemExit as end:
+        print(f"end {end.code}", flush=True)
+"""
 
 
-def words(line: str, home: Path, **variables: str) -> list[str]:
+def words(lines: Sequence[str], home: Path, **variables: str) -> list[list[str]]:
+    """The words for each line; a shell starts a process a line, here all lines are those of one."""
     environment = {"PATH": "", "PYTHONPATH": IMPORT_PATH, "SNF_HOME": str(home), **variables}
-    environment |= {"_SNF_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    environment |= {"_SNF_COMPLETE": "complete_bash"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
+        input="".join(f"{line}\n" for line in lines),
         env=environment,
         capture_output=True,
         text=True,
@@ -25,36 +37,32 @@ def words(line: str, home: Path, **variables: str) -> list[str]:
         cwd=ROOT,
     )
     assert done.stderr == ""
-    return done.stdout.split()
+    *found, rest = re.split("^end 0\n", done.stdout, flags=re.M)
+    assert (len(found), rest) == (len(lines), "")
+    return [answer.split() for answer in found]
 
 
-@pytest.mark.parametrize(
-    ("line", "wanted"),
-    [
-        ("snf score --model mni", ["mnist-snf-glow"]),
-        ("snf models calibrations f", ["fashion-snf-glow"]),
-        ("snf train --data mni", ["mnist-mini"]),
-        ("snf train --preset snf-glow-t", ["snf-glow-tiny"]),
-        ("snf jobs sh", ["show"]),
-        ("snf models import parts docs/op", ["docs/operations.md"]),
-        (
-            "snf models export mnist-snf-glow dock",
-            ["docker-compose.gpu.yml", "docker-compose.locations.yml", "docker-compose.yml", "docker/"],
-        ),
-    ],
-)
-def test_words(line: str, wanted: list[str], tmp_path: Path) -> None:
-    assert words(line, tmp_path) == wanted
+def test_words(tmp_path: Path) -> None:
+    wanted = {
+        "snf score --model mni": ["mnist-snf-glow"],
+        "snf models calibrations f": ["fashion-snf-glow"],
+        "snf train --data mni": ["mnist-mini"],
+        "snf train --preset snf-glow-t": ["snf-glow-tiny"],
+        "snf jobs sh": ["show"],
+        "snf models import parts docs/op": ["docs/operations.md"],
+        "snf models export mnist-snf-glow dock": [
+            *("docker-compose.gpu.yml", "docker-compose.locations.yml", "docker-compose.yml", "docker/")
+        ],
+    }
+    assert dict(zip(wanted, words(list(wanted), tmp_path), strict=True)) == wanted
 
 
-@pytest.mark.parametrize(
-    "line", ["snf jobs show ", "snf score --url http://127.0.0.1:1 --model m", "snf datasets show x"]
-)
-def test_what_cannot_be_known_is_silent_and_soon(line: str, tmp_path: Path) -> None:
+def test_what_cannot_be_known_is_silent_and_soon(tmp_path: Path) -> None:
+    lines = ["snf jobs show ", "snf score --url http://127.0.0.1:1 --model m", "snf datasets show x"]
     began = time.monotonic()
-    assert words(line, tmp_path, SNF_PORT="1") == []
+    assert words(lines, tmp_path, SNF_PORT="1") == [[], [], []]
     assert time.monotonic() - began < 20
 
 
 def test_wrong_settings_are_silent(tmp_path: Path) -> None:
-    assert words("snf score --model mni", tmp_path, SNF_PORT="none") == []
+    assert words(["snf score --model mni"], tmp_path, SNF_PORT="none") == [[]]

@@ -28,8 +28,8 @@ from tests.support.unmeasured import unmeasured
 
 @pytest.mark.timeout(120)
 def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
-    options = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "6", "--name", "digits", "--json"]
-    options += ["--set", "batch_size=8", "--set", "validation_images=8", "--set", "validations=1"]
+    options = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "2", "--name", "digits", "--json"]
+    options += [f"--set={given}" for given in ("image_size=8", "batch_size=8", "validation_images=8", "validations=1")]
     done = subprocess.run(
         [
             sys.executable,

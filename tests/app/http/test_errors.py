@@ -37,7 +37,7 @@ def make_app(home: Path, **changes: Any) -> Service:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     app = make_app(tmp_path_factory.mktemp("home"))
 
-    @app.get("/broken")
+    @app.get("/broken", include_in_schema=False)
     def broken() -> None:
         raise RuntimeError("the secret of the house")
 

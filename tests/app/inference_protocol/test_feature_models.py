@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.judged import JudgedImage
+from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.tiled import mosaic, tiled_artifact
@@ -47,7 +47,7 @@ def infer(client: TestClient, pixels: Any, **parameters: Any) -> Any:
 
 
 def test_bits_per_dimension_are_nan_and_any_size_is_scored(client: TestClient, artifact: Path, backbones: Path) -> None:
-    scorer = Scorer.load(artifact, options=EngineOptions(backbones=backbones))
+    scorer = Scorer.load(artifact, options=compiled(backbones=backbones))
     for rows, columns in ((2, 3), (4, 1)):
         pixels = np.stack([mosaic(seed, rows, columns) for seed in range(2)])
         wanted = scorer.judge_each(list(pixels))

@@ -42,12 +42,17 @@ def score(client: TestClient, ref: str) -> Any:
     return client.post(f"/v1/models/{ref}/score", files=files(DIGITS[0]))
 
 
+def described(client: TestClient) -> Any:
+    return client.get("/openapi.json").json()["paths"]
+
+
 def listed(client: TestClient) -> Any:
     (entry,) = ModelPage.model_validate(client.get("/v1/models").json()).models
     return entry
 
 
 def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: TestClient) -> None:
+    calls = described(client)
     for method, path in (
         ("POST", "/score"),
         ("GET", ""),
@@ -69,8 +74,7 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
         assert "hasty:2" in problem["detail"]
         assert "snf models alias hasty live 2" in problem["detail"]
         template = f"/v1/models/{{ref}}{path.replace('/0/', '/{number}/')}"
-        described = client.get("/openapi.json").json()["paths"][template][method.lower()]
-        assert "409" in described["responses"]
+        assert "409" in calls[template][method.lower()]["responses"]
     assert score(client, "hasty:1").json()["results"][0]["status"] == "ok"
     raised = problem_of(score(client, "hasty"))
     assert isinstance(raised, Conflict)
@@ -78,17 +82,16 @@ def test_the_plain_name_is_refused_with_the_reason_and_the_number_works(client: 
     assert client.get("/v1/models/hasty:1/samples", params={"n": 1}).status_code == 200
 
 
-@pytest.mark.parametrize("kind", ["score", "calibrate", "evaluate"])
-def test_a_job_by_the_plain_name_is_refused_before_it_is_queued(client: TestClient, kind: str) -> None:
-    parameters = {"corruptions": True} if kind == "evaluate" else {}
-    job = {"type": kind, "model": "hasty", "dataset": "mnist-mini", "parameters": parameters}
-    answer = client.post("/v1/jobs", json=job)
-    assert (answer.status_code, answer.json()["type"]) == (409, "no-live-version"), answer.text
-    assert answer.json()["unfit"][0]["code"] == "hardly-trained"
-    drafted = client.post("/v1/jobs/datasets", json={key: value for key, value in job.items() if key != "dataset"})
-    assert (drafted.status_code, drafted.json()["type"]) == (409, "no-live-version"), drafted.text
-    described = client.get("/openapi.json").json()["paths"]["/v1/jobs/datasets"]["post"]
-    assert "409" in described["responses"]
+def test_a_job_by_the_plain_name_is_refused_before_it_is_queued(client: TestClient) -> None:
+    for kind in ("score", "calibrate", "evaluate"):
+        parameters = {"corruptions": True} if kind == "evaluate" else {}
+        draft = {"type": kind, "model": "hasty", "parameters": parameters}
+        answer = client.post("/v1/jobs", json=draft | {"dataset": "mnist-mini"})
+        assert (answer.status_code, answer.json()["type"]) == (409, "no-live-version"), answer.text
+        assert answer.json()["unfit"][0]["code"] == "hardly-trained"
+        drafted = client.post("/v1/jobs/datasets", json=draft)
+        assert (drafted.status_code, drafted.json()["type"]) == (409, "no-live-version"), drafted.text
+    assert "409" in described(client)["/v1/jobs/datasets"]["post"]["responses"]
 
 
 def test_list_detail_card_and_readiness_say_why(client: TestClient) -> None:

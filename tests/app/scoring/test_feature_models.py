@@ -15,9 +15,9 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from snf_client.schemas import ModelDetail, ModelPage, Scores
 from tests.end_to_end.support.service import files
+from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
@@ -88,7 +88,7 @@ def test_a_hybrid_scores_pixels_and_reasons_with_features(client: TestClient, se
     shares = {reason["feature"]: reason["share"] for reason in answer.json()["results"][0]["anomaly"]["reasons"]}
     assert sum(shares.values()) <= 1 + 1e-9
     version = Registry(settings.registry_dir).resolve("both")
-    scorer = Scorer.load(version.path, options=EngineOptions(backbones=settings.backbones_dir))
+    scorer = Scorer.load(version.path, options=compiled(backbones=settings.backbones_dir))
     assert scorer.calibration.folds[0].statistic.kinds == ("whole", "local", "features")
 
 

@@ -21,9 +21,9 @@ from app.main import create_app
 from app.scoring.large_images import LargeImages
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.images.codec import encode_png
+from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
@@ -49,7 +49,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    return Scorer.load(tiled_artifact(tmp_path_factory)[0], options=EngineOptions(backbones=backbones))
+    return Scorer.load(tiled_artifact(tmp_path_factory)[0], options=compiled(backbones=backbones))
 
 
 def post(client: TestClient, *images: np.ndarray[Any, Any], timeout_ms: int | None = 60_000, **query: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,12 @@ from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again
+from tests.support.compiled_cache import compiled
 
 
+@cache
 def kinds() -> dict[str, Calibration]:
+    """Calibrations of all kinds. Never change their arrays."""
     fisher = np.random.default_rng(0).random(7, dtype=np.float32)
     folds = (np.arange(60) % 5).astype(np.int8)
     return {
@@ -52,7 +56,7 @@ def same(left: object, right: object, name: str = "") -> int:
     return 0
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", ["split", "cross", "without gradients", "without places"])
 def test_round_trip_is_bit_identical(kind: str, tmp_path: Path) -> None:
     calibration = kinds()[kind]
     path = tmp_path / CALIBRATION
@@ -135,7 +139,7 @@ def test_a_calibration_of_another_model_is_refused(copy: Path) -> None:
     for kind, calibration in kinds().items():
         rewrite(copy, calibration)
         with pytest.raises(ArtifactError, match=r"calibration\.safetensors") as caught:
-            Scorer.load(copy)
+            Scorer.load(copy, options=compiled())
         assert "does not fit the model" in caught.value.detail, kind
 
 
@@ -160,7 +164,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer
     }.items():
         rewrite(copy, damaged)
         try:
-            Scorer.load(copy)
+            Scorer.load(copy, options=compiled())
         except ArtifactError as error:
             assert CALIBRATION in error.detail, name  # noqa: PT017
         else:

@@ -15,6 +15,7 @@ from snf_runtime.anomaly.reasons import region_reason
 from snf_runtime.images.dequantisation import content_noise
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
+from tests.support.compiled_cache import compiled
 
 Array = NDArray[np.float64]
 
@@ -123,7 +124,7 @@ def additive_maps(scorer: Scorer, images: NDArray[np.uint8]) -> Array:
 
 def test_a_hole_in_a_real_map_is_found() -> None:
     """Eight by eight pixels that are as plain as the margin, in the middle of the additive map of a digit."""
-    scorer = Scorer.load(ZOO / "mnist-snf-glow" / "1")
+    scorer = Scorer.load(ZOO / "mnist-snf-glow" / "1", options=compiled())
     digits = load_dataset("mnist-mini", None)
     grid, side = grid_shape(28, 28), cell_side(28, 28)
     maps = additive_maps(scorer, digits.train)

@@ -13,9 +13,9 @@ from models.datasets import Dataset
 from models.errors import ScoreNotFinite
 from models.registry.registry import Registry
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from tests.models.helpers import real_images
 from tests.support.backbones import backbone_folder
+from tests.support.compiled_cache import compiled
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
 
@@ -23,12 +23,12 @@ from tests.support.trained import barely_trained, feature_artifact, hybrid_artif
 def test_they_are_those_of_scoring(
     make: Callable[[pytest.TempPathFactory], Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    engine = EngineOptions(backbones=backbone_folder(tmp_path_factory))
+    engine = compiled(backbones=backbone_folder(tmp_path_factory))
     registry = Registry(tmp_path / "registry", zoo=tmp_path / "none")
     version = registry.publish(make(tmp_path_factory), "digits", promote=True)
     scorer = Scorer.load(version.path, options=engine)
-    images = np.maximum(real_images(100), np.roll(real_images(100), 1, axis=3))
-    dataset = Dataset("thick", images[:60], images[60:80], images[80:], test=images[:0], digest="thick")
+    images = np.maximum(real_images(50), np.roll(real_images(50), 1, axis=3))
+    dataset = Dataset("thick", images[:20], images[20:30], images[30:], test=images[:0], digest="thick")
     calibration, summary = scorer.calibrate(reference_of(dataset, scorer.manifest), lambda *_: None)
     registry.calibrations("digits", 1).publish(calibration_bytes(calibration), summary)
     other = registry.resolve("digits")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,30 +21,8 @@ from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
 
-pytestmark = pytest.mark.usefixtures("unmeasured_processes")
-
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""
-
-WITHOUT_COMPRESSION = """
-import json, pathlib, sys, zlib
-import numpy, torch
-import PIL.Image, PIL.PngImagePlugin
-from models.scorer import Scorer
-torch.set_num_threads(1)
-scorer = Scorer.load(pathlib.Path(sys.argv[1]))
-images = numpy.load(sys.argv[2])
-
-def refuse(*_arguments, **_options):
-    raise AssertionError("a compressor was asked")
-
-for name in ("compress", "compressobj", "decompress", "decompressobj", "crc32"):
-    setattr(zlib, name, refuse)
-PIL.Image.Image.save = PIL.Image.open = PIL.Image.fromarray = refuse
-for gradients in (False, True):
-    found = scorer.anomalies(scorer.score_each(images, gradients=gradients))
-    print(json.dumps([[one.p_value, one.statistic, [reason.text for reason in one.reasons]] for one in found]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +75,6 @@ def test_statistics_do_not_know_their_company(scorer: Scorer, images: NDArray[np
         np.testing.assert_allclose(alone.cells[0], together.cells[i], rtol=STATISTICS, atol=STATISTICS)
         if alone.gradients is not None and together.gradients is not None:
             np.testing.assert_allclose(alone.gradients[0], together.gradients[i], rtol=STATISTICS, atol=STATISTICS)
-
-
-def test_in_another_process_without_any_compressor(
-    scorer: Scorer, artifact: Path, images: NDArray[np.uint8], tmp_path: Path
-) -> None:
-    np.save(tmp_path / "images.npy", images[:10])
-    command = [sys.executable, "-c", WITHOUT_COMPRESSION, str(artifact), str(tmp_path / "images.npy")]
-    answer = subprocess.run(command, capture_output=True, check=True, timeout=240, text=True)
-    for gradients, line in zip((False, True), answer.stdout.splitlines(), strict=True):
-        here = judged(scorer, images[:10], gradients=gradients)
-        for (p_value, statistic, texts), one in zip(json.loads(line), here, strict=True):
-            assert p_value == one.p_value
-            assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
-            assert texts == [reason.text for reason in one.reasons]
 
 
 @pytest.mark.parametrize("draws", [2, 3, 65])

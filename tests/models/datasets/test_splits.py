@@ -68,22 +68,22 @@ def test_groups_of_copies_are_no_groups() -> None:
         assert sizes(shares) == expected
 
 
-@pytest.mark.parametrize("count", range(10, 501))
-def test_every_number_of_different_images(count: int) -> None:
-    shares = split_images(["" for _ in range(count)], digests(count))
-    if count >= 400:
-        assert shares.fold is None
-        assert shares.split.folds == []
-        assert sizes(shares) == [count - 2 * (count // 10), count // 10, count // 10]
-        return
-    reference = count * 4 // 10
-    assert sizes(shares) == [count - reference, reference, 0]
-    assert shares.fold is not None
-    assert ((shares.fold >= 0) == (shares.part == 1)).all()
-    folds = np.bincount(shares.fold[shares.part == 1])
-    assert folds.tolist() == shares.split.folds
-    assert len(folds) == min(5, reference)
-    assert folds.max() - folds.min() <= 1
+def test_every_number_of_different_images() -> None:
+    for count in range(10, 501):
+        shares = split_images(["" for _ in range(count)], digests(count))
+        if count >= 400:
+            assert shares.fold is None
+            assert shares.split.folds == []
+            assert sizes(shares) == [count - 2 * (count // 10), count // 10, count // 10]
+            continue
+        reference = count * 4 // 10
+        assert sizes(shares) == [count - reference, reference, 0]
+        assert shares.fold is not None
+        assert ((shares.fold >= 0) == (shares.part == 1)).all()
+        folds = np.bincount(shares.fold[shares.part == 1])
+        assert folds.tolist() == shares.split.folds
+        assert len(folds) == min(5, reference)
+        assert folds.max() - folds.min() <= 1
 
 
 def random_dataset(seed: int) -> tuple[list[str], list[bytes]]:
@@ -100,7 +100,7 @@ def random_dataset(seed: int) -> tuple[list[str], list[bytes]]:
     return groups, same
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(100))
 def test_folds_of_lots_and_copies(seed: int) -> None:
     groups, same = random_dataset(seed)
     shares = split_images(groups, same)
@@ -137,8 +137,8 @@ def test_folds_of_lots_and_copies(seed: int) -> None:
 
 
 def test_both_kinds_of_folds_are_met() -> None:
-    reasons = [split_images(*random_dataset(seed)).split.reason for seed in range(300)]
-    assert 20 < sum("by group" in reason for reason in reasons) < 280
+    reasons = [split_images(*random_dataset(seed)).split.reason for seed in range(100)]
+    assert 7 < sum("by group" in reason for reason in reasons) < 93
 
 
 def test_lots_stay_in_one_fold() -> None:

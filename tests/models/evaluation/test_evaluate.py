@@ -21,6 +21,7 @@ from models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.support.compiled_cache import compiled
 
 BASELINES = {
     "log-likelihood-low",
@@ -34,7 +35,7 @@ BASELINES = {
 @pytest.fixture(scope="module")
 def digits() -> Scorer:
     """The shipped model of digits."""
-    return Scorer.load(Registry(Path("no-such-folder")).resolve("mnist-snf-glow").path)
+    return Scorer.load(Registry(Path("no-such-folder")).resolve("mnist-snf-glow").path, options=compiled())
 
 
 @pytest.fixture(scope="module")
@@ -152,21 +153,29 @@ def test_finished_sets_are_not_scored_again(
     assert whole.columns[0].name == scores_module.COMBINED
 
 
-def test_progress_counts_every_image_once(digits: Scorer, store: DatasetStore) -> None:
+@pytest.fixture(scope="module")
+def plain(digits: Scorer, store: DatasetStore) -> tuple[EvaluationReport, list[tuple[int, int]]]:
+    """An evaluation against `few` without gradients, and its progress."""
     seen: list[tuple[int, int]] = []
-    evaluate(subject(digits, store, "digits", against=["few"]), lambda _label, done, total: seen.append((done, total)))
+    wanted = subject(digits, store, "digits", against=["few"])
+    return evaluate(wanted, lambda _label, done, total: seen.append((done, total))), seen
+
+
+def test_progress_counts_every_image_once(plain: tuple[EvaluationReport, list[tuple[int, int]]]) -> None:
+    seen = plain[1]
     assert seen[0] == (0, 112)
     assert seen[-1] == (112, 112)
     assert seen == sorted(seen)
 
 
-def test_gradients_are_compared_when_asked_and_change_nothing_else(digits: Scorer, store: DatasetStore) -> None:
+def test_gradients_are_compared_when_asked_and_change_nothing_else(
+    digits: Scorer, store: DatasetStore, plain: tuple[EvaluationReport, list[tuple[int, int]]]
+) -> None:
     found = evaluate(subject(digits, store, "digits", against=["few"], thorough=True))
-    plain = evaluate(subject(digits, store, "digits", against=["few"]))
     names = [one.name for one in found.columns]
     assert names[:3] == ["combined", "thorough", "gradient-family"]
     results = {one.score: one for one in found.sets[0].results}
-    for one in plain.sets[0].results:
+    for one in plain[0].sets[0].results:
         assert results[one.score] == one
 
 

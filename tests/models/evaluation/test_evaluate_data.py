@@ -12,6 +12,7 @@ from models.evaluation.evaluate import evaluate
 from models.evaluation.schema import EvaluationParameters, EvaluationReport
 from models.registry.registry import Registry
 from models.scorer import Scorer
+from tests.support.compiled_cache import compiled
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
 pytestmark = [
@@ -25,7 +26,7 @@ pytestmark = [
     [("mnist-snf-glow", "mnist", "fashion-mnist"), ("fashion-snf-glow", "fashion-mnist", "mnist")],
 )
 def test_either_way_the_combined_score_is_good(model: str, normal: str, against: str) -> None:
-    scorer = Scorer.load(Registry(Path("no-such-folder")).resolve(model).path)
+    scorer = Scorer.load(Registry(Path("no-such-folder")).resolve(model).path, options=compiled())
     parameters = EvaluationParameters(against=[against], images=200)
     report = evaluate(Subject(scorer, f"{model}:1", normal, parameters, DATA_DIR, None, resamples=100))
     (found,) = report.sets

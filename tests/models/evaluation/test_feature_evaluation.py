@@ -15,9 +15,9 @@ from models.evaluation.evaluate import evaluate
 from models.evaluation.report import render_html
 from models.evaluation.schema import EvaluationParameters, EvaluationReport
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
+from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
 
 SINGLE = {"feature-place", "feature-area", "feature-mean", "feature-image"}
@@ -26,7 +26,7 @@ SINGLE = {"feature-place", "feature-area", "feature-mean", "feature-image"}
 @pytest.fixture(scope="module", params=["features", "hybrid"])
 def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
     artifact = feature_artifact if request.param == "features" else hybrid_artifact
-    return Scorer.load(artifact(tmp_path_factory), options=EngineOptions(backbones=backbones))
+    return Scorer.load(artifact(tmp_path_factory), options=compiled(backbones=backbones))
 
 
 @pytest.fixture(scope="module")

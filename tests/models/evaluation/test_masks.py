@@ -21,20 +21,20 @@ from models.evaluation.measure_localisation import reduced
 from models.evaluation.report import render_html
 from models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import source, zipped
 from tests.models.helpers import real_images
+from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact
 
-DIGITS = real_images(324)
-STRANGE, UNPAIRED, EMPTY = 24, 3, 2
+NORMAL, STRANGE, UNPAIRED, EMPTY = 260, 24, 3, 2
+DIGITS = real_images(NORMAL + STRANGE)
 
 
 def stain(index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A digit with a square of noise, and the mask of the square."""
     random = np.random.default_rng(index)
-    image, mask = DIGITS[300 + index].copy(), np.zeros((28, 28), dtype=bool)
+    image, mask = DIGITS[NORMAL + index].copy(), np.zeros((28, 28), dtype=bool)
     top, left = random.integers(2, 16, 2)
     mask[top : top + 9, left : left + 9] = True
     image[0][mask] = random.integers(0, 256, 81)
@@ -49,7 +49,7 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    return Scorer.load(feature_artifact(tmp_path_factory), options=EngineOptions(backbones=backbones))
+    return Scorer.load(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     masks["truth/other/999_mask.png"] = mask_png(stained[0][1])
     large = {name.replace("truth", "test").replace("_mask", ""): encode_png(DIGITS[index].repeat(2, 1).repeat(2, 2))
              for index, name in enumerate(masks)}  # fmt: skip
-    normal = {f"good-{index:03d}.png": encode_png(DIGITS[index]) for index in range(300)}
+    normal = {f"good-{index:03d}.png": encode_png(DIGITS[index]) for index in range(NORMAL)}
     for name, files in (("digits", normal), ("stained", images), ("masks", masks), ("large", large)):
         store.create(name, [source(folder / "uploads", zipped(files))])
     return store
@@ -104,7 +104,7 @@ def test_the_figures_are_those_of_the_maps(report: EvaluationReport, scorer: Sco
     found = entry(report)
     stained = [stain(index) for index in range(UNPAIRED + EMPTY, STRANGE)]
     maps = [one.anomaly.astype(np.float32) for one in scorer.heat_maps(np.stack([image for image, _ in stained]))]
-    half = sorted(np.random.default_rng(0).permutation(300)[150:].tolist())
+    half = sorted(np.random.default_rng(0).permutation(NORMAL)[NORMAL // 2 :].tolist())
     normal = [one.anomaly.astype(np.float32) for one in scorer.heat_maps(DIGITS[half])]
     masks = [mask for _, mask in stained]
     expected = localise(normal, maps, masks)

@@ -18,6 +18,7 @@ from models.limits.measure import measure_limits
 from models.registry.limits import LimitStore
 from models.registry.registry import ZOO, Registry
 from models.scorer import Scorer
+from tests.support.compiled_cache import compiled
 
 MODEL = "mnist-snf-glow"
 FEW = LimitParameters(shapes=("missing-part",), images=40)
@@ -25,7 +26,7 @@ FEW = LimitParameters(shapes=("missing-part",), images=40)
 
 @pytest.fixture(scope="module")
 def digits() -> Scorer:
-    return Scorer.load(ZOO / MODEL / "1")
+    return Scorer.load(ZOO / MODEL / "1", options=compiled())
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from models.loading.load_artifact import load_artifact
 from models.loading.verification import image_digest
 from models.scorer import Scorer
 from tests.models.helpers import edit_manifest, sign_again
+from tests.support.compiled_cache import compiled
 
 FILES = (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
 
@@ -97,7 +98,7 @@ class TestFiles:
 def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
     """A flipped bit in the manifest is a typed error, or changes nothing of any score."""
     original = (copy / FILE).read_bytes()
-    expected = Scorer.load(copy)
+    expected = Scorer.load(copy, options=compiled())
     images = expected.pinned
     scores = [result.log_likelihood for result in expected.score(images)]
     generator = np.random.default_rng(0)
@@ -107,7 +108,7 @@ def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
         content[position] ^= 1 << int(generator.integers(0, 7))
         (copy / FILE).write_bytes(content)
         try:
-            scorer = Scorer.load(copy)
+            scorer = Scorer.load(copy, options=compiled())
         except ArtifactError:
             refused += 1
         else:

@@ -27,6 +27,7 @@ from models.scorer import Scorer
 from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images
 from tests.models.registry.publishing import publish_calibrations
+from tests.support.compiled_cache import compiled
 
 Made = tuple[bytes, CalibrationSummary]
 
@@ -59,7 +60,7 @@ def test_the_newest_is_active_and_another_scores(
     assert now.calibration_summary == made[1] == calibrations.record(1).summary
     assert registry.names() == ["digits"]
     assert registry.versions("digits") == [1]
-    again = Scorer.load(now.path, now.calibration_path)
+    again = Scorer.load(now.path, now.calibration_path, compiled())
     assert again.smallest_p == made[1].smallest_p == 1 / 13
     assert again.calibration_summary == made[1]
     pinned = scorer.pinned[:1]
@@ -191,7 +192,7 @@ def test_damage_is_named(
     assert calibrations.publish(*made, job="a") == 2
     assert calibrations.publish(*made, job="a") == 2
     calibrations.choose(0, made[1].weights_sha256)
-    assert Scorer.load(version.path, registry.resolve("digits").calibration_path).smallest_p == 1 / 51
+    assert Scorer.load(version.path, registry.resolve("digits").calibration_path, compiled()).smallest_p == 1 / 51
 
 
 def test_a_damaged_choice_is_named_and_replaced(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
@@ -335,20 +336,20 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     registry: Registry, calibrations: CalibrationStore, scorer: Scorer
 ) -> None:
     told: dict[str, int] = {}
-    reference = reference_of(own_images(60), scorer.manifest)
+    reference = reference_of(own_images(20), scorer.manifest)
     calibration, summary = scorer.calibrate(
         reference, lambda part, _done, images: told.update({part: images}), "bfloat16"
     )
-    assert told["comparison with float32"] == 12
+    assert told["comparison with float32"] == 4
     assert sum(told.values()) == count_image_passes(reference, "bfloat16")
     deviation = summary.deviation
     assert summary.precision == "bfloat16"
     assert deviation is not None
-    assert deviation.images == 12
+    assert deviation.images == 4
     assert 0 < deviation.median <= deviation.quantile_999 <= deviation.worst < 10
     assert deviation.worst_statistic > 0
     calibrations.publish(calibration_bytes(calibration), summary)
-    images = reference.calibration[0:12]
+    images = reference.calibration[0:4]
     exact = [one.log_likelihood for one in scorer.score(images)]
     now = registry.resolve("digits")
     rounded = Scorer.load(now.path, now.calibration_path)

@@ -1,10 +1,8 @@
-"""A scorer on a dict of arrays, in this process and after it was pickled."""
+"""A scorer on a dict of arrays, and pickles of scorers that cannot be used."""
 
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,7 @@ from models.errors import AlphaUnattainable, ArtifactError, ScoreNotFinite
 from models.loading.load_artifact import load_artifact
 from models.score_rows.map_batches import SCORE_COLUMNS
 from models.scorer import Scorer
-from tests.support.paths import DIGITS, IMPORT_PATH
-
-pytestmark = pytest.mark.usefixtures("unmeasured_processes")
+from tests.support.paths import DIGITS
 
 
 @pytest.fixture(scope="module")
@@ -77,31 +73,6 @@ def test_batches_of_other_columns_are_refused(scorer: Scorer) -> None:
         scorer({"image": [], "score": []})
     with pytest.raises(AlphaUnattainable):
         scorer({"image": [DIGITS[0].read_bytes()]}, alpha=1e-9)
-
-
-def test_a_pickled_scorer_scores_in_another_process_and_folder(
-    artifact: Path,
-    digits: NDArray[np.uint8],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(artifact.parent)
-    scorer = Scorer.load(Path(artifact.name))
-    data = pickle.dumps(scorer)
-    assert len(data) < 2000, "the place of the files, without them"
-    (tmp_path / "scorer").write_bytes(data)
-    np.save(tmp_path / "digits.npy", digits[:3])
-    program = (
-        "import pickle, sys, numpy as np\n"
-        "scorer = pickle.loads(open('scorer', 'rb').read())\n"
-        "print([value.hex() for value in scorer({'image': np.load('digits.npy')})['log_likelihood'].tolist()])"
-    )
-    environment = {"PYTHONPATH": IMPORT_PATH}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    wanted = [value.hex() for value in scorer({"image": digits[:3]})["log_likelihood"].tolist()]
-    assert done.stdout.strip() == str(wanted)
 
 
 def test_a_pickled_scorer_of_a_changed_model_is_refused(copy: Path) -> None:

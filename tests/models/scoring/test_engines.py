@@ -152,18 +152,21 @@ def test_float32_does_not_come_back() -> None:
         frozen.with_precision("float32")
 
 
-@pytest.mark.parametrize("images", [0, 1, 2, 7, 8, 9, 23])
 @torch.no_grad()
-def test_an_image_is_the_same_to_the_bit_in_any_batch(images: int) -> None:
+def test_an_image_is_the_same_to_the_bit_in_any_batch() -> None:
     frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
     engine = OpenVINOEngine(frozen, threads=2)
     y = transformed(frozen, points(frozen, 23))
-    whole, part = engine.forward(y), engine.forward(y[23 - images :])
-    for name in ("scales", "log_dets", "prior_log_dets", "reconstruction_errors"):
-        for got, want in zip(getattr(part, name), getattr(whole, name), strict=True):
-            np.testing.assert_array_equal(got, want[23 - images :])
-    backwards = engine.inverse(whole.scales, "exact")[23 - images :]
-    np.testing.assert_array_equal(engine.inverse(part.scales, "exact"), backwards)
+    whole = engine.forward(y)
+    backwards = engine.inverse(whole.scales, "exact")
+    for images in (0, 1, 2, 7, 8, 9, 23):
+        part = engine.forward(y[23 - images :])
+        for name in ("scales", "log_dets", "prior_log_dets", "reconstruction_errors"):
+            for got, want in zip(getattr(part, name), getattr(whole, name), strict=True):
+                np.testing.assert_array_equal(got, want[23 - images :], f"{images} images")
+        np.testing.assert_array_equal(
+            engine.inverse(part.scales, "exact"), backwards[23 - images :], f"{images} images"
+        )
 
 
 class TestChoice:

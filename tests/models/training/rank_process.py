@@ -34,7 +34,7 @@ Run = Mapping[str, Any]
 Outcome = dict[str, Any]
 
 PLAIN: Run = {"max_steps": 16}
-DIVERGING: Run = {"max_steps": 40, "learning_rate": 1.0, "gradient_clip": 1e9, "warmup_steps": 0}
+DIVERGING: Run = {"max_steps": 40, "learning_rate": 1.0, "gradient_clip": 1e9, "warmup_steps": 0, "batch_size": 8}
 COMPARED: dict[str, Run] = {
     "plain": PLAIN,
     "geco, trimmed": {
@@ -115,15 +115,17 @@ def main() -> None:
     with ranks_of_torchrun() as ranks:
         second = ranks.rank == 1
         outcomes = {name: train(folder / name, run, ranks) for name, run in COMPARED.items()}
-        outcomes["muon"] = train(folder / "muon", {"max_steps": 10, "optimizer": "muon"}, ranks)
+        outcomes["muon"] = train(folder / "muon", {"max_steps": 4, "optimizer": "muon"}, ranks)
         outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 8)
         outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
         # The second process has a clock of its own: a training that followed it would never end.
-        outcomes["timed"] = train(folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01}, ranks)
+        outcomes["timed"] = train(
+            folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01, "batch_size": 4}, ranks
+        )
         # The second process would validate four times, and all the time.
-        costly, often = PhaseSteps(validation=50.0), {"max_steps": 100, "validations": 4}
+        costly, often = PhaseSteps(validation=50.0), {"max_steps": 100, "validations": 4, "batch_size": 4}
         outcomes["validated"] = train(folder / "validated", often, ranks, costs=costly)
-        often_timed = {"max_steps": 1_000_000, "max_minutes": 0.03, "validations": 4}
+        often_timed = {**often, "max_steps": 1_000_000, "max_minutes": 0.03}
         outcomes["validated, timed"] = train(folder / "validated-timed", often_timed, ranks, costs=costly)
         outcomes["diverging"] = train(folder / "diverging", DIVERGING, ranks)
         outcomes["apart"] = train(folder / "resumed", PLAIN | ({"seed": 1} if second else {}), ranks)
@@ -134,7 +136,7 @@ def main() -> None:
                 os._exit(9)
             return False
 
-        train(folder / "dies", {"max_steps": 1_000_000}, ranks, die)
+        train(folder / "dies", {"max_steps": 1_000_000, "batch_size": 4}, ranks, die)
 
 
 if __name__ == "__main__":

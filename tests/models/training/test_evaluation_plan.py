@@ -135,7 +135,7 @@ def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
         {"max_steps": 8, "batch_size": 32, "validations": 1, "validation_images": 20}
     )
     events: list[dict[str, Any]] = []
-    train(digits(200, 200, 300), "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False)
+    train(digits(100, 100, 150), "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False)
     told = [event for event in events if "progress" in event]
     fractions = [event["progress"] for event in told]
     assert fractions == sorted(fractions)

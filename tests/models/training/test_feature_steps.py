@@ -24,7 +24,6 @@ from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
 from models.training.presets import find_preset
 from models.training.run import train
 from tests.support.backbones import backbone_folder
-from tests.support.trained import SMALL_FEATURES
 
 SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000
 
@@ -199,11 +198,11 @@ def test_what_a_report_raises_ends_the_trial(tmp_path: Path) -> None:
 
 
 def digits(*, few: bool) -> Dataset:
-    """Return 400 training images and their other parts, or 60 images in folds."""
+    """Return 400 training images and their other parts, or 30 images in folds."""
     whole = load_dataset("mnist-mini", None)
-    train, statistics = whole.train[: 40 if few else 400], whole.statistics[:20] if few else whole.statistics
-    folds, whole_folds = ((np.arange(count) % 5).astype(np.int8) for count in (20, 60))
-    part = replace(whole, train=train, statistics=statistics, test=whole.test[:20])
+    train, statistics = whole.train[: 20 if few else 400], whole.statistics[:10] if few else whole.statistics
+    folds, whole_folds = ((np.arange(count) % 5).astype(np.int8) for count in (10, 30))
+    part = replace(whole, train=train, statistics=statistics, calibration=whole.calibration[:20], test=whole.test[:5])
     return replace(part, calibration=train[:0], folds=folds, whole_folds=whole_folds) if few else part
 
 
@@ -213,7 +212,9 @@ def test_a_model_has_the_steps_that_were_kept(
 ) -> None:
     dataset = digits(few=few)
     options = EngineOptions(backbones=backbone_folder(tmp_path_factory))
-    config = find_preset("snf-features").config({**SMALL_FEATURES, "feature_steps": 2, "feature_updates": 60})
+    config = find_preset("snf-features").config(
+        {"feature_side": 32 if few else 64, "feature_steps": 2, "feature_updates": 30}
+    )
     events: list[dict[str, Any]] = []
     path = train(
         dataset, "snf-features", config, tmp_path, observe=events.append, should_stop=lambda: False, engine=options
@@ -230,7 +231,7 @@ def test_a_model_has_the_steps_that_were_kept(
         return
     assert record.steps is not None
     assert record.steps.kept
-    assert (record.steps.steps, record.steps.updates, record.steps.held_out_images) == (2, 60, 80)
+    assert (record.steps.steps, record.steps.updates, record.steps.held_out_images) == (2, 30, 80)
     assert record.steps.gain > record.steps.standard_error
     assert architecture.steps == 2
     assert any(message.endswith("so the steps are kept") for message in logged)

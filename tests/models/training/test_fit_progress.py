@@ -14,7 +14,6 @@ from models.training.feature_fit import UNITS, passes_of_fit
 from models.training.presets import find_preset
 from models.training.run import train
 from tests.models.datasets.sample_files import pngs, source, zipped
-from tests.support.trained import SMALL_FEATURES
 from worker.attempts.progress import FitReporter
 from worker.jobs.event_file import FILE, read_chunk
 from worker.jobs.event_log import AttemptSummary, EventLog
@@ -31,14 +30,21 @@ from worker.jobs.event_log import AttemptSummary, EventLog
     ids=["parts", "steps", "suspects", "folds"],
 )
 def test_progress_reaches_its_end(
-    tmp_path: Path, backbones: Path, name: str, parameters: dict[str, Any], share: float
+    tmp_path: Path,
+    backbones: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    parameters: dict[str, Any],
+    share: float,
 ) -> None:
+    monkeypatch.setattr("worker.attempts.progress.REPORT_S", 0.0)
     store = DatasetStore(tmp_path / "datasets")
-    store.create("digits", [source(tmp_path / "uploads", zipped(pngs(60, 4)))])
-    config = find_preset("snf-features").config({**SMALL_FEATURES, **parameters})
+    store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40, 4)))])
+    config = find_preset("snf-features").config({"feature_side": 32, **parameters})
     dataset = load_dataset(name, None, store, config)
     if name == "mnist-mini":  # the backbone takes its time for each image
-        few = {"train": dataset.train[:100], "test": dataset.test[:20]}
+        few = {part: getattr(dataset, part)[:20] for part in ("statistics", "calibration", "test")}
+        few["train"] = dataset.train[:60]
         dataset = replace(dataset, **few, digest=f"{dataset.digest}-few")
     assert (dataset.whole_folds is not None) == (name == "digits")
     total = passes_of_fit(dataset, config)

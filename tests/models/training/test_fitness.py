@@ -35,11 +35,11 @@ from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artif
 DIGITS = load_dataset("mnist-mini", None)
 DIVERGING = QUICK.model_copy(
     update={
-        "max_steps": 120,
+        "max_steps": 60,
         "validations": 2,
         "batch_size": 16,
         "learning_rate": 1.0,
-        "warmup_steps": 120,
+        "warmup_steps": 60,
         "final_learning_rate": 1.0,
         "ema_decay": 0.0,
     }
@@ -85,7 +85,9 @@ def test_one_step_is_hardly_trained_and_more_steps_are_not(
 
 
 def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_path: Path) -> None:
-    path = train(DIGITS, "snf-glow-tiny", DIVERGING, tmp_path, observe=lambda _: None, should_stop=lambda: False)
+    path = train(
+        small_digits(), "snf-glow-tiny", DIVERGING, tmp_path, observe=lambda _: None, should_stop=lambda: False
+    )
     manifest = read_manifest(path)
     check = checks_of(manifest)["validation"]
     assert check.found is not None
@@ -228,12 +230,12 @@ def test_a_figure_keeps_its_limit_or_not(measure: str, good: float, bad: float) 
 
 def test_dirty_images_do_not_make_a_model_unfit(tmp_path: Path) -> None:
     """A flow that leaves suspects out finds them ever less likely: they count for neither of the two densities."""
-    config = QUICK.model_copy(update={"max_steps": 4, "suspect_share": 0.1})
-    path = train(DIGITS, "snf-glow-tiny", config, tmp_path, observe=lambda _: None, should_stop=lambda: False)
+    dataset, config = small_digits(), QUICK.model_copy(update={"max_steps": 4, "suspect_share": 0.1})
+    path = train(dataset, "snf-glow-tiny", config, tmp_path, observe=lambda _: None, should_stop=lambda: False)
     manifest = read_manifest(path)
     check = checks_of(manifest)["pixels"]
     assert check.found is not None
     assert manifest.evaluation.validation_bits_per_dim is not None
     assert check.found < manifest.evaluation.validation_bits_per_dim
-    independent = np.sort(independent_pixels(DIGITS.train, DIGITS.statistics))
+    independent = np.sort(independent_pixels(dataset.train, dataset.statistics))
     assert check.limit == pytest.approx(independent[: len(independent) - len(independent) // 10].mean())

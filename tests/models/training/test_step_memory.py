@@ -88,6 +88,7 @@ def measured(code: str, **variables: str) -> list[int]:
     return [int(number) for number in answer.stdout.split()]
 
 
+@pytest.mark.usefixtures("unmeasured_processes")
 def test_memory_is_kept_for_the_next_block_and_given_back_when_it_is_released() -> None:
     usual, kept, given_back, after = measured(BLOCKS)
     assert kept < usual / 2, "the pages are those of the block before"
@@ -95,6 +96,7 @@ def test_memory_is_kept_for_the_next_block_and_given_back_when_it_is_released() 
     assert after > 0.9 * usual, "as it was before"
 
 
+@pytest.mark.usefixtures("unmeasured_processes")
 def test_steps_of_a_training_use_the_memory_of_earlier_ones_which_it_gives_back() -> None:
     """It holds two matrices with an average, a gradient and two moments each."""
     matrix = 4 * SIDE**2
