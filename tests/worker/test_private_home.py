@@ -1,14 +1,13 @@
 """Files of ours are for their owner alone; files that a user asks for have the user's umask."""
 
-import json
 import os
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.in_turn import in_turn
 from tests.support.paths import DATA, ROOT
 from worker.private_home import protect_home
 
@@ -19,29 +18,19 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-IN_TURN = """
-import json, sys
-from app.cli.main import main
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["snf", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        assert end.code == 0, arguments
-"""
-
-
 def snf(home: Path, *commands: list[str], **variables: str) -> None:
     """Runs commands in one process, which loads once what takes seconds, with the umask 022 of most users."""
-    subprocess.run(
-        [sys.executable, "-c", IN_TURN, json.dumps(commands)],
+    done = subprocess.run(
+        in_turn(*commands),
         cwd=ROOT,
         env=os.environ | {"SNF_HOME": str(home)} | variables,
         umask=0o022,
         check=True,
         timeout=120,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+    assert done.stdout.count("ended with 0\n") == len(commands), done.stdout
 
 
 def test_a_home_of_an_earlier_version_is_narrowed_once(tmp_path: Path) -> None:

@@ -21,21 +21,9 @@ from app.registry.views import detail
 from models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.client.scripted_server import Answer, scripted
+from tests.support.in_turn import in_turn
 from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT
-
-EACH_COMMAND = """
-import json, sys
-from app.cli.main import main
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        main()
-    except SystemExit as end:
-        print("ended with", end.code, flush=True)
-        print("ended with", end.code, file=sys.stderr, flush=True)
-"""
-"""A program that runs commands, each as the command line does."""
 
 
 def test_a_command_that_failed_does_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,9 +112,8 @@ def test_a_name_that_the_terminal_cannot_show_costs_no_result(tmp_path: Path) ->
     image, table = tmp_path / "stück 图.png", tmp_path / "wörter.csv"
     image.write_bytes(DIGITS[0].read_bytes())
     commands = [["score", str(image), *options] for options in ([], ["--json"], ["--out", str(table)])]
-    line = [sys.executable, "-c", EACH_COMMAND, json.dumps(commands)]
     environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=True)
+    done = subprocess.run(in_turn(*commands), cwd=ROOT, env=environment, capture_output=True, timeout=120, check=True)
     assert done.stderr == b"1 image judged, 0 anomalies, 0 not judged\nended with 0\n" * 3
     _, shown, _ = done.stdout.split(b"ended with 0\n", 2)
     assert json.loads(shown)["results"][0]["filename"] == str(image)

@@ -109,10 +109,9 @@ def test_a_log_likelihood_is_the_sum_over_tiles_in_float64(
     flows, architecture = scorer.flows, scorer.manifest.architecture
     assert isinstance(flows, FeatureFlows)
     assert isinstance(architecture, FeatureArchitecture)
-    options = compiled(backbones=backbones)
     for image in images[-2:]:
         tiles = tiles_of(image).values()
-        exact = [recompute_features(flows, architecture, options, tile[None])[0] for tile in tiles]
+        exact = [recompute_features(flows, architecture, compiled(backbones=backbones), one[None])[0] for one in tiles]
         [found] = scorer.score([image])
         tolerance = sum(scorer.exact_tolerance(log_likelihood) for log_likelihood in exact)
         assert found.log_likelihood == pytest.approx(math.fsum(exact), abs=tolerance)
@@ -268,19 +267,12 @@ def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> Non
     assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
 
 
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
-    """A store of mosaics that has masks of the faulty ones."""
-    folder = tmp_path_factory.mktemp("masked")
-    store = mosaic_store(folder)
-    add_masks(store, folder)
-    return store
-
-
 @pytest.mark.parametrize("map_pixels", [2**20, 2000])
 def test_a_model_of_tiles_is_evaluated_with_masks(
-    scorer: Scorer, masked: DatasetStore, map_pixels: int, monkeypatch: pytest.MonkeyPatch
+    scorer: Scorer, tmp_path: Path, map_pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = mosaic_store(tmp_path)
+    add_masks(store, tmp_path)
     half = sorted(np.random.default_rng(0).permutation(40)[20:].tolist())
     normal, faulty = [], []
     for seed in (*(100 + number for number in half), *range(200, 210)):
@@ -299,7 +291,7 @@ def test_a_model_of_tiles_is_evaluated_with_masks(
 
     monkeypatch.setattr("snf_runtime.anomaly.heat_map.MAX_MAP_PIXELS", map_pixels)
     parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
-    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, masked, resamples=20))
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
     found = report.sets[0].localisation
     assert found is not None
     assert (found.images, found.normal_images, found.unpaired, found.empty_masks) == (10, 20, 0, 0)

@@ -1,7 +1,6 @@
 """The runtime folder: whose it must be, for which parts, and when it ends."""
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.in_turn import in_turn
 from tests.support.paths import ROOT
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
@@ -76,21 +76,6 @@ def test_each_part_refuses_a_folder_that_others_may_change(
         PARTS[part](settings)
 
 
-EACH_IN_TURN = """
-import json, sys
-from app.cli.main import main
-for command in json.loads(sys.argv[1]):
-    sys.argv = ["snf", *command]
-    try:
-        main()
-    except SystemExit as end:
-        assert end.code == 3, command
-    else:
-        raise AssertionError(command)
-    print("-", file=sys.stderr)
-"""
-
-
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -100,7 +85,7 @@ def free_port() -> str:
 def refused(settings: Settings, *commands: list[str]) -> list[str]:
     """What commands say that end with exit code 3, in one process, which loads once what takes long."""
     done = subprocess.run(
-        [sys.executable, "-c", EACH_IN_TURN, json.dumps(commands)],
+        in_turn(*commands),
         env={**os.environ, **settings.environment(), "SNF_PORT": free_port()},
         cwd=ROOT,
         capture_output=True,
@@ -110,7 +95,7 @@ def refused(settings: Settings, *commands: list[str]) -> list[str]:
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    return [said.splitlines()[-1] for said in done.stderr.split("-\n")[:-1]]
+    return [said.splitlines()[-1] for said in done.stderr.split("ended with 3\n")[:-1]]
 
 
 def test_commands_say_so_in_a_sentence(settings: Settings) -> None:
