@@ -283,5 +283,6 @@ def test_a_detection_limit_is_measured_and_shown(
     fits(page)
     assert screenshot(page, "limit").stat().st_size > 0
     page.get_by_role("tab", name="Card").click()
-    expect(panel.get_by_role("heading", name="Detection limit")).to_be_visible()
+    card = page.get_by_role("tabpanel", name="Card")
+    expect(card.get_by_role("heading", name="Detection limit", exact=True)).to_be_visible()
     expect(panel.get_by_role("row").filter(has_text="missing part")).to_contain_text(f"{missing['limit']} pixels")
