@@ -173,11 +173,12 @@ def test_the_example_trains_on_own_images_which_are_deleted_once_no_job_uses_the
     manifest = house.get("/v1/models/own:1").json()["manifest"]
     assert manifest["training"]["provenance"]["formats"] == {"PNG": 15, "JPEG": 15, "BMP": 15, "WEBP": 15}
 
-    used_by_a_waiting_job_it_is_not_deleted(house)
+    check_deletion_waits_for_a_job(house)
     assert house.post("/v1/models/own:1/score", files=form).status_code == 200, "the model stays"
 
 
-def used_by_a_waiting_job_it_is_not_deleted(house: httpx.Client) -> None:
+def check_deletion_waits_for_a_job(house: httpx.Client) -> None:
+    """The dataset ``own`` is not deleted while a job uses it, and no job may use it afterwards."""
     # No worker takes it: it waits, and its dataset with it.
     request = {"type": "train", "dataset": "own", "model": "own", "preset": "snf-glow-tiny", "device": "cuda"}
     job = house.post("/v1/jobs", json=request).json()

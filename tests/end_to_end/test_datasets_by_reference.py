@@ -14,7 +14,8 @@ from pyarrow import parquet
 from models.bulk.output import stored_output
 from models.locations.location import Location
 from snf_client import Client
-from tests.end_to_end.support.service import MODEL, await_job, free_port, installed, running, serving, snf
+from tests.end_to_end.support.service import MODEL, await_job, installed, running, serving, snf
+from tests.support.ports import free_port
 from tests.support.referenced import FORMS, Form, digits, put
 from tests.support.s3 import S3Server
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from models.datasets import load_dataset
 from tests.end_to_end.support import service
-from tests.end_to_end.support.service import MNIST, free_port, serving
+from tests.end_to_end.support.service import MNIST, serving
 from tests.support.paths import DIGITS, IMPORT_PATH, ROOT
+from tests.support.ports import free_port
 
 EXAMPLES = ROOT / "examples"
 

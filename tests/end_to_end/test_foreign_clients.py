@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from models.registry.registry import Registry
-from tests.end_to_end.support.service import environment, free_port, serving
+from tests.end_to_end.support.service import environment, serving
 from tests.support.documents import Block, blocks
 from tests.support.paths import DIGITS, ROOT
+from tests.support.ports import free_port
 from tests.support.trained import feature_artifact
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"

@@ -48,6 +48,15 @@ def real_images(count: int, side: int = 28, channels: int = 1) -> NDArray[np.uin
     return np.ascontiguousarray(cropped.reshape(count, channels, side, side))
 
 
+def half_with_noise(count: int) -> NDArray[np.uint8]:
+    """Real digits ``(count, 1, 28, 28)``, the first half of them with a square of noise."""
+    found = load_dataset("mnist-mini", None).test[:count].copy()
+    noise = np.random.default_rng(0).integers(0, 256, (count // 2, 1, 9, 9)).astype(np.uint8)
+    for number in range(count // 2):
+        found[number, :, number : number + 9, 5:14] = noise[number] // (number % 4 + 1)
+    return found
+
+
 def dequantised(images: NDArray[np.uint8], seed: int = 0) -> Tensor:
     """Pixels plus uniform noise, float64, in [0, 256)."""
     return torch.from_numpy(images + np.random.default_rng(seed).random(images.shape))

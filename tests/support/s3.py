@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from models.locations.location import Location
+from tests.support.ports import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 FAULTS = ("500", "drop", "cut")
@@ -40,13 +40,6 @@ class S3Server:
         """Create a bucket and return its location."""
         assert httpx.put(f"{self.url}/{name}").status_code == 200
         return Location(f"s3://{name}")
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that nothing uses."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

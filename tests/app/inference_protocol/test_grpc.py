@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from app import server
 from app.main import create_app
 from tests.app.conftest import MODEL
-from tests.end_to_end.support.service import free_port
 from tests.support.local import LOCAL
+from tests.support.ports import free_port
 from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,19 +21,13 @@ from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
 from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.unmeasured import MEASURED
 
 READY_S = 120
 MODEL = "digits"
 MNIST = "mnist-snf-glow"
 """The shipped model of digits."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(home: Path, *, shipped: bool | str = True, measured: bool = False, **changes: Any) -> dict[str, str]:

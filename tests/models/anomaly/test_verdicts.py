@@ -20,6 +20,7 @@ from snf_runtime.anomaly.statistics.combined import merge, weights
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
+from tests.models.helpers import half_with_noise
 
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""
@@ -28,11 +29,7 @@ STATISTICS = 1e-9
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
     """Digits, half of them with something that is not of a digit."""
-    found = load_dataset("mnist-mini", None).test[:24].copy()
-    noise = np.random.default_rng(0).integers(0, 256, (12, 1, 9, 9)).astype(np.uint8)
-    for number in range(12):
-        found[number, :, number : number + 9, 5:14] = noise[number] // (number % 4 + 1)
-    return found
+    return half_with_noise(24)
 
 
 def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> list[Verdict]:

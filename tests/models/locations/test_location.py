@@ -17,7 +17,8 @@ import pytest
 
 from models.locations.errors import FileChanged, LocationNotFound, LocationRefused, LocationUnavailable
 from models.locations.location import Location
-from tests.support.s3 import S3Server, faulty_server, free_port
+from tests.support.ports import free_port
+from tests.support.s3 import S3Server, faulty_server
 
 NAMES = [
     "#1.png", "%20.png", "a b.png", "a+b&c=d.png", "lot 2/x%2Fy.png", "lot-1/q?x=1#y.png", "lot/7.png", "lot/ü图.png",

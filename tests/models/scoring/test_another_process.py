@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.datasets import load_dataset
 from models.errors import ScoreNotFinite
 from models.registry.registry import ZOO
 from models.scorer import Scorer
+from tests.models.helpers import half_with_noise
 from tests.support.paths import IMPORT_PATH
 
 ELSEWHERE = 1e-4
@@ -66,11 +66,7 @@ print(json.dumps(answer))
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
     """Digits, half of them with something that is not of a digit."""
-    found = load_dataset("mnist-mini", None).test[:10].copy()
-    noise = np.random.default_rng(0).integers(0, 256, (5, 1, 9, 9)).astype(np.uint8)
-    for number in range(5):
-        found[number, :, number : number + 9, 5:14] = noise[number] // (number % 4 + 1)
-    return found
+    return half_with_noise(10)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.in_turn import in_turn
 from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
@@ -76,17 +76,11 @@ def test_each_part_refuses_a_folder_that_others_may_change(
         PARTS[part](settings)
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def refused(settings: Settings, *commands: list[str]) -> list[str]:
     """What commands say that end with exit code 3, in one process, which loads once what takes long."""
     done = subprocess.run(
         in_turn(*commands),
-        env={**os.environ, **settings.environment(), "SNF_PORT": free_port()},
+        env={**os.environ, **settings.environment(), "SNF_PORT": str(free_port())},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -111,7 +105,7 @@ def test_the_launcher_starts_nothing_beside_the_broker_of_another_installation(
 ) -> None:
     other = settings.model_copy(update={"home": home / "other"})
     command = [sys.executable, "-m", "app.cli.main", "up"]
-    environment = {**os.environ, **other.environment(), "SNF_PORT": free_port()}
+    environment = {**os.environ, **other.environment(), "SNF_PORT": str(free_port())}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert str(home / "broker") in done.stderr.splitlines()[-1]

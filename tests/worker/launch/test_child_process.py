@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.worker.launch.test_launcher import free_port
+from tests.support.ports import free_port
 from tests.worker.support.helpers import until
 from worker.launch import child_process
 from worker.launch.child_process import ChildProcess, stop_all

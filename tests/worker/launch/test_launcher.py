@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.support.processes import pid_of
+from tests.support.ports import free_port
 from tests.worker.support.helpers import alive, reaches, until
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
@@ -50,12 +51,6 @@ sys.stdout = open("/dev/full", "w", buffering=1)
 
 
 SERVICE = "tests.worker.support.fake_service"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def parents() -> list[tuple[int, int]]:

@@ -18,8 +18,9 @@ from models.errors import DatasetNotFound, DatasetRefused, ImageError
 from models.locations.errors import LocationNotFound, LocationUnavailable
 from models.locations.location import Location
 from snf_runtime.images.codec import Preprocessing, decode_image
+from tests.support.ports import free_port
 from tests.support.referenced import FORMS, Form, digits, parquet_of, put, tar_of
-from tests.support.s3 import S3Server, faulty_server, free_port
+from tests.support.s3 import S3Server, faulty_server
 
 GREY = Preprocessing(channels=1, height=28, width=28)
 FILES = digits(60)
