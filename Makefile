@@ -42,8 +42,8 @@ tests: $(VENV)/installed-test $(CLIENTS)/installed
 	  --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium that is downloaded where there is none
-	@[ -n "$$SNF_CHROMIUM" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || \
-	  $(BIN)/python -m playwright install --no-shell chromium || \
+	@[ -n "$$SNF_CHROMIUM" ] || command -v chromium-headless-shell || command -v chromium || command -v chromium-browser || \
+	  command -v google-chrome || $(BIN)/python -m playwright install --no-shell chromium || \
 	  { echo "Without its libraries: sudo $(BIN)/python -m playwright install --with-deps chromium" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
 
