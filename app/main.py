@@ -46,7 +46,7 @@ from app.registry import endpoints as models
 from app.runs import endpoints as runs
 from app.samples import endpoints as samples
 from app.scoring import endpoints as scores
-from app.scoring import reference_endpoints as references
+from app.scoring import reference_distribution_endpoints as references
 from app.state import AppState, open_state
 from worker.settings import Settings
 

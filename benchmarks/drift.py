@@ -32,8 +32,8 @@ from rich.progress import Progress
 from app.drift.judge import CALM
 from app.drift.window import Key, WindowReference
 from app.drift.windows import DriftWindows
+from models.anomaly.conformal_martingale import ConformalMartingale, RankCounts, p_value_cells
 from models.anomaly.drift import drift_test, level_test
-from models.anomaly.exchangeability import ConformalMartingale, RankCounts, p_value_cells
 from models.atomic_files import write_atomically
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 from snf_runtime.anomaly.conformal import smallest_p

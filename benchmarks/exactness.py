@@ -26,7 +26,7 @@ from benchmarks.needs import builtin_dir
 from models.atomic_files import write_atomically
 from models.datasets import load_dataset
 from models.flows.flow import Flow
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from models.scoring.engines.flow_engine import FlowEngine

@@ -23,7 +23,7 @@ from rich.progress import track
 
 from benchmarks.needs import data_dir
 from models.anomaly.false_alarms import false_alarm_interval
-from models.anomaly.fitting.statistic import fit_statistic
+from models.anomaly.fitting.statistic_densities import fit_statistic
 from models.atomic_files import write_atomically
 from models.datasets import Images, load_dataset
 from models.datasets.builtin import FILES

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from benchmarks.needs import data_dir
 from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.statistic import FEW, fit_statistic
+from models.anomaly.fitting.statistic_densities import FEW, fit_statistic
 from models.atomic_files import write_atomically
 from models.datasets import load_dataset
 from models.datasets.builtin import FILES

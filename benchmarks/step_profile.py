@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed.machine import describe
 from benchmarks.speed.train import steps_of, training
 from models.atomic_files import write_atomically
-from models.bijections import convolution, self_normalizing_product
+from models.bijections import convolution, self_normalizing_gradient
 from models.bijections.base import Bijection
 from models.bijections.coupling import AffineCoupling, CouplingNet
 from models.bijections.spline import SplineActivation
@@ -114,7 +114,7 @@ def labels(trainer: Trainer) -> Iterator[None]:
         for owner, name, label in calls:
             stack.enter_context(patch.object(owner, name, labelled(getattr(owner, name), label)))
         # A self-normalizing product has two products in each pass: by W, then by R for the reconstruction error.
-        for owner, name in ((self_normalizing_product, "mix_channels"), (convolution, "convolve")):
+        for owner, name in ((self_normalizing_gradient, "mix_channels"), (convolution, "convolve")):
             stack.enter_context(patch.object(owner, name, every_second(getattr(owner, name), PENALTY)))
         yield
 

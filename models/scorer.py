@@ -19,9 +19,9 @@ from models.loading.verification import exact_tolerance, score_tolerance
 from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration, MapReference
-from snf_runtime.anomaly.heat_map import PixelMaps
 from snf_runtime.anomaly.heat_map_pass import HeatMaps, heat_map_steps
 from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
+from snf_runtime.anomaly.pixel_contributions import PixelMaps
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from models.bijections.frozen import Inverse
     from models.features.flows import TrainedFlows
     from models.loading.flow_model import FlowModel
-    from models.loading.load_artifact import Artifact
+    from models.loading.load_flows import Artifact
     from models.score_rows.map_batches import Columns
     from models.scoring.flow_density import FlowDensity
 

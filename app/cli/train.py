@@ -230,7 +230,7 @@ def _config_of_run(
     folder: Path, recipe: TrainingRecipe, parameters: dict[str, Any], ranks: Ranks, *, restart: bool
 ) -> TrainingConfig:
     """Return the settings of a run that may have begun in a folder, unless it is to begin anew."""
-    from models.training.run_record import begun_config
+    from models.training.same_run_check import begun_config
 
     if restart:
         _set_aside(folder, ranks)

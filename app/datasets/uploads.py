@@ -14,8 +14,8 @@ from starlette.requests import Request
 from app.datasets.form import DatasetForm
 from app.datasets.schemas import ReferenceRequest
 from app.http.shares import FairShares
+from app.http.upload_body import UploadBody, UploadWatch, upload_slot
 from app.http.upload_folders import UploadFolders, note_target
-from app.http.uploads import UploadBody, UploadWatch, upload_slot
 from models.atomic_files import make_folder
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import DiskQuota

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.drift.martingales import MartingaleStatus
 from app.drift.status import WindowStatus
+from app.drift.stream_martingales import MartingaleStatus
 from app.drift.window import NewImages, Window, WindowImages, WindowReference
 from models.anomaly.drift import DriftResult, LevelDrift, drift_test, level_test, low_share
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.drift.martingales import MartingaleStatus
+from app.drift.stream_martingales import MartingaleStatus
 from models.anomaly.drift import LevelDrift
 
 

@@ -10,10 +10,10 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from app.drift.martingales import StreamBets, StreamMartingales
+from app.drift.stream_martingales import StreamBets, StreamMartingales
 from app.drift.window import Key, Window, WindowReference
 from app.drift.windows import DriftWindows
-from models.anomaly.exchangeability import BETS, ConformalMartingale
+from models.anomaly.conformal_martingale import BETS, ConformalMartingale
 from models.atomic_files import remove_leftovers, write_atomically
 
 log = logging.getLogger(__name__)

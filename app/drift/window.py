@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.drift.martingales import StreamMartingales
 from app.drift.status import WindowStatus
+from app.drift.stream_martingales import StreamMartingales
 
 
 class Key(NamedTuple):

@@ -18,8 +18,8 @@ from pathlib import Path
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from app.http.errors import Problem
+from app.http.response_streams import ClosedStream
 from app.http.shares import FairShares
-from app.http.streams import ClosedStream
 from app.jobs.store_monitor import JobStoreMonitor
 from app.jobs.timeline import Advance, Cursor, Timeline, TimelineEvent
 from worker.errors import BrokerDown

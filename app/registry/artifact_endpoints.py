@@ -12,7 +12,7 @@ from app.calibrations.views import view_of
 from app.http.dependencies import ModelUploadsDep, RegistryDep
 from app.http.errors import responses, unsupported_media_type
 from app.http.openapi import located
-from app.http.streams import ClosedStream
+from app.http.response_streams import ClosedStream
 from app.registry.schemas import ModelDetail
 from app.registry.views import detail
 from models.artifacts.tar import pack

@@ -9,8 +9,8 @@ from pathlib import Path
 from starlette.requests import Request
 
 from app.http.shares import FairShares
+from app.http.upload_body import UploadBody, UploadWatch, upload_slot
 from app.http.upload_folders import UploadFolders
-from app.http.uploads import UploadBody, UploadWatch, upload_slot
 from models.artifacts.manifest import FILE, read_manifest
 from models.artifacts.tar import unpack
 from models.atomic_files import write_atomically

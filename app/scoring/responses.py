@@ -19,8 +19,8 @@ from snf_runtime.images.codec import DecodedImage
 from snf_runtime.images.placement import FilePlacement
 
 if TYPE_CHECKING:
-    from snf_runtime.anomaly.heat_map import PixelMaps
     from snf_runtime.anomaly.judged import JudgedImage, Judgement
+    from snf_runtime.anomaly.pixel_contributions import PixelMaps
     from snf_runtime.anomaly.regions import MapRegions
 
 

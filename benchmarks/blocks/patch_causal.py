@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.autograd import call
+from models.bijections.autograd_calls import call
 from models.bijections.base import Bijection, Shape, sum_samples
 from models.bijections.coupling import LOG_SCALE_BOUND, CouplingNet
 from models.bijections.coupling_products import CouplingProducts

@@ -17,7 +17,7 @@ from models.anomaly.fitting.reference_pass import collect_evidence
 from models.features.fit import FitChoice
 from models.features.flows import freeze_features
 from models.flows.architecture import FeatureArchitecture
-from models.training.feature_fit import fit_features
+from models.training.fit_feature_flows import fit_features
 from models.training.presets import find_preset
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels

@@ -23,7 +23,7 @@ from models.flows.flow import Flow
 from models.limits.chart import limit_text
 from models.limits.good_images import STATISTICS, GoodImages
 from models.limits.measure import measure_limits
-from models.loading.load_artifact import Artifact, load_artifact
+from models.loading.load_flows import Artifact, load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from models.scoring.open_density import log_dets_of, open_density

@@ -28,7 +28,7 @@ from benchmarks.speed.http_servers import start
 from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.peers import QUIET, ROOT
 from models.anomaly.false_alarms import false_alarm_interval
-from models.anomaly.fitting.fit import ReferenceEvidence, fit_split
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
 from models.artifacts.files import WEIGHTS
 from models.atomic_files import sha256_file, write_atomically
 from models.datasets.dataset import Dataset
@@ -38,7 +38,7 @@ from models.scorer import Scorer
 from models.training.presets import find_preset
 from models.training.run import train
 from snf_runtime.anomaly.conformal import p_values
-from snf_runtime.anomaly.reasons import VerdictReason
+from snf_runtime.anomaly.verdict_reason import VerdictReason
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence

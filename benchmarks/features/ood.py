@@ -16,7 +16,7 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.measures import MEASURES, measured, measured_by_rank
 from models.anomaly.fitting.reference_images import EvenlySpaced
 from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.statistic import fit_statistic
+from models.anomaly.fitting.statistic_densities import fit_statistic
 from models.atomic_files import write_atomically
 from models.datasets import Dataset, load_dataset
 from models.features.flows import freeze_features
@@ -24,7 +24,7 @@ from models.flows.architecture import FeatureArchitecture
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from models.scoring.engines.open_features import open_extractor, open_feature_engine
-from models.training.feature_fit import fit_features
+from models.training.fit_feature_flows import fit_features
 from models.training.presets import find_preset
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.anomaly.statistics.combined import Statistic

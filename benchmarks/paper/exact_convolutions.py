@@ -12,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.bijections.autograd import call
-from models.bijections.conv_functional import materialise
+from models.bijections.autograd_calls import call
 from models.bijections.convolution import ExactConv
+from models.bijections.convolution_matrix import materialise
 from models.bijections.nearest_inverse import LogDet, nearest_to_whole_inverse
 from models.flows.flow import Flow
 

@@ -21,8 +21,8 @@ from benchmarks.paper.exact_convolutions import WAYS
 from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import exponent, in_turns, timed
 from models.bijections.base import Bijection, SelfNormalizing
-from models.bijections.conv_functional import convolve, correlate, flip
 from models.bijections.convolution import SelfNormalizingConv
+from models.bijections.convolution_matrix import convolve, correlate, flip
 from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.flows.flow import standard_normal_log_prob
 

@@ -30,7 +30,7 @@ from models.flows.flow import Flow
 from models.training.interrupted import Interrupted
 from models.training.loop import Trainer
 from models.training.objective import inverse_errors
-from models.training.run_record import RunRecord, claim_folder
+from models.training.same_run_check import RunRecord, claim_folder
 from snf_runtime.images.batch import stacked
 
 CURVE, BEST, TEST, DIVERGED = "curve.json", "best.safetensors", "test.npz", "diverged.txt"

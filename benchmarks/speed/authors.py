@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.conv_functional import materialise
 from models.bijections.convolution import ExactConv
+from models.bijections.convolution_matrix import materialise
 from models.bijections.pixels import LogitPixels
 from models.bijections.spline import MIN_SHARE, MIN_SLOPE, SplineActivation
 from models.bijections.squeeze import Squeeze

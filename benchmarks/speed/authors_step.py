@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from benchmarks.speed.authors import PlainConvolution, PlainFlow
-from models.bijections.autograd import call
-from models.bijections.conv_functional import flip, same_padding
+from models.bijections.autograd_calls import call
 from models.bijections.convolution import SelfNormalizingConv
+from models.bijections.convolution_matrix import flip, same_padding
 from models.flows.flow import Flow
 
 

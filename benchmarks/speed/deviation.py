@@ -18,7 +18,7 @@ from benchmarks.speed.context import Context
 from benchmarks.speed.pairing import Ratio, Target
 from models.anomaly.fitting.reference_images import ReferenceImages
 from models.datasets import Dataset, load_dataset
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions

@@ -28,7 +28,7 @@ from models.datasets import Dataset, load_dataset
 from models.flows.architecture import GlowArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective, self_normalizing_layers

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.bijections.base import ChannelAffine, check_images
 from models.bijections.matrix_inverse import MatrixInverse
-from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
+from models.bijections.self_normalizing_gradient import by_columns, mix_channels, self_normalizing_product
 
 SMALLEST_VARIANCE = 1e-6
 """Smallest variance of a principal component, as a share of the largest, by which it is divided."""
@@ -100,7 +100,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
+    of W^-T (:class:`~models.bijections.self_normalizing_gradient.SelfNormalizingProduct`). The reconstruction error
     ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
     :class:`ExactConv1x1`. R starts as the exact inverse.
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.bijections.autograd import call, first_derivatives
+from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
-from models.bijections.conv_functional import (
+from models.bijections.convolution_matrix import (
     ON_CPU,
     FactorisedConvolution,
     Size,
@@ -38,9 +38,9 @@ class ExactConv(Bijection):
     published settings).
 
     Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det, with the half-bandwidth b of T(w)
-    (:class:`~models.bijections.conv_functional.FactorisedConvolution`). Its gradient costs as much, or O(D²·b) where it
-    takes the whole inverse (:func:`~models.bijections.nearest_inverse.nearest_inverse`). On an accelerator the log-det
-    costs O(D³).
+    (:class:`~models.bijections.convolution_matrix.FactorisedConvolution`). Its gradient costs as much, or O(D²·b) where
+    it takes the whole inverse (:func:`~models.bijections.nearest_inverse.nearest_inverse`). On an accelerator the
+    log-det costs O(D³).
 
     Args:
         channels: The number of channels C.
@@ -267,7 +267,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     The gradient of log|det| is computed with the learned kernel (Keller et al. 2021).
 
-    It is :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for the matrices of convolutions.
+    It is :class:`~models.bijections.self_normalizing_gradient.SelfNormalizingProduct` for the matrices of convolutions.
     m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With incoming gradients δ
     of y, c_n of the log-det and v_n of the reconstruction error of sample n, e = r * y - x and δx = flip(w) * δ, the
     gradients are, up to sign,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.autograd import call
+from models.bijections.autograd_calls import call
 from models.bijections.base import Bijection, Shape, check_images, sum_samples
 from models.bijections.coupling_products import CouplingProducts
 from models.bijections.frozen import Inverse

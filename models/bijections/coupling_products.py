@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.autograd import first_derivatives
+from models.bijections.autograd_calls import first_derivatives
 
 SIDE = 3
 TAPS = SIDE * SIDE

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.bijections.autograd import call, first_derivatives
+from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import Bijection, Shape
 from models.bijections.frozen import FrozenAffine
 from models.bijections.matrix_inverse import MatrixInverse
-from models.bijections.self_normalizing_product import by_columns, mix_channels, self_normalizing_product
+from models.bijections.self_normalizing_gradient import by_columns, mix_channels, self_normalizing_product
 
 
 class ExactDense(Bijection):
@@ -84,7 +84,7 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T (:class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`). The reconstruction error
+    of W^-T (:class:`~models.bijections.self_normalizing_gradient.SelfNormalizingProduct`). The reconstruction error
     ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
     :class:`ExactDense`. W and R start as the identity.
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.base import Bijection, Shape
-from models.bijections.conv_functional import Size, check_kernel, convolve, flip
+from models.bijections.convolution_matrix import Size, check_kernel, convolve, flip
 from models.bijections.frozen import FrozenMap
 from models.bijections.periodic import transfer
-from models.bijections.self_normalizing_product import mix_channels
+from models.bijections.self_normalizing_gradient import mix_channels
 
 NORM_BOUND = 0.9
 """Bound of the spectral norm of M, so that a few terms of the series suffice (Hoogeboom et al. 2020, 3.1)."""

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.bijections.autograd import call, first_derivatives
+from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape
 from models.bijections.each_matrix import inverses, log_abs_dets
 from models.bijections.frozen import Inverse
-from models.bijections.self_normalizing_product import improved_inverse
+from models.bijections.self_normalizing_gradient import improved_inverse
 from models.devices import constant
 
 
@@ -250,7 +250,7 @@ class LocalProduct(torch.autograd.Function):
 
     It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
 
-    The gradients are those of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct`, for the
+    The gradients are those of :class:`~models.bijections.self_normalizing_gradient.SelfNormalizingProduct`, for the
     matrices of each cell and the places in it.
     """
 

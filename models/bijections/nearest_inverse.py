@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.bijections.autograd import first_derivatives
-from models.bijections.conv_functional import (
+from models.bijections.autograd_calls import first_derivatives
+from models.bijections.convolution_matrix import (
     ON_CPU,
     FactorisedConvolution,
     LinAlgError,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.base import Bijection, Shape, check_images
-from models.bijections.conv_functional import Size, check_kernel, same_padding
+from models.bijections.convolution_matrix import Size, check_kernel, same_padding
 from models.bijections.each_matrix import inverses, log_abs_dets, solutions
 from models.bijections.frozen import FrozenMap
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.autograd import call, first_derivatives
+from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import LogDetGradient, SelfNormalizing, Shape, check_images
-from models.bijections.conv_functional import (
+from models.bijections.convolution import ExactConv, FrozenConvolution
+from models.bijections.convolution_matrix import (
     Size,
     compose,
     convolve,
@@ -21,7 +22,6 @@ from models.bijections.conv_functional import (
     multiplicity,
     same_padding,
 )
-from models.bijections.convolution import ExactConv, FrozenConvolution
 from models.bijections.nearest_inverse import nearest_inverse
 from models.devices import constant
 
@@ -126,7 +126,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
     The function is w * x. The gradient of log|det| is computed with the learned inverse.
 
-    They are the gradients of :class:`~models.bijections.self_normalizing_product.SelfNormalizingProduct` for W = T(w)
+    They are the gradients of :class:`~models.bijections.self_normalizing_gradient.SelfNormalizingProduct` for W = T(w)
     and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
     <T(w), T(a) T(b)> (:func:`place`). With the incoming gradients δ of y, c_n of the log-det and v_n of the
     reconstruction error of sample n, h = r1 * y, e = r2 * h - x, δx = flip(w) * δ and ε_n = 2 v_n e_n, they are

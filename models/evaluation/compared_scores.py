@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.errors import ScoreNotFinite
 from models.evaluation.baselines import LABELS, NAMES, Baselines
-from models.evaluation.pictures import pictures
+from models.evaluation.same_size_pixels import pictures
 from models.scorer import Scorer
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic

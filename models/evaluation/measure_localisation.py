@@ -17,7 +17,7 @@ from models.evaluation.localisation_metrics import FOUND, Map, Mask, localise
 from models.evaluation.masks import MaskPairs, MaskReader, pair_masks
 from models.evaluation.schema import Localisation, RegionRates
 from models.scorer import Scorer
-from snf_runtime.anomaly.heat_map import MAX_MAP_PIXELS, PixelMaps
+from snf_runtime.anomaly.pixel_contributions import MAX_MAP_PIXELS, PixelMaps
 from snf_runtime.images.batch import batch_of
 from snf_runtime.images.preprocessing import DecodedImage
 

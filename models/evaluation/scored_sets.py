@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models.atomic_files import write_atomically
 from models.evaluation.compared_scores import ImageScores, ScoreSuite
 from models.evaluation.image_sets import ImageSet
-from models.evaluation.pictures import pictures
+from models.evaluation.same_size_pixels import pictures
 
 Images: TypeAlias = NDArray[np.uint8]
 

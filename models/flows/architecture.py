@@ -31,7 +31,7 @@ from models.flows.layers.linear import (
     SelfNormalizingOneByOneSpec,
 )
 from models.flows.layers.spec import LayerSpec
-from models.flows.levels import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
+from models.flows.level_specs import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
 from snf_runtime.kinds import DensityKind
 
 PixelTransform = Literal["affine", "logit", "marginal"]

@@ -11,7 +11,7 @@ from models.flows.architecture import LayeredArchitecture, PixelArchitecture, Pi
 from models.flows.flow import Flow, Level
 from models.flows.layers.couplings import AffineCouplingSpec
 from models.flows.layers.spec import describe_layer
-from models.flows.levels import LevelSpec, SplitSpec
+from models.flows.level_specs import LevelSpec, SplitSpec
 from models.flows.no_init import NoRandomness
 
 PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {

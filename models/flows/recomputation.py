@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.bijections.autograd import call, first_derivatives
+from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import Bijection, SelfNormalizing
 
 

@@ -12,7 +12,7 @@ from models.flows.flow import Flow, Level
 from models.flows.layers.elementwise import SplineSpec
 from models.flows.layers.linear import SelfNormalizingOneByOneSpec
 from models.flows.layers.spec import LayerSpec
-from models.flows.levels import LevelSpec, RepeatSpec, shaped
+from models.flows.level_specs import LevelSpec, RepeatSpec, shaped
 
 STEP = (SelfNormalizingOneByOneSpec(), SplineSpec(bins=16, bound=5.0))
 """A matrix that learns its inverse, then a spline for each value: a few of them fit any density of few dimensions.

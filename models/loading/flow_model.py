@@ -20,7 +20,7 @@ from models.artifacts.manifest import CalibrationSummary, Precision
 from models.errors import GradientEvidenceUnavailable, SamplesUnsupported, ScoreNotFinite
 from models.features.flows import FrozenFeatureFlows
 from models.flows.flow import Flow
-from models.loading.load_artifact import Artifact
+from models.loading.load_flows import Artifact
 from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import frozen_features, frozen_pixels, open_density
 from models.scoring.opened_density import OpenedDensity, parts_of
@@ -28,7 +28,7 @@ from models.scoring.options import EngineOptions
 from models.scoring.sampling import Sampler
 from models.threads import thread_count, torch_threads
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.heat_map import PixelMaps
+from snf_runtime.anomaly.pixel_contributions import PixelMaps
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import Likelihood

@@ -159,7 +159,7 @@ class ModelOpener:
 
     def _load_trained(self) -> FlowModel:
         from models.loading.flow_model import FlowModel  # noqa: PLC0415 - as above
-        from models.loading.load_artifact import load_flows  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.load_flows import load_flows  # noqa: PLC0415 - torch takes a second to import
 
         with torch_threads(thread_count(self.options.threads)):
             return FlowModel(load_flows(self.model, self.path), self.options)
@@ -167,7 +167,7 @@ class ModelOpener:
     def _load_trained_again(self, density: ImageDensity) -> FlowModel:
         """Return the trained flows of a density that was opened without them, from files that are verified again."""
         from models.loading.flow_model import FlowModel  # noqa: PLC0415 - as above
-        from models.loading.load_artifact import load_artifact  # noqa: PLC0415 - torch takes a second to import
+        from models.loading.load_flows import load_artifact  # noqa: PLC0415 - torch takes a second to import
 
         began = time.monotonic()
         with torch_threads(thread_count(self.options.threads)):

@@ -19,7 +19,7 @@ from models.bijections.pixels import LogitPixels
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.spline import SplineActivation
 from models.flows.flow import Flow, Level
-from models.flows.levels import MAX_LAYERS
+from models.flows.level_specs import MAX_LAYERS
 from models.flows.no_init import NoRandomness
 from snf_runtime.scoring.pixel_transforms import PIXEL_RANGE
 

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
 from models.artifacts.detection_limit import UndamagedImages
 from models.datasets import Dataset, Images
 from models.errors import (

@@ -27,7 +27,7 @@ from models.scoring.open_density import log_dets_of, open_density, open_pixels
 from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.cost.estimate import phases_in_steps
-from models.training.feature_fit import Report, fit_features
+from models.training.fit_feature_flows import Report, fit_features
 from models.training.fitness import independent_pixels
 from models.training.loop import Observer, Trainer
 from models.training.schedule import Schedule

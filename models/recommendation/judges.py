@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
 from models.datasets import Images
 from models.errors import ScoreNotFinite
 from models.recommendation.fit_densities import FittedPart, PartName

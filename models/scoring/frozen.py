@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from models.bijections.base import Bijection, Elementwise, Shape
-from models.bijections.conv_functional import LinAlgError
+from models.bijections.convolution_matrix import LinAlgError
 from models.bijections.coupling import FrozenCoupling
 from models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
 from models.errors import SingularLayer

@@ -26,7 +26,7 @@ from models.flows.architecture import (
     PixelArchitecture,
     require_kernel,
 )
-from models.flows.levels import LevelSpec, sentence
+from models.flows.level_specs import LevelSpec, sentence
 from models.naming import NAME_RULE, is_name
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, find_preset

@@ -45,8 +45,8 @@ from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
 from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
-from models.training.feature_fit import FittedFeatures
 from models.training.feature_fit_images import EveryImage
+from models.training.fit_feature_flows import FittedFeatures
 from models.training.fitness import measure_fitness
 from models.training.loop import Observer
 from models.training.objective import inverse_errors

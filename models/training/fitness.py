@@ -16,7 +16,7 @@ from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRec
 from models.datasets import Dataset
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.flow_density import FlowDensity, pixels_of
-from models.training.feature_fit import FittedFeatures
+from models.training.fit_feature_flows import FittedFeatures
 from models.training.trained_flow import TrainedFlow
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.preprocessing import Pixels

@@ -24,7 +24,7 @@ from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.flows.build import describe_flow
 from models.flows.flow import Flow
-from models.flows.levels import sentence
+from models.flows.level_specs import sentence
 from models.scoring.engines.open_features import open_extractor
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import document_of, parse_architecture
@@ -32,15 +32,15 @@ from models.training.artifact import TrainedModel, write_artifact
 from models.training.config import TrainingConfig, earlier_settings
 from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
-from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_fit_images import EveryImage, TrainingImages
 from models.training.feature_steps import StepsPlan
+from models.training.fit_feature_flows import FittedFeatures, fit_features
 from models.training.interrupted import Interrupted
 from models.training.loop import Observer, Trainer
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
-from models.training.run_record import RunRecord, claim_folder
+from models.training.same_run_check import RunRecord, claim_folder
 from models.training.schedule import Schedule
 from models.training.step_memory import release_memory
 from models.training.training_digest import weights_of

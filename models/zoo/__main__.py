@@ -24,14 +24,14 @@ from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD
 from models.datasets import Dataset, load_dataset
 from models.flows.flow import Flow
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.loading.verification import seal
 from models.registry.registry import ZOO
 from models.scoring.open_density import open_density
 from models.training.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
 from models.training.interrupted import Interrupted
 from models.training.run import train
-from models.training.run_record import begun_config
+from models.training.same_run_check import begun_config
 
 PRINT_SECONDS = 10.0
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from app.scoring.schemas import SCORED_DIGIT
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.registry.registry import ZOO, Registry
 from snf_runtime.images.dequantisation import content_noise
 from tests.end_to_end.support.service import files

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.artifacts.manifest import Deviation
 from models.audit import audit, recompute
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName, EngineOptions
 from models.training.architecture_file import parse_architecture

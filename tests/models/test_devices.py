@@ -24,7 +24,7 @@ from models.flows.architecture import (
     LayeredArchitecture,
     PixelArchitecture,
 )
-from models.flows.levels import LevelSpec
+from models.flows.level_specs import LevelSpec
 from models.training.config import TrainingConfig
 from models.training.cost.operation_counter import OperationCounter
 from models.training.loop import Trainer

@@ -18,7 +18,7 @@ from models.features.extractor import TorchExtractor
 from models.features.flows import FeatureFlows, HybridFlows
 from models.features.store import BackboneStore
 from models.flows.architecture import FeatureArchitecture
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.registry.version import ModelVersion
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions

@@ -22,7 +22,7 @@ from models.features.flows import FeatureFlows, HybridFlows, TrainedFlows
 from models.flows.architecture import Architecture, FeatureArchitecture
 from models.flows.flow import Flow, walk
 from models.flows.layers.spec import layer_types
-from models.loading.load_artifact import Artifact, load_artifact
+from models.loading.load_flows import Artifact, load_artifact
 from models.scoring.options import EngineOptions
 from models.training import run
 from models.training.architecture_file import parse_architecture

@@ -58,8 +58,8 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     from models.bulk.part import Stopped
     from models.bulk.part_tables import read_summary
     from models.training.interrupted import Interrupted
-    from worker.attempts.job_parts import begin_parts, stored_job_plan
     from worker.attempts.score_on_ray import score_on_ray
+    from worker.attempts.score_parts import begin_parts, stored_job_plan
     from worker.attempts.shard_work import ShardProgress, ShardWork
 
     store = JobStore(redis_client(settings), settings.key_prefix)
@@ -150,7 +150,7 @@ def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
     The assistance ends when the job is queued again, because this worker may have to take the job itself.
     """
     from models.bulk.part import Stopped
-    from worker.attempts.job_parts import join_parts, stored_job_plan
+    from worker.attempts.score_parts import join_parts, stored_job_plan
     from worker.attempts.shard_work import ShardWork
 
     spec = JobSpec.read(folder)

@@ -15,9 +15,9 @@ from models.bulk.part_tables import PartSummary
 from models.bulk.plan import BulkPlan
 from models.bulk.work import BulkWork
 from worker.attempts.attempt import JobSpec
-from worker.attempts.job_parts import begin_output, plan_at_output
 from worker.attempts.progress import ProgressReporter, checking_reporter, write_note
 from worker.attempts.score_inputs import score_inputs
+from worker.attempts.score_parts import begin_output, plan_at_output
 from worker.jobs.event_log import EventLog
 from worker.settings import Settings
 

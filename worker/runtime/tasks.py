@@ -13,8 +13,8 @@ from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.store import JobStore
 from worker.jobs.submission import send_again
 from worker.runtime.assist import Assistant
+from worker.runtime.reconnect_watchdog import Watchdog
 from worker.runtime.supervisor import Outcome, Supervisor
-from worker.runtime.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

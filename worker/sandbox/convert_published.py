@@ -103,7 +103,7 @@ def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredAr
     import torch
 
     from models.flows.build import describe_flow
-    from models.flows.levels import sentence
+    from models.flows.level_specs import sentence
     from models.published.convert_checkpoint import parameters_of, published_flow
 
     try:

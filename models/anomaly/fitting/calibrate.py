@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, evenly_spaced
 from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision

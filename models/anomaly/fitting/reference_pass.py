@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.fitting.fit import ReferenceEvidence
 from models.anomaly.fitting.reference_images import ImageRows
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
 from models.errors import ScoreNotFinite
 from snf_runtime.anomaly.anomaly_map import of_pixels
 from snf_runtime.anomaly.calibration import MapReference
-from snf_runtime.anomaly.heat_map import standardise
+from snf_runtime.anomaly.pixel_contributions import standardise
 from snf_runtime.scoring.channel_statistics import is_channel_statistic
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import Evidence

@@ -17,7 +17,7 @@ from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.prepared import Progress, no_progress
 from models.datasets.references.index import FileKind, ReferenceRecord, new_index
 from models.datasets.references.parquet_columns import group_rows, open_parquet, sound_parquet
-from models.datasets.references.read_images import FILE_ERRORS
+from models.datasets.references.referenced_files import FILE_ERRORS
 from models.datasets.report import Findings
 from models.errors import DatasetRefused
 from models.locations.entry import FileEntry

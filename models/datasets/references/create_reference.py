@@ -16,7 +16,7 @@ from models.datasets.ingest.limits import DiskQuota
 from models.datasets.prepared import Progress, no_progress
 from models.datasets.references.build_index import build_index
 from models.datasets.references.index import REFERENCE, ReferenceRecord
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 from models.datasets.report import Findings
 from models.datasets.storage import write_storage
 from models.errors import ImageError

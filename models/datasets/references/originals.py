@@ -9,7 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 from models.datasets.references.encoded_image import EncodedImage
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 from models.errors import DatasetNotFound, ImageError
 
 MAX_AHEAD = 2**20

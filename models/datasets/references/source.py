@@ -9,7 +9,7 @@ from pathlib import Path
 
 from models.datasets.image_source import NamedImage, file_stamp
 from models.datasets.references.index import ReferenceIndex, read_record
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 from models.errors import DatasetNotFound, ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.bijections.additive_coupling import FrozenAdditiveCoupling
-from models.bijections.conv_functional import same_padding
 from models.bijections.convolution import FrozenConvolution
+from models.bijections.convolution_matrix import same_padding
 from models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
 from models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
 from models.bijections.spline import FrozenSpline, Knots

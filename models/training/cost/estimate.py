@@ -16,7 +16,7 @@ from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
 from models.training.cost.operation_counter import Work
 from models.training.cost.throughput import ASSUMED, Throughput
-from models.training.feature_fit import CHOICE_FOLDS
+from models.training.fit_feature_flows import CHOICE_FOLDS
 from models.training.precision import training_precision
 from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES, validation_tile
 from models.training.validation_plan import EVALUATION_SHARE, PhaseSteps, plan_validations

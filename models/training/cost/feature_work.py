@@ -11,8 +11,8 @@ from models.features.fit import FEW_CELLS, GRIDS
 from models.features.lite0 import BLOCKS, STEM
 from models.flows.architecture import FINEST_GRID, FeatureArchitecture
 from models.training.cost.operation_counter import Work
-from models.training.feature_fit import BATCH, CHOICE_FOLDS
 from models.training.feature_steps import BATCH as STEPS_BATCH
+from models.training.fit_feature_flows import BATCH, CHOICE_FOLDS
 
 DOUBLE = 2
 """Factor of operations in float64: a vector register holds half as many numbers."""

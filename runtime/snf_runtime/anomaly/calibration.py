@@ -26,7 +26,7 @@ from snf_runtime.anomaly.conformal import (
     smallest_p,
     threshold,
 )
-from snf_runtime.anomaly.explanation import explain
+from snf_runtime.anomaly.find_reasons import explain
 from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
 from snf_runtime.anomaly.statistics.gradient import GradientFamily

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration, MapReference
-from snf_runtime.anomaly.heat_map import PixelMaps, standardise, tile_maps
+from snf_runtime.anomaly.pixel_contributions import PixelMaps, standardise, tile_maps
 from snf_runtime.images.batch import Batch
 from snf_runtime.scoring.density import DensityPass, ImageDensity
 from snf_runtime.scoring.evidence import Evidence

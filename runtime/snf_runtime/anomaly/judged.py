@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.heat_map import PixelMaps
+from snf_runtime.anomaly.pixel_contributions import PixelMaps
 from snf_runtime.anomaly.regions import MapRegions
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.errors import ScoreNotFinite

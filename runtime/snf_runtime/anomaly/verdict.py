@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MapRegions
+from snf_runtime.anomaly.verdict_reason import VerdictReason, located
 from snf_runtime.images.placement import FilePlacement
 
 

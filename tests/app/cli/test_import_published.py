@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli.main import cli
 from models.flows.flow import Flow
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.registry.registry import Registry
 from snf_runtime.judged_counts import USAGE
 from tests.models.published.layers import Published, glow

@@ -20,7 +20,7 @@ from models.registry.registry import Registry
 from models.training.interrupted import Interrupted
 from models.training.parameter_texts import parameter_groups
 from models.training.presets import find_preset
-from models.training.run_record import FILE, RunRecord
+from models.training.same_run_check import FILE, RunRecord
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.unmeasured import unmeasured

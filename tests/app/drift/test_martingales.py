@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from app.drift import storage
-from app.drift.martingales import MartingaleStatus
 from app.drift.status import WindowStatus
+from app.drift.stream_martingales import MartingaleStatus
 from app.drift.window import Key, WindowReference
 from app.drift.windows import DriftWindows
 

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from models.anomaly.fitting.fit import MIN_GRADIENT_IMAGES, fit_cross, fit_split
+from models.anomaly.fitting.split_or_cross_conformal import MIN_GRADIENT_IMAGES, fit_cross, fit_split
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
 

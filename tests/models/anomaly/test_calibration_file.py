@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
 from models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
-from models.anomaly.fitting.fit import fit_cross, fit_split
+from models.anomaly.fitting.split_or_cross_conformal import fit_cross, fit_split
 from models.artifacts.files import CALIBRATION
 from models.errors import ArtifactError
 from models.scorer import Scorer

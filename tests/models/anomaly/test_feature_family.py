@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.fitting.statistic import fit_statistic
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
+from models.anomaly.fitting.statistic_densities import fit_statistic
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from snf_runtime.anomaly.calibration import Calibration, Fold
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.anomaly.fitting.fit import fit_split
 from models.anomaly.fitting.reference_images import reference_of
-from models.anomaly.fitting.statistic import fit_gradients, fit_statistic
+from models.anomaly.fitting.split_or_cross_conformal import fit_split
+from models.anomaly.fitting.statistic_densities import fit_gradients, fit_statistic
 from models.datasets import Dataset
 from models.evaluation.corruptions import Corruption, corrupt
 from models.evaluation.metrics import separation

@@ -15,13 +15,13 @@ from models.anomaly.heat_map_picture import OVERLAY_SIDE, overlay
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
 from models.flows.architecture import FullyConnectedArchitecture
-from models.loading.load_artifact import Artifact, load_artifact
+from models.loading.load_flows import Artifact, load_artifact
 from models.scorer import Scorer
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.flow_density import FlowDensity
 from models.scoring.frozen import freeze, layers_with_log_det
 from snf_runtime.anomaly.calibration import MapReference
-from snf_runtime.anomaly.heat_map import standardise
+from snf_runtime.anomaly.pixel_contributions import standardise
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from models.anomaly.calibration_file import load_calibration, save_calibration
 from models.anomaly.false_alarms import false_alarm_interval
-from models.anomaly.fitting.fit import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.reference_pass import collect_evidence
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
 from models.artifacts.files import CALIBRATION
 from models.datasets import load_dataset
 from models.errors import ArtifactError
@@ -22,8 +22,8 @@ from models.scorer import Scorer
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.judged import JudgedImage
-from snf_runtime.anomaly.reasons import VerdictReason, located
 from snf_runtime.anomaly.regions import MAX_REGIONS, find_regions
+from snf_runtime.anomaly.verdict_reason import VerdictReason, located
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.hybrid_density import HybridDensity

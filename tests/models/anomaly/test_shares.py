@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from models.anomaly.calibration_file import load_calibration, save_calibration
-from models.anomaly.fitting.statistic import fit_statistic
+from models.anomaly.fitting.statistic_densities import fit_statistic
 from models.artifacts.files import CALIBRATION
 from models.errors import ArtifactError
 from models.scorer import Scorer

@@ -14,7 +14,7 @@ from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.datasets import load_dataset
 from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from snf_runtime.anomaly.statistics.combined import merge, weights
 from snf_runtime.anomaly.verdict import Verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.bijections.conv_functional import Size
+from models.bijections.convolution_matrix import Size
 
 
 def placements(

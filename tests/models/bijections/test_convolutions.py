@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from models.bijections import convolution
-from models.bijections.conv_functional import (
+from models.bijections.convolution import ExactConv
+from models.bijections.convolution_matrix import (
     FactorisedConvolution,
     Size,
     convolve,
@@ -18,7 +19,6 @@ from models.bijections.conv_functional import (
     multiplicity,
     project,
 )
-from models.bijections.convolution import ExactConv
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 
 KERNELS = pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (1, 3), (3, 3), (5, 3)], ids=str)

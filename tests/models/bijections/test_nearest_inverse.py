@@ -9,8 +9,15 @@ import torch
 
 from models.bijections import convolution
 from models.bijections import nearest_inverse as module
-from models.bijections.conv_functional import FactorisedConvolution, LinAlgError, Size, flip, materialise, multiplicity
 from models.bijections.convolution import ExactConv
+from models.bijections.convolution_matrix import (
+    FactorisedConvolution,
+    LinAlgError,
+    Size,
+    flip,
+    materialise,
+    multiplicity,
+)
 from models.bijections.nearest_inverse import nearest_inverse
 from tests.models.bijections.convolutions import matrix, near_identity, placements
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bijections.autograd import call
+from models.bijections.autograd_calls import call
 from models.bijections.base import SelfNormalizing
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.convolution import ExactConv, SelfNormalizingConv

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models.bijections.base import Shape
-from models.bijections.conv_functional import FactorisedConvolution, Size, flip
 from models.bijections.convolution import SelfNormalizingConv
+from models.bijections.convolution_matrix import FactorisedConvolution, Size, flip
 from models.bijections.two_layer_inverse import TwoLayerInverseConv, place
 from models.flows.architecture import ConvolutionalArchitecture
 from models.flows.build import build_flow

@@ -23,7 +23,7 @@ from models.datasets.ingest.near_duplicates import near_pairs
 from models.disk_space import folder_bytes
 from models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from models.images.provenance import provenance_warning
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS
 from models.training.run import train

@@ -31,7 +31,7 @@ from models.flows.layers.elementwise import ActNormSpec
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec
 from models.flows.layers.spec import LayerSpec, layer_types
 from models.flows.vectors import STEP, vector_flow
-from models.loading.load_artifact import load_distribution
+from models.loading.load_flows import load_distribution
 from models.scorer import Scorer
 from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import Bijection
-from models.bijections.conv_functional import half_bandwidth
+from models.bijections.convolution_matrix import half_bandwidth
 from models.bijections.exponential import ExponentialConv
 from models.bijections.identity import Identity
 from models.bijections.periodic import transfer
@@ -24,7 +24,7 @@ from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.convolutions import ExactConvolutionSpec
 from models.flows.layers.spec import GROUP, LayerSpec, describe_layer, find_layer_type, layer_types, register
-from models.flows.levels import MAX_LAYERS, MAX_PARAMETERS
+from models.flows.level_specs import MAX_LAYERS, MAX_PARAMETERS
 from models.scoring.frozen import freeze
 from models.training.architecture_file import parse_architecture
 from tests.models.bijections.test_conformance import CASES

@@ -21,7 +21,7 @@ from models.artifacts.manifest import FILE, read_manifest
 from models.atomic_files import sha256_file
 from models.datasets import load_dataset
 from models.errors import ArtifactError
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.loading.verification import image_digest
 from models.scorer import Scorer
 from tests.models.helpers import edit_manifest, sign_again

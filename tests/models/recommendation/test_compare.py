@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from models.anomaly.fitting.fit import ReferenceEvidence
+from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
 from models.datasets import Images, load_dataset
 from models.errors import DatasetUnfit, ScoreNotFinite
 from models.images.options import ImageOptions

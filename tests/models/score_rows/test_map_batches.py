@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.datasets import load_dataset
 from models.errors import AlphaUnattainable, ArtifactError, ScoreNotFinite
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.score_rows.map_batches import SCORE_COLUMNS
 from models.scorer import Scorer
 from tests.support.paths import DIGITS

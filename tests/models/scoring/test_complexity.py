@@ -145,6 +145,6 @@ def test_only_pictures_know_of_png() -> None:
         if any(name == c or name.startswith(f"{c}.") for name in imported(path) for c in compressors)
     }
     assert guilty == {"heat_map_picture.py"}
-    drawing = {path.name for path in FILES if "snf_runtime.anomaly.heat_map" in imported(path)}
+    drawing = {path.name for path in FILES if "snf_runtime.anomaly.pixel_contributions" in imported(path)}
     # Results of judging hold heat maps; no statistic is computed from one.
     assert drawing == {"judged.py", "heat_map_pass.py"}

@@ -14,7 +14,7 @@ from models.bijections.actnorm import ActNorm
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.scoring.engines.open import open_engine
 from models.scoring.engines.torch_engine import TorchEngine

@@ -19,7 +19,7 @@ from models.audit import audit
 from models.datasets import load_dataset
 from models.errors import ArtifactError, BackboneMissing, StorageFull
 from models.loading.flow_model import FlowModel
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.scoring.cache_files import DIGEST_BYTES, write_cached
 from models.scoring.opened_density import OpenedDensity, open_waves

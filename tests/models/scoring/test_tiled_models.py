@@ -33,8 +33,8 @@ from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.presets import find_preset
 from models.training.run import folds_of_fit
-from snf_runtime.anomaly.heat_map import tile_maps
 from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.anomaly.pixel_contributions import tile_maps
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.codec import encode_png
 from snf_runtime.scoring.evidence import FeatureEvidence
@@ -196,7 +196,7 @@ def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPa
     assert bottom >= 106
     assert strongest.area <= (right - left) * (bottom - top)
     assert strongest.box in {reason.box for reason in result.verdict.reasons}
-    monkeypatch.setattr("snf_runtime.anomaly.heat_map.MAX_MAP_PIXELS", 5000)
+    monkeypatch.setattr("snf_runtime.anomaly.pixel_contributions.MAX_MAP_PIXELS", 5000)
     [found] = [found for _, found in scorer.density.passes([image]) if found is not None]
     assert isinstance(found, FeaturePass)
     [small] = tile_maps(found, scorer.require_spatial(), scorer.calibration.feature_maps(found.evidence()))
@@ -289,7 +289,7 @@ def test_a_model_of_tiles_is_evaluated_with_masks(
     sound, defect = np.sort(np.concatenate(normal)), np.concatenate(faulty)
     normal = normal[: len(half)]
 
-    monkeypatch.setattr("snf_runtime.anomaly.heat_map.MAX_MAP_PIXELS", map_pixels)
+    monkeypatch.setattr("snf_runtime.anomaly.pixel_contributions.MAX_MAP_PIXELS", map_pixels)
     parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
     report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
     found = report.sets[0].localisation

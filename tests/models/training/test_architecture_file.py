@@ -35,7 +35,7 @@ from models.flows.architecture import (
 from models.flows.build import build_flow, describe_flow
 from models.flows.flow import Flow, Level
 from models.flows.layers.spec import LayerSpec, describe_layer, layer_types
-from models.loading.load_artifact import load_artifact, load_flows
+from models.loading.load_flows import load_artifact, load_flows
 from models.loading.verification import verify_model
 from models.scorer import Scorer
 from models.scoring.frozen import constant_log_dets

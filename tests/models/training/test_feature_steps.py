@@ -19,8 +19,8 @@ from models.flows.architecture import FeatureArchitecture, Linear
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training import feature_steps
-from models.training.feature_fit import FittedFeatures, fit_features
 from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
+from models.training.fit_feature_flows import FittedFeatures, fit_features
 from models.training.presets import find_preset
 from models.training.run import train
 from tests.support.backbones import backbone_folder

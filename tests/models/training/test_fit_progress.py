@@ -10,7 +10,7 @@ import pytest
 
 from models.datasets import DatasetStore, load_dataset
 from models.scoring.options import EngineOptions
-from models.training.feature_fit import UNITS, passes_of_fit
+from models.training.fit_feature_flows import UNITS, passes_of_fit
 from models.training.presets import find_preset
 from models.training.run import train
 from tests.models.datasets.sample_files import pngs, source, zipped

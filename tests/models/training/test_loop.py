@@ -17,7 +17,7 @@ from models.atomic_files import sha256_file
 from models.datasets import Dataset, load_dataset
 from models.devices import find_device
 from models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound
-from models.loading.load_artifact import load_artifact
+from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.architecture_file import parse_architecture

@@ -6,7 +6,7 @@ from kombu.transport.virtual import QoS
 
 from tests.worker.support.helpers import fake_command
 from worker.log_setup import configure_logging
-from worker.runtime import watchdog
+from worker.runtime import reconnect_watchdog
 from worker.runtime.main import run_worker
 from worker.settings import load_settings
 
@@ -19,7 +19,7 @@ if __name__ == "__main__":
         return not for_good and self is not first[0]
 
     QoS.can_consume = can_consume
-    watchdog._RECONNECTING_S = 2.5
+    reconnect_watchdog._RECONNECTING_S = 2.5
     settings = load_settings()
     configure_logging(settings, "worker")
     raise SystemExit(run_worker(settings, fake_command))

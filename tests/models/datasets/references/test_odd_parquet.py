@@ -18,7 +18,7 @@ from models.datasets.references import parquet_rows
 from models.datasets.references.build_index import build_index
 from models.datasets.references.encoded_image import EncodedImage
 from models.datasets.references.index import ReferenceRecord
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 from models.errors import DatasetRefused, ImageError, PartFailed
 from models.locations.location import Location
 from models.scorer import Scorer
@@ -133,7 +133,7 @@ def test_a_value_of_many_rows_is_held_once(
     script = f"""
 import resource
 from pathlib import Path
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = ReferencedFiles(Path({str(tmp_path / "reference.sqlite")!r}))

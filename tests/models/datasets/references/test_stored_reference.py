@@ -13,7 +13,7 @@ from models.bulk.sources import open_source
 from models.datasets import DatasetStore, Source, count_images, dataset_names
 from models.datasets.image_source import StoredImages
 from models.datasets.references.encoded_image import EncodedImage
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 from models.datasets.references.source import ReferencedImages
 from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
 from models.images.options import ImageOptions

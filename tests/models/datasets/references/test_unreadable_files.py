@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from models.datasets.references.build_index import build_index
-from models.datasets.references.read_images import ReferencedFiles
+from models.datasets.references.referenced_files import ReferencedFiles
 from models.errors import ImageError
 from models.locations.disk import DiskFile
 from models.locations.entry import FileEntry

@@ -1,6 +1,6 @@
 """Conversion of the EfficientNet-Lite0 weights from their Python package, in a child process with limits.
 
-The child process runs ``python -m worker.sandbox.convert_backbone``.
+The child process runs ``python -m worker.sandbox.convert_lite0_backbone``.
 """
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
@@ -48,7 +48,7 @@ def add_lite0(store: BackboneStore) -> bool:
     with TemporaryDirectory() as folder:
         target = Path(folder, "weights.safetensors")
         try:
-            run_limited("worker.sandbox.convert_backbone", [os.fspath(source), os.fspath(target)], LIMITS)
+            run_limited("worker.sandbox.convert_lite0_backbone", [os.fspath(source), os.fspath(target)], LIMITS)
         except LimitExceeded as error:
             raise BackboneUnfit(f"converting {source.name} takes {error}") from error
         except ProcessDied as error:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from models.datasets.ingest.limits import Limits
 from models.datasets.references.encoded_image import EncodedImage, changed, too_large, unreadable
-from models.datasets.references.fetch import Piece, read_ahead
 from models.datasets.references.index import IndexedFile, ReferenceIndex, RowGroup, TarMember
 from models.datasets.references.parquet_rows import failed_rows, read_groups
+from models.datasets.references.read_ahead import Piece, read_ahead
 from models.errors import ImageError
 from models.locations.errors import FileChanged, FileUnreadable, LocationNotFound
 from models.locations.location import Location

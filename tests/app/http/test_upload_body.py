@@ -11,7 +11,7 @@ from starlette.types import Message
 
 from app.http.body_limit import BodyTooLarge
 from app.http.errors import Problem
-from app.http.uploads import CHUNK_BYTES, UploadBody
+from app.http.upload_body import CHUNK_BYTES, UploadBody
 
 
 class Client:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.bijections.autograd import call, first_derivatives
+from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import LogDetGradient
 
 

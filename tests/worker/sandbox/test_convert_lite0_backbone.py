@@ -12,8 +12,8 @@ import torch
 from models.errors import BackboneMissing, BackboneUnfit, ModelsError
 from models.features.lite0 import LITE0
 from models.features.store import BackboneStore
-from worker.sandbox import convert_backbone as module
-from worker.sandbox.convert_backbone import add_lite0, convert, package_file
+from worker.sandbox import convert_lite0_backbone as module
+from worker.sandbox.convert_lite0_backbone import add_lite0, convert, package_file
 from worker.sandbox.process import ProcessLimits
 
 

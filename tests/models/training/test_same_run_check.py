@@ -15,7 +15,7 @@ from models.training.config import MAX_STEPS, TrainingConfig
 from models.training.interrupted import Interrupted
 from models.training.presets import find_preset
 from models.training.run import train
-from models.training.run_record import FILE, RunRecord, begun_config, claim_folder
+from models.training.same_run_check import FILE, RunRecord, begun_config, claim_folder
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, small_digits
 

@@ -15,7 +15,7 @@ from models.locations.errors import LocationRefused
 from models.locations.location import Location
 from tests.support.paths import IMPORT_PATH
 from worker.attempts.attempt import JobSpec
-from worker.attempts.job_parts import begin_parts, join_parts
+from worker.attempts.score_parts import begin_parts, join_parts
 from worker.private_home import USER_UMASK
 from worker.settings import Settings
 
@@ -53,8 +53,8 @@ ATTEMPT = """
 import sys
 from pathlib import Path
 from models.bulk.part_tables import table_of
-from tests.worker.attempts.test_job_parts import PLAN, spec_of
-from worker.attempts.job_parts import begin_parts
+from tests.worker.attempts.test_score_parts import PLAN, spec_of
+from worker.attempts.score_parts import begin_parts
 from worker.settings import Settings
 base = Path(sys.argv[1])
 settings = Settings(home=base / "home", allowed_locations=(base.as_uri(),))

@@ -13,7 +13,7 @@ from models.bijections.local_affine import SelfNormalizingLocalAffine
 from models.features.fit import FitChoice, fit_layer
 from models.features.moments import FeatureMoments
 from models.flows.architecture import FeatureArchitecture
-from models.training.feature_fit import FittedFeatures, fit_features
+from models.training.fit_feature_flows import FittedFeatures, fit_features
 from tests.models.helpers import real_images
 
 SHAPE, GROUPS = (3, 4, 4), (2, 3)

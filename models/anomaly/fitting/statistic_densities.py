@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.fitting.densities import fit_gaussian, fit_mixture, shrunk_covariance
+from models.anomaly.fitting.gaussian_fits import fit_gaussian, fit_mixture, shrunk_covariance
 from snf_runtime.anomaly.density.conditioning import Conditioning
 from snf_runtime.anomaly.density.tails import Tail
 from snf_runtime.anomaly.statistics.combined import HeldOutSurprises, Statistic

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.fitting.statistic import fit_gradients, fit_statistic
+from models.anomaly.fitting.statistic_densities import fit_gradients, fit_statistic
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
-from snf_runtime.anomaly.heat_map import standardise
+from snf_runtime.anomaly.pixel_contributions import standardise
 from snf_runtime.anomaly.statistics.combined import Statistic
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 

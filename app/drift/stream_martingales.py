@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.anomaly.exchangeability import ConformalMartingale, Counts, RankCounts, p_value_cells
+from models.anomaly.conformal_martingale import ConformalMartingale, Counts, RankCounts, p_value_cells
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """Check of an ONNX backbone file in a child process with limits on memory and time.
 
-The child process runs ``python -m worker.sandbox.check_onnx``.
+The child process runs ``python -m worker.sandbox.check_onnx_backbone``.
 """
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
@@ -96,7 +96,7 @@ def check_onnx(content: bytes, backbone: Backbone) -> None:
         file.write_bytes(content)
         order = {"file": os.fspath(file), "backbone": backbone.model_dump(mode="json")}
         try:
-            run_limited("worker.sandbox.check_onnx", order, limits)
+            run_limited("worker.sandbox.check_onnx_backbone", order, limits)
         except LimitExceeded as error:
             raise BackboneUnfit(f"checking the ONNX file takes {error}") from error
         except ProcessDied as error:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.reasons import (
+from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
+from snf_runtime.anomaly.statistics.features import FeatureFamily
+from snf_runtime.anomaly.verdict_reason import (
     PlaceGrid,
     VerdictReason,
     feature_reason,
@@ -16,8 +18,6 @@ from snf_runtime.anomaly.reasons import (
     region_reason,
     statistic_reason,
 )
-from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
-from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.scoring.channel_statistics import ENERGY
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.grid import cell_side

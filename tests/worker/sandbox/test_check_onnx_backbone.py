@@ -11,8 +11,8 @@ from models.errors import BackboneUnfit, ModelsError
 from models.features.store import BackboneStore
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.onnx_files import attribute, model, node
-from worker.sandbox import check_onnx as module
-from worker.sandbox.check_onnx import add_onnx, described
+from worker.sandbox import check_onnx_backbone as module
+from worker.sandbox.check_onnx_backbone import add_onnx, described
 from worker.sandbox.process import ProcessLimits
 
 SHA256 = "0" * 64

@@ -9,7 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, kstest
 
-from models.anomaly.exchangeability import BETS, SHAPES, ConformalMartingale, RankCounts, log_densities, p_value_cells
+from models.anomaly.conformal_martingale import (
+    BETS,
+    SHAPES,
+    ConformalMartingale,
+    RankCounts,
+    log_densities,
+    p_value_cells,
+)
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 
 Array = NDArray[np.float64]
