@@ -127,7 +127,7 @@ class Scorer:
         return cls(OpenModel(artifact, summary, options, trained.opened(), trained))
 
     def exact_tolerance(self, log_likelihood: float) -> float:
-        """Return the allowed numerical error, in nats, of a log-likelihood that was computed in float32.
+        """Return by how many nats an exact log-likelihood may differ between float32 and float64 arithmetic.
 
         It bounds the difference from the float64 score, or from the score on another machine.
         """
@@ -162,7 +162,7 @@ class Scorer:
 
     @property
     def has_trained(self) -> bool:
-        """Whether the model's trained flows are in memory; they are loaded only when first needed."""
+        """Whether the trained flows are in memory; scoring with cached compiled graphs works without them."""
         return not callable(self._trained)
 
     @property
@@ -248,7 +248,7 @@ class Scorer:
         return scored
 
     def require_spatial(self) -> MapReference:
-        """Require support for heat maps, and return their reference values, measured on normal images.
+        """Return the pixel statistics of normal images for heat maps, or raise ``HeatMapUnsupported``.
 
         They are means and deviations by pixel or place, in nats. If there are none, raises ``HeatMapUnsupported``.
         """
@@ -312,7 +312,7 @@ class Scorer:
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
-        """Return a generator that scores images and detects anomalies in small groups, pausing in between.
+        """Return a generator that scores and judges images, and yields None between small groups of images.
 
         It yields between the groups, and returns the log-likelihoods and verdicts at the end.
         """

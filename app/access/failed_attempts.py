@@ -89,7 +89,7 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count an API key that was refused because its client address had to wait after wrong keys.
+        """Count a request that was refused because its client address still has to wait to try an API key.
 
         The key was not checked. The count is for the audit log and does not change the wait.
         """

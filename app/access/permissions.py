@@ -72,9 +72,9 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Mark a request as allowed if the role of its sender includes the role that the operation needs.
+    """Mark a request as allowed in its ASGI scope, or raise a ``Problem`` if its sender lacks the needed role.
 
-    The ASGI scope is marked as allowed. Otherwise a 401 or 403 ``Problem`` is raised, as by :func:`require`.
+    The ``Problem`` is a 401 or 403, as by :func:`require`.
     """
     require(scope, needed)
     scope[ALLOWED] = True
@@ -100,7 +100,7 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Describe in an OpenAPI document which API key role each operation needs, and how callers are refused.
+    """Describe in an OpenAPI document which role each operation needs, and its responses if access is refused.
 
     The responses are 401, 403, 429 and 503. The document is changed in place.
     """

@@ -42,7 +42,7 @@ class AuditedLayer(Answer):
 
 
 class AuditedTotal(Answer):
-    """Sum of the log-determinants of a model's layers, as used for scores and as recomputed in float64.
+    """Sum of a model's log-determinants in two versions: as used for scores, and recomputed in float64.
 
     It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 

@@ -21,7 +21,9 @@ MAX_VERSIONS = 16
 
 @dataclass(eq=False)
 class VersionEvidence:
-    """Statistics of the last images, at most 200, that a model version scored, for judging them again.
+    """The numbers behind the anomaly verdicts on the last images, at most 200, that a model version scored.
+
+    With these statistics the same images can be judged by another calibration.
 
     ``weights`` is the digest of the model's weights.
     """

@@ -41,7 +41,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
 
 
 def show(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """Return a model version's p-value calibration of a given number as an API answer.
+    """Return an API answer about the p-value calibration ``number`` of a model version.
 
     Raises:
         ModelNotFound: The model does not exist.
@@ -72,7 +72,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return the active calibration of a model version as an API answer, given the calibration's number.
+    """Return a model version's calibration ``number`` as an API answer that marks it as the one in use.
 
     The number must be that of the calibration in use, which is not checked.
 

@@ -189,7 +189,7 @@ def find_model(model: str) -> BulkModel:
 
 
 def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
-    """Find the images that ``snf bulk`` is to score; return their label and an object that reads them.
+    """Find the images for ``snf bulk``; return a label that names their source, and an object that reads them.
 
     The label is the name of a dataset of this machine, or the URL of a folder or file.
 

@@ -81,7 +81,7 @@ class JudgingModel:
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:
-    """Return the model version and calibration that a reference such as ``digits@live`` means now.
+    """Look up the model version and calibration that a reference such as ``digits@live`` stands for now.
 
     They come from the service of ``client``, or from this machine's registry if ``client`` is None.
     """

@@ -123,7 +123,7 @@ class LearningCurves:
         )
 
     def add(self, event: EventData) -> None:
-        """Add the measured values of a training event, such as bits/dim, to the two charts.
+        """Add the bits/dim and the reconstruction error of a training event to the chart of each.
 
         Events other than ``metrics`` and ``validation`` are ignored.
         """

@@ -8,7 +8,7 @@ import typer
 
 
 def published_line(ref: str, *, live: bool, unfit: Sequence[str], options: str = "") -> str:
-    """Return a line of text that reports the registration of a new model version.
+    """Return a one-line message which says that a new model version was registered.
 
     For an unfit version it has the reasons, and tells whether the version is live.
 

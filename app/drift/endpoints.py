@@ -47,7 +47,7 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
-    """End a model's drift alarm for all images together, and restart the drift tests behind it.
+    """End the drift alarm that covers all images of a model, whatever their source, and restart its tests.
 
     All tests start anew at the next image. Alarms and tests of single sources stay.
 

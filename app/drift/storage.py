@@ -47,7 +47,7 @@ class StoredBets(_DriftRecord):
 
     @classmethod
     def of(cls, stream: StreamBets) -> Self:
-        """Convert a martingale drift test, on p-values or on white levels, to its JSON form.
+        """Return the JSON form of a betting test for drift, with its image counts and betting capital.
 
         Before the first image, ``bets`` is None.
         """
@@ -61,7 +61,9 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Put the stored image counts and betting capital into ``stream``, a new betting test for drift.
+        """Copy the saved state of a drift test, such as its image counts, into the new test ``stream``.
+
+        The test bets on the ranks of the images. Its bets and their capital are copied, too, if there are any.
 
         Raises ``ValueError`` if the number of cells differs.
         """
@@ -141,7 +143,7 @@ class StoredWindow(_DriftRecord):
 
 
 class StoredModel(_DriftRecord):
-    """JSON form of a model version's drift data: the p-values of its recently scored images.
+    """Stored drift data of a model version: the p-values of images that it scored lately, in JSON form.
 
     They belong to one calibration and are grouped by image source.
     """

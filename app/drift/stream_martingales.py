@@ -29,11 +29,14 @@ class StreamBets:
 
     @classmethod
     def start(cls, ranks: RankCounts) -> StreamBets:
-        """Return a new betting test for drift, with no images seen yet and a capital of 1."""
+        """Return a new drift test for a stream of images, which has seen none of them yet.
+
+        The test bets on the rank of each image. Its capital starts at 1, and a large capital is a sign of drift.
+        """
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Update this betting test for drift with the values of new images.
+        """Update this drift test with a value of each new image, such as its p-value.
 
         Each value is ranked among all earlier ones, and capital is bet on its rank.
 
@@ -43,7 +46,9 @@ class StreamBets:
 
     @property
     def seen(self) -> Counts:
-        """The number of images seen so far in each histogram cell, as an array of shape ``(cells,)``.
+        """The number of images that this drift test has seen in each range of p-values or of brightness.
+
+        The result is an array of shape ``(cells,)``.
 
         A cell is a range of values of the tested quantity. Cells are ordered. Calibration images are not included.
         """
@@ -52,7 +57,7 @@ class StreamBets:
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Betting tests for drift of the p-values and the brightness of images in a stream.
+    """Tests for drift in a stream of images, one of their p-values and, where possible, one of brightness.
 
     They are conformal martingales. The measure of brightness is the white level.
 

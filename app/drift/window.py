@@ -38,7 +38,9 @@ class NewImages:
 
 @dataclass(frozen=True)
 class WindowImages:
-    """Copy of the p-values and white levels (brightness) of recently scored images, for a drift test.
+    """Copy of what a drift test needs of recently scored images: their p-values and brightness.
+
+    The measure of brightness is the white level.
 
     ``since`` is the time of the oldest image, in seconds since 1970. ``new`` has the images since the last test.
     """
@@ -133,7 +135,7 @@ class WindowReference:
     ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
-        """Return new martingale tests for drift in a stream of images, based on this calibration.
+        """Return new martingales: tests of whether a stream of images drifts away from this calibration.
 
         ``since`` is the time of the first image, in seconds since 1970.
         """
@@ -149,7 +151,7 @@ class ModelWindows:
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield pairs of an image source's label and the window of its recent images.
+        """Yield pairs of an image source, such as a camera, and the window of its newest images.
 
         First come all images together, with None as source. They are left out if there are none since the start or the
         last acknowledgement.

@@ -196,7 +196,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Restore the windows of a model's recent images, which drift tests use, from those stored on disk.
+        """Put a model's windows of recent images, as loaded from disk, back into memory for drift tests.
 
         Images that the model already has are replaced.
 
@@ -249,7 +249,7 @@ def _alarmed(key: Key, windows: Iterable[tuple[str | None, Window]]) -> list[str
 
 
 def label_of(key: Key, source: str | None) -> str:
-    """Return the log label of a window of recent images, such as ``parts:1 from line-1``.
+    """Return how log messages name a model and its image source, such as ``parts:1 from line-1``.
 
     It is the model, followed by the image source if there is one.
     """

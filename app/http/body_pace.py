@@ -40,7 +40,7 @@ class PaceLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the limits on slow request bodies that the settings of the service define.
+        """Return the limits for slowly arriving request bodies, taken from the settings of the service.
 
         They are ``body_timeout_s`` (seconds) and ``min_body_rate`` (bytes/s).
         """

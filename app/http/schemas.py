@@ -14,10 +14,7 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Register a rule in words for a regular expression of request values, and return the expression.
-
-    Validation errors show ``rule`` for ``expression``.
-    """
+    """Store the rule that error messages show in place of a regular expression, and return the expression."""
     RULES[expression] = rule
     return expression
 

@@ -27,7 +27,7 @@ WITHOUT_MODEL = ("train", "recommend")
 
 
 def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
-    """Return all datasets, each with the reason if the job described by ``draft`` cannot use it.
+    """Return all datasets, with a reason for each one that the planned job in ``draft`` cannot use.
 
     The job is not queued.
 

@@ -131,7 +131,7 @@ def estimate_job(
 def list_job_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
 ) -> JobDatasets:
-    """List all datasets, each with the reason if the job in the request cannot use it.
+    """List all datasets, and give a reason for each that the job described in the request cannot use.
 
     No job is queued.
 

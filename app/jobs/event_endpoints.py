@@ -74,7 +74,7 @@ def cursor(
         Query(alias="last_event_id", pattern=AFTER, description="The same, for clients that cannot set headers."),
     ] = None,
 ) -> Cursor:
-    """Return the position from which to continue a job's event stream.
+    """Return where in a job's event stream to continue, as given by the request's header or query.
 
     It is the position after the event id that the client sent, or the start if the client sent none.
     """

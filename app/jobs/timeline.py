@@ -78,7 +78,7 @@ class Advance(NamedTuple):
 
 
 class Timeline:
-    """Reader that merges two sources of a job's events into one sequence in order of time.
+    """Reader of a job's progress events and status changes, merged in the order of time.
 
     The events come from the job's event file and from its status changes in Redis.
 

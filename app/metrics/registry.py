@@ -91,7 +91,7 @@ class ServiceMetrics:
         self._batches.observe(images)
 
     def observe_waits(self, seconds: Iterable[float]) -> None:
-        """Record how many seconds each of several requests waited in the scoring queue for its first turn."""
+        """Record how many seconds each of several requests waited in the scoring queue before its work began."""
         for waited in seconds:
             self._waits.observe(waited)
 
@@ -103,7 +103,10 @@ class ServiceMetrics:
             self._flagged.labels(name, str(version)).inc(flagged)
 
     def count_image_errors(self, slugs: Iterable[str]) -> None:
-        """Count images that could not be scored, by error type; ``slugs`` has one error type per image."""
+        """Count images that could not be scored, by short error names such as ``wrong-image-shape``.
+
+        ``slugs`` has one such name per image.
+        """
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
 

@@ -89,7 +89,7 @@ def import_model(
     registry: RegistryDep,
     response: Response,
 ) -> ModelDetail:
-    """Upload a model as a tar archive from `GET /v1/models/{ref}/artifact`.
+    """Import the model in the request's body, a tar archive as `GET /v1/models/{ref}/artifact` returns it.
 
     It becomes the next version of the model name.
 

@@ -65,7 +65,9 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return the memory in bytes of a model part that was loaded after the model, such as its PyTorch flow.
+        """Return how many bytes of memory a loaded model grew by when a further part was loaded.
+
+        An example of such a part is the model's PyTorch flow.
 
         The arguments are as for :meth:`end`.
 

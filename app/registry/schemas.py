@@ -69,10 +69,7 @@ class ModelPage(Answer):
 
 
 class Serving(Answer):
-    """Description of how a loaded model version computes scores.
-
-    It has the library, the precision and the number of images that are computed at once.
-    """
+    """How a loaded model version computes scores: with which library and precision, how many images at once."""
 
     engine: str = Field(description="The library that computes: openvino or torch; of a hybrid model for its pixels.")
     precision: Precision = Field(

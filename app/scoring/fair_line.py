@@ -58,7 +58,7 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """The weight with which this work counts towards the limit on waiting requests.
+        """The number of requests that this work counts as, against the limit on waiting requests.
 
         It is 1 for images that share batches, and 8 for a generator.
         """

@@ -104,7 +104,9 @@ class Judging:
     async def admit(
         self, scope: Scope, ref: str, query: ScoreQuery, timeout_ms: int | None
     ) -> AsyncIterator[Admission]:
-        """Context manager that admits a scoring request, before its body is read, and loads its model.
+        """Context manager that checks whether a scoring request can be accepted, and loads its model.
+
+        This comes before the body of the request is read.
 
         The deadline of the request applies to the block.
 

@@ -144,7 +144,7 @@ class ItemError(Answer):
 
 
 class ImageRegion(Answer):
-    """Region of touching pixels (at sides or corners) where an image's anomaly map reaches its threshold."""
+    """Region of pixels that touch at sides or corners, all with anomaly values at or above a threshold."""
 
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."

@@ -67,7 +67,7 @@ class StartedEvent(Event):
 
 
 class MetricsEvent(Event):
-    """Event for the progress of a job.
+    """Event with numbers on the progress and the speed of a job.
 
     It has the steps done, images per second, seconds left, and in a training the bits per dimension.
 

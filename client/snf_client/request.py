@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RetryWhen(Enum):
-    """Rule for when a failed request may be sent again: always, if refused, or only if never sent."""
+    """Condition on which a failed request may be repeated, such as that it never reached the service."""
 
     ALWAYS = "always"
     """The call is idempotent: sending it twice has the effect of sending it once."""

@@ -53,7 +53,7 @@ class AuditedLayer(BaseModel):
 
 
 class AuditedTotal(BaseModel):
-    """Sum of the log-determinants of a model's layers, as used for scores and as recomputed in float64.
+    """Sum of a model's log-determinants in two versions: as used for scores, and recomputed in float64.
 
     It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
@@ -437,7 +437,7 @@ class ImageFacts(BaseModel):
 
 
 class ImageRegion(BaseModel):
-    """Region of touching pixels (at sides or corners) where an image's anomaly map reaches its threshold."""
+    """Region of pixels that touch at sides or corners, all with anomaly values at or above a threshold."""
 
     model_config = ConfigDict(frozen=True)
     box: tuple[int, int, int, int] = Field(
@@ -842,7 +842,9 @@ class ReferenceRequest(BaseModel):
 
 
 class RegionRates(BaseModel):
-    """How often anomaly maps flag a region on a defect or in a normal image, at a given false-alarm rate.
+    """Shares of defective images whose defect an anomaly map marks, and of normal images it marks falsely.
+
+    Both are for a given false-alarm rate.
 
     A region is flagged where the map is at or above its threshold.
 
@@ -926,10 +928,7 @@ class Samples(BaseModel):
 
 
 class Serving(BaseModel):
-    """Description of how a loaded model version computes scores.
-
-    It has the library, the precision and the number of images that are computed at once.
-    """
+    """How a loaded model version computes scores: with which library and precision, how many images at once."""
 
     model_config = ConfigDict(frozen=True)
     engine: str = Field(
@@ -1035,7 +1034,7 @@ class TrainingRun(BaseModel):
 
 
 class UndamagedImages(BaseModel):
-    """Fraction of good images that are falsely flagged before defects are added to them.
+    """Result on good images before defects are added to them: the fraction that is falsely flagged.
 
     The interval is a two-sided 95 % Clopper-Pearson interval.
     """

@@ -54,7 +54,7 @@ class RankCounts:
 
     @classmethod
     def of_p_values(cls, images: int) -> RankCounts:
-        """Return the histogram with which a drift test starts to rank images by conformal p-value.
+        """Return the initial histogram for a drift test on the conformal p-values of images.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
         This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
@@ -72,14 +72,16 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the histogram with which a drift test starts to rank images by brightness (white level).
+        """Return a drift test's initial histogram of image brightness, counted from the calibration images.
+
+        Brightness is the white level of an image, the 99 % quantile of its pixel values.
 
         ``calibration`` is the number of calibration images at each level, ``(levels,)``.
         """
         return cls(np.array(calibration, dtype=np.int64), own=1)
 
     def add(self, cells: Counts, generator: np.random.Generator) -> Array:
-        """Add new images to the histogram; return the rank of each, in (0, 1), among all images before it.
+        """Count new images by p-value or brightness; return each one's rank, in (0, 1), among earlier images.
 
         The images are counted in their order of arrival. The ranks are smoothed: images in the same cell are ordered by
         chance.
@@ -188,7 +190,9 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the log-densities of the drift test's eight betting functions at given image ranks.
+    """Return the logarithms of eight probability densities at given ranks of images among earlier images.
+
+    The drift test bets by these densities that ranks are not uniform.
 
     The logarithms are natural.
 

@@ -105,7 +105,9 @@ class LevelDrift:
 
 
 def level_test(levels: ArrayLike, calibration: ArrayLike) -> LevelDrift:
-    """Test recent images for drift by a Kolmogorov-Smirnov test of their brightness (white levels).
+    """Test whether the brightness of recent images differs from that of calibration images.
+
+    Brightness is measured by the white level. The test is that of Kolmogorov and Smirnov.
 
     The white level of an image is the 99 % quantile of its pixel values.
 

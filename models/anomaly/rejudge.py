@@ -36,7 +36,9 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of a scored image's anomaly statistics for storage, without gradient statistics.
+        """Return a stored copy of an image's evidence: the statistics by which it can be judged again.
+
+        Gradient statistics are left out, because they depend on the calibration that the image was scored with.
 
         The white level is left out as well.
 

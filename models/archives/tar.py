@@ -127,7 +127,7 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the source files whose content the iterator packs into the archive.
+        """Close the source files that this iterator reads to build the archive.
 
         This is needed only if iteration stops before the last piece.
         """

@@ -88,7 +88,7 @@ class LimitCurve(_LimitPart):
 
 
 class UndamagedImages(_LimitPart):
-    """Fraction of good images that are falsely flagged before defects are added to them.
+    """Result on good images before defects are added to them: the fraction that is falsely flagged.
 
     The interval is a two-sided 95 % Clopper-Pearson interval.
     """

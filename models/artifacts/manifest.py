@@ -27,7 +27,7 @@ class _ManifestPart(BaseModel):
 
 
 class GridChoice(_ManifestPart):
-    """Result of fitting a flow over image features with one grid size, in cells per side.
+    """Candidate grid size for a flow over image features, with the result of its best fit.
 
     It has the best shrinkages of the grid and the mean negative log-likelihood of held-out features.
     """

@@ -77,7 +77,7 @@ class Bijection(nn.Module):
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the layer's log-determinant if it is the same for all images of ``shape``, else 0.0.
+        """Return the layer's log-determinant for images of ``shape`` if it does not depend on the image.
 
         It is log|det dz/dx| in nats for images of ``shape`` (C, H, W). If the log-determinant depends on the image, the
         result is 0.0.
@@ -246,14 +246,14 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def store_reconstruction_error(self, error: Tensor) -> None:
-        """Store given reconstruction errors of the learned inverse, for ``pop_reconstruction_error`` to return.
+        """Store given reconstruction errors unchanged, for ``pop_reconstruction_error`` to return later.
 
         The errors, ``(N,)``, were computed before and are stored as they are.
         """
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Return and clear the errors with which the learned inverse reconstructed the last training batch.
+        """Return the learned inverse's reconstruction errors on the last training batch, and forget them.
 
         They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``, or the symmetric errors of the class if ``symmetric``
         is set.

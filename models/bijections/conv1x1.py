@@ -115,7 +115,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
         self.inverse_weight = nn.Parameter(by_columns(self.weight.detach().T))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
+        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
 
         The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.

@@ -164,7 +164,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
+        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
 
         The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -244,7 +244,7 @@ class FrozenConvolution:
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
+        """Return the inputs that the layer maps to ``z``; ``inverse`` chooses the exact or the learned inverse.
 
         x solves w * x + b = z exactly. If ``inverse`` is "learned" and there are learned kernels, they give an
         approximate x.
@@ -282,9 +282,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return convolved images, zeros in place of log-determinants, and per sample the learned inverse's error.
-
-        Of the log-determinant only the gradient is used.
+        """Return convolved images, zeros that only carry log-determinant gradients, and reconstruction errors.
 
         The convolution is y = w * x, and the error of the learned inverse kernel r is ||r * y - x||².
         """
@@ -319,9 +317,9 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return convolved images, zeros in place of log-determinants, and per sample the learned inverse's error.
+    """Return convolved images, zeros that only carry log-determinant gradients, and reconstruction errors.
 
-    Of the log-determinant only the gradient is used.
+    A reconstruction error tells how far the learned inverse is from restoring an image.
 
     Args:
         x: Images, ``(N, C, H, W)``.

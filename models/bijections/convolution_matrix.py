@@ -189,7 +189,7 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -> Tensor:
-    """Return the convolution kernel nearest to a matrix, given the matrix entries or sums of them.
+    """Return the kernel of the convolution whose matrix is nearest to a given matrix.
 
     Args:
         entries: By output channel, row and column, then by input channel, row and column: all entries of the matrix, or

@@ -102,7 +102,7 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> tuple[Weights, Weights, Weights]:
-        """Return the network's three convolutions as float64 copies of their weights and biases.
+        """Return the network's three convolutions in final form for scoring, as float64 weights and biases.
 
         The learned gain is folded into the last convolution.
         """
@@ -224,7 +224,9 @@ class FrozenCoupling:
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
 
     def in_bfloat16(self) -> FrozenCoupling:
-        """Return a copy of this layer with a faster 1x1 convolution in bfloat16.
+        """Return a copy of this layer whose network computes its middle convolution in bfloat16, which is faster.
+
+        The middle convolution is 1x1.
 
         This object is unchanged.
 

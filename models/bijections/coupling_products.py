@@ -83,7 +83,7 @@ class CouplingProducts(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the loss gradients with respect to the network's inputs and all its parameters.
+        """Return the gradients of the loss for the inputs and parameters of a coupling layer's network.
 
         The parameters are the weights, the biases and the map ``place``. The type of the products, an argument of
         :meth:`forward`, gets None. So does ``x`` if it needs no gradient, and ``place`` if it is None.

@@ -48,7 +48,7 @@ class ExactDense(Bijection):
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
+        """Return the layer's inputs for given outputs ``z``, and the log-determinant of this inverse map.
 
         The exact x = W⁻¹ (z - b) is in the shape of ``z``. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
         """
@@ -99,7 +99,7 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
         self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
+        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
 
         The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -164,7 +164,9 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
+        """Return the layer's outputs and its log-determinants, with zeros in place of the latter in training.
+
+        Training needs only the gradient of the log-determinant, not its value.
 
         The outputs are z = W x + b, and the log-determinant is log|det W| for each image. In training the
         log-determinant is 0, and its gradient needs no W⁻¹.
@@ -196,7 +198,7 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs of the fully connected layer, and zeros in place of the log-determinants.
+        """Return the outputs W x + b, and zeros that only carry the gradients of the log-determinants.
 
         The outputs are W x + b for vectors ``x``, ``(N, D)``. Of the log-determinant, ``(N,)``, only the gradient is
         used.
@@ -208,7 +210,10 @@ class RelativeProduct(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss gradient for the inputs, and relative gradients for the weights and the bias.
+        """Return the loss gradients for the layer's inputs, weights and bias; the last two are relative gradients.
+
+        A relative gradient is with respect to the coefficients A and a of a change of the outputs from z to z + A z +
+        a.
 
         The gradient of x is the ordinary gradient. The relative gradients are dW and db in the docstring of the class.
 

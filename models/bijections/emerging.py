@@ -59,7 +59,9 @@ class AutoregressiveConv(Bijection):
         return substitute_back(self.masked_weight().double(), z.double()).to(z.dtype), -self.log_det(z)
 
     def log_abs_det(self) -> Tensor:
-        """Return the contribution of a single pixel to the log-determinant of the layer's Jacobian.
+        """Return the log-determinant of the matrix that the layer applies to a single pixel's own channels.
+
+        Each pixel adds this number to the log-determinant of the layer's Jacobian.
 
         It is log|det L| in nats, a float64 scalar. L is the triangular matrix that maps a pixel's own channels.
         """
@@ -93,7 +95,7 @@ class AutoregressiveConv(Bijection):
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the layer's 2x2 kernel, with the weight matrix of the pixel itself made lower triangular.
+        """Return the layer's 2x2 kernel, with 0 where a channel would depend on later ones of its own pixel.
 
         The kernel is ``(C, C, 2, 2)``. The weights of the pixel itself are set to 0 above the diagonal.
         """

@@ -87,7 +87,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """The affine map from an input to the error left after the layer and its learned inverse are applied.
+        """The affine map that computes the learned inverse's error: the restored input minus the input.
 
         It is the matrix and the offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹, or None if no
         inverse was learned.
@@ -99,7 +99,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """The largest absolute entry in the matrix and the offset of ``reconstruction_map``.
+        """The largest absolute entry in the affine map that computes the learned inverse's error.
 
         It scales float32 arithmetic, and is 1.0 if the map is None or 0.
         """
@@ -109,7 +109,7 @@ class FrozenAffine:
 
     @property
     def has_reconstruction_error(self) -> bool:
-        """Whether ``reconstruction_error`` returns the error of a learned inverse rather than None.
+        """Whether ``reconstruction_error`` returns errors rather than None.
 
         This needs a learned inverse and images that are not flattened.
         """
@@ -200,7 +200,7 @@ class FrozenMap:
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
+        """Return the inputs for the outputs ``z``, by the layer's exact inverse or by its learned one.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.

@@ -36,13 +36,16 @@ def cell_of_places(height: int, width: int, grid: int) -> Tensor:
 
 
 def cell_count(height: int, width: int, grid: int) -> int:
-    """Return the number of grid cells over an image, at most ``grid`` along each side."""
+    """Return the total number of cells in a grid over an image: at most ``grid`` x ``grid``.
+
+    A side with fewer pixels than ``grid`` has a cell for each pixel.
+    """
     return min(grid, height) * min(grid, width)
 
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return a table of the pixel positions in each grid cell, and each pixel's index in that table.
+    """Return which pixels each grid cell contains, as a table, and where in the table each pixel stands.
 
     The table is ``(cells, most)``, and the indices are ``(places,)``.
 
@@ -158,7 +161,7 @@ class ExactLocalAffine(Bijection):
         return (counts * log_abs_dets(self.weight.double())).sum()
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer's Jacobian in nats, which is the same for all images.
+        """Return the log-determinant in nats that the layer has for every image of shape ``shape``.
 
         ``shape`` must be the shape of the layer.
         """
@@ -201,7 +204,9 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
+        """Return the layer's outputs and its log-determinants, with zeros in place of the latter in training.
+
+        Training needs only the gradient of the log-determinant, not its value.
 
         The outputs are W (x - m). In training the log-determinant is 0, with a gradient estimated by the learned
         inverse R.
@@ -258,9 +263,9 @@ class LocalProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return matrix products, zeros in place of log-determinants, and per sample the learned inverse's error.
+        """Return the products W x, zeros that only carry log-determinant gradients, and reconstruction errors.
 
-        Of the log-determinant only the gradient is used.
+        W is the matrix of the grid cell that contains a pixel, and x the channels of the pixel.
 
         The products are W x. The error is ||R W x - x||² of each sample, ``(N,)``.
         """
@@ -332,7 +337,7 @@ class FrozenLocalAffine:
         return inverses(self.matrices)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
+        """Return the inputs that the layer maps to ``z``; ``inverse`` chooses the exact or the learned inverse.
 
         They are W⁻¹ z + m exactly. If ``inverse`` is "learned" and an inverse R was learned, they are the approximate R
         z + m.

@@ -22,14 +22,16 @@ class MatrixInverse(SelfNormalizing):
 
     @property
     def learns_inverse(self) -> bool:
-        """Whether training updates the learned inverse matrix R, by gradients or by explicit corrections.
+        """Whether training updates R, the learned approximation of the weight matrix's inverse.
+
+        Training updates it by gradients or by calls of ``correct_inverse``.
 
         It is false where R was fixed by hand.
         """
         return self.corrected or super().learns_inverse
 
     def set_corrected(self, corrected: bool) -> None:
-        """Set whether training updates the learned inverse R by explicit corrections instead of gradients.
+        """Set whether training updates the learned inverse R by ``correct_inverse`` instead of by gradients.
 
         With corrections R has no gradient. An R that is fixed stays fixed.
         """
@@ -47,7 +49,7 @@ class MatrixInverse(SelfNormalizing):
 
     @torch.no_grad()
     def correct_inverse(self, directions: Tensor) -> None:
-        """Correct the learned inverse by the least change that makes it exact on a set of directions.
+        """Change the learned inverse as little as possible to make it exact for vectors made of ``directions``.
 
         For directions V the matrix R becomes
 

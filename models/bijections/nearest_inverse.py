@@ -72,7 +72,7 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
 
 
 def nearest_to_whole_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-    """Return a convolution's log-determinant and nearest inverse kernel, from the whole inverse matrix.
+    """Return a convolution's log-determinant and the kernel that best fits the full matrix of its inverse.
 
     The values are those of :func:`nearest_inverse`, which is usually faster.
 

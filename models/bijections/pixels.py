@@ -118,7 +118,9 @@ class LogitPixels(Elementwise):
 
 
 class MarginalPixels(Elementwise):
-    """Pixel transform that maps the distribution of training pixels to a mixture of three Gaussians.
+    """Pixel transform that makes pixel values follow a mixture of Gaussians for black, grey and white pixels.
+
+    It is fitted to the marginal distribution of the training pixels: that of single pixels, whatever their neighbours.
 
     It is G⁻¹(F(x)), where F is the distribution function of training pixels and G that of the mixture.
 
@@ -205,7 +207,7 @@ class MarginalPixels(Elementwise):
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:
-        """Return a deep copy of this transform for scoring, with precomputed lookup tables.
+        """Return a fixed copy of this transform for faster scoring, with precomputed tables of its functions.
 
         Later training does not change the copy.
         """

@@ -60,7 +60,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return matrix products, zeros in place of log-determinants, and per sample the learned inverse's error.
+        """Return the products W x, zeros that only carry log-determinant gradients, and reconstruction errors.
 
         The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
         gradient is used.
@@ -111,9 +111,9 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return matrix products, zeros in place of log-determinants, and per sample the learned inverse's error.
+    """Return the products W x, zeros that only carry log-determinant gradients, and reconstruction errors.
 
-    Of the log-determinant only the gradient is used.
+    A reconstruction error tells how far the learned inverse is from restoring an input.
 
     Args:
         x: Images ``(N, C, H, W)`` or vectors ``(N, C)``.

@@ -217,7 +217,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the relative position in each bin at which the spline has risen by the share ``rise``.
+        """Return the position in each bin where the spline has risen by the share ``rise`` of the bin's height.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """

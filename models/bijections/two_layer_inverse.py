@@ -56,7 +56,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, which is replaced by 0 in training.
+        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
 
         The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -113,7 +113,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy of this layer for scoring, with both learned inverse kernels.
+        """Return an immutable float64 copy of this layer for scoring, with the two kernels of its learned inverse.
 
         Together, the two kernels approximate the inverse of the layer.
         """
@@ -122,7 +122,9 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """PyTorch autograd function of a convolution whose gradients use an inverse learned as two kernels.
+    """PyTorch autograd function of a convolution whose gradients use a learned inverse of two kernels.
+
+    The two kernels are applied one after the other.
 
     The function is w * x. The gradient of log|det| is computed with the learned inverse.
 
@@ -147,7 +149,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return convolved images, zeros in place of log-determinants, and per sample the learned inverse's error.
+        """Return convolved images, zeros that only carry log-determinant gradients, and reconstruction errors.
 
         The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
         log-determinant only the gradient is used.
@@ -189,7 +191,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Combine a learned inverse of two kernels into one kernel, refined by a Newton-Schulz step.
+    """Merge the two kernels of a learned inverse into one kernel, and refine it by a Newton-Schulz step.
 
     Returns the middle taps of 2r - r * w * r for the kernel w and its approximate inverse r = r2 * r1.
 
@@ -208,7 +210,9 @@ def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Sum a product of two convolution matrices over the entries where each weight of a kernel would stand.
+    """Sum a product of two convolution matrices into the shape of a kernel, one sum for each weight.
+
+    In the matrix of a convolution each weight of its kernel stands at many entries. The sum is over these entries.
 
     It is the gradient with respect to w of the Frobenius inner product <T(w), T(outer) T(inner)>, where T(k) is the
     matrix of the convolution by k.
@@ -241,7 +245,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Return, for each pair of kernel offsets, how many pixels stay inside the image under both shifts.
+    """Count, for each pair of kernel offsets, the pixels in the image that stay in it under both shifts.
 
     They are the pixels u for which u, u + d and u + t are all inside, for each pair of kernel offsets d and t.
 

@@ -46,7 +46,7 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
 
 
 def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
-    """Return an Arrow table of scores with its label columns, such as the model, set from ``metadata``.
+    """Return a table of scores with label columns, such as the model, filled in from ``metadata``.
 
     The columns are the model, the calibration, the false-alarm rate and the dataset.
     """

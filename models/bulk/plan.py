@@ -77,7 +77,7 @@ class BulkPlan(BaseModel):
         return -(-self.count // self.images_per_part)
 
     def range(self, index: int) -> tuple[int, int]:
-        """Return the range ``(start, stop)`` of image indices, without ``stop``, in part ``index`` of the job.
+        """Return ``(start, stop)`` for part ``index``: the index of its first image, and one after its last.
 
         >>> plan = BulkPlan(
         ...     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=4500
@@ -101,7 +101,7 @@ class BulkPlan(BaseModel):
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return the plan ``stored`` if it equals this plan in all but the compute engine, else this plan."""
+        """Return this plan with the compute engine of ``stored`` if all else is equal, otherwise unchanged."""
         if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
             return stored
         return self
@@ -243,7 +243,7 @@ class OpenPlan:
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
     def merge(self, table: Path) -> PartSummary:
-        """Check the Parquet files of all parts of the images, and merge them into one result file.
+        """Check the Parquet files with the scores of the job's parts, and merge them into one file.
 
         Returns the counts of images, errors and anomalies.
 

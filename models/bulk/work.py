@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Protocol of a picklable handle with which each process of a bulk scoring opens the images."""
+    """Protocol of an object that is sent to processes of a bulk scoring to open the images there."""
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Open the images as an ``ImageSource`` for a model with the given preprocessing.

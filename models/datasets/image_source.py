@@ -102,7 +102,7 @@ class StoredImages:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """The height and width of each image to read in pixels, ``(n, 2)``, before the preprocessing."""
+        """The original height and width of each image in pixels, before it is preprocessed, ``(n, 2)``."""
         with self._open() as storage:
             return storage.sizes(self._order)[list(self._rows)]
 

@@ -30,7 +30,7 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Assignment of each image of a dataset to a part: training, anomaly statistics or calibration.
+    """Assignment of each image of a dataset to its use: training, anomaly statistics or calibration.
 
     In a small dataset, some images also have a fold, for cross-conformal prediction.
 
@@ -191,7 +191,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Divide images into at most five folds (subsets) of similar size, keeping related images together.
+    """Divide images into up to five folds, or subsets, of similar size; keep groups together if possible.
 
     The folds serve cross-conformal p-values.
 
@@ -229,7 +229,9 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Group a new dataset's images, then split them for training, anomaly statistics and calibration.
+    """Group a new dataset's images, by folder unless groups were given, and divide them by their use.
+
+    The uses are training, fitting anomaly statistics, and calibration.
 
     The split is stored in the dataset's index and returned.
     """
@@ -263,7 +265,7 @@ def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return a group name for each image path: the name of one of its folders.
+    """Return a group name for each image path, so that images in the same subfolder form a group.
 
     It is the first folder below the folder that all paths have in common.
 

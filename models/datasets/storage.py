@@ -184,7 +184,9 @@ class Storage:
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield each stored image's rank (position from 0) in the sort order given by ``order``.
+        """Yield the position that each image, taken in storage order, has when images are sorted by ``order``.
+
+        Positions count from 0.
 
         The order is an SQL expression. The images come in the order of their ``start``.
         """
@@ -198,14 +200,16 @@ class Storage:
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the fold (subset) numbers of the images that a small dataset uses for anomaly statistics.
+        """Return the fold, or subset, of each image that a small dataset does not use for training.
+
+        These images serve for anomaly statistics and for calibration.
 
         Folds are 0 to 4. The images are ordered by path.
         """
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> OpenedImage:
-        """Return a stored image, opened upright and in its original size.
+        """Return a stored image in its original size, turned upright where its file asks for that.
 
         Raises ``ImageError`` if the image is damaged.
         """

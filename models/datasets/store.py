@@ -51,14 +51,13 @@ class DatasetStore:
         return sorted(filter(is_name, folders))
 
     def has(self, name: str) -> bool:
-        """Return whether there is a complete dataset of a user with this name."""
+        """Return whether there is a complete dataset ``name`` that a user has made, not a built-in one."""
         return is_name(name) and any((self.root / name / file).is_file() for file in (REPORT, REFERENCE))
 
     def report(self, name: str) -> DatasetReport:
-        """Return the report on the images of a dataset.
+        """Return the report on a dataset's images: their sizes, colours, duplicates and rejected files.
 
-        It was made when the dataset was uploaded or inspected, and covers sizes, colours, duplicates and rejected
-        files.
+        It was made when the dataset was uploaded or inspected.
 
         Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset by reference that was not inspected.
         """
@@ -89,7 +88,7 @@ class DatasetStore:
             )
 
     def reference(self, name: str) -> ReferenceRecord | None:
-        """Return the location, files and image count of a dataset by reference; None for an uploaded one.
+        """Return the location and files that a dataset refers to, or None if its images were uploaded.
 
         Raises ``DatasetNotFound``.
         """

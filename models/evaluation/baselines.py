@@ -38,7 +38,9 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """Baseline anomaly score: the absolute z-score of one number per image.
+    """Baseline anomaly score for a number per image that can be too low or too high.
+
+    The number is, for example, the log-likelihood of the image.
 
     The score of a number x is |x - m| / s, with the mean m and the standard deviation s of normal images.
     """
@@ -48,9 +50,9 @@ class TwoSided:
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Fit the baseline score to one number for each normal image, such as its log-likelihood.
+        """Return a score with the mean and standard deviation of ``values``, one number per normal image.
 
-        ``values`` is ``(n,)``; the score takes its mean and standard deviation.
+        The shape of ``values`` is ``(n,)``.
         """
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 

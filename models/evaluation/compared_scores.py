@@ -80,7 +80,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Anomaly scores of an evaluation that one function computes together for a batch of images.
+    """Several anomaly scores of an evaluation, with the function that computes all of them for a batch.
 
     ``compute`` turns a batch of N images into an array ``(N, len(columns))``.
     """
@@ -292,7 +292,9 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with an anomaly score for each statistic of the backbone network's features.
+    """Return a ``ScoreGroup`` that scores how unusual the backbone network's features of an image are.
+
+    There is a score for each statistic of the features, such as for their most unusual place.
 
     A score is -ln p in nats, averaged over the folds of the calibration.
 

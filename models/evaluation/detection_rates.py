@@ -56,7 +56,7 @@ class Thresholds:
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return each image's p-value for the anomaly score with the given column index.
+        """Return each image's p-value by the anomaly score in column ``column`` of the table of scores.
 
         It is (1 + number of normal scores >= its own) / (1 + normal images). The result is ``(N,)``.
         """
@@ -151,7 +151,7 @@ def compare(
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
 ) -> list[schema.Curve]:
-    """Return the ROC curve of each anomaly score of the given kinds, such as baselines.
+    """Return the ROC curve of each anomaly score whose kind, such as ``baseline``, is asked for.
 
     The kinds are in ``families``. A curve has at most 200 points.
     """

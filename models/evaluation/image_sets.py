@@ -94,7 +94,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one dataset that an evaluation scores together, with an optional simulated fault.
+    """Images of one dataset for an evaluation, unchanged or damaged by a simulated fault such as a hole.
 
     The fault is ``corruption``; :meth:`batches` applies it.
     """
@@ -141,7 +141,7 @@ class ImageSet:
         return replace(self, source=chosen)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield all images in batches of at most 250, with the set's simulated fault, if any.
+        """Yield all images in batches of at most 250, damaged by the set's simulated fault, if any.
 
         Raises ``DatasetUnfit`` for an image that the model refuses, and ``DatasetNotFound`` if the dataset was deleted.
         """
@@ -149,7 +149,7 @@ class ImageSet:
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
     def decoded(self) -> Iterator[list[DecodedImage]]:
-        """Yield all decoded images of the set in batches, without a simulated fault.
+        """Yield all decoded images in batches, without the simulated fault that ``batches`` adds to them.
 
         Each image comes with the size of its file.
 

@@ -39,7 +39,7 @@ def few(images: ImageSet) -> ImageSet:
 
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
-    """Return indices of evenly spaced images, so few that all their anomaly maps fit into memory."""
+    """Return indices of images spread evenly over a set, so few that all their anomaly maps fit into memory."""
     largest = images.preprocessing.height * images.preprocessing.width
     if images.preprocessing.tiled and len(images):  # the maps are as large as the images, which keep their size
         largest = min(int(images.sizes.prod(1).max()), MAX_MAP_PIXELS)

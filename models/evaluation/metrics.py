@@ -63,7 +63,7 @@ class Resamples:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return three metrics of how well an anomaly score separates normal from anomalous images.
+    """Return AUROC, average precision and FPR of a score, which tell how well it finds anomalous images.
 
     AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
     is the smallest false-positive rate among thresholds with at least 95 % true positives.

@@ -139,7 +139,9 @@ class ImageCount(_EvaluationPart):
 
 
 class RegionRates(_EvaluationPart):
-    """How often anomaly maps flag a region on a defect or in a normal image, at a given false-alarm rate.
+    """Shares of defective images whose defect an anomaly map marks, and of normal images it marks falsely.
+
+    Both are for a given false-alarm rate.
 
     A region is flagged where the map is at or above its threshold.
 
@@ -234,7 +236,7 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
-        """Return the label, kind and false-alarm rates of the anomaly score ``name``.
+        """Return the description of the anomaly score ``name``, which is a column of this report.
 
         Raises ``StopIteration`` if it is missing.
         """

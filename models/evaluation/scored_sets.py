@@ -42,7 +42,7 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return an empty selection of images, as the start for merging the selections of batches.
+        """Return an empty selection of most or least anomalous images, to start merging from.
 
         ``shape`` is the (C, H, W) of the images.
         """

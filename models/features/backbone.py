@@ -109,10 +109,7 @@ class Backbone(BaseModel):
 
     @property
     def pooled_groups(self) -> tuple[int, int]:
-        """Numbers of features in the two groups of pooled features, which are averages over the image.
-
-        The first group has the means of the ``maps``, the second the means of ``pooled``.
-        """
+        """Two numbers of image-wide average features: how many come from ``maps``, and how many from ``pooled``."""
         return sum(output.channels for output in self.maps), self.pooled.channels
 
     def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class FeatureExtractor(Protocol):
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """Number of features in each group of pooled features, which are averages over the whole image.
+        """The number of pooled features, averages over an image, that each group of network outputs gives.
 
         The sum of the numbers is K.
         """

@@ -60,7 +60,7 @@ class FitChoice:
 
 
 def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
-    """Choose the regularisation of Gaussian fits to image features by cross-validation, for each grid size.
+    """Choose by cross-validation the cell grid and the regularisation of Gaussian fits to image features.
 
     Regularisation is shrinkage of the means and covariances. A grid divides the feature map into cells.
 
@@ -180,7 +180,9 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return which cells of a feature map are used to compute held-out likelihoods, as a mask.
+    """Return a mask of the cells of a feature map in which fits are compared: all, or a quarter of many.
+
+    Fits are compared by the likelihood of held-out features.
 
     The mask is over the cells of the finest grid, bool ``(cells,)``.
 

@@ -29,7 +29,7 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Normalizing flows over image features, fitted to all training images and optionally also to subsets.
+    """Normalizing flows over image features, with more than one fit where training images are few.
 
     Each layer of a fit is a linear map z = W (x - m). The last layer, or the Glow steps after it, give standard normal
     latents z.
@@ -64,9 +64,9 @@ class FeatureFlows(nn.Module):
         self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
-        """Yield the two layers of each fitted flow, starting with the flow fitted to all training images.
+        """Yield the two layers of each fitted flow: for local features, and for averages over the whole image.
 
-        They are the layer over the features at places and the layer over the pooled features.
+        The flow fitted to all training images comes first.
         """
         for places, pooled in zip(self.places, self.pooled, strict=True):
             assert isinstance(places, ExactLocalAffine)
@@ -74,7 +74,9 @@ class FeatureFlows(nn.Module):
             yield places, pooled
 
     def layers(self) -> Iterator[tuple[str, Bijection]]:
-        """Yield the name and module of every layer, with names such as ``places.0``.
+        """Yield the name and the module of every layer of every fitted flow.
+
+        A name is a kind and a number, such as ``places.0`` for the first layer over features at positions.
 
         The order is that of the weights' names.
         """

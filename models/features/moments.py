@@ -55,7 +55,7 @@ class FeatureMoments:
         self.shift: Tensor | None = None
 
     def add(self, features: NDArray[np.float32], folds: NDArray[np.integer]) -> None:
-        """Add the features of a batch of images to the sums of each image's fold (disjoint subset).
+        """Add the features of each image in a batch to the running sums of its subset, or fold.
 
         Args:
             features: The features at places, float32 ``(N, C, rows, columns)``.
@@ -78,7 +78,7 @@ class FeatureMoments:
                 self.products[fold, new] += of_place.mT @ of_place
 
     def total(self, folds: list[int]) -> MomentSum:
-        """Return the sums of features and of their products over several folds (image subsets) together.
+        """Add up the sums of features and of products of two features over several folds, or image subsets.
 
         The folds are given by their numbers.
         """
@@ -117,7 +117,9 @@ class MomentSum:
 
     @property
     def means(self) -> Tensor:
-        """Mean feature vector at each position of the feature map, minus the constant vector ``shift``.
+        """The mean of the shifted feature vectors at each position of the feature map.
+
+        Features are shifted by the constant vector ``shift``, which keeps their sums precise.
 
         The shape is ``(places, C)``.
         """
@@ -146,7 +148,7 @@ class MomentSum:
         return torch.bincount(cells, counted, minlength=int(cells.max()) + 1).double()
 
     def cell_means(self, grid: int) -> Tensor:
-        """Return for each feature position the mean feature vector of its grid cell.
+        """Divide the feature map into a grid of cells; return the mean feature vector of each position's cell.
 
         It is the mean of the shifted features over all places of the cell. The shape is ``(places, C)``.
         """
@@ -177,7 +179,7 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return, for each grid cell, the sum of outer products of two vectors over the cell's positions.
+        """Add up, for each grid cell, the outer products of ``left`` and ``right`` at its positions.
 
         Returns the sums of left right^T, ``(cells, C, C)``.
 

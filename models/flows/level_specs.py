@@ -56,7 +56,10 @@ class SplitSpec(_Part):
     place: Place = False
 
     def coupling(self) -> AffineCouplingSpec:
-        """Return the description of the affine coupling layer that gives the prior of the split-off latents."""
+        """Return the description of the coupling layer that models the split-off latents given other channels.
+
+        The layer scales and shifts the latents, so their prior is a Gaussian given the other channels.
+        """
         return AffineCouplingSpec(width=self.width, place=self.place)
 
 

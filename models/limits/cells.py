@@ -27,7 +27,10 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """Stored counts of flagged images for each simulated defect, to resume a measurement of detection limits.
+    """Record of how many images with each simulated defect were flagged, to resume a measurement later.
+
+    A cell is one shape, size and contrast of a defect. What is measured are detection limits, the smallest defects
+    found.
 
     The numbers are in one JSON file that is replaced after each defect.
 
@@ -45,17 +48,14 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return the stored number of images with a given simulated defect that were flagged as anomalous.
+        """Return how many images with the simulated defect named ``key`` were flagged as anomalous.
 
         It is None if the count of the defect is not finished.
         """
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Store how many images with a given simulated defect were flagged as anomalous.
-
-        ``key`` names the defect, and ``found`` is the number of images.
-        """
+        """Record ``found``, how many images with the simulated defect ``key`` were flagged, to resume later."""
         self._counts.found[key] = found
         self._counts.seconds = self.seconds_before + time.monotonic() - self._began
         if self._path is not None:

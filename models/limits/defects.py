@@ -75,7 +75,9 @@ def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
 
 
 def add_defect(image: Image, defect: Defect, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Return a copy of an image with a defect drawn on a bright part, and the defect's mask.
+    """Return a copy of an image with a simulated defect, such as a scratch, and the mask of the defect.
+
+    The place is on a bright part of the image: a hole in the dark background would not be a fault.
 
     A pixel x that the defect covers by the share a becomes x + s a c for contrast c and sign s, x (1 - a) in a hole,
     and the mean of a ring around the square in a missing part. Values are rounded, and clipped to 0..255. The sign is

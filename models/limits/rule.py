@@ -31,7 +31,7 @@ def limit_cell(size: int, found: int, images: int) -> LimitCell:
 
 
 def undamaged_images(flagged: int, images: int) -> UndamagedImages:
-    """Return the observed false-alarm rate: the share of defect-free images that are flagged as anomalous.
+    """Return the result on defect-free images: the share of them that is falsely flagged as anomalous.
 
     It comes with its two-sided 95 % interval. Both are None if there are no images.
     """
@@ -41,7 +41,7 @@ def undamaged_images(flagged: int, images: int) -> UndamagedImages:
 
 
 def goes_on(cell: LimitCell) -> bool:
-    """Return whether the result for one defect size justifies measuring smaller sizes.
+    """Return whether defects of this size are found often enough to try smaller ones.
 
     They are measured if the upper bound of this size's found share is at least 0.5.
     """

@@ -58,7 +58,7 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return this model's density, ready to score images, with two properties of its trained flows.
+        """Return the model opened for scoring: its probability density and two properties of its flows.
 
         The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
         gradients. The number is None for a model with features.
@@ -118,7 +118,9 @@ class FlowModel:
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Add statistics of log-likelihood gradients to image scores, as evidence for anomaly verdicts.
+        """Attach statistics of log-likelihood gradients to image scores, step by step, for anomaly verdicts.
+
+        The log-likelihoods stay as they are; the statistics become part of the evidence that verdicts use.
 
         Returns a generator that yields before each backward pass. At its end it returns the scores with the evidence.
 
@@ -139,7 +141,7 @@ class FlowModel:
         return add_gradients(scored, np.concatenate(features))
 
     def gradient_map_steps(self, images: Batch, maps: Sequence[PixelMaps]) -> Steps[list[PixelMaps]]:
-        """Add a map with the norm of the log-density gradient at each pixel to the heat maps of images.
+        """Add to each image's heat maps, step by step, the norm of the log-density gradient at each pixel.
 
         The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. Heat
         maps of images of several tiles stay as they are.

@@ -44,7 +44,7 @@ class ModelFiles:
 
     @classmethod
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the paths of a model's files with a digest of their present content.
+        """Return the paths of a model's files, with one digest that stands for their content at present.
 
         Files that change later are refused by their digest. Raises ``ArtifactError`` if the manifest or the record of
         the calibration cannot be read.

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenModel:
-    """Model that is loaded and ready to score images, with its density and calibration.
+    """Model that is loaded and ready to score images and to judge them by its calibration.
 
     Attributes:
         model: The verified model, with the calibration in use.

@@ -49,7 +49,9 @@ class VerifiedModel:
 
 
 def verify_model(folder: Path) -> VerifiedModel:
-    """Check the SHA-256 digests of all files of a model, and return the model without its flows.
+    """Check the SHA-256 digests of a model's files; return its description, calibration and test images.
+
+    The trained flows are not loaded.
 
     Args:
         folder: The folder of the artifact.

@@ -62,7 +62,10 @@ class DiskFile:
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
 
     def stat(self) -> FileEntry | None:
-        """Return the file's name, size in bytes and version text, or None if there is no such file."""
+        """Return the file's name, size and last change, or None if there is no such file.
+
+        The size is in bytes. The last change is given as the version, a text made of time of change and size.
+        """
         try:
             return self.entry(None)
         except LocationNotFound:
@@ -96,7 +99,9 @@ class DiskFile:
             sync_folder(path.parent)
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry (name, size, version) for each file in this folder and its subfolders, sorted by name.
+        """Yield an entry for each file below this path, which must be a folder, sorted by name.
+
+        An entry has the name, size and version of a file. Raises ``LocationNotFound`` if the path is that of a file.
 
         Links to folders are not followed. They are yielded with a ``problem``.
 

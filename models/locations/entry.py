@@ -45,7 +45,10 @@ class LocatedFile(Protocol):
         ...
 
     def stat(self) -> FileEntry | None:
-        """Return the file's name, size in bytes and version text, or None if there is no such file."""
+        """Return the file's name, size in bytes and version identifier, or None if there is no such file.
+
+        The version identifier is a text that differs where the content may differ.
+        """
         ...
 
     def write(self, data: bytes | Path) -> None:
@@ -64,7 +67,9 @@ class LocatedFile(Protocol):
         ...
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry (name, size, version) for each file in this folder and its subfolders, sorted by name.
+        """Yield an entry for each file below this location, which must be a folder, sorted by name.
+
+        An entry has the name, size and version of a file.
 
         The order is that of the UTF-8 bytes of their names.
         """

@@ -126,7 +126,7 @@ class Budget:
         self.tick()
 
     def note(self, text: str) -> None:
-        """Report a note on the model comparison, such as a part left out, and record it in the plan."""
+        """Report a message about the model comparison to its observer, and store it in the comparison's plan."""
         if text not in self.plan.notes:
             self.plan.notes.append(text)
             self._observe({"event": "log", "message": text})

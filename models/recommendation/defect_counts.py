@@ -25,7 +25,9 @@ Kind = tuple[Shape, int | None]
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """Fraction of found defects by defect kind and size, measured for each model family.
+    """Detection rates of artificial defects by shape, contrast and size, for each compared type of model.
+
+    A type of model, or family, judges images by their pixels, by their features or by both.
 
     Measurements that were skipped or cut short for lack of time are listed, too.
 
@@ -41,7 +43,7 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return the pairs of defect shape and contrast to measure, the most important first.
+    """Return all pairs of defect shape and contrast, in an order in which every shape is measured early.
 
     Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
     follow.

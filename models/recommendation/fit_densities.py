@@ -46,7 +46,7 @@ TIMED = 32
 
 @dataclass(frozen=True)
 class FittedPart:
-    """Density of pixels or features that was fitted to images, with its likelihood and fit time.
+    """Fitted density of pixels or features, one part of a model, with its likelihood on unseen images.
 
     The likelihood is that of held-out images.
 

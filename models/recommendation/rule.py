@@ -51,7 +51,9 @@ def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
-    """Return the mean rank of a model family's detection limits among the tried defect sizes.
+    """Return the mean position of a model family's detection limits in the rising list of defect sizes.
+
+    The position of a limit, from 0, is its rank. It is one past the end where there is no limit.
 
     A smaller rank is better: the family finds smaller defects.
 

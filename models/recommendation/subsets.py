@@ -63,7 +63,7 @@ class Subsets:
 
     @property
     def counts(self) -> ComparedImages:
-        """The number of images in each of these subsets, as a ``ComparedImages`` object."""
+        """The numbers of images that are used to fit, calibrate and test the compared models."""
         return ComparedImages(
             fit=len(self.fit),
             statistics=self.statistics,

@@ -14,7 +14,7 @@ USUAL_ALPHAS = (0.001, 0.01, 0.05)
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
-    """Return the false-alarm rates among 0.001, 0.01 and 0.05 at which a calibration can flag images.
+    """Return those of the false-alarm rates 0.001, 0.01 and 0.05 that a calibration has enough images for.
 
     Those below the smallest p-value of the calibration are left out.
     """
@@ -23,7 +23,9 @@ def attainable(smallest_p: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class UnlessCoarser:
-    """Rule that activates a new calibration unless its smallest p-value is above the active one's.
+    """Rule that activates a new calibration unless its smallest possible p-value exceeds the active one's.
+
+    With a larger one, images may no longer be flagged at small false-alarm rates.
 
     A calibration with a larger smallest p-value is coarser.
 

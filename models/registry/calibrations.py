@@ -81,9 +81,9 @@ class CalibrationStore:
         return newest if newest > choice.newest else choice.calibration
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of the calibration with the given number, or None for number 0.
+        """Return the folder of a calibration; None for number 0, which is stored in the model's own folder.
 
-        The folder may not exist. Number 0 is stored with the model.
+        The folder may not exist.
         """
         return None if number == OWN else self.folder / str(number)
 

@@ -66,7 +66,7 @@ class LimitStore:
         return records
 
     def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
-        """Return the number and the record of the newest detection limit measured with a calibration.
+        """Return number and record of the detection limit that fits a calibration best: its newest one.
 
         If the calibration has no limit, the newest limit of all is returned; None if there is none.
         """

@@ -113,7 +113,7 @@ class Registry:
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Return the model version for a parsed reference, with its active calibration.
+        """Return the model version that a reference such as ``digits@best`` names, with its active calibration.
 
         Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """

@@ -27,7 +27,7 @@ Columns = Mapping[str, Any]
 
 
 def score_columns(judge: Judge, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-    """Score the images in a batch of table columns, and return the columns with score columns added.
+    """Score the images in the column ``image`` of a table batch; return the other columns and the scores.
 
     The column of the images is left out. Each column has one value for each image.
 

@@ -36,7 +36,9 @@ class FrozenLevel(LevelLayout):
 
 @dataclass(frozen=True)
 class FrozenFlow(FlowLayout):
-    """Immutable copy of a trained flow that scores and samples images of one shape without computing determinants.
+    """Immutable copy of a trained flow for scoring and sampling, with determinants computed in advance.
+
+    It takes images of one shape.
 
     Attributes:
         levels: The levels, finest scale first.
@@ -147,7 +149,9 @@ def require_invertible(flow: Flow, image_shape: Shape) -> None:
 
 @torch.no_grad()
 def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = None) -> FrozenFlow:
-    """Return an immutable copy of a trained flow that scores and samples images without computing determinants.
+    """Return an immutable copy of a trained flow that stores the constant log-determinants of its layers.
+
+    Scoring and sampling with the copy compute no determinants.
 
     Args:
         flow: The flow.

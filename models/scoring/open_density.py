@@ -21,7 +21,7 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return a dict, by layer name, of the log-determinants in a model that are the same for all images.
+    """Return, by layer name, the log-determinants of a model's layers that are the same for every image.
 
     They are in nats, computed in float64.
 
@@ -42,7 +42,7 @@ def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, fl
 
 
 def layers_with_log_dets(flows: TrainedFlows, architecture: Architecture) -> set[str]:
-    """Return the names of the layers whose log-determinant is stored with the model.
+    """Return the names of layers whose log-determinant is stored, as it does not depend on the image.
 
     Their log-determinant is the same for all images.
     """

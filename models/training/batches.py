@@ -60,7 +60,10 @@ class Batches:
         return torch.from_numpy(pixels + np.random.default_rng((self.seed, step, 1)).random(pixels.shape))
 
     def pixels(self, step: int) -> NDArray[np.uint8]:
-        """Return the augmented images of training step ``step`` without noise, uint8 ``(B, C, H, W)``."""
+        """Return the augmented images of one training step, before dequantisation noise is added, as uint8.
+
+        The shape is ``(B, C, H, W)``.
+        """
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size

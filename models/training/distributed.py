@@ -27,7 +27,7 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """Number (rank) of this process among the processes that train a flow together.
+    """The number of this process, called its rank, and how many processes train one flow together.
 
     Its methods exchange values with the other processes.
 

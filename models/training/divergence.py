@@ -69,7 +69,7 @@ class ReportHistory:
         self._interval = max(REPORT_SECONDS, seconds / REPORT_SHARE)
 
     def add(self, step: int, bits: float, now: float) -> float | None:
-        """Record a report of bits per dimension, and return the speed in training steps per second.
+        """Record step, time and bits per dimension of a report, and return the training steps per second.
 
         The speed is measured since the report before. It is None for the first report.
         """
@@ -132,9 +132,9 @@ class SkippedSteps:
         self._too_many = self._too_many | (self._in_a_row >= self._most_in_a_row) | (self._total > allowed)
 
     def read(self) -> Skips:
-        """Return the counts of skipped training steps.
+        """Return the counts of training steps skipped because their loss or gradient was not finite.
 
-        ``new`` counts the steps skipped since the last call.
+        ``new`` counts those since the last call, and ``in_a_row`` the latest ones in a row.
         """
         counts = torch.stack([self._in_a_row, self._total, self._last, self._too_many])
         in_a_row, total, last, too_many = counts.tolist()

@@ -76,7 +76,10 @@ class EvaluationPlan:
 
     @classmethod
     def whole(cls, dataset: Dataset, seconds: ImageSeconds) -> EvaluationPlan:
-        """Return a plan to evaluate a model on all statistics, calibration and test images of a dataset.
+        """Return a plan to evaluate a model on every image of a dataset outside its training part.
+
+        These are the images for anomaly statistics, for calibration and for tests. Gradients are computed for a limited
+        number of them.
 
         Args:
             dataset: The dataset; without a calibration part, where there are folds, there are no gradients.
@@ -98,7 +101,7 @@ class EvaluationPlan:
 
     @property
     def gradient_images(self) -> GradientImages:
-        """The two limits on the number of images for which this plan computes log-likelihood gradients.
+        """The limits on images whose gradients are computed: for Fisher information and for reference images.
 
         One is the limit for the Fisher information, the other the limit for each of the two parts of the reference
         images.
@@ -143,7 +146,7 @@ class EvaluationPlan:
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
-        """Return the statistics, calibration and test images of a dataset that this plan uses.
+        """Return the images of a dataset that this plan uses for statistics, for calibration and for tests.
 
         They are evenly spaced, as many as in the plan, and in their order.
         """

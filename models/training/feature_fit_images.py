@@ -80,7 +80,7 @@ class ChosenImages:
 
 
 class EveryImage:
-    """Read-only sequence that joins the images of several parts of a dataset, read in batches by slices."""
+    """Read-only sequence that joins the images of several sequences; a slice of it is a batch of images."""
 
     def __init__(self, parts: tuple[Batch, ...]) -> None:
         self._parts = parts

@@ -53,9 +53,9 @@ class StepsPlan:
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """Trained Glow steps (blocks of flow layers) over features, with their gain on held-out images.
+    """Trained blocks of flow layers, the Glow steps, with their gain in likelihood over flows without them.
 
-    The gain is how much the steps raise the log-likelihood.
+    The steps are for flows over features, and the gain is measured on held-out images.
 
     Attributes:
         architecture: The architecture with the steps.
@@ -77,19 +77,22 @@ class StepsOutcome:
 
     @property
     def standard_error(self) -> float:
-        """The standard error, in nats, of the mean rise of held-out log-likelihoods (the gain)."""
+        """The standard error, in nats, of the mean log-likelihood that the Glow steps add on held-out images."""
         return float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
 
     @property
     def kept(self) -> bool:
-        """Whether the Glow steps become part of the model.
+        """Whether the trained Glow steps improve held-out likelihoods enough to become part of the model.
 
         They do if the gain exceeds its standard error.
         """
         return self.gain > self.standard_error
 
     def summary(self) -> str:
-        """Return a sentence with the Glow steps' held-out gain, its standard error, and whether they are kept."""
+        """Return a sentence that says how many nats the trained Glow steps gain, and whether they are kept.
+
+        The gain is the mean rise of held-out log-likelihoods, which is given with its standard error.
+        """
         return (
             f"{self.architecture.steps} Glow steps over features: held-out images became likelier by {self.gain:.1f} "
             f"nats (standard error {self.standard_error:.1f}), so the steps are {'kept' if self.kept else 'left out'}"
@@ -126,7 +129,7 @@ class StepsTrial:
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
 
     def add(self, start: int, features: NDArray[np.float32]) -> None:
-        """Write the features of a batch to the temporary file of the trial.
+        """Write the features of a batch to a temporary file, to train and test Glow steps later.
 
         Only the evenly spaced images or tiles that the trial uses are written.
 
@@ -137,7 +140,9 @@ class StepsTrial:
         self._file.write(features[-start % self._every :: self._every].tobytes())
 
     def run(self, layer: ExactLocalAffine, report: Callable[[int, int], None]) -> StepsOutcome:
-        """Train the Glow steps, and measure their gain on held-out images.
+        """Train additional Glow steps for flows over features, and measure their gain on held-out images.
+
+        Glow steps are blocks of flow layers.
 
         The steps are trained on features that ``layer`` has whitened. The gain is how much they raise the
         log-likelihood.

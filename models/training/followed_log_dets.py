@@ -40,7 +40,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Tracker of the log-determinants of flow layers that do not compute them during training.
+    """Tracker that supplies the layer log-determinants that training skips, to report bits per dimension.
 
     They are estimated or computed for each report of bits per dimension.
 
@@ -61,7 +61,9 @@ class FollowedLogDets:
         self._computed: list[tuple[Bijection, Shape]] = []
 
     def start(self, flow: Flow, log_dets: Mapping[str, float] | None = None) -> None:
-        """Begin to track the log-determinants of a flow's layers, starting from their exact values.
+        """Begin to estimate the layers' log-determinants during training, starting from their exact values.
+
+        Training itself leaves them out.
 
         The exact values are given, or computed at the weights of ``flow``.
 

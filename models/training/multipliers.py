@@ -104,7 +104,7 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the weighted sum of the layers' reconstruction errors plus a damping term.
+        """Return the layers' weighted reconstruction errors, plus an extra penalty on errors above the target.
 
         It is Σ_k (lambda_k rho_k + 0.05 relu(rho_k / target - 1)²) for weights lambda and errors rho.
         """
@@ -192,7 +192,9 @@ def _clipped_violation(errors: Tensor, target: float) -> Tensor:
 
 
 def make_multiplier(rule: MultiplierRule, layers: int, weight: float, target: float) -> Multiplier:
-    """Return a new rule that weights the reconstruction errors of ``layers`` layers: fixed, GECO or MDMM.
+    """Return a new rule for weighting each layer's reconstruction error in the loss, fixed or adaptive.
+
+    The adaptive rules, GECO and MDMM, change the weights to bring the errors to a target.
 
     Args:
         rule: "fixed", "geco" or "mdmm".

@@ -44,7 +44,7 @@ class Loss:
 
     @property
     def kept_log_likelihood(self) -> Tensor:
-        """Mean log-likelihood, in nats, of the images that the loss does not leave out as too unlikely."""
+        """Mean log-likelihood, in nats, of the images that the loss uses; outliers may be left out."""
         return self.log_likelihood if self.trimmed is None else self.trimmed.log_likelihood
 
     @property
@@ -154,7 +154,7 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
-        """Adapt the penalty weights of the layers and the outlier threshold after a training step.
+        """Adapt the layers' penalty weights, and the threshold for outlier images, after a training step.
 
         Images with a log-likelihood below the threshold are left out of the loss.
 

@@ -103,7 +103,7 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the training settings of a recipe, overridden by ``parameters``.
+    """Return the training settings of a recipe, such as a preset, changed by the user's ``parameters``.
 
     If ``parameters`` have ``max_minutes`` and no ``max_steps``, the minutes alone decide when the training ends.
 

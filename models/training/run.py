@@ -203,7 +203,7 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the fold number of each image if the feature fit is repeated without each fold, else None.
+    """Return each image's fold number if feature flows are also fitted with each fold left out, else None.
 
     It is not repeated where the images have too many tiles to keep their evidence under all fits in memory.
     """

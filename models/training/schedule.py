@@ -21,7 +21,7 @@ QUICK_SECONDS = 0.3
 
 
 class Schedule:
-    """Schedule of a training run, which tracks its progress, its validations and its remaining time.
+    """Schedule that follows a training run's progress, decides when to validate and estimates the time left.
 
     A budget in minutes is the time from the start of the process to the written model. What validation, the fit of
     features, evaluation and calibration will take is set aside, and the steps have the rest.
@@ -48,7 +48,7 @@ class Schedule:
         self._warm: TrainingState | None = None
 
     def resume(self, state: TrainingState) -> None:
-        """Continue the schedule from the steps and the time that a training had before it was interrupted."""
+        """Continue the schedule of an interrupted training from its number of steps and its elapsed time."""
         self._origin -= state.elapsed_seconds
         self._first_step = state.step
         self._validated_at = self.advance(state)

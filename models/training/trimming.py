@@ -94,7 +94,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
-        """Record a batch among the last 1024 images, whose log-likelihoods set the threshold for outliers.
+        """Add a batch's log-likelihoods to those of the last 1024 images, which set the outlier threshold.
 
         Stored are the deviations of its log-likelihoods from their median.
 

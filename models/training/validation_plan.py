@@ -22,7 +22,7 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Durations of validation, feature fitting and evaluation in a training run, counted in training steps.
+    """Time that validation, feature fitting and evaluation take, in units of one training step's time.
 
     Unknown durations are 0.
 

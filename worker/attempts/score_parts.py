@@ -41,7 +41,7 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Score files of a bulk scoring job, which stay separate at the job's output location.
+    """Score files of a bulk scoring job, which are kept at its output location instead of being merged.
 
     There is one file for each part (range of images).
 

@@ -42,7 +42,9 @@ class BrokerReserve:
         self._next_try = 0.0  # by time.monotonic()
 
     def balance(self) -> None:
-        """Delete the reserve file if the disk is nearly full, or create it if there is room.
+        """Delete the file that reserves disk space when the disk is nearly full; create it when there is room.
+
+        The freed space lets the broker's server go on.
 
         It is created only if it fits beside the space that this product leaves free on the disk.
 

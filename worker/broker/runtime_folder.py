@@ -42,7 +42,7 @@ def make_runtime_folder(folder: Path) -> None:
 
 @contextmanager
 def runtime_folder_in_use(settings: Settings) -> Iterator[None]:
-    """Context manager that creates the folder of the embedded broker's socket and prevents its removal.
+    """Context manager that creates the embedded broker's socket folder and keeps it while it is in use.
 
     With any other broker it does nothing. The folder is held during the ``with`` block.
 

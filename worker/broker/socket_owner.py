@@ -26,7 +26,7 @@ _LOCAL_PEERPID = 0, 2
 
 
 def listens(path: Path) -> bool:
-    """Return whether any process listens on a Unix socket, including a process that hangs.
+    """Return whether any process listens on a Unix socket, even if the process does not respond.
 
     A hanging process counts even if its socket accepts no more connections.
     """
@@ -98,7 +98,9 @@ def _start_time(pid: int) -> str:
 
 
 def listener_folder(path: Path, note: Path) -> Path | None:
-    """Return the working folder of the process that listens on a Unix socket, even if the process hangs.
+    """Return the working folder of the process that listens on a Unix socket.
+
+    A process that hangs is found by the file ``note``.
 
     Returns None if there is no process, or if its folder cannot be found out.
 

@@ -17,7 +17,7 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Store of the ratios of past training times to the times expected on a reference machine.
+    """Correction factors for estimated training times: how much longer past trainings took than expected.
 
     They are kept in Redis to correct later estimates.
 

@@ -60,7 +60,9 @@ class LeaseStore:
     def renew(
         self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
     ) -> RequestedAction:
-        """Extend a worker's lease (exclusive right) on a job, and return the action that users requested.
+        """Extend a worker's lease on a job, and return whether users asked to go on, pause or cancel.
+
+        A lease is the exclusive right to run the job.
 
         The lease then ends ``lease_s`` seconds from now.
 

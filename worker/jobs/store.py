@@ -281,7 +281,7 @@ class JobStore(LeaseStore):
             raise JobConflict(f"job {job_id} is {verdict}; cancel it first or wait for its end")
 
     def unrecorded(self) -> Ids:
-        """Return the ids of failed jobs whose training run is perhaps not marked as failed yet.
+        """Return the ids of failed jobs whose training run may still have to be marked as failed.
 
         An id is listed from the moment a job fails until :meth:`recorded` is called or the job is removed.
         """
@@ -289,7 +289,7 @@ class JobStore(LeaseStore):
             return sorted(cast(set[str], self._client.smembers(self._key("unrecorded"))))
 
     def recorded(self, job_id: str) -> None:
-        """Take a failed job off the list of jobs whose training run must still be marked as failed.
+        """Record that a failed job's training run has been marked as failed.
 
         Call this once the run is marked, or if the job has no run.
 

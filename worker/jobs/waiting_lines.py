@@ -75,7 +75,9 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job, whose message is sent again, to the waiting line that workers serve first.
+        """Move a queued job to the line that workers serve first, as its message is sent again.
+
+        A message is sent again if the earlier one was lost or consumed.
 
         Returns False, without a change, if the job is not queued.
 

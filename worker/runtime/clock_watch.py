@@ -17,7 +17,9 @@ class ClockWatch:
         self._offset_s: float | None = None
 
     def jump(self, server_s: float, monotonic_s: float) -> float:
-        """Return by how many seconds the Redis server's clock has jumped since the last call.
+        """Return by how many seconds the Redis server's clock jumped against this process's monotonic clock.
+
+        The jump is that since the last call.
 
         The value is negative if the clock was set back. It is 0 at the first call, and if the clock did not jump.
 

@@ -48,7 +48,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager in which to start the child process that inherits the pipe's reading end.
+        """Context manager in which to start the child process that will read from this pipe.
 
         At its end, this process closes its copy of the reading end. After an error it closes both ends.
         """
@@ -61,19 +61,19 @@ class Lifeline:
             os.close(self.fd)
 
     def send(self, message: bytes) -> None:
-        """Send a message of one byte to the child process; do nothing if the child has ended."""
+        """Send one byte to the child process, such as a reason to stop, unless it has ended."""
         try:
             os.write(self._writing, message)
         except BrokenPipeError:
             return
 
     def close(self) -> None:
-        """Close the parent's end of the pipe; the child then acts as if its parent had died."""
+        """Close the parent's end of the pipe; a child that still runs stops, as if its parent had died."""
         os.close(self._writing)
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Start a thread that waits for the parent process to send messages or to die.
+    """Start a thread that calls given functions at messages from the parent process and at its death.
 
     A message is one byte.
 

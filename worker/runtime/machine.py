@@ -14,7 +14,7 @@ _SMALLEST = 2 * 2**30
 
 
 def machine_id() -> str | None:
-    """Return a text that identifies this machine, or this container, until it is started again.
+    """Return a text that identifies this machine or container and changes each time it is started.
 
     Its host name may change meanwhile, and another machine may get that name.
 

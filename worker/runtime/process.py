@@ -119,7 +119,10 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """Return the command line, as a list, of a process that helps with the bulk scoring job in ``folder``."""
+    """Return the command line of a process that helps score the images of the bulk job in ``folder``.
+
+    It is a list of arguments.
+    """
     return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 

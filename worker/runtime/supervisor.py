@@ -41,7 +41,10 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Outcome of an attempt to run a job, such as succeeded, paused or not taken."""
+    """Outcome of a worker's attempt to run a job, such as succeeded, failed or paused.
+
+    ``NOT_TAKEN`` means that the job was not started, for example because it is over or was delivered twice.
+    """
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, a job that is over, or one that waits for more room
     SUCCEEDED = "succeeded"

@@ -52,7 +52,7 @@ class ThroughputMeter:
         self._thread = threading.Thread(target=self._run, name="throughput", daemon=True)
 
     def start(self) -> None:
-        """Start the measurement thread, unless the result of an earlier measurement is stored."""
+        """Start to measure this machine's training speed in a thread; do nothing if a result is stored."""
         if stored_throughput(self._file) is None:
             self._thread.start()
 

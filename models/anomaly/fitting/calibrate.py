@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GradientImages:
-    """Maximum numbers of images for which the calibration of a model computes log-likelihood gradients.
+    """Two limits on how many images the calibration of a model computes log-likelihood gradients for.
 
     Each of these images needs a backward pass. ``fisher`` is the limit for the Fisher information, and ``ranked`` the
     limit for each of the two parts of the reference images.

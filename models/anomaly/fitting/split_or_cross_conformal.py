@@ -56,14 +56,18 @@ class ReferenceEvidence:
     gradient_rows: NDArray[np.intp] | None = None
 
     def with_gradients(self, gradients: Array, rows: NDArray[np.intp]) -> ReferenceEvidence:
-        """Return a copy of this object with log-likelihood gradient features added for some of its images.
+        """Return a copy of this object with features of the log-likelihood gradients of the images ``rows``.
+
+        They may be only some of its images, because gradients take long to compute.
 
         ``gradients`` are the features of m images, ``(m, G)``, and ``rows`` the numbers of these images.
         """
         return replace(self, gradients=gradients, gradient_rows=rows)
 
     def rows_with_gradients(self) -> NDArray[np.intp]:
-        """Return the indices of the images whose log-likelihood gradient features are known.
+        """Return the indices of the images for which log-likelihood gradient features were computed.
+
+        They may be computed for some of the images only, as each image takes a backward pass.
 
         The result has the shape ``(m,)``.
         """
@@ -72,7 +76,7 @@ class ReferenceEvidence:
         return np.arange(len(self.evidence)) if self.gradient_rows is None else self.gradient_rows
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the anomaly statistics of only those images whose log-likelihood gradient features are known.
+        """Return the anomaly statistics of just those images for which log-likelihood gradients were computed.
 
         They have their gradient features. The result is empty if there are no such images.
         """
@@ -91,7 +95,7 @@ class ReferenceEvidence:
         )
 
     def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
-        """Return the largest value of the anomaly map of each image that ``inside`` selects.
+        """Return the largest value in the anomaly map of each image for which the mask ``inside`` is true.
 
         The result is None if the images have no anomaly map.
 

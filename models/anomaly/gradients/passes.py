@@ -83,7 +83,7 @@ class GradientPasses:
         return np.concatenate(features) if features else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def maps(self, images: Images) -> NDArray[np.float64]:
-        """Return the size of the log-likelihood gradient at each pixel, as one map for each image.
+        """Return one map for each image: the size (norm) of the log-likelihood gradient at each pixel.
 
         The size is the norm over the channels. The result is ``(N, H, W)``.
 
@@ -122,7 +122,7 @@ class GradientPasses:
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return the scores of images with each image's log-likelihood gradient features added.
+    """Return image scores with given features of the log-likelihood's gradient attached to each score.
 
     ``features`` has one row for each image, ``(N, G)``.
 

@@ -117,7 +117,9 @@ def gradient_weights(flow: Flow) -> int:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return one row of anomaly-test features for each image, computed from its log-likelihood gradients.
+    """Return, for each image, a row of numbers that measure the sizes of its log-likelihood gradients.
+
+    Anomalies are recognised by these features.
 
     They are logarithms of squared gradient norms, plain and relative to the Fisher information,
     ``(N, 1 + 2 * groups)``.

@@ -35,7 +35,9 @@ class Fingerprint:
 
 
 def fingerprint(opened: OpenedImage) -> Fingerprint:
-    """Return the size, the colour, a SHA-256 of the pixels and a perceptual hash of an opened image.
+    """Return what reveals duplicates of an image: size, colour mode, whether it is grey, and two hashes.
+
+    The hashes are a SHA-256 of size and pixels, and a perceptual hash, which is similar for similar images.
 
     Raises ``ImageError`` for an image with transparent pixels.
     """

@@ -25,9 +25,9 @@ class KeptHashes:
         self._paths: list[str] = []
 
     def twin(self, dhash: int) -> str | None:
-        """Return the path of the first kept image whose hash is close to ``dhash``, or None.
+        """Return the path of the first added image whose hash differs from ``dhash`` in at most 3 bits, or None.
 
-        Near duplicates have 64-bit hashes that differ in at most 3 bits.
+        Such images are near duplicates. Hashes have 64 bits.
 
         >>> kept = KeptHashes()
         >>> kept.add(0b0, "a.png")

@@ -40,7 +40,7 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 
 
 class Listing(NamedTuple):
-    """Files at a location of images, and whether that location is itself a single file.
+    """The files at a location, and whether that location is a folder or a single file.
 
     The names of the files are relative to the location, or for a single file to the folder that holds it.
     """

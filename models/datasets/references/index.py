@@ -59,7 +59,7 @@ class TarMember(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """Row group of a Parquet file that holds images of a dataset by reference.
+    """Row group of a Parquet file: a block of rows that holds images of a dataset.
 
     It has the index of its first image in the dataset, the number of its images, and its number in the file.
     """
@@ -103,7 +103,9 @@ class ReferenceRecord(BaseModel):
 
 
 class ReferenceIndex:
-    """Reader of the index that records where the images of a dataset by reference are stored.
+    """Reader of the index that tells where images of a dataset are stored if they were not copied.
+
+    Such a dataset is called a dataset by reference.
 
     It uses an open SQLite connection.
     """

@@ -18,7 +18,7 @@ begins with the rows before it in the row group of a Parquet file."""
 
 
 class ReferencedOriginals:
-    """Reader of the original, still encoded images of a dataset by reference, one at a time.
+    """Reader of the original images, still encoded, of a dataset that refers to them without copies.
 
     If images are read in order, it reads whole ranges of them at once.
 
@@ -53,7 +53,7 @@ class ReferencedOriginals:
         raise DatasetNotFound(f"expected an image at the place {place} of the dataset, got none")
 
     def close(self) -> None:
-        """Stop reading images ahead of their use."""
+        """Stop reading ahead: load no more images before they are asked for."""
         if self._range is not None:
             self._range.close()
             self._range = None

@@ -25,7 +25,7 @@ SMALL_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class ImageCell:
-    """Position of the image bytes, or of the image names, in the schema of a Parquet file.
+    """Address of one kind of value in a Parquet file: the bytes of the images, or their names.
 
     The values are a column, or one member of a column of structs.
     """
@@ -86,7 +86,9 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
 
 @contextmanager
 def sound_parquet(name: str) -> Iterator[None]:
-    """Translate errors of a damaged Parquet file in a ``with`` block to ``DatasetRefused`` with the file name.
+    """Turn the errors that a damaged Parquet file causes in a ``with`` block into ``DatasetRefused``.
+
+    Its message has the name of the file.
 
     A lack of memory passes unchanged, as do errors of the location.
     """

@@ -35,7 +35,7 @@ ERROR_ROWS = 1024
 def read_groups(
     content: RangeFile, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Iterator[list[EncodedImage]]:
-    """Yield the undecoded images of one Parquet file with dataset index ``start`` to ``stop - 1``, in batches.
+    """Yield, in batches, the undecoded images ``start`` to ``stop - 1`` of a dataset from one Parquet file.
 
     Images outside this file are left out.
 

@@ -16,7 +16,7 @@ AHEAD_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Piece(Generic[T]):
-    """Piece of one or more files to read: its size in bytes, and a function that reads it."""
+    """Data to read from files in one call: its size in bytes, and the function that reads it."""
 
     size: int
     read: Callable[[], T]

@@ -45,7 +45,7 @@ class Coupling(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the network width of a built coupling layer, in a dict with the key ``width``."""
+        """Read the settings of a built coupling layer; return its network's width in a dict as ``width``."""
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
     def summary(self) -> str:
@@ -74,7 +74,7 @@ class AffineCouplingSpec(Coupling):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return a dict with the width of a coupling layer's network and whether it depends on the position.
+        """Read a layer's settings: its network's width, and whether the network depends on the position.
 
         The layer is already built. The position is that in the image. The result is a dict with the fields ``width``
         and ``place`` of the description.

@@ -71,7 +71,7 @@ class WoodburySpec(LayerSpec):
     spatial_rank: Rank = 4
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the constructor arguments of the layer: image shape, channel rank and spatial rank."""
+        """Return the arguments to build the layer: image shape, and ranks of its channel and pixel matrices."""
         return shape, self.channel_rank, self.spatial_rank
 
     @classmethod
@@ -171,7 +171,7 @@ class ExactLocalAffineSpec(_LocalAffine):
 
 @register
 class SelfNormalizingLocalAffineSpec(_LocalAffine):
-    """Affine layer with a channel-mixing matrix for each image region and a learned inverse of each matrix.
+    """Affine layer that mixes the channels differently in each image region and learns its own inverse.
 
     There is a matrix of the channels for each cell of a grid, and a mean for each place.
     """

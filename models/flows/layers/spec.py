@@ -90,7 +90,7 @@ class LayerSpec(BaseModel):
         return 0
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of the largest matrix that the layer computes with.
+        """Return the number of elements in the largest matrix that the layer computes with.
 
         The weights do not count. Without another matrix the size is 0.
 
@@ -117,7 +117,7 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def of(cls, layer: Bijection) -> Self | None:
-        """Return the description of a built layer, or None if the layer has another type."""
+        """Return the description of a built layer, or None if it is not of this class's layer type."""
         return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
 
     def summary(self) -> str:
@@ -153,7 +153,7 @@ def _registered() -> dict[str, type[LayerSpec]]:
 
 
 def layer_types() -> Iterator[type[LayerSpec]]:
-    """Yield the ``LayerSpec`` subclass of every layer type that is registered or installed.
+    """Yield the ``LayerSpec`` subclass of every layer type, including those that installed packages add.
 
     The types registered in this process come first, then those of installed packages.
     """

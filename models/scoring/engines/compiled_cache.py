@@ -105,7 +105,9 @@ class CompiledCache:
 
 
 def open_program(graph: Callable[[int], Graph], pixels: int, threads: int | None, cache: Path | None) -> Program:
-    """Compile an OpenVINO graph, or load it from the cache, and return a program for any number of images.
+    """Return a program that runs an OpenVINO graph, compiled now or loaded from the cache, on images.
+
+    It takes any number of images, and computes them in batches of fixed size or one by one.
 
     Args:
         graph: A function that returns the graph for a number of images.

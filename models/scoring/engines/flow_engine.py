@@ -25,7 +25,7 @@ class FlowEngine(Engine, Protocol):
     frozen: FrozenFlow
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to images whose pixel values are still transformed, for instance to logits.
+        """Map latents back to images whose pixel transform, such as a logit, still has to be undone.
 
         The caller inverts the pixel transform.
 

@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """Cache file from which a model can be opened for scoring without loading its trained flows.
+    """Cache file for opening a model from compiled graphs, without loading its trained flows.
+
+    It has the layout of the model's flows and the names of the graphs that run them.
 
     It is for one model, precision, number of threads, processor and software version.
 

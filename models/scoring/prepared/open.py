@@ -40,7 +40,9 @@ class GraphLost(LookupError):
 
 @dataclass(frozen=True)
 class Opener:
-    """Loader that opens a model's density from its stored description (record) and cached compiled graphs.
+    """Loader that prepares a model for scoring from its stored description and its cached compiled graphs.
+
+    The description is called the record. What the loader returns is the model's density.
 
     Args:
         manifest: The manifest of the model.
@@ -57,7 +59,7 @@ class Opener:
     on_lost: Callable[[], None]
 
     def open(self, record: PreparedRecord) -> OpenedDensity:
-        """Return a model's density, opened from its stored record (description) and cached compiled graphs.
+        """Return a model's density, ready to score images with the compiled graphs that ``record`` names.
 
         Raises:
             GraphLost: A compiled graph is missing or damaged.

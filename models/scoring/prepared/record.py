@@ -19,7 +19,9 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Names of the cached graphs that run a model's flows, and how many images they compute at once.
+    """Stored form of a ``Program``: the names of its compiled graphs in the cache, and its batch size.
+
+    A program runs a model's flows on images.
 
     One graph is for a single image, the other for a tile on each thread. A tile is a fixed number of images computed at
     once.
@@ -32,7 +34,7 @@ class PreparedProgram:
 
 @dataclass(frozen=True)
 class PreparedPixels:
-    """Stored description of a flow over pixels, with the names of its compiled graphs.
+    """Stored description of a flow over pixels, with which its compiled graphs can be loaded and run.
 
     Attributes:
         flow: Its description.
@@ -51,7 +53,9 @@ class PreparedPixels:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Stored layout of flows over features, with the names of the compiled graphs that run them.
+    """Stored description of flows over image features, with the names of the compiled graphs that run them.
+
+    It has the shape of the features and a constant term of the scores.
 
     The program runs the backbone and the flows as one graph.
     """
@@ -62,7 +66,7 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """Stored description of a model's density, to open the density without loading the trained flows.
+    """Stored description with which a model can score images without loading its trained flows.
 
     It has the flow over pixels, the flows over features, or both.
     """
@@ -76,7 +80,10 @@ class PreparedRecord:
 
     @classmethod
     def of_json(cls, content: bytes) -> PreparedRecord:
-        """Parse a stored description from JSON; raise ``ValueError`` or ``RecursionError`` if it is not valid."""
+        """Parse the stored description of a model's density from JSON; raise ``ValueError`` if it is invalid.
+
+        JSON that is nested too deeply raises ``RecursionError``.
+        """
         record = from_json(cls, parse_json(content))
         if record.pixels is None and record.features is None:
             raise ValueError("expected pixels or features, got neither")
@@ -84,10 +91,10 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return the description of a model's density to store in the cache, or None if it cannot be stored.
+    """Return what to store of a model's density to reopen it from cached graphs, or None if impossible.
 
-    It cannot be stored if torch computes a part of it, if a graph is not in the cache, or if its pixel transform is not
-    affine, logit or marginal.
+    This is the layout of its flows and the names of their compiled graphs. It is impossible if torch computes a part of
+    the density, if a graph is not in the cache, or if the pixel transform is not affine, logit or marginal.
     """
     pixels, features = parts_of(opened.density)
     of_pixels = of_features = None
@@ -110,7 +117,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return the description of a flow over pixels that is stored beside its exported or cached graph.
+    """Return the description of a flow over pixels with which its computation graph can score images.
 
     With it, log-likelihoods are computed from the outputs of the graph.
 

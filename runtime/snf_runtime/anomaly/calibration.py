@@ -98,7 +98,7 @@ class Fold:
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of anomaly statistics, such as "features", used to judge given images.
+        """Return which groups of statistics, such as "features", this calibration fold uses for given images.
 
         "gradients" is the last, if the evidence and the calibration have gradients.
         """
@@ -106,7 +106,7 @@ class Fold:
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 
     def weights(self, evidence: Evidence) -> Array:
-        """Return the weight of each group of anomaly statistics in the merged p-value of an image.
+        """Return the weights of groups of statistics, such as "features", in the p-value that merges them.
 
         The order is that of :meth:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
@@ -182,7 +182,7 @@ class Calibration:
 
     @cached_property
     def ranked(self) -> bool:
-        """Whether p-values rank new images in the same order as the anomaly statistic.
+        """Whether p-values sort new images as the anomaly statistic does; several folds or many ties prevent it.
 
         That is so for a single fold where at most 1 % of the statistics are duplicates.
 
@@ -211,7 +211,7 @@ class Calibration:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that an image can get in a verdict without gradient statistics.
+        """The smallest p-value that an image can get, if gradients of its log-likelihood are not used.
 
         It is 1 / (n + 1) for n calibration images.
         """
@@ -219,7 +219,7 @@ class Calibration:
 
     @property
     def default_alpha(self) -> float:
-        """The default false-alarm rate, 0.01 if the calibration has enough images.
+        """The default false-alarm rate: 0.01, or more if the calibration has too few images for that.
 
         With fewer images it is ``smallest_p``, where that is larger.
         """
@@ -303,7 +303,7 @@ class Calibration:
         return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistic of each image, as one array of all images per calibration fold.
+        """Return one array for each calibration fold: the anomaly statistic of every image by that fold's fit.
 
         Each array is ``(N,)`` in nats, computed by the fit of its fold.
 
@@ -339,7 +339,7 @@ class Calibration:
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return the anomaly verdict on each image, given the statistics of the images (their evidence).
+        """Return an anomaly verdict for each image, computed from the statistics of the image in ``evidence``.
 
         A verdict has a p-value, says whether it is at most ``alpha``, and gives up to three reasons in words.
 

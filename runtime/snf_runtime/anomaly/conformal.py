@@ -57,7 +57,7 @@ def smallest_p(images: int) -> float:
 
 
 def default_alpha(smallest: float) -> float:
-    """Return the default false-alarm rate of verdicts, given a calibration's smallest possible p-value.
+    """Return the default false-alarm rate of verdicts, or a larger one if no p-value can be so small.
 
     It is 0.01, or the smallest possible p-value where that is larger.
     """
@@ -65,7 +65,7 @@ def default_alpha(smallest: float) -> float:
 
 
 def attainable_alpha(alpha: float | None, smallest: float) -> float:
-    """Return the false-alarm rate ``alpha``, or the default if None; raise an error if it is too small.
+    """Return the false-alarm rate ``alpha`` or, for None, the default; raise if no p-value can be so small.
 
     Raises:
         AlphaUnattainable: ``alpha`` is smaller than the smallest p-value.

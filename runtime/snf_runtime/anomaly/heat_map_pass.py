@@ -13,7 +13,7 @@ from snf_runtime.steps import Steps
 
 
 class HeatMaps:
-    """Collector of heat maps, which computes those of one group of images at a time.
+    """Collection that computes heat maps for one group of images at a time and keeps all of them.
 
     Args:
         density: The density of the model.

@@ -89,7 +89,7 @@ def judge_by(
 def verdicts(
     density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
 ) -> list[Verdict]:
-    """Return the anomaly verdict on each image, from the image statistics stored with its likelihood.
+    """Return an anomaly verdict for each image, based on statistics that its ``Likelihood`` object holds.
 
     Evidence, the statistics of an image, is part of the likelihoods that ``density`` computes.
 

@@ -87,7 +87,7 @@ class VerdictReason:
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Return the reason with its image box converted to pixels of the original file.
+        """Return this reason with its anomalous region converted to pixel coordinates of the original file.
 
         The coordinates are those of the upright file.
         """

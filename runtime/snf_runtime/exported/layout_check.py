@@ -40,7 +40,7 @@ def check_layout(manifest: ExportManifest) -> None:
 
 
 def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return the output shapes of the computation graph of an exported pixel flow, as a dict.
+    """Return the output shapes of an exported flow over pixels, by kind and level of the output.
 
     The keys are the kind and level of each output, in the order of the graph. Shapes are for one image, with None for a
     size that the manifest does not give.
@@ -59,7 +59,7 @@ def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputS
 
 
 def feature_outputs(features: ExportedFeatures) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return the output shapes of the computation graph of an exported feature density, as a dict.
+    """Return a dict with the shape of each output of the exported graph that scores image features.
 
     The keys are the kind of each output and 0, in the order of the graph. Shapes are for one image, with None for the
     number of fits, which the manifest does not give.

@@ -151,7 +151,7 @@ class ExportManifest:
 
     @property
     def image_shape(self) -> Shape:
-        """Channels, height and width of the images that the model takes, or of their tiles."""
+        """Channels, height and width of a model input: an image, or a tile if images are cut into tiles."""
         return self.preprocessing.shape
 
     @property

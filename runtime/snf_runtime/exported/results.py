@@ -10,7 +10,7 @@ from snf_runtime.anomaly.verdict_reason import VerdictReason
 
 @dataclass(frozen=True)
 class FileVerdict:
-    """Log-likelihood and anomaly verdict of one image, as judged by an exported model.
+    """Result for one image judged by an exported model: its log-likelihood and anomaly verdict.
 
     Attributes:
         name: Path of the file; "image" and its number from 0 for other sources.

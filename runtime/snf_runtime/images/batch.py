@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def batch_of(images: Sequence[Pixels], preprocessing: Preprocessing) -> Batch:
-    """Combine preprocessed images into the batch that a model takes, as one array or a list.
+    """Combine preprocessed images into a batch: a list if the model works on tiles, else one array.
 
     A model of tiles gets a list of arrays. Other models get one array, as their images all have the same size.
 

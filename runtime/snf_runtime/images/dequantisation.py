@@ -32,7 +32,7 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
 
 
 def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
-    """Return a random generator seeded by the pixels of an image and a digest of the weights of a model.
+    """Return the random generator for an image's noise, always the same for the same pixels and weights.
 
     It gives the dequantisation noise of the image.
     """

@@ -223,7 +223,7 @@ def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage
 
 
 def opened_pixels(pixels: Pixels) -> OpenedImage:
-    """Convert an array of pixels to an ``OpenedImage``, the form of a decoded image file.
+    """Convert an array of pixels to an ``OpenedImage``, the type that opening an image file returns.
 
     The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The format of the result is None.
     """
@@ -350,7 +350,7 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the width and height of an image scaled to fit into a frame, before it is padded.
+    """Return the size that an image gets inside a padded frame: its width and height without the padding.
 
     Args:
         size: Width and height of the image.

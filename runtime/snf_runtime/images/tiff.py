@@ -81,9 +81,9 @@ def check_tile(image: TiffFile) -> None:
 
 
 def check_kind(image: TiffFile) -> None:
-    """Check that a TIFF file begins with a full picture whose channels Pillow can all decode.
+    """Check that a TIFF file starts with its real picture, not a preview, in channels that Pillow decodes.
 
-    Its first picture must not be a preview, and Pillow must decode all its channels. Raises ``ImageError`` otherwise.
+    Raises ``ImageError`` otherwise.
     """
     if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
         raise unsupported_image(

@@ -72,7 +72,7 @@ def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def is_channel_statistic(name: str) -> bool:
-    """Return whether a name is that of a channel statistic, such as ``energy-1-3`` or ``falling-2``.
+    """Return whether a name is that of a channel statistic, such as ``energy-1-3`` for channel 3 of level 1.
 
     The names are those of :func:`channel_statistic_names`.
     """
@@ -80,7 +80,7 @@ def is_channel_statistic(name: str) -> bool:
 
 
 def channel_statistics(flow_pass: FlowPass) -> Array:
-    """Return the channel statistics of images: energies and diagonal correlations of their latents.
+    """Return the energies of each image's latent channels, and the correlations of diagonal neighbours.
 
     The shape is ``(N, M)`` in float64. The names are those of :func:`channel_statistic_names`.
     """

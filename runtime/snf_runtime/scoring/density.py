@@ -17,7 +17,7 @@ WITHOUT_PAUSES = 2
 
 
 class DensityPass(Protocol):
-    """Interface of the result of scoring a group of images with a probability density.
+    """Interface to the results of one pass, in which a probability density scores a group of images.
 
     It gives the terms of their log-likelihoods, and maps over the image.
     """
@@ -25,7 +25,9 @@ class DensityPass(Protocol):
     def __len__(self) -> int: ...
 
     def terms(self) -> NDArray[np.float64]:
-        """Return each image's log-likelihood, divided into two terms for each scale (level) of the flow.
+        """Return the terms of each image's log-likelihood: a log-prior and a log-determinant per scale.
+
+        Scale 0 is that of the pixels; the others are the levels of the flow.
 
         Each scale has a log-prior and a log-determinant, ``(N, L + 1, 2)`` in nats. All terms of an image sum to its
         log-likelihood.
@@ -40,7 +42,7 @@ class DensityPass(Protocol):
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return log-likelihood maps of the images, for comparison with the maps of normal images in heat maps.
+        """Return log-likelihood maps of the images; heat maps compare them with averages over normal images.
 
         There is a map for each image or tile, in nats.
         """
@@ -87,7 +89,7 @@ class ImageDensity(Protocol):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the anomaly statistics: those of the whole image, then those of latent channels.
+        """The names of the anomaly statistics: of the whole image, then of channels of the flow's output.
 
         There are none for a density of features alone.
         """
@@ -113,7 +115,7 @@ class ImageDensity(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in the flow's coupling networks.
+        """The number format of the flow's most costly layers, the 1x1 convolutions in its coupling networks.
 
         It is "float32" or "bfloat16". Everything else is computed in float32 or better.
         """
@@ -121,10 +123,7 @@ class ImageDensity(Protocol):
 
     @property
     def step_pixels(self) -> int:
-        """The number of input pixels that the model processes per image, from which group sizes follow.
-
-        They are pixels of the input of the network or flow.
-        """
+        """A measure of the cost of one image or tile: the pixels that enter the network or flow."""
         ...
 
     @property

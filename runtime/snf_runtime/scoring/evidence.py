@@ -62,7 +62,7 @@ class FeatureEvidence:
 
     @cached_property
     def tiles(self) -> list[tuple[int, int]]:
-        """The index range ``(start, stop)`` of each image's tiles in the arrays ``places`` and ``pooled``.
+        """The index range ``(start, stop)`` of each image's tiles among the tiles of all images.
 
         They are its first tile, and the tile after its last one.
         """
@@ -77,7 +77,7 @@ class FeatureEvidence:
 
     @property
     def fits(self) -> int:
-        """The number of fits of the flow: 1, or one more than there are folds (parts) of the training images.
+        """The number of fits of the flow: one to all training images, and any others that leave out a part.
 
         Of several fits, the first is to all training images, and each other one leaves one fold out.
         """

@@ -29,7 +29,9 @@ class FeatureEngine(TiledEngine, Protocol):
     """Interface of an engine that runs a backbone network and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of image features, for each image and each fit of the flow.
+        """Return the squared norms of the latents of each image's features, by each separately fitted flow.
+
+        Fit 0 is to all training images; each other fit leaves a part of them out.
 
         They are ||z||² of the latents z, at each place and of the pooled features.
 
@@ -65,7 +67,7 @@ class FeaturePass:
         return len(self.features) * self.draws
 
     def terms(self) -> Array:
-        """Return the log-prior and log-determinant of each image at its two scales, pixels and features.
+        """Return the log-prior and log-determinant of each image's features, and zeros for its pixels.
 
         The shape is ``(N, 2, 2)``, in nats. Both terms are 0 for scale 0, the pixels.
 
@@ -83,7 +85,7 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return log-likelihood maps in nats, for comparison with the maps of normal images in heat maps.
+        """Return log-likelihood maps of images, in nats; heat maps compare them with averages of normal images.
 
         They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
         constants.
@@ -94,7 +96,7 @@ class FeaturePass:
         return maps
 
     def additive_map(self) -> Array:
-        """Return maps of what each pixel contributes to the log-likelihood of its image.
+        """Return maps that divide the log-likelihood of each image's features among the image's pixels.
 
         The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
 
@@ -109,7 +111,7 @@ class FeaturePass:
 
     @property
     def constants(self) -> tuple[float, float]:
-        """The two terms of the log-likelihood that are the same for every image or tile, in nats.
+        """The log-determinant and the Gaussian normalising constant, in nats, which are equal for all images.
 
         They are the log-det, and -D/2·ln 2π for D feature values.
         """
@@ -139,7 +141,7 @@ class FeaturePass:
 
 
 def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
-    """Spread the value of each place (grid cell of the features) evenly over its pixels.
+    """Divide the value of each place, a cell of the feature grid, evenly among its pixels.
 
     The results are maps of pixels, ``(N, H, W)``.
 

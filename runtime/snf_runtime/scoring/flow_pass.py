@@ -78,7 +78,7 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return log-likelihood maps of the images, for comparison with the maps of normal images in heat maps.
+        """Return maps of the log-likelihood by pixel; heat maps compare them with averages of normal images.
 
         They are the additive maps, ``(N, H, W)`` in nats.
         """

@@ -18,7 +18,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class HybridDensity:
-    """Probability density of pixels, with anomaly verdicts that also use features of a backbone network.
+    """Probability density of pixels only, whose anomaly verdicts also use features of a backbone network.
 
     Its evidence includes that of a density of features.
 
@@ -47,7 +47,10 @@ class HybridDensity:
         self.tile = pixels.tile
 
     def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
-        """Yield the pixel flow's results for groups of images; see :meth:`PixelDensity.passes`."""
+        """Yield the pixel flow's results for groups of images; ``evidence`` computes those of features.
+
+        The arguments are those of :meth:`PixelDensity.passes`.
+        """
         return self.pixels.passes(images, draws, at_once or self.at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:

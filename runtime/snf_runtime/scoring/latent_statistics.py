@@ -66,7 +66,7 @@ def radius(latent: Array) -> Array:
 
 
 def correlation(latent: Array, first: Array, second: Array) -> Array:
-    """Return the correlation between two shifted views of the latents of each image.
+    """Return each image's correlation between latents and their neighbours, given as ``first`` and ``second``.
 
     It is the sum of their products over Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
     """
@@ -105,7 +105,7 @@ def kurtosis(latent: Array) -> Array:
 
 
 def reconstruction(errors: Array) -> Array:
-    """Return the mean log reconstruction error of a level's learned approximate inverses, for each image.
+    """Return for each image how badly a level's learned inverses undo its layers, as a mean log error.
 
     Each error is ||R W x - x||² / ||x||² of a layer with a learned inverse R ≈ W⁻¹. The result is ``(N,)``.
 
@@ -122,7 +122,10 @@ def _mean(values: Array) -> Array:
 
 
 def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
-    """Return the names of a flow's whole-image statistics, such as ``radius-2`` for level 2, in column order."""
+    """Return the names of a flow's image statistics, such as ``radius-2`` for the size of level 2's latents.
+
+    They are in the order of the columns of :func:`whole_image_statistics`.
+    """
     names = [COMPLEXITY, PIXEL_TERM]
     for number, level in enumerate(frozen.levels, start=1):
         kinds = ["volume"]
@@ -139,9 +142,7 @@ def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return the whole-image statistics of each image, from which anomaly scores are computed.
-
-    Examples are its complexity and the norms of its latents.
+    """Return each image's complexity, latent norms and other numbers by which it is tested for anomalies.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

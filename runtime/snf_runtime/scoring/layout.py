@@ -53,7 +53,7 @@ class FlowLayout:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """The shape of the image features that normalizing flows score, and a constant term of each score.
+    """Shape of image features, and the constant log-determinant that flows over them add to every score.
 
     Attributes:
         feature_shape: Channels, rows and columns of the features at places.

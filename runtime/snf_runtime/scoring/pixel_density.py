@@ -92,7 +92,7 @@ class PixelDensity:
             start += len(chunk)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the statistics of images from which anomaly verdicts are computed.
+        """Return the evidence for anomaly verdicts: statistics of images and of their pass through the flow.
 
         ``found`` is the pass of the first draw of each image.
         """

@@ -46,7 +46,7 @@ def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = N
 
 
 def merge(surprises: Array, shares: Array) -> Array:
-    """Merge the negative log p-values of several groups of statistics into one value for each image.
+    """Merge the negative log p-values of each image into one, by a weighted harmonic mean of the p-values.
 
     The result is -ln of the weighted harmonic mean of the p-values, ``(N, kinds of statistic)`` -> ``(N,)``.
 
@@ -66,7 +66,10 @@ def merge(surprises: Array, shares: Array) -> Array:
 
 @dataclass(frozen=True)
 class HeldOutSurprises:
-    """Distributions of surprises (negative log p-values) on held-out normal images, by group of statistics.
+    """Distributions of negative log p-values on held-out normal images, one for each kind of statistics.
+
+    These values are called surprises. Kinds of statistics are those of the whole image, of its regions and of its
+    features.
 
     Attributes:
         tails: The survival function of each group's surprise.
@@ -79,7 +82,7 @@ class HeldOutSurprises:
 
     @classmethod
     def fit(cls, surprises: Array, least: Array) -> Self:
-        """Fit the distribution of each group of statistics to its negative log p-values on held-out images.
+        """Fit, for each group of statistics, the distribution of its negative log p-values on held-out images.
 
         Args:
             surprises: The negative log p-values, ``(N, kinds)`` in nats.
@@ -113,7 +116,10 @@ class Statistic:
 
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
-        """The names of the groups of statistics in use, such as "whole", in the order of :meth:`families`."""
+        """The names of the groups of statistics in use, such as "local" for those of image regions.
+
+        The others are "whole", for the whole image, and "features". The order is that of :meth:`families`.
+        """
         groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
         return tuple(kind for kind, group in groups.items() if group is not None)
 

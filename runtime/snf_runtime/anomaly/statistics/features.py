@@ -65,11 +65,14 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy that judges images by one of several fitted feature densities, given its number."""
+        """Return a copy that judges images by another of the densities fitted to features, given its number.
+
+        Density 0 is fitted to all training images; each other one leaves a part of them out.
+        """
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return an anomaly map of each image, with one value at each place (position of its features).
+        """Return a map for each image of how unusual its features are at each position.
 
         The value is the centred negative log-density of the features there.
 
@@ -80,14 +83,18 @@ class FeatureFamily:
         return _maps(evidence, int(self.fit_number[0]), self.centre)
 
     def statistics(self, evidence: FeatureEvidence) -> Array:
-        """Return the four feature statistics of each image, ``(N, 4)`` in nats.
+        """Return four measures of how unusual each image's features are, in places and as a whole.
+
+        The shape is ``(N, 4)``, in nats.
 
         The columns are in the order of ``FEATURE_STATISTICS``: place, area, mean, image.
         """
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
 
     def surprises(self, evidence: FeatureEvidence) -> Array:
-        """Return a negative log p-value for each image by each of the four feature statistics.
+        """Return four negative log p-values for each image, from measures of how unusual its features are.
+
+        The measures are those of :meth:`statistics`.
 
         The shape is ``(N, 4)``, in nats.
         """

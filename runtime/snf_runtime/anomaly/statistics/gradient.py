@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GradientFamily:
-    """Probability density of log-likelihood gradient statistics, fitted to normal images.
+    """Group of statistics of log-likelihood gradients, with their density over normal images.
 
     Statistics are compared at equal image complexity. The density gives new images their -ln p.
 

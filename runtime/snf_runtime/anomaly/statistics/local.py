@@ -66,7 +66,7 @@ class LocalFamily:
         return int(self.grid[0]), int(self.grid[1])
 
     def deviations(self, cells: Array) -> Array:
-        """Return how many standard deviations each image region's log-likelihood is from its prediction.
+        """Return how far each image region's log-likelihood is from what the rest of the image predicts.
 
         The deviations are z-scores against the prediction by the rest of the image, ``(N, cells)`` -> ``(N, regions)``.
 
@@ -75,7 +75,7 @@ class LocalFamily:
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return how uneven the log-likelihood of each image is over its regions, for each region shape.
+        """Return the unevenness of each image: the log of its regions' mean squared z-scores, by region shape.
 
         It is ln of the mean z² over all regions of the shape, ``(N, cells)`` -> ``(N, shapes)``.
 
@@ -132,7 +132,9 @@ def all_regions(grid: tuple[int, int]) -> list[Region]:
 
 
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return the logarithms of the largest and smallest z-score among the image regions of each shape.
+    """Return, by region shape, the logs of how far z-scores of regions go above and below zero.
+
+    These are the largest and the smallest z-score of each image.
 
     The smallest is taken with the opposite sign. Values below 0.1 count as 0.1. The shapes are ``(N, regions)`` ->
     ``(N, 2 * shapes)``.
@@ -151,7 +153,7 @@ def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
 
 
 def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
-    """Return the negative log p-value of each z-score, by survival functions fitted to normal images.
+    """Convert z-scores of image statistics to negative log p-values, by distributions over normal images.
 
     Each column has a survival function of its own. The shapes are ``(N, K)`` -> ``(N, K)``, in nats.
     """

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DensityView:
-    """A Gaussian mixture fitted to selected statistics of normal images.
+    """One view of an image: a Gaussian mixture over some of its statistics, fitted to normal images.
 
     The statistics are those of the whole image in ``columns``. The mixture gives new images their -ln p.
     """
@@ -27,7 +27,7 @@ class DensityView:
     tail: Tail
 
     def surprise(self, statistics: Array) -> Array:
-        """Return the negative log p-value of each image under the Gaussian mixture.
+        """Return each image's negative log p-value under the Gaussian mixture fitted to normal images.
 
         p is the probability that a normal image has a density at most as large. The shapes are ``(N, K)`` -> ``(N,)``,
         in nats.
@@ -35,7 +35,7 @@ class DensityView:
         return self.tail.surprise(self.surprisal(statistics))
 
     def surprisal(self, statistics: Array) -> Array:
-        """Return the negative log-density of the statistics of each image under the Gaussian mixture.
+        """Return the negative log-density of the selected statistics of each image, under the fitted mixture.
 
         The shapes are ``(N, K)`` -> ``(N,)``, in nats.
         """
@@ -99,7 +99,7 @@ class WholeFamily:
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return one negative log p-value for each image, combined from several densities of its statistics.
+        """Return how unusual each image's statistics are compared to normal images, as a negative log p-value.
 
         Fisher's method with weights combines the p-values of all densities. The p-value of their sum comes from its
         distribution over normal images. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
@@ -108,7 +108,7 @@ class WholeFamily:
         return self.joint.surprise(total_surprise(surprises, self.shares))
 
     def surprisals(self, statistics: Array) -> Array:
-        """Return the negative log-density of each image's statistics under every fitted density.
+        """Return negative log-densities of each image's statistics, one for each density fitted to normal images.
 
         The shapes are ``(N, K)`` -> ``(N, views)``, in nats.
         """
@@ -116,7 +116,7 @@ class WholeFamily:
 
 
 def total_surprise(surprises: Array, shares: Array | None) -> Array:
-    """Return the weighted sum of each image's negative log p-values under several densities.
+    """Add up each image's negative log p-values by several densities of its statistics, with given weights.
 
     The weights are ``shares``; None stands for 1 each. The shapes are ``(N, views)`` -> ``(N,)``, in nats.
     """

@@ -36,7 +36,9 @@ class Latents:
 
 
 class TiledEngine(Protocol):
-    """Common interface of the engines that run flows over the pixels or the features of images.
+    """Interface of engines that run flows on tiles, which are fixed numbers of images computed at once.
+
+    The flows are over the pixels or the features of images.
 
     The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
     not thread-safe.
@@ -67,7 +69,7 @@ class TiledEngine(Protocol):
 
 
 def images_at_once(engine: TiledEngine, pixels: int) -> int:
-    """Return how many images an engine should compute as one group, between pauses for other work.
+    """Return how many images an engine should compute in one step, after which other work may run.
 
     They take the time of a step, and fill a tile in any case.
 

@@ -35,7 +35,10 @@ class Graph:
 
 
 class ProgramCache(Protocol):
-    """Interface of a cache of compiled OpenVINO graphs and their measured tile sizes (batch sizes)."""
+    """Interface of a cache for compiled OpenVINO graphs and the measured numbers of images to run at once.
+
+    Such a number is the tile size of a graph: images per thread and run.
+    """
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
         """Compile a graph for the CPU, or load the compiled graph from the cache."""

@@ -41,7 +41,9 @@ class OpenVINOFeatureEngine:
         return self.program.tiling.lanes
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of image features, for each image and each fit of the flow.
+        """Return the squared norms of the latents of each image's features, by each separately fitted flow.
+
+        Fit 0 is to all training images; each other fit leaves a part of them out.
 
         They are ||z||² at each place and for each group of pooled features.
 

@@ -78,7 +78,7 @@ class Program:
 
     @property
     def wave(self) -> Lanes | None:
-        """The compiled graph that computes one batch (tile) of images on each CPU thread.
+        """The compiled graph for a wave: a run in which every CPU thread computes a batch of images.
 
         The first call opens it. None where it cannot be opened.
         """
@@ -122,7 +122,7 @@ class Lanes:
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs the graph on random images, to measure times or compare results.
+        """Return a function that runs the compiled graph on random images, to time it or check its outputs.
 
         The function runs ``images`` images. The arrays that it fills with results are returned, too.
         """

@@ -28,7 +28,7 @@ ROUNDS, SECONDS = 7, 2.0
 
 @dataclass(frozen=True)
 class Tiling:
-    """Number of images that each CPU thread computes per run of a graph, with the graph's run times.
+    """Number of images that a CPU thread computes per run, and how long full and single-image runs take.
 
     This number is the tile. Times are in seconds. They are assumed if there is no measurement.
 
@@ -55,7 +55,7 @@ class Tiling:
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
-        """Return how many waves (runs on all threads in parallel) to make for a number of images.
+        """Return how many waves, runs of all threads in parallel, to use for a given number of images.
 
         In each run every thread computes a tile. Images that do not fill a run get one more, if that is faster than to
         compute them one by one.
@@ -65,7 +65,9 @@ class Tiling:
 
 
 def largest_tile(pixels: int) -> int:
-    """Return the largest number of images per run (tile size) for images with ``pixels`` pixels each.
+    """Return the largest tile, a number of images per run, for which other work waits only briefly.
+
+    It is 1, 4 or 16 images of ``pixels`` pixels each. Several have at most 262,144 pixels together.
 
     >>> largest_tile(28 * 28), largest_tile(256 * 256), largest_tile(1024 * 1024)
     (16, 4, 1)
@@ -74,7 +76,7 @@ def largest_tile(pixels: int) -> int:
 
 
 def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
-    """Return a :class:`Tiling` with assumed run times, for a graph that was not measured.
+    """Return a :class:`Tiling` for a graph without measured run times, which assumes that tiles are faster.
 
     It is for ``lanes`` threads. A tile has 4 images by default.
 
