@@ -92,9 +92,10 @@ class LayerSpec(BaseModel):
     def matrix(self, shape: ImageShape) -> int:
         """Return the number of elements in the largest matrix that the layer computes with.
 
-        The weights do not count. Without another matrix the size is 0.
+        The weights do not count. Without another matrix the number is 0.
 
-        It is the number of its elements, for images of ``shape``.
+        Args:
+            shape: Shape of the images, ``(C, H, W)``.
         """
         return 0
 
