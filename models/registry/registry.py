@@ -35,8 +35,8 @@ from models.texts.suggestions import choices
 
 log = logging.getLogger(__name__)
 
-ZOO = Path(os.environ.get("SNF_SHIPPED_MODELS") or Path(__file__).parents[1] / "zoo")
-"""Folder of models that are served besides those of a home: the shipped ones, or ``SNF_SHIPPED_MODELS``."""
+ZOO = Path(__file__).parents[1] / "zoo"
+"""Folder of the shipped models."""
 REMOVED = "newest-removed"
 """File with the largest version that was removed: the number of a version is never used again."""
 
@@ -48,14 +48,14 @@ class Registry:
 
     ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
     ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later, and
-    ``root/<name>/limits/<version>/`` the detection limits that were measured for it. The shipped models in
-    ``zoo`` are version 1 of their names and read-only. Versions appear atomically, so that readers need no lock;
-    writers of a name lock its folder.
+    ``root/<name>/limits/<version>/`` the detection limits that were measured for it. The models in ``zoo``, by default
+    those of ``SNF_SHIPPED_MODELS`` or else the shipped ones, are version 1 of their names and read-only. Versions
+    appear atomically, so that readers need no lock; writers of a name lock its folder.
     """
 
-    def __init__(self, root: Path, zoo: Path = ZOO) -> None:
+    def __init__(self, root: Path, zoo: Path | None = None) -> None:
         self.root = root
-        self.zoo = zoo
+        self.zoo = zoo or Path(os.environ.get("SNF_SHIPPED_MODELS") or ZOO)
 
     def names(self) -> list[str]:
         """Return the sorted names of all models that have a version, including those shipped with the product."""
