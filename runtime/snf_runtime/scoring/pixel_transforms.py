@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
@@ -144,8 +144,8 @@ class MarginalFunction:
 class _MixtureTable:
     """The distribution function G of a mixture of normals, and its density G', between the nodes of a fine grid.
 
-    Neither needs the error function, which NumPy lacks: it is computed once at each node. In between G is the Taylor
-    series around the nearest node, whose derivatives are Hermite polynomials times normal densities.
+    Neither needs the error function, which NumPy lacks: it is computed at each node, once for all tables. In between G
+    is the Taylor series around the nearest node, whose derivatives are Hermite polynomials times normal densities.
 
     Args:
         weights: Weights of the three normals.
@@ -160,7 +160,7 @@ class _MixtureTable:
         self.derivatives = np.zeros((DERIVATIVES + 1, NODES))
         for weight, mean, deviation in zip(weights, MEANS, DEVIATIONS, strict=True):
             u = (self.grid - mean) / deviation
-            self.derivatives[0] += weight * np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in u.tolist()])
+            self.derivatives[0] += weight * _distribution(mean, deviation)
             density = weight * np.exp(-0.5 * np.square(u)) / math.sqrt(2 * math.pi)
             # The probabilists' Hermite polynomials: He_0 = 1, He_1 = u, He_n+1 = u He_n - n He_n-1.
             before, hermite = np.zeros_like(u), np.ones_like(u)
@@ -180,3 +180,10 @@ class _MixtureTable:
             distribution = (distribution + derivative) * d / order
             slope = derivative + slope * d / order
         return self.derivatives[0][node] + distribution, slope
+
+
+@cache
+def _distribution(mean: float, deviation: float) -> Array:
+    """Return the distribution function of a normal at the nodes of all tables."""
+    u = (np.linspace(-LIMIT, LIMIT, NODES) - mean) / deviation
+    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in u.tolist()])
