@@ -250,9 +250,12 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
     vector = start / start.norm()
     norm = torch.zeros(())
     for _ in range(iterations):
-        image, transpose = torch.func.vjp(linear, vector)[:2]
+        with torch.enable_grad():
+            vector.requires_grad_()
+            mapped = linear(vector)
+        image = mapped.detach()
         norm = image.norm()
-        (vector,) = transpose(image)
+        (vector,) = torch.autograd.grad(mapped, vector, image)
         vector = vector / vector.norm().clamp(min=1e-30)
     return float(norm)
 
