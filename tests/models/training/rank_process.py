@@ -1,4 +1,6 @@
-"""Trainings in the processes that torchrun started: ``torchrun -m tests.models.training.rank_process FOLDER``.
+"""Trainings in processes of which each has the environment that torchrun gives it.
+
+The command is ``torchrun -m tests.models.training.rank_process FOLDER``.
 
 Each process writes ``FOLDER/rank-N.json``: what it observed in each training, and digests of its tensors at the end.
 The first one writes the tensors, too.
@@ -47,6 +49,8 @@ COMPARED: dict[str, Run] = {
     },
 }
 """Trainings that one process takes as well."""
+DIED = 9
+"""Exit code of the second process."""
 
 
 def digits() -> Dataset:
@@ -122,10 +126,10 @@ def main() -> None:
         outcomes["timed"] = train(
             folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01, "batch_size": 4}, ranks
         )
-        # The second process would validate four times, and all the time.
-        costly, often = PhaseSteps(validation=50.0), {"max_steps": 100, "validations": 4, "batch_size": 4}
+        # The second process would validate twice, and all the time.
+        costly, often = PhaseSteps(validation=50.0), {"max_steps": 50, "validations": 2, "batch_size": 4}
         outcomes["validated"] = train(folder / "validated", often, ranks, costs=costly)
-        often_timed = {**often, "max_steps": 1_000_000, "max_minutes": 0.03}
+        often_timed = {**often, "max_steps": 1_000_000, "max_minutes": 0.01}
         outcomes["validated, timed"] = train(folder / "validated-timed", often_timed, ranks, costs=costly)
         outcomes["diverging"] = train(folder / "diverging", DIVERGING, ranks)
         outcomes["apart"] = train(folder / "resumed", PLAIN | ({"seed": 1} if second else {}), ranks)
@@ -133,7 +137,7 @@ def main() -> None:
 
         def die(step: int) -> bool:
             if second and step == 2:
-                os._exit(9)
+                os._exit(DIED)
             return False
 
         train(folder / "dies", {"max_steps": 1_000_000, "batch_size": 4}, ranks, die)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ from models.training.config import TrainingConfig
 from models.training.distributed import Ranks, ranks_of_torchrun
 from models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
-from tests.models.training.rank_process import COMPARED, Outcome, tensors_of, trainer_in
+from tests.models.training.rank_process import COMPARED, DIED, Outcome, tensors_of, trainer_in
+from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.support.ports import free_port
 
 DIMENSIONS = 16 * 16
 TOLERANCE = 1e-4
@@ -30,20 +31,27 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the trainings of two processes, the second of which died at last."""
+    """Folder of the trainings of two processes, the second of which died at last: the first one does not wait for it.
+
+    They are forks with the environment that torchrun gives its processes.
+    """
     folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "tests.models.training.rank_process", str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH},
-        cwd=ROOT,
-        timeout=280,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (folder / "rank-1.json").is_file(), done.stderr
-    assert done.returncode == 1, "torchrun ends the others when a process dies"
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    processes = []
+    try:
+        for rank in ("0", "1"):
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH, **together}
+            env |= {"RANK": rank, "LOCAL_RANK": rank}
+            command = [sys.executable, "-m", "tests.models.training.rank_process", str(folder)]
+            with (folder / f"{rank}.log").open("wb") as output:
+                processes.append(fork_server().popen(command, stdout=output, env=env, cwd=ROOT))
+        codes = [process.wait(280) for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+    assert (folder / "rank-1.json").is_file(), (folder / "1.log").read_text()
+    assert codes == [1, DIED], (folder / "0.log").read_text()
     return folder
 
 
