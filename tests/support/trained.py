@@ -12,6 +12,7 @@ from models.training.presets import find_preset
 from models.training.run import train
 from tests.models.helpers import QUICK
 from tests.support.backbones import backbone_folder
+from tests.support.compiled_cache import compiled
 from tests.support.paths import shared_folder
 
 SMALL_FEATURES = {"feature_side": 64}
@@ -45,7 +46,7 @@ def feature_artifact(factory: pytest.TempPathFactory) -> Path:
         factory: pytest's ``tmp_path_factory``.
     """
     preset = "snf-features"
-    engine = EngineOptions(backbones=backbone_folder(factory))
+    engine = compiled(backbones=backbone_folder(factory))
     return _trained(factory, preset, preset, find_preset(preset).config(SMALL_FEATURES), engine)
 
 
@@ -56,7 +57,7 @@ def hybrid_artifact(factory: pytest.TempPathFactory) -> Path:
         factory: pytest's ``tmp_path_factory``.
     """
     preset = "snf-hybrid"
-    engine = EngineOptions(backbones=backbone_folder(factory))
+    engine = compiled(backbones=backbone_folder(factory))
     config = find_preset(preset).config({**QUICK.model_dump(exclude_unset=True), **SMALL_FEATURES})
     return _trained(factory, preset, preset, config, engine)
 
@@ -73,5 +74,5 @@ def _trained(
             folder,
             observe=lambda _event: None,
             should_stop=lambda: False,
-            engine=engine,
+            engine=engine or compiled(),
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.datasets import Dataset
+from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.interrupted import Interrupted
 from models.training.loop import Trainer
@@ -16,6 +17,8 @@ from models.training.presets import PRESETS
 from tests.models.helpers import QUICK, real_images
 
 Events = list[dict[str, Any]]
+TORCH = EngineOptions("torch", threads=1)
+"""An engine that compiles nothing, for trainings whose scores are not what a test is about."""
 
 
 @lru_cache

@@ -21,6 +21,7 @@ from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, 
 from models.training.presets import find_preset
 from models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
+from tests.models.training.runs import TORCH
 
 DIGITS = load_dataset("mnist-mini", None)
 
@@ -71,11 +72,11 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
     assert np.abs(numbers - np.linspace(0, 999, 400)).max() <= 1
 
 
-@pytest.mark.parametrize("counts", [{}, {"statistics": 500, "calibration": 400}])
+@pytest.mark.parametrize("counts", [{}, {"statistics": 200, "calibration": 160}])
 def test_gradients_are_those_of_images_from_the_whole_part(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]
 ) -> None:
-    """Images are sorted by path: the first 200 of 1000 may all be of one folder."""
+    """Images are sorted by path: the first 50 of 400 may all be of one folder."""
     seen: list[NDArray[np.integer]] = []
 
     def recorded(images: NDArray[np.uint8], digest: str) -> NDArray[np.float32]:
@@ -83,12 +84,12 @@ def test_gradients_are_those_of_images_from_the_whole_part(
         return dequantise(images, digest)
 
     monkeypatch.setattr(passes, "dequantise", recorded)
-    dataset = digits(1000, 1000, 0)
+    dataset = digits(400, 400, 0)
     for part in (dataset.statistics, dataset.calibration):
         assert isinstance(part, np.ndarray)
-        part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(1000), 256)
-    few = {FISHER: 64, "statistics, gradients": 200, "calibration, gradients": 200}
-    plan = EvaluationPlan({"statistics": 1000, "calibration": 1000, "test": 0, **few, **counts}, {})
+        part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(400), 256)
+    few = {FISHER: 16, "statistics, gradients": 50, "calibration, gradients": 50}
+    plan = EvaluationPlan({"statistics": 400, "calibration": 400, "test": 0, **few, **counts}, {})
     statistics, calibration, _ = plan.part_of(dataset)
     calibrate(
         scorer.density,
@@ -99,9 +100,9 @@ def test_gradients_are_those_of_images_from_the_whole_part(
         most=plan.gradient_images,
     )
     together = np.concatenate(seen)
-    assert len(together) == 64 + 200 + 200
-    for numbers in np.split(together, [64, 264]):
-        assert np.abs(numbers - np.linspace(0, 999, len(numbers))).max() <= 3
+    assert len(together) == 16 + 50 + 50
+    for numbers in np.split(together, [16, 66]):
+        assert np.abs(numbers - np.linspace(0, 399, len(numbers))).max() <= 3
 
 
 def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,19 +116,24 @@ def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None:
-    """A real training of three seconds whose parts would take longer; the counts are in its manifest."""
-    config = find_preset("snf-glow-tiny").config({"max_minutes": 0.05, "batch_size": 32})
+    """A real training of a second whose parts would take longer; the counts are in its manifest."""
+    config = find_preset("snf-glow-tiny").config({"max_minutes": 0.02, "batch_size": 32})
     events: list[dict[str, Any]] = []
-    dataset = digits(3000, 3000, 3000)
-    path = train(dataset, "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False)
+    dataset = digits(1000, 1000, 1000)
+    path = train(
+        *(dataset, "snf-glow-tiny", config, tmp_path),
+        observe=events.append,
+        should_stop=lambda: False,
+        engine=TORCH,
+    )
     (said,) = [event["message"] for event in events if event["event"] == "log" and "too short" in event["message"]]
     manifest = read_manifest(path)
     used = manifest.calibration
-    assert 300 <= used.statistics_images < 3000
-    assert 400 <= used.calibration_images < 3000
-    assert f"{used.statistics_images} of 3000 statistics, {used.calibration_images} of 3000 calibration" in said
-    assert 200 <= manifest.evaluation.test_images < 3000
-    assert len(Scorer.load(path).judge_each(DIGITS.test[:2])) == 2
+    assert 300 <= used.statistics_images < 1000
+    assert 400 <= used.calibration_images < 1000
+    assert f"{used.statistics_images} of 1000 statistics, {used.calibration_images} of 1000 calibration" in said
+    assert 200 <= manifest.evaluation.test_images < 1000
+    assert len(Scorer.load(path, options=TORCH).judge_each(DIGITS.test[:2])) == 2
 
 
 def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
@@ -135,7 +141,12 @@ def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
         {"max_steps": 8, "batch_size": 32, "validations": 1, "validation_images": 20}
     )
     events: list[dict[str, Any]] = []
-    train(digits(100, 100, 150), "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False)
+    train(
+        *(digits(50, 50, 50), "snf-glow-tiny", config, tmp_path),
+        observe=events.append,
+        should_stop=lambda: False,
+        engine=TORCH,
+    )
     told = [event for event in events if "progress" in event]
     fractions = [event["progress"] for event in told]
     assert fractions == sorted(fractions)

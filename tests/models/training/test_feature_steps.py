@@ -211,7 +211,7 @@ def test_a_model_has_the_steps_that_were_kept(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, few: bool
 ) -> None:
     dataset = digits(few=few)
-    options = EngineOptions(backbones=backbone_folder(tmp_path_factory))
+    options = EngineOptions("torch", threads=1, backbones=backbone_folder(tmp_path_factory))
     config = find_preset("snf-features").config(
         {"feature_side": 32 if few else 64, "feature_steps": 2, "feature_updates": 30}
     )

@@ -56,7 +56,7 @@ def test_progress_reaches_its_end(
         if event["event"] == "scoring":
             fit.report(event["part"], event["done"] * UNITS.get(event["part"], 1))
 
-    engine = EngineOptions(backbones=backbones)
+    engine = EngineOptions("torch", threads=1, backbones=backbones)
     folder = tmp_path / "run"
     train(dataset, "snf-features", config, folder, observe=observe, should_stop=lambda: False, engine=engine)
     summary, fractions = AttemptSummary({}, {}, None), [0.0]

@@ -22,6 +22,7 @@ from models.features.moments import FeatureMoments
 from models.scorer import Scorer
 from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import open_density
+from models.training.config import TrainingConfig
 from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
 from models.training.interrupted import Interrupted
 from models.training.loop import Trainer
@@ -29,7 +30,7 @@ from models.training.presets import PRESETS
 from models.training.run import train
 from models.training.trained_flow import TrainedFlow
 from tests.models.helpers import QUICK
-from tests.models.training.runs import Events, run, small_digits, trainer_in
+from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
 
 DIGITS = load_dataset("mnist-mini", None)
@@ -50,6 +51,16 @@ DIVERGING = QUICK.model_copy(
 def checks_of(manifest: Manifest) -> dict[str, FitnessCheck]:
     assert manifest.fitness is not None
     return {check.measure: check for check in manifest.fitness.checks}
+
+
+def trained_on_small_digits(folder: Path, config: TrainingConfig) -> Manifest:
+    path = train(
+        *(small_digits(), "snf-glow-tiny", config, folder),
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+        engine=TORCH,
+    )
+    return read_manifest(path)
 
 
 def quiet(_part: str, _done: int, _total: int) -> None:
@@ -85,10 +96,7 @@ def test_one_step_is_hardly_trained_and_more_steps_are_not(
 
 
 def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_path: Path) -> None:
-    path = train(
-        small_digits(), "snf-glow-tiny", DIVERGING, tmp_path, observe=lambda _: None, should_stop=lambda: False
-    )
-    manifest = read_manifest(path)
+    manifest = trained_on_small_digits(tmp_path, DIVERGING)
     check = checks_of(manifest)["validation"]
     assert check.found is not None
     assert check.found > check.limit
@@ -99,7 +107,7 @@ def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_p
 def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -> None:
     """Held-out images become worse and the few training images do not: the best validation's weights are kept."""
     dataset = replace(small_digits(), train=small_digits().train[:8])
-    steep = {"max_steps": 75, "validations": 3, "batch_size": 8, "learning_rate": 1e-2, "final_learning_rate": 1e-2}
+    steep = {"max_steps": 50, "validations": 2, "batch_size": 8, "learning_rate": 1e-2, "final_learning_rate": 1e-2}
     config = QUICK.model_copy(update={**steep, "ema_decay": 0.0})
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
     events: Events = []
@@ -124,15 +132,15 @@ def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -
 
 
 def test_first_and_last_validation_survive_an_interruption(tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"max_steps": 75, "validations": 3, "batch_size": 8})
+    config = QUICK.model_copy(update={"max_steps": 50, "validations": 2, "batch_size": 8})
     whole, events = run(tmp_path / "whole", config=config)
     bits = [event["bits_per_dim"] for event in events if event["event"] == "validation"]
     assert (whole.state.first_validation, whole.state.last_validation) == (bits[0], bits[-1])
-    assert len(bits) == 3
+    assert len(bits) == 2
     run(tmp_path / "parts", config=config, stop_at=30)
     parts, _ = run(tmp_path / "parts", config=config)
     assert (parts.state.first_validation, parts.state.last_validation) == (bits[0], bits[-1])
-    single = run(tmp_path / "single")[0]
+    single = run(tmp_path / "single", config=QUICK.model_copy(update={"max_steps": 1}))[0]
     assert single.state.first_validation is not None
     assert single.state.last_validation is None, "one validation has no course"
 
@@ -157,7 +165,7 @@ def test_a_perturbed_learned_inverse_is_off(scorer: Scorer) -> None:
     digest = scorer.log_det_digest
 
     def error_of() -> float:
-        density = open_density(flow, scorer.manifest.architecture, scorer.manifest.log_dets.layers, digest)
+        density = open_density(flow, scorer.manifest.architecture, scorer.manifest.log_dets.layers, digest, TORCH)
         assert isinstance(density, FlowDensity)
         return learned_inverse_error(density, images, quiet)
 
@@ -230,9 +238,8 @@ def test_a_figure_keeps_its_limit_or_not(measure: str, good: float, bad: float) 
 
 def test_dirty_images_do_not_make_a_model_unfit(tmp_path: Path) -> None:
     """A flow that leaves suspects out finds them ever less likely: they count for neither of the two densities."""
-    dataset, config = small_digits(), QUICK.model_copy(update={"max_steps": 4, "suspect_share": 0.1})
-    path = train(dataset, "snf-glow-tiny", config, tmp_path, observe=lambda _: None, should_stop=lambda: False)
-    manifest = read_manifest(path)
+    dataset = small_digits()
+    manifest = trained_on_small_digits(tmp_path, QUICK.model_copy(update={"max_steps": 4, "suspect_share": 0.1}))
     check = checks_of(manifest)["pixels"]
     assert check.found is not None
     assert manifest.evaluation.validation_bits_per_dim is not None

@@ -29,7 +29,7 @@ from models.training.precision import training_precision
 from models.training.presets import find_preset
 from models.training.run import train
 from tests.models.helpers import QUICK
-from tests.models.training.runs import Events, run, small_digits, trainer_in
+from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
 
 DIGITS = load_dataset("mnist-mini", None)
 
@@ -199,7 +199,12 @@ def test_whole_run_interrupted_and_called_again_makes_the_same_weights(artifact:
     steps = iter([False, False, True])
 
     def call(should_stop: Callable[[], bool]) -> Path:
-        return train(DIGITS, "snf-glow-tiny", QUICK, tmp_path, observe=lambda _event: None, should_stop=should_stop)
+        return train(
+            *(DIGITS, "snf-glow-tiny", QUICK, tmp_path),
+            observe=lambda _event: None,
+            should_stop=should_stop,
+            engine=TORCH,
+        )
 
     with pytest.raises(Interrupted):
         call(lambda: next(steps))
