@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.slow_images import SlowImages
-from worker.attempts import score_inputs
+from tests.support.slow_images import SlowImages, WorkWithoutModel
+from worker.attempts import score_inputs, score_on_ray
 from worker.attempts.score import main
 
 VARIABLE = "TEST_PART_SECONDS"
 SECONDS = 0.4
+WITHOUT_MODEL = "TEST_WITHOUT_MODEL"
+"""Variable of attempts whose processes load no model, which takes them seconds."""
 
 
 def journal(folder: Path) -> SlowImages:
@@ -25,4 +27,6 @@ def command(folder: Path, _type: Any) -> list[str]:
 
 if __name__ == "__main__":
     vars(score_inputs)["DatasetImages"] = lambda *_args: journal(Path(sys.argv[1]))
+    if WITHOUT_MODEL in os.environ:
+        vars(score_on_ray)["BulkWork"] = WorkWithoutModel
     raise SystemExit(main())
