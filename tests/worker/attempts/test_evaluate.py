@@ -1,18 +1,29 @@
 """An evaluation in real processes: what a cancelled one has scored is not scored again."""
 
 import json
+import os
+import re
+import signal
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from models.datasets import DatasetStore, Source
 from models.evaluation.schema import EvaluationReport
+from tests.models.datasets.sample_files import pngs, zipped
+from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
+from tests.worker.support.scoring import MODEL
 from worker.jobs.record import Job, new_job_id
 from worker.jobs.store import JobStore
 from worker.queues import Queue
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
+
+AGAINST = [f"lot-{number}" for number in range(6)]
+"""So many sets that there are some left when the attempt has been stopped after the first one."""
 
 
 def evaluating(retry_of: str | None = None) -> Job:
@@ -20,25 +31,42 @@ def evaluating(retry_of: str | None = None) -> Job:
         id=new_job_id(),
         type="evaluate",
         queue=Queue.SCORE,
-        model="mnist-snf-glow:1",
+        model=MODEL,
         dataset="mnist-mini",
-        parameters={"corruptions": True, "images": 40},
+        parameters={"against": AGAINST, "images": 40},
         retry_of=retry_of,
         created_at=datetime.now(UTC),
     )
 
 
-@pytest.mark.usefixtures("forked")
+def asked_to_end(pid: int) -> bool:
+    """Whether a process that does not run has a signal to end."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return any(int(signals, 16) >> (signal.SIGTERM - 1) & 1 for signals in re.findall(r"Pnd:\s+(\w+)", status))
+
+
+@pytest.mark.usefixtures("digits")
 def test_a_cancelled_one_is_gone_on_with_by_its_retry(
-    store: JobStore, settings: Settings, stopping: threading.Event
+    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, tmp_path: Path
 ) -> None:
-    real = Supervisor(store, settings, stopping)
+    archive = tmp_path / "lot.zip"
+    archive.write_bytes(zipped(pngs(20)))
+    for name in AGAINST:
+        DatasetStore(settings.datasets_dir).create(name, [Source(archive, archive.name)])
+    # The engine that starts in the least time.
+    real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(evaluating())
     outcomes: list[Outcome] = []
     thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
     thread.start()
-    until(lambda: store.get(job.id).checkpoint_step or outcomes, 120)
+    journal = settings.jobs_dir / job.id / "events.jsonl"
+    until(lambda: journal.exists() and '"checkpoint"' in journal.read_text(), 120, every=0.005)
+    # It scores nothing until it is asked to end, so that there are sets left for its retry.
+    attempt = forked.pids[str(settings.jobs_dir / job.id)]
+    os.kill(attempt, signal.SIGSTOP)
     store.request_cancel(job.id)
+    until(lambda: asked_to_end(attempt), 60)
+    os.kill(attempt, signal.SIGCONT)
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert store.get(job.id).checkpoint_step
@@ -48,7 +76,7 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert f"goes on from the scores of job {job.id}" in [event.get("message") for event in events]
     result = store.get(again.id).result or {}
-    assert len(result["auroc"]) == 40
+    assert list(result["auroc"]) == AGAINST
     report = EvaluationReport.model_validate_json((folder / "report.json").read_bytes())
     assert {images.name: images.results[0].auroc for images in report.sets} == result["auroc"]
     assert not (folder / "sets").exists()
