@@ -10,8 +10,12 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from models.datasets import DatasetStore, Source
 from models.recommendation.record import RecommendationRecord
 from models.registry.registry import Registry
+from snf_runtime.images.codec import encode_png
+from tests.models.datasets.sample_files import zipped
+from tests.models.helpers import real_images
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
 from worker.jobs.record import Job, new_job_id
@@ -22,19 +26,24 @@ from worker.settings import Settings
 
 PARAMETERS = {"image_size": 27, "feature_side": 64, "shapes": ["missing-part"], "minutes": 5}
 """A size that no pixel flow takes: a comparison of seconds."""
+DIGITS = real_images(300)
 
 
 def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
-    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, backbones: Path
+    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, backbones: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(backbones, settings.backbones_dir)
-    real = Supervisor(store, settings, stopping)
+    archive = tmp_path / "digits.zip"
+    archive.write_bytes(zipped({f"{number:03d}.png": encode_png(image) for number, image in enumerate(DIGITS)}))
+    DatasetStore(settings.datasets_dir).create("digits", [Source(archive, archive.name)])
+    # The engine that starts in the least time.
+    real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(
         Job(
             id=new_job_id(),
             type="recommend",
             queue=Queue.TRAIN_CPU,
-            dataset="mnist-mini",
+            dataset="digits",
             parameters=PARAMETERS,
             created_at=datetime.now(UTC),
         )
@@ -53,7 +62,7 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
     assert real.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
     record = RecommendationRecord.model_validate_json((folder / "recommendation.json").read_bytes())
-    assert (record.job, record.dataset, record.proposal) == (job.id, "mnist-mini", "features")
+    assert (record.job, record.dataset, record.proposal) == (job.id, "digits", "features")
     assert record.families[0].fit_seconds == stored["seconds"]  # the fit of the killed attempt
     assert done.result == {
         "proposal": "features",
@@ -63,4 +72,4 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
     }
     assert (done.progress["fraction"], done.model) == (1, "")
     assert not (folder / "phases").exists()
-    assert "mnist-mini" not in Registry(settings.registry_dir).names()
+    assert "digits" not in Registry(settings.registry_dir).names()
