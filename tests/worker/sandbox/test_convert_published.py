@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import ModelsError
 from models.published.convert_checkpoint import published_flow
 from models.published.errors import CheckpointRefused
 from tests.models.published.layers import Published, glow
@@ -70,8 +69,8 @@ def test_the_flow_of_the_child_is_that_of_a_checkpoint_with_all_that_the_publish
 def test_code_in_the_file_is_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = saved(tmp_path, {"model_state_dict": glow().state_dict(), "config": Hostile(trace)})
-    with pytest.raises(ModelsError, match=r"whose code is not run \(UnpicklingError\)$") as caught:
-        convert_published(path, SHAPE, exact=False)
+    with pytest.raises(CheckpointRefused, match=r"whose code is not run \(UnpicklingError\)$") as caught:
+        convert(path, SHAPE, exact=False)
     assert caught.value.slug == "checkpoint-refused"
     assert not trace.exists()
 
