@@ -56,8 +56,8 @@ def test_a_home_of_another_user_is_left_alone_with_a_warning(tmp_path: Path, mon
     assert mode(tmp_path) == 0o750
 
 
-def test_a_command_keeps_its_home_private_and_writes_files_for_the_user(tmp_path: Path) -> None:
-    home, out, maps = tmp_path / "home", tmp_path / "scores.csv", tmp_path / "maps"
+def test_commands_keep_their_home_private_and_write_files_for_the_user_and_backbones_for_all(tmp_path: Path) -> None:
+    home, out, maps, backbones = (tmp_path / name for name in ("home", "scores.csv", "maps", "backbones"))
     digit, tar, samples = str(DATA / "mnist" / "00027-4.png"), tmp_path / "model.tar", tmp_path / "samples.png"
     snf(
         home,
@@ -66,7 +66,9 @@ def test_a_command_keeps_its_home_private_and_writes_files_for_the_user(tmp_path
         ["models", "export", "mnist-snf-glow", str(tar)],
         ["sample", "-n", "1", "--out", str(samples)],
         ["models", "import", "copy", str(tar)],
+        ["backbones", "add", "efficientnet-lite0"],
         SNF_ENGINE="torch",  # loads in less time
+        SNF_BACKBONES=str(backbones),
     )
     for path in (out, *maps.iterdir(), tar, samples):
         assert mode(path) == 0o644, path
@@ -75,11 +77,6 @@ def test_a_command_keeps_its_home_private_and_writes_files_for_the_user(tmp_path
     inside = [path for path in home.rglob("*") if not path.is_symlink()]
     assert (home / "registry" / "copy") in inside
     assert [path for path in inside if mode(path) & 0o077] == []
-
-
-def test_backbones_outside_of_the_home_are_for_all_users(tmp_path: Path) -> None:
-    home, folder = tmp_path / "home", tmp_path / "backbones"
-    snf(home, ["backbones", "add", "efficientnet-lite0"], SNF_BACKBONES=str(folder))
-    shared = [folder, *folder.rglob("*")]
+    shared = [backbones, *backbones.rglob("*")]
     assert len(shared) >= 3
     assert [path for path in shared if not mode(path) & 0o004] == []
