@@ -14,6 +14,7 @@ from models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
 from models.datasets import DatasetStore, DatasetSummary, load_dataset
 from models.errors import DatasetUnfit
 from models.registry.registry import Registry
+from models.scoring.options import EngineOptions
 from models.training.run import train
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import DIGITS, npz, pngs, zipped
@@ -49,6 +50,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
                 home / "run",
                 observe=lambda _event: None,
                 should_stop=lambda: False,
+                engine=EngineOptions("torch"),  # which starts in the least time
             )
             registry.publish(artifact, "trained-on-own")
             yield made
