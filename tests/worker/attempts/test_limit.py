@@ -21,7 +21,7 @@ from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 MODEL = "mnist-snf-glow"
-PARAMETERS = {"images": 40, "shapes": ["spot", "missing-part"], "contrasts": [64]}
+PARAMETERS = {"images": 40, "shapes": ["missing-part"], "contrasts": [64]}
 
 
 def test_a_killed_attempt_is_gone_on_with_and_published_once(
@@ -69,7 +69,7 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
     good = good_images("mnist-mini", scorer.manifest, scorer.calibration_summary, 40)
     direct = measure_limits(scorer, good, parameters)
     assert (direct.curves, direct.undamaged) == (record.curves, record.undamaged)
-    assert direct.curves[1].limit is not None  # a flat square of 12 pixels on a digit is found
+    assert direct.curves[0].limit is not None  # a flat square of 12 pixels on a digit is found
     done = store.get(job.id)
     assert done.progress["fraction"] == 1
     assert done.result == {
