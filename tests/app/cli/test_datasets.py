@@ -13,7 +13,6 @@ from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import mixed, source, zipped
-from tests.support.compiled_cache import share_compiled
 from worker.attempts.attempt import JobSpec
 from worker.attempts.stop_flag import StopFlag
 from worker.attempts.train import run
@@ -25,7 +24,8 @@ PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_ima
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    found = Settings(home=share_compiled(tmp_path / "home"), redis_url="redis://127.0.0.1:1/0", train_threads=1)
+    """With a dataset, and the engine that starts in the least time."""
+    found = Settings(home=tmp_path / "home", redis_url="redis://127.0.0.1:1/0", train_threads=1, engine="torch")
     DatasetStore(found.datasets_dir).create("photos", [source(tmp_path / "uploads", zipped(mixed()))])
     return found
 
@@ -51,6 +51,7 @@ def test_the_check_before_queueing(settings: Settings) -> None:
 def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNF_HOME", str(settings.home))
     monkeypatch.setenv("SNF_TRAIN_THREADS", "1")
+    monkeypatch.setenv("SNF_ENGINE", settings.engine)
     runner = CliRunner()
     listed = json.loads(runner.invoke(cli, ["datasets", "--json"]).stdout)["datasets"]
     assert {one["name"]: one["image_shape"] for one in listed}["photos"] == [3, 28, 28]

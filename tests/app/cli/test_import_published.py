@@ -37,8 +37,9 @@ def checkpoint(published: Published, tmp_path: Path) -> str:
 
 @pytest.mark.timeout(120)
 def test_an_import_is_a_calibrated_model_that_is_live_if_it_is_fit(
-    own_home: Path, checkpoint: str, published: Published
+    own_home: Path, checkpoint: str, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SNF_ENGINE", "torch")  # starts in the least time
     done = run("old", checkpoint, "--data", "mnist-mini", "--json")
     assert done.exit_code == 0, done.output
     event = json.loads(done.stdout.splitlines()[-1])
