@@ -82,7 +82,10 @@ def generate(document: dict[str, Any]) -> str:
 
 
 def generate_parameters(document: dict[str, Any]) -> str:
-    """Generate the client's types of job parameters from an OpenAPI document, as text of ``parameters.py``."""
+    """Return the source of the client's ``parameters.py``, generated from the service's OpenAPI document.
+
+    It has a typed dictionary for the parameters of each type of job.
+    """
     schemas = document["components"]["schemas"]
     kept = {name: _values(schemas[name]) for name in sorted(_parameters(document))}
     return _written(_only(document, kept), DICTIONARIES, PARAMETERS_HEADER, PARAMETERS)

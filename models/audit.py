@@ -56,7 +56,7 @@ class Audited:
 
 
 def count_images(scorer: Scorer, asked: int) -> int:
-    """Return how many images can be used to audit a model's scores, at most ``asked``.
+    """Return how many images an audit can check: ``asked``, or fewer if the model cannot generate images.
 
     For a model that cannot generate samples, only the images that are stored with it can be audited.
     """
@@ -112,7 +112,7 @@ def _in_score(scorer: Scorer, layer: str) -> bool:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Return the log-likelihood of an image, recomputed in float64 with the determinants of all layers.
+    """Return an image's log-likelihood, computed anew in float64 and without stored log-determinants.
 
     It is computed by a trained flow over pixels, in nats.
 

@@ -63,7 +63,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def constant(
     make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return the tensor ``make(*arguments)`` on a device, cached after the first call.
+    """Return the tensor ``make(*arguments)`` on a device, computed at the first such call and then reused.
 
     Without the cache, each copy to a GPU would delay the program.
 

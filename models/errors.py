@@ -62,7 +62,7 @@ class NoLiveVersion(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """Raised on an attempt to remove the alias ``live`` from a model version that is fit for use.
+    """Raised on removing the alias ``live`` of a model while it points at a version that is fit for use.
 
     The alias can only be moved to another version.
     """
@@ -276,7 +276,7 @@ class RanksUnfit(ModelsError):
 
 
 class TrainingDiverged(ModelsError):
-    """Raised if training meets infinite or NaN values, or if the likelihood gets worse.
+    """Raised if training meets infinite or NaN values, or if the likelihood stays far below its first value.
 
     The detail names the cause.
     """

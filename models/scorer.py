@@ -134,7 +134,7 @@ class Scorer:
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return the allowed numerical error, in nats, of a log-likelihood in the calibration's number format."""
+        """Return the largest allowed rounding error, in nats, of a log-likelihood at the calibration's precision."""
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -180,7 +180,7 @@ class Scorer:
 
     @property
     def pixels(self) -> FlowDensity | None:
-        """The probability density over pixels, with its immutable flow; None for a model of features alone."""
+        """The object that computes pixel likelihoods by the trained flow; None if the model uses only features."""
         return self.trained.pixels if self.has_pixels else None
 
     @property

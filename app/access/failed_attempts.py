@@ -69,7 +69,7 @@ class FailedAttempts:
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Count a wrong API key from a client IP address, which must wait after too many such keys.
+        """Count a wrong API key against the client IP address that sent it.
 
         From the 10th wrong key on, the address must wait. Each further wrong key doubles the wait, up to 60 s. Returns
         the record of the address.
@@ -98,7 +98,7 @@ class FailedAttempts:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Remember a valid API key and its client address, so that wrong keys from there do not block it.
+        """Record a valid API key, which then need not wait even after wrong keys from the same address.
 
         Only the SHA-256 digest of the key is stored.
         """

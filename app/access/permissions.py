@@ -45,7 +45,9 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return a request's ``Caller`` if its role includes the needed role; else raise a ``Problem``.
+    """Return the caller of a request if its role is ``needed`` or a higher one; else raise a ``Problem``.
+
+    In ascending order, the roles are read, score, train and admin.
 
     Raises a 403 ``Problem`` if the role does not include the role ``needed``, and a 401 ``Problem`` if the request was
     not authenticated.

@@ -33,7 +33,7 @@ class VersionEvidence:
     nbytes: int = 0
 
     def add(self, image: StoredEvidence) -> None:
-        """Add the anomaly statistics of an image that the model version has just scored.
+        """Store the figures that an image's p-value is computed from, for later use with another calibration.
 
         Beyond 200 images or 8 MiB, the statistics of the oldest images are dropped.
         """
@@ -44,7 +44,7 @@ class VersionEvidence:
 
 
 class RecentEvidence:
-    """Statistics of recently scored images, kept so that another calibration can judge the images again.
+    """Store of figures on recently scored images, from which another calibration can compute their p-values.
 
     At most 200 images and 8 MiB are kept of each of the 16 model versions that scored last. The evidence consists of
     float arrays, not images.

@@ -64,7 +64,7 @@ class JudgingModel:
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
-        """Create a ``JudgingModel`` from the service's description of a model.
+        """Create a ``JudgingModel`` (version, calibration, warnings) from a service's description of a model.
 
         Its warnings tell about fitness, drift and calibration of the model.
         """

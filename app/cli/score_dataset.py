@@ -38,7 +38,7 @@ def score_dataset(
     force: bool,
     as_json: bool,
 ) -> JudgedCounts:
-    """Score a dataset by a job of a service, and save the table of scores to a file.
+    """Let a service score a dataset in a background job, and save the table of scores to a file.
 
     Waits until the job has ended. Returns how many images were judged, flagged as anomalies, and could not be judged.
     """

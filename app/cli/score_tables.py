@@ -33,7 +33,10 @@ class ScoreOutput(Protocol):
     """
 
     def add(self, part: ScorePart) -> None:
-        """Print the results of the next batch of images, or keep them until ``end`` is called."""
+        """Print the results of the next batch of images at once, or keep them for ``end``, as the format needs.
+
+        JSON is printed as soon as the model is known, a table in ``end``.
+        """
         ...
 
     def end(self) -> None:

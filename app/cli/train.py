@@ -195,7 +195,7 @@ def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: Training
 
 
 def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
-    """Print on stdout a report of the model version that this process has registered.
+    """Print on stdout that a model version was registered, and whether it is fit for use.
 
     It is a line of text or, with ``as_json``, an event ``published``.
     """

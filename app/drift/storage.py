@@ -34,7 +34,7 @@ class _DriftRecord(BaseModel):
 
 
 class StoredBets(_DriftRecord):
-    """JSON form of a betting (martingale) test for drift of p-values or of image brightness.
+    """Stored state of a drift test whose betting capital tends to grow if p-values or brightness drift.
 
     It has the number of images in each cell, and the logarithms of the capital.
     """
@@ -191,7 +191,7 @@ def save(windows: DriftWindows, path: Path) -> None:
 
 
 def load(windows: DriftWindows, path: Path) -> None:
-    """Load the drift data of all models into ``windows`` from the JSON file that ``save`` wrote.
+    """Load each model's recent p-values and drift tests into ``windows`` from the file that ``save`` wrote.
 
     A missing or damaged file leaves ``windows`` empty; damage is logged.
     """

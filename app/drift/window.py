@@ -116,7 +116,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowReference:
-    """Properties of a calibration that drift tests use, such as its number of images.
+    """Properties of a calibration, such as its number of images, by which drift tests judge recent images.
 
     They include the digest of the weights.
 
@@ -144,7 +144,7 @@ class WindowReference:
 
 @dataclass(eq=False)
 class ModelWindows:
-    """Windows of recent images of a model: one for all its images, and one for each image source."""
+    """Sliding windows of p-values and brightness of a model's images: one overall, one for each image source."""
 
     reference: WindowReference
     everything: Window

@@ -32,7 +32,7 @@ class ServiceReadiness:
 async def readiness_of(
     pool: ModelPool, queue: ScoringQueue, stopping: threading.Event, settings: Settings
 ) -> ServiceReadiness:
-    """Return whether the service can score images now, with the list of registered models.
+    """Return a readiness report: whether the service can score images now, and the state of each model.
 
     Args:
         pool: The loaded models.

@@ -39,7 +39,7 @@ class FairShares:
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Reserve ``amount`` units of the shared capacity for a caller, if its fair share allows it.
+        """Reserve ``amount`` units, such as bytes or images, for a caller if its fair share allows it.
 
         Returns whether the ``amount`` units were reserved.
         """

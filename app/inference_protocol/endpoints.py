@@ -54,10 +54,7 @@ Version = Annotated[str, Path(description="Number of a version.", examples=["1"]
     responses=responses(401, 500),
 )
 async def show_server() -> ServerMetadata:
-    """Show the name, version and protocol extensions of the service.
-
-    The extensions are those of the Open Inference Protocol.
-    """
+    """Show the name and version of this service, and its extensions of the Open Inference Protocol."""
     return server_metadata()
 
 

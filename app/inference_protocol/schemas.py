@@ -230,7 +230,7 @@ class ServerReady(Answer):
 
 
 class ModelReady(Answer):
-    """Response of a model's readiness check, which says that the model can score images."""
+    """Readiness answer for a model that can score images; for any other model the answer is an error."""
 
     name: str
     ready: Literal[True]

@@ -61,7 +61,7 @@ class LimitView(Answer):
 
 
 class LimitList(Answer):
-    """Detection limits of a model version, newest first, and the number of its active calibration."""
+    """Measurements of the smallest defects that a model version detects, the newest first."""
 
     model: str
     version: int

@@ -50,7 +50,7 @@ class LoadedMemory:
             return before
 
     def end(self, before: int, file_bytes: int) -> int:
-        """Return the memory in bytes that a model took when it was loaded.
+        """End a measurement that ``begin`` started: return the bytes of memory that loading a model took.
 
         The measured growth of the process is kept within bounds that depend on the size of the model's files.
 

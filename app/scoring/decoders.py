@@ -184,6 +184,9 @@ class DecodingLanes:
         return self.small if small else self.large
 
     def close(self) -> None:
-        """Close both pools: cancel waiting images, finish those being decoded, and wait for the threads."""
+        """Shut down the thread pools for small and for large images; images still waiting are cancelled.
+
+        The call returns when the images that are being decoded are finished.
+        """
         self.small.close()
         self.large.close()

@@ -25,7 +25,7 @@ class DecodingRoom:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Context manager that waits until the pixel limit leaves room to decode an image, and reserves this room.
+        """Context manager that waits for room to decode an image, within a limit on pixels decoded at once.
 
         The room is free again when the block ends.
 

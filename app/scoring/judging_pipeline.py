@@ -48,7 +48,7 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """Callable that scores a batch of images with a given model and number of noise draws.
+    """Callable that scores images by one model, with averages over ``draws`` random noises on the pixels.
 
     For each image it returns the log-likelihood and the anomaly verdict, or the error.
 
@@ -87,7 +87,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class Judging:
-    """Shared service that scores images for the scoring endpoints and the Open Inference Protocol.
+    """Shared object that gives images their scores and anomaly verdicts, for all endpoints that score.
 
     All ways into the service use it, so that they share limits, queue and drift tests.
     """
@@ -133,7 +133,9 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Count a request's large images against the limit on pixels in memory, until the request is answered.
+        """Reserve room in memory for a request's full-size images until it is answered, or refuse the request.
+
+        Images keep their full size where the model scores them tile by tile.
 
         A default deadline is extended in proportion to the pixels.
 

@@ -28,7 +28,7 @@ def check_pixels(pixels: int, most: int = 2 * MAX_PIXELS) -> None:
 
 
 class LargeImages:
-    """Limit on the pixels of large images in memory, shared fairly among callers.
+    """Limit on the pixels of full-size images in memory, shared fairly among the callers of the service.
 
     It is for models that score images tile by tile in their full size. Images count from before they are decoded until
     they are scored.

@@ -96,7 +96,7 @@ class _StopAfter(stop_base):
 
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
-    """Return whether a failed request may be sent again, judged by its error and its retry rule.
+    """Return whether a request that failed with ``error`` may be sent again under the rule ``retry_when``.
 
     It may after a lost connection or HTTP 429, 502 or 503, as far as ``retry_when`` permits.
     """

@@ -252,7 +252,7 @@ class DatasetList(BaseModel):
 
 
 class Deviation(BaseModel):
-    """Differences between the scores of a model in bfloat16 and in float32.
+    """Sizes of the differences between the bfloat16 and float32 scores of a model's calibration images.
 
     They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
 
@@ -1788,7 +1788,7 @@ class EvaluationReport(BaseModel):
 
 
 class LimitList(BaseModel):
-    """Detection limits of a model version, newest first, and the number of its active calibration."""
+    """Measurements of the smallest defects that a model version detects, the newest first."""
 
     model_config = ConfigDict(frozen=True)
     model: str

@@ -38,7 +38,7 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Histogram of past images by p-value or brightness, in which a drift test ranks each new image.
+    """Counts of past images by p-value or brightness, from which a drift test computes a new image's rank.
 
     Calibration images and earlier images of a stream are counted in ordered cells.
 
@@ -133,7 +133,7 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Sequential drift test whose betting capital tends to grow if image ranks are dependent or not uniform.
+    """Drift test that bets on how images rank among earlier ones: a large capital is evidence of drift.
 
     The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
 
@@ -154,7 +154,9 @@ class ConformalMartingale:
     log_highest: float = 0.0
 
     def bet(self, ranks: Array) -> Array:
-        """Update the drift test with new image ranks; return the logarithm of its betting capital after each.
+        """Bet on how new images rank among earlier ones; return the log of the betting capital after each.
+
+        A capital that grows is evidence of drift.
 
         The ranks are in (0, 1), ``(m,)``, and the result has the same shape.
         """

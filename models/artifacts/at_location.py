@@ -39,7 +39,7 @@ def write_artifact(folder: Path, location: Location) -> None:
 
 
 def files_at(location: Location) -> list[str]:
-    """Return the names of those files of a stored model that already exist at a storage location."""
+    """Return the names of the model files that already exist at a storage location."""
     return [name for name in NAMES if location.child(name).exists()]
 
 

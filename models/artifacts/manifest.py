@@ -39,7 +39,7 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Record of a trial in which Glow steps were added to a flow over image features.
+    """Record of whether added layers, called Glow steps, improved a flow over image features.
 
     It also states whether the steps were kept.
 
@@ -124,7 +124,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Log-determinants of the flow layers whose log-determinant is the same for every image.
+    """Precomputed log-determinants of the flow layers for which they do not depend on the image.
 
     They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
 
@@ -137,7 +137,7 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """Differences between the scores of a model in bfloat16 and in float32.
+    """Sizes of the differences between the bfloat16 and float32 scores of a model's calibration images.
 
     They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
 
@@ -176,7 +176,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Result of the decision whether a model's new p-value calibration replaces the one in use.
+    """Record of whether a model's new p-value calibration was put into use in place of the one before.
 
     A reason is given if the calibration did not become active, or if it became active because the calibration in use or
     the stored choice is damaged.

@@ -109,7 +109,7 @@ class ActNorm(ChannelAffine):
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return the contribution of a single pixel to the log-determinant of the layer's Jacobian.
+        """Return what each pixel adds to the log-determinant of this layer, the same for all pixels and images.
 
         It is minus the sum of the log-scales, in nats, a float64 scalar.
         """

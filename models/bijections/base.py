@@ -228,7 +228,7 @@ class SelfNormalizing(Bijection):
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the errors with which the learned inverse reconstructs a batch, for the training objective.
+        """Store the learned inverse's reconstruction errors, one for each sample, for use in the training loss.
 
         ``pop_reconstruction_error`` returns them.
 

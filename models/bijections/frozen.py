@@ -32,7 +32,7 @@ class FrozenStep(Protocol):
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
+        """Return the layer's inputs for the outputs ``z``, computed exactly or approximately.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.
@@ -65,7 +65,7 @@ class FrozenAffine:
         return self._apply(self.forward_map, x), None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``, exactly or as approximated by the learned inverse.
+        """Return the layer's inputs for the outputs ``z``, computed exactly or approximately.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.
@@ -179,7 +179,7 @@ def moved(frozen: Frozen, device: torch.device) -> Frozen:
 
 @dataclass(frozen=True)
 class FrozenMap:
-    """Immutable layer that calls given Python functions for its forward map and its inverses.
+    """Read-only layer for scoring, which calls given Python functions to map forwards and backwards.
 
     The functions are its map, its exact inverse, and its learned approximate inverse or None.
 

@@ -146,7 +146,7 @@ class ExactLocalAffine(Bijection):
         return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the images ``x`` with each pixel's channels multiplied by the matrix of its grid cell.
+        """Return ``x`` with each pixel's channels multiplied by the weight matrix of its region (a grid cell).
 
         It is W x in the shape of ``x``. The mean m is not subtracted.
         """
@@ -228,7 +228,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return ``z`` with each pixel's channels multiplied by the learned inverse matrix of its grid cell.
+        """Return ``z`` with each pixel's channels multiplied by the learned inverse of its region (a grid cell).
 
         It is R z, ``(N, C, H, W)``. The mean is not added.
         """
@@ -236,7 +236,9 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace each grid cell's learned inverse matrix by the exact inverse of the cell's weight matrix.
+        """Set the learned inverse of each image region's weight matrix to the exact inverse.
+
+        The regions are the cells of a grid over the image.
 
         Cost: O(C³) a cell.
         """
@@ -251,7 +253,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
 
 class LocalProduct(torch.autograd.Function):
-    """PyTorch autograd function that multiplies each pixel's channels by the matrix of its image grid cell.
+    """PyTorch autograd function that multiplies each pixel's channels by a matrix of its region (a grid cell).
 
     It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
 
@@ -278,7 +280,7 @@ class LocalProduct(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the loss gradients with respect to the inputs, the matrices and the learned inverses.
+        """Return the loss gradients for the input images, the matrix of each image region and its learned inverse.
 
         They are those with respect to x, W and R. The grid and the kind of gradient get None.
         """
@@ -322,7 +324,7 @@ class FrozenLocalAffine:
     grid: int
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the layer's outputs, and None in place of the log-determinant, which is not computed.
+        """Return the layer's outputs, and None in place of the log-determinant, which is constant.
 
         The outputs are W (x - m). The log-determinant is the same for all inputs.
         """

@@ -203,7 +203,7 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def pixel_function(self) -> PixelFunction:
-        """Return an object that computes this pixel transform on NumPy arrays."""
+        """Return a NumPy version of this layer, which makes pixel values follow a mixture of Gaussians."""
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:

@@ -212,7 +212,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
 
 
 def stored_output(location: Location, digest: str | None = None) -> Output:
-    """Return the output folder of the bulk scoring job that is stored at a location.
+    """Return the ``Output`` of the bulk scoring job whose plan is stored in the folder ``location``.
 
     Args:
         location: The folder of the parts.

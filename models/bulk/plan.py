@@ -214,7 +214,7 @@ class OpenPlan:
     plan: BulkPlan
 
     def part_path(self, index: int) -> Path:
-        """Return the path of the Parquet file for the scores of part ``index`` of the images.
+        """Return the path of the Parquet file for the scores of part ``index``, which is a range of images.
 
         The file may not exist yet.
         """
@@ -233,13 +233,16 @@ class OpenPlan:
         return self.part_path(index).exists()
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index`` to its Parquet file; return counts of images, errors and anomalies."""
+        """Write the scores of part ``index``, a range of images, to its Parquet file; return their counts.
+
+        The counts are those of images, errors and anomalies.
+        """
         from models.bulk.part_tables import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
 
         return write_table(table, self.part_path(index))
 
     def missing(self) -> list[int]:
-        """Return the indices of the parts of the images that have no Parquet file of scores yet."""
+        """Return the indices of the image ranges, called parts, whose scores have not been written yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
     def merge(self, table: Path) -> PartSummary:

@@ -47,7 +47,7 @@ class ImageSource(Protocol):
 
 
 class StoredImages:
-    """Image source that reads an uploaded dataset, or one whose images were checked but not copied.
+    """Image source for a user's dataset: uploaded images, or images that stay at their original location.
 
     The latter is a dataset by reference: its inspection reads every image once, for size, colour and duplicates.
 

@@ -46,7 +46,7 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Assign each image of a dataset to a part: training, anomaly statistics or calibration.
+    """Assign each image of a dataset to a part for training, for anomaly statistics or for calibration.
 
     Images with equal pixels are in one part.
 

@@ -126,7 +126,7 @@ class StorageWriter:
 def write_storage(
     folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
 ) -> Iterator[StorageWriter]:
-    """Create the files of a new dataset in its folder, and yield a writer for its images.
+    """Create a new dataset's index and file of original images, and yield a writer that fills them.
 
     The files are complete after the ``with`` block.
 
@@ -174,7 +174,7 @@ class Storage:
                 yield cls(partial(_read, originals), index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield a ``Stored`` record for each image of the dataset, sorted by ``order``.
+        """Yield the record of each image in the dataset's index, sorted by ``order``.
 
         The record has the path, position, format and size of the image. The order is an SQL expression such as
         ``part, path``.

@@ -77,7 +77,7 @@ class DatasetStore:
         return (self._folder(name) / REPORT).is_file()
 
     def require_inspected(self, name: str) -> None:
-        """Check that a dataset exists and has a report on its images, made at upload or by inspection.
+        """Check that a dataset exists and that its images were examined, at upload or by inspection.
 
         Raises ``DatasetNotFound`` or ``DatasetUnfit`` otherwise.
         """

@@ -122,9 +122,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return the image preprocessing that an evaluation applies, derived from that of its model.
-
-    It is that of the model; with ``adapt``, it also resizes and recolours images that the model would refuse.
+    """Return a model's image preprocessing; with ``adapt``, it also resizes and recolours unsuitable images.
 
     With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and ``grey`` or ``rgb`` for colours
     if the model has 1 or 3 channels.

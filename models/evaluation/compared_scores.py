@@ -115,7 +115,7 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """The combined anomaly score of each image in nats, ``(N,)``, from which its p-value is computed.
+        """The overall anomaly score of each image in nats, ``(N,)``, from which its p-value is computed.
 
         Several statistics of the image are combined in it.
 
@@ -131,7 +131,7 @@ class ImageScores:
 
 
 class ScoreSuite:
-    """Function object that computes all anomaly scores of an evaluation for a batch of images.
+    """Callable that computes every anomaly score that an evaluation compares, for a batch of images.
 
     They are those of the model, their components, and simple baselines.
 
@@ -195,7 +195,9 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes the model's anomaly score, combined from several statistics.
+    """Return the ``ScoreGroup`` of the overall anomaly score of a model: its column and how to compute it.
+
+    The score is combined from several statistics of an image.
 
     Verdicts without gradients are based on this score. It is in nats, and the mean over the folds of the calibration.
     """

@@ -65,7 +65,7 @@ class Thresholds:
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
-        """Return the fraction of images that a score flags as anomalous at the false-alarm rate ``alpha``.
+        """Return the fraction of the images ``scored`` that one anomaly score flags at false-alarm rate ``alpha``.
 
         An image is flagged if its p-value is at most ``alpha``. The result is None if no p-value of this score can be
         so small.
@@ -78,7 +78,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return descriptions of the anomaly scores for an evaluation report, with their false-alarm rates.
+    """Return a description of each anomaly score for a report, with how often it flags normal images.
 
     They are in the given order; the false-alarm rates are those on normal images.
     """

@@ -218,7 +218,7 @@ class ImageSets:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The model's image preprocessing, extended to accept other sizes and colours if ``adapt`` is set.
+        """The model's image preprocessing; with ``adapt`` set, it also resizes and recolours unsuitable images.
 
         ``adapt`` is a parameter of the evaluation.
         """
@@ -254,7 +254,7 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return images of the dataset ``name`` as an ``ImageSet`` of anomalous images.
+        """Return images of the dataset ``name``, all taken to be anomalous, as an ``ImageSet``.
 
         They are the test images of a built-in dataset, or all images of a user's dataset.
 
@@ -269,9 +269,7 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return a short text that identifies the stored version of a dataset.
-
-        The text changes when the dataset is replaced.
+        """Return a text that identifies the state of a dataset: it changes when the dataset is replaced.
 
         It has the size and modification time of a file: that of a built-in dataset, or the index of a user's dataset.
 

@@ -98,7 +98,7 @@ class ScoredSet:
 
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> ScoredSet:
-    """Score all images of a set, and keep the most and the least anomalous images.
+    """Return the scores of all images in a set, with pictures of its most and least anomalous ones.
 
     ``shown`` images are kept at either end.
 

@@ -103,7 +103,9 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return the mean negative log-likelihood of held-out image features under one Gaussian for all positions.
+    """Return how badly a single Gaussian, shared by all image positions, fits features of held-out images.
+
+    The result is the mean negative log-likelihood of the features.
 
     It is in nats per feature value.
 
@@ -230,7 +232,7 @@ class LocalGaussian:
 
     @torch.no_grad()
     def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
-        """Set the weights of a local affine layer so that it whitens features distributed as these Gaussians.
+        """Set an affine layer's weights so that it maps features of this distribution to standard normal values.
 
         The layer gets the matrix W = L^-1 D^-1, the mean m and, if it has a learned inverse R, R = D L.
 
@@ -256,7 +258,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit a local affine layer in closed form to image features of the given folds (subsets of images).
+    """Fit an affine layer in closed form so that it maps features of some images to standard normal values.
 
     It is a maximum-likelihood fit with shrinkage.
 

@@ -86,14 +86,16 @@ class FeatureFlows(nn.Module):
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Return the names of the layers whose log-determinants enter the log-likelihood of an image.
+        """Return the names of the layers that contribute to the log-likelihood of an image.
 
         These are ``places.0`` and all Glow steps.
         """
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
-        """Return the latents of image features at all positions, from the flow fitted to all training images.
+        """Return the latents of features: the outputs of the flow that is fitted to all training images.
+
+        Flows that were fitted without one fold of the images are not used.
 
         Features and latents are ``(N, C, rows, columns)``.
         """

@@ -95,7 +95,9 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class MomentSum:
-    """Sums that give the means and covariances of image features over several folds (image subsets).
+    """Sums over the features of a set of images, from which their means and covariances are computed.
+
+    The images are those of one or more folds, or subsets.
 
     There are sums of features at each place, and sums of products in each cell.
 
@@ -157,7 +159,9 @@ class MomentSum:
         return (totals / (self.images * self.places(grid))[:, None])[cells]
 
     def scatter(self, grid: int, means: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return the scatter matrix of the features about given means, in each grid cell of the feature map.
+        """Return how features vary about ``means`` in each grid cell: the sums of products of their deviations.
+
+        The grid divides the feature map. The result is a scatter matrix for each cell.
 
         It is the sum of (x - m)(x - m)^T over the images and the places of the cell. The shape is ``(cells, C, C)``.
 

@@ -295,7 +295,7 @@ class FeatureArchitecture(_ImageArchitecture):
         return self.input_height, self.input_width
 
     def summary(self) -> str:
-        """Return a one-line summary of the architecture: its features, linear maps and Glow steps.
+        """Describe the model in one line of text: its image features, and the flow layers that follow them.
 
         It names the backbone and the grid.
         """

@@ -127,7 +127,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Return latents and log-likelihood of images that already went through the flow's pixel transform.
+        """Run the flow's layers that follow its pixel transform; return latents and log-likelihoods of images.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 

@@ -57,7 +57,10 @@ class RecomputedLayers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layers: list[Bijection], x: Tensor, *_parameters: nn.Parameter) -> tuple[Tensor, ...]:
-        """Return the outputs, log-determinants and reconstruction errors of a sequence of invertible layers.
+        """Run invertible layers in order, and store only the last output for the backward pass.
+
+        The result has outputs, log-determinants and reconstruction errors, which say how badly a learned inverse undoes
+        its layer.
 
         The outputs are those of the last layer. The log-determinants, ``(N,)`` in nats, are summed over the layers.
         Only layers with a learned inverse have reconstruction errors.

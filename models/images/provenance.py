@@ -19,7 +19,7 @@ SIZE_FACTOR = 1.5
 
 
 class Provenance(BaseModel):
-    """Statistics of a model's training image files, with which scored image files are compared.
+    """Properties of a model's training image files, such as format and size, to compare new files with.
 
     They are formats, the range of sizes, colour conversions and the number of resized images.
     """
@@ -91,7 +91,7 @@ class Split(BaseModel):
 
 
 def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return remarks on a scored image file as text, such as a colour conversion, or None without any.
+    """Return remarks on conversions and unusual properties of a scored image file as one text, or None.
 
     They say what was done to the file, and give the provenance warning, if any.
     """

@@ -43,7 +43,9 @@ class Defect:
 
 
 def defect_sizes(height: int, width: int) -> tuple[int, ...]:
-    """Return the defect sizes in pixels to test on images of a given height and width.
+    """Return the sizes in pixels of artificial defects to draw into images of a given height and width.
+
+    A model is then tested on the images with these defects.
 
     Each size is about 1.4 times the one before, up to half of the shorter side of the images.
 

@@ -25,7 +25,10 @@ def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> 
 
 
 def limit_cell(size: int, found: int, images: int) -> LimitCell:
-    """Return the fraction of defects of one size that a model found, with its confidence bounds."""
+    """Return a ``LimitCell``: the share of defects of one size that were found, with confidence bounds.
+
+    The share is ``found`` divided by ``images``, the number of images with such a defect.
+    """
     lower, upper = clopper_pearson(found, images)
     return LimitCell(size=size, found=found, images=images, share=found / images, lower=lower, upper=upper)
 

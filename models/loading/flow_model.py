@@ -69,7 +69,7 @@ class FlowModel:
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
-        """The density of image pixels with its trained flow; None for a model of image features alone.
+        """The object that computes pixel likelihoods by the trained flow; None if the model uses only features.
 
         The flow runs in both directions.
         """

@@ -54,7 +54,7 @@ class ModelFiles:
         return cls(path, calibration, options, digest=content_digest(path, calibration))
 
     def with_threads(self, threads: int | None) -> Self:
-        """Return these model files with another number of CPU threads in their engine options.
+        """Return the same file paths and engine options, but with another number of CPU threads.
 
         None keeps the number in the options.
         """

@@ -120,7 +120,7 @@ def image_digest(image: NDArray[np.uint8]) -> str:
 
 
 def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
-    """Return the largest allowed difference between float32 and float64 log-likelihoods, in nats.
+    """Return the largest allowed error, in nats, of a log-likelihood in float32, compared with float64.
 
     It is 0.001, or 1e-5 D for images of D > 784 values, or a millionth of the score, whichever is most.
 
@@ -132,7 +132,9 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
 
 
 def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
-    """Return the largest allowed error of a log-likelihood computed in a calibration's number format.
+    """Return the largest allowed rounding error of a log-likelihood computed at a calibration's precision.
+
+    The precision is the number format, float32 or bfloat16.
 
     The error is the difference from the score in float64, in nats.
     """

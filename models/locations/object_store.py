@@ -41,7 +41,9 @@ REQUEST_SECONDS = 600
 
 @dataclass(frozen=True)
 class StoreFile:
-    """Object in an object store such as S3, or the folder of all objects below a prefix.
+    """Path in an object store such as S3, either of one object or of a folder of objects.
+
+    Reading and writing treat it as an object, ``files`` as a folder.
 
     ``root`` is the URL of the bucket. ``url`` names the object in errors.
     """
@@ -122,7 +124,7 @@ class StoreFile:
             self._try(lambda: self._store.delete(self.key))
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry (name, size, version) for each object in this folder and its subfolders, sorted by name.
+        """Take this path as a folder; yield name, size and version of each object in it and its subfolders.
 
         The store sorts them by the UTF-8 bytes of their names.
 

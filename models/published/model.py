@@ -44,7 +44,7 @@ class PublishedRecipe(ArchitectureFile):
 
 
 def recipe_of(architecture: LayeredArchitecture | None = None) -> PublishedRecipe:
-    """Return the recipe (layers and image settings) of an imported flow with a given architecture.
+    """Return the recipe of a flow with published weights: its layers, and how images are prepared.
 
     The recipe lists no layers if ``architecture`` is None (not known yet).
     """

@@ -92,7 +92,9 @@ class Budget:
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Divide the remaining time between training the pixel flow and testing the models on added defects.
+        """Divide a comparison's remaining time between training the pixel flow and testing all models.
+
+        In the tests, the models are to find defects that are added to good images.
 
         Returns the seconds to train the pixel flow, and the number of good images that get defects.
 
@@ -121,7 +123,10 @@ class Budget:
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
 
     def begin(self, phase: str) -> None:
-        """Report the start of a phase of the model comparison."""
+        """Report to the observer of a model comparison that a new phase of its work begins, such as training.
+
+        Progress is then reported as by :meth:`tick`, which also ends the comparison if a stop was requested.
+        """
         self._observe({"event": "log", "message": phase})
         self.tick()
 

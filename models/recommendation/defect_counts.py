@@ -63,7 +63,9 @@ def count_defects(
     budget: Budget,
     journal: CellJournal,
 ) -> DefectCurves:
-    """Count the simulated defects that each model family flags as anomalies, by defect kind and size.
+    """Count how many simulated defects of each kind and size every compared type of model detects.
+
+    The types, or families, are models of pixels, of features and of both.
 
     Sizes are tried from the largest down. For each family and kind, they are tried until the lower bound of the found
     share is below 0.9.

@@ -26,7 +26,9 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """Calibrated pixel, feature and hybrid models of a comparison, which flag anomalous images.
+    """Fitted and calibrated models of every compared type, which judge whether images are anomalous.
+
+    The types, or families, are models of pixels, of features and of both.
 
     Attributes:
         parts: The fitted densities.

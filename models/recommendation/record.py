@@ -49,7 +49,10 @@ class RecommendParameters(ImageOptions):
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """The image options that were explicitly set, as a dict of training parameters by name."""
+        """Image options that were set, as a dict by name; options that were left out are absent.
+
+        The names are those of the training parameters for the same purpose.
+        """
         return self.model_dump(mode="json", include=set(ImageOptions.model_fields), exclude_unset=True)
 
 

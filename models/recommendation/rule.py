@@ -68,7 +68,7 @@ def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
 
 
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
-    """Propose the model family that is cheapest to fit among those with nearly the best detection limits.
+    """Propose the cheapest type of model that detects small defects almost as well as the best type does.
 
     Its mean rank is at most half a step above the smallest mean rank.
 

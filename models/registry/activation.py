@@ -36,7 +36,9 @@ class UnlessCoarser:
 
     @staticmethod
     def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Decide whether a new calibration replaces the active one, by comparing their smallest p-values.
+        """Decide whether to use a new calibration: not if its smallest possible p-value is above the active one's.
+
+        Images cannot be flagged at false-alarm rates below the smallest p-value.
 
         The new calibration is ``number``, the active calibration ``used``. If the active calibration stays, the result
         gives the reason.

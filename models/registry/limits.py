@@ -38,7 +38,11 @@ class LimitStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all detection limits in ascending order; empty if none was measured."""
+        """Return the identifying numbers of all detection limits measured for the model, in ascending order.
+
+        A detection limit is the size of the smallest defects that the model reliably finds. The list is empty if none
+        was measured.
+        """
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
 

@@ -47,12 +47,15 @@ class ReasonText(Protocol):
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """Left, top, right and bottom, in pixels, of this reason's image region; None if it has no region."""
+        """Box, in pixels, around the image region that this reason for a verdict points to, or None.
+
+        It gives left, top, right and bottom. It is None if the reason has no region.
+        """
         ...
 
 
 class JudgedValues(Protocol):
-    """Protocol of the anomaly verdict on an image: p-value, score, statistic, decision and reasons.
+    """Interface of an object with an image's anomaly verdict: p-value, score, statistic, decision and reasons.
 
     It was made in this process, or comes from the response of a service.
     """

@@ -123,7 +123,7 @@ def open_pixels(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> FlowDensity:
-    """Return the probability density of images under a trained flow, with the engine that runs the flow.
+    """Prepare a trained flow for scoring, and return an object that computes likelihoods of images with it.
 
     The flow is frozen. The arguments are those of :func:`open_density`.
     """

@@ -51,7 +51,10 @@ def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
 
 
 def with_value(detail: str, given: object) -> str:
-    """Append ", got <value>" to a text "expected ..." if the value is short and the text does not name it yet."""
+    """Append ", got <value>" to an error text that starts with "expected", if the value is short.
+
+    Only numbers and texts are shown. A text that already has such an addition stays as it is.
+    """
     shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
     if shown and detail.startswith("expected") and ", got " not in detail:
         return f"{detail}, got {given!r}"

@@ -64,7 +64,7 @@ class Ranks:
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Return to each process the mean of a value over a training batch that is split among the processes.
+        """Average a value over a training batch that is split among processes; each process gets the mean.
 
         Each process passes the mean over its slice. The gradient, averaged over the processes, is exact.
 

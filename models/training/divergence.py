@@ -27,9 +27,7 @@ DIVERGED_SHARE = 0.01
 
 
 class ReportHistory:
-    """History of the bits per dimension that a training run has reported.
-
-    A divergence is recognised from it.
+    """Summary of the bits per dimension that a training run reported, kept to notice when it diverges.
 
     Args:
         step: The number of the first step.
@@ -149,7 +147,7 @@ def is_finite(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def name_the_cause(flow: Flow, y: Tensor) -> str:
-    """Return a sentence that names the first weights or layer outputs that are NaN or infinite.
+    """Return a sentence on why a training step gave NaN or infinity: the weights or layer where it began.
 
     Args:
         flow: The flow in training mode, after a step whose loss or gradient was not finite.

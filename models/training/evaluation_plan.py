@@ -111,7 +111,10 @@ class EvaluationPlan:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether gradients of log-likelihoods are computed. Only anomaly verdicts with ``thorough`` use them."""
+        """Whether this plan of a model's evaluation includes computing gradients of the log-likelihood.
+
+        Only anomaly verdicts with the option ``thorough`` use them.
+        """
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:

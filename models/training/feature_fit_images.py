@@ -15,7 +15,10 @@ from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 
 
 class TrainingImages(Protocol):
-    """Protocol of a sequence of uint8 training images ``(C, H, W)``; a slice of it is a batch of them."""
+    """Protocol of a sequence of training images, of which a slice such as ``images[:8]`` gives a batch.
+
+    Images are uint8 ``(C, H, W)``.
+    """
 
     def __len__(self) -> int: ...
 

@@ -36,7 +36,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Settings for training Glow steps (blocks of layers) that are added to flows over features.
+    """Settings for training optional blocks of layers, called Glow steps, for a flow over image features.
 
     Attributes:
         steps: Number of steps.
@@ -72,7 +72,10 @@ class StepsOutcome:
 
     @property
     def gain(self) -> float:
-        """Mean rise, in nats, of the log-likelihood of held-out images through the Glow steps."""
+        """Mean increase of the log-likelihood of held-out images, in nats, from adding the new layers.
+
+        The new layers are the trained Glow steps.
+        """
         return float(self.gains.mean())
 
     @property
@@ -100,7 +103,7 @@ class StepsOutcome:
 
 
 class StepsTrial:
-    """Trial that trains Glow steps on features and compares held-out likelihoods with and without the steps.
+    """Test of whether blocks of layers, called Glow steps, improve a flow over features on held-out images.
 
     The features of at most 4,000 images or tiles, evenly spaced, are written to a temporary file. The steps are trained
     on the images of all folds but the last one, which is held out.

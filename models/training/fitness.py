@@ -117,7 +117,7 @@ def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
 
 
 def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) -> float:
-    """Return the error, in pixel values, of images reconstructed by a flow's learned inverse.
+    """Return how far pixel values are off when a flow's learned inverse rebuilds images, as root mean square.
 
     The learned inverse maps the latents of images x back to images x'.
 

@@ -24,14 +24,18 @@ class Multiplier(nn.Module):
 
     @abstractmethod
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the penalty on the layers' reconstruction errors in the training loss, in nats per dimension.
+        """Return the term of the training loss that penalises the errors of the layers' learned inverses.
+
+        It is in nats per dimension. How the errors are weighted depends on the subclass.
 
         ``errors`` has the shape ``(K,)``, and the penalty is a scalar.
         """
 
     @abstractmethod
     def update(self, errors: Tensor) -> None:
-        """Adapt each layer's weight in the penalty to its reconstruction error in a training step.
+        """Adjust how strongly each layer's reconstruction error is penalised, given the errors of a training step.
+
+        The rule of the subclass decides how the weights of the errors change.
 
         ``errors`` has the shape ``(K,)``. If an error is NaN or infinite, nothing is changed.
         """
@@ -61,7 +65,7 @@ class FixedMultiplier(Multiplier):
         return (self.weights * errors).sum()
 
     def update(self, errors: Tensor) -> None:
-        """Do nothing, because the weights of the reconstruction errors are constant."""
+        """Do nothing: this rule never changes how strongly each layer's reconstruction error is penalised."""
 
     def values(self) -> Tensor:
         """Return the constant weight of each layer's reconstruction error in the loss.
@@ -126,7 +130,9 @@ class GecoMultiplier(Multiplier):
         self.log_weights.clamp_(*self.LOG_LIMITS)
 
     def values(self) -> Tensor:
-        """Return the current weight of each layer's reconstruction error in the loss.
+        """Return the weight of each layer's reconstruction error in the loss, as the last update left it.
+
+        The method GECO adapts these weights during training.
 
         The K weights have the shape ``(K,)``.
         """
@@ -160,7 +166,9 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the weighted sum of the layers' violations of the error target, plus a damping term.
+        """Return the loss term that weighs how far layers' reconstruction errors are above or below their target.
+
+        It includes a damping term for errors above the target.
 
         It is Σ_k (lambda_k c_k + 0.05 relu(c_k)²) for weights lambda and c_k = error_k / target - 1.
         """
@@ -169,7 +177,9 @@ class DampedMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Raise the multipliers of layers whose reconstruction error is above the target, and lower the others.
+        """Penalise layers more strongly if their reconstruction error is above the target, and others less.
+
+        The factor of a layer in the penalty is called its multiplier.
 
         The multiplier of layer k changes by 0.001 clip(error_k / target - 1, -1, 1), and stays at 0 or above. If an
         error is NaN or infinite, nothing is changed.

@@ -49,7 +49,7 @@ class Loss:
 
     @property
     def reconstruction_error(self) -> Tensor:
-        """Largest reconstruction error of a learned inverse, over all layers.
+        """Largest error, among all layers, with which a learned inverse restores the layer's input.
 
         The error of a layer W with a learned inverse R is the mean of ||R W x - x||² / D, plus that of white noise if
         ``noise_reconstruction`` is set. The result is a scalar, 0 without such layers.

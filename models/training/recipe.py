@@ -43,7 +43,10 @@ class TrainingRecipe(Protocol):
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Training settings, by name, whose defaults in this recipe differ from those of ``TrainingConfig``."""
+        """The recipe's own default values of training settings, by name, where they differ from the usual ones.
+
+        The usual defaults are those of ``TrainingConfig``.
+        """
         ...
 
     @property
@@ -71,10 +74,7 @@ class TrainingRecipe(Protocol):
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Raise ``DatasetUnfit`` if images are cut into tiles but the recipe also trains a flow over pixels.
-
-    If ``tiled`` is set, the recipe must use features alone.
-    """
+    """Check that a recipe for images cut into tiles uses image features alone; else raise ``DatasetUnfit``."""
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 

@@ -84,7 +84,7 @@ class Schedule:
         return self._progress
 
     def expected_steps(self, state: TrainingState) -> int:
-        """Return the expected number of steps of the whole training.
+        """Return how many steps the whole training is expected to take; an estimate if its time is limited.
 
         It follows from the progress if minutes limit the training.
         """

@@ -29,9 +29,9 @@ class JudgedCounts:
         return f"{images} judged, {anomalies}, {self.not_judged} not judged"
 
     def exit_code(self, *, fail_on_anomaly: bool) -> int:
-        """Return the exit code of a command from the counts of the images that it judged.
+        """Return a command's exit code: 4 if images were not judged, else 1 for anomalies if wanted, else 0.
 
-        It is 4 if an image was not judged, otherwise 1 for an anomaly if ``fail_on_anomaly`` is set, otherwise 0.
+        Anomalies give 1 only if ``fail_on_anomaly`` is set.
         """
         if self.not_judged:
             return NOT_JUDGED

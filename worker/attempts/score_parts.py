@@ -120,7 +120,7 @@ def begin_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, pl
 
 
 def join_parts(folder: Path, table: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Parts:
-    """Open the storage for the score files of a bulk scoring job that another process runs.
+    """Join a bulk scoring job that another process has begun: open the storage of its score files.
 
     Arguments are those of :func:`begin_parts`. Raises ``LocationRefused``, and ``PlanDiffers`` if the plan stored in
     ``folder`` is not ``plan``.

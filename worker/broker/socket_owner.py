@@ -60,7 +60,9 @@ def listener_pid(path: Path) -> int | None:
 
 
 def note_listener(path: Path, note: Path) -> None:
-    """Write the id and start time of the process that listens on a Unix socket into the file ``note``.
+    """Write down which process listens on a Unix socket, so that it can be found even if it hangs.
+
+    The file ``note`` gets the id and the start time of the process.
 
     Raises:
         OSError: The process cannot be found out, or the file cannot be written.

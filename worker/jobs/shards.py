@@ -72,7 +72,9 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend a claim on a shard (range of images) to ``life_s`` seconds from now; return its new token.
+        """Extend a claim on a range of images to ``life_s`` seconds from now, and return the claim's new token.
+
+        The range is called a shard. The token proves the claim, and changes whenever the claim is extended.
 
         Returns:
             The new token, or None if the claim expired and another process has the shard.

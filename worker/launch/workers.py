@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return a list with a worker process for each usable device (CPU or GPU) of this machine.
+    """Return worker processes, not started yet: one for each usable device, CPU or GPU, of this machine.
 
-    The processes are not started yet. Each device that can run jobs of the configured queues has one.
+    A device is usable if it can run jobs of the configured queues.
 
     The workers share the memory of the machine, see ``training_memory``.
 

@@ -108,7 +108,7 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Run a Python module that ends when its parent process dies.
+    """Run a given Python module in this process, and end the process when its parent process dies.
 
     The module is named on the command line. If the parent dies, it is ended by SIGTERM, then by SIGKILL.
     """

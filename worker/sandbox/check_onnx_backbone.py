@@ -78,7 +78,7 @@ def described(description: bytes, name: str, sha256: str) -> Backbone:
 
 
 def check_onnx(content: bytes, backbone: Backbone) -> None:
-    """Check that OpenVINO can run the ONNX file of a backbone network as its description says.
+    """Check that OpenVINO can run a backbone network's ONNX file, and that the file fits ``backbone``.
 
     The check runs in a child process with limits. The input and the outputs must match the description.
 

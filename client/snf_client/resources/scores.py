@@ -120,7 +120,7 @@ class ScorePart:
 
     @property
     def judge(self) -> str:
-        """The model version and calibration that gave these results, as text: ``digits:2 with calibration 1``."""
+        """The model version and calibration that judged these images, as text: ``digits:2 with calibration 1``."""
         return f"{self.model}:{self.version} with calibration {self.calibration}"
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:

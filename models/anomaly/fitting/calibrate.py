@@ -46,7 +46,7 @@ class GradientImages:
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Estimate how many times images pass through the flow in a calibration, to report its progress.
+    """Estimate how often a calibration runs an image through the flow, as the total of its progress reports.
 
     Forward and backward passes count alike, and an image counts once for each pass. Backward passes are counted even if
     the calibration computes no gradients: it then takes fewer passes.

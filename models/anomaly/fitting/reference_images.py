@@ -199,7 +199,7 @@ def evidence_bytes(images: Images, architecture: Architecture, fits: int | None 
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a model cannot be calibrated on a dataset, judged by its summary.
+    """Raise ``DatasetUnfit`` if a dataset's images have the wrong shape or are too few to calibrate a model.
 
     This is so if the images have another shape than those of the model, if there are fewer than 20, or if the model was
     fitted to all of them.

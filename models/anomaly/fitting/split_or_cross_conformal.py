@@ -144,9 +144,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Return a p-value calibration that is fitted to two disjoint sets of normal images.
-
-    The statistics are fitted to the first set. New images are ranked among the second set.
+    """Fit anomaly statistics to one set of images; return a calibration that ranks new images in another.
 
     Args:
         statistics: The evidence to which the statistics are fitted.

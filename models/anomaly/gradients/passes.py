@@ -67,7 +67,7 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         rows: NDArray[np.intp] | None = None,
     ) -> NDArray[np.float64]:
-        """Return one row of log-likelihood gradient features for each image, for use in the anomaly test.
+        """Return a row for each image: the sizes of its log-likelihood gradients for pixels and groups of layers.
 
         They are logarithms of squared gradient norms of log p, plain and relative to the Fisher information. The result
         is float64 ``(N, K)``.
@@ -92,7 +92,7 @@ class GradientPasses:
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Split a flat array of mean squared weight gradients into one tensor for each group of layers.
+        """Cut an array of values, one for each selected flow weight, into one tensor for each group of layers.
 
         The array is ``(P,)``, one value for each weight that ``probe`` covers.
 

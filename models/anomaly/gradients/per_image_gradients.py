@@ -30,7 +30,7 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return how many images of ``pixels`` pixels share one backward pass (a tile).
+    """Return the size of a tile: how many images with ``pixels`` pixels each share one backward pass.
 
     The number is 8 for up to 1024 pixels an image and smaller for more pixels, but at least 1.
 
@@ -80,7 +80,7 @@ class GradientProbe:
 
     @property
     def sizes(self) -> list[int]:
-        """The number of weights in each group of layers, in the order of ``names``.
+        """The number of weights in each group of flow layers of one kind, ordered as in ``names``.
 
         Only weights whose gradients are computed are counted.
         """
@@ -112,7 +112,10 @@ class GradientProbe:
 
 
 def gradient_weights(flow: Flow) -> int:
-    """Return the number of weights of a flow whose gradients :class:`GradientProbe` computes."""
+    """Return how many of a flow's weights are used when an image is judged by log-likelihood gradients.
+
+    These are the weights whose gradients :class:`GradientProbe` computes.
+    """
     return sum(_sizes(list(_groups(flow))))
 
 

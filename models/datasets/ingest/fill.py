@@ -91,7 +91,7 @@ def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Fi
 
 
 def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
-    """Split a new dataset into training, statistics and calibration images, and return a report on it.
+    """Divide a new dataset into parts for training, anomaly statistics and calibration; return a report.
 
     Raises ``DatasetRefused`` if there are too few.
     """

@@ -50,7 +50,7 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count one more file or array image of an upload, and check the limit on their number.
+        """Count one more uploaded file, or image inside an uploaded array, and refuse an upload of too many.
 
         Raises ``DatasetRefused`` for more than ``limits.files``.
         """

@@ -45,7 +45,7 @@ class NewReference:
 
 
 def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
-    """Write the files that describe a new dataset by reference (images not copied) into an empty folder.
+    """Write files that describe a new dataset, whose images are not copied, into an empty folder.
 
     These are an index, and with inspection also a table of the images, a report and a contact sheet.
 

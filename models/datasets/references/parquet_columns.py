@@ -35,7 +35,7 @@ class ImageCell:
 
     @property
     def path(self) -> str:
-        """Path of the image bytes or names in the Parquet schema, such as ``column`` or ``column.member``.
+        """Path in the Parquet schema of the column that this object stands for: ``column`` or ``column.member``.
 
         The second form is for a column of structs.
         """
@@ -51,7 +51,7 @@ class ImageColumn:
 
     @property
     def paths(self) -> list[str]:
-        """The Parquet paths of the columns to read: image bytes and, if present, names."""
+        """Paths in the Parquet schema of the columns to read: the image bytes, then the names if present."""
         return [self.content.path] + ([] if self.names is None else [self.names.path])
 
 

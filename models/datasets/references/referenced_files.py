@@ -29,7 +29,7 @@ SMALL_FILES, SMALL_BYTES = 8, 2**20
 
 
 class ReferencedFiles:
-    """Reader of the undecoded images of a dataset by reference, at their original location.
+    """Reader of the encoded images (such as PNG) of a dataset whose images stay at their original location.
 
     It reads ranges of images in order, and some images ahead. Neighbouring images of a tar archive are read with one
     request.
@@ -45,7 +45,7 @@ class ReferencedFiles:
         self._path = path
 
     def read(self, start: int, stop: int) -> Generator[EncodedImage]:
-        """Yield the undecoded images of a dataset by reference, from index ``start`` to ``stop - 1``.
+        """Yield the encoded images ``start`` to ``stop - 1`` of a dataset whose images were not copied.
 
         Each image comes with its index in the dataset. None is missing or repeated: an image that cannot be read has an
         error in place of its bytes.

@@ -110,7 +110,11 @@ class AdditiveCouplingSpec(Coupling):
 
 @register
 class PlaceCouplingSpec(Coupling):
-    """Coupling layer that shifts half of the channels by a network that depends on the position in the image."""
+    """Description of a layer that shifts half of the channels, depending on the other half and the position.
+
+    A network computes the shifts from the other half, and from learned numbers for each position that are the same for
+    all images.
+    """
 
     type: Literal["place-coupling"] = "place-coupling"
     bijection = "models.bijections.additive_coupling:PlaceCoupling"

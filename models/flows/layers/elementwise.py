@@ -83,5 +83,8 @@ class SmoothLeakyReLUSpec(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the slope of a built activation for large negative values, in a dict with the key ``alpha``."""
+        """Return the setting ``alpha`` of an existing activation layer, as a dict with this one key.
+
+        It is the slope of the activation function for large negative inputs.
+        """
         return {"alpha": layer.alpha}

@@ -108,7 +108,7 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
-        """Return the settings that describe a built layer, as a dict by the field names of this class.
+        """Read the settings of an existing layer object into a dict with field names of this class as keys.
 
         The settings are parameters of the layer type, not learned parameters of the layer.
 

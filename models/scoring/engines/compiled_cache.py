@@ -71,7 +71,9 @@ class CompiledCache:
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored measurement of how many images a graph best computes at once, or None if missing.
+        """Return the stored measurement of how many images a network best computes at once, or None if missing.
+
+        The network is a graph, which is the form that OpenVINO runs.
 
         A tile is the fixed number of images that are computed at once. The size was measured with ``lanes`` threads.
         ``model`` is the graph for one image.

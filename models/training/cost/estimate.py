@@ -167,7 +167,7 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate how long validations and other phases of a training run take, in units of a training step.
+    """Estimate the time that phases of a training run take, as multiples of the time of one training step.
 
     These phases are validations, the fit of features, and evaluation with calibration. Only counted work is used, no
     measured times.

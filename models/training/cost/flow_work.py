@@ -92,7 +92,7 @@ class FlowWork:
 def flow_work(
     architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
-    """Count the operations and memory of training a flow with batches of ``images`` images.
+    """Count the operations and bytes that each part of training a flow takes, such as one training step.
 
     The flow runs on tensors without values (meta device).
 

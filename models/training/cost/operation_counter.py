@@ -51,7 +51,7 @@ class Work:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Context manager that counts the operations and bytes of PyTorch code.
+    """Context manager that counts the arithmetic operations of PyTorch code, and the bytes read and written.
 
     The code runs on tensors without values (meta device).
 

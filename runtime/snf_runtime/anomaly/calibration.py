@@ -77,7 +77,7 @@ class Fold:
     map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-value of each image for each family (group) of anomaly statistics.
+        """Return how unusual each image is in each group of anomaly statistics, as negative log p-values.
 
         The shape is ``(N, kinds)``, in nats. Gradients are the last group, if the evidence and the calibration have
         them.
@@ -154,7 +154,7 @@ class Calibration:
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted anomaly statistics of the calibration images, as one array for each fold of images.
+        """Return the sorted anomaly statistics of the calibration images, as one array for each subset of them.
 
         New images are ranked among them, which gives their p-values. If ``gradients`` is true, the statistics include
         gradients.
@@ -323,7 +323,7 @@ class Calibration:
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic of each image, averaged over all folds of the calibration.
+        """Return each image's typical anomaly statistic: the mean over versions fitted to different images.
 
         The shape is ``(N,)``, in nats. Values are limited to 1e6.
         """

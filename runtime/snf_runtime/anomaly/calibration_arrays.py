@@ -15,9 +15,7 @@ Part = TypeVar("Part")
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Flatten a nested dataclass into a dict of its arrays.
-
-    The keys are dotted names such as ``folds.0.ordered``.
+    """Flatten a nested dataclass into a dict of its arrays, with keys such as ``folds.0.ordered``.
 
     Fields are arrays, dataclasses, tuples or None.
     """

@@ -78,7 +78,9 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return the number k: an image is flagged if fewer than k calibration images are at least as anomalous.
+    """Return how many top ranks among the calibration images make a new image count as an anomaly.
+
+    Rank 1 is that of an image more anomalous than all calibration images.
 
     The number is k = floor(alpha (n + 1)) for n calibration images. An image has p <= alpha if fewer than k of them are
     at least as anomalous.

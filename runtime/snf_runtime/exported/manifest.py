@@ -72,7 +72,7 @@ class ExportedFeatures:
 
 @dataclass(frozen=True)
 class ExportedCalibration:
-    """Description of an exported model's calibration: its dataset, image count and smallest p-value.
+    """Description of an exported model's calibration: dataset, image count and smallest possible p-value.
 
     Its arrays are in ``arrays.npz``.
 
@@ -163,7 +163,10 @@ class ExportManifest:
         return tuple(name for name in ("pixels", "features") if getattr(self, name) is not None)
 
     def graph(self, part: str) -> str:
-        """Return the name of the file to open for the graph of a model part, such as ``pixels.onnx``."""
+        """Return the file name of a model part's network graph, such as ``pixels.onnx`` for the part ``pixels``.
+
+        Where a graph has two files, it is the one to open.
+        """
         return part + ENDINGS[self.format][0]
 
     def expected_files(self) -> set[str]:

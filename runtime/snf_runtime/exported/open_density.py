@@ -76,7 +76,9 @@ def _layout(manifest: ExportManifest, pixels: ExportedPixels, arrays: Arrays) ->
 
 
 def pixel_function(transform: ExportedTransform, masses: NDArray[Any] | None) -> PixelFunction:
-    """Build the pixel transform (affine, logit or marginal) of an exported flow from its description.
+    """Build the function that an exported flow first applies to each pixel value, from its stored settings.
+
+    Its type is affine, logit or marginal. A marginal one follows the distribution of the training pixels.
 
     Args:
         transform: The description.

@@ -109,7 +109,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image file that is decoded and upright, in its own size and colour.
+    """Decoded image file, turned upright by its EXIF orientation, before its size or colours are changed.
 
     Attributes:
         image: The pixels, in mode ``I;16`` for 16-bit grey, else in a mode of 8 bits a channel.

@@ -30,7 +30,7 @@ LARGE_TILE_PIXELS = 2**24
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
-    """A TIFF file that is refused with ``ImageError`` if it has too many strips or tiles.
+    """Pillow's TIFF reader with a check that raises ``ImageError`` if a file has too many strips or tiles.
 
     They are counted before Pillow makes objects of them. Channels that are stored one after the other, in planes, are
     read with all bits of their values.

@@ -56,7 +56,9 @@ def rising(latent: Array) -> Array:
 
 
 def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
-    """Return the names of a flow's channel statistics, such as ``energy-1-3`` for channel 3 of level 1.
+    """Return the names of the statistics of a flow's latent channels, such as ``energy-1-3``.
+
+    This one is the logarithm of the mean square of channel 3 at level 1. Others are correlations along diagonals.
 
     There are none for a flow that mixes all pixels at once.
     """

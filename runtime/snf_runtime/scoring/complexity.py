@@ -10,9 +10,7 @@ LEVELS = 256
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the entropy of the pixel prediction errors of each image, in bits/dim.
-
-    Each pixel is predicted from its neighbours.
+    """Predict each pixel from its neighbours, and return the entropy of each image's prediction errors.
 
     It measures the complexity of an image. A pixel is predicted by the median of left, upper and left + upper - upper
     left, each channel by itself (the MED predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256;

@@ -72,7 +72,10 @@ class FeatureEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The total size of the arrays ``places`` and ``pooled`` in bytes."""
+        """The memory in bytes that the negative log-densities of the image features take.
+
+        It is that of the arrays ``places`` and ``pooled``.
+        """
         return self.places.nbytes + self.pooled.nbytes
 
     @property

@@ -210,7 +210,7 @@ class FeatureDensity:
     def passes(
         self, images: Batch, draws: int = 1, at_once: int | None = None
     ) -> Iterator[tuple[int, FeaturePass | None]]:
-        """Yield the scoring results of images or tiles in groups, so that memory stays bounded.
+        """Run images or tiles through the model in groups that fit in memory, and yield each group's results.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.

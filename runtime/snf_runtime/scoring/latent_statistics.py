@@ -25,7 +25,9 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return the mean log2 standard deviation of a level's Gaussian prior over latents, for each image.
+    """Return how widely the flow expects the latents of one level to spread, as a mean for each image.
+
+    It is the mean log2 standard deviation of the level's Gaussian prior, which differs from image to image.
 
     Args:
         prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.

@@ -10,9 +10,9 @@ from snf_runtime.scoring.pixel_transforms import PixelFunction
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """Sizes and constants of one level of a normalizing flow over pixels, without its weights.
+    """Sizes of one level of a flow over pixels, and the part of its log-det that is the same for all images.
 
-    It gives the size of the level, its latents, and the constant part of its log-det.
+    A level is a group of layers at one resolution. The layout has none of its weights.
 
     Attributes:
         size: Height and width of the activations of the level.

@@ -30,7 +30,7 @@ TYPICAL = math.log(2)
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
-    """Return the weight of each group of anomaly statistics in the merged p-value of an image.
+    """Return how much each group of anomaly statistics counts when their p-values are merged into one.
 
     The shape is ``(kinds,)``. The weights sum to 1.
 

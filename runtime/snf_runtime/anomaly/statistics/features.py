@@ -101,14 +101,14 @@ class FeatureFamily:
         return _surprises(self.statistics(evidence), self.tails)
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
-        """Return one negative log p-value for each image, computed from its backbone features.
+        """Return how unusual each image's features are compared to normal images, as a negative log p-value.
 
         It merges all four statistics, ``(N,)`` in nats.
         """
         return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return each image's most unusual feature statistic and the position of its most unusual features.
+        """Return each image's most unusual feature statistic, and the feature-map position that stands out most.
 
         The result has the name of the statistic, its -ln p in nats, and the row and column of the place.
 

@@ -29,7 +29,9 @@ class GradientFamily:
     tail: Tail
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return the negative log p-value of each image, computed from its gradient statistics.
+        """Return how unusual each image's gradients are compared to normal images, as a negative log p-value.
+
+        The gradients are those of the image's log-likelihood.
 
         p is the probability that a normal image has gradients at least as unusual. The shape is ``(N,)``, in nats.
         """

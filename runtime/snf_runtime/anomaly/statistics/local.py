@@ -89,7 +89,9 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return the negative log p-values of the most and the least likely image region, for each region shape.
+        """Return how unusual the two most extreme image regions of each shape are, as negative log p-values.
+
+        The two are the most and the least likely region of the shape.
 
         The shape of the result is ``(N, 2 * shapes)``, in nats.
 
@@ -124,7 +126,9 @@ class LocalFamily:
 
 
 def all_regions(grid: tuple[int, int]) -> list[Region]:
-    """Return the regions of every shape on a grid of image cells: squares, then full rows and columns.
+    """List the square regions of a grid of image cells, smallest first, then its full rows and columns.
+
+    Squares have 2, 4 or 6 cells a side, and are smaller than the grid.
 
     ``grid`` is its number of rows and columns. The order is that of the columns of z-scores.
     """

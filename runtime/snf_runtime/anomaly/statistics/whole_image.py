@@ -44,7 +44,9 @@ class DensityView:
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Several probability densities of whole-image statistics, fitted to normal images.
+    """Densities of several sets of image statistics, which tell how unusual an image is as a whole.
+
+    The densities are fitted to normal images.
 
     Their p-values are combined by Fisher's method with weights.
 
@@ -127,7 +129,9 @@ def total_surprise(surprises: Array, shares: Array | None) -> Array:
 def z_scores(
     statistics: Array, used: NDArray[np.int64], location: Array, scale: Array, conditioning: Conditioning
 ) -> Array:
-    """Return image statistics as z-scores, relative to images of similar complexity.
+    """Return image statistics as z-scores, relative to images with a similar amount of detail.
+
+    The amount of detail is called complexity: the entropy of errors when pixels are predicted from neighbours.
 
     Only the columns ``used`` are taken. The last column of the result is the z-score of complexity itself.
 

@@ -45,7 +45,10 @@ class ProgramCache(Protocol):
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the cached tile size (images per thread and run) of a graph; None if there is none.
+        """Return the stored measurement of how many images a network best computes at once, or None if missing.
+
+        The network is a graph, which is the form that OpenVINO runs. The number of images, for each thread and run, is
+        its tile size.
 
         ``model`` is the graph for one image. The tile size is for ``lanes`` threads.
         """

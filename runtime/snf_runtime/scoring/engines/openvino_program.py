@@ -31,7 +31,7 @@ def core() -> ov.Core:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled OpenVINO graph, and the function that stores it in a cache.
+    """A compiled OpenVINO graph, with a function that stores it so that it need not be compiled again.
 
     Attributes:
         model: The compiled graph.

@@ -86,7 +86,7 @@ def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int]) -> int:
-    """Return the fastest of several tile sizes (batch sizes) by timing a function with each of them.
+    """Find by timing which of several numbers of images per run makes a function fastest per image.
 
     A tile size is a number of images per run. The result is the first candidate whose time per image is within 3 % of
     the best.
