@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Clients that others wrote, which must not change what the project itself is installed with.
 CLIENTS := .venv-clients
-# Cores and one more, at most five.
-TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
+# Cores and two more, at most six: many tests wait.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 2)')
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
 export SNF_DATA_DIR ?=
 # One file for all platforms and all versions of Python from 3.11 on.
@@ -36,7 +36,7 @@ types: $(VENV)/installed-test
 
 tests: $(VENV)/installed-test $(CLIENTS)/installed
 	$(BIN)/coverage erase
-	# One thread a process: threads that wait for each other burn time. One process more than cores: many tests wait.
+	# One thread a process: threads that wait for each other burn time.
 	# Hundreds of processes are started: none of them should compile again what another one has compiled.
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) \
 	  --dist loadfile --no-loadscope-reorder --cov --cov-report=term
