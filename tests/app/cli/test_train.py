@@ -1,4 +1,4 @@
-"""`snf train`: its help, its folder, and two processes that share a training."""
+"""`snf train`: its help, its folder, and two processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from models.training.parameter_texts import parameter_groups
 from models.training.presets import find_preset
 from models.training.same_run_check import FILE, RunRecord
 from snf_runtime.judged_counts import FAILED, USAGE
-from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
-from tests.support.ports import free_port
 from tests.support.unmeasured import unmeasured
 
 
@@ -32,19 +30,27 @@ from tests.support.unmeasured import unmeasured
 def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
     options = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "2", "--name", "digits", "--json"]
     options += [f"--set={given}" for given in ("image_size=8", "batch_size=8", "validation_images=8", "validations=1")]
-    # As torchrun starts them, which takes seconds.
-    torchrun = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    outputs = [tmp_path / f"said-{rank}.txt" for rank in range(2)]
-    started = []
-    for rank, said in enumerate(outputs):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "app.cli.main", "train", *options]
-        with said.open("wb") as output:
-            process = fork_server().popen(command, stdout=output, env={**unmeasured(), **torchrun, **own}, cwd=ROOT)
-        started.append(process)
-    texts = [(process.wait(100), said.read_text()) for process, said in zip(started, outputs, strict=True)]
-    assert [code for code, _ in texts] == [0, 0], texts
-    events = [json.loads(line) for _, text in texts for line in text.splitlines() if line.startswith("{")]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "app.cli.main",
+            "train",
+            *options,
+        ],
+        env={**unmeasured(), "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
     for name in ("started", "validation", "checkpoint", "evaluation", "published"):
         assert [event["event"] for event in events].count(name) == 1, name
     assert events[-1]["ref"] == "digits:1"
