@@ -79,6 +79,10 @@ MEASURED_ALL_THE_SAME = "tests/test_checked_models.py::test_a_preset_lives_from_
 FORKED = pytest.StashKey[socket]()
 CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
+# Where a test has several threads of torch, those that wait for each other sleep: those that spin take a core each.
+# It is read when torch is imported, as some folders' fixtures do before any hook runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds an option that writes the documents which tests make."""
