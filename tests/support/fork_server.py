@@ -5,6 +5,7 @@ processes of a test run share the one that is forked.
 """
 
 import atexit
+import fcntl
 import gc
 import json
 import os
@@ -45,6 +46,8 @@ LISTENS_AT = "TEST_FORK_SERVER"
 """Variable with the path of the socket at which the process of a test run that is forked takes requests."""
 NAME_LENGTH = 15
 """Characters that Linux keeps of the name of a process; those of a fork are the last ones of its module."""
+MOST_FILES = 10
+"""Most open files that a process may be given."""
 ZOMBIE_S = 1.0
 """Time for which the id of a process that has ended is not given to another: its parent may be about to signal it."""
 
@@ -272,7 +275,7 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
 def received(client: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """The next request of a client, None where it is gone, and the open files that came along."""
     with suppress(ConnectionError):
-        data, fds, _, _ = socket.recv_fds(client, 2**16, 2)
+        data, fds, _, _ = socket.recv_fds(client, 2**16, MOST_FILES)
         while not data.endswith(b"\n") and (more := client.recv(2**16)):
             data += more
         if data.endswith(b"\n"):
@@ -305,8 +308,11 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
         signal.signal(number, signal.SIG_DFL)
     for target in (1, 2):
         os.dup2(output, target)
-    for fd, target in zip(passed, request["passed"], strict=True):
+    # First to numbers of which none is wanted.
+    passed_on = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 1 + max(request["passed"], default=0)) for fd in passed]
+    for fd, target in zip(passed_on, request["passed"], strict=True):
         os.dup2(fd, target)
+        os.close(fd)
     os.environ.clear()
     os.environ.update(request["env"])
     os.umask(request["umask"])

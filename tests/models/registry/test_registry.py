@@ -26,6 +26,7 @@ from models.registry.aliases import MAX_ALIASES, TooManyAliases
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from tests.models.registry.publishing import publish_versions
+from tests.support.forked_context import forked_context
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def test_shipped_models_are_not_removed(zoo: Path, artifact: Path, tmp_path: Pat
 
 
 def test_a_name_is_always_found_while_its_versions_come_and_go(registry: Registry, artifact: Path) -> None:
-    for _ in range(30):
+    for _ in range(20):
         registry.publish(artifact, "digits")
     done, found = threading.Event(), list[int]()
 
@@ -221,7 +222,7 @@ def test_a_name_is_always_found_while_its_versions_come_and_go(registry: Registr
     with ThreadPoolExecutor() as pool:
         readers = [pool.submit(look) for _ in range(3)]
         try:
-            for version in range(2, 31):
+            for version in range(2, 21):
                 registry.set_alias("digits", "live", version)
                 registry.remove("digits", version - 1)
         finally:
@@ -330,7 +331,7 @@ def test_folders_that_are_no_models_are_no_models(registry: Registry, artifact: 
 
 
 def test_several_processes_publish_at_once(registry: Registry, artifact: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forked_context()
     answers: multiprocessing.Queue[int] = context.Queue()
     workers = [context.Process(target=publish_versions, args=(registry.root, artifact, 5, answers)) for _ in range(3)]
     for worker in workers:
