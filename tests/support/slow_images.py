@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from models.bulk.plan import BulkPlan
 from models.bulk.sources import DatasetImages
 from models.bulk.work import BulkWork, OpenWork
 from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import DatasetNotFound
 from models.loading.model_files import ModelFiles
 from models.locations.location import Location
 from models.score_rows.judged_rows import batches_of
@@ -52,22 +51,33 @@ class _OpenWithoutModel(OpenWork):
 
 
 @dataclass(frozen=True)
+class Fault:
+    """An error in the place of the images of a part.
+
+    Args:
+        start: First image of the part.
+        error: Why it cannot be read.
+        times: How often it cannot.
+    """
+
+    start: int
+    error: Exception
+    times: int = 99
+
+
+@dataclass(frozen=True)
 class SlowImages:
     """Images of ``mnist-mini`` for a :class:`BulkWork`.
 
     Args:
         journal: File that gets a line ``START PID`` when a part is read.
         seconds: Time that reading a part takes, half of it before the first image and half in the middle.
-        fail_at: First image of a part that cannot be read.
-        error: Why it cannot.
-        failures: How often it cannot.
+        faults: Parts that cannot be read.
     """
 
     journal: Path
     seconds: float = 0.0
-    fail_at: int | None = None
-    error: Exception = field(default_factory=lambda: DatasetNotFound("deleted meanwhile"))
-    failures: int = 99
+    faults: tuple[Fault, ...] = ()
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Return the images."""
@@ -118,8 +128,9 @@ class _SlowSource:
         with self._images.journal.open("a") as file:
             file.write(f"{start} {os.getpid()}\n")
         time.sleep(self._images.seconds / 2)
-        if start == self._images.fail_at and len(self._images.readers(start)) <= self._images.failures:
-            raise self._images.error
+        for fault in self._images.faults:
+            if start == fault.start and len(self._images.readers(start)) <= fault.times:
+                raise fault.error
         middle = (start + stop) // 2
         yield from self._source.read(start, middle)
         time.sleep(self._images.seconds / 2)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,8 +32,10 @@ from models.locations.errors import LocationUnavailable
 from models.locations.location import Location
 from models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
+from tests.support.compiled_cache import compiled
+from tests.support.forked_context import forked_context
 from tests.support.paths import IMPORT_PATH
-from tests.support.slow_images import SlowImages, WorkWithoutModel, slow_work
+from tests.support.slow_images import Fault, SlowImages, WorkWithoutModel, slow_work
 from tests.support.unmeasured import MEASURED
 from tests.worker.support.helpers import alive, until
 
@@ -73,9 +74,7 @@ class DeadlySource:
 def quick_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forks of one that has imported what they need; those of `driver` start as users have it."""
     monkeypatch.delenv(MEASURED, raising=False)
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["models.bulk.local_engine", "models.scorer", "torch._dynamo"])
-    monkeypatch.setattr(local_engine, "get_context", lambda _method: context)
+    monkeypatch.setattr(local_engine, "get_context", lambda _method: forked_context())
 
 
 def work_of(artifact: Path, folder: Path, deaths: int = 0, options: EngineOptions = TORCH) -> BulkWork:
@@ -129,7 +128,7 @@ def test_processes_that_die_or_are_stopped_lose_and_double_nothing(artifact: Pat
 
 @pytest.mark.timeout(300)
 def test_a_part_that_ends_each_process_is_named(artifact: Path, tmp_path: Path) -> None:
-    work = work_of(artifact, tmp_path, 99, EngineOptions())  # as users have it
+    work = work_of(artifact, tmp_path, 99, compiled())  # as users have it
     expected = (
         "^images 200 to 299 failed 3 times, the last time with: a process ended by signal SIGKILL, .*fewer processes"
     )
@@ -142,22 +141,16 @@ def test_a_part_that_ends_each_process_is_named(artifact: Path, tmp_path: Path) 
 def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_class(
     artifact: Path, tmp_path: Path
 ) -> None:
-    for failures in (1, 99):
-        folder = tmp_path / str(failures)
-        folder.mkdir()
-        error = LocationUnavailable("no answer") if failures == 1 else StorageFull("the disk is full")
-        slowness = {"fail_at": 200, "error": error, "failures": failures}
-        work, journal = slow_work(artifact, folder, 100, work=WorkWithoutModel, **slowness)
-        engine = bulk_engine("local", processes=2)
-        if failures == 1:
-            engine.run(work, [1, 2], Callbacks())
-            first, second = journal.readers(200)
-            assert first != second
-            assert work.output.missing() == [0, 3, 4, 5]
-        else:
-            expected = "^images 200 to 299 failed 3 times, the last time with: the disk is full$"
-            with pytest.raises(StorageFull, match=expected):
-                engine.run(work, [1, 2], Callbacks())
+    faults = Fault(200, LocationUnavailable("no answer"), 1), Fault(500, StorageFull("the disk is full"))
+    work, journal = slow_work(artifact, tmp_path, 100, work=WorkWithoutModel, faults=faults)
+    engine = bulk_engine("local", processes=2)
+    engine.run(work, [1, 2], Callbacks())
+    first, second = journal.readers(200)
+    assert first != second
+    assert work.output.missing() == [0, 3, 4, 5]
+    expected = "^images 500 to 599 failed 3 times, the last time with: the disk is full$"
+    with pytest.raises(StorageFull, match=expected):
+        engine.run(work, [0, 5], Callbacks())
 
 
 DRIVER = """

@@ -26,7 +26,7 @@ from models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUna
 from models.locations.errors import LocationUnavailable
 from models.scoring.options import EngineOptions
 from tests.support.ray_cluster import RayCluster
-from tests.support.slow_images import WorkWithoutModel, slow_work
+from tests.support.slow_images import Fault, WorkWithoutModel, slow_work
 
 PART = 25
 COUNT = 600
@@ -40,13 +40,76 @@ def contents(output: Output) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)}
 
 
-def test_rows_are_those_of_the_local_engine(small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path) -> None:
+def test_rows_are_those_of_the_local_engine_and_progress_within_a_part_is_reported(
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "PROGRESS_S", 0.02)
+    part = 150  # images, some of which are scored before the second half is read
     (tmp_path / "local").mkdir()
-    local, _ = slow_work(artifact, tmp_path / "local")
-    LocalEngine().run(local, [1, 7, 23], Callbacks())  # with its own number of threads
-    work, _ = slow_work(artifact, tmp_path)
-    RayEngine(small_ray_cluster.address).run(work, [1, 7, 23], Callbacks())
+    local, _ = slow_work(artifact, tmp_path / "local", part)
+    LocalEngine().run(local, [1, 3], Callbacks())  # with its own number of threads
+    work, _ = slow_work(artifact, tmp_path, part, seconds=1.0)
+    advanced: list[int] = []
+    RayEngine(small_ray_cluster.address).run(work, [1, 3], Callbacks(advance=advanced.append))
     assert contents(work.output) == contents(local.output), "each file to the bit, and no other file"
+    assert sum(advanced) == 2 * part
+    assert len(advanced) > 2
+
+
+def test_what_another_actor_can_do_is_done_again_and_other_errors_keep_their_class_and_name_the_images(
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray  # noqa: PLC0415  # after the cluster's environment
+
+    faults = (
+        Fault(PART, LocationUnavailable("no answer"), 1),
+        Fault(3 * PART, DatasetNotFound("deleted")),
+        Fault(5 * PART, StorageFull("the disk is full"), 1),
+    )
+    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, faults=faults)
+    get: Callable[..., Any] = ray.get
+    out_of_memory = [(0, 1)]
+
+    def lose(call: Any) -> Any:
+        """Lose the answer of an actor once a part was read so often."""
+        answer = get(call)
+        start, times = out_of_memory[0] if out_of_memory else (0, 99)
+        if isinstance(answer, tuple) or len(journal.readers(start)) < times:
+            return answer
+        out_of_memory.clear()
+        raise ray.exceptions.OutOfMemoryError("Refer to the documentation. " * 40)
+
+    monkeypatch.setattr(ray, "get", lose)
+    with pytest.raises(DatasetNotFound, match=r"^images 75 to 99: deleted$"):
+        RayEngine(small_ray_cluster.address).run(work, [0, 1, 3], Callbacks())
+    first, second, third = (pid for _, pid in (journal.readers(0)[0], *journal.readers(PART)))
+    assert len({first, second, third}) == 3
+    assert [pid for _, pid in journal.readers(0)] == [first, second], "what Ray ended is done again"
+    assert [work.output.has(index) for index in range(4)] == [True, True, False, False]
+
+    out_of_memory.append((5 * PART, 2))
+    monkeypatch.setattr(ray_engine, "ATTEMPTS", 2)
+    expected = r"^images 125 to 149 failed 2 times, the last time with: Ray ended an actor for lack"
+    with pytest.raises(PartFailed, match=expected) as raised:
+        RayEngine(small_ray_cluster.address).run(work, [5], Callbacks())
+    assert "Refer to" not in raised.value.detail
+
+
+def test_waiting_for_room_is_said_and_can_be_stopped(
+    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "ROOM_S", 0.5)
+    monkeypatch.setattr(ray_engine, "places", lambda *_args, **_options: 1)  # as where others use all cores
+    work, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
+    said: list[str] = []
+    with pytest.raises(Stopped):
+        RayEngine(small_ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
+    assert said == ["waits for room on the Ray cluster"] * 2
+
+
+def test_the_engine_needs_an_address() -> None:
+    with pytest.raises(EngineUnavailable, match="the engine ray needs a cluster: set SNF_RAY_ADDRESS to its HOST:PORT"):
+        bulk_engine("ray")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +118,33 @@ def expected(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     work, _ = slow_work(artifact, tmp_path_factory.mktemp("local"), work=WorkWithoutModel)
     LocalEngine().run(work, work.output.missing(), Callbacks())
     return contents(work.output)
+
+
+def test_a_cluster_without_room_or_answer_is_a_sentence(
+    ray_cluster: RayCluster, artifact: Path, tmp_path: Path
+) -> None:
+    wide, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
+    with pytest.raises(RayUnavailable, match="expected a node of 8 cores in the Ray cluster, got 2 nodes without"):
+        RayEngine(ray_cluster.address).run(wide, [0], Callbacks())
+    with pytest.raises(RayUnavailable, match=r"cannot reach Ray at 127\.0\.0\.1:1 \(SNF_RAY_ADDRESS\): .*refused"):
+        RayEngine("127.0.0.1:1").run(wide, [0], Callbacks())
+
+
+def test_stopping_ends_the_actors_and_leaves_whole_parts(
+    ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, seconds=0.5)
+    written: list[int] = []
+    callbacks = Callbacks(lambda: bool(written), part_written=written.append)
+    with pytest.raises(Stopped):
+        RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
+    begun = journal.readers()
+    assert len(begun) < COUNT // PART
+    time.sleep(1.5)
+    assert journal.readers() == begun
+    there = contents(work.output)
+    assert there == {name: expected[name] for name in there}
+    assert len(there) >= 2
 
 
 def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost(
@@ -87,115 +177,6 @@ def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost
     assert {start // PART for start, _ in readers} == set(range(COUNT // PART)) - {0, 7}
     assert len(readers) > len(written), "what the dead processes had begun was done again"
     assert work.output.finish().images == COUNT
-
-
-def test_stopping_ends_the_actors_and_leaves_whole_parts(
-    ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
-) -> None:
-    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, seconds=0.5)
-    written: list[int] = []
-    callbacks = Callbacks(lambda: bool(written), part_written=written.append)
-    with pytest.raises(Stopped):
-        RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
-    begun = journal.readers()
-    assert len(begun) < COUNT // PART
-    time.sleep(1.5)
-    assert journal.readers() == begun
-    there = contents(work.output)
-    assert there == {name: expected[name] for name in there}
-    assert len(there) >= 2
-
-
-def test_errors_of_actors_keep_their_class_and_name_the_images(
-    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_engine, "ATTEMPTS", 2)
-    for error, text in (
-        (DatasetNotFound("deleted"), "^images 75 to 99: deleted$"),
-        (StorageFull("the disk is full"), "^images 75 to 99 failed 2 times, the last time with: the disk is full$"),
-    ):
-        folder = tmp_path / type(error).__name__
-        folder.mkdir()
-        work, _ = slow_work(artifact, folder, work=WorkWithoutModel, fail_at=3 * PART, error=error)
-        with pytest.raises(type(error), match=text):
-            RayEngine(small_ray_cluster.address).run(work, [3], Callbacks())
-        assert not work.output.has(3)
-
-
-def test_a_brief_outage_is_met_by_another_actor(small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path) -> None:
-    outage = LocationUnavailable("no answer")
-    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, fail_at=PART, error=outage, failures=1)
-    RayEngine(small_ray_cluster.address).run(work, [0, 1, 2], Callbacks())
-    first, second = journal.readers(PART)
-    assert first != second
-    assert [work.output.has(index) for index in range(4)] == [True, True, True, False]
-
-
-def test_an_actor_that_is_ended_for_memory_is_replaced_and_explained_without_the_text_of_ray(
-    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray  # noqa: PLC0415  # after the cluster's environment
-
-    work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel)
-    get: Callable[..., Any] = ray.get
-    lost = 1
-
-    def lose(call: Any) -> Any:
-        nonlocal lost
-        answer = get(call)
-        if isinstance(answer, tuple) or not journal.readers(0) or lost == 0:
-            return answer
-        lost -= 1
-        raise ray.exceptions.OutOfMemoryError("Refer to the documentation. " * 40)
-
-    monkeypatch.setattr(ray, "get", lose)
-    RayEngine(small_ray_cluster.address).run(work, [0], Callbacks())
-    assert len(journal.readers(0)) == 2, "what Ray ended is done again"
-
-    journal.journal.unlink()
-    lost = 99
-    monkeypatch.setattr(ray_engine, "ATTEMPTS", 1)
-    with pytest.raises(PartFailed, match=r"^images 0 to 24 failed 1 times, .*: Ray ended an actor for lack") as raised:
-        RayEngine(small_ray_cluster.address).run(work, [0], Callbacks())
-    assert "Refer to" not in raised.value.detail
-
-
-def test_waiting_for_room_is_said_and_can_be_stopped(
-    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_engine, "ROOM_S", 0.5)
-    monkeypatch.setattr(ray_engine, "places", lambda *_args, **_options: 1)  # as where others use all cores
-    work, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
-    said: list[str] = []
-    with pytest.raises(Stopped):
-        RayEngine(small_ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
-    assert said == ["waits for room on the Ray cluster"] * 2
-
-
-def test_progress_within_a_part_is_reported(
-    small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_engine, "PROGRESS_S", 0.02)
-    work, _ = slow_work(artifact, tmp_path, images_per_part=COUNT, work=WorkWithoutModel, seconds=1.0)
-    advanced: list[int] = []
-    RayEngine(small_ray_cluster.address).run(work, [0], Callbacks(advance=advanced.append))
-    assert sum(advanced) == COUNT
-    assert len(advanced) > 1
-
-
-def test_the_engine_needs_an_address() -> None:
-    with pytest.raises(EngineUnavailable, match="the engine ray needs a cluster: set SNF_RAY_ADDRESS to its HOST:PORT"):
-        bulk_engine("ray")
-
-
-def test_a_cluster_without_room_or_answer_is_a_sentence(
-    ray_cluster: RayCluster, artifact: Path, tmp_path: Path
-) -> None:
-    wide, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
-    with pytest.raises(RayUnavailable, match="expected a node of 8 cores in the Ray cluster, got 2 nodes without"):
-        RayEngine(ray_cluster.address).run(wide, [0], Callbacks())
-    with pytest.raises(RayUnavailable, match=r"cannot reach Ray at 127\.0\.0\.1:1 \(SNF_RAY_ADDRESS\): .*refused"):
-        RayEngine("127.0.0.1:1").run(wide, [0], Callbacks())
 
 
 CONNECT = """
