@@ -1,6 +1,5 @@
 """Which new calibration becomes the active one by itself, and what is said of one that does not."""
 
-import multiprocessing
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.anomaly.calibration_file import calibration_bytes
+from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import reference_of
 from models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, read_manifest
 from models.datasets import Dataset, load_dataset
@@ -17,6 +17,7 @@ from models.registry.calibrations import ARRAYS, CHOICE, NOT_ASKED, RECORD, Cali
 from models.registry.registry import ZOO, Registry
 from models.scorer import Scorer
 from tests.support.documents import check_table
+from tests.support.forked_context import forked_context
 from tests.support.paths import ROOT
 from tests.support.unmeasured import MEASURED
 
@@ -26,11 +27,12 @@ SIZES = (20, 30, 300)
 
 
 def made_of(scorer: Scorer, images: int) -> Made:
-    """A calibration on so many images of real digits."""
+    """A calibration on so many images of real digits, without gradients."""
     mini = load_dataset("mnist-mini", None)
     parts = np.concatenate([mini.test, mini.statistics, mini.calibration, mini.train])
     dataset = Dataset("line", parts[:20], parts[20:21], parts[21 : 20 + images], test=parts[:0], digest="line")
-    calibration, summary = scorer.calibrate(reference_of(dataset, scorer.manifest), lambda *_: None)
+    reference = reference_of(dataset, scorer.manifest)
+    calibration, summary = calibrate(scorer.density, reference, scorer.pinned[0], lambda *_: None)
     assert summary.calibration_images == images
     return calibration_bytes(calibration), summary
 
@@ -162,7 +164,7 @@ def test_of_two_jobs_at_once_the_finer_one_is_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(MEASURED, raising=False)  # what they do is covered above
-    context = multiprocessing.get_context("spawn")
+    context = forked_context()
     own = scorer.manifest.calibration.model_copy(update={"smallest_p": 1.0})
     workers = [context.Process(target=_publish, args=(registry.root, made[images], own)) for images in (20, 300)]
     for worker in workers:

@@ -15,7 +15,7 @@ import pytest
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.anomaly.fitting import reference_images
-from models.anomaly.fitting.calibrate import count_image_passes
+from models.anomaly.fitting.calibrate import calibrate, count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice
 from models.bulk.plan import BulkPlan, join_plan, open_plan
@@ -28,6 +28,7 @@ from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images
 from tests.models.registry.publishing import publish_calibrations
 from tests.support.compiled_cache import compiled
+from tests.support.forked_context import forked_context
 
 Made = tuple[bytes, CalibrationSummary]
 
@@ -42,10 +43,9 @@ def own_images(count: int) -> Dataset:
 
 @pytest.fixture(scope="session")
 def made(scorer: Scorer) -> Made:
-    """A calibration on other images."""
-    calibration, summary = scorer.calibrate(
-        reference_of(own_images(60), scorer.manifest), lambda _part, _done, _images: None
-    )
+    """A calibration on other images, without gradients."""
+    reference = reference_of(own_images(60), scorer.manifest)
+    calibration, summary = calibrate(scorer.density, reference, scorer.pinned[0], lambda *_: None)
     return calibration_bytes(calibration), summary
 
 
@@ -225,7 +225,7 @@ def test_a_version_that_takes_a_number_again_starts_without(registry: Registry, 
 
 
 def test_several_processes_publish_at_once(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = forked_context()
     answers: multiprocessing.Queue[int] = context.Queue()
     workers = [context.Process(target=publish_calibrations, args=(registry.root, made, answers)) for _ in range(2)]
     for worker in workers:
@@ -352,7 +352,7 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     images = reference.calibration[0:4]
     exact = [one.log_likelihood for one in scorer.score(images)]
     now = registry.resolve("digits")
-    rounded = Scorer.load(now.path, now.calibration_path)
+    rounded = Scorer.load(now.path, now.calibration_path, compiled())
     assert (rounded.precision, scorer.precision) == ("bfloat16", "float32")
     distances = [abs(one.log_likelihood - other) for one, other in zip(rounded.score(images), exact, strict=True)]
     assert max(distances) == pytest.approx(deviation.worst, abs=1e-6)
@@ -362,7 +362,7 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     assert rounded.calibrate(reference, lambda *_: None, "bfloat16")[1].deviation == deviation
     calibrations.choose(0, scorer.log_det_digest)
     first = registry.resolve("digits")
-    again = Scorer.load(first.path, first.calibration_path)
+    again = Scorer.load(first.path, first.calibration_path, compiled())
     assert [one.log_likelihood for one in again.score(images)] == exact
 
 
