@@ -31,7 +31,6 @@ from snf_runtime.scoring.likelihood import score_images
 from tests.models.helpers import edit_manifest
 from tests.models.scoring.scored_bits import bits_of
 from tests.support.backbones import backbone_folder
-from tests.support.compiled_cache import share_compiled
 from tests.support.paths import ROOT
 from tests.support.tiled import mosaic, tiled_artifact
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
@@ -103,14 +102,11 @@ def change_record(options: EngineOptions, change: Callable[[dict[str, Any]], obj
 
 
 def test_the_shipped_models_score_in_a_process_without_torch(tmp_path: Path) -> None:
-    cache = share_compiled(tmp_path) / "cache"
-    options = EngineOptions(threads=2, cache=cache)
-    expected = []
-    for folder in SHIPPED:
-        Scorer.load(folder, options=options)
-        expected.append(bits_of(Scorer.of(load_artifact(folder), options=options)))
-    assert len(expected) == 3
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(cache), *map(str, SHIPPED)]
+    options = EngineOptions(threads=2, cache=tmp_path)
+    trained = [Scorer.load(folder, options=options) for folder in SHIPPED]
+    assert [scorer.has_trained for scorer in trained] == [True] * 3
+    expected = [bits_of(scorer) for scorer in trained]
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path), *map(str, SHIPPED)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [*expected, "False"], done.stderr
 
@@ -132,14 +128,13 @@ def test_every_kind_of_model_gives_the_same_bits(
         assert getattr(second, name) == getattr(first, name), name
 
 
-def test_bfloat16_gives_the_same_bits(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
-) -> None:
+def test_bfloat16_gives_the_same_bits(tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions) -> None:
     artifact = load_artifact(barely_trained(tmp_path_factory))
     images = load_dataset("mnist-mini", None).test[:9]
     scores = {}
     for precision in ("float32", "bfloat16"):
-        file = PreparedFile.of(artifact.manifest, replace(options, cache=tmp_path, precision=precision))
+        file = PreparedFile.of(artifact.manifest, replace(copied, precision=precision))
+        file.path.unlink(missing_ok=True)
         trained = FlowModel(artifact, file.options).opened()
         file.keep(trained)
         prepared = file.open()
@@ -152,7 +147,8 @@ def test_bfloat16_gives_the_same_bits(
         scores[precision] = bits(prepared)
         assert scores[precision] == bits(trained)
     assert scores["float32"] != scores["bfloat16"]
-    assert len(list(tmp_path.glob("*.density"))) == 2
+    assert copied.cache is not None
+    assert len(list(copied.cache.glob("*.density"))) == 2
 
 
 def test_samples_gradients_and_audits_load_the_flows(
@@ -160,7 +156,7 @@ def test_samples_gradients_and_audits_load_the_flows(
 ) -> None:
     artifact = barely_trained(tmp_path_factory)
     whole = Scorer.of(load_artifact(artifact), options=options)
-    images = load_dataset("mnist-mini", None).test[:5]
+    images = load_dataset("mnist-mini", None).test[:2]
     uses: list[Callable[[Scorer], object]] = [
         lambda scorer: scorer.sample(3, seed=1).tolist(),
         lambda scorer: scorer.sample(3, seed=1, inverse="learned").tolist(),
@@ -188,10 +184,6 @@ def test_flows_of_other_files_are_not_loaded_later(
         scorer.sample(1)
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
 def _flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -211,7 +203,6 @@ def _foreign_graphs(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "log"),
     [
-        (_cut, "is damaged"),
         (_flip, "is damaged"),
         (lambda path: path.write_bytes(b""), "is damaged"),
         (_folder, "cannot be read"),
@@ -222,7 +213,7 @@ def _foreign_graphs(path: Path) -> None:
         (lambda path: [blob.write_bytes(b"x" * 99) for blob in path.parent.glob("*.blob")], "is damaged"),
         (_foreign_graphs, "cannot be used"),
     ],
-    ids=["cut", "flipped", "empty", "folder", "members", "pickle", "deep", "no-graphs", "damaged-graphs", "foreign"],
+    ids=["flipped", "empty", "folder", "members", "pickle", "deep", "no-graphs", "damaged-graphs", "foreign"],
 )
 def test_damaged_files_are_made_again(
     tmp_path_factory: pytest.TempPathFactory,
@@ -326,7 +317,7 @@ def test_a_cache_that_cannot_be_searched_costs_time_alone(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path / ("x" * 300))
-    assert all(Scorer.load(artifact, options=options).has_trained for _ in range(2))
+    assert Scorer.load(artifact, options=options).has_trained
     assert "cannot be stored: File name too long" in caplog.text
 
 
@@ -377,9 +368,9 @@ def test_a_full_disk_costs_time_alone(
 
     monkeypatch.setattr("models.scoring.cache_files.require_room", full)
     artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path)
-    assert all(Scorer.load(artifact, options=options).has_trained for _ in range(2))
+    assert Scorer.load(artifact, options=options).has_trained
     assert "is not stored in the cache: the disk is full" in caplog.text
-    assert not list(tmp_path.glob("*.density"))
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".json"], "the next load is as this one"
 
 
 def test_waves_are_opened_when_they_are_asked_for(
