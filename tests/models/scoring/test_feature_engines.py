@@ -132,9 +132,9 @@ def test_features_agree_with_float64(
         assert difference(got, want.numpy()) < FEATURES
 
 
-@pytest.mark.parametrize(("grids", "steps"), [((4, 1, 4, 16), 0), ((2,), 2)], ids=str)
-def test_squares_agree_with_float64(lite0: tuple[BackboneStore, Backbone], grids: tuple[int, ...], steps: int) -> None:
+def test_squares_agree_with_float64(lite0: tuple[BackboneStore, Backbone]) -> None:
     store, backbone = lite0
+    grids, steps = (4, 1, 4, 16), 0  # others are those of small networks
     size, images = (96, 64), pixels(5, COLOUR)
     flows = random_flows(backbone, COLOUR, size, grids, steps)
     engine = feature_engine(store, backbone, COLOUR, size, flows, 1)
@@ -147,11 +147,23 @@ def test_squares_agree_with_float64(lite0: tuple[BackboneStore, Backbone], grids
         np.testing.assert_allclose(got, want, rtol=SQUARES)
 
 
-@pytest.mark.parametrize(("grids", "steps"), [((16,), 0), ((2,), 2), ((16, 1, 16), 0)], ids=str)
+@pytest.fixture
+def of_a_backbone(request: pytest.FixtureRequest) -> tuple[BackboneStore, Backbone]:
+    """A backbone by the name of its fixture."""
+    found: tuple[BackboneStore, Backbone] = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("of_a_backbone", "grids", "steps"),
+    [("lite0", (2,), 2), ("tiny", (16,), 0), ("tiny", (16, 1, 16), 0)],
+    ids=str,
+    indirect=["of_a_backbone"],
+)
 def test_an_image_has_the_same_bits_in_every_batch(
-    lite0: tuple[BackboneStore, Backbone], grids: tuple[int, ...], steps: int
+    of_a_backbone: tuple[BackboneStore, Backbone], grids: tuple[int, ...], steps: int
 ) -> None:
-    store, backbone = lite0
+    store, backbone = of_a_backbone
     flows = random_flows(backbone, GREY, (64, 64), grids, steps)
     engine, images = feature_engine(store, backbone, GREY, (64, 64), flows, 2), pixels(17, GREY)
     expected = engine.squares(images)
@@ -164,12 +176,17 @@ def test_an_image_has_the_same_bits_in_every_batch(
     assert [len(part) for part in engine.squares(images[:0])] == [0, 0]
 
 
-@pytest.mark.parametrize(("grids", "steps"), [((2,), 2), ((16, 1), 0)], ids=str)
+@pytest.mark.parametrize(
+    ("of_a_backbone", "grids", "steps"),
+    [("lite0", (2,), 2), ("tiny", (16, 1), 0)],
+    ids=str,
+    indirect=["of_a_backbone"],
+)
 def test_tiles_of_any_size_give_the_same_bits(
-    lite0: tuple[BackboneStore, Backbone], grids: tuple[int, ...], steps: int
+    of_a_backbone: tuple[BackboneStore, Backbone], grids: tuple[int, ...], steps: int
 ) -> None:
     """Within a machine, so that a measured tile size does not change a result."""
-    store, backbone = lite0
+    store, backbone = of_a_backbone
     flows = random_flows(backbone, GREY, (64, 64), grids, steps)
     graphs = FeatureGraphs(open_network(store, backbone), backbone, GREY, (64, 64), flows)
     images, results = pixels(16, GREY), []
