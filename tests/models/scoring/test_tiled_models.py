@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
-from scipy.stats import mannwhitneyu
 
 from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from models.artifacts.detection_limit import LimitParameters
@@ -29,7 +28,6 @@ from models.flows.architecture import FeatureArchitecture
 from models.limits.good_images import good_images
 from models.limits.measure import measure_limits
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
 from models.training.presets import find_preset
 from models.training.run import folds_of_fit
@@ -47,9 +45,7 @@ from tests.support.tiled import (
     SIDE,
     STRIDE,
     TRAINED_ON,
-    add_masks,
     mosaic,
-    mosaic_store,
     tiled_artifact,
     tiles_of,
     with_fault,
@@ -109,8 +105,9 @@ def test_a_log_likelihood_is_the_sum_over_tiles_in_float64(
     flows, architecture = scorer.flows, scorer.manifest.architecture
     assert isinstance(flows, FeatureFlows)
     assert isinstance(architecture, FeatureArchitecture)
-    for image in images[-2:]:
+    for image, count in ((images[-2], 1), (images[-1][:, :87, :71], 4)):
         tiles = tiles_of(image).values()
+        assert len(tiles) == count
         exact = [recompute_features(flows, architecture, compiled(backbones=backbones), one[None])[0] for one in tiles]
         [found] = scorer.score([image])
         tolerance = sum(scorer.exact_tolerance(log_likelihood) for log_likelihood in exact)
@@ -127,8 +124,10 @@ def test_an_image_has_the_same_score_in_all_company(
     engine: str,
 ) -> None:
     artifact, _ = tiled_artifact(tmp_path_factory)
-    options = EngineOptions("torch" if engine == "torch" else "auto", backbones=backbones)
+    options = compiled(name="torch" if engine == "torch" else "auto", backbones=backbones)
     first, again = (Scorer.load(artifact, options=options) for _ in range(2))
+    assert first.engine_name == again.engine_name == engine
+    images = images[3:]
     together = judged(first, images)
     alone = [judged(again, [image])[0] for image in images]
     order = np.random.default_rng(0).permutation(len(images)).tolist()
@@ -265,59 +264,6 @@ def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> Non
     assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
     assert len(faulty.gallery.most) > 0
     assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
-
-
-@pytest.mark.parametrize("map_pixels", [2**20, 2000])
-def test_a_model_of_tiles_is_evaluated_with_masks(
-    scorer: Scorer, tmp_path: Path, map_pixels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = mosaic_store(tmp_path)
-    add_masks(store, tmp_path)
-    half = sorted(np.random.default_rng(0).permutation(40)[20:].tolist())
-    normal, faulty = [], []
-    for seed in (*(100 + number for number in half), *range(200, 210)):
-        image = mosaic(seed) if seed < 200 else with_fault(mosaic(seed), 20, 24)
-        [whole] = scorer.heat_maps([image])
-        scale = math.ceil(math.sqrt(image[0].size / map_pixels))
-        rows, columns = (side // scale * scale for side in image.shape[1:])
-        seen = whole.anomaly[:rows:scale, :columns:scale].astype(np.float32)
-        inside = np.zeros(seen.shape, dtype=bool)
-        if seed >= 200:
-            inside[20 // scale : 35 // scale + 1, 24 // scale : 39 // scale + 1] = True
-            faulty.append(seen[inside])
-        normal.append(seen[~inside])
-    sound, defect = np.sort(np.concatenate(normal)), np.concatenate(faulty)
-    normal = normal[: len(half)]
-
-    monkeypatch.setattr("snf_runtime.anomaly.pixel_contributions.MAX_MAP_PIXELS", map_pixels)
-    parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
-    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
-    found = report.sets[0].localisation
-    assert found is not None
-    assert (found.images, found.normal_images, found.unpaired, found.empty_masks) == (10, 20, 0, 0)
-    area = mannwhitneyu(defect, sound).statistic / (len(defect) * len(sound))
-    assert found.pixel_auroc == pytest.approx(area, abs=1e-9)
-    assert found.pixel_auroc > 0.8
-    limits = np.unique(np.concatenate([sound, defect]))[::-1]
-    false = np.array([0, *(1 - np.searchsorted(sound, limits) / len(sound))])
-    overlap = np.array([0, *(np.mean([(values >= limit).mean() for values in faulty]) for limit in limits)])
-    end = int(np.searchsorted(false, 0.3))
-    last = np.interp(0.3, false[end - 1 : end + 1], overlap[end - 1 : end + 1])
-    under = np.trapezoid([*overlap[:end], last], [*false[:end], 0.3])
-    assert found.aupro == pytest.approx(under / 0.3, abs=1e-9)
-    values = np.concatenate(normal)
-    if map_pixels == 2000:
-        assert len(values) < 100_000
-        assert found.aupimo is None
-    else:  # no rate of the range is below that of the largest normal value, which all pixels of a place share
-        assert (values == values.max()).mean() > 1e-4
-        assert found.aupimo == pytest.approx(np.mean([(inside >= values.max()).mean() for inside in faulty]), abs=1e-9)
-    for rates in found.regions:
-        threshold = scorer.calibration.map_threshold(rates.alpha)
-        if threshold is not None:
-            assert rates.hit == np.mean([(inside >= threshold).any() for inside in faulty])
-            assert rates.false_alarms == np.mean([(of_image >= threshold).any() for of_image in normal])
-    assert found.regions[-1].hit == 1
 
 
 def test_maps_in_memory_are_counted_by_the_size_of_the_images(
