@@ -25,7 +25,7 @@ FORMS: tuple[GraphFormat, ...] = ("openvino", "onnx")
 FLOWS: dict[str, Callable[[], FrozenFlow]] = {
     "glow": lambda: freeze(off_inverse(glow(16, 3, pixels="marginal")), (3, 16, 16)),
     "bfloat16": lambda: freeze(glow(16, 3, pixels="logit"), (3, 16, 16)).with_precision("bfloat16"),
-    "splines": lambda: freeze(convolutional(12), (1, 12, 12)),
+    "splines": lambda: freeze(convolutional(8), (1, 8, 8)),
 }
 
 
