@@ -6,6 +6,7 @@ does any attempt to read a number.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -62,6 +63,18 @@ def small(name: str, config: TrainingConfig) -> PixelArchitecture:
     return architecture
 
 
+def different_cases() -> Iterator[Any]:
+    """Yield architecture and configuration of every case; those of some presets differ in sizes alone."""
+    seen = set()
+    for name, options in CASES:
+        config = find_preset(name).config({**options, "batch_size": 8})
+        architecture = small(name, config)
+        case = architecture.model_dump_json(), config.model_dump_json()
+        if case not in seen:
+            seen.add(case)
+            yield pytest.param(architecture, config, id=f"{name}-{'-'.join(options)}")
+
+
 @pytest.fixture
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a training take the meta device."""
@@ -86,10 +99,9 @@ def take_steps(folder: Path, architecture: PixelArchitecture, config: TrainingCo
 
 @pytest.mark.usefixtures("on_meta")
 class TestSteps:
-    @pytest.mark.parametrize(("name", "options"), CASES)
-    def test_of_a_preset(self, name: str, options: dict[str, Any], tmp_path: Path) -> None:
-        config = find_preset(name).config({**options, "batch_size": 8})
-        trainer = take_steps(tmp_path, small(name, config), config)
+    @pytest.mark.parametrize(("architecture", "config"), different_cases())
+    def test_of_a_preset(self, architecture: PixelArchitecture, config: TrainingConfig, tmp_path: Path) -> None:
+        trainer = take_steps(tmp_path, architecture, config)
         everything = [tensor for module in trainer.modules.values() for tensor in module.state_dict().values()]
         moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
         assert {tensor.device.type for tensor in [*everything, *moments]} == {"meta"}
