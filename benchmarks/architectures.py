@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,15 @@ def _random_step(chance: random.Random, shape: ImageShape) -> dict[str, Any]:
     return {"repeat": 2, "steps": [_random_layer(chance, shape), _random_layer(chance, shape)]}
 
 
+@cache
+def _kinds() -> list[type[LayerSpec]]:
+    """Return the layer types of this package; to look for those of others takes a hundredth of a second each time."""
+    return [kind for kind in layer_types() if kind.__module__.startswith("models.")]
+
+
 def _random_layer(chance: random.Random, shape: ImageShape) -> dict[str, Any]:
-    kinds = [kind for kind in layer_types() if kind.__module__.startswith("models.")]
     while True:
-        kind = chance.choice(kinds)
+        kind = chance.choice(_kinds())
         names = [name for name in kind.model_fields if name != "type"]
         layer = kind.model_validate({name: PARAMETERS[name](chance) for name in names})
         if _takes(layer, shape):
