@@ -58,14 +58,14 @@ def test_what_is_computed_anew_is_the_jacobian() -> None:
         assert value == pytest.approx(float(by_hand[0]), abs=1e-9)
 
 
-def test_a_log_det_of_other_weights_is_found(artifact: Path) -> None:
+def test_a_log_det_of_other_weights_is_found(artifact: Path, scorer: Scorer) -> None:
     """The cached number of one layer is off by a nat: so is every score, and nothing that is computed anew."""
     loaded = load_artifact(artifact)
     log_dets = loaded.manifest.log_dets
     layer = next(iter(log_dets.layers))
     wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 1}})
     manifest = loaded.manifest.model_copy(update={"log_dets": wrong})
-    right, off = (audit(Scorer.of(one), 0) for one in (loaded, replace(loaded, manifest=manifest)))
+    right, off = (audit(one, 0) for one in (scorer, Scorer.of(replace(loaded, manifest=manifest))))
     assert off.log_likelihood == pytest.approx(right.log_likelihood + 1, abs=1e-9)
     assert off.recomputed == right.recomputed
     assert off.log_dets == right.log_dets
@@ -80,10 +80,9 @@ def test_frozen_weights_that_differ_from_the_trained_ones_are_found(artifact: Pa
     assert abs(found.log_likelihood - found.recomputed) > 0.1
 
 
-def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path) -> None:
-    loaded = load_artifact(artifact)
+def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path, scorer: Scorer) -> None:
+    loaded, precise = load_artifact(artifact), scorer
     deviation = Deviation(images=100, median=0.01, quantile_999=0.2, worst=0.25, worst_statistic=0.1)
-    precise = Scorer.of(loaded)
     changes = {"precision": "bfloat16", "deviation": deviation}
     scorer = Scorer.of(loaded, loaded.manifest.calibration.model_copy(update=changes))
     found = [audit(scorer, index) for index in range(4)]

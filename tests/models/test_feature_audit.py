@@ -90,7 +90,11 @@ def test_a_hybrid_is_audited_by_its_pixels_with_the_log_dets_of_its_features(hyb
 
 @pytest.mark.parametrize("of_pixels", [False, True])
 def test_a_log_det_of_features_that_differs_is_found(
-    tmp_path_factory: pytest.TempPathFactory, options: EngineOptions, of_pixels: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    options: EngineOptions,
+    features: Scorer,
+    hybrid: Scorer,
+    of_pixels: bool,
 ) -> None:
     """In a hybrid model it is in no score."""
     artifact = load_artifact((hybrid_artifact if of_pixels else feature_artifact)(tmp_path_factory))
@@ -98,13 +102,13 @@ def test_a_log_det_of_features_that_differs_is_found(
     layer = "features.places.0" if of_pixels else "places.0"
     wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 5}})
     manifest = artifact.manifest.model_copy(update={"log_dets": wrong})
-    right = Scorer.of(artifact, options=options)
+    right = hybrid if of_pixels else features
     off = Scorer.of(replace(artifact, manifest=manifest), options=options)
-    found = audit(off, 0)
-    assert audit_view(loaded(right), [audit(right, 0)]).agrees
+    expected, found = audit(right, 0), audit(off, 0)
+    assert audit_view(loaded(right), [expected]).agrees
     assert not audit_view(loaded(off), [found]).agrees
-    expected = 0 if of_pixels else 5
-    assert found.log_likelihood == pytest.approx(audit(right, 0).log_likelihood + expected, abs=1e-6)
+    difference = 0 if of_pixels else 5
+    assert found.log_likelihood == pytest.approx(expected.log_likelihood + difference, abs=1e-6)
 
 
 def test_the_backbone_must_be_there(features: Scorer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

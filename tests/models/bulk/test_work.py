@@ -15,8 +15,9 @@ from models.bulk.work import BulkWork
 from models.errors import ArtifactError, EngineUnavailable
 from models.loading.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
 from models.locations.location import Location
-from models.scorer import Scorer, load_files
+from models.scorer import load_files
 from models.scoring.options import EngineOptions
+from tests.support.compiled_cache import compiled
 
 
 def work_of(files: ModelFiles, folder: Path) -> tuple[BulkPlan, DatasetImages]:
@@ -36,7 +37,7 @@ def work_of(files: ModelFiles, folder: Path) -> tuple[BulkPlan, DatasetImages]:
 
 
 def test_all_processes_of_a_scoring_compute_by_the_engine_that_began_it(artifact: Path, tmp_path: Path) -> None:
-    files = ModelFiles(artifact, None, EngineOptions())
+    files = ModelFiles(artifact, None, compiled())
     plan, images = work_of(files, tmp_path)
     begun, chosen = choose_engine(plan, files, None)
     assert begun.engine == chosen.options.name == load_files(files).engine_name
@@ -57,7 +58,7 @@ def test_all_processes_of_a_scoring_compute_by_the_engine_that_began_it(artifact
 
 def test_a_model_that_changed_is_not_that_of_the_plan(copy: Path, tmp_path: Path) -> None:
     """Its weights are the same, so that these alone would not show it."""
-    files = ModelFiles(copy, None, EngineOptions())
+    files = ModelFiles(copy, None, compiled())
     plan, images = work_of(files, tmp_path)
     plan, files = choose_engine(plan, files, None)
     (copy / FILE).write_bytes((copy / FILE).read_bytes() + b" ")
@@ -69,9 +70,9 @@ def test_a_machine_without_the_model_fetches_it_from_its_location(artifact: Path
     location = Location.parse(str(tmp_path / "shared"))
     write_artifact(artifact, location)
     path = cached_artifact(location, tmp_path / "cache", MAX_FETCHED_BYTES, check=lambda _folder: None)
-    files = ModelFiles(path, None, EngineOptions(), location)
+    files = ModelFiles(path, None, compiled(), location)
     shutil.rmtree(path)
-    assert load_files(files).log_det_digest == Scorer.load(artifact).log_det_digest
+    assert load_files(files).log_det_digest == read_manifest(artifact).log_dets.weights_sha256
 
     location.child(FILE).write((artifact / FILE).read_bytes() + b" ")
     with pytest.raises(ArtifactError, match=f"^{location} has another model than when the scoring began$"):

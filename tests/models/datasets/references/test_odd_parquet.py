@@ -104,7 +104,7 @@ def test_metadata_that_contradicts_itself_is_rejected(folder: Location, index: C
     assert "row group 0 has 11 rows, but 10 images" in reasons["other.parquet"]
 
 
-def test_a_part_with_another_number_of_images_fails(artifact: Path) -> None:
+def test_a_part_with_another_number_of_images_fails(scorer: Scorer) -> None:
     class Short:
         count, digest = 10, "0"
 
@@ -113,7 +113,7 @@ def test_a_part_with_another_number_of_images_fails(artifact: Path) -> None:
                 yield str(place), ImageError("x", "x", "x")
 
     with pytest.raises(PartFailed, match="expected images 0 to 9, got 9 images"):
-        score_range(Scorer.load(artifact), Short(), 0, 10, alpha=None, should_stop=lambda: False)
+        score_range(scorer, Short(), 0, 10, alpha=None, should_stop=lambda: False)
 
 
 def test_a_value_of_many_rows_is_held_once(
