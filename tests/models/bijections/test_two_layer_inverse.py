@@ -93,13 +93,15 @@ def test_newton_schulz_replaces_the_product_of_both_kernels(shape: Shape, kernel
     conv.gradient = "newton-schulz"
     torch.autograd.backward(conv(normal(3, *shape, seed=5))[1].mean())
     side = (5 * kernel[0], 5 * kernel[1])
+    placed = placements(shape[0], kernel, side)
     there, back_first, back_second = (
-        matrix(part.detach(), side) for part in (conv.weight, conv.first_inverse_weight, conv.second_inverse_weight)
+        torch.einsum("ocab,ocabij->ij", part.detach(), placed)
+        for part in (conv.weight, conv.first_inverse_weight, conv.second_inverse_weight)
     )
-    back = back_second @ back_first
-    step = (2 * back - back @ there @ back).view(shape[0], *side, shape[0], *side)
     (row, column), (down, right) = (side[0] // 2, side[1] // 2), (kernel[0] // 2, kernel[1] // 2)
-    taps = step[:, row, column, :, row - down : row + down + 1, column - right : column + right + 1]
+    back = back_second.view(shape[0], *side, -1)[:, row, column] @ back_first  # the rows of the middle
+    step = (2 * back - back @ there @ back_second @ back_first).view(shape[0], shape[0], *side)
+    taps = step[:, :, row - down : row + down + 1, column - right : column + right + 1]
     counts = placements(shape[0], kernel, shape[1:]).sum((-1, -2))
     torch.testing.assert_close(2 * gradient_of(conv.weight), flip(taps) * counts, rtol=0, atol=1e-11)
 
