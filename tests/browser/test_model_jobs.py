@@ -64,7 +64,7 @@ def coloured(house: httpx.Client) -> str:
 
 
 def test_calibrations_are_made_compared_and_chosen(
-    page: Page, house: httpx.Client, coloured: str, screenshot: Callable[..., Path]
+    page: Page, house: httpx.Client, negatives: str, coloured: str, screenshot: Callable[..., Path]
 ) -> None:
     opened(page, SHIPPED, "calibrations")
     panel = page.get_by_role("tabpanel")
@@ -79,19 +79,20 @@ def test_calibrations_are_made_compared_and_chosen(
     expect(refused).to_contain_text("are 3x28x28, this model takes 1x28x28")
     choice.select_option("mnist-mini")
     expect(panel.get_by_text("built-in images, and the model was trained on mnist")).to_be_visible()
+    choice.select_option(negatives)
     panel.get_by_role("button", name="Calibrate").click()
     follow = panel.get_by_role("link", name="follow the job")
     expect(follow).to_be_visible()
     await_job(house, str(follow.get_attribute("href")).split("/")[-1], "succeeded")
-    expect(panel.get_by_text("1, when it was made: its smallest p-value is 0.0099")).to_be_visible()
+    expect(panel.get_by_text("1, when it was made: its smallest p-value is 0.0667")).to_be_visible()
     expect(line(page, "0 in use")).to_be_visible()
     house.post(f"/v1/models/{SHIPPED}/score", files=files(*DIGITS)).raise_for_status()
     panel.get_by_role("button", name="Compare calibration 1").click()
     compared = panel.get_by_role("region", name="If calibration 1 is activated")
     said = house.get(f"/v1/models/{SHIPPED}/calibrations/1/comparison").json()["verdicts"]
     for row, sides in (
-        ("smallest alpha", ["0.0002", "0.0099"]),
-        ("can flag at", ["0.1 %, 1 %, 5 %", "1 %, 5 %"]),
+        ("smallest alpha", ["0.0002", "0.0667"]),
+        ("can flag at", ["0.1 %, 1 %, 5 %", "none of 0.1, 1 and 5 %"]),
         (f"anomalies of {said['images']} images", [str(said["anomalies_before"]), str(said["anomalies_after"])]),
     ):
         expect(line(compared, row).get_by_role("cell")).to_have_text(sides)
@@ -100,9 +101,9 @@ def test_calibrations_are_made_compared_and_chosen(
     assert screenshot(page, "calibrations").stat().st_size > 0
     assert house.get(f"/v1/models/{SHIPPED}/calibrations").json()["active"] == 0
     compared.get_by_role("button", name="Activate calibration 1").click()
-    expect(line(page, "1 in use")).to_contain_text("mnist-mini")
+    expect(line(page, "1 in use")).to_contain_text(negatives)
     expect(compared).to_be_hidden()
-    expect(panel.get_by_role("img", name="Histogram of statistic T of 100 calibration images")).to_be_visible()
+    expect(panel.get_by_role("img", name="Histogram of statistic T of 14 calibration images")).to_be_visible()
     expect(panel.get_by_text("needs 2,995 images")).to_be_visible()
     axe(page)
     panel.get_by_role("button", name="Compare calibration 0").click()
