@@ -95,15 +95,14 @@ def page(
 
 
 @pytest.fixture
-def screenshot(look: Look, tmp_path: Path) -> Callable[[Page, str], Path]:
-    """`screenshot(page, name)` writes NAME-LOOK.png of the whole page into the folder `SNF_SCREENSHOTS`."""
-    folder = Path(os.environ.get("SNF_SCREENSHOTS") or tmp_path)
+def screenshot(look: Look) -> Callable[[Page, str], None]:
+    """`screenshot(page, name)` writes NAME-LOOK.png of the whole page into the folder `SNF_SCREENSHOTS`, if any."""
+    folder = os.environ.get("SNF_SCREENSHOTS")
 
-    def take(page: Page, name: str) -> Path:
-        path = folder / f"{name}-{look}.png"
-        page.evaluate("window.scrollTo(0, 0)")  # what sticks to the top of the window belongs there
-        page.screenshot(path=path, full_page=True)
-        return path
+    def take(page: Page, name: str) -> None:
+        if folder:
+            page.evaluate("window.scrollTo(0, 0)")  # what sticks to the top of the window belongs there
+            page.screenshot(path=Path(folder) / f"{name}-{look}.png", full_page=True)
 
     return take
 

@@ -59,7 +59,7 @@ def fits(page: Page) -> None:
 
 @pytest.mark.parametrize(("model", "look"), [("parts", LOOKS[0]), ("parts", LOOKS[1]), ("both", LOOKS[1])], ids=str)
 def test_an_image_is_scored_and_explained(
-    page: Page, house: httpx.Client, model: str, screenshot: Callable[[Page, str], Path]
+    page: Page, house: httpx.Client, model: str, screenshot: Callable[[Page, str], None]
 ) -> None:
     files = {"images": (DIGITS[0].name, DIGITS[0].read_bytes())}
     said = house.post(f"/v1/models/{model}/score", files=files).json()["results"][0]
@@ -75,11 +75,11 @@ def test_an_image_is_scored_and_explained(
     page.get_by_role("button", name=DIGITS[0].name).click()
     expect(page.get_by_alt_text("Heat map")).to_be_visible()
     fits(page)
-    assert screenshot(page, f"score-{model}").stat().st_size > 0
+    screenshot(page, f"score-{model}")
 
 
 @pytest.mark.parametrize(("model", "look"), [("parts", LOOKS[0]), ("both", LOOKS[1])], ids=str)
-def test_a_model_says_what_its_backbone_is(page: Page, model: str, screenshot: Callable[[Page, str], Path]) -> None:
+def test_a_model_says_what_its_backbone_is(page: Page, model: str, screenshot: Callable[[Page, str], None]) -> None:
     page.goto(f"/#/models/{model}/overview")
     expect(page.get_by_role("heading", level=1, name=model)).to_be_visible()
     backbone = (
@@ -88,7 +88,7 @@ def test_a_model_says_what_its_backbone_is(page: Page, model: str, screenshot: C
     expect(backbone).to_contain_text("efficientnet-lite0")
     expect(backbone).to_contain_text("images enlarged to 64×64, 152 features at 4×4 places")
     fits(page)
-    assert screenshot(page, f"model-{model}").stat().st_size > 0
+    screenshot(page, f"model-{model}")
 
 
 def test_a_fault_of_an_image_of_any_size_is_framed(
@@ -139,7 +139,7 @@ def test_a_model_of_features_is_fitted_and_used(page: Page, house: httpx.Client)
 
 @pytest.mark.parametrize(("fit", "look"), [("stretch", LOOKS[0]), ("crop", LOOKS[1])], ids=str)
 def test_a_box_is_drawn_where_the_stain_is(
-    page: Page, house: httpx.Client, fit: Fit, tmp_path: Path, screenshot: Callable[[Page, str], Path]
+    page: Page, house: httpx.Client, fit: Fit, tmp_path: Path, screenshot: Callable[[Page, str], None]
 ) -> None:
     data, stain = stained_file(fit)
     file = tmp_path / f"stain-{fit}.png"
@@ -175,4 +175,4 @@ def test_a_box_is_drawn_where_the_stain_is(
         assert any(max(abs(a - b) for a, b in zip(box, region["box"], strict=True)) <= 2 for box in drawn)
     expect(page.locator(".framed > .seen")).to_have_count(1 if fit == "crop" else 0)
     fits(page)
-    assert screenshot(page, f"regions-{fit}").stat().st_size > 0
+    screenshot(page, f"regions-{fit}")

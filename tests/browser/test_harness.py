@@ -1,8 +1,10 @@
 """The harness itself: it finds what is wrong, forgives what is expected, and its gestures arrive."""
 
 import json
+from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page
 
 from tests.browser.accessibility import axe
@@ -99,11 +101,19 @@ def test_the_collector_forgives_what_is_expected_alone_and_what_is_no_mistake(pa
     assert complaints(page, collector, "broken").count("\n- ") == 1
 
 
-def test_axe_names_the_element(page: Page) -> None:
+def test_axe_names_the_element_and_a_screenshot_has_the_whole_page(
+    page: Page, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNF_SCREENSHOTS", str(tmp_path))
     blank(page)
     page.evaluate("document.querySelector('main').append(new Image())")
     with pytest.raises(AssertionError, match=r"image-alt \(critical\)(?s:.*)<img>"):
         axe(page)
+    page.evaluate("document.querySelector('main').style.height = '2000px'")
+    request.getfixturevalue("screenshot")(page, "blank")
+    with Image.open(tmp_path / "blank-light-1280.png") as picture:
+        assert picture.width == 1280
+        assert picture.height > 2000
 
 
 def test_files_are_dropped_only_where_the_page_takes_them_and_pasted(page: Page) -> None:

@@ -36,7 +36,7 @@ def compared(house: httpx.Client, home: Path, backbones: Path) -> str:
 
 
 @in_every_look
-def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Callable[..., Path]) -> None:
+def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Callable[[Page, str], None]) -> None:
     page.goto("/#/train")
     asking = page.get_by_role("group", name="Which family")
     expect(asking.get_by_role("button", name="Which family?")).to_be_disabled()
@@ -47,7 +47,7 @@ def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Call
     expect(asking.get_by_role("row").filter(has_text="features").first).to_contain_text("nats/value")
     asking.get_by_text("Detection limits").click()
     expect(asking.get_by_role("rowheader", name="missing part")).to_be_visible()
-    assert screenshot(page, "recommendation").stat().st_size > 0
+    screenshot(page, "recommendation")
     axe(page)
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0

@@ -45,7 +45,7 @@ def opened(page: Page) -> None:
 
 
 @in_every_look
-def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Page, str], Path]) -> None:
+def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Page, str], None]) -> None:
     opened(page)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -61,7 +61,7 @@ def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Pag
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"
     axe(page)
-    assert screenshot(page, "score").stat().st_size > 0
+    screenshot(page, "score")
     pictures_are_enlarged(page)
     anomalies_are_shown_alone(page)
 
