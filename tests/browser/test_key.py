@@ -28,7 +28,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
 def house(chromium: str, reader: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """The service alone, with keys."""
     home = tmp_path_factory.getbasetemp() / "locked"
-    with serving(home, shipped=MNIST, api_keys=KEY) as client:
+    with serving(home, shipped=MNIST, api_keys=KEY, engine="torch") as client:
         yield client
 
 
