@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import socket
+import struct
 import tarfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,7 +27,6 @@ LIMITS = {
     "SNF_MAX_UPLOAD_BYTES": "100000",
     "SNF_MAX_BYTES_IN_FLIGHT": "120000",
     "SNF_MAX_IMAGES_PER_REQUEST": "4",
-    "SNF_MAX_IMAGE_PIXELS": "1024",
     "SNF_MAX_DATASET_UPLOADS": "1",
     "SNF_MAX_EVENT_STREAMS": "1",
     "SNF_MAX_CONNECTIONS": "24",
@@ -40,6 +41,14 @@ def png(side: int = 28, seed: int = 0) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side), dtype=np.uint8)
     Image.fromarray(pixels).save(content, format="PNG")
     return content.getvalue()
+
+
+def large_png(side: int = 20_000) -> bytes:
+    """Return a PNG file whose header gives a side that its content does not have."""
+    content = bytearray(png())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def score(http: httpx.Client, content: bytes, kind: str = "image/png", **query: Any) -> Answer:
@@ -176,7 +185,7 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
         "undecodable-image": lambda: score(http, b"no image"),
         "truncated-image": lambda: score(http, png()[:200]),
         "unsupported-image": lambda: score(http, npy(np.zeros((1, 28, 28))), numpy_type),
-        "image-too-large": lambda: score(http, png(64)),
+        "image-too-large": lambda: score(http, large_png()),
         "wrong-image-shape": lambda: score(http, png(20)),
         "model-not-found": lambda: http.get("/v1/models/nobody"),
         "calibration-not-found": lambda: http.get(f"{MODEL}/calibrations/9"),

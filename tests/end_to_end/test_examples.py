@@ -1,4 +1,4 @@
-"""The examples as users run them: programs of their own against real services."""
+"""The examples as users run them: processes of their own against real services."""
 
 import csv
 import os
@@ -19,20 +19,21 @@ from tests.end_to_end.support import service
 from tests.end_to_end.support.service import MNIST, serving
 from tests.support.paths import DIGITS, IMPORT_PATH, ROOT
 from tests.support.ports import free_port
+from tests.support.programs import run_program, start_program
 
 EXAMPLES = ROOT / "examples"
-
-
-def command(name: str, *arguments: str | Path) -> list[str | Path]:
-    return [sys.executable, EXAMPLES / name, *arguments]
 
 
 def around(url: str) -> dict[str, str]:
     return os.environ | {"SNF_URL": url, "PYTHONPATH": IMPORT_PATH, "COLUMNS": "200"}
 
 
-def run(url: str, folder: Path, *words: str | Path) -> str:
-    done = subprocess.run(words, cwd=folder, env=around(url), capture_output=True, text=True, timeout=240, check=False)
+def ended(url: str, folder: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return run_program(EXAMPLES / name, *arguments, cwd=folder, env=around(url))
+
+
+def run(url: str, folder: Path, name: str, *arguments: str | Path) -> str:
+    done = ended(url, folder, name, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -63,7 +64,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 def test_the_tour_of_the_client(house: httpx.Client, tmp_path: Path) -> None:
-    said = run(str(house.base_url), tmp_path, *command("python_client.py", "--model", "digits", "--steps", "4"))
+    said = run(str(house.base_url), tmp_path, "python_client.py", "--model", "digits", "--steps", "4")
     assert said.count("the log-likelihood is") == 1
     assert "scored with tour:1" in said
     assert "  succeeded\n" in said
@@ -75,23 +76,31 @@ def test_the_tour_of_the_client(house: httpx.Client, tmp_path: Path) -> None:
 
 def test_curl_alone(house: httpx.Client, tmp_path: Path) -> None:
     words = [EXAMPLES / "curl.sh", str(house.base_url), ROOT / "tests" / "data" / "mnist"]
-    said = run(str(house.base_url), tmp_path, *words, "curl-tour", "4")
+    words += ["curl-tour", "4"]
+    path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    first, again = (
+        subprocess.run(
+            words, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=240, check=False
+        )
+        for _ in range(2)
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    said = first.stdout
     assert "00027-4.png: -515." in said
     assert "   succeeded\n" in said
     assert said.endswith(", 1 image\n")
     for name in ("heat_map.png", "samples.png"):
         with Image.open(tmp_path / name) as picture:
             picture.load()
-    refused = subprocess.run([*words, "curl-tour", "4"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert "dataset-taken" in refused.stderr
+    assert again.returncode == 1
+    assert "dataset-taken" in again.stderr
 
 
 def test_the_odd_one_is_on_top(house: httpx.Client, tmp_path: Path) -> None:
     folder = copy(tmp_path / "Digits & more", DIGITS)
     noise(folder / "<b>.png")
     (folder / "text.png").write_text("no image")
-    words = command("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "12")
+    words = ("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "12")
     said = run(str(house.base_url), tmp_path, *words)
     assert "│ 1  │ <b>.png" in said
     page = (tmp_path / "odd.html").read_text()
@@ -112,7 +121,7 @@ def test_a_wrong_label_is_found(house: httpx.Client, tmp_path: Path) -> None:
     for place, pixels in enumerate(load_dataset("mnist-mini", None).train[:60, 0]):
         Image.fromarray(pixels).save(tmp_path / "sorted" / "digits" / f"{place}.png")
         noise(tmp_path / "sorted" / ("digits" if place in (9, 19) else "noise") / f"noise-{place}.png", place)
-    words = command("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "12")
+    words = ("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "12")
     run(str(house.base_url), tmp_path, *words, "--doubt", "3", "--report", "labels.html")
     page = (tmp_path / "labels.html").read_text()
     doubted, _strangest = page.split("<h2>")[1:]
@@ -127,10 +136,8 @@ def test_a_wrong_label_is_found(house: httpx.Client, tmp_path: Path) -> None:
 def test_a_file_that_is_no_score_table_stays_as_it_is(tmp_path: Path, content: str) -> None:
     (tmp_path / "incoming").mkdir()
     (tmp_path / "notes").write_text(content, newline="")
-    words = command("watch_folder.py", tmp_path / "incoming", "--model", "any", "--table", "notes", "--once")
-    done = subprocess.run(
-        words, cwd=tmp_path, env=around("http://127.0.0.1:1"), capture_output=True, text=True, check=False
-    )
+    words = ("watch_folder.py", tmp_path / "incoming", "--model", "any", "--table", "notes", "--once")
+    done = ended("http://127.0.0.1:1", tmp_path, *words)
     assert (done.returncode, "notes has other columns than file, " in done.stderr) == (1, True)
     assert (tmp_path / "notes").read_bytes() == content.encode()
 
@@ -142,29 +149,21 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
     noise(incoming / "noise.png")
     (incoming / "text.png").write_text("no image")
     table, said, complaints = tmp_path / "scores.csv", tmp_path / "said", tmp_path / "complaints"
-    words = command(
+    url = f"http://127.0.0.1:{port}"
+    words = (
         "watch_folder.py", incoming, "--model", "mnist-snf-glow", "--source", "line-1", "--anomalies", "strange",
         "--every", "0.2",
     )  # fmt: skip
-
-    def watcher() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            words,
-            cwd=tmp_path,
-            env=around(f"http://127.0.0.1:{port}"),
-            stdout=said.open("ab"),
-            stderr=complaints.open("ab"),
+    with said.open("ab") as output, complaints.open("ab") as errors:
+        first = start_program(
+            EXAMPLES / words[0], *words[1:], cwd=tmp_path, env=around(url), stdout=output, stderr=errors
         )
-
-    first = watcher()
     try:
         await_true(lambda: "trying again" in complaints.read_text())
         with serving(home, shipped=MNIST) as client:
             await_true(lambda: len(rows_of(table)) == 5)
             assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "line-1"
-            second = subprocess.run(
-                words, cwd=tmp_path, env=around(str(client.base_url)), capture_output=True, text=True, check=False
-            )
+            second = ended(url, tmp_path, *words)
             assert (second.returncode, "another program writes scores.csv" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])
         (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
@@ -175,20 +174,14 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
             with table.open("a") as file:
                 file.write("half a row,")
             (incoming / DIGITS[4].name).write_bytes(DIGITS[4].read_bytes())
-            run(f"http://127.0.0.1:{port}", tmp_path, *words, "--once")
+            run(url, tmp_path, *words, "--once")
             (incoming / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-            last = subprocess.run(
-                [*words, "--once"],
-                cwd=tmp_path,
-                env=around(f"http://127.0.0.1:{port}"),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            last = ended(url, tmp_path, *words, "--once")
             assert (last.returncode, "not every image was judged" in last.stderr) == (4, True)
     finally:
-        first.kill()
-        first.wait()
+        if first.poll() is None:
+            first.kill()
+            first.wait()
 
     rows = {row["file"]: row for row in rows_of(table)}
     assert len(rows) == len(rows_of(table)) == 8

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.support.service import running, snf_process
+from tests.end_to_end.support.service import environment, serving, snf
 from tests.support.documents import FENCE
 from tests.support.paths import DIGITS, ROOT
+from tests.support.programs import run_module
 
 NAMES = {"python": "sinh_arcsinh.py", "toml": "pyproject.toml", "json": "flow.json"}
 FEW_STEPS = ("--max-steps", "6", "--set", "validations=1", "--set", "validation_images=20")
@@ -34,17 +35,17 @@ def test_three_files_become_a_served_model(tmp_path: Path, monkeypatch: pytest.M
     write_files(package)
     flow = str(package / "flow.json")
     train = ("train", "--data", "mnist-mini", "--architecture", flow, "--name", "tails", "--promote", *FEW_STEPS)
-    unknown = snf_process(home, *train, shipped=False)
+    unknown = snf(home, *train, shipped=False)
     assert (unknown.returncode, "got 'sinh-arcsinh'" in unknown.stderr) == (2, True)
 
     install = ("pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--target", installed)
     subprocess.run([sys.executable, "-m", *install, package], check=True, timeout=120)
     before = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed), *before]))
-    trained = snf_process(home, *train, shipped=False)
+    trained = run_module("app.cli.main", *train, cwd=ROOT, env=environment(home, shipped=False))
     assert trained.returncode == 0, trained.stderr
 
-    with running("app.server", home=home, shipped=False) as client:
+    with serving(home, shipped=False) as client:
         shown = client.get("/v1/models/tails").json()
         image = DIGITS[0].read_bytes()
         answer = client.post("/v1/models/tails/score", content=image, headers={"content-type": "image/png"})

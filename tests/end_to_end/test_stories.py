@@ -1,13 +1,12 @@
 """The three stories as users run them, at a small size; each checks its own numbers and prints them at its end."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.support.programs import run_program
 from tests.support.unmeasured import unmeasured
 
 STORIES = ROOT / "examples" / "stories"
@@ -17,25 +16,17 @@ def told(story: str, folder: Path, *arguments: str, url: str = "") -> str:
     """What a story prints; it must end well."""
     clean = {name: value for name, value in unmeasured().items() if not name.startswith("SNF_")}
     own = {"PYTHONPATH": IMPORT_PATH, "SNF_URL": url, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, STORIES / story, *arguments],
-        cwd=folder,
-        env=clean | own,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    done = run_program(STORIES / story, *arguments, cwd=folder, env=clean | own)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_inspection(house: httpx.Client, tmp_path: Path) -> None:
-    size = ("--images", "100", "--train", "400", "--steps", "40", "--name", "inspection-story")
+    size = ("--images", "60", "--train", "300", "--steps", "12", "--name", "inspection-story")
     printed = told("inspection.py", tmp_path, *size, url=str(house.base_url))
     counts = re.search(r"(\d+) normal, (\d+) anomalies, (\d+) not judged", printed)
     assert counts is not None, printed
-    assert sum(map(int, counts.groups())) == 100
+    assert sum(map(int, counts.groups())) == 60
 
 
 def test_backend(tmp_path: Path) -> None:
@@ -48,6 +39,6 @@ def test_backend(tmp_path: Path) -> None:
 
 
 def test_researcher(tmp_path: Path) -> None:
-    printed = told("researcher.py", tmp_path, "--steps", "6", "--images", "20")
-    assert re.search(r"snf-glow-tiny .* degrees .* nats .* 20 of 20", printed), printed
-    assert re.search(r"exact-glow-tiny .* exact .* nats .* 20 of 20", printed), printed
+    printed = told("researcher.py", tmp_path, "--steps", "3", "--images", "8")
+    assert re.search(r"snf-glow-tiny .* degrees .* nats .* 8 of 8", printed), printed
+    assert re.search(r"exact-glow-tiny .* exact .* nats .* 8 of 8", printed), printed

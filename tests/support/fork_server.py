@@ -71,18 +71,18 @@ class ForkServer:
         *,
         stdin: int = subprocess.DEVNULL,
         stdout: IO[bytes],
-        stderr: int = subprocess.STDOUT,
+        stderr: int | IO[bytes] = subprocess.STDOUT,
         env: Mapping[str, str],
         cwd: Path,
         pass_fds: Sequence[int] = (),
         start_new_session: bool = True,
     ) -> "Process":
-        """Runs `python -m MODULE ...`; input, errors and session are as attempts have them.
+        """Runs `python -m MODULE ...`; input and session are as attempts have them.
 
         Where forks are not safe, which is everywhere but on Linux, it is a new process.
         """
         assert command[:2] == [sys.executable, "-m"], command
-        assert (stdin, stderr, start_new_session) == (subprocess.DEVNULL, subprocess.STDOUT, True)
+        assert (stdin, start_new_session) == (subprocess.DEVNULL, True)
         if sys.platform != "linux":
             process = subprocess.Popen(
                 command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds,
@@ -92,11 +92,14 @@ class ForkServer:
             return process
         with self._lock:
             channel = self._channel or self._connect()
+            passed = {fd: fd for fd in pass_fds}
+            if not isinstance(stderr, int):
+                passed[2] = stderr.fileno()
             request = {
-                "argv": command[2:], "env": dict(env), "cwd": str(cwd), "umask": umask(), "passed": list(pass_fds)
+                "argv": command[2:], "env": dict(env), "cwd": str(cwd), "umask": umask(), "passed": list(passed)
             }  # fmt: skip
             data = json.dumps(request).encode() + b"\n"
-            sent = socket.send_fds(channel, [data], [stdout.fileno(), *pass_fds])
+            sent = socket.send_fds(channel, [data], [stdout.fileno(), *passed.values()])
             channel.sendall(data[sent:])
             with self._ended:
                 self._ended.wait_for(lambda: self._started is not None or self._gone)
@@ -317,6 +320,8 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     os.environ.update(request["env"])
     os.umask(request["umask"])
     os.chdir(request["cwd"])
+    known = {*sys.path, ""}
+    sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in known]
     sys.argv = request["argv"]
     started = sys.argv[1] if sys.argv[0] == "worker.runtime.lifeline" else sys.argv[0]
     Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from snf_client import Client
 from snf_client.resources.scores import ImageResult
 from tests.support.file_kinds import FileKind
 from tests.support.paths import ROOT
+from tests.support.programs import run_program
 
 MODEL = "digits"
 REQUEST = 32
@@ -87,10 +86,8 @@ def by_table(folder: Path, kinds: Sequence[FileKind], out: Path) -> tuple[Cells,
 
 def by_watching(url: str, folder: Path, kinds: Sequence[FileKind], table: Path) -> tuple[Cells, str]:
     """The program that watches a folder; also what it says of the files that it does not send."""
-    command = [sys.executable, "examples/watch_folder.py", folder, "--model", MODEL, "--table", table, "--once"]
-    done = subprocess.run(
-        [*command, "--every", "0.2"], cwd=ROOT, env=_environment(url), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = (folder, "--model", MODEL, "--table", table, "--once", "--every", "0.2")
+    done = run_program(ROOT / "examples" / "watch_folder.py", *words, cwd=ROOT, env=_environment(url))
     if done.returncode != 4:
         raise RuntimeError(f"expected exit code 4, as not every file is an image, got {done.returncode}: {done.stderr}")
     with table.open(newline="", encoding="utf-8") as file:
