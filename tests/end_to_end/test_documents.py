@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.datasets import load_dataset
-from models.datasets.store import DatasetStore
+from models.datasets import DatasetStore, Source, load_dataset
 from models.registry.registry import Registry
 from snf_client import Client
 from tests.end_to_end.support.documented import (
@@ -87,7 +86,7 @@ class Place:
             self.forget(words[2])
         if "--out" in words:  # earlier pages have written another one
             Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
-        done = snf(self.home, *words, port=httpx.URL(self.url).port, columns=200)
+        done = snf(self.home, *words, port=httpx.URL(self.url).port, columns=200, engine="torch")
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if words[:2] == ["keys", "create"]:
             self.key = done.stdout.splitlines()[0]
@@ -186,11 +185,12 @@ def stage(
     registry.publish(features, "parts-features", promote=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        store = DatasetStore(house_home / "datasets")
         for name, images in {
             "parts": "FOLDER", "lots": "GOOD", "boards": "GOOD", "good-parts": "GOOD", "more-good-parts": "GOOD",
             "bad-parts": "BAD",
         }.items():  # fmt: skip
-            place.run(f"snf datasets upload {name} {images}")
+            store.create(name, [Source(path, path.name) for path in sorted((folder / images).iterdir())])
         yield place
     for name in set(registry.names()) - set(before):
         registry.remove_model(name)

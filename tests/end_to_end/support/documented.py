@@ -8,6 +8,7 @@ SHORTER = {
     "--max-minutes 30": FEW_STEPS,
     "--max-steps 200": FEW_STEPS,
     'parameters={"max_steps": 100}': 'parameters={"max_steps": 2, "validations": 1, "validation_images": 20}',
+    "(500, 28, 28)": "(100, 28, 28)",
     # Fewer places of features.
     "--preset snf-features": "--preset snf-features --set feature_side=32",
     'preset="snf-features")': 'preset="snf-features", parameters={"feature_side": 32})',
