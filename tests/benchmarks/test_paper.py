@@ -32,12 +32,13 @@ from models.flows.flow import walk
 from models.training.batches import Batches
 from models.training.config import TrainingConfig
 
-STEPS = 12
+STEPS = 6
+FEW = {"batch_size": 8}
 TINY = Group(
     "tiny",
     "glow",
     "mnist-mini",
-    (Row("exact", "exact", "exact-glow-tiny"), Row("snf", "SNF", "snf-glow-tiny")),
+    (Row("exact", "exact", "exact-glow-tiny", changes=FEW), Row("snf", "SNF", "snf-glow-tiny", changes=FEW)),
     reference="exact",
     epochs=250,
     validation_images=20,
@@ -159,13 +160,13 @@ def test_a_training_in_turns_and_after_a_stop_is_the_undisturbed_one(tmp_path: P
     whole.advance(STEPS, ignore, never)
     taken: list[int] = []
     stopped = tiny_run(tmp_path / "turns")
-    stopped.advance(5, ignore, never)
+    stopped.advance(2, ignore, never)
     with pytest.raises(Stopped):
-        tiny_run(tmp_path / "turns").advance(STEPS, taken.append, lambda: len(taken) == 3)
+        tiny_run(tmp_path / "turns").advance(STEPS, taken.append, lambda: len(taken) == 2)
     again = tiny_run(tmp_path / "turns")
     again.advance(STEPS, taken.append, never)
-    assert taken == list(range(6, STEPS + 1))
-    assert [point.step for point in again.curve] == [5, STEPS]
+    assert taken == list(range(3, STEPS + 1))
+    assert [point.step for point in again.curve] == [2, STEPS]
     assert again.curve[-1].nats == whole.curve[-1].nats
     assert again.curve[-1].inverse_errors == whole.curve[-1].inverse_errors
     assert again.curve[-1].angles == whole.curve[-1].angles
@@ -234,7 +235,7 @@ def test_steps_and_samples_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_group_is_trained_tested_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(GROUPS, "tiny", TINY)
     results = tmp_path / "results"
-    options = Options(tmp_path / "work", results, 0.02, None, (0,), "cpu", 1, test_images=20)
+    options = Options(tmp_path / "work", results, 0.002, None, (0,), "cpu", 1, test_images=20)
     train_group(TINY, "published", options)
     exact, learned = store.runs(results, "tiny")
     assert exact["planned_steps"] == learned["planned_steps"] == learned["curve"][-1]["step"]
