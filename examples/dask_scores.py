@@ -6,6 +6,7 @@ The column ``image`` holds bytes of image files; other columns are kept. Each pr
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.dataframe as dd
@@ -25,14 +26,18 @@ def load(model: str) -> Scorer:
 
 def score(images: pd.DataFrame, model: str) -> pd.DataFrame:
     """Return a partition of images without the images, but with their scores."""
-    columns = load(model)({"image": images["image"]})
-    scores = {name: pd.array(columns[name], dtype=dtype) for name, dtype in SCORES.items()}
-    return images.drop(columns="image").assign(**scores)
+    return with_columns(images, load(model)({"image": images["image"]}))
+
+
+def with_columns(images: pd.DataFrame, scores: dict[str, Any]) -> pd.DataFrame:
+    """Return a partition of images without the images, but with columns of scores."""
+    columns = {name: pd.array(scores[name], dtype=dtype) for name, dtype in SCORES.items()}
+    return images.drop(columns="image").assign(**columns)
 
 
 if __name__ == "__main__":
     source, model, out = sys.argv[1:]
     frame = dd.read_parquet(source)
-    meta = score(frame.head(0), model)  # names and types of the columns
+    meta = with_columns(frame.head(0), {name: [] for name in SCORES})  # names and types of the columns
     with dask.config.set(scheduler="processes"):
         frame.map_partitions(score, model, meta=meta).to_parquet(out)

@@ -23,11 +23,18 @@ NO_SPARK = "needs Java and pyspark, which are no part of the tests' installation
 HAS_SPARK = importlib.util.find_spec("pyspark") is not None and shutil.which("java") is not None
 
 
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer.load(MODEL)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "engine", ["dask", "ray", pytest.param("spark", marks=pytest.mark.skipif(not HAS_SPARK, reason=NO_SPARK))]
 )
-def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_a_parquet_file_of_images_is_scored(
+    engine: str, scorer: Scorer, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     images: list[bytes | None] = [path.read_bytes() for path in DIGITS]
     images[3], images[5] = b"no image", None
     names = [path.name for path in DIGITS]
@@ -56,6 +63,6 @@ def test_a_parquet_file_of_images_is_scored(engine: str, tmp_path: Path, request
     table = parquet.read_table(tmp_path / "out").to_pydict()
     assert table["name"] == names
     assert [name for name, error in zip(names, table["error"], strict=True) if error] == [names[3], names[5]]
-    wanted = Scorer.load(MODEL)({"image": images})
+    wanted = scorer({"image": images})
     assert np.array_equal(np.array(table["log_likelihood"], np.float64), wanted["log_likelihood"], equal_nan=True)
     assert table["is_anomaly"] == wanted["is_anomaly"].tolist()
