@@ -17,10 +17,10 @@ from tests.support.paths import DIGITS
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 TRAINING = {
     "type": "train",
-    "dataset": "mnist-mini",
+    "dataset": "digits",
     "preset": "snf-glow-tiny",
     "model": "first",
-    "parameters": {"max_steps": 4, "validations": 1, "batch_size": 32, "validation_images": 20, "warmup_steps": 0},
+    "parameters": {"max_steps": 1, "validations": 1, "batch_size": 8, "validation_images": 5, "warmup_steps": 0},
 }
 
 

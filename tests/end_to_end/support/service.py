@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 - a process that starts a service needs none of the product's modules
 """Real processes for the end-to-end tests: a service alone, or everything that `snf up` starts."""
 
 import os
@@ -13,11 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
-import torch
-from typer.testing import CliRunner
 
-from app.cli.main import cli
-from models.registry.registry import Registry
 from tests.support.compiled_cache import share_compiled
 from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
@@ -63,6 +60,11 @@ def _shipped_models(home: Path, only: str | Literal[False]) -> Path:
 
 def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Runs a command of `snf` in this process, which has loaded already what takes a new one seconds."""
+    import torch
+    from typer.testing import CliRunner
+
+    from app.cli.main import cli
+
     variables = {**dict.fromkeys(os.environ), **environment(home, **settings)}
     threads = torch.get_num_threads()
     done = CliRunner().invoke(cli, arguments, env=variables, catch_exceptions=False)
@@ -86,6 +88,8 @@ def snf_process(home: Path, *arguments: str, **settings: Any) -> subprocess.Comp
 @contextmanager
 def installed(artifact: Path) -> Iterator[Path]:
     """A new `SNF_HOME` that has the artifact."""
+    from models.registry.registry import Registry
+
     home = Path(tempfile.mkdtemp(prefix="snf-home-"))
     Registry(home / "registry").publish(artifact, MODEL)
     yield home
