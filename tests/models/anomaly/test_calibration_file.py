@@ -17,7 +17,6 @@ from models.anomaly.fitting.split_or_cross_conformal import fit_cross, fit_split
 from models.artifacts.files import CALIBRATION
 from models.errors import ArtifactError
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again
@@ -179,15 +178,15 @@ def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer)
     changed = replace(fold, statistic=replace(fold.statistic, whole=more[0], local=more[1]))
     rewrite(copy, replace(scorer.calibration, folds=(changed,)))
     with pytest.raises(ArtifactError, match="the statistic of the pinned image is"):
-        Scorer.load(copy)
+        Scorer.load(copy, options=compiled())
 
 
 def test_a_calibration_for_another_precision_is_refused(copy: Path) -> None:
     with pytest.raises(ArtifactError, match="is for float32, the engine computes in bfloat16"):
-        Scorer.load(copy, options=EngineOptions(precision="bfloat16"))
+        Scorer.load(copy, options=compiled(precision="bfloat16"))
 
 
 def test_a_calibration_that_was_not_made_in_its_precision_is_refused(copy: Path) -> None:
     edit_manifest(copy, lambda document: document["calibration"].update({"precision": "bfloat16"}))
     with pytest.raises(ArtifactError, match=r"the pinned image scores|the statistic of the pinned image"):
-        Scorer.load(copy)
+        Scorer.load(copy, options=compiled())

@@ -167,7 +167,7 @@ def test_maxima_of_another_number_of_images_are_refused(artifact: Path, tmp_path
     save_file(damaged, tmp_path / CALIBRATION)
     sign_again(tmp_path)
     with pytest.raises(ArtifactError, match="maxima"):
-        Scorer.load(tmp_path)
+        Scorer.load(tmp_path, options=compiled())
 
 
 @pytest.mark.parametrize("folds", [1, 5])

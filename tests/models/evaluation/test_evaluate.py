@@ -126,7 +126,7 @@ class StopNow(Exception):
 def test_finished_sets_are_not_scored_again(
     digits: Scorer, store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = subject(digits, store, "digits", against=["negatives", "few"])
+    wanted = subject(digits, store, "digits", against=["negatives", "few"], images=40)
     told: list[str] = []
 
     def stop_late(label: str, _done: int, _total: int) -> None:
@@ -146,7 +146,7 @@ def test_finished_sets_are_not_scored_again(
     more: list[str] = []
     evaluate(wanted, folder=tmp_path / "sets", finished=more.append)
     assert more == ["few"]
-    other = subject(digits, store, "digits", against=["negatives", "few"], images=60)
+    other = subject(digits, store, "digits", against=["negatives", "few"], images=41)
     all_again: list[str] = []
     evaluate(other, folder=tmp_path / "sets", finished=all_again.append)
     assert len(all_again) == 4, "what was kept belongs to another plan"

@@ -22,8 +22,8 @@ from models.training.interrupted import Interrupted
 from tests.models.recommendation.test_subsets import Untouchable
 from tests.support.backbones import backbone_folder
 
-FAST: dict[str, Any] = {"feature_side": 64, "shapes": ("missing-part",), "minutes": 5}
-SHORT: dict[str, Any] = {"image_size": 16, "minutes": 0.35}
+FAST: dict[str, Any] = {"feature_side": 32, "shapes": ("missing-part",), "minutes": 5}
+SHORT: dict[str, Any] = {"image_size": 16, "minutes": 0.25}
 ODD = {"image_size": 27}
 """A size that no pixel flow takes: what is left is fitted in closed form."""
 
@@ -32,7 +32,7 @@ WholeComparison = tuple[Path, RecommendationRecord, list[str]]
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
-    return EngineOptions(backbones=backbone_folder(tmp_path_factory))
+    return EngineOptions("torch", threads=1, backbones=backbone_folder(tmp_path_factory))
 
 
 def compared(

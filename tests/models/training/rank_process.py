@@ -1,6 +1,6 @@
 """Trainings in processes of which each has the environment that torchrun gives it.
 
-The command is ``torchrun -m tests.models.training.rank_process FOLDER``.
+Each is ``python -m tests.models.training.rank_process FOLDER``.
 
 Each process writes ``FOLDER/rank-N.json``: what it observed in each training, and digests of its tensors at the end.
 The first one writes the tensors, too.

@@ -23,6 +23,7 @@ from tests.models.training.rank_process import COMPARED, DIED, Outcome, tensors_
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.ports import free_port
+from tests.support.unmeasured import unmeasured
 
 DIMENSIONS = 16 * 16
 TOLERANCE = 1e-4
@@ -53,6 +54,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (folder / "rank-1.json").is_file(), (folder / "1.log").read_text()
     assert codes == [1, DIED], (folder / "0.log").read_text()
     return folder
+
+
+def test_torchrun_gives_the_variables_that_the_forks_have_and_ends_all_when_one_dies(tmp_path: Path) -> None:
+    """torchrun itself is a fork, and its processes do not import PyTorch, which takes seconds."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.models.training.torchrun_member", str(tmp_path)]
+    env = {**unmeasured(), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH}
+    with (tmp_path / "log").open("wb") as output:
+        torchrun = fork_server().popen(command, stdout=output, env=env, cwd=ROOT)
+    assert torchrun.wait(120) == 1, (tmp_path / "log").read_text()
+    given = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert given[0]["MASTER_PORT"].isdecimal()
+    for rank, variables in enumerate(given):
+        same = {name: given[0][name] for name in ("MASTER_ADDR", "MASTER_PORT")}
+        assert variables == {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", **same}
 
 
 @pytest.fixture(scope="module")

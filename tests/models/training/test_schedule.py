@@ -93,8 +93,8 @@ def timed(minutes: float, **changes: int) -> TrainingConfig:
 
 @pytest.mark.parametrize(
     ("minutes", "step_seconds"),
-    # At most 15,000 steps: each takes a fraction of a millisecond here.
-    [(1, 0.004), (1, 0.05), (1, 0.4), (1, 2.0), (3, 0.05), (3, 0.4), (10, 0.05), (10, 0.4), (60, 0.4), (60, 2.0)],
+    # From 30 to 6,000 steps: each takes a fraction of a millisecond here.
+    [(1, 0.01), (1, 0.05), (1, 0.4), (1, 2.0), (3, 0.4), (10, 0.4), (60, 2.0)],
 )
 @pytest.mark.parametrize("off", [0.5, 1.0, 2.0])
 def test_a_budget_in_minutes_holds_start_steps_validations_and_evaluation(
@@ -111,7 +111,7 @@ def test_a_budget_in_minutes_holds_start_steps_validations_and_evaluation(
     assert played.state.validation_seconds <= VALIDATION_SHARE * played.state.elapsed_seconds + last
 
 
-@pytest.mark.parametrize("step_seconds", [0.004, 0.05, 0.4])
+@pytest.mark.parametrize("step_seconds", [0.02, 0.05, 0.4])
 def test_validations_take_a_tenth_of_a_budget_in_minutes_at_most(clock: list[float], step_seconds: float) -> None:
     """A validation with determinants that take as long as 40 steps."""
     heavy = replace(COSTS, validation=40.0)
