@@ -1,15 +1,18 @@
 """Pausing, resuming, trying again and estimating jobs, through a real broker, worker and training process."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, TRAINING, submit
+from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, TRAINING, submit, written
+from tests.end_to_end.support.processes import halted_training, told_to_stop
 from tests.end_to_end.support.service import await_estimate, await_job
+from tests.worker.support.helpers import until
 
 STEPS = 120
-SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": STEPS, "validations": 1, "batch_size": 32}
+SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": STEPS, "validations": 1}
 
 
 def await_step(client: httpx.Client, job_id: str, step: int) -> dict[str, Any]:
@@ -27,17 +30,20 @@ def weights(client: httpx.Client, ref: str) -> str:
     return digest
 
 
-def test_a_paused_job_frees_its_device_and_goes_on_where_it_was(house: httpx.Client) -> None:
-    job = submit(house, model="with-a-pause", parameters=SHORT)
-    await_step(house, job["id"], 2)
-    asked = house.post(f"/v1/jobs/{job['id']}/pause")
-    assert (asked.status_code, asked.json()["pause_requested"]) == (202, True)
+def test_a_paused_job_frees_its_device_and_goes_on_where_it_was(house: httpx.Client, house_home: Path) -> None:
+    job = submit(house, model="with-a-pause", architecture=SMALL, parameters=SHORT)
+    until(lambda: written(house_home, job["id"], "metrics"))
+    with halted_training(house_home) as trainer:
+        until(lambda: house.get(f"/v1/jobs/{job['id']}").json()["status"] == "running")
+        asked = house.post(f"/v1/jobs/{job['id']}/pause")
+        assert (asked.status_code, asked.json()["pause_requested"]) == (202, True)
+        until(lambda: told_to_stop(trainer))
     paused = await_job(house, job["id"], "paused")
     assert 0 < paused["checkpoint_step"] < STEPS
     assert (paused["finished_at"], paused["pause_requested"]) == (None, False)
     assert paused["links"]["resume"] == f"/v1/jobs/{job['id']}/resume"
 
-    straight = submit(house, model="straight", parameters=SHORT)
+    straight = submit(house, model="straight", architecture=SMALL, parameters=SHORT)
     await_job(house, straight["id"], "succeeded")
     assert house.get(f"/v1/jobs/{job['id']}").json()["status"] == "paused"
 
@@ -60,7 +66,7 @@ def test_a_queued_job_is_paused_at_once_and_may_be_cancelled(house: httpx.Client
 
 
 def test_a_running_job_is_cancelled_and_another_try_goes_on_from_its_checkpoint(house: httpx.Client) -> None:
-    job = submit(house, model="tried-again", parameters=ENDLESS)
+    job = submit(house, model="tried-again", architecture=SMALL, parameters=ENDLESS)
     await_step(house, job["id"], 5)
     refused = house.post(f"/v1/jobs/{job['id']}/retry")
     assert (refused.status_code, refused.json()["type"]) == (409, "job-state-conflict")

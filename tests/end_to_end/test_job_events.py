@@ -20,7 +20,7 @@ import pytest
 from httpx_sse import connect_sse
 
 from app.jobs.event_streams import POLL_S
-from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, submit
+from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, submit, written
 from tests.end_to_end.support.processes import halted_training, kill
 from tests.end_to_end.support.service import answers, await_job, running, serving, snf, snf_process
 from tests.worker.support.helpers import until
@@ -55,9 +55,15 @@ def house(module_home: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def some_events(client: httpx.Client, job_id: str, last_id: str = "", most: int = 10**9) -> Events | None:
-    """Events of one connection, cut off after `most`; None where the service says that there will be no more."""
+def some_events(
+    client: httpx.Client, job_id: str, last_id: str = "", most: int = 10**9, into: Events | None = None
+) -> Events | None:
+    """Events of one connection, cut off after `most`; None where the service says that there will be no more.
+
+    Each is added to `into` when it comes.
+    """
     found: Events = []
+    into = [] if into is None else into
     headers = {"Last-Event-ID": last_id} if last_id else {}
     # What came before the service died counts.
     with (
@@ -70,6 +76,7 @@ def some_events(client: httpx.Client, job_id: str, last_id: str = "", most: int 
         for event in source.iter_sse():
             if event.data:  # the first one says only when to come back
                 found.append(Event(event.id, event.event, event.json()))
+                into.append(found[-1])
             if len(found) == most:
                 break
     return found
@@ -79,7 +86,7 @@ class CutOffClient(threading.Thread):
     """Loses its connection after every few events, and comes back with its last id until it is told not to."""
 
     def __init__(self, base_url: httpx.URL, job_id: str, every: int) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._client = httpx.Client(base_url=base_url, timeout=60, trust_env=False)
         self._job_id = job_id
         self._every = every
@@ -92,14 +99,13 @@ class CutOffClient(threading.Thread):
             while True:
                 last_id = self.events[-1].id if self.events else ""
                 try:
-                    found = some_events(self._client, self._job_id, last_id, self._every)
+                    found = some_events(self._client, self._job_id, last_id, self._every, self.events)
                 except httpx.ConnectError:
                     time.sleep(0.1)
                     continue
                 if found is None:
                     return
                 self.connections += 1
-                self.events += found
         except Exception as error:
             self.failure = error
 
@@ -124,7 +130,8 @@ class Followed:
 
 @pytest.fixture(scope="module")
 def followed(house: httpx.Client, module_home: Path) -> Followed:
-    job = submit(house, model="followed", parameters=FEW_IMAGES | {"max_steps": STEPS, "validations": 3})
+    parameters = FEW_IMAGES | {"max_steps": STEPS, "validations": 3, "checkpoint_seconds": 0.2}
+    job = submit(house, model="followed", architecture=SMALL, parameters=parameters)
     watch = ThreadPoolExecutor(1).submit(
         snf_process, module_home, "jobs", "watch", job["id"], "--json", "--url", str(house.base_url)
     )
@@ -132,16 +139,26 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
     for client in clients:
         client.start()
     patient = clients[1]
-    until(lambda: patient.count("checkpoint") >= 1 and patient.count("metrics") >= 2)
+
+    def count(kind: str) -> int:
+        return written(module_home, job["id"], kind)
+
+    # Trainers wait while others read: every step that they take costs time.
+    until(lambda: count("checkpoint") and count("metrics"))
+    with halted_training(module_home):
+        until(lambda: patient.count("checkpoint") and patient.count("metrics"))
     kill(module_home, "worker.attempts.train")
-    # Not before all know that it runs: a change that was not told before an outage comes after the outage's events.
-    until(lambda: all(client.count("state") == 6 for client in clients))
+    before = count("metrics")
+    until(lambda: count("metrics") > before)
     with halted_training(module_home):
+        # Not before all know that it runs: a change that was not told before an outage comes after its events.
+        until(lambda: all(client.count("state") == 6 for client in clients))
         time.sleep(2 * POLL_S)
-    seen = patient.count("metrics")
+    seen, before = patient.count("checkpoint"), count("checkpoint")
     kill_broker(module_home)
-    until(lambda: patient.count("metrics") > seen)
+    until(lambda: count("checkpoint") > before)
     with halted_training(module_home):
+        until(lambda: patient.count("checkpoint") > seen)
         kill(module_home, "app.server")
         until(lambda: answers(house))
     done = await_job(house, job["id"], "succeeded")

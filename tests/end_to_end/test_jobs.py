@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.end_to_end.support.jobs import TRAINING, submit
+from tests.end_to_end.support.jobs import SMALL, TRAINING, submit
 from tests.end_to_end.support.service import await_job, score_one
 from tests.support.paths import DIGITS
 
@@ -35,19 +35,12 @@ def test_a_trained_model_is_served_without_a_restart(house: httpx.Client) -> Non
     house.post(f"/v1/jobs/{elsewhere['id']}/cancel")
 
 
-ARCHITECTURE: dict[str, Any] = {
-    "name": "small-lu",
-    "levels": [{"steps": [{"type": "actnorm"}, {"type": "lu-1x1"}, {"type": "affine-coupling", "width": 4}]}],
-    "training": {"precision": "float32", "warmup_steps": 0},
-}
-
-
 def test_an_architecture_is_trained_in_place_of_a_preset(house: httpx.Client) -> None:
     request = {name: value for name, value in TRAINING.items() if name != "preset"}
-    request |= {"model": "any-flow", "architecture": ARCHITECTURE}
+    request |= {"model": "any-flow", "architecture": SMALL}
     estimated = house.post("/v1/jobs/estimate", json=request).raise_for_status().json()
     job = house.post("/v1/jobs", json=request).raise_for_status().json()
-    assert (job["preset"], job["architecture"]) == ("small-lu", ARCHITECTURE)
+    assert (job["preset"], job["architecture"]) == ("small-lu", SMALL)
     assert await_job(house, job["id"], "succeeded")["result"]["ref"] == "any-flow:1"
     assert score_one(house, "any-flow:1", DIGITS[0].read_bytes()) < 0
     manifest = house.get("/v1/models/any-flow:1").json()["manifest"]
@@ -100,7 +93,7 @@ def test_an_idempotency_key_makes_one_job(house: httpx.Client) -> None:
         ({"model": "Not A Name"}, "/body/model"),
         ({"type": "bake"}, "/body/type"),
         ({"colour": "red"}, "/body/colour"),
-        ({"architecture": ARCHITECTURE}, "/body/preset"),
+        ({"architecture": SMALL}, "/body/preset"),
     ],
 )
 def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[str, Any], pointer: str) -> None:
@@ -120,7 +113,7 @@ def test_what_cannot_succeed_is_not_queued(house: httpx.Client, changes: dict[st
 def test_an_architecture_that_cannot_be_built_is_not_queued(
     house: httpx.Client, changes: dict[str, Any], text: str
 ) -> None:
-    request = {"type": "train", "dataset": "mnist-mini", "model": "never", "architecture": ARCHITECTURE | changes}
+    request = {"type": "train", "dataset": "mnist-mini", "model": "never", "architecture": SMALL | changes}
     for path in ("/v1/jobs", "/v1/jobs/estimate"):
         answer = house.post(path, json=request)
         assert answer.status_code == 422

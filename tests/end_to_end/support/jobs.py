@@ -1,8 +1,11 @@
-"""Training jobs as the end-to-end tests submit them."""
+"""Training jobs as the end-to-end tests submit them, and what is in their files."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
+
+from worker.jobs.event_file import FILE, read_chunk
 
 TRAINING: dict[str, Any] = {
     "type": "train",
@@ -12,6 +15,13 @@ TRAINING: dict[str, Any] = {
 }
 """A job of a few seconds, without the name of its model."""
 
+SMALL: dict[str, Any] = {
+    "name": "small-lu",
+    "levels": [{"steps": [{"type": "actnorm"}, {"type": "lu-1x1"}, {"type": "affine-coupling", "width": 4}]}],
+    "training": {"precision": "float32", "warmup_steps": 0},
+}
+"""An architecture whose steps take a quarter of the time of those of the preset, and its evaluation a third."""
+
 FEW_IMAGES: dict[str, Any] = {"batch_size": 8, "validation_images": 20, "checkpoint_seconds": 0.5}
 """Parameters of a training with short steps and many checkpoints."""
 
@@ -19,8 +29,18 @@ ENDLESS = FEW_IMAGES | {"max_steps": 1_000_000}
 
 
 def submit(client: httpx.Client, **changes: Any) -> dict[str, Any]:
-    answer = client.post("/v1/jobs", json={**TRAINING, **changes})
+    """Submits a training by the preset, or by an architecture."""
+    body = {**TRAINING, **changes}
+    if "architecture" in changes:
+        del body["preset"]
+    answer = client.post("/v1/jobs", json=body)
     assert answer.status_code == 202, answer.text
     job: dict[str, Any] = answer.json()
     assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
     return job
+
+
+def written(home: Path, job_id: str, kind: str) -> int:
+    """How many events of a kind the attempts of a job have written, whether or not anyone was told."""
+    entries = read_chunk(home / "jobs" / job_id / FILE).entries
+    return sum(entry.event["event"] == kind for entry in entries)

@@ -1,6 +1,7 @@
 """The processes of an installation: which they are, what they hold, and their end."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,14 +30,21 @@ def kill(home: Path, module: str) -> None:
 
 
 @contextmanager
-def halted_training(home: Path) -> Iterator[None]:
-    """The trainer takes no step, so that its job cannot end."""
+def halted_training(home: Path) -> Iterator[int]:
+    """The trainer, whose id it is, takes no step, so that its job cannot end."""
     pid = pid_of(home, "worker.attempts.train")
     os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield pid
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def told_to_stop(pid: int) -> bool:
+    """Whether a halted process will get a SIGTERM when it goes on."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (pending,) = re.findall(r"^ShdPnd:\s(.+)$", status, re.MULTILINE)
+    return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def rss(pid: int) -> int:
