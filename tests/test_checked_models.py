@@ -36,6 +36,7 @@ from tests.support.documents import check_table
 from tests.support.local import LOCAL
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
+from tests.support.tiles import tiles_of_four
 
 PAGE = ROOT / "docs" / "checked-models.md"
 ROUNDING = 1e-14
@@ -84,11 +85,8 @@ def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Te
     backbones = backbone_folder(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.state.Registry", partial(Registry, zoo=tmp_path_factory.mktemp("no-zoo")))
-        # A measurement of the fastest tile would compile each model for two sizes more.
-        patch.setattr("snf_runtime.scoring.engines.openvino_compile.fastest_tile", lambda wave, _sizes: (wave(4), 4)[1])
-        patch.setattr("snf_runtime.scoring.engines.tiles.ROUNDS", 1)
         settings = service_settings(home, threads=1, backbones=backbones)
-        with TestClient(create_app(settings), base_url=LOCAL) as client:
+        with tiles_of_four(), TestClient(create_app(settings), base_url=LOCAL) as client:
             yield client
 
 

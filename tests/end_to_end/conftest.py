@@ -44,9 +44,6 @@ def house_home(artifact: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def house(house_home: Path) -> Iterator[httpx.Client]:
-    """Everything that `snf up` starts, forked: broker, worker, service and attempts of jobs.
-
-    Its engine compiles nothing for the models that tests train: other services of tests have the one that does.
-    """
-    with running("tests.support.forking_house", home=house_home, forked=True, engine="torch") as client:
+    """Everything that `snf up` starts, forked: broker, worker, service and attempts of jobs."""
+    with running("tests.support.forking_house", home=house_home, forked=True) as client:
         yield client

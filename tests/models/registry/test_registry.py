@@ -330,6 +330,12 @@ def test_folders_that_are_no_models_are_no_models(registry: Registry, artifact: 
     assert registry.versions("digits") == [1]
 
 
+def test_other_models_are_served_in_place_of_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Registry(tmp_path / "home").names()
+    monkeypatch.setenv("SNF_SHIPPED_MODELS", str(tmp_path / "none"))
+    assert Registry(tmp_path / "home").names() == []
+
+
 def test_several_processes_publish_at_once(registry: Registry, artifact: Path) -> None:
     context = forked_context()
     answers: multiprocessing.Queue[int] = context.Queue()

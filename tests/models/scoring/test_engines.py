@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from snf_runtime.scoring.engines.openvino_program import Lanes, core
 from snf_runtime.scoring.engines.tiles import CANDIDATES, Tiling
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, images_back, real_images, scores_of, transformed
+from tests.support.tiles import tiles_of_four
 
 FLOAT32 = 1e-3
 """Nats at 28x28 or less between an engine in float32 and float64."""
@@ -213,11 +215,9 @@ class TestCache:
         return frozen_glow(8, 1, "logit")[1]
 
     @pytest.fixture
-    def measured(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of tiles, those of four images are the fastest, without a measurement of others."""
-        module = "snf_runtime.scoring.engines.openvino_compile"
-        monkeypatch.setattr(f"{module}.fastest_tile", lambda wave, _sizes: (wave(4), 4)[1])
-        monkeypatch.setattr(f"{module}.seconds", lambda _: 0.1)
+    def tile(self) -> Iterator[None]:
+        with tiles_of_four():
+            yield
 
     def test_a_second_load_compiles_and_measures_nothing(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -232,7 +232,7 @@ class TestCache:
         x = points(frozen, 9)
         assert torch.equal(scores_of(first, frozen, x), scores_of(second, frozen, x))
 
-    @pytest.mark.usefixtures("measured")
+    @pytest.mark.usefixtures("tile")
     def test_other_weights_precision_or_threads_are_compiled(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
     ) -> None:
@@ -247,7 +247,7 @@ class TestCache:
             OpenVINOEngine(other, threads, tmp_path)
             assert compiled
 
-    @pytest.mark.usefixtures("measured")
+    @pytest.mark.usefixtures("tile")
     def test_damaged_files_are_made_again(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -300,7 +300,7 @@ class TestCache:
         assert "cannot be" in caplog.text
         assert len(engine.forward(transformed(frozen, points(frozen, 3))).scales[0]) == 3
 
-    @pytest.mark.usefixtures("measured")
+    @pytest.mark.usefixtures("tile")
     def test_where_the_bits_differ_single_images_fill_a_tile(
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -316,7 +316,7 @@ class TestCache:
         y = transformed(frozen, points(frozen, 9))
         np.testing.assert_array_equal(engine.forward(y[:1]).log_dets[0], engine.forward(y).log_dets[0][:1])
 
-    @pytest.mark.usefixtures("measured")
+    @pytest.mark.usefixtures("tile")
     def test_the_oldest_go_first(
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
     ) -> None:

@@ -1,4 +1,4 @@
-"""A process whose memory is measured, which trains: ``python -m tests.models.training.memory_process``."""
+"""A training in a process whose memory is measured: ``python -m tests.models.training.memory_process``."""
 
 from __future__ import annotations
 

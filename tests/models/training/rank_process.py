@@ -1,6 +1,4 @@
-"""Trainings in processes of which each has the environment that torchrun gives it.
-
-Each is ``python -m tests.models.training.rank_process FOLDER``.
+"""Trainings in processes with the environment that torchrun gives: ``python -m ...rank_process FOLDER``.
 
 Each process writes ``FOLDER/rank-N.json``: what it observed in each training, and digests of its tensors at the end.
 The first one writes the tensors, too.
@@ -129,7 +127,7 @@ def main() -> None:
         # The second process would validate twice, and all the time.
         costly, often = PhaseSteps(validation=50.0), {"max_steps": 50, "validations": 2, "batch_size": 4}
         outcomes["validated"] = train(folder / "validated", often, ranks, costs=costly)
-        often_timed = {**often, "max_steps": 1_000_000, "max_minutes": 0.01}
+        often_timed = {**often, "max_steps": 1_000_000, "max_minutes": 0.03}
         outcomes["validated, timed"] = train(folder / "validated-timed", often_timed, ranks, costs=costly)
         outcomes["diverging"] = train(folder / "diverging", DIVERGING, ranks)
         outcomes["apart"] = train(folder / "resumed", PLAIN | ({"seed": 1} if second else {}), ranks)

@@ -132,11 +132,11 @@ def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -
 
 
 def test_first_and_last_validation_survive_an_interruption(tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"max_steps": 50, "validations": 2, "batch_size": 8})
+    config = QUICK.model_copy(update={"max_steps": 75, "validations": 3, "batch_size": 8})
     whole, events = run(tmp_path / "whole", config=config)
     bits = [event["bits_per_dim"] for event in events if event["event"] == "validation"]
     assert (whole.state.first_validation, whole.state.last_validation) == (bits[0], bits[-1])
-    assert len(bits) == 2
+    assert len(bits) == 3
     run(tmp_path / "parts", config=config, stop_at=30)
     parts, _ = run(tmp_path / "parts", config=config)
     assert (parts.state.first_validation, parts.state.last_validation) == (bits[0], bits[-1])
