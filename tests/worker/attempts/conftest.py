@@ -2,14 +2,12 @@
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from models.registry.registry import Registry
 from tests.support.fork_server import ForkServer, fork_server, forked_attempts
 from tests.support.trained import barely_trained
-from tests.worker.support.scoring import make_lot
 from worker.jobs.store import JobStore
 from worker.runtime.supervisor import Supervisor
 from worker.settings import Settings
@@ -31,9 +29,3 @@ def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supe
 def digits(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The small model that `scoring` names."""
     Registry(settings.registry_dir).publish(barely_trained(tmp_path_factory), "digits")
-
-
-@pytest.fixture
-def lot(settings: Settings, tmp_path: Path) -> None:
-    """The dataset that `scoring` names."""
-    make_lot(settings, tmp_path)

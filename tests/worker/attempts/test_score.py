@@ -4,15 +4,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
 
 from tests.support.fork_server import ForkServer
-from tests.support.paths import ROOT
-from tests.worker.support.helpers import Start, until
-from tests.worker.support.scoring import IMAGES, MODEL, PART, await_part, in_background, rows, scoring, unfinished
+from tests.worker.support.helpers import until
+from tests.worker.support.scoring import IMAGES, await_part, in_background, rows, scoring, unfinished
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.jobs.record import Status
@@ -23,19 +24,14 @@ from worker.runtime.process import assistant_command
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("digits", "lot")
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """The engine that starts in the least time."""
-    return settings.model_copy(update={"engine": "torch"})
+MODEL = "mnist-snf-glow:1"
+"""A model whose parts take longer than the first report of an attempt."""
 
 
 def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
-    whole, _ = store.create(scoring())
+    whole, _ = store.create(scoring(model=MODEL))
     assert real.run(whole.id) is Outcome.SUCCEEDED
     done = store.get(whole.id)
     assert done.result is not None
@@ -49,14 +45,14 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     # The worker died when all that was missing was the record of the success.
     table = settings.jobs_dir / whole.id / "scores.parquet"
     written = table.stat().st_mtime_ns
-    again, _ = store.create(scoring())
+    again, _ = store.create(scoring(model=MODEL))
     shutil.copytree(settings.jobs_dir / whole.id, settings.jobs_dir / again.id)
     shutil.copystat(table, settings.jobs_dir / again.id / "scores.parquet")
     assert real.run(again.id) is Outcome.SUCCEEDED
     assert store.get(again.id).result == done.result
     assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
 
-    cut, _ = store.create(scoring())
+    cut, _ = store.create(scoring(model=MODEL))
     with unfinished(store, cut):
         thread, outcomes = in_background(real, cut)
         await_part(store, cut)
@@ -72,7 +68,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
 def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     real: Supervisor, store: JobStore, settings: Settings
 ) -> None:
-    job, _ = store.create(scoring())
+    job, _ = store.create(scoring(model=MODEL))
     with unfinished(store, job):
         thread, outcomes = in_background(real, job)
         await_part(store, job)
@@ -80,24 +76,22 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
         thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     kept = {path.name for path in (settings.jobs_dir / job.id / "parts").glob("part-*")}
-    assert 0 < len(kept) < IMAGES / PART
-    again, _ = store.create(scoring(retry_of=job.id))
+    assert 0 < len(kept) < IMAGES / 50
+    again, _ = store.create(scoring(model=MODEL, retry_of=job.id))
     assert real.run(again.id) is Outcome.SUCCEEDED
     log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
-    assert f'"step":{PART * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
+    assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
     assert len(rows(settings, again)) == IMAGES
 
 
-def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings, forked: ForkServer) -> None:
-    job, _ = store.create(scoring(parameters={}))
+def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings) -> None:
+    job, _ = store.create(scoring(model=MODEL, parameters={}))
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
     attempt = store.take(job.id, "w", 60) or 0
     spec = job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"}
     (folder / "job.json").write_text(json.dumps(spec))
-    with (settings.home / "helper.txt").open("wb") as output:
-        environment = {**os.environ, **settings.environment()}
-        helper = forked.popen(assistant_command(folder), stdout=output, env=environment, cwd=ROOT)
+    helper = subprocess.Popen(assistant_command(folder), env={**os.environ, **settings.environment()})
     time.sleep(1)
     assert helper.poll() is None, "it waits for the attempt to make its plan"
     store.put_back(job.id, attempt, {})
@@ -106,23 +100,34 @@ def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: 
 
 @pytest.mark.timeout(300)
 def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothing(
-    settings: Settings, store: JobStore, start: Start
+    settings: Settings, store: JobStore
 ) -> None:
-    workers = [start("tests.support.forking_worker") for _ in range(2)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "worker.runtime.main"],
+            env={**os.environ, **settings.environment(), "SNF_LOG_LEVEL": "INFO"},
+            start_new_session=True,
+        )
+        for _ in range(2)
+    ]
     registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
-    until(lambda: len(registry.workers()) == 2, 60)
-    parameters = {"images_per_part": PART}
-    job = submit_on_model(
-        store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters=parameters
-    )
-    with unfinished(store, job):
-        # Both have it in hand: one as its attempt, the other to help.
-        until(lambda: [worker.job for worker in registry.workers()] == [job.id, job.id], 60)
-        await_part(store, job)
-        owner = store.get(job.id).worker or ""
-        victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
-        os.kill(victim.pid, signal.SIGKILL)
-    until(lambda: store.get(job.id).status is Status.SUCCEEDED, 120)
+    try:
+        until(lambda: len(registry.workers()) == 2, 60)
+        job = submit_on_model(
+            store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
+        )
+        with unfinished(store, job):
+            # Both have it in hand: one as its attempt, the other to help.
+            until(lambda: [worker.job for worker in registry.workers()] == [job.id, job.id], 60)
+            await_part(store, job)
+            owner = store.get(job.id).worker or ""
+            victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
+            os.kill(victim.pid, signal.SIGKILL)
+        until(lambda: store.get(job.id).status is Status.SUCCEEDED, 120)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
     counts = Counter(row["path"] for row in rows(settings, job))
-    assert len(counts) == 600
+    assert len(counts) == IMAGES
     assert set(counts.values()) == {1}

@@ -13,15 +13,15 @@ from models.bulk.merge_parts import merge_parts
 from models.bulk.output import stored_output
 from tests.support.fork_server import ForkServer
 from tests.support.s3 import S3Server, faulty_server
-from tests.worker.support.scoring import IMAGES, MODEL, PART, await_part, in_background, scoring, unfinished
+from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, scoring, unfinished
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("digits", "lot")
+pytestmark = pytest.mark.usefixtures("digits")
 
-PARTS = IMAGES // PART
+PARTS = 12
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     with faulty_server(s3_server) as (faulty, proxy):
         for name, value in faulty.environment.items():
             monkeypatch.setenv(name, value)
-        cut, _ = store.create(scoring(parameters={"images_per_part": PART} | output))
+        cut, _ = store.create(scoring(parameters={"images_per_part": 50} | output))
         with unfinished(store, cut):
             thread, outcomes = in_background(real, cut)
             await_part(store, cut)
@@ -84,7 +84,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
 
     damaged = stored.part(3)
     damaged.write(damaged.read()[:-9])
-    again, _ = store.create(scoring(parameters={"images_per_part": PART} | output))
+    again, _ = store.create(scoring(parameters={"images_per_part": 50} | output))
     assert real.run(again.id) is Outcome.SUCCEEDED
     merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
     assert (tmp_path / "merged.parquet").read_bytes() == expected
@@ -95,7 +95,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     assert failed.status is Status.FAILED
     assert failed.error is not None
     assert failed.error["type"] == "plan-differs"
-    assert f"alpha {1 / 51:g}, {PART} a part, computed by" in failed.error["detail"]
+    assert f"alpha {1 / 51:g}, 50 a part, computed by" in failed.error["detail"]
     assert stored_output(place).missing() == []
 
 

@@ -14,12 +14,6 @@ from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """The engine that starts in the least time."""
-    return settings.model_copy(update={"engine": "torch"})
-
-
 @pytest.mark.usefixtures("digits")
 def test_a_job_reads_no_location_that_callers_may_no_longer_name(
     real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path

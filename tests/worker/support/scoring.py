@@ -4,13 +4,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pyarrow import parquet
 
-from models.datasets import DatasetStore, Source
-from tests.models.datasets.sample_files import DIGITS, pngs, zipped
 from tests.worker.support.helpers import until
 from worker.jobs.record import Job, new_job_id
 from worker.jobs.store import JobStore
@@ -19,10 +16,7 @@ from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
 MODEL = "digits:1"
-DATASET = "lot"
-"""Of real digits, as many as the tests of datasets have."""
-IMAGES = len(DIGITS)
-PART = 10
+IMAGES = 600
 
 
 def scoring(**changes: Any) -> Job:
@@ -31,18 +25,11 @@ def scoring(**changes: Any) -> Job:
         "type": "score",
         "queue": Queue.SCORE,
         "model": MODEL,
-        "dataset": DATASET,
-        "parameters": {"images_per_part": PART},
+        "dataset": "mnist-mini",
+        "parameters": {"images_per_part": 50},
         "created_at": datetime.now(UTC),
     }
     return Job(**(fields | changes))
-
-
-def make_lot(settings: Settings, folder: Path) -> None:
-    """Adds the dataset that `scoring` names."""
-    archive = folder / "lot.zip"
-    archive.write_bytes(zipped(pngs(IMAGES)))
-    DatasetStore(settings.datasets_dir).create(DATASET, [Source(archive, archive.name)])
 
 
 def rows(settings: Settings, job: Job) -> list[dict[str, Any]]:
