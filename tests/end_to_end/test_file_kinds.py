@@ -13,7 +13,7 @@ import pytest
 
 from snf_client import local_files
 from snf_runtime.images import policy
-from tests.end_to_end.support.service import environment, serving
+from tests.end_to_end.support.service import environment, running
 from tests.support import ways_in
 from tests.support.documents import check_table
 from tests.support.file_kinds import FileKind, file_kinds
@@ -45,7 +45,7 @@ def seen(artifact: Path, module_home: Path, tmp_path_factory: pytest.TempPathFac
         (folder / kind.name).parent.mkdir(exist_ok=True)
         (folder / kind.name).write_bytes(kind.data)
     with (
-        serving(module_home, shipped=False) as service,
+        running("app.cli.main", "serve", home=module_home, shipped=False) as service,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in environment(module_home, shipped=False).items():

@@ -11,7 +11,7 @@ from tests.end_to_end.support.processes import halted_training, told_to_stop
 from tests.end_to_end.support.service import await_estimate, await_job
 from tests.worker.support.helpers import until
 
-STEPS = 120
+STEPS = 240
 SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": STEPS, "validations": 1}
 
 

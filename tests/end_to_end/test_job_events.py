@@ -29,7 +29,7 @@ from worker.settings import Settings
 
 STREAMS = 4
 """Streams that one client gets: half of all."""
-STEPS = 240
+STEPS = 480
 
 
 class Event(NamedTuple):

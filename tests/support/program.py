@@ -1,4 +1,8 @@
-"""A program of this checkout, whose services are forked: `python -m tests.support.program FILE ...`."""
+"""A program of this checkout, whose services are forked: `python -m tests.support.program FILE ...`.
+
+Unlike a program that a user starts, it has the modules of the process that was forked, and what those read from the
+environment when they were imported.
+"""
 
 import runpy
 import signal

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from worker.jobs.event_file import FILE, read_chunk
+from worker.jobs.event_file import FILE, read_chunks
 
 TRAINING: dict[str, Any] = {
     "type": "train",
@@ -42,5 +42,5 @@ def submit(client: httpx.Client, **changes: Any) -> dict[str, Any]:
 
 def written(home: Path, job_id: str, kind: str) -> int:
     """How many events of a kind the attempts of a job have written, whether or not anyone was told."""
-    entries = read_chunk(home / "jobs" / job_id / FILE).entries
-    return sum(entry.event["event"] == kind for entry in entries)
+    chunks = read_chunks(home / "jobs" / job_id / FILE)
+    return sum(entry.event["event"] == kind for chunk in chunks for entry in chunk.entries)

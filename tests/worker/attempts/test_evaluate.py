@@ -60,13 +60,15 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
     thread.start()
     journal = settings.jobs_dir / job.id / "events.jsonl"
-    until(lambda: journal.exists() and '"checkpoint"' in journal.read_text(), 120, every=0.005)
+    until(lambda: outcomes or (journal.exists() and '"checkpoint"' in journal.read_text()), 120, every=0.005)
     # It scores nothing until it is asked to end, so that there are sets left for its retry.
     attempt = forked.pids[str(settings.jobs_dir / job.id)]
     os.kill(attempt, signal.SIGSTOP)
-    store.request_cancel(job.id)
-    until(lambda: asked_to_end(attempt), 60)
-    os.kill(attempt, signal.SIGCONT)
+    try:
+        store.request_cancel(job.id)
+        until(lambda: asked_to_end(attempt), 60)
+    finally:
+        os.kill(attempt, signal.SIGCONT)
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert store.get(job.id).checkpoint_step
