@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from pathlib import Path
 
 from models.artifacts.manifest import CalibrationSummary
@@ -13,8 +12,8 @@ from models.registry.registry import Registry
 
 def publish_versions(root: Path, artifact: Path, count: int, answers: multiprocessing.Queue[int]) -> None:
     registry = Registry(root, zoo=root / "no-zoo")
-    for _ in range(count):
-        answers.put(registry.publish(artifact, "digits", promote=os.getpid() % 2 == 0).version)
+    for number in range(count):
+        answers.put(registry.publish(artifact, "digits", promote=number % 2 == 0).version)
 
 
 def publish_calibrations(
