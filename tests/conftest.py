@@ -74,8 +74,8 @@ UNMEASURED = (
     "tests/test_notebooks.py",
 )
 """Folders and files whose tests put together what others run in parts: a tracer would double their time."""
-MEASURED_ALL_THE_SAME = "tests/test_checked_models.py::test_a_preset_lives_from_training_to_served_scores[snf-hybrid]"
-"""The test of those files that alone runs some lines: those of hybrid models."""
+MEASURED_TEST = "tests/test_checked_models.py::test_a_preset_lives_from_training_to_served_scores[snf-hybrid]"
+"""The one test of those files that is measured: no other trains a hybrid model while coverage is measured."""
 FORKED = pytest.StashKey[socket]()
 CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
@@ -134,7 +134,7 @@ def pytest_runtest_setup() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Measures no coverage of tests in `UNMEASURED`, of their fixtures and their processes."""
     measuring = Coverage.current()
-    if measuring is None or not item.nodeid.startswith(UNMEASURED) or item.nodeid == MEASURED_ALL_THE_SAME:
+    if measuring is None or not item.nodeid.startswith(UNMEASURED) or item.nodeid == MEASURED_TEST:
         return (yield)
     measuring.stop()
     of_processes = os.environ.pop(MEASURED, None)

@@ -1,4 +1,4 @@
-"""What `multiprocessing` starts with the method "spawn", as forks of the process of this test run that is forked.
+"""Processes of `multiprocessing` and its method "spawn", started as forks by the fork server of the test run.
 
 A fork has imported torch, which takes a process that is not forked a second or more.
 """

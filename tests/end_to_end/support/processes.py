@@ -31,7 +31,7 @@ def kill(home: Path, module: str) -> None:
 
 @contextmanager
 def halted_training(home: Path) -> Iterator[int]:
-    """The trainer, whose id it is, takes no step, so that its job cannot end."""
+    """Stops the trainer within the block, so that its job cannot end; yields its process id."""
     pid = pid_of(home, "worker.attempts.train")
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -44,8 +44,7 @@ def halted_training(home: Path) -> Iterator[int]:
 def told_to_stop(pid: int) -> bool:
     """Whether a halted process will get a SIGTERM when it goes on."""
     status = Path(f"/proc/{pid}/status").read_text()
-    (pending,) = re.findall(r"^ShdPnd:\s(.+)$", status, re.MULTILINE)
-    return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
+    return any(int(signals, 16) >> (signal.SIGTERM - 1) & 1 for signals in re.findall(r"Pnd:\s+(\w+)", status))
 
 
 def rss(pid: int) -> int:

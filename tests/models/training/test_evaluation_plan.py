@@ -121,7 +121,10 @@ def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None
     events: list[dict[str, Any]] = []
     dataset = digits(1000, 1000, 1000)
     path = train(
-        *(dataset, "snf-glow-tiny", config, tmp_path),
+        dataset,
+        "snf-glow-tiny",
+        config,
+        tmp_path,
         observe=events.append,
         should_stop=lambda: False,
         engine=TORCH,
@@ -142,7 +145,10 @@ def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
     )
     events: list[dict[str, Any]] = []
     train(
-        *(digits(50, 50, 50), "snf-glow-tiny", config, tmp_path),
+        digits(50, 50, 50),
+        "snf-glow-tiny",
+        config,
+        tmp_path,
         observe=events.append,
         should_stop=lambda: False,
         engine=TORCH,

@@ -55,7 +55,10 @@ def checks_of(manifest: Manifest) -> dict[str, FitnessCheck]:
 
 def trained_on_small_digits(folder: Path, config: TrainingConfig) -> Manifest:
     path = train(
-        *(small_digits(), "snf-glow-tiny", config, folder),
+        small_digits(),
+        "snf-glow-tiny",
+        config,
+        folder,
         observe=lambda _event: None,
         should_stop=lambda: False,
         engine=TORCH,

@@ -200,7 +200,10 @@ def test_whole_run_interrupted_and_called_again_makes_the_same_weights(artifact:
 
     def call(should_stop: Callable[[], bool]) -> Path:
         return train(
-            *(DIGITS, "snf-glow-tiny", QUICK, tmp_path),
+            DIGITS,
+            "snf-glow-tiny",
+            QUICK,
+            tmp_path,
             observe=lambda _event: None,
             should_stop=should_stop,
             engine=TORCH,

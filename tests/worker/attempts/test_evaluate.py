@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import threading
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import pytest
 
 from models.datasets import DatasetStore, Source
 from models.evaluation.schema import EvaluationReport
+from tests.end_to_end.support.processes import told_to_stop
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
@@ -39,12 +39,6 @@ def evaluating(retry_of: str | None = None) -> Job:
     )
 
 
-def asked_to_end(pid: int) -> bool:
-    """Whether a process that does not run has a signal to end."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return any(int(signals, 16) >> (signal.SIGTERM - 1) & 1 for signals in re.findall(r"Pnd:\s+(\w+)", status))
-
-
 @pytest.mark.usefixtures("digits")
 def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, tmp_path: Path
@@ -66,7 +60,7 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     os.kill(attempt, signal.SIGSTOP)
     try:
         store.request_cancel(job.id)
-        until(lambda: asked_to_end(attempt), 60)
+        until(lambda: told_to_stop(attempt), 60)
     finally:
         os.kill(attempt, signal.SIGCONT)
     thread.join(60)
