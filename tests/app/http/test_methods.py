@@ -12,6 +12,7 @@ from app.main import create_app
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
+from tests.worker.support.helpers import until
 
 VARYING = {"date", "x-request-id"}
 
@@ -19,6 +20,7 @@ VARYING = {"date", "x-request-id"}
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
+        until(lambda: service.get("/readyz").status_code == 200)  # a model's details grow once it is loaded
         yield service
 
 
