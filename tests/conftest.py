@@ -18,6 +18,7 @@ import pytest
 import typer.testing
 from coverage import Coverage
 
+from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
 from tests.support.unmeasured import MEASURED
@@ -161,6 +162,13 @@ def commands_are_built_once() -> Iterator[None]:
     """A call of the command line in a test does not build all its commands anew, which takes longer than most calls."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sandboxes_are_forked() -> Iterator[None]:
+    """Processes that read what users send start in milliseconds; those of `tests/worker/sandbox` are new ones."""
+    with sandboxes.forked():
         yield
 
 

@@ -1,4 +1,4 @@
-"""Installations and attempts of jobs as forks of a process that has imported what they need, which takes seconds.
+"""Installations, attempts of jobs and readers of uploads as forks of a process that has imported what they need.
 
 Each is a process of its own, in a session of its own, that runs the module of its command line from the start. All
 processes of a test run share the one that is forked.
@@ -18,13 +18,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, Never
+from typing import IO, Any, Never, Self
 from unittest.mock import patch
 
 import coverage
@@ -40,6 +40,8 @@ IMPORTED = (
     "app.main", "app.http.connections", "worker.launch.launcher", "worker.attempts.score_on_ray",
     "models.scoring.prepared.open", "models.scoring.engines.openvino_engine", "models.loading.flow_model",
     "models.scoring.engines.openvino_feature_engine", "models.limits.measure", "models.recommendation.compare",
+    "models.datasets.ingest.fill", "models.datasets.references.create_reference", "models.published.convert_checkpoint",
+    "tests.support.sandboxes",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
 LISTENS_AT = "TEST_FORK_SERVER"
@@ -70,19 +72,19 @@ class ForkServer:
         command: Sequence[str],
         *,
         stdin: int = subprocess.DEVNULL,
-        stdout: IO[bytes],
+        stdout: int | IO[bytes],
         stderr: int | IO[bytes] = subprocess.STDOUT,
         env: Mapping[str, str],
         cwd: Path,
         pass_fds: Sequence[int] = (),
         start_new_session: bool = True,
     ) -> "Process":
-        """Runs `python -m MODULE ...`; input and session are as attempts have them.
+        """Runs `python -m MODULE ...` in a session of its own.
 
         Where forks are not safe, which is everywhere but on Linux, it is a new process.
         """
         assert command[:2] == [sys.executable, "-m"], command
-        assert (stdin, start_new_session) == (subprocess.DEVNULL, True)
+        assert start_new_session
         if sys.platform != "linux":
             process = subprocess.Popen(
                 command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, pass_fds=pass_fds,
@@ -90,11 +92,19 @@ class ForkServer:
             )  # fmt: skip
             self.pids[command[-1]] = process.pid
             return process
-        with self._lock:
+        with ExitStack() as given, self._lock:
             channel = self._channel or self._connect()
             passed = {fd: fd for fd in pass_fds}
+            if stdin != subprocess.DEVNULL:
+                passed[0] = stdin
+            read: list[IO[bytes] | None] = [None, None]
+            if stdout == subprocess.PIPE:
+                read[0], stdout = _pipe(given)
+            if stderr == subprocess.PIPE:
+                read[1], stderr = _pipe(given)
             if not isinstance(stderr, int):
                 passed[2] = stderr.fileno()
+            assert not isinstance(stdout, int)
             request = {
                 "argv": command[2:], "env": dict(env), "cwd": str(cwd), "umask": umask(), "passed": list(passed)
             }  # fmt: skip
@@ -107,7 +117,7 @@ class ForkServer:
         if pid is None:
             raise ChildProcessError("the fork server has ended")
         self.pids[command[-1]] = pid
-        return ForkedProcess(self, pid)
+        return ForkedProcess(self, pid, *read)
 
     def await_end(self, pid: int, timeout: float | None) -> int | None:
         """The exit code of a process, once it has ended in time."""
@@ -145,12 +155,31 @@ class ForkServer:
             self._ended.notify_all()
 
 
-class ForkedProcess:
-    """What attempts and tests need of `subprocess.Popen`."""
+def _pipe(given: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """What a process writes, to be read here, and the end for that process, which this one closes."""
+    reading, writing = os.pipe()
+    return os.fdopen(reading, "rb"), given.enter_context(os.fdopen(writing, "wb"))
 
-    def __init__(self, server: ForkServer, pid: int) -> None:
+
+class ForkedProcess:
+    """What the product and tests need of `subprocess.Popen`."""
+
+    def __init__(
+        self, server: ForkServer, pid: int, stdout: IO[bytes] | None = None, stderr: IO[bytes] | None = None
+    ) -> None:
         self._server = server
         self.pid = pid
+        self.stdout = stdout
+        self.stderr = stderr
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for output in (self.stdout, self.stderr):
+            if output is not None:
+                output.close()
+        self.wait()
 
     def poll(self) -> int | None:
         return self._server.await_end(self.pid, 0)
@@ -192,12 +221,15 @@ def fork_server() -> ForkServer:
     return server
 
 
-@contextmanager
-def forked_by(server: ForkServer, module: str) -> Iterator[None]:
+def started_by(popen: Callable[..., Process], module: str) -> AbstractContextManager[None]:
+    """Processes that a module of this process starts are started by a function in place of `subprocess.Popen`."""
+    names: Any = SimpleNamespace(**vars(subprocess) | {"Popen": popen})
+    return patch(f"{module}.subprocess", names)
+
+
+def forked_by(server: ForkServer, module: str) -> AbstractContextManager[None]:
     """Processes that a module of this process starts are forks of that server."""
-    names: Any = SimpleNamespace(**vars(subprocess) | {"Popen": server.popen})
-    with patch(f"{module}.subprocess", names):
-        yield
+    return started_by(server.popen, module)
 
 
 def forked_attempts(server: ForkServer) -> AbstractContextManager[None]:
@@ -328,6 +360,7 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     # Budgets in minutes count from the start of a process, which imports this module first.
     vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()
     coverage.process_startup()
+    import_module("tests.support.sandboxes").forked().__enter__()
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
