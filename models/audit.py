@@ -56,7 +56,7 @@ class Audited:
 
 
 def count_images(scorer: Scorer, asked: int) -> int:
-    """Return how many images an audit can check: ``asked``, or fewer if the model cannot generate images.
+    """Return the number of images to audit: ``asked``, or possibly fewer if the model cannot generate images.
 
     For a model that cannot generate samples, only the images that are stored with it can be audited.
     """

@@ -63,7 +63,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def constant(
     make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return the tensor ``make(*arguments)`` on a device, computed at the first such call and then reused.
+    """Return the tensor of ``make(*arguments)`` on a device, cached for later calls with the same arguments.
 
     Without the cache, each copy to a GPU would delay the program.
 

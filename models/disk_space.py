@@ -26,7 +26,7 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 def waits_for_room(problem: ModelsError) -> bool:
-    """Return whether work that failed with ``problem`` can be retried once the disk takes writes again.
+    """Return whether ``problem`` comes from a full or unwritable disk, so that the failed work can be retried later.
 
     It is false for a full quota.
     """
@@ -70,7 +70,7 @@ def require_room(folder: Path, count: int = 1) -> None:
 
 
 def existing_folder(path: Path) -> Path:
-    """Return ``path`` if it exists, else the closest folder above it that does."""
+    """Return ``path`` if it exists, else its closest existing parent folder."""
     return next((folder for folder in (path, *path.parents) if os.path.exists(folder)), Path.cwd())  # noqa: PTH110
 
 
@@ -96,7 +96,7 @@ def folder_problem(folder: Path, *, writes: bool) -> str | None:
 
 
 def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
-    """Return ``StorageFull`` or ``StorageReadOnly`` for an exception of a full or unwritable disk, else None.
+    """Return ``StorageFull`` or ``StorageReadOnly`` if an exception shows a full or unwritable disk, else None.
 
     Its text holds no path, so that it may be shown to callers of the service.
     """

@@ -62,7 +62,7 @@ class NoLiveVersion(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """Raised on removing the alias ``live`` of a model while it points at a version that is fit for use.
+    """Raised for an attempt to remove the alias ``live`` from a model version that is fit for use.
 
     The alias can only be moved to another version.
     """
@@ -310,7 +310,7 @@ class UninitializedModel(ModelsError):
 
 
 class NoLearnedInverse(ModelsError):
-    """Raised if sampling is to use an inverse that the flow learned in training, but the flow has none.
+    """Raised if sampling asks for the learned inverse of a flow that has none.
 
     A learned inverse is approximate.
     """
@@ -329,7 +329,7 @@ class PlanDiffers(ModelsError):
 
 
 class OutputTaken(ModelsError):
-    """Raised if the output location of a bulk scoring holds files that are not of this scoring."""
+    """Raised if the output location of a bulk scoring holds files that do not belong to this scoring."""
 
     slug = "output-taken"
     title = "The output holds other files"

@@ -54,7 +54,7 @@ def parse_ref(ref: str) -> ModelRef:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text is valid as the name of a model, dataset or alias.
+    """Return whether a text is a valid name of a model, dataset or alias.
 
     A name has 1 to 64 characters: a-z, 0-9, dot, dash and underscore, with a letter or digit first.
 

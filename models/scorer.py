@@ -127,14 +127,14 @@ class Scorer:
         return cls(OpenModel(artifact, summary, options, trained.opened(), trained))
 
     def exact_tolerance(self, log_likelihood: float) -> float:
-        """Return by how many nats an exact log-likelihood may differ between float32 and float64 arithmetic.
+        """Return the largest rounding error, in nats, allowed for an exact log-likelihood computed in float32.
 
         It bounds the difference from the float64 score, or from the score on another machine.
         """
         return exact_tolerance(self.dimensions, log_likelihood)
 
     def tolerance(self, log_likelihood: float) -> float:
-        """Return the largest allowed rounding error, in nats, of a log-likelihood at the calibration's precision."""
+        """Return the largest rounding error, in nats, allowed for a log-likelihood in the calibration's precision."""
         return score_tolerance(self.dimensions, log_likelihood, self.calibration_summary)
 
     @classmethod
@@ -157,7 +157,7 @@ class Scorer:
         return scorer
 
     def open_waves(self) -> None:
-        """Load or compile the OpenVINO graphs for large batches in advance, so that no batch waits for them."""
+        """Load or compile in advance the OpenVINO graphs for waves (runs that split many images over threads)."""
         open_waves(self.density)
 
     @property
@@ -210,7 +210,7 @@ class Scorer:
     def score_each(
         self, images: Batch, draws: int = 1, *, gradients: bool = False
     ) -> list[Likelihood | ScoreNotFinite]:
-        """Return the exact log-likelihood of each image, or the error of an image that has no finite one.
+        """Return for each image its exact log-likelihood, or an error object if that is not finite.
 
         The error is a ``ScoreNotFinite`` object, for a log-likelihood that is infinite or NaN.
 
@@ -248,7 +248,7 @@ class Scorer:
         return scored
 
     def require_spatial(self) -> MapReference:
-        """Return the pixel statistics of normal images for heat maps, or raise ``HeatMapUnsupported``.
+        """Return the statistics of normal images that heat maps need, or raise ``HeatMapUnsupported``.
 
         They are means and deviations by pixel or place, in nats. If there are none, raises ``HeatMapUnsupported``.
         """
@@ -312,7 +312,7 @@ class Scorer:
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
-        """Return a generator that scores and judges images, and yields None between small groups of images.
+        """Return a generator that scores and judges images in small groups, with pauses for other work.
 
         It yields between the groups, and returns the log-likelihoods and verdicts at the end.
         """
@@ -345,7 +345,7 @@ class Scorer:
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision = "float32"
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Compute a new calibration (reference statistics of normal images) of the model, and its summary.
+        """Compute a new calibration of the model from normal images, and return it with a summary.
 
         The calibration gives p-values to new images. The scorer does not change. Raises ``ScoreNotFinite`` if an image
         has no finite log-likelihood, and whatever ``progress`` raises to stop.
@@ -354,7 +354,7 @@ class Scorer:
 
     @property
     def at_once(self) -> int:
-        """Number of images or tiles that are processed before a long computation pauses for other work."""
+        """Number of images or tiles that a long computation processes between two pauses for other work."""
         return self.density.at_once
 
     def sample(

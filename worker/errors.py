@@ -57,7 +57,7 @@ class JobConflict(JobsError):
 
 
 class JobInUse(JobsError):
-    """Raised when a job cannot be removed because an unfinished job may need its checkpoints.
+    """Raised when a job cannot be removed because an unfinished retry may need the job's checkpoints.
 
     The HTTP status is 409.
 

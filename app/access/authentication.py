@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that lets HTTP requests pass only with a valid API key, if the service has keys.
+    """ASGI middleware that requires a valid API key of each HTTP request, once the service has keys.
 
     The key is checked before the body of the request is read. Paths without data, such as ``/healthz``, need no key.
 

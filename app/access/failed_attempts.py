@@ -40,7 +40,7 @@ class Attempts:
 
 
 class FailedAttempts:
-    """Counter of wrong API keys per client address, which sets the wait before an address may try again.
+    """Counter that makes a client address wait after too many wrong API keys.
 
     From the 10th wrong key on, the address must wait: 1 s, then 2 s, up to 60 s.
 
@@ -89,7 +89,7 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count a request that was refused because its client address still has to wait to try an API key.
+        """Count a request that was refused because its client address must wait after too many wrong API keys.
 
         The key was not checked. The count is for the audit log and does not change the wait.
         """
@@ -98,7 +98,7 @@ class FailedAttempts:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Record a valid API key, which then need not wait even after wrong keys from the same address.
+        """Record that a client address sent a valid API key, so that waits of the address do not apply to this key.
 
         Only the SHA-256 digest of the key is stored.
         """

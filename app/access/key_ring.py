@@ -88,7 +88,7 @@ class KeyRing:
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether an API key's text contains the id of a key in the service's key file.
+        """Return whether the text of an API key contains an id that is listed in the service's key file.
 
         The secret of the key is not checked.
         """

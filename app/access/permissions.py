@@ -102,7 +102,7 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Describe in an OpenAPI document which role each operation needs, and its responses if access is refused.
+    """Add to each operation of an OpenAPI document the role it requires and the responses for refused access.
 
     The responses are 401, 403, 429 and 503. The document is changed in place.
     """

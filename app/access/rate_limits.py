@@ -65,7 +65,7 @@ class RateLimits:
 
 @dataclass(frozen=True)
 class Allowance:
-    """Rate limits of a request's API key, against which the request and its images are counted."""
+    """Rate limits of a request's API key, with methods to count the request and its images."""
 
     key: HeldKey
     limits: RateLimits
@@ -75,7 +75,7 @@ class Allowance:
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count images of a request against the image rate limit of its API key, such as 10000/hour.
+        """Count a request's images against the image rate limit of the API key, such as 10000/hour.
 
         Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
         """

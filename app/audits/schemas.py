@@ -42,7 +42,7 @@ class AuditedLayer(Answer):
 
 
 class AuditedTotal(Answer):
-    """Sum of a model's log-determinants in two versions: as used for scores, and recomputed in float64.
+    """Sum of a model's log-determinants over its layers, as used in scores and as recomputed in float64.
 
     It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
@@ -57,7 +57,7 @@ class AuditedTotal(Answer):
 
 
 class Audit(Answer):
-    """Comparison of a model's log-likelihoods of up to 16 images with a recomputation in float64.
+    """Check of a model's log-likelihoods against a recomputation in float64, on up to 16 images.
 
     The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
     uses no cached values.

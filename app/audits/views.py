@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Return an API answer that compares a model's log-likelihoods with those recomputed in float64.
+    """Convert the results of an audit to an API answer: log-likelihoods as served and as recomputed in float64.
 
     It has both log-likelihoods of each image, and whether all differences are within tolerance.
     """

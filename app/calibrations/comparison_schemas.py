@@ -50,7 +50,7 @@ COMPARISON: dict[str, Any] = {
 
 
 class ComparedCalibration(Answer):
-    """One of two compared calibrations of a model, with its smallest p-value and anomaly threshold in nats."""
+    """One of two compared calibrations of a model, with its smallest attainable p-value and anomaly threshold."""
 
     number: int
     dataset: str

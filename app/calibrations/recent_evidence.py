@@ -21,7 +21,7 @@ MAX_VERSIONS = 16
 
 @dataclass(eq=False)
 class VersionEvidence:
-    """The numbers behind the anomaly verdicts on the last images, at most 200, that a model version scored.
+    """Anomaly statistics of the last images (at most 200) that a model version scored.
 
     With these statistics the same images can be judged by another calibration.
 
@@ -33,7 +33,7 @@ class VersionEvidence:
     nbytes: int = 0
 
     def add(self, image: StoredEvidence) -> None:
-        """Store the figures that an image's p-value is computed from, for later use with another calibration.
+        """Store the anomaly statistics of a scored image, so that another calibration can judge the image later.
 
         Beyond 200 images or 8 MiB, the statistics of the oldest images are dropped.
         """
@@ -44,7 +44,7 @@ class VersionEvidence:
 
 
 class RecentEvidence:
-    """Store of figures on recently scored images, from which another calibration can compute their p-values.
+    """Store of anomaly statistics of recently scored images, to recompute p-values with another calibration.
 
     At most 200 images and 8 MiB are kept of each of the 16 model versions that scored last. The evidence consists of
     float arrays, not images.

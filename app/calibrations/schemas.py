@@ -87,7 +87,7 @@ class Threshold(Answer):
 
 
 class CalibrationView(Answer):
-    """Calibration of a model's p-values, with its dataset, image counts and p-value thresholds.
+    """Calibration of a model's p-values as an API answer: dataset, image counts and p-value thresholds.
 
     Fields are null if the file of the calibration is damaged.
     """

@@ -72,7 +72,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return a model version's calibration ``number`` as an API answer that marks it as the one in use.
+    """Return the calibration ``number`` that a model version uses, as an API answer with ``active`` set.
 
     The number must be that of the calibration in use, which is not checked.
 

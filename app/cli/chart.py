@@ -38,7 +38,7 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
-        """Append the value of a training step to the points of this line.
+        """Append a point to this chart line: the value of a quantity at a training step.
 
         Points at this or later steps are removed first, because a resumed training repeats these steps.
 

@@ -134,7 +134,7 @@ def registry() -> Registry:
 
 
 def url_option(url: str | None) -> str:
-    """Return the option ``--url`` as text to append to a command that is suggested to the user.
+    """Return the option ``--url`` as text to append to a command that the running command suggests to the user.
 
     The text begins with a blank, or is empty where the suggested command reaches the same place without it.
 

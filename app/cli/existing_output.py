@@ -22,7 +22,7 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 def check_held(
     out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
 ) -> None:
-    """Check that an existing output file may be replaced: it must hold scores of the same images and model.
+    """Check that an existing output file holds scores of the same images and model, so that it may be replaced.
 
     The calibration and the dataset must be the same, too. Otherwise the command exits with code 2, unless ``force`` is
     set.

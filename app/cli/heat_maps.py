@@ -72,7 +72,7 @@ def earlier_files(folder: Path) -> list[Path]:
 
 
 def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> HeatMapRecord:
-    """Check that new heat maps may be written to a folder; return a record of their model and images.
+    """Check that a folder holds no other heat maps, and return a record of the model and images of the new ones.
 
     Nothing is changed.
 
@@ -117,7 +117,7 @@ class HeatMapWriter:
         self._begun = False
 
     def add(self, part: ScorePart) -> None:
-        """Save the heat maps of a batch of images as PNG files, then hand the scores to the wrapped output."""
+        """Save the heat maps of a batch as PNG files, then pass the results on to another output, such as a table."""
         if not self._begun:
             # Not before: a command that is refused leaves the folder as it is.
             self._replace_earlier()
@@ -125,7 +125,7 @@ class HeatMapWriter:
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """Finish the output that this writer passes the results on to, such as a table or JSON.
+        """Finish the output to which the results were passed on, such as a table or JSON.
 
         All PNG files have been written before.
         """

@@ -162,7 +162,7 @@ def calibration_outcome(result: dict[str, Any], options: str = "") -> str:
 
 
 def limit_outcome(result: dict[str, Any]) -> str:
-    """Return a text with a measured detection limit: the smallest defects that a model reliably finds.
+    """Return a text about a measured detection limit, the smallest defect size that a model reliably finds.
 
     For each kind of defect it has the smallest size that is reliably found, in pixels, or ``none`` if no size is. If
     the limit is not determinable, the reason is given instead.

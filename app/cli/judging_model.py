@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgingModel:
-    """Model version and calibration by which a command judges images as normal or anomalous.
+    """Model version and calibration that a command uses to judge images as normal or anomalous.
 
     Its warnings are what the user should know about them.
 
@@ -44,7 +44,7 @@ class JudgingModel:
         return f"{self.ref} with calibration {self.calibration}"
 
     def check_scores(self, part: ScorePart) -> None:
-        """Exit with code 3 if a batch of images was scored with a calibration other than the expected one."""
+        """Exit with code 3 if a batch of images was scored with a calibration other than ``self.calibration``."""
         if part.calibration not in (None, self.calibration):
             raise fail(
                 f"expected scores of {self.label}, got some of calibration {part.calibration}: another one was "
@@ -54,7 +54,7 @@ class JudgingModel:
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:
-        """Create a ``JudgingModel`` from a model version in this machine's registry.
+        """Create a ``JudgingModel`` (version, calibration, warnings) from a version in this machine's registry.
 
         Its warnings tell why the version is unfit, if it is.
         """
@@ -81,7 +81,7 @@ class JudgingModel:
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:
-    """Look up the model version and calibration that a reference such as ``digits@live`` stands for now.
+    """Resolve a reference such as ``digits@live`` to the current model version and its calibration.
 
     They come from the service of ``client``, or from this machine's registry if ``client`` is None.
     """

@@ -76,7 +76,7 @@ def limit(
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the sizes from which on a model detects at least 90 % of simulated defects.
+    """Measure detection limits, the sizes from which on a model detects at least 90 % of simulated defects.
 
     They are measured for each shape and contrast.
     """

@@ -43,7 +43,7 @@ def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
 
 
 def write_out(out: Path, content: bytes) -> None:
-    """Write bytes to an output file, with the permissions that the user's umask gives.
+    """Write bytes to an output file whose permissions follow the user's umask.
 
     If that fails, an error is printed and the command exits: with code 2 for a folder that cannot be written, else with
     code 3.

@@ -59,7 +59,7 @@ def service_url(url: str | None) -> str:
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """Follow the events of a job until it ends, and return the job.
+    """Wait for a job to end, report its events meanwhile, and return the job.
 
     ``observe`` is called with each event. The command exits with code 3 if the job has no result.
 

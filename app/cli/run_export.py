@@ -55,7 +55,7 @@ def figures(detail: RunDetail) -> Iterator[Figure]:
 
 
 def results(detail: RunDetail) -> dict[str, float]:
-    """Return a dictionary of the results of a training run's model, such as test bits/dim, by name.
+    """Return the results of a training run's model, such as test bits/dim, as a dictionary by name.
 
     A name is, for example, ``result/test_bits_per_dim``. Unknown results are left out.
     """
@@ -65,7 +65,7 @@ def results(detail: RunDetail) -> dict[str, float]:
 
 
 def settings(detail: RunDetail) -> dict[str, str]:
-    """Return a dictionary of a training run's settings as text, such as the dataset and the preset.
+    """Return a training run's settings, such as the dataset and the preset, as a dictionary of strings.
 
     They are model, dataset, preset, device and parameters.
     """
@@ -98,7 +98,7 @@ def to_tensorboard(detail: RunDetail, folder: Path) -> str:
 
 
 def to_mlflow(detail: RunDetail, folder: Path) -> str:
-    """Write a training run into a local MLflow store, and return the shell command that displays it.
+    """Add a training run to a local MLflow store, and return the shell command that opens the store in MLflow.
 
     The store consists of the files below ``folder``. The command exits with code 2 if the store has the run already, if
     MLflow refuses the run, or if MLflow is not installed.

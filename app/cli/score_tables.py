@@ -33,7 +33,7 @@ class ScoreOutput(Protocol):
     """
 
     def add(self, part: ScorePart) -> None:
-        """Print the results of the next batch of images at once, or keep them for ``end``, as the format needs.
+        """Print the results of the next batch of images, or keep them until ``end`` prints them.
 
         JSON is printed as soon as the model is known, a table in ``end``.
         """
@@ -117,7 +117,7 @@ class TableOutput:
         self._rows += map(_row, part.results)
 
     def end(self) -> None:
-        """Print one table with the rows of all batches."""
+        """Print the results of all batches of images as one table."""
         print_table(COLUMNS, self._rows, self._title)
 
 

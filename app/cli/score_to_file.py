@@ -191,7 +191,7 @@ class LocalPartScorer:
         self.model = JudgingModel.of_version(self._version)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Load the model, and return a ``BulkPlan``: a record of all inputs that determine the scores."""
+        """Load the model, and return a ``BulkPlan`` that records every input on which the scores depend."""
         from models.bulk.engine_choice import engine_of
         from models.loading.model_files import content_digest
         from models.scorer import Scorer

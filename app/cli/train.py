@@ -286,7 +286,7 @@ def _require_feasible(
 
 @contextmanager
 def output_of_first_process() -> Iterator[None]:
-    """Discard the output of the ``with`` block, except in the first ``torchrun`` process.
+    """Context manager that discards stdout and stderr in every ``torchrun`` process but the first.
 
     Without ``torchrun``, nothing is discarded.
     """

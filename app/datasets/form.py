@@ -95,7 +95,7 @@ class DatasetForm:
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source], NearDuplicates]:
-        """Return the dataset's name, its uploaded files, and whether to keep or drop near duplicates.
+        """Return the parsed form: the dataset's name, uploaded files, and whether to keep or drop near duplicates.
 
         The last value is ``keep``, which is the default, or ``drop``.
 

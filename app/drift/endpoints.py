@@ -69,7 +69,7 @@ def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: D
 def acknowledge_source_drift(
     ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
 ) -> None:
-    """End a model's drift alarm for one image source, such as a camera, and restart its drift tests.
+    """End a model's drift alarm for one image source, such as a camera, and restart the source's drift tests.
 
     The tests start anew at the next image of the source. The alarm and the tests of all images together stay.
 

@@ -87,7 +87,7 @@ class DriftMonitor:
         self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels)
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
-        """Return a list of the current drift test results on a model version's recently scored images.
+        """Return a list of a model version's current drift test results, computed from recently scored images.
 
         Those of all recent images come first, then those of each image source.
 
@@ -112,7 +112,7 @@ class DriftMonitor:
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
-        """Acknowledge drift of an image source: end its alarm, and drop its recent images from the tests.
+        """Acknowledge drift of an image source: end its alarm, and drop the source's recent images from the tests.
 
         With None as source, those of all images together are deleted. Returns whether there was a window of recent
         images.

@@ -53,7 +53,7 @@ class WhiteLevelDrift(Answer):
 
 
 class Martingale(Answer):
-    """State of the martingale test, a sequential test for drift among scored images.
+    """Current result of the martingale test, a sequential test for drift of the scored images.
 
     A capital is bet against the images being like the calibration images.
 

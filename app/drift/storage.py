@@ -34,7 +34,7 @@ class _DriftRecord(BaseModel):
 
 
 class StoredBets(_DriftRecord):
-    """Stored state of a drift test whose betting capital tends to grow if p-values or brightness drift.
+    """JSON form of a martingale test, whose betting capital tends to grow if p-values or brightness drift.
 
     It has the number of images in each cell, and the logarithms of the capital.
     """
@@ -47,7 +47,7 @@ class StoredBets(_DriftRecord):
 
     @classmethod
     def of(cls, stream: StreamBets) -> Self:
-        """Return the JSON form of a betting test for drift, with its image counts and betting capital.
+        """Convert the state of a martingale drift test, such as image counts and betting capital, to its JSON form.
 
         Before the first image, ``bets`` is None.
         """
@@ -61,7 +61,7 @@ class StoredBets(_DriftRecord):
         )
 
     def put_into(self, stream: StreamBets) -> None:
-        """Copy the saved state of a drift test, such as its image counts, into the new test ``stream``.
+        """Copy the saved state of a drift test, such as image counts, into ``stream``, a newly started test.
 
         The test bets on the ranks of the images. Its bets and their capital are copied, too, if there are any.
 
@@ -76,7 +76,7 @@ class StoredBets(_DriftRecord):
 
 
 class StoredMartingales(_DriftRecord):
-    """JSON form of the betting (martingale) tests for drift in a stream of images.
+    """JSON form of the martingale tests, sequential betting tests for drift in a stream of images.
 
     It has their bets, the time of the first image, and the start of the alarm if there is one.
     """
@@ -98,7 +98,7 @@ class StoredMartingales(_DriftRecord):
         )
 
     def restored(self, reference: WindowReference) -> StreamMartingales:
-        """Return the martingale tests for drift in a stream of images, restored from this JSON form.
+        """Rebuild the martingale tests for drift in a stream of images from this JSON form.
 
         Raises ``ValueError`` if they do not match the calibration.
         """
@@ -113,7 +113,7 @@ class StoredMartingales(_DriftRecord):
 
 
 class StoredWindow(_DriftRecord):
-    """JSON form of a sliding window of a model's newest scored images, as stored for the drift tests.
+    """JSON form of a ``Window``, the sliding window of a model's newest scored images for drift tests.
 
     It has their p-values, white levels and times.
 
@@ -162,7 +162,7 @@ class StoredModel(_DriftRecord):
 
     @property
     def reference(self) -> WindowReference:
-        """The properties of the model's calibration that drift tests use, such as its number of images.
+        """The properties of the model's calibration that drift tests need, such as its number of images.
 
         They include the digest of the model's weights.
         """

@@ -16,7 +16,7 @@ from models.anomaly.conformal_martingale import ConformalMartingale, Counts, Ran
 
 @dataclass(eq=False)
 class StreamBets:
-    """Betting test (martingale) for drift of one quantity, such as the p-value, in a stream of images.
+    """Martingale test for drift of one quantity, such as the p-value, in a stream of images.
 
     It has the ranks of the values, and the capital that is bet on them.
 
@@ -36,7 +36,7 @@ class StreamBets:
         return cls(ranks, ranks.counts.copy())
 
     def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Update this drift test with a value of each new image, such as its p-value.
+        """Update this drift test with one value per new image, such as the image's p-value.
 
         Each value is ranked among all earlier ones, and capital is bet on its rank.
 
@@ -57,7 +57,7 @@ class StreamBets:
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Tests for drift in a stream of images, one of their p-values and, where possible, one of brightness.
+    """Drift tests on a stream of images: a test of p-values and, where possible, a test of brightness.
 
     They are conformal martingales. The measure of brightness is the white level.
 
@@ -82,7 +82,7 @@ class StreamMartingales:
 
     @classmethod
     def start(cls, images: int, white_levels: Sequence[int] | None, since: float) -> StreamMartingales:
-        """Return new betting tests for drift in a stream of images, with no images seen yet.
+        """Create martingale tests for drift in a stream of images, before the first image is added.
 
         Args:
             images: Number of calibration images.
@@ -102,7 +102,7 @@ class StreamMartingales:
             self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
 
     def status(self, threshold: float) -> MartingaleStatus:
-        """Return the state of these drift tests, including whether they raise a drift alarm.
+        """Return the state of the drift tests on an image stream, including whether there is a drift alarm.
 
         It has the larger capital now, and the highest capital so far.
 

@@ -12,7 +12,7 @@ from app.drift.stream_martingales import StreamMartingales
 
 
 class Key(NamedTuple):
-    """Key of a model in the drift data: its name, version and calibration number."""
+    """Key under which a model's drift data are kept: name, version and calibration number."""
 
     name: str
     version: int
@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 @dataclass
 class NewImages:
-    """P-values and white levels (brightness) of the images scored since the last drift test.
+    """P-values and brightness (white levels) of the images scored since the last drift test.
 
     They are in order of arrival. ``since`` is the time of the first image, in seconds since 1970.
 
@@ -38,7 +38,7 @@ class NewImages:
 
 @dataclass(frozen=True)
 class WindowImages:
-    """Copy of what a drift test needs of recently scored images: their p-values and brightness.
+    """Copy of the p-values and brightness of recently scored images, taken for a drift test.
 
     The measure of brightness is the white level.
 
@@ -53,7 +53,7 @@ class WindowImages:
 
 @dataclass(eq=False)
 class Window:
-    """Sliding window of a model's newest scored images, all or those of one image source, for drift tests.
+    """Sliding window of a model's newest scored images, from one image source or from all, for drift tests.
 
     Queues of bounded length have their p-values, white levels and times. The last test result is kept, too.
 
@@ -116,7 +116,7 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowReference:
-    """Properties of a calibration, such as its number of images, by which drift tests judge recent images.
+    """Properties of a calibration that drift tests need, such as the number and brightness of its images.
 
     They include the digest of the weights.
 
@@ -135,7 +135,7 @@ class WindowReference:
     ranked: bool = True
 
     def martingales(self, since: float) -> StreamMartingales:
-        """Return new martingales: tests of whether a stream of images drifts away from this calibration.
+        """Create martingale tests that detect whether a stream of images drifts away from the calibration.
 
         ``since`` is the time of the first image, in seconds since 1970.
         """
@@ -151,7 +151,7 @@ class ModelWindows:
     sources: OrderedDict[str, Window] = field(default_factory=OrderedDict)
 
     def windows(self) -> Iterator[tuple[str | None, Window]]:
-        """Yield pairs of an image source, such as a camera, and the window of its newest images.
+        """Yield ``(source, window)`` pairs: each image source, such as a camera, with its window of newest images.
 
         First come all images together, with None as source. They are left out if there are none since the start or the
         last acknowledgement.

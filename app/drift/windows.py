@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftWindows:
-    """In-memory p-values and brightness of recently scored images of all models, with drift tests.
+    """In-memory store that keeps p-values and brightness of recently scored images, and tests them for drift.
 
     The newest images are kept in windows, one for each model and one for each image source.
 
@@ -154,7 +154,7 @@ class DriftWindows:
             return dropped
 
     def put_back(self, key: Key, source: str | None, window: Window) -> None:
-        """Undo ``reset`` by restoring the window of recent images that it returned.
+        """Put back a window of recent images that ``reset`` dropped and returned, to undo the reset.
 
         Images that were recorded since are dropped.
         """
@@ -196,7 +196,7 @@ class DriftWindows:
         return contents
 
     def restore(self, key: Key, reference: WindowReference, windows: Sequence[tuple[str | None, Window]]) -> None:
-        """Put a model's windows of recent images, as loaded from disk, back into memory for drift tests.
+        """Restore a model's windows of recent images, which were loaded from disk, for the drift tests.
 
         Images that the model already has are replaced.
 

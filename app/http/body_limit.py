@@ -29,7 +29,7 @@ class BodyTooLarge(HTTPException):
 
 
 class TooMuchInFlight(HTTPException):
-    """Error for a request body that needs more memory than is free for bodies now (HTTP status 429).
+    """Error (HTTP status 429) for a request body that exceeds the memory currently free for request bodies.
 
     It exceeds the memory left for the bodies of all requests, or this caller's share.
     """

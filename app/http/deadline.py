@@ -49,7 +49,7 @@ class RequestDeadline:
             self._limit.reschedule(when + seconds)
 
     def ask(self, seconds: float) -> None:
-        """Apply the time limit that the client asks for in the request body.
+        """Set the request's time limit to the one that the client asks for in the request body.
 
         It counts from the arrival of the request. If the client asked for a shorter limit before, that limit stays.
 

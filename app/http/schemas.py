@@ -14,7 +14,7 @@ RULES: dict[str, str] = {}
 
 
 def pattern(expression: str, rule: str) -> str:
-    """Store the rule that error messages show in place of a regular expression, and return the expression."""
+    """Register a rule that error messages show instead of a regular expression; return the expression."""
     RULES[expression] = rule
     return expression
 

@@ -89,7 +89,7 @@ class UploadBody:
 
 
 class UploadWatch:
-    """Progress callback that ends an upload if its client leaves or the service stops.
+    """Progress callback that aborts an upload when the client disconnects or the service stops.
 
     Raises ``ClientDisconnect`` where the client has left, and a 503 error where the service stops.
     """

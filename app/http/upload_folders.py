@@ -82,7 +82,7 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Record the name of the dataset that an upload will become, in the upload's folder.
+    """Record, in an upload's folder, the name of the dataset to be created from the upload.
 
     ``UploadFolders.sweep`` removes the unfinished dataset if the service is killed.
     """

@@ -22,7 +22,7 @@ def server_metadata() -> ServerMetadata:
 
 
 def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
-    """Return a model version's metadata, with its input and output tensors and what its scores mean.
+    """Return the metadata of a model version: its input and output tensors, and the meaning of its scores.
 
     The manifest is read from disk.
 

@@ -184,7 +184,7 @@ class TensorMetadata(Answer):
 
 
 class ModelParameters(Answer):
-    """Parameters in a model's metadata that explain its scores, such as the default false-alarm rate.
+    """Parameters in a model's metadata needed to interpret its scores, such as the default false-alarm rate.
 
     They are the kind of density, version, calibration, smallest p-value and false-alarm rate.
     """

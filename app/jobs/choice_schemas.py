@@ -34,7 +34,7 @@ CHOICES: dict[str, Any] = {
 
 
 class JobDraft(BaseModel):
-    """Job request without a dataset, to ask which datasets the job could use.
+    """Job request that leaves the dataset open, sent to ask which datasets the job could use.
 
     Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
     """
@@ -55,7 +55,7 @@ class JobDraft(BaseModel):
 
 
 class JobDataset(Answer):
-    """Dataset with its number of images, their shape, and the reason if a job cannot use it."""
+    """Dataset with the number and shape of its images and, if a job cannot use it, the reason."""
 
     name: str
     images: int
@@ -70,7 +70,7 @@ class JobDataset(Answer):
 
 
 class JobDatasets(Answer):
-    """All datasets as choices for a job, each with the reason if the job cannot use it."""
+    """All datasets as choices for a job; each dataset that the job cannot use comes with the reason."""
 
     model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [CHOICES]})
 

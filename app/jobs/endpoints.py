@@ -131,7 +131,7 @@ def estimate_job(
 def list_job_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
 ) -> JobDatasets:
-    """List all datasets, and give a reason for each that the job described in the request cannot use.
+    """List all datasets; each one that the job described in the request cannot use comes with the reason.
 
     No job is queued.
 

@@ -270,7 +270,7 @@ class TrainingCurve(Answer):
 
 
 class Preview(Answer):
-    """Images drawn from a model at one training step: the step, and the URL path of their PNG grid."""
+    """Link to a PNG grid of images drawn from a model at one training step: the step, and the URL path."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])

@@ -42,7 +42,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Convert the id of a job's event to the reading position right after that event.
+        """Convert the id of a job event to a ``Cursor``, the reading position right after that event.
 
         Raises ``ValueError`` if the id is malformed.
         """
@@ -64,7 +64,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Result of ``Timeline.advance``: new events of a job, and its final status if they are the last.
+    """Result of ``Timeline.advance``: new events of a job and, after the last event, the job's final status.
 
     Attributes:
         events: New events.

@@ -64,7 +64,7 @@ def job_view(
 
 
 def curve_answer(curve: CurveEvents, most: int | None = None) -> tuple[list[CurvePoint], list[Validation]]:
-    """Convert a learning curve to API objects: a list of training steps and a list of validations.
+    """Convert a learning curve to its API form: a list of training steps and a list of validations.
 
     Args:
         curve: The events of the curve.

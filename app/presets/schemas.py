@@ -24,7 +24,7 @@ class PresetView(Answer):
 
 
 class PresetList(Answer):
-    """All training presets, and the JSON Schema of a training job's parameters.
+    """List of all training presets, with the JSON Schema of the parameters of a training job.
 
     The list also has the name of the default preset.
     """

@@ -89,7 +89,7 @@ def import_model(
     registry: RegistryDep,
     response: Response,
 ) -> ModelDetail:
-    """Import the model in the request's body, a tar archive as `GET /v1/models/{ref}/artifact` returns it.
+    """Import a model from a tar archive in the request body, in the format of `GET /v1/models/{ref}/artifact`.
 
     It becomes the next version of the model name.
 

@@ -39,7 +39,7 @@ class LoadedMemory:
         self._counted = 0
 
     def begin(self) -> int:
-        """Return the memory use of this process in bytes, measured before a model is loaded.
+        """Start a measurement before a model is loaded: return the bytes of memory that this process uses.
 
         The result is 0 where the system does not tell the memory of a process.
         """
@@ -50,7 +50,7 @@ class LoadedMemory:
             return before
 
     def end(self, before: int, file_bytes: int) -> int:
-        """End a measurement that ``begin`` started: return the bytes of memory that loading a model took.
+        """Return how many bytes of memory the loading of a model took, measured since ``begin``.
 
         The measured growth of the process is kept within bounds that depend on the size of the model's files.
 
@@ -65,7 +65,7 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return how many bytes of memory a loaded model grew by when a further part was loaded.
+        """Return how many bytes of memory a further part of a loaded model takes, measured since ``begin``.
 
         An example of such a part is the model's PyTorch flow.
 

@@ -145,7 +145,7 @@ class ModelPool:
         return await self._recent.get()
 
     def registered(self) -> set[tuple[str, int]]:
-        """Return ``(name, version number)`` of every model version in the registry; reads the disk."""
+        """Return a set of ``(name, version number)`` of all model versions in the registry, as read from disk."""
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:

@@ -69,7 +69,7 @@ class ModelPage(Answer):
 
 
 class Serving(Answer):
-    """How a loaded model version computes scores: with which library and precision, how many images at once."""
+    """Settings by which a loaded model version computes scores: library, precision, and images at once."""
 
     engine: str = Field(description="The library that computes: openvino or torch; of a hybrid model for its pixels.")
     precision: Precision = Field(

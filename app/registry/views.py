@@ -56,7 +56,7 @@ def _architecture_of(manifest: Manifest) -> str:
 def detail(
     version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """Return the API response that describes a model version.
+    """Return the details of a model version as an API response.
 
     It has metadata, calibration, loading state and the drift of the images.
 
@@ -96,5 +96,5 @@ def detail(
 
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    """Return the failed quality checks of a model version as API objects, which say why it is unfit."""
+    """Return the reasons why a model version is unfit as API objects, one for each failed quality check."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]

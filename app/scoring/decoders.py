@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """Progress of one request's images through the pool of decoding threads.
+    """Task of decoding one request's images in a pool of threads, with its progress so far.
 
     It has the function, the files, the number of pixels of each file, and the results so far.
     """
@@ -95,7 +95,7 @@ class Decoders:
                 self._remove(decoding)
 
     def close(self) -> None:
-        """Cancel waiting images, finish the images being decoded, and wait for the threads to end."""
+        """Cancel the images that wait for decoding, finish those in progress, and wait for the threads to end."""
         with self._lock:
             for line in self._lines.values():
                 for decoding in line:

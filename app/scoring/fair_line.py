@@ -58,7 +58,7 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """The number of requests that this work counts as, against the limit on waiting requests.
+        """The weight with which this work counts against the limit on waiting requests.
 
         It is 1 for images that share batches, and 8 for a generator.
         """
@@ -76,20 +76,20 @@ class WorkItem:
 
     @property
     def part(self) -> Sequence[Any]:
-        """The items of this request, such as images, that are scored in the current batch."""
+        """The inputs of this request, such as images, that are part of the current batch."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
     @property
     def images_in_hand(self) -> int:
-        """Number of images of this request in the current batch.
+        """The number of images that this request contributes to the current batch.
 
         An image scored with k random noise draws counts k times.
         """
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Move up to ``most`` unprocessed items of this request into the current batch; return their number."""
+        """Add up to ``most`` unprocessed items of this request to the current batch; return how many were added."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken
@@ -131,7 +131,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove the work to process next from the queue, and return it as a list.
+        """Remove the work items to process next from the queue, and return them as a list.
 
         It is one generator, or requests that can share one batch.
         """

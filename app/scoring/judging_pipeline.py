@@ -48,7 +48,7 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """Callable that scores images by one model, with averages over ``draws`` random noises on the pixels.
+    """Callable that scores images by one model, averaging log-likelihoods over ``draws`` dequantisation draws.
 
     For each image it returns the log-likelihood and the anomaly verdict, or the error.
 
@@ -87,7 +87,7 @@ class Admission:
 
 @dataclass(frozen=True)
 class Judging:
-    """Shared object that gives images their scores and anomaly verdicts, for all endpoints that score.
+    """Pipeline, shared by all scoring endpoints, that computes the scores and anomaly verdicts of images.
 
     All ways into the service use it, so that they share limits, queue and drift tests.
     """
@@ -104,7 +104,7 @@ class Judging:
     async def admit(
         self, scope: Scope, ref: str, query: ScoreQuery, timeout_ms: int | None
     ) -> AsyncIterator[Admission]:
-        """Context manager that checks whether a scoring request can be accepted, and loads its model.
+        """Context manager that admits a scoring request and loads the requested model, or refuses the request.
 
         This comes before the body of the request is read.
 
@@ -133,7 +133,9 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Reserve room in memory for a request's full-size images until it is answered, or refuse the request.
+        """Reserve room in memory for the full-size images of a request, or refuse the request.
+
+        The room is reserved until the request is answered.
 
         Images keep their full size where the model scores them tile by tile.
 
@@ -195,7 +197,7 @@ class Judging:
     def record(
         self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
     ) -> None:
-        """Record the results of a scoring request for the metrics and the drift tests.
+        """Record a request's results for the service metrics and for tests of drift from the calibration images.
 
         All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with ``monitor``
         their p-values go to the drift tests.

@@ -28,7 +28,7 @@ Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 async def get_reference(
     ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None
 ) -> Reference:
-    """Return a histogram of T, a measure of how anomalous an image is, over a model's calibration images.
+    """Return a histogram of the anomaly statistic T over a model's calibration images.
 
     T is the `anomaly.statistic` of a score, in nats; larger is more anomalous. The p-value of an image is the rank of
     its T among these images. The images of all folds are counted together.

@@ -235,7 +235,7 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing, is_abandoned: Ca
 
 
 def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
-    """Return a dictionary of the pixels of each decoded image, by the image's index in the request.
+    """Return a dictionary that maps the index of each decoded image in the request to the image's pixels.
 
     Pixels are uint8 ``(channels, height, width)``. Images that could not be decoded are left out.
     """

@@ -64,7 +64,7 @@ class Term(Answer):
 
 
 class Draws(Answer):
-    """Statistics of a log-likelihood over several draws of the random noise that is added to the pixels."""
+    """Mean, standard error and other statistics of a log-likelihood over several draws of dequantisation noise."""
 
     k: int = Field(description="Number of draws.")
     mean: float = Field(description="Mean of log p over the draws, nats.")
@@ -96,7 +96,7 @@ class Reason(Answer):
 
 
 class Anomaly(Answer):
-    """Anomaly verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
+    """Anomaly verdict on an image, and its p-value, the rate at which normal images look at least as unusual."""
 
     p_value: float = Field(description="Conformal p-value: small is anomalous.")
     score: float = Field(description="-log10 of the p-value: large is anomalous.")
@@ -223,7 +223,7 @@ class FailedImage(Answer):
 
 
 class Fdr(Answer):
-    """Q-values of the images of a request, for control of the false-discovery rate.
+    """Benjamini-Hochberg q-values of a request's images, for control of the false-discovery rate (FDR).
 
     Flag all images whose q-value is at most q: then the expected share of false alarms among them is at most q.
     """

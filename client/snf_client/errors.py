@@ -40,7 +40,7 @@ class UnexpectedAnswer(ClientError):
 
 
 class ModelChanged(ClientError):
-    """Raised when two versions or two calibrations of a model answered the requests of one scoring call.
+    """Raised when different versions or calibrations of a model answered the requests of one scoring call.
 
     Their scores and p-values cannot be compared. Repeat the call; a reference with a version keeps to that version.
     """

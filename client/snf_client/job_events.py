@@ -147,7 +147,10 @@ class JobEventReader:
         self._retries = retries
 
     def call(self) -> Call[None]:
-        """Return the request for a stream of the job's events, starting after the last event that was parsed."""
+        """Return the request that opens a stream of the job's events, without sending it.
+
+        The stream starts after the last event that was parsed.
+        """
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
         return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
@@ -165,7 +168,7 @@ class JobEventReader:
         return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
     def end_of_stream(self, status: int) -> ServiceUnavailable | None:
-        """Return an error if the stream of a job's events stopped too early, else None.
+        """Return an error if the stream of a job's events stopped too early, before the job's end; else None.
 
         It stopped too early if the job's ``end`` event was not received.
 

@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class RetryWhen(Enum):
-    """Condition on which a failed request may be repeated, such as that it never reached the service."""
+    """Condition for sending a failed request again, for example only if no connection was made."""
 
     ALWAYS = "always"
     """The call is idempotent: sending it twice has the effect of sending it once."""

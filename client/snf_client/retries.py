@@ -111,7 +111,7 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether the service may have carried out a request although it failed for the client.
+    """Return whether the service may have carried out a request that raised ``error`` in the client.
 
     It may if its response was lost, or if a proxy answered HTTP 502.
     """

@@ -53,7 +53,7 @@ class AuditedLayer(BaseModel):
 
 
 class AuditedTotal(BaseModel):
-    """Sum of a model's log-determinants in two versions: as used for scores, and recomputed in float64.
+    """Sum of a model's log-determinants over its layers, as used in scores and as recomputed in float64.
 
     It is the log |det Jacobian| that is equal for all images. Its largest allowed difference is included.
 
@@ -127,7 +127,7 @@ class CallerView(BaseModel):
 
 
 class ComparedCalibration(BaseModel):
-    """One of two compared calibrations of a model, with its smallest p-value and anomaly threshold in nats."""
+    """One of two compared calibrations of a model, with its smallest attainable p-value and anomaly threshold."""
 
     model_config = ConfigDict(frozen=True)
     number: int
@@ -252,7 +252,7 @@ class DatasetList(BaseModel):
 
 
 class Deviation(BaseModel):
-    """Sizes of the differences between the bfloat16 and float32 scores of a model's calibration images.
+    """Figures that summarise the differences between bfloat16 and float32 scores of a model's calibration images.
 
     They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
 
@@ -268,7 +268,7 @@ class Deviation(BaseModel):
 
 
 class Draws(BaseModel):
-    """Statistics of a log-likelihood over several draws of the random noise that is added to the pixels."""
+    """Mean, standard error and other statistics of a log-likelihood over several draws of dequantisation noise."""
 
     model_config = ConfigDict(frozen=True)
     k: int = Field(..., description="Number of draws.")
@@ -278,7 +278,7 @@ class Draws(BaseModel):
 
 
 class Duplicates(BaseModel):
-    """Summary of the duplicate images, or of the nearly duplicate images, in a dataset.
+    """Summary of one kind of duplicates in a dataset, either exact duplicates or near duplicates.
 
     It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
     """
@@ -360,7 +360,7 @@ class FalseAlarms(BaseModel):
 
 
 class Fdr(BaseModel):
-    """Q-values of the images of a request, for control of the false-discovery rate.
+    """Benjamini-Hochberg q-values of a request's images, for control of the false-discovery rate (FDR).
 
     Flag all images whose q-value is at most q: then the expected share of false alarms among them is at most q.
     """
@@ -402,7 +402,7 @@ class Histogram(BaseModel):
 
 
 class Histograms(BaseModel):
-    """Histograms of one number per image over several sets of images, with the same bin edges.
+    """Histograms of a score, one number per image, over several sets of images, with the same bin edges.
 
     The number is, for example, the log-likelihood.
 
@@ -416,7 +416,7 @@ class Histograms(BaseModel):
 
 
 class ImageCount(BaseModel):
-    """The number of images in a set, and of the images left out because their likelihood is not finite."""
+    """Number of images in a set, and how many of them have no scores because their likelihood is not finite."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -426,7 +426,7 @@ class ImageCount(BaseModel):
 
 
 class ImageFacts(BaseModel):
-    """The sizes and colours of the images of a dataset, from which the model's input size is chosen."""
+    """Summary of the image sizes and colours in a dataset, used to choose a model's input size and colour mode."""
 
     model_config = ConfigDict(frozen=True)
     smallest: tuple[int, int] = Field(..., description="Smallest width and smallest height, pixels.")
@@ -459,7 +459,7 @@ class ItemError(BaseModel):
 
 
 class JobDataset(BaseModel):
-    """Dataset with its number of images, their shape, and the reason if a job cannot use it."""
+    """Dataset with the number and shape of its images and, if a job cannot use it, the reason."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -478,7 +478,7 @@ class JobDataset(BaseModel):
 
 
 class JobDatasets(BaseModel):
-    """All datasets as choices for a job, each with the reason if the job cannot use it."""
+    """All datasets as choices for a job; each dataset that the job cannot use comes with the reason."""
 
     model_config = ConfigDict(frozen=True)
     datasets: list[JobDataset]
@@ -488,7 +488,7 @@ class JobDatasets(BaseModel):
 
 
 class JobDraft(BaseModel):
-    """Job request without a dataset, to ask which datasets the job could use.
+    """Job request that leaves the dataset open, sent to ask which datasets the job could use.
 
     Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
     """
@@ -610,7 +610,7 @@ class LimitCell(BaseModel):
 
 
 class LimitCurve(BaseModel):
-    """Fraction of defects detected at each defect size, for one shape and contrast.
+    """Fraction of artificial defects detected at each defect size, for defects of one shape and contrast.
 
     It also has the detection limit.
 
@@ -647,7 +647,7 @@ class LimitResult(BaseModel):
 
 
 class Martingale(BaseModel):
-    """State of the martingale test, a sequential test for drift among scored images.
+    """Current result of the martingale test, a sequential test for drift of the scored images.
 
     A capital is bet against the images being like the calibration images.
 
@@ -723,7 +723,7 @@ class PresetView(BaseModel):
 
 
 class Preview(BaseModel):
-    """Images drawn from a model at one training step: the step, and the URL path of their PNG grid."""
+    """Link to a PNG grid of images drawn from a model at one training step: the step, and the URL path."""
 
     model_config = ConfigDict(frozen=True)
     step: int
@@ -842,7 +842,7 @@ class ReferenceRequest(BaseModel):
 
 
 class RegionRates(BaseModel):
-    """Shares of defective images whose defect an anomaly map marks, and of normal images it marks falsely.
+    """Shares of defective images where an anomaly map flags the defect, and of normal images where it flags anything.
 
     Both are for a given false-alarm rate.
 
@@ -928,7 +928,7 @@ class Samples(BaseModel):
 
 
 class Serving(BaseModel):
-    """How a loaded model version computes scores: with which library and precision, how many images at once."""
+    """Settings by which a loaded model version computes scores: library, precision, and images at once."""
 
     model_config = ConfigDict(frozen=True)
     engine: str = Field(
@@ -1116,7 +1116,7 @@ class Aliases(BaseModel):
 
 
 class Anomaly(BaseModel):
-    """Anomaly verdict on an image, with its p-value: the rate at which normal images look at least as unusual."""
+    """Anomaly verdict on an image, and its p-value, the rate at which normal images look at least as unusual."""
 
     model_config = ConfigDict(frozen=True)
     p_value: float = Field(..., description="Conformal p-value: small is anomalous.")
@@ -1130,7 +1130,7 @@ class Anomaly(BaseModel):
 
 
 class Audit(BaseModel):
-    """Comparison of a model's log-likelihoods of up to 16 images with a recomputation in float64.
+    """Check of a model's log-likelihoods against a recomputation in float64, on up to 16 images.
 
     The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
     uses no cached values.
@@ -1170,7 +1170,7 @@ class CalibrationComparison(BaseModel):
 
 
 class CalibrationView(BaseModel):
-    """Calibration of a model's p-values, with its dataset, image counts and p-value thresholds.
+    """Calibration of a model's p-values as an API answer: dataset, image counts and p-value thresholds.
 
     Fields are null if the file of the calibration is damaged.
     """
@@ -1541,7 +1541,7 @@ class ModelSummary(BaseModel):
 
 
 class PresetList(BaseModel):
-    """All training presets, and the JSON Schema of a training job's parameters.
+    """List of all training presets, with the JSON Schema of the parameters of a training job.
 
     The list also has the name of the default preset.
     """

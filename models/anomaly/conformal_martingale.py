@@ -38,7 +38,7 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Counts of past images by p-value or brightness, from which a drift test computes a new image's rank.
+    """Histogram of past images over p-value or brightness, from which a drift test ranks each new image.
 
     Calibration images and earlier images of a stream are counted in ordered cells.
 
@@ -54,7 +54,7 @@ class RankCounts:
 
     @classmethod
     def of_p_values(cls, images: int) -> RankCounts:
-        """Return the initial histogram for a drift test on the conformal p-values of images.
+        """Return a drift test's initial histogram of conformal p-values, in which each possible rank counts once.
 
         n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
         This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
@@ -72,7 +72,7 @@ class RankCounts:
 
     @classmethod
     def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return a drift test's initial histogram of image brightness, counted from the calibration images.
+        """Return a histogram of calibration images by brightness, the initial state of a drift test.
 
         Brightness is the white level of an image, the 99 % quantile of its pixel values.
 
@@ -81,7 +81,9 @@ class RankCounts:
         return cls(np.array(calibration, dtype=np.int64), own=1)
 
     def add(self, cells: Counts, generator: np.random.Generator) -> Array:
-        """Count new images by p-value or brightness; return each one's rank, in (0, 1), among earlier images.
+        """Return each new image's rank among all earlier images, and add the images to the histogram.
+
+        The images are ranked by p-value or by brightness.
 
         The images are counted in their order of arrival. The ranks are smoothed: images in the same cell are ordered by
         chance.
@@ -133,7 +135,7 @@ def _cell_width(images: int) -> int:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Drift test that bets on how images rank among earlier ones: a large capital is evidence of drift.
+    """Conformal test martingale for drift: a capital bet against the uniformity of ranks among earlier images.
 
     The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
 
@@ -154,7 +156,9 @@ class ConformalMartingale:
     log_highest: float = 0.0
 
     def bet(self, ranks: Array) -> Array:
-        """Bet on how new images rank among earlier ones; return the log of the betting capital after each.
+        """Update the betting capital by the ranks of new images; return the log of the capital after each image.
+
+        Each rank is that of an image among all earlier images.
 
         A capital that grows is evidence of drift.
 
@@ -192,7 +196,7 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the logarithms of eight probability densities at given ranks of images among earlier images.
+    """Return the log-densities of a drift test's eight bets at given ranks of images among earlier ones.
 
     The drift test bets by these densities that ranks are not uniform.
 

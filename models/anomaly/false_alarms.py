@@ -55,7 +55,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many calibration images ensure a false-alarm rate of at most ``alpha`` at ``confidence``.
+    """Return how many calibration images are needed to bound the false-alarm rate by ``alpha`` with ``confidence``.
 
     This is the smallest number for which :func:`safe_threshold` is not None.
 

@@ -36,7 +36,7 @@ class StoredEvidence:
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a stored copy of an image's evidence: the statistics by which it can be judged again.
+        """Return a copy of an image's anomaly statistics to store, so that the image can be judged again later.
 
         Gradient statistics are left out, because they depend on the calibration that the image was scored with.
 

@@ -67,7 +67,7 @@ class LimitCell(_LimitPart):
 
 
 class LimitCurve(_LimitPart):
-    """Fraction of defects detected at each defect size, for one shape and contrast.
+    """Fraction of artificial defects detected at each defect size, for defects of one shape and contrast.
 
     It also has the detection limit.
 

@@ -125,5 +125,5 @@ class FitnessRecord(BaseModel):
 
 
 def in_words(failed: Iterable[FitnessCheck]) -> str:
-    """Return the sentences of a model's failed fitness checks as one text, joined by semicolons."""
+    """Return one text with a sentence on each of a model's failed fitness checks, joined by semicolons."""
     return "; ".join(check.sentence for check in failed)

@@ -39,7 +39,7 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Record of whether added layers, called Glow steps, improved a flow over image features.
+    """Record of whether adding Glow steps (more flow layers) improved a flow over image features.
 
     It also states whether the steps were kept.
 
@@ -124,7 +124,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Precomputed log-determinants of the flow layers for which they do not depend on the image.
+    """Precomputed log-determinants of flow layers that have the same log-determinant for every image.
 
     They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
 
@@ -137,7 +137,7 @@ class LogDets(_ManifestPart):
 
 
 class Deviation(_ManifestPart):
-    """Sizes of the differences between the bfloat16 and float32 scores of a model's calibration images.
+    """Figures that summarise the differences between bfloat16 and float32 scores of a model's calibration images.
 
     They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
 
@@ -176,7 +176,7 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Record of whether a model's new p-value calibration was put into use in place of the one before.
+    """Record of whether a model's new p-value calibration became active in place of the previous one.
 
     A reason is given if the calibration did not become active, or if it became active because the calibration in use or
     the stored choice is damaged.
@@ -201,7 +201,7 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """Digest and expected log-likelihood of a check image that is stored with a model.
+    """Pixel digest and expected log-likelihood of an image that is stored with a model for self-checks.
 
     The image is scored again whenever the model is loaded. The log-likelihood is in nats.
     """
@@ -230,7 +230,7 @@ class Manifest(_ManifestPart):
 
     @property
     def unfit(self) -> tuple[FitnessCheck, ...]:
-        """The fitness checks that the model failed.
+        """The quality checks, called fitness checks, that the model failed.
 
         A model with a failed check does not become live by itself. A fit model has none.
         """

@@ -101,7 +101,7 @@ class ActNorm(ChannelAffine):
         return super().freeze(shape)
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the diagonal matrix and the offset of the affine map that this layer applies to each pixel.
+        """Return the diagonal matrix and the offset by which this layer maps the channels of each pixel.
 
         z = A x + b for the matrix A, ``(C, C)``, and the offset b, ``(C,)``.
         """
@@ -109,7 +109,9 @@ class ActNorm(ChannelAffine):
         return torch.diag(scale), -self.shift * scale
 
     def log_abs_det(self) -> Tensor:
-        """Return what each pixel adds to the log-determinant of this layer, the same for all pixels and images.
+        """Return the log-determinant of the layer's map of a single pixel's channels.
+
+        Every pixel of every image adds this number to the log-determinant of the layer's Jacobian.
 
         It is minus the sum of the log-scales, in nats, a float64 scalar.
         """

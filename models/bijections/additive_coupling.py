@@ -72,7 +72,7 @@ class AdditiveCoupling(Bijection):
 
 
 class PlaceCoupling(AdditiveCoupling):
-    """Additive coupling layer whose shifts also depend on the position in the image, for images of one size.
+    """Additive coupling layer with position-dependent shifts, which needs images of one fixed size.
 
     The network adds a learned map, the same for all images, to the result of its first convolution, so that t may
     differ from place to place.
@@ -94,7 +94,7 @@ class PlaceCoupling(AdditiveCoupling):
 
 @dataclass(frozen=True)
 class FrozenAdditiveCoupling:
-    """Immutable float64 additive coupling layer for scoring.
+    """Immutable float64 copy of a trained additive coupling layer, for scoring and sampling images.
 
     Attributes:
         kept: Channels of the half that is kept.

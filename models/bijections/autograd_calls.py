@@ -21,7 +21,7 @@ def call(function: type[Function], *inputs: Any) -> Any:
 
 
 def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Decorate the backward pass of an autograd function to raise an error for second derivatives.
+    """Decorate an autograd backward pass so that the pass raises an error if second derivatives are requested.
 
     Tensors that are kept for the pass have no derivatives of their own, so that second ones would lack terms.
     ``once_differentiable`` of PyTorch notices it only where the incoming gradients need gradients themselves.

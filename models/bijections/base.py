@@ -143,7 +143,7 @@ class ChannelAffine(Bijection):
         return None
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer for images of ``shape`` (C, H, W).
+        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
 
         It is H·W·log|det A| in nats for the matrix A of the channels.
         """
@@ -193,7 +193,7 @@ class SelfNormalizing(Bijection):
 
     @property
     def learns_inverse(self) -> bool:
-        """Whether training changes the learned approximate inverse; False if its parameters are fixed."""
+        """Whether training updates the parameters of the learned inverse; False if those parameters are fixed."""
         return any(each.requires_grad for name, each in self.named_parameters() if name.endswith("inverse_weight"))
 
     @abstractmethod
@@ -221,14 +221,14 @@ class SelfNormalizing(Bijection):
         """
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return ``x`` after applying the layer's weights and then their learned approximate inverse.
+        """Return ``x`` multiplied by the layer's weights and then by the learned approximate inverse.
 
         The result is R W x for the weights W and the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹.
         """
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the learned inverse's reconstruction errors, one for each sample, for use in the training loss.
+        """Store the learned inverse's reconstruction errors on the samples of a batch, for the training loss.
 
         ``pop_reconstruction_error`` returns them.
 
@@ -246,7 +246,7 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def store_reconstruction_error(self, error: Tensor) -> None:
-        """Store given reconstruction errors unchanged, for ``pop_reconstruction_error`` to return later.
+        """Store given reconstruction errors, to be returned later by ``pop_reconstruction_error``.
 
         The errors, ``(N,)``, were computed before and are stored as they are.
         """
@@ -294,11 +294,11 @@ class Elementwise(Bijection):
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return a copy of this layer for scoring, which later training of the layer does not change."""
+        """Return a copy of this layer for scoring, unaffected by later training of the layer."""
         return copy.deepcopy(self)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the map of this layer as a ``PixelFunction`` object, which works on NumPy arrays.
+        """Return the function that this layer computes, as a ``PixelFunction`` object for NumPy arrays.
 
         It is used for scoring, where this layer is the pixel transform of a flow.
 
@@ -328,7 +328,7 @@ class TorchPixelFunction:
 
     @torch.no_grad()
     def map_with_slope(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the output of the layer and the logarithm of its slope for each value of an array.
+        """Return the layer's output and the log of the layer's slope at each value of the array ``x``.
 
         They are y and log|dy/dx| in nats, both in the shape of ``x``.
         """

@@ -115,7 +115,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
         self.inverse_weight = nn.Parameter(by_columns(self.weight.detach().T))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
+        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
 
         The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -130,7 +130,7 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
         return y + self.bias.view(1, -1, 1, 1), log_det
 
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
-        """Set the layer's weights to decorrelate the channels of given images, and the learned inverse to match.
+        """Set weights that decorrelate the channels of given images, then recompute the learned inverse.
 
         The matrix W and the offset b are set from the images ``x`` as in :meth:`ExactConv1x1.whiten`, and the learned
         inverse R is set to W⁻¹.

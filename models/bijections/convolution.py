@@ -164,7 +164,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
+        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
 
         The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -282,7 +282,9 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return convolved images, zeros that only carry log-determinant gradients, and reconstruction errors.
+        """Return convolved images, zeros in place of log-determinants, and reconstruction errors.
+
+        Training needs only the gradients of the log-determinants, which the backward pass computes.
 
         The convolution is y = w * x, and the error of the learned inverse kernel r is ||r * y - x||².
         """
@@ -317,7 +319,9 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return convolved images, zeros that only carry log-determinant gradients, and reconstruction errors.
+    """Return convolved images, zeros in place of log-determinants, and reconstruction errors.
+
+    Training needs only the gradients of the log-determinants, which the backward pass computes.
 
     A reconstruction error tells how far the learned inverse is from restoring an image.
 

@@ -38,7 +38,7 @@ def check_kernel(kernel: Size) -> None:
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding for which a convolution with a given kernel keeps the image size.
+    """Return the zero padding that keeps the image size in a convolution with a given kernel.
 
     It is (vertical, horizontal), in pixels on each side.
 
@@ -110,7 +110,7 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return, for each element of a convolution kernel, the number of output pixels it contributes to.
+    """Return how many output pixels each element of a convolution kernel contributes to, for a given image size.
 
     Only output pixels for which the element reads inside the image count. The result is float64 ``(kh, kw)``.
 
@@ -156,7 +156,7 @@ def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return a convolution as a matrix that multiplies flattened images.
+    """Return the matrix by which a zero-padded convolution multiplies flattened images of a given size.
 
     The matrix is D x D for images of D = C·H·W values, float64 and differentiable.
 
@@ -171,7 +171,7 @@ def materialise(weight: Tensor, image: Size) -> Tensor:
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the convolution kernel whose matrix is nearest to a given matrix, such as an exact inverse.
+    """Return the kernel of the convolution whose matrix is nearest to a given matrix, such as an exact inverse.
 
     Nearest is meant in the Frobenius norm. The matrix is given by its D columns, each as an image.
 
@@ -189,7 +189,7 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -> Tensor:
-    """Return the kernel of the convolution whose matrix is nearest to a given matrix.
+    """Return the kernel whose convolution matrix is nearest in the Frobenius norm to a matrix of given entries.
 
     Args:
         entries: By output channel, row and column, then by input channel, row and column: all entries of the matrix, or
@@ -211,7 +211,7 @@ def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth: how far from its diagonal a convolution's matrix can be nonzero.
+    """Return the half-bandwidth of a convolution's matrix: the largest distance of nonzeros from the diagonal.
 
     It is b such that the matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
 

@@ -102,7 +102,7 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> tuple[Weights, Weights, Weights]:
-        """Return the network's three convolutions in final form for scoring, as float64 weights and biases.
+        """Return float64 copies of the weights and biases of the network's three convolutions, for scoring.
 
         The learned gain is folded into the last convolution.
         """

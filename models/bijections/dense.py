@@ -99,7 +99,7 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
         self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
+        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
 
         The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -164,7 +164,7 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and its log-determinants, with zeros in place of the latter in training.
+        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
 
         Training needs only the gradient of the log-determinant, not its value.
 
@@ -179,7 +179,7 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """PyTorch autograd function of a fully connected layer that is trained by relative gradients.
+    """PyTorch autograd function of a fully connected layer, with relative gradients for weights and bias.
 
     The function is W x + b. The relative gradient of W is the gradient with respect to A at A = 0 of a step from W to W
     + A W (Gresele et al. 2020, sec. 4).
@@ -198,7 +198,7 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs W x + b, and zeros that only carry the gradients of the log-determinants.
+        """Return the outputs W x + b, and zeros in place of the log-determinants.
 
         The outputs are W x + b for vectors ``x``, ``(N, D)``. Of the log-determinant, ``(N,)``, only the gradient is
         used.

@@ -32,7 +32,7 @@ def log_abs_dets(matrices: Tensor) -> Tensor:
 
 
 def solutions(matrices: Tensor, right: Tensor) -> Tensor:
-    """Return the solution x of A x = b for each matrix A in a stack and its right-hand sides b.
+    """Return the solution x of A x = b for each pair of a matrix A and right-hand sides b in two stacks.
 
     The matrices are ``(..., C, C)``, ``right`` and the result are ``(..., C, N)``. Cost: O(n·C²·(C + N)) for n
     matrices.

@@ -95,7 +95,7 @@ class AutoregressiveConv(Bijection):
         return FrozenMap(lambda x: (convolve_causally(weight, x), None), lambda z: substitute_back(weight, z))
 
     def masked_weight(self) -> Tensor:
-        """Return the layer's 2x2 kernel, with 0 where a channel would depend on later ones of its own pixel.
+        """Return the layer's 2x2 kernel, with the matrix for a pixel's own channels made lower triangular.
 
         The kernel is ``(C, C, 2, 2)``. The weights of the pixel itself are set to 0 above the diagonal.
         """
@@ -183,7 +183,9 @@ def convolve_causally(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
-    """Undo ``convolve_causally``, the convolution of each pixel with its upper and left neighbours.
+    """Invert by substitution the convolution of each pixel with its upper and left neighbours.
+
+    This function is the inverse of ``convolve_causally``.
 
     Returns the images whose 2x2 convolution is ``z``, solved along anti-diagonals.
 
@@ -205,7 +207,7 @@ def substitute_back(weight: Tensor, z: Tensor) -> Tensor:
 
 
 def skew(x: Tensor) -> Tensor:
-    """Shift row i of each image to the right by i pixels.
+    """Shift row i of each image to the right by i pixels, and widen the images accordingly.
 
     The gaps are 0, ``(N, C, H, W) -> (N, C, H, H + W - 1)``.
 

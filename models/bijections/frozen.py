@@ -32,7 +32,7 @@ class FrozenStep(Protocol):
         ...
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the layer's inputs for the outputs ``z``, computed exactly or approximately.
+        """Return the inputs that the layer maps to ``z``, computed by the exact or the learned inverse.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.
@@ -87,7 +87,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_map(self) -> AffineMap | None:
-        """The affine map that computes the learned inverse's error: the restored input minus the input.
+        """The affine map from an input to the learned inverse's error, which is restored input minus input.
 
         It is the matrix and the offset of x -> R W x - x for the weights W and the learned R ≈ W⁻¹, or None if no
         inverse was learned.
@@ -99,7 +99,7 @@ class FrozenAffine:
 
     @cached_property
     def reconstruction_size(self) -> float:
-        """The largest absolute entry in the affine map that computes the learned inverse's error.
+        """The largest absolute entry of ``reconstruction_map``, the affine map that gives the learned inverse's error.
 
         It scales float32 arithmetic, and is 1.0 if the map is None or 0.
         """
@@ -109,14 +109,14 @@ class FrozenAffine:
 
     @property
     def has_reconstruction_error(self) -> bool:
-        """Whether ``reconstruction_error`` returns errors rather than None.
+        """Whether the layer computes errors of a learned inverse; else ``reconstruction_error`` returns None.
 
         This needs a learned inverse and images that are not flattened.
         """
         return self.learned_map is not None and not self.flat
 
     def reconstruction_error(self, x: Tensor) -> Tensor | None:
-        """Return, for each image, the relative squared error with which the learned inverse restores it.
+        """Return the relative squared reconstruction error of the learned inverse for each image.
 
         It is ||R W x - x||² / ||x||² for the learned R ≈ W⁻¹, ``(N,)``.
 
@@ -200,7 +200,7 @@ class FrozenMap:
         return self.forward_map(x)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs for the outputs ``z``, by the layer's exact inverse or by its learned one.
+        """Return the inputs that the layer maps to ``z``, computed by the exact or the learned inverse.
 
         ``inverse`` selects the "exact" inverse, or the approximate "learned" inverse if the layer has learned an
         inverse.

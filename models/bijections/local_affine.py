@@ -36,7 +36,7 @@ def cell_of_places(height: int, width: int, grid: int) -> Tensor:
 
 
 def cell_count(height: int, width: int, grid: int) -> int:
-    """Return the total number of cells in a grid over an image: at most ``grid`` x ``grid``.
+    """Return the number of cells in a grid over an image, with at most ``grid`` cells along each side.
 
     A side with fewer pixels than ``grid`` has a cell for each pixel.
     """
@@ -45,7 +45,7 @@ def cell_count(height: int, width: int, grid: int) -> int:
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return which pixels each grid cell contains, as a table, and where in the table each pixel stands.
+    """Return a table of the pixels in each grid cell, and the index of each pixel in this table.
 
     The table is ``(cells, most)``, and the indices are ``(places,)``.
 
@@ -101,7 +101,7 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
 
 
 class ExactLocalAffine(Bijection):
-    """Affine layer with one matrix for each cell of a grid over the image and one mean for each pixel.
+    """Affine layer that subtracts a mean from each pixel, then multiplies by the matrix of the pixel's grid cell.
 
     It is z = W_c (x - m_p) at place p of cell c. The log-determinant Σ_p log|det W_c(p)| is exact.
 
@@ -153,7 +153,7 @@ class ExactLocalAffine(Bijection):
         return apply_by_cell(self.weight, x, self.grid)
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the layer's Jacobian, summed over all pixels of an image.
+        """Return the log-determinant of the layer's Jacobian for a whole image, the same for every image.
 
         It is Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell.
         """
@@ -161,7 +161,7 @@ class ExactLocalAffine(Bijection):
         return (counts * log_abs_dets(self.weight.double())).sum()
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant in nats that the layer has for every image of shape ``shape``.
+        """Return the log-determinant of the layer's Jacobian for any image of shape ``shape``, in nats.
 
         ``shape`` must be the shape of the layer.
         """
@@ -204,7 +204,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and its log-determinants, with zeros in place of the latter in training.
+        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
 
         Training needs only the gradient of the log-determinant, not its value.
 
@@ -228,7 +228,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return ``z`` with each pixel's channels multiplied by the learned inverse of its region (a grid cell).
+        """Return ``z`` with each pixel's channels multiplied by the learned inverse matrix of the pixel's grid cell.
 
         It is R z, ``(N, C, H, W)``. The mean is not added.
         """
@@ -253,7 +253,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
 
 
 class LocalProduct(torch.autograd.Function):
-    """PyTorch autograd function that multiplies each pixel's channels by a matrix of its region (a grid cell).
+    """PyTorch autograd function that multiplies each pixel's channels by the matrix of the pixel's grid cell.
 
     It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
 
@@ -265,7 +265,7 @@ class LocalProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the products W x, zeros that only carry log-determinant gradients, and reconstruction errors.
+        """Return W x and, for each sample, a log-determinant (value 0, gradients only) and a reconstruction error.
 
         W is the matrix of the grid cell that contains a pixel, and x the channels of the pixel.
 
@@ -339,7 +339,7 @@ class FrozenLocalAffine:
         return inverses(self.matrices)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``; ``inverse`` chooses the exact or the learned inverse.
+        """Return the inputs that the layer maps to ``z``, computed by the exact or the learned inverse matrices.
 
         They are W⁻¹ z + m exactly. If ``inverse`` is "learned" and an inverse R was learned, they are the approximate R
         z + m.

@@ -31,7 +31,7 @@ class MatrixInverse(SelfNormalizing):
         return self.corrected or super().learns_inverse
 
     def set_corrected(self, corrected: bool) -> None:
-        """Set whether training updates the learned inverse R by ``correct_inverse`` instead of by gradients.
+        """Set whether training updates the learned inverse matrix R by ``correct_inverse`` instead of gradients.
 
         With corrections R has no gradient. An R that is fixed stays fixed.
         """
@@ -49,7 +49,9 @@ class MatrixInverse(SelfNormalizing):
 
     @torch.no_grad()
     def correct_inverse(self, directions: Tensor) -> None:
-        """Change the learned inverse as little as possible to make it exact for vectors made of ``directions``.
+        """Make the learned inverse matrix exact on a subspace given by ``directions``, with the least change.
+
+        The subspace is the span of W R V for the weight matrix W, the learned inverse R and the directions V.
 
         For directions V the matrix R becomes
 

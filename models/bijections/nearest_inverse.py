@@ -31,7 +31,9 @@ Blocks = tuple[Tensor, Tensor, Tensor]
 
 
 def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-    """Return a convolution's log-determinant and the kernel that best approximates its inverse, in float64.
+    """Return a convolution's log-determinant, and the kernel of the convolution nearest to the exact inverse.
+
+    Both are in float64.
 
     T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The kernel r minimises the Frobenius
     norm of T(r) - T(w)^-1: r_i = <B_i, T(w)^-1> / m_i with B_i = dT(w)/dw_i and the multiplicity m. flip(r)·m is the
@@ -72,7 +74,7 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
 
 
 def nearest_to_whole_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-    """Return a convolution's log-determinant and the kernel that best fits the full matrix of its inverse.
+    """Return a convolution's log-determinant and nearest inverse kernel, computed from the full inverse matrix.
 
     The values are those of :func:`nearest_inverse`, which is usually faster.
 
@@ -157,6 +159,6 @@ class LogDet(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Return the loss gradient with respect to the kernel of the convolution."""
+        """Return the loss gradient for the kernel of a convolution, from the loss gradient for the log-determinant."""
         (of_weight,) = ctx.saved_tensors
         return gradients[0].to(of_weight) * of_weight, None, None

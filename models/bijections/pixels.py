@@ -118,7 +118,7 @@ class LogitPixels(Elementwise):
 
 
 class MarginalPixels(Elementwise):
-    """Pixel transform that makes pixel values follow a mixture of Gaussians for black, grey and white pixels.
+    """Pixel transform that maps the distribution of training pixel values to a mixture of three Gaussians.
 
     It is fitted to the marginal distribution of the training pixels: that of single pixels, whatever their neighbours.
 
@@ -203,11 +203,14 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def pixel_function(self) -> PixelFunction:
-        """Return a NumPy version of this layer, which makes pixel values follow a mixture of Gaussians."""
+        """Return an object that computes this pixel transform on NumPy arrays.
+
+        The transform makes pixel values follow a mixture of Gaussians.
+        """
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:
-        """Return a fixed copy of this transform for faster scoring, with precomputed tables of its functions.
+        """Return a copy of this transform for faster scoring, with the tables of its functions computed in advance.
 
         Later training does not change the copy.
         """

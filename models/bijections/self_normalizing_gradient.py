@@ -60,7 +60,7 @@ class SelfNormalizingProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the products W x, zeros that only carry log-determinant gradients, and reconstruction errors.
+        """Return W x and, for each sample, a log-determinant (value 0, gradients only) and a reconstruction error.
 
         The product is y = W x, and the error is ||R y - x||² for the learned R ≈ W⁻¹. Of the log-determinant only the
         gradient is used.
@@ -111,7 +111,7 @@ def improved_inverse(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 def self_normalizing_product(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the products W x, zeros that only carry log-determinant gradients, and reconstruction errors.
+    """Return W x and, for each sample, a log-determinant (value 0, gradients only) and a reconstruction error.
 
     A reconstruction error tells how far the learned inverse is from restoring an input.
 

@@ -129,7 +129,7 @@ class Knots:
     bound: float
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values of the splines at ``x`` and the logarithms of their slopes there.
+        """Return the values of the splines at ``x``, and the logarithm of the slope at each of these points.
 
         They are z and log(dz/dx) for images ``x``, both ``(N, C, H, W)``.
         """
@@ -194,7 +194,7 @@ class SplineBins:
     right: Tensor
 
     def rise(self, theta: Tensor) -> Tensor:
-        """Return how far each spline has risen within its bin, from 0 to 1, at relative position ``theta``.
+        """Return each spline's relative height in its bin at the relative position ``theta`` in the bin.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """
@@ -217,7 +217,7 @@ class SplineBins:
         return 2 * (torch.log(mean) - torch.log(denominator)) + torch.log(numerator)
 
     def solve(self, rise: Tensor) -> Tensor:
-        """Return the position in each bin where the spline has risen by the share ``rise`` of the bin's height.
+        """Return the relative position in each bin at which the spline has the relative height ``rise``.
 
         Both are shares from 0 (left knot) to 1 (right knot).
         """

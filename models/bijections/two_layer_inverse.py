@@ -56,7 +56,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         self.second_inverse_weight = nn.Parameter(identity)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, of which training uses only the gradient.
+        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
 
         The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
         log-determinant is 0, with an estimate of its gradient.
@@ -86,7 +86,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         return self.apply_inverse_weight(z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return images convolved with the layer's kernel, without the layer's offset.
+        """Return images convolved with the layer's kernel; the layer's offset is not added.
 
         It is w * x for the kernel w and images ``x``, ``(N, C, H, W)``.
         """
@@ -122,7 +122,7 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """PyTorch autograd function of a convolution whose gradients use a learned inverse of two kernels.
+    """PyTorch autograd function of a convolution, with gradients computed by an inverse learned as two kernels.
 
     The two kernels are applied one after the other.
 
@@ -149,7 +149,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return convolved images, zeros that only carry log-determinant gradients, and reconstruction errors.
+        """Return convolved images, log-determinants (value 0, gradients only) and reconstruction errors, one per image.
 
         The convolution is y = w * x, and the error is ||r2 * (r1 * y) - x||² for the inverse kernels r1 and r2. Of the
         log-determinant only the gradient is used.
@@ -191,7 +191,7 @@ class TwoLayerInverseConvolution(torch.autograd.Function):
 
 
 def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Merge the two kernels of a learned inverse into one kernel, and refine it by a Newton-Schulz step.
+    """Merge the two kernels of a learned inverse, refine by a Newton-Schulz step, and crop to the kernel size.
 
     Returns the middle taps of 2r - r * w * r for the kernel w and its approximate inverse r = r2 * r1.
 
@@ -210,7 +210,7 @@ def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Sum a product of two convolution matrices into the shape of a kernel, one sum for each weight.
+    """Sum the entries of a product of two convolution matrices, with one sum for each weight of a kernel.
 
     In the matrix of a convolution each weight of its kernel stands at many entries. The sum is over these entries.
 
@@ -245,7 +245,7 @@ def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
 
 @lru_cache(maxsize=256)
 def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
-    """Count, for each pair of kernel offsets, the pixels in the image that stay in it under both shifts.
+    """Count the image pixels whose neighbours at two kernel offsets are in the image, for each pair of offsets.
 
     They are the pixels u for which u, u + d and u + t are all inside, for each pair of kernel offsets d and t.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions by which a bulk scoring job asks whether to stop, and reports its progress and any delays.
+    """Functions that a bulk scoring job calls to ask whether to stop, and to report progress and delays.
 
     An engine calls these functions while it scores, in the thread of its ``run``. None of them may take long.
 

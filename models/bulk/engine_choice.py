@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
-    """Choose the engine that computes a bulk scoring, such as PyTorch, and return the plan that names it.
+    """Choose the compute engine of a bulk scoring, such as PyTorch, for the returned plan and model.
 
     The engine is set in the returned plan. It is also set in the options of the returned model, unless the parts of a
     hybrid model use two engines.
@@ -49,7 +49,7 @@ def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) ->
 
 
 def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
-    """Return a ``ModelFiles`` for loading a model with the engine and precision of a bulk scoring plan.
+    """Return a ``ModelFiles`` for loading a model with the compute engine and precision of a bulk scoring plan.
 
     A plan with two engines, of a hybrid model, leaves the engine of the options. The digest of the plan's model is set,
     too, if the plan has one: loading then fails if the files are not those of that model.
@@ -61,7 +61,7 @@ def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
 
 
 def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
-    """Return a copy of a bulk scoring plan that names the compute engine of a loaded model.
+    """Return a copy of a bulk scoring plan with its ``engine`` set to the compute engine of a loaded model.
 
     Raises ``EngineUnavailable`` if the plan already has another engine.
     """

@@ -36,7 +36,7 @@ Values: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TableContent:
-    """The model, the calibration, the dataset and the image names that a file of scores records.
+    """Model name, calibration number, dataset name and image names that are read from a file of scores.
 
     Attributes:
         model: Name and version of the model as ``name:version``.

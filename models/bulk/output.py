@@ -123,7 +123,7 @@ class Output:
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield each part's Parquet file of scores, read into memory, in the order of the images.
+        """Yield the Parquet file of scores of each part, in image order, as a file object in memory.
 
         Raises:
             OutputTaken: A file is damaged, missing, or part of other scores.

@@ -48,7 +48,7 @@ class PartQueue:
 
     @property
     def left(self) -> int:
-        """Number of parts of the bulk scoring that wait for a process."""
+        """Number of parts of the bulk scoring that still wait to be taken by a process."""
         return len(self._left)
 
     def take(self) -> int | None:
@@ -60,7 +60,7 @@ class PartQueue:
         return part
 
     def advance(self, part: int, scored: int) -> None:
-        """Update the number of scored images of a part, and report the progress to the callbacks.
+        """Update how many images of a part have been scored, and report the change to the ``advance`` callback.
 
         ``scored`` counts from the start of the part, which a process must have taken.
         """
@@ -82,7 +82,7 @@ class PartQueue:
         self._failures_to_load = 0
 
     def fail(self, part: int | None, began: float, error: ModelsError) -> None:
-        """Record that a process failed while it loaded the model or scored a part of the images.
+        """Record that a scoring process failed while it loaded the model or scored a part of the images.
 
         If it was scoring a part, and another attempt can help, the part goes back to the queue for another process.
 
@@ -120,7 +120,7 @@ class PartQueue:
 
 
 def typed(error: Exception) -> ModelsError:
-    """Convert any exception of a bulk scoring process to a typed error of class ``ModelsError``.
+    """Return a ``ModelsError`` in place of any exception that a bulk scoring process raised.
 
     A ``ModelsError`` is returned as it is. Errors of a full or unwritable disk become ``StorageFull`` or
     ``StorageReadOnly``, and all others ``PartFailed``.

@@ -26,7 +26,7 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Numbers of images, of images with an error and of anomalous images in a file of scores.
+    """Counts of the images in a file of scores: all images, those with an error, and the anomalous ones.
 
     Images with an error could not be scored.
     """
@@ -46,7 +46,7 @@ def table_of(rows: Sequence[Row]) -> pa.Table:
 
 
 def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
-    """Return a table of scores with label columns, such as the model, filled in from ``metadata``.
+    """Return a table of scores with constant columns, such as the model, filled in from a scoring's ``metadata``.
 
     The columns are the model, the calibration, the false-alarm rate and the dataset.
     """

@@ -39,7 +39,7 @@ NEWER = ("model_sha256", "engine", "precision")
 
 
 class BulkPlan(BaseModel):
-    """Inputs of a bulk scoring job, which computes anomaly scores of many images part by part.
+    """Inputs and settings of a bulk scoring job, which computes anomaly scores of many images part by part.
 
     They include the model, the images, the false-alarm rate and the number of images in each output file.
 
@@ -89,7 +89,7 @@ class BulkPlan(BaseModel):
         return start, min(start + self.images_per_part, self.count)
 
     def images_in(self, parts: Iterable[int]) -> int:
-        """Return the total number of images in several parts of the bulk scoring job, given by index."""
+        """Return how many images the parts with the given indices contain in total."""
         return sum(stop - start for start, stop in map(self.range, parts))
 
     @property
@@ -101,13 +101,16 @@ class BulkPlan(BaseModel):
         return sha256(self.model_dump_json().encode()).hexdigest()
 
     def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return this plan with the compute engine of ``stored`` if all else is equal, otherwise unchanged."""
+        """Return ``stored`` if it equals this plan in all but the compute engine, else this plan.
+
+        A resumed job thus keeps the engine that it was started with.
+        """
         if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
             return stored
         return self
 
     def continues(self, stored: BulkPlan | None) -> bool:
-        """Return whether a job with this plan can resume a bulk scoring that was started with another plan.
+        """Return whether a job with this plan can resume the bulk scoring of another plan.
 
         ``stored`` is that other plan; None for no plan.
 
@@ -233,7 +236,7 @@ class OpenPlan:
         return self.part_path(index).exists()
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index``, a range of images, to its Parquet file; return their counts.
+        """Write the scores of part ``index``, a range of images, to its Parquet file, and return the part's counts.
 
         The counts are those of images, errors and anomalies.
         """
@@ -242,7 +245,7 @@ class OpenPlan:
         return write_table(table, self.part_path(index))
 
     def missing(self) -> list[int]:
-        """Return the indices of the image ranges, called parts, whose scores have not been written yet."""
+        """Return the indices of the parts (image ranges) whose scores have not been written yet."""
         return [index for index, path in enumerate(self.part_paths) if not path.exists()]
 
     def merge(self, table: Path) -> PartSummary:

@@ -112,7 +112,7 @@ class PartActor:
         return None
 
     def progress(self) -> tuple[int | None, int]:
-        """Return the index of the current part of the images, and how many of its images have been scored.
+        """Return the index of the part (image range) being scored, and the number of its images scored so far.
 
         The part is None before the first call of ``score``. Between two calls it is the last part.
         """

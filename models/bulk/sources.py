@@ -115,7 +115,7 @@ class LocationImages:
 
 
 def chosen_part_size(source: ImageSource) -> int:
-    """Return how many images of an image source go into each part (result file) of a bulk scoring."""
+    """Return the number of images per part (result file) in a bulk scoring of the given image source."""
     return part_size(source.count, source.largest_group if isinstance(source, ReferencedImages) else 1)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Protocol of an object that is sent to processes of a bulk scoring to open the images there."""
+    """Protocol of a picklable handle with which the processes of a bulk scoring open the images."""
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
         """Open the images as an ``ImageSource`` for a model with the given preprocessing.
@@ -55,7 +55,7 @@ class BulkWork:
 
 
 class OpenWork:
-    """Bulk scoring job opened in one process, with the model loaded to score parts of the images.
+    """State of a bulk scoring job in one process: the loaded model and the opened images, ready to score parts.
 
     Attributes:
         scorer: The model.

@@ -20,7 +20,7 @@ KEPT = 8
 
 
 def hold(lock: Path) -> int | None:
-    """Lock a cache of a dataset's pixels against removal, and return the file descriptor of the lock.
+    """Lock a dataset's pixel cache so that it is not removed, and return the file descriptor of the lock.
 
     Closing the descriptor releases the lock. Returns None if the cache does not exist or is being removed.
 
@@ -35,7 +35,7 @@ def hold(lock: Path) -> int | None:
 
 
 def share(path: Path) -> int | None:
-    """Lock a file so that :func:`remove_unused` keeps it, and return the file descriptor of the lock.
+    """Take a shared lock on a file so that :func:`remove_unused` keeps it, and return the file descriptor of the lock.
 
     Closing the descriptor releases the lock. The file is not changed. Returns None if there is no such file, or if it
     is being removed.
@@ -87,7 +87,7 @@ def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
 
 
 def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
-    """Remove a cache or a file unless a process uses it, and return whether it is gone.
+    """Remove a cache or a file if no process uses it, and return whether it is gone.
 
     Another process may have removed it, too.
 

@@ -14,7 +14,7 @@ TILE_SIDE = 256
 
 
 class ImageFacts(BaseModel):
-    """The sizes and colours of the images of a dataset, from which the model's input size is chosen."""
+    """Summary of the image sizes and colours in a dataset, used to choose a model's input size and colour mode."""
 
     model_config = ConfigDict(frozen=True)
 

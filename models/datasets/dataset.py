@@ -26,7 +26,7 @@ MIN_IMAGES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images divided into parts: for training a flow, fitting anomaly statistics, calibration and testing.
+    """Dataset of images in four parts, for training a flow, fitting anomaly statistics, calibration and testing.
 
     The parts are disjoint. The images have one shape, or any shape if the model cuts them into tiles.
 

@@ -102,7 +102,7 @@ class StoredImages:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """The original height and width of each image in pixels, before it is preprocessed, ``(n, 2)``."""
+        """The original height and width of each image in pixels, before preprocessing, as an array ``(n, 2)``."""
         with self._open() as storage:
             return storage.sizes(self._order)[list(self._rows)]
 

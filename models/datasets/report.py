@@ -39,7 +39,7 @@ class SizeCount(_ReportPart):
 
 
 class Duplicates(_ReportPart):
-    """Summary of the duplicate images, or of the nearly duplicate images, in a dataset.
+    """Summary of one kind of duplicates in a dataset, either exact duplicates or near duplicates.
 
     It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
     """

@@ -46,7 +46,7 @@ class SplitAssignment:
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Assign each image of a dataset to a part for training, for anomaly statistics or for calibration.
+    """Divide the images of a dataset into parts for training, for anomaly statistics and for calibration.
 
     Images with equal pixels are in one part.
 
@@ -229,7 +229,9 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Group a new dataset's images, by folder unless groups were given, and divide them by their use.
+    """Assign each image of a new dataset to a group and to a use, such as training.
+
+    Images without a given group are grouped by folder.
 
     The uses are training, fitting anomaly statistics, and calibration.
 

@@ -126,7 +126,7 @@ class StorageWriter:
 def write_storage(
     folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
 ) -> Iterator[StorageWriter]:
-    """Create a new dataset's index and file of original images, and yield a writer that fills them.
+    """Create the index and the originals file of a new dataset, and yield a writer that adds images to them.
 
     The files are complete after the ``with`` block.
 
@@ -184,7 +184,7 @@ class Storage:
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield the position that each image, taken in storage order, has when images are sorted by ``order``.
+        """Yield, for each image in storage order, its position when the images are sorted by ``order``.
 
         Positions count from 0.
 
@@ -195,12 +195,12 @@ class Storage:
             yield rank
 
     def sizes(self, order: str) -> NDArray[np.int64]:
-        """Return each image's height and width in pixels, ``(n, 2)``, sorted by the SQL expression ``order``."""
+        """Return each image's height and width in pixels, ``(n, 2)``; the SQL expression ``order`` sorts the images."""
         rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the fold, or subset, of each image that a small dataset does not use for training.
+        """Return the cross-conformal fold of each held-out (non-training) image in a small dataset.
 
         These images serve for anomaly statistics and for calibration.
 
@@ -209,7 +209,7 @@ class Storage:
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> OpenedImage:
-        """Return a stored image in its original size, turned upright where its file asks for that.
+        """Return a stored image in its original size, turned upright by its EXIF orientation.
 
         Raises ``ImageError`` if the image is damaged.
         """

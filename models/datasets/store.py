@@ -51,7 +51,7 @@ class DatasetStore:
         return sorted(filter(is_name, folders))
 
     def has(self, name: str) -> bool:
-        """Return whether there is a complete dataset ``name`` that a user has made, not a built-in one."""
+        """Return whether a complete user-made dataset has this name; built-in datasets do not count."""
         return is_name(name) and any((self.root / name / file).is_file() for file in (REPORT, REFERENCE))
 
     def report(self, name: str) -> DatasetReport:
@@ -227,7 +227,7 @@ class DatasetStore:
         return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles)
 
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
-        """Load a dataset of a user, preprocessed to the size and colour that ``config`` sets.
+        """Load a user's dataset, with images preprocessed to the size and colour mode that ``config`` sets.
 
         What ``config`` leaves open is chosen to suit the images. The pixels are mapped from a file on disk.
 

@@ -46,7 +46,7 @@ THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 
 @dataclass(frozen=True)
 class Subject:
-    """Inputs of an evaluation, such as the model, its dataset of normal images and the anomalous datasets.
+    """Inputs of an evaluation: the model, the normal dataset, the anomalous datasets and further parameters.
 
     Attributes:
         scorer: The model.

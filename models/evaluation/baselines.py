@@ -38,7 +38,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """Baseline anomaly score for a number per image that can be too low or too high.
+    """Baseline anomaly score that is large if a number computed from the image is unusually low or high.
 
     The number is, for example, the log-likelihood of the image.
 
@@ -50,7 +50,9 @@ class TwoSided:
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Return a score with the mean and standard deviation of ``values``, one number per normal image.
+        """Return a two-sided score fitted to ``values``, which hold one number for each normal image.
+
+        The fit takes the mean and the standard deviation of the values.
 
         The shape of ``values`` is ``(n,)``.
         """
@@ -112,7 +114,7 @@ class PrincipalComponents:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Five simple anomaly scores to compare a model with, such as PNG size and PCA of the pixels.
+    """Five simple baseline anomaly scores for comparison with a model, such as unusual PNG size or PCA distance.
 
     They are fitted to normal images that are not used for tests or thresholds.
     """

@@ -122,7 +122,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return a model's image preprocessing; with ``adapt``, it also resizes and recolours unsuitable images.
+    """Return a model's preprocessing; with ``adapt``, images of another size or colour are converted, not refused.
 
     With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and ``grey`` or ``rgb`` for colours
     if the model has 1 or 3 channels.

@@ -80,7 +80,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Several anomaly scores of an evaluation, with the function that computes all of them for a batch.
+    """Group of anomaly scores of an evaluation that one function computes together for a batch of images.
 
     ``compute`` turns a batch of N images into an array ``(N, len(columns))``.
     """
@@ -195,7 +195,7 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return the ``ScoreGroup`` of the overall anomaly score of a model: its column and how to compute it.
+    """Return a ``ScoreGroup`` with one score only, the overall anomaly score of a model.
 
     The score is combined from several statistics of an image.
 
@@ -226,7 +226,7 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with one anomaly score for each family (group) of image statistics.
+    """Return a ``ScoreGroup`` with one anomaly score for each family of image statistics, such as local statistics.
 
     The families are whole-image, local and feature statistics. A score is -ln of the p-value of its family, in nats.
 
@@ -264,7 +264,7 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes anomaly scores for the most unusual regions of an image.
+    """Return a ``ScoreGroup`` of anomaly scores that judge each image by its most unusual regions.
 
     The regions are squares and lines. A score is -ln of a p-value, in nats.
 

@@ -65,7 +65,7 @@ def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False)
 
 
 def shares(values: Array, edges: Array) -> list[float]:
-    """Return the fraction of the values in each histogram bin between ``edges``.
+    """Return the fraction of all values that falls in each bin of a histogram with the given ``edges``.
 
     Values outside the edges count in the first or last bin.
 

@@ -48,7 +48,7 @@ class Thresholds:
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of normal images that the p-values of a score are based on.
+        """Return the number of normal images among which a score is ranked to get p-values.
 
         The score is that in the column ``column``. Column 0 is the combined score, which is ranked among the
         calibration images of the model.
@@ -56,7 +56,7 @@ class Thresholds:
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return each image's p-value by the anomaly score in column ``column`` of the table of scores.
+        """Return each image's conformal p-value for the anomaly score in column ``column`` of ``scored.values``.
 
         It is (1 + number of normal scores >= its own) / (1 + normal images). The result is ``(N,)``.
         """
@@ -65,7 +65,9 @@ class Thresholds:
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
-        """Return the fraction of the images ``scored`` that one anomaly score flags at false-alarm rate ``alpha``.
+        """Return the fraction of images that one anomaly score flags at false-alarm rate ``alpha``.
+
+        The images are those of ``scored``. The score is that in column ``column``.
 
         An image is flagged if its p-value is at most ``alpha``. The result is None if no p-value of this score can be
         so small.
@@ -78,7 +80,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return a description of each anomaly score for a report, with how often it flags normal images.
+    """Return descriptions of the anomaly scores for a report: name, label, family and false-alarm rates.
 
     They are in the given order; the false-alarm rates are those on normal images.
     """

@@ -36,7 +36,7 @@ def no_progress(_set: str, _done: int, _total: int) -> None:
 
 
 def no_finish(_set: str) -> None:
-    """Do nothing, as the default callback of ``evaluate`` for a finished image set.
+    """Do nothing, as the default of the callback that ``evaluate`` calls after each finished image set.
 
     It gets the name of the set, whose images have all been scored.
     """

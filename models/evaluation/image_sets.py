@@ -48,7 +48,7 @@ PARTS_STORED = (
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Image source that reads selected images of a built-in dataset from memory.
+    """Image source that reads images at chosen indices from the in-memory array of a built-in dataset.
 
     The images are from one part of the dataset, such as its test images.
 
@@ -208,7 +208,7 @@ class ImageSets:
 
     @property
     def images(self) -> int:
-        """The maximum number of images in each set of test images of the evaluation.
+        """The largest number of images allowed in one set of test images.
 
         It also limits the normal images that give the thresholds of single scores.
 
@@ -218,7 +218,9 @@ class ImageSets:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The model's image preprocessing; with ``adapt`` set, it also resizes and recolours unsuitable images.
+        """The image preprocessing of the model; with ``adapt``, images of the wrong size or colour are converted.
+
+        Without ``adapt``, such images are refused if the model's policy for them is ``exact``.
 
         ``adapt`` is a parameter of the evaluation.
         """

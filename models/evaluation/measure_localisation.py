@@ -31,7 +31,7 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 def few(images: ImageSet) -> ImageSet:
-    """Return a subset of an image set, so small that the anomaly maps of its images fit into memory together.
+    """Return a subset of an image set, small enough that the anomaly maps of the subset fit into memory.
 
     The images of the subset are evenly spaced in the set.
     """
@@ -39,7 +39,7 @@ def few(images: ImageSet) -> ImageSet:
 
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
-    """Return indices of images spread evenly over a set, so few that all their anomaly maps fit into memory."""
+    """Return the indices of evenly spaced images of a set, few enough for their anomaly maps to fit into memory."""
     largest = images.preprocessing.height * images.preprocessing.width
     if images.preprocessing.tiled and len(images):  # the maps are as large as the images, which keep their size
         largest = min(int(images.sizes.prod(1).max()), MAX_MAP_PIXELS)

@@ -93,7 +93,7 @@ class Histogram(_EvaluationPart):
 
 
 class Histograms(_EvaluationPart):
-    """Histograms of one number per image over several sets of images, with the same bin edges.
+    """Histograms of a score, one number per image, over several sets of images, with the same bin edges.
 
     The number is, for example, the log-likelihood.
 
@@ -130,7 +130,7 @@ class Gallery(_EvaluationPart):
 
 
 class ImageCount(_EvaluationPart):
-    """The number of images in a set, and of the images left out because their likelihood is not finite."""
+    """Number of images in a set, and how many of them have no scores because their likelihood is not finite."""
 
     name: str
     images: int
@@ -139,7 +139,7 @@ class ImageCount(_EvaluationPart):
 
 
 class RegionRates(_EvaluationPart):
-    """Shares of defective images whose defect an anomaly map marks, and of normal images it marks falsely.
+    """Shares of defective images where an anomaly map flags the defect, and of normal images where it flags anything.
 
     Both are for a given false-alarm rate.
 
@@ -236,7 +236,7 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
-        """Return the description of the anomaly score ``name``, which is a column of this report.
+        """Return the entry of ``columns`` that describes the anomaly score ``name``.
 
         Raises ``StopIteration`` if it is missing.
         """

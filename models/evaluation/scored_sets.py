@@ -42,7 +42,7 @@ class Extremes:
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Return an empty selection of most or least anomalous images, to start merging from.
+        """Return an empty selection of most or least anomalous images, the initial value for ``merged``.
 
         ``shape`` is the (C, H, W) of the images.
         """

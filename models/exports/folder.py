@@ -142,7 +142,7 @@ def require_export(folder: Path) -> None:
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
-    """Return the OpenVINO graph of a flow over pixels, and its description for the export manifest.
+    """Return the OpenVINO graph of a pixel flow, and a description of this flow for the export manifest.
 
     The graph takes one image. Raises ``EngineUnavailable`` if the flow cannot be exported.
     """

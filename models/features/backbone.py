@@ -109,7 +109,10 @@ class Backbone(BaseModel):
 
     @property
     def pooled_groups(self) -> tuple[int, int]:
-        """Two numbers of image-wide average features: how many come from ``maps``, and how many from ``pooled``."""
+        """The number of image-wide average features from the outputs ``maps``, and that from the output ``pooled``.
+
+        ``maps`` and ``pooled`` are outputs of the network. Each of their channels gives one average.
+        """
         return sum(output.channels for output in self.maps), self.pooled.channels
 
     def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class FeatureExtractor(Protocol):
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """The number of pooled features, averages over an image, that each group of network outputs gives.
+        """Numbers of pooled features (averages over an image), one number for each group of network outputs.
 
         The sum of the numbers is K.
         """

@@ -42,7 +42,7 @@ Target = Literal["all-places", "identity"]
 
 @dataclass(frozen=True)
 class FitChoice:
-    """Settings of a Gaussian fit to image features, and how well it fits features of held-out images.
+    """Settings of a Gaussian fit to image features, with the negative log-likelihood of held-out features.
 
     The settings are a grid of cells and two degrees of shrinkage.
 
@@ -60,7 +60,7 @@ class FitChoice:
 
 
 def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
-    """Choose by cross-validation the cell grid and the regularisation of Gaussian fits to image features.
+    """Cross-validate Gaussian fits to image features, to choose their cell grid and their regularisation.
 
     Regularisation is shrinkage of the means and covariances. A grid divides the feature map into cells.
 
@@ -103,7 +103,7 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return how badly a single Gaussian, shared by all image positions, fits features of held-out images.
+    """Return the held-out loss of fitting image features by a single Gaussian, shared by all positions.
 
     The result is the mean negative log-likelihood of the features.
 
@@ -182,7 +182,7 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return a mask of the cells of a feature map in which fits are compared: all, or a quarter of many.
+    """Return a mask that selects the cells of a feature map in which Gaussian fits are compared.
 
     Fits are compared by the likelihood of held-out features.
 
@@ -220,7 +220,7 @@ class LocalGaussian:
 
     @classmethod
     def fit(cls, train: MomentSum, grid: int, shrinkage: float, mean_shrinkage: float, target: Target) -> LocalGaussian:
-        """Fit a Gaussian at each position to the moments of training features, regularised by shrinkage."""
+        """Fit a Gaussian at each position of the feature map, from moments of training features and with shrinkage."""
         means = (1 - mean_shrinkage) * train.means + mean_shrinkage * train.cell_means(grid)
         scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
         outer = scale[:, None] * scale
@@ -232,7 +232,7 @@ class LocalGaussian:
 
     @torch.no_grad()
     def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
-        """Set an affine layer's weights so that it maps features of this distribution to standard normal values.
+        """Set an affine layer's weights so that it whitens features that follow the fitted Gaussians.
 
         The layer gets the matrix W = L^-1 D^-1, the mean m and, if it has a learned inverse R, R = D L.
 
@@ -258,7 +258,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit an affine layer in closed form so that it maps features of some images to standard normal values.
+    """Fit an affine layer in closed form, so that it whitens the features of images in the given folds.
 
     It is a maximum-likelihood fit with shrinkage.
 

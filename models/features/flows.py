@@ -29,7 +29,7 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Normalizing flows over image features, with more than one fit where training images are few.
+    """Normalizing flows over image features; with few training images, further fits each leave out one fold.
 
     Each layer of a fit is a linear map z = W (x - m). The last layer, or the Glow steps after it, give standard normal
     latents z.
@@ -64,7 +64,7 @@ class FeatureFlows(nn.Module):
         self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
-        """Yield the two layers of each fitted flow: for local features, and for averages over the whole image.
+        """Yield the two affine layers of each fitted flow: one for local features, one for whole-image averages.
 
         The flow fitted to all training images comes first.
         """
@@ -86,14 +86,14 @@ class FeatureFlows(nn.Module):
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Return the names of the layers that contribute to the log-likelihood of an image.
+        """Return the names of the flow layers that contribute to the log-likelihood of an image.
 
         These are ``places.0`` and all Glow steps.
         """
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
-        """Return the latents of features: the outputs of the flow that is fitted to all training images.
+        """Map features to latents by the flow that was fitted to all training images.
 
         Flows that were fitted without one fold of the images are not used.
 

@@ -30,7 +30,7 @@ SHA256 = "aa98c79519d7e47dd0fef2489120b096520c5719e6f0eaf627fcbf847781c642"
 
 @dataclass(frozen=True)
 class Block:
-    """Sizes of an inverted residual block of EfficientNet-Lite0 (Sandler et al. 2018).
+    """Channels, kernel and stride of an inverted residual block of EfficientNet-Lite0 (Sandler et al. 2018).
 
     A block is a 1x1 expansion, a depthwise convolution and a 1x1 projection. A block with ``expansion`` 1 has no
     expansion convolution.

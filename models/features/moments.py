@@ -55,7 +55,7 @@ class FeatureMoments:
         self.shift: Tensor | None = None
 
     def add(self, features: NDArray[np.float32], folds: NDArray[np.integer]) -> None:
-        """Add the features of each image in a batch to the running sums of its subset, or fold.
+        """Add the features of a batch of images to the running sums, separately for each fold (image subset).
 
         Args:
             features: The features at places, float32 ``(N, C, rows, columns)``.
@@ -78,7 +78,7 @@ class FeatureMoments:
                 self.products[fold, new] += of_place.mT @ of_place
 
     def total(self, folds: list[int]) -> MomentSum:
-        """Add up the sums of features and of products of two features over several folds, or image subsets.
+        """Return the sums of features and of their outer products over several folds (subsets of images).
 
         The folds are given by their numbers.
         """
@@ -119,7 +119,7 @@ class MomentSum:
 
     @property
     def means(self) -> Tensor:
-        """The mean of the shifted feature vectors at each position of the feature map.
+        """The mean feature vector at each position of the feature map, after subtraction of ``shift``.
 
         Features are shifted by the constant vector ``shift``, which keeps their sums precise.
 
@@ -136,7 +136,7 @@ class MomentSum:
         return self.scatter(1, self.means)[0] / (self.images * len(self.sums))
 
     def places(self, grid: int, only: Tensor | None = None) -> Tensor:
-        """Return the number of positions of the feature map in each cell of a grid laid over it.
+        """Return how many positions of the feature map lie in each cell of a grid.
 
         The shape is ``(cells,)``.
 
@@ -150,7 +150,7 @@ class MomentSum:
         return torch.bincount(cells, counted, minlength=int(cells.max()) + 1).double()
 
     def cell_means(self, grid: int) -> Tensor:
-        """Divide the feature map into a grid of cells; return the mean feature vector of each position's cell.
+        """Return, for each position of the feature map, the mean feature vector of the grid cell that contains it.
 
         It is the mean of the shifted features over all places of the cell. The shape is ``(places, C)``.
         """
@@ -159,7 +159,7 @@ class MomentSum:
         return (totals / (self.images * self.places(grid))[:, None])[cells]
 
     def scatter(self, grid: int, means: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return how features vary about ``means`` in each grid cell: the sums of products of their deviations.
+        """Return the scatter of the features about ``means`` (sums of outer products) in each cell of a grid.
 
         The grid divides the feature map. The result is a scatter matrix for each cell.
 
@@ -183,7 +183,7 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Add up, for each grid cell, the outer products of ``left`` and ``right`` at its positions.
+        """Sum the outer products of the vectors ``left`` and ``right`` over the positions of each grid cell.
 
         Returns the sums of left right^T, ``(cells, C, C)``.
 

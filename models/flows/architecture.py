@@ -116,7 +116,7 @@ class LayeredArchitecture(_PixelArchitecture):
         return self
 
     def shaped(self) -> list[ShapedLevel]:
-        """Return the levels of the flow, each with the image shape (C, H, W) that its layers take."""
+        """Return each level of the flow together with the image shape (C, H, W) on which its layers work."""
         return shaped(self.levels, self.image_shape)
 
     def summary(self) -> str:
@@ -308,7 +308,7 @@ class FeatureArchitecture(_ImageArchitecture):
 
 
 class HybridArchitecture(_ImageArchitecture):
-    """Settings of two flows of the same images, one over pixels and one over features.
+    """Settings of a hybrid model: one flow over the pixels and one over the features of the same images.
 
     Both contribute to one verdict.
     """
@@ -334,7 +334,9 @@ Architecture = Annotated[
 
 
 def require_kernel(architecture: PixelArchitecture) -> None:
-    """Raise ``ValueError`` if an architecture in short form (no layer list) has an unsupported kernel size.
+    """Check that an architecture in short form (settings without a layer list) has a supported kernel size.
+
+    Raises ``ValueError`` if it has another kernel size.
 
     Models of earlier versions may have such a form; their convolutions are 3x3.
     """
@@ -347,7 +349,7 @@ def require_kernel(architecture: PixelArchitecture) -> None:
 
 
 def features_of(architecture: Architecture) -> FeatureArchitecture | None:
-    """Return the part of an architecture that describes the flow over features.
+    """Return the description of the flow over features that an architecture contains.
 
     It is None for a flow over pixels alone.
     """

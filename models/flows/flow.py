@@ -127,7 +127,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
-        """Run the flow's layers that follow its pixel transform; return latents and log-likelihoods of images.
+        """Run the flow on already transformed pixels; return latents and log-likelihoods of the original images.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
 

@@ -10,7 +10,7 @@ from torch.distributions import Independent, Normal
 
 
 class GaussianBase(nn.Module):
-    """Gaussian base distribution of a flow, with learned means and deviations.
+    """Gaussian base distribution of a flow, with learned means and standard deviations.
 
     It is N(μ, diag σ²) over the latents.
 

@@ -47,7 +47,7 @@ Step = Annotated[SerializeAsAny[LayerSpec] | RepeatSpec, BeforeValidator(_parse_
 
 
 class SplitSpec(_Part):
-    """Description of the split that turns half of the channels into latents at the end of a flow level.
+    """Description of a split: half of the channels at the end of a flow level become latents.
 
     The prior of these latents is a Gaussian given the other half.
     """
@@ -56,7 +56,7 @@ class SplitSpec(_Part):
     place: Place = False
 
     def coupling(self) -> AffineCouplingSpec:
-        """Return the description of the coupling layer that models the split-off latents given other channels.
+        """Return the prior of the split-off latents given the kept channels, described as a coupling layer.
 
         The layer scales and shifts the latents, so their prior is a Gaussian given the other channels.
         """
@@ -74,7 +74,7 @@ class LevelSpec(_Part):
     split: SplitSpec | None = None
 
     def layers(self) -> Iterator[tuple[str, LayerSpec]]:
-        """Yield position and description of each layer of the level, with all repetitions written out.
+        """Yield the position and the description of each layer of the level, with repeated steps expanded.
 
         A position is a text such as "3", or "2.1" in repeated steps.
         """
@@ -113,7 +113,7 @@ class ShapedLevel:
 
 
 def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedLevel]:
-    """Check that each layer of a flow fits its images, and return the levels with their image shapes.
+    """Check the layers of a flow against the shape of the images; return each level with its image shape.
 
     Args:
         levels: The levels, finest scale first.

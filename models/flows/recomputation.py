@@ -45,7 +45,7 @@ def _apply_and_forget(layers: list[Bijection], x: Tensor) -> tuple[Tensor, Tenso
 
 
 class RecomputedLayers(torch.autograd.Function):
-    """Autograd function of invertible layers that saves memory by storing only their last output.
+    """Autograd function that runs invertible layers and stores only the last output, to save memory.
 
     The method is that of Gomez et al. 2017.
 

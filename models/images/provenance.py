@@ -33,7 +33,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return a copy of these statistics of training image files that also counts one more image.
+        """Return a copy of these statistics of training image files, extended by one more image.
 
         This object stays unchanged.
         """

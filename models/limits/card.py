@@ -75,7 +75,7 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return Markdown lines that warn if a detection limit was measured with an inactive calibration.
+    """Return Markdown lines with a warning if a detection limit is not from the active calibration.
 
     The list is empty if the limit was measured with the active calibration.
     """

@@ -27,7 +27,7 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """Record of how many images with each simulated defect were flagged, to resume a measurement later.
+    """Record of the number of flagged images for each simulated defect, to resume an interrupted measurement.
 
     A cell is one shape, size and contrast of a defect. What is measured are detection limits, the smallest defects
     found.
@@ -48,14 +48,17 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return how many images with the simulated defect named ``key`` were flagged as anomalous.
+        """Return the recorded number of flagged images among those with the simulated defect ``key``.
 
         It is None if the count of the defect is not finished.
         """
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Record ``found``, how many images with the simulated defect ``key`` were flagged, to resume later."""
+        """Record that ``found`` images with the simulated defect ``key`` were flagged.
+
+        An interrupted measurement later resumes from these records.
+        """
         self._counts.found[key] = found
         self._counts.seconds = self.seconds_before + time.monotonic() - self._began
         if self._path is not None:

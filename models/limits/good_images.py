@@ -26,7 +26,9 @@ ALL = "all images; a dataset that the model was not made of"
 
 @dataclass(frozen=True)
 class GoodImages:
-    """Defect-free images that neither trained a model nor calibrated its p-values.
+    """Defect-free images that were used neither to train a model nor to calibrate its p-values.
+
+    To measure a detection limit, simulated defects are drawn into these images.
 
     Attributes:
         dataset: The name of their dataset.

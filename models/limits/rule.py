@@ -44,7 +44,7 @@ def undamaged_images(flagged: int, images: int) -> UndamagedImages:
 
 
 def goes_on(cell: LimitCell) -> bool:
-    """Return whether defects of this size are found often enough to try smaller ones.
+    """Return whether smaller defects should be tried, given how often defects of this size were found.
 
     They are measured if the upper bound of this size's found share is at least 0.5.
     """

@@ -58,7 +58,7 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the model opened for scoring: its probability density and two properties of its flows.
+        """Return the model's probability density, ready for scoring, with two properties of the model's flows.
 
         The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
         gradients. The number is None for a model with features.
@@ -69,7 +69,7 @@ class FlowModel:
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
-        """The object that computes pixel likelihoods by the trained flow; None if the model uses only features.
+        """The density over pixels, computed by the trained flow; None if the model uses only features.
 
         The flow runs in both directions.
         """
@@ -111,14 +111,14 @@ class FlowModel:
 
     @property
     def gradients_at_once(self) -> int:
-        """The largest number of images whose gradients one backward pass computes together."""
+        """The largest number of images whose gradients are computed together in one backward pass."""
         _, height, width = self._manifest.preprocessing.shape
         return tile_of(height * width)
 
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Attach statistics of log-likelihood gradients to image scores, step by step, for anomaly verdicts.
+        """Add statistics of log-likelihood gradients to image scores, with one backward pass per step.
 
         The log-likelihoods stay as they are; the statistics become part of the evidence that verdicts use.
 
@@ -141,7 +141,7 @@ class FlowModel:
         return add_gradients(scored, np.concatenate(features))
 
     def gradient_map_steps(self, images: Batch, maps: Sequence[PixelMaps]) -> Steps[list[PixelMaps]]:
-        """Add to each image's heat maps, step by step, the norm of the log-density gradient at each pixel.
+        """Add the norm of the log-density gradient at each pixel to the heat maps, with one backward pass per step.
 
         The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. Heat
         maps of images of several tiles stay as they are.

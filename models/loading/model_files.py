@@ -23,7 +23,7 @@ MAX_FETCHED_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """File paths and engine options with which another process can load the same model and calibration.
+    """File paths and engine options that let another process load a scorer's model and calibration.
 
     A scorer is pickled as this object alone.
 
@@ -44,7 +44,7 @@ class ModelFiles:
 
     @classmethod
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the paths of a model's files, with one digest that stands for their content at present.
+        """Return the paths of a model's files, together with a digest of their current content.
 
         Files that change later are refused by their digest. Raises ``ArtifactError`` if the manifest or the record of
         the calibration cannot be read.
@@ -61,7 +61,7 @@ class ModelFiles:
         return self if threads is None else replace(self, options=replace(self.options, threads=threads))
 
     def fetch(self) -> None:
-        """Fetch missing files of the model to this machine, and check that they belong to the model.
+        """Fetch missing model files from ``location``, and check that the files have the expected ``digest``.
 
         Raises:
             ArtifactError: A file is missing or damaged, or the model is another one.

@@ -132,7 +132,7 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
 
 
 def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
-    """Return the largest allowed rounding error of a log-likelihood computed at a calibration's precision.
+    """Return the largest rounding error allowed for a log-likelihood in the precision of a calibration.
 
     The precision is the number format, float32 or bfloat16.
 
@@ -171,7 +171,7 @@ def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSum
 
 
 def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
-    """Return how far the anomaly statistic of a model's test image may differ from its stored value, in nats.
+    """Return by how many nats the anomaly statistic of a model's stored test image may change when recomputed.
 
     It is 0.05 nats.
 
@@ -183,7 +183,7 @@ def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Check that a calibration was made for the number format of the engine, such as ``float32``.
+    """Check that a calibration is for the number format in which the engine computes, such as ``float32``.
 
     The calibration is in the file ``path``.
 

@@ -16,7 +16,7 @@ SETTING = "SNF_ALLOWED_LOCATIONS"
 
 
 def allowed_location(url: str, prefixes: Sequence[str], home: Path) -> Location:
-    """Return the location for a URL after checking that callers over HTTP may use it.
+    """Check that HTTP callers may use the folder or file at a URL, and return its location.
 
     On this machine links are followed first, so that no link leads out of a prefix. The location that is returned has
     none, so that what is checked is what is used.

@@ -52,7 +52,7 @@ class DiskFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return the file's name, its size in bytes and a text that identifies its version.
+        """Return the file's name, its size in bytes and its version, a text made of modification time and size.
 
         Raises ``LocationNotFound``, and ``FileChanged`` for another version.
         """
@@ -99,7 +99,7 @@ class DiskFile:
             sync_folder(path.parent)
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry for each file below this path, which must be a folder, sorted by name.
+        """Yield an entry for each file in this folder and its subfolders, sorted by name.
 
         An entry has the name, size and version of a file. Raises ``LocationNotFound`` if the path is that of a file.
 

@@ -67,7 +67,9 @@ class LocatedFile(Protocol):
         ...
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry for each file below this location, which must be a folder, sorted by name.
+        """Yield an entry for each file in this folder and its subfolders, sorted by name.
+
+        The location must be a folder.
 
         An entry has the name, size and version of a file.
 

@@ -162,7 +162,7 @@ class Location:
         self._stored.write(data)
 
     def write_new(self, data: bytes) -> bool:
-        """Write the file unless it exists, and return whether it was written.
+        """Create the file with the content ``data`` unless it exists; return whether it was created.
 
         The file is written as by :meth:`write`.
 

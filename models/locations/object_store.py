@@ -124,7 +124,7 @@ class StoreFile:
             self._try(lambda: self._store.delete(self.key))
 
     def files(self) -> Iterator[FileEntry]:
-        """Take this path as a folder; yield name, size and version of each object in it and its subfolders.
+        """Yield the name, size and version of each object below this path, including those in subfolders.
 
         The store sorts them by the UTF-8 bytes of their names.
 

@@ -68,7 +68,7 @@ def store_error(error: Exception, url: str) -> ModelsError:
 
 
 def setting_error(error: Exception, root: str) -> LocationRefused:
-    """Return the error to raise when environment variables have wrong settings for an object store."""
+    """Return the error to raise when the environment variables that configure an object store are wrong."""
     reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
     return LocationRefused(f"{root} cannot be used: {reason}")
 

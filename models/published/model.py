@@ -36,7 +36,7 @@ class PublishedRecipe(ArchitectureFile):
 
     @property
     def parameters(self) -> frozenset[str]:
-        """The names of an imported model's settings, all of which say how its images are prepared.
+        """The names of an imported model's settings, which only control how images are prepared.
 
         They are its image options and its pixel transform.
         """

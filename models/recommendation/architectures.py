@@ -44,7 +44,9 @@ def feature_architecture(
 
 
 def pixel_architecture(shape: tuple[int, int, int], train: int, minutes: float) -> tuple[PixelArchitecture, int]:
-    """Return the architecture and training batch size of the flow over pixels for a model comparison.
+    """Choose the pixel flow of a model comparison, and return its architecture and training batch size.
+
+    The batch size of the preset for pixels is halved until the training fits into memory.
 
     Args:
         shape: Channels, height and width of the images.

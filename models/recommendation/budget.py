@@ -123,7 +123,7 @@ class Budget:
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
 
     def begin(self, phase: str) -> None:
-        """Report to the observer of a model comparison that a new phase of its work begins, such as training.
+        """Report to the observer that the model comparison begins a new phase, such as training.
 
         Progress is then reported as by :meth:`tick`, which also ends the comparison if a stop was requested.
         """
@@ -131,13 +131,16 @@ class Budget:
         self.tick()
 
     def note(self, text: str) -> None:
-        """Report a message about the model comparison to its observer, and store it in the comparison's plan."""
+        """Add a message to the notes of the model comparison's plan, and report it to the observer.
+
+        Nothing happens if the plan has this note already.
+        """
         if text not in self.plan.notes:
             self.plan.notes.append(text)
             self._observe({"event": "log", "message": text})
 
     def tick(self, seconds_left: float | None = None) -> None:
-        """Report the progress of the model comparison, or end it if a stop was requested.
+        """End the model comparison if a stop was requested; otherwise report the progress of the comparison.
 
         There is a report every half second at most. Raises ``Interrupted`` where the comparison is to stop.
 
@@ -150,7 +153,7 @@ class Budget:
         self.report(seconds_left)
 
     def report(self, seconds_left: float | None = None) -> None:
-        """Report the progress of the model comparison, at most once every half second.
+        """Report the progress of the model comparison to the observer, at most once every half second.
 
         Unlike :meth:`tick`, this never raises ``Interrupted``.
         """
@@ -158,7 +161,7 @@ class Budget:
             self._report(max(self.left if seconds_left is None else min(seconds_left, self.left), 0.0))
 
     def finish(self) -> None:
-        """Report that the model comparison is finished."""
+        """Report to the observer that the model comparison is finished."""
         self._report(0.0)
 
     def _report(self, left: float) -> None:

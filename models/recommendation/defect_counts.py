@@ -25,7 +25,7 @@ Kind = tuple[Shape, int | None]
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """Detection rates of artificial defects by shape, contrast and size, for each compared type of model.
+    """Detection rates of artificial defects for each compared model type, by defect shape, contrast and size.
 
     A type of model, or family, judges images by their pixels, by their features or by both.
 
@@ -43,7 +43,7 @@ class DefectCurves:
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return all pairs of defect shape and contrast, in an order in which every shape is measured early.
+    """Return all pairs of defect shape and contrast, beginning with one pair for each shape.
 
     Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
     follow.

@@ -46,7 +46,7 @@ TIMED = 32
 
 @dataclass(frozen=True)
 class FittedPart:
-    """Fitted density of pixels or features, one part of a model, with its likelihood on unseen images.
+    """Fitted density of pixels or of features (a part of a model), with its likelihood on unseen images.
 
     The likelihood is that of held-out images.
 
@@ -179,7 +179,7 @@ def trained_pixels(
     observe: Observer,
     should_stop: Callable[[], bool],
 ) -> FittedPart:
-    """Train a flow over pixels for a model comparison, or resume training that was interrupted.
+    """Train a flow over pixels for a model comparison or resume its training, and return the fitted density.
 
     The checkpoints of an earlier attempt are in ``folder``.
 

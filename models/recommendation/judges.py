@@ -26,7 +26,7 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """Fitted and calibrated models of every compared type, which judge whether images are anomalous.
+    """Fitted, calibrated models of all types in a comparison, which judge whether images are anomalous.
 
     The types, or families, are models of pixels, of features and of both.
 
@@ -72,7 +72,7 @@ class FamilyJudges:
         return cls(parts, calibrations, max(alpha, smallest))
 
     def flagged(self, images: Images, families: Iterable[FamilyName]) -> dict[FamilyName, int]:
-        """Return how many images each of the given model families flags as anomalous, as a dict by family.
+        """Return a dict with the number of images that each given model family flags as anomalous.
 
         An image without a finite likelihood is not flagged.
 

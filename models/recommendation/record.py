@@ -135,5 +135,5 @@ class RecommendationRecord(_RecordPart):
     notes: tuple[str, ...] = Field((), description="What was left out or reduced for lack of time or of images.")
 
     def result(self, family: FamilyName) -> FamilyResult:
-        """Return what the comparison found for one type of model, such as ``pixels`` for a flow over pixels."""
+        """Return the likelihood, detection limits and speed of one model family, such as ``pixels`` (a pixel flow)."""
         return next(result for result in self.families if result.family == family)

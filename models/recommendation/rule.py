@@ -43,7 +43,7 @@ class Proposal:
 
 
 def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
-    """Return the rank of a detection limit among the tried defect sizes, from 0 for the smallest.
+    """Return the rank of a detection limit among the tried defect sizes, where the smallest size has rank 0.
 
     It is the index of the limit in ``sizes``, or ``len(sizes)`` if the curve has no limit.
     """
@@ -51,7 +51,7 @@ def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
-    """Return the mean position of a model family's detection limits in the rising list of defect sizes.
+    """Return the mean rank of a model family's detection limits in the rising list of defect sizes.
 
     The position of a limit, from 0, is its rank. It is one past the end where there is no limit.
 
@@ -68,7 +68,7 @@ def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
 
 
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
-    """Propose the cheapest type of model that detects small defects almost as well as the best type does.
+    """Propose the cheapest model family whose detection limits are nearly as good as those of the best family.
 
     Its mean rank is at most half a step above the smallest mean rank.
 

@@ -14,7 +14,7 @@ USUAL_ALPHAS = (0.001, 0.01, 0.05)
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
-    """Return those of the false-alarm rates 0.001, 0.01 and 0.05 that a calibration has enough images for.
+    """Return which of the false-alarm rates 0.001, 0.01 and 0.05 a calibration has enough images for.
 
     Those below the smallest p-value of the calibration are left out.
     """
@@ -23,7 +23,7 @@ def attainable(smallest_p: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class UnlessCoarser:
-    """Rule that activates a new calibration unless its smallest possible p-value exceeds the active one's.
+    """Rule that activates a new calibration unless this raises the smallest possible p-value.
 
     With a larger one, images may no longer be flagged at small false-alarm rates.
 
@@ -36,7 +36,7 @@ class UnlessCoarser:
 
     @staticmethod
     def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Decide whether to use a new calibration: not if its smallest possible p-value is above the active one's.
+        """Decide whether to activate a new calibration: yes, unless this raises the smallest possible p-value.
 
         Images cannot be flagged at false-alarm rates below the smallest p-value.
 

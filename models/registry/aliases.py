@@ -24,7 +24,7 @@ class TooManyAliases(ModelsError):
 
 
 def read_aliases(folder: Path) -> dict[str, int]:
-    """Read the stored aliases of a model, and return the version number of each as a dict.
+    """Read the stored aliases of a model, and return a dict from alias to version number.
 
     The dict is empty if the folder has no file of aliases.
 

@@ -32,7 +32,7 @@ OWN = 0
 
 
 class ActiveCalibration(BaseModel):
-    """Stored choice of the calibration that a model version uses.
+    """Stored record of which calibration was chosen for a model version.
 
     It is the file ``active.json``. Anomaly verdicts come from the chosen calibration.
 
@@ -254,7 +254,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Check that the data file of a calibration fits its metadata record and the model's weights.
+    """Check the data file of a calibration against its metadata record and the model's weights.
 
     Raises ``ArtifactError`` if the file is missing, its SHA-256 differs, or it is for other weights.
     """

@@ -47,7 +47,7 @@ class LimitStore:
         return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
 
     def record(self, number: int) -> LimitRecord:
-        """Return the record of detection limits (smallest reliably found defects) with the given number.
+        """Return one record of detection limits (smallest reliably found defects), given its number.
 
         Raises ``LimitNotFound``, and ``ArtifactError`` for a damaged file.
         """
@@ -70,7 +70,7 @@ class LimitStore:
         return records
 
     def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
-        """Return number and record of the detection limit that fits a calibration best: its newest one.
+        """Return the number and the record of the newest detection limit measured with a given calibration.
 
         If the calibration has no limit, the newest limit of all is returned; None if there is none.
         """

@@ -121,7 +121,7 @@ class Registry:
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Return the model name and the version number for a parsed reference.
+        """Resolve a parsed model reference, such as ``digits@best``, to the model name and a version number.
 
         Raises ``ModelNotFound``, and ``NoLiveVersion`` for the plain name of a model of which no version is live.
         """
@@ -134,7 +134,7 @@ class Registry:
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
-        """Return a model version that uses the calibration with the given number.
+        """Return a ``ModelVersion`` object for a version of a model, set to use calibration ``number``.
 
         The calibration decides which images are flagged as anomalies.
 

@@ -31,7 +31,7 @@ class Judge(Protocol):
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest of the model, which describes its architecture and training."""
+        """The manifest of the model that judges images: a description of its architecture and training."""
         ...
 
     @property

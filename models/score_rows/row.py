@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 class ReasonText(Protocol):
-    """Protocol of a reason why an image was flagged: a text and, if any, the box of an image region.
+    """Interface of a reason why an image was flagged: a text, and the box of an image region if any.
 
     The box is in pixels of the upright file.
     """

@@ -28,7 +28,7 @@ class FlowDensity(PixelDensity):
 
 
 def pixels_of(density: ImageDensity) -> FlowDensity | None:
-    """Return a model's density over pixels if it holds an immutable flow, or None otherwise.
+    """Return a model's density over pixels if it is a ``FlowDensity``, which holds the flow itself; else None.
 
     ``density`` is the pixel density itself, or a hybrid density that contains it. Returns None for a model of features
     alone, and for a density opened from the cache, which has no frozen flow.

@@ -201,7 +201,7 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
 
 
 def layers_with_log_det(flow: Flow, image_shape: Shape) -> set[str]:
-    """Return the names of the layers whose log |det dz/dx| is the same for all images and is stored with the model."""
+    """Return the names of the layers whose image-independent log |det dz/dx| is stored with the model."""
     return {name for _, steps, _ in walk(flow, image_shape) for name, layer, _ in steps if _is_stored(layer)}
 
 

@@ -21,7 +21,7 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return, by layer name, the log-determinants of a model's layers that are the same for every image.
+    """Return the image-independent log-determinants of a model's layers, as a dict by layer name.
 
     They are in nats, computed in float64.
 
@@ -104,7 +104,7 @@ def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dic
 
 
 def frozen_features(flows: TrainedFlows, log_dets: dict[str, float]) -> FrozenFeatureFlows | None:
-    """Return an immutable copy of a model's flows over features; None for a model of pixels alone."""
+    """Return an immutable copy of a model's flows over image features, or None if it has only a pixel flow."""
     if isinstance(flows, FeatureFlows):
         return freeze_features(flows, log_dets)
     if isinstance(flows, Flow):

@@ -38,7 +38,7 @@ class OpenedDensity:
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
-    """Return the pair of a model's density over pixels and its density over features.
+    """Split a model's density into its density over pixels and its density over features.
 
     A density that is missing is None.
     """
@@ -51,7 +51,7 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 
 
 def open_waves(density: ImageDensity) -> None:
-    """Load or compile a model's OpenVINO graphs for large batches of images in advance.
+    """Load or compile in advance the OpenVINO graphs of a model for waves (many images split over threads).
 
     No image then has to wait for them.
     """
@@ -62,6 +62,6 @@ def open_waves(density: ImageDensity) -> None:
 
 
 def program_of(engine: TiledEngine) -> Program | None:
-    """Return the compiled OpenVINO graphs that an engine runs, as a ``Program``; None for PyTorch engines."""
+    """Return the ``Program`` of an OpenVINO engine (its compiled graphs), or None for a PyTorch engine."""
     program: Program | None = getattr(engine, "program", None)
     return program

@@ -86,7 +86,7 @@ class Sampler:
 
     @property
     def at_once(self) -> int:
-        """Number of images that :meth:`sample_steps` draws at a time, before its caller can do other work.
+        """Number of images that :meth:`sample_steps` draws between two pauses for other work.
 
         It is a tile for each thread, and less for large images.
         """

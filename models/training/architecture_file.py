@@ -174,7 +174,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
 
 
 def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
-    """Return the training recipe that ``architecture`` describes; if it is None, that of preset ``preset``.
+    """Return the recipe of an architecture document, or of a preset if ``architecture`` is None.
 
     A recipe is an architecture with training settings.
 

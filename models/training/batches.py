@@ -60,7 +60,7 @@ class Batches:
         return torch.from_numpy(pixels + np.random.default_rng((self.seed, step, 1)).random(pixels.shape))
 
     def pixels(self, step: int) -> NDArray[np.uint8]:
-        """Return the augmented images of one training step, before dequantisation noise is added, as uint8.
+        """Return the augmented images of one training step, as uint8 without dequantisation noise.
 
         The shape is ``(B, C, H, W)``.
         """

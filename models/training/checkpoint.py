@@ -61,7 +61,7 @@ class TrainingState:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names, without suffix, of the files in a checkpoint of this training state."""
+        """The names, without suffix, of the files that make up a checkpoint of this state."""
         return FILES_AT_THE_END if self.finished else FILES
 
 
@@ -137,7 +137,7 @@ def load_checkpoint(
 
 
 def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
-    """Load the averaged weights from the checkpoint of the best validation, and return its training step.
+    """Load the averaged weights from the checkpoint that validated best, and return that checkpoint's step.
 
     If that checkpoint cannot be used, the newest undamaged one is loaded.
 

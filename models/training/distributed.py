@@ -44,7 +44,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is process 0, the only one that reports, validates and writes files."""
+        """Whether this is process 0 of the training, the only one that reports, validates and writes files."""
         return self.rank == 0
 
     @property
@@ -64,7 +64,7 @@ class Ranks:
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Average a value over a training batch that is split among processes; each process gets the mean.
+        """Return the mean of a value over a training batch that is split among the processes.
 
         Each process passes the mean over its slice. The gradient, averaged over the processes, is exact.
 
@@ -80,7 +80,7 @@ class Ranks:
         return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Return to each process the values of all images of a batch that is split among the processes.
+        """Return the values of all images of a training batch that is split among the processes.
 
         Each process passes the values of its own slice. All get the N values, ``(N,)``.
         """
@@ -118,7 +118,7 @@ class Ranks:
         return int(count) > 0
 
     def require_same_start(self, step: int, run: str) -> None:
-        """Raise ``RanksUnfit`` unless all processes start the same training at the same step.
+        """Check that all processes start the same training at the same step; else raise ``RanksUnfit``.
 
         It is raised in all processes. Their settings and data must be equal, too.
         """

@@ -27,7 +27,7 @@ DIVERGED_SHARE = 0.01
 
 
 class ReportHistory:
-    """Summary of the bits per dimension that a training run reported, kept to notice when it diverges.
+    """Summary of a training run's reported bits per dimension, kept to notice divergence.
 
     Args:
         step: The number of the first step.
@@ -47,11 +47,11 @@ class ReportHistory:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last 20 reported bits per dimension were all more than 10 above the first report."""
+        """Whether each of the last 20 reports was more than 10 bits per dimension above the first one."""
         return self.bad_in_a_row >= DIVERGED_REPORTS
 
     def due(self, now: float) -> bool:
-        """Return whether it is time for the next report of the training's bits per dimension.
+        """Return whether enough time has passed since the last report of bits per dimension for a new one.
 
         This is true before the first report, then 0.5 s after the last. ``now`` is in seconds.
 
@@ -60,7 +60,7 @@ class ReportHistory:
         return self._time is None or now - self._time >= self._interval
 
     def took(self, seconds: float) -> None:
-        """Note how long a report of bits per dimension took, and delay the next one if it took long.
+        """Record how long a report of bits per dimension took, so that slow reports are made less often.
 
         ``seconds`` is the time that it took. Reports then take at most 2 % of the time.
         """
@@ -81,7 +81,7 @@ class ReportHistory:
 
 @dataclass(frozen=True)
 class Skips:
-    """Counts of skipped training steps, and whether they are so many that the training has diverged.
+    """Counts of skipped training steps, and whether so many were skipped that the training has diverged.
 
     A step is skipped if its loss or gradient is not finite. It then changes no weights.
 
@@ -147,7 +147,7 @@ def is_finite(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def name_the_cause(flow: Flow, y: Tensor) -> str:
-    """Return a sentence on why a training step gave NaN or infinity: the weights or layer where it began.
+    """Return a sentence that names the weights or layer where NaN or infinity arose in a training step.
 
     Args:
         flow: The flow in training mode, after a step whose loss or gradient was not finite.

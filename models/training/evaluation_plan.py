@@ -76,7 +76,7 @@ class EvaluationPlan:
 
     @classmethod
     def whole(cls, dataset: Dataset, seconds: ImageSeconds) -> EvaluationPlan:
-        """Return a plan to evaluate a model on every image of a dataset outside its training part.
+        """Return a plan to evaluate a model on all images outside the training part of a dataset.
 
         These are the images for anomaly statistics, for calibration and for tests. Gradients are computed for a limited
         number of them.
@@ -101,7 +101,7 @@ class EvaluationPlan:
 
     @property
     def gradient_images(self) -> GradientImages:
-        """The limits on images whose gradients are computed: for Fisher information and for reference images.
+        """The two limits on how many images the calibration computes log-likelihood gradients for.
 
         One is the limit for the Fisher information, the other the limit for each of the two parts of the reference
         images.
@@ -118,7 +118,7 @@ class EvaluationPlan:
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:
-        """Return this evaluation plan with so few images that it takes at most the given time, if possible.
+        """Return this plan with fewer images if needed, so that the evaluation takes at most the given time.
 
         ``seconds`` is the time. The number of images in each part is reduced by the same factor, but not below a
         minimum.
@@ -149,7 +149,7 @@ class EvaluationPlan:
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
-        """Return the images of a dataset that this plan uses for statistics, for calibration and for tests.
+        """Return a dataset's images that this plan uses, in three parts: for statistics, calibration and tests.
 
         They are evenly spaced, as many as in the plan, and in their order.
         """

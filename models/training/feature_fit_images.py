@@ -83,7 +83,10 @@ class ChosenImages:
 
 
 class EveryImage:
-    """Read-only sequence that joins the images of several sequences; a slice of it is a batch of images."""
+    """Read-only concatenation of several sequences of images.
+
+    A slice of it is a batch of images.
+    """
 
     def __init__(self, parts: tuple[Batch, ...]) -> None:
         self._parts = parts

@@ -36,7 +36,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Settings for training optional blocks of layers, called Glow steps, for a flow over image features.
+    """Settings for training the optional Glow steps (blocks of layers) of a flow over image features.
 
     Attributes:
         steps: Number of steps.
@@ -53,7 +53,7 @@ class StepsPlan:
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """Trained blocks of flow layers, the Glow steps, with their gain in likelihood over flows without them.
+    """Trained Glow steps (added blocks of flow layers), with the gain in likelihood that they bring.
 
     The steps are for flows over features, and the gain is measured on held-out images.
 
@@ -80,19 +80,19 @@ class StepsOutcome:
 
     @property
     def standard_error(self) -> float:
-        """The standard error, in nats, of the mean log-likelihood that the Glow steps add on held-out images."""
+        """The standard error, in nats, of the mean gain in held-out log-likelihood from the added Glow steps."""
         return float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
 
     @property
     def kept(self) -> bool:
-        """Whether the trained Glow steps improve held-out likelihoods enough to become part of the model.
+        """Whether the Glow steps (added layers) gain enough held-out likelihood to become part of the model.
 
         They do if the gain exceeds its standard error.
         """
         return self.gain > self.standard_error
 
     def summary(self) -> str:
-        """Return a sentence that says how many nats the trained Glow steps gain, and whether they are kept.
+        """Return a sentence on the Glow steps (added flow layers): their gain in nats, and whether they are kept.
 
         The gain is the mean rise of held-out log-likelihoods, which is given with its standard error.
         """
@@ -103,7 +103,7 @@ class StepsOutcome:
 
 
 class StepsTrial:
-    """Test of whether blocks of layers, called Glow steps, improve a flow over features on held-out images.
+    """Trial that trains Glow steps (added layers) for a flow over features, and tests them on held-out images.
 
     The features of at most 4,000 images or tiles, evenly spaced, are written to a temporary file. The steps are trained
     on the images of all folds but the last one, which is held out.
@@ -132,7 +132,7 @@ class StepsTrial:
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
 
     def add(self, start: int, features: NDArray[np.float32]) -> None:
-        """Write the features of a batch to a temporary file, to train and test Glow steps later.
+        """Add a batch of features to the temporary file on which Glow steps are later trained and tested.
 
         Only the evenly spaced images or tiles that the trial uses are written.
 

@@ -117,7 +117,7 @@ def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
 
 
 def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) -> float:
-    """Return how far pixel values are off when a flow's learned inverse rebuilds images, as root mean square.
+    """Return the root-mean-square pixel error of images that a flow's learned inverse rebuilds from latents.
 
     The learned inverse maps the latents of images x back to images x'.
 

@@ -40,7 +40,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Tracker that supplies the layer log-determinants that training skips, to report bits per dimension.
+    """Tracker of the layer log-determinants that training skips, for reports of bits per dimension.
 
     They are estimated or computed for each report of bits per dimension.
 
@@ -61,7 +61,7 @@ class FollowedLogDets:
         self._computed: list[tuple[Bijection, Shape]] = []
 
     def start(self, flow: Flow, log_dets: Mapping[str, float] | None = None) -> None:
-        """Begin to estimate the layers' log-determinants during training, starting from their exact values.
+        """Start or restart the tracking of the layers' log-determinants, from their exact values.
 
         Training itself leaves them out.
 
@@ -85,7 +85,7 @@ class FollowedLogDets:
                     self._computed.append((layer, shape))
 
     def total(self) -> float:
-        """Return the sum of the tracked log-determinants, in nats per image.
+        """Return the sum of the log-determinants that training skips, in nats per image.
 
         It is for the current weights of the training.
         """

@@ -42,7 +42,7 @@ class Multiplier(nn.Module):
 
     @abstractmethod
     def values(self) -> Tensor:
-        """Return each layer's current weight (multiplier) in the penalty on reconstruction errors.
+        """Return the multipliers: the current weight of each layer's reconstruction error in the training loss.
 
         It is the factor lambda_k of the error, or of the constraint, of layer k. The K weights have the shape ``(K,)``.
         """
@@ -65,7 +65,7 @@ class FixedMultiplier(Multiplier):
         return (self.weights * errors).sum()
 
     def update(self, errors: Tensor) -> None:
-        """Do nothing: this rule never changes how strongly each layer's reconstruction error is penalised."""
+        """Do nothing, as the weights of the layers' reconstruction errors in the loss are constant."""
 
     def values(self) -> Tensor:
         """Return the constant weight of each layer's reconstruction error in the loss.
@@ -108,7 +108,7 @@ class GecoMultiplier(Multiplier):
         self.register_buffer("average", torch.zeros(layers))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the layers' weighted reconstruction errors, plus an extra penalty on errors above the target.
+        """Return the weighted sum of the layers' reconstruction errors, plus a penalty on errors above the target.
 
         It is Σ_k (lambda_k rho_k + 0.05 relu(rho_k / target - 1)²) for weights lambda and errors rho.
         """
@@ -130,7 +130,7 @@ class GecoMultiplier(Multiplier):
         self.log_weights.clamp_(*self.LOG_LIMITS)
 
     def values(self) -> Tensor:
-        """Return the weight of each layer's reconstruction error in the loss, as the last update left it.
+        """Return the current weight of each layer's reconstruction error in the loss.
 
         The method GECO adapts these weights during training.
 
@@ -166,7 +166,7 @@ class DampedMultiplier(Multiplier):
         self.register_buffer("weights", torch.full((layers,), weight))
 
     def penalty(self, errors: Tensor) -> Tensor:
-        """Return the loss term that weighs how far layers' reconstruction errors are above or below their target.
+        """Return the loss term that weights the relative deviation of each reconstruction error from the target.
 
         It includes a damping term for errors above the target.
 
@@ -177,7 +177,7 @@ class DampedMultiplier(Multiplier):
 
     @torch.no_grad()
     def update(self, errors: Tensor) -> None:
-        """Penalise layers more strongly if their reconstruction error is above the target, and others less.
+        """Raise the penalty weights of layers whose reconstruction error is above the target, and lower the others.
 
         The factor of a layer in the penalty is called its multiplier.
 

@@ -25,7 +25,7 @@ from models.training.trimming import Suspects, TrimmedBatch
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss of a training batch in nats per dimension, with its mean log-likelihood.
+    """Loss of a training batch in nats per dimension, and the mean log-likelihood of the batch.
 
     It also has the errors of learned inverses.
 
@@ -49,7 +49,7 @@ class Loss:
 
     @property
     def reconstruction_error(self) -> Tensor:
-        """Largest error, among all layers, with which a learned inverse restores the layer's input.
+        """Largest error of a learned inverse, over all layers, in restoring the layer's input from its output.
 
         The error of a layer W with a learned inverse R is the mean of ||R W x - x||² / D, plus that of white noise if
         ``noise_reconstruction`` is set. The result is a scalar, 0 without such layers.
@@ -154,7 +154,7 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
-        """Adapt the layers' penalty weights, and the threshold for outlier images, after a training step.
+        """Adapt the weights of the reconstruction penalty, and the threshold for outliers, after a training step.
 
         Images with a log-likelihood below the threshold are left out of the loss.
 

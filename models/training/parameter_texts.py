@@ -37,7 +37,7 @@ def parameter_groups() -> dict[str, list[Parameter]]:
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Return the changes that presets make to default training settings, with equal presets in one group.
+    """Return the default training settings that each preset changes, with equal presets in one group.
 
     Returns the names of the presets in each group, with the changed defaults as text. Presets that change no defaults
     are left out.

@@ -43,7 +43,7 @@ class TrainingRecipe(Protocol):
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """The recipe's own default values of training settings, by name, where they differ from the usual ones.
+        """Default values, by name, of the training settings for which the recipe overrides the usual defaults.
 
         The usual defaults are those of ``TrainingConfig``.
         """
@@ -64,7 +64,7 @@ class TrainingRecipe(Protocol):
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> Architecture:
-        """Return the model architecture of the recipe for an image shape and training settings.
+        """Return the recipe's model architecture for the given image shape and training settings.
 
         Raises:
             DatasetUnfit: It cannot have this shape.
@@ -74,7 +74,7 @@ class TrainingRecipe(Protocol):
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Check that a recipe for images cut into tiles uses image features alone; else raise ``DatasetUnfit``."""
+    """Raise ``DatasetUnfit`` if images are cut into tiles, unless the recipe models image features alone."""
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 

@@ -203,9 +203,10 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return each image's fold number if feature flows are also fitted with each fold left out, else None.
+    """Return the number of each image's cross-validation fold, or None if feature flows are fitted only once.
 
-    It is not repeated where the images have too many tiles to keep their evidence under all fits in memory.
+    Else the fit is repeated without each fold. It is not where the images have too many tiles to keep their evidence
+    under all fits in memory.
     """
     folds = dataset.whole_folds
     if folds is None:

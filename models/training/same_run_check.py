@@ -110,7 +110,7 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings of a training run that begins, or resumes from checkpoints, in ``folder``.
+    """Return the training settings, from recipe and parameters, of a run that starts or resumes in ``folder``.
 
     An earlier version of this program may have begun a resumed run.
 

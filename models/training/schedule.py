@@ -48,7 +48,7 @@ class Schedule:
         self._warm: TrainingState | None = None
 
     def resume(self, state: TrainingState) -> None:
-        """Continue the schedule of an interrupted training from its number of steps and its elapsed time."""
+        """Continue the schedule from the step count and the elapsed time of an interrupted training."""
         self._origin -= state.elapsed_seconds
         self._first_step = state.step
         self._validated_at = self.advance(state)
@@ -64,11 +64,11 @@ class Schedule:
         return None if self._limit is None else self._origin + self._limit
 
     def spent(self) -> float:
-        """Return the seconds since the process began, plus the training time before earlier interruptions."""
+        """Return the seconds spent on this training: since the process began, and in earlier interrupted runs."""
         return time.monotonic() - self._origin
 
     def advance(self, state: TrainingState) -> float:
-        """Update and return the progress of the training steps, from 0 to 1.
+        """Update the progress of the training steps from the training state, and return it (0 to 1).
 
         It is the larger of the used shares of the steps and of their time.
         """
@@ -84,7 +84,7 @@ class Schedule:
         return self._progress
 
     def expected_steps(self, state: TrainingState) -> int:
-        """Return how many steps the whole training is expected to take; an estimate if its time is limited.
+        """Return the number of steps that the whole training takes; an estimate if its time is limited.
 
         It follows from the progress if minutes limit the training.
         """
@@ -124,7 +124,7 @@ class Schedule:
         return expected <= QUICK_SECONDS or state.validation_seconds + whole <= VALIDATION_SHARE * state.elapsed_seconds
 
     def validated(self, seconds: float) -> None:
-        """Record that a validation ended now, and how many seconds it took.
+        """Record the end of a validation at the current progress, and its duration in seconds.
 
         Its preview and its checkpoint are included.
         """

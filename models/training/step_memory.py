@@ -24,7 +24,7 @@ VARIABLES = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Context manager that keeps freed memory for reuse instead of returning it to the operating system.
+    """Context manager that makes the C library keep freed memory for reuse, not return it to the system.
 
     In the block, memory of any size comes from a heap that does not shrink.
 
@@ -46,7 +46,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give freed memory that the process kept for reuse back to the operating system.
+    """Give back to the operating system the freed memory that the process kept for reuse.
 
     From then on the thresholds of glibc are fixed at the greatest to which it raises them by itself: blocks of 32 MB
     and more go back when they are freed, and the heap where 64 MB at its end are free.

@@ -70,7 +70,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
-        """Return a ``TrimmedBatch``, which leaves the least likely images of a training batch out of the loss.
+        """Return a ``TrimmedBatch`` with the threshold that decides which images of a batch the loss leaves out.
 
         The last 1024 images set the threshold. Images with a smaller log-likelihood are left out.
 
@@ -94,7 +94,7 @@ class Suspects(nn.Module):
 
     @torch.no_grad()
     def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
-        """Add a batch's log-likelihoods to those of the last 1024 images, which set the outlier threshold.
+        """Record a training batch's log-likelihoods; those of the last 1024 images set the outlier threshold.
 
         Stored are the deviations of its log-likelihoods from their median.
 

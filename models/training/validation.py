@@ -33,7 +33,7 @@ PREVIEWS_KEPT = 50
 
 
 def validation_tile(image_shape: tuple[int, int, int]) -> int:
-    """Return the tile size of a validation: how many images of a given shape it computes at once.
+    """Return how many images of a given shape a validation computes together (its engine's tile size).
 
     It is 100 images of up to 1024 pixels each, and fewer if they are larger.
 

@@ -43,7 +43,7 @@ class PhaseSteps:
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Number of validations during a training run, and number of images in each of them.
+    """Plan of how many validations a training run has, and how many images each validation uses.
 
     The validations are evenly spaced.
     """
@@ -53,7 +53,7 @@ class ValidationPlan:
 
 
 def plan_validations(config: TrainingConfig, images: int, steps: int, costs: PhaseSteps) -> ValidationPlan:
-    """Plan the number of validations and of images in each, to take at most about 6 % of training time.
+    """Choose the number of validations, and of images in each, to take at most about 6 % of training time.
 
     Where the configured number of them takes longer, there are fewer; where fewer than four are left, each has fewer
     images. There is one validation at least, of at least 64 images. The plan depends on counted work alone, not on

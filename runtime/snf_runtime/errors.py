@@ -29,7 +29,7 @@ def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsErr
 
 
 class ModelsError(Exception):
-    """Base class of the errors of the service and of the runtime for exported models.
+    """Base class of the errors that the service and the runtime of exported models raise.
 
     An error has a slug such as ``model-not-found``, a title and a detail text.
 

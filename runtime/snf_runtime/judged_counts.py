@@ -11,7 +11,7 @@ was not judged, whatever else was found."""
 
 @dataclass(frozen=True)
 class JudgedCounts:
-    """The numbers of judged images, of anomalies among them, and of images that could not be judged."""
+    """Counts of images: how many were judged, how many of these are anomalies, how many could not be judged."""
 
     judged: int
     anomalies: int
@@ -29,7 +29,7 @@ class JudgedCounts:
         return f"{images} judged, {anomalies}, {self.not_judged} not judged"
 
     def exit_code(self, *, fail_on_anomaly: bool) -> int:
-        """Return a command's exit code: 4 if images were not judged, else 1 for anomalies if wanted, else 0.
+        """Return the exit code of a command that judges images: 4 if any was not judged, 1 for anomalies, else 0.
 
         Anomalies give 1 only if ``fail_on_anomaly`` is set.
         """

@@ -261,7 +261,7 @@ def _require_allowed(spec: JobSpec, settings: Settings) -> None:
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:
-    """Set up a job process: stop signals, low priority, a memory limit and logging.
+    """Set up a job process: low priority, a memory limit, logging and handlers of stop signals.
 
     Returns the settings, and the flag that is set when the process should stop.
     """

@@ -83,12 +83,12 @@ class ProgressReporter:
 
 
 def write_note(events: EventLog, text: str) -> None:
-    """Write a sentence as a log event to the event file of a job."""
+    """Append a text message to the event file of a job, as an event of type ``log``."""
     events.write({"event": "log", "message": text})
 
 
 def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a callback that logs how many score files of a bulk scoring job have been checked so far.
+    """Return a callback that logs the progress of the final check of a bulk scoring job's score files.
 
     It takes the parts checked and the parts in all. It writes a job event at most every few seconds.
     """
@@ -125,7 +125,7 @@ class FitReporter:
         return self._reporter.done
 
     def report(self, part: str, done: int) -> None:
-        """Write a progress event after ``done`` images of the fit's phase ``part``, at most every 0.5 s."""
+        """Write a progress event, at most every 0.5 s, after ``done`` images in phase ``part`` of the fit."""
         if part != self._part:
             self._part, self._before = part, self._before + self._done
         self._done = done
@@ -164,7 +164,7 @@ class LabelledProgress:
 
 
 class PreparationReporter:
-    """Logger of the number of images resized so far, while a job prepares a dataset."""
+    """Reporter that logs how many images have been resized so far while a job prepares a dataset."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events

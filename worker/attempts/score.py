@@ -141,7 +141,7 @@ def _finish(
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Help another worker to score the images of a bulk job.
+    """Score some of the images of a bulk scoring job that another worker runs.
 
     Free ranges of images (shards) are claimed and scored, one by one.
 

@@ -21,7 +21,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class TableParts(OpenPlan):
-    """Score files of a bulk scoring job, which are joined into one table in the job's folder.
+    """Storage of a bulk scoring job's score files, which are joined into one table in the job's folder.
 
     There is one score file for each part (range of images).
 
@@ -41,7 +41,7 @@ class TableParts(OpenPlan):
 
 @dataclass(frozen=True)
 class OutputParts(Output):
-    """Score files of a bulk scoring job, which are kept at its output location instead of being merged.
+    """Storage of a bulk scoring job's score files at the job's output location; the files are not merged.
 
     There is one file for each part (range of images).
 
@@ -81,7 +81,7 @@ def begin_output(spec: JobSpec, settings: Settings, plan: BulkPlan) -> OutputPar
 
 
 def plan_at_output(spec: JobSpec, settings: Settings) -> BulkPlan | None:
-    """Return the ``BulkPlan`` with the inputs of a bulk scoring job, as stored at its output location.
+    """Read the ``BulkPlan``, the inputs of a bulk scoring job, from the job's output location.
 
     Returns None if no plan is stored there.
 

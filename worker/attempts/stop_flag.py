@@ -58,5 +58,5 @@ class StopFlag:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Exit code after a request to stop: 76 if the job was cancelled, 75 if a later attempt continues it."""
+        """Exit code after a request to stop: 76 if the job was cancelled, 75 if a later attempt continues the job."""
         return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED

@@ -42,7 +42,7 @@ class BrokerReserve:
         self._next_try = 0.0  # by time.monotonic()
 
     def balance(self) -> None:
-        """Delete the file that reserves disk space when the disk is nearly full; create it when there is room.
+        """Delete the broker's file of reserved disk space if the disk is nearly full; create it if there is room.
 
         The freed space lets the broker's server go on.
 

@@ -17,7 +17,7 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Correction factors for estimated training times: how much longer past trainings took than expected.
+    """Correction factors for estimated training times, learnt from actual and expected times of past trainings.
 
     They are kept in Redis to correct later estimates.
 

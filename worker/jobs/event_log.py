@@ -96,7 +96,7 @@ class AttemptSummary:
         self.changed = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Update this summary of a job's attempt with one event that the attempt has written.
+        """Update this summary with one event of the attempt to run the job.
 
         An event may change progress, metrics, checkpoint, result or error. Other kinds of events are ignored.
         """

@@ -148,7 +148,7 @@ class LeaseStore:
 
     @contextmanager
     def lock(self, name: str, life_s: float) -> Iterator[bool]:
-        """Context manager that tries to take a named lock shared by all workers, and yields whether it did.
+        """Context manager that tries to take a named lock shared by all workers, and yields True on success.
 
         The lock ends after ``life_s`` seconds at most. Yields False if the lock is taken already.
         """

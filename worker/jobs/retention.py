@@ -43,7 +43,7 @@ def adopt_files(source: Path, target: Path) -> bool:
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Hard-link a subfolder of files from an earlier job into the folder of the job that retries it.
+    """Hard-link a subfolder of files from an earlier job into the folder of that job's retry.
 
     The subfolder holds files to continue from, such as checkpoints.
 

@@ -72,7 +72,7 @@ class Shards:
         return (int(claim[0]), claim[1]) if claim else None
 
     def renew(self, shard: int, token: str, life_s: float) -> str | None:
-        """Extend a claim on a range of images to ``life_s`` seconds from now, and return the claim's new token.
+        """Extend a process's claim on a range of images to ``life_s`` seconds from now, and return a new token.
 
         The range is called a shard. The token proves the claim, and changes whenever the claim is extended.
 

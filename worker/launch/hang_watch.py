@@ -74,7 +74,7 @@ class HangWatch:
         return f"has not answered {misses} times in a row"
 
     def check(self) -> None:
-        """Check once whether the watched process answers, and count how often in a row it did not."""
+        """Check once whether the watched process answers, and update the count of missed probes in a row."""
         try:
             answers = self._probe(self.pid)
         except Exception:

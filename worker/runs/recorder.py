@@ -88,7 +88,7 @@ class RunRecorder:
             self._curve.write(event)
 
     def passing_on(self, observe: Observer) -> Observer:
-        """Return a function that records each training event and then passes the event to ``observe``."""
+        """Return a function that records each training event and then calls ``observe`` with the event."""
 
         def both(event: dict[str, Any]) -> None:
             self(event)

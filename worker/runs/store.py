@@ -115,7 +115,7 @@ class RunStore:
         return runs
 
     def curve(self, run_id: str) -> CurveEvents:
-        """Return the training curve of a run: its reported metrics and its validations, by step.
+        """Return the training curve of a run: a list of metrics and a list of validation results, both by step.
 
         The curve is empty before the first report of the run. Raises ``RunNotFound`` if the record of the run is
         missing or damaged.

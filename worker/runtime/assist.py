@@ -66,9 +66,7 @@ def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: in
 
 
 class Assistant:
-    """Runner of a child process that helps with another worker's bulk scoring job.
-
-    A worker helps while it is idle.
+    """Starter of a child process in which an idle worker helps with another worker's bulk scoring job.
 
     A process that assists owns no part of the job, so nothing needs to be recorded when it ends.
 
@@ -97,7 +95,7 @@ class Assistant:
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Help with another worker's bulk scoring job by scoring some of its images in a child process.
+        """Help another worker by scoring some images of that worker's bulk scoring job in a child process.
 
         The help ends when no images are free, the job ends, the worker stops, or a job waits for this worker.
 

@@ -32,7 +32,7 @@ def kind_of(device: str) -> DeviceKind:
 
 
 def queues_of(device: str) -> list[Queue]:
-    """Return the queues whose jobs a device can run: training on its kind of device, and scoring."""
+    """Return the queues that a device serves: the training queue for its kind of device, and the scoring queue."""
     return [Queue.TRAIN_GPU if kind_of(device) == CUDA else Queue.TRAIN_CPU, Queue.SCORE]
 
 

@@ -27,7 +27,7 @@ Names match regardless of case, as they do for the settings.
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment as a dict for a child process, without API keys and with ``changes``."""
+    """Return a child process's environment: that of this process without API keys, updated by ``changes``."""
     variables = {name: value for name, value in os.environ.items() if name.upper() not in SECRETS}
     for change in changes:
         variables |= change
@@ -48,7 +48,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager in which to start the child process that will read from this pipe.
+        """Context manager that keeps the reading end of the pipe open while the child process is started.
 
         At its end, this process closes its copy of the reading end. After an error it closes both ends.
         """
@@ -61,7 +61,7 @@ class Lifeline:
             os.close(self.fd)
 
     def send(self, message: bytes) -> None:
-        """Send one byte to the child process, such as a reason to stop, unless it has ended."""
+        """Send a one-byte message, such as a reason to stop, to the child process, unless the child has ended."""
         try:
             os.write(self._writing, message)
         except BrokenPipeError:
@@ -73,7 +73,7 @@ class Lifeline:
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Start a thread that calls given functions at messages from the parent process and at its death.
+    """Start a thread that calls one function at each message of the parent process, and another at its death.
 
     A message is one byte.
 
@@ -108,7 +108,7 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Run a given Python module in this process, and end the process when its parent process dies.
+    """Run a given Python module in this process, and stop the process if its parent process dies.
 
     The module is named on the command line. If the parent dies, it is ended by SIGTERM, then by SIGKILL.
     """

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
 
 
 class StopReason(StrEnum):
-    """Reason why the process of a job is asked to stop, which is sent to the process.
+    """Reason for a request to stop, which is sent to the process that runs a job.
 
     Users cancelled the job, or a later attempt will continue it.
     """

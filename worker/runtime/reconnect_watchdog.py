@@ -75,7 +75,7 @@ class Watchdog:
         self._thread.join(timeout=10)
 
     def check(self, now: float) -> None:
-        """Check whether messages wait too long for an idle worker, and reconnect or end it if they do.
+        """Check whether messages wait too long while the worker is idle; if so, reconnect or end the worker.
 
         If messages wait too long (60 s by default), the worker is reconnected. If that did not help, the worker is
         ended.

@@ -57,7 +57,7 @@ class ThroughputMeter:
             self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and a measurement in progress; wait for them, but no longer than 10 s."""
+        """Stop the measuring thread, with any measurement in progress, and wait up to 10 s for the thread to end."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)

@@ -32,7 +32,7 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def get(self, ref: str, number: int | None = None) -> Call[CalibrationView]:
-        """Return a calibration of a model version by its number, or the active calibration for None.
+        """Return the calibration ``number`` of a model version, or the active calibration if ``number`` is None.
 
         Calibration 0 came with the model.
         """
@@ -41,7 +41,7 @@ class CalibrationsResource(Resource[S]):
 
     @operation
     def choose(self, ref: str, number: int) -> Call[CalibrationList]:
-        """Activate another p-value calibration of a model version, and return the list of all of them.
+        """Activate the p-value calibration ``number`` of a model version; return the list of all calibrations.
 
         Scoring uses it within about two seconds.
         """

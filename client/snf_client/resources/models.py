@@ -35,7 +35,7 @@ class ModelsResource(Resource[S]):
 
     @operation
     def reference(self, ref: str, *, bins: int | None = None) -> Call[Reference]:
-        """Return a histogram of an anomaly statistic: how unusual a model finds its calibration images.
+        """Return a histogram of a model's anomaly statistic over the model's calibration images.
 
         The statistic is in nats; larger is more anomalous.
         """

@@ -81,7 +81,7 @@ class ScoreParameters:
         return max(1, images // max(1, self.draws))  # the service says what is wrong with other numbers of draws
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
-        """Return the request that scores a batch of images, without sending it.
+        """Return a ``Call`` object, the unsent HTTP request that scores a batch of images.
 
         The image files are read here.
         """
@@ -120,7 +120,7 @@ class ScorePart:
 
     @property
     def judge(self) -> str:
-        """The model version and calibration that judged these images, as text: ``digits:2 with calibration 1``."""
+        """Label of the model version and calibration that gave the scores, such as ``digits:2 with calibration 1``."""
         return f"{self.model}:{self.version} with calibration {self.calibration}"
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:

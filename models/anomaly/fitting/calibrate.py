@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class GradientImages:
-    """Two limits on how many images the calibration of a model computes log-likelihood gradients for.
+    """Limits on the number of images for which a model's calibration computes log-likelihood gradients.
 
     Each of these images needs a backward pass. ``fisher`` is the limit for the Fisher information, and ``ranked`` the
     limit for each of the two parts of the reference images.
@@ -46,7 +46,7 @@ class GradientImages:
 
 
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Estimate how often a calibration runs an image through the flow, as the total of its progress reports.
+    """Estimate the image passes through the flow in a calibration, as the total of its progress reports.
 
     Forward and backward passes count alike, and an image counts once for each pass. Backward passes are counted even if
     the calibration computes no gradients: it then takes fewer passes.

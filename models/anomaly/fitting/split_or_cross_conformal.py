@@ -56,7 +56,7 @@ class ReferenceEvidence:
     gradient_rows: NDArray[np.intp] | None = None
 
     def with_gradients(self, gradients: Array, rows: NDArray[np.intp]) -> ReferenceEvidence:
-        """Return a copy of this object with features of the log-likelihood gradients of the images ``rows``.
+        """Return a copy of this object with log-likelihood gradient features added for the images ``rows``.
 
         They may be only some of its images, because gradients take long to compute.
 
@@ -76,14 +76,14 @@ class ReferenceEvidence:
         return np.arange(len(self.evidence)) if self.gradient_rows is None else self.gradient_rows
 
     def evidence_with_gradients(self) -> Evidence:
-        """Return the anomaly statistics of just those images for which log-likelihood gradients were computed.
+        """Return the anomaly statistics of only those images for which log-likelihood gradients were computed.
 
         They have their gradient features. The result is empty if there are no such images.
         """
         return replace(self.evidence[self.rows_with_gradients()], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
-        """Return the mean and standard deviation, over the images, of the log-likelihood at each pixel.
+        """Return the mean and standard deviation of each pixel's log-likelihood over the images.
 
         For a model that scores images in tiles they are those at each place of a tile. Very small deviations are
         raised. The result is None without a spatial map.
@@ -95,7 +95,7 @@ class ReferenceEvidence:
         )
 
     def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
-        """Return the largest value in the anomaly map of each image for which the mask ``inside`` is true.
+        """Return the largest anomaly-map value of each image that the mask ``inside`` selects.
 
         The result is None if the images have no anomaly map.
 
@@ -144,7 +144,7 @@ def fit_split(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
 ) -> Calibration:
-    """Fit anomaly statistics to one set of images; return a calibration that ranks new images in another.
+    """Return a split-conformal calibration, with statistics fitted to one image set and p-values from a second.
 
     Args:
         statistics: The evidence to which the statistics are fitted.

@@ -147,7 +147,7 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
 def fit_view(
     statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float, images: int | None
 ) -> DensityView:
-    """Return a ``DensityView``: a Gaussian mixture fitted to selected statistics of normal images.
+    """Return a ``DensityView`` with a Gaussian mixture fitted to given columns of normal images' statistics.
 
     The result also has the survival function of the negative log-density on these images. ``columns`` selects columns
     of the statistics, ``(n, K)``. See :func:`fit_mixture`.

@@ -67,7 +67,7 @@ class GradientPasses:
         progress: Callable[[int], None] = lambda _done: None,
         rows: NDArray[np.intp] | None = None,
     ) -> NDArray[np.float64]:
-        """Return a row for each image: the sizes of its log-likelihood gradients for pixels and groups of layers.
+        """Return each image's gradient features: sizes of the log-likelihood gradients for pixels and layer groups.
 
         They are logarithms of squared gradient norms of log p, plain and relative to the Fisher information. The result
         is float64 ``(N, K)``.
@@ -92,7 +92,7 @@ class GradientPasses:
         return np.concatenate([gradient_map(gradients) for gradients in self._batches(images)])
 
     def split(self, fisher: NDArray[np.float32]) -> list[Tensor]:
-        """Cut an array of values, one for each selected flow weight, into one tensor for each group of layers.
+        """Split an array with a value for each probed flow weight into one tensor for each group of layers.
 
         The array is ``(P,)``, one value for each weight that ``probe`` covers.
 
@@ -122,7 +122,7 @@ class GradientPasses:
 def add_gradients(
     scored: list[Likelihood | ScoreNotFinite], features: NDArray[np.float64]
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return image scores with given features of the log-likelihood's gradient attached to each score.
+    """Return image scores with the given log-likelihood gradient features attached to each image's score.
 
     ``features`` has one row for each image, ``(N, G)``.
 

@@ -30,7 +30,9 @@ FLOOR = 1e-8
 
 
 def tile_of(pixels: int) -> int:
-    """Return the size of a tile: how many images with ``pixels`` pixels each share one backward pass.
+    """Return how many images with ``pixels`` pixels each can share one backward pass.
+
+    Images that share a backward pass are called a tile.
 
     The number is 8 for up to 1024 pixels an image and smaller for more pixels, but at least 1.
 
@@ -80,7 +82,9 @@ class GradientProbe:
 
     @property
     def sizes(self) -> list[int]:
-        """The number of weights in each group of flow layers of one kind, ordered as in ``names``.
+        """The number of weights in each group of flow layers, in the order of ``names``.
+
+        A group has layers of one kind, such as coupling layers.
 
         Only weights whose gradients are computed are counted.
         """
@@ -120,7 +124,7 @@ def gradient_weights(flow: Flow) -> int:
 
 
 def layer_features(gradients: Gradients, fisher: list[Tensor]) -> NDArray[np.float64]:
-    """Return, for each image, a row of numbers that measure the sizes of its log-likelihood gradients.
+    """Return each image's gradient features: sizes of the log-likelihood gradients for pixels and layer groups.
 
     Anomalies are recognised by these features.
 

@@ -13,7 +13,7 @@ from snf_runtime.images.preprocessing import OpenedImage, is_grey, opaque, to_ei
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Properties of an image that identify duplicates of it.
+    """Size, colour mode and hashes of an image, by which exact and near duplicates are found.
 
     Images with equal pixel digests are duplicates, and images with similar perceptual hashes are near duplicates.
 
@@ -35,7 +35,7 @@ class Fingerprint:
 
 
 def fingerprint(opened: OpenedImage) -> Fingerprint:
-    """Return what reveals duplicates of an image: size, colour mode, whether it is grey, and two hashes.
+    """Return the fingerprint by which duplicates of an image are found: size, colour mode, greyness and two hashes.
 
     The hashes are a SHA-256 of size and pixels, and a perceptual hash, which is similar for similar images.
 

@@ -117,7 +117,7 @@ def printable(text: str) -> str:
 
 
 def is_top(name: str) -> bool:
-    """Return whether a name in an archive stands for its root folder.
+    """Return whether the name of an archive entry stands for the root folder of the archive.
 
     Names such as ``.`` and ``./`` do, which ``tar -c .`` writes.
     """

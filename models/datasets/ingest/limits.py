@@ -50,7 +50,7 @@ class UploadMeter:
         self.unpacked = 0
 
     def add_file(self) -> None:
-        """Count one more uploaded file, or image inside an uploaded array, and refuse an upload of too many.
+        """Count one more uploaded file (or image in an uploaded array), and refuse the upload beyond a limit.
 
         Raises ``DatasetRefused`` for more than ``limits.files``.
         """
@@ -100,7 +100,7 @@ class DiskQuota:
         require_room(self._folder, max(1, count))
 
     def take(self, count: int) -> None:
-        """Subtract ``count`` bytes, written to the folder, from what is left of its quota.
+        """Subtract ``count`` bytes of new data from the remaining quota of the folder.
 
         Raises ``QuotaFull`` beyond the quota, and ``StorageFull`` when the disk is full, which is checked every 4 MiB.
         """

@@ -25,7 +25,7 @@ class KeptHashes:
         self._paths: list[str] = []
 
     def twin(self, dhash: int) -> str | None:
-        """Return the path of the first added image whose hash differs from ``dhash`` in at most 3 bits, or None.
+        """Return the path of the first kept image with a hash within Hamming distance 3 of ``dhash``, or None.
 
         Such images are near duplicates. Hashes have 64 bits.
 

@@ -25,7 +25,9 @@ from models.locations.location import Location
 
 @dataclass(frozen=True)
 class NewReference:
-    """Name, image location and options of a new dataset by reference, whose images are not copied.
+    """Name, image location and options of a dataset that is to be created without copies of its images.
+
+    Such a dataset is called a dataset by reference.
 
     Attributes:
         name: Its name.

@@ -33,7 +33,7 @@ FileKind = Literal["image", "tar", "parquet"]
 
 
 class IndexedFile(NamedTuple):
-    """One file of a dataset by reference, as its index lists it: an image, tar archive or Parquet file.
+    """Index entry of one file of a dataset by reference: an image file, a tar archive or a Parquet file.
 
     It has the index of the file's first image in the dataset, the number of its images, and the version of the file.
     """
@@ -128,7 +128,7 @@ class ReferenceIndex:
             yield cls(index)
 
     def record(self) -> ReferenceRecord:
-        """Return the description of the dataset: its location, numbers of images and files, and files left out."""
+        """Return the dataset's description, including its location and counts of images, files and left-out files."""
         return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
 
     def largest_group(self) -> int:
@@ -139,7 +139,7 @@ class ReferenceIndex:
         return int(self._index.execute("SELECT coalesce(max(images), 1) FROM groups").fetchone()[0])
 
     def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
-        """Yield the index entries of the files that hold images ``start`` to ``stop - 1``, in image order."""
+        """Yield the index entry of each file that has any of the images ``start`` to ``stop - 1``, in image order."""
         rows = self._index.execute(
             "SELECT first, images, kind, name, size, version FROM files WHERE first < ? AND first >= "
             "(SELECT max(first) FROM files WHERE first <= ?) ORDER BY first",
@@ -148,7 +148,7 @@ class ReferenceIndex:
         yield from map(IndexedFile._make, rows)
 
     def members(self, start: int, stop: int) -> Iterator[TarMember]:
-        """Yield the index entries of images ``start`` to ``stop - 1`` that are stored in tar archives."""
+        """Yield index entries only for those images from ``start`` to ``stop - 1`` that are stored in tar archives."""
         rows = self._index.execute(
             "SELECT place, name, start, size FROM members WHERE place >= ? AND place < ? ORDER BY place", (start, stop)
         )

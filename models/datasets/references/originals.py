@@ -18,7 +18,7 @@ begins with the rows before it in the row group of a Parquet file."""
 
 
 class ReferencedOriginals:
-    """Reader of the original images, still encoded, of a dataset that refers to them without copies.
+    """Reader of the original encoded images of a dataset whose images were left in place, not copied.
 
     If images are read in order, it reads whole ranges of them at once.
 
@@ -53,7 +53,7 @@ class ReferencedOriginals:
         raise DatasetNotFound(f"expected an image at the place {place} of the dataset, got none")
 
     def close(self) -> None:
-        """Stop reading ahead: load no more images before they are asked for."""
+        """Stop loading images ahead of the calls of ``read`` that ask for them."""
         if self._range is not None:
             self._range.close()
             self._range = None

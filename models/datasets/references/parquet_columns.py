@@ -25,7 +25,7 @@ SMALL_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class ImageCell:
-    """Address of one kind of value in a Parquet file: the bytes of the images, or their names.
+    """Address of the values in a Parquet file that hold the image bytes, or of those that hold the image names.
 
     The values are a column, or one member of a column of structs.
     """
@@ -35,7 +35,7 @@ class ImageCell:
 
     @property
     def path(self) -> str:
-        """Path in the Parquet schema of the column that this object stands for: ``column`` or ``column.member``.
+        """Path of this column in the Parquet schema, as ``column`` or ``column.member``.
 
         The second form is for a column of structs.
         """
@@ -44,14 +44,14 @@ class ImageCell:
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """Columns of a Parquet file that hold the image bytes and, if present, the image names."""
+    """The column of image bytes in a Parquet file and, if present, the column of image names."""
 
     content: ImageCell
     names: ImageCell | None
 
     @property
     def paths(self) -> list[str]:
-        """Paths in the Parquet schema of the columns to read: the image bytes, then the names if present."""
+        """Parquet schema paths of the columns to read: the image bytes first, then the image names if there are any."""
         return [self.content.path] + ([] if self.names is None else [self.names.path])
 
 
@@ -86,7 +86,7 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
 
 @contextmanager
 def sound_parquet(name: str) -> Iterator[None]:
-    """Turn the errors that a damaged Parquet file causes in a ``with`` block into ``DatasetRefused``.
+    """Context manager that turns the errors from a damaged Parquet file into ``DatasetRefused``.
 
     Its message has the name of the file.
 
@@ -103,7 +103,7 @@ def sound_parquet(name: str) -> Iterator[None]:
 
 
 def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: int) -> list[int]:
-    """Return the number of rows in each row group of a Parquet file, and refuse implausible numbers.
+    """Return the number of rows in each row group of a Parquet file, after a check that they are plausible.
 
     ``size`` is the size of the file in bytes. Raises ``DatasetRefused`` if it cannot have that many rows, or if the
     metadata of the file contradicts itself.

@@ -61,7 +61,7 @@ def read_groups(
 
 
 def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator[list[EncodedImage]]:
-    """Yield an ``EncodedImage`` with the given error for each unreadable image, in batches.
+    """Yield batches of ``EncodedImage`` objects, one object with the given error for each unreadable image.
 
     The images are rows of a Parquet file.
     """

@@ -15,7 +15,7 @@ from snf_runtime.images.codec import Preprocessing, decode_image
 
 
 class ReferencedImages:
-    """Image source of a dataset by reference, whose images are not copied.
+    """Image source of a dataset by reference, a dataset that points to images elsewhere without copying them.
 
     The images are read from where they are, and decoded when they are read.
 
@@ -39,7 +39,7 @@ class ReferencedImages:
 
     @cached_property
     def largest_group(self) -> int:
-        """Largest number of images in any Parquet row group of the dataset; 1 without Parquet files.
+        """Number of images in the largest Parquet row group of the dataset, or 1 if it has no Parquet files.
 
         A row group is always read from its start.
         """

@@ -123,7 +123,7 @@ class PeriodicConvolutionSpec(_Convolution):
             raise ValueError(f"expected images of at least {height}x{width}, got {shape[1]}x{shape[2]}")
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of the layer's matrices: how many real numbers they have in the Fourier domain.
+        """Return the total number of real values in the layer's matrices, over all Fourier frequencies.
 
         Each frequency has a C x C matrix; a complex number counts as two values.
         """
@@ -152,7 +152,7 @@ class ExponentialConvolutionSpec(_Convolution):
         return self._of_kernel(shape) + shape[0] ** 2 + 2 * numbers(shape)
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the size of the layer's matrices: how many real numbers they have in the Fourier domain.
+        """Return the total number of real values in the layer's matrices, over all Fourier frequencies.
 
         Each frequency of a padded image has a C x C matrix; a complex number counts as two values. The norms of the
         matrices bound the terms of the series.

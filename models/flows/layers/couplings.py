@@ -45,7 +45,7 @@ class Coupling(LayerSpec):
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Read the settings of a built coupling layer; return its network's width in a dict as ``width``."""
+        """Return the one setting of a built coupling layer, the ``width`` of its network, as a dict."""
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
     def summary(self) -> str:
@@ -110,7 +110,7 @@ class AdditiveCouplingSpec(Coupling):
 
 @register
 class PlaceCouplingSpec(Coupling):
-    """Description of a layer that shifts half of the channels, depending on the other half and the position.
+    """Description of a layer that shifts half of the channels by a function of the other half and the pixel position.
 
     A network computes the shifts from the other half, and from learned numbers for each position that are the same for
     all images.

@@ -39,7 +39,7 @@ class ActNormSpec(LayerSpec):
 
 @register
 class SplineSpec(LayerSpec):
-    """Activation that maps each value of an image by its own learned monotone spline (Durkan et al. 2019)."""
+    """Activation that applies a separate learned monotone spline to each value of an image (Durkan et al. 2019)."""
 
     type: Literal["spline"] = "spline"
     bijection = "models.bijections.spline:SplineActivation"

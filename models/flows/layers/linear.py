@@ -71,12 +71,15 @@ class WoodburySpec(LayerSpec):
     spatial_rank: Rank = 4
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the arguments to build the layer: image shape, and ranks of its channel and pixel matrices."""
+        """Return the arguments that construct the layer: image shape, channel rank and spatial rank.
+
+        The ranks are those of the matrices that mix channels and pixels.
+        """
         return shape, self.channel_rank, self.spatial_rank
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return ``channel_rank`` and ``spatial_rank`` of a built Woodbury layer, as a dict.
+        """Return the ranks of a built Woodbury layer as a dict with ``channel_rank`` and ``spatial_rank``.
 
         They are the ranks of the matrices that mix channels and pixels.
         """
@@ -112,7 +115,7 @@ class ExactDenseSpec(_Dense):
 
 @register
 class SelfNormalizingDenseSpec(_Dense):
-    """Fully connected layer over the whole image that learns its inverse (Keller et al. 2021)."""
+    """Fully connected layer over the whole image that learns a second matrix as its inverse (Keller et al. 2021)."""
 
     type: Literal["self-normalizing-dense"] = "self-normalizing-dense"
     bijection = "models.bijections.dense:SelfNormalizingDense"

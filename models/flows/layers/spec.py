@@ -90,7 +90,7 @@ class LayerSpec(BaseModel):
         return 0
 
     def matrix(self, shape: ImageShape) -> int:
-        """Return the number of elements in the largest matrix that the layer computes with.
+        """Return the number of elements of the largest matrix that the layer's computations need.
 
         The weights do not count. Without another matrix the number is 0.
 
@@ -118,7 +118,7 @@ class LayerSpec(BaseModel):
 
     @classmethod
     def of(cls, layer: Bijection) -> Self | None:
-        """Return the description of a built layer, or None if it is not of this class's layer type."""
+        """Return the description of a built layer, or None if this class describes another type of layer."""
         return cls(**cls.read(layer)) if type(layer) is cls.bijection_class() else None
 
     def summary(self) -> str:

@@ -71,7 +71,7 @@ class CompiledCache:
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored measurement of how many images a network best computes at once, or None if missing.
+        """Return the stored measurement of a network's fastest tile size (images per run), or None if missing.
 
         The network is a graph, which is the form that OpenVINO runs.
 
@@ -107,7 +107,7 @@ class CompiledCache:
 
 
 def open_program(graph: Callable[[int], Graph], pixels: int, threads: int | None, cache: Path | None) -> Program:
-    """Return a program that runs an OpenVINO graph, compiled now or loaded from the cache, on images.
+    """Compile an OpenVINO graph, or load it from the cache, and return a program that runs it on images.
 
     It takes any number of images, and computes them in batches of fixed size or one by one.
 

@@ -25,7 +25,7 @@ class FlowEngine(Engine, Protocol):
     frozen: FrozenFlow
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to images whose pixel transform, such as a logit, still has to be undone.
+        """Map latents back to the input of the flow: images after the pixel transform, such as logits.
 
         The caller inverts the pixel transform.
 

@@ -20,7 +20,9 @@ Network = Callable[[Node], dict[str, Node]]
 
 
 def open_network(store: BackboneStore, backbone: Backbone) -> Network:
-    """Return a function that adds a backbone network to an OpenVINO graph and returns its nodes by name.
+    """Open a backbone network, and return a function that adds it to an OpenVINO graph.
+
+    The function takes the node of a normalised image, and returns the network's nodes as a dict by name.
 
     The digest of the weights is checked first.
 

@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOEngine(OpenVINOFlow):
-    """Backend that runs a flow with OpenVINO on CPUs, in both directions.
+    """Backend that runs a flow and its inverse on CPUs with OpenVINO.
 
     It maps images after the pixel transform to latents, and back.
 
@@ -52,7 +52,7 @@ class OpenVINOEngine(OpenVINOFlow):
         self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to images whose pixel values are still transformed, for instance to logits.
+        """Map latents back to the input of the flow: images after the pixel transform, such as logits.
 
         Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
         """

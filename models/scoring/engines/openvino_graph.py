@@ -99,7 +99,9 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return an OpenVINO graph from latents back to images whose pixel values are still transformed.
+    """Return an OpenVINO graph of the inverse flow, from latents to images after the pixel transform.
+
+    The graph does not invert the pixel transform, such as the logit.
 
     Args:
         frozen: The flow.
@@ -130,7 +132,7 @@ def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
 
 
 def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
-    """Return OpenVINO nodes for the output of a flow layer and its log-slopes (logarithms of derivatives).
+    """Return OpenVINO nodes for the output and the log-slopes (logarithms of derivatives) of a flow layer.
 
     Log-slopes are None if the log-determinant of the layer is the same for all images.
     """

@@ -98,7 +98,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to images whose pixel values are still transformed, for instance to logits.
+        """Map latents back to the input of the flow: images after the pixel transform, such as logits.
 
         Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
         """

@@ -43,7 +43,9 @@ class TorchFeatureEngine:
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norm of the latents at each place (feature map position) of each image.
+        """Return, for each image, the squared norm of the latent vector at each place (feature map position).
+
+        The norm is taken over channels.
 
         Places have the shape ``(N, fits, rows, columns)``. The squared norms for pooled features are returned, too,
         ``(N, fits, groups)``.

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """Cache file for opening a model from compiled graphs, without loading its trained flows.
+    """Cache file that names a model's compiled graphs, so that the model opens without its trained flows.
 
     It has the layout of the model's flows and the names of the graphs that run them.
 
@@ -89,7 +89,9 @@ class PreparedFile:
             return None
 
     def keep(self, opened: OpenedDensity) -> None:
-        """Store a model's density in this cache file, so that it can be opened faster next time.
+        """Write to this cache file how to reopen a model's density from its compiled graphs.
+
+        The model then opens faster next time.
 
         Nothing is stored if torch computes a part of it, or if a compiled graph is not in the cache.
         """

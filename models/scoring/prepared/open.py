@@ -59,7 +59,7 @@ class Opener:
     on_lost: Callable[[], None]
 
     def open(self, record: PreparedRecord) -> OpenedDensity:
-        """Return a model's density, ready to score images with the compiled graphs that ``record`` names.
+        """Load the compiled graphs named in ``record``, and return the model's density that scores with them.
 
         Raises:
             GraphLost: A compiled graph is missing or damaged.

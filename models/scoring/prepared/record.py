@@ -19,7 +19,7 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Stored form of a ``Program``: the names of its compiled graphs in the cache, and its batch size.
+    """Stored form of a ``Program`` of OpenVINO graphs: their names in the cache, and the batch size.
 
     A program runs a model's flows on images.
 
@@ -34,7 +34,7 @@ class PreparedProgram:
 
 @dataclass(frozen=True)
 class PreparedPixels:
-    """Stored description of a flow over pixels, with which its compiled graphs can be loaded and run.
+    """Stored description of a flow over pixels, used to load and run the compiled graphs of the flow.
 
     Attributes:
         flow: Its description.
@@ -53,7 +53,7 @@ class PreparedPixels:
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Stored description of flows over image features, with the names of the compiled graphs that run them.
+    """Stored description of a model's flows over image features, with the names of their compiled graphs.
 
     It has the shape of the features and a constant term of the scores.
 
@@ -66,7 +66,9 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """Stored description with which a model can score images without loading its trained flows.
+    """Stored description of a model's density, with the names of its compiled graphs.
+
+    The record lets the model score images without loading its trained flows.
 
     It has the flow over pixels, the flows over features, or both.
     """
@@ -75,7 +77,7 @@ class PreparedRecord:
     features: PreparedFeatures | None
 
     def to_json(self) -> bytes:
-        """Return this stored description of a model's density as JSON, in bytes."""
+        """Return this description of a model's density, with the names of compiled graphs, as JSON bytes."""
         return json.dumps(asdict(self), allow_nan=False).encode()
 
     @classmethod
@@ -91,7 +93,7 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return what to store of a model's density to reopen it from cached graphs, or None if impossible.
+    """Return a record to reopen a model's density from cached graphs, or None if that is impossible.
 
     This is the layout of its flows and the names of their compiled graphs. It is impossible if torch computes a part of
     the density, if a graph is not in the cache, or if the pixel transform is not affine, logit or marginal.
@@ -117,7 +119,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return the description of a flow over pixels with which its computation graph can score images.
+    """Return a description of a flow over pixels: its pixel transform, level layout and graph outputs.
 
     With it, log-likelihoods are computed from the outputs of the graph.
 

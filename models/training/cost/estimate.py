@@ -167,7 +167,7 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate the time that phases of a training run take, as multiples of the time of one training step.
+    """Estimate how long the phases of a training run other than the steps take, in units of one step's time.
 
     These phases are validations, the fit of features, and evaluation with calibration. Only counted work is used, no
     measured times.

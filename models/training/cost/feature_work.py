@@ -26,7 +26,7 @@ WIDEST_CHANNELS = 96
 
 @dataclass(frozen=True)
 class FeatureWork:
-    """Numbers of operations and bytes for each stage of fitting flows over features.
+    """Cost of fitting flows over features: operations and memory traffic by stage, and bytes kept in memory.
 
     Attributes:
         backbone: Features of one image.

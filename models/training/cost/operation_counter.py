@@ -107,7 +107,7 @@ class OperationCounter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Count(Generic[T]):
-    """Result of counting a function's work: its return value, its operations and its peak memory in bytes.
+    """A function's return value, with the operations and the peak memory (in bytes) counted in its run.
 
     Attributes:
         outcome: What it returned.
@@ -133,7 +133,7 @@ def count(run: Callable[[], T]) -> Count[T]:
 
 @contextmanager
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
-    """Record the sizes of the tensors that autograd saves for the backward pass.
+    """Record, in a ``with`` block, the sizes of the tensors that autograd saves for the backward pass.
 
     This is a context manager. It yields a list of sizes in bytes; tensors that share memory count once.
 

@@ -23,7 +23,7 @@ KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.squar
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:
-    """Return a per-pixel anomaly map, interpolated from values at the cell centres (places) of a coarse grid.
+    """Interpolate values at places, the cell centres of a coarse grid, to an anomaly map of all pixels.
 
     The interpolation is bilinear.
 

@@ -59,7 +59,7 @@ class GradientCalibration:
 
 @dataclass(frozen=True)
 class Fold:
-    """Anomaly statistic that was fitted to some normal images and calibrated on other normal images.
+    """Part of a calibration: an anomaly statistic fitted to some normal images, and its values on others.
 
     A new image is ranked among the sorted values of the statistic on the calibration images. Its ranks in all folds
     give its p-value.
@@ -77,7 +77,7 @@ class Fold:
     map_maxima: Array | None = None
 
     def families(self, evidence: Evidence) -> Array:
-        """Return how unusual each image is in each group of anomaly statistics, as negative log p-values.
+        """Return the negative log p-value of each image for each group of anomaly statistics, such as "features".
 
         The shape is ``(N, kinds)``, in nats. Gradients are the last group, if the evidence and the calibration have
         them.
@@ -91,14 +91,14 @@ class Fold:
         return np.concatenate([surprises, gradients[:, None]], axis=1)
 
     def values(self, evidence: Evidence) -> Array:
-        """Return the anomaly statistic of each image; larger values are more anomalous.
+        """Return this calibration fold's anomaly statistic for each image; larger values are more anomalous.
 
         It is -ln of the weighted harmonic mean of the p-values of all groups of statistics, ``(N,)`` in nats.
         """
         return merge(self.families(evidence), self.weights(evidence))
 
     def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return which groups of statistics, such as "features", this calibration fold uses for given images.
+        """Return the names of the groups of anomaly statistics in use for given images, such as "features".
 
         "gradients" is the last, if the evidence and the calibration have gradients.
         """
@@ -106,7 +106,7 @@ class Fold:
         return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
 
     def weights(self, evidence: Evidence) -> Array:
-        """Return the weights of groups of statistics, such as "features", in the p-value that merges them.
+        """Return the weight of each group of anomaly statistics in the harmonic mean of all groups' p-values.
 
         The order is that of :meth:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
@@ -154,7 +154,7 @@ class Calibration:
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self, gradients: bool = False) -> list[Array]:
-        """Return the sorted anomaly statistics of the calibration images, as one array for each subset of them.
+        """Return the sorted anomaly statistics of the calibration images, as one array for each calibration fold.
 
         New images are ranked among them, which gives their p-values. If ``gradients`` is true, the statistics include
         gradients.
@@ -182,7 +182,7 @@ class Calibration:
 
     @cached_property
     def ranked(self) -> bool:
-        """Whether p-values sort new images as the anomaly statistic does; several folds or many ties prevent it.
+        """Whether sorting new images by p-value gives the same order as sorting them by anomaly statistic.
 
         That is so for a single fold where at most 1 % of the statistics are duplicates.
 
@@ -195,7 +195,7 @@ class Calibration:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether this calibration includes statistics of log-likelihood gradients, which verdicts can then use.
+        """Whether anomaly verdicts by this calibration can use gradients of an image's log-likelihood.
 
         Every fold needs gradient statistics of normal images.
         """
@@ -211,7 +211,7 @@ class Calibration:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that an image can get, if gradients of its log-likelihood are not used.
+        """The smallest p-value that an image can get in a verdict without gradients of its log-likelihood.
 
         It is 1 / (n + 1) for n calibration images.
         """
@@ -303,7 +303,7 @@ class Calibration:
         return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return one array for each calibration fold: the anomaly statistic of every image by that fold's fit.
+        """Return the anomaly statistic of every image by each calibration fold, as one array for each fold.
 
         Each array is ``(N,)`` in nats, computed by the fit of its fold.
 
@@ -323,7 +323,7 @@ class Calibration:
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return each image's typical anomaly statistic: the mean over versions fitted to different images.
+        """Return the typical anomaly statistic of each image: the mean over all calibration folds.
 
         The shape is ``(N,)``, in nats. Values are limited to 1e6.
         """
@@ -339,7 +339,7 @@ class Calibration:
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return an anomaly verdict for each image, computed from the statistics of the image in ``evidence``.
+        """Return an anomaly verdict for each image, computed from the image's statistics in ``evidence``.
 
         A verdict has a p-value, says whether it is at most ``alpha``, and gives up to three reasons in words.
 

@@ -35,7 +35,7 @@ def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
-    """Rebuild a nested dataclass from a dict of its arrays.
+    """Rebuild a nested dataclass, such as a ``Calibration``, from a flat dict of its arrays.
 
     The keys are dotted names such as ``folds.0.ordered``, and ``kind`` is the type of the dataclass.
 

@@ -57,7 +57,7 @@ def smallest_p(images: int) -> float:
 
 
 def default_alpha(smallest: float) -> float:
-    """Return the default false-alarm rate of verdicts, or a larger one if no p-value can be so small.
+    """Return the false-alarm rate that verdicts use by default, given the smallest possible p-value.
 
     It is 0.01, or the smallest possible p-value where that is larger.
     """
@@ -65,7 +65,7 @@ def default_alpha(smallest: float) -> float:
 
 
 def attainable_alpha(alpha: float | None, smallest: float) -> float:
-    """Return the false-alarm rate ``alpha`` or, for None, the default; raise if no p-value can be so small.
+    """Return the false-alarm rate ``alpha`` (None: the default); raise if it is below all possible p-values.
 
     Raises:
         AlphaUnattainable: ``alpha`` is smaller than the smallest p-value.
@@ -78,7 +78,7 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return how many top ranks among the calibration images make a new image count as an anomaly.
+    """Return how many top ranks among the calibration images are flagged as anomalies at a false-alarm rate.
 
     Rank 1 is that of an image more anomalous than all calibration images.
 
@@ -119,7 +119,7 @@ class Distribution:
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return a histogram of the anomaly statistic of normal images, with thresholds to flag anomalies.
+    """Return a histogram of the calibration images' anomaly statistics, with thresholds for false-alarm rates.
 
     For each of the usual false-alarm rates that is attainable, the threshold is the smallest statistic T that is
     flagged.

@@ -36,7 +36,7 @@ class JudgedImage:
     regions: MapRegions | None = None
 
     def with_regions(self, threshold: float | None) -> JudgedImage:
-        """Return this result with the regions of the image in which its anomaly map reaches a threshold.
+        """Return this result together with the image regions where the anomaly map is at or above a threshold.
 
         The reasons of the verdict get the boxes of the regions that they belong to. The result is unchanged without a
         heat map or a threshold.
@@ -66,7 +66,7 @@ def judge_by(
     alphas: Sequence[float | None],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Judge each scored image by a calibration, and return its log-likelihood together with the verdict.
+    """Return each scored image's log-likelihood together with its anomaly verdict by a calibration.
 
     Regions are added to an image with a heat map, if the calibration has a threshold for it. An image without a finite
     likelihood keeps its error.
@@ -89,7 +89,7 @@ def judge_by(
 def verdicts(
     density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
 ) -> list[Verdict]:
-    """Return an anomaly verdict for each image, based on statistics that its ``Likelihood`` object holds.
+    """Return an anomaly verdict for each image, based on the statistics in the image's ``Likelihood`` object.
 
     Evidence, the statistics of an image, is part of the likelihoods that ``density`` computes.
 
@@ -111,7 +111,7 @@ def judge_scored(
     judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Combine the log-likelihood of each image with the anomaly verdict that ``judge`` returns for it.
+    """Return a result for each image: its log-likelihood, with its anomaly verdict from the function ``judge``.
 
     An image without a finite likelihood keeps its error.
 

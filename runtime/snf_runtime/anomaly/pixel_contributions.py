@@ -47,7 +47,7 @@ class PixelMaps:
 
     @property
     def channels(self) -> dict[str, Array]:
-        """The heat maps of the image in a dict by name, such as "anomaly", in output order."""
+        """The heat maps of the image in a dict by name, such as "anomaly", in the channel order of response arrays."""
         maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
         return maps if self.gradients is None else {**maps, "gradients": self.gradients}
 
@@ -92,7 +92,7 @@ def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Seque
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Convert maps of log-likelihoods to z-scores against normal images.
+    """Convert log-likelihood maps to z-scores, relative to the mean and standard deviation of normal images.
 
     Each pixel of the maps, ``(N, H, W)``, is compared with the same pixel of normal images. For a model of tiles these
     are the places of tiles instead.

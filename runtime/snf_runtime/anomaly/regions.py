@@ -97,7 +97,7 @@ def find_regions(anomaly: NDArray[np.float64], threshold: float) -> MapRegions:
 
 
 def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return, for each true pixel of a mask, the number that labels its connected region.
+    """Label the connected regions of a mask, and return the region number of each true pixel as a flat array.
 
     Pixels that touch at a side or a corner belong to the same region.
 
@@ -138,7 +138,7 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:
-    """Return the anomalous regions of an image that is scored tile by tile, from its coarse anomaly map.
+    """Return the anomalous regions of an image that is scored in tiles, found in its coarse anomaly map.
 
     The anomaly map has one value for each place, a square of pixels. Regions are in pixels.
 

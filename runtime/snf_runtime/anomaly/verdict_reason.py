@@ -87,7 +87,7 @@ class VerdictReason:
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Return this reason with its anomalous region converted to pixel coordinates of the original file.
+        """Return this verdict reason with the box of its image region in pixel coordinates of the original file.
 
         The coordinates are those of the upright file.
         """
@@ -95,7 +95,7 @@ class VerdictReason:
 
 
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
-    """Return a reason for a verdict with the bounding box of the anomalous region that it belongs to.
+    """Return a reason for a verdict, with the box of the anomalous region to which the reason belongs.
 
     It is unchanged if no region belongs to it.
 

@@ -44,7 +44,7 @@ def check_files(folder: Path, manifest: ExportManifest) -> None:
 
 
 def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> NDArray[np.uint8]:
-    """Return the test image in an exported model, by which the model is checked against known results.
+    """Return the stored test image of an exported model, with which the model is checked against known results.
 
     It is uint8 ``(1, C, H, W)``. Raises ``ArtifactError`` if it is missing, or has another shape or type.
     """

@@ -40,7 +40,7 @@ def check_layout(manifest: ExportManifest) -> None:
 
 
 def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return the output shapes of an exported flow over pixels, by kind and level of the output.
+    """Return a dict with the shape of each output of the exported graph of a flow over pixels.
 
     The keys are the kind and level of each output, in the order of the graph. Shapes are for one image, with None for a
     size that the manifest does not give.

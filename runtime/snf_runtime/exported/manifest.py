@@ -25,7 +25,7 @@ ENDINGS: dict[GraphFormat, tuple[str, ...]] = {"openvino": (".xml", ".bin"), "on
 
 @dataclass(frozen=True)
 class ExportedTransform:
-    """Type and parameter of the pixel transform, which an exported flow first applies to each pixel value.
+    """Type and parameter of the pixel transform: the function that a flow first applies to each pixel value.
 
     For type "marginal", ``arrays.npz`` holds the probability masses.
     """
@@ -36,7 +36,7 @@ class ExportedTransform:
 
 @dataclass(frozen=True)
 class ExportedPixels:
-    """Description of an exported pixel flow, used to compute log-likelihoods from its graph's outputs.
+    """Description of an exported pixel flow, for computing log-likelihoods from the outputs of its graph.
 
     Attributes:
         transform: The pixel transform.
@@ -53,7 +53,7 @@ class ExportedPixels:
 
 @dataclass(frozen=True)
 class ExportedFeatures:
-    """Description of an exported backbone network and of the flows over its features.
+    """Description of an exported backbone network, and of the flows that score the network's features.
 
     Attributes:
         layout: The layout of the flows.
@@ -93,7 +93,7 @@ class ExportedCalibration:
 
 @dataclass(frozen=True)
 class ExportedPinned:
-    """Expected results for the test image by which an exported model is checked when it is loaded.
+    """Expected results for the stored test image, with which an exported model is checked when it is loaded.
 
     They are its log-likelihood and its anomaly statistic at export, with their tolerances, in nats. The image is in
     ``arrays.npz``.

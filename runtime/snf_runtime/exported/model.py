@@ -164,7 +164,7 @@ class Model:
         )
 
     def threshold(self, alpha: float) -> float | None:
-        """Return the smallest anomaly statistic that is flagged as an anomaly at a false-alarm rate.
+        """Return the smallest anomaly statistic at which an image is flagged, for a given false-alarm rate.
 
         It is in nats. None for a calibration of several folds. Raises ``ValueError`` for a rate at which no image or
         every image would be flagged.

@@ -38,7 +38,7 @@ BINS = 256
 
 
 def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, threads: int) -> ImageDensity:
-    """Open the computation graphs of an exported model, and return its probability density of images.
+    """Open an exported model's computation graphs, and return an ``ImageDensity`` that scores images with them.
 
     Args:
         folder: The folder, whose files were verified.
@@ -76,7 +76,7 @@ def _layout(manifest: ExportManifest, pixels: ExportedPixels, arrays: Arrays) ->
 
 
 def pixel_function(transform: ExportedTransform, masses: NDArray[Any] | None) -> PixelFunction:
-    """Build the function that an exported flow first applies to each pixel value, from its stored settings.
+    """Build the pixel transform, which an exported flow first applies to pixel values, from stored settings.
 
     Its type is affine, logit or marginal. A marginal one follows the distribution of the training pixels.
 

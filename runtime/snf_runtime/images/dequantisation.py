@@ -32,7 +32,7 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
 
 
 def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
-    """Return the random generator for an image's noise, always the same for the same pixels and weights.
+    """Return the random generator of an image's noise, seeded by the image's pixels and the model's weights.
 
     It gives the dequantisation noise of the image.
     """

@@ -65,7 +65,7 @@ class FilePlacement:
         return left, top, right, bottom
 
     def area(self, area: int, box: Box) -> int:
-        """Convert an area in the model's preprocessed image to a number of pixels of the original file.
+        """Convert an area in pixels of the model's preprocessed image to pixels of the original file.
 
         The result is at least 1 and at most the area of ``box``, which is in pixels of the file.
         """

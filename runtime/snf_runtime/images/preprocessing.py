@@ -188,7 +188,7 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Convert a defect mask to a boolean array that has the size of its preprocessed image.
+    """Convert the defect mask of an image to a boolean array as large as the preprocessed image.
 
     It is resized by the nearest pixel. The result is true where the grey level is at least half of white.
 
@@ -253,7 +253,7 @@ def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Convert a Pillow image without transparency to grey (L) or RGB.
+    """Convert an opaque Pillow image to mode L if its mode is grey, and otherwise to mode RGB.
 
     Raises ``ImageError`` if any pixel is not fully opaque.
     """
@@ -350,7 +350,7 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the size that an image gets inside a padded frame: its width and height without the padding.
+    """Return the width and height to which an image is scaled to fit in a frame, before padding is added.
 
     Args:
         size: Width and height of the image.

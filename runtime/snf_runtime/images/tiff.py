@@ -81,7 +81,7 @@ def check_tile(image: TiffFile) -> None:
 
 
 def check_kind(image: TiffFile) -> None:
-    """Check that a TIFF file starts with its real picture, not a preview, in channels that Pillow decodes.
+    """Check that a TIFF file starts with its picture, not a preview, and has only channels that Pillow decodes.
 
     Raises ``ImageError`` otherwise.
     """

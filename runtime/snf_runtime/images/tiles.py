@@ -48,7 +48,7 @@ class TilePlan:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The number of rows and columns of the grid of ``stride``-pixel squares that covers the image.
+        """The numbers of rows and columns of places (squares with sides of ``stride`` pixels) that cover the image.
 
         The last ones may reach beyond its edges.
         """
@@ -93,7 +93,7 @@ class TilePlan:
         return in_rows[row[:, None], column, inner_row[:, None], inner_column]
 
     def summed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up the value grids of overlapping tiles in one grid that covers the whole image.
+        """Add up the values of overlapping tiles place by place, in one grid that covers the whole image.
 
         The result has the sum at each place of the grid. Values beyond the edges of the grid are left out.
 

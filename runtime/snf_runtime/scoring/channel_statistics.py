@@ -36,7 +36,7 @@ def energies(latent: Array) -> Array:
 
 
 def falling(latent: Array) -> Array:
-    """Return the correlation between each latent value and its lower-right neighbour, for each image.
+    """Return each image's correlation between latents and their lower-right neighbours (falling diagonals).
 
     The neighbour lies below and to the right. For latents e it is Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
 
@@ -46,7 +46,7 @@ def falling(latent: Array) -> Array:
 
 
 def rising(latent: Array) -> Array:
-    """Return the correlation between each latent value and its upper-right neighbour, for each image.
+    """Return each image's correlation between latents and their upper-right neighbours (rising diagonals).
 
     The neighbour lies above and to the right. For latents e it is Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
 
@@ -82,7 +82,7 @@ def is_channel_statistic(name: str) -> bool:
 
 
 def channel_statistics(flow_pass: FlowPass) -> Array:
-    """Return the energies of each image's latent channels, and the correlations of diagonal neighbours.
+    """Return the energies of each image's latent channels, and the correlations of latents along diagonals.
 
     The shape is ``(N, M)`` in float64. The names are those of :func:`channel_statistic_names`.
     """

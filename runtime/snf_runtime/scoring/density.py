@@ -17,7 +17,7 @@ WITHOUT_PAUSES = 2
 
 
 class DensityPass(Protocol):
-    """Interface to the results of one pass, in which a probability density scores a group of images.
+    """Interface to the results of scoring a group of images by a probability density in one pass.
 
     It gives the terms of their log-likelihoods, and maps over the image.
     """
@@ -25,7 +25,7 @@ class DensityPass(Protocol):
     def __len__(self) -> int: ...
 
     def terms(self) -> NDArray[np.float64]:
-        """Return the terms of each image's log-likelihood: a log-prior and a log-determinant per scale.
+        """Return the terms of each image's log-likelihood: for each scale, a log-prior and a log-determinant.
 
         Scale 0 is that of the pixels; the others are the levels of the flow.
 
@@ -42,7 +42,7 @@ class DensityPass(Protocol):
         ...
 
     def compared_maps(self) -> NDArray[np.float64]:
-        """Return log-likelihood maps of the images; heat maps compare them with averages over normal images.
+        """Return the log-likelihood maps that heat maps compare with averages over normal images.
 
         There is a map for each image or tile, in nats.
         """
@@ -61,7 +61,7 @@ class ImageDensity(Protocol):
 
     @property
     def kind(self) -> DensityKind:
-        """The kind of density: "density" of pixels or "feature_density" of features."""
+        """The domain of the probability density: pixels if "density", image features if "feature_density"."""
         ...
 
     @property
@@ -89,7 +89,7 @@ class ImageDensity(Protocol):
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the anomaly statistics: of the whole image, then of channels of the flow's output.
+        """The names of the anomaly statistics: first those of the whole image, then those of latent channels.
 
         There are none for a density of features alone.
         """
@@ -97,7 +97,7 @@ class ImageDensity(Protocol):
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """The number of rows and columns of the cell grid over an image, for local anomaly statistics.
+        """The number of rows and columns of cells into which an image is divided for local anomaly statistics.
 
         The log-density of each cell is evidence for anomaly verdicts. None where there is no grid.
         """
@@ -105,7 +105,7 @@ class ImageDensity(Protocol):
 
     @property
     def has_map(self) -> bool:
-        """Whether a map can show how much each image location contributes to the log-likelihood."""
+        """Whether the density can compute maps of what each image location contributes to the log-likelihood."""
         ...
 
     @property
@@ -115,7 +115,7 @@ class ImageDensity(Protocol):
 
     @property
     def precision(self) -> Precision:
-        """The number format of the flow's most costly layers, the 1x1 convolutions in its coupling networks.
+        """The number format of the 1x1 convolutions in the flow's coupling networks, the most costly layers.
 
         It is "float32" or "bfloat16". Everything else is computed in float32 or better.
         """
@@ -123,12 +123,12 @@ class ImageDensity(Protocol):
 
     @property
     def step_pixels(self) -> int:
-        """A measure of the cost of one image or tile: the pixels that enter the network or flow."""
+        """The cost of one image or tile, counted as the pixels that go into the backbone network or the flow."""
         ...
 
     @property
     def at_once(self) -> int:
-        """The number of images or tiles to compute in one group, between pauses for other work.
+        """The number of images or tiles to compute as one group; other work can run between groups.
 
         A group fills the tiles of all threads of the engine, unless images are very large.
         """
@@ -136,12 +136,12 @@ class ImageDensity(Protocol):
 
     @property
     def tile(self) -> int:
-        """The tile size of the engine: the number of images that it computes together in one run."""
+        """The number of images, or of pieces of images, that the engine computes together in one run."""
         ...
 
     @property
     def tiled(self) -> bool:
-        """Whether images can have any size and are cut into tiles.
+        """Whether this density takes images of any size, by cutting them into tiles.
 
         ``image_shape`` is then the shape of a tile.
         """
@@ -150,7 +150,7 @@ class ImageDensity(Protocol):
     def passes(
         self, images: Batch, draws: int = 1, at_once: int | None = None
     ) -> Iterator[tuple[int, DensityPass | None]]:
-        """Yield the scoring results of images in groups, so that memory does not grow with their number.
+        """Yield the scoring results group by group, so that memory does not grow with the number of images.
 
         Args:
             images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.

@@ -49,7 +49,7 @@ class FeatureEvidence:
 
     @classmethod
     def join(cls, parts: Sequence[FeatureEvidence]) -> FeatureEvidence:
-        """Concatenate the negative log-densities of several batches of images.
+        """Join the negative log-densities of several batches of images into one ``FeatureEvidence`` object.
 
         There must be at least one batch.
         """
@@ -72,7 +72,7 @@ class FeatureEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The memory in bytes that the negative log-densities of the image features take.
+        """The size in bytes of the arrays of negative log-densities of image features.
 
         It is that of the arrays ``places`` and ``pooled``.
         """
@@ -140,7 +140,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute statistics of images, and of their latents under a pixel flow, for anomaly verdicts.
+    """Compute the ``Evidence`` of images under a pixel flow: the statistics that anomaly verdicts are based on.
 
     They come from the pixels of N images, and from the latents and log-dets of the flow.
 

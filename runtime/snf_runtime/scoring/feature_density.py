@@ -29,7 +29,7 @@ class FeatureEngine(TiledEngine, Protocol):
     """Interface of an engine that runs a backbone network and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of each image's features, by each separately fitted flow.
+        """Return the squared norms of feature latents for each image, under each separate fit of the flow.
 
         Fit 0 is to all training images; each other fit leaves a part of them out.
 
@@ -47,7 +47,7 @@ class FeatureEngine(TiledEngine, Protocol):
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """Result of scoring a group of images with flows over their features.
+    """Result of scoring a group of images with normalizing flows over image features.
 
     It holds negative log-densities, from which log-likelihoods and evidence are computed.
 
@@ -67,7 +67,7 @@ class FeaturePass:
         return len(self.features) * self.draws
 
     def terms(self) -> Array:
-        """Return the log-prior and log-determinant of each image's features, and zeros for its pixels.
+        """Return each image's log-prior and log-determinant, for the pixels (scale 0) and the features (scale 1).
 
         The shape is ``(N, 2, 2)``, in nats. Both terms are 0 for scale 0, the pixels.
 
@@ -85,7 +85,7 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return log-likelihood maps of images, in nats; heat maps compare them with averages of normal images.
+        """Return the log-likelihood maps, in nats, that heat maps compare with averages over normal images.
 
         They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
         constants.
@@ -96,7 +96,7 @@ class FeaturePass:
         return maps
 
     def additive_map(self) -> Array:
-        """Return maps that divide the log-likelihood of each image's features among the image's pixels.
+        """Return maps of what each pixel contributes to the log-likelihood of the features of its image.
 
         The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
 
@@ -111,7 +111,7 @@ class FeaturePass:
 
     @property
     def constants(self) -> tuple[float, float]:
-        """The log-determinant and the Gaussian normalising constant, in nats, which are equal for all images.
+        """The log-determinant and the Gaussian normalising constant, in nats: both are the same for every image.
 
         They are the log-det, and -D/2·ln 2π for D feature values.
         """
@@ -141,7 +141,7 @@ class FeaturePass:
 
 
 def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
-    """Divide the value of each place, a cell of the feature grid, evenly among its pixels.
+    """Divide the value at each place (cell of the feature grid) evenly among the pixels of that place.
 
     The results are maps of pixels, ``(N, H, W)``.
 

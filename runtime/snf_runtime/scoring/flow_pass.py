@@ -78,7 +78,7 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return maps of the log-likelihood by pixel; heat maps compare them with averages of normal images.
+        """Return the per-pixel log-likelihood maps that heat maps compare with averages over normal images.
 
         They are the additive maps, ``(N, H, W)`` in nats.
         """

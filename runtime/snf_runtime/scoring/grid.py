@@ -59,7 +59,7 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """List a grid's square regions, then its full rows and columns, with one list for each shape.
+    """Return a grid's regions by shape: a list for each size of square, then one of full rows and columns.
 
     The shapes are squares of 2x2, 4x4 and 6x6 cells, then lines: full rows and columns.
 
@@ -80,7 +80,7 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the flat indices of the cells in a rectangular region of a grid laid over an image.
+    """Return the flat indices of the grid cells that make up a rectangular region of an image.
 
     The grid has ``columns`` columns and is flattened by rows.
     """

@@ -18,7 +18,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class HybridDensity:
-    """Probability density of pixels only, whose anomaly verdicts also use features of a backbone network.
+    """Density with log-likelihoods of pixels only, but anomaly verdicts that also use backbone features.
 
     Its evidence includes that of a density of features.
 
@@ -47,7 +47,9 @@ class HybridDensity:
         self.tile = pixels.tile
 
     def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
-        """Yield the pixel flow's results for groups of images; ``evidence`` computes those of features.
+        """Yield the results of the pixel flow for groups of images.
+
+        Features are not computed here but by :meth:`evidence`.
 
         The arguments are those of :meth:`PixelDensity.passes`.
         """

@@ -25,7 +25,7 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return how widely the flow expects the latents of one level to spread, as a mean for each image.
+    """Return the spread that a flow's prior predicts for one level's latents, as a mean value for each image.
 
     It is the mean log2 standard deviation of the level's Gaussian prior, which differs from image to image.
 
@@ -40,7 +40,7 @@ def spread(prior_log_det: Array, dimensions: int) -> Array:
 
 
 def volume(log_det: Array, dimensions: int) -> Array:
-    """Return by how much a level of the flow shrinks the volume around each image, in bits/dim.
+    """Return, for each image, by how much one level of the flow contracts volume, in bits/dim.
 
     It is -Λ / (D ln 2) for the D values of the level, where Λ is its log |det dz/dx| without the constant part.
 
@@ -68,7 +68,7 @@ def radius(latent: Array) -> Array:
 
 
 def correlation(latent: Array, first: Array, second: Array) -> Array:
-    """Return each image's correlation between latents and their neighbours, given as ``first`` and ``second``.
+    """Return each image's correlation between neighbouring latents, given as arrays ``first`` and ``second``.
 
     It is the sum of their products over Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
     """
@@ -86,7 +86,7 @@ def horizontal(latent: Array) -> Array:
 
 
 def vertical(latent: Array) -> Array:
-    """Return the correlation between each latent value and its neighbour below, for each image.
+    """Return the correlation between vertically neighbouring latents of each image.
 
     It is Σ e(i) e(i+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
 
@@ -107,7 +107,7 @@ def kurtosis(latent: Array) -> Array:
 
 
 def reconstruction(errors: Array) -> Array:
-    """Return for each image how badly a level's learned inverses undo its layers, as a mean log error.
+    """Return each image's mean log reconstruction error over the layers of a level with learned inverses.
 
     Each error is ||R W x - x||² / ||x||² of a layer with a learned inverse R ≈ W⁻¹. The result is ``(N,)``.
 
@@ -124,7 +124,7 @@ def _mean(values: Array) -> Array:
 
 
 def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
-    """Return the names of a flow's image statistics, such as ``radius-2`` for the size of level 2's latents.
+    """Return the names of a flow's image statistics, such as ``radius-2`` for the norm of level 2's latents.
 
     They are in the order of the columns of :func:`whole_image_statistics`.
     """
@@ -144,7 +144,9 @@ def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return each image's complexity, latent norms and other numbers by which it is tested for anomalies.
+    """Return statistics of each whole image for anomaly verdicts, such as complexity and the norms of latents.
+
+    The complexity is the entropy of the errors of predicting pixels from their neighbours.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

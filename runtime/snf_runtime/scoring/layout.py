@@ -10,7 +10,7 @@ from snf_runtime.scoring.pixel_transforms import PixelFunction
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """Sizes of one level of a flow over pixels, and the part of its log-det that is the same for all images.
+    """Sizes of one level of a flow over pixels, and the image-independent part of the level's log-determinant.
 
     A level is a group of layers at one resolution. The layout has none of its weights.
 
@@ -53,7 +53,7 @@ class FlowLayout:
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Shape of image features, and the constant log-determinant that flows over them add to every score.
+    """Shape of image features, and the constant log-determinant of the flow over these features.
 
     Attributes:
         feature_shape: Channels, rows and columns of the features at places.

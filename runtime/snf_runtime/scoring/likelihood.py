@@ -147,7 +147,7 @@ def score_steps(
 
 
 def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
-    """Return the scores as log-likelihoods, or raise the first ``ScoreNotFinite`` that stands in for one."""
+    """Return the log-likelihoods if all are finite; otherwise raise the first ``ScoreNotFinite`` in the list."""
     likelihoods = []
     for score in scored:
         if isinstance(score, ScoreNotFinite):

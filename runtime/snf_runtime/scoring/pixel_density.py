@@ -56,7 +56,7 @@ class PixelDensity:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the statistics of an image from which anomaly verdicts are computed.
+        """The names of the image statistics from which anomaly verdicts are computed.
 
         Those of the whole image come first, then those of latent channels.
 
@@ -101,7 +101,7 @@ class PixelDensity:
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:
-    """Return images plus uniform noise in [0, 1), always the same for the same image and model weights.
+    """Add uniform noise in [0, 1) to images; equal images and model weights always give equal noise.
 
     Args:
         images: Pixels, uint8 ``(N, C, H, W)``.

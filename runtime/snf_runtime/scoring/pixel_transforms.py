@@ -80,7 +80,7 @@ class LogitFunction:
 
 @dataclass(frozen=True, eq=False)
 class MarginalFunction:
-    """Pixel transform that maps the distribution of training pixels to a mixture of normal distributions.
+    """Pixel transform that maps the overall distribution of training pixel values to a mixture of Gaussians.
 
     It is y = G⁻¹(F(x)), where F is the distribution function of training pixels, and G that of the mixture.
 

@@ -24,7 +24,7 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Conversion of image statistics to z-scores against normal images of equal complexity, an entropy.
+    """Conversion of image statistics to z-scores, relative to normal images of the same complexity.
 
     The z-score of a statistic s is (s - m(c)) / σ(c), where m and σ are the mean and the standard deviation at
     complexity c. The complexity of an image is an entropy.
@@ -47,7 +47,7 @@ class Conditioning:
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array, images: int | None = None) -> Self:
-        """Fit how the mean and standard deviation of statistics vary with image complexity, an entropy.
+        """Fit the mean and standard deviation of image statistics as functions of image complexity (an entropy).
 
         The fit is by least squares.
 

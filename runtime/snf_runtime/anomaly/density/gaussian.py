@@ -25,7 +25,7 @@ class Gaussian:
     root: Array
 
     def components(self, samples: Array) -> Array:
-        """Return whitened samples: uncorrelated coordinates with variance 1.
+        """Convert samples to whitened coordinates: under this Gaussian they are uncorrelated with variance 1.
 
         They are w = Σ^-1/2 (u - μ) for samples u, ``(N, K)``.
 

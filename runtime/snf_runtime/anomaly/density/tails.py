@@ -57,7 +57,7 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return the negative log of the survival function, -ln P(T >= t), in nats.
+        """Return the negative log survival function -ln P(T >= t), in nats, of the statistic T of normal images.
 
         This surprise rises with t.
         """

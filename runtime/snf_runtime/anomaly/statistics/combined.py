@@ -82,7 +82,7 @@ class HeldOutSurprises:
 
     @classmethod
     def fit(cls, surprises: Array, least: Array) -> Self:
-        """Fit, for each group of statistics, the distribution of its negative log p-values on held-out images.
+        """Fit one distribution per group of statistics to the negative log p-values of held-out images.
 
         Args:
             surprises: The negative log p-values, ``(N, kinds)`` in nats.
@@ -94,7 +94,7 @@ class HeldOutSurprises:
 
 @dataclass(frozen=True)
 class Statistic:
-    """Anomaly statistic of an image, merged from statistics of the whole image, regions and features.
+    """Anomaly statistic of an image, merged from groups of statistics: whole image, regions and features.
 
     It is T = -ln p, where p is merged from the p-values of the groups.
 
@@ -116,23 +116,23 @@ class Statistic:
 
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
-        """The names of the groups of statistics in use, such as "local" for those of image regions.
+        """The names of the groups of anomaly statistics in use: "whole", "local" (image regions) or "features".
 
-        The others are "whole", for the whole image, and "features". The order is that of :meth:`families`.
+        The order is that of :meth:`families`.
         """
         groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
         return tuple(kind for kind, group in groups.items() if group is not None)
 
     @property
     def weights(self) -> Array:
-        """The weight of each group of anomaly statistics in the merged p-value of an image.
+        """The weight of each group of anomaly statistics in the weighted harmonic mean of all groups' p-values.
 
         The order is that of :attr:`kinds`, ``(kinds,)``. The weights sum to 1.
         """
         return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of the image statistics, one for each column that :meth:`statistics` returns.
+        """Return the name of each image statistic, in the order of the columns of :meth:`statistics`.
 
         First come statistics of the whole image, then ``unevenness-1`` and so on, then statistics of channels.
 
@@ -160,7 +160,7 @@ class Statistic:
         return np.concatenate(columns, 1)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-value of each image for each family (group) of anomaly statistics.
+        """Return the negative log p-values of each image, one for each group (family) of anomaly statistics.
 
         The groups are statistics of the whole image, of regions and of features, as far as the calibration has them.
         Gradients are not included. The shape is ``(N, kinds)``, in nats.

@@ -30,7 +30,7 @@ PLACE_FIRST = math.log(3)
 
 @dataclass(frozen=True)
 class FeatureFamily:
-    """Anomaly statistics of an image's backbone features, whose p-values are merged into one.
+    """Group of anomaly statistics of an image's backbone features, which are merged into one p-value.
 
     There are four of them.
 
@@ -65,7 +65,7 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy that judges images by another of the densities fitted to features, given its number.
+        """Return a copy that judges images by the feature density with a given number.
 
         Density 0 is fitted to all training images; each other one leaves a part of them out.
         """
@@ -83,7 +83,7 @@ class FeatureFamily:
         return _maps(evidence, int(self.fit_number[0]), self.centre)
 
     def statistics(self, evidence: FeatureEvidence) -> Array:
-        """Return four measures of how unusual each image's features are, in places and as a whole.
+        """Return four measures of how unusual each image's features are: two of places, two of the whole image.
 
         The shape is ``(N, 4)``, in nats.
 
@@ -92,7 +92,7 @@ class FeatureFamily:
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
 
     def surprises(self, evidence: FeatureEvidence) -> Array:
-        """Return four negative log p-values for each image, from measures of how unusual its features are.
+        """Return four negative log p-values for each image, one for each measure of how unusual its features are.
 
         The measures are those of :meth:`statistics`.
 
@@ -108,7 +108,7 @@ class FeatureFamily:
         return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return each image's most unusual feature statistic, and the feature-map position that stands out most.
+        """Return, for each image, the most unusual feature statistic and the most unusual feature-map position.
 
         The result has the name of the statistic, its -ln p in nats, and the row and column of the place.
 
@@ -123,7 +123,7 @@ class FeatureFamily:
         ]
 
     def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
-        """Return the pixel box of the image's tile whose features, taken together, are the most unusual.
+        """Return the bounding box of the image tile with the most unusual pooled features, in pixels.
 
         It is the tile with the largest value of a statistic of pooled features. The box is left, top, right and bottom.
 

@@ -29,7 +29,7 @@ class GradientFamily:
     tail: Tail
 
     def surprise(self, features: Array, complexity: Array) -> Array:
-        """Return how unusual each image's gradients are compared to normal images, as a negative log p-value.
+        """Return the negative log p-value of each image's gradients, compared to those of normal images.
 
         The gradients are those of the image's log-likelihood.
 

@@ -75,7 +75,7 @@ class LocalFamily:
         return ((cells - self.location) / self.scale) @ self._weights
 
     def unevenness(self, cells: Array) -> Array:
-        """Return the unevenness of each image: the log of its regions' mean squared z-scores, by region shape.
+        """Return how much the log-likelihood varies over the regions of each image, as one number per region shape.
 
         It is ln of the mean z² over all regions of the shape, ``(N, cells)`` -> ``(N, shapes)``.
 
@@ -89,7 +89,7 @@ class LocalFamily:
         return unevenness
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
-        """Return how unusual the two most extreme image regions of each shape are, as negative log p-values.
+        """Return negative log p-values of the two most extreme regions of each image, for each region shape.
 
         The two are the most and the least likely region of the shape.
 
@@ -109,7 +109,7 @@ class LocalFamily:
         return self.joint.surprise(self.surprises(cells, complexity).max(1))
 
     def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
-        """Return the most unusual region of each image, and its z-score.
+        """Return each image's region with the most unusual log-likelihood, and the z-score of that region.
 
         The z-score is that of its log-likelihood, given the rest of the image.
         """
@@ -136,7 +136,7 @@ def all_regions(grid: tuple[int, int]) -> list[Region]:
 
 
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
-    """Return, by region shape, the logs of how far z-scores of regions go above and below zero.
+    """Return logs of each image's most extreme region z-scores, above and below zero, for each region shape.
 
     These are the largest and the smallest z-score of each image.
 
@@ -157,7 +157,7 @@ def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
 
 
 def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
-    """Convert z-scores of image statistics to negative log p-values, by distributions over normal images.
+    """Convert z-scores of image statistics to negative log p-values, by distributions fitted to normal images.
 
     Each column has a survival function of its own. The shapes are ``(N, K)`` -> ``(N, K)``, in nats.
     """

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DensityView:
-    """One view of an image: a Gaussian mixture over some of its statistics, fitted to normal images.
+    """Gaussian mixture over some statistics of an image (one view of the image), fitted to normal images.
 
     The statistics are those of the whole image in ``columns``. The mixture gives new images their -ln p.
     """
@@ -27,7 +27,7 @@ class DensityView:
     tail: Tail
 
     def surprise(self, statistics: Array) -> Array:
-        """Return each image's negative log p-value under the Gaussian mixture fitted to normal images.
+        """Return each image's negative log p-value, from its density under the fitted Gaussian mixture.
 
         p is the probability that a normal image has a density at most as large. The shapes are ``(N, K)`` -> ``(N,)``,
         in nats.
@@ -35,7 +35,7 @@ class DensityView:
         return self.tail.surprise(self.surprisal(statistics))
 
     def surprisal(self, statistics: Array) -> Array:
-        """Return the negative log-density of the selected statistics of each image, under the fitted mixture.
+        """Return each image's negative log-density under the Gaussian mixture, for the statistics in ``columns``.
 
         The shapes are ``(N, K)`` -> ``(N,)``, in nats.
         """
@@ -44,7 +44,7 @@ class DensityView:
 
 @dataclass(frozen=True)
 class WholeFamily:
-    """Densities of several sets of image statistics, which tell how unusual an image is as a whole.
+    """Densities over several sets of whole-image statistics; together they tell how unusual an image is.
 
     The densities are fitted to normal images.
 
@@ -94,14 +94,14 @@ class WholeFamily:
         return z_scores(statistics, self.used, self.location, self.scale, self.conditioning)
 
     def components(self, statistics: Array) -> Array:
-        """Return the whitened z-scores of each image: its statistics as uncorrelated coordinates.
+        """Return each image's whole-image statistics as whitened z-scores, which are uncorrelated coordinates.
 
         Their squares add up to the squared Mahalanobis distance. The shape is ``(N, k + 1)``.
         """
         return self.gaussian.components(self.standardised(statistics))
 
     def surprise(self, statistics: Array) -> Array:
-        """Return how unusual each image's statistics are compared to normal images, as a negative log p-value.
+        """Return the negative log p-value of each image's whole-image statistics, compared to normal images.
 
         Fisher's method with weights combines the p-values of all densities. The p-value of their sum comes from its
         distribution over normal images. The shapes are ``(N, K)`` -> ``(N,)``, in nats.
@@ -110,7 +110,7 @@ class WholeFamily:
         return self.joint.surprise(total_surprise(surprises, self.shares))
 
     def surprisals(self, statistics: Array) -> Array:
-        """Return negative log-densities of each image's statistics, one for each density fitted to normal images.
+        """Return each image's negative log-densities under all densities of whole-image statistics in this family.
 
         The shapes are ``(N, K)`` -> ``(N, views)``, in nats.
         """
@@ -118,7 +118,7 @@ class WholeFamily:
 
 
 def total_surprise(surprises: Array, shares: Array | None) -> Array:
-    """Add up each image's negative log p-values by several densities of its statistics, with given weights.
+    """Return the weighted sum of each image's negative log p-values under several densities of its statistics.
 
     The weights are ``shares``; None stands for 1 each. The shapes are ``(N, views)`` -> ``(N,)``, in nats.
     """

@@ -36,7 +36,7 @@ class Latents:
 
 
 class TiledEngine(Protocol):
-    """Interface of engines that run flows on tiles, which are fixed numbers of images computed at once.
+    """Interface of engines that run flows on batches of a fixed number of images, called tiles.
 
     The flows are over the pixels or the features of images.
 
@@ -59,7 +59,7 @@ class TiledEngine(Protocol):
 
     @property
     def tile(self) -> int:
-        """The number of images that are computed together in one run; more images take several runs."""
+        """The number of images in one batch, which are computed together; more images take several batches."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class TiledEngine(Protocol):
 
 
 def images_at_once(engine: TiledEngine, pixels: int) -> int:
-    """Return how many images an engine should compute in one step, after which other work may run.
+    """Return how many images an engine should compute in one step; other work may run between steps.
 
     They take the time of a step, and fill a tile in any case.
 

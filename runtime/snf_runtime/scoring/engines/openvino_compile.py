@@ -35,7 +35,7 @@ class Graph:
 
 
 class ProgramCache(Protocol):
-    """Interface of a cache for compiled OpenVINO graphs and the measured numbers of images to run at once.
+    """Interface of a cache of compiled OpenVINO graphs and their measured fastest numbers of images per run.
 
     Such a number is the tile size of a graph: images per thread and run.
     """
@@ -45,7 +45,7 @@ class ProgramCache(Protocol):
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored measurement of how many images a network best computes at once, or None if missing.
+        """Return the stored measurement of how many images per run are fastest for a network, or None if missing.
 
         The network is a graph, which is the form that OpenVINO runs. The number of images, for each thread and run, is
         its tile size.

@@ -41,7 +41,7 @@ class OpenVINOFeatureEngine:
         return self.program.tiling.lanes
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of the latents of each image's features, by each separately fitted flow.
+        """Return the squared norms of feature latents for each image, under each separate fit of the flow.
 
         Fit 0 is to all training images; each other fit leaves a part of them out.
 

@@ -31,7 +31,7 @@ def core() -> ov.Core:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled OpenVINO graph, with a function that stores it so that it need not be compiled again.
+    """A compiled OpenVINO graph, with an optional function that stores it to avoid another compilation.
 
     Attributes:
         model: The compiled graph.
@@ -44,7 +44,10 @@ class Compiled:
     store: Callable[[bytes], None] | None = None
 
     def keep(self) -> None:
-        """Store the compiled graph in the cache, or do nothing if ``store`` is None."""
+        """Store the compiled graph in the cache, unless it is there already or is not to be cached.
+
+        ``store`` is None in these cases.
+        """
         if self.store is not None:
             self.store(self.model.export_model().getvalue())
 
@@ -102,7 +105,7 @@ class Program:
 
 
 class Lanes:
-    """A compiled OpenVINO graph that runs on ``count`` batches of images at the same time."""
+    """A compiled OpenVINO graph that computes ``count`` batches of images in parallel, one batch in each lane."""
 
     def __init__(self, compiled: Compiled, count: int) -> None:
         self.compiled = compiled
@@ -115,14 +118,14 @@ class Lanes:
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return new, uninitialised arrays that can hold the graph's results for a number of images.
+        """Return new, uninitialised arrays for the outputs of the compiled graph on a given number of images.
 
         There is a float32 array for each output, with a row for each of ``images`` images.
         """
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs the compiled graph on random images, to time it or check its outputs.
+        """Return a function that runs this OpenVINO graph on random images, to time the graph or check its outputs.
 
         The function runs ``images`` images. The arrays that it fills with results are returned, too.
         """
@@ -137,7 +140,7 @@ class Lanes:
         return lambda: self.run(inputs, outputs, 0, images), outputs
 
     def run(self, inputs: Inputs, outputs: Arrays, start: int, stop: int) -> None:
-        """Run the graph on ``inputs[start:stop]`` and write the results to the same rows of ``outputs``."""
+        """Run the graph on rows ``start`` to ``stop - 1`` of all inputs; write the same rows of ``outputs``."""
         running: list[tuple[int, int] | None] = [None] * len(self._requests)
         try:
             for number, first in enumerate(range(start, stop, self.tile)):

@@ -28,7 +28,7 @@ ROUNDS, SECONDS = 7, 2.0
 
 @dataclass(frozen=True)
 class Tiling:
-    """Number of images that a CPU thread computes per run, and how long full and single-image runs take.
+    """Number of images that each CPU thread computes per run, and the times of a full run and of one image.
 
     This number is the tile. Times are in seconds. They are assumed if there is no measurement.
 
@@ -55,7 +55,7 @@ class Tiling:
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
-        """Return how many waves, runs of all threads in parallel, to use for a given number of images.
+        """Return in how many parallel runs of all threads, called waves, to compute a given number of images.
 
         In each run every thread computes a tile. Images that do not fill a run get one more, if that is faster than to
         compute them one by one.
@@ -65,7 +65,7 @@ class Tiling:
 
 
 def largest_tile(pixels: int) -> int:
-    """Return the largest tile, a number of images per run, for which other work waits only briefly.
+    """Return the largest number of images of a given size per run for which other work waits only briefly.
 
     It is 1, 4 or 16 images of ``pixels`` pixels each. Several have at most 262,144 pixels together.
 
@@ -76,7 +76,7 @@ def largest_tile(pixels: int) -> int:
 
 
 def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
-    """Return a :class:`Tiling` for a graph without measured run times, which assumes that tiles are faster.
+    """Return a :class:`Tiling` with assumed run times, for a graph whose run times were not measured.
 
     It is for ``lanes`` threads. A tile has 4 images by default.
 
@@ -86,7 +86,7 @@ def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int]) -> int:
-    """Find by timing which of several numbers of images per run makes a function fastest per image.
+    """Time a function with several numbers of images per run, and return the number that is fastest per image.
 
     A tile size is a number of images per run. The result is the first candidate whose time per image is within 3 % of
     the best.
