@@ -32,7 +32,6 @@ lint: $(VENV)/installed-test
 
 types: $(VENV)/installed-test
 	$(BIN)/mypy
-	$(BIN)/mypy examples/*.py examples/stories/*.py
 
 tests: $(VENV)/installed-test $(CLIENTS)/installed
 	$(BIN)/coverage erase

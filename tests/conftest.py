@@ -77,6 +77,8 @@ UNMEASURED = (
 """Folders and files whose tests put together what others run in parts: a tracer would double their time."""
 MEASURED_TEST = "tests/test_checked_models.py::test_a_preset_lives_from_training_to_served_scores[snf-hybrid]"
 """The one test of those files that is measured: no other trains a hybrid model while coverage is measured."""
+FIRST = "gw0"
+"""Name that pytest-xdist gives the first of its processes."""
 FORKED = pytest.StashKey[socket]()
 CLUSTER = pytest.StashKey[tuple[ExitStack, "RayCluster"]]()
 
@@ -108,15 +110,32 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(os.environ.pop(FOLDER))
 
 
-def pytest_collection() -> None:
-    """Stops the garbage collector: all that a collection of tests makes is kept."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collects tests without the garbage collector, as all that a collection makes is kept.
+
+    Each process imports the same modules. One of them measures the coverage of that, which doubles its time.
+    """
     gc.disable()
+    measuring = Coverage.current()
+    if measuring is not None and os.environ.get("PYTEST_XDIST_WORKER", FIRST) != FIRST:
+        measuring.stop()
+    else:
+        measuring = None
+    try:
+        return (yield)
+    finally:
+        if measuring is not None:
+            measuring.start()
+        gc.freeze()  # there are millions of objects of modules and tests, and all of them stay
+        gc.enable()
 
 
-def pytest_collection_finish() -> None:
-    """Starts it again, without the objects of modules and tests: there are millions, and all of them stay."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Looks for no doctests in the files of tests, which takes seconds: they have none."""
+    collectors = yield
+    return [collector for collector in collectors if type(collector) is pytest.Module]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
