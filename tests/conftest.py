@@ -21,7 +21,7 @@ from coverage import Coverage
 from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
-from tests.support.unmeasured import MEASURED
+from tests.support.unmeasured import MEASURED, is_unmeasured
 from worker.gc_tuning import relax_gc
 
 if TYPE_CHECKING:
@@ -39,44 +39,8 @@ LONGEST = (
     "tests/test_checked_models",
 )
 """Folders and files that take longest."""
-UNMEASURED = (
-    "tests/benchmarks/",
-    "tests/browser/",
-    "tests/client/test_schemas.py",
-    "tests/end_to_end/test_admission.py",
-    "tests/end_to_end/test_artifacts.py",
-    "tests/end_to_end/test_audits.py",
-    "tests/end_to_end/test_bulk_scoring.py",
-    "tests/end_to_end/test_client_install.py",
-    "tests/end_to_end/test_decoding.py",
-    "tests/end_to_end/test_documents.py",
-    "tests/end_to_end/test_engine_examples.py",
-    "tests/end_to_end/test_examples.py",
-    "tests/end_to_end/test_network.py",
-    "tests/end_to_end/test_new_bijection.py",
-    "tests/end_to_end/test_scoring.py",
-    "tests/end_to_end/test_start.py",
-    "tests/models/anomaly/test_attainable.py",
-    "tests/models/anomaly/test_rejudge.py",
-    "tests/models/bijections/test_structured_convolutions.py",
-    "tests/models/bijections/test_two_layer_inverse.py",
-    "tests/models/flows/test_random_architectures.py",
-    "tests/models/scoring/test_another_process.py",
-    "tests/models/scoring/test_change_of_variables.py",
-    "tests/models/scoring/test_exactness.py",
-    "tests/models/test_audit.py",
-    "tests/models/training/test_evaluation_plan.py",
-    "tests/models/training/test_multipliers.py",
-    "tests/models/training/test_presets.py",
-    "tests/models/training/test_schedule.py",
-    "tests/models/training/test_trimming.py",
-    "tests/test_checked_models.py",
-    "tests/test_library.py",
-    "tests/test_notebooks.py",
-)
-"""Folders and files whose tests put together what others run in parts: a tracer would double their time."""
 MEASURED_TEST = "tests/test_checked_models.py::test_a_preset_lives_from_training_to_served_scores[snf-hybrid]"
-"""The one test of those files that is measured: no other trains a hybrid model while coverage is measured."""
+"""The one case of an unmeasured test that is measured: no other trains a hybrid model while coverage is measured."""
 FIRST = "gw0"
 """Name that pytest-xdist gives the first of its processes."""
 FORKED = pytest.StashKey[socket]()
@@ -152,9 +116,9 @@ def pytest_runtest_setup() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measures no coverage of tests in `UNMEASURED`, of their fixtures and their processes."""
+    """Measures no coverage of the tests that `unmeasured.txt` names, of their fixtures and their processes."""
     measuring = Coverage.current()
-    if measuring is None or not item.nodeid.startswith(UNMEASURED) or item.nodeid == MEASURED_TEST:
+    if measuring is None or not is_unmeasured(item.nodeid) or item.nodeid == MEASURED_TEST:
         return (yield)
     measuring.stop()
     of_processes = os.environ.pop(MEASURED, None)

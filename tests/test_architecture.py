@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.unmeasured import unmeasured
+from tests.support.unmeasured import listed, unmeasured
 
 PACKAGES = {
     "models": ROOT / "models",
@@ -197,3 +197,10 @@ def test_importing_does_not_load_torch() -> None:
     command = [sys.executable, "-c", IMPORTS, *STARTS_WITHOUT_TORCH]
     done = subprocess.run(command, cwd=ROOT, env=unmeasured(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tests_that_are_not_measured_exist() -> None:
+    for entry in listed():
+        path, *names = entry.split("::")
+        assert (ROOT / path).exists(), entry
+        assert not names or f"def {names[-1]}(" in (ROOT / path).read_text(encoding="utf-8"), entry
