@@ -3,13 +3,14 @@
 They are made layer by layer on PyTorch's meta device.
 
 Nothing here describes a layer: each is built as for training, and its own code runs with tensors that have no values.
-Layers of one class with weights and images of the same shapes cost the same, so each kind is counted once.
+Layers of one class with the same settings, and weights and images of the same shapes, cost the same. Each kind is
+counted once in a process.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
 import torch
@@ -22,6 +23,7 @@ from models.bijections.matrix_inverse import MatrixInverse
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
+from models.flows.layers.spec import describe_layer
 from models.training.config import TrainingConfig
 from models.training.cost.operation_counter import Count, Work, count, saved_bytes
 from models.training.objective import SelfNormalizingObjective, operator_norm
@@ -124,14 +126,10 @@ def _flow_work(
         flow = build_flow(architecture)
         # Sets what the layers do in training.
         SelfNormalizingObjective(flow, architecture.image_shape, config)
-    counted: dict[object, FlowWork] = {}
-    layers = []
-    for layer, shape in _layers(flow, architecture.image_shape):
-        state = tuple((name, tensor.shape) for name, tensor in layer.state_dict(keep_vars=True).items())
-        kind = type(layer), state, shape
-        if kind not in counted:
-            counted[kind] = _layer_work(layer, shape, config, images, initialization_images, precision)
-        layers.append(counted[kind])
+    layers = [
+        _kind_work(kind, config, images, initialization_images, precision)
+        for kind in _kinds(flow, architecture.image_shape)
+    ]
     total = layers[0]
     for layer_work in layers[1:]:
         total = total + layer_work
@@ -140,13 +138,38 @@ def _flow_work(
     return _with_the_rest(total, flow, architecture.image_shape, images, initialization_images)
 
 
-def _layers(flow: Flow, image_shape: Shape) -> list[tuple[Bijection, Shape]]:
-    layers: list[tuple[Bijection, Shape]] = []
+@dataclass(frozen=True)
+class _Kind:
+    """Layers that cost the same: one class, the same settings, and weights and images of the same shapes."""
+
+    layer_type: type[Bijection]
+    settings: str
+    weights: tuple[tuple[str, torch.Size], ...]
+    shape: Shape
+    layer: Bijection = field(compare=False)
+
+
+def _kinds(flow: Flow, image_shape: Shape) -> list[_Kind]:
+    """Return the kind of each layer of a flow; squeezes and priors have no settings."""
+    kinds = []
     for level, steps, shape in walk(flow, image_shape):
-        layers += [(layer, at) for _, layer, at in steps]
+        for _, layer, at in steps:
+            kinds.append(_kind(layer, at, "" if layer is level.squeeze else describe_layer(layer).model_dump_json()))
         if level.prior is not None:
-            layers.append((level.prior, shape))
-    return layers
+            kinds.append(_kind(level.prior, shape, ""))
+    return kinds
+
+
+def _kind(layer: Bijection, shape: Shape, settings: str) -> _Kind:
+    weights = tuple((name, tensor.shape) for name, tensor in layer.state_dict(keep_vars=True).items())
+    return _Kind(type(layer), settings, weights, shape, layer)
+
+
+@lru_cache(maxsize=1024)
+def _kind_work(
+    kind: _Kind, config: TrainingConfig, images: int, initialization_images: int, precision: str
+) -> FlowWork:
+    return _layer_work(kind.layer, kind.shape, config, images, initialization_images, precision)
 
 
 def _layer_work(
