@@ -300,9 +300,14 @@ def test_a_job_of_any_type_is_submitted_and_followed(home: Path, house: httpx.Cl
     assert (job["type"], job["model"], job["parameters"]["alpha"]) == ("score", "digits:1", 0.1)
 
 
+def quick(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command by the engine that compiles nothing; test_new_bijection.py trains by the default one."""
+    return snf(home, *arguments, engine="torch")
+
+
 def test_training_registers_a_model(home: Path) -> None:
     few = ["--max-steps", "6", "--set", "warmup_steps=2", "--set", "batch_size=32", "--set", "validation_images=20"]
-    done = snf(home, "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "made", *few, "--json")
+    done = quick(home, "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "made", *few, "--json")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     published = {"event": "published", "model": "made", "version": 1, "ref": "made:1", "live": True, "unfit": []}
@@ -315,22 +320,22 @@ def test_training_registers_a_model(home: Path) -> None:
     assert [event["bits_per_dim"] for event in events if event["event"] == "metrics"] == [
         point["bits_per_dim"] for point in shown["points"]
     ]
-    assert snf(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
-    assert snf(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
-    assert snf(home, "train", "--data", "nothing").returncode == 2
+    assert quick(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
+    assert quick(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
+    assert quick(home, "train", "--data", "nothing").returncode == 2
 
 
 def test_a_hardly_trained_model_is_kept_but_not_live_and_every_command_says_why(home: Path) -> None:
     few = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "1", "--set", "validation_images=20"]
-    done = snf(home, "train", *few, "--name", "hasty")
+    done = quick(home, "train", *few, "--name", "hasty")
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
     assert last.startswith("published as hasty:1, not live: hardly trained: 2.")
     assert last.endswith("To make it live all the same: snf models alias hasty live 1")
-    refused = snf(home, "score", str(DIGITS[0]), "-m", "hasty")
+    refused = quick(home, "score", str(DIGITS[0]), "-m", "hasty")
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
     assert "no live version: no version of hasty is live: hasty:1 is unfit, hardly trained" in refused.stderr
-    scored = snf(home, "score", str(DIGITS[0]), "-m", "hasty:1")
+    scored = quick(home, "score", str(DIGITS[0]), "-m", "hasty:1")
     assert (scored.returncode, "note: hasty:1 is unfit: hardly trained: 2." in scored.stdout) == (0, True)
     (listed,) = [one for one in json.loads(snf(home, "models", "--json").stdout)["models"] if one["name"] == "hasty"]
     assert (listed["state"], listed["aliases"], listed["versions"]) == ("unfit", {}, [1])
@@ -340,7 +345,7 @@ def test_a_hardly_trained_model_is_kept_but_not_live_and_every_command_says_why(
     moved = snf(home, "models", "alias", "hasty", "live", "1")
     assert moved.stdout.splitlines()[0] == "hasty@live is version 1"
     assert moved.stdout.splitlines()[1].startswith("unfit: hardly trained: 2.")
-    assert snf(home, "score", str(DIGITS[0]), "-m", "hasty").returncode == 0
+    assert quick(home, "score", str(DIGITS[0]), "-m", "hasty").returncode == 0
 
 
 def test_an_architecture_file_is_trained_and_promoted_although_it_is_unfit(home: Path, tmp_path: Path) -> None:
@@ -351,12 +356,12 @@ def test_an_architecture_file_is_trained_and_promoted_although_it_is_unfit(home:
     document["levels"][0]["steps"][0]["steps"][1] = {"type": "woodbury", "channel_rank": 1, "spatial_rank": 2}
     path.write_text(json.dumps(document))
     few = ["--max-steps", "1", "--set", "validations=1", "--set", "validation_images=20", "--json"]
-    done = snf(home, "train", "--data", "mnist-mini", "--architecture", str(path), *few, "--promote")
+    done = quick(home, "train", "--data", "mnist-mini", "--architecture", str(path), *few, "--promote")
     assert done.returncode == 0, done.stderr
     published = json.loads(done.stdout.splitlines()[-1])
     assert published["ref"] == "mnist-mini-my-snf-glow-tiny:1"
     assert (published["live"], published["unfit"][0]["code"]) == (True, "hardly-trained")
-    assert snf(home, "score", str(DIGITS[0]), "-m", "mnist-mini-my-snf-glow-tiny").returncode == 0
+    assert quick(home, "score", str(DIGITS[0]), "-m", "mnist-mini-my-snf-glow-tiny").returncode == 0
 
     document["levels"][0]["steps"][0]["steps"][1]["type"] = "wodbury"
     path.write_text(json.dumps(document))
@@ -365,7 +370,7 @@ def test_an_architecture_file_is_trained_and_promoted_although_it_is_unfit(home:
         (["--architecture", str(tmp_path / "none.json")], "none.json cannot be read"),
         (["--architecture", str(path), "--preset", "snf-glow-tiny"], "expected --preset or --architecture, got both"),
     ):
-        refused = snf(home, "train", "--data", "mnist-mini", *arguments)
+        refused = quick(home, "train", "--data", "mnist-mini", *arguments)
         assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
         assert text in refused.stderr
 
