@@ -11,6 +11,7 @@ import struct
 import sys
 from pathlib import Path
 
+from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import MNIST, await_job, running, score_one
 from tests.support.paths import DIGITS
 
@@ -18,9 +19,9 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 TRAINING = {
     "type": "train",
     "dataset": "digits",
-    "preset": "snf-glow-tiny",
+    "architecture": SMALL,
     "model": "first",
-    "parameters": {"max_steps": 1, "validations": 1, "batch_size": 8, "validation_images": 5, "warmup_steps": 0},
+    "parameters": {"max_steps": 1, "validations": 1, "batch_size": 8, "validation_images": 5},
 }
 
 
