@@ -18,14 +18,13 @@ from tests.support.paths import DIGITS, ROOT
 from tests.support.ray_cluster import ENVIRONMENT, RayCluster
 from tests.support.unmeasured import unmeasured
 
-MODEL = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
 NO_SPARK = "needs Java and pyspark, which are no part of the tests' installation"
 HAS_SPARK = importlib.util.find_spec("pyspark") is not None and shutil.which("java") is not None
 
 
 @pytest.fixture(scope="module")
-def scorer() -> Scorer:
-    return Scorer.load(MODEL)
+def scorer(artifact: Path) -> Scorer:
+    return Scorer.load(artifact)
 
 
 @pytest.mark.timeout(300)
@@ -33,7 +32,7 @@ def scorer() -> Scorer:
     "engine", ["dask", "ray", pytest.param("spark", marks=pytest.mark.skipif(not HAS_SPARK, reason=NO_SPARK))]
 )
 def test_a_parquet_file_of_images_is_scored(
-    engine: str, scorer: Scorer, tmp_path: Path, request: pytest.FixtureRequest
+    engine: str, artifact: Path, scorer: Scorer, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     images: list[bytes | None] = [path.read_bytes() for path in DIGITS]
     images[3], images[5] = b"no image", None
@@ -43,7 +42,7 @@ def test_a_parquet_file_of_images_is_scored(
         sys.executable,
         ROOT / "examples" / f"{engine}_scores.py",
         tmp_path / "images.parquet",
-        MODEL,
+        artifact,
         tmp_path / "out",
     ]
     paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
