@@ -232,6 +232,12 @@ class TestCache:
         x = points(frozen, 9)
         assert torch.equal(scores_of(first, frozen, x), scores_of(second, frozen, x))
 
+    def test_an_image_alone_is_a_tile_of_one_on_one_thread(
+        self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
+    ) -> None:
+        OpenVINOEngine(frozen, 1, tmp_path)
+        assert len(compiled) == len(CANDIDATES)
+
     @pytest.mark.usefixtures("tile")
     def test_other_weights_precision_or_threads_are_compiled(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path

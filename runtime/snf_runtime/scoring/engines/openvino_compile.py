@@ -128,7 +128,9 @@ def _measured(graph: Callable[[int], Graph], compiler: _Compiler, single: Lanes,
     waves: dict[int, Lanes] = {}
 
     def wave(tile: int) -> Callable[[], object]:
-        waves[tile] = compiler.lanes(graph(tile), compiler.threads)
+        # A tile of one image on one thread is the graph for an image alone: it need not be compiled twice.
+        alone = tile == compiler.threads == 1
+        waves[tile] = single if alone else compiler.lanes(graph(tile), compiler.threads)
         return waves[tile].on_noise(tile * compiler.threads)[0]
 
     tile = fastest_tile(wave, [tile for tile in CANDIDATES if tile <= largest])
