@@ -22,6 +22,7 @@ from models.features.moments import FeatureMoments
 from models.scorer import Scorer
 from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import open_density
+from models.training import validation_plan
 from models.training.config import TrainingConfig
 from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
 from models.training.interrupted import Interrupted
@@ -36,11 +37,11 @@ from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artif
 DIGITS = load_dataset("mnist-mini", None)
 DIVERGING = QUICK.model_copy(
     update={
-        "max_steps": 60,
+        "max_steps": 20,
         "validations": 2,
         "batch_size": 16,
         "learning_rate": 1.0,
-        "warmup_steps": 60,
+        "warmup_steps": 20,
         "final_learning_rate": 1.0,
         "ema_decay": 0.0,
     }
@@ -68,6 +69,12 @@ def trained_on_small_digits(folder: Path, config: TrainingConfig) -> Manifest:
 
 def quiet(_part: str, _done: int, _total: int) -> None:
     """Take a report of progress."""
+
+
+def validate_every(steps: int, patch: pytest.MonkeyPatch) -> None:
+    """Let short trainings have several validations, which would take too large a share of their time."""
+    patch.setattr(validation_plan, "STEPS_BETWEEN_VALIDATIONS", steps)
+    patch.setattr(validation_plan, "PLANNED_SHARE", 100.0)
 
 
 def test_independent_pixels_have_the_code_length_of_the_smoothed_histogram_of_each_channel() -> None:
@@ -98,7 +105,10 @@ def test_one_step_is_hardly_trained_and_more_steps_are_not(
     assert "unfit" not in model_card(six_steps)
 
 
-def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_path: Path) -> None:
+def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate_every(10, monkeypatch)
     manifest = trained_on_small_digits(tmp_path, DIVERGING)
     check = checks_of(manifest)["validation"]
     assert check.found is not None
@@ -107,10 +117,11 @@ def test_a_training_whose_last_validation_is_worse_than_its_first_diverged(tmp_p
     assert manifest.evaluation.validation_bits_per_dim is not None
 
 
-def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -> None:
+def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held-out images become worse and the few training images do not: the best validation's weights are kept."""
+    validate_every(15, monkeypatch)
     dataset = replace(small_digits(), train=small_digits().train[:8])
-    steep = {"max_steps": 50, "validations": 2, "batch_size": 8, "learning_rate": 1e-2, "final_learning_rate": 1e-2}
+    steep = {"max_steps": 30, "validations": 2, "batch_size": 8, "learning_rate": 1e-2, "final_learning_rate": 1e-2}
     config = QUICK.model_copy(update={**steep, "ema_decay": 0.0})
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
     events: Events = []
@@ -119,8 +130,8 @@ def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -
     assert trained.last_validation is not None
     assert trained.last_training is not None
     assert trained.last_validation > trained.first_validation > trained.last_training
-    assert trained.best_step == 25
-    assert "weights of step 25 are kept" in next(event["message"] for event in events if event["event"] == "log")
+    assert trained.best_step == 15
+    assert "weights of step 15 are kept" in next(event["message"] for event in events if event["event"] == "log")
 
     def course(of: TrainedFlow) -> FitnessCheck:
         record = measure_fitness(scorer.density, DIGITS, -1.0, 0.0, quiet, pixels=of, features=None)
@@ -134,13 +145,14 @@ def test_a_flow_that_overfits_has_not_diverged(tmp_path: Path, scorer: Scorer) -
         assert (check.measure, check.passed, check.found) == ("validation", False, trained.last_validation)
 
 
-def test_first_and_last_validation_survive_an_interruption(tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"max_steps": 75, "validations": 3, "batch_size": 8})
+def test_first_and_last_validation_survive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate_every(2, monkeypatch)
+    config = QUICK.model_copy(update={"max_steps": 6, "validations": 3, "batch_size": 8})
     whole, events = run(tmp_path / "whole", config=config)
     bits = [event["bits_per_dim"] for event in events if event["event"] == "validation"]
     assert (whole.state.first_validation, whole.state.last_validation) == (bits[0], bits[-1])
     assert len(bits) == 3
-    run(tmp_path / "parts", config=config, stop_at=30)
+    run(tmp_path / "parts", config=config, stop_at=3)
     parts, _ = run(tmp_path / "parts", config=config)
     assert (parts.state.first_validation, parts.state.last_validation) == (bits[0], bits[-1])
     single = run(tmp_path / "single", config=QUICK.model_copy(update={"max_steps": 1}))[0]
