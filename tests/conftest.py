@@ -21,6 +21,7 @@ from coverage import Coverage
 from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
+from tests.support.tiles import tiles_of_four
 from tests.support.unmeasured import MEASURED, is_unmeasured
 from worker.gc_tuning import relax_gc
 
@@ -152,6 +153,13 @@ def commands_are_built_once() -> Iterator[None]:
 def sandboxes_are_forked() -> Iterator[None]:
     """Processes that read what users send start in milliseconds; those of `tests/worker/sandbox` are new ones."""
     with sandboxes.forked():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tiles_have_one_size() -> Iterator[None]:
+    """Models are compiled for tiles of one size: tests ask for the same numbers, not for the fastest."""
+    with tiles_of_four():
         yield
 
 

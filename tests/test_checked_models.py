@@ -36,7 +36,6 @@ from tests.support.documents import check_table
 from tests.support.local import LOCAL
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
-from tests.support.tiles import tiles_of_four
 
 PAGE = ROOT / "docs" / "checked-models.md"
 ROUNDING = 1e-14
@@ -86,7 +85,7 @@ def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Te
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("app.state.Registry", partial(Registry, zoo=tmp_path_factory.mktemp("no-zoo")))
         settings = service_settings(home, threads=1, backbones=backbones)
-        with tiles_of_four(), TestClient(create_app(settings), base_url=LOCAL) as client:
+        with TestClient(create_app(settings), base_url=LOCAL) as client:
             yield client
 
 

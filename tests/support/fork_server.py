@@ -41,7 +41,7 @@ IMPORTED = (
     "models.scoring.prepared.open", "models.scoring.engines.openvino_engine", "models.loading.flow_model",
     "models.scoring.engines.openvino_feature_engine", "models.limits.measure", "models.recommendation.compare",
     "models.datasets.ingest.fill", "models.datasets.references.create_reference", "models.published.convert_checkpoint",
-    "tests.support.sandboxes",
+    "tests.support.sandboxes", "tests.support.tiles",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
 LISTENS_AT = "TEST_FORK_SERVER"
@@ -265,10 +265,7 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
     """Forks for each request, and reports each end to who has asked, until the other side of the lifeline is gone."""
     for module in IMPORTED:
         import_module(module)
-    # Tests ask for the same numbers in every form of a model, not for the fastest.
-    tiles = import_module("snf_runtime.scoring.engines.tiles")
-    assert tiles.ROUNDS > 1
-    tiles.ROUNDS = 1
+    import_module("tests.support.tiles").tiles_of_four().__enter__()
     assert threading.active_count() == 1, "a fork has the locks of other threads, but not the threads"
     gc.freeze()  # all that is imported stays: a collection in a fork would copy it
     reading, writing = os.pipe()

@@ -1,9 +1,12 @@
-"""Tiles of one size, for tests that are not about the fastest size: to measure it, a model is compiled three times."""
+"""Tiles of one size: to measure which one is the fastest, a model is compiled three times and run many times."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
+from snf_runtime.scoring.engines.tiles import fastest_tile, seconds
+
+MODULE = "snf_runtime.scoring.engines.openvino_compile"
 FOUR = 4
 
 
@@ -16,6 +19,12 @@ def tiles_of_four() -> Iterator[None]:
         wave(tile)  # it is compiled by this call
         return tile
 
-    module = "snf_runtime.scoring.engines.openvino_compile"
-    with patch(f"{module}.fastest_tile", four), patch(f"{module}.seconds", lambda _work: 0.1):
+    with patch(f"{MODULE}.fastest_tile", four), patch(f"{MODULE}.seconds", lambda _work: 0.1):
+        yield
+
+
+@contextmanager
+def measured_tiles() -> Iterator[None]:
+    """Tiles of the size that is measured to be the fastest, as users have them."""
+    with patch(f"{MODULE}.fastest_tile", fastest_tile), patch(f"{MODULE}.seconds", seconds):
         yield

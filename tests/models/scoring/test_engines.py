@@ -30,7 +30,7 @@ from snf_runtime.scoring.engines.openvino_program import Lanes, core
 from snf_runtime.scoring.engines.tiles import CANDIDATES, Tiling
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, images_back, real_images, scores_of, transformed
-from tests.support.tiles import tiles_of_four
+from tests.support.tiles import measured_tiles
 
 FLOAT32 = 1e-3
 """Nats at 28x28 or less between an engine in float32 and float64."""
@@ -215,10 +215,11 @@ class TestCache:
         return frozen_glow(8, 1, "logit")[1]
 
     @pytest.fixture
-    def tile(self) -> Iterator[None]:
-        with tiles_of_four():
+    def measured(self) -> Iterator[None]:
+        with measured_tiles():
             yield
 
+    @pytest.mark.usefixtures("measured")
     def test_a_second_load_compiles_and_measures_nothing(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -232,13 +233,13 @@ class TestCache:
         x = points(frozen, 9)
         assert torch.equal(scores_of(first, frozen, x), scores_of(second, frozen, x))
 
+    @pytest.mark.usefixtures("measured")
     def test_an_image_alone_is_a_tile_of_one_on_one_thread(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
     ) -> None:
         OpenVINOEngine(frozen, 1, tmp_path)
         assert len(compiled) == len(CANDIDATES)
 
-    @pytest.mark.usefixtures("tile")
     def test_other_weights_precision_or_threads_are_compiled(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
     ) -> None:
@@ -253,7 +254,6 @@ class TestCache:
             OpenVINOEngine(other, threads, tmp_path)
             assert compiled
 
-    @pytest.mark.usefixtures("tile")
     def test_damaged_files_are_made_again(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -306,7 +306,6 @@ class TestCache:
         assert "cannot be" in caplog.text
         assert len(engine.forward(transformed(frozen, points(frozen, 3))).scales[0]) == 3
 
-    @pytest.mark.usefixtures("tile")
     def test_where_the_bits_differ_single_images_fill_a_tile(
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -322,7 +321,6 @@ class TestCache:
         y = transformed(frozen, points(frozen, 9))
         np.testing.assert_array_equal(engine.forward(y[:1]).log_dets[0], engine.forward(y).log_dets[0][:1])
 
-    @pytest.mark.usefixtures("tile")
     def test_the_oldest_go_first(
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
     ) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,6 @@ from tests.models.scoring.scored_bits import bits_of
 from tests.support.backbones import backbone_folder
 from tests.support.paths import ROOT
 from tests.support.tiled import mosaic, tiled_artifact
-from tests.support.tiles import tiles_of_four
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
 SHIPPED = sorted((ROOT / "models" / "zoo").glob("*/1"))
@@ -52,13 +51,6 @@ print("torch" in sys.modules)
 
 def tiled(factory: pytest.TempPathFactory) -> Path:
     return tiled_artifact(factory)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiles() -> Iterator[None]:
-    """Tiles of four images, which cost no measurement: nine images are a wave of two tiles, and one alone."""
-    with tiles_of_four():
-        yield
 
 
 @pytest.fixture(scope="module")
