@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,11 @@ TRAINED_ON, OTHERS, FAULTY = "mosaics", "more-mosaics", "faulty-mosaics"
 """Datasets of mosaics: to train on, to calibrate and evaluate on, and with a fault."""
 
 
+@cache
+def _digits() -> NDArray[np.uint8]:
+    return stacked(load_dataset("mnist-mini", None).train)[:, 0]
+
+
 def mosaic(seed: int, rows: int | None = None, columns: int | None = None) -> NDArray[np.uint8]:
     """Return a mosaic of real digits at random places, uint8 ``(1, H, W)``.
 
@@ -36,7 +42,7 @@ def mosaic(seed: int, rows: int | None = None, columns: int | None = None) -> ND
         rows: Rows of digits; None for 2 to 5.
         columns: Columns of digits; None for 2 to 5.
     """
-    digits = stacked(load_dataset("mnist-mini", None).train)[:, 0]
+    digits = _digits()
     random = np.random.default_rng(seed)
     size = random.integers(2, 6, 2)
     rows, columns = rows or int(size[0]), columns or int(size[1])
