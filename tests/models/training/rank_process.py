@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import models.training.divergence
+import models.training.validation_plan
 from models.datasets import Dataset
 from models.errors import RanksUnfit, TrainingDiverged
 from models.training.config import TrainingConfig
@@ -33,7 +34,7 @@ from tests.models.helpers import real_images
 Run = Mapping[str, Any]
 Outcome = dict[str, Any]
 
-PLAIN: Run = {"max_steps": 16}
+PLAIN: Run = {"max_steps": 10}
 DIVERGING: Run = {"max_steps": 40, "learning_rate": 1.0, "gradient_clip": 1e9, "warmup_steps": 0, "batch_size": 8}
 COMPARED: dict[str, Run] = {
     "plain": PLAIN,
@@ -110,7 +111,8 @@ def train(
 
 
 def main() -> None:
-    """Take all trainings, with a report for each step."""
+    """Take all trainings, with a report for each step and validations that may be four steps apart."""
+    models.training.validation_plan.STEPS_BETWEEN_VALIDATIONS = 4
     models.training.divergence.REPORT_SECONDS = 0
     models.training.divergence.REPORT_SHARE = 1e9
     folder = Path(sys.argv[1])
@@ -118,14 +120,14 @@ def main() -> None:
         second = ranks.rank == 1
         outcomes = {name: train(folder / name, run, ranks) for name, run in COMPARED.items()}
         outcomes["muon"] = train(folder / "muon", {"max_steps": 4, "optimizer": "muon"}, ranks)
-        outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 8)
+        outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 5)
         outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
         # The second process has a clock of its own: a training that followed it would never end.
         outcomes["timed"] = train(
             folder / "timed", {"max_steps": 1_000_000, "max_minutes": 0.01, "batch_size": 4}, ranks
         )
         # The second process would validate twice, and all the time.
-        costly, often = PhaseSteps(validation=50.0), {"max_steps": 50, "validations": 2, "batch_size": 4}
+        costly, often = PhaseSteps(validation=50.0), {"max_steps": 8, "validations": 2, "batch_size": 4}
         outcomes["validated"] = train(folder / "validated", often, ranks, costs=costly)
         often_timed = {**often, "max_steps": 1_000_000, "max_minutes": 0.03}
         outcomes["validated, timed"] = train(folder / "validated-timed", often_timed, ranks, costs=costly)
