@@ -15,6 +15,7 @@ import pytest
 
 from tests.end_to_end.support.processes import pid_of
 from tests.support.ports import free_port
+from tests.support.unmeasured import MEASURED
 from tests.worker.support.helpers import alive, reaches, until
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
@@ -25,6 +26,8 @@ from worker.jobs.submission import submit_training
 from worker.launch.launcher import address, port_problem, welcome
 from worker.settings import Settings
 
+UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
+"""Before a launcher whose processes need no coverage: they do what those of other tests do."""
 HASTY = (
     "from worker.launch import hang_watch\n"
     "from worker.settings import Settings\n"
@@ -202,7 +205,7 @@ def test_a_busy_port_is_a_clear_message(up: Callable[..., Up], spacious: Setting
 
 
 def test_a_service_that_cannot_start_ends_it_with_the_reason(up: Callable[..., Up]) -> None:
-    launcher = up("tests.worker.no_such_service")
+    launcher = up("tests.worker.no_such_service", before=UNMEASURED)
     assert launcher.process.wait(60) == 1
     assert "the service did not get ready" in launcher.text
     assert "no_such_service" in launcher.text
@@ -218,7 +221,7 @@ def test_a_service_starts_on_a_full_disk_without_its_broker_and_stops_although_i
     up: Callable[..., Up], spacious: Settings
 ) -> None:
     # Not all systems have /dev/full, a file on a full disk.
-    launcher = up(before=FULL_DISK + (FULL_OUTPUT if Path("/dev/full").exists() else ""))
+    launcher = up(before=UNMEASURED + FULL_DISK + (FULL_OUTPUT if Path("/dev/full").exists() else ""))
 
     def said() -> str:
         """What it has printed, or would have."""
