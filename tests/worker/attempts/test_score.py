@@ -6,12 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
 import pytest
 
 from tests.support.fork_server import ForkServer
+from tests.support.paths import ROOT
+from tests.worker.support import slow_score
 from tests.worker.support.helpers import until
 from tests.worker.support.scoring import IMAGES, await_part, in_background, rows, scoring, unfinished
 from worker.broker.celery_app import make_celery
@@ -26,16 +29,35 @@ from worker.settings import Settings
 
 MODEL = "mnist-snf-glow:1"
 """A model whose parts take longer than the first report of an attempt."""
+SMALL_MODEL = "digits:1"
 
 
+@pytest.fixture
+def quick(settings: Settings) -> Settings:
+    """The engine that starts in the least time."""
+    return settings.model_copy(update={"engine": "torch"})
+
+
+@pytest.fixture
+def real(store: JobStore, quick: Settings, stopping: threading.Event) -> Supervisor:
+    return Supervisor(store, quick, stopping)
+
+
+@pytest.fixture
+def slow(store: JobStore, quick: Settings, stopping: threading.Event) -> Supervisor:
+    """A supervisor of attempts that take longer to read a part than until their first report."""
+    return Supervisor(store, quick, stopping, slow_score.command)
+
+
+@pytest.mark.usefixtures("digits")
 def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
-    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
+    real: Supervisor, slow: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
-    whole, _ = store.create(scoring(model=MODEL))
+    whole, _ = store.create(scoring())
     assert real.run(whole.id) is Outcome.SUCCEEDED
     done = store.get(whole.id)
     assert done.result is not None
-    assert (done.result["model"], done.result["images"], done.result["errors"]) == (MODEL, IMAGES, 0)
+    assert (done.result["model"], done.result["images"], done.result["errors"]) == (SMALL_MODEL, IMAGES, 0)
     assert (done.progress["step"], done.progress["steps"]) == (IMAGES, IMAGES)
     expected = rows(settings, whole)
     assert len({row["path"] for row in expected}) == len(expected) == IMAGES
@@ -45,53 +67,56 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     # The worker died when all that was missing was the record of the success.
     table = settings.jobs_dir / whole.id / "scores.parquet"
     written = table.stat().st_mtime_ns
-    again, _ = store.create(scoring(model=MODEL))
+    again, _ = store.create(scoring())
     shutil.copytree(settings.jobs_dir / whole.id, settings.jobs_dir / again.id)
     shutil.copystat(table, settings.jobs_dir / again.id / "scores.parquet")
     assert real.run(again.id) is Outcome.SUCCEEDED
     assert store.get(again.id).result == done.result
     assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
 
-    cut, _ = store.create(scoring(model=MODEL))
+    cut, _ = store.create(scoring())
     with unfinished(store, cut):
-        thread, outcomes = in_background(real, cut)
+        thread, outcomes = in_background(slow, cut)
         await_part(store, cut)
         os.kill(forked.pids[str(settings.jobs_dir / cut.id)], signal.SIGKILL)
         thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert store.get(cut.id).attempts_without_progress == 0, "its parts are progress"
+    assert 0 < len(list((settings.jobs_dir / cut.id / "parts").glob("part-*"))) < IMAGES / 50
     assert real.run(cut.id) is Outcome.SUCCEEDED
     assert rows(settings, cut) == expected
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.usefixtures("forked", "digits")
 def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
-    real: Supervisor, store: JobStore, settings: Settings
+    real: Supervisor, slow: Supervisor, store: JobStore, settings: Settings
 ) -> None:
-    job, _ = store.create(scoring(model=MODEL))
+    job, _ = store.create(scoring())
     with unfinished(store, job):
-        thread, outcomes = in_background(real, job)
+        thread, outcomes = in_background(slow, job)
         await_part(store, job)
         store.request_cancel(job.id)
         thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     kept = {path.name for path in (settings.jobs_dir / job.id / "parts").glob("part-*")}
     assert 0 < len(kept) < IMAGES / 50
-    again, _ = store.create(scoring(model=MODEL, retry_of=job.id))
+    again, _ = store.create(scoring(retry_of=job.id))
     assert real.run(again.id) is Outcome.SUCCEEDED
     log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
     assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
     assert len(rows(settings, again)) == IMAGES
 
 
-def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings) -> None:
-    job, _ = store.create(scoring(model=MODEL, parameters={}))
+def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings, forked: ForkServer) -> None:
+    job, _ = store.create(scoring(parameters={}))
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
     attempt = store.take(job.id, "w", 60) or 0
     spec = job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"}
     (folder / "job.json").write_text(json.dumps(spec))
-    helper = subprocess.Popen(assistant_command(folder), env={**os.environ, **settings.environment()})
+    environment = {**os.environ, **settings.environment()}
+    with (settings.home / "helper.txt").open("wb") as output:
+        helper = forked.popen(assistant_command(folder), stdout=output, env=environment, cwd=ROOT)
     time.sleep(1)
     assert helper.poll() is None, "it waits for the attempt to make its plan"
     store.put_back(job.id, attempt, {})
