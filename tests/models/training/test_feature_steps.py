@@ -198,10 +198,10 @@ def test_what_a_report_raises_ends_the_trial(tmp_path: Path) -> None:
 
 
 def digits(*, few: bool) -> Dataset:
-    """Return 400 training images and their other parts, or 30 images in folds."""
+    """Return 400 training images and their other parts, or 30 images in three folds."""
     whole = load_dataset("mnist-mini", None)
     train, statistics = whole.train[: 20 if few else 400], whole.statistics[:10] if few else whole.statistics
-    folds, whole_folds = ((np.arange(count) % 5).astype(np.int8) for count in (10, 30))
+    folds, whole_folds = ((np.arange(count) % 3).astype(np.int8) for count in (10, 30))
     part = replace(whole, train=train, statistics=statistics, calibration=whole.calibration[:20], test=whole.test[:5])
     return replace(part, calibration=train[:0], folds=folds, whole_folds=whole_folds) if few else part
 

@@ -39,7 +39,8 @@ def test_progress_reaches_its_end(
 ) -> None:
     monkeypatch.setattr("worker.attempts.progress.REPORT_S", 0.0)
     store = DatasetStore(tmp_path / "datasets")
-    store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40, 4)))])
+    if name == "digits":
+        store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40, 4)))])
     config = find_preset("snf-features").config({"feature_side": 32, **parameters})
     dataset = load_dataset(name, None, store, config)
     if name == "mnist-mini":  # the backbone takes its time for each image
@@ -47,6 +48,8 @@ def test_progress_reaches_its_end(
         few["train"] = dataset.train[:60]
         dataset = replace(dataset, **few, digest=f"{dataset.digest}-few")
     assert (dataset.whole_folds is not None) == (name == "digits")
+    if dataset.folds is not None and dataset.whole_folds is not None:  # three folds are fitted in half of the time
+        dataset = replace(dataset, folds=dataset.folds % 3, whole_folds=dataset.whole_folds % 3)
     total = passes_of_fit(dataset, config)
     log = EventLog(tmp_path, 1)
     fit = FitReporter(log, total)
