@@ -13,6 +13,7 @@ import pytest
 from models.datasets import Dataset
 from models.errors import DatasetUnfit
 from models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from models.training import loop
 from models.training.loop import Trainer
 from models.training.presets import PRESETS, find_preset
 from tests.models.helpers import real_images
@@ -37,10 +38,11 @@ def cropped(side: int) -> Dataset:
 
 
 @pytest.mark.parametrize("name", of_different_layers())
-def test_a_preset_learns(name: str, tmp_path: Path) -> None:
+def test_a_preset_learns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STEPS_BETWEEN_VALIDATIONS", 12)  # the steps after which a training has a course
     preset = replace(PRESETS[name], width=min(PRESETS[name].width, 32), steps=min(PRESETS[name].steps, 2))
     dataset = cropped(16 if preset.levels == 3 else 8)
-    short = {"max_steps": 30, "batch_size": 16, "warmup_steps": 5, "validations": 1, "validation_images": 20}
+    short = {"max_steps": 12, "batch_size": 16, "warmup_steps": 5, "validations": 1, "validation_images": 20}
     config = preset.config({**short, "precision": "float32"})
     architecture = preset.architecture(dataset.image_shape, config.pixel_transform)
     assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
