@@ -32,6 +32,7 @@ def add(store: BackboneStore, content: bytes, **changes: Any) -> bool:
     return added
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_a_good_file_is_added_once(store: BackboneStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert add(store, tiny_onnx())
     assert store.find("tiny").model_dump(mode="json", include=TINY.keys()) == TINY
@@ -120,6 +121,7 @@ def test_a_network_for_a_single_size_is_refused(store: BackboneStore) -> None:
     assert store.names() == []
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_over_a_limit_nothing_is_stored(store: BackboneStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS", 1)
     monkeypatch.setattr(

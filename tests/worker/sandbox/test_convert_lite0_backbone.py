@@ -43,6 +43,7 @@ class Hostile:
         return os.mkdir, (os.fspath(self.file),)
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_damaged_weights_are_converted_again_to_the_same_bytes_once(
     store: BackboneStore, backbones: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_weights_that_only_the_digest_tells_apart_are_refused(
     assert store.names() == []
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_over_a_limit_nothing_is_stored(store: BackboneStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LIMITS", ProcessLimits(2**32, 60, 0.2))
     with pytest.raises(BackboneUnfit, match=r"converting efficientnet-lite0-57934424\.pth takes more than 0\.2 s"):

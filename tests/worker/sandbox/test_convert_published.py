@@ -35,6 +35,7 @@ def saved(folder: Path, content: object) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_the_flow_of_the_child_is_that_of_a_checkpoint_with_all_that_the_published_experiments_save(
     tmp_path: Path,
 ) -> None:
@@ -88,6 +89,7 @@ def test_damaged_and_other_files_are_refused(tmp_path: Path) -> None:
         convert(saved(tmp_path, Published().state_dict()), SHAPE, exact=False)
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_a_small_file_of_huge_tensors_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, {"4.W": torch.zeros(1).expand(2**20, 2**20)})
     assert path.stat().st_size < 10_000
@@ -95,6 +97,7 @@ def test_a_small_file_of_huge_tensors_is_refused(tmp_path: Path) -> None:
         convert_published(path, SHAPE, exact=False)
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_a_compressed_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = 2**29
     monkeypatch.setattr(module, "LIMITS", ProcessLimits(size, 60, 120))
@@ -113,6 +116,7 @@ def test_a_compressed_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         convert_published(bomb, SHAPE, exact=False)
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_over_a_limit_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path, glow().state_dict())
     monkeypatch.setattr(module, "LIMITS", ProcessLimits(2**32, 60, 0.2))

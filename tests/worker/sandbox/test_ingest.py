@@ -27,6 +27,7 @@ def read(settings: Settings, store: DatasetStore, data: bytes, filename: str = "
     ingest(store, "photos", [given], settings, lambda _done, _total: None)
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 def test_it_is_the_dataset_that_this_process_would_make(settings: Settings, tmp_path: Path) -> None:
     files = [source(tmp_path / "uploads", data, name) for name, data in {**mixed(), "a.txt": b"text"}.items()]
     files.append(source(tmp_path / "uploads", tarred(pngs(20), "xz"), "not utf-8 \udcff.tar.xz"))
@@ -68,6 +69,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.usefixtures("new_sandboxes")
 @pytest.mark.parametrize("limit", LIMITS)
 def test_over_a_limit_nothing_is_left(limit: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     if limit == "memory" and sys.platform != "linux":

@@ -16,6 +16,8 @@ from tests.worker.support.helpers import alive, until
 from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
 from worker.sandbox.work import NICENESS
 
+pytestmark = pytest.mark.usefixtures("new_sandboxes")
+
 MODULE = "tests.worker.support.limited_child"
 LIMITS = ProcessLimits(memory_bytes=512 * 2**20, cpu_s=60, wall_s=60)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts this memory, and has /proc")
