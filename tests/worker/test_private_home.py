@@ -1,14 +1,15 @@
 """Files of ours are for their owner alone; files that a user asks for have the user's umask."""
 
+import json
 import os
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.in_turn import in_turn
+from tests.support.in_turn import PROGRAM
 from tests.support.paths import DATA, ROOT
+from tests.support.programs import run_program
 from worker.private_home import protect_home
 
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
@@ -19,17 +20,17 @@ def mode(path: Path) -> int:
 
 
 def snf(home: Path, *commands: list[str], **variables: str) -> None:
-    """Runs commands in one process, which loads once what takes seconds, with the umask 022 of most users."""
-    done = subprocess.run(
-        in_turn(*commands),
-        cwd=ROOT,
-        env=os.environ | {"SNF_HOME": str(home)} | variables,
-        umask=0o022,
-        check=True,
-        timeout=120,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    """Runs commands in one process, a fork, with the umask 022 of most users."""
+    program = home.with_name("commands.py")
+    program.write_text(PROGRAM)
+    before = os.umask(0o022)
+    try:
+        done = run_program(
+            program, json.dumps(commands), cwd=ROOT, env=os.environ | {"SNF_HOME": str(home)} | variables, timeout=120
+        )
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("ended with 0\n") == len(commands), done.stdout
 
 
