@@ -1,17 +1,17 @@
 """The runtime folder: whose it must be, for which parts, and when it ends."""
 
 import contextlib
+import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.in_turn import in_turn
+from tests.support.in_turn import PROGRAM
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
+from tests.support.programs import run_module, run_program
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
@@ -77,16 +77,11 @@ def test_each_part_refuses_a_folder_that_others_may_change(
 
 
 def refused(settings: Settings, *commands: list[str]) -> list[str]:
-    """What commands say that end with exit code 3, in one process, which loads once what takes long."""
-    done = subprocess.run(
-        in_turn(*commands),
-        env={**os.environ, **settings.environment(), "SNF_PORT": str(free_port())},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """What commands say that end with exit code 3, in one process, a fork."""
+    program = settings.home / "commands.py"
+    program.write_text(PROGRAM)
+    environment = {**os.environ, **settings.environment(), "SNF_PORT": str(free_port())}
+    done = run_program(program, json.dumps(commands), cwd=ROOT, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return [said.splitlines()[-1] for said in done.stderr.split("ended with 3\n")[:-1]]
@@ -104,9 +99,8 @@ def test_the_launcher_starts_nothing_beside_the_broker_of_another_installation(
     broker: EmbeddedBroker, settings: Settings, home: Path
 ) -> None:
     other = settings.model_copy(update={"home": home / "other"})
-    command = [sys.executable, "-m", "app.cli.main", "up"]
     environment = {**os.environ, **other.environment(), "SNF_PORT": str(free_port())}
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = run_module("app.cli.main", "up", cwd=ROOT, env=environment, timeout=60)
     assert done.returncode == 3
     assert str(home / "broker") in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

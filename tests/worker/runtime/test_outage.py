@@ -14,6 +14,7 @@ from statistics import median
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.programs import run_module
 from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
@@ -115,9 +116,8 @@ def test_a_worker_that_receives_nothing_for_good_says_so_and_ends(
 def test_the_health_check_in_an_outage_blames_no_worker(settings: Settings, broker: EmbeddedBroker) -> None:
     healthy, why = check_workers(settings)
     assert (healthy, why) == (False, "no worker of cpu is alive on this machine")
-    command = [sys.executable, "-m", "app.cli.main", "worker", "--check"]
     environment = {**os.environ, **settings.environment()}
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    answer = run_module("app.cli.main", "worker", "--check", cwd=ROOT, env=environment, timeout=60)
     assert (answer.returncode, answer.stdout.strip()) == (1, why)
     broker.stop()
     healthy, why = check_workers(settings)
