@@ -21,7 +21,7 @@ REFRESH = "make notebooks"
 SHORTER = {
     "new_bijection": {'"max_steps": 60': '"max_steps": 8, "batch_size": 16'},
     "own_images": {'"feature_side": 112': '"feature_side": 80'},
-    "paper": {"steps=300": "steps=60", "steps=80": "steps=8"},
+    "paper": {"steps=300": "steps=60", "steps=80": "steps=8", "(64, 256, 1024)": "(64, 256)"},
 }
 """What is run in place of a part of a notebook: its own checks hold after fewer steps and with fewer features, too."""
 
