@@ -53,9 +53,9 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return a ``Caller`` for the sender of a request to a service that has no API keys.
+    """Return the ``Caller`` of a request without an API key, named by the IP address it comes from.
 
-    It is named by its IP address, or for IPv6 by its /64 network. Its role is ``admin``.
+    Its role is ``admin``, as the service has no keys. An IPv6 address is shortened to its /64 network.
     """
     return Caller(f"address:{network_of(address)}", address, "admin")
 

@@ -40,10 +40,7 @@ class ScoreOutput(Protocol):
         ...
 
     def end(self) -> None:
-        """Finish the output of ``snf score`` after the last batch of images.
-
-        It prints what is missing, such as kept results or closing brackets.
-        """
+        """Print the rest of the output after the last batch of images, such as closing brackets or kept results."""
         ...
 
 

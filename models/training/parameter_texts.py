@@ -37,7 +37,7 @@ def parameter_groups() -> dict[str, list[Parameter]]:
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Return the default training settings that each preset changes, with equal presets in one group.
+    """Return the presets that change default training settings, each group with the values that it sets.
 
     Returns the names of the presets in each group, with the changed defaults as text. Presets that change no defaults
     are left out.

@@ -169,7 +169,7 @@ class ReferenceIndex:
 
 @contextmanager
 def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create an SQLite index file for a dataset by reference, and yield a connection to its empty tables.
+    """Create the SQLite index of a new dataset by reference, and yield a connection with which to fill it.
 
     The file appears after the ``with`` block, complete and stored durably.
     """

@@ -211,7 +211,7 @@ class Calibration:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that an image can get in a verdict without gradients of its log-likelihood.
+        """The smallest p-value that a verdict without likelihood gradients can have.
 
         It is 1 / (n + 1) for n calibration images.
         """
