@@ -150,6 +150,7 @@ def test_dropped_images_have_the_services_own_numbers_sorted_in_parts_and_in_a_f
     scored(page, count)
     heading = page.get_by_role("button", name="log-likelihood")
     heading.click()
+    expect(page.get_by_role("columnheader", name="log-likelihood")).to_have_attribute("aria-sort", "ascending")
     values = page.locator("tbody tr td:nth-child(3)")
     found = [float(one) for one in values.all_inner_texts()]
     assert len(found) == 100
