@@ -151,7 +151,7 @@ def commands_are_built_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def sandboxes_are_forked() -> Iterator[None]:
-    """Processes that read what users send start in milliseconds; those of `tests/worker/sandbox` are new ones."""
+    """Processes that read what users send start in milliseconds, but for tests with `new_sandboxes`."""
     with sandboxes.forked():
         yield
 

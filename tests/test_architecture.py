@@ -199,6 +199,12 @@ def test_importing_does_not_load_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_no_test_has_a_doctest_which_would_not_run() -> None:
+    prompt = ">" * 3 + " "
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not any(line.strip().startswith(prompt) for line in path.read_text(encoding="utf-8").splitlines()), path
+
+
 def test_tests_that_are_not_measured_exist() -> None:
     for entry in listed():
         path, *names = entry.split("::")

@@ -41,7 +41,7 @@ IMPORTED = (
     "models.scoring.prepared.open", "models.scoring.engines.openvino_engine", "models.loading.flow_model",
     "models.scoring.engines.openvino_feature_engine", "models.limits.measure", "models.recommendation.compare",
     "models.datasets.ingest.fill", "models.datasets.references.create_reference", "models.published.convert_checkpoint",
-    "tests.support.sandboxes", "tests.support.tiles",
+    "tests.support.sandboxes",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
 LISTENS_AT = "TEST_FORK_SERVER"
@@ -265,7 +265,6 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
     """Forks for each request, and reports each end to who has asked, until the other side of the lifeline is gone."""
     for module in IMPORTED:
         import_module(module)
-    import_module("tests.support.tiles").tiles_of_four().__enter__()
     assert threading.active_count() == 1, "a fork has the locks of other threads, but not the threads"
     gc.freeze()  # all that is imported stays: a collection in a fork would copy it
     reading, writing = os.pipe()
@@ -379,4 +378,5 @@ def leave(code: int) -> Never:
 if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    serve(*(socket.socket(fileno=int(fd)) for fd in sys.argv[1:]))
+    with import_module("tests.support.tiles").tiles_of_four():
+        serve(*(socket.socket(fileno=int(fd)) for fd in sys.argv[1:]))

@@ -1,7 +1,9 @@
 """Tiles of one size: to measure which one is the fastest, a model is compiled three times and run many times."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from unittest.mock import patch
 
 from snf_runtime.scoring.engines.tiles import fastest_tile, seconds
@@ -19,8 +21,19 @@ def tiles_of_four() -> Iterator[None]:
         wave(tile)  # it is compiled by this call
         return tile
 
-    with patch(f"{MODULE}.fastest_tile", four), patch(f"{MODULE}.seconds", lambda _work: 0.1):
+    times = _Times()
+    with patch(f"{MODULE}.fastest_tile", four), patch(f"{MODULE}.seconds", lambda _work: next(times.turns)):
         yield
+
+
+class _Times(threading.local):
+    """Seconds of a wave and, asked for next, of its images one by one.
+
+    More images than half a wave take one more wave, and fewer are computed one by one.
+    """
+
+    def __init__(self) -> None:
+        self.turns = cycle((0.1, 0.2))
 
 
 @contextmanager

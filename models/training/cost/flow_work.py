@@ -3,8 +3,8 @@
 They are made layer by layer on PyTorch's meta device.
 
 Nothing here describes a layer: each is built as for training, and its own code runs with tensors that have no values.
-Layers of one class with the same settings, and weights and images of the same shapes, cost the same. Each kind is
-counted once in a process.
+Layers of one class with the same settings, and weights and images of the same shapes, cost the same. The counts of
+each kind are kept for other flows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from models.bijections.matrix_inverse import MatrixInverse
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
-from models.flows.layers.spec import describe_layer
 from models.training.config import TrainingConfig
 from models.training.cost.operation_counter import Count, Work, count, saved_bytes
 from models.training.objective import SelfNormalizingObjective, operator_norm
@@ -126,10 +125,7 @@ def _flow_work(
         flow = build_flow(architecture)
         # Sets what the layers do in training.
         SelfNormalizingObjective(flow, architecture.image_shape, config)
-    layers = [
-        _kind_work(kind, config, images, initialization_images, precision)
-        for kind in _kinds(flow, architecture.image_shape)
-    ]
+    layers = [_kind_work(kind, config, images, initialization_images, precision) for kind in _kinds(flow, architecture)]
     total = layers[0]
     for layer_work in layers[1:]:
         total = total + layer_work
@@ -149,12 +145,13 @@ class _Kind:
     layer: Bijection = field(compare=False)
 
 
-def _kinds(flow: Flow, image_shape: Shape) -> list[_Kind]:
-    """Return the kind of each layer of a flow; squeezes and priors have no settings."""
+def _kinds(flow: Flow, architecture: PixelArchitecture) -> list[_Kind]:
+    """Return the kind of each layer of a flow; the weights of squeezes and priors show all their settings."""
     kinds = []
-    for level, steps, shape in walk(flow, image_shape):
-        for _, layer, at in steps:
-            kinds.append(_kind(layer, at, "" if layer is level.squeeze else describe_layer(layer).model_dump_json()))
+    described = architecture.layered().shaped()
+    for spec, (level, steps, shape) in zip(described, walk(flow, architecture.image_shape), strict=True):
+        settings = [""] * (level.squeeze is not None) + [layer.model_dump_json() for layer in spec.layers]
+        kinds += [_kind(layer, at, text) for (_, layer, at), text in zip(steps, settings, strict=True)]
         if level.prior is not None:
             kinds.append(_kind(level.prior, shape, ""))
     return kinds

@@ -172,6 +172,22 @@ def test_an_image_is_the_same_to_the_bit_in_any_batch() -> None:
         )
 
 
+@torch.no_grad()
+def test_tiles_of_any_size_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within a machine, so that a measured tile size does not change a result."""
+    frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
+    y, results = transformed(frozen, points(frozen, 23)), []
+    for size in CANDIDATES:
+        monkeypatch.setattr("tests.support.tiles.FOUR", size)
+        engine = OpenVINOEngine(frozen, 2, tmp_path / str(size))
+        assert engine.tile == size
+        found = engine.forward(y)
+        results.append([*found.scales, *found.log_dets, *found.prior_log_dets, engine.inverse(found.scales, "exact")])
+    for others in results[1:]:
+        for got, want in zip(others, results[0], strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
 class TestChoice:
     """Which engine runs a flow."""
 

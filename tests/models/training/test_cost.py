@@ -76,6 +76,19 @@ def test_work_of_a_step_is_that_of_real_tensors(name: str) -> None:
     assert counted.flops == pytest.approx(real.get_total_flops(), rel=0.3)
 
 
+def test_counts_kept_from_another_flow_are_those_of_the_flow_itself() -> None:
+    first, second = (GlowArchitecture(channels=1, height=16, width=16, levels=2, steps=n, hidden=8) for n in (2, 1))
+    for cached in (flow_work._flow_work, flow_work._kind_work):
+        cached.cache_clear()
+    flow_work.flow_work(first, CONFIG, 4, 8, "float32")
+    counted = flow_work._kind_work.cache_info().misses
+    after_another = flow_work.flow_work(second, CONFIG, 4, 8, "float32")
+    assert flow_work._kind_work.cache_info().misses == counted
+    for cached in (flow_work._flow_work, flow_work._kind_work):
+        cached.cache_clear()
+    assert flow_work.flow_work(second, CONFIG, 4, 8, "float32") == after_another
+
+
 def test_what_a_layer_saves_is_counted_in_bytes() -> None:
     layer = find_layer()
     sizes = []

@@ -48,8 +48,6 @@ def test_progress_reaches_its_end(
         few["train"] = dataset.train[:60]
         dataset = replace(dataset, **few, digest=f"{dataset.digest}-few")
     assert (dataset.whole_folds is not None) == (name == "digits")
-    if dataset.folds is not None and dataset.whole_folds is not None:  # three folds are fitted in half of the time
-        dataset = replace(dataset, folds=dataset.folds % 3, whole_folds=dataset.whole_folds % 3)
     total = passes_of_fit(dataset, config)
     log = EventLog(tmp_path, 1)
     fit = FitReporter(log, total)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.errors import ArtifactRefused
 from tests.models.artifacts.spoilt_models import (
     a_card_in_another_encoding,
     a_file_outside,
@@ -17,7 +18,7 @@ from tests.models.artifacts.spoilt_models import (
     weights_with_a_huge_header,
 )
 from tests.support.trained import barely_trained
-from worker.sandbox.verify_upload import find_problem
+from worker.sandbox.verify_upload import find_problem, verify_upload
 
 
 @pytest.fixture
@@ -28,6 +29,14 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_good_one(folder: Path) -> None:
     assert find_problem(folder, folder) is None
+
+
+@pytest.mark.usefixtures("new_sandboxes")
+def test_a_process_with_limits_finds_the_same(folder: Path) -> None:
+    verify_upload(folder, folder, lambda _done, _total: None)
+    no_picture(folder)
+    with pytest.raises(ArtifactRefused, match="it cannot be loaded: UnidentifiedImageError"):
+        verify_upload(folder, folder, lambda _done, _total: None)
 
 
 @pytest.mark.parametrize(
