@@ -49,11 +49,11 @@ def paste(page: Page, *paths: Path) -> None:
     page.evaluate(PASTE, list(map(_file, paths)))
 
 
-def slow_uploads(page: Page) -> None:
-    """Sends so slowly that one sees it."""
+def slow_uploads(page: Page, answer_ms: int = 0) -> None:
+    """Sends so slowly that one sees it, and has each answer that many milliseconds later."""
     page.context.new_cdp_session(page).send(
         "Network.emulateNetworkConditions",
-        {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": SLOW_BYTES_S},
+        {"offline": False, "latency": answer_ms, "downloadThroughput": -1, "uploadThroughput": SLOW_BYTES_S},
     )
 
 

@@ -289,7 +289,7 @@ def test_a_model_is_downloaded_and_uploaded_again_and_a_file_that_is_none_refuse
     page.get_by_label("File").set_input_files(download.value.path())
     page.get_by_role("textbox", name="Name").fill("moved")
     upload, progress = page.get_by_role("button", name="Upload"), page.get_by_role("progressbar", name="Upload")
-    slow_uploads(page)
+    slow_uploads(page, answer_ms=1000)
     upload.click()
     expect(progress).to_be_visible()
     axe(page)
