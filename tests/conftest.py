@@ -21,7 +21,7 @@ from coverage import Coverage
 from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
-from tests.support.tiles import tiles_of_four
+from tests.support.tiles import tiles_of
 from tests.support.unmeasured import MEASURED, is_unmeasured
 from worker.gc_tuning import relax_gc
 
@@ -159,7 +159,7 @@ def sandboxes_are_forked() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def tiles_have_one_size() -> Iterator[None]:
     """Models are compiled for tiles of one size: tests ask for the same numbers, not for the fastest."""
-    with tiles_of_four():
+    with tiles_of(4):
         yield
 
 

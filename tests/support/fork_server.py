@@ -356,9 +356,9 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     # Budgets in minutes count from the start of a process, which imports this module first.
     vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()
     coverage.process_startup()
-    import_module("tests.support.sandboxes").forked().__enter__()
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        with import_module("tests.support.sandboxes").forked():
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         if end.code not in (None, *range(256)):
             raise
@@ -378,5 +378,5 @@ def leave(code: int) -> Never:
 if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    with import_module("tests.support.tiles").tiles_of_four():
+    with import_module("tests.support.tiles").tiles_of(4):
         serve(*(socket.socket(fileno=int(fd)) for fd in sys.argv[1:]))

@@ -9,20 +9,19 @@ from unittest.mock import patch
 from snf_runtime.scoring.engines.tiles import fastest_tile, seconds
 
 MODULE = "snf_runtime.scoring.engines.openvino_compile"
-FOUR = 4
 
 
 @contextmanager
-def tiles_of_four() -> Iterator[None]:
-    """Tiles of four images, or of the most that the engine allows if that is less, without a measurement."""
+def tiles_of(images: int) -> Iterator[None]:
+    """Tiles of that many images, or of the most that the engine allows if that is less, without a measurement."""
 
-    def four(wave: Callable[[int], object], sizes: Sequence[int]) -> int:
-        tile = min(FOUR, max(sizes))
+    def given(wave: Callable[[int], object], sizes: Sequence[int]) -> int:
+        tile = min(images, max(sizes))
         wave(tile)  # it is compiled by this call
         return tile
 
     times = _Times()
-    with patch(f"{MODULE}.fastest_tile", four), patch(f"{MODULE}.seconds", lambda _work: next(times.turns)):
+    with patch(f"{MODULE}.fastest_tile", given), patch(f"{MODULE}.seconds", lambda _work: next(times.turns)):
         yield
 
 

@@ -30,7 +30,7 @@ from snf_runtime.scoring.engines.openvino_program import Lanes, core
 from snf_runtime.scoring.engines.tiles import CANDIDATES, Tiling
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, images_back, real_images, scores_of, transformed
-from tests.support.tiles import measured_tiles
+from tests.support.tiles import measured_tiles, tiles_of
 
 FLOAT32 = 1e-3
 """Nats at 28x28 or less between an engine in float32 and float64."""
@@ -173,13 +173,13 @@ def test_an_image_is_the_same_to_the_bit_in_any_batch() -> None:
 
 
 @torch.no_grad()
-def test_tiles_of_any_size_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_of_any_size_give_the_same_bits(tmp_path: Path) -> None:
     """Within a machine, so that a measured tile size does not change a result."""
     frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
     y, results = transformed(frozen, points(frozen, 23)), []
     for size in CANDIDATES:
-        monkeypatch.setattr("tests.support.tiles.FOUR", size)
-        engine = OpenVINOEngine(frozen, 2, tmp_path / str(size))
+        with tiles_of(size):
+            engine = OpenVINOEngine(frozen, 2, tmp_path / str(size))
         assert engine.tile == size
         found = engine.forward(y)
         results.append([*found.scales, *found.log_dets, *found.prior_log_dets, engine.inverse(found.scales, "exact")])

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,11 +45,6 @@ def calibrating(**changes: Any) -> Job:
 def settings(settings: Settings) -> Settings:
     """The engine that starts in the least time."""
     return settings.model_copy(update={"engine": "torch"})
-
-
-@pytest.fixture
-def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
-    return Supervisor(store, settings, stopping)
 
 
 @pytest.fixture(autouse=True)
