@@ -87,8 +87,7 @@ def upload_dataset(
     Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
     unsafe or too large is refused as a whole, and nothing of it is stored.
     """
-    name = uploads.receive(request).name
-    dataset = detail(name, store, settings.data_dir)
+    dataset = detail(uploads.receive(request), store, settings.data_dir)
     response.headers["Location"] = dataset.links["self"]
     return dataset
 

@@ -19,7 +19,6 @@ from app.http.upload_folders import UploadFolders, note_target
 from models.atomic_files import make_folder
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import DiskQuota
-from models.datasets.report import DatasetReport
 from models.locations.allowed import allowed_location
 from worker.sandbox.ingest import ingest
 from worker.sandbox.refer import refer
@@ -62,10 +61,8 @@ class DatasetUploads:
         """
         self._stopping.set()
 
-    def receive(self, request: Request) -> DatasetReport:
-        """Receive a multipart upload of images, and store the images as a new dataset.
-
-        Returns its validation report.
+    def receive(self, request: Request) -> str:
+        """Receive a multipart upload of images, store the images as a new dataset, and return its name.
 
         To be called in a thread of the framework.
 
@@ -88,9 +85,8 @@ class DatasetUploads:
                     form.write(chunk)
                 name, sources, near_duplicates = form.finish()
             note_target(folder, name)
-            return ingest(
-                self._store, name, sources, self._settings, UploadWatch(request, self._stopping), near_duplicates
-            )
+            ingest(self._store, name, sources, self._settings, UploadWatch(request, self._stopping), near_duplicates)
+        return name
 
     def refer(self, request: Request, reference: ReferenceRequest) -> None:
         """Create a dataset of images at a storage location, without copying them.

@@ -9,9 +9,22 @@ from app.http.errors import Problem
 from app.jobs.in_use import refuse_in_use
 from models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from models.datasets.builtin import NAMES, builtin_file
-from models.datasets.references.index import ReferenceRecord
+from models.datasets.catalogue import check_stored
+from models.datasets.store import summarize_report
 from models.errors import ModelsError
+from models.images.options import ImageOptions
 from worker.jobs.store import JobStore
+
+NOTHING_KNOWN: dict[str, object] = {
+    "image_shape": [],
+    "smallest": [],
+    "largest": [],
+    **dict.fromkeys(("images", "bytes", "train", "statistics", "calibration", "test", "folds"), 0),
+    "created": None,
+    "report": None,
+    "reference": None,
+}
+"""Facts of a dataset whose images were not read."""
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
@@ -22,39 +35,12 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
     result = []
     for name in dataset_names(data_dir, store):
         try:
-            result.append(entry(name, store, data_dir))
+            facts = _facts(name, store, data_dir)
         except ModelsError as error:
-            result.append(_unusable(name, error.detail))
+            origin = "built-in" if name in NAMES else "stored"
+            facts = NOTHING_KNOWN | {"name": name, "origin": origin, "problem": error.detail}
+        result.append(DatasetEntry.model_validate(facts))
     return result
-
-
-def entry(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetEntry:
-    """Return a summary of a dataset: its origin, image sizes and image counts.
-
-    Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
-    """
-    path = builtin_file(name, data_dir)
-    record = None if path is not None or not store.has(name) else store.reference(name)
-    if record is not None and not store.is_inspected(name):
-        return _uninspected(name, record)
-    summary = summarize(name, data_dir, store)
-    if path is None:
-        report = store.report(name)
-        facts = report.facts
-        return _entry(
-            name,
-            summary,
-            origin="stored" if record is None else "reference",
-            location=None if record is None else record.location,
-            smallest=list(facts.smallest),
-            largest=list(facts.largest),
-            bytes=report.bytes,
-            created=report.created,
-        )
-    size = list(summary.image_shape[:0:-1])
-    return _entry(
-        name, summary, origin="built-in", smallest=size, largest=size, bytes=path.stat().st_size, created=None
-    )
 
 
 def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
@@ -62,14 +48,11 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
 
     Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
     """
-    dataset = entry(name, store, data_dir)
+    facts = _facts(name, store, data_dir)
     links = {"self": f"/v1/datasets/{name}"}
-    if dataset.origin == "built-in":
-        return DatasetDetail(**dataset.model_dump(), report=None, links=links)
-    report = store.report(name) if store.is_inspected(name) else None
-    if report is not None:
+    if facts["report"] is not None:
         links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
-    return DatasetDetail(**dataset.model_dump(), report=report, reference=store.reference(name), links=links)
+    return DatasetDetail.model_validate(facts | {"links": links})
 
 
 def refuse_builtin(name: str) -> None:
@@ -96,45 +79,41 @@ def refuse_used(name: str, jobs: JobStore) -> None:
     )
 
 
-def _entry(name: str, summary: DatasetSummary, **more: object) -> DatasetEntry:
-    parts = {part: getattr(summary, part) for part in ("train", "statistics", "calibration", "test")}
-    return DatasetEntry.model_validate(
-        {
-            "name": name,
-            "images": sum(parts.values()),
-            "image_shape": list(summary.image_shape),
-            **parts,
-            "folds": summary.folds,
-            **more,
+def _facts(name: str, store: DatasetStore, data_dir: Path | None) -> dict[str, object]:
+    """Return the fields of ``DatasetDetail`` but the links, which are all of ``DatasetEntry``."""
+    path = builtin_file(name, data_dir)
+    facts = NOTHING_KNOWN | {"name": name, "origin": "built-in"}
+    if path is not None:
+        summary = summarize(name, data_dir)
+        size = list(summary.image_shape[:0:-1])
+        return facts | _counts(summary) | {"smallest": size, "largest": size, "bytes": path.stat().st_size}
+    check_stored(name, data_dir, store)
+    record = store.reference(name)
+    facts["origin"] = "stored" if record is None else "reference"
+    if record is not None:
+        known = record.model_dump(include={"images", "bytes", "created", "location"})
+        facts |= {"reference": record, **known}
+        if not store.is_inspected(name):
+            return facts
+    report = store.report(name)
+    return (
+        facts
+        | _counts(summarize_report(report, ImageOptions()))
+        | {
+            "report": report,
+            "smallest": list(report.facts.smallest),
+            "largest": list(report.facts.largest),
+            "bytes": report.bytes,
+            "created": report.created,
         }
     )
 
 
-def _uninspected(name: str, record: ReferenceRecord) -> DatasetEntry:
-    """Return the summary of a dataset by reference whose images were not read."""
-    return DatasetEntry(
-        name=name,
-        origin="reference",
-        images=record.images,
-        image_shape=[],
-        smallest=[],
-        largest=[],
-        bytes=record.bytes,
-        created=record.created,
-        location=record.location,
-        **dict.fromkeys(("train", "statistics", "calibration", "test", "folds"), 0),
-    )
-
-
-def _unusable(name: str, reason: str) -> DatasetEntry:
-    counts = dict.fromkeys(("images", "train", "statistics", "calibration", "test", "folds", "bytes"), 0)
-    return DatasetEntry(
-        name=name,
-        origin="built-in" if name in NAMES else "stored",
-        image_shape=[],
-        smallest=[],
-        largest=[],
-        created=None,
-        problem=reason,
-        **counts,
-    )
+def _counts(summary: DatasetSummary) -> dict[str, object]:
+    parts = {part: getattr(summary, part) for part in ("train", "statistics", "calibration", "test")}
+    return {
+        "images": sum(parts.values()),
+        "image_shape": list(summary.image_shape),
+        "folds": summary.folds,
+        **parts,
+    }

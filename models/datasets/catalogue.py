@@ -7,7 +7,7 @@ from pathlib import Path
 from models.datasets.builtin import NAMES, builtin_file, load_builtin, summarize_builtin
 from models.datasets.dataset import Dataset, DatasetSummary
 from models.datasets.prepared import Progress, no_progress
-from models.datasets.store import DatasetStore
+from models.datasets.store import DatasetStore, summarize_report
 from models.errors import DatasetNotFound
 from models.images.options import ImageOptions
 from models.texts.suggestions import choices
@@ -32,7 +32,7 @@ def summarize(
     path = builtin_file(name, data_dir)
     if path is not None:
         return summarize_builtin(name, path, config)
-    return _stored(name, data_dir, store).summarize(name, config)
+    return summarize_report(check_stored(name, data_dir, store).report(name), config)
 
 
 def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
@@ -42,7 +42,7 @@ def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
 
     Raises ``DatasetNotFound``, ``DatasetUnfit``.
     """
-    record = None if builtin_file(name, data_dir) else _stored(name, data_dir, store).reference(name)
+    record = None if builtin_file(name, data_dir) else check_stored(name, data_dir, store).reference(name)
     if record is not None:
         return record.images
     summary = summarize(name, data_dir, store)
@@ -77,10 +77,14 @@ def load_dataset(
     path = builtin_file(name, data_dir)
     if path is not None:
         return load_builtin(name, path, config)
-    return _stored(name, data_dir, store).load(name, config, progress)
+    return check_stored(name, data_dir, store).load(name, config, progress)
 
 
-def _stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
+def check_stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
+    """Return the store if it has a dataset of this name.
+
+    Raises ``DatasetNotFound`` otherwise, with the names of all datasets that are like it.
+    """
     if store is None or name in NAMES or not store.has(name):
         hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}{hint}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,7 +12,7 @@ from models.atomic_files import make_folder, new_folder, remove_folder, remove_l
 from models.datasets.builtin import NAMES
 from models.datasets.choose_preprocessing import choose_preprocessing
 from models.datasets.dataset import Dataset, DatasetSummary
-from models.datasets.ingest.fill import REPORT, SHEET, Fill, NewDataset, fill_folder
+from models.datasets.ingest.fill import REPORT, SHEET, NewDataset, fill_folder
 from models.datasets.ingest.limits import DiskQuota, Limits
 from models.datasets.ingest.near_duplicates import NearDuplicates
 from models.datasets.ingest.uploaded_files import Source
@@ -28,9 +29,6 @@ from models.texts.suggestions import choices
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.images.tiles import tile_plan
 
-FillReference = Callable[[Path, NewReference, Progress], None]
-"""A function that writes the folder of a dataset by reference."""
-
 
 class DatasetStore:
     """Store of user datasets, with one folder for each dataset under ``root``.
@@ -38,12 +36,14 @@ class DatasetStore:
     The folder of an upload holds the originals, an index, a report and preprocessed pixels. That of a dataset by
     reference holds no originals, and no report unless its images were inspected.
 
-    ``quota`` is the most bytes of all datasets together.
+    Attributes:
+        root: The folder.
+        quota: The most bytes of all datasets together; None for no limit.
     """
 
     def __init__(self, root: Path, *, quota: int | None = None) -> None:
         self.root = root
-        self._quota = quota
+        self.quota = quota
 
     def names(self) -> list[str]:
         """Return the sorted names of all datasets of users, except those that are still being created."""
@@ -120,6 +120,27 @@ class DatasetStore:
         if name in NAMES or (self.root / name).exists():
             raise _taken(name)
 
+    @contextmanager
+    def creating(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder, which becomes a dataset when the ``with`` block ends without an exception.
+
+        Other processes see the dataset only then.
+
+        Raises:
+            InvalidName: The name breaks the rule of names.
+            DatasetTaken: The name is in use.
+            StorageFull: There is no room on the disk.
+        """
+        self.check_free(name)
+        make_folder(self.root)
+        remove_leftovers(self.root, LEFTOVER_SECONDS)
+        with storage_errors():
+            try:
+                with new_folder(self.root / name) as folder:
+                    yield folder
+            except FileExistsError as error:
+                raise _taken(name) from error
+
     def create(
         self,
         name: str,
@@ -127,19 +148,15 @@ class DatasetStore:
         *,
         limits: Limits | None = None,
         progress: Progress = no_progress,
-        fill: Fill = fill_folder,
         near_duplicates: NearDuplicates = "keep",
     ) -> DatasetReport:
-        """Create a dataset from uploaded files and return its report.
-
-        Other processes see the dataset only when it is complete.
+        """Create a dataset from files, which this process reads itself, and return its report.
 
         Args:
             name: The name of the new dataset.
-            sources: The uploaded files.
+            sources: The files.
             limits: The largest upload.
             progress: Called with the bytes of the sources that were read, and all; what it raises ends the work.
-            fill: Reads the sources into the folder of the dataset, perhaps in another process.
             near_duplicates: Whether images that are like an earlier one are kept.
 
         Raises:
@@ -148,13 +165,9 @@ class DatasetStore:
             DatasetRefused: An archive or array is unsafe, damaged or too large, or fewer than 10 images are usable.
             StorageFull: There is no room for the images.
         """
-        new = NewDataset(name, sources, limits or Limits(), self._quota, near_duplicates)
-
-        def fill_new(folder: Path) -> None:
-            fill(folder, new, progress)
-            progress(new.packed, new.packed)  # before the dataset exists, as it may raise
-
-        self._create(name, fill_new)
+        new = NewDataset(name, sources, limits or Limits(), self.quota, near_duplicates)
+        with self.creating(name) as folder:
+            fill_folder(folder, new, progress)
         return self.report(name)
 
     def refer(
@@ -166,20 +179,16 @@ class DatasetStore:
         inspect: bool = False,
         by_request: bool = False,
         progress: Progress = no_progress,
-        fill: FillReference = fill_reference,
-    ) -> ReferenceRecord:
+    ) -> None:
         """Create a dataset that refers to the images in a folder or file without copying them.
-
-        Returns the description of the dataset.
 
         Args:
             name: The name of the new dataset.
-            location: The folder or file with the images.
+            location: The folder or file with the images, which this process reads itself.
             column: The column of Parquet files with the images; None to find it by its type.
             inspect: Whether every image is read, as jobs other than scoring need.
             by_request: Whether a request to the service named the location.
             progress: Called with the bytes that were read, and all; what it raises ends the work.
-            fill: Writes the folder of the dataset, perhaps in another process.
 
         Raises:
             InvalidName: The name breaks the rule of names.
@@ -188,20 +197,9 @@ class DatasetStore:
             LocationNotFound: There is nothing at the location.
             LocationUnavailable: The location cannot be reached.
         """
-        new = NewReference(name, location.url, column, inspect, self._quota, by_request)
-        self._create(name, lambda folder: fill(folder, new, progress))
-        return read_record(self._folder(name) / REFERENCE)
-
-    def _create(self, name: str, fill: Callable[[Path], None]) -> None:
-        self.check_free(name)
-        make_folder(self.root)
-        remove_leftovers(self.root, LEFTOVER_SECONDS)
-        with storage_errors():
-            try:
-                with new_folder(self.root / name) as folder:
-                    fill(folder)
-            except FileExistsError as error:
-                raise _taken(name) from error
+        new = NewReference(name, location.url, column, inspect, self.quota, by_request)
+        with self.creating(name) as folder:
+            fill_reference(folder, new, progress)
 
     def delete(self, name: str) -> None:
         """Remove a dataset of a user from disk.
@@ -214,17 +212,6 @@ class DatasetStore:
             remove_folder(self._folder(name))
         except FileNotFoundError as error:  # another call has removed it
             raise self._not_found(name) from error
-
-    def summarize(self, name: str, config: ImageOptions) -> DatasetSummary:
-        """Return a user dataset's image shape and the image count of each part, such as training images.
-
-        Raises ``DatasetNotFound``, ``DatasetUnfit``.
-        """
-        report = self.report(name)
-        preprocessing = choose_preprocessing(config, report.facts, name)
-        split, tiles = report.split, _mean_tiles(report, preprocessing) if preprocessing.tiled else 1.0
-        parts = split.train, split.statistics, split.calibration
-        return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles)
 
     def load(self, name: str, config: ImageOptions, progress: Progress = no_progress) -> Dataset:
         """Load a user's dataset, with images preprocessed to the size and colour mode that ``config`` sets.
@@ -240,7 +227,7 @@ class DatasetStore:
             return prepare(self._folder(name), report, preprocessing, self._room, progress)
 
     def _room(self) -> DiskQuota:
-        return DiskQuota(self.root, self._quota)
+        return DiskQuota(self.root, self.quota)
 
     def _folder(self, name: str) -> Path:
         if not self.has(name):
@@ -249,6 +236,17 @@ class DatasetStore:
 
     def _not_found(self, name: str) -> DatasetNotFound:
         return DatasetNotFound(f"there is no dataset {name!r}; {choices(name, self.names())}")
+
+
+def summarize_report(report: DatasetReport, config: ImageOptions) -> DatasetSummary:
+    """Return the image shape and the image count of each part of the dataset that a report describes.
+
+    Raises ``DatasetUnfit`` if the images cannot be used as ``config`` asks.
+    """
+    preprocessing = choose_preprocessing(config, report.facts, report.name)
+    split, tiles = report.split, _mean_tiles(report, preprocessing) if preprocessing.tiled else 1.0
+    parts = split.train, split.statistics, split.calibration
+    return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles)
 
 
 def _mean_tiles(report: DatasetReport, preprocessing: Preprocessing) -> float:

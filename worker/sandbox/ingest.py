@@ -18,9 +18,7 @@ from worker.sandbox.work import do_limited
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore, Source
-    from models.datasets.ingest.fill import NewDataset
     from models.datasets.ingest.near_duplicates import NearDuplicates
-    from models.datasets.report import DatasetReport
     from worker.settings import Settings
 
 BYTES_PER_CPU_S = 100_000
@@ -39,12 +37,10 @@ def ingest(
     settings: Settings,
     progress: Callable[[int, int], None],
     near_duplicates: NearDuplicates = "keep",
-) -> DatasetReport:
-    """Create a dataset from uploaded files, and return a report on its images.
+) -> None:
+    """Create a dataset from uploaded files.
 
-    Only a child process with limits reads the files.
-
-    This process never opens the files.
+    Only a child process with limits reads the files; this process never opens them.
 
     Args:
         store: Store of datasets.
@@ -58,15 +54,17 @@ def ingest(
     Raises:
         DatasetRefused: The files need more time or memory than allowed, or cannot be read.
     """
-
-    def fill(folder: Path, new: NewDataset, progress: Callable[[int, int], None]) -> None:
-        order = vars(new) | {
+    with store.creating(name) as folder:
+        packed = sum(source.path.stat().st_size for source in sources)
+        order = {
             "folder": os.fspath(folder.absolute()),
-            "sources": [(os.fspath(source.path.absolute()), source.filename) for source in new.sources],
-            "limits": vars(new.limits),
+            "name": name,
+            "sources": [(os.fspath(source.path.absolute()), source.filename) for source in sources],
+            "quota": store.quota,
+            "near_duplicates": near_duplicates,
         }
         try:
-            run_limited("worker.sandbox.ingest", order, _limits(new.packed, settings), progress)
+            run_limited("worker.sandbox.ingest", order, _limits(packed, settings), progress)
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
@@ -78,8 +76,6 @@ def ingest(
                 raise
             detail = "the system killed the process that read the files; check that they are not damaged"
             raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
-
-    return store.create(name, sources, progress=progress, fill=fill, near_duplicates=near_duplicates)
 
 
 def _limits(packed: int, settings: Settings) -> ProcessLimits:
@@ -94,7 +90,7 @@ def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:
 
     folder = Path(order.pop("folder"))
     sources = [Source(Path(path), filename) for path, filename in order.pop("sources")]
-    fill_folder(folder, NewDataset(**order | {"sources": sources, "limits": Limits(**order["limits"])}), progress)
+    fill_folder(folder, NewDataset(sources=sources, limits=Limits(), **order), progress)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from worker.sandbox.work import do_limited
 
 if TYPE_CHECKING:
     from models.datasets import DatasetStore
-    from models.datasets.references.create_reference import NewReference
-    from models.datasets.references.index import ReferenceRecord
     from models.locations.location import Location
     from worker.settings import Settings
 
@@ -40,10 +38,10 @@ def refer(
     inspect: bool = False,
     by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
-) -> ReferenceRecord:
+) -> None:
     """Create a dataset that refers to existing files with images instead of copying them.
 
-    Only a child process with limits reads the files. Returns a record of what the dataset consists of.
+    Only a child process with limits reads the files.
 
     Args:
         store: Store of datasets.
@@ -62,28 +60,31 @@ def refer(
         LocationNotFound: There is nothing at the location.
         LocationUnavailable: The location cannot be reached.
     """
-
-    def fill(folder: Path, new: NewReference, progress: Callable[[int, int], None]) -> None:
-        limits = ProcessLimits(settings.ingest_memory_bytes, seconds, seconds)
-        order = vars(new) | {"folder": os.fspath(folder.absolute())}
+    limits = ProcessLimits(settings.ingest_memory_bytes, seconds, seconds)
+    with store.creating(name) as folder:
+        order = {
+            "folder": os.fspath(folder.absolute()),
+            "name": name,
+            "location": location.url,
+            "column": column,
+            "inspect": inspect,
+            "quota": store.quota,
+            "by_request": by_request,
+        }
         try:
             run_limited("worker.sandbox.refer", order, limits, progress, store_variables())
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
                 "Reading the files takes too much",
-                f"reading {new.location} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
+                f"reading {location.url} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
                 "of the service",
             ) from error
         except ProcessDied as error:
             if not error.by_signal:
                 raise
-            detail = f"the system killed the process that read {new.location}; check that its files are not damaged"
+            detail = f"the system killed the process that read {location.url}; check that its files are not damaged"
             raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
-
-    return store.refer(
-        name, location, column=column, inspect=inspect, by_request=by_request, progress=progress, fill=fill
-    )
 
 
 def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:

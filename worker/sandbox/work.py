@@ -62,7 +62,10 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
     # Other output of the process must not mix with the answers.
     answers = os.dup(1)
     os.dup2(2, 1)
-    _write(answers, _answer(work, given["order"], _Progress(answers)))
+    progress = _Progress(answers)
+    answer = _answer(work, given["order"], progress)
+    progress.write()
+    _write(answers, answer)
 
 
 def limit_memory(most: int | None) -> None:
@@ -101,16 +104,21 @@ def prefer_oom_kill() -> None:
 
 
 class _Progress:
-    """Writer of progress messages, a few a second."""
+    """Writer of progress messages, a few a second, and of the last one."""
 
     def __init__(self, answers: int) -> None:
         self._answers = answers
         self._written = 0.0
+        self._at = (0, 0)
 
     def __call__(self, done: int, total: int) -> None:
+        self._at = done, total
         if time.monotonic() - self._written > PROGRESS_S:
-            self._written = time.monotonic()
-            _write(self._answers, {"progress": [done, total]})
+            self.write()
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        _write(self._answers, {"progress": self._at})
 
 
 def _answer(work: Callable[[Any, ProgressCallback], Any], order: Any, progress: ProgressCallback) -> dict[str, Any]:

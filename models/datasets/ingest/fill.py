@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,6 @@ class NewDataset:
         return sum(source.path.stat().st_size for source in self.sources)
 
 
-Fill = Callable[[Path, NewDataset, Progress], None]
-
-
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
     """Write the images and other files of a new, uploaded dataset into an empty folder.
 
@@ -58,7 +55,8 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
     Args:
         folder: The folder, beside those of the other datasets.
         new: The dataset to be created.
-        progress: Called with the bytes of the uploaded files that were read, and with their size.
+        progress: Called with the bytes of the uploaded files that were read, and with their size; at the end both are
+            equal. What it raises ends the work.
 
     Raises:
         DatasetRefused: A file is unsafe, damaged or too large, or there are too few images.
@@ -79,6 +77,7 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
             progress(min(meter.done, meter.packed), meter.packed)
         report = report_on(new.name, writer, findings)
     write_report(folder, report)
+    progress(packed, packed)
 
 
 def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Findings, place: int = 0) -> None:

@@ -16,6 +16,8 @@ def test_images_in_a_bucket_are_referred_to(s3: S3Server, settings: Settings, tm
     bucket = s3.bucket("read-by-a-process")
     put(bucket, "tar", digits(30))
     store = DatasetStore(tmp_path / "datasets")
-    record = refer(store, "lots", bucket, settings, lambda _done, _total: None)
+    refer(store, "lots", bucket, settings, lambda _done, _total: None)
+    record = store.reference("lots")
+    assert record is not None
     assert (record.images, record.rejected) == (30, 0)
     assert store.names() == ["lots"]
