@@ -126,17 +126,17 @@ def _plan_training(
 ) -> JobPlan:
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
-    recipe = check_recipe(request)
-    architecture, config, dataset = check_training(request, settings.data_dir, datasets, settings.backbones_dir)
+    recipe, architecture, config, dataset = check_training(request, settings.data_dir, datasets, settings.backbones_dir)
+    running = workers.workers()
     if architecture.kind == "feature_density":
         if request.device == "cuda":
             raise invalid("/body/device", f"{request.preset} is fitted in closed form, on a CPU")
         queue = Queue.TRAIN_CPU
     else:
-        queue = training_queue(request.device, workers)
+        queue = training_queue(request.device, running)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
     expected = estimate_job(recipe.name, architecture, config, dataset, device, settings, durations)
-    serving = [worker for worker in workers.workers() if queue in worker.queues]
+    serving = [worker for worker in running if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
     estimate = Estimate(
@@ -169,7 +169,7 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
     return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
 
 
-def check_recipe(request: JobRequest) -> TrainingRecipe:
+def _check_recipe(request: JobRequest) -> TrainingRecipe:
     """Check a training request's preset or custom architecture, and return it as a ``TrainingRecipe``.
 
     Raises a 422 ``Problem`` if it is invalid.
@@ -186,15 +186,15 @@ def check_recipe(request: JobRequest) -> TrainingRecipe:
 
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore, backbones: Path | None = None
-) -> tuple[Architecture, TrainingConfig, DatasetSummary]:
-    """Check a training request; return its architecture, training settings and a summary of its dataset.
+) -> tuple[TrainingRecipe, Architecture, TrainingConfig, DatasetSummary]:
+    """Check a training request; return its recipe, architecture, training settings and a summary of its dataset.
 
     Blocks on the disk.
 
     Raises:
         Problem: 422, the training cannot succeed.
     """
-    recipe = check_recipe(request)
+    recipe = _check_recipe(request)
     refuse_conversions(TrainingConfig, request.parameters)
     try:
         config = recipe.config(request.parameters)
@@ -216,4 +216,4 @@ def check_training(
         raise invalid(pointer, error.detail) from error
     except (BackboneMissing, BackboneUnfit) as error:
         raise invalid("/body/parameters/backbone", error.detail) from error
-    return architecture, config, dataset
+    return recipe, architecture, config, dataset

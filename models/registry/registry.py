@@ -205,7 +205,7 @@ class Registry:
             # Without an entry in the file, the first fit version is live.
             if promote:
                 self._write_alias(name, LIVE, version)
-        return self.resolve(f"{name}:{version}")
+        return self.find(ModelRef(name, version))
 
     def of_job(self, name: str, job: str) -> ModelVersion | None:
         """Return the model version that a training job made.
@@ -220,7 +220,7 @@ class Registry:
                 log.warning("skipping %s:%d: %s", name, number, problem.detail)
                 continue
             if owner == job:
-                return self.resolve(f"{name}:{number}")
+                return self.find(ModelRef(name, number))
         return None
 
     def promote(self, version: ModelVersion) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ from worker.broker.celery_app import FIRST, IN_ORDER, TASK
 from worker.errors import BrokerDown, JobConflict
 from worker.jobs.record import Job, Status, new_job_id
 from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import WorkerRegistry
+from worker.jobs.worker_registry import WorkerInfo
 from worker.queues import DeviceKind, ModelJobType, Queue
 
 log = logging.getLogger(__name__)
@@ -24,16 +24,13 @@ ROOM_BYTES = 4 * 2**20
 """Bytes beside the reserve of the disk without which no job is accepted or started: it would soon stop again."""
 
 
-def training_queue(device: DeviceKind, registry: WorkerRegistry) -> Queue:
+def training_queue(device: DeviceKind, running: Iterable[WorkerInfo]) -> Queue:
     """Return the queue for training jobs on a kind of device: ``cpu``, ``cuda`` or ``auto``.
 
-    ``auto`` means the GPU queue if a running worker serves it, else the CPU queue.
-
-    Raises:
-        BrokerDown: Redis does not answer.
+    ``auto`` means the GPU queue if one of the running workers serves it, else the CPU queue.
     """
     if device == "auto":
-        return Queue.TRAIN_GPU if Queue.TRAIN_GPU in registry.served() else Queue.TRAIN_CPU
+        return Queue.TRAIN_GPU if any(Queue.TRAIN_GPU in worker.queues for worker in running) else Queue.TRAIN_CPU
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
 
 

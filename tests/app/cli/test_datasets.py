@@ -38,7 +38,8 @@ def request(**parameters: object) -> JobRequest:
 
 def test_the_check_before_queueing(settings: Settings) -> None:
     store = DatasetStore(settings.datasets_dir)
-    architecture, config, dataset = check_training(request(image_size=[8, 16], colour="grey"), None, store)
+    recipe, architecture, config, dataset = check_training(request(image_size=[8, 16], colour="grey"), None, store)
+    assert recipe.name == "snf-glow-tiny"
     assert architecture.image_shape == dataset.image_shape == (1, 8, 16)
     assert config.image_size == (8, 16)
     assert dataset.train + dataset.statistics + dataset.calibration == 60

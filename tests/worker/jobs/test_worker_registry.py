@@ -49,13 +49,13 @@ def test_a_worker_says_what_it_does_and_signs_off(registry: WorkerRegistry, sett
 
 
 def test_jobs_go_where_a_worker_can_take_them(registry: WorkerRegistry) -> None:
-    assert training_queue("auto", registry) is Queue.TRAIN_CPU
+    assert training_queue("auto", registry.workers()) is Queue.TRAIN_CPU
     registry.announce(worker("cpu", Queue.TRAIN_CPU, Queue.SCORE), 30)
-    assert training_queue("auto", registry) is Queue.TRAIN_CPU
-    assert training_queue("cuda", registry) is Queue.TRAIN_GPU
+    assert training_queue("auto", registry.workers()) is Queue.TRAIN_CPU
+    assert training_queue("cuda", registry.workers()) is Queue.TRAIN_GPU
     registry.announce(worker("gpu", Queue.TRAIN_GPU), 30)
-    assert training_queue("auto", registry) is Queue.TRAIN_GPU
-    assert training_queue("cpu", registry) is Queue.TRAIN_CPU
+    assert training_queue("auto", registry.workers()) is Queue.TRAIN_GPU
+    assert training_queue("cpu", registry.workers()) is Queue.TRAIN_CPU
 
 
 def test_an_outage_is_told(registry: WorkerRegistry, broker: EmbeddedBroker, settings: Settings) -> None:
