@@ -24,7 +24,7 @@ NOTHING_KNOWN: dict[str, object] = {
     "report": None,
     "reference": None,
 }
-"""Facts of a dataset whose images were not read."""
+"""Fields of a dataset of which nothing is known yet."""
 
 
 def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
@@ -35,11 +35,11 @@ def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
     result = []
     for name in dataset_names(data_dir, store):
         try:
-            facts = _facts(name, store, data_dir)
+            fields = _fields(name, store, data_dir)
         except ModelsError as error:
             origin = "built-in" if name in NAMES else "stored"
-            facts = NOTHING_KNOWN | {"name": name, "origin": origin, "problem": error.detail}
-        result.append(DatasetEntry.model_validate(facts))
+            fields = NOTHING_KNOWN | {"name": name, "origin": origin, "problem": error.detail}
+        result.append(DatasetEntry.model_validate(fields))
     return result
 
 
@@ -48,11 +48,11 @@ def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDeta
 
     Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
     """
-    facts = _facts(name, store, data_dir)
+    fields = _fields(name, store, data_dir)
     links = {"self": f"/v1/datasets/{name}"}
-    if facts["report"] is not None:
+    if fields["report"] is not None:
         links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
-    return DatasetDetail.model_validate(facts | {"links": links})
+    return DatasetDetail.model_validate(fields | {"links": links})
 
 
 def refuse_builtin(name: str) -> None:
@@ -79,25 +79,28 @@ def refuse_used(name: str, jobs: JobStore) -> None:
     )
 
 
-def _facts(name: str, store: DatasetStore, data_dir: Path | None) -> dict[str, object]:
-    """Return the fields of ``DatasetDetail`` but the links, which are all of ``DatasetEntry``."""
+def _fields(name: str, store: DatasetStore, data_dir: Path | None) -> dict[str, object]:
+    """Return what ``DatasetDetail`` has beside its links; ``DatasetEntry`` takes its own part of it.
+
+    Raises ``DatasetNotFound`` if the dataset is missing, and ``DatasetUnfit`` if it cannot be used.
+    """
     path = builtin_file(name, data_dir)
-    facts = NOTHING_KNOWN | {"name": name, "origin": "built-in"}
+    fields = NOTHING_KNOWN | {"name": name, "origin": "built-in"}
     if path is not None:
-        summary = summarize(name, data_dir)
+        summary = summarize(name, data_dir, store)
         size = list(summary.image_shape[:0:-1])
-        return facts | _counts(summary) | {"smallest": size, "largest": size, "bytes": path.stat().st_size}
+        return fields | _counts(summary) | {"smallest": size, "largest": size, "bytes": path.stat().st_size}
     check_stored(name, data_dir, store)
     record = store.reference(name)
-    facts["origin"] = "stored" if record is None else "reference"
+    fields["origin"] = "stored" if record is None else "reference"
     if record is not None:
         known = record.model_dump(include={"images", "bytes", "created", "location"})
-        facts |= {"reference": record, **known}
+        fields |= {"reference": record, **known}
         if not store.is_inspected(name):
-            return facts
+            return fields
     report = store.report(name)
     return (
-        facts
+        fields
         | _counts(summarize_report(report, ImageOptions()))
         | {
             "report": report,

@@ -127,13 +127,11 @@ def _plan_training(
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
     recipe, architecture, config, dataset = check_training(request, settings.data_dir, datasets, settings.backbones_dir)
+    closed_form = architecture.kind == "feature_density"
+    if closed_form and request.device == "cuda":
+        raise invalid("/body/device", f"{request.preset} is fitted in closed form, on a CPU")
     running = workers.workers()
-    if architecture.kind == "feature_density":
-        if request.device == "cuda":
-            raise invalid("/body/device", f"{request.preset} is fitted in closed form, on a CPU")
-        queue = Queue.TRAIN_CPU
-    else:
-        queue = training_queue(request.device, running)
+    queue = Queue.TRAIN_CPU if closed_form else training_queue(request.device, running)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
     expected = estimate_job(recipe.name, architecture, config, dataset, device, settings, durations)
     serving = [worker for worker in running if queue in worker.queues]

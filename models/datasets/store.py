@@ -124,12 +124,13 @@ class DatasetStore:
     def creating(self, name: str) -> Iterator[Path]:
         """Yield an empty folder, which becomes a dataset when the ``with`` block ends without an exception.
 
-        Other processes see the dataset only then.
+        Other processes see the dataset only then. If the block raises, nothing of it is left.
 
         Raises:
             InvalidName: The name breaks the rule of names.
-            DatasetTaken: The name is in use.
-            StorageFull: There is no room on the disk.
+            DatasetTaken: The name is in use, perhaps only since the block began.
+            StorageFull: The disk has no room for what the block writes.
+            StorageReadOnly: The disk takes no writes.
         """
         self.check_free(name)
         make_folder(self.root)
@@ -222,7 +223,7 @@ class DatasetStore:
         Raises ``DatasetNotFound``, ``DatasetUnfit``, ``StorageFull``.
         """
         report = self.report(name)
-        preprocessing = choose_preprocessing(config, report.facts, name)
+        preprocessing = choose_preprocessing(config, report.facts, report.name)
         with storage_errors():
             return prepare(self._folder(name), report, preprocessing, self._room, progress)
 

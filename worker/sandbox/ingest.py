@@ -47,24 +47,25 @@ def ingest(
         name: Name of the dataset.
         sources: Uploaded files.
         settings: Settings with the limits of memory and time.
-        progress: Function that gets the bytes read and the bytes of all files, at least twice a second. An exception
-            that it raises stops the process.
+        progress: Function that gets the bytes read and the bytes of all files, at least twice a second; at the end
+            both are equal. An exception that it raises stops the process, and there is no dataset.
         near_duplicates: Whether images that are like an earlier one are kept.
 
     Raises:
         DatasetRefused: The files need more time or memory than allowed, or cannot be read.
     """
+    from models.datasets.ingest.fill import NewDataset
+    from models.datasets.ingest.limits import Limits
+
+    new = NewDataset(name, sources, Limits(), store.quota, near_duplicates)
     with store.creating(name) as folder:
-        packed = sum(source.path.stat().st_size for source in sources)
-        order = {
+        order = vars(new) | {
             "folder": os.fspath(folder.absolute()),
-            "name": name,
             "sources": [(os.fspath(source.path.absolute()), source.filename) for source in sources],
-            "quota": store.quota,
-            "near_duplicates": near_duplicates,
+            "limits": vars(new.limits),
         }
         try:
-            run_limited("worker.sandbox.ingest", order, _limits(packed, settings), progress)
+            run_limited("worker.sandbox.ingest", order, _limits(new.packed, settings), progress)
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
@@ -90,7 +91,7 @@ def _fill(order: dict[str, Any], progress: Callable[[int, int], None]) -> None:
 
     folder = Path(order.pop("folder"))
     sources = [Source(Path(path), filename) for path, filename in order.pop("sources")]
-    fill_folder(folder, NewDataset(sources=sources, limits=Limits(), **order), progress)
+    fill_folder(folder, NewDataset(**order | {"sources": sources, "limits": Limits(**order["limits"])}), progress)
 
 
 if __name__ == "__main__":

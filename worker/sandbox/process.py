@@ -88,8 +88,8 @@ def run_limited(
         module: Name of the module to run with ``python -m``.
         order: Input of the work, serialised as JSON.
         limits: Limits of the process.
-        progress: Function that gets the reported progress, 0 of 0 at first, at least every ``LOOK_S`` seconds. An
-            exception that it raises stops the process and is passed on.
+        progress: Function that gets the reported progress, 0 of 0 at first, at least every ``LOOK_S`` seconds, and the
+            last of it when the process has said all. An exception that it raises stops the process and is passed on.
         variables: Further environment variables of the process.
 
     Returns:

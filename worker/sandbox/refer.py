@@ -60,30 +60,25 @@ def refer(
         LocationNotFound: There is nothing at the location.
         LocationUnavailable: The location cannot be reached.
     """
+    from models.datasets.references.create_reference import NewReference
+
+    new = NewReference(name, location.url, column, inspect, store.quota, by_request)
     limits = ProcessLimits(settings.ingest_memory_bytes, seconds, seconds)
     with store.creating(name) as folder:
-        order = {
-            "folder": os.fspath(folder.absolute()),
-            "name": name,
-            "location": location.url,
-            "column": column,
-            "inspect": inspect,
-            "quota": store.quota,
-            "by_request": by_request,
-        }
+        order = vars(new) | {"folder": os.fspath(folder.absolute())}
         try:
             run_limited("worker.sandbox.refer", order, limits, progress, store_variables())
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
                 "Reading the files takes too much",
-                f"reading {location.url} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
+                f"reading {new.location} takes {error}; refer to fewer files, or use snf datasets refer on the machine "
                 "of the service",
             ) from error
         except ProcessDied as error:
             if not error.by_signal:
                 raise
-            detail = f"the system killed the process that read {location.url}; check that its files are not damaged"
+            detail = f"the system killed the process that read {new.location}; check that its files are not damaged"
             raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
 
 

@@ -48,7 +48,8 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
     before it is called.
 
     Args:
-        work: Function of the order and of a function that reports progress; it returns the answer.
+        work: Function of the order and of a function that reports progress; it returns the answer. The last progress
+            is sent before the answer.
     """
     os.nice(NICENESS)
     relax_gc()

@@ -23,6 +23,7 @@ from tests.support.disks import Disk
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from worker.broker.connection import redis_client
+from worker.errors import BrokerDown
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import Queue
@@ -121,8 +122,13 @@ def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pyte
 
     assert plan_job(request("snf-features", "auto"), *common).queue is Queue.TRAIN_CPU
     assert plan_job(request("snf-hybrid", "auto"), *common).queue is Queue.TRAIN_GPU
-    with pytest.raises(Problem, match="on a CPU"):
-        plan_job(request("snf-features", "cuda"), *common)
+
+    def down() -> list[WorkerInfo]:
+        raise BrokerDown
+
+    unknown = cast(WorkerRegistry, SimpleNamespace(workers=down))
+    with pytest.raises(Problem, match="on a CPU"):  # said before the workers are asked for
+        plan_job(request("snf-features", "cuda"), *common[:3], unknown, durations)
 
 
 def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:

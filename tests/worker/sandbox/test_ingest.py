@@ -45,6 +45,19 @@ def test_it_is_the_dataset_that_this_process_would_make(settings: Settings, tmp_
     assert told[-1] == (packed, packed)
 
 
+def test_who_leaves_when_all_is_read_leaves_no_dataset(settings: Settings, tmp_path: Path) -> None:
+    store, given = DatasetStore(settings.datasets_dir), source(tmp_path / "uploads", zipped(pngs(20)))
+    size = given.path.stat().st_size
+
+    def leave_at_the_end(done: int, _total: int) -> None:
+        if done == size:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(store, "photos", [given], settings, leave_at_the_end)
+    assert list(store.root.iterdir()) == []
+
+
 def test_typed_errors_pass_through(settings: Settings) -> None:
     store = DatasetStore(settings.datasets_dir)
     for data, kind, slug in (

@@ -69,6 +69,7 @@ def test_an_inspected_reference_gives_what_an_upload_gives(
 def test_without_inspection_only_scoring_takes_it(store: DatasetStore, lots: Location) -> None:
     put(lots, "folder", FILES)
     store.refer("referred", lots)
+
     record = store.reference("referred")
     assert store.names() == ["referred"]
     assert "referred" in dataset_names(None, store)
