@@ -176,11 +176,11 @@ class _StrictInfo(tarfile.TarInfo):
     """A tar member with a checked header, as ``tarfile`` takes a damaged header for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        if buf.count(b"\0") == tarfile.BLOCKSIZE:
-            return super().frombuf(buf, encoding, errors)  # the end marker, which raises what says so
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
+            raise  # the end marker
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"the archive is cut off or damaged: {error}") from error
 

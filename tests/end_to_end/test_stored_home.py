@@ -27,7 +27,8 @@ def stored_home() -> Iterator[Path]:
     """A copy of the stored home, which others may read."""
     home = Path(tempfile.mkdtemp(prefix="snf-home-"))
     with tarfile.open(DATA / "home" / "home.tar.gz") as archive:
-        archive.extractall(home, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later have it
+        archive.extractall(home)
     home.chmod(0o755)
     yield home
     shutil.rmtree(home)
