@@ -35,11 +35,10 @@ types: $(VENV)/installed-test
 
 tests: $(VENV)/installed-test $(CLIENTS)/installed
 	$(BIN)/coverage erase
-	# One thread a process: threads that wait for each other burn time. Hundreds of processes are started: none of them
-	# should compile again what another one has compiled. glibc keeps memory that is freed, up to 256 MiB a process:
-	# trainings that fetch it anew for each step take a twentieth longer.
-	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432 \
-	  $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	# One thread a process: threads that wait for each other burn time.
+	# Hundreds of processes are started: none of them should compile again what another one has compiled.
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) \
+	  --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium that is downloaded where there is none
 	@[ -n "$$SNF_CHROMIUM" ] || command -v chromium-headless-shell || command -v chromium || command -v chromium-browser || \

@@ -81,7 +81,6 @@ def settings(
         home=home,
         runtime_dir=at / "run",
         key_prefix=f"{home.name.lower().replace('_', '-')}:" if shared else "snf:",
-        engine="torch",  # starts in the least time
         lease_seconds=3,
         heartbeat_seconds=0.5,
         reconcile_seconds=0.5,

@@ -124,6 +124,11 @@ TARS: dict[str, tuple[bytes, str, str]] = {
         "malformed-archive",
         "negative size|invalid offset",
     ),
+    "pax global negative size": (
+        headed(tarfile.XGLTYPE, pax({"size": "-1024"})),
+        "malformed-archive",
+        "negative size",
+    ),
     "negative size": (headed(tarfile.XHDTYPE, b"", size=-512), "malformed-archive", "negative size"),
 }
 

@@ -17,6 +17,7 @@ from models.datasets.ingest.limits import Limits
 from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
 from models.training.config import TrainingConfig
 from snf_runtime.images.codec import encode_png
+from tests.models.datasets.hostile_files import headed
 from tests.models.datasets.odd_archives import (
     GOOD,
     PNG,
@@ -90,6 +91,11 @@ MALFORMED: dict[str, tuple[bytes, str, str]] = {
     "tar cut at a header": (tarred(GOOD)[:1024], "malformed-archive", "cut off"),
     "xz cut in a later stream": (in_xz_streams(tarred(GOOD))[:-40_100], "malformed-archive", "xz stream is cut off"),
     "tar invalid header": (invalid_header(), "malformed-archive", "cut off or damaged"),
+    "tar damaged pax record": (
+        tarred(GOOD)[:1024] + headed(tarfile.XHDTYPE, b"0 x=y\n"),
+        "malformed-archive",
+        "cut off or damaged",
+    ),
     "gz cut off": (tarred(GOOD, "gz")[:-200], "malformed-archive", "ended before"),
     "xz cut off": (tarred(GOOD, "xz")[:-200], "malformed-archive", "cut off"),
     "bz2 damaged": (tarred(GOOD, "bz2")[:40] + bytes(200), "malformed-archive", ""),
