@@ -83,7 +83,7 @@ def load_dataset(
 def check_stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
     """Return the store if it has a dataset of this name.
 
-    Raises ``DatasetNotFound`` otherwise, with the names of all datasets that are like it.
+    Raises ``DatasetNotFound`` otherwise, which suggests names of datasets.
     """
     if store is None or name in NAMES or not store.has(name):
         hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
