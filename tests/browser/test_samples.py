@@ -1,12 +1,13 @@
 """The Samples page in a real browser, by real models."""
 
 import io
+import re
 from collections.abc import Callable
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
@@ -78,3 +79,30 @@ def test_samples_are_scored_and_drawn_as_the_controls_say(
     with page.expect_download() as download:
         page.get_by_role("button", name="NumPy array").click()
     assert np.load(download.value.path()).shape == (36, 28, 28)
+
+
+def test_samples_that_arrive_while_a_seed_is_typed_take_no_digit_away(page: Page) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(re.compile("/samples[?].*temperature=0.8"), hold)
+    with page.expect_request(re.compile("/samples[?]")):
+        page.goto(f"/#/samples/{MODEL}")
+    seed = page.get_by_label("Seed")
+    seed.press("ControlOrMeta+A")
+    seed.press_sequentially("2")
+    [route] = held
+    route.continue_()
+    expect(page.get_by_text("seed 1, temperature 0.80")).to_be_visible()
+    page.unroute_all()
+    seed.press_sequentially("3")
+    seed.press("Enter")
+    expect(page.get_by_text("seed 23, temperature 0.80")).to_be_visible()
+    seed.fill("")
+    seed.press("Enter")
+    expect(seed).to_have_value("0")
+    expect(page.get_by_text("seed 0, temperature 0.80")).to_be_visible()
+    page.get_by_role("button", name="Random").click()
+    expect(seed).not_to_have_value("0")

@@ -1,7 +1,7 @@
 """The training form in a real browser: what it shows is what it sends."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.model_pages import SHIPPED
 
@@ -41,3 +41,28 @@ def test_nothing_is_sent_that_the_form_does_not_show(page: Page) -> None:
     body = request.value.post_data_json
     assert body["parameters"]["learning_rate"] == 1e-4
     assert body["promote"] is False
+
+
+def test_an_answer_that_arrives_while_a_user_types_takes_no_text_away(page: Page) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/workers", hold)
+    page.goto("/#/train")
+    page.get_by_role("radio", name="mnist-mini").check()
+    page.get_by_text("More parameters").click()
+    side = page.get_by_label("image size", exact=True)
+    side.press_sequentially("24, ")
+    [route] = held
+    with page.expect_response("**/v1/workers"):
+        route.continue_()
+    side.press_sequentially("28")
+    expect(side).to_have_value("24, 28")
+    page.route("**/v1/jobs", lambda _route: None)
+    with page.expect_request("**/v1/jobs") as request:
+        page.get_by_role("button", name="Start training").click()
+    assert request.value.post_data_json["parameters"]["image_size"] == [24, 28]
+    page.get_by_role("button", name="Reset to defaults").click()
+    expect(side).to_have_value("")

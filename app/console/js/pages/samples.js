@@ -40,6 +40,13 @@ async function start() {
   redraw();
 }
 
+/** Draws by a seed that was typed. Rendering alone does not write into the field: a user may be typing there. */
+function seedTyped(field) {
+  const seed = Math.min(SEEDS, Math.max(0, Math.trunc(Number(field.value)) || 0));
+  field.value = String(seed);
+  set({ seed });
+}
+
 const chosen = () => state.models.find(({ name }) => name === state.model);
 
 async function choose(name) {
@@ -131,8 +138,8 @@ function view() {
         </div>
         <div class="field">
           <label for="seed">Seed</label>
-          <div class="row nowrap"><input id="seed" type="number" min="0" max=${SEEDS} step="1" .value=${live(String(state.seed))}
-            @change=${(event) => set({ seed: Math.min(SEEDS, Math.max(0, Math.trunc(Number(event.target.value)) || 0)) })}>
+          <div class="row nowrap"><input id="seed" type="number" min="0" max=${SEEDS} step="1" .value=${String(state.seed)}
+            @change=${(event) => seedTyped(event.target)}>
             <button @click=${() => set({ seed: Math.floor(Math.random() * SEEDS) })}>Random</button></div>
         </div>
         ${state.learned === false ? html`<p class="small faint">This model has no learned inverse. All its layers are inverted exactly.</p>`

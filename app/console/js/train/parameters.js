@@ -68,11 +68,12 @@ function control({ form, enum: options, type, minimum, maximum }, { id, text, in
       ${all.filter((option) => String(option) !== String(initial)).map((option) => html`<option value=${option} .selected=${text === option}>${label(option)}</option>`)}
     </select>`;
   }
+  // Text is taken over when it is complete. Without `live`, an answer that arrives while a user types leaves the field alone.
   if (form === "sides") {
-    return html`<input id=${id} placeholder=${`${shown}, e.g. 32 or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @change=${input}>`;
+    return html`<input id=${id} placeholder=${`${shown}, e.g. 32 or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${text} @change=${input}>`;
   }
   if (form === "text") {
-    return html`<input id=${id} placeholder=${shown} autocomplete="off" spellcheck="false" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @change=${input}>`;
+    return html`<input id=${id} placeholder=${shown} autocomplete="off" spellcheck="false" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${text} @change=${input}>`;
   }
   return html`<input id=${id} type="number" placeholder=${shown} step=${type === "integer" ? 1 : "any"} min=${minimum ?? nothing} max=${maximum ?? nothing}
     aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @input=${input}>`;
