@@ -23,7 +23,7 @@ up: $(VENV)/installed  ## install what is missing, start broker, worker and serv
 	@exec $(BIN)/snf up
 
 # The type check takes a minute of one core, and the tests leave cores idle now and then.
-test: lint  ## lint, type check, tests with coverage
+test: lint  ## lint, type check, all tests but those of the pages, with coverage
 	@$(MAKE) --no-print-directory --jobs=2 types tests
 
 lint: $(VENV)/installed-test
@@ -38,13 +38,13 @@ tests: $(VENV)/installed-test $(CLIENTS)/installed
 	# One thread a process: threads that wait for each other burn time.
 	# Hundreds of processes are started: none of them should compile again what another one has compiled.
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) \
-	  --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	  --ignore tests/browser --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
-test-browser: $(VENV)/installed-test  ## the pages' tests alone, in a Chromium that is downloaded where there is none
+test-browser: $(VENV)/installed-test  ## the pages' tests, in a Chromium that is downloaded where there is none
 	@[ -n "$$SNF_CHROMIUM" ] || command -v chromium-headless-shell || command -v chromium || command -v chromium-browser || \
 	  command -v google-chrome || $(BIN)/python -m playwright install --no-shell chromium || \
 	  { echo "Without its libraries: sudo $(BIN)/python -m playwright install --with-deps chromium" >&2; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/browser
 
 client-schemas: $(VENV)/installed-test  ## generate the client's requests and responses from the service's OpenAPI document
 	$(BIN)/python client/generate_schemas.py

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tests.support.s3 import S3Server
 
 LONGEST = (
-    "tests/browser/",
     "tests/end_to_end/",
     "tests/worker/",
     "tests/models/training/",

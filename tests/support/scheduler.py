@@ -7,7 +7,6 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.support.paths import ROOT
 
-BROWSER = "tests/browser/"
 END_TO_END = "tests/end_to_end/"
 RAY = "ray_cluster"
 
@@ -21,8 +20,6 @@ class OneHouseEach(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        if file.startswith(BROWSER):
-            return BROWSER
         if RAY in _text(file):
             return RAY
         return END_TO_END if file.startswith(END_TO_END) and _shares_house(file) else file

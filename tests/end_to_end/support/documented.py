@@ -71,6 +71,7 @@ NOT_RUN = {
     "make up": "its service is that of these tests; benchmarks.installation runs it from a clean clone",
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
+    "make test-browser": "has two processes of its own, and continuous integration runs it",
     "SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo": (
         "takes 45 minutes and replaces a shipped model; test_zoo.py starts from its file"
     ),
