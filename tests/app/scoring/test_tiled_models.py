@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from app.cli.main import cli
+from app.http.deadline import RequestDeadline, deadline
 from app.http.errors import Problem
 from app.main import create_app
-from app.scoring.large_images import LargeImages
+from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from snf_runtime.anomaly.judged import JudgedImage
@@ -35,7 +37,7 @@ SIZES = [(2, 3), (5, 2), (1, 1), (4, 4)]
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Settings:
     artifact, _ = tiled_artifact(tmp_path_factory)
-    found = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones, request_timeout_s=0.5)
+    found = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones)
     Registry(found.registry_dir).publish(artifact, "tiles", promote=True)
     return found
 
@@ -115,11 +117,24 @@ def test_an_array_may_have_any_size(client: TestClient, scorer: Scorer) -> None:
     assert found == [score.log_likelihood for score in scorer.score(images[:, None])]
 
 
-def test_a_large_image_has_more_time(client: TestClient) -> None:
-    image = mosaic(6, 60, 60)
-    [result] = post(client, image, timeout_ms=None).raise_for_status().json()["results"]
-    assert result["status"] == "ok"
-    answer = post(client, image, timeout_ms=500)
+def test_a_large_image_has_more_time(client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[RequestDeadline] = []
+
+    @asynccontextmanager
+    async def watched(timeout_ms: int | None, default_s: float) -> AsyncIterator[RequestDeadline]:
+        async with deadline(timeout_ms, default_s) as time:
+            given.append(time)
+            yield time
+
+    monkeypatch.setattr("app.scoring.judging_pipeline.deadline", watched)
+    image = mosaic(6, 20, 20)
+    for timeout_ms, passes in ((None, 1), (None, 2), (60_000, 1)):
+        [result] = post(client, image, timeout_ms=timeout_ms, draws=passes).raise_for_status().json()["results"]
+        assert result["status"] == "ok"
+    more = SECONDS_PER_MEGAPIXEL * image.size / 1e6
+    default = settings.request_timeout_s
+    assert [time.seconds for time in given] == pytest.approx([default + more, default + 2 * more, 60])
+    answer = post(client, image, timeout_ms=1)
     assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (504, "deadline-exceeded")
 
 
