@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,8 +13,8 @@ import pytest
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT
 from tests.worker.support import slow_score
-from tests.worker.support.helpers import until
-from tests.worker.support.scoring import IMAGES, await_part, in_background, rows, scoring, unfinished
+from tests.worker.support.helpers import Start, until
+from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, rows, scoring, unfinished
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
 from worker.jobs.record import Status
@@ -26,10 +24,6 @@ from worker.jobs.worker_registry import WorkerRegistry
 from worker.runtime.process import assistant_command
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
-
-MODEL = "mnist-snf-glow:1"
-"""A model whose parts take longer than the first report of an attempt."""
-SMALL_MODEL = "digits:1"
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     assert real.run(whole.id) is Outcome.SUCCEEDED
     done = store.get(whole.id)
     assert done.result is not None
-    assert (done.result["model"], done.result["images"], done.result["errors"]) == (SMALL_MODEL, IMAGES, 0)
+    assert (done.result["model"], done.result["images"], done.result["errors"]) == (MODEL, IMAGES, 0)
     assert (done.progress["step"], done.progress["steps"]) == (IMAGES, IMAGES)
     expected = rows(settings, whole)
     assert len({row["path"] for row in expected}) == len(expected) == IMAGES
@@ -124,35 +118,25 @@ def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: 
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("digits")
 def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothing(
-    settings: Settings, store: JobStore
+    settings: Settings, store: JobStore, start: Start
 ) -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "worker.runtime.main"],
-            env={**os.environ, **settings.environment(), "SNF_LOG_LEVEL": "INFO"},
-            start_new_session=True,
-        )
-        for _ in range(2)
-    ]
+    """Their parts take longer than the first report of an attempt."""
+    workers = [start("tests.worker.support.slow_worker", engine="torch") for _ in range(2)]
     registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
-    try:
-        until(lambda: len(registry.workers()) == 2, 60)
-        job = submit_on_model(
-            store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 10}
-        )
-        with unfinished(store, job):
-            # Both have it in hand: one as its attempt, the other to help.
-            until(lambda: [worker.job for worker in registry.workers()] == [job.id, job.id], 60)
-            await_part(store, job)
-            owner = store.get(job.id).worker or ""
-            victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
-            os.kill(victim.pid, signal.SIGKILL)
-        until(lambda: store.get(job.id).status is Status.SUCCEEDED, 120)
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+    until(lambda: len(registry.workers()) == 2, 60)
+    job = submit_on_model(
+        store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 50}
+    )
+    with unfinished(store, job):
+        # Both have it in hand: one as its attempt, the other to help.
+        until(lambda: [worker.job for worker in registry.workers()] == [job.id, job.id], 60)
+        await_part(store, job)
+        owner = store.get(job.id).worker or ""
+        victim = next(worker for worker in workers if owner.endswith(f":{worker.pid}"))
+        os.kill(victim.pid, signal.SIGKILL)
+    until(lambda: store.get(job.id).status is Status.SUCCEEDED, 120)
     counts = Counter(row["path"] for row in rows(settings, job))
     assert len(counts) == IMAGES
     assert set(counts.values()) == {1}

@@ -25,6 +25,11 @@ def command(folder: Path, _type: Any) -> list[str]:
     return [sys.executable, "-m", __name__, str(folder)]
 
 
+def assistant_command(folder: Path) -> list[str]:
+    """The command of a process that helps with a job."""
+    return [sys.executable, "-m", __name__, str(folder), "--assist"]
+
+
 if __name__ == "__main__":
     vars(score_inputs)["DatasetImages"] = lambda *_args: journal(Path(sys.argv[1]))
     if WITHOUT_MODEL in os.environ:

@@ -1,0 +1,15 @@
+"""A worker of scorings whose parts take time to read, and whose processes are forks."""
+
+from tests.support.fork_server import fork_server, forked_attempts
+from tests.worker.support import slow_score
+from worker.log_setup import configure_logging
+from worker.runtime import assist
+from worker.runtime.main import run_worker
+from worker.settings import load_settings
+
+if __name__ == "__main__":
+    settings = load_settings()
+    configure_logging(settings, "worker")
+    vars(assist)["assistant_command"] = slow_score.assistant_command
+    with forked_attempts(fork_server()):
+        raise SystemExit(run_worker(settings, slow_score.command))
