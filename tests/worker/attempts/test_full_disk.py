@@ -1,4 +1,4 @@
-"""An attempt that meets a full disk: the job waits for room, whatever can still be written."""
+"""An attempt, which is forked, meets a full disk: the job waits for room, whatever can still be written."""
 
 import json
 import sys
@@ -11,6 +11,8 @@ from tests.worker.support.helpers import new_job
 from worker.jobs.event_log import EventReader
 from worker.runtime.process import AttemptProcess, ExitCode
 from worker.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("forked")
 
 PROGRAM = """
 from pathlib import Path
@@ -54,7 +56,8 @@ def run_attempt(program: str, settings: Settings) -> tuple[int | None, list[dict
     spec = new_job().model_dump(mode="json") | {"attempt": 1, "device": "cpu"}
     (folder / "job.json").write_text(json.dumps(spec))
     reader = EventReader(folder, 1)
-    process = AttemptProcess([sys.executable, "-c", program, str(folder)], folder, settings.environment())
+    command = [sys.executable, "-m", "tests.worker.support.given_program", program, str(folder)]
+    process = AttemptProcess(command, folder, settings.environment())
     try:
         code = process.wait(60)
     finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import fork_server, forked_by
 from tests.worker.support.helpers import until
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
@@ -75,8 +76,9 @@ def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
 def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
     parts = worker_processes(both, "tests.worker.support.fake_worker")
-    for part in parts:
-        part.start()
+    with forked_by(fork_server(), "worker.launch.child_process"):
+        for part in parts:
+            part.start()
     try:
         on_cpu, on_gpu = add("wait"), add("wait", queue=Queue.TRAIN_GPU)
         waiting = add("succeed", queue=Queue.TRAIN_GPU)

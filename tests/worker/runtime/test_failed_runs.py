@@ -3,15 +3,14 @@
 import errno
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.support.runs import start
-from tests.worker.support.helpers import fake_command, make_reconciler, run_program
+from tests.support.runs import start as started_run
+from tests.worker.support.helpers import Start, fake_command, make_reconciler
 from tests.worker.support.lossy_store import LosesAnswers
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
@@ -44,7 +43,7 @@ Supervisor(Killed(redis_client(settings), settings.key_prefix), settings, thread
 def begun(job: Job, settings: Settings) -> tuple[Job, RunStore]:
     """The job, whose training has begun, with the records of runs."""
     runs = RunStore(settings.run_records_dir)
-    with RunRecorder(runs, start(origin="job"), lambda: job.id, 1) as record:
+    with RunRecorder(runs, started_run(origin="job"), lambda: job.id, 1) as record:
         record({"event": "started", "step": 0, "steps": 40})
     return job, runs
 
@@ -74,12 +73,11 @@ def test_the_record_of_a_run_failed_although_the_answer_to_its_end_is_lost(
 
 
 def test_the_record_of_a_run_failed_although_its_worker_was_killed_before_it_wrote_so(
-    store: JobStore, settings: Settings, add: Add
+    store: JobStore, settings: Settings, add: Add, start: Start
 ) -> None:
     job, runs = begun(add("refuse"), settings)
-    with pytest.raises(subprocess.CalledProcessError) as killed:
-        run_program(settings, KILLED_AT_THE_END.format(job=job.id))
-    assert killed.value.returncode == -signal.SIGKILL
+    worker = start("tests.worker.support.given_program", [KILLED_AT_THE_END.format(job=job.id)])
+    assert worker.wait(60) == -signal.SIGKILL
     assert (store.get(job.id).status, runs.get(job.id).state) == (Status.FAILED, "unfinished")
     make_reconciler(store, settings).sweep()
     assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
