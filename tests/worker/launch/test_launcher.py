@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.support.processes import pid_of
+from tests.support.fork_server import Process, fork_server
+from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.unmeasured import MEASURED
 from tests.worker.support.helpers import alive, reaches, until
@@ -35,6 +37,11 @@ HASTY = (
     "Settings.kill_after_seconds = 3.0\n"
 )
 """Before a launcher that takes a few seconds of silence for a hang."""
+FORKING = (
+    "from tests.support.fork_server import fork_server, forked_by\n"
+    "forked_by(fork_server(), 'worker.launch.child_process').__enter__()\n"
+)
+"""Before a launcher whose processes are forks, which start in milliseconds; their parent is another process."""
 PROGRAM = (
     "from worker.launch import child_process\n"
     "from worker.launch.launcher import supervise\n"
@@ -70,18 +77,24 @@ def parents() -> list[tuple[int, int]]:
 
 
 class Up:
-    """A running launcher and what it printed."""
+    """A running launcher, which is a new process or a fork, and what it printed."""
 
-    def __init__(self, settings: Settings, output: Path, service: str, before: str) -> None:
+    def __init__(self, settings: Settings, output: Path, service: str, before: str, fork: bool) -> None:
         self._output = output
+        program, env = before + PROGRAM.format(service=service), {**os.environ, **settings.environment()}
+        self.process: Process
         with output.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", before + PROGRAM.format(service=service)],
-                env={**os.environ, **settings.environment()},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if fork:
+                command = [sys.executable, "-m", "tests.worker.support.given_program", program]
+                self.process = fork_server().popen(command, stdout=file, env=env, cwd=ROOT)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    env=env,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
 
     @property
     def text(self) -> str:
@@ -110,9 +123,9 @@ def spacious(settings: Settings) -> Settings:
 def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def go(service: str = SERVICE, before: str = "", **changes: object) -> Up:
+    def go(service: str = SERVICE, before: str = "", fork: bool = True, **changes: object) -> Up:
         settings = spacious.model_copy(update=changes)
-        launcher = Up(settings, spacious.home / f"said-{len(started)}.txt", service, before)
+        launcher = Up(settings, spacious.home / f"said-{len(started)}.txt", service, before, fork)
         started.append(launcher)
         return launcher
 
@@ -136,14 +149,14 @@ def stops_cleanly(launcher: Up, number: signal.Signals, said: Callable[[], str],
 def test_start_and_clean_stop_and_start_again_of_all_and_of_what_dies_and_kill_9_leaves_no_orphans(
     up: Callable[..., Up], spacious: Settings
 ) -> None:
-    launcher = up()
+    launcher = up(fork=False)
     launcher.says("ready after")
     assert launcher.text.count("curl") == 3
     assert address(spacious) in launcher.text
     redis_client(spacious).set("kept", "yes")
     stops_cleanly(launcher, signal.SIGINT, lambda: launcher.text, 4)  # broker, server, worker, service
 
-    again = up()
+    again = up(fork=False)
     again.says("ready after")
     assert again.text.count("curl") == 3
     assert redis_client(spacious).get("kept") == "yes"
@@ -165,7 +178,7 @@ def test_start_and_clean_stop_and_start_again_of_all_and_of_what_dies_and_kill_9
 
 
 def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[..., Up], spacious: Settings) -> None:
-    launcher = up(before=HASTY, broker_timeout_s=0.3)
+    launcher = up(before=HASTY + FORKING, broker_timeout_s=0.3)
     launcher.says("ready after")
     store, celery = JobStore(redis_client(spacious)), make_celery(spacious)
     submit = partial(submit_training, store, celery, model="digits", dataset="mnist-mini", preset="snf-glow-tiny")
