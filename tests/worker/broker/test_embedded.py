@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import MIB, Disk, refuse_writes
+from tests.support.fork_server import Process, fork_server
+from tests.support.paths import ROOT
 from tests.worker.support.helpers import alive, new_job, until
 from worker.broker.connection import durability_risks, redis_client, socket_path
 from worker.broker.embedded import EmbeddedBroker, ServerState, keep
@@ -70,10 +71,17 @@ def test_a_second_one_attaches_and_leaves_the_server_alone(settings: Settings, b
     assert server_pid(settings) == pid
 
 
+def start_keeper(settings: Settings, **environment: str) -> Process:
+    """Starts the process that keeps a server, which is forked."""
+    everything = {**os.environ, **settings.environment(), **environment}
+    command = [sys.executable, "-m", "worker.broker.embedded"]
+    with (settings.home / "keeper.txt").open("ab") as output:
+        return fork_server().popen(command, stdout=output, env=everything, cwd=ROOT)
+
+
 def killed_keeper(settings: Settings, **environment: str) -> int:
     """The process id of a server whose keeper is dead."""
-    everything = {**os.environ, **settings.environment(), **environment}
-    keeper = subprocess.Popen([sys.executable, "-m", "worker.broker.embedded"], env=everything)
+    keeper = start_keeper(settings, **environment)
     until((settings.home / "broker" / "server").exists)
     keeper.kill()
     keeper.wait()
@@ -264,16 +272,14 @@ def test_a_server_that_hangs_gets_a_minute_also_if_it_refuses_at_once(
 
 
 def test_the_keeper_stops_on_term_and_notices_a_dead_server(settings: Settings) -> None:
-    command = [sys.executable, "-m", "worker.broker.embedded"]
-    environment = {**os.environ, **settings.environment()}
     probe = EmbeddedBroker(settings)
-    keeper = subprocess.Popen(command, env=environment)
+    keeper = start_keeper(settings)
     until(probe.alive)
     pid = server_pid(settings)
     keeper.terminate()
     assert keeper.wait(20) == 0
     assert not alive(pid)
-    keeper = subprocess.Popen(command, env=environment)
+    keeper = start_keeper(settings)
     until(probe.alive)
     os.kill(server_pid(settings), signal.SIGKILL)
     assert keeper.wait(20) == 1
