@@ -32,8 +32,11 @@ def test_a_good_one(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("new_sandboxes")
-def test_a_process_with_limits_finds_the_same(folder: Path) -> None:
+def test_a_new_process_with_limits_finds_no_problem_of_a_good_one(folder: Path) -> None:
     verify_upload(folder, folder, lambda _done, _total: None)
+
+
+def test_a_process_with_limits_says_what_it_finds(folder: Path) -> None:
     no_picture(folder)
     with pytest.raises(ArtifactRefused, match="it cannot be loaded: UnidentifiedImageError"):
         verify_upload(folder, folder, lambda _done, _total: None)
