@@ -77,7 +77,7 @@ def test_typed_errors_pass_through(settings: Settings) -> None:
 
 LIMITS = {
     "processor time": (ProcessLimits(2**30, 1, 60), "more than 1 s of processor time"),
-    "time": (ProcessLimits(2**30, 60, 2), "more than 2 s"),
+    "time": (ProcessLimits(2**30, 60, 1), "more than 1 s"),
     "memory": (ProcessLimits(100 * 2**20, 60, 60), "more than 104857600 bytes of memory"),
 }
 
