@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from models.scorer import Scorer
+from tests.support.compiled_cache import compiled, share_compiled_with_user
 from tests.support.paths import DIGITS, ROOT
 from tests.support.ray_cluster import ENVIRONMENT, RayCluster
 from tests.support.unmeasured import unmeasured
@@ -24,7 +25,8 @@ HAS_SPARK = importlib.util.find_spec("pyspark") is not None and shutil.which("ja
 
 @pytest.fixture(scope="module")
 def scorer(artifact: Path) -> Scorer:
-    return Scorer.load(artifact)
+    """Opened once before the examples open it: their processes find what it compiled."""
+    return Scorer.load(artifact, options=compiled())
 
 
 @pytest.mark.timeout(300)
@@ -47,7 +49,8 @@ def test_a_parquet_file_of_images_is_scored(
     ]
     paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
     spark = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    environment = unmeasured() | ENVIRONMENT | spark | {"PYTHONPATH": paths}
+    own = {"HOME": str(share_compiled_with_user(tmp_path / "user")), "PYTHONPATH": paths}
+    environment = unmeasured() | ENVIRONMENT | spark | own
     if engine == "ray":
         cluster: RayCluster = request.getfixturevalue("ray_cluster")
         environment |= {"RAY_ADDRESS": cluster.address}

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from tests.support.compiled_cache import share_compiled_with_user
 from tests.support.paths import IMPORT_PATH
 from tests.support.unmeasured import MEASURED
 
@@ -25,6 +26,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray reads this when it is imported: its servers listen on the loopback interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray Data starts 32 processes, a second of a core each, to read how Parquet files begin, even of a single file.
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "PYTHONPATH": IMPORT_PATH,
 }
 # A lost node is noticed in two seconds instead of twenty.
@@ -44,6 +47,7 @@ class RayCluster:
         self._folder = folder
         # Without this file the head node asks the metadata service of a cloud.
         (folder / "ray_bootstrap_config.yaml").write_text("provider: {type: local}")
+        share_compiled_with_user(folder)
         self._cluster: Cluster = Cluster()
         self._add_node(include_dashboard=False, no_monitor=True, _system_config=QUICK)
         self.address: str = self._cluster.address
