@@ -25,6 +25,7 @@ from models.bulk.ray_engine import RayEngine
 from models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUnavailable, StorageFull
 from models.locations.errors import LocationUnavailable
 from models.scoring.options import EngineOptions
+from tests.support.compiled_cache import compiled
 from tests.support.ray_cluster import RayCluster
 from tests.support.slow_images import Fault, WorkWithoutModel, slow_work
 
@@ -46,9 +47,9 @@ def test_rows_are_those_of_the_local_engine_and_progress_within_a_part_is_report
     monkeypatch.setattr(ray_engine, "PROGRESS_S", 0.02)
     part = 150  # images, some of which are scored before the second half is read
     (tmp_path / "local").mkdir()
-    local, _ = slow_work(artifact, tmp_path / "local", part)
+    local, _ = slow_work(artifact, tmp_path / "local", part, compiled())
     LocalEngine().run(local, [1, 3], Callbacks())  # with its own number of threads
-    work, _ = slow_work(artifact, tmp_path, part, seconds=1.0)
+    work, _ = slow_work(artifact, tmp_path, part, compiled(), seconds=1.0)  # opened there without torch
     advanced: list[int] = []
     RayEngine(small_ray_cluster.address).run(work, [1, 3], Callbacks(advance=advanced.append))
     assert contents(work.output) == contents(local.output), "each file to the bit, and no other file"
