@@ -30,6 +30,13 @@ SHORTER = {
 ONLY_PARSED = {
     "snf recommend parts": "takes minutes; test_recommendations.py runs it on a part of the digits",
     "snf recommend parts --minutes 15 --alpha 0.005 --set image_size=64": "the same",
+    "snf train --data parts --name my-parts --preset snf-glow-small --max-minutes 30": (
+        "README.md has the same command without the preset, which is the default"
+    ),
+    "snf train --data parts --preset snf-glow-small --name parts-pixels --max-minutes 30": "the same",
+    "snf evaluate -m parts-pixels --normal good-parts --against bad-parts --out pixels.html": (
+        "README.md has the same command with another model of pixels"
+    ),
     "snf train --data parts --preset snf-features --name my-parts-features": "features.md has the same command",
     "snf train --data parts --preset snf-features --name parts-features": "features.md has the same command",
     "snf train --data boards --preset snf-features --set fit=tiles --name boards": (
