@@ -1,5 +1,6 @@
 """The package ``snf_client``: it loads no module of the server, and programs that use it are type-checked."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -76,7 +77,7 @@ def test_programs_are_checked_strictly(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     first = PROGRAM[: PROGRAM.index("def wrong")].count("\n") + 1
-    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache")]
+    options = ["--strict", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", os.devnull]
     found, problems, _ = api.run([*options, str(program)])
     assert not problems
     lines = [int(line.split(":")[1]) for line in found.splitlines() if "program.py:" in line and ": error:" in line]
