@@ -44,7 +44,7 @@ def test_divergence_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_weight_that_is_not_finite_is_named(name: str, cause: str, tmp_path: Path) -> None:
-    trainer, _ = trainer_in(tmp_path)
+    trainer, _ = trainer_in(tmp_path, side=16)
     with torch.no_grad():
         trainer.flow.get_parameter(name).fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match=cause):
@@ -53,7 +53,7 @@ def test_a_weight_that_is_not_finite_is_named(name: str, cause: str, tmp_path: P
 
 
 def test_a_layer_that_overflows_is_named(tmp_path: Path) -> None:
-    trainer, _ = trainer_in(tmp_path)
+    trainer, _ = trainer_in(tmp_path, side=16)
     with torch.no_grad():
         trainer.flow.get_parameter("levels.1.steps.0.log_scale").fill_(-200)
     with pytest.raises(TrainingDiverged, match=r"level 2, bijection 1 \(ActNorm\) gave values that are not finite"):
