@@ -21,7 +21,7 @@ from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, 
 from models.training.presets import find_preset
 from models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
-from tests.models.training.runs import TORCH
+from tests.models.training.runs import TORCH, small_digits
 
 DIGITS = load_dataset("mnist-mini", None)
 
@@ -72,11 +72,11 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
     assert np.abs(numbers - np.linspace(0, 999, 400)).max() <= 1
 
 
-@pytest.mark.parametrize("counts", [{}, {"statistics": 200, "calibration": 160}])
+@pytest.mark.parametrize("counts", [{}, {"statistics": 120, "calibration": 96}])
 def test_gradients_are_those_of_images_from_the_whole_part(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]
 ) -> None:
-    """Images are sorted by path: the first 50 of 400 may all be of one folder."""
+    """Images are sorted by path: the first 30 of 240 may all be of one folder."""
     seen: list[NDArray[np.integer]] = []
 
     def recorded(images: NDArray[np.uint8], digest: str) -> NDArray[np.float32]:
@@ -84,12 +84,12 @@ def test_gradients_are_those_of_images_from_the_whole_part(
         return dequantise(images, digest)
 
     monkeypatch.setattr(passes, "dequantise", recorded)
-    dataset = digits(400, 400, 0)
+    dataset = digits(240, 240, 0)
     for part in (dataset.statistics, dataset.calibration):
         assert isinstance(part, np.ndarray)
-        part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(400), 256)
-    few = {FISHER: 16, "statistics, gradients": 50, "calibration, gradients": 50}
-    plan = EvaluationPlan({"statistics": 400, "calibration": 400, "test": 0, **few, **counts}, {})
+        part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(240), 256)
+    few = {FISHER: 16, "statistics, gradients": 30, "calibration, gradients": 30}
+    plan = EvaluationPlan({"statistics": 240, "calibration": 240, "test": 0, **few, **counts}, {})
     statistics, calibration, _ = plan.part_of(dataset)
     calibrate(
         scorer.density,
@@ -100,9 +100,9 @@ def test_gradients_are_those_of_images_from_the_whole_part(
         most=plan.gradient_images,
     )
     together = np.concatenate(seen)
-    assert len(together) == 16 + 50 + 50
-    for numbers in np.split(together, [16, 66]):
-        assert np.abs(numbers - np.linspace(0, 399, len(numbers))).max() <= 3
+    assert len(together) == 16 + 30 + 30
+    for numbers in np.split(together, [16, 46]):
+        assert np.abs(numbers - np.linspace(0, 239, len(numbers))).max() <= 3
 
 
 def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,9 +117,11 @@ def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None:
     """A real training of a second whose parts would take longer; the counts are in its manifest."""
-    config = find_preset("snf-glow-tiny").config({"max_minutes": 0.02, "batch_size": 32})
+    config = find_preset("snf-glow-tiny").config({"max_minutes": 0.01, "batch_size": 32})
     events: list[dict[str, Any]] = []
-    dataset = digits(1000, 1000, 1000)
+    dataset = small_digits()
+    parts = {name: getattr(dataset, name).repeat(25, 0) for name in ("statistics", "calibration", "test")}
+    dataset = replace(dataset, **parts)
     path = train(
         dataset,
         "snf-glow-tiny",
@@ -136,7 +138,7 @@ def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None
     assert 400 <= used.calibration_images < 1000
     assert f"{used.statistics_images} of 1000 statistics, {used.calibration_images} of 1000 calibration" in said
     assert 200 <= manifest.evaluation.test_images < 1000
-    assert len(Scorer.load(path, options=TORCH).judge_each(DIGITS.test[:2])) == 2
+    assert len(Scorer.load(path, options=TORCH).judge_each(dataset.test[:2])) == 2
 
 
 def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
     )
     events: list[dict[str, Any]] = []
     train(
-        digits(50, 50, 50),
+        small_digits(),
         "snf-glow-tiny",
         config,
         tmp_path,
