@@ -26,6 +26,7 @@ from models.training.run import train
 from tests.support.backbones import backbone_folder
 
 SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000
+UPDATES = 130
 
 
 class Table:
@@ -65,10 +66,15 @@ def architecture(linear: Linear = "self-normalizing") -> FeatureArchitecture:
 
 
 def fitted(
-    x: NDArray[np.float32], folder: Path, *, linear: Linear = "self-normalizing", suspect_share: float = 0.0
+    x: NDArray[np.float32],
+    folder: Path,
+    *,
+    linear: Linear = "self-normalizing",
+    suspect_share: float = 0.0,
+    updates: int = UPDATES,
 ) -> tuple[FittedFeatures, list[tuple[str, int, int]]]:
     seen: list[tuple[str, int, int]] = []
-    plan = StepsPlan(2, 200, 0, folder)
+    plan = StepsPlan(2, updates, 0, folder)
     result = fit_features(
         numbered(), Table(x), architecture(linear), lambda *report: seen.append(report), None, suspect_share, plan
     )
@@ -86,14 +92,14 @@ def test_steps_that_help_are_kept(linear: Linear, tmp_path: Path) -> None:
     assert len(result.flows.steps) == 4
     assert not any(module.training for module in result.flows.modules())
     assert "so the steps are kept" in result.steps.summary()
-    assert [done for part, done, _ in seen if part == "Glow steps"] == list(range(1, 201))
+    assert [done for part, done, _ in seen if part == "Glow steps"] == list(range(1, UPDATES + 1))
     assert not list(tmp_path.iterdir())
     if linear == "self-normalizing":
         assert max(result.flows.reconstruction_errors()) < 0.1
 
 
 def test_steps_that_do_not_help_are_left_out(tmp_path: Path) -> None:
-    result, _ = fitted(features(curved=False), tmp_path)
+    result, _ = fitted(features(curved=False), tmp_path, updates=60)
     assert result.steps is not None
     assert not result.steps.kept
     assert result.architecture.steps == len(result.flows.steps) == 0
@@ -107,7 +113,7 @@ def test_suspects_are_left_out_of_the_trial(tmp_path: Path) -> None:
     assert result.steps is not None
     assert result.steps.kept
     assert len(result.steps.gains) == (COUNT - 100) // 5
-    assert seen.count(("Glow steps", 200, 200)) == 1
+    assert seen.count(("Glow steps", UPDATES, UPDATES)) == 1
 
 
 def outcome(
@@ -200,7 +206,7 @@ def test_what_a_report_raises_ends_the_trial(tmp_path: Path) -> None:
 def digits(*, few: bool) -> Dataset:
     """Return 400 training images and their other parts, or 30 images in three folds."""
     whole = load_dataset("mnist-mini", None)
-    train, statistics = whole.train[: 20 if few else 400], whole.statistics[:10] if few else whole.statistics
+    train, statistics = whole.train[: 20 if few else 400], whole.statistics[: 10 if few else 20]
     folds, whole_folds = ((np.arange(count) % 3).astype(np.int8) for count in (10, 30))
     part = replace(whole, train=train, statistics=statistics, calibration=whole.calibration[:20], test=whole.test[:5])
     return replace(part, calibration=train[:0], folds=folds, whole_folds=whole_folds) if few else part
@@ -212,9 +218,7 @@ def test_a_model_has_the_steps_that_were_kept(
 ) -> None:
     dataset = digits(few=few)
     options = EngineOptions("torch", threads=1, backbones=backbone_folder(tmp_path_factory))
-    config = find_preset("snf-features").config(
-        {"feature_side": 32 if few else 64, "feature_steps": 2, "feature_updates": 30}
-    )
+    config = find_preset("snf-features").config({"feature_side": 32, "feature_steps": 2, "feature_updates": 50})
     events: list[dict[str, Any]] = []
     path = train(
         dataset, "snf-features", config, tmp_path, observe=events.append, should_stop=lambda: False, engine=options
@@ -231,7 +235,7 @@ def test_a_model_has_the_steps_that_were_kept(
         return
     assert record.steps is not None
     assert record.steps.kept
-    assert (record.steps.steps, record.steps.updates, record.steps.held_out_images) == (2, 30, 80)
+    assert (record.steps.steps, record.steps.updates, record.steps.held_out_images) == (2, 50, 80)
     assert record.steps.gain > record.steps.standard_error
     assert architecture.steps == 2
     assert any(message.endswith("so the steps are kept") for message in logged)
