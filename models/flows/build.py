@@ -10,7 +10,7 @@ from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
 from models.flows.flow import Flow, Level
 from models.flows.layers.couplings import AffineCouplingSpec
-from models.flows.layers.spec import describe_layer
+from models.flows.layers.spec import LayerSpec, describe_layer
 from models.flows.level_specs import LevelSpec, SplitSpec
 from models.flows.no_init import NoRandomness
 
@@ -21,11 +21,17 @@ PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
 }
 
 
-def build_flow(architecture: PixelArchitecture) -> Flow:
+def build_flow(
+    architecture: PixelArchitecture, build_layer: Callable[[LayerSpec, Shape], Bijection] = LayerSpec.build
+) -> Flow:
     """Build a new flow with the layers of an architecture and random initial weights.
 
     The weights come from torch's global generator. Before use the flow must be initialised with a batch
     (:meth:`~models.flows.flow.Flow.initialize`) or its weights loaded.
+
+    Args:
+        architecture: The architecture.
+        build_layer: Gives the layer for a description and the shape of its images.
 
     Raises:
         ValueError: The architecture asks for a layer that does not exist, or does not suit its images.
@@ -33,9 +39,9 @@ def build_flow(architecture: PixelArchitecture) -> Flow:
     layered = architecture.layered()
     levels = []
     for level in layered.shaped():
-        steps: list[Bijection] = [layer.build(level.shape) for layer in level.layers]
-        split = level.spec.split
-        prior = None if split is None else AffineCoupling(*split.coupling().arguments(level.shape))
+        steps: list[Bijection] = [build_layer(layer, level.shape) for layer in level.layers]
+        prior = build_layer(level.spec.split.coupling(), level.shape) if level.spec.split is not None else None
+        assert prior is None or isinstance(prior, AffineCoupling)
         levels.append(Level(steps, prior, squeeze=level.spec.squeeze))
     return Flow(PIXEL_TRANSFORMS[layered.pixel_transform](), levels)
 

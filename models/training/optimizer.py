@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.bijections.coupling import CouplingNet
 from models.flows.flow import Flow
@@ -71,8 +71,8 @@ def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedA
     return Muon(kernels, others, config.learning_rate, getattr(torch, precision))
 
 
-def coupling_kernels(flow: Flow) -> list[Tensor]:
-    """Return the convolution kernels of all coupling networks of a flow.
+def coupling_kernels(flow: nn.Module) -> list[Tensor]:
+    """Return the convolution kernels of all coupling networks of a flow, or of a layer.
 
     They are nearly all parameters of a Glow. Each kernel is returned once.
     """

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
+from operator import add
 
 import torch
 
@@ -23,6 +24,8 @@ from models.bijections.matrix_inverse import MatrixInverse
 from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow, walk
+from models.flows.layers.spec import LayerSpec
+from models.flows.no_init import NoRandomness
 from models.training.config import TrainingConfig
 from models.training.cost.operation_counter import Count, Work, count, saved_bytes
 from models.training.objective import SelfNormalizingObjective, operator_norm
@@ -89,6 +92,10 @@ class FlowWork:
             together[name] = max(mine, theirs) if name in {"passing_bytes", "initialization_bytes"} else mine + theirs
         return FlowWork(**together)
 
+    def __mul__(self, layers: int) -> FlowWork:
+        maxima = {"passing_bytes", "initialization_bytes"}
+        return FlowWork(**{name: mine if name in maxima else mine * layers for name, mine in vars(self).items()})
+
 
 def flow_work(
     architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
@@ -121,17 +128,32 @@ def flow_work(
 def _flow_work(
     architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
+    flow = _build(architecture)
     with torch.device("meta"):
-        flow = build_flow(architecture)
         # Sets what the layers do in training.
         SelfNormalizingObjective(flow, architecture.image_shape, config)
-    layers = [_kind_work(kind, config, images, initialization_images, precision) for kind in _kinds(flow, architecture)]
-    total = layers[0]
-    for layer_work in layers[1:]:
-        total = total + layer_work
+    kinds = _kinds(flow, architecture)
+    works = [
+        _kind_work(kind, config, images, initialization_images, precision) * layers for kind, layers in kinds.items()
+    ]
+    total = reduce(add, works)
     if config.optimizer == "muon":
-        total = replace(total, step=total.step + _orthogonalization(flow, precision))
+        total = replace(total, step=total.step + _orthogonalization(kinds, precision))
     return _with_the_rest(total, flow, architecture.image_shape, images, initialization_images)
+
+
+def _build(architecture: PixelArchitecture) -> Flow:
+    """Build a flow without values, in which one layer is at all places of layers that are described alike."""
+    layers: dict[tuple[object, ...], Bijection] = {}
+
+    def build_layer(spec: LayerSpec, shape: Shape) -> Bijection:
+        described = type(spec), spec.model_dump_json(), shape
+        if described not in layers:
+            layers[described] = spec.build(shape)
+        return layers[described]
+
+    with torch.device("meta"), NoRandomness():
+        return build_flow(architecture, build_layer)
 
 
 @dataclass(frozen=True)
@@ -145,21 +167,26 @@ class _Kind:
     layer: Bijection = field(compare=False)
 
 
-def _kinds(flow: Flow, architecture: PixelArchitecture) -> list[_Kind]:
-    """Return the kind of each layer of a flow; the weights of squeezes and priors show all their settings."""
-    kinds = []
+def _kinds(flow: Flow, architecture: PixelArchitecture) -> Counter[_Kind]:
+    """Count the layers of each kind in a flow; the weights of squeezes and priors show all their settings."""
+    kinds: dict[int, _Kind] = {}
+    numbers = Counter[_Kind]()
+
+    def add_layer(layer: Bijection, shape: Shape, spec: LayerSpec | None = None) -> None:
+        if id(layer) not in kinds:
+            weights = tuple((name, tensor.shape) for name, tensor in layer.state_dict(keep_vars=True).items())
+            settings = spec.model_dump_json() if spec is not None else ""
+            kinds[id(layer)] = _Kind(type(layer), settings, weights, shape, layer)
+        numbers[kinds[id(layer)]] += 1
+
     described = architecture.layered().shaped()
-    for spec, (level, steps, shape) in zip(described, walk(flow, architecture.image_shape), strict=True):
-        settings = [""] * (level.squeeze is not None) + [layer.model_dump_json() for layer in spec.layers]
-        kinds += [_kind(layer, at, text) for (_, layer, at), text in zip(steps, settings, strict=True)]
+    for level_spec, (level, steps, shape) in zip(described, walk(flow, architecture.image_shape), strict=True):
+        specs = [None] * (level.squeeze is not None) + level_spec.layers
+        for (_, layer, at), spec in zip(steps, specs, strict=True):
+            add_layer(layer, at, spec)
         if level.prior is not None:
-            kinds.append(_kind(level.prior, shape, ""))
-    return kinds
-
-
-def _kind(layer: Bijection, shape: Shape, settings: str) -> _Kind:
-    weights = tuple((name, tensor.shape) for name, tensor in layer.state_dict(keep_vars=True).items())
-    return _Kind(type(layer), settings, weights, shape, layer)
+            add_layer(level.prior, shape)
+    return numbers
 
 
 @lru_cache(maxsize=1024)
@@ -262,10 +289,13 @@ def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:
 
 
 @torch.no_grad()
-def _orthogonalization(flow: Flow, precision: str) -> Work:
+def _orthogonalization(kinds: Counter[_Kind], precision: str) -> Work:
     """Return the work of making the steps of Muon orthogonal, which multiplies in the precision of the networks."""
-    work = Work()
-    for (rows, columns), number in Counter(kernel.flatten(1).shape for kernel in coupling_kernels(flow)).items():
+    work, numbers = Work(), Counter[torch.Size]()
+    for kind, layers in kinds.items():
+        for kernel in coupling_kernels(kind.layer):
+            numbers[kernel.flatten(1).shape] += layers
+    for (rows, columns), number in numbers.items():
         work += count(partial(orthogonalize, torch.zeros(number, rows, columns, device="meta"))).work
     return _in_low_precision(work) if precision == "bfloat16" else work
 

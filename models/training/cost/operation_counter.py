@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
+from models.training.cost.operator_outcomes import operate
+
 aten = torch.ops.aten
 T = TypeVar("T")
 
@@ -71,24 +73,30 @@ class OperationCounter(TorchDispatchMode):
         self._live_bytes = 0
         self._storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # Nothing is compiled here: the guard against it takes longer than an operator.
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is aten._local_scalar_dense.default:
             return torch.ones((), dtype=args[0].dtype, device="cpu").item()
-        outcome = func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func.is_view:
+            return func(*args, **named)
+        inputs: list[Tensor] = []
+        outcome = operate(func, args, named, inputs)
         outputs = [leaf for leaf in tree_leaves(outcome) if isinstance(leaf, Tensor)]
         formula = FLOPS.get(func._overloadpacket)
         if formula is not None:
-            flops = formula(*args, out_val=outcome, **(kwargs or {}))
+            flops = formula(*args, out_val=outcome, **named)
             # In float64 a vector register holds half as many numbers.
             self.flops += flops * (2 if any(tensor.dtype == torch.float64 for tensor in outputs) else 1)
-        if not func.is_view:
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.bytes += sum(tensor.nbytes for tensor in (*inputs, *outputs))
-            self.calls += 1
-            for tensor in outputs:
-                self._watch(tensor.untyped_storage())
+        self.bytes += sum([tensor.nbytes for tensor in (*inputs, *outputs)])
+        self.calls += 1
+        for tensor in outputs:
+            self._watch(tensor.untyped_storage())
         return outcome
 
     def _watch(self, storage: torch.UntypedStorage) -> None:

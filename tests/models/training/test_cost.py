@@ -25,6 +25,7 @@ from models.flows.architecture import (
     HybridArchitecture,
 )
 from models.flows.build import build_flow
+from models.flows.no_init import NoRandomness
 from models.training.config import TrainingConfig
 from models.training.cost import flow_work, measure
 from models.training.cost.estimate import TrainingEstimate, estimate_training
@@ -174,6 +175,18 @@ def test_more_work_takes_more_time(more: dict[str, Any]) -> None:
     assert estimated(FEW_LAYERS, **more).seconds > estimated(FEW_LAYERS, **steps).seconds
 
 
+def test_the_kernels_of_every_layer_are_orthogonalized() -> None:
+    def more(steps: int) -> float:
+        architecture = FEW_LAYERS.model_copy(update={"steps": steps})
+        muon, adam = (
+            flow_work.flow_work(architecture, TrainingConfig(optimizer=optimizer), 4, 8, "float32").step.flops
+            for optimizer in ("muon", "adam")
+        )
+        return muon - adam
+
+    assert more(3) == 3 * more(1) > 0
+
+
 def test_more_directions_take_more_time() -> None:
     dense = find_preset("snf-fc-2l").architecture((1, 28, 28), "logit")
     few, many = (estimated(dense, corrected_directions=count).seconds for count in (10, 400))
@@ -205,7 +218,7 @@ def test_memory_grows_with_batch_images_and_width() -> None:
 
 
 def built_parameters(architecture: Architecture) -> int:
-    with torch.device("meta"):
+    with torch.device("meta"), NoRandomness():
         flows = build_flows(architecture)
     return sum(parameter.numel() for parameter in flows.parameters())
 
