@@ -118,13 +118,17 @@ def mark_initialized(module: nn.Module) -> None:
 
 
 def jacobian_log_det(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """log|det d function / dx| of each sample of ``x``, by the whole Jacobian of one sample at a time."""
+    """log|det d function / dx| of each sample of ``x``, by the whole Jacobian of one sample at a time.
+
+    Each row of a Jacobian is the gradient of a copy of the sample: all rows take one pass.
+    """
     log_dets = []
     for sample in x:
-        row_by_row = torch.autograd.functional.jacobian
-        jacobian = row_by_row(lambda s: function(s[None]).flatten(), sample)  # type: ignore[no-untyped-call]
-        square = jacobian.reshape(sample.numel(), sample.numel())
-        log_dets.append(torch.linalg.slogdet(square).logabsdet)
+        copies = sample.detach().expand(sample.numel(), *sample.shape).clone().requires_grad_()
+        with torch.enable_grad():
+            total = function(copies).reshape(sample.numel(), sample.numel()).diagonal().sum()
+        (jacobian,) = torch.autograd.grad(total, copies)
+        log_dets.append(torch.linalg.slogdet(jacobian.flatten(1)).logabsdet)
     return torch.stack(log_dets)
 
 

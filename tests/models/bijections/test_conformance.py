@@ -269,13 +269,13 @@ def test_log_dets_say_something(case: Case, shape: Shape) -> None:
 @EVERY_SHAPE
 @torch.no_grad()
 def test_no_sample_sees_its_batch_mates(case: Case, shape: Shape) -> None:
-    bijection, x = build(case), inputs(case, shape, count=7)
+    bijection, x = build(case), inputs(case, shape, count=3)
     for direction, batch in ((bijection.forward, x), (bijection.inverse, bijection(x)[0])):
         together, log_det = direction(batch)
         alone = [direction(sample[None]) for sample in batch]
         torch.testing.assert_close(torch.cat([y for y, _ in alone]), together, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(torch.cat([d for _, d in alone]), log_det, rtol=1e-12, atol=1e-12)
-        order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+        order = torch.tensor([2, 0, 1])
         shuffled, shuffled_log_det = direction(batch[order])
         torch.testing.assert_close(shuffled, together[order], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(shuffled_log_det, log_det[order], rtol=1e-12, atol=1e-12)
