@@ -35,16 +35,15 @@ from tests.support.paths import ROOT
 from tests.support.tiled import mosaic, tiled_artifact
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
-SHIPPED = sorted((ROOT / "models" / "zoo").glob("*/1"))
+SHIPPED = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
 IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from tests.models.scoring.scored_bits import bits_of
-cache, *folders = map(Path, sys.argv[1:])
-for folder in folders:
-    print(bits_of(Scorer.load(folder, options=EngineOptions(threads=2, cache=cache))))
+cache, folder = map(Path, sys.argv[1:])
+print(bits_of(Scorer.load(folder, options=EngineOptions(threads=2, cache=cache))))
 print("torch" in sys.modules)
 """
 
@@ -92,18 +91,17 @@ def change_record(options: EngineOptions, change: Callable[[dict[str, Any]], obj
     write_cached(path, json.dumps(document).encode())
 
 
-def test_the_shipped_models_score_in_a_process_without_torch(tmp_path: Path) -> None:
-    options = EngineOptions(threads=2, cache=tmp_path)
-    trained = [Scorer.load(folder, options=options) for folder in SHIPPED]
-    assert [scorer.has_trained for scorer in trained] == [True] * 3
-    expected = [bits_of(scorer) for scorer in trained]
-    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path), *map(str, SHIPPED)]
+def test_a_shipped_model_scores_in_a_process_without_torch(tmp_path: Path) -> None:
+    trained = Scorer.load(SHIPPED, options=EngineOptions(threads=2, cache=tmp_path))
+    assert trained.has_trained
+    expected = bits_of(trained)
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path), str(SHIPPED)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [*expected, "False"], done.stderr
+    assert done.stdout.split() == [expected, "False"], done.stderr
 
 
-@pytest.mark.parametrize("kind", [barely_trained, feature_artifact, hybrid_artifact, tiled])
-def test_every_kind_of_model_gives_the_same_bits(
+@pytest.mark.parametrize("kind", [hybrid_artifact, tiled])
+def test_models_of_features_give_the_same_bits(
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,
     options: EngineOptions,
