@@ -39,13 +39,14 @@ class CompiledCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._digest: tuple[ov.Model, str] | None = None
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
         """Return a graph compiled for the CPU, read from the cache folder if the same graph was compiled before.
 
         A new one is written to the folder by :meth:`Compiled.keep` only. Damaged files are logged and not used.
         """
-        name = _key(model, settings)
+        name = _key(self._digest_of(model), settings)
         stored = self.stored(name, settings)
         if stored is not None:
             return stored
@@ -103,7 +104,13 @@ class CompiledCache:
             log.warning("the measured tile size cannot be stored in %s: %s", path.name, error.strerror)
 
     def _tiling_path(self, model: ov.Model, lanes: int) -> Path:
-        return self._folder / f"{graph_digest(model)}-{lanes}.json"
+        return self._folder / f"{self._digest_of(model)}-{lanes}.json"
+
+    def _digest_of(self, model: ov.Model) -> str:
+        """Return the digest of a graph, kept for the next use: what is compiled has its tile looked up next."""
+        if self._digest is None or self._digest[0] is not model:
+            self._digest = model, graph_digest(model)
+        return self._digest[1]
 
 
 def open_program(graph: Callable[[int], Graph], pixels: int, threads: int | None, cache: Path | None) -> Program:
@@ -137,7 +144,7 @@ def graph_digest(model: ov.Model) -> str:
     return digest.hexdigest()[:32]
 
 
-def _key(model: ov.Model, settings: dict[str, Any]) -> str:
+def _key(digest: str, settings: dict[str, Any]) -> str:
     machine = core().get_property("CPU", "FULL_DEVICE_NAME")
     rest = repr((sorted(settings.items()), ov.get_version(), machine))
-    return hashlib.sha256((graph_digest(model) + rest).encode()).hexdigest()[:32]
+    return hashlib.sha256((digest + rest).encode()).hexdigest()[:32]
