@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -39,8 +40,9 @@ def reference(count: int, seed: int = 0, *, gradients: bool = True) -> Reference
     return ReferenceEvidence(plain, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0), found.gradients)
 
 
+@cache
 def split(fitted: int = 300, held_out: int = 99, *, gradients: bool = True) -> Calibration:
-    """Fitted to so many images, with p-values from so many others."""
+    """Fitted to so many images, with p-values from so many others. Never change its arrays."""
     return fit_split(
         reference(fitted, 1, gradients=gradients), reference(held_out, 2, gradients=gradients), NAMES, GRID
     )

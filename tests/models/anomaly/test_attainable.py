@@ -43,7 +43,7 @@ def test_without_gradients_there_is_no_verdict_with_them() -> None:
     assert len(calibration.judge(evidence(2, gradients=False), NAMES, IMAGE)) == 2
 
 
-@pytest.mark.parametrize("images", range(4, 16))
+@pytest.mark.parametrize("images", [4, 5, 6, 12, 13])  # folds of one, and around 10 images outside a fold
 def test_few_images_give_every_fold_a_verdict_with_gradients_or_none(images: int) -> None:
     folds = (np.arange(images) % 5).astype(np.int8)
     calibration = fit_cross(reference(images, 1), folds, NAMES, GRID)
