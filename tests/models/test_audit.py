@@ -15,7 +15,7 @@ from models.artifacts.manifest import Deviation
 from models.audit import audit, recompute
 from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
-from models.scoring.options import EngineName, EngineOptions
+from models.scoring.options import EngineName
 from models.training.architecture_file import parse_architecture
 from models.training.presets import find_preset
 from models.training.recipe import TrainingRecipe
@@ -23,6 +23,7 @@ from models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
 from tests.models.training.test_presets import cropped
+from tests.support.compiled_cache import compiled
 
 
 def test_stored_images_come_first_and_samples_fill_up(scorer: Scorer) -> None:
@@ -65,7 +66,7 @@ def test_a_log_det_of_other_weights_is_found(artifact: Path, scorer: Scorer) -> 
     layer = next(iter(log_dets.layers))
     wrong = log_dets.model_copy(update={"layers": log_dets.layers | {layer: log_dets.layers[layer] + 1}})
     manifest = loaded.manifest.model_copy(update={"log_dets": wrong})
-    right, off = (audit(one, 0) for one in (scorer, Scorer.of(replace(loaded, manifest=manifest))))
+    right, off = (audit(one, 0) for one in (scorer, Scorer.of(replace(loaded, manifest=manifest), options=compiled())))
     assert off.log_likelihood == pytest.approx(right.log_likelihood + 1, abs=1e-9)
     assert off.recomputed == right.recomputed
     assert off.log_dets == right.log_dets
@@ -74,7 +75,7 @@ def test_a_log_det_of_other_weights_is_found(artifact: Path, scorer: Scorer) -> 
 
 def test_frozen_weights_that_differ_from_the_trained_ones_are_found(artifact: Path) -> None:
     loaded = load_artifact(artifact)
-    scorer = Scorer.of(loaded)
+    scorer = Scorer.of(loaded, options=compiled())
     randomise(loaded.flow, 0.01, seed=3)
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) > 0.1
@@ -84,7 +85,7 @@ def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path, score
     loaded, precise = load_artifact(artifact), scorer
     deviation = Deviation(images=100, median=0.01, quantile_999=0.2, worst=0.25, worst_statistic=0.1)
     changes = {"precision": "bfloat16", "deviation": deviation}
-    scorer = Scorer.of(loaded, loaded.manifest.calibration.model_copy(update=changes))
+    scorer = Scorer.of(loaded, loaded.manifest.calibration.model_copy(update=changes), options=compiled())
     found = [audit(scorer, index) for index in range(4)]
     assert scorer.precision == "bfloat16"
     assert (scorer.exact_tolerance(-900.0), scorer.tolerance(-900.0)) == (1e-3, 1e-3 + 2 * 0.25)
@@ -102,7 +103,7 @@ def patterns(side: int = 28) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_very_unlikely_images_are_within_a_millionth(artifact: Path, engine: EngineName) -> None:
-    scorer = Scorer.load(artifact, options=EngineOptions(engine))
+    scorer = Scorer.load(artifact, options=compiled(name=engine))
     images = patterns()
     scores = [one.log_likelihood for one in scorer.score(images)]
     exact = [recompute(scorer.flows, scorer.log_det_digest, image[None])[0] for image in images]
@@ -123,8 +124,10 @@ CONVOLUTIONS: list[dict[str, Any]] = [
 )
 def test_other_layers_than_those_of_a_glow(recipe: TrainingRecipe, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"max_steps": 2})
-    path = train(cropped(8), recipe, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
-    scorer = Scorer.load(path)
+    path = train(
+        cropped(8), recipe, config, tmp_path, observe=lambda _: None, should_stop=lambda: False, engine=compiled()
+    )
+    scorer = Scorer.load(path, options=compiled())
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance(found.recomputed)
     assert found.log_dets == pytest.approx(scorer.manifest.log_dets.layers, abs=1e-7)

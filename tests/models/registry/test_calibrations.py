@@ -184,7 +184,7 @@ def test_damage_is_named(
     damage(calibrations.folder / "1")
     version = registry.resolve("digits")
     with pytest.raises(ArtifactError, match=message):
-        Scorer.load(version.path, version.calibration_path)
+        Scorer.load(version.path, version.calibration_path, compiled())
     if not may_be_chosen:
         with pytest.raises(ArtifactError, match=message):
             calibrations.choose(1, made[1].weights_sha256)
