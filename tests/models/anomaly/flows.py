@@ -47,8 +47,10 @@ def glow_and_frozen(side: int, channels: int, pixels: PixelTransform) -> tuple[F
 
 
 def convolutional(side: int = 12, channels: int = 1) -> Flow:
-    """Three blocks of convolutions and splines, which are not the identity."""
-    architecture = ConvolutionalArchitecture(channels=channels, height=side, width=side, pixel_transform="logit")
+    """Three blocks of a convolution and splines, which are not the identity."""
+    architecture = ConvolutionalArchitecture(
+        channels=channels, height=side, width=side, pixel_transform="logit", layers=1
+    )
     return _random(architecture, 0.03)
 
 

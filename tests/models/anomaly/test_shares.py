@@ -28,11 +28,16 @@ GREY, DEEP_GREY, COLOUR, FLAT_COLOUR = (energies_of(*levels) for levels in ((2, 
 
 
 @pytest.mark.parametrize(
-    ("energies", "shares"),
-    [(GREY, [2, 2, 2, 1]), (DEEP_GREY, [2, 2, 2, 1]), (COLOUR, [1, 1, 2, 2]), (FLAT_COLOUR, [1, 1, 2, 2])],
-    ids=["grey", "deep grey", "colour", "flat colour"],
+    ("energies", "shares", "images"),
+    [
+        (GREY, [2, 2, 2, 1], 100),
+        (GREY, [2, 2, 2, 1], 2000),
+        (DEEP_GREY, [2, 2, 2, 1], 100),
+        (COLOUR, [1, 1, 2, 2], 100),
+        (FLAT_COLOUR, [1, 1, 2, 2], 100),
+    ],
+    ids=["grey", "many grey", "deep grey", "colour", "flat colour"],
 )
-@pytest.mark.parametrize("images", [100, 2000])
 def test_surprises_are_added_by_their_shares(energies: list[str], shares: list[int], images: int) -> None:
     evidence = evidences.evidence(images, 1, gradients=False)
     channels = np.random.default_rng(2).normal(size=(images, len(energies)))
