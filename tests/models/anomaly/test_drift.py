@@ -57,8 +57,10 @@ def test_every_attainable_p_value_once_is_no_distance() -> None:
 def test_false_alarms_over_calibration_sets(n: int, m: int, two_sided: bool) -> None:
     rounds, smallest = 3000, (2 if two_sided else 1) / (n + 1)
     p_values = windows(np.random.default_rng((n, m, two_sided)), n, m, rounds, two_sided=two_sided)
+    found = [drift_test(window, n, smallest, LEVEL) for window in p_values]
+    assert [one.alarm for one in found] == [one.p_value <= LEVEL for one in found]
     for level in (0.05, 0.01, LEVEL):
-        assert alarms(p_values, n, smallest, level) <= binom.isf(1e-4, rounds, level)
+        assert sum(one.p_value <= level for one in found) <= binom.isf(1e-4, rounds, level)
 
 
 def test_the_level_is_used_up_where_there_are_images_enough() -> None:

@@ -35,15 +35,19 @@ def flat_cells(region: Region, columns: int) -> list[int]:
     return [i * columns + j for i in range(region.top, region.bottom) for j in range(region.left, region.right)]
 
 
-def brute_force(reference: Array, cells: Array, region: Region, columns: int) -> Array:
-    """(sum of the region - its expectation given all other cells) / its conditional deviation, by blocks of Σ."""
+def covariance_of(reference: Array) -> Array:
+    """Σ of the cells, of which each is standardised before it is shrunk."""
     deviation = reference.std(0)
     scale = np.maximum(deviation, max(0.1 * np.median(deviation), 1e-9))
     u = (reference - reference.mean(0)) / scale
-    sigma = np.diag(scale) @ ledoit_wolf(u, assume_centered=True)[0] @ np.diag(scale)
+    sigma: Array = np.diag(scale) @ ledoit_wolf(u, assume_centered=True)[0] @ np.diag(scale)
+    return sigma
+
+
+def brute_force(sigma: Array, centred: Array, region: Region, columns: int) -> Array:
+    """(sum of the region - its expectation given all other cells) / its conditional deviation, by blocks of Σ."""
     inside = flat_cells(region, columns)
-    outside = [k for k in range(reference.shape[1]) if k not in inside]
-    centred = cells - reference.mean(0)
+    outside = [k for k in range(len(sigma)) if k not in inside]
     if outside:
         gain = np.linalg.solve(sigma[np.ix_(outside, outside)], sigma[np.ix_(outside, inside)]).T
         expected = centred[:, outside] @ gain.T
@@ -62,11 +66,12 @@ def test_deviations_are_those_of_the_conditional_gaussian(rows: int, columns: in
     flat = [region for shape in regions(rows, columns) for region in shape]
     assert got.shape == (20, len(flat))
     assert {region.bottom - region.top for region in flat} >= {side for side in SQUARES if side < min(rows, columns)}
+    sigma, mean = covariance_of(reference), reference.mean(0)
     for number, region in enumerate(flat):
-        unit = brute_force(reference, reference, region, columns).std()
+        unit = brute_force(sigma, reference - mean, region, columns).std()
         # Shrinkage and fitting on the same images make the model's deviation nearly, not exactly, that of the images.
         assert 0.6 < unit < 1.4
-        expected = brute_force(reference, new, region, columns) / unit
+        expected = brute_force(sigma, new - mean, region, columns) / unit
         np.testing.assert_allclose(got[:, number], expected, atol=1e-5, rtol=1e-5, err_msg=str(region))
 
 
