@@ -49,10 +49,10 @@ NORM_ERROR = 0.02
 """Share by which a norm may be underestimated by the power iteration of the bounds."""
 
 
-def digits(side: int, test_images: int = 10) -> Dataset:
+def digits(side: int, test_images: int = 2) -> Dataset:
     """Return real digits, cropped to a side."""
     images = real_images(140, side)
-    parts = {name: images[80 + 20 * n : 100 + 20 * n] for n, name in enumerate(("statistics", "calibration", "test"))}
+    parts = {name: images[80 + 20 * n : 88 + 20 * n] for n, name in enumerate(("statistics", "calibration", "test"))}
     parts["test"] = parts["test"][:test_images]
     return Dataset(f"digits-{side}", train=images[:80], **parts, digest=f"digest-{side}")
 
@@ -60,7 +60,7 @@ def digits(side: int, test_images: int = 10) -> Dataset:
 def whole_digits() -> Dataset:
     """Return few whole digits to fit features to: a backbone takes its time for each."""
     whole = load_dataset("mnist-mini", None)
-    counts = {"train": 60, "statistics": 20, "calibration": 20, "test": 5}
+    counts = {"train": 60, "statistics": 8, "calibration": 8, "test": 2}
     parts = {name: getattr(whole, name)[:count] for name, count in counts.items()}
     return replace(whole, **parts, digest=f"{whole.digest}-few")
 
