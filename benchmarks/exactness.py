@@ -64,10 +64,10 @@ class Exactness:
 def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: str | None) -> Exactness:
     """Measure the artifact at ``path``."""
     started = time.monotonic()
-    scorer = Scorer.load(path)
     artifact = load_artifact(path)
-    reference = artifact.flow.double().requires_grad_(False)
     dataset = load_dataset(artifact.manifest.training.dataset, builtin_dir(artifact.manifest.training.dataset))
+    scorer = Scorer.load(path)
+    reference = artifact.flow.double().requires_grad_(False)
     images = dataset.test[:image_count]
 
     engine = np.concatenate([_scores(scorer, images[i : i + CHUNK]) for i in range(0, len(images), CHUNK)])
