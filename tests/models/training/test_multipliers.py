@@ -212,7 +212,7 @@ def test_white_noise_sees_the_whole_of_the_inverse(kind: str) -> None:
     objective.noise_weight = without
     with torch.no_grad():
         draws = torch.stack(
-            [objective.loss(flow, y, log_det, step).reconstruction_errors - plain for step in range(600)]
+            [objective.loss(flow, y, log_det, step).reconstruction_errors - plain for step in range(1500)]
         )
         expected = float((torch.eye(32) - dense(layer.reconstruct)).square().sum()) / 32
     standard_error = float(draws.std()) / len(draws) ** 0.5
