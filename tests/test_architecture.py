@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,9 +88,16 @@ def sources(package: str) -> list[Path]:
     return found
 
 
+@cache
+def statements(source: Path) -> list[ast.Import | ast.ImportFrom | ast.ClassDef]:
+    """Return the imports and the classes of a file, wherever in it; several tests ask for them."""
+    nodes = ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef)]
+
+
 def imports(source: Path) -> Iterator[str]:
     """Yield the modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    for node in statements(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -143,7 +151,7 @@ def test_no_class_name_is_defined_twice() -> None:
         for source in sources(package):
             if source in GENERATED:
                 continue
-            for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            for node in statements(source):
                 if isinstance(node, ast.ClassDef):
                     places[node.name].append(str(source.relative_to(ROOT)))
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
