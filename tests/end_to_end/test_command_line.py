@@ -251,7 +251,7 @@ def test_exit_codes(home: Path, tmp_path: Path) -> None:
     both = snf(home, "score", digit, str(text), "-m", "digits", "--alpha", "1", "--fail-on-anomaly")
     assert (both.returncode, "1 image judged, 1 anomaly, 1 not judged" in both.stderr) == (4, True)
     assert snf(home, "score", "no-such-file.png").returncode == 2
-    dead = snf_process(home, "score", digit, "--url", "http://127.0.0.1:1")
+    dead = snf(home, "score", digit, "--url", "http://127.0.0.1:1")
     assert dead.returncode == 3
     assert "does not answer" in dead.stderr
     assert "Traceback" not in dead.stderr
@@ -393,7 +393,7 @@ def test_presets_and_layer_types_are_listed(home: Path) -> None:
 
 def test_a_damaged_data_set_is_a_message(home: Path, tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
-    done = snf_process(home, "datasets", data_dir=tmp_path)
+    done = snf(home, "datasets", data_dir=tmp_path)
     assert done.returncode == 0
     assert "mnist-mini" in done.stdout
     assert "mnist.npz" in done.stderr
