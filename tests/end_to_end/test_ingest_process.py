@@ -124,5 +124,5 @@ def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None
     posting.join()
     until(lambda: not alive(reader), 10)
     assert left(tmp_path) != []
-    with running("app.server", home=tmp_path, shipped=False, measured=True, forked=True):
+    with running("app.server", home=tmp_path, shipped=False, measured=True):
         assert left(tmp_path) == []
