@@ -1,7 +1,6 @@
 """Score the images of Parquet files with Spark: ``python examples/spark_scores.py IMAGES.parquet MODEL-FOLDER OUT``.
 
-The column ``image`` holds bytes of image files; other columns are kept. Each Python worker loads the model once, and
-keeps what it compiled in ``~/.cache/snf-density``: the next one starts in a second.
+The column ``image`` holds bytes of image files; other columns are kept. Each Python worker loads the model once.
 """
 
 import sys
@@ -12,15 +11,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql.functions import pandas_udf
 
 from models.scorer import Scorer
-from models.scoring.options import EngineOptions
 
 SCORES = "log_likelihood double, p_value double, is_anomaly boolean, reason string, error string, error_detail string"
 
 source, model, out = sys.argv[1:]
 spark = SparkSession.builder.appName("scores").getOrCreate()
-options = EngineOptions(cache=Path.home() / ".cache" / "snf-density")
-# Pickled as its place and its options, and loaded again by each worker.
-scorer = spark.sparkContext.broadcast(Scorer.load(Path(model), options=options))
+scorer = spark.sparkContext.broadcast(Scorer.load(Path(model)))  # pickled as its place, loaded again by each worker
 
 
 def score(images: pd.Series) -> pd.DataFrame:

@@ -21,8 +21,12 @@ PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
 }
 
 
+def _build_layer(spec: LayerSpec, shape: Shape) -> Bijection:
+    return spec.build(shape)
+
+
 def build_flow(
-    architecture: PixelArchitecture, build_layer: Callable[[LayerSpec, Shape], Bijection] = LayerSpec.build
+    architecture: PixelArchitecture, build_layer: Callable[[LayerSpec, Shape], Bijection] = _build_layer
 ) -> Flow:
     """Build a new flow with the layers of an architecture and random initial weights.
 
@@ -31,7 +35,7 @@ def build_flow(
 
     Args:
         architecture: The architecture.
-        build_layer: Gives the layer for a description and the shape of its images.
+        build_layer: Gives the layer for a description and the shape of its images; by default what it builds.
 
     Raises:
         ValueError: The architecture asks for a layer that does not exist, or does not suit its images.

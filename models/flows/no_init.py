@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 class NoRandomness(TorchFunctionMode):
     """Context manager that skips the random initialisation of new PyTorch layers, for faster loading.
 
-    The weights of the layers are then loaded from a file.
+    It is for layers whose weights are then loaded from a file, or whose weights do not matter.
 
     Zeros have the memory layout of the random tensors. Random weights of a large flow take longer than reading its
     file. The device "meta" of torch imports the compiler of torch, which takes longer than loading a small model.

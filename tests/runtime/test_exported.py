@@ -35,7 +35,7 @@ from tests.support.exports import exported_pixels, rewritten
 from tests.support.fits import stained_file, with_fit
 from tests.support.paths import DIGITS, ROOT
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
-from tests.support.trained import barely_trained, hybrid_artifact
+from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
 THREADS = 1
 FORMATS: tuple[GraphFormat, ...] = ("openvino", "onnx")
@@ -86,7 +86,7 @@ def compare(judged: Sequence[object], model: Model, images: Images, regions: boo
     assert len({got.log_likelihood for got in found if isinstance(got, FileVerdict)}) > 5
 
 
-@pytest.mark.parametrize("kind", [barely_trained, hybrid_artifact])
+@pytest.mark.parametrize("kind", [barely_trained, feature_artifact, hybrid_artifact])
 def test_scores_and_verdicts_are_those_of_the_service(
     tmp_path_factory: pytest.TempPathFactory,
     tmp_path: Path,

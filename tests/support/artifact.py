@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from models.scorer import Scorer
-from tests.support.compiled_cache import compiled
 from tests.support.trained import barely_trained
 
 
@@ -21,7 +20,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scorer(artifact: Path) -> Scorer:
     """The artifact, loaded."""
-    return Scorer.load(artifact, options=compiled())
+    return Scorer.load(artifact)
 
 
 @pytest.fixture

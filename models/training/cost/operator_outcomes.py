@@ -63,10 +63,15 @@ def _outcome(func: Any, positional: Any, named: tuple[tuple[str, Any], ...]) -> 
     given: list[Tensor] = []
     args = _arguments(positional, given)
     kwargs = {name: _arguments(value, given) for name, value in named}
-    before = [_described(tensor, []) for tensor in given]
+    before = [_state(tensor) for tensor in given]
     outcome = func(*args, **kwargs)
-    unchanged = before == [_described(tensor, []) for tensor in given]
+    unchanged = before == [_state(tensor) for tensor in given]
     return _described_outcome(outcome, given) if unchanged else None
+
+
+def _state(tensor: Tensor) -> tuple[object, int]:
+    """Return what an operator that changes a tensor in place may change beside its values, which it has not."""
+    return _described(tensor, []), tensor.untyped_storage()._cdata
 
 
 def _described(value: Any, given: list[Tensor]) -> Any:

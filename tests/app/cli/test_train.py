@@ -1,4 +1,4 @@
-"""`snf train`: its help, its folder, and two processes with the environment that torchrun gives."""
+"""`snf train`: its help, its folder, and two processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from models.training.parameter_texts import parameter_groups
 from models.training.presets import find_preset
 from models.training.same_run_check import FILE, RunRecord
 from snf_runtime.judged_counts import FAILED, USAGE
-from tests.support.fork_server import Process, fork_server
+from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
-from tests.support.ports import free_port
 from tests.support.unmeasured import unmeasured
 
 
@@ -32,30 +31,17 @@ from tests.support.unmeasured import unmeasured
 def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
     options = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "2", "--name", "digits", "--json"]
     options += [f"--set={given}" for given in ("image_size=8", "batch_size=8", "validation_images=8", "validations=1")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "app.cli.main", "train", *options]
     environment = {
         **unmeasured(), "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH,
         "SNF_ENGINE": "torch",  # starts in the least time
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
     }  # fmt: skip
-    outputs, errors = ([tmp_path / f"{rank}.{stream}" for rank in (0, 1)] for stream in ("out", "err"))
-    processes: list[Process] = []
-    try:
-        for rank, (output, error) in enumerate(zip(outputs, errors, strict=True)):
-            with output.open("wb") as stdout, error.open("wb") as stderr:
-                processes.append(
-                    fork_server().popen(
-                        [sys.executable, "-m", "app.cli.main", "train", *options],
-                        stdout=stdout, stderr=stderr, cwd=ROOT,
-                        env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    )
-                )  # fmt: skip
-        codes = [process.wait(100) for process in processes]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-    assert codes == [0, 0], [error.read_text() for error in errors]
-    events = [json.loads(line) for output in outputs for line in output.read_text().splitlines()]
+    said, errors = tmp_path / "said", tmp_path / "errors"
+    with said.open("wb") as stdout, errors.open("wb") as stderr:
+        torchrun = fork_server().popen(command, stdout=stdout, stderr=stderr, env=environment, cwd=ROOT)
+    assert torchrun.wait(120) == 0, errors.read_text()
+    events = [json.loads(line) for line in said.read_text().splitlines()]
     for name in ("started", "validation", "checkpoint", "evaluation", "published"):
         assert [event["event"] for event in events].count(name) == 1, name
     assert events[-1]["ref"] == "digits:1"

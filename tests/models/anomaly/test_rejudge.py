@@ -1,4 +1,4 @@
-"""Verdicts from stored evidence are those of scoring under the other calibration, of pixels and of features."""
+"""Verdicts from stored evidence are those of scoring under the other calibration, also with pixels and features."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,10 @@ from models.scorer import Scorer
 from tests.models.helpers import real_images
 from tests.support.backbones import backbone_folder
 from tests.support.compiled_cache import compiled
-from tests.support.trained import barely_trained, feature_artifact
+from tests.support.trained import barely_trained, hybrid_artifact
 
 
-@pytest.mark.parametrize("make", [barely_trained, feature_artifact])
+@pytest.mark.parametrize("make", [barely_trained, hybrid_artifact])
 def test_they_are_those_of_scoring(
     make: Callable[[pytest.TempPathFactory], Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:

@@ -175,11 +175,13 @@ def test_a_package_adds_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: py
         "from models.bijections.smooth_leaky_relu import SmoothLeakyReLU\n"
         "from models.flows.layers.spec import LayerSpec\n"
         "class GentleReLU(SmoothLeakyReLU):\n"
-        "    def __init__(self):\n"
-        "        super().__init__(0.8)\n"
+        "    def __init__(self, alpha=0.5):\n"
+        "        super().__init__(alpha)\n"
         "class GentleSpec(LayerSpec):\n"
         "    type: Literal['gentle-relu'] = 'gentle-relu'\n"
         "    bijection = GentleReLU\n"
+        "    def build(self, shape):\n"
+        "        return GentleReLU(0.8)\n"
     )
     metadata = tmp_path / "third_party_flow-1.0.dist-info"
     metadata.mkdir()

@@ -17,7 +17,6 @@ from models.errors import ScoreNotFinite
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from tests.models.helpers import half_with_noise
-from tests.support.compiled_cache import compiled
 from tests.support.paths import IMPORT_PATH
 
 ELSEWHERE = 1e-4
@@ -76,7 +75,7 @@ def pickled(artifact: Path) -> bytes:
     """A scorer that was loaded from a relative path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(artifact.parent)
-        return pickle.dumps(Scorer.load(Path(artifact.name), options=compiled()))
+        return pickle.dumps(Scorer.load(Path(artifact.name)))
 
 
 @pytest.fixture(scope="module")

@@ -116,11 +116,11 @@ def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None:
-    """A real training of a second whose parts would take longer; the counts are in its manifest."""
+    """A real training of half a second whose parts would take longer; the counts are in its manifest."""
     config = find_preset("snf-glow-tiny").config({"max_minutes": 0.01, "batch_size": 32})
     events: list[dict[str, Any]] = []
     dataset = small_digits()
-    parts = {name: getattr(dataset, name).repeat(25, 0) for name in ("statistics", "calibration", "test")}
+    parts = {name: getattr(dataset, name).repeat(250, 0) for name in ("statistics", "calibration", "test")}
     dataset = replace(dataset, **parts)
     path = train(
         dataset,
@@ -134,10 +134,10 @@ def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None
     (said,) = [event["message"] for event in events if event["event"] == "log" and "too short" in event["message"]]
     manifest = read_manifest(path)
     used = manifest.calibration
-    assert 300 <= used.statistics_images < 1000
-    assert 400 <= used.calibration_images < 1000
-    assert f"{used.statistics_images} of 1000 statistics, {used.calibration_images} of 1000 calibration" in said
-    assert 200 <= manifest.evaluation.test_images < 1000
+    assert 300 <= used.statistics_images < 10_000
+    assert 400 <= used.calibration_images < 10_000
+    assert f"{used.statistics_images} of 10000 statistics, {used.calibration_images} of 10000 calibration" in said
+    assert 200 <= manifest.evaluation.test_images < 10_000
     assert len(Scorer.load(path, options=TORCH).judge_each(dataset.test[:2])) == 2
 
 

@@ -99,6 +99,13 @@ def test_what_no_description_tells_is_done_by_the_operator(operator: Any, argume
             assert outcome == 2
 
 
+def test_an_input_gets_the_memory_of_another_whenever_it_is_asked_for() -> None:
+    for _ in range(2):
+        tensor, source = meta(2, 2), meta(2, 2)
+        assert operated(aten.set_.source_Tensor, tensor, source) is tensor
+        assert tensor.untyped_storage()._cdata == source.untyped_storage()._cdata
+
+
 def test_tensors_with_values_are_computed_once_for_each_call() -> None:
     run, calls = runs(aten.randn.default)
     assert not torch.equal(operated(run, [3]), operated(run, [3]))

@@ -50,7 +50,10 @@ export function parameterFields({ schema, preset, typed, wrong, change }) {
 function field({ name, property, initial, text, wrong, change }) {
   const id = `parameter-${name}`;
   const label = name.replaceAll("_", " ");
-  const input = (event) => change(name, event.target.value.trim());
+  const input = (event) => {
+    event.target.value = event.target.value.trim();
+    change(name, event.target.value);
+  };
   return html`<div class="field"><div class="row label-row"><label for=${id}>${label}</label>${text !== "" ? html`<span class="badge accent">changed</span>` : nothing}</div>
     ${control(kind(property), { id, text, initial, input, wrong })}
     ${wrong ? html`<small class="wrong">${wrong}</small>` : nothing}
