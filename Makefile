@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Clients that others wrote, which must not change what the project itself is installed with.
 CLIENTS := .venv-clients
-# Cores and two more, at most six: many tests wait.
-TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 2)')
+# Cores and one more, at most five: many tests wait.
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() or 1, 4) + 1)')
 # A folder with mnist.npz, fashion_mnist.npz, ...; tests that need it skip with a reason where it is absent.
 export SNF_DATA_DIR ?=
 # One file for all platforms and all versions of Python from 3.11 on.
