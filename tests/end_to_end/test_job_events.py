@@ -29,7 +29,7 @@ from worker.settings import Settings
 
 STREAMS = 4
 """Streams that one client gets: half of all."""
-STEPS = 480
+STEPS = 960
 
 
 class Event(NamedTuple):
