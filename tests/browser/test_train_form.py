@@ -66,3 +66,6 @@ def test_an_answer_that_arrives_while_a_user_types_takes_no_text_away(page: Page
     assert request.value.post_data_json["parameters"]["image_size"] == [24, 28]
     page.get_by_role("button", name="Reset to defaults").click()
     expect(side).to_have_value("")
+    side.fill("  ")
+    side.press("Tab")
+    expect(side).to_have_value("")

@@ -50,10 +50,7 @@ export function parameterFields({ schema, preset, typed, wrong, change }) {
 function field({ name, property, initial, text, wrong, change }) {
   const id = `parameter-${name}`;
   const label = name.replaceAll("_", " ");
-  const input = (event) => {
-    event.target.value = event.target.value.trim();
-    change(name, event.target.value);
-  };
+  const input = (event) => change(name, event.target.value.trim());
   return html`<div class="field"><div class="row label-row"><label for=${id}>${label}</label>${text !== "" ? html`<span class="badge accent">changed</span>` : nothing}</div>
     ${control(kind(property), { id, text, initial, input, wrong })}
     ${wrong ? html`<small class="wrong">${wrong}</small>` : nothing}
@@ -72,11 +69,15 @@ function control({ form, enum: options, type, minimum, maximum }, { id, text, in
     </select>`;
   }
   // Text is taken over when it is complete. Without `live`, an answer that arrives while a user types leaves the field alone.
+  const complete = (event) => {
+    event.target.value = event.target.value.trim();
+    input(event);
+  };
   if (form === "sides") {
-    return html`<input id=${id} placeholder=${`${shown}, e.g. 32 or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${text} @change=${input}>`;
+    return html`<input id=${id} placeholder=${`${shown}, e.g. 32 or 28, 32`} autocomplete="off" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${text} @change=${complete}>`;
   }
   if (form === "text") {
-    return html`<input id=${id} placeholder=${shown} autocomplete="off" spellcheck="false" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${text} @change=${input}>`;
+    return html`<input id=${id} placeholder=${shown} autocomplete="off" spellcheck="false" aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${text} @change=${complete}>`;
   }
   return html`<input id=${id} type="number" placeholder=${shown} step=${type === "integer" ? 1 : "any"} min=${minimum ?? nothing} max=${maximum ?? nothing}
     aria-describedby=${help} aria-invalid=${Boolean(wrong)} .value=${live(text)} @input=${input}>`;
