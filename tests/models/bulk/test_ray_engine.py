@@ -192,7 +192,7 @@ try:
     with ray_connection.ray_at(sys.argv[1], lambda: False):
         pass
 except RayUnavailable as error:
-    print(error)
+    print(error, flush=True)
 """
 
 
@@ -200,8 +200,10 @@ def test_a_server_that_is_no_ray_is_given_up_and_signals_are_handled_meanwhile()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         answer = subprocess.run(
-            [sys.executable, "-c", CONNECT, address], capture_output=True, text=True, check=True, timeout=100
+            [sys.executable, "-c", CONNECT, address], capture_output=True, text=True, check=False, timeout=100
         )
+    # Ray's client may crash while its process exits, after the program's end.
+    assert answer.returncode in (0, -signal.SIGABRT, -signal.SIGSEGV), answer.stderr
     handled, sentence = answer.stdout.splitlines()
     assert handled == "a signal was handled"
     assert sentence.startswith(
