@@ -70,7 +70,7 @@ def _outcome(func: Any, positional: Any, named: tuple[tuple[str, Any], ...]) -> 
 
 
 def _state(tensor: Tensor) -> tuple[object, int]:
-    """Return what an operator that changes a tensor in place may change beside its values, which it has not."""
+    """Return the shape, layout, type and memory of a tensor, which an operator in place may change."""
     return _described(tensor, []), tensor.untyped_storage()._cdata
 
 

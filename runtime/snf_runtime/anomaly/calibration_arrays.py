@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 Part = TypeVar("Part")
-_hints = cache(get_type_hints)
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
@@ -43,7 +41,7 @@ def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
 
     The inverse of :func:`to_arrays`. Raises ``KeyError`` with the name of a missing array.
     """
-    hints = _hints(cast(Any, kind))
+    hints = get_type_hints(kind)
     values = {
         field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)
         for field in fields(cast(Any, kind))

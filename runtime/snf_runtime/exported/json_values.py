@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-_hints = cache(get_type_hints)
 
 
 def parse_json(content: bytes) -> object:
@@ -87,7 +85,7 @@ def _object(kind: Any, value: object, where: str) -> Any:
     known = {field.name: field for field in fields(kind)}
     if unknown := sorted(given.keys() - known.keys()):
         raise ValueError(f"expected no {unknown[0]!r} in {where or 'the file'}")
-    hints = _hints(kind)
+    hints = get_type_hints(kind)
     values = {}
     for name, field in known.items():
         if name in given:

@@ -42,7 +42,7 @@ def words(lines: Sequence[str], home: Path, **variables: str) -> list[list[str]]
     return [answer.split() for answer in found]
 
 
-def test_the_words_and_that_what_cannot_be_known_is_silent_and_soon(tmp_path: Path) -> None:
+def test_words_are_completed_and_what_cannot_be_known_ends_soon(tmp_path: Path) -> None:
     wanted = {
         "snf score --model mni": ["mnist-snf-glow"],
         "snf models calibrations f": ["fashion-snf-glow"],
