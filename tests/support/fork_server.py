@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cache
@@ -267,6 +268,9 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
         import_module(module)
     assert threading.active_count() == 1, "a fork has the locks of other threads, but not the threads"
     gc.freeze()  # all that is imported stays: a collection in a fork would copy it
+    for finalizer in weakref.finalize._registry:
+        finalizer.atexit = False  # a fork does not unload libraries of operators at its end
+    vars(coverage.collector)["short_stack"] = str  # it looks for the source of each module that is imported
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
