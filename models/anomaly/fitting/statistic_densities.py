@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -103,7 +104,9 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: in
     location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
     standardised = (cells - location) / scale
     precision = np.linalg.inv(shrunk_covariance(standardised)).astype(np.float64)
-    weights = np.stack([_predictor(region, grid[1], precision, scale) for region in all_regions(grid)], 1)
+    of_shapes = [list(group) for _, group in itertools.groupby(all_regions(grid), key=Region.shape)]
+    predictors = [_predictors(group, grid[1], precision, scale) for group in of_shapes]
+    weights = np.ascontiguousarray(np.concatenate(predictors).T)
     spread = np.maximum((standardised @ weights).std(0), MIN_SPREAD)
     narrow = (weights / spread).astype(np.float32)
     extremes = log_extremes(standardised @ narrow.astype(np.float64), grid)
@@ -270,11 +273,23 @@ def _region_tails(z: Array) -> tuple[tuple[Tail, ...], Tail]:
     return tails, Tail.fit(tail_surprises(z, tails).max(1))
 
 
-def _predictor(region: Region, columns: int, precision: Array, scale: Array) -> Array:
-    inside = members(region, columns)
-    weight = np.linalg.solve(precision[np.ix_(inside, inside)], scale[inside])
-    predictor: Array = weight @ precision[inside] / np.sqrt(scale[inside] @ weight)
-    return predictor
+def _predictors(regions: Sequence[Region], columns: int, precision: Array, scale: Array) -> Array:
+    """Return the coefficients of the deviations of regions of one shape, ``(regions, cells)``.
+
+    They are w' C P_B / sqrt(w' C w) as in :class:`LocalFamily`, for cells divided by their standard deviations w.
+
+    Args:
+        regions: The regions.
+        columns: Columns of the grid.
+        precision: The precision matrix P of the divided cells, ``(cells, cells)``.
+        scale: The standard deviations, ``(cells,)`` in nats.
+    """
+    inside = members(regions, columns)
+    deviations = scale[inside]
+    weights = np.linalg.solve(precision[inside[:, :, None], inside[:, None]], deviations[:, :, None])
+    spreads = np.sqrt(deviations[:, None] @ weights)
+    predictors: Array = (weights.transpose(0, 2, 1) @ precision[inside] / spreads)[:, 0]
+    return predictors
 
 
 def _named(names: Sequence[str], start: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,6 +24,10 @@ class Region:
     bottom: int
     left: int
     right: int
+
+    def shape(self) -> tuple[int, int]:
+        """Return the numbers of rows and columns of cells in this rectangle."""
+        return self.bottom - self.top, self.right - self.left
 
 
 def cell_side(height: int, width: int) -> int:
@@ -79,10 +84,12 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
     return [*shapes, lines]
 
 
-def members(region: Region, columns: int) -> NDArray[np.intp]:
-    """Return the flat indices of the grid cells that make up a rectangular region of an image.
+def members(regions: Sequence[Region], columns: int) -> NDArray[np.intp]:
+    """Return the flat indices of the grid cells that make up each of several image regions of one shape.
 
-    The grid has ``columns`` columns and is flattened by rows.
+    The grid has ``columns`` columns and is flattened by rows. The shape of the result is ``(regions, cells)``.
     """
-    rows = np.arange(region.top, region.bottom)[:, None]
-    return (rows * columns + np.arange(region.left, region.right)).ravel()
+    height, width = regions[0].shape()
+    corners = np.array([region.top * columns + region.left for region in regions], np.intp)
+    cells: NDArray[np.intp] = corners[:, None, None] + np.arange(height)[:, None] * columns + np.arange(width)
+    return cells.reshape(len(regions), -1)
