@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -93,6 +94,10 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
             measuring.start()
         gc.freeze()  # there are millions of objects of modules and tests, and all of them stay
         gc.enable()
+        # pytest adds handlers to each logger of its own ways, such as fifty of PyTorch, six times a test.
+        for logger in logging.root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.propagate = True
 
 
 @pytest.hookimpl(wrapper=True)
