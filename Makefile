@@ -22,7 +22,7 @@ up: $(VENV)/installed  ## install what is missing, start broker, worker and serv
 	@SNF_URL= $(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2
 	@exec $(BIN)/snf up
 
-# The type check takes a minute of one core, and the tests leave cores idle now and then.
+# The type check takes half a minute of a core. It is nice, as the tests leave cores idle for longer than that.
 test: lint  ## lint, type check, all tests but those of the pages, with coverage
 	@$(MAKE) --no-print-directory --jobs=2 types tests
 
@@ -31,7 +31,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/installed-test
-	$(BIN)/mypy
+	nice $(BIN)/mypy
 
 tests: $(VENV)/installed-test $(CLIENTS)/installed
 	$(BIN)/coverage erase
