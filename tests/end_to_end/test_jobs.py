@@ -1,5 +1,6 @@
 """Training jobs over HTTP, through a real broker, worker and training process."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,40 +11,52 @@ from tests.end_to_end.support.service import await_job, score_one
 from tests.support.paths import DIGITS
 
 
-def test_a_trained_model_is_served_without_a_restart(house: httpx.Client) -> None:
-    elsewhere = submit(house, model="on-a-gpu", device="cuda")
-    assert (elsewhere["queue"], elsewhere["estimate"]["fits"]) == ("train-gpu", None)
-    job = submit(house, model="trained", device="cpu")
+@pytest.fixture(scope="module")
+def elsewhere(house: httpx.Client) -> Iterator[dict[str, Any]]:
+    """A job for a device that no worker has, which was there before the training."""
+    job = submit(house, model="on-a-gpu", device="cuda")
+    yield job
+    house.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def trained(house: httpx.Client, elsewhere: dict[str, Any]) -> dict[str, Any]:
+    """The finished training of an architecture."""
+    job = submit(house, model="trained", device="cpu", architecture=SMALL)
     assert job["status"] == "queued"
-    done = await_job(house, job["id"], "succeeded")
-    assert done["result"]["ref"] == "trained:1"
-    assert done["progress"]["steps"] == 4
-    assert done["metrics"]["bits_per_dim"] > 0
-    assert done["error"] is None
-    assert done["finished_at"] >= done["started_at"] >= done["created_at"]
+    assert (job["preset"], job["architecture"]) == ("small-lu", SMALL)
+    return await_job(house, job["id"], "succeeded")
+
+
+def test_a_trained_model_is_served_without_a_restart(house: httpx.Client, trained: dict[str, Any]) -> None:
+    assert trained["result"]["ref"] == "trained:1"
+    assert trained["progress"]["steps"] == 4
+    assert trained["metrics"]["bits_per_dim"] > 0
+    assert trained["error"] is None
+    assert trained["finished_at"] >= trained["started_at"] >= trained["created_at"]
     assert score_one(house, "trained:1", DIGITS[0].read_bytes()) < 0
-    detail = house.get(done["links"]["model"]).json()
+    detail = house.get(trained["links"]["model"]).json()
     assert (detail["state"], detail["version"]) == ("ready", 1)
     assert detail["serving"]["log_det_digest"] == detail["manifest"]["log_dets"]["weights_sha256"]
-    again = house.post(f"/v1/jobs/{job['id']}/cancel")
+    again = house.post(f"/v1/jobs/{trained['id']}/cancel")
     assert (again.status_code, again.json()["type"]) == (409, "job-state-conflict")
 
-    # A job for a device that no worker has waits for it.
+
+def test_a_job_for_a_device_that_no_worker_has_waits_for_it(
+    house: httpx.Client, elsewhere: dict[str, Any], trained: dict[str, Any]
+) -> None:
+    assert (elsewhere["queue"], elsewhere["estimate"]["fits"]) == ("train-gpu", None)
     (worker,) = house.get("/v1/workers").json()["workers"]
     assert (worker["device"], worker["queues"]) == ("cpu", ["train-cpu", "score"])
+    assert trained["created_at"] >= elsewhere["created_at"]
     assert house.get(f"/v1/jobs/{elsewhere['id']}").json()["status"] == "queued"
-    house.post(f"/v1/jobs/{elsewhere['id']}/cancel")
 
 
-def test_an_architecture_is_trained_in_place_of_a_preset(house: httpx.Client) -> None:
+def test_an_architecture_is_trained_in_place_of_a_preset(house: httpx.Client, trained: dict[str, Any]) -> None:
     request = {name: value for name, value in TRAINING.items() if name != "preset"}
     request |= {"model": "any-flow", "architecture": SMALL}
     estimated = house.post("/v1/jobs/estimate", json=request).raise_for_status().json()
-    job = house.post("/v1/jobs", json=request).raise_for_status().json()
-    assert (job["preset"], job["architecture"]) == ("small-lu", SMALL)
-    assert await_job(house, job["id"], "succeeded")["result"]["ref"] == "any-flow:1"
-    assert score_one(house, "any-flow:1", DIGITS[0].read_bytes()) < 0
-    manifest = house.get("/v1/models/any-flow:1").json()["manifest"]
+    manifest = house.get("/v1/models/trained:1").json()["manifest"]
     assert [layer["type"] for layer in manifest["architecture"]["levels"][0]["steps"]] == [
         "actnorm",
         "lu-1x1",
@@ -53,9 +66,9 @@ def test_an_architecture_is_trained_in_place_of_a_preset(house: httpx.Client) ->
     parameters = 4 * 4 + 4 + 2 * 4 + (4 * (9 * 2 + 1) + 4 * 5 + 4 * (9 * 4 + 2))
     assert estimated["estimate"]["parameters"] in (parameters, 0)
     listed = {one["name"]: one for one in house.get("/v1/models").json()["models"]}
-    assert listed["any-flow"]["architecture"] == "small-lu: 1 level, 3 layers"
+    assert listed["trained"]["architecture"] == "small-lu: 1 level, 3 layers"
     summary = "small-lu: 1 level, 3 layers: 1 actnorm, 1 lu-1x1, 1 affine-coupling of width 4"
-    assert summary in house.get("/v1/models/any-flow:1/card").text
+    assert summary in house.get("/v1/models/trained:1/card").text
 
 
 def test_a_queued_job_is_cancelled_at_once_and_listed(house: httpx.Client) -> None:
@@ -74,7 +87,7 @@ def test_a_queued_job_is_cancelled_at_once_and_listed(house: httpx.Client) -> No
 
 def test_an_idempotency_key_makes_one_job(house: httpx.Client) -> None:
     headers = {"idempotency-key": "once"}
-    body = {**TRAINING, "model": "keyed"}
+    body = {**TRAINING, "model": "keyed", "device": "cuda"}  # which the worker does not have
     first, again = (house.post("/v1/jobs", json=body, headers=headers) for _ in range(2))
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["id"] == again.json()["id"]
