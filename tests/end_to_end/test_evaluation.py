@@ -9,6 +9,7 @@ import pytest
 
 from models.evaluation.schema import EvaluationReport
 from snf_runtime.images.codec import encode_png
+from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import await_job, snf
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import DIGITS, mixed, pngs, zipped
@@ -68,7 +69,7 @@ def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(
 
     assert upload(house, "own-lots", ("a.zip", zipped(pngs(60)))).status_code == 201
     few = {"max_steps": 2, "validations": 1, "batch_size": 16, "validation_images": 10}
-    training = {"type": "train", "dataset": "own-lots", "preset": "snf-glow-tiny", "model": "lots", "parameters": few}
+    training = {"type": "train", "dataset": "own-lots", "architecture": SMALL, "model": "lots", "parameters": few}
     await_job(house, house.post("/v1/jobs", json=training).json()["id"], "succeeded")
     own = house.post(
         "/v1/jobs", json=BODY | {"model": "lots:1", "dataset": "own-lots", "parameters": {"corruptions": True}}
@@ -87,7 +88,7 @@ def test_the_command_line_answers_the_same_here_and_there(home: Path, house: htt
     zipfile.write_bytes(zipped({f"{index:02d}.png": encode_png(255 - DIGITS[index]) for index in range(20)}))
     assert snf(home, "datasets", "upload", negatives, str(zipfile)).returncode == 0
     page = home / "report.html"
-    arguments = ["evaluate", "-m", "mnist-snf-glow", "--normal", "mnist-mini", "--against", negatives, "--images", "40"]
+    arguments = ["evaluate", "-m", "digits", "--normal", "mnist-mini", "--against", negatives, "--images", "40"]
     here = snf(home, *arguments, "--json", "--out", str(page))
     assert here.returncode == 0, here.stderr
     assert page.read_text().startswith("<!DOCTYPE html>")

@@ -8,7 +8,7 @@ import httpx
 from snf_client import Client
 from tests.end_to_end.support.service import snf
 
-MODEL = "mnist-snf-glow"
+MODEL = "digits"
 ARGUMENTS = ["limit", MODEL, "--data", "mnist-mini", "--images", "32", "--shapes", "missing-part", "--seed", "5"]
 
 
