@@ -64,17 +64,16 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(home: Path, h
 
 @pytest.mark.parametrize(("as_json", "line"), [((), "job {}"), (("--json",), '{{"event": "submitted", "job": "{}"}}')])
 def test_a_detached_command_prints_the_id(home: Path, house: httpx.Client, as_json: tuple[str, ...], line: str) -> None:
-    endless = settings(FEW_IMAGES | {"max_steps": 1_000_000})
+    waiting = ("--device", "cuda")  # for one that the worker does not have
     done = snf(
-        home, *COMMAND, "--name", "alone", *endless, "--promote", "--detach", *as_json, "--url", str(house.base_url)
+        home, *COMMAND, "--name", "alone", *waiting, "--promote", "--detach", *as_json, "--url", str(house.base_url)
     )
     assert done.returncode == 0, done.stderr
     [job] = house.get("/v1/jobs", params={"limit": 1}).json()["jobs"]
     job_id = job["id"]
-    assert job["promote"]
+    assert (job["promote"], job["device"]) == (True, "cuda")
     assert done.stdout == line.format(job_id) + "\n"
-    house.post(f"/v1/jobs/{job_id}/cancel")
-    await_job(house, job_id, "cancelled")
+    house.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
 
 
 def test_what_the_service_refuses_is_wrong_usage(home: Path, house: httpx.Client) -> None:
