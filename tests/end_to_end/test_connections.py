@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.support.service import installed, running, score_one
+from tests.end_to_end.support.processes import pid_of
+from tests.end_to_end.support.service import score_one, serving
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
@@ -22,12 +23,9 @@ DATASETS = "POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multi
 
 
 @pytest.fixture(scope="module")
-def service(artifact: Path) -> Iterator[httpx.Client]:
+def service(module_home: Path) -> Iterator[httpx.Client]:
     limits = {"header_timeout_s": HEADER_S, "body_timeout_s": BODY_S, "send_timeout_s": SEND_S, "max_connections": MOST}
-    with (
-        installed(artifact) as home,
-        running("app.server", home=home, shipped="cifar10-snf-glow", measured=True, **limits) as client,
-    ):
+    with serving(module_home, shipped="cifar10-snf-glow", measured=True, **limits) as client:
         score_one(client, "digits", DIGITS[0].read_bytes())
         yield client
 
@@ -61,22 +59,15 @@ def problem(answer: bytes) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["type"]
 
 
-def descriptors(client: httpx.Client) -> int:
-    """Open files of the service, which is the process that was given this port."""
-    given = f"SNF_PORT={client.base_url.port}\0".encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if given in (process / "environ").read_bytes():
-                return len(list((process / "fd").iterdir()))
-        except OSError:
-            continue
-    raise AssertionError(f"no process was given {client.base_url.port}")
+def descriptors(home: Path) -> int:
+    """Open files of the service of a home."""
+    return len(list(Path(f"/proc/{pid_of(home)}/fd").iterdir()))
 
 
-def settled(client: httpx.Client) -> int:
+def settled(client: httpx.Client, home: Path) -> int:
     """Open files of the service while this client holds no connection."""
     client.get("/healthz", headers={"connection": "close"})
-    return descriptors(client)
+    return descriptors(home)
 
 
 of_processes = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
@@ -194,21 +185,21 @@ def test_uploads_that_trickle_leave_places_for_others(service: httpx.Client) -> 
 
 
 @of_processes
-def test_aborted_downloads_leave_nothing_open(service: httpx.Client) -> None:
+def test_aborted_downloads_leave_nothing_open(service: httpx.Client, module_home: Path) -> None:
     def abort() -> None:
         with connect(service, receive_buffer=4096) as connection:
             connection.sendall(EXPORT)
             assert connection.recv(1024).startswith(b"HTTP/1.1 200 ")
 
     abort()
-    before = settled(service)
+    before = settled(service, module_home)
     for _ in range(150):
         abort()
-    until(lambda: settled(service) <= before)
+    until(lambda: settled(service, module_home) <= before)
 
 
 @of_processes
-def test_aborted_forms_leave_nothing_open(service: httpx.Client) -> None:
+def test_aborted_forms_leave_nothing_open(service: httpx.Client, module_home: Path) -> None:
     head = (
         "POST /v1/models/digits/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     )
@@ -219,19 +210,19 @@ def test_aborted_forms_leave_nothing_open(service: httpx.Client) -> None:
             connection.sendall(sent)
 
     abort()
-    before = settled(service)
+    before = settled(service, module_home)
     for _ in range(20):
         abort()
-    until(lambda: settled(service) <= before)
+    until(lambda: settled(service, module_home) <= before)
 
 
 @of_processes
-def test_a_client_that_does_not_read_is_cut_off(service: httpx.Client) -> None:
-    before = descriptors(service)
+def test_a_client_that_does_not_read_is_cut_off(service: httpx.Client, module_home: Path) -> None:
+    before = descriptors(module_home)
     with connect(service, receive_buffer=4096) as connection:
         # More than the buffers of the system take, with the answers to what was asked before.
         connection.sendall(EXPORT * 16)
         assert connection.recv(1).startswith(b"H")
-        assert descriptors(service) > before
-        until(lambda: descriptors(service) <= before)
+        assert descriptors(module_home) > before
+        until(lambda: descriptors(module_home) <= before)
         assert len(rest(connection)) > 0

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.support.processes import pid_of, rss
-from tests.end_to_end.support.service import answers, environment, running
+from tests.end_to_end.support.service import answers, environment, running, serving
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, begun, left, upload
 from tests.models.datasets.hostile_files import MIB, TARS, endless_groups, white_images
 from tests.support.paths import ROOT
@@ -124,5 +124,5 @@ def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None
     posting.join()
     until(lambda: not alive(reader), 10)
     assert left(tmp_path) != []
-    with running("app.server", home=tmp_path, shipped=False, measured=True):
+    with serving(tmp_path, shipped=False, measured=True):
         assert left(tmp_path) == []
