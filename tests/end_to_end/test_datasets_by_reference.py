@@ -14,6 +14,7 @@ from pyarrow import parquet
 from models.bulk.output import stored_output
 from models.locations.location import Location
 from snf_client import Client
+from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import MODEL, await_job, installed, running, serving, snf
 from tests.support.ports import free_port
 from tests.support.referenced import FORMS, Form, digits, put
@@ -98,7 +99,7 @@ def test_scores_by_reference_are_those_over_http_to_the_bit(
 def test_a_model_is_trained_on_inspected_images(by_reference: httpx.Client, bucket: Location) -> None:
     plain = refer(by_reference, "plain", bucket.child("tar")).json()
     few = {"max_steps": 2, "batch_size": 8, "validations": 1, "validation_images": 10, "image_size": [24, 20]}
-    request = {"type": "train", "dataset": "plain", "model": "own", "preset": "snf-glow-tiny", "parameters": few}
+    request = {"type": "train", "dataset": "plain", "model": "own", "architecture": SMALL, "parameters": few}
     refused = by_reference.post("/v1/jobs", json=request)
     assert (refused.status_code, refused.json()["type"]) == (422, "dataset-unfit")
     assert "only jobs of type score take it" in refused.json()["detail"]

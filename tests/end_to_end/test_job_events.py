@@ -43,12 +43,13 @@ Events = list[Event]
 
 @pytest.fixture(scope="module")
 def house(module_home: Path) -> Iterator[httpx.Client]:
-    """Everything that `snf up` starts, with few event streams."""
+    """Everything that `snf up` starts, with few event streams, and the engine that compiles nothing."""
     with running(
         "tests.support.forking_house",
         home=module_home,
         forked=True,
         shipped=False,
+        engine="torch",
         max_event_streams=2 * STREAMS,
         train_threads=1,
     ) as client:
