@@ -100,7 +100,7 @@ def test_the_odd_one_is_on_top(house: httpx.Client, tmp_path: Path) -> None:
     folder = copy(tmp_path / "Digits & more", DIGITS)
     noise(folder / "<b>.png")
     (folder / "text.png").write_text("no image")
-    words = ("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "12")
+    words = ("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "4")
     said = run(str(house.base_url), tmp_path, *words)
     assert "│ 1  │ <b>.png" in said
     page = (tmp_path / "odd.html").read_text()
@@ -121,7 +121,7 @@ def test_a_wrong_label_is_found(house: httpx.Client, tmp_path: Path) -> None:
     for place, pixels in enumerate(load_dataset("mnist-mini", None).train[:60, 0]):
         Image.fromarray(pixels).save(tmp_path / "sorted" / "digits" / f"{place}.png")
         noise(tmp_path / "sorted" / ("digits" if place in (9, 19) else "noise") / f"noise-{place}.png", place)
-    words = ("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "12")
+    words = ("odd_images.py", "sorted", "--labels", "--preset", "snf-glow-tiny", "--max-steps", "4")
     run(str(house.base_url), tmp_path, *words, "--doubt", "3", "--report", "labels.html")
     page = (tmp_path / "labels.html").read_text()
     doubted, _strangest = page.split("<h2>")[1:]

@@ -22,7 +22,7 @@ def told(story: str, folder: Path, *arguments: str, url: str = "") -> str:
 
 
 def test_inspection(house: httpx.Client, tmp_path: Path) -> None:
-    size = ("--images", "60", "--train", "300", "--steps", "12", "--name", "inspection-story")
+    size = ("--images", "60", "--train", "300", "--steps", "2", "--name", "inspection-story")
     printed = told("inspection.py", tmp_path, *size, url=str(house.base_url))
     counts = re.search(r"(\d+) normal, (\d+) anomalies, (\d+) not judged", printed)
     assert counts is not None, printed
