@@ -28,7 +28,7 @@ from snf_client import (
 from snf_client.errors import ClientError, ServiceUnavailable
 from snf_client.images import ImagesLike
 from snf_client.resources.scores import ImageResult
-from tests.end_to_end.support.jobs import ENDLESS, SMALL
+from tests.end_to_end.support.jobs import ENDLESS
 from tests.end_to_end.support.processes import halted_training, kill, pid_of
 from tests.end_to_end.support.service import answers, running, score_one, serving
 from tests.support.paths import DIGITS
@@ -328,7 +328,8 @@ def test_training_and_scoring_go_on_across_a_restart_of_the_service(
     """The service is killed while events are followed and images are left to score."""
     parameters = {"batch_size": 8, "validation_images": 20, "max_steps": STEPS, "validations": 2}
     job, same = (
-        client.jobs.train("mnist-mini", "made", architecture=SMALL, parameters=parameters, key="once") for _ in range(2)
+        client.jobs.train("mnist-mini", "made", preset="snf-glow-tiny", parameters=parameters, key="once")
+        for _ in range(2)
     )
     assert same.id == job.id
     seen: list[Event] = []
