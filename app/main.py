@@ -27,7 +27,6 @@ from app.http.body_pace import PaceLimits
 from app.http.json_log import BackgroundLog
 from app.http.methods import HeadAsGet
 from app.http.openapi import remove_null_parameters
-from app.http.query import KnownQuery
 from app.http.request_log import RequestLog
 from app.inference_protocol import endpoints as inference
 from app.inference_protocol.error_answers import describe_errors
@@ -124,7 +123,6 @@ def create_app(settings: Settings) -> Service:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
-        dependencies=[KnownQuery],
     )
     app.draining = draining
     app.keys = KeyRing(settings)
@@ -143,8 +141,7 @@ def create_app(settings: Settings) -> Service:
     # Added last, so it is the outermost: requests that the others refuse are counted too.
     app.add_middleware(RequestMetrics)
     errors.install(app)
-    for router in ROUTERS:
-        app.include_router(router)
+    app.router.routes.extend(route for router in ROUTERS for route in router.routes)
     app.mount(pages.DOCS_PATH, pages.api_docs_files(), name="docs-files")
     app.mount(pages.CONSOLE_PATH, pages.console_files, name="console")
     return app

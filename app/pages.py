@@ -9,11 +9,13 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+
+from app.http.router import Router
 
 FOLDER = Path(__file__).parent / "console"
 CONSOLE_PATH = "/console"
@@ -30,7 +32,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-router = APIRouter()
+router = Router()
 
 
 class PageFiles(StaticFiles):

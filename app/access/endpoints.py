@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-
 from app.access.callers import caller_of
 from app.access.permissions import CallerScope, MayRead
 from app.access.schemas import CallerView
 from app.http.errors import responses
+from app.http.router import Router
 from worker.keys.roles import ROLES, includes
 
-router = APIRouter(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
+router = Router(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 
 
 @router.get("", operation_id="show_caller", summary="Show who is calling", responses=responses(401, 500))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from app.access.callers import caller_of
 from app.access.permissions import MayScore
@@ -16,6 +16,7 @@ from app.audits.views import audit_view
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import responses
+from app.http.router import Router
 from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 COST = 16
 """Images that an audited image counts in the queue: a float64 pass, layer by layer, takes that many times as long."""
 
-router = APIRouter(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
+router = Router(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
 
 Count = Annotated[
     int,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import BaseModel, Field
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
@@ -16,13 +16,14 @@ from app.http.dependencies import JobServiceDep, RecentEvidenceDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.openapi import located
+from app.http.router import Router
 from app.jobs.endpoints import IdempotencyKey
 from app.jobs.schemas import JobRequest, JobView
 from app.jobs.views import job_view
 from models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-router = APIRouter(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"], route_class=JsonRoute)
+router = Router(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"], route_class=JsonRoute)
 
 Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own calibration.", examples=[1])]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import Path, Request, Response
 
 from app.access.permissions import MayAdminister, MayRead, MayTrain
 from app.datasets.form import FILE, NAME, NEAR_DUPLICATES
@@ -16,6 +16,7 @@ from app.datasets.views import detail, entries, refuse_builtin, refuse_used
 from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from app.http.errors import Problem, responses
 from app.http.openapi import located
+from app.http.router import Router
 from app.scoring.request_images import MULTIPART
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
@@ -24,7 +25,7 @@ from models.naming import NAME_PATTERN
 PATH = "/v1/datasets"
 
 # Plain functions: the framework runs them in threads, where disk, network and job store may block.
-router = APIRouter(prefix=PATH, tags=["datasets"])
+router = Router(prefix=PATH, tags=["datasets"])
 
 DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from app.access.callers import caller_of
 from app.access.permissions import MayAdminister, MayRead
 from app.drift.schemas import Drift, DriftReport
 from app.http.dependencies import DriftMonitorDep, ModelPoolDep
 from app.http.errors import Problem, responses
+from app.http.router import Router
 
 # Plain functions: the framework runs them in threads, where tests and disk may block.
-router = APIRouter(prefix="/v1/models/{ref}/drift", tags=["drift"])
+router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])
 
 
 @router.get(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from app.access.permissions import MayRead
@@ -20,9 +20,10 @@ from app.http.dependencies import (
     SettingsDep,
 )
 from app.http.errors import responses
+from app.http.router import Router
 from app.registry.loaded import ModelState
 
-router = APIRouter(tags=["operations"])
+router = Router(tags=["operations"])
 
 
 @router.get("/healthz", operation_id="health", summary="Check that the process runs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,7 +69,7 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
     root = scope.get("app_root_path", scope.get("root_path", ""))
     found: set[str] = set()
     literal: set[str] = set()
-    for route in _flat(routes):
+    for route in routes:
         for method in METHODS:
             # Matching writes into the scope of some routes.
             match, _ = route.matches({**scope, "root_path": root, "method": method})
@@ -79,13 +79,3 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
                 if isinstance(route, Route) and not route.param_convertors:
                     literal |= methods
     return ", ".join(sorted(literal or found))
-
-
-def _flat(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
-    """Yield the routes of an application, those of its routers one by one."""
-    for route in routes:
-        router = getattr(route, "original_router", None)
-        if router is None:
-            yield route
-        else:
-            yield from _flat(router.routes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from starlette.responses import Response
 
 from app.access.permissions import MayRead, MayScore
@@ -20,6 +20,7 @@ from app.http.dependencies import (
     SettingsDep,
 )
 from app.http.errors import responses
+from app.http.router import Router
 from app.inference_protocol.error_answers import PREFIX, error_answer
 from app.inference_protocol.metadata import metadata_of, server_metadata
 from app.inference_protocol.openapi import BINARY_ANSWER, BODY
@@ -37,7 +38,7 @@ from app.registry.loaded import ModelState
 from app.registry.model_pool import ModelPool
 from models.registry.registry import Registry
 
-router = APIRouter(prefix=PREFIX, tags=["open inference protocol"])
+router = Router(prefix=PREFIX, tags=["open inference protocol"])
 
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 Name = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import Header, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
@@ -19,6 +19,7 @@ from app.http.dependencies import (
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.openapi import located
+from app.http.router import Router
 from app.http.schemas import pattern
 from app.jobs.choice_schemas import JobDatasets, JobDraft
 from app.jobs.dataset_choices import dataset_choices
@@ -30,8 +31,8 @@ from worker.queues import JobType
 JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 
 # Plain functions: the framework runs them in threads, where the job store may block.
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
-workers_router = APIRouter(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
+router = Router(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
+workers_router = Router(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[

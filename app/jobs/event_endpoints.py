@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 
 from app.access.callers import caller_of
 from app.access.permissions import MayRead
 from app.http.dependencies import DrainingDep, EventStreamsDep, SettingsDep
 from app.http.errors import draining, responses
+from app.http.router import Router
 from app.http.schemas import pattern
 from app.jobs.dependencies import FollowedJob, folder_of
 from app.jobs.event_streams import EventStream
 from app.jobs.timeline import EVENT_ID, Cursor
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
+router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
 EXAMPLE = """retry: 2000
 

@@ -8,14 +8,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
 from app.access.permissions import MayRead
 from app.http.dependencies import SettingsDep
 from app.http.errors import Problem, responses
+from app.http.router import Router
 from app.jobs.dependencies import ExistingJob, folder_of
 from app.jobs.schemas import (
     CalibrationResult,
@@ -39,7 +40,7 @@ from worker.jobs.record import WITH_RESULT
 from worker.settings import Settings
 
 # Plain functions: the framework runs them in threads, where job store and disk may block.
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
+router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import Path, Response
 
 from app.access.permissions import MayRead
 from app.http.dependencies import RegistryDep
 from app.http.errors import responses
+from app.http.router import Router
 from app.limits.schemas import LimitList, LimitView
 from models.limits.chart import limit_chart
 from models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where the disk may block.
-router = APIRouter(prefix="/v1/models/{ref}/limits", tags=["limits"], dependencies=[MayRead])
+router = Router(prefix="/v1/models/{ref}/limits", tags=["limits"], dependencies=[MayRead])
 
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Limits are numbered from 1.", examples=[1])]
 SVG = "image/svg+xml"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 
-from fastapi import APIRouter
-
 from app.access.permissions import MayRead
 from app.http.errors import responses
+from app.http.router import Router
 from app.jobs.schemas import JobRequest
 from app.presets.schemas import PresetList, PresetView
 from models.training.config import TrainingConfig
 from models.training.presets import PRESETS, Preset
 
-router = APIRouter(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
+router = Router(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
 
 
 @router.get("", operation_id="list_presets", summary="List the presets", responses=responses(401, 500))

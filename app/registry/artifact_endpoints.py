@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 
 from app.access.permissions import MayAdminister, MayTrain
@@ -13,6 +13,7 @@ from app.http.dependencies import ModelUploadsDep, RegistryDep
 from app.http.errors import responses, unsupported_media_type
 from app.http.openapi import located
 from app.http.response_streams import ClosedStream
+from app.http.router import Router
 from app.registry.schemas import ModelDetail
 from app.registry.views import detail
 from models.artifacts.tar import pack
@@ -23,7 +24,7 @@ TAR = "application/x-tar"
 PATH = "/v1/models"
 
 # Plain functions: the framework runs them in threads, where disk and network may block.
-router = APIRouter(prefix=PATH, tags=["models"])
+router = Router(prefix=PATH, tags=["models"])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BINARY}}}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from app.access.permissions import MayRead
 from app.http.dependencies import RegistryDep
 from app.http.errors import responses
+from app.http.router import Router
 from models.artifacts.files import SAMPLES, read_file
 from models.limits.card import card_text
 from models.naming import parse_ref
@@ -24,7 +25,7 @@ HEADERS = {
 }
 
 # Plain functions: the framework runs them in threads, where the disk may block.
-router = APIRouter(prefix="/v1/models/{ref}/card", tags=["models"], dependencies=[MayRead])
+router = Router(prefix="/v1/models/{ref}/card", tags=["models"], dependencies=[MayRead])
 
 Form = Annotated[
     Literal["markdown", "html"],

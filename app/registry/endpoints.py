@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import Path, Response
 
 from app.access.permissions import MayAdminister, MayRead
 from app.calibrations.views import view_of
 from app.http.dependencies import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
+from app.http.router import Router
 from app.http.schemas import Name
 from app.jobs.in_use import refuse_used_model, refuse_used_version
 from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from app.registry.views import detail, summary, unfit_reasons
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
-versions_router = APIRouter(
+router = Router(prefix="/v1/models", tags=["models"])
+versions_router = Router(
     prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister], route_class=JsonRoute
 )
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from pydantic import BaseModel, Field
 
 from app.access.permissions import MayAdminister, MayRead
 from app.http.dependencies import SettingsDep
 from app.http.errors import responses
+from app.http.router import Router
 from app.jobs.endpoints import JOB_ID
 from app.runs.schemas import RunDetail, RunList
 from app.runs.views import run_detail, run_list
 from worker.runs.store import RunStore
 
 # Plain functions: the framework runs them in threads, where the disk may block.
-router = APIRouter(prefix="/v1/runs", tags=["jobs"])
+router = Router(prefix="/v1/runs", tags=["jobs"])
 
 RunId = Annotated[str, Path(description="The run's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 

@@ -6,7 +6,7 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
@@ -16,6 +16,7 @@ from app.access.rate_limits import take_images
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
 from app.http.errors import invalid, responses
+from app.http.router import Router
 from app.registry.loaded import Loaded
 from app.samples.encoding import MAX_SEED, draw_seed, encode
 from app.samples.schemas import Sample, Samples
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from models.scorer import Scorer
     from snf_runtime.scoring.likelihood import Likelihood
 
-router = APIRouter(tags=["samples"], dependencies=[MayScore])
+router = Router(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from app.access.permissions import MayScore
 from app.http.deadline import TimeoutMs
 from app.http.dependencies import ScoringServiceDep
 from app.http.errors import responses
+from app.http.router import Router
 from app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
 from app.scoring.schemas import ScoreQuery, Scores
 
-router = APIRouter(tags=["scores"], dependencies=[MayScore])
+router = Router(tags=["scores"], dependencies=[MayScore])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {

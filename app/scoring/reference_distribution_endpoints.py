@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from app.access.permissions import MayRead
 from app.http.deadline import TimeoutMs, deadline
 from app.http.dependencies import ModelPoolDep, SettingsDep
 from app.http.errors import responses
+from app.http.router import Router
 from app.registry.loaded import Loaded
 from app.scoring.schemas import Quantile, Reference
 
-router = APIRouter(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
+router = Router(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
 
 Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 
