@@ -43,10 +43,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = Registry(service_settings(home).registry_dir)
     version = registry.publish(barely_trained(tmp_path_factory), "digits")
     scorer = Scorer.load(version.path, options=EngineOptions("torch"))
-    images = np.maximum(real_images(240), np.roll(real_images(240), 1, axis=3))
+    images = np.maximum(real_images(150), np.roll(real_images(150), 1, axis=3))
     datasets: dict[Precision, Dataset] = {
-        "float32": Dataset("thick", images[:120], images[120:180], images[180:], test=images[:0], digest="thick"),
-        "bfloat16": Dataset("few", images[:20], images[20:25], images[25:30], test=images[:0], digest="few"),
+        "float32": Dataset("thick", images[:50], images[50:100], images[100:], test=images[:0], digest="thick"),
+        "bfloat16": Dataset("few", images[:10], images[10:15], images[15:20], test=images[:0], digest="few"),
     }
     for precision, dataset in datasets.items():
         reference = reference_of(dataset, scorer.manifest)
@@ -112,7 +112,7 @@ def test_the_change_that_is_announced_is_the_change_that_happens(client: TestCli
 def test_thresholds_and_alphas_are_those_of_scoring(client: TestClient) -> None:
     comparison = client.get(f"{MODEL}/calibrations/1/comparison").json()
     assert comparison["before"]["smallest_p"] == comparison["before"]["default_alpha"] == 1 / 51
-    assert comparison["after"]["smallest_p"] == 1 / 121
+    assert comparison["after"]["smallest_p"] == 1 / 101
     assert comparison["before"]["attainable_alphas"] == [0.05]
     assert comparison["after"]["attainable_alphas"] == [0.01, 0.05]
     for side in ("before", "after"):
