@@ -18,6 +18,7 @@ from app.main import create_app
 from models.registry.registry import Registry
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
+from tests.support.own_thread import answers
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained
@@ -116,11 +117,12 @@ def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog
     key = make(tmp_path, "a", "admin")
     with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "app.access.authentication"):
         assert client.get("/v1/presets", headers=key).status_code == 200
-        answers = [client.get("/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(500)]
-        statuses = [answer.status_code for answer in answers]
+        guesses = (client.build_request("GET", "/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(500))
+        refused = answers(client, guesses)
+        statuses = [answer.status_code for answer in refused]
         assert statuses[:FREE_ATTEMPTS] == [401] * FREE_ATTEMPTS
         assert statuses.count(429) > 400
-        held_off = answers[statuses.index(429)]
+        held_off = refused[statuses.index(429)]
         assert held_off.json()["type"] == "too-many-wrong-keys"
         assert int(held_off.headers["retry-after"]) >= 1
         assert client.get("/v1/presets", headers=key).status_code == 200, "who was let in before is not locked out"

@@ -15,6 +15,7 @@ from app.access.permissions import REFUSALS, role_of
 from app.http.request_log import SAFE, UNCHANGING
 from app.main import create_app
 from tests.support.local import LOCAL
+from tests.support.own_thread import answers
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
@@ -88,25 +89,12 @@ def operations(client: TestClient) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def outcomes(client: TestClient, calls: list[tuple[str, str]], headers: dict[str, str]) -> list[str]:
-    """How calls with a body that is not valid are refused before the body is looked at; `PASSES` where they are not.
-
-    They are made from the service's own thread: passing each one to it takes longer than the answer.
-    """
-
-    async def with_state(scope: dict[str, Any], receive: Any, send: Any) -> None:
-        await client.app(scope | {"state": client.app_state.copy()}, receive, send)
-
-    async def ask() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(with_state, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url=LOCAL, headers=headers) as service:
-            return [
-                await service.request(method, path.format(**PARTS), content=b"?" if method not in SAFE else b"")
-                for method, path in calls
-            ]
-
-    assert client.portal is not None
-    answers = client.portal.call(ask)
-    return [outcome(path, answer) for (_, path), answer in zip(calls, answers, strict=True)]
+    """How calls with a body that is not valid are refused before the body is looked at; `PASSES` where they are not."""
+    requests = (
+        client.build_request(method, path.format(**PARTS), content=b"?" if method not in SAFE else b"", headers=headers)
+        for method, path in calls
+    )
+    return [outcome(path, answer) for (_, path), answer in zip(calls, answers(client, requests), strict=True)]
 
 
 def outcome(path: str, answer: httpx.Response) -> str:
