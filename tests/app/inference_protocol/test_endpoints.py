@@ -134,7 +134,7 @@ def test_outputs_are_those_asked_for(client: TestClient, native: dict[str, list[
 
 
 def test_large_json_is_parsed_in_a_thread_and_gives_the_same(client: TestClient) -> None:
-    many = np.tile(PIXELS, (40, 1, 1, 1))
+    many = np.tile(PIXELS, (20, 1, 1, 1))
     answer = client.post(INFER, json=request_of(many))
     assert len(answer.request.content) > 100_000
     assert numbers(answer) == numbers(send_binary(client, many))

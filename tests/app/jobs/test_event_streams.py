@@ -19,6 +19,7 @@ from app.jobs.timeline import Cursor
 from tests.worker.support.helpers import new_job
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
+from worker.jobs.event_file import read_chunk
 from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
 from worker.settings import Settings
@@ -95,11 +96,12 @@ def test_a_brief_stream_leaves_the_progress_of_the_past_out(settings: Settings, 
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
     events = EventLog(folder, 1)
-    many = 10_000  # more than a piece of the journal holds
+    many = 6_000
     for step in range(many):
         events.write({"event": "metrics", "step": step})
         if step in (10, many - 10):
             events.write({"event": "log", "message": f"at {step}"})
+    assert not read_chunk(folder / "events.jsonl").last, "the journal is more than a piece"
 
     async def work(streams: EventStreams) -> None:
         whole = await read_until(streams.follow(job.id, folder, Cursor()), f'"step": {many - 1},')
