@@ -51,7 +51,9 @@ class UnlessCoarser:
         if smallest_p <= used_smallest_p:
             return Activation(active=True)
         lost = [f"{alpha:g}" for alpha in attainable(used_smallest_p) if alpha < smallest_p]
-        loss = f"could no longer flag at alpha {' and '.join(lost)}" if lost else "is coarser"
+        *others, last = lost or [""]
+        alphas = f"{', '.join(others)} and {last}" if others else last
+        loss = f"could no longer flag at alpha {alphas}" if lost else "is coarser"
         return Activation(
             active=False,
             reason=f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use "

@@ -60,8 +60,8 @@ def it_became_active_when_chosen(client: httpx.Client, in_record: dict[str, Any]
         0,
     )
     assert result["reason"] == (
-        "its smallest p-value is 0.0909, that of calibration 0 in use 0.0002: it could no longer flag at alpha 0.001 "
-        "and 0.01 and 0.05; choose calibration 1 to use it all the same"
+        "its smallest p-value is 0.0909, that of calibration 0 in use 0.0002: it could no longer flag at alpha 0.001, "
+        "0.01 and 0.05; choose calibration 1 to use it all the same"
     )
     told = client.put(f"{PATH}/active", json={"calibration": 1, "dry_run": True}).json()
     assert (told["active"], told["calibrations"][1]["reason"]) == (0, result["reason"])
