@@ -197,7 +197,7 @@ class MarginalPixels(Elementwise):
         """
         edges = self._edges()
         y = z.to(edges.dtype)
-        share = self._mixture(y)[0].clamp(edges[0], edges[-1])
+        share = _distribution(self._normals(y)).clamp(edges[0], edges[-1])
         bins = (torch.searchsorted(edges, share.detach().contiguous(), right=True) - 1).clamp(0, 255)
         x = bins + (share - edges[bins]) / edges.diff()[bins]
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
@@ -224,15 +224,19 @@ class MarginalPixels(Elementwise):
         edges = torch.cat([self.masses.new_zeros(1), self.masses.cumsum(0)])
         return SQUASH + (1 - 2 * SQUASH) * edges / edges[-1]
 
+    def _normals(self, y: Tensor) -> list[tuple[Tensor, float, Tensor]]:
+        """Return the weight and the deviation of each normal of the mixture, with ``y`` from its mean in deviations."""
+        first, last = self.masses[0], self.masses[-1]
+        weights = first, 1 - first - last, last
+        return [
+            (w, deviation, (y - mean) / deviation)
+            for w, mean, deviation in zip(weights, MEANS, DEVIATIONS, strict=True)
+        ]
+
     def _mixture(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return G(y), the distribution function of the mixture of normals, and its density G'(y)."""
-        first, last = self.masses[0], self.masses[-1]
-        distribution, slope = torch.zeros_like(y), torch.zeros_like(y)
-        for weight, mean, deviation in zip((first, 1 - first - last, last), MEANS, DEVIATIONS, strict=True):
-            u = (y - mean) / deviation
-            distribution = distribution + weight * torch.special.ndtr(u)
-            slope = slope + weight * torch.exp(-0.5 * u.square()) / (deviation * math.sqrt(2 * math.pi))
-        return distribution, slope
+        normals = self._normals(y)
+        return _distribution(normals), _density(normals)
 
     def _table(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return a grid of values y with G(y) and G'(y) on it, ``(8193,)`` each, for interpolation."""
@@ -258,7 +262,21 @@ class MarginalPixels(Elementwise):
         return torch.clamp(y - (distribution - share) / slope, low, high)
 
     def _log_slope(self, y: Tensor, bins: Tensor) -> Tensor:
-        return torch.log(self._edges().diff())[bins] - torch.log(self._mixture(y)[1])
+        return torch.log(self._edges().diff())[bins] - torch.log(_density(self._normals(y)))
+
+
+def _distribution(normals: list[tuple[Tensor, float, Tensor]]) -> Tensor:
+    distribution = torch.zeros_like(normals[0][2])
+    for weight, _, u in normals:
+        distribution = distribution + weight * torch.special.ndtr(u)
+    return distribution
+
+
+def _density(normals: list[tuple[Tensor, float, Tensor]]) -> Tensor:
+    density = torch.zeros_like(normals[0][2])
+    for weight, deviation, u in normals:
+        density = density + weight * torch.exp(-0.5 * u.square()) / (deviation * math.sqrt(2 * math.pi))
+    return density
 
 
 def _interval(lower: float, upper: float) -> Constraint:
