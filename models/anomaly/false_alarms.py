@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,6 +13,7 @@ ADVICE_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 CONFIDENCE = 0.95
 
 
+@lru_cache(maxsize=128)  # An evaluation asks for all of its scores, and most have as many images.
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
     """Return a prediction interval for the false-alarm rate on normal test images.
 
