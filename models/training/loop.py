@@ -133,6 +133,7 @@ class Trainer:
         flow.recompute = self.config.recompute
         return flow.to(self.device).train()
 
+    @kept_memory()
     def _initialize(self, *, whiten: bool) -> None:
         count = min(INITIALIZATION_IMAGES, len(self.dataset.train))
         batch = replace(self.batches, batch_size=count).batch(0)
