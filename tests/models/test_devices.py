@@ -93,10 +93,10 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def take_steps(folder: Path, architecture: PixelArchitecture, config: TrainingConfig) -> Trainer:
     """Take whole steps on the meta device: gradients, clipping, optimiser, multipliers, average."""
+    batch: Tensor = torch.empty(8, *SHAPE, dtype=torch.float64, device="meta")
     with OperationCounter():  # the start may wait
         trainer = Trainer(small_digits(SHAPE[-1]), architecture, config, folder, lambda _event: None, "meta")
-    batch: Tensor = torch.empty(8, *SHAPE, dtype=torch.float64, device="meta")
-    trainer._step(batch, 0, 0.5)  # brings constants to the device
+        trainer._step(batch, 0, 0.5)  # brings constants to the device
     with NoWaiting():
         trainer._step(batch, 1, 0.5)
     return trainer

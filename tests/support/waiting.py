@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from models.training.cost.operator_outcomes import operate
+
 aten = torch.ops.aten
 
 READS = {
@@ -30,14 +32,20 @@ class NoWaiting(TorchDispatchMode):
     CPU may be an operand: it is an argument of the kernel.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # Nothing is compiled here: the guard against it takes longer than an operator.
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        operation, inputs = func._overloadpacket, _tensors((args, kwargs))
+        operation = func._overloadpacket
         assert operation not in READS, f"{func} waits for the device"
         if operation in (aten.index, aten.index_put, aten.index_put_):
             assert all(index.dtype != torch.bool for index in _tensors(args[1])), f"{func} by a mask waits"
-        outcome = func(*args, **(kwargs or {}))
+        inputs: list[Tensor] = []
+        # What an operator returns on the meta device is computed in Python: once for all calls with such arguments.
+        outcome = operate(func, args, kwargs or {}, inputs)
         scalars = operation not in COPIES
         places = {each.device.type for each in inputs + _tensors(outcome) if each.is_meta or each.dim() or not scalars}
         assert len(places) < 2, f"{func} brings together tensors of {', '.join(sorted(places))}"
