@@ -6,6 +6,7 @@ tests/test_checked_models.py has a file of every layer type trained, resumed, ex
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,20 @@ def example_of(name: str) -> LayerSpec:
     return next(example(kind) for kind in layer_types() if kind.type_name() == name)
 
 
-def test_a_finished_run_of_another_architecture_keeps_its_folder(tmp_path: Path) -> None:
-    recipe = parse_architecture(with_layer(example_of("lu-1x1")))
-    artifact = run(recipe, tmp_path)
-    assert run(recipe, tmp_path) == artifact
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact of a finished run of a file with a layer of type lu-1x1."""
+    return run(parse_architecture(with_layer(example_of("lu-1x1"))), tmp_path_factory.mktemp("finished"))
+
+
+def test_a_finished_run_of_another_architecture_keeps_its_folder(finished: Path) -> None:
+    assert run(parse_architecture(with_layer(example_of("lu-1x1"))), finished.parent) == finished
     with pytest.raises(FolderTaken):
-        run(parse_architecture(with_layer(example_of("exact-1x1"))), tmp_path)
+        run(parse_architecture(with_layer(example_of("exact-1x1"))), finished.parent)
 
 
-def test_a_damaged_manifest_asks_for_no_memory(tmp_path: Path) -> None:
-    artifact = run(parse_architecture(with_layer(example_of("lu-1x1"))), tmp_path)
+def test_a_damaged_manifest_asks_for_no_memory(finished: Path, tmp_path: Path) -> None:
+    artifact = shutil.copytree(finished, tmp_path / "artifact")
     model = verify_model(artifact)
     large = {"channels": 4, "height": 1024, "width": 1024}
 
