@@ -63,7 +63,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     for seed in range(200):
         rng = np.random.default_rng(seed)
         normal, strange = rng.normal(0, 1, 80), rng.normal(1, 1, 80)
-        low, high = interval(bootstrap(normal, strange, Resamples.draw(80, 80, 300, seed))[:, 0])
+        low, high = interval(bootstrap(normal, strange, Resamples.draw(80, 80, 200, seed))[:, 0])
         covered += low <= 0.76025 <= high
     assert 0.89 <= covered / 200 <= 0.99
 

@@ -109,11 +109,11 @@ def test_steps_that_do_not_help_are_left_out(tmp_path: Path) -> None:
 def test_suspects_are_left_out_of_the_trial(tmp_path: Path) -> None:
     x = features(curved=True)
     x[:50] *= 50
-    result, seen = fitted(x, tmp_path, suspect_share=0.1)
+    result, seen = fitted(x, tmp_path, suspect_share=0.1, updates=60)
     assert result.steps is not None
     assert result.steps.kept
     assert len(result.steps.gains) == (COUNT - 100) // 5
-    assert seen.count(("Glow steps", UPDATES, UPDATES)) == 1
+    assert seen.count(("Glow steps", 60, 60)) == 1
 
 
 def outcome(

@@ -60,7 +60,7 @@ class TestWeights:
         generator = torch.Generator().manual_seed(0)
         suspects = Suspects(share)
         left_out = images = 0
-        for step in range(2000 // min(size, 100)):
+        for step in range(1200 // min(size, 100)):
             batch = torch.randn(size, generator=generator) * 100 - 2000 + 10 * step
             weights = follow(suspects, batch)
             assert weights.mean() == pytest.approx(1, abs=1e-6)
