@@ -1,4 +1,4 @@
-"""`snf train`: its help, its folder, and two processes that torchrun started."""
+"""`snf train`: its help, its folder, and two processes as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,35 @@ from models.training.same_run_check import FILE, RunRecord
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.support.ports import free_port
 from tests.support.unmeasured import unmeasured
 
 
 @pytest.mark.timeout(120)
 def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
-    options = ["--data", "mnist-mini", "--preset", "snf-glow-tiny", "--max-steps", "2", "--name", "digits", "--json"]
-    options += [f"--set={given}" for given in ("image_size=8", "batch_size=8", "validation_images=8", "validations=1")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "app.cli.main", "train", *options]
+    """They are forks with the variables that torchrun gives, as `test_distributed.py` shows."""
+    command = [sys.executable, "-m", "app.cli.main", "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny"]
+    command += ["--max-steps", "2", "--name", "digits", "--json"]
+    command += [f"--set={given}" for given in ("image_size=8", "batch_size=8", "validation_images=8", "validations=1")]
     environment = {
         **unmeasured(), "SNF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": IMPORT_PATH,
         "SNF_ENGINE": "torch",  # starts in the least time
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
     }  # fmt: skip
     said, errors = tmp_path / "said", tmp_path / "errors"
     with said.open("wb") as stdout, errors.open("wb") as stderr:
-        torchrun = fork_server().popen(command, stdout=stdout, stderr=stderr, env=environment, cwd=ROOT)
-    assert torchrun.wait(120) == 0, errors.read_text()
+        processes = [
+            fork_server().popen(
+                command, stdout=stdout, stderr=stderr, env={**environment, "RANK": rank, "LOCAL_RANK": rank}, cwd=ROOT
+            )
+            for rank in ("0", "1")
+        ]
+    try:
+        assert [process.wait(100) for process in processes] == [0, 0], errors.read_text()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
     events = [json.loads(line) for line in said.read_text().splitlines()]
     for name in ("started", "validation", "checkpoint", "evaluation", "published"):
         assert [event["event"] for event in events].count(name) == 1, name
