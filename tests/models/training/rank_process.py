@@ -34,16 +34,16 @@ from tests.models.helpers import real_images
 Run = Mapping[str, Any]
 Outcome = dict[str, Any]
 
-PLAIN: Run = {"max_steps": 10}
+PLAIN: Run = {"max_steps": 6}
 DIVERGING: Run = {"max_steps": 40, "learning_rate": 1.0, "gradient_clip": 1e9, "warmup_steps": 0, "batch_size": 8}
 COMPARED: dict[str, Run] = {
     "plain": PLAIN,
     "geco, trimmed": {
-        **{"max_steps": 10, "multiplier": "geco", "reconstruction_target": 1e-6, "noise_reconstruction": 1.0},
-        **{"refresh_inverse_every": 7, "suspect_share": 0.2, "warmup_steps": 2},
+        **{"max_steps": 6, "multiplier": "geco", "reconstruction_target": 1e-6, "noise_reconstruction": 1.0},
+        **{"refresh_inverse_every": 4, "suspect_share": 0.2, "warmup_steps": 2},
     },
     "mdmm, trimmed, uneven slices": {
-        **{"max_steps": 10, "multiplier": "mdmm", "reconstruction_target": 1e-6},
+        **{"max_steps": 6, "multiplier": "mdmm", "reconstruction_target": 1e-6},
         **{"batch_size": 7, "suspect_share": 0.4, "warmup_steps": 2},
     },
 }
@@ -120,7 +120,7 @@ def main() -> None:
         second = ranks.rank == 1
         outcomes = {name: train(folder / name, run, ranks) for name, run in COMPARED.items()}
         outcomes["muon"] = train(folder / "muon", {"max_steps": 4, "optimizer": "muon"}, ranks)
-        outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 5)
+        outcomes["interrupted"] = train(folder / "resumed", PLAIN, ranks, lambda step: second and step == 3)
         outcomes["resumed"] = train(folder / "resumed", PLAIN, ranks)
         # The second process has a clock of its own: a training that followed it would never end.
         outcomes["timed"] = train(
