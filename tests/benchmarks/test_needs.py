@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from benchmarks import needs
 from tests.support.documents import PAGES, spans
+from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 
 COMMANDS = sorted({span for page in PAGES for span in spans(page) if span.startswith("python -m benchmarks.")})
@@ -27,22 +27,28 @@ def words_of(command: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def answers() -> dict[str, tuple[int, str]]:
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
     """The exit code and the output of each command with ``--help``, and without what it needs."""
     asked = {command: [words_of(command)[0], "--help"] for command in COMMANDS}
     asked |= {f"{command} without": words_of(command) for command in lacking()}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SNF_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.without_extras"],
-        cwd=ROOT,
-        env=environment | {"PYTHONPATH": IMPORT_PATH},
-        input=json.dumps(list(asked.values())),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=True,
-    )
-    return dict(zip(asked, map(tuple, json.loads(done.stdout)), strict=True))
+    folder = tmp_path_factory.mktemp("benchmarks")
+    (folder / "asked").write_text(json.dumps(list(asked.values())))
+    with (
+        (folder / "asked").open("rb") as given,
+        (folder / "answers").open("wb") as printed,
+        (folder / "errors").open("wb") as errors,
+    ):
+        process = fork_server().popen(
+            [sys.executable, "-m", "tests.benchmarks.without_extras"],
+            stdin=given.fileno(),
+            stdout=printed,
+            stderr=errors,
+            env=environment | {"PYTHONPATH": IMPORT_PATH},
+            cwd=ROOT,
+        )
+    assert process.wait(240) == 0, (folder / "errors").read_text()
+    return dict(zip(asked, map(tuple, json.loads((folder / "answers").read_text())), strict=True))
 
 
 def lacking() -> list[str]:
