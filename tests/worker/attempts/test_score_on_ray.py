@@ -13,8 +13,10 @@ import pytest
 from models.bulk.merge_parts import merge_parts
 from models.bulk.output import stored_output
 from models.locations.location import Location
+from models.registry.registry import Registry
 from tests.support.fork_server import ForkServer
 from tests.support.ray_cluster import RayCluster
+from tests.support.trained import barely_trained
 from tests.worker.support import slow_score
 from tests.worker.support.helpers import alive, until
 from tests.worker.support.scoring import MODEL, in_background, scoring
@@ -34,6 +36,12 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
     """The engine that starts in the least time in processes of Ray: a model compiled before is opened without torch."""
     below = (Location.parse(str(tmp_path)).url,)
     return settings.model_copy(update={"allowed_locations": below, "engine": "openvino"})
+
+
+@pytest.fixture
+def digits(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A model that OpenVINO can score."""
+    Registry(settings.registry_dir).publish(barely_trained(tmp_path_factory), "digits")
 
 
 @pytest.fixture
@@ -125,7 +133,7 @@ def test_a_job_whose_actors_hang_is_ended_as_hung(
 
 
 def test_a_cluster_that_does_not_answer_is_tried_again_and_named(
-    store: JobStore, settings: Settings, stopping: threading.Event, tmp_path: Path
+    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, tmp_path: Path
 ) -> None:
     nowhere = settings.model_copy(update={"ray_address": "127.0.0.1:9"})
     job, _ = store.create(job_below(tmp_path / "scores"))
