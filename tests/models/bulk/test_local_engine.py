@@ -36,6 +36,7 @@ from tests.support.compiled_cache import compiled
 from tests.support.forked_context import forked_context
 from tests.support.paths import IMPORT_PATH
 from tests.support.slow_images import Fault, SlowImages, WorkWithoutModel, slow_work
+from tests.support.trained import barely_trained
 from tests.support.unmeasured import MEASURED
 from tests.worker.support.helpers import alive, until
 
@@ -77,6 +78,12 @@ def quick_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_engine, "get_context", lambda _method: forked_context())
 
 
+@pytest.fixture
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that scores an image in the least time."""
+    return barely_trained(tmp_path_factory, preset="snf-fc-2l")
+
+
 def work_of(artifact: Path, folder: Path, deaths: int = 0, options: EngineOptions = TORCH) -> BulkWork:
     manifest = read_manifest(artifact)
     images = DeadlyImages(folder, deaths)
@@ -100,10 +107,10 @@ def rows(output: Output) -> list[dict[str, object]]:
 
 
 @pytest.mark.timeout(300)
-def test_processes_that_die_or_are_stopped_lose_and_double_nothing(artifact: Path, tmp_path: Path) -> None:
+def test_processes_that_die_or_are_stopped_lose_and_double_nothing(dense: Path, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    alone, shared = work_of(artifact, tmp_path / "one"), work_of(artifact, tmp_path / "two", deaths=1)
+    alone, shared = work_of(dense, tmp_path / "one"), work_of(dense, tmp_path / "two", deaths=1)
     told: list[int] = []
     with pytest.raises(Stopped):
         bulk_engine("local").run(alone, alone.output.missing(), Callbacks(lambda: sum(told) > 150, told.append))
