@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pytest
 from models.bulk.plan import BulkPlan
 from models.locations.errors import LocationRefused
 from models.locations.location import Location
-from tests.support.paths import IMPORT_PATH
+from tests.support.fork_server import fork_server
+from tests.support.paths import IMPORT_PATH, ROOT
 from worker.attempts.attempt import JobSpec
 from worker.attempts.score_parts import begin_parts, join_parts
 from worker.private_home import USER_UMASK
@@ -43,11 +43,15 @@ def test_a_link_that_was_made_after_the_check_leads_nowhere(tmp_path: Path) -> N
 
 
 SERVICE = """
-import subprocess, sys
+import os, sys
 from pathlib import Path
+from tests.support.fork_server import fork_server
+from tests.support.paths import ROOT
 from worker.private_home import protect_home
+os.umask(0o027)
 protect_home(Path(sys.argv[1]) / "home")
-subprocess.run([sys.executable, "-c", sys.argv[2], sys.argv[1]], check=True)
+command = [sys.executable, "-m", "tests.worker.support.given_program", sys.argv[2], sys.argv[1]]
+raise SystemExit(fork_server().popen(command, stdout=sys.stdout.buffer, env=os.environ, cwd=ROOT).wait())
 """
 ATTEMPT = """
 import sys
@@ -65,11 +69,14 @@ parts.finish(lambda: False, lambda _done, _total: None)
 
 
 def test_other_users_may_read_scores_where_the_umask_of_the_service_allows_it(tmp_path: Path) -> None:
-    """As the workers are, the attempt is the child of a process that keeps its files private."""
+    """As with the workers, a process that keeps its files private starts the attempt. Both are forks."""
     variables = {name: value for name, value in os.environ.items() if name != USER_UMASK} | {"PYTHONPATH": IMPORT_PATH}
-    subprocess.run([sys.executable, "-c", SERVICE, str(tmp_path), ATTEMPT], env=variables, umask=0o027, check=True)
-    output = tmp_path / "lots" / "scores"
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (output.parent, output, *output.iterdir())}
+    command = [sys.executable, "-m", "tests.worker.support.given_program", SERVICE, str(tmp_path), ATTEMPT]
+    with (tmp_path / "said").open("wb") as output:
+        service = fork_server().popen(command, stdout=output, env=variables, cwd=ROOT)
+    assert service.wait(60) == 0, (tmp_path / "said").read_text()
+    scores = tmp_path / "lots" / "scores"
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (scores.parent, scores, *scores.iterdir())}
     assert modes == {
         "lots": 0o750,
         "scores": 0o750,
