@@ -110,16 +110,14 @@ def calibrate(
         if flow is not None:
             passes = GradientPasses(GradientProbe(flow), density.weights_digest)
             # Images follow each other by path: the first ones would be those of the first folders.
-            few = evenly_spaced(len(reference.statistics), most.fisher)
-            fisher = passes.fisher(reference.statistics, progress_of(FISHER, len(few)), few)
-
-            def backwards(part: str, images: ImageRows, evidence: ReferenceEvidence) -> ReferenceEvidence:
-                few = evenly_spaced(len(images), most.ranked)
-                features = passes.features(images, fisher, progress_of(part + GRADIENTS, len(few)), few)
-                return evidence.with_gradients(features, few)
-
-            statistics = backwards("statistics", reference.statistics, statistics)
-            held_out = backwards("calibration", reference.calibration, held_out)
+            few, ranked = (evenly_spaced(len(reference.statistics), count) for count in (most.fisher, most.ranked))
+            progresses = progress_of(FISHER, len(few)), progress_of("statistics" + GRADIENTS, len(ranked))
+            fisher, features = passes.fisher_and_features(reference.statistics, (few, ranked), progresses)
+            statistics = statistics.with_gradients(features, ranked)
+            ranked = evenly_spaced(len(reference.calibration), most.ranked)
+            reported = progress_of("calibration" + GRADIENTS, len(ranked))
+            features = passes.features(reference.calibration, fisher, reported, ranked)
+            held_out = held_out.with_gradients(features, ranked)
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()
     if calibration.has_gradients:

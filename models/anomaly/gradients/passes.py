@@ -26,6 +26,8 @@ from snf_runtime.scoring.pixel_density import dequantise
 
 BATCH_IMAGES = 32
 """Images of a batch, whose gradients are in memory together."""
+KEPT_GRADIENTS = 2**23
+"""Most squared gradients, of all weights and images, that are kept for a second use: 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,31 @@ class GradientPasses:
 
         The columns are those of :func:`layer_features`. ``rows`` are the numbers of the images to use; None for all.
         """
-        features = []
-        done = 0
-        for gradients in self._batches(images, rows):
-            features.append(layer_features(gradients, fisher))
-            done += len(features[-1])
-            progress(done)
-        return np.concatenate(features) if features else np.zeros((0, 1 + 2 * len(self.probe.names)))
+        return self._features(self._counted(images, progress, rows), fisher)
+
+    def fisher_and_features(
+        self,
+        images: ImageRows,
+        rows: tuple[NDArray[np.intp], NDArray[np.intp]],
+        progress: tuple[Callable[[int], None], Callable[[int], None]],
+    ) -> tuple[list[Tensor], NDArray[np.float64]]:
+        """Return the Fisher information as by :meth:`fisher`, and the gradient features as by :meth:`features`.
+
+        Where both are of the same images and the gradients of these are few, each image has a single backward pass.
+
+        Args:
+            images: The images, read in batches.
+            rows: The numbers of the images to use, for the information and for the features.
+            progress: Functions that are called with the number of images done, for both.
+        """
+        if not np.array_equal(*rows) or len(rows[0]) * sum(self.probe.sizes) > KEPT_GRADIENTS:
+            fisher = self.fisher(images, progress[0], rows[0])
+            return fisher, self.features(images, fisher, progress[1], rows[1])
+        kept = list(self._counted(images, progress[0], rows[0]))
+        fisher = fisher_information(iter(kept))
+        features = self._features(iter(kept), fisher)
+        progress[1](len(features))
+        return fisher, features
 
     def maps(self, images: Images) -> NDArray[np.float64]:
         """Return one map for each image: the size (norm) of the log-likelihood gradient at each pixel.
@@ -102,6 +122,10 @@ class GradientPasses:
         if sum(sizes) != len(fisher):
             raise ValueError(f"expected {sum(sizes)} squared gradients, got {len(fisher)}")
         return list(torch.split(torch.from_numpy(fisher), sizes))
+
+    def _features(self, batches: Iterator[Gradients], fisher: list[Tensor]) -> NDArray[np.float64]:
+        features = [layer_features(gradients, fisher) for gradients in batches]
+        return np.concatenate(features) if features else np.zeros((0, 1 + 2 * len(self.probe.names)))
 
     def _counted(
         self, images: ImageRows, progress: Callable[[int], None], rows: NDArray[np.intp] | None

@@ -179,6 +179,26 @@ def test_fisher_scores_of_the_images_it_is_of_average_to_one() -> None:
     np.testing.assert_allclose(scores.mean(0), 1, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("few", "kept", "tiles"), [(40, 2**23, 5), (40, 0, 10), (16, 2**23, 7)])
+def test_images_of_both_have_one_backward_pass_where_gradients_can_be_kept(
+    few: int, kept: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.anomaly.gradients.passes.KEPT_GRADIENTS", kept)
+    probe = GradientProbe(glow(8))
+    looks = GradientPasses(probe, "digest")
+    images, rows = real_images(40, 8), (np.arange(few), np.arange(40))
+    fisher = looks.fisher(images, rows=rows[0])
+    features = looks.features(images, fisher)
+    passes: list[int] = []
+    done: tuple[list[int], list[int]] = ([], [])
+    probe.flow.pixels.register_forward_pre_hook(lambda _pixels, images: passes.append(len(images[0])))
+    found, columns = looks.fisher_and_features(images, rows, (done[0].append, done[1].append))
+    assert all(torch.equal(one, other) for one, other in zip(found, fisher, strict=True))
+    np.testing.assert_array_equal(columns, features)
+    assert passes == [TILE] * tiles
+    assert (done[0][-1], done[1][-1]) == (few, 40)
+
+
 def test_stored_information_of_another_flow_is_refused() -> None:
     looks = GradientPasses(GradientProbe(glow(8)), "digest")
     flat = np.concatenate([part.numpy() for part in looks.fisher(real_images(5, 8))])
