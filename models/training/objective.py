@@ -248,15 +248,16 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
         iterations: Number of iterations.
     """
     vector = start / start.norm()
+    with torch.enable_grad():
+        first = vector.requires_grad_()
+        mapped = linear(first)
     norm = torch.zeros(())
-    for _ in range(iterations):
-        with torch.enable_grad():
-            vector.requires_grad_()
-            mapped = linear(vector)
-        image = mapped.detach()
-        norm = image.norm()
-        (vector,) = torch.autograd.grad(mapped, vector, image)
-        vector = vector / vector.norm().clamp(min=1e-30)
+    for iteration in range(iterations):
+        image = (linear(vector) if iteration else mapped).detach()
+        norm = torch.linalg.vector_norm(image)
+        # A^T is the same at every vector: one graph has all its products.
+        (vector,) = torch.autograd.grad(mapped, first, image, retain_graph=True)
+        vector = vector / torch.linalg.vector_norm(vector).clamp(min=1e-30)
     return float(norm)
 
 
