@@ -55,8 +55,13 @@ def shrunk_covariance(centred: Array) -> Array:
 
     The samples are ``(n, K)`` and the covariance ``(K, K)``, which always has an inverse.
     """
-    from sklearn.covariance import ledoit_wolf  # noqa: PLC0415 - only fitting needs it, and it takes time to load
+    from sklearn.covariance import ledoit_wolf_shrinkage  # noqa: PLC0415 - only fitting needs it, and it takes time
 
-    covariance: Array = ledoit_wolf(centred, assume_centered=True)[0]
+    # The function that also shrinks checks settings and samples four times, which takes longer than all arithmetic.
+    shrinkage = ledoit_wolf_shrinkage(centred, assume_centered=True)
+    images, size = centred.shape
+    covariance: Array = np.dot(centred.T, centred) / images if size > 1 else np.atleast_2d(np.square(centred).mean())
+    identity = np.eye(size) * (np.trace(covariance) / size)
+    covariance = (1.0 - shrinkage) * covariance + shrinkage * identity
     smallest = 1e-9 * max(float(np.trace(covariance)) / len(covariance), 1e-9)
     return covariance + smallest * np.eye(len(covariance))
