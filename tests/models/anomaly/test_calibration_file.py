@@ -17,10 +17,14 @@ from models.anomaly.fitting.split_or_cross_conformal import fit_cross, fit_split
 from models.artifacts.files import CALIBRATION
 from models.errors import ArtifactError
 from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again
 from tests.support.compiled_cache import compiled
+
+TORCH = EngineOptions("torch")
+"""An engine that opens a changed model in a tenth of the time of one that compiles."""
 
 
 @cache
@@ -138,7 +142,7 @@ def test_a_calibration_of_another_model_is_refused(copy: Path) -> None:
     for kind, calibration in kinds().items():
         rewrite(copy, calibration)
         with pytest.raises(ArtifactError, match=r"calibration\.safetensors") as caught:
-            Scorer.load(copy, options=compiled())
+            Scorer.load(copy, options=TORCH)
         assert "does not fit the model" in caught.value.detail, kind
 
 
@@ -163,7 +167,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer
     }.items():
         rewrite(copy, damaged)
         try:
-            Scorer.load(copy, options=compiled())
+            Scorer.load(copy, options=TORCH)
         except ArtifactError as error:
             assert CALIBRATION in error.detail, name  # noqa: PT017
         else:
@@ -178,7 +182,7 @@ def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer)
     changed = replace(fold, statistic=replace(fold.statistic, whole=more[0], local=more[1]))
     rewrite(copy, replace(scorer.calibration, folds=(changed,)))
     with pytest.raises(ArtifactError, match="the statistic of the pinned image is"):
-        Scorer.load(copy, options=compiled())
+        Scorer.load(copy, options=TORCH)
 
 
 def test_a_calibration_for_another_precision_is_refused(copy: Path) -> None:
