@@ -16,12 +16,12 @@ from models.datasets import load_dataset
 from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
 from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
+from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.statistics.combined import merge, weights
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
 from tests.models.helpers import half_with_noise
-from tests.support.compiled_cache import compiled
 
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""
@@ -143,7 +143,7 @@ def test_gradients_differ_by_the_family_of_gradients_alone(scorer: Scorer, image
 def test_no_gradients_where_the_calibration_has_no_gradients(artifact: Path, images: NDArray[np.uint8]) -> None:
     whole = load_artifact(artifact)
     plain = replace(whole.calibration, folds=tuple(replace(fold, thorough=None) for fold in whole.calibration.folds))
-    scorer = Scorer.of(replace(whole, calibration=plain), options=compiled())
+    scorer = Scorer.of(replace(whole, calibration=plain), options=EngineOptions("torch"))
     with pytest.raises(GradientEvidenceUnavailable):
         scorer.score_each(images[:2], gradients=True)
     assert len(judged(scorer, images[:2])) == 2

@@ -165,7 +165,7 @@ def test_pixels_are_prepared_once(store: DatasetStore, tmp_path: Path) -> None:
 
 def test_prepared_pixels_are_bounded_and_those_in_use_are_kept(tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets")
-    store.create("photos", [source(tmp_path / "uploads", zipped(PHOTOS))])
+    store.create("photos", [source(tmp_path / "uploads", zipped(mixed(20)))])
     caches = store.root / "photos" / "prepared"
 
     def load(side: int, quota: int | None = None) -> Dataset:

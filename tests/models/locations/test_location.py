@@ -181,7 +181,7 @@ def test_links_out_of_a_folder_and_pipes_are_named_and_not_followed(tmp_path: Pa
 
 def test_nothing_is_lost_where_a_tenth_of_the_requests_fails(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = s3.bucket("faults")  # by its name, the same requests fail in each run
-    contents = {f"{number:03d}.png": os.urandom(20_000) for number in range(150)}
+    contents = {f"{number:03d}.png": os.urandom(20_000) for number in range(90)}
     contents["large"] = os.urandom(12 * 2**20)  # more than one part
     with faulty_server(s3, seed=3) as (server, proxy):
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
