@@ -28,6 +28,7 @@ from app.http.json_log import BackgroundLog
 from app.http.methods import HeadAsGet
 from app.http.openapi import remove_null_parameters
 from app.http.request_log import RequestLog
+from app.http.router import Router
 from app.inference_protocol import endpoints as inference
 from app.inference_protocol.error_answers import describe_errors
 from app.inference_protocol.grpc_server import grpc_server
@@ -59,7 +60,7 @@ Query parameters and members of a body that a call does not have are refused wit
 GET is."""
 
 
-ROUTERS = (
+ROUTERS: tuple[Router, ...] = (
     *(scores.router, samples.router),
     *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),

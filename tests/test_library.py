@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from torch.distributions import Distribution, MultivariateNormal
 
 from models.bijections.pixels import LogitPixels
@@ -126,3 +127,7 @@ def test_an_own_preset_and_engine(page: dict[str, Any]) -> None:
 
 def test_an_own_call_is_described(page: dict[str, Any]) -> None:
     assert page["app"].openapi()["paths"]["/v1/greetings"]["get"]["operationId"] == "get_greeting"
+    client = TestClient(page["app"])
+    assert client.get("/v1/greetings").json() == {"text": "hello"}
+    refused = client.get("/v1/greetings", params={"name": "Ada"})
+    assert (refused.status_code, refused.json()["type"]) == (422, "invalid-request"), refused.text

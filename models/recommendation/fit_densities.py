@@ -153,6 +153,7 @@ def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: En
     """
     trainer = Trainer(dataset, architecture, TrainingConfig(max_steps=1), folder, lambda _event: None)
     flow = trainer.averaged.eval()
+    release_memory()  # which the trainer keeps for steps that it does not take
     density = open_pixels(flow, architecture, log_dets_of(flow, architecture), "untrained", options)
     return seconds_per_image(density, dataset.train)
 

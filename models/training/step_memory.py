@@ -1,4 +1,4 @@
-"""Memory of training steps, which the C library keeps from one step to the next.
+"""Memory of a training, which the C library keeps from the flow's initialisation on and from one step to the next.
 
 By default glibc asks the system for each block above 32 MB anew, and gives smaller ones back soon after they are freed.
 The system fills every page with zeros when it is first used, which takes a sixth of a step where gradients have tens of

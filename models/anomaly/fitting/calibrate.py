@@ -48,8 +48,8 @@ class GradientImages:
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
     """Estimate the image passes through the flow in a calibration, as the total of its progress reports.
 
-    Forward and backward passes count alike, and an image counts once for each pass. Backward passes are counted even if
-    the calibration computes no gradients: it then takes fewer passes.
+    Forward and backward passes count alike, and an image counts once for each use. Backward passes are counted even if
+    the calibration computes no gradients, or one pass serves two uses: it then takes fewer passes.
     """
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
@@ -110,13 +110,15 @@ def calibrate(
         if flow is not None:
             passes = GradientPasses(GradientProbe(flow), density.weights_digest)
             # Images follow each other by path: the first ones would be those of the first folders.
-            few, ranked = (evenly_spaced(len(reference.statistics), count) for count in (most.fisher, most.ranked))
-            progresses = progress_of(FISHER, len(few)), progress_of("statistics" + GRADIENTS, len(ranked))
-            fisher, features = passes.fisher_and_features(reference.statistics, (few, ranked), progresses)
+            of_fisher, ranked = (
+                evenly_spaced(len(reference.statistics), count) for count in (most.fisher, most.ranked)
+            )
+            reports = progress_of(FISHER, len(of_fisher)), progress_of("statistics" + GRADIENTS, len(ranked))
+            fisher, features = passes.fisher_and_features(reference.statistics, (of_fisher, ranked), reports)
             statistics = statistics.with_gradients(features, ranked)
             ranked = evenly_spaced(len(reference.calibration), most.ranked)
-            reported = progress_of("calibration" + GRADIENTS, len(ranked))
-            features = passes.features(reference.calibration, fisher, reported, ranked)
+            report = progress_of("calibration" + GRADIENTS, len(ranked))
+            features = passes.features(reference.calibration, fisher, report, ranked)
             held_out = held_out.with_gradients(features, ranked)
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
         mean = held_out.log_likelihoods.mean()

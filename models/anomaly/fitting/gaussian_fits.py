@@ -53,7 +53,7 @@ def fit_mixture(samples: Array, images_a_component: int, regularisation: float, 
 def shrunk_covariance(centred: Array) -> Array:
     """Return the shrunk covariance matrix (Ledoit-Wolf estimate) of samples that have mean 0.
 
-    The samples are ``(n, K)`` and the covariance ``(K, K)``, which always has an inverse.
+    The samples are float64 ``(n, K)`` and the covariance is ``(K, K)``, which always has an inverse.
     """
     from sklearn.covariance import ledoit_wolf_shrinkage  # noqa: PLC0415 - only fitting needs it, and it takes time
 

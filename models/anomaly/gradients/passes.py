@@ -27,7 +27,7 @@ from snf_runtime.scoring.pixel_density import dequantise
 BATCH_IMAGES = 32
 """Images of a batch, whose gradients are in memory together."""
 KEPT_GRADIENTS = 2**23
-"""Most squared gradients, of all weights and images, that are kept for a second use: 32 MiB."""
+"""Most numbers that are kept for a second use, squared gradients of weights and gradients of pixels: 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,11 @@ class GradientPasses:
         Args:
             images: The images, read in batches.
             rows: The numbers of the images to use, for the information and for the features.
-            progress: Functions that are called with the number of images done, for both.
+            progress: Functions that are called with the number of images done, for both; the second one only once,
+                with all images, if there is a single pass.
         """
-        if not np.array_equal(*rows) or len(rows[0]) * sum(self.probe.sizes) > KEPT_GRADIENTS:
+        numbers = sum(self.probe.sizes) + images[:1].size
+        if not np.array_equal(*rows) or len(rows[0]) * numbers > KEPT_GRADIENTS:
             fisher = self.fisher(images, progress[0], rows[0])
             return fisher, self.features(images, fisher, progress[1], rows[1])
         kept = list(self._counted(images, progress[0], rows[0]))

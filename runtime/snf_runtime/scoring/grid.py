@@ -84,12 +84,12 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
     return [*shapes, lines]
 
 
-def members(regions: Sequence[Region], columns: int) -> NDArray[np.intp]:
-    """Return the flat indices of the grid cells that make up each of several image regions of one shape.
+def members(of_one_shape: Sequence[Region], columns: int) -> NDArray[np.intp]:
+    """Return the flat indices of the grid cells that make up each of several image regions, which have one shape.
 
     The grid has ``columns`` columns and is flattened by rows. The shape of the result is ``(regions, cells)``.
     """
-    height, width = regions[0].shape()
-    corners = np.array([region.top * columns + region.left for region in regions], np.intp)
+    height, width = of_one_shape[0].shape()
+    corners = np.array([region.top * columns + region.left for region in of_one_shape], np.intp)
     cells: NDArray[np.intp] = corners[:, None, None] + np.arange(height)[:, None] * columns + np.arange(width)
-    return cells.reshape(len(regions), -1)
+    return cells.reshape(len(of_one_shape), -1)
