@@ -22,7 +22,6 @@ up: $(VENV)/installed  ## install what is missing, start broker, worker and serv
 	@SNF_URL= $(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2
 	@exec $(BIN)/snf up
 
-# The type check takes half a minute of a core. It is nice, as the tests leave cores idle for longer than that.
 test: lint  ## lint, type check, all tests but those of the pages, with coverage
 	@$(MAKE) --no-print-directory --jobs=2 types tests
 
@@ -30,6 +29,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Half a minute of a core at a low priority: beside it the tests leave cores idle for longer than that.
 types: $(VENV)/installed-test
 	nice $(BIN)/mypy
 

@@ -94,7 +94,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
             measuring.start()
         gc.freeze()  # there are millions of objects of modules and tests, and all of them stay
         gc.enable()
-        # pytest adds handlers to each logger of its own ways, such as fifty of PyTorch, six times a test.
+        # Six times a test pytest adds a handler to each logger that does not propagate: PyTorch has fifty of them.
         for logger in logging.root.manager.loggerDict.values():
             if isinstance(logger, logging.Logger):
                 logger.propagate = True

@@ -47,7 +47,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
             env=environment | {"PYTHONPATH": IMPORT_PATH},
             cwd=ROOT,
         )
-    assert process.wait(240) == 0, (folder / "errors").read_text()
+    try:
+        assert process.wait(240) == 0, (folder / "errors").read_text()
+    finally:
+        if process.poll() is None:
+            process.kill()
     return dict(zip(asked, map(tuple, json.loads((folder / "answers").read_text())), strict=True))
 
 

@@ -1,7 +1,8 @@
 """Runs benchmarks as after ``make up``: without the packages of the extras ``EXTRAS``, and without data.
 
 ``python -m tests.benchmarks.without_extras`` reads commands, a JSON list of lists of words, and writes for each its
-exit code and what it printed. This process may be a fork that has imported much of the product.
+exit code and what it printed. This process may be a fork that has imported much of the product, so what modules of the
+product import of extras is seen only where no fork has imported it yet: see `IMPORTED`.
 """
 
 import io
@@ -23,7 +24,7 @@ from unittest.mock import patch
 
 EXTRAS = ("test", "bench", "onnx")
 IMPORTED = {"pytest", "_pytest", "py", "yaml", "_distutils_hack"}
-"""Packages of the extras that forks have imported: by modules of the tests, by kombu and as the interpreter starts."""
+"""Packages of the extras that forks have imported: pytest for the tests, yaml by kombu, and what setuptools starts."""
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 

@@ -269,8 +269,9 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
     assert threading.active_count() == 1, "a fork has the locks of other threads, but not the threads"
     gc.freeze()  # all that is imported stays: a collection in a fork would copy it
     for finalizer in weakref.finalize._registry:
-        finalizer.atexit = False  # a fork does not unload libraries of operators at its end
-    vars(coverage.collector)["short_stack"] = str  # it looks for the source of each module that is imported
+        finalizer.atexit = False  # at its end a fork does not take back what PyTorch registered of operators
+    # Coverage notes where it was started, and looks for the source of each module that is imported.
+    vars(coverage.collector)["short_stack"] = str
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)

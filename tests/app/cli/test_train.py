@@ -26,6 +26,7 @@ from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.ports import free_port
 from tests.support.unmeasured import unmeasured
+from tests.worker.support.helpers import until
 
 
 @pytest.mark.timeout(120)
@@ -48,7 +49,8 @@ def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
             for rank in ("0", "1")
         ]
     try:
-        assert [process.wait(100) for process in processes] == [0, 0], errors.read_text()
+        until(lambda: any(process.poll() for process in processes) or all(p.poll() == 0 for p in processes), 100)
+        assert [process.poll() for process in processes] == [0, 0], errors.read_text()
     finally:
         for process in processes:
             if process.poll() is None:

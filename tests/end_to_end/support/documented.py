@@ -64,7 +64,7 @@ ONLY_PARSED = {
         "takes 45 minutes of 60,000 images that not every machine has; test_zoo.py starts from the file"
     ),
     "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
-        "needs GPUs; tests/app/cli/test_train.py runs it on two processes without"
+        "needs GPUs; tests/app/cli/test_train.py trains with two such processes, test_distributed.py starts torchrun"
     ),
     "docker compose exec api snf keys create line-1 --role score": "needs containers; security.md's keys are created",
     "docker compose run --rm api snf backbones add efficientnet-lite0": "needs containers; features.md's is run",

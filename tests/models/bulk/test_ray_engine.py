@@ -27,6 +27,7 @@ from models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled
 from tests.support.ray_cluster import RayCluster
 from tests.support.slow_images import Fault, WorkWithoutModel, slow_work
+from tests.worker.support.helpers import alive, until
 
 PART = 25
 COUNT = 600
@@ -110,7 +111,7 @@ def expected(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return contents(work.output)
 
 
-def test_stopping_ends_the_actors_and_leaves_whole_parts(
+def test_stopping_ends_the_actor_and_leaves_whole_parts(
     small_ray_cluster: RayCluster, artifact: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, seconds=0.5)
@@ -122,6 +123,7 @@ def test_stopping_ends_the_actors_and_leaves_whole_parts(
     assert len(begun) < COUNT // PART
     time.sleep(1.5)
     assert journal.readers() == begun
+    until(lambda: not any(alive(pid) for _, pid in begun), 30)
     there = contents(work.output)
     assert there == {name: expected[name] for name in there}
     assert len(there) >= 2

@@ -27,5 +27,5 @@ def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supe
 
 @pytest.fixture
 def digits(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The model that `scoring` names, which scores an image in the least time. It needs the engine `torch`."""
+    """The model that `scoring` names, which scores an image in the least time. OpenVINO cannot run it."""
     Registry(settings.registry_dir).publish(barely_trained(tmp_path_factory, preset="snf-fc-2l"), "digits")
