@@ -94,7 +94,7 @@ class GradientPasses:
             progress: Functions that are called with the number of images done, for both; the second one only once,
                 with all images, if there is a single pass.
         """
-        numbers = sum(self.probe.sizes) + images[:1].size
+        numbers = sum(self.probe.sizes) + sum(image.size for image in images[:1])
         if not np.array_equal(*rows) or len(rows[0]) * numbers > KEPT_GRADIENTS:
             fisher = self.fisher(images, progress[0], rows[0])
             return fisher, self.features(images, fisher, progress[1], rows[1])
