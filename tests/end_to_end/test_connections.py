@@ -26,6 +26,7 @@ DATASETS = "POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\nContent-Type: multi
 def service(module_home: Path) -> Iterator[httpx.Client]:
     limits = {"header_timeout_s": HEADER_S, "body_timeout_s": BODY_S, "send_timeout_s": SEND_S, "max_connections": MOST}
     with serving(module_home, shipped="cifar10-snf-glow", measured=True, **limits) as client:
+        client.headers["connection"] = "close"  # the service may be about to end a connection that waits
         score_one(client, "digits", DIGITS[0].read_bytes())
         yield client
 
