@@ -55,7 +55,7 @@ def shrunk_covariance(centred: Array) -> Array:
 
     The samples are float64 ``(n, K)`` and the covariance is ``(K, K)``, which always has an inverse.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage  # noqa: PLC0415 - only fitting needs it, and it takes time
+    from sklearn.covariance import ledoit_wolf_shrinkage  # noqa: PLC0415 - only fitting needs it, and it loads slowly
 
     # The function that also shrinks checks settings and samples four times, which takes longer than all arithmetic.
     shrinkage = ledoit_wolf_shrinkage(centred, assume_centered=True)
