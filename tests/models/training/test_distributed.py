@@ -103,7 +103,7 @@ def test_two_processes_train_what_one_does(
     for key in ("bits_per_dim", "reconstruction_error", "learning_rate"):
         assert len(curve(events, key)) == steps
         torch.testing.assert_close(curve(first[name]["events"], key), curve(events, key), rtol=0, atol=TOLERANCE)
-    # Six steps move weights by a thousandth at most; the order of additions by a ten millionth.
+    # Six steps move weights by about a thousandth, the order of additions by a ten millionth.
     for part, tolerance in (("weights", 1e-5), ("averaged", 1e-5), ("objective", 10 * TOLERANCE)):
         theirs = tensors_of(trainer)[part]
         for key, value in at_the_end(folder / name, part).items():
