@@ -193,6 +193,7 @@ def _foreign_graphs(path: Path) -> None:
     ("damage", "log"),
     [
         (_flip, "is damaged"),
+        (lambda path: path.write_bytes(b""), "is damaged"),
         (_folder, "cannot be read"),
         (lambda path: write_cached(path, b"{}"), "expected 'pixels' in the file"),
         (lambda path: write_cached(path, b"\x80\x04."), "is not used"),
@@ -201,7 +202,7 @@ def _foreign_graphs(path: Path) -> None:
         (lambda path: [blob.write_bytes(b"x" * 99) for blob in path.parent.glob("*.blob")], "is damaged"),
         (_foreign_graphs, "cannot be used"),
     ],
-    ids=["flipped", "folder", "members", "pickle", "deep", "no-graphs", "damaged-graphs", "foreign"],
+    ids=["flipped", "empty", "folder", "members", "pickle", "deep", "no-graphs", "damaged-graphs", "foreign"],
 )
 def test_damaged_files_are_made_again(
     tmp_path_factory: pytest.TempPathFactory,
