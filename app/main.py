@@ -31,7 +31,6 @@ from app.http.request_log import RequestLog
 from app.http.router import Router
 from app.inference_protocol import endpoints as inference
 from app.inference_protocol.error_answers import describe_errors
-from app.inference_protocol.grpc_server import grpc_server
 from app.inference_protocol.openapi import add_request_schemas
 from app.jobs import endpoints as jobs
 from app.jobs import event_endpoints as job_events
@@ -109,9 +108,9 @@ def create_app(settings: Settings) -> Service:
     writer = BackgroundLog()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[AppState]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
         try:
-            async with open_state(settings, draining) as state, grpc_server(app, settings, state, draining):
+            async with open_state(settings, draining) as state:
                 yield state
         finally:
             writer.close()

@@ -16,7 +16,6 @@ import uvicorn
 
 from app.http.connection_limits import ConnectionLimits, ConnectionWatch
 from app.http.connections import Connection
-from app.inference_protocol.grpc_server import lacks_packages
 from app.main import Service, create_app
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.gc_tuning import relax_gc
@@ -74,9 +73,6 @@ def serve(settings: Settings) -> int:
     """
     if (remark := protect_home(settings.home)) is not None:
         log.warning(remark)
-    if lacks_packages(settings):
-        log.error("SNF_GRPC_PORT needs the extra grpc: pip install 'snf-density[grpc]'")
-        return 3
     sys.setswitchinterval(SWITCH_S)
     ensure_keys(settings, log.warning)
     app = create_app(settings)

@@ -2,14 +2,12 @@
 
 The first test images of two built-in sets are scored by the native call, as one array, and then by every form of the
 protocol: JSON, binary tensors, one image a request, in reverse order, and by Triton's and KServe's own clients, where
-``make .venv-clients/installed`` has installed them; over gRPC, too, where the extra ``grpc`` is installed. Numbers are
-compared by their bits.
+``make .venv-clients/installed`` has installed them. Numbers are compared by their bits.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
 import math
@@ -35,8 +33,6 @@ HEADER = "Inference-Header-Content-Length"
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 PROGRAMS = ROOT / "tests" / "end_to_end" / "foreign_clients"
 CLIENTS = {"tritonclient": "triton_client.py", "kserve": "kserve_client.py"}
-GRPC_CLIENTS = {"tritonclient over gRPC": "triton_grpc_client.py", "kserve over gRPC": "kserve_grpc_client.py"}
-HAS_GRPC = importlib.util.find_spec("grpc") is not None
 
 Numbers = dict[str, list[float]]
 Pixels = NDArray[np.uint8]
@@ -106,7 +102,7 @@ def compare(numbers: Numbers, wanted: Numbers) -> dict[str, Any]:
     }
 
 
-def measure(client: PatientClient, grpc_port: int, model: str, pixels: Pixels, folder: Path) -> dict[str, Any]:
+def measure(client: PatientClient, model: str, pixels: Pixels, folder: Path) -> dict[str, Any]:
     """Return the comparison of each way in with the native call."""
     wanted = native(client, model, pixels)
     assert all(math.isfinite(value) for values in wanted.values() for value in values)
@@ -125,12 +121,9 @@ def measure(client: PatientClient, grpc_port: int, model: str, pixels: Pixels, f
         "binary, one image a request": in_parts(by_tensors, pixels, 1),
         "binary, in reverse order": {name: values[::-1] for name, values in reverse.items()},
     }
-    programs = dict.fromkeys(CLIENTS.items(), client.base_url.port)
-    if HAS_GRPC:
-        programs |= dict.fromkeys(GRPC_CLIENTS.items(), grpc_port)
-    for (name, program), port in programs.items() if PYTHON.exists() else ():
+    for name, program in CLIENTS.items() if PYTHON.exists() else ():
         parts = [
-            by_program(f"127.0.0.1:{port}", program, pixels[start : start + PART], model, folder)
+            by_program(f"127.0.0.1:{client.base_url.port}", program, pixels[start : start + PART], model, folder)
             for start in range(0, len(pixels), PART)
         ]
         for form in parts[0]:
@@ -178,12 +171,11 @@ def main() -> int:
     images = {model: first_images(dataset, arguments.images) for model, dataset in MODELS.items()}
     found: dict[str, Any] = {"machine": machine(), "images": arguments.images, "clients": versions(), "models": {}}
     with temporary_home("protocol") as home:
-        port, grpc_port = free_port(), free_port()
-        more = {"grpc_port": grpc_port} if HAS_GRPC else {}
-        with running("app.server", home=home, port=port, **more) as service, PatientClient(port) as client:
+        port = free_port()
+        with running("app.server", home=home, port=port) as service, PatientClient(port) as client:
             client.await_ready(service)
             for model, pixels in images.items():
-                found["models"][model] = measure(client, grpc_port, model, pixels, home)
+                found["models"][model] = measure(client, model, pixels, home)
     text = text_of(found)
     print(text)
     write_results(arguments.out, "inference_protocol", found, text)

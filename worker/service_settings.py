@@ -36,13 +36,6 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address the service listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port the service listens on.")
-    grpc_port: int | None = Field(
-        default=None,
-        ge=1,
-        le=65535,
-        description="TCP port of the Open Inference Protocol over gRPC, at the address `host`; unset: none. It needs "
-        "the extra `grpc`.",
-    )
     api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)] = Field(
         default=(),
         repr=False,

@@ -201,6 +201,8 @@ class Settings(ServiceSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
+        if os.environ.get("SNF_GRPC_PORT"):
+            raise ValueError("gRPC has been removed; use the Open Inference Protocol over HTTP and unset SNF_GRPC_PORT")
         if self.redis_password_file is not None and urlsplit(self.redis_url or "").password is not None:
             raise ValueError(
                 "expected the password of Redis in the URL or in a file, got both; take it out of REDIS_URL or unset "

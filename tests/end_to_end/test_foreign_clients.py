@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -20,7 +19,6 @@ from models.registry.registry import Registry
 from tests.end_to_end.support.service import environment, serving
 from tests.support.documents import Block, blocks
 from tests.support.paths import DIGITS, ROOT
-from tests.support.ports import free_port
 from tests.support.trained import feature_artifact
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
@@ -31,9 +29,6 @@ MODELS = ("digits", "parts")
 KEY = "foreign-clients-0123456789abcdef"
 PIXELS = np.stack([np.asarray(Image.open(path)) for path in DIGITS])[:, None]
 
-HAS_GRPC = importlib.util.find_spec("grpc") is not None
-needs_grpc = pytest.mark.skipif(not HAS_GRPC, reason="needs the extra grpc: make test installs it")
-
 HAS_KSERVE = any((ROOT / ".venv-clients").glob("lib/python*/site-packages/kserve"))
 needs_kserve = pytest.mark.skipif(not HAS_KSERVE, reason="needs kserve, which Python 3.14 does not have yet")
 
@@ -43,29 +38,15 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def served(
-    artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path
-) -> Iterator[tuple[httpx.Client, int]]:
-    """A service with a model of pixels and one of features, and its port of gRPC."""
+def client(artifact: Path, tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Iterator[httpx.Client]:
+    """A service with a model of pixels and one of features."""
     home = Path(tempfile.mkdtemp(prefix="snf-home-", dir=tmp_path_factory.mktemp("foreign")))
     registry = Registry(home / "registry")
     for model, folder in zip(MODELS, (artifact, feature_artifact(tmp_path_factory)), strict=True):
         registry.publish(folder, model, promote=True)
-    port = free_port()
-    more = {"grpc_port": port} if HAS_GRPC else {}
-    with serving(home, shipped=False, measured=True, backbones=backbones, api_keys=KEY, **more) as service:
+    with serving(home, shipped=False, measured=True, backbones=backbones, api_keys=KEY) as service:
         service.headers["x-api-key"] = KEY
-        yield service, port
-
-
-@pytest.fixture(scope="module")
-def client(served: tuple[httpx.Client, int]) -> httpx.Client:
-    return served[0]
-
-
-@pytest.fixture(scope="module")
-def grpc_port(served: tuple[httpx.Client, int]) -> int:
-    return served[1]
+        yield service
 
 
 @pytest.fixture(scope="module")
@@ -173,47 +154,3 @@ def test_kserve_reads_what_native_calls_answer(
         "wrong size": "422",
     }
     assert "expected [-1, 1, 28, 28]" in refused["wrong size"][1]
-
-
-@needs_grpc
-def test_tritonclient_reads_the_same_over_grpc(
-    native: dict[str, dict[str, list[str]]], grpc_port: int, tmp_path: Path
-) -> None:
-    found = run("triton_grpc_client.py", grpc_port, tmp_path)
-    assert (found["live"], found["ready"], found["model ready"]) == (True, True, [True, True])
-    assert found["server"]["extensions"] == ["binary_tensor_data"]
-    assert found["id"] == "lot-7"
-    for model in MODELS:
-        [image] = found["models"][model]["inputs"]
-        assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", ["-1", "1", "28", "28"])
-        assert [output["name"] for output in found["models"][model]["outputs"]] == list(native[model])
-        forms = found["answers"][model]
-        assert len(forms) == 3
-        assert forms == dict.fromkeys(forms, native[model])
-    refused = found["refused"]
-    assert {name: status for name, (status, _) in refused.items()} == {
-        "no key": "StatusCode.UNAUTHENTICATED",
-        "no model": "StatusCode.NOT_FOUND",
-        "not ready": "StatusCode.NOT_FOUND",
-        "wrong size": "StatusCode.INVALID_ARGUMENT",
-        "deadline": "StatusCode.DEADLINE_EXCEEDED",
-        "priority": "StatusCode.INVALID_ARGUMENT",
-    }
-    assert "expected [-1, 1, 28, 28]" in refused["wrong size"][1]
-
-
-@needs_grpc
-@needs_kserve
-def test_kserve_reads_the_same_over_grpc(
-    native: dict[str, dict[str, list[str]]], grpc_port: int, tmp_path: Path
-) -> None:
-    found = run("kserve_grpc_client.py", grpc_port, tmp_path)
-    assert (found["live"], found["ready"], found["model ready"]) == (True, True, [True, True])
-    for model in MODELS:
-        assert found["answers"][model] == {"raw": native[model], "contents": native[model]}
-    refused = found["refused"]
-    assert {name: status for name, (status, _) in refused.items()} == {
-        "wrong key": "UNAUTHENTICATED",
-        "no model": "NOT_FOUND",
-        "too large": "RESOURCE_EXHAUSTED",
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 # Programs that a shell runs in the background ignore the signal, and so does all that they start. The program resets
-# it itself: a function that runs between fork and exec would also run the fork handlers of gRPC, which write to stderr.
+# it itself, because a function that runs between fork and exec is not safe beside threads.
 _RESET_AND_RUN = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
 )

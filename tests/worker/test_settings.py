@@ -236,6 +236,12 @@ def test_the_earlier_name_of_a_setting_is_still_read(monkeypatch: pytest.MonkeyP
     assert Settings(max_attempts_without_progress=4).max_attempts_without_progress == 4
 
 
+def test_a_removed_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_GRPC_PORT", "8001")
+    with pytest.raises(ValidationError, match=r"gRPC has been removed.*unset SNF_GRPC_PORT"):
+        load_settings()
+
+
 def test_allowed_locations_are_urls_and_children_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNF_ALLOWED_LOCATIONS", "s3://lots/2024/, file:///data")
     assert Settings().allowed_locations == ("s3://lots/2024", "file:///data")

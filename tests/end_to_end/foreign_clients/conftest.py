@@ -1,3 +1,3 @@
 """The programs here run in the environment of the clients, which the tests themselves cannot import."""
 
-collect_ignore = ["kserve_client.py", "kserve_grpc_client.py", "triton_client.py", "triton_grpc_client.py"]
+collect_ignore = ["kserve_client.py", "triton_client.py"]

@@ -57,7 +57,6 @@ ONLY_PARSED = {
         "needs a cluster; test_ray_engine.py and test_score_on_ray.py start one"
     ),
     "snf models export my-parts s3://lots/models/my-parts": "the same",
-    "SNF_GRPC_PORT=8001 snf serve": "needs the extra grpc; test_foreign_clients.py starts a service with it",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "snf train --data parts --name my-parts --device cuda": "needs a GPU; tests/models/test_devices.py has a stand-in",
     "snf train --data mnist --architecture models/zoo/mnist-snf-glow.json --name digits --max-minutes 45": (
