@@ -76,7 +76,7 @@ $(VENV)/installed: pyproject.toml client/pyproject.toml runtime/pyproject.toml |
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[features,mlflow,onnx,ray,tensorboard,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[features,onnx,ray,tensorboard,test]'
 	@touch $@ $(VENV)/installed
 
 # One notebook imports the test suite.

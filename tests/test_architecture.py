@@ -42,7 +42,7 @@ LAYERS = (
     {"score_rows"},
     {"loading"},
     {"scorer", "training"},
-    {"audit", "evaluation", "bulk", "exports", "published"},
+    {"audit", "evaluation", "bulk", "exports"},
     {"limits"},
     {"recommendation"},
     {"zoo"},

@@ -24,7 +24,6 @@ from app.cli.common import (
     url_option,
 )
 from app.cli.drift import drift
-from app.cli.import_published import import_published
 from app.cli.job_tables import outcome
 from app.cli.live import live_view
 from app.cli.model_files import Ref, audit, card, export, import_model
@@ -78,7 +77,12 @@ models.command()(audit)
 models.command()(drift)
 models.command()(export)
 models.command("import")(import_model)
-models.command("import-published")(import_published)
+
+
+@models.command("import-published", hidden=True, context_settings={"ignore_unknown_options": True})
+def import_published(_arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Refuse an earlier command by its name."""
+    raise fail("snf models import-published has been removed", USAGE)
 
 
 @models.command()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -121,24 +121,25 @@ def compare(
 def export(
     run_id: RunId,
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder that gets the run.", show_default=False)],
-    to: Annotated[
-        Literal["mlflow", "tensorboard"], typer.Option("--to", help="Program that shows it.", show_default=False)
-    ],
+    to: Annotated[str, typer.Option("--to", help="Program that shows it: tensorboard.")] = "tensorboard",
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Write a training run's parameters, learning curve and result to local MLflow or TensorBoard files.
+    """Write a training run's parameters, learning curve and result to local TensorBoard files.
 
-    Nothing is sent anywhere. Needs the extra of the same name.
+    Nothing is sent anywhere. Needs the extra `tensorboard`.
     """
-    from app.cli.run_export import EXPORTS
+    from app.cli.run_export import to_tensorboard
     from worker.runs.store import RUN_ID
 
+    if to != "tensorboard":
+        gone = "; the export to MLflow has been removed" if to == "mlflow" else ""
+        raise fail(f"--to: expected tensorboard, got {to}{gone}", USAGE)
     [detail] = _details([run_id], url, key)
     if RUN_ID.fullmatch(detail.run.id) is None:
         raise fail(f"expected the service to give a run an id of 26 letters and digits, got {detail.run.id!r}", FAILED)
     with error_messages(), user_umask():
-        shown_by = EXPORTS[to](detail, folder.absolute())
+        shown_by = to_tensorboard(detail, folder.absolute())
     typer.echo(f"run {run_id} is in {folder}; see it with: {shown_by}")
 
 

@@ -1,1 +1,1 @@
-"""Scaling beyond one process: replicas of the service, simulated and measured, and plans from measured costs."""
+"""Scaling beyond one process: replicas of the service, and what jobs cost the broker."""

@@ -1,4 +1,4 @@
-"""The plain scoring loop in processes of their own: the cost of a batch, and what several processes give at once."""
+"""The plain scoring loop in processes of their own: what several processes give at once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from models.scoring.options import EngineOptions
 from models.threads import one_blas_thread
 
 Images: TypeAlias = NDArray[np.uint8]
-SIZES = (1, 2, 4, 8, 16, 32)
-"""Images in a batch."""
 
 
 @cache
@@ -40,27 +38,6 @@ def noise(scorer: Scorer, count: int) -> Images:
     preprocessing = scorer.preprocessing
     shape = (count, preprocessing.channels, preprocessing.height, preprocessing.width)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def batch_seconds(model: str, rounds: int = 30) -> dict[int, float]:
-    """Return the median CPU seconds of a batch with its verdicts, by number of images."""
-    scorer = scorer_of(model)
-    images = noise(scorer, max(SIZES))
-    taken: dict[int, list[float]] = {size: [] for size in SIZES}
-    for number in range(rounds + 2):
-        for size in SIZES:
-            began = time.process_time()
-            scorer.judge_each(images[:size])
-            if number >= 2:  # the first ones warm up
-                taken[size].append(time.process_time() - began)
-    return {size: statistics.median(seconds) for size, seconds in taken.items()}
-
-
-def line(seconds: dict[int, float]) -> tuple[float, float]:
-    """Return a and b of a + b n, by least squares of relative errors: a batch of one counts as much as one of 32."""
-    sizes, values = np.array(list(seconds)), np.array(list(seconds.values()))
-    a, b = np.linalg.lstsq(np.stack([1 / values, sizes / values], axis=1), np.ones(len(sizes)), rcond=None)[0]
-    return max(0.0, float(a)), float(b)
 
 
 def images_per_second(model: str, seconds: float, batch: int, images: Images | None, start: Barrier) -> float:

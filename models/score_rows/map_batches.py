@@ -1,4 +1,4 @@
-"""Scoring of images in column batches, as Ray Data, Spark and Dask pass them to a function.
+"""Scoring of images in column batches, as Ray Data passes them to a function.
 
 The batch and the result are dicts of arrays.
 """

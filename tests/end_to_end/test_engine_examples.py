@@ -1,8 +1,6 @@
-"""The examples that score by Dask, Ray Data and Spark, as users run them: rows are those of a scorer to the bit."""
+"""The example that scores by Ray Data, as users run it: rows are those of a scorer to the bit."""
 
-import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,22 +17,16 @@ from tests.support.paths import DIGITS, ROOT
 from tests.support.ray_cluster import ENVIRONMENT, RayCluster
 from tests.support.unmeasured import unmeasured
 
-NO_SPARK = "needs Java and pyspark, which are no part of the tests' installation"
-HAS_SPARK = importlib.util.find_spec("pyspark") is not None and shutil.which("java") is not None
-
 
 @pytest.fixture(scope="module")
 def scorer(artifact: Path) -> Scorer:
-    """Opened once before the examples open it: their processes find what it compiled."""
+    """Opened once before the example opens it: its processes find what it compiled."""
     return Scorer.load(artifact, options=compiled())
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "engine", ["dask", "ray", pytest.param("spark", marks=pytest.mark.skipif(not HAS_SPARK, reason=NO_SPARK))]
-)
 def test_a_parquet_file_of_images_is_scored(
-    engine: str, artifact: Path, scorer: Scorer, tmp_path: Path, request: pytest.FixtureRequest
+    artifact: Path, scorer: Scorer, tmp_path: Path, ray_cluster: RayCluster
 ) -> None:
     images: list[bytes | None] = [path.read_bytes() for path in DIGITS]
     images[3], images[5] = b"no image", None
@@ -42,22 +34,18 @@ def test_a_parquet_file_of_images_is_scored(
     parquet.write_table(pa.table({"name": names, "image": pa.array(images, pa.binary())}), tmp_path / "images.parquet")
     command = [
         sys.executable,
-        ROOT / "examples" / f"{engine}_scores.py",
+        ROOT / "examples" / "ray_scores.py",
         tmp_path / "images.parquet",
         artifact,
         tmp_path / "out",
     ]
     paths = f"{ENVIRONMENT['PYTHONPATH']}:{os.environ.get('PYTHONPATH', '')}"
-    spark = {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     own = {"HOME": str(share_compiled_with_user(tmp_path / "user")), "PYTHONPATH": paths}
-    environment = unmeasured() | ENVIRONMENT | spark | own
-    if engine == "ray":
-        cluster: RayCluster = request.getfixturevalue("ray_cluster")
-        environment |= {"RAY_ADDRESS": cluster.address}
+    environment = unmeasured() | ENVIRONMENT | own | {"RAY_ADDRESS": ray_cluster.address}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
-    if engine == "ray" and done.returncode == -signal.SIGSEGV:
+    if done.returncode == -signal.SIGSEGV:
         # Ray's client may crash while its process exits, after the program's end.
         assert done.stdout.endswith("done\n"), done.stdout + done.stderr
     else:

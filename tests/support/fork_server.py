@@ -41,7 +41,7 @@ IMPORTED = (
     "app.main", "app.http.connections", "worker.launch.launcher", "worker.attempts.score_on_ray",
     "models.scoring.prepared.open", "models.scoring.engines.openvino_engine", "models.loading.flow_model",
     "models.scoring.engines.openvino_feature_engine", "models.limits.measure", "models.recommendation.compare",
-    "models.datasets.ingest.fill", "models.datasets.references.create_reference", "models.published.convert_checkpoint",
+    "models.datasets.ingest.fill", "models.datasets.references.create_reference",
     "tests.support.sandboxes",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""

@@ -1,4 +1,4 @@
-"""The command `snf runs`: its list, comparison, CSV and deletion, and exports to other programs."""
+"""The command `snf runs`: its list, comparison, CSV and deletion, and the export to TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
@@ -21,7 +21,6 @@ from snf_runtime.judged_counts import USAGE
 from tests.support.runs import SHIPPED, recorded
 from worker.runs.store import RunStore
 
-EXTRAS = "needs the extras mlflow and tensorboard: make test installs them"
 OTHER = {"max_steps": 40, "batch_size": 32, "learning_rate": 0.002, "image_size": None}
 
 
@@ -104,18 +103,15 @@ def test_what_an_export_writes(folder: Path) -> None:
     assert settings(detail)["batch_size"] == "64"
 
 
-@pytest.mark.parametrize(("extra", "module"), [("mlflow", "mlflow"), ("tensorboard", "torch.utils.tensorboard")])
-def test_a_missing_extra_is_named(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str, module: str
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, module, None)
-    refused = run("export", recorded(folder), str(tmp_path / "out"), "--to", extra)
-    assert (refused.exit_code, f"pip install 'snf-density[{extra}]'" in refused.stderr) == (USAGE, True)
+def test_a_missing_extra_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    refused = run("export", recorded(folder), str(tmp_path / "out"))
+    assert (refused.exit_code, "pip install 'snf-density[tensorboard]'" in refused.stderr) == (USAGE, True)
     assert not (tmp_path / "out").exists()
 
 
 def test_an_export_to_tensorboard_is_read_by_it(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason=EXTRAS)
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard: make test installs it")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
 
     run_id, out = recorded(folder, model="../../elsewhere"), tmp_path / "out"
@@ -131,28 +127,3 @@ def test_an_export_to_tensorboard_is_read_by_it(folder: Path, tmp_path: Path) ->
     assert events.Scalars("result/test_bits_per_dim")[0].value == pytest.approx(1.1, abs=0.1)
     again = run("export", run_id, str(out), "--to", "tensorboard")
     assert (again.exit_code, "expected a folder without this run" in again.stderr) == (USAGE, True)
-
-
-def test_an_export_to_mlflow_is_read_by_it(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE"):
-        monkeypatch.setenv(name, "true")
-    mlflow: Any = pytest.importorskip("mlflow", reason=EXTRAS)
-    run_id, out = recorded(folder), tmp_path / "out"
-    done = run("export", run_id, str(out), "--to", "mlflow")
-    assert done.exit_code == 0, done.output
-    client = mlflow.MlflowClient(tracking_uri=out.as_uri())
-    experiment = client.get_experiment_by_name("snf-density")
-    [written] = client.search_runs([experiment.experiment_id])
-    assert written.info.status == "FINISHED"
-    assert written.data.params["batch_size"] == "64"
-    assert written.data.metrics["validation/bits_per_dim"] == pytest.approx(2.01)
-    assert written.data.tags["model_version"] == SHIPPED
-    assert len(client.get_metric_history(written.info.run_id, "training/bits_per_dim")) == 40
-    again = run("export", run_id, str(out), "--to", "mlflow")
-    assert (again.exit_code, "expected a store without this run" in again.stderr) == (USAGE, True)
-    odd = recorded(folder, parameters={"a/../b": 1, "long": "x" * 6001})
-    for _ in range(2):  # what the first leaves does not stop the second
-        refused = run("export", odd, str(out), "--to", "mlflow")
-        assert (refused.exit_code, f"MLflow does not take run {odd}" in refused.stderr) == (USAGE, True)
-        assert "of long 6001 are cut" in refused.stderr
-    assert len(client.search_runs([experiment.experiment_id])) == 1

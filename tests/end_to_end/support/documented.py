@@ -105,9 +105,6 @@ NOT_RUN = {
     "python -m pip install --no-build-isolation --editable .": "test_new_bijection.py installs the files of the page",
     "snf train --data mnist-mini --architecture flow.json --name tails --max-steps 200 --promote": "in few steps there",
     "snf score IMAGES -m tails": "the same",
-    "snf models import-published glow glow_mnist.tar --data mnist": (
-        "needs a checkpoint; tests/app/cli/test_import_published.py writes and imports one"
-    ),
 }
 """Commands that are not run, and why."""
 
