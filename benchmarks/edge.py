@@ -97,7 +97,7 @@ def by_service(client: PatientClient, model: str, paths: list[Path]) -> list[dic
     results = []
     for start in range(0, len(paths), PART):
         files = [("images", (path.name, path.read_bytes(), "image/png")) for path in paths[start : start + PART]]
-        answer = client.post(f"/v1/models/{model}/score", params={"monitor": False}, files=files)
+        answer = client.post(f"/v1/models/{model}/score", files=files)
         results += answer.raise_for_status().json()["results"]
     return results
 

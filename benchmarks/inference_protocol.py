@@ -50,7 +50,7 @@ def native(client: PatientClient, model: str, pixels: Pixels) -> Numbers:
     file = io.BytesIO()
     np.save(file, pixels.transpose(0, 2, 3, 1))
     headers = {"content-type": "application/x-npy"}
-    answer = client.post(f"/v1/models/{model}/score?monitor=false", content=file.getvalue(), headers=headers)
+    answer = client.post(f"/v1/models/{model}/score", content=file.getvalue(), headers=headers)
     results = answer.raise_for_status().json()["results"]
     numbers = {name: [result[name] for result in results] for name in OUTPUTS[:2]}
     return numbers | {"p_value": [result["anomaly"]["p_value"] for result in results]}
@@ -60,9 +60,7 @@ def infer(client: PatientClient, model: str, pixels: Pixels, *, binary: bool) ->
     """Return the numbers of one request of the protocol, in JSON or as binary tensors both ways."""
     tensor: dict[str, Any] = {"name": "image", "shape": pixels.shape, "datatype": "UINT8"}
     tensor |= {"parameters": {"binary_data_size": pixels.size}} if binary else {"data": pixels.ravel().tolist()}
-    described = json.dumps(
-        {"inputs": [tensor], "parameters": {"binary_data_output": binary, "monitor": False}}
-    ).encode()
+    described = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": binary}}).encode()
     headers = {HEADER: str(len(described))} if binary else {}
     content = described + pixels.tobytes() if binary else described
     answer = client.post(f"/v2/models/{model}/infer", content=content, headers=headers).raise_for_status()

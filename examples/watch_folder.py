@@ -6,8 +6,8 @@ Every image gets a line on the terminal and a row in a CSV file. Each row is on 
 restart no image gets a second row and none is left out. An image is scored once its size and time of change are the
 same at two checks of the folder; an image that is overwritten later is scored again. Anomalies are copied into a
 folder, each with its heat map. The program waits while the service restarts. A file that cannot be judged gets a row
-with the reason; texts, hidden files and those of systems are counted. With --source the service watches the images for
-drift. SNF_URL and SNF_API_KEY are the address and the key of the service.
+with the reason; texts, hidden files and those of systems are counted. The service watches the images for drift, under
+the name --source or that of the folder. SNF_URL and SNF_API_KEY are the address and the key of the service.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--source", help="name of the camera or line, which the service watches for drift")
+    parser.add_argument("--source", help="name of the camera or line, which the service watches for drift (FOLDER's)")
     parser.add_argument("--alpha", type=float, help="false-alarm rate (0.01, or the smallest possible)")
     parser.add_argument("--anomalies", type=Path, metavar="FOLDER", help="folder for copies of anomalies")
     parser.add_argument("--table", type=Path, default=Path("scores.csv"), help="(%(default)s)")
@@ -157,6 +157,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not a folder")
+    options.source = options.source or options.folder.resolve().name
     if options.anomalies is not None and options.anomalies.resolve().is_relative_to(options.folder.resolve()):
         parser.error("--anomalies must lie outside FOLDER: its images would be scored, too")
     return options

@@ -35,7 +35,7 @@ def drift(
     acknowledge: Annotated[
         bool,
         typer.Option(
-            "--acknowledge", help="End the alarm of a --source, or of all images together, and start its tests anew."
+            "--acknowledge", help="End the alarm of a --source, or of all sources together, and start its tests anew."
         ),
     ] = False,
     source: Annotated[
@@ -47,7 +47,8 @@ def drift(
 ) -> None:
     """Show whether the images that a service scored with a model differ from its calibration images.
 
-    The result is shown for all images together and for each source, such as a camera.
+    Only images that name a source, such as a camera, are watched. The result is shown for all sources together and for
+    each source.
 
     With --acknowledge, end an alarm: the tests start anew at the next image.
     """
@@ -71,13 +72,13 @@ def _print_acknowledged(model: str, source: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"acknowledged": model, "source": source})
     else:
-        typer.echo(f"acknowledged drift of {model}: {'all images together' if source is None else source}")
+        typer.echo(f"acknowledged drift of {model}: {'all sources together' if source is None else source}")
 
 
 def _row(window: Drift) -> tuple[str, ...]:
     capital, highest, images = _bets(window.martingale)
     return (
-        window.source or "all images",
+        window.source or "all sources",
         _verdict(window),
         str(window.images),
         "" if window.p_value is None else f"{window.p_value:.2g}",

@@ -71,7 +71,7 @@ class JudgingModel:
         ref = f"{detail.name}:{detail.version}"
         warnings = [f"{ref} is unfit: {reason.detail}" for reason in detail.unfit]
         warnings += [
-            f"{ref} has a drift alarm of {window.source or 'all images'}: its p-values may be off"
+            f"{ref} has a drift alarm of {window.source or 'all sources'}: its p-values may be off"
             for window in detail.drift
             if window.alarm
         ]

@@ -104,7 +104,7 @@ def print_model(model: ModelDetail) -> None:
         "active calibration": f"{calibration.number}: {calibration.problem or calibration.dataset}",
         "smallest alpha": _number(calibration.smallest_p, ".4g"),
         "served by": "" if serving is None else f"{serving.engine} in {serving.precision}, tiles of {serving.tile}",
-        "drift": ", ".join(window.source or "all images" for window in model.drift if window.alarm),
+        "drift": ", ".join(window.source or "all sources" for window in model.drift if window.alarm),
     }
     print_facts(facts, f"{model.name}:{model.version}")
 

@@ -52,13 +52,11 @@ def score(
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", help="Camera or lot of the images; a service watches each for drift.", show_default=False
+            "--source",
+            help="Camera or lot of the images: a service watches each for drift, and no images without one.",
+            show_default=False,
         ),
     ] = None,
-    monitor: Annotated[
-        bool,
-        typer.Option("--monitor/--no-monitor", help="Whether the images count for the drift that a service watches."),
-    ] = True,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -100,8 +98,6 @@ def score(
         raise fail("expected either image files or folders, or a --dataset", USAGE)
     if source is not None and (not url or dataset is not None):
         raise fail("--source needs image files and a service that watches drift: add --url or set SNF_URL", USAGE)
-    if source is not None and not monitor:
-        raise fail("--source names whose drift is watched: leave out --no-monitor", USAGE)
     if out is not None:
         check_place(out, ENDINGS)
     if out is not None and (draws != 1 or detail != "basic" or explain is not None):
@@ -121,7 +117,7 @@ def score(
             stack.enter_context(error_messages())
             files = _files(paths or [], _results(out, explain))
             if out is not None:
-                request = TableRequest(files, out, model, alpha, source, monitor, force, as_json)
+                request = TableRequest(files, out, model, alpha, source, force, as_json)
                 summary = score_to_file(request, client)
                 counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
             else:
@@ -131,7 +127,6 @@ def score(
                     "explain": explain is not None,
                     "detail": detail,
                     "source": source,
-                    "monitor": monitor,
                 }
                 counts = _score_files(files, model, options, explain, client, force=force, as_json=as_json)
     typer.echo(counts.text, err=True)

@@ -45,7 +45,6 @@ class TableRequest:
         model: Reference of the model.
         alpha: The false-alarm rate; None for that of the model.
         source: The source of the images, for a service.
-        monitor: Whether a service counts the images for drift.
         force: Whether a file with other content is written over.
         as_json: Whether the counts are printed as JSON.
     """
@@ -55,7 +54,6 @@ class TableRequest:
     model: str
     alpha: float | None
     source: str | None
-    monitor: bool
     force: bool
     as_json: bool
 
@@ -141,7 +139,7 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
         scorer: PartScorer = (
             LocalPartScorer(request.model, stop.is_set)
             if client is None
-            else RemotePartScorer(client, request.model, request.source, request.monitor, stop.is_set)
+            else RemotePartScorer(client, request.model, request.source, stop.is_set)
         )
         check_held(out, scorer.model, files.names, force=request.force)
         plan = scorer.plan(files, request.alpha)
@@ -231,16 +229,12 @@ class RemotePartScorer:
         client: The service.
         model: Reference of the model.
         source: The source of the images, for the drift tests of the service.
-        monitor: Whether the images count for drift.
         should_stop: Called after every request; scoring stops where it returns true.
     """
 
-    def __init__(
-        self, client: Client, model: str, source: str | None, monitor: bool, should_stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, client: Client, model: str, source: str | None, should_stop: Callable[[], bool]) -> None:
         self._client = client
         self._source = source
-        self._monitor = monitor
         self._should_stop = should_stop
         self._detail: ModelDetail = client.models.get(model)
         self.model = JudgingModel.of_detail(self._detail)
@@ -274,9 +268,7 @@ class RemotePartScorer:
 
         paths, names = files.paths[slice(*part)], files.names[slice(*part)]
         rows: list[Row] = []
-        scores = self._client.score_parts(
-            plan.model, paths, alpha=plan.alpha, source=self._source, monitor=self._monitor
-        )
+        scores = self._client.score_parts(plan.model, paths, alpha=plan.alpha, source=self._source)
         with closing(scores) as answers:
             for answer in answers:
                 self.model.check_scores(answer)

@@ -25,9 +25,9 @@ router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])
 def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
     """Show a model's drift test results: whether scored images differ from its calibration images.
 
-    Only images that this process of the service scored count.
+    Only images with a `source` count, which this process of the service scored.
 
-    All images together come first, then each source. The model version has the same list in its field `drift`.
+    All sources together come first, then each source. The model version has the same list in its field `drift`.
     """
     version, _ = pool.find(ref)
     return DriftReport(
@@ -41,14 +41,14 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
 @router.delete(
     "",
     operation_id="acknowledge_drift",
-    summary="Acknowledge drift of all images together",
+    summary="Acknowledge drift of all sources together",
     status_code=204,
     response_class=Response,
     dependencies=[MayAdminister],
     responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
-    """End the drift alarm that covers all images of a model, whatever their source, and restart its tests.
+    """End the drift alarm that covers all sources of a model's images together, and restart its tests.
 
     All tests start anew at the next image. Alarms and tests of single sources stay.
 
@@ -72,7 +72,7 @@ def acknowledge_source_drift(
 ) -> None:
     """End a model's drift alarm for one image source, such as a camera, and restart the source's drift tests.
 
-    The tests start anew at the next image of the source. The alarm and the tests of all images together stay.
+    The tests start anew at the next image of the source. The alarm and the tests of all sources together stay.
 
     `source` is the label that requests name, also with slashes: `line-1/left`. 404 `drift-not-found` for a source of
     which no image was scored since the last acknowledgement.
@@ -84,7 +84,7 @@ def _acknowledge(ref: str, source: str | None, request: Request, pool: ModelPool
     version, _ = pool.find(ref)
     caller = caller_of(request.scope)
     if not monitor.acknowledge(version, source, caller.label or caller.name):
-        images = "no image" if source is None else f"no image of the source {source!r}"
+        images = "no image with a source" if source is None else f"no image of the source {source!r}"
         raise Problem(
             404,
             "drift-not-found",

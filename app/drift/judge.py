@@ -57,7 +57,7 @@ class DriftJudge:
             window: The window; its images are not read.
             images: Its images.
             reference: Facts on the calibration.
-            source: Source of the images; None for all images.
+            source: Source of the images; None for all sources.
             label: Name of model and source in the log.
             now: Time in seconds since 1970.
         """

@@ -63,16 +63,14 @@ class DriftMonitor:
             self._thread.join()
         self._check_and_store_or_log()
 
-    def record(
-        self, loaded: Loaded, source: str | None, p_values: Sequence[float], white_levels: Sequence[int] = ()
-    ) -> None:
+    def record(self, loaded: Loaded, source: str, p_values: Sequence[float], white_levels: Sequence[int] = ()) -> None:
         """Record the p-values and brightness of newly scored images for the next drift test.
 
         The call does not wait for a test.
 
         Args:
             loaded: The model that scored.
-            source: Label of the images' source, such as a camera, or None.
+            source: Label of the images' source, such as a camera.
             p_values: P-values of the images.
             white_levels: White levels of the images, 0 to 255.
         """
@@ -89,7 +87,7 @@ class DriftMonitor:
     def of(self, version: ModelVersion) -> list[WindowStatus]:
         """Return a list of a model version's current drift test results, computed from recently scored images.
 
-        Those of all recent images come first, then those of each image source.
+        Those of all sources together come first, then those of each.
 
         Reads the manifest of the version; raises ``ArtifactError``.
         """
@@ -107,14 +105,14 @@ class DriftMonitor:
     def all(self) -> dict[Key, list[WindowStatus]]:
         """Return a dict of drift test results by model version, for all versions with recently scored images.
 
-        For each version there are those of all recent images, then those of each image source.
+        For each version there are those of all sources together, then those of each.
         """
         return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
         """Acknowledge drift of an image source: end its alarm, and drop the source's recent images from the tests.
 
-        With None as source, those of all images together are deleted. Returns whether there was a window of recent
+        With None as source, those of all sources together are deleted. Returns whether there was a window of recent
         images.
 
         It starts anew at the next image, also after a restart. If that cannot be stored, nothing changes. Reads the
@@ -122,7 +120,7 @@ class DriftMonitor:
 
         Args:
             version: The model version.
-            source: Label of the source; None for all images together, which leaves the windows of the sources.
+            source: Label of the source; None for all sources together, which leaves the windows of the sources.
             caller: Name of the caller, for the log.
 
         Raises:

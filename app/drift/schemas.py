@@ -73,7 +73,7 @@ class Martingale(Answer):
 
 
 class Drift(Answer):
-    """Drift test results of a model, for images of one source, such as a camera, or for all images.
+    """Drift test results of a model, for images of one source, such as a camera, or of all sources.
 
     They tell whether scored images still look like the calibration images.
 
@@ -82,7 +82,7 @@ class Drift(Answer):
 
     model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra={"examples": [EXAMPLE]})
 
-    source: str | None = Field(description="Source of the images; null for all images together.")
+    source: str | None = Field(description="Source of the images; null for all sources together.")
     images: int = Field(description="Images in the window of the newest images.")
     statistic: float | None = Field(
         description="Two-sample Kolmogorov-Smirnov distance of the p-values from those of the calibration images; null "
@@ -112,7 +112,7 @@ class Drift(Answer):
 
 
 class DriftReport(Answer):
-    """Drift test results of a model version, for all its images together and for each image source.
+    """Drift test results of a model version, for all image sources together and for each source.
 
     The images are compared with those of the active calibration.
     """
@@ -126,6 +126,6 @@ class DriftReport(Answer):
     version: int
     calibration: int = Field(description="The active calibration, with whose images the images are compared.")
     drift: list[Drift] = Field(
-        description="All images together first, then each source. Each is absent until an image is scored, also after "
-        "it was acknowledged."
+        description="All sources together first, then each source. Each is absent until an image of it is scored, also "
+        "after it was acknowledged."
     )

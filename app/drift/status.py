@@ -13,7 +13,7 @@ class WindowStatus:
     """Results of the drift tests on the recent images of a model or an image source.
 
     Attributes:
-        source: Label of the source; None for all images.
+        source: Label of the source; None for all sources.
         images: Number of images in the window.
         statistic: Kolmogorov-Smirnov distance of the p-values from calibration; None while there are too few images.
         p_value: P-value of that distance; None while there are too few images.

@@ -118,7 +118,7 @@ class StoredWindow(_DriftRecord):
     It has their p-values, white levels and times.
 
     Attributes:
-        source: Label of the source; None for all images.
+        source: Label of the source; None for all sources.
         start: Time of the oldest image, in seconds since 1970.
         seconds: Whole seconds from ``start`` to each image; decades where the clock was set from 1970 meanwhile.
         p_values: P-value of each image.
@@ -176,7 +176,7 @@ class StoredDrift(_DriftRecord):
     It has those of all models.
     """
 
-    format_version: int = Field(1, ge=1, le=1)
+    format_version: int = Field(2, ge=1, le=2)
     models: list[StoredModel]
 
 
@@ -187,7 +187,7 @@ def save(windows: DriftWindows, path: Path) -> None:
     """
     # Encoded model by model, because encoding blocks the event loop.
     models = [_stored(*content).model_dump_json() for content in windows.contents()]
-    write_atomically(path, ('{"format_version":1,"models":[' + ",\n".join(models) + "]}\n").encode())
+    write_atomically(path, ('{"format_version":2,"models":[' + ",\n".join(models) + "]}\n").encode())
 
 
 def load(windows: DriftWindows, path: Path) -> None:
@@ -211,11 +211,17 @@ def load(windows: DriftWindows, path: Path) -> None:
     for model in content.models:
         key, reference = Key(model.name, model.version, model.calibration), model.reference
         try:
-            restored = [(window.source, _window(window, reference)) for window in model.windows]
+            restored = [
+                (window.source, _window(window, reference))
+                for window in model.windows
+                # Until version 2 images without a source were in the window of all.
+                if content.format_version > 1 or window.source is not None
+            ]
         except ValueError as error:
             log.error("%s is damaged, so drift of %s starts without history: %s", path, key, error)
             continue
-        windows.restore(key, reference, restored)
+        if restored:
+            windows.restore(key, reference, restored)
 
 
 def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None, Window]]) -> StoredModel:

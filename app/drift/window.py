@@ -153,8 +153,8 @@ class ModelWindows:
     def windows(self) -> Iterator[tuple[str | None, Window]]:
         """Yield ``(source, window)`` pairs: each image source, such as a camera, with its window of newest images.
 
-        First come all images together, with None as source. They are left out if there are none since the start or the
-        last acknowledgement.
+        First come all sources together, with None as source. They are left out if there is no image since the start or
+        the last acknowledgement.
         """
         if self.everything.count:
             yield None, self.everything

@@ -26,7 +26,7 @@ class DriftWindows:
     An alarm starts where p-values or white levels differ from those of the calibration images. Images are added in
     O(1); windows are tested, and bets are made, on request.
 
-    Every image counts once in the window of all images and once in that of its source, if it has one. Repeated images
+    Every image counts once in the window of all sources and once in that of its source, if it has one. Repeated images
     count every time, because they too change the distribution. May be used from any thread.
 
     Args:
@@ -98,7 +98,7 @@ class DriftWindows:
     def status(self, key: Key, now: float, weights: str | None = None) -> list[WindowStatus]:
         """Return a list of the current drift test results on a model's recently scored images.
 
-        Those of all images come first, then those of each source. The list is empty without images.
+        Those of all sources together come first, then those of each source. The list is empty without images.
 
         Starts and ends of alarms are logged.
 
@@ -118,7 +118,7 @@ class DriftWindows:
     def alarms(self, key: Key, weights: str) -> int:
         """Return the number of active drift alarms of a model.
 
-        All images together and each source may have one. It is the state of the last tests; nothing is tested.
+        All sources together and each source may have one. It is the state of the last tests; nothing is tested.
 
         Args:
             key: The model.
@@ -137,7 +137,7 @@ class DriftWindows:
 
         Args:
             key: The model.
-            source: Source of the images; None for the window of all images, which leaves those of the sources.
+            source: Source of the images; None for the window of all sources, which leaves those of the sources.
             weights: Digest of the model's weights.
         """
         with self._testing, self._lock:

@@ -59,7 +59,7 @@ class StateCollector(Collector):
 
     def _drifts(self) -> Iterable[Metric]:
         images = GaugeMetricFamily(
-            "snf_drift_images", "Images in a window of drift; without a source, all images together.", labels=MODEL
+            "snf_drift_images", "Images in a window of drift; without a source, all sources together.", labels=MODEL
         )
         statistic = GaugeMetricFamily(
             "snf_drift_statistic", "Kolmogorov-Smirnov distance of recent p-values from calibration.", labels=MODEL

@@ -38,6 +38,9 @@ STATUSES = {
     ErrorKind.FAILED: 500,
 }
 
+REMOVED = {"monitor": "there is no such parameter any more: only images with a `source` are watched for drift"}
+"""What to say of parameters that earlier versions had."""
+
 RETRY_S = {ErrorKind.UNAVAILABLE: 30}
 """Seconds after which a caller may try again, by the kind of an error that does not say so itself."""
 ERROR = "snf.error"
@@ -157,7 +160,7 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known:
             rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
             detail = f"expected {rule}"
         case "extra_forbidden":
-            detail = plain_text(error, known)
+            detail = REMOVED.get(str(error["loc"][-1])) or plain_text(error, known)
             detail = detail if detail.endswith("?") else f"{detail}; see /docs for all parameters"
         case _:
             detail = plain_text(error)

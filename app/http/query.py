@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app.access.permissions import permit, role_needed
-from app.http.errors import FieldProblem, Problem, pointer_of
+from app.http.errors import REMOVED, FieldProblem, Problem, pointer_of
 from app.http.request_log import shortened
 from models.texts.suggestions import choices
 
@@ -37,7 +37,10 @@ async def require_known_query(request: Request) -> None:
     if role is not None:
         permit(request.scope, role)
     errors = [
-        FieldProblem(pointer=pointer_of(("query", name)), detail=f"there is no such parameter; {choices(name, known)}")
+        FieldProblem(
+            pointer=pointer_of(("query", name)),
+            detail=REMOVED.get(name) or f"there is no such parameter; {choices(name, known)}",
+        )
         for name in (shortened(name) for name in unknown[:MAX_NAMED])
     ]
     detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from app.drift.schemas import SOURCE
 from app.http.deadline import MAX_TIMEOUT_MS
@@ -73,7 +73,7 @@ class RequestedOutput(_Strict):
 
 
 class InferParameters(_Strict):
-    """Parameters of an inference request: output encoding, deadline, image source and drift monitoring."""
+    """Parameters of an inference request: output encoding, deadline and image source."""
 
     binary_data_output: StrictBool = Field(
         False,
@@ -87,17 +87,10 @@ class InferParameters(_Strict):
         "header `X-Timeout-Ms` the earlier one holds.",
     )
     source: str | None = Field(
-        None, pattern=SOURCE, description="Source of the images, such as a camera: drift is tested by source."
+        None,
+        pattern=SOURCE,
+        description="Source of the images, such as a camera. Only images with a source count in the tests of drift.",
     )
-    monitor: StrictBool = Field(
-        True, description="Whether the images count in the tests of drift. False not together with `source`."
-    )
-
-    @model_validator(mode="after")
-    def _monitored(self) -> Self:
-        if self.source is not None and not self.monitor:
-            raise ValueError("expected no source with monitor=false: it names whose drift is tested")
-        return self
 
 
 class InferRequest(_Strict):

@@ -62,7 +62,7 @@ class InferenceService:
             parameters = asked.parameters or InferParameters()
             if parameters.timeout:
                 admission.time.ask(parameters.timeout / 1e6)
-            query = ScoreQuery(source=parameters.source, monitor=parameters.monitor)
+            query = ScoreQuery(source=parameters.source)
             if admission.loaded.scorer.preprocessing.tiled:
                 self.judging.hold_large(admission, query, images.shape[0] * images.shape[2] * images.shape[3])
             take_images(request.scope, len(images))

@@ -58,7 +58,7 @@ class ModelSummary(Answer):
     size_bytes: int | None = Field(description="Size of the live version's files.")
     drift_alarms: int = Field(
         0,
-        description="Alarms of drift of the version, up to 5 s old: of all images together and of sources of images.",
+        description="Alarms of drift of the version, up to 5 s old: of all sources of images together and of each.",
     )
 
 
@@ -102,7 +102,8 @@ class ModelDetail(Answer):
     calibration: CalibrationView = Field(description="The active calibration.")
     serving: Serving | None = Field(description="Null until the version is loaded.")
     drift: list[Drift] = Field(
-        description="Drift of all images together first, then by source; each is absent until an image is scored."
+        description="Drift of all sources of images together first, then by source; each is absent until an image "
+        "of it is scored."
     )
 
 

@@ -64,7 +64,7 @@ def detail(
         version: The model version.
         calibration: Its active calibration.
         entry: Its entry in the model pool, or None if it is not loaded.
-        drift: The drift of its images, one entry for all images and one for each source.
+        drift: The drift of its images, one entry for all sources and one for each source.
     """
     serving = None
     if entry is not None and entry.state is ModelState.READY:

@@ -199,7 +199,7 @@ class Judging:
     ) -> None:
         """Record a request's results for the service metrics and for tests of drift from the calibration images.
 
-        All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with ``monitor``
+        All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with a ``source``
         their p-values go to the drift tests.
 
         Args:
@@ -215,7 +215,7 @@ class Judging:
         self.metrics.count_image_errors([*errors, *failed])
         # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
         if query.detail == "basic":
-            if query.monitor:
+            if query.source is not None:
                 levels = [level for image in judgements for level in _white_levels(image)]
                 self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts], levels)
             self._keep(loaded, query.alpha, judgements)

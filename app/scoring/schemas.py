@@ -37,12 +37,9 @@ class ScoreQuery(BaseModel):
     source: str | None = Field(
         None,
         pattern=SOURCE,
-        description="Source of the images, such as a camera or a lot: drift is tested by source.",
-    )
-    monitor: bool = Field(
-        True,
-        description="Whether the images count in the tests of drift. `false` for images that are no sample of the "
-        "stream, such as tries and examples; not together with `source`.",
+        description="Source of the images, such as a camera or a lot. Only images with a source count in the tests of "
+        "drift, which are made by source and for all sources together.",
+        examples=["line-1/left"],
     )
 
     @property

@@ -9,7 +9,6 @@ from starlette.requests import Request
 
 from app.access.rate_limits import take_images
 from app.http.disconnects import while_connected
-from app.http.errors import invalid
 from app.scoring.decoders import DecodingLanes
 from app.scoring.judging_pipeline import Admission, Judging
 from app.scoring.large_images import check_pixels
@@ -48,8 +47,6 @@ class ScoringService:
             Problem: The request is not valid, exceeds a limit, or passed its deadline.
             ScoreNotFinite: The only image of the request has no finite likelihood.
         """
-        if query.source is not None and not query.monitor:
-            raise invalid("/query/source", "expected no source with monitor=false: it names whose drift is tested")
         async with self.judging.admit(request.scope, ref, query, timeout_ms) as admission:
             items, many = await self._decoded(admission, request, query)
             images = decoded(items)

@@ -1254,7 +1254,7 @@ class DatasetReport(BaseModel):
 
 
 class Drift(BaseModel):
-    """Drift test results of a model, for images of one source, such as a camera, or for all images.
+    """Drift test results of a model, for images of one source, such as a camera, or of all sources.
 
     They tell whether scored images still look like the calibration images.
 
@@ -1262,7 +1262,7 @@ class Drift(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    source: str | None = Field(..., description="Source of the images; null for all images together.")
+    source: str | None = Field(..., description="Source of the images; null for all sources together.")
     images: int = Field(..., description="Images in the window of the newest images.")
     statistic: float | None = Field(
         ...,
@@ -1292,7 +1292,7 @@ class Drift(BaseModel):
 
 
 class DriftReport(BaseModel):
-    """Drift test results of a model version, for all its images together and for each image source.
+    """Drift test results of a model version, for all image sources together and for each source.
 
     The images are compared with those of the active calibration.
     """
@@ -1303,7 +1303,7 @@ class DriftReport(BaseModel):
     calibration: int = Field(..., description="The active calibration, with whose images the images are compared.")
     drift: list[Drift] = Field(
         ...,
-        description="All images together first, then each source. Each is absent until an image is scored, also after it was acknowledged.",
+        description="All sources together first, then each source. Each is absent until an image of it is scored, also after it was acknowledged.",
     )
 
 
@@ -1498,7 +1498,8 @@ class ModelDetail(BaseModel):
     calibration: CalibrationView = Field(..., description="The active calibration.")
     serving: Serving | None = Field(..., description="Null until the version is loaded.")
     drift: list[Drift] = Field(
-        ..., description="Drift of all images together first, then by source; each is absent until an image is scored."
+        ...,
+        description="Drift of all sources of images together first, then by source; each is absent until an image of it is scored.",
     )
 
 
@@ -1536,7 +1537,7 @@ class ModelSummary(BaseModel):
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(..., description="Size of the live version's files.")
     drift_alarms: int = Field(
-        0, description="Alarms of drift of the version, up to 5 s old: of all images together and of sources of images."
+        0, description="Alarms of drift of the version, up to 5 s old: of all sources of images together and of each."
     )
 
 

@@ -242,7 +242,7 @@ def test_drift_is_told_by_source_seen_everywhere_and_acknowledged(
     for tab in ("Overview", "Card"):
         page.get_by_role("tab", name=tab).click()
         expect(
-            page.get_by_text("Drift (all images, line 1/left): the images differ from the calibration images")
+            page.get_by_text("Drift (all sources, line 1/left): the images differ from the calibration images")
         ).to_be_visible()
     page.get_by_role("link", name="Show drift").click()
     fits(page)
@@ -256,9 +256,9 @@ def test_drift_is_told_by_source_seen_everywhere_and_acknowledged(
     button.click()
     dialog.get_by_role("button", name="Acknowledge").click()
     expect(line(page, "line 1/left")).to_have_count(0)
-    page.get_by_role("button", name="Acknowledge drift of all images").click()
+    page.get_by_role("button", name="Acknowledge drift of all sources").click()
     dialog.get_by_role("button", name="Acknowledge").click()
-    expect(page.get_by_text("This version has not scored an image")).to_be_visible()
+    expect(page.get_by_text("No image with a source was scored")).to_be_visible()
     expect(page.get_by_text("differ from the calibration images")).to_have_count(0)
     assert house.get(f"/v1/models/{name}").json()["drift"] == []
 

@@ -125,11 +125,11 @@ def test_heat_maps_draws_and_details(client: Client) -> None:
 def test_drift_is_acknowledged(client: Client, house: httpx.Client) -> None:
     client.score(MODEL, ARRAY[:5], source="line 1/left")
     client.models.acknowledge_drift(MODEL)
-    client.score(MODEL, ARRAY[:5], monitor=False)
+    client.score(MODEL, ARRAY[:5])
     assert None not in {one.source for one in client.models.drift(MODEL).drift}
-    client.score(MODEL, ARRAY[:3])
+    client.score(MODEL, ARRAY[:3], source="line 1/left")
     report = client.models.drift(MODEL)
-    assert {one.source: one.images for one in report.drift} == {None: 3, "line 1/left": 5}
+    assert {one.source: one.images for one in report.drift} == {None: 3, "line 1/left": 8}
     assert report.drift == client.models.get(MODEL).drift
     client.models.acknowledge_drift(MODEL, "line 1/left")
 
@@ -141,8 +141,6 @@ def test_drift_is_acknowledged(client: Client, house: httpx.Client) -> None:
             return (await other.models.drift(MODEL)).drift
 
     assert asyncio.run(acknowledge()) == []
-    with pytest.raises(InvalidRequest, match="expected no source with monitor=false"):
-        client.score(MODEL, ARRAY[:5], monitor=False, source="line 1/left")
 
 
 def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:

@@ -148,7 +148,7 @@ def test_drift_is_shown_and_acknowledged(home: Path, house: httpx.Client, monkey
     score = ["score", *map(str, DIGITS[:3]), "-m", "digits", *remote]
     assert snf(home, *score, "--source", "line 1/left").returncode == 0
     [before] = (one for one in _drift(home, remote) if one["source"] is None)
-    assert snf(home, *score, "--no-monitor").returncode == 0
+    assert snf(home, *score).returncode == 0
     [after] = (one for one in _drift(home, remote) if one["source"] is None)
     assert before == after
     table = snf(home, "models", "drift", "digits", *remote).stdout

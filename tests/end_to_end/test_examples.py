@@ -151,8 +151,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
     table, said, complaints = tmp_path / "scores.csv", tmp_path / "said", tmp_path / "complaints"
     url = f"http://127.0.0.1:{port}"
     words = (
-        "watch_folder.py", incoming, "--model", "mnist-snf-glow", "--source", "line-1", "--anomalies", "strange",
-        "--every", "0.2",
+        "watch_folder.py", incoming, "--model", "mnist-snf-glow", "--anomalies", "strange", "--every", "0.2",
     )  # fmt: skip
     with said.open("ab") as output, complaints.open("ab") as errors:
         first = start_program(
@@ -162,7 +161,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
         await_true(lambda: "trying again" in complaints.read_text())
         with serving(home, shipped=MNIST) as client:
             await_true(lambda: len(rows_of(table)) == 5)
-            assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "line-1"
+            assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "incoming"
             second = ended(url, tmp_path, *words)
             assert (second.returncode, "another program writes scores.csv" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])

@@ -71,7 +71,7 @@ class ModelsResource(Resource[S]):
     def drift(self, ref: str) -> Call[DriftReport]:
         """Return drift test results: whether images scored with a model differ from its calibration images.
 
-        The first result is for all images together. The others are for each source of images.
+        Only images that were scored with a ``source`` count. The first result is for all sources together.
         """
         return Call("GET", path("models", ref, "drift"), read_json(DriftReport))
 
@@ -79,7 +79,7 @@ class ModelsResource(Resource[S]):
     def acknowledge_drift(self, ref: str, source: str | None = None) -> Call[None]:
         """Acknowledge a drift alarm of a model, which ends the alarm and restarts the drift tests.
 
-        The alarm is that of a source of images, or of all images together for None. The tests start anew at the next
+        The alarm is that of a source of images, or of all sources together for None. The tests start anew at the next
         image.
 
         Raises:

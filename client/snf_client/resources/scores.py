@@ -38,8 +38,8 @@ class ScoreOptions(TypedDict, total=False):
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
     scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
     ``detail="full"`` adds the gradients of the likelihood to the evidence, several times slower (default "basic").
-    ``source`` names the camera or lot of the images; the service tests each source for drift. ``monitor=False`` keeps
-    the images out of these tests (default True). ``in_flight`` is the number of requests at a time (default 4).
+    ``source`` names the camera or lot of the images; the service tests each source for drift, and no images without
+    one. ``in_flight`` is the number of requests at a time (default 4).
     """
 
     alpha: float | None
@@ -47,7 +47,6 @@ class ScoreOptions(TypedDict, total=False):
     explain: bool
     detail: Literal["basic", "full"]
     source: str | None
-    monitor: bool
     in_flight: int
 
 
@@ -64,7 +63,6 @@ class ScoreParameters:
     explain: bool = False
     detail: Literal["basic", "full"] = "basic"
     source: str | None = None
-    monitor: bool = True
     in_flight: int = IN_FLIGHT
 
     def __post_init__(self) -> None:
@@ -96,7 +94,6 @@ class ScoreParameters:
                 explain=self.explain or None,
                 detail=self.detail if self.detail != "basic" else None,
                 source=self.source,
-                monitor=None if self.monitor else False,
             ),
             headers=body.pop("headers", {}),
             body=body,

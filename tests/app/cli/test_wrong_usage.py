@@ -53,7 +53,6 @@ WRONG = [
     ("score digit.png --source line-1", USAGE, "--source needs image files and a service that watches drift"),
     ("score digit.png --out scores.txt", USAGE, "--out: expected a file that ends in .parquet, .csv or .jsonl, got"),
     ("score digit.png --out folder.csv", USAGE, "--out: expected a file in a folder that exists, got folder.csv"),
-    (f"score digit.png --source line-1 --no-monitor --url {DEAD}", USAGE, "--source names whose drift is watched"),
     ("models drift mnist-snf-glow --source line-1", USAGE, "--source names what is acknowledged: add --acknowledge"),
     ("score digit.png --out missing/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),
     ("score digit.png --out text.png/scores.parquet", USAGE, "--out: expected a file in a folder that exists"),

@@ -143,7 +143,7 @@ def test_a_file_of_an_earlier_service_starts_with_the_next_image(tmp_path: Path)
     path = tmp_path / "windows.json"
     window = {"source": None, "start": 1.0, "seconds": [0] * 60, "p_values": USUAL[:60], "alarm_since": None}
     model = {"name": "digits", "version": 1, "calibration": 0, "weights": "abc", "images": 999, "smallest_p": 0.001}
-    path.write_text(json.dumps({"format_version": 1, "models": [model | {"windows": [window]}]}))
+    path.write_text(json.dumps({"format_version": 2, "models": [model | {"windows": [window]}]}))
     windows = made()
     storage.load(windows, path)
     assert seen(windows).martingale is None

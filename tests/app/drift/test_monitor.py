@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -79,28 +80,38 @@ def test_brightened_digits_are_an_alarm_that_survives_a_restart(home: Path) -> N
             "line 1/left": True,
         }
         # The same digits again, which for all sources together are not independent any more.
-        score(client, 0)
+        score(client, 0, source="line 2")
         found = drift(client)
         assert found["line 1/left"]["p_value"] > 0.05
-        assert {source: one["images"] for source, one in found.items()} == {None: 72, "line 1/left": 36}
+        assert {source: one["images"] for source, one in found.items()} == {
+            None: 72,
+            "line 1/left": 36,
+            "line 2": 36,
+        }
         for one in found.values():
             assert not one["alarm"]
             assert one["white_level"]["p_value"] > 0.01
             assert one["white_level"]["usual"] == 254
             assert one["low_share"] < 0.2
             assert one["alarm_since"] is None
-        assert metric(client, "snf_drift_alarm") == {"": 0, "line 1/left": 0}
+        assert metric(client, "snf_drift_alarm") == {"": 0, "line 1/left": 0, "line 2": 0}
         score(client, 20, source="line 1/right")
         found = drift(client)
         assert {source: one["alarm"] for source, one in found.items()} == {
             None: True,
             "line 1/left": False,
+            "line 2": False,
             "line 1/right": True,
         }
         assert found["line 1/right"]["low_share"] == 1
         assert found["line 1/right"]["since"] <= found["line 1/right"]["alarm_since"]
-        assert metric(client, "snf_drift_alarm") == {"": 1, "line 1/left": 0, "line 1/right": 1}
-        assert metric(client, "snf_drift_images") == {"": 108, "line 1/left": 36, "line 1/right": 36}
+        assert metric(client, "snf_drift_alarm") == {"": 1, "line 1/left": 0, "line 2": 0, "line 1/right": 1}
+        assert metric(client, "snf_drift_images") == {
+            "": 108,
+            "line 1/left": 36,
+            "line 2": 36,
+            "line 1/right": 36,
+        }
         assert metric(client, "snf_drift_p_value")["line 1/right"] < 1e-4
         assert metric(client, "snf_drift_statistic")["line 1/right"] > 0.9
         assert metric(client, "snf_drift_martingale_log10")["line 1/right"] > 3
@@ -116,16 +127,31 @@ def test_brightened_digits_are_an_alarm_that_survives_a_restart(home: Path) -> N
         assert drift(client)["line 1/left"]["images"] == 72
 
 
-def test_images_of_other_purposes_stay_out(home: Path) -> None:
-    with service(home) as client:
-        before = drift(client)
-        score(client, 20, monitor="false")
-        assert drift(client) == before
+def test_images_without_a_source_are_not_watched(tmp_path: Path) -> None:
+    with service(tmp_path) as client:
+        score(client, 20)
+        assert drift(client) == {}
+        (listed,) = (one for one in client.get("/v1/models").json()["models"] if one["name"] == "mnist-snf-glow")
+        assert listed["drift_alarms"] == 0
         headers = {"content-type": "application/x-npy"}
-        query = {"monitor": "false", "source": "line 1/left"}
-        answer = client.post(f"{MODEL}/score", params=query, content=stack(0), headers=headers)
+        answer = client.post(f"{MODEL}/score", params={"monitor": "false"}, content=stack(0), headers=headers)
         assert answer.status_code == 422
-        assert answer.json()["errors"][0]["pointer"] == "/query/source"
+        [problem] = answer.json()["errors"]
+        assert problem["pointer"] == "/query/monitor"
+        assert problem["detail"].endswith("any more: only images with a `source` are watched for drift")
+
+
+def test_windows_of_earlier_services_lose_the_images_without_a_source(tmp_path: Path) -> None:
+    path = tmp_path / "drift" / "windows.json"
+    with service(tmp_path) as client:
+        score(client, 20, source="line 1")
+        alarmed = drift(client)
+        assert [one["alarm"] for one in alarmed.values()] == [True, True]
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"format_version": 1}))
+    with service(tmp_path) as client:
+        assert list(drift(client)) == ["line 1"]
+        assert drift(client)["line 1"]["alarm"]
 
 
 def test_an_alarm_is_acknowledged_and_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,7 +181,7 @@ def test_an_alarm_is_acknowledged_and_starts_anew(tmp_path: Path, caplog: pytest
         assert found[None]["martingale"]["images"] == 72
         assert client.delete(f"{MODEL}:1/drift").status_code == 204
         assert list(drift(client)) == ["line 1/right"]
-        score(client, 0)
+        score(client, 0, source="line 2")
         found = drift(client)
         assert (found[None]["images"], found[None]["alarm"], found[None]["martingale"]["images"]) == (36, False, 36)
         assert found["line 1/right"]["images"] == 36
@@ -178,9 +204,9 @@ def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("no JSON")
     with service(tmp_path) as client:
-        score(client, 0)
+        score(client, 0, source="line 1")
         assert drift(client)[None]["images"] == 36
-    assert path.read_text().startswith('{"format_version":1')
+    assert path.read_text().startswith('{"format_version":2')
 
 
 def test_an_alarm_is_logged_and_kept_though_nobody_looks(
@@ -190,7 +216,7 @@ def test_an_alarm_is_logged_and_kept_though_nobody_looks(
     path = tmp_path / "drift" / "windows.json"
     path.parent.write_text("a file where a folder should be")
     with service(tmp_path) as client:
-        score(client, 20)
+        score(client, 20, source="line 1")
         until(lambda: "mnist-snf-glow:1 drifts" in caplog.text)
         until(lambda: "cannot be written" in caplog.text)
         path.parent.unlink()
@@ -226,11 +252,15 @@ def test_a_clock_that_was_set_from_1970_meanwhile_is_stored(tmp_path: Path, monk
     clock = SimpleNamespace(time=lambda: 60.0)
     monkeypatch.setattr("app.drift.monitor.time", clock)
     with service(tmp_path) as client:
-        score(client, 20)
+        score(client, 20, source="line 2")
         clock.time = lambda: 1.79e9  # as NTP does on a machine without a battery
         score(client, 20, source="line 1/right")
         before = drift(client)
-        assert {source: one["images"] for source, one in before.items()} == {None: 72, "line 1/right": 36}
+        assert {source: one["images"] for source, one in before.items()} == {
+            None: 72,
+            "line 2": 36,
+            "line 1/right": 36,
+        }
     with service(tmp_path) as client:
         assert drift(client) == before
         assert client.delete(f"{MODEL}/drift").status_code == 204

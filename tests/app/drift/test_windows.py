@@ -228,7 +228,7 @@ def test_what_is_kept_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 def test_a_file_without_white_levels_is_read(tmp_path: Path) -> None:
     path = tmp_path / "windows.json"
-    window = {"source": None, "start": 1.0, "seconds": [0] * 60, "p_values": STRANGE, "alarm_since": None}
+    window = {"source": "left", "start": 1.0, "seconds": [0] * 60, "p_values": STRANGE, "alarm_since": None}
     model = {"name": "digits", "version": 1, "calibration": 0, "weights": "abc", "images": 999, "smallest_p": 0.001}
     path.write_text(json.dumps({"format_version": 1, "models": [model | {"windows": [window]}]}))
     windows = made()
@@ -242,7 +242,7 @@ def test_an_empty_memory_is_a_file_too(tmp_path: Path) -> None:
     drift_file.load(made(), tmp_path / "windows.json")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"models": 3}', '{"format_version": 2, "models": []}', "[]"])
+@pytest.mark.parametrize("content", ["", "{", '{"models": 3}', '{"format_version": 3, "models": []}', "[]"])
 def test_a_damaged_file_is_logged_and_left(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "windows.json"
     path.write_text(content)

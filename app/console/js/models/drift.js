@@ -17,7 +17,7 @@ export function driftText(detail) {
   return sources.length ? `Drift (${sources.join(", ")}): the images differ from the calibration images. Do not rely on the verdicts.` : "";
 }
 
-const name = ({ source }) => source ?? "all images";
+const name = ({ source }) => source ?? "all sources";
 
 export class Drift {
   constructor(subject, redraw, reload) {
@@ -45,7 +45,6 @@ export class Drift {
       <p class="faint">Compares p-values and light of scored images with those of the calibration images. Without drift about 5 % of the p-values are at or below 0.05. The white level is the grey level, 0 to 255, that 99 % of the values of an image do not exceed.</p>
       <p class="faint">The Kolmogorov-Smirnov tests (KS) see the newest images; their alarm ends when these fit again. The martingale bets a capital of 1 against all images being like the calibration images. Without drift it is unlikely ever to become large. Its alarm says that they differed at some time, and lasts until you acknowledge it.</p>
       ${drift.length ? this.table(drift) : empty()}
-      ${drift.length && !drift.some(({ source }) => source !== null) ? html`<details><summary>Monitor sources separately</summary>${instructions(this.subject.name)}</details>` : ""}
       ${drift.length ? "" : instructions(this.subject.name)}</section>`;
   }
 
@@ -64,12 +63,12 @@ function verdict(drift) {
 }
 
 function empty() {
-  return html`<p class="empty">This version has not scored an image with this calibration yet. <a href="#/score">Score images</a>.</p>`;
+  return html`<p class="empty">No image with a source was scored by this version and calibration yet.</p>`;
 }
 
 function instructions(name) {
   const command = `curl -s -F images=@part.png \\\n     '${location.origin}/v1/models/${name}/score?source=camera-1'`;
-  return html`<div class="stack"><p>Name the origin of the images in each request: a camera, a line or a lot. Each <code>source</code> is monitored separately.</p>
+  return html`<div class="stack"><p>Name the origin of the images in each request: a camera, a line or a lot. Each <code>source</code> is watched on its own, and all sources together. Images without a source, such as tries, are not watched.</p>
     <pre class="code" tabindex="0" aria-label="Example request with a source"><code>${command}</code></pre></div>`;
 }
 

@@ -58,10 +58,10 @@ export function mount(root) {
   };
 }
 
-/** Scores files that come from another page. They are samples of a model, which must not count for drift. */
+/** Scores files that come from another page: samples of a model. */
 export function scoreFiles(model, files) {
   if (state.model !== model) choose(model);
-  queue.add(files, false);
+  queue.add(files);
 }
 
 async function start() {
@@ -133,7 +133,7 @@ async function tryExamples(examples) {
       const response = await fetch(`/console/examples/${file}`);
       return { file: await response.blob(), name: file.split("/").at(-1) };
     }));
-    queue.add(files, false);
+    queue.add(files);
   } catch (error) {
     complain(error);
   }

@@ -10,8 +10,8 @@ const REFUSED = new Set([401, 403, 404, 409]); // the key or the model: every ot
 
 /** An image and its result. */
 export class Item {
-  constructor(id, file, name, monitor) {
-    [this.id, this.file, this.name, this.monitor] = [id, file, name, monitor];
+  constructor(id, file, name) {
+    [this.id, this.file, this.name] = [id, file, name];
     this.address = null;
     this.reset();
   }
@@ -49,12 +49,12 @@ export class Queue {
     this.by = null; // model, version and calibration of the newest answer
   }
 
-  /** Scores files. `monitor` is false for examples, which would look like drift of the user's images. */
-  add(files, monitor = true) {
+  /** Scores files. They have no source, so that they do not count for drift. */
+  add(files) {
     const inFolder = ({ name }) => name.includes("/");
     const images = files.filter((entry) => !(inFolder(entry) && isNoImage(entry.name)));
     this.skipped += files.length - images.length;
-    for (const { file, name } of images) this.items.push(new Item((this.lastId += 1), file, name, monitor)); // may be 200,000
+    for (const { file, name } of images) this.items.push(new Item((this.lastId += 1), file, name)); // may be 200,000
     this.go();
   }
 
@@ -122,7 +122,7 @@ export class Queue {
       const batch = [];
       for (const item of this.items) {
         if (batch.length === size) break;
-        if (item.state === "waiting" && item.monitor === (batch[0] ?? item).monitor) batch.push(item);
+        if (item.state === "waiting") batch.push(item);
       }
       if (!batch.length || signal.aborted) return;
       for (const item of batch) item.state = "scoring";
@@ -179,8 +179,7 @@ async function cause(error, items) {
 
 async function score(model, items, signal) {
   try {
-    const query = items[0].monitor ? {} : { monitor: false };
-    return await get(`/v1/models/${model}/score`, { method: "POST", body: form(items), query, signal, patient: true });
+    return await get(`/v1/models/${model}/score`, { method: "POST", body: form(items), signal, patient: true });
   } catch (error) {
     // If no image of a request can be scored, the error response lists the reason for each image.
     if (error instanceof Problem && error.results) return { results: error.results };
@@ -188,11 +187,10 @@ async function score(model, items, signal) {
   }
 }
 
-/** Scores an image again, once in all for drift, by the version that scored it, and returns the result with a heat map. */
+/** Scores an image again by the version that scored it, and returns the result with a heat map. */
 export async function explain(item) {
-  const query = { explain: true, monitor: false };
   try {
-    const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query, patient: true });
+    const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query: { explain: true }, patient: true });
     return answer.results[0];
   } catch (error) {
     throw await cause(error, [item]);
