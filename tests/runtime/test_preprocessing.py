@@ -1,11 +1,16 @@
 """Preprocessing checks itself, alone and within the manifest of a model, which Pydantic reads."""
 
+import io
 import re
 from typing import Any, cast
 
+import numpy as np
 import pytest
+from PIL import Image
 from pydantic import BaseModel, ValidationError
 
+from snf_runtime.errors import ImageError
+from snf_runtime.images.codec import decode_image
 from snf_runtime.images.preprocessing import Fit, Preprocessing
 
 SOUND: dict[str, Any] = {"channels": 1, "height": 28, "width": 28}
@@ -47,3 +52,24 @@ def test_json_and_digest_are_those_of_earlier_versions() -> None:
     assert holder.model_dump_json() == written
     assert holder.preprocessing.id == "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649"
     assert Preprocessing(3, 64, 64, "crop", "rgb", 4096).id != Preprocessing(3, 64, 64, "crop", "rgb").id
+
+
+@pytest.mark.parametrize("quality", [1, 50, 80, 100])
+def test_a_lossy_webp_of_greys_is_grey(quality: int) -> None:
+    """WebP has no grey mode, and libwebp rounds green differently from red and blue at some grey levels."""
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 1))
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "WEBP", quality=quality)
+    raw = np.asarray(Image.open(io.BytesIO(file.getvalue())))
+    assert (raw[..., 0] != raw[..., 1]).any()
+    decoded = decode_image(file.getvalue(), Preprocessing(1, 64, 256))
+    np.testing.assert_array_equal(decoded.pixels[0], raw[..., 1])
+    assert decoded.converted == "RGB -> L"
+
+
+@pytest.mark.parametrize(("form", "tint"), [("WEBP", (2, 0, 2)), ("WEBP", (1, 0, 0)), ("PNG", (1, 0, 1))])
+def test_other_colours_are_refused_by_a_grey_model(form: str, tint: tuple[int, int, int]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 100, np.uint8) + np.array(tint, np.uint8)).save(file, form, lossless=True)
+    with pytest.raises(ImageError, match="expected 1 channel"):
+        decode_image(file.getvalue(), Preprocessing(1, 8, 8))

@@ -137,6 +137,7 @@ CONVERTED: list[tuple[str, str, str, Made]] = [
     ("grey-in-rgb.png", "PNG of three equal channels", "RGB -> L", lambda grey: encoded(_grey_rgb(grey))),
     ("grey-in-rgb.jpg", "colour JPEG of greys", "RGB -> L", lambda grey: encoded(_grey_rgb(grey), "JPEG")),
     ("grey.webp", "lossless WebP", "RGB -> L", lambda grey: encoded(grey, "WEBP", lossless=True)),
+    ("lossy.webp", "lossy WebP of greys", "RGB -> L", lambda grey: encoded(grey, "WEBP", quality=80)),
     ("grey-in-rgb.tif", "TIFF of three equal channels", "RGB -> L", lambda grey: encoded(_grey_rgb(grey), "TIFF")),
     ("opaque.png", "PNG with opaque alpha", "RGBA -> L", lambda grey: encoded(_with_alpha(grey, 255))),
     ("grey-alpha.png", "grey PNG with opaque alpha", "LA -> L", lambda grey: encoded(grey, mode="LA")),

@@ -43,7 +43,7 @@ def fingerprint(opened: OpenedImage) -> Fingerprint:
     """
     image = opened.image
     plain = image if image.mode == "I;16" else opaque(image)
-    grey = is_grey(plain)
+    grey = is_grey(plain, opened.format)
     if grey and plain.mode == "RGB":
         plain = plain.convert("L")
     content = hashlib.sha256(f"{plain.mode} {plain.width} {plain.height} ".encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import ClassVar, Literal, get_args
 
@@ -168,7 +168,7 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
     if image.mode == "I;16":
         levels = opened.levels or preprocessing.levels
         image, notes = to_eight_bits(image, levels), (*notes, _levels_note(image, levels))
-    converted, note = _to_mode(image, opened.mode, preprocessing)
+    converted, note = _to_mode(replace(opened, image=image), preprocessing)
     resized = _to_size(converted, preprocessing)
     pixels = np.empty((resized.height, resized.width, len(resized.getbands())), dtype=np.uint8)
     for rows, strip in _strips(resized):
@@ -275,14 +275,21 @@ def opaque(image: Image.Image) -> Image.Image:
     return image.convert("L" if grey else "RGB")
 
 
-def is_grey(image: Image.Image) -> bool:
-    """Return whether all pixels of an image are grey.
+def is_grey(image: Image.Image, form: str | None) -> bool:
+    """Return whether all pixels of an image in mode L, I;16 or RGB are grey.
 
-    In mode RGB, red, green and blue are then equal at every pixel. True for L and I;16.
+    Args:
+        image: The pixels.
+        form: Format of the file, as Pillow names it.
     """
     if image.mode in {"L", "I;16"}:
         return True
-    return all(bool((strip == strip[..., :1]).all()) for _, strip in _strips(image))
+    # libwebp gives each grey of a lossy file as (g, g, g) or, by its rounding of green, as (g + 1, g, g + 1).
+    step = 1 if form == "WEBP" else 0
+    return all(
+        bool(((strip[..., 0] == strip[..., 2]) & (strip[..., 0] - strip[..., 1] <= step)).all())
+        for _, strip in _strips(image)
+    )
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
@@ -315,11 +322,12 @@ def _levels_note(image: Image.Image, levels: int) -> str:
     return note + (f", {brighter} pixels brighter than level {levels - 1} are white" if brighter else "")
 
 
-def _to_mode(image: Image.Image, source: str, preprocessing: Preprocessing) -> tuple[Image.Image, str | None]:
+def _to_mode(opened: OpenedImage, preprocessing: Preprocessing) -> tuple[Image.Image, str | None]:
+    image, source = opened.image, opened.mode
     wanted = MODES.get(preprocessing.channels, "")
     if not image.mode == wanted == "RGBA":
         image = opaque(image)
-    if image.mode == "RGB" and wanted == "L" and (preprocessing.colour == "grey" or is_grey(image)):
+    if image.mode == "RGB" and wanted == "L" and (preprocessing.colour == "grey" or is_grey(image, opened.format)):
         image = image.convert("L")  # the luma of equal channels is exactly their value
     if image.mode == "L" and preprocessing.colour == "rgb":
         image = image.convert("RGB")
