@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.access.callers import SCOPE, Caller, address_of, keyless
 from app.access.failed_attempts import Attempts, FailedAttempts
 from app.access.key_ring import HeldKey, KeyRefused, KeyRing, Refusal
-from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits
+from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits, with_headers
 from app.http.errors import Problem, problem_response
 from app.http.json_log import BackgroundLog
 from app.http.request_log import audit_file, shortened, timestamp
@@ -63,9 +63,9 @@ class Authentication:
             try:
                 self._admit(scope)
             except Problem as problem:
-                await problem_response(problem, scope["path"])(scope, receive, send)
+                await problem_response(problem, scope["path"])(scope, receive, with_headers(scope, send))
                 return
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, with_headers(scope, send))
 
     def _admit(self, scope: Scope) -> None:
         address = address_of(scope)
@@ -74,9 +74,8 @@ class Authentication:
             return
         key = self._key(scope, address)
         scope[SCOPE] = Caller(f"key:{key.id}", address, key.role, key.name)
-        allowance = Allowance(key, self._limits)
+        allowance = scope[ALLOWANCE] = Allowance(key, self._limits)
         allowance.take_request()
-        scope[ALLOWANCE] = allowance
 
     def _key(self, scope: Scope, address: str) -> HeldKey:
         text = given_key(scope)

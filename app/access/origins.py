@@ -21,7 +21,7 @@ from worker.settings import Settings, is_loopback
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing. Any page may send them, because it cannot read the answers."""
-EXPOSED = ("Content-Disposition", "Location", "Retry-After", "X-Seed")
+EXPOSED = ("Content-Disposition", "Location", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id", "X-Seed")
 """Headers of answers that pages of allowed origins can read, besides those that every page can."""
 ANY = "*"
 DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from starlette.types import Scope
+from starlette.datastructures import MutableHeaders
+from starlette.types import Message, Scope, Send
 
 from app.access.key_ring import HeldKey
 from app.http.errors import Problem
@@ -62,6 +63,21 @@ class RateLimits:
             extensions={"limit": rate, "unit": unit},
         )
 
+    def headers(self, key: HeldKey) -> dict[str, str]:
+        """Return the headers ``RateLimit-Policy`` and ``RateLimit`` of a key, none for a key without limits.
+
+        They are those of draft-ietf-httpapi-ratelimit-headers-10: quota and window, what remains, seconds to the reset.
+        """
+        policies, states = [], []
+        for unit, rate in (("requests", key.requests), ("images", key.images)):
+            if rate is not None:
+                limit = parse(rate)
+                window = self._limiter.get_window_stats(limit, key.id, unit)
+                reset = max(0, math.ceil(window.reset_time - time.time()))
+                policies.append(f'"{unit}";q={limit.amount};w={limit.get_expiry()}')
+                states.append(f'"{unit}";r={window.remaining};t={reset}')
+        return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)} if policies else {}
+
 
 @dataclass(frozen=True)
 class Allowance:
@@ -80,6 +96,20 @@ class Allowance:
         Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
         """
         self.limits.take(self.key, "images", self.key.images, count)
+
+
+def with_headers(scope: Scope, send: Send) -> Send:
+    """Return a ``send`` that adds the rate-limit headers of a request's API key to its answer."""
+    allowance = scope.get(ALLOWANCE)
+    if not isinstance(allowance, Allowance):
+        return send
+
+    async def limited(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(allowance.limits.headers(allowance.key))
+        await send(message)
+
+    return limited
 
 
 def take_images(scope: Scope, count: int) -> None:

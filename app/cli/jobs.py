@@ -149,7 +149,7 @@ def metrics(
 @jobs.command()
 def log(
     job_id: JobId,
-    tail: Annotated[int, typer.Option(min=1, max=2**20, help="Bytes at most.")] = 64 * 1024,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=1, max=10_000, help="Lines at most.")] = 500,
     url: ServiceUrl = None,
     key: Key = None,
 ) -> None:

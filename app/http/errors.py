@@ -41,10 +41,22 @@ STATUSES = {
 REMOVED = {"monitor": "there is no such parameter any more: only images with a `source` are watched for drift"}
 """What to say of parameters that earlier versions had."""
 
+POINTERS = {
+    "alpha-unattainable": "/query/alpha",
+    "detail-unsupported": "/query/detail",
+    "explain-unsupported": "/query/explain",
+    "no-learned-inverse": "/query/inverse",
+    "location-refused": "/body/location",
+    "location-not-found": "/body/location",
+    "unsuitable-column": "/body/column",
+}
+"""The part of a request that an error is about, by the error's slug."""
 RETRY_S = {ErrorKind.UNAVAILABLE: 30}
 """Seconds after which a caller may try again, by the kind of an error that does not say so itself."""
 ERROR = "snf.error"
 """Key of a request's scope that holds its error, for metrics."""
+REQUEST_ID = "snf.request_id"
+"""Key of a request's scope that holds its id."""
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +128,19 @@ def invalid(pointer: str, detail: str) -> Problem:
 
     ``pointer`` is the path to the part, such as ``/query/alpha``.
     """
-    return Problem(
-        422,
-        "invalid-request",
-        "The request is not valid",
-        f"{pointer}: {detail}",
-        errors=[FieldProblem(pointer=pointer, detail=detail)],
-    )
+    return invalid_fields([FieldProblem(pointer=pointer, detail=detail)])
+
+
+def invalid_fields(fields: Sequence[FieldProblem]) -> Problem:
+    """Return a 422 error (``Problem``) that points at all invalid parts of a request; its detail names three."""
+    detail = "; ".join(f"{field.pointer}: {field.detail}" for field in fields[:3])
+    return Problem(422, "invalid-request", "The request is not valid", detail, errors=fields)
+
+
+def malformed_json(detail: str) -> Problem:
+    """Return a 400 error (``Problem``) for a body that is not JSON."""
+    fields = [FieldProblem(pointer="/body", detail=detail)]
+    return Problem(400, "malformed-json", "The body is not valid JSON", f"/body: {detail}", errors=fields)
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
@@ -154,8 +172,6 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known:
         known: Names of the parameters that the object has, to suggest one in place of an unknown one.
     """
     match error["type"]:
-        case "json_invalid":
-            return FieldProblem(pointer="/body", detail=f"expected valid JSON: {error['ctx']['error']}")
         case "string_pattern_mismatch":
             rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
             detail = f"expected {rule}"
@@ -199,10 +215,11 @@ def problem_response(problem: Problem, instance: str) -> Response:
     )
 
 
-def problem_of(error: Exception) -> Problem:
+def problem_of(error: Exception, pointer: str | None = None) -> Problem:  # noqa: PLR0911 - one for each kind
     """Convert any exception to a ``Problem``, from which the error response is made.
 
-    An unexpected exception becomes a 500 error without internal details.
+    An unexpected exception becomes a 500 error without internal details. ``pointer`` is the part of the request that a
+    typed error is about, by default that of ``POINTERS``.
     """
     error = storage_error(error) or error
     match error:
@@ -221,11 +238,21 @@ def problem_of(error: Exception) -> Problem:
             members = _members(error)
             retry_s = error.retry_after_s if isinstance(error, TooManyJobs) else RETRY_S.get(error.kind)
             headers = None if retry_s is None else {"Retry-After": str(retry_s)}
-            return Problem(status_of(error), error.slug, error.title, error.detail, headers=headers, extensions=members)
+            pointer = pointer or POINTERS.get(error.slug)
+            return Problem(
+                status_of(error),
+                error.slug,
+                error.title,
+                error.detail,
+                errors=[FieldProblem(pointer=pointer, detail=error.detail)] if pointer else None,
+                headers=headers,
+                extensions=members,
+            )
         case RequestValidationError():
-            fields = [field_problem(item) for item in error.errors()]
-            detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
-            return Problem(422, "invalid-request", "The request is not valid", detail, errors=fields)
+            first = error.errors()[0]
+            if first["type"] == "json_invalid":  # which comes alone
+                return malformed_json(f"expected valid JSON: {first['ctx']['error']}")
+            return invalid_fields([field_problem(item) for item in error.errors()])
         case HTTPException():
             title = phrase(error.status_code)
             return Problem(
@@ -282,6 +309,8 @@ async def _answer(request: Request, error: Exception) -> Response:
         # The router names the methods of one of the path's routes.
         problem.headers["Allow"] = allowed_methods(request.app.routes, request.scope)
     if problem.status >= 500:
+        if REQUEST_ID in request.scope:  # an unexpected error is answered outside the middleware that adds the header
+            problem.headers["X-Request-Id"] = request.scope[REQUEST_ID]
         log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, error)
     return problem_response(problem, request.url.path)
 

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from app.access.permissions import permit, role_needed
-from app.http.errors import REMOVED, FieldProblem, Problem, pointer_of
+from app.http.errors import REMOVED, FieldProblem, invalid_fields, pointer_of
 from app.http.request_log import shortened
 from models.texts.suggestions import choices
 
@@ -43,8 +43,7 @@ async def require_known_query(request: Request) -> None:
         )
         for name in (shortened(name) for name in unknown[:MAX_NAMED])
     ]
-    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3])
-    raise Problem(422, "invalid-request", "The request is not valid", detail, errors=errors)
+    raise invalid_fields(errors)
 
 
 KnownQuery = Depends(require_known_query)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.datastructures import Headers, QueryParams
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from app.access.callers import caller_of
 from app.access.permissions import ALLOWED
+from app.http.errors import REQUEST_ID
 from app.http.json_log import BackgroundLog, JsonLines, Record
 from app.metrics.middleware import CLIENT_LEFT, route_template
 from worker.settings import Settings
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-UNCHANGING = frozenset({"score_images", "oip_infer", "oip_version_infer", "estimate_job"})
+UNCHANGING = frozenset({"score_images", "oip_infer", "oip_version_infer", "estimate_job", "check_datasets"})
 """Operations that change nothing although they are not GET requests."""
 BODY = "snf.body"
 """Key of a request's scope that holds its parsed JSON body."""
+_SOUND_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 MAX_LOGGED = 500
 """Most characters of a value from outside that are logged."""
 
@@ -82,7 +87,10 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that writes HTTP requests to the audit log and the access log.
+    """ASGI middleware that gives each request an id, and writes requests to the audit log and the access log.
+
+    The id is that of the header ``X-Request-Id``, if it has at most 128 characters of ids; else it is a new one. The
+    answer and all log lines of the request have it.
 
     The audit log records changes. The access log records every request, if it is enabled.
 
@@ -102,12 +110,18 @@ class RequestLog:
             return
         began = time.perf_counter()
         status, sent, location = 500, 0, None
+        given = Headers(scope=scope).get("x-request-id", "")
+        id = scope[REQUEST_ID] = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+        # For the rest of this request's task, so that the server's report of an unexpected error has it too.
+        bind_contextvars(request_id=id)
 
         async def noted(message: Message) -> None:
             nonlocal status, sent, location
             if message["type"] == "http.response.start":
                 status = message["status"]
-                location = Headers(raw=message["headers"]).get("location")
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = id
+                location = headers.get("location")
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)
@@ -134,6 +148,7 @@ def _access_record(scope: Scope, status: int, milliseconds: float, sent: int) ->
     caller = caller_of(scope)
     return {
         "time": timestamp(),
+        "request_id": scope[REQUEST_ID],
         "caller": caller.name,
         "address": caller.address,
         "method": shortened(scope["method"]),
@@ -149,6 +164,7 @@ def _change_record(scope: Scope, status: int, milliseconds: float, location: str
     query = dict(QueryParams(scope["query_string"]))
     record = {
         "time": timestamp(),
+        "request_id": scope[REQUEST_ID],
         "event": "change",
         **origin_of(scope),
         "operation": scope["route"].operation_id,

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from starlette.requests import Request
 
 from app.http.body_limit import BodyTooLarge, read_body
-from app.http.errors import Problem, field_problem, invalid, unsupported_media_type
+from app.http.errors import Problem, field_problem, invalid, invalid_fields, malformed_json, unsupported_media_type
 from app.inference_protocol.schemas import InferRequest
 from snf_runtime.images.policy import MAX_PIXELS
 from snf_runtime.images.preprocessing import Preprocessing
@@ -68,7 +68,7 @@ async def read_infer_body(request: Request, preprocessing: Preprocessing, limit:
 def parse_request(body: InferBody) -> InferRequest:
     """Parse and validate the JSON object of an inference request.
 
-    Raises a 422 ``Problem`` if it is wrong.
+    Raises a 400 ``Problem`` if it is not JSON, and a 422 one if it is wrong.
     """
     try:
         document = from_json(body.json)
@@ -76,15 +76,14 @@ def parse_request(body: InferBody) -> InferRequest:
         detail = f"expected valid JSON: {error}"
         if not body.binary:
             detail += f"; binary tensors after it need the header {HEADER_LENGTH}"
-        raise invalid("/body", detail) from error
+        raise malformed_json(detail) from error
     try:
         return InferRequest.model_validate(document)
     except ValidationError as error:
         if error.error_count() > MAX_ERRORS:  # listing them all takes seconds
             raise invalid("/body", f"expected an inference request, got over {MAX_ERRORS} wrong members") from error
         fields = [field_problem(item, ("body",)) for item in error.errors(include_url=False)[:10]]
-        detail = "; ".join(f"{item.pointer}: {item.detail}" for item in fields[:3])
-        raise Problem(422, "invalid-request", "The request is not valid", detail, errors=fields) from error
+        raise invalid_fields(fields) from error
 
 
 def _json_length(given: str) -> int:

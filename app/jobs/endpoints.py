@@ -123,18 +123,21 @@ def estimate_job(
 
 
 @router.post(
-    "/datasets",
-    operation_id="list_job_datasets",
-    summary="List the datasets that a job can take",
+    "/datasets", include_in_schema=False, operation_id="check_datasets", dependencies=[MayTrain]
+)  # the earlier path
+@router.post(
+    "/check-datasets",
+    operation_id="check_datasets",
+    summary="Check which datasets a job can take",
     dependencies=[MayTrain],
     responses=responses(401, 409, 413, 415, 422, 429, 500),
 )
-def list_job_datasets(
+def check_datasets(
     draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
 ) -> JobDatasets:
     """List all datasets; each one that the job described in the request cannot use comes with the reason.
 
-    No job is queued.
+    No job is queued. The former path `/v1/jobs/datasets` still answers; it is deprecated.
 
     The checks are those of a submission. `suggested` is the dataset that is clearly meant, if there is one: for an
     evaluation or a detection limit, that of the calibration in use or of the training, if it has images that neither

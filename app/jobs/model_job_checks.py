@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.http.errors import Problem, field_problem, invalid
+from app.http.errors import Problem, field_problem, invalid, invalid_fields, problem_of
 from app.jobs.parameters import TRAINING_ONLY, CalibrationParameters, ScoringParameters, refuse_conversions
 from app.jobs.schemas import JobRequest
 from models.anomaly.fitting.reference_images import as_seen, check_shape, check_summary
@@ -21,7 +21,7 @@ from models.artifacts.detection_limit import LimitParameters
 from models.bulk.checks import require_scorable
 from models.bulk.plan import MAX_PARTS
 from models.datasets import DatasetStore, count_images, dataset_names, summarize
-from models.errors import ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
+from models.errors import AlphaUnattainable, ArtifactError, DatasetNotFound, DatasetUnfit, ModelNotFound
 from models.evaluation.checks import check_anomalous, check_normals
 from models.evaluation.masks import check_masks
 from models.evaluation.schema import EvaluationParameters
@@ -29,6 +29,7 @@ from models.flows.architecture import features_of
 from models.images.options import ImageOptions
 from models.limits.good_images import check_unused
 from models.locations.allowed import allowed_location
+from models.locations.errors import LocationRefused
 from models.naming import parse_ref
 from models.recommendation.record import RecommendParameters
 from models.recommendation.subsets import check_train_images
@@ -71,11 +72,14 @@ def check_scoring(
 def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
     """Check that a scoring job may write to the output location that its request names.
 
-    Raises ``LocationRefused`` otherwise. A request without an output, or of another type, passes.
+    Raises a 422 ``Problem`` otherwise. A request without an output, or of another type, passes.
     """
     output = request.parameters.get("output")
     if request.type == "score" and output is not None:
-        allowed_location(output, prefixes, home)
+        try:
+            allowed_location(output, prefixes, home)
+        except LocationRefused as error:
+            raise problem_of(error, "/body/parameters/output") from error
 
 
 def check_calibration(
@@ -188,9 +192,7 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
         return kind.model_validate(request.parameters)
     except ValidationError as error:
         problems = [field_problem(item, ("body", "parameters"), kind.model_fields) for item in error.errors()]
-        raise Problem(
-            422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
-        ) from error
+        raise invalid_fields(problems) from error
 
 
 def unknown_dataset(name: str, known: Collection[str]) -> Problem:
@@ -227,7 +229,10 @@ def _without_advice(error: DatasetUnfit) -> str:
 
 
 def _check_alpha(alpha: float | None, version: ModelVersion) -> None:
-    attainable_alpha(alpha, version.calibration_summary.smallest_p)
+    try:
+        attainable_alpha(alpha, version.calibration_summary.smallest_p)
+    except AlphaUnattainable as error:
+        raise problem_of(error, "/body/parameters/alpha") from error
 
 
 @contextmanager

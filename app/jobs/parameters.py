@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
-from app.http.errors import Problem, field_problem
+from app.http.errors import field_problem, invalid_fields
 from models.artifacts.detection_limit import LimitParameters
 from models.artifacts.manifest import Precision
 from models.evaluation.schema import EvaluationParameters
@@ -91,10 +91,7 @@ def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> 
         wrong = [item for item in error.errors() if item["type"] in CONVERTED.get(type(item["input"]), ())]
         if not wrong:
             return
-        problems = [field_problem(item, ("body", "parameters")) for item in wrong]
-        raise Problem(
-            422, "invalid-request", "The request is not valid", problems[0].detail, errors=problems
-        ) from error
+        raise invalid_fields([field_problem(item, ("body", "parameters")) for item in wrong]) from error
 
 
 def add_schemas(openapi: dict[str, Any]) -> None:

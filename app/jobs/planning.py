@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.http.errors import Problem, field_problem, invalid
+from app.http.errors import Problem, field_problem, invalid, invalid_fields
 from app.jobs.estimates import JobEstimate, estimate_job
 from app.jobs.model_job_checks import CHECKS, check_output, check_recommendation, require_model, unknown_dataset
 from app.jobs.parameters import refuse_conversions
@@ -198,8 +198,7 @@ def check_training(
         config = recipe.config(request.parameters)
     except ValidationError as error:
         found = [field_problem(item, ("body", "parameters"), recipe.parameters) for item in error.errors()]
-        detail = "; ".join(f"{item.pointer}: {item.detail}" for item in found[:3])
-        raise Problem(422, "invalid-request", "The request is not valid", detail, errors=found) from error
+        raise invalid_fields(found) from error
     try:
         dataset = summarize(request.dataset, data_dir, store, config)
     except DatasetNotFound as error:

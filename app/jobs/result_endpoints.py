@@ -45,8 +45,9 @@ router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"
 HTML = "text/html"
-TAIL = 64 * 1024
-MAX_TAIL = 2**20
+TAIL, MAX_TAIL = 500, 10_000
+"""Lines of a log by default and at most."""
+MAX_LOG_BYTES = 2**20
 _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
@@ -103,24 +104,25 @@ def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[Cu
 def get_job_log(
     job: ExistingJob,
     settings: SettingsDep,
-    tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most bytes of the log.")] = TAIL,
+    tail: Annotated[int, Query(ge=1, le=MAX_TAIL, description="Most lines, counted from the end.")] = TAIL,
 ) -> PlainTextResponse:
     """Return the last lines of a job's log file as plain text.
 
-    The text has at most `tail` bytes. It begins with a whole line, unless the last line alone is longer. It is empty
-    before the first line is written.
+    The text has at most 1 MiB, and begins with a whole line, unless the last line alone is longer. It is empty before
+    the first line is written.
     """
     try:
         with (folder_of(job.id, settings) / "trainer.log").open("rb") as file:
             size = file.seek(0, io.SEEK_END)
             # An additional byte shows whether the first line is whole.
-            file.seek(max(0, size - tail - 1))
-            text = file.read(tail + 1)
+            file.seek(max(0, size - MAX_LOG_BYTES - 1))
+            text = file.read(MAX_LOG_BYTES + 1)
     except FileNotFoundError:
         text = b""
-    if len(text) > tail:
+    if len(text) > MAX_LOG_BYTES:
         text = text.partition(b"\n")[2] or text[1:]
-    return PlainTextResponse(text.decode("utf-8", errors="replace"))
+    lines = io.BytesIO(text).readlines()
+    return PlainTextResponse(b"".join(lines[-tail:]).decode("utf-8", errors="replace"))
 
 
 @router.get(

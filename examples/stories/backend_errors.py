@@ -160,6 +160,7 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
         "headers-too-large": lambda: raw(http, f"{get}X: {'x' * 70_000}\r\n\r\n".encode()),
         "request-timeout": lambda: raw(http, get.encode()),
         "malformed-form": lambda: http.post("/v1/datasets", content=b"no form", headers={"content-type": form}),
+        "malformed-json": lambda: http.post("/v1/jobs", content=b"{", headers={"content-type": "application/json"}),
         "not-found": lambda: http.get("/v1/nothing"),
         "method-not-allowed": lambda: http.post("/v1/presets"),
         "unsupported-media-type": lambda: score(http, b"text", "text/plain"),

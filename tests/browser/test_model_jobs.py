@@ -195,7 +195,7 @@ def test_an_evaluation_is_asked_for_and_read(
     expect(panel.get_by_text("This model has no evaluation yet")).to_be_visible()
     normal = panel.get_by_role("combobox", name="Normal images")
     draft = {"type": "evaluate", "model": SHIPPED, "parameters": {"corruptions": True}}
-    suggested = house.post("/v1/jobs/datasets", json=draft).json()["suggested"]
+    suggested = house.post("/v1/jobs/check-datasets", json=draft).json()["suggested"]
     expect(normal).to_have_value(suggested or "")
     too_few = normal.locator(f"option[value={negatives}]")
     expect(too_few).to_be_disabled()

@@ -100,6 +100,7 @@ def test_bad_queries(house: httpx.Client, query: dict[str, str], slug: str) -> N
     answer = house.post("/v1/models/digits/score", params=query, files=files(DIGITS[0]))
     assert answer.status_code == 422
     assert answer.json()["type"] == slug
+    assert [one["pointer"] for one in answer.json()["errors"]] == [f"/query/{name}" for name in query]
 
 
 @pytest.mark.parametrize(

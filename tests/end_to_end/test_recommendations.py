@@ -66,5 +66,5 @@ def test_a_model_is_refused_for_it_and_asked_for_elsewhere(house: httpx.Client) 
         answer = house.post("/v1/jobs", json=request)
         assert answer.status_code == 422, request
         assert answer.json()["errors"][0]["pointer"] == pointer
-    choices = house.post("/v1/jobs/datasets", json={"type": "recommend"}).json()["datasets"]
+    choices = house.post("/v1/jobs/check-datasets", json={"type": "recommend"}).json()["datasets"]
     assert next(choice for choice in choices if choice["name"] == "mnist-mini")["problem"] is None

@@ -125,7 +125,10 @@ class _Jobs(Resource[S]):
         """
         draft = JobDraft(type=type, model=ref, parameters=dict(parameters or {}))
         return Call(
-            "POST", path("jobs", "datasets"), read_json(JobDatasets), body={"json": draft.model_dump(exclude_none=True)}
+            "POST",
+            path("jobs", "check-datasets"),
+            read_json(JobDatasets),
+            body={"json": draft.model_dump(exclude_none=True)},
         )
 
     @operation
@@ -245,7 +248,7 @@ class _Jobs(Resource[S]):
 
     @operation
     def log(self, job_id: str, *, tail: int | None = None) -> Call[str]:
-        """Return the last lines that a job's processes printed, as text of at most ``tail`` bytes (default 64 KiB)."""
+        """Return the last lines that a job's processes printed, as text of at most ``tail`` lines (default 500)."""
         return Call("GET", path("jobs", job_id, "log"), read_text("text/plain"), params=query(tail=tail))
 
     @operation

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +165,7 @@ def test_a_key_has_rate_limits(tmp_path: Path, tmp_path_factory: pytest.TempPath
     Registry(tmp_path / "registry").publish(barely_trained(tmp_path_factory), "digits")
     few = make(tmp_path, "few", requests="3/hour")
     images = make(tmp_path, "images", "score", images="4/hour")
+    unlimited = make(tmp_path, "unlimited")
     with serving(tmp_path) as client:
         while client.get("/readyz").status_code != 200:
             time.sleep(0.1)
@@ -172,14 +174,21 @@ def test_a_key_has_rate_limits(tmp_path: Path, tmp_path_factory: pytest.TempPath
         assert refused.json()["type"] == "rate-limited"
         assert (refused.json()["limit"], refused.json()["unit"]) == ("3/hour", "requests")
         assert 1 <= int(refused.headers["retry-after"]) <= 3600
+        assert refused.headers["ratelimit-policy"] == '"requests";q=3;w=3600'
+        assert re.fullmatch(r'"requests";r=0;t=[0-9]{1,4}', refused.headers["ratelimit"])
         three = client.post(SCORE, files=files(*DIGITS[:3]), headers=images)
         assert three.status_code == 200, three.text
+        assert three.headers["ratelimit-policy"] == '"images";q=4;w=3600'
+        assert three.headers["ratelimit"].startswith('"images";r=1;t=')
         two = client.post(SCORE, files=files(*DIGITS[:2]), headers=images)
         assert (two.status_code, two.json()["unit"]) == (429, "images")
         assert client.get("/v1/models/digits/samples?n=1", headers=images).status_code == 200
         assert client.get("/v1/models/digits/samples?n=1", headers=images).status_code == 429
         large = client.post(SCORE, files=files(*DIGITS[:5]), headers=images)
         assert (large.status_code, large.json()["type"]) == (422, "larger-than-rate-limit")
+        free = client.get("/v1/presets", headers=unlimited)
+        assert free.status_code == 200
+        assert not {"ratelimit", "ratelimit-policy"} & free.headers.keys()
 
 
 def test_changes_are_audited_and_nothing_else(tmp_path: Path) -> None:

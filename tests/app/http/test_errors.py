@@ -90,7 +90,18 @@ def test_validation_points_at_every_wrong_part(client: TestClient) -> None:
 
 def test_unreadable_json(client: TestClient) -> None:
     response = client.post("/v1/jobs", content=b"{", headers={"content-type": "application/json"})
-    assert problem(response, 422, "invalid-request")["errors"][0]["pointer"].startswith("/body")
+    body = problem(response, 400, "malformed-json")
+    assert (body["errors"][0]["pointer"], body["detail"]) == ("/body", "/body: " + body["errors"][0]["detail"])
+    assert "expected valid JSON" in body["detail"]
+
+
+def test_every_detail_names_the_wrong_part(client: TestClient) -> None:
+    """Wrong parameters of jobs had their pointer in ``errors`` only."""
+    for wrong in ({"batch_size": "5"}, {"batch_size": 0}):
+        job = {"type": "recommend", "dataset": "mnist-mini", "parameters": {"minutes": "5"}}
+        for request in (job, {"type": "train", "dataset": "mnist-mini", "model": "m", "parameters": wrong}):
+            body = problem(client.post("/v1/jobs", json=request), 422, "invalid-request")
+            assert body["detail"].startswith(body["errors"][0]["pointer"] + ": expected"), body
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs"])
@@ -207,7 +218,9 @@ def test_pointers_are_escaped() -> None:
 )
 def test_a_body_that_is_no_job_is_the_requests_fault(client: TestClient, body: bytes) -> None:
     response = client.post("/v1/jobs", content=body[:4000], headers={"content-type": "application/json"})
-    assert problem(response, 422, "invalid-request")["errors"][0]["pointer"].startswith("/body")
+    no_json = body in (b"{", b"[" * 60_000, b'{"a": "\\ud800"}', b"\xff")
+    expected = (400, "malformed-json") if no_json else (422, "invalid-request")
+    assert problem(response, *expected)["errors"][0]["pointer"].startswith("/body")
 
 
 def test_errors_of_fields_are_in_plain_words(client: TestClient) -> None:

@@ -1,6 +1,8 @@
 """What does not come into the audit log, and how long a record may be."""
 
 import json
+import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from app.main import create_app
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from worker.keys.key_file import KeyFile
+from worker.log_setup import configure_logging
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -39,3 +42,42 @@ def test_a_record_is_short_however_long_the_query(tmp_path: Path) -> None:
     [line] = records_of(tmp_path)
     assert len(line) < 2000
     assert json.loads(line)["operation"] == "delete_dataset"
+
+
+def test_an_answer_and_all_log_lines_have_the_id_of_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = service_settings(tmp_path, access_log=True)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers)  # which are those of pytest again at the end
+    monkeypatch.setattr(root, "level", root.level)
+
+    def fail() -> str:
+        raise RuntimeError("the test wants it")
+
+    monkeypatch.setattr("app.health.endpoints.package_version", fail)
+    configure_logging(settings, "service", terminal=False)
+    given = {"X-Request-Id": "line-1:42"}
+    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
+        assert client.get("/v1/presets", headers=given).headers["x-request-id"] == "line-1:42"
+        failed = client.get("/healthz", headers=given)
+        assert (failed.status_code, failed.headers["x-request-id"]) == (500, "line-1:42")
+        client.delete("/v1/datasets/none", headers=given)
+    [warning] = [
+        json.loads(line)
+        for line in (tmp_path / "logs/service.jsonl").read_text().splitlines()
+        if "the test wants it" in line
+    ]
+    assert warning["request_id"] == "line-1:42"
+    accesses = [json.loads(line)["request_id"] for line in (tmp_path / "logs/access.jsonl").read_text().splitlines()]
+    assert accesses == ["line-1:42"] * 3
+    assert [json.loads(line)["request_id"] for line in records_of(tmp_path)] == ["line-1:42"]
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", 'a"', "a\x1b[2J", "\u00e9", "a,b"])
+def test_an_id_that_cannot_be_trusted_is_replaced(tmp_path: Path, given: str | None) -> None:
+    headers = {} if given is None else {"X-Request-Id": given.encode()}
+    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+        answers = [client.get("/healthz", headers=headers).headers["x-request-id"] for _ in range(2)]
+    assert all(re.fullmatch("[0-9a-f]{32}", answer) for answer in answers)
+    assert answers[0] != answers[1]

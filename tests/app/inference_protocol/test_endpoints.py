@@ -227,7 +227,7 @@ def test_the_model_of_the_path_may_be_repeated(client: TestClient) -> None:
 
 
 def test_errors_of_the_body(client: TestClient) -> None:
-    error(client.post(INFER, content=b"?"), 422, "expected valid JSON")
+    error(client.post(INFER, content=b"?"), 400, "expected valid JSON")
     error(client.post(INFER, content=b"{}", headers={HEADER: "3"}), 422, "expected at most the 2 bytes of the body")
     error(client.post(INFER, content=b"{}", headers={HEADER: "x"}), 422, "expected a number of bytes, got 'x'")
     error(client.post(INFER, content=b" " * (4 * 2**20 + 1)), 413, "send the tensor as binary data")

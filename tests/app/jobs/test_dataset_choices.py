@@ -23,7 +23,7 @@ from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained
 
-CHOICES_PATH = "/v1/jobs/datasets"
+CHOICES_PATH = "/v1/jobs/check-datasets"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,14 @@ def test_the_answer_is_that_of_a_submission(client: TestClient, draft: dict[str,
         else:
             assert answer.status_code == 422
             assert one["problem"] in [error["detail"] for error in answer.json()["errors"]]
+
+
+def test_the_earlier_path_answers_the_same(client: TestClient) -> None:
+    draft = {"type": "score", "model": "digits"}
+    earlier = client.post("/v1/jobs/datasets", json=draft)
+    assert earlier.json() == client.post(CHOICES_PATH, json=draft).json()
+    assert earlier.status_code == 200
+    assert "/v1/jobs/datasets" not in client.get("/openapi.json").json()["paths"]
 
 
 def test_only_what_is_clearly_meant_is_suggested(client: TestClient) -> None:

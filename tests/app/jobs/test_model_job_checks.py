@@ -53,6 +53,7 @@ def test_a_scoring(client: TestClient, changes: dict[str, Any], pointer: str) ->
 def test_an_alpha_that_the_calibration_cannot_give(client: TestClient) -> None:
     answer = client.post("/v1/jobs", json=SCORING | {"parameters": {"alpha": 1e-9}})
     assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
+    assert [one["pointer"] for one in answer.json()["errors"]] == ["/body/parameters/alpha"]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,7 @@ def test_a_limit(client: TestClient, changes: dict[str, Any], pointer: str) -> N
 def test_a_limit_at_an_alpha_that_the_calibration_cannot_give(client: TestClient) -> None:
     answer = client.post("/v1/jobs", json=LIMIT | {"parameters": {"alpha": 1e-9}})
     assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
+    assert [one["pointer"] for one in answer.json()["errors"]] == ["/body/parameters/alpha"]
 
 
 def test_limits_that_were_not_measured(client: TestClient) -> None:

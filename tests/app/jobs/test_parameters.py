@@ -50,7 +50,7 @@ def test_the_document_types_the_parameters_of_every_job_type(client: TestClient,
 @pytest.mark.parametrize("request_name", ["JobRequest", "JobDraft"])
 def test_the_document_says_which_members_a_job_type_needs_and_lacks(client: TestClient, request_name: str) -> None:
     request = client.get("/openapi.json").json()["components"]["schemas"][request_name]
-    path = "/v1/jobs/estimate" if request_name == "JobRequest" else "/v1/jobs/datasets"
+    path = "/v1/jobs/estimate" if request_name == "JobRequest" else "/v1/jobs/check-datasets"
     rest = {"dataset": "mnist-mini"} if request_name == "JobRequest" else {}
     for rule in request["allOf"]:
         job_type, then = rule["if"]["properties"]["type"]["const"], rule["then"]
@@ -79,7 +79,7 @@ def test_the_examples_have_valid_parameters(client: TestClient) -> None:
 
 @pytest.mark.parametrize("job_type", ["train", "recommend"])
 def test_a_draft_without_a_model_may_say_null(client: TestClient, job_type: str) -> None:
-    answer = client.post("/v1/jobs/datasets", json={"type": job_type, "model": None})
+    answer = client.post("/v1/jobs/check-datasets", json={"type": job_type, "model": None})
     assert answer.status_code == 200, answer.text
 
 

@@ -89,9 +89,9 @@ def test_a_job_by_the_plain_name_is_refused_before_it_is_queued(client: TestClie
         answer = client.post("/v1/jobs", json=draft | {"dataset": "mnist-mini"})
         assert (answer.status_code, answer.json()["type"]) == (409, "no-live-version"), answer.text
         assert answer.json()["unfit"][0]["code"] == "hardly-trained"
-        drafted = client.post("/v1/jobs/datasets", json=draft)
+        drafted = client.post("/v1/jobs/check-datasets", json=draft)
         assert (drafted.status_code, drafted.json()["type"]) == (409, "no-live-version"), drafted.text
-    assert "409" in described(client)["/v1/jobs/datasets"]["post"]["responses"]
+    assert "409" in described(client)["/v1/jobs/check-datasets"]["post"]["responses"]
 
 
 def test_list_detail_card_and_readiness_say_why(client: TestClient) -> None:

@@ -13,7 +13,7 @@ export class DatasetForm {
   async load() {
     const request = (this.requests += 1);
     try {
-      const answer = await get("/v1/jobs/datasets", { method: "POST", json: this.draft() });
+      const answer = await get("/v1/jobs/check-datasets", { method: "POST", json: this.draft() });
       if (request === this.requests) Object.assign(this, answer, { error: null });
     } catch (error) {
       if (request === this.requests) this.error = error;

@@ -26,7 +26,7 @@ export class Recommendation {
       const job = jobs.find((known) => known.dataset === dataset && known.status !== "cancelled");
       if (job && dataset === this.dataset && !this.job) await this.take(job);
       // Only who may start a comparison is told whether this dataset can be compared.
-      const { datasets } = await get("/v1/jobs/datasets", { method: "POST", json: { type: "recommend", parameters: { minutes: MINUTES } } });
+      const { datasets } = await get("/v1/jobs/check-datasets", { method: "POST", json: { type: "recommend", parameters: { minutes: MINUTES } } });
       if (dataset === this.dataset) this.unfit = datasets.find(({ name }) => name === dataset)?.problem ?? null;
     } catch {
       // Without the job store or the role no comparison can be started, and the attempt says why.
