@@ -21,7 +21,7 @@ COMPARISON: dict[str, Any] = {
         "calibration_images": 500,
         "precision": "float32",
         "smallest_p": 0.001996007984031936,
-        "attainable_alphas": [0.01, 0.05],
+        "attainable_alphas": [0.005, 0.01, 0.02, 0.05, 0.1],
         "default_alpha": 0.01,
         "threshold": 4.382901,
     },
@@ -31,7 +31,7 @@ COMPARISON: dict[str, Any] = {
         "calibration_images": 30,
         "precision": "float32",
         "smallest_p": 0.03225806451612903,
-        "attainable_alphas": [0.05],
+        "attainable_alphas": [0.05, 0.1],
         "default_alpha": 0.03225806451612903,
         "threshold": 3.10482,
     },
@@ -57,7 +57,9 @@ class ComparedCalibration(Answer):
     calibration_images: int = Field(description="Images among which p-values are ranks.")
     precision: Precision
     smallest_p: float = Field(description="Smallest p-value, and so the smallest `alpha` of a request.")
-    attainable_alphas: list[float] = Field(description="Those of 0.001, 0.01 and 0.05 that it can flag at.")
+    attainable_alphas: list[float] = Field(
+        description="Those of 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 that it can flag at."
+    )
     default_alpha: float = Field(description="False-alarm rate of requests without `alpha`.")
     threshold: float = Field(
         description="Anomaly statistic, in nats, from which an image is flagged at the default alpha; approximate with "

@@ -57,9 +57,9 @@ def calibrate_model(
     left out are used. At least 20 images are needed. The weights of the model do not change; scores have the precision
     of the active calibration.
 
-    It becomes the active calibration unless its smallest p-value is larger than that of the one in use; `activate`
-    decides otherwise. All but `"activate": false` needs the role `admin`. The result of the job and the calibration say
-    whether it became active, and why not.
+    It becomes the active calibration unless one of the rates 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 could no longer be
+    attained; `activate` decides otherwise. All but `"activate": false` needs the role `admin`. The result of the job
+    and the calibration say whether it became active, and why not.
     """
     registry.locate(parse_ref(ref))
     parameters = request.model_dump(include={"activate", "precision"}, exclude_none=True)

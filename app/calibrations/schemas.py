@@ -49,8 +49,8 @@ class CalibrationRequest(BaseModel):
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
     activate: StrictBool | None = Field(
         None,
-        description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is "
-        "larger than that of the one in use at that time.",
+        description="Whether the new calibration becomes the active one. Null: it does unless it attains fewer of "
+        "the rates 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 than the one in use at that time.",
     )
     precision: Precision = Field(
         "float32",
@@ -118,7 +118,8 @@ class CalibrationView(Answer):
     problem: str | None = Field(description="Why it cannot be used.")
     reason: str | None = Field(
         None,
-        description="Why it did not become active when it was made, or that it replaced a damaged one; else null.",
+        description="Why it did not become active when it was made, unless it was chosen since, or that it replaced a "
+        "damaged one; else null.",
     )
 
 

@@ -90,7 +90,9 @@ def _view(registry: Registry, name: str, version: int, number: int, *, active: b
     except (ArtifactError, CalibrationNotFound) as error:
         unknown = dict.fromkeys(("created", "job", *FROM_SUMMARY))
         return CalibrationView(number=number, active=active, thresholds=[], problem=error.detail, **unknown)
-    reason = None if record.activation is None else record.activation.reason
+    # Why it did not become active is no longer of interest where it was chosen since.
+    made = record.activation
+    reason = None if made is None or (active and not made.active) else made.reason
     return _sound(number, active, record.created, record.job, record.summary, reason)
 
 

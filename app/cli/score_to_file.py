@@ -236,6 +236,7 @@ class RemotePartScorer:
         self._client = client
         self._source = source
         self._should_stop = should_stop
+        self._alpha: float | None = None
         self._detail: ModelDetail = client.models.get(model)
         self.model = JudgingModel.of_detail(self._detail)
 
@@ -248,6 +249,8 @@ class RemotePartScorer:
         smallest = self._detail.calibration.smallest_p
         if smallest is None:
             raise fail(f"{self.model.label} cannot judge: {self._detail.calibration.problem}", USAGE)
+        # Sent as it was asked for: the default stays the default where the service compares calibrations.
+        self._alpha = alpha
         weights = str(self._detail.manifest["log_dets"]["weights_sha256"])
         plan = _plan(self.model, files, weights, self._detail.kind, smallest, alpha)
         serving = self._detail.serving
@@ -268,7 +271,7 @@ class RemotePartScorer:
 
         paths, names = files.paths[slice(*part)], files.names[slice(*part)]
         rows: list[Row] = []
-        scores = self._client.score_parts(plan.model, paths, alpha=plan.alpha, source=self._source)
+        scores = self._client.score_parts(plan.model, paths, alpha=self._alpha, source=self._source)
         with closing(scores) as answers:
             for answer in answers:
                 self.model.check_scores(answer)

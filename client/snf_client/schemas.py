@@ -89,7 +89,7 @@ class CalibrationRequest(BaseModel):
     dataset: str = Field(..., description="A dataset of normal images, like those to be scored.")
     activate: bool | None = Field(
         None,
-        description="Whether the new calibration becomes the active one. Null: it does unless its smallest p-value is larger than that of the one in use at that time.",
+        description="Whether the new calibration becomes the active one. Null: it does unless it attains fewer of the rates 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 than the one in use at that time.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -135,7 +135,9 @@ class ComparedCalibration(BaseModel):
     calibration_images: int = Field(..., description="Images among which p-values are ranks.")
     precision: Literal["float32", "bfloat16"]
     smallest_p: float = Field(..., description="Smallest p-value, and so the smallest `alpha` of a request.")
-    attainable_alphas: list[float] = Field(..., description="Those of 0.001, 0.01 and 0.05 that it can flag at.")
+    attainable_alphas: list[float] = Field(
+        ..., description="Those of 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 that it can flag at."
+    )
     default_alpha: float = Field(..., description="False-alarm rate of requests without `alpha`.")
     threshold: float = Field(
         ...,
@@ -1202,7 +1204,8 @@ class CalibrationView(BaseModel):
     )
     problem: str | None = Field(..., description="Why it cannot be used.")
     reason: str | None = Field(
-        None, description="Why it did not become active when it was made, or that it replaced a damaged one; else null."
+        None,
+        description="Why it did not become active when it was made, unless it was chosen since, or that it replaced a damaged one; else null.",
     )
 
 

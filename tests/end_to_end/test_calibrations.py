@@ -61,12 +61,13 @@ def it_became_active_when_chosen(client: httpx.Client, in_record: dict[str, Any]
     )
     assert result["reason"] == (
         "its smallest p-value is 0.0909, that of calibration 0 in use 0.0002: it could no longer flag at alpha 0.001, "
-        "0.01 and 0.05; choose calibration 1 to use it all the same"
+        "0.005, 0.01, 0.02 and 0.05; choose calibration 1 to use it all the same"
     )
     told = client.put(f"{PATH}/active", json={"calibration": 1, "dry_run": True}).json()
     assert (told["active"], told["calibrations"][1]["reason"]) == (0, result["reason"])
     assert told["comparison"]["verdicts"]["images"] > 0
-    assert client.put(f"{PATH}/active", json={"calibration": 1}).json()["active"] == 1
+    chosen = client.put(f"{PATH}/active", json={"calibration": 1}).json()
+    assert (chosen["active"], chosen["calibrations"][1]["reason"]) == (1, None)
 
 
 def test_a_shipped_model_is_calibrated_and_goes_back(client: httpx.Client, home: Path) -> None:

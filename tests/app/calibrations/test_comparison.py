@@ -113,8 +113,8 @@ def test_thresholds_and_alphas_are_those_of_scoring(client: TestClient) -> None:
     comparison = client.get(f"{MODEL}/calibrations/1/comparison").json()
     assert comparison["before"]["smallest_p"] == comparison["before"]["default_alpha"] == 1 / 51
     assert comparison["after"]["smallest_p"] == 1 / 101
-    assert comparison["before"]["attainable_alphas"] == [0.05]
-    assert comparison["after"]["attainable_alphas"] == [0.01, 0.05]
+    assert comparison["before"]["attainable_alphas"] == [0.02, 0.05, 0.1]
+    assert comparison["after"]["attainable_alphas"] == [0.01, 0.02, 0.05, 0.1]
     for side in ("before", "after"):
         number, threshold = comparison[side]["number"], comparison[side]["threshold"]
         client.put(ACTIVE, json={"calibration": number}).raise_for_status()

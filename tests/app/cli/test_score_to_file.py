@@ -125,11 +125,13 @@ class Answering:
             yield ScorePart(tuple(Scores.model_validate(SCORED_DIGIT).results), MODEL, 1, calibration)
 
 
-def remote(client: Answering, stop_after: int = 100) -> tuple[RemotePartScorer, BulkPlan, GivenFiles]:
+def remote(
+    client: Answering, stop_after: int = 100, alpha: float | None = None
+) -> tuple[RemotePartScorer, BulkPlan, GivenFiles]:
     files = GivenFiles(list(FILES))
     calls = iter(range(stop_after))
     scorer = RemotePartScorer(cast(Client, client), MODEL, "line-1", True, lambda: next(calls, None) is None)
-    return scorer, scorer.plan(files, None), files
+    return scorer, scorer.plan(files, alpha), files
 
 
 def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None:
@@ -145,8 +147,18 @@ def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None
     assert rows[0]["log_likelihood"] == SCORED_DIGIT["results"][0]["log_likelihood"]
     assert told == [1, 1, 1]
     [asked] = client.asked
-    # The version and the rate are fixed, so that all parts have the same.
-    assert (asked["ref"], asked["alpha"], asked["source"]) == (f"{MODEL}:1", 0.01, "line-1")
+    # The version is fixed, so that all parts have the same.
+    assert (asked["ref"], asked["source"]) == (f"{MODEL}:1", "line-1")
+
+
+@pytest.mark.parametrize("alpha", [None, 0.05])
+def test_the_service_is_asked_for_the_rate_that_the_user_asked_for(tmp_path: Path, alpha: float | None) -> None:
+    client = Answering(0, 0, 0)
+    scorer, plan, files = remote(client, alpha=alpha)
+    scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
+    # A default that is sent as a number would be refused by a calibration with a larger smallest p-value.
+    assert [asked["alpha"] for asked in client.asked] == [alpha]
+    assert plan.alpha == (alpha or 0.01)
 
 
 def test_a_calibration_that_changes_meanwhile_ends_the_command(

@@ -98,13 +98,15 @@ def test_it_is_compared_with_the_one_in_use_and_not_with_the_newest(
     assert decided(calibrations, made[300], rule).active
     coarser = decided(calibrations, made[30], rule)
     assert coarser.reason == (
-        "its smallest p-value is 0.0323, that of calibration 1 in use 0.00332: it could no longer flag at alpha 0.01; "
-        "choose calibration 2 to use it all the same"
+        "its smallest p-value is 0.0323, that of calibration 1 in use 0.00332: it could no longer flag at alpha "
+        "0.005, 0.01 and 0.02; choose calibration 2 to use it all the same"
     )
     calibrations.choose(2, weights)
     assert decided(calibrations, made[30], rule).active, "as coarse as the one in use"
-    assert "calibration 3 in use" in (decided(calibrations, made[20], rule).reason or "")
-    assert calibrations.active() == 3
+    assert decided(calibrations, made[20], rule).active, "it attains the same alphas"
+    calibrations.choose(1, weights)
+    assert "calibration 1 in use" in (decided(calibrations, made[20], rule).reason or "")
+    assert calibrations.active() == 1
 
 
 def without_arrays(folder: Path) -> None:
@@ -176,9 +178,15 @@ def test_of_two_jobs_at_once_the_finer_one_is_in_use(
 
 
 def test_usual_alphas_need_so_small_a_p_value() -> None:
-    assert attainable(1 / 1000) == (0.001, 0.01, 0.05)
-    assert attainable(1 / 999) == (0.01, 0.05)
-    assert attainable(0.06) == ()
+    assert attainable(1 / 1000) == (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+    assert attainable(1 / 999) == (0.005, 0.01, 0.02, 0.05, 0.1)
+    assert attainable(0.11) == ()
     lost = UnlessCoarser.decide(1, 0.06, 0, 0.002).reason or ""
-    assert "could no longer flag at alpha 0.01 and 0.05" in lost
-    assert "it is coarser" in (UnlessCoarser.decide(1, 0.003, 0, 0.002).reason or "")
+    assert "could no longer flag at alpha 0.005, 0.01, 0.02 and 0.05" in lost
+
+
+@pytest.mark.parametrize(
+    ("images", "used", "active"), [(60, 65, True), (400, 900, True), (30, 65, False), (65, 20, True)]
+)
+def test_fewer_images_that_attain_the_same_alphas_are_used(images: int, used: int, active: bool) -> None:
+    assert UnlessCoarser.decide(1, 1 / (images + 1), 0, 1 / (used + 1)).active is active

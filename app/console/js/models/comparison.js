@@ -9,7 +9,7 @@ const ROWS = [
   ["calibration images", (side) => whole(side.calibration_images)],
   ["precision", ({ precision }) => precision],
   ["smallest alpha", (side) => brief(side.smallest_p, 3)],
-  ["can flag at", ({ attainable_alphas: alphas }) => (alphas.length ? alphas.map((alpha) => `${100 * alpha} %`).join(", ") : "none of 0.1, 1 and 5 %")],
+  ["can flag at", ({ attainable_alphas: alphas }) => (alphas.length ? alphas.map((alpha) => `${100 * alpha} %`).join(", ") : "none of 0.1 to 10 %")],
   ["default false-alarm rate", (side) => `${brief(100 * side.default_alpha, 3)} %`],
   ["flagged there from T (nats)", ({ threshold }) => fixed(threshold, 4)],
 ];
