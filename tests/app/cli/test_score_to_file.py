@@ -130,7 +130,7 @@ def remote(
 ) -> tuple[RemotePartScorer, BulkPlan, GivenFiles]:
     files = GivenFiles(list(FILES))
     calls = iter(range(stop_after))
-    scorer = RemotePartScorer(cast(Client, client), MODEL, "line-1", True, lambda: next(calls, None) is None)
+    scorer = RemotePartScorer(cast(Client, client), MODEL, "line-1", lambda: next(calls, None) is None)
     return scorer, scorer.plan(files, alpha), files
 
 
