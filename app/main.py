@@ -27,6 +27,7 @@ from app.http.body_pace import PaceLimits
 from app.http.json_log import BackgroundLog
 from app.http.methods import HeadAsGet
 from app.http.openapi import remove_null_parameters
+from app.http.openapi_examples import add_examples
 from app.http.request_log import RequestLog
 from app.http.router import Router
 from app.inference_protocol import endpoints as inference
@@ -56,7 +57,10 @@ A log-likelihood is a *density* over [0,256)^D in nats, never a probability. Eve
 RFC 9457 (`application/problem+json`), except below `/v2`, the Open Inference Protocol, which has `{"error": "..."}`.
 
 Query parameters and members of a body that a call does not have are refused with 422, by name. HEAD is answered where
-GET is."""
+GET is.
+
+Every answer has the header `X-Request-Id`: that of the request, or a new one. Answers to a key with limits have
+`RateLimit-Policy` and `RateLimit`."""
 
 
 ROUTERS: tuple[Router, ...] = (
@@ -67,6 +71,19 @@ ROUTERS: tuple[Router, ...] = (
     *(inference.router, access.router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""
+
+TAGS = {
+    "scores": "Log-likelihoods, p-values and verdicts of images.",
+    "samples": "Images drawn from a model.",
+    "models": "Models, their versions, aliases, cards and files.",
+    "calibrations": "P-values of a model from other normal images.",
+    "drift": "Tests whether the images of a source still look like those of the calibration.",
+    "limits": "Smallest defects that a model finds.",
+    "datasets": "Images to train on, to calibrate with and to score.",
+    "jobs": "Trainings, bulk scorings and other work in the background, its records and the workers.",
+    "open inference protocol": "Scores for clients of Triton, KServe and others.",
+    "operations": "Health, metrics and the key of the caller.",
+}
 
 
 class Service(FastAPI):
@@ -90,6 +107,7 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             remove_null_parameters(document)
+            add_examples(document)
             errors.add_schema(document)
             job_parameters.add_schemas(document)
             add_request_schemas(document)
@@ -119,6 +137,9 @@ def create_app(settings: Settings) -> Service:
         title="Exact image density scoring",
         version=package_version(),
         description=DESCRIPTION,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": "/", "description": "The service that gave this document."}],
+        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Request, Response
+from fastapi import Path, Query, Request, Response
 
 from app.access.permissions import MayAdminister, MayRead, MayTrain
 from app.datasets.form import FILE, NAME, NEAR_DUPLICATES
@@ -16,8 +16,10 @@ from app.datasets.views import detail, entries, refuse_builtin, refuse_used
 from app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from app.http.errors import Problem, responses
 from app.http.openapi import located
+from app.http.query import PageQuery
 from app.http.router import Router
 from app.scoring.request_images import MULTIPART
+from models.datasets import dataset_names
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
 from models.naming import NAME_PATTERN
@@ -132,14 +134,20 @@ def refer_dataset(
     operation_id="list_datasets",
     summary="List the datasets",
     dependencies=[MayRead],
-    responses=responses(401, 500),
+    responses=responses(401, 422, 500),
 )
-def list_datasets(store: DatasetStoreDep, settings: SettingsDep) -> DatasetList:
-    """List all datasets of the service, also those that cannot be used.
+def list_datasets(store: DatasetStoreDep, settings: SettingsDep, query: Annotated[PageQuery, Query()]) -> DatasetList:
+    """List the datasets of the service, also those that cannot be used, built-in ones first and then by name.
 
-    `problem` is the reason why a dataset cannot be used, else null.
+    `problem` is the reason why a dataset cannot be used, else null. `next` in the answer is the value of `after` for
+    the next page, or null on the last page.
     """
-    return DatasetList(datasets=entries(store, settings.data_dir))
+    names, after = query.page(dataset_names(settings.data_dir, store), _place)
+    return DatasetList(datasets=entries(store, settings.data_dir, names), next=after)
+
+
+def _place(name: str) -> tuple[int, str]:
+    return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
 @router.get(

@@ -102,11 +102,12 @@ class ReferenceRequest(BaseModel):
 
 
 class DatasetList(Answer):
-    """Summaries of all datasets, the built-in ones first."""
+    """A page of the summaries of all datasets, the built-in ones first."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"datasets": [EXAMPLE]}]})
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [{"datasets": [EXAMPLE], "next": None}]})
 
     datasets: list[DatasetEntry]
+    next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")
 
 
 REPORT_EXAMPLE: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.datasets.schemas import DatasetDetail, DatasetEntry
@@ -27,13 +28,13 @@ NOTHING_KNOWN: dict[str, object] = {
 """Fields of a dataset of which nothing is known yet."""
 
 
-def entries(store: DatasetStore, data_dir: Path | None) -> list[DatasetEntry]:
-    """Return summaries of all datasets, each with origin, image sizes and image counts.
+def entries(store: DatasetStore, data_dir: Path | None, names: Sequence[str] | None = None) -> list[DatasetEntry]:
+    """Return summaries of datasets, by default all, each with origin, image sizes and image counts.
 
     The summary of a dataset that cannot be used has zero counts and the reason in ``problem``.
     """
     result = []
-    for name in dataset_names(data_dir, store):
+    for name in dataset_names(data_dir, store) if names is None else names:
         try:
             fields = _fields(name, store, data_dir)
         except ModelsError as error:

@@ -1,21 +1,36 @@
-"""Check that a request has no unknown query parameters."""
+"""Pages of lists of names, and the check that a request has no unknown query parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.access.permissions import permit, role_needed
 from app.http.errors import REMOVED, FieldProblem, invalid_fields, pointer_of
 from app.http.request_log import shortened
+from app.http.schemas import Name
 from models.texts.suggestions import choices
 
 MAX_NAMED = 10
 """Unknown parameters that an answer names at most."""
+
+
+class PageQuery(BaseModel):
+    """Query parameters of a list of named resources: where a page begins, and its size."""
+
+    after: Name | None = Field(None, description="`next` of the page before.")
+    limit: int = Field(200, ge=1, le=200, description="Most entries in one page.")
+
+    def page(self, names: Iterable[str], key: Callable[[str], Any] = str) -> tuple[list[str], str | None]:
+        """Return the names of this page, and ``after`` of the next one; ``key`` orders all names."""
+        rest = sorted((name for name in names if self.after is None or key(name) > key(self.after)), key=key)
+        shown = rest[: self.limit]
+        return shown, shown[-1] if len(rest) > self.limit else None
 
 
 async def require_known_query(request: Request) -> None:

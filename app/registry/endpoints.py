@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import Path, Query, Response
 
 from app.access.permissions import MayAdminister, MayRead
 from app.calibrations.views import view_of
 from app.http.dependencies import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
+from app.http.query import PageQuery
 from app.http.router import Router
 from app.http.schemas import Name
 from app.jobs.in_use import refuse_used_model, refuse_used_version
@@ -32,16 +33,20 @@ Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
     operation_id="list_models",
     summary="List the models",
     dependencies=[MayRead],
-    responses=responses(401, 500),
+    responses=responses(401, 422, 500),
 )
-async def list_models(pool: ModelPoolDep, drift: DriftMonitorDep) -> ModelPage:
-    """List all registered models with their versions, aliases (names of versions) and loading state.
+async def list_models(
+    pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep, query: Annotated[PageQuery, Query()]
+) -> ModelPage:
+    """List registered models by name, with their versions, aliases (names of versions) and loading state.
 
-    A model that failed to load, and one of which no version is live, has a `reason`.
+    `next` in the answer is the value of `after` for the next page, or null on the last page. A model that failed to
+    load, and one of which no version is live, has a `reason`.
     """
 
     def read() -> ModelPage:
-        return ModelPage(models=[summary(model, drift) for model in pool.listing()])
+        names, after = query.page(registry.names())
+        return ModelPage(models=[summary(model, drift) for model in pool.listing(names)], next=after)
 
     # Not in the threads of the framework, which uploads may all hold.
     return await asyncio.to_thread(read)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from app.http.errors import Problem, draining
@@ -133,9 +133,9 @@ class ModelPool:
         version = self._registry.resolve(ref)
         return version, self._entries.get(version)
 
-    def listing(self) -> list[ModelListing]:
-        """Return all registered models, sorted by name, with their loading states; reads the disk."""
-        return [self._listed(name) for name in sorted(self._registry.names())]
+    def listing(self, names: Iterable[str] | None = None) -> list[ModelListing]:
+        """Return registered models, by default all, sorted by name, with their loading states; reads the disk."""
+        return [self._listed(name) for name in sorted(self._registry.names() if names is None else names)]
 
     async def recent_listing(self) -> list[ModelListing]:
         """Return all registered models with their loading states, from a cache at most a few seconds old.

@@ -63,9 +63,10 @@ class ModelSummary(Answer):
 
 
 class ModelPage(Answer):
-    """List of all registered models, with versions, aliases, loading state and quality of each."""
+    """A page of registered models, with versions, aliases, loading state and quality of each."""
 
     models: list[ModelSummary]
+    next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")
 
 
 class Serving(Answer):

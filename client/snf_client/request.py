@@ -49,6 +49,8 @@ class Call(Generic[T]):
         accept: Error statuses that count as success.
         read_timeout_s: Longest wait for the next bytes of the response, seconds. None: no limit. Negative: the
             timeout of the client.
+        follow: Function that returns the call whose result replaces the first one, such as that for the next page of a
+            list; None: there is none.
     """
 
     method: str
@@ -62,6 +64,7 @@ class Call(Generic[T]):
     retry_when: RetryWhen = RetryWhen.ALWAYS
     accept: tuple[int, ...] = ()
     read_timeout_s: float | None = -1.0
+    follow: Callable[[T], Call[T] | None] | None = None
 
 
 def path(*parts: str | int) -> str:
@@ -82,6 +85,28 @@ def query(**params: Any) -> dict[str, Any]:
         for name, value in params.items()
         if value is not None
     }
+
+
+def all_pages(place: str, schema: type[M], entries: str, before: M | None = None) -> Call[M]:
+    """Return a call that reads all pages of a list into one.
+
+    Args:
+        place: Path of the list.
+        schema: Schema of a page, with the cursor ``next``.
+        entries: Field with the entries of a page.
+        before: The pages before, as one.
+    """
+
+    def parse(response: httpx.Response) -> M:
+        page = read_json(schema)(response)
+        earlier = [] if before is None else getattr(before, entries)
+        return page.model_copy(update={entries: [*earlier, *getattr(page, entries)]})
+
+    def follow(page: M) -> Call[M] | None:
+        cursor = getattr(page, "next", None)
+        return all_pages(place, schema, entries, page) if cursor not in (None, getattr(before, "next", None)) else None
+
+    return Call("GET", place, parse, params=query(after=getattr(before, "next", None)), follow=follow)
 
 
 def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:

@@ -247,10 +247,11 @@ class DatasetEntry(BaseModel):
 
 
 class DatasetList(BaseModel):
-    """Summaries of all datasets, the built-in ones first."""
+    """A page of the summaries of all datasets, the built-in ones first."""
 
     model_config = ConfigDict(frozen=True)
     datasets: list[DatasetEntry]
+    next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")
 
 
 class Deviation(BaseModel):
@@ -1802,7 +1803,8 @@ class LimitList(BaseModel):
 
 
 class ModelPage(BaseModel):
-    """List of all registered models, with versions, aliases, loading state and quality of each."""
+    """A page of registered models, with versions, aliases, loading state and quality of each."""
 
     model_config = ConfigDict(frozen=True)
     models: list[ModelSummary]
+    next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")

@@ -145,8 +145,12 @@ class SyncTransport(_Transport):
         Raises:
             ClientError: If the last attempt failed.
         """
-        result: T = Retrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
-        return result
+        while True:
+            result: T = Retrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
+            following = call.follow(result) if call.follow else None
+            if following is None:
+                return result
+            call = following
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
@@ -202,7 +206,12 @@ class AsyncTransport(_Transport):
         Raises:
             ClientError: If the last attempt failed.
         """
-        return await AsyncRetrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
+        while True:
+            result: T = await AsyncRetrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
+            following = call.follow(result) if call.follow else None
+            if following is None:
+                return result
+            call = following
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:

@@ -26,7 +26,7 @@ from snf_client import (
 )
 from snf_client.request import RetryWhen
 from snf_client.retries import may_retry
-from snf_client.schemas import Readiness
+from snf_client.schemas import ModelPage, Readiness
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
 JOB = {
@@ -326,3 +326,35 @@ def test_a_moved_address_is_named_and_nothing_is_done(status: int, tmp_path: Pat
                 call(client)
             assert len(server.requests) == 1
     assert kept.read_bytes() == b"earlier scores"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_all_pages_of_a_list_are_read_into_one(asynchronous: bool) -> None:
+    model = {
+        **dict.fromkeys(
+            ("reason", "read_only", "architecture", "kind", "image_shape", "test_bits_per_dim", "size_bytes")
+        ),
+        **{"versions": [1], "aliases": {}, "state": "ready", "unfit": []},
+    }
+    pages = [
+        {"models": [model | {"name": name}], "next": after} for name, after in (("a", "a"), ("b", "b"), ("c", None))
+    ]
+
+    async def ask(url: str) -> ModelPage:
+        async with AsyncClient(url, retries=QUICK) as client:
+            return await client.models.list()
+
+    # A failure of one page is repeated alone.
+    with scripted(Answer(200, pages[0]), BUSY, *(Answer(200, page) for page in pages[1:])) as server:
+        if asynchronous:
+            found = asyncio.run(ask(server.url))
+        else:
+            with Client(server.url, retries=QUICK) as client:
+                found = client.models.list()
+    assert ([entry.name for entry in found.models], found.next) == (["a", "b", "c"], None)
+    asked = ["/v1/models", "/v1/models?after=a", "/v1/models?after=a", "/v1/models?after=b"]
+    assert [request.path for request in server.requests] == asked
+    # A service that repeats its cursor does not hold the client for ever, and one without pages has no cursor.
+    for last in (pages[0], {"models": []}):
+        with scripted(*[Answer(200, page) for page in (pages[0], last)]) as server, Client(server.url) as client:
+            assert len(client.models.list().models) == 1 + len(last["models"])

@@ -1,14 +1,14 @@
 // Components that several pages share.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { accepted } from "./format.js";
-import { get } from "./service.js";
+import { get, getAll } from "./service.js";
 
 const DEFAULT_MODEL = "mnist-snf-glow";
 
 /** Returns the models that can score. Damaged models are left out; the version `requested` is added if it is given.
  *  A model without a live version is named by its newest version, because its plain name cannot score. */
 export async function usableModels(requested = null) {
-  const models = (await get("/v1/models")).models.filter((model) => model.image_shape && model.state !== "failed")
+  const models = (await getAll("/v1/models", "models")).filter((model) => model.image_shape && model.state !== "failed")
     .map((model) => (model.state === "unfit" ? { ...model, name: `${model.name}:${Math.max(...model.versions)}` } : model));
   if (!requested || !/[:@]/.test(requested) || models.some(({ name }) => name === requested)) return models;
   const version = await get(`/v1/models/${requested}`).catch(ignoreMissing);

@@ -44,6 +44,18 @@ export async function get(path, options) {
   return bodyOf(() => response.json(), options?.signal);
 }
 
+/** Returns the entries of all pages of a list, such as `models` of `/v1/models`. */
+export async function getAll(path, entries, options) {
+  const all = [];
+  let after = null;
+  do {
+    const page = await get(path, { ...options, query: { after } });
+    all.push(...page[entries]);
+    after = page.next;
+  } while (after != null);
+  return all;
+}
+
 /** Downloads an image with the API key and returns an object URL. The caller must revoke it. */
 export async function picture(path, options) {
   const response = await call(path, options);

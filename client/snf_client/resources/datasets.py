@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, size_of, split_paths
-from snf_client.request import Call, RetryWhen, path, read_bytes, read_json, read_nothing
+from snf_client.request import Call, RetryWhen, all_pages, path, read_bytes, read_json, read_nothing
 from snf_client.schemas import DatasetDetail, DatasetList, ReferenceRequest
 from snf_client.transport import Resource, S, operation
 
@@ -25,7 +25,7 @@ class DatasetsResource(Resource[S]):
 
         They are built-in, uploaded, or refer to images elsewhere.
         """
-        return Call("GET", path("datasets"), read_json(DatasetList))
+        return all_pages(path("datasets"), DatasetList, "datasets")
 
     @operation
     def get(self, name: str) -> Call[DatasetDetail]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snf_client.local_files import ByteCounter, CountedFile, Progress
-from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_nothing, read_text
+from snf_client.request import Call, RetryWhen, all_pages, path, query, read_bytes, read_json, read_nothing, read_text
 from snf_client.schemas import Aliases, AliasTarget, Audit, DriftReport, ModelDetail, ModelPage, Reference
 from snf_client.transport import Resource, S, operation
 
@@ -23,7 +23,7 @@ class ModelsResource(Resource[S]):
     @operation
     def list(self) -> Call[ModelPage]:
         """Return all models of the service, each with its versions, aliases and loading state."""
-        return Call("GET", path("models"), read_json(ModelPage))
+        return all_pages(path("models"), ModelPage, "models")
 
     @operation
     def get(self, ref: str) -> Call[ModelDetail]:

@@ -97,3 +97,16 @@ def test_a_version_is_a_number(client: TestClient, version: object) -> None:
 def test_a_literal_path_allows_its_own_methods_alone(client: TestClient) -> None:
     assert client.options("/v1/jobs/estimate").headers["allow"] == "POST"
     assert client.options("/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1").headers["allow"] == "DELETE, GET, HEAD"
+
+
+def test_the_document_names_server_licence_and_what_its_parts_are(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert [server["url"] for server in document["servers"]] == ["/"]
+    assert document["info"]["license"] == {"name": "MIT", "identifier": "MIT"}
+    used = {tag for operation in operations(document).values() for tag in operation["tags"]}
+    assert {tag["name"] for tag in document["tags"] if tag["description"]} == used
+    for operation in operations(document).values():
+        for parameter in operation.get("parameters", ()):
+            assert parameter["in"] != "path" or {"example", "examples"} & (parameter | parameter["schema"]).keys()
+    example = document["components"]["schemas"]["ModelPage"]["examples"][0]
+    assert example["models"][0]["name"] == "line-1"

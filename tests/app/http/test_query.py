@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
+from models.registry.registry import Registry
 from tests.app.conftest import MODEL
+from tests.end_to_end.support.uploads import upload
+from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
+from tests.support.trained import barely_trained
 
 PARTS = {
     "ref": MODEL,
@@ -77,3 +82,32 @@ def test_an_answer_about_many_long_names_is_short(client: TestClient) -> None:
     assert len(answer.json()["errors"]) == 10
     assert answer.json()["errors"][0]["pointer"].startswith("/query/0~1xxx")
     assert len(answer.content) < 10_000
+
+
+@pytest.mark.usefixtures("no_shipped_models")
+def test_models_and_datasets_have_pages(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    settings = service_settings(tmp_path, data_dir=None)
+    for name in ("b", "c", "a"):
+        Registry(settings.registry_dir).publish(barely_trained(tmp_path_factory), name)
+    with TestClient(create_app(settings), LOCAL) as service:
+        for name in ("z", "a"):
+            upload(service, name, ("own.zip", zipped(pngs(30)))).raise_for_status()
+        for kind, names in (("models", ["a", "b", "c"]), ("datasets", ["mnist-mini", "a", "z"])):
+            whole = service.get(f"/v1/{kind}").json()
+            assert ([entry["name"] for entry in whole[kind]], whole["next"]) == (names, None)
+            for size in (1, 2, 3):
+                pages, after = [], None
+                while not pages or after is not None:
+                    query = {"limit": size} | ({"after": after} if after else {})
+                    page = service.get(f"/v1/{kind}", params=query).json()
+                    assert len(page[kind]) <= size
+                    pages.append(page[kind])
+                    after = page["next"]
+                assert [entry for page in pages for entry in page] == whole[kind]
+                assert len(pages) == -(-len(names) // size)
+            # The entry that ended a page may have been deleted since.
+            assert [entry["name"] for entry in service.get(f"/v1/{kind}?after=ab").json()[kind]] == names[
+                -2 + (kind == "datasets") :
+            ]
+            for wrong in ("limit=0", "limit=201", "after=Not+A+Name"):
+                assert service.get(f"/v1/{kind}?{wrong}").status_code == 422

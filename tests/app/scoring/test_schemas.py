@@ -5,10 +5,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from app.access.schemas import CallerView
 from app.audits.schemas import Audit
 from app.datasets.schemas import DatasetDetail, DatasetList
+from app.health.schemas import Health
+from app.http.openapi_examples import SCHEMAS
+from app.jobs.schemas import JobList, JobView, Previews, WorkerList
 from app.presets.schemas import PresetList
-from app.registry.schemas import Aliases, AliasTarget
+from app.registry.schemas import Aliases, AliasTarget, ModelPage
 from app.scoring.schemas import Reference
 
 
@@ -17,3 +21,10 @@ def test_the_documented_examples_are_answers(model: type[BaseModel]) -> None:
     examples: Any = model.model_config["json_schema_extra"]
     for example in examples["examples"]:
         assert model.model_validate(example).model_dump(mode="json") == example
+
+
+def test_the_other_examples_are_answers_too() -> None:
+    models: list[type[BaseModel]] = [CallerView, Health, JobList, JobView, ModelPage, Previews, WorkerList]
+    assert [model.__name__ for model in models] == list(SCHEMAS)
+    for model in models:
+        assert model.model_validate(SCHEMAS[model.__name__]).model_dump(mode="json") == SCHEMAS[model.__name__]

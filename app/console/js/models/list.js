@@ -4,7 +4,7 @@ import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { accepted, bytes, count, fixed } from "../format.js";
 import { painter, poll } from "../paint.js";
 import { failure, stateBadge, unfitText, waiting } from "../parts.js";
-import { get } from "../service.js";
+import { getAll } from "../service.js";
 import { uploader } from "./upload.js";
 
 const POLL_MS = 5000;
@@ -16,7 +16,7 @@ export function showList(root) {
   let redraw = () => undefined;
   const load = async () => {
     try {
-      Object.assign(state, { models: (await get("/v1/models")).models, error: null });
+      Object.assign(state, { models: await getAll("/v1/models", "models"), error: null });
     } catch (error) {
       state.error = error;
     }

@@ -1,5 +1,5 @@
 // The version of a model that a page shows; its tabs share it.
-import { get, Problem } from "../service.js";
+import { get, getAll, Problem } from "../service.js";
 
 export class Subject {
   /** `ref` is `digits` (its live version), `digits:2` or `digits@champion`. */
@@ -46,7 +46,7 @@ export class Subject {
     // An answer that arrives after a newer request is out of date and is dropped.
     const request = (this.requests += 1);
     try {
-      const { models } = await get("/v1/models");
+      const models = await getAll("/v1/models", "models");
       if (request !== this.requests) return;
       this.entry = models.find(({ name }) => name === this.name) ?? null;
       this.loadError = null;

@@ -4,7 +4,7 @@ import { repeat } from "../../vendor/lit-html/directives/repeat.js";
 import { confirmed } from "../confirm.js";
 import { count, shape } from "../format.js";
 import { waiting } from "../parts.js";
-import { call, get, picture } from "../service.js";
+import { call, get, getAll, picture } from "../service.js";
 import { complain, toast } from "../toast.js";
 import { problem } from "./messages.js";
 import { Reference } from "./reference.js";
@@ -24,7 +24,7 @@ export class Datasets {
 
   async load() {
     try {
-      this.list = (await get("/v1/datasets")).datasets.sort(newestFirst);
+      this.list = (await getAll("/v1/datasets", "datasets")).sort(newestFirst);
       this.error = null;
       // Only the user knows what to train on: nothing is preselected.
       if (this.chosen && !this.list.some((dataset) => dataset.name === this.chosen && !dataset.problem)) this.clear();

@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { live } from "../../vendor/lit-html/directives/live.js";
 import { facts, segments, waiting } from "../parts.js";
-import { get } from "../service.js";
+import { get, getAll } from "../service.js";
 import { Estimate } from "./estimate.js";
 import { byField, problem } from "./messages.js";
 import { nameFrom, wrongName } from "./names.js";
@@ -25,7 +25,7 @@ export class Form {
 
   async load() {
     try {
-      const [{ presets, parameters, default: defaultPreset }, { models }] = await Promise.all([get("/v1/presets"), get("/v1/models")]);
+      const [{ presets, parameters, default: defaultPreset }, models] = await Promise.all([get("/v1/presets"), getAll("/v1/models", "models")]);
       Object.assign(this, { presets, schema: parameters, models, error: null });
       this.preset ??= defaultPreset;
       this.steps ||= String(this.parameter("max_steps"));

@@ -3,7 +3,7 @@ import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { smallestRate } from "../attainable.js";
 import { brief, duration, fixed, whole } from "../format.js";
 import { facts, notice, unfitText } from "../parts.js";
-import { call, get, hasKey, save } from "../service.js";
+import { call, get, getAll, hasKey, save } from "../service.js";
 import { complain, toast } from "../toast.js";
 
 const ADVICE = {
@@ -16,7 +16,7 @@ const ADVICE = {
 
 /** Returns the aliases of the trained model; null if the model no longer exists. */
 export async function aliasesOf(job, signal) {
-  const { models } = await get("/v1/models", { signal });
+  const models = await getAll("/v1/models", "models", { signal });
   return models.find(({ name }) => name === job.result.model)?.aliases ?? null;
 }
 
