@@ -6,9 +6,11 @@ No text is cut off.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ class TableColumn:
     Attributes:
         name: The heading.
         right: Whether the cells are aligned to the right.
-        fold: Characters below which the column never gets; longer cells go on in the next line. None: each cell is one
-            line, so that it can be copied.
+        fold: Characters below which the column never gets; longer cells go on in the next line, at a space. None: each
+            cell is one line, so that it can be copied.
         drop: Place in the order in which columns are left out of a table that is too wide, the smallest first; None for
             a column that always stays.
     """
@@ -44,7 +46,8 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
 
     A line below the table names the columns that did not fit.
 
-    Columns that may be left out are, too, where all of their cells are empty.
+    A column without any content is left out. A word goes on in the next line only where no table of whole words fits,
+    after a slash if it has one.
 
     Args:
         columns: The columns; without a header if all their names are empty.
@@ -59,15 +62,19 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
     console = Console()
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     shown = [
-        place for place, column in enumerate(columns) if column.drop is None or any(row[place].plain for row in cells)
+        place
+        for place, column in enumerate(columns)
+        if any(row[place].plain for row in cells) or (column.drop is None and not cells)
     ]
-    widest = {place: _width(columns[place], [row[place] for row in cells]) for place in shown}
+    lines = {place: [line for row in cells for line in row[place].plain.splitlines()] for place in shown}
+    widest = {place: _width(columns[place], lines[place]) for place in shown}
+    words = {place: _width(columns[place], [word for line in lines[place] for word in line.split()]) for place in shown}
     dropped: list[int] = []
     for place in sorted((p for p in shown if columns[p].drop is not None), key=lambda p: columns[p].drop or 0):
-        if sum(_least(columns, widest).values()) > _room(console.width, widest):
+        if sum(_least(columns, widest, words).values()) > _room(console.width, widest):
             dropped.append(place)
             del widest[place]
-    widths = _shared(_least(columns, widest), widest, _room(console.width, widest))
+    widths = _shared(_least(columns, widest, words), widest, _room(console.width, widest))
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -80,7 +87,7 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
         heading = "\n".join(textwrap.wrap(column.name, width))
         table.add_column(heading, justify="right" if column.right else "left", overflow="fold", width=width)
     for row in cells:
-        table.add_row(*(row[place] for place in widths))
+        table.add_row(*(_broken_at_slashes(row[place], width) for place, width in widths.items()))
     if title is not None:
         console.print(Text(title), soft_wrap=True)
     console.print(table)
@@ -98,12 +105,26 @@ def print_facts(facts: Mapping[str, Cell], title: str | None = None) -> None:
     print_table((TableColumn(""), TableColumn("", fold=20)), shown, title)
 
 
-def _width(column: TableColumn, cells: Sequence[Text]) -> int:
-    """Return the characters of a column's widest line; a heading takes as many lines as it has words."""
+def _width(column: TableColumn, lines: Sequence[str]) -> int:
+    """Return the characters of the widest line of a column; a heading takes as many lines as it has words."""
     from rich.cells import cell_len
 
-    lines = [line for cell in cells for line in cell.plain.splitlines()]
     return max([1, *map(cell_len, column.name.split()), *map(cell_len, lines)])
+
+
+def _broken_at_slashes(text: Text, width: int) -> Text:
+    """Break words that are wider than a column after slashes, where they have any."""
+    from rich.text import Text
+
+    cuts = []
+    for word in re.finditer(rf"\S{{{width + 1},}}", text.plain):
+        begin = word.start()
+        ends = [word.start() + part.end() for part in re.finditer("[^/]*/|[^/]+$", word[0])]
+        for end, following in pairwise(ends):
+            if following - begin > width:
+                cuts.append(end)
+                begin = end
+    return Text("\n").join(text.divide(cuts)) if cuts else text
 
 
 def _room(width: int, widest: Mapping[int, int]) -> int:
@@ -111,9 +132,9 @@ def _room(width: int, widest: Mapping[int, int]) -> int:
     return width - GAP * (len(widest) - 1)
 
 
-def _least(columns: Sequence[TableColumn], widest: Mapping[int, int]) -> dict[int, int]:
-    """Return the characters that each column takes at least."""
-    return {place: min(width, columns[place].fold or width) for place, width in widest.items()}
+def _least(columns: Sequence[TableColumn], widest: Mapping[int, int], words: Mapping[int, int]) -> dict[int, int]:
+    """Return the characters that each column takes at least: its widest word, and not less than ``fold``."""
+    return {place: max(words[place], min(width, columns[place].fold or width)) for place, width in widest.items()}
 
 
 def _shared(least: Mapping[int, int], widest: Mapping[int, int], room: int) -> dict[int, int]:
