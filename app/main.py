@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -96,6 +97,17 @@ class Service(FastAPI):
 
     draining: threading.Event
     keys: KeyRing
+    _making = threading.Lock()
+    _documents: dict[bool, pages.Document]
+
+    def openapi_document(self) -> pages.Document:
+        """Return the OpenAPI document as it is sent, made at the first call."""
+        with self._making:
+            needed = self.keys.needed
+            if needed not in self._documents:
+                content = json.dumps(self.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+                self._documents[needed] = pages.Document(content, "application/json")
+            return self._documents[needed]
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document of the service.
@@ -141,12 +153,14 @@ def create_app(settings: Settings) -> Service:
         servers=[{"url": "/", "description": "The service that gave this document."}],
         openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
     app.draining = draining
     app.keys = KeyRing(settings)
+    app._documents = {}
     # Added first, so it is the innermost: the others see the method of the request.
     app.add_middleware(HeadAsGet)
     app.add_middleware(

@@ -1,17 +1,19 @@
-"""Pages for browsers: the web console at ``/`` and the API documentation at ``/docs``."""
+"""Pages for browsers and the OpenAPI document: the web console at ``/``, ``/docs`` and ``/openapi.json``."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from base64 import b64encode
+from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from fastapi import Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -20,6 +22,7 @@ from app.http.router import Router
 FOLDER = Path(__file__).parent / "console"
 CONSOLE_PATH = "/console"
 DOCS_PATH = "/docs/files"
+OPENAPI_PATH = "/openapi.json"
 
 POLICY = "Content-Security-Policy"
 HEADERS = {
@@ -33,6 +36,20 @@ HEADERS = {
 }
 
 router = Router()
+
+
+class Document:
+    """Content that never changes while the service runs: its bytes and their ETag, made once."""
+
+    def __init__(self, content: bytes, media_type: str, headers: dict[str, str] = HEADERS) -> None:
+        self._content = content
+        self._tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        self._headers = {**headers, "ETag": self._tag, "Content-Type": media_type}
+
+    def answer(self, request: Request) -> Response:
+        """Return the response to a request: the content, or 304 if the client's copy is current."""
+        current = self._tag in request.headers.get("if-none-match", "")
+        return Response(None if current else self._content, 304 if current else 200, self._headers)
 
 
 class PageFiles(StaticFiles):
@@ -61,24 +78,35 @@ async def console(request: Request) -> Response:
     return await console_files.get_response("index.html", request.scope)
 
 
+@router.get(OPENAPI_PATH, include_in_schema=False)
+async def openapi(request: Request) -> Response:
+    """Return the OpenAPI document of the service."""
+    # The first one takes a second to make.
+    document: Document = await asyncio.to_thread(request.app.openapi_document)
+    return document.answer(request)
+
+
 @router.get("/docs", include_in_schema=False)
-async def api_docs(request: Request) -> HTMLResponse:
+async def api_docs(request: Request) -> Response:
     """Return the interactive API documentation (Swagger UI) as an HTML page."""
+    return _docs_page(request.app.title).answer(request)
+
+
+@cache
+def _docs_page(title: str) -> Document:
     page = get_swagger_ui_html(
-        openapi_url=request.app.openapi_url,
-        title=request.app.title,
+        openapi_url=OPENAPI_PATH,
+        title=title,
         swagger_js_url=f"{DOCS_PATH}/swagger-ui-bundle.js",
         swagger_css_url=f"{DOCS_PATH}/swagger-ui.css",
         swagger_favicon_url=f"{CONSOLE_PATH}/icon.svg",
     )
-    page.headers.update(HEADERS)
     # The page has one inline script, which starts Swagger UI.
     allowed = " ".join(
         f"'sha256-{_digest(script)}'" for script in re.findall(rb"<script>(.*?)</script>", page.body, re.S)
     )
     policy = HEADERS[POLICY].replace("script-src 'self'", f"script-src 'self' {allowed}")
-    page.headers[POLICY] = policy
-    return page
+    return Document(bytes(page.body), "text/html; charset=utf-8", HEADERS | {POLICY: policy})
 
 
 def _digest(script: bytes) -> str:

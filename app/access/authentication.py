@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 
@@ -11,7 +12,7 @@ from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.access.callers import SCOPE, Caller, address_of, keyless
+from app.access.callers import SCOPE, Caller, address_of, keyless, network_of
 from app.access.failed_attempts import Attempts, FailedAttempts
 from app.access.key_ring import HeldKey, KeyRefused, KeyRing, Refusal
 from app.access.rate_limits import ALLOWANCE, Allowance, RateLimits, with_headers
@@ -22,10 +23,17 @@ from app.metrics.registry import ServiceMetrics
 from worker.keys.key_file import KeysUnreadable, digest_of
 from worker.settings import Settings
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
+HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
 OPEN_FOLDERS = ("/console/", "/docs/files/")
 """Paths that need no key: health checks, and pages that contain no data."""
 
+OPEN_RATE = parse("2000/10 seconds")
+"""Most requests of an address to paths that need no key, health checks by themselves. The console has 110 files."""
+REFUSAL_RATE = parse("100/10 seconds")
+"""Most refusals of an address that are answered at once."""
+PAUSE_S = 1.0
+"""Seconds after which others are answered, so that clients that ask again at once take no time of the others."""
 REPORTS = parse("10/minute")
 """Most reports of wrong keys in the audit log, so that a flood of them cannot push out the records of changes."""
 
@@ -53,19 +61,30 @@ class Authentication:
         self._keys = keys
         self._attempts = FailedAttempts()
         self._limits = RateLimits()
-        self._reports = FixedWindowRateLimiter(MemoryStorage())
+        self._windows = FixedWindowRateLimiter(MemoryStorage())
         self._writer = writer
         self._audit = audit_file(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application if its key is valid; otherwise answer with 401, 429 or 503."""
-        if scope["type"] == "http" and not is_open(scope["path"]):
+        if scope["type"] == "http":
             try:
-                self._admit(scope)
+                if is_open(scope["path"]):
+                    self._take_open(scope)
+                else:
+                    self._admit(scope)
             except Problem as problem:
+                if not self._windows.hit(REFUSAL_RATE, "refusals", network_of(address_of(scope))):
+                    await asyncio.sleep(PAUSE_S)
                 await problem_response(problem, scope["path"])(scope, receive, with_headers(scope, send))
                 return
         await self._app(scope, receive, with_headers(scope, send))
+
+    def _take_open(self, scope: Scope) -> None:
+        kind = "health" if scope["path"] in HEALTH_PATHS else "pages"
+        if not self._windows.hit(OPEN_RATE, kind, network_of(address_of(scope))):
+            detail = f"an address gets {OPEN_RATE.amount} answers without a key in {OPEN_RATE.get_expiry()} s; wait"
+            raise Problem(429, "too-many-requests", "Too Many Requests", detail, headers={"Retry-After": "10"})
 
     def _admit(self, scope: Scope) -> None:
         address = address_of(scope)
@@ -117,7 +136,7 @@ class Authentication:
         # The first wrong key of an address, then each that extends its wait, with the number of attempts since.
         if attempts.wrong > 1 and not attempts.blocked_until:
             return
-        if not self._reports.hit(REPORTS, "all"):
+        if not self._windows.hit(REPORTS, "reports"):
             return
         address = address_of(scope)
         log.warning("%d attempts with a wrong key from %s (%s)", attempts.unreported, address, reason)

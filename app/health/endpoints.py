@@ -26,7 +26,7 @@ from app.registry.loaded import ModelState
 router = Router(tags=["operations"])
 
 
-@router.get("/healthz", operation_id="health", summary="Check that the process runs")
+@router.get("/healthz", operation_id="health", summary="Check that the process runs", responses=responses(429))
 async def health() -> Health:
     """Answer 200 while the process runs; neither the models nor the job store is checked."""
     return Health(status="alive", version=package_version())
@@ -36,7 +36,10 @@ async def health() -> Health:
     "/readyz",
     operation_id="readiness",
     summary="Check that the service can score",
-    responses={503: {"model": Readiness, "description": "Loading, draining or stuck, or all models have failed."}},
+    responses={
+        503: {"model": Readiness, "description": "Loading, draining or stuck, or all models have failed."},
+        **responses(429),
+    },
 )
 async def readiness(
     pool: ModelPoolDep,

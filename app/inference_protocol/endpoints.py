@@ -59,7 +59,12 @@ async def show_server() -> ServerMetadata:
     return server_metadata()
 
 
-@router.get("/health/live", operation_id="oip_server_live", summary="Check that the process runs")
+@router.get(
+    "/health/live",
+    operation_id="oip_server_live",
+    summary="Check that the process runs",
+    responses=responses(429),
+)
 async def check_live() -> ServerLive:
     """Answer 200 while the service process runs."""
     return ServerLive(live=True)
@@ -70,7 +75,7 @@ async def check_live() -> ServerLive:
     operation_id="oip_server_ready",
     summary="Check that the service can score",
     response_model=ServerReady,
-    responses=responses(503),
+    responses=responses(429, 503),
 )
 async def check_ready(
     pool: ModelPoolDep, queue: ScoringQueueDep, stopping: DrainingDep, settings: SettingsDep

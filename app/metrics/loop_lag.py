@@ -1,4 +1,4 @@
-"""Measurement of event loop lag: the delay with which a sleeping task wakes up."""
+"""Measurement of event loop lag, the delay with which a sleeping task wakes up, and heartbeats of the loop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from app.metrics.registry import ServiceMetrics
+from worker.runtime.lifeline import beat
 
 EVERY_S = 0.5
 
@@ -15,7 +16,7 @@ EVERY_S = 0.5
 async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
     """Context manager that records the lag of the event loop in the metrics every 0.5 seconds.
 
-    The lag is the time in seconds by which a sleeping task wakes up late.
+    The lag is the time in seconds by which a sleeping task wakes up late. Each time the launcher gets a heartbeat.
     """
     task = asyncio.create_task(_measure(metrics), name="loop-lag")
     try:
@@ -32,3 +33,4 @@ async def _measure(metrics: ServiceMetrics) -> None:
         due = loop.time() + EVERY_S
         await asyncio.sleep(EVERY_S)
         metrics.observe_lag(max(0.0, loop.time() - due))
+        beat()

@@ -34,7 +34,8 @@ class ChildProcess:
         module: Module to run with ``python -m``.
         settings: Settings of the process.
         variables: Environment variables beside those of the settings.
-        probe: Returns whether the process answers; None to watch only for its end.
+        probe: Returns whether the process answers; None to watch only for its end or its heartbeats.
+        beats: Whether the process sends heartbeats, and hangs when they stay away.
         patience_s: Time in seconds in which a sound process may not answer while it runs.
     """
 
@@ -45,6 +46,7 @@ class ChildProcess:
         settings: Settings,
         variables: Mapping[str, str] | None = None,
         probe: Probe | None = None,
+        beats: bool = False,
         patience_s: float = 0.0,
     ) -> None:
         self.name = name
@@ -53,6 +55,7 @@ class ChildProcess:
         self.settings = settings
         self._variables = dict(variables or {})
         self._probe = probe
+        self._beats = beats
         # A process that was asked to stop may take as long as that, and does not answer meanwhile.
         self._patience_s = max(patience_s, settings.kill_after_seconds)
         self._watch: HangWatch | None = None
@@ -161,8 +164,11 @@ class ChildProcess:
                 os.truncate(self._output, 0)
 
     def _begin_watch(self, pid: int) -> None:
-        if self._probe is not None:
-            self._watch = HangWatch(pid, self._probe, self._patience_s)
+        probe, lifeline = self._probe, self._lifeline
+        if self._beats and lifeline is not None:
+            probe = lambda _pid: lifeline.has_beaten()  # noqa: E731
+        if probe is not None:
+            self._watch = HangWatch(pid, probe, self._patience_s)
             self._watch.start()
 
     def _kill_if_hung(self, process: subprocess.Popen[bytes]) -> str | None:

@@ -1,17 +1,14 @@
 """Detection of child processes that run but do not answer."""
 
-import http.client
 import logging
 import math
 import threading
-import urllib.error
 from collections.abc import Callable
 
 from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerRegistry
-from worker.launch.local_http import open_local
 from worker.runtime.worker_name import worker_name
 from worker.settings import Settings
 
@@ -19,8 +16,6 @@ log = logging.getLogger(__name__)
 
 _EVERY_S = 15.0
 """Pause between two probes, so that a loaded machine has time to recover."""
-_TIMEOUT_S = 20.0
-"""Longest wait for an answer over HTTP: a service on a machine with far too much work answers late."""
 _MISSES = 4
 """Missed probes in a row after which a process hangs: a minute or more without any answer."""
 _MISSES_AT_START = 40
@@ -89,26 +84,6 @@ class HangWatch:
     def _loop(self) -> None:
         while not self._stop.wait(_EVERY_S):
             self.check()
-
-
-def service_probe(url: str) -> Probe:
-    """Return a function that checks whether the HTTP service answers.
-
-    It requests ``/healthz`` from the service at ``url``. Any HTTP response counts as an answer, even an error status.
-    So does a connection that the service accepts and then drops.
-    """
-
-    def probe(_pid: int) -> bool:
-        try:
-            with open_local(f"{url}/healthz", timeout=_TIMEOUT_S):
-                return True
-        except (urllib.error.HTTPError, http.client.HTTPException, ConnectionResetError, BrokenPipeError):
-            # It was accepted, and then refused because too many connections are open.
-            return True
-        except OSError:
-            return False
-
-    return probe
 
 
 def worker_probe(settings: Settings) -> Probe:

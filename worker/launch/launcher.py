@@ -20,7 +20,7 @@ from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
 from worker.launch.child_process import ChildProcess, restart_dead, stop_all
-from worker.launch.hang_watch import broker_probe, service_probe
+from worker.launch.hang_watch import broker_probe
 from worker.launch.local_http import open_local
 from worker.launch.workers import worker_processes
 from worker.log_setup import configure_logging
@@ -29,6 +29,8 @@ from worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_BUSY_S = 120.0
+"""Time without a heartbeat in which a service may be busy with requests."""
 _READY_S = 600.0
 """Longest time in which the broker, and then the service, must get ready: they may import from a slow disk."""
 _BROKER_STOP_S = 15.0
@@ -145,7 +147,7 @@ class Installation:
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
         self._others = [
             *worker_processes(settings, worker),
-            ChildProcess("service", service, settings, keys, service_probe(address(settings))),
+            ChildProcess("service", service, settings, keys, beats=True, patience_s=_BUSY_S),
         ]
 
     def run(self) -> int:

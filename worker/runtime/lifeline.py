@@ -1,23 +1,26 @@
-"""Child processes that detect the death of their parent by a pipe, and inherit no API keys.
+"""Child processes that detect the death of their parent by a socket pair, and inherit no API keys.
 
-The parent keeps the writing end of the pipe and passes the reading end in ``SNF_LIFELINE_FD``. End of file means that
-the parent is gone, on every platform and even after ``kill -9``. ``python -m worker.runtime.lifeline MODULE`` runs a
-module that is stopped when its parent is gone.
+The parent keeps one end and passes the other in ``SNF_LIFELINE_FD``. End of file means that the parent is gone, on
+every platform and even after ``kill -9``. ``python -m worker.runtime.lifeline MODULE`` runs a module that is stopped
+when its parent is gone. In the other direction a child sends heartbeats.
 """
 
 import os
 import runpy
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from worker.gc_tuning import relax_gc
 
 VARIABLE = "SNF_LIFELINE_FD"
 
+_parent: socket.socket | None = None
+"""The end of the socket pair of this process, once it is watched."""
 
 SECRETS = frozenset({"SNF_API_KEYS", "SNF_API_KEY"})
 """Variables that no child process inherits: their values are visible under ``/proc``.
@@ -35,22 +38,23 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 
 
 class Lifeline:
-    """Pipe that tells a child process when its parent process has died.
+    """Socket pair by which a child process detects that its parent has died, and its parent that the child works.
 
-    The child then reads the end of file from the pipe.
+    The child reads the end of file once the parent is gone.
 
     Start the child within :meth:`passed`, with ``fd`` in its ``pass_fds`` and ``environment`` in its variables.
     """
 
     def __init__(self) -> None:
-        self.fd, self._writing = os.pipe()
+        self._ours, theirs = socket.socketpair()
+        self.fd = theirs.detach()
         self.environment = {VARIABLE: str(self.fd)}
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager that keeps the reading end of the pipe open while the child process is started.
+        """Context manager that keeps the end of the child open while the child process is started.
 
-        At its end, this process closes its copy of the reading end. After an error it closes both ends.
+        At its end, this process closes its copy of that end. After an error it closes both ends.
         """
         try:
             yield
@@ -62,14 +66,26 @@ class Lifeline:
 
     def send(self, message: bytes) -> None:
         """Send a one-byte message, such as a reason to stop, to the child process, unless the child has ended."""
+        with suppress(ConnectionError):
+            self._ours.send(message)
+
+    def has_beaten(self) -> bool:
+        """Return whether the child process has sent a heartbeat since the last call."""
         try:
-            os.write(self._writing, message)
-        except BrokenPipeError:
-            return
+            return bool(self._ours.recv(2**16, socket.MSG_DONTWAIT))
+        except OSError:  # nothing to read, or closed
+            return False
 
     def close(self) -> None:
-        """Close the parent's end of the pipe; a child that still runs stops, as if its parent had died."""
-        os.close(self._writing)
+        """Close the parent's end; a child that still runs stops, as if its parent had died."""
+        self._ours.close()
+
+
+def beat() -> None:
+    """Send a heartbeat to the parent process, unless it is gone or reads none."""
+    if _parent is not None:
+        with suppress(OSError):
+            _parent.send(b".", socket.MSG_DONTWAIT)
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
@@ -84,15 +100,17 @@ def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None
     Returns:
         False if this process was started without a lifeline.
     """
+    global _parent  # noqa: PLW0603 - a process has one parent
     text = os.environ.pop(VARIABLE, None)
     if text is None:
         return False
-    fd = int(text)
-    os.set_inheritable(fd, False)
+    parent = _parent = socket.socket(fileno=int(text))
+    parent.set_inheritable(False)
 
     def read() -> None:
-        while message := os.read(fd, 1):
-            on_message(message)
+        with suppress(ConnectionError):  # it left heartbeats unread
+            while message := parent.recv(1):
+                on_message(message)
         on_parent_gone()
 
     threading.Thread(target=read, name="lifeline", daemon=True).start()
@@ -120,4 +138,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from worker.runtime import lifeline  # noqa: PLW0406 - the one whose ``beat`` others import
+
+    lifeline.main()

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from limits import parse
 
+from app.access import authentication
 from app.access.failed_attempts import FREE_ATTEMPTS
 from app.access.key_ring import CHECK_S, KeyRing
 from app.main import create_app
@@ -236,3 +238,26 @@ def test_a_log_that_cannot_be_written_stops_no_call(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file where the folder should be")
     with serving(tmp_path, access_log=True) as client:
         assert client.delete("/v1/datasets/mnist-mini").status_code == 409
+
+
+def test_paths_without_a_key_have_a_limit_and_health_checks_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authentication, "OPEN_RATE", parse("3/hour"))
+    monkeypatch.setattr(authentication, "REFUSAL_RATE", parse("1/hour"))
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with serving(tmp_path, api_keys=("a" * 32,)) as client:
+        monkeypatch.setattr(authentication.asyncio, "sleep", note)
+        assert [client.get(path).status_code for path in ("/", "/docs", "/openapi.json", "/docs")] == [200] * 3 + [429]
+        refused = client.get("/console/js/main.js")
+        assert (refused.status_code, refused.json()["type"]) == (429, "too-many-requests")
+        assert int(refused.headers["retry-after"]) > 0
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/v1/models").status_code == 401
+        monkeypatch.undo()
+    # The first refusal is answered at once.
+    assert pauses == [authentication.PAUSE_S] * 2

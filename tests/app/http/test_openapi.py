@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from app.main import Service, create_app
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
@@ -35,6 +35,22 @@ def test_keys_are_optional_exactly_where_the_service_has_none(client: TestClient
         assert len(found) > 40
         assert {name: {} in security for name, security in found.items()} == dict.fromkeys(found, optional)
         assert all({"bearer": ["read"]} in found[name] for name in ("list_models", "get_job"))
+
+
+def test_the_document_is_made_once_and_sent_to_those_that_lack_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    make = Service.openapi
+    monkeypatch.setattr(Service, "openapi", lambda service: made.append(1) or make(service))
+    client = TestClient(create_app(service_settings(tmp_path)), LOCAL)
+    for path in ("/openapi.json", "/docs"):
+        first, again = client.get(path), client.get(path)
+        assert (first.status_code, first.content) == (200, again.content)
+        unchanged = client.get(path, headers={"if-none-match": first.headers["etag"]})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        assert client.get(path, headers={"if-none-match": '"other"'}).status_code == 200
+    assert made == [1]
 
 
 def test_no_parameter_is_null(client: TestClient) -> None:

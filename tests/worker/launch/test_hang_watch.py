@@ -5,7 +5,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Self
 
 import pytest
 import redis
@@ -16,8 +15,10 @@ from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.launch import hang_watch, launcher
-from worker.launch.hang_watch import HangWatch, broker_probe, service_probe, worker_probe
+from worker.launch.hang_watch import HangWatch, broker_probe, worker_probe
 from worker.launch.workers import worker_processes
+from worker.runtime import lifeline
+from worker.runtime.lifeline import Lifeline
 from worker.settings import Settings
 
 PID = 4242
@@ -69,49 +70,23 @@ def test_one_answer_starts_the_count_anew_and_a_fault_of_the_probe_does_not_coun
     assert watch.hung is not None
 
 
-class Service:
-    """A socket that answers each connection with some bytes."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            with connection:
-                connection.recv(10_000)
-                connection.sendall(self._answer)
-
-
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 503 Busy\r\n\r\n", b"", b"no HTTP\r\n"])
-def test_any_answer_of_a_service_counts_and_a_proxy_is_not_asked(
-    answer: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with Service(answer) as service:
-        assert service_probe(service.url)(PID)
-    assert not service_probe(service.url)(PID)
-
-
-def test_a_service_that_accepts_and_says_nothing_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hang_watch, "_TIMEOUT_S", 0.05)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert not service_probe(f"http://127.0.0.1:{silent.getsockname()[1]}")(PID)
+def test_a_child_that_sends_heartbeats_is_alive_whatever_its_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    line, gone = Lifeline(), threading.Event()
+    monkeypatch.setenv(lifeline.VARIABLE, str(line.fd))
+    monkeypatch.setattr(lifeline, "_parent", None)
+    lifeline.beat()  # no parent
+    assert lifeline.watch(lambda _message: None, gone.set)
+    assert not line.has_beaten()
+    for _ in range(100_000):  # more than its socket holds: it goes on
+        lifeline.beat()
+    while line.has_beaten():
+        pass
+    lifeline.beat()
+    assert line.has_beaten()
+    assert not line.has_beaten()
+    line.close()
+    assert gone.wait(10)
+    lifeline.beat()  # the parent is gone
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
-"""A service that answers `/readyz` and nothing else."""
+"""A service that answers `/readyz` and nothing else, and sends heartbeats."""
 
 import signal
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
+from worker.runtime.lifeline import beat
 from worker.settings import load_settings
 
 
@@ -20,7 +22,13 @@ def stop(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
+def keep_beating() -> None:
+    while not threading.Event().wait(0.1):
+        beat()
+
+
 if __name__ == "__main__":
+    threading.Thread(target=keep_beating, daemon=True).start()
     signal.signal(signal.SIGTERM, stop)
     settings = load_settings()
     ThreadingHTTPServer((settings.host, settings.port), Handler).serve_forever()
