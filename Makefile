@@ -12,6 +12,15 @@ export SNF_DATA_DIR ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-annotate --custom-compile-command 'make lock'
 
+PIP := PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# Its steps in a few lines: its own are hundreds, and with --quiet it says nothing for minutes.
+STEPS := { found=0; while read -r word rest; do case "$$word $$rest" in \
+  *.metadata*) ;; \
+  Collecting*) found=$$((found + 1)); [ $$((found % 25)) -ne 0 ] || echo "  $$found packages found" ;; \
+  Downloading*[MG]B*) echo "  downloads $$rest" ;; \
+  "Installing collected"*) echo "  installs them ..." ;; \
+  pip-failed*) exit 1 ;; esac; done; }
+
 .PHONY: up test lint types tests test-browser client-schemas docs notebooks lock sbom install clean
 .DEFAULT_GOAL := help
 
@@ -19,7 +28,7 @@ help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 up: $(VENV)/installed  ## install what is missing, start broker, worker and service
-	@SNF_URL= $(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2
+	@SNF_URL= $(BIN)/snf backbones add efficientnet-lite0 || echo "Feature models need it; all others work." >&2
 	@exec $(BIN)/snf up
 
 test: lint  ## lint, type check, all tests but those of the pages, with coverage
@@ -72,11 +81,11 @@ $(BIN)/python:
 
 $(VENV)/installed: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
 	@echo "Installs into $(VENV) (a few minutes at the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[features]'
+	@{ $(PIP) --editable ./client --editable ./runtime --editable '.[features]' || echo pip-failed; } | $(STEPS)
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml client/pyproject.toml runtime/pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ./client --editable ./runtime --editable '.[features,onnx,ray,tensorboard,test]'
+	@{ $(PIP) --editable ./client --editable ./runtime --editable '.[features,onnx,ray,tensorboard,test]' || echo pip-failed; } | $(STEPS)
 	@touch $@ $(VENV)/installed
 
 # One notebook imports the test suite.

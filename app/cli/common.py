@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -171,7 +171,7 @@ def require_local(command: str, reason: str) -> None:
         raise fail(f"{command} works on this machine alone, not on SNF_URL={address}: {reason}; unset SNF_URL", USAGE)
 
 
-def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
+def fail_validation(error: ValidationError, whole: str, known: Collection[str] = ()) -> typer.Exit:
     """Print a pydantic validation error on stderr, and return the exception that exits with code 2.
 
     The message tells what is wrong with each invalid value. The caller raises the exception.
@@ -179,9 +179,11 @@ def fail_validation(error: ValidationError, whole: str) -> typer.Exit:
     Args:
         error: The failed validation.
         whole: Name of the values as a whole, for errors that belong to none of them.
+        known: Names of the values that there are, to suggest one in place of an unknown one.
     """
-    lines = [f"{'.'.join(map(str, item['loc'])) or whole}: {item['msg']}" for item in error.errors()]
-    return fail("; ".join(lines), USAGE)
+    from models.texts.validation_texts import error_line
+
+    return fail(error_line(error, known, whole), USAGE)
 
 
 @contextmanager

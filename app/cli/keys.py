@@ -16,7 +16,7 @@ import typer
 from app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
 from app.cli.tables import TableColumn, print_table
 from snf_runtime.judged_counts import FAILED, USAGE
-from worker.keys.roles import Role
+from worker.keys.roles import ROLES, Role
 
 if TYPE_CHECKING:
     from worker.keys.key_file import KeyFile, StoredKey
@@ -40,10 +40,28 @@ def list_by_default(context: typer.Context, as_json: Json = False) -> None:
         refuse_before_subcommand(context)
 
 
+def _role(text: str) -> Role:
+    """Read a role of a key; a wrong one is an error of usage that names the most similar role."""
+    from models.texts.suggestions import choices
+
+    for role in ROLES:
+        if role == text:
+            return role
+    raise typer.BadParameter(f"there is no role {text!r}; {choices(text, ROLES)}")
+
+
 @keys.command()
 def create(
     name: Annotated[str, typer.Argument(help="Holder of the key: a person, a camera, a program.", show_default=False)],
-    role: Annotated[Role, typer.Option("--role", help="Permissions of the key; each role includes the ones before.")],
+    role: Annotated[
+        Role,
+        typer.Option(
+            "--role",
+            parser=_role,
+            metavar="|".join(ROLES),
+            help="Permissions of the key; each role includes the ones before.",
+        ),
+    ],
     expires: Annotated[
         str | None, typer.Option("--expires", help="Time for which the key is valid: 90d, 12h, 30m.")
     ] = None,

@@ -110,7 +110,7 @@ def _parameters(given: dict[str, object]) -> LimitParameters:
     try:
         return LimitParameters.model_validate(given)
     except ValidationError as error:
-        raise fail_validation(error, "limit") from error
+        raise fail_validation(error, "limit", LimitParameters.model_fields) from error
 
 
 def _local(model: str, data: str | None, parameters: LimitParameters) -> tuple[int, LimitRecord]:

@@ -268,7 +268,12 @@ def alias(
 
 @models.command()
 def delete(
-    name: Name,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the model, or NAME:VERSION.", show_default=False, autocompletion=completion.models
+        ),
+    ],
     version: Annotated[int | None, typer.Argument(min=1, help="Version to delete.", show_default=False)] = None,
     whole: Annotated[bool, typer.Option("--all", help="Delete all versions.")] = False,
     url: Url = None,
@@ -279,8 +284,15 @@ def delete(
 
     A version that an alias points at cannot be deleted alone.
     """
-    if (version is None) != whole:
-        raise fail("expected either a version or --all", USAGE)
+    name, colon, number = name.partition(":")
+    if [version is not None, bool(colon), whole].count(True) != 1:
+        raise fail("expected either a version, as in NAME:3, or --all", USAGE)
+    if colon:
+        from models.naming import is_version
+
+        if not is_version(number):
+            raise fail(f"expected NAME:VERSION, such as {name}:3, got {name}:{number}", USAGE)
+        version = int(number)
     if url:
         with service(url, key) as client:
             if version is None:

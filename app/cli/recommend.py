@@ -75,7 +75,7 @@ def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
     try:
         return RecommendParameters.model_validate(given | parse_pairs(pairs, "--set"))
     except ValidationError as error:
-        raise fail_validation(error, "--set") from error
+        raise fail_validation(error, "--set", RecommendParameters.model_fields) from error
 
 
 def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:

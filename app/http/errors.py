@@ -215,11 +215,11 @@ def problem_response(problem: Problem, instance: str) -> Response:
     )
 
 
-def problem_of(error: Exception, pointer: str | None = None) -> Problem:  # noqa: PLR0911 - one for each kind
+def problem_of(error: Exception, pointer: str | None = None, known: Collection[str] = ()) -> Problem:  # noqa: PLR0911 - one for each kind
     """Convert any exception to a ``Problem``, from which the error response is made.
 
     An unexpected exception becomes a 500 error without internal details. ``pointer`` is the part of the request that a
-    typed error is about, by default that of ``POINTERS``.
+    typed error is about, by default that of ``POINTERS``; ``known`` are the members of a body that is not valid.
     """
     error = storage_error(error) or error
     match error:
@@ -252,7 +252,7 @@ def problem_of(error: Exception, pointer: str | None = None) -> Problem:  # noqa
             first = error.errors()[0]
             if first["type"] == "json_invalid":  # which comes alone
                 return malformed_json(f"expected valid JSON: {first['ctx']['error']}")
-            return invalid_fields([field_problem(item) for item in error.errors()])
+            return invalid_fields([field_problem(item, (), known) for item in error.errors()])
         case HTTPException():
             title = phrase(error.status_code)
             return Problem(

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.access.permissions import permit, role_needed
 from app.http.body_limit import read_body
-from app.http.errors import unsupported_media_type
+from app.http.errors import problem_of, unsupported_media_type
 from app.http.request_log import forget_body, note_body
 
 JSON = "application/json"
@@ -40,6 +40,7 @@ class JsonRoute(APIRoute):
         """
         handle = super().get_route_handler()
         role = role_needed(self.dependencies)
+        members = getattr(self.body_field and self.body_field.field_info.annotation, "model_fields", ())
 
         async def handle_checked(request: Request) -> Response:
             if role is not None:
@@ -49,9 +50,9 @@ class JsonRoute(APIRoute):
                 await json_request.read()
             try:
                 return await handle(json_request)
-            except RequestValidationError:
+            except RequestValidationError as error:
                 forget_body(request.scope)
-                raise
+                raise problem_of(error, known=members) from error
 
         return handle_checked
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.texts.suggestions import closest
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_SHOWN_CHARACTERS = 40
 """Longest wrong value that a message repeats."""
@@ -48,6 +51,22 @@ def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
             for start in ("Input should be", "String should have", "Tuple should have"):
                 detail = detail.replace(start, "expected", 1)
     return with_value(detail, error.get("input"))
+
+
+def error_line(error: ValidationError, known: Collection[str] = (), whole: str = "") -> str:
+    """Return one line of text that describes all errors of a validation, such as "batch_size: expected ..., got ...".
+
+    Args:
+        error: The failed validation.
+        known: Names of the parameters that there are, to suggest one in place of an unknown one.
+        whole: Name of the values as a whole, for errors that belong to none of them.
+    """
+    texts = []
+    for item in error.errors():
+        text, where = plain_text(item, known), ".".join(map(str, item["loc"])) or whole
+        # A suggestion names the unknown parameter itself.
+        texts.append(text if not where or text.startswith("unknown parameter") else f"{where}: {text}")
+    return "; ".join(texts)
 
 
 def with_value(detail: str, given: object) -> str:

@@ -16,7 +16,7 @@ from models.errors import WHITENING_LAYERS, DatasetUnfit, SettingUnsupported
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.layers.couplings import Coupling
 from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec, SelfNormalizingOneByOneSpec
-from models.texts.validation_texts import plain_text
+from models.texts.validation_texts import error_line
 from models.training.config import TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
@@ -145,9 +145,4 @@ def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:
 
     An example is "batch_size: expected ..., got ...".
     """
-    texts = []
-    for item in error.errors():
-        text, where = plain_text(item, recipe.parameters), ".".join(map(str, item["loc"]))
-        # A suggestion names the unknown parameter itself.
-        texts.append(text if not where or text.startswith("unknown parameter") else f"{where}: {text}")
-    return "; ".join(texts)
+    return error_line(error, recipe.parameters)

@@ -158,6 +158,7 @@ class Installation:
         Returns the exit code.
         """
         started = time.monotonic()
+        self._echo("starting broker, workers and service ...")
         if self._broker is not None:
             self._broker.start()
             if not self._until(lambda: self._broker_answers() or not self._broker_has_room()):

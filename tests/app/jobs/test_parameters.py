@@ -145,6 +145,7 @@ def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
         (SCORE | {"model": "mnist-snf-glw"}, "/body/model", "did you mean mnist-snf-glow?"),
         (TRAIN | {"preset": "snf-glow-smal"}, "/body/preset", "did you mean snf-glow-small? There are: snf-glow-tiny"),
         (TRAIN | {"preset": "huge"}, "/body/preset", "there is no preset 'huge'; there are: snf-glow-tiny"),
+        (TRAIN | {"promot": True}, "/body/promot", "did you mean promote?"),
         (TRAIN | {"type": "trian"}, "/body/type", "got 'trian'; did you mean train?"),
     ],
 )
