@@ -1,15 +1,33 @@
-"""Tuning of Python's garbage collector for large processes that create few reference cycles."""
+"""Tuning of the garbage collector and of the C library's memory for long-lived processes."""
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
+import os
 
 GC_THRESHOLD = 10_000
 """Number of new objects between two collections.
 
 Start-up creates half a million objects that stay. Python's default of 700 would traverse them again and again.
 """
+
+MMAP_THRESHOLD, TRIM_THRESHOLD = 2**20, 16 * 2**20
+"""Bytes from which a block is memory of its own, and of free memory that is kept beside such blocks."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_TUNED_BY = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"
+
+
+def give_back_memory() -> None:
+    """Make glibc give freed blocks of 1 MiB and more back to the system, unless its variables tune it.
+
+    By itself it raises that threshold to 32 MiB: memory of decoded images then stayed in the heaps of all threads.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and not any(name in os.environ for name in _TUNED_BY):
+        mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)
 
 
 def relax_gc() -> None:

@@ -8,8 +8,12 @@ import re
 import time
 import uuid
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
@@ -27,6 +31,8 @@ UNCHANGING = frozenset({"score_images", "oip_infer", "oip_version_infer", "estim
 BODY = "snf.body"
 """Key of a request's scope that holds its parsed JSON body."""
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+REFUSED_RATE = parse("10/minute")
+"""Most refused changes of a caller in the audit log, so that a flood of them cannot push out the changes."""
 MAX_LOGGED = 500
 """Most characters of a value from outside that are logged."""
 
@@ -102,6 +108,8 @@ class RequestLog:
         self._writer = writer
         self._audit = audit_file(settings)
         self._access = JsonLines(settings.logs_dir / "access.jsonl") if settings.access_log else None
+        self._refused = FixedWindowRateLimiter(MemoryStorage())
+        self._left_out = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, and queue its log record after the answer."""
@@ -136,7 +144,19 @@ class RequestLog:
             if self._access is not None:
                 self._writer.put(self._access, _access_record(scope, status, milliseconds, sent))
             if _may_change(scope) and status not in (401, 403):
-                self._writer.put(self._audit, _change_record(scope, status, milliseconds, location))
+                self._note_change(scope, status, milliseconds, location)
+
+    def _note_change(self, scope: Scope, status: int, milliseconds: float, location: str | None) -> None:
+        # A caller that left may have made its change.
+        if HTTPStatus.BAD_REQUEST <= status < CLIENT_LEFT:
+            forget_body(scope)
+            if not self._refused.hit(REFUSED_RATE, caller_of(scope).name):
+                self._left_out += 1
+                return
+        record = _change_record(scope, status, milliseconds, location)
+        if self._left_out:
+            record["refusals_left_out"], self._left_out = self._left_out, 0
+        self._writer.put(self._audit, record)
 
 
 def _may_change(scope: Scope) -> bool:

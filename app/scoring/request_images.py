@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -102,6 +103,8 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
         parser = MultiPartParser(
             request.headers, stream, max_files=max_images, max_fields=16, max_part_size=MAX_FIELD_BYTES
         )
+        # In memory, where the limit of bodies counts them: a full disk must not refuse scores.
+        parser.spool_max_size = sys.maxsize
         try:
             form = await parser.parse()
         except MultiPartException as error:

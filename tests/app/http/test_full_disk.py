@@ -1,6 +1,7 @@
 """Calls that write on a disk that takes no writes: each is a problem with a sentence, and nothing has changed."""
 
 import errno
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,3 +93,12 @@ def test_other_errors_of_the_system_are_faults(client: TestClient, monkeypatch: 
     refuse_writes(monkeypatch, errno.EIO)
     answer = client.put(f"{MODEL}/aliases/champion", json={"version": 2})
     assert (answer.status_code, answer.json()["type"]) == (500, "internal-error")
+
+
+def test_files_of_a_form_that_is_scored_are_never_on_the_disk(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spooled: list[object] = []
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", spooled.append)
+    answer = client.post(f"{MODEL}/score", files=[("images", ("a", bytes(3 * 2**20)))])
+    assert (answer.status_code, spooled) == (422, [])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.http.request_log import REFUSED_RATE
 from app.main import create_app
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
@@ -42,6 +43,18 @@ def test_a_record_is_short_however_long_the_query(tmp_path: Path) -> None:
     [line] = records_of(tmp_path)
     assert len(line) < 2000
     assert json.loads(line)["operation"] == "delete_dataset"
+
+
+def test_refused_changes_have_no_body_and_a_rate_so_that_changes_stay(tmp_path: Path) -> None:
+    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+        for _ in range(REFUSED_RATE.amount + 15):
+            refused = client.put("/v1/models/none/aliases/live", json={"version": 3})
+            assert refused.status_code == 404
+        job = {"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "m"}
+        assert client.post("/v1/jobs", json=job).status_code == 503
+    *refusals, change = map(json.loads, records_of(tmp_path))
+    assert [(record["status"], "body" in record) for record in refusals] == [(404, False)] * REFUSED_RATE.amount
+    assert (change["body"]["model"], change["refusals_left_out"]) == ("m", 15)
 
 
 def test_an_answer_and_all_log_lines_have_the_id_of_the_request(

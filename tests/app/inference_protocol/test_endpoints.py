@@ -14,7 +14,9 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
 
+from app.http.errors import Problem
 from app.inference_protocol import endpoints as inference
+from app.inference_protocol import request_body
 from app.inference_protocol.request_body import MEDIA_TYPES
 from app.main import create_app
 from models.registry.registry import Registry
@@ -341,3 +343,15 @@ def test_the_openapi_document_has_the_request_and_the_form_of_errors(client: Tes
     content = paths["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]
     assert content["application/json"]["schema"] == {"$ref": "#/components/schemas/InferRequest"}
     assert {"InferRequest", "InferInput", "RequestedOutput"} <= set(document["components"]["schemas"])
+
+
+def test_more_lists_than_a_tensor_needs_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (600, 3, 32, 32)  # nearly as much as its JSON may have
+    nested = json.dumps(np.zeros(shape, np.uint8).tolist(), separators=(",", ":"))
+    tensor = f'{{"inputs":[{{"name":"image","shape":{list(shape)},"datatype":"UINT8","data":{nested}}}]}}'
+    assert request_body.parse_request(request_body.InferBody(tensor.encode(), memoryview(b""))).inputs
+    monkeypatch.setattr(request_body, "from_json", None)
+    for part in (b"[],", b"{},", b"[[[[]]]],"):
+        body = b'{"inputs":[' + part * request_body.MAX_LISTS
+        with pytest.raises(Problem, match="at most 131072 lists and objects"):
+            request_body.parse_request(request_body.InferBody(body, memoryview(b"")))
