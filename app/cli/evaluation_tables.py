@@ -7,7 +7,7 @@ from rich.text import Text
 
 from app.cli.tables import TableColumn, print_table
 from models.evaluation.report import HEADLINE, percent, result_of, summary
-from models.evaluation.schema import EvaluationReport, SetReport
+from models.evaluation.schema import EvaluationReport, FalseAlarms, Rate, SetReport
 
 SHORT_NAMES = {
     "gradient-family": "gradients",
@@ -33,6 +33,8 @@ def print_report(report: EvaluationReport) -> None:
     for anomalous in report.sets:
         if anomalous.kind == "dataset":
             _print_scores(report, anomalous)
+            if anomalous.subfolders:
+                _print_subfolders(report, anomalous)
     masked = [anomalous for anomalous in report.sets if anomalous.localisation is not None]
     if masked:
         _print_localisation(report, masked)
@@ -66,14 +68,32 @@ def _print_scores(report: EvaluationReport, anomalous: SetReport) -> None:
             "{:.4f}-{:.4f}".format(*result.auroc_interval),
             f"{result.aupr:.4f}",
             percent(result.fpr95),
-            percent(detected.share),
-            percent(alarms.share),
+            _flagged(detected, report.alphas[0]),
+            _flagged(alarms, report.alphas[0]),
             "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
         )
         rows.append([Text(cell, "bold" if column.family == "combined" else "") for cell in cells])
     print_table(
-        columns, rows, f"{report.model}: {report.normal.name} against {anomalous.name}, alpha = {report.alphas[0]:g}"
+        columns, rows, f"{report.model}: {report.normal.name} against {anomalous.name}, alpha = {report.alphas[0]:.4g}"
     )
+
+
+def _flagged(rate: Rate | FalseAlarms, alpha: float) -> str:
+    return percent(rate.share) if rate.alpha == alpha else f"{percent(rate.share)}\nat {rate.alpha:.4g}"
+
+
+def _print_subfolders(report: EvaluationReport, anomalous: SetReport) -> None:
+    columns = (
+        TableColumn("subfolder", fold=24),
+        TableColumn("images", right=True),
+        *(TableColumn(f"found at {alpha:.4g}", right=True) for alpha in report.alphas),
+        TableColumn("AUROC", right=True),
+    )
+    rows = [
+        (entry.name, str(entry.images), *(percent(rate.share) for rate in entry.detected), f"{entry.auroc:.4f}")
+        for entry in anomalous.subfolders
+    ]
+    print_table(columns, rows, f"{report.model}: subfolders of {anomalous.name}, combined score")
 
 
 def _print_localisation(report: EvaluationReport, masked: list[SetReport]) -> None:
@@ -107,7 +127,7 @@ def _print_localisation(report: EvaluationReport, masked: list[SetReport]) -> No
                 *(
                     ["-"] * 3
                     if rates is None
-                    else [f"{rates.alpha:g}", percent(rates.hit), percent(rates.false_alarms)]
+                    else [f"{rates.alpha:.4g}", percent(rates.hit), percent(rates.false_alarms)]
                 ),
             )
         )

@@ -355,8 +355,10 @@ class FalseAlarms(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    alpha: float
-    share: float | None = Field(..., description="Null where the calibration is too small for this alpha.")
+    alpha: float = Field(
+        ..., description="That of the report, or the smallest that the images of the threshold attain."
+    )
+    share: float | None = Field(..., description="Null only in reports of earlier versions.")
     interval: tuple[float, float] = Field(..., description="99 % Beta-binomial interval for these numbers of images.")
     inside: bool | None
     calibration_images: int
@@ -755,11 +757,13 @@ class Quantile(BaseModel):
 class Rate(BaseModel):
     """Fraction of the anomalous images that an anomaly score detects at a given false-alarm rate.
 
-    It is from 0 to 1, or null if too few images set the threshold at ``alpha``.
+    It is from 0 to 1; null only in reports of earlier versions, where ``alpha`` was not attainable.
     """
 
     model_config = ConfigDict(frozen=True)
-    alpha: float
+    alpha: float = Field(
+        ..., description="That of the report, or the smallest that the images of the threshold attain."
+    )
     share: float | None
 
 
@@ -978,6 +982,16 @@ class Split(BaseModel):
     folds: list[int] = Field(
         [], description="Images of each fold of `statistics` where there are too few for a calibration part, else none."
     )
+
+
+class SubfolderReport(BaseModel):
+    """Results of the combined score on the anomalous images of one subfolder, such as a kind of defect."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    images: int = Field(..., description="Images with a score.")
+    auroc: float
+    detected: list[Rate]
 
 
 class Term(BaseModel):
@@ -1685,6 +1699,11 @@ class SetReport(BaseModel):
     images: ImageCount
     normal_images: int = Field(..., description="Normal images that it is compared with.")
     results: list[Result]
+    subfolders: list[SubfolderReport] = Field(
+        [],
+        description="Of a dataset whose images lie in 2 to 50 folders: each folder, such as a kind of defect.",
+        validate_default=True,
+    )
     best_baseline: str = Field(..., description="The baseline with the largest AUROC on this very set.")
     auroc_over_baseline: float = Field(..., description="AUROC of the combined score minus that of this baseline.")
     auroc_over_baseline_interval: tuple[float, float]
@@ -1783,7 +1802,10 @@ class EvaluationReport(BaseModel):
     calibration: int = Field(..., description="Number of the model's calibration; 0 is the one that it came with.")
     calibration_dataset: str = Field(..., description="Where the model's own p-values come from.")
     calibration_images: int
-    alphas: list[float]
+    alphas: list[float] = Field(
+        ...,
+        description="False-alarm rates of the combined score: the smallest attainable one in place of smaller defaults.",
+    )
     resamples: int
     normal: Normal
     columns: list[Column]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from models.evaluation.curves import shared_edges, shares
 from models.evaluation.detection_rates import DRAWN, Thresholds, compare, curves, describe_columns
 from models.evaluation.gallery import gallery
 from models.evaluation.image_sets import ImageSet, Normals
-from models.evaluation.metrics import RESAMPLES
+from models.evaluation.metrics import RESAMPLES, separation
 from models.evaluation.schema import (
     EvaluationParameters,
     EvaluationReport,
@@ -29,9 +30,11 @@ from models.evaluation.schema import (
     Localisation,
     Normal,
     SetReport,
+    SubfolderReport,
 )
 from models.evaluation.scored_sets import ScoredSet
 from models.scorer import Scorer
+from snf_runtime.anomaly.conformal import smallest_p
 from snf_runtime.kinds import DensityKind
 from snf_runtime.scoring.likelihood import bits_per_dim
 
@@ -39,6 +42,8 @@ Array: TypeAlias = NDArray[np.float64]
 
 ALPHAS = (0.01, 0.05)
 """False-alarm rates of every report."""
+MAX_SUBFOLDERS = 50
+"""Most subfolders of a dataset that a report lists: more are hardly kinds of defects."""
 OTHER_WRITERS = "mnist"
 THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 """Keys of the scores of normal images."""
@@ -107,10 +112,12 @@ class ScoredSets:
 def alphas_of(subject: Subject) -> list[float]:
     """Return the false-alarm rates for which an evaluation report gives results, in ascending order.
 
-    They are the default rates, and the rate of the parameters, if any.
+    They are the default rates, and the rate of the parameters, if any. In place of default rates below the smallest
+    p-value of the calibration stands this p-value.
     """
     alpha = subject.parameters.alpha
-    return sorted({*ALPHAS, *([] if alpha is None else [alpha])})
+    defaults = {max(default, subject.scorer.smallest_p) for default in ALPHAS}
+    return sorted({*defaults, *([] if alpha is None else [alpha])})
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
@@ -141,6 +148,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
                 images=_count(subject, anomalous.name, raw, anomalous.dataset or subject.dataset),
                 normal_images=len(own),
                 results=results,
+                subfolders=_subfolders(flags, own, anomalous, raw.scored, alphas) if anomalous.dataset else [],
                 best_baseline=best,
                 auroc_over_baseline=gain,
                 auroc_over_baseline_interval=(low, high),
@@ -177,8 +185,38 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
             scorer.density.kind,
             {dataset: normal, **{one.name: scored.raw[one.key].scored for one in scored.anomalous if one.dataset}},
         ),
-        notes=_notes(subject, scored),
+        notes=[*_alpha_notes(flags, alphas), *_notes(subject, scored)],
     )
+
+
+def subfolders(names: Sequence[str]) -> list[str]:
+    """Return the folder of each image below the innermost folder that holds all of them, ``.`` for this folder itself.
+
+    >>> subfolders(["bad/crack/1.png", "bad/crack/old/2.png", "bad/dent/1.png", "bad/3.png"])
+    ['crack', 'crack', 'dent', '.']
+    """
+    folders = [posixpath.dirname(name) for name in names]
+    common = posixpath.commonpath(folders) if folders else ""
+    return [posixpath.relpath(folder or ".", common or ".").partition("/")[0] for folder in folders]
+
+
+def _subfolders(
+    flags: Thresholds, normal: ImageScores, anomalous: AnomalousSet, scored: ImageScores, alphas: Sequence[float]
+) -> list[SubfolderReport]:
+    folders = np.array(subfolders(anomalous.images.names))[scored.kept]
+    names = np.unique(folders).tolist()
+    if not 1 < len(names) <= MAX_SUBFOLDERS:
+        return []
+    parts = {name: scored[folders == name] for name in names}
+    return [
+        SubfolderReport(
+            name=name,
+            images=len(part),
+            auroc=separation(normal.values[:, 0], part.values[:, 0]).auroc,
+            detected=[flags.rate(part, 0, alpha) for alpha in alphas],
+        )
+        for name, part in parts.items()
+    ]
 
 
 def _count(subject: Subject, name: str, raw: ScoredSet, dataset: str) -> ImageCount:
@@ -205,6 +243,22 @@ def _histograms(kind: DensityKind, sets: Mapping[str, ImageScores]) -> list[Hist
         drawn = [Histogram(set=name, shares=shares(of_set, edges)) for name, of_set in values.items()]
         histograms.append(Histograms(label=label, edges=[round(edge, 6) for edge in edges.tolist()], sets=drawn))
     return histograms
+
+
+def _alpha_notes(flags: Thresholds, alphas: Sequence[float]) -> list[str]:
+    ours, single = (smallest_p(flags.images(column)) for column in (0, 1))
+    notes = []
+    if replaced := [f"{alpha:g}" for alpha in ALPHAS if alpha < ours]:
+        notes.append(
+            f"In place of alpha = {' and '.join(replaced)} stands {ours:.4g}, the smallest that {flags.images(0)} "
+            "calibration images attain."
+        )
+    if min(alphas) < single:
+        notes.append(
+            f"Thresholds of single scores come from {flags.images(1)} images: in place of smaller alphas stands "
+            f"{single:.4g}, the smallest that these attain."
+        )
+    return notes
 
 
 def _notes(subject: Subject, scored: ScoredSets) -> list[str]:

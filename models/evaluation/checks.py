@@ -118,7 +118,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
         have = "partly in colour" if facts.channels is None else "in colour" if facts.coloured else "grey"
         problems.append(f"they are {have}, the model takes {preprocessing.channels} channel(s)")
     if problems:
-        raise DatasetUnfit(f"{name}: {'; '.join(problems)}; adapt=true converts them")
+        raise DatasetUnfit(f"{name}: {'; '.join(problems)}; the option adapt converts size and colour")
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:

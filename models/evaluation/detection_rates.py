@@ -64,17 +64,16 @@ class Thresholds:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
-    def share(self, scored: ImageScores, column: int, alpha: float) -> float | None:
+    def rate(self, scored: ImageScores, column: int, alpha: float) -> schema.Rate:
         """Return the fraction of images that one anomaly score flags at false-alarm rate ``alpha``.
 
         The images are those of ``scored``. The score is that in column ``column``.
 
-        An image is flagged if its p-value is at most ``alpha``. The result is None if no p-value of this score can be
-        so small.
+        An image is flagged if its p-value is at most ``alpha``, or the smallest p-value of this score if that is
+        larger.
         """
-        if not conformal.flagged_ranks(self.images(column), alpha):
-            return None
-        return float((self.p_values(scored, column) <= alpha).mean())
+        alpha = max(alpha, conformal.smallest_p(self.images(column)))
+        return schema.Rate(alpha=alpha, share=float((self.p_values(scored, column) <= alpha).mean()))
 
 
 def describe_columns(
@@ -96,10 +95,12 @@ def describe_columns(
 
 
 def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> schema.FalseAlarms:
-    share, images = thresholds.share(normal, column, alpha), thresholds.images(column)
-    low, high = false_alarm_interval(images, len(normal), alpha)
-    inside = None if share is None else low <= share <= high
-    return schema.FalseAlarms(alpha=alpha, share=share, interval=(low, high), inside=inside, calibration_images=images)
+    flagged, images = thresholds.rate(normal, column, alpha), thresholds.images(column)
+    low, high = false_alarm_interval(images, len(normal), flagged.alpha)
+    inside = flagged.share is not None and low <= flagged.share <= high
+    return schema.FalseAlarms(
+        alpha=flagged.alpha, share=flagged.share, interval=(low, high), inside=inside, calibration_images=images
+    )
 
 
 def compare(
@@ -142,7 +143,7 @@ def compare(
                 aupr_interval=(low[1], high[1]),
                 fpr95=point.fpr95,
                 fpr95_interval=(low[2], high[2]),
-                detected=[schema.Rate(alpha=a, share=thresholds.share(strange, place, a)) for a in alphas],
+                detected=[thresholds.rate(strange, place, alpha) for alpha in alphas],
             )
         )
     best = max((column.name for column in columns if column.family == "baseline"), key=lambda name: aurocs[name][0])

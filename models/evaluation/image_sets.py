@@ -164,7 +164,7 @@ class ImageSet:
 
     def _usable(self, image: DecodedImage | ImageError) -> DecodedImage:
         if isinstance(image, ImageError):
-            detail = f"{image.title}: {image.detail}; adapt=true converts size and colour"
+            detail = f"{image.title}: {image.detail}; the option adapt converts size and colour"
             raise DatasetUnfit(f"{self.dataset}: {detail}") from image
         return image
 

@@ -53,15 +53,7 @@ def summary(report: EvaluationReport) -> list[str]:
             f"Of {len(faults)} graded faults the combined score finds {better} better than the best baseline of each, "
             f"and {worse} worse; for the others the interval of the difference includes zero."
         )
-    ours, *others = report.columns
-    # Their thresholds come from fewer images than those of the combined score.
-    small = {
-        unattainable(entry.alpha, entry.calibration_images): None
-        for column in others
-        for entry in column.false_alarms
-        if entry.share is None
-    }
-    return [*sentences, *map(_false_alarms, ours.false_alarms), *(f"Single scores: {sentence}." for sentence in small)]
+    return [*sentences, *map(_false_alarms, report.columns[0].false_alarms)]
 
 
 def result_of(entry: SetReport, score: str) -> Result:
@@ -85,12 +77,12 @@ def _against(report: EvaluationReport, entry: SetReport) -> str:
     ours = result_of(entry, report.columns[0].name)
     low, high = entry.auroc_over_baseline_interval
     verdict = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
-    flagged = ", ".join(f"{percent(rate.share)} at alpha = {rate.alpha:g}" for rate in ours.detected)
+    rates = ", ".join(f"{percent(rate.share)} at alpha = {rate.alpha:.4g}" for rate in ours.detected)
     return (
         f"{entry.name} against {report.normal.name}: AUROC of the combined score {ours.auroc:.4f} "
         f"{_interval(ours.auroc_interval)}, {verdict} the best baseline ({report.column(entry.best_baseline).label}, "
         f"{result_of(entry, entry.best_baseline).auroc:.4f}; difference {entry.auroc_over_baseline:+.4f} "
-        f"{_interval((low, high), '+')}). Flagged: {flagged}."
+        f"{_interval((low, high), '+')}). Flagged: {rates}."
     )
 
 
@@ -100,7 +92,7 @@ def _false_alarms(entry: FalseAlarms) -> str:
     low, high = entry.interval
     where = "inside" if entry.inside else "OUTSIDE"
     return (
-        f"False alarms of the combined score at alpha = {entry.alpha:g}: {percent(entry.share)}, {where} the "
+        f"False alarms of the combined score at alpha = {entry.alpha:.4g}: {percent(entry.share)}, {where} the "
         f"99 % interval {percent(low)} to {percent(high)}."
     )
 
@@ -122,7 +114,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "alpha": "{:.4g}".format}
     return environment.get_template("report.html.jinja")
 
 

@@ -23,10 +23,10 @@ class _EvaluationPart(BaseModel):
 class Rate(_EvaluationPart):
     """Fraction of the anomalous images that an anomaly score detects at a given false-alarm rate.
 
-    It is from 0 to 1, or null if too few images set the threshold at ``alpha``.
+    It is from 0 to 1; null only in reports of earlier versions, where ``alpha`` was not attainable.
     """
 
-    alpha: float
+    alpha: float = Field(description="That of the report, or the smallest that the images of the threshold attain.")
     share: float | None
 
 
@@ -36,8 +36,8 @@ class FalseAlarms(_EvaluationPart):
     The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
     """
 
-    alpha: float
-    share: float | None = Field(description="Null where the calibration is too small for this alpha.")
+    alpha: float = Field(description="That of the report, or the smallest that the images of the threshold attain.")
+    share: float | None = Field(description="Null only in reports of earlier versions.")
     interval: Interval = Field(description="99 % Beta-binomial interval for these numbers of images.")
     inside: bool | None
     calibration_images: int
@@ -69,6 +69,15 @@ class Result(_EvaluationPart):
     aupr_interval: Interval
     fpr95: float = Field(description="False-positive rate where 95 % of the anomalous images are found.")
     fpr95_interval: Interval
+    detected: list[Rate]
+
+
+class SubfolderReport(_EvaluationPart):
+    """Results of the combined score on the anomalous images of one subfolder, such as a kind of defect."""
+
+    name: str
+    images: int = Field(description="Images with a score.")
+    auroc: float
     detected: list[Rate]
 
 
@@ -192,6 +201,9 @@ class SetReport(_EvaluationPart):
     images: ImageCount
     normal_images: int = Field(description="Normal images that it is compared with.")
     results: list[Result]
+    subfolders: list[SubfolderReport] = Field(
+        [], description="Of a dataset whose images lie in 2 to 50 folders: each folder, such as a kind of defect."
+    )
     best_baseline: str = Field(description="The baseline with the largest AUROC on this very set.")
     auroc_over_baseline: float = Field(description="AUROC of the combined score minus that of this baseline.")
     auroc_over_baseline_interval: Interval
@@ -227,7 +239,9 @@ class EvaluationReport(_EvaluationPart):
     calibration: int = Field(description="Number of the model's calibration; 0 is the one that it came with.")
     calibration_dataset: str = Field(description="Where the model's own p-values come from.")
     calibration_images: int
-    alphas: list[float]
+    alphas: list[float] = Field(
+        description="False-alarm rates of the combined score: the smallest attainable one in place of smaller defaults."
+    )
     resamples: int
     normal: Normal
     columns: list[Column]

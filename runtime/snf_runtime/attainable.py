@@ -13,8 +13,7 @@ def unattainable(alpha: float, images: int) -> str:
 
     It says that ``alpha`` is below 1 / (n + 1), the smallest p-value of n calibration images.
 
-    Errors and reports use it. Its twin in the console is ``js/attainable.js``. The smallest rate is rounded up:
-    rounded down it would be refused again.
+    The smallest rate is rounded up: rounded down it would be refused again.
 
     Args:
         alpha: The false-alarm rate that was asked for.

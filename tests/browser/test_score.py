@@ -13,7 +13,6 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from models.registry.registry import Registry
 from snf_client.local_files import files_in
-from snf_runtime.attainable import unattainable
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast
@@ -161,13 +160,6 @@ def test_dropped_images_have_the_services_own_numbers_sorted_in_parts_and_in_a_f
 def test_the_false_alarm_rate_moves_verdicts_at_once_as_far_as_attainable(page: Page) -> None:
     opened(page)
     expect(page.get_by_text("The smallest attainable is 0.02 % (1/(5,000 + 1), rounded up).")).to_be_visible()
-    cases = [[0.001, 20], [0.01, 49], [0.0001, 5000], [0.00015, 5000], [0.05, 3], [0.0025, 399], [0.00123, 666]]
-    told = page.evaluate(
-        "async cases => { const { unattainable } = await import('/console/js/attainable.js');"
-        " return cases.map(([alpha, images]) => unattainable(alpha, images)); }",
-        cases,
-    )
-    assert told == [unattainable(alpha, int(images)) for alpha, images in cases]
     page.get_by_role("button", name="an 8 with a hole").click()
     scored(page, 1)
     verdict = row(page, "digit-hole.png").get_by_role("cell").last

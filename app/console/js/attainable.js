@@ -1,4 +1,4 @@
-// The sentences about the smallest false-alarm rate of a calibration. The first is that of models/attainable.py.
+// The smallest false-alarm rate of a calibration in words.
 import { whole } from "./format.js";
 
 const DIGITS = 4;
@@ -7,11 +7,6 @@ const DIGITS = 4;
 function roundedUp(value) {
   const near = Number(value.toPrecision(DIGITS));
   return near >= value ? near : Number((near + 10 ** (Math.floor(Math.log10(value)) - DIGITS + 1)).toPrecision(DIGITS));
-}
-
-/** Returns the sentence that `alpha` is below 1 / (n + 1), the smallest p-value of n calibration images. */
-export function unattainable(alpha, images) {
-  return `alpha = ${Number(alpha.toPrecision(6))} is not attainable: with ${images} calibration images the smallest attainable is ${roundedUp(1 / (images + 1))} (1/(${images} + 1), rounded up)`;
 }
 
 /** Returns the number of calibration images whose smallest p-value, 1 / (n + 1), is known. */

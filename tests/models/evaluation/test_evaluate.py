@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +97,11 @@ def test_the_parts_of_a_users_normal_images_are_disjoint_and_faulty_ones_do_not_
 def test_false_alarms_of_every_score_come_with_an_interval(report: EvaluationReport) -> None:
     for column in report.columns:
         first, second = column.false_alarms
-        assert (first.alpha, second.alpha) == (0.01, 0.05)
         assert first.calibration_images == (5000 if column.name == "combined" else 25)
-        if column.name == "combined":
-            assert first.share is not None
-        else:
-            assert (first.share, first.inside) == (None, None), "25 images allow no threshold at 1 %"
+        # 25 images attain no threshold at 1 %.
+        assert (first.alpha, second.alpha) == (0.01 if column.name == "combined" else 1 / 26, 0.05)
+        assert first.share is not None
+    assert any("stands 0.03846, the smallest that these attain" in note for note in report.notes)
     strange = report.sets[0].results[0].detected[0]
     assert strange.share == pytest.approx(1, abs=0.05)
 
@@ -117,6 +118,37 @@ def test_the_gallery_shows_the_ends_of_the_order(report: EvaluationReport) -> No
 
 def test_the_report_is_the_same_after_a_round_trip_through_json(report: EvaluationReport) -> None:
     assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_in_place_of_an_alpha_that_few_calibration_images_do_not_attain_stands_the_smallest(
+    digits: Scorer, store: DatasetStore
+) -> None:
+    scorer = copy(digits)
+    few = tuple(replace(fold, ordered=fold.ordered[::125], map_maxima=None) for fold in digits.calibration.folds)
+    scorer.calibration = replace(digits.calibration, folds=few)
+    scorer.smallest_p = scorer.calibration.smallest_p
+    found = evaluate(subject(scorer, store, "digits", against=["negatives"]))
+    assert found.alphas == [1 / 41, 0.05]
+    [alarms, _] = found.columns[0].false_alarms
+    assert (alarms.alpha, alarms.share is None) == (1 / 41, False)
+    assert found.sets[0].results[0].detected[0].alpha == 1 / 41
+    assert any(note.startswith("In place of alpha = 0.01 stands 0.02439, the smallest") for note in found.notes)
+    with pytest.raises(AlphaUnattainable, match=r"0\.02"):
+        evaluate(subject(scorer, store, "digits", against=["negatives"], alpha=0.02))
+
+
+def test_each_subfolder_of_anomalous_images_has_a_row(digits: Scorer, tmp_path: Path, store: DatasetStore) -> None:
+    whole = {f"bad/whole/{index}.png": encode_png(255 - DIGITS[index]) for index in range(10)}
+    none = {f"bad/none/{index}.png": encode_png(DIGITS[index]) for index in range(10, 25)}
+    store.create("kinds", [source(tmp_path, zipped({**whole, **none}))])
+    [found] = evaluate(subject(digits, store, "digits", against=["kinds"])).sets
+    assert [(part.name, part.images) for part in found.subfolders] == [("none", 15), ("whole", 10)]
+    none_found, whole_found = (part.detected[1].share for part in found.subfolders)
+    assert none_found is not None
+    assert (none_found < 0.3, whole_found) == (True, 1.0)
+    assert found.subfolders[1].auroc > 0.99
+    together = found.results[0].detected[1].share
+    assert together == pytest.approx((15 * none_found + 10) / 25)
 
 
 class StopNow(Exception):
@@ -198,9 +230,9 @@ def test_what_makes_no_sense_is_refused(digits: Scorer, store: DatasetStore) -> 
 
 
 def test_other_sizes_and_colours_are_converted_only_when_asked(digits: Scorer, store: DatasetStore) -> None:
-    with pytest.raises(DatasetUnfit, match="adapt=true"):
+    with pytest.raises(DatasetUnfit, match="the option adapt converts size and colour"):
         check_shape("mixed", digits.preprocessing, None, store)
-    with pytest.raises(DatasetUnfit, match="adapt=true"):
+    with pytest.raises(DatasetUnfit, match="the option adapt converts size and colour"):
         evaluate(subject(digits, store, "digits", against=["mixed"]))
     found = evaluate(subject(digits, store, "digits", against=["mixed"], adapt=True))
     assert found.sets[0].images.adapted

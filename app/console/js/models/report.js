@@ -1,6 +1,5 @@
 // The report of an evaluation: AUROC and best trivial baseline of each set, false alarms, curves and histograms.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
-import { unattainable } from "../attainable.js";
 import { brief, fixed, moment, whole } from "../format.js";
 import { facts } from "../parts.js";
 import { outlines, roc } from "./plots.js";
@@ -18,6 +17,7 @@ export function report(evaluation) {
       <span class="small faint">${moment(evaluation.created)}, by ${evaluation.model} with calibration ${evaluation.calibration} (${evaluation.calibration_dataset})</span>
       <button type="button" @click=${() => window.print()}>Print</button></header>
     ${datasets.length ? results(datasets, evaluation) : nothing}
+    ${datasets.filter((set) => set.subfolders?.length).map((set) => subfolders(set, evaluation))}
     ${datasets.some((set) => set.localisation) ? localisation(datasets.filter((set) => set.localisation)) : nothing}
     ${corruptions.length ? html`<details ?open=${!datasets.length}><summary>${corruptions.length} graded corruptions</summary>${results(corruptions, evaluation)}</details>` : nothing}
     <div class="columns"><div class="stack"><h3>False alarms</h3>${falseAlarms(evaluation)}</div>
@@ -30,9 +30,8 @@ export function report(evaluation) {
 
 function results(sets, evaluation) {
   const [ours] = evaluation.columns;
-  const alpha = evaluation.alphas[0];
   return html`<div class="scroll"><table class="rows sets">
-    <thead><tr><th>anomalous images</th><th class="num">AUROC</th><th class="num">best trivial baseline</th><th class="num">difference</th><th class="num">FPR at 95 %</th><th class="num">detected at alpha ${100 * alpha} %</th></tr></thead>
+    <thead><tr><th>anomalous images</th><th class="num">AUROC</th><th class="num">best trivial baseline</th><th class="num">difference</th><th class="num">FPR at 95 %</th><th class="num">detected at alpha ${brief(100 * evaluation.alphas[0])} %</th></tr></thead>
     <tbody>${sets.map((set) => {
       const [result, baseline] = [resultOf(set, ours.name), resultOf(set, set.best_baseline)];
       return html`<tr><th scope="row" class="break">${set.name} ${set.kind === "dataset" ? html`<span class="small faint nobreak">${whole(set.images.images)} images</span>` : nothing}</th>
@@ -40,8 +39,16 @@ function results(sets, evaluation) {
         <td class="num" data-label="best baseline">${fixed(baseline.auroc, 4)}<br><span class="small faint">${labelOf(evaluation, set.best_baseline)}</span></td>
         <td class="num across" data-label="difference">${difference(set)}</td>
         <td class="num" data-label="FPR at 95 %">${fixed(100 * result.fpr95, 1)} %</td>
-        <td class="num" data-label="detected">${percent(result.detected.find((rate) => rate.alpha === alpha)?.share)}</td></tr>`;
+        <td class="num" data-label="detected">${percent(result.detected[0].share)}</td></tr>`;
     })}</tbody></table></div>`;
+}
+
+function subfolders({ name, subfolders: parts }, { alphas }) {
+  return html`<div class="stack"><h3>Subfolders of ${name}</h3><div class="scroll"><table class="rows">
+    <thead><tr><th>subfolder</th><th class="num">images</th>${alphas.map((alpha) => html`<th class="num">detected at alpha ${brief(100 * alpha)} %</th>`)}<th class="num">AUROC</th></tr></thead>
+    <tbody>${parts.map((part) => html`<tr><th scope="row" class="break">${part.name}</th><td class="num" data-label="images">${whole(part.images)}</td>
+      ${part.detected.map(({ alpha, share }) => html`<td class="num" data-label="detected at ${brief(100 * alpha)} %">${percent(share)}</td>`)}
+      <td class="num" data-label="AUROC">${fixed(part.auroc, 4)}</td></tr>`)}</tbody></table></div></div>`;
 }
 
 function localisation(sets) {
@@ -68,12 +75,10 @@ function interval([low, high]) {
 }
 
 function falseAlarms({ columns: [ours] }) {
-  const small = ours.false_alarms.filter(({ share }) => share == null);
   return html`<div class="scroll"><table class="rows"><thead><tr><th>alpha</th><th class="num">flagged</th><th class="num">expected, 99 %</th><th><span class="sr-only">verdict</span></th></tr></thead>
     <tbody>${ours.false_alarms.map(({ alpha, share, interval: [low, high], inside }) => html`<tr><th scope="row">${brief(100 * alpha)} %</th><td class="num" data-label="flagged">${percent(share)}</td>
       <td class="num" data-label="expected">${percent(low)} to ${percent(high)}</td>
-      <td>${inside === null ? nothing : html`<span class="badge ${inside ? "good" : "warn"}">${inside ? "as expected" : "outside"}</span>`}</td></tr>`)}</tbody></table></div>
-    ${small.map(({ alpha, calibration_images: images }) => html`<p class="small">${unattainable(alpha, images)}.</p>`)}`;
+      <td>${inside === null ? nothing : html`<span class="badge ${inside ? "good" : "warn"}">${inside ? "as expected" : "outside"}</span>`}</td></tr>`)}</tbody></table></div>`;
 }
 
 function histogram({ label: score, edges, sets: shares }) {
