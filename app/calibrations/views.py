@@ -85,19 +85,26 @@ def _view(registry: Registry, name: str, version: int, number: int, *, active: b
     try:
         if number == OWN:
             manifest = registry.with_calibration(name, version, OWN).manifest
-            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration, None)
-        record = registry.calibrations(name, version).record(number)
+            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration)
+        calibrations = registry.calibrations(name, version)
+        record, problem = calibrations.record(number), calibrations.foreign(number)
     except (ArtifactError, CalibrationNotFound) as error:
         unknown = dict.fromkeys(("created", "job", *FROM_SUMMARY))
         return CalibrationView(number=number, active=active, thresholds=[], problem=error.detail, **unknown)
     # Why it did not become active is no longer of interest where it was chosen since.
     made = record.activation
     reason = None if made is None or (active and not made.active) else made.reason
-    return _sound(number, active, record.created, record.job, record.summary, reason)
+    return _sound(number, active, record.created, record.job, record.summary, reason, problem)
 
 
 def _sound(
-    number: int, active: bool, created: datetime, job: str | None, summary: CalibrationSummary, reason: str | None
+    number: int,
+    active: bool,
+    created: datetime,
+    job: str | None,
+    summary: CalibrationSummary,
+    reason: str | None = None,
+    problem: str | None = None,
 ) -> CalibrationView:
     # The bound does not hold for several folds, nor where strange images were left out.
     exact = summary.folds == 1 and summary.suspect_share == 0
@@ -107,7 +114,7 @@ def _sound(
         created=created,
         job=job,
         thresholds=list(advice(summary.calibration_images)) if exact else [],
-        problem=None,
+        problem=problem,
         reason=reason,
         **{name: getattr(summary, name) for name in FROM_SUMMARY},
     )

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -53,9 +54,16 @@ class CalibrationStore:
     A calibration is a folder, ``root/<name>/calibrations/<version>/<number>/``, that appears atomically and never
     changes. Number 0 is the calibration of the artifact and has no folder here. The newest calibration is active unless
     another was chosen since. Readers need no lock; writers hold the lock of the model's name.
+
+    Args:
+        root: Folder of the registry.
+        name: Name of the model.
+        version: Number of its version.
+        weights: Returns the digest of its weights. A calibration of other weights is never active.
     """
 
-    def __init__(self, root: Path, name: str, version: int) -> None:
+    def __init__(self, root: Path, name: str, version: int, weights: Callable[[], str] | None = None) -> None:
+        self._weights = weights
         self.folder = root / name / FOLDER / str(version)
         self._label = f"{name}:{version}"
         self._of_name = root / name
@@ -71,14 +79,33 @@ class CalibrationStore:
     def active(self) -> int:
         """Return the number of the active calibration, which the model version uses for verdicts.
 
-        Raises ``ArtifactError`` if the file of the choice is damaged.
+        It is number 0 where the calibration belongs to other weights: those of a shipped model may change with an
+        upgrade. It may have been deleted since it was chosen.
 
-        The calibration may have been deleted since it was chosen.
+        Raises ``ArtifactError`` if the file of the choice is damaged.
         """
         # In this order: a calibration that does not become active writes the choice before its folder appears.
         newest = self.numbers()[-1]
         choice = self._choice()
-        return newest if newest > choice.newest else choice.calibration
+        number = newest if newest > choice.newest else choice.calibration
+        if (problem := self.foreign(number)) is None:
+            return number
+        _warn_once(problem)
+        return OWN
+
+    def foreign(self, number: int) -> str | None:
+        """Return a sentence about a calibration that was made for other weights than the version has; else None."""
+        if number == OWN or self._weights is None:
+            return None
+        try:
+            if self.record(number).summary.weights_sha256 == self._weights():
+                return None
+        except (ArtifactError, CalibrationNotFound):
+            return None  # loading names it
+        return (
+            f"calibration {number} of {self._label} was made for other weights: these have changed since, and with "
+            f"them all scores of {self._label}; calibration {OWN} is used until a new one is made"
+        )
 
     def path(self, number: int) -> Path | None:
         """Return the folder of a calibration; None for number 0, which is stored in the model's own folder.
@@ -233,6 +260,11 @@ class CalibrationStore:
     def _unknown(self, number: int) -> CalibrationNotFound:
         there = ", ".join(map(str, self.numbers()))
         return CalibrationNotFound(f"{self._label} has no calibration {number}; it has: {there}")
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(problem: str) -> None:
+    log.warning(problem)
 
 
 def read_record(folder: Path) -> CalibrationRecord:

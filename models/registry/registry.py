@@ -151,7 +151,11 @@ class Registry:
 
         No file is read.
         """
-        return CalibrationStore(self.root, name, version)
+
+        def weights() -> str:
+            return self.with_calibration(name, version, OWN).manifest.log_dets.weights_sha256
+
+        return CalibrationStore(self.root, name, version, weights)
 
     def limits(self, name: str, version: int) -> LimitStore:
         """Return the ``LimitStore`` with the detection limits measured for one version of the model ``name``.

@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.calibrations.views import listing
 from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
 from models.anomaly.fitting import reference_images
 from models.anomaly.fitting.calibrate import calibrate, count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
-from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice
+from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
 from models.bulk.plan import BulkPlan, join_plan, open_plan
 from models.datasets import Dataset, load_dataset, summarize
 from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
 from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
-from models.registry.registry import Registry
+from models.registry.registry import ZOO, Registry
 from models.scorer import Scorer
 from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images
@@ -182,7 +183,7 @@ def test_damage_is_named(
 ) -> None:
     calibrations.publish(*made)
     damage(calibrations.folder / "1")
-    version = registry.resolve("digits")
+    version = registry.with_calibration("digits", 1, 1)
     with pytest.raises(ArtifactError, match=message):
         Scorer.load(version.path, version.calibration_path, compiled())
     if not may_be_chosen:
@@ -215,6 +216,40 @@ def test_shipped_models_are_calibrated_beside_them(artifact: Path, tmp_path: Pat
     assert (found.version, found.read_only, found.calibration) == (1, True, 1)
     mine = registry.publish(artifact, "shipped")
     assert (mine.version, mine.calibration) == (2, 0)
+
+
+def test_after_an_upgrade_a_calibration_of_other_weights_gives_way_by_name(
+    artifact: Path, tmp_path: Path, made: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(artifact, tmp_path / "zoo" / "shipped" / "1")
+    registry = Registry(tmp_path / "registry", zoo=tmp_path / "zoo")
+    calibrations = registry.calibrations("shipped", 1)
+    calibrations.publish(*made)
+    foreign_weights(calibrations.folder / "1")
+    for _ in range(2):
+        version = registry.resolve("shipped")
+        assert (version.calibration, version.calibration_path) == (0, None)
+        assert Scorer.load(version.path, version.calibration_path, compiled()).smallest_p == 1 / 51
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("calibration 1 of shipped:1 was made for other weights")
+    assert "all scores of shipped:1" in warning
+    shown, old = listing(registry, "shipped").calibrations
+    assert (shown.active, shown.problem, old.active, old.problem) == (True, None, False, warning)
+    assert calibrations.publish(*made) == 2
+    assert registry.resolve("shipped").calibration == 2
+
+
+def test_new_weights_of_a_shipped_model_are_a_new_version() -> None:
+    weights = {
+        f"{path.parts[-3]}:{path.parts[-2]}": read_manifest(path.parent).log_dets.weights_sha256[:16]
+        for path in ZOO.glob("*/*/manifest.json")
+    }
+    known = {
+        "cifar10-snf-glow:1": "0ebe37661d048ce6",
+        "fashion-snf-glow:1": "ea9fc39016205275",
+        "mnist-snf-glow:1": "8a9ec2436d8c0dc0",
+    }
+    assert weights == known, "keep a version as it is, publish other weights under the next number, and add it here"
 
 
 def test_a_version_that_takes_a_number_again_starts_without(registry: Registry, artifact: Path, made: Made) -> None:
