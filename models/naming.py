@@ -23,6 +23,8 @@ NAME_RULE = "1 to 64 of a-z 0-9 . _ - with a letter or digit first"
 """The rule of a name, for error texts."""
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A name as the field of a pydantic model."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that can forge lines, move the cursor or exchange the order of what is read."""
 _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME}))?")
 
 
@@ -51,6 +53,11 @@ def parse_ref(ref: str) -> ModelRef:
     if match is None:
         raise ModelNotFound(f"{ref!r} is not a model reference: expected name, name:version or name@alias")
     return ModelRef(match["name"], int(match["version"]) if match["version"] else match["alias"] or LIVE)
+
+
+def printable(text: str) -> str:
+    """Return a text with each control character, such as a newline, replaced by a printable escape."""
+    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\xff" else ascii(match[0])[1:-1], text)
 
 
 def is_name(text: str) -> bool:

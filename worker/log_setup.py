@@ -1,13 +1,20 @@
 """Logging of every process: readable lines on the terminal, JSON lines in ``home/logs``."""
 
+import io
 import logging
 import logging.handlers
 import sys
-from typing import Any
+import time
+from typing import Any, TextIO
 
 import structlog
 
+from models.naming import printable
 from worker.settings import Settings
+
+MAX_LIKE, PERIOD_S = 30, 60.0
+"""Most log lines with the same text before its values are filled in, in so many seconds."""
+MAX_TEXTS = 1000
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
@@ -25,6 +32,7 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _escape_event,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -43,13 +51,52 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
     )
     file.setFormatter(_formatter([*shared, structlog.processors.format_exc_info], structlog.processors.JSONRenderer()))
     root = logging.getLogger()
+    for handler in (screen, file):
+        handler.addFilter(RepeatFilter())
     root.handlers = [screen, file] if terminal else [file]
     root.setLevel(settings.log_level)
 
 
+class RepeatFilter(logging.Filter):
+    """Filter that lets a caller's requests not push everything else out of a log.
+
+    It passes 30 lines a minute of the same text before its values are filled in. The next such line has the number of
+    those left out, as ``left_out``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is written; a handler calls this under its lock."""
+        key, now = (record.name, str(record.msg)), time.monotonic()
+        began, count = self._counts.get(key, (now, 0))
+        if now - began >= PERIOD_S:
+            if count > MAX_LIKE:
+                record.left_out = count - MAX_LIKE
+            began, count = now, 0
+        if len(self._counts) >= MAX_TEXTS:
+            self._counts.clear()
+        self._counts[key] = began, count + 1
+        return count < MAX_LIKE
+
+
+def _escape_event(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Escape what would forge lines or move the cursor: messages contain paths, names and texts of callers."""
+    event["event"] = printable(str(event["event"]).rstrip("\n"))
+    return event
+
+
+def _plain_traceback(file: TextIO, exc_info: Any) -> None:
+    # It has no values of local variables: they may be keys or images.
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    file.write("\n".join(map(printable, text.getvalue().split("\n"))))
+
+
 def _for_people() -> structlog.dev.ConsoleRenderer:
-    # A plain traceback has no values of local variables: they may be keys or images.
-    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_plain_traceback)
 
 
 def _formatter(foreign: list[Any], renderer: Any) -> logging.Formatter:

@@ -62,7 +62,7 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
         # A path that was left open by mistake.
         raise Problem(401, "unauthorized", "A valid key is needed", "the request was not authenticated")
     if not includes(caller.role, needed):
-        log.info("refused %s %s to %s, role %s", scope["method"], scope["path"], caller.name, caller.role)
+        log.info("refused %s %s to %s, role %s", scope["method"], scope["path"][:200], caller.name, caller.role)
         raise Problem(
             403,
             "insufficient-role",

@@ -179,11 +179,14 @@ def import_model(
 
 def _located(model: str, client: Client | None) -> tuple[str, int, int]:
     """Return the name and the version of a model, and the number of its active calibration."""
+    from models.naming import NAME_RULE, is_name, parse_ref
+    from snf_client import UnexpectedAnswer
+
     if client is not None:
         detail = client.models.get(model)
+        if not is_name(detail.name):  # it becomes the name of a file
+            raise UnexpectedAnswer(f"the service named the model {detail.name!a}: expected {NAME_RULE}")
         return detail.name, detail.version, detail.calibration.number
-    from models.naming import parse_ref
-
     local = registry()
     name, version = local.locate(parse_ref(model))
     return name, version, local.calibrations(name, version).active()

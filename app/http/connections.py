@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
 from app.http.connection_limits import ConnectionWatch
 from app.http.errors import Problem, problem_response
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 HEADER_BYTES = 64 * 2**10
 """Most bytes of the first line and the headers of a request."""
@@ -44,6 +47,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._watch = watch
+        self._running: RequestResponseCycle | None = None
         self._unframed = 0
         self._advanced = False
         self._in_body = False
@@ -76,6 +80,10 @@ class Connection(HttpToolsProtocol):
         ``exc`` is the error, if any.
         """
         self._watch.release(self)
+        # Of pipelined requests, uvicorn notes the end at the last one only, and the others would go on writing.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -125,6 +133,10 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if len(self.pipeline) > PIPELINED:
             raise ValueError(f"expected at most {PIPELINED} pipelined requests")
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Pass a chunk of the request body, as bytes, to the application."""

@@ -29,18 +29,20 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY
 class DiskFile:
     """File or folder on the disk of this machine.
 
-    ``path`` is absolute. ``url`` names the file in errors.
+    ``path`` is absolute. ``url`` names the file in errors. ``root`` is the folder that the file must be in, whatever
+    links lead there; None for any.
     """
 
     url: str
     path: str
+    root: str | None = None
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
         """Return all bytes of the file, or those of a given range.
 
         Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable`` or ``LocationUnavailable``.
         """
-        with self._errors(is_read=True), open(self.path, "rb", buffering=0, opener=_open_plain) as file:
+        with self._errors(is_read=True), open(self.path, "rb", buffering=0, opener=self._open_plain) as file:
             status = os.fstat(file.fileno())
             self._check(status, version)
             start, stop = span or (0, status.st_size)
@@ -57,6 +59,8 @@ class DiskFile:
         Raises ``LocationNotFound``, and ``FileChanged`` for another version.
         """
         with self._errors(is_read=True):
+            if self.root is not None:
+                _real_parts(self.path, self.root)
             status = os.stat(self.path)  # noqa: PTH116
         self._check(status, version)
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
@@ -125,6 +129,23 @@ class DiskFile:
         if version is not None and _version(status) != version:
             raise FileChanged(f"{self.url} is not the file that it was: expected version {version}")
 
+    def _open_plain(self, path: str, flags: int) -> int:
+        flags |= os.O_NONBLOCK  # a pipe would block for ever
+        if self.root is None:
+            return os.open(path, flags)
+        # A link may have taken the place of a file or folder since it was listed: after the links of now are
+        # resolved, none is followed.
+        *folders, name = _real_parts(path, self.root)
+        folder = os.open(os.path.realpath(self.root), FOLDER)
+        try:
+            for part in folders:
+                inner = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+        finally:
+            os.close(folder)
+
     @contextmanager
     def _errors(self, *, is_read: bool = False) -> Iterator[None]:
         try:
@@ -141,8 +162,12 @@ class DiskFile:
             raise (LocationRefused if error.errno in LASTING else LocationUnavailable)(detail) from error
 
 
-def _open_plain(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would block for ever
+def _real_parts(path: str, root: str) -> list[str]:
+    """Return the parts of the real path of a file below the real path of a folder. Raises ``OSError`` if it is not."""
+    real, above = os.path.realpath(path), os.path.realpath(root).rstrip("/") + "/"
+    if not real.startswith(above):
+        raise OSError(errno.ELOOP, "it is a link that leads out of the folder")
+    return real.removeprefix(above).split("/")
 
 
 def _pread(descriptor: int, start: int, size: int) -> bytes:

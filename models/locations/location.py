@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote
 
@@ -47,6 +47,7 @@ class Location:
     """
 
     url: str
+    _root: str | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         scheme, bucket, path = _parts(self.url)
@@ -99,6 +100,8 @@ class Location:
     def child(self, name: str) -> Location:
         """Return the location of a file or folder below this folder, by its relative path.
 
+        A file of it is read only if it is in this folder when it is opened, whatever links lead there.
+
         Args:
             name: Its path relative to this location, with ``/`` between its parts. Any other character is taken as is.
 
@@ -107,7 +110,7 @@ class Location:
         """
         _check(name, self.url)
         if self.scheme == "file":
-            return Location(_file_url(os.path.join(self.path, name)))  # noqa: PTH118
+            return Location(_file_url(os.path.join(self.path, name)), _root=self._root or self.path)  # noqa: PTH118
         return Location(f"{self.scheme}://{self.bucket}/{self.path}/{name}" if self.path else f"{self.url}/{name}")
 
     def read(self, version: str | None = None) -> bytes:
@@ -189,7 +192,11 @@ class Location:
     @property
     def _stored(self) -> LocatedFile:
         scheme, bucket, path = _parts(self.url)
-        return DiskFile(self.url, path) if scheme == "file" else StoreFile(self.url, f"{scheme}://{bucket}", path)
+        return (
+            DiskFile(self.url, path, self._root)
+            if scheme == "file"
+            else StoreFile(self.url, f"{scheme}://{bucket}", path)
+        )
 
     def __str__(self) -> str:
         return self.url

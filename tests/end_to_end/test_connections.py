@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -106,6 +107,18 @@ def test_endless_trailers_and_pipelines_end_the_connection(service: httpx.Client
             except (ConnectionResetError, BrokenPipeError):
                 pass
             assert time.monotonic() - began < 5
+
+
+def test_a_cut_pipeline_leaves_no_traceback(service: httpx.Client, module_home: Path) -> None:
+    """The answer that is being sent was not told of the end, as it is not that of the last request."""
+    with connect(service, receive_buffer=4096) as connection:
+        connection.sendall(EXPORT * 3)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        time.sleep(0.2)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    time.sleep(0.2)
+    service.get("/healthz").raise_for_status()
+    assert "Exception in ASGI" not in (module_home / "logs" / "service.jsonl").read_text()
 
 
 def test_headers_have_a_limit_of_time(service: httpx.Client) -> None:

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 from models.errors import DatasetRefused
+from models.naming import CONTROL
 from snf_runtime.images.preprocessing import Pixels
 
 MAX_NAME = 1024
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -95,7 +95,7 @@ def safe_path(name: str) -> str:
     if len(name) > MAX_NAME:
         reason, name = f"is longer than {MAX_NAME} characters", name[:40] + "..."
     elif CONTROL.search(name):
-        reason = "has control characters"
+        reason = "has control characters, or characters that reverse text"
     elif "\\" in name:
         reason = "has a backslash; folders are separated by /"
     elif name.startswith("/"):
@@ -109,11 +109,6 @@ def safe_path(name: str) -> str:
     if reason is not None:
         raise refused("unsafe-archive", f"the name {name!a} {reason}")
     return "/".join(parts)
-
-
-def printable(text: str) -> str:
-    """Return a text with each control character, such as a newline, replaced by a printable escape."""
-    return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def is_top(name: str) -> bool:

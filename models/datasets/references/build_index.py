@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.archives.tar import Readable, TarReader
-from models.datasets.ingest.items import is_top, printable, safe_path
+from models.datasets.ingest.items import is_top, safe_path
 from models.datasets.ingest.members import CHUNK, archive_errors
 from models.datasets.prepared import Progress, no_progress
 from models.datasets.references.index import FileKind, ReferenceRecord, new_index
@@ -23,6 +23,7 @@ from models.errors import DatasetRefused
 from models.locations.entry import FileEntry
 from models.locations.errors import LocationRefused
 from models.locations.location import Location
+from models.naming import printable
 from models.prefetch import prefetch
 from snf_runtime.images.policy import is_no_image, path_text
 

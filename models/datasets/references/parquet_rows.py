@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from models.datasets.ingest.items import MAX_NAME, printable
+from models.datasets.ingest.items import MAX_NAME
 from models.datasets.ingest.limits import Limits
 from models.datasets.references.encoded_image import EncodedImage, too_large, unreadable
 from models.datasets.references.index import IndexedFile, RowGroup
@@ -21,6 +21,7 @@ from models.datasets.references.parquet_columns import (
 )
 from models.errors import DatasetRefused, ImageError
 from models.locations.range_file import RangeFile
+from models.naming import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

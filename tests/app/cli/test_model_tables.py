@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from app.calibrations.views import view_of
 from app.cli.common import client_schema
+from app.cli.main import cli
 from app.cli.model_tables import print_model, print_models
 from app.registry.views import detail
 from models.registry.registry import Registry
 from snf_client.schemas import ModelDetail, ModelPage, ModelSummary, UnfitReason
+from snf_runtime.judged_counts import FAILED
+from tests.client.scripted_server import Answer, scripted
 from worker.settings import Settings
 
 
@@ -63,3 +67,16 @@ def test_a_manifest_of_another_version_is_no_traceback(
         print_model(shown.model_copy(update={"manifest": shown.manifest | change}))
     assert raised.value.exit_code == 3
     assert "the manifest of mnist-snf-glow:1 is of another version of this program" in capsys.readouterr().err
+
+
+def test_an_export_takes_no_path_from_the_service(
+    shown: ModelDetail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    named = shown.model_copy(update={"name": "../outside"}).model_dump(mode="json")
+    with scripted(Answer(200, named), Answer(200, b"content")) as server:
+        done = CliRunner().invoke(cli, ["models", "export", "digits", "--url", server.url])
+    assert (done.exit_code, "expected 1 to 64 of a-z" in done.stderr) == (FAILED, True)
+    assert sorted(path.name for path in tmp_path.rglob("*.tar")) == []

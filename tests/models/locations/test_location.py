@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.locations.errors import FileChanged, LocationNotFound, LocationRefused, LocationUnavailable
+from models.locations.errors import FileChanged, FileUnreadable, LocationNotFound, LocationRefused, LocationUnavailable
 from models.locations.location import Location
 from tests.support.ports import free_port
 from tests.support.s3 import S3Server, faulty_server
@@ -263,6 +263,37 @@ def test_a_link_that_takes_the_place_of_a_folder_is_not_followed(
 
     assert rest.name == "lot"
     assert "the folder cannot be listed" in str(rest.problem)
+
+
+@pytest.mark.parametrize("swapped", ["lot", "lot/7.png"])
+def test_a_link_that_takes_the_place_of_a_listed_file_is_not_followed(tmp_path: Path, swapped: str) -> None:
+    """Size and time of the secret are those that were listed, so that its version is the same."""
+    for folder, content in (("lots", b"image!"), ("secret", b"secret")):
+        (tmp_path / folder / "lot").mkdir(parents=True)
+        (tmp_path / folder / "lot/7.png").write_bytes(content)
+        os.utime(tmp_path / folder / "lot/7.png", (1, 1))
+    lots = Location((tmp_path / "lots").as_uri())
+    [entry] = lots.files()
+    file = pickle.loads(pickle.dumps(lots.child(entry.name)))
+    assert file.read(entry.version) == b"image!"
+    (tmp_path / "lots" / swapped).rename(tmp_path / "aside")
+    (tmp_path / "lots" / swapped).symlink_to(tmp_path / "secret" / swapped)
+    for read in (file.read, file.open, lambda version: file.read_range(0, 3, version)):
+        with pytest.raises(FileUnreadable, match="leads out of the folder"):
+            read(entry.version)
+    (tmp_path / "lots" / swapped).unlink()
+    (tmp_path / "aside").rename(tmp_path / "lots" / "elsewhere")
+    (tmp_path / "lots" / swapped).symlink_to(tmp_path / "lots" / "elsewhere")
+    assert file.read(entry.version) == b"image!"  # a link within the folder
+
+
+def test_a_link_that_appears_after_the_check_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lots").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "lots/7.png").symlink_to(tmp_path / "secret")
+    monkeypatch.setattr("models.locations.disk._real_parts", lambda _path, _root: ["7.png"])
+    with pytest.raises(FileUnreadable, match="symbolic links"):
+        Location((tmp_path / "lots").as_uri()).child("7.png").read()
 
 
 def test_a_folder_without_rights_is_refused_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
