@@ -18,10 +18,10 @@ from app.http.connection_limits import ConnectionLimits, ConnectionWatch
 from app.http.connections import Connection
 from app.main import Service, create_app
 from worker.broker.runtime_folder import runtime_folder_in_use
-from worker.gc_tuning import give_back_memory, relax_gc
 from worker.keys.first_key import ensure_keys
 from worker.log_setup import configure_logging
 from worker.private_home import protect_home
+from worker.process_tuning import give_back_memory, tune_process
 from worker.settings import Settings, load_settings
 
 SWITCH_S = 0.001
@@ -100,7 +100,7 @@ def serve(settings: Settings) -> int:
 
 def main() -> int:
     """Run the HTTP service with settings from the environment; return exit code 0, or 3 if it could not start."""
-    relax_gc()
+    tune_process()
     give_back_memory()
     settings = load_settings()
     configure_logging(settings, "service")

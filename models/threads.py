@@ -6,12 +6,26 @@ The module does not import PyTorch until a function needs it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from statistics import median
 
 from threadpoolctl import threadpool_limits
 
 from snf_runtime import threads
+
+TURNS = 2
+"""Turns that each of two numbers of threads gets in a comparison."""
+STEPS = 4
+"""Steps of a turn. The first one, which prepares the operations for that number, is not compared."""
+LONG_STEP_S = 1.0
+"""Duration of a step in seconds from which all threads are used: its operations are large enough for them."""
+TOLERANCE = 1.03
+"""How many times as long a step with half the threads may take, to leave the other cores to other processes."""
+REST = 50
+"""Time until the next comparison, as a multiple of the time of the last one."""
+SLOW = 2.0
+"""How many times as long as usual ``STEPS`` steps in a row take where another process has begun to compute."""
 
 
 def thread_count(asked: int | None) -> int:
@@ -40,14 +54,14 @@ def torch_threads(count: int) -> Iterator[None]:
     import torch  # noqa: PLC0415 - takes a second, and most scoring does without
 
     before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
+    # Even the same number would clear caches of operations.
+    if before != count:
+        torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def one_blas_thread() -> None:
@@ -56,3 +70,45 @@ def one_blas_thread() -> None:
     The matrix products of verdicts are small: more threads would only compete with those that run the flow.
     """
     threadpool_limits(1, user_api="blas")
+
+
+def fastest_threads(most: int) -> Generator[int, float]:
+    """Yield the number of threads for each step of a training: ``most``, or a half, a quarter, ... of it.
+
+    It is the number that was fastest when they were last compared. Small operations start faster with fewer
+    threads, and a step then waits less for cores that other processes use. Numbers are compared at the start, now and
+    then, and when steps become slow.
+
+    Args:
+        most: Largest number of threads.
+
+    Yields:
+        The number of threads of the next step; ``send`` takes the seconds of that step.
+    """
+    while True:
+        count, usual, spent = yield from _comparison(most)
+        rest, slow = REST * spent, 0
+        while rest > 0 and slow < STEPS:
+            took = yield count
+            rest -= took
+            slow = slow + 1 if took > SLOW * usual else 0
+
+
+def _comparison(most: int) -> Generator[int, float, tuple[int, float, float]]:
+    """Return the fastest number of threads, the seconds of its steps, and those of all steps of the comparison."""
+    count, spent = most, 0.0
+    while True:
+        seconds: dict[int, list[float]] = {count: [], max(1, count // 2): []}
+        for _ in range(TURNS):
+            for tried, kept in seconds.items():
+                turn = []
+                for _ in range(STEPS):
+                    turn.append((yield tried))
+                spent += sum(turn)
+                kept.extend(turn[1:])
+                if turn[-1] > LONG_STEP_S and tried == count:
+                    return count, median(kept), spent
+        usual, of_fewer = median(seconds[count]), median(seconds[max(1, count // 2)])
+        if count == 1 or of_fewer > TOLERANCE * usual:
+            return count, usual, spent
+        count //= 2

@@ -24,7 +24,7 @@ from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
 from tests.support.tiles import tiles_of
 from tests.support.unmeasured import MEASURED, is_unmeasured
-from worker.gc_tuning import relax_gc
+from worker.process_tuning import tune_process
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Makes what all processes of a test run share; those that pytest-xdist starts inherit the names of it."""
-    relax_gc()
+    tune_process()
     if not hasattr(config, "workerinput"):
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="snf-compiled-")
         address = Path(tempfile.mkdtemp(prefix="snf-", dir="/tmp")) / "fork-server"  # addresses have to be short

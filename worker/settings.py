@@ -101,10 +101,11 @@ class Settings(ServiceSettings):
         "and loaded again when they are used. Unset: a quarter of the memory of the machine or container.",
     )
     train_threads: int | None = Field(
-        default=None,
+        default_factory=lambda settings: settings.get("threads"),
         ge=1,
         le=1024,
-        description="CPU threads of one training; unset: PyTorch decides.",
+        description="CPU threads of one job; unset: `threads`, or else every core. A training then uses "
+        "fewer where its steps are faster with them.",
     )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Time without a heartbeat after which a worker loses its job, in seconds."

@@ -29,8 +29,8 @@ from app.cli.score import score
 from app.cli.train import train
 from app.cli.train_parameters import TrainCommand
 from snf_runtime.judged_counts import FAILED, USAGE
-from worker.gc_tuning import relax_gc
 from worker.private_home import keep_files_private
+from worker.process_tuning import tune_process
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -174,7 +174,7 @@ def main() -> None:
     An unexpected error is printed with its traceback and ends with code 3: Python's own code 1 means an anomaly here.
     A disk that takes no writes is no unexpected error, and neither is a pipe that nobody reads any more.
     """
-    relax_gc()
+    tune_process()
     keep_files_private()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on stderr: a file name that the terminal's encoding lacks costs no results.

@@ -14,6 +14,7 @@ kills its process.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,6 +86,7 @@ class PartActor:
     """
 
     def __init__(self, work: BulkWork, threads: int) -> None:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch is imported
         self._work, self._threads = work, threads
         self._opened: OpenWork | None = None
         self._progress: tuple[int | None, int] = None, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from models.threads import fastest_threads, torch_threads
 from models.training.averaging import average
 from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
@@ -62,6 +63,8 @@ class Trainer:
         ranks: The processes that share every batch.
         schedule: When it validates and ends, and how long the rest takes; None to follow from ``config`` alone.
         start: Flow of this architecture whose weights are where the training starts; None for random weights.
+        choose_threads: Whether steps take as many CPU threads, up to PyTorch's number, as they are fastest with. The
+            last bits of the weights depend on the number.
 
     Raises:
         DeviceNotFound: The device does not exist.
@@ -79,7 +82,11 @@ class Trainer:
         ranks: Ranks = SINGLE_PROCESS,
         schedule: Schedule | None = None,
         start: Flow | None = None,
+        *,
+        choose_threads: bool = False,
     ) -> None:
+        self.choose_threads = choose_threads and device == "cpu" and ranks.size == 1
+        self._threads: Generator[int, float] | None = None
         self.device = find_device(device)
         # Whether a step that is skipped is noticed at the next report, as a GPU would have to be waited for at once.
         self.deferred = self.device.type != "cpu"
@@ -184,10 +191,14 @@ class Trainer:
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """
         batches = self.batches.from_step(self.state.step, self.device)
-        with released_memory(), closing(batches), fastest_convolutions(self.device):
-            self._take_steps(batches, should_stop)
+        most = torch.get_num_threads()
+        with released_memory(), closing(batches), fastest_convolutions(self.device), torch_threads(most):
+            if self.choose_threads and most > 1:
+                self._threads = fastest_threads(most)
+                next(self._threads)
+            self._take_steps(batches, should_stop, most)
 
-    def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool]) -> None:
+    def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool], most_threads: int) -> None:
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
 
@@ -202,7 +213,7 @@ class Trainer:
             self.log_dets.start(self.flow)
         self.observe({"event": "started", "step": self.state.step, "steps": self.schedule.expected_steps(self.state)})
         while progress < 1:
-            loss = self._step(next(batches), self.state.step, progress)
+            loss = self._timed_step(next(batches), self.state.step, progress)
             elapsed = clock()
             self.state = replace(self.state, step=self.state.step + 1, elapsed_seconds=elapsed)
             before, progress = progress, self._progress()
@@ -213,7 +224,8 @@ class Trainer:
             # As the first process finds: the others know neither its costs nor how long its validations take.
             images = int(self.ranks.value_of_first(self.schedule.validation_images(self.state, before)))
             if images or progress >= 1:
-                self._validate(images, last=progress >= 1)
+                with torch_threads(most_threads):
+                    self._validate(images, last=progress >= 1)
                 last_checkpoint = clock()
             elif elapsed - last_checkpoint >= self.config.checkpoint_seconds:
                 self._save()
@@ -226,6 +238,15 @@ class Trainer:
         """Return the used share of the budget, which is the same in all processes."""
         progress = self.schedule.advance(self.state)
         return self.ranks.value_of_first(progress) if self.schedule.timed else progress
+
+    def _timed_step(self, images: torch.Tensor, step: int, progress: float) -> Loss:
+        began = time.perf_counter()
+        loss = self._step(images, step, progress)
+        if self._threads is not None:
+            count = self._threads.send(time.perf_counter() - began)
+            if count != torch.get_num_threads():  # even the same number would clear caches of operations
+                torch.set_num_threads(count)
+        return loss
 
     @kept_memory()
     def _step(self, images: torch.Tensor, step: int, progress: float) -> Loss:

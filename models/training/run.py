@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -80,7 +81,8 @@ def train(
         folder: Folder of checkpoints, sample previews and artifact.
         observe: Function that receives the events.
         should_stop: Called after every step; returns true to end the training early.
-        threads: CPU threads of PyTorch; None for PyTorch's default.
+        threads: CPU threads of PyTorch; None for ``OMP_NUM_THREADS``, or else as many, up to PyTorch's number, as each
+            step is fastest with. The last bits of the weights depend on the number.
         job: Id of the job, which the manifest records.
         device: "cpu", "cuda" or "cuda:N", for the training steps; all that follows runs on the CPU.
         ranks: Processes that share every batch. The first one writes the artifact, the others return before that.
@@ -134,9 +136,10 @@ def train(
     schedule = Schedule(config, len(dataset.statistics), costs, began)
     if not isinstance(flow_architecture, FeatureArchitecture):
         # No name for the trainer: its gradients and moments are freed before the model is evaluated.
-        trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start).run(
-            should_stop
-        )
+        free = threads is None and not os.environ.get("OMP_NUM_THREADS")
+        trained = Trainer(
+            dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start, choose_threads=free
+        ).run(should_stop)
         release_memory()
         spent = f"{trained.elapsed_seconds:.1f} s, {trained.validation_seconds:.1f} s of them for validation"
         observe({"event": "log", "message": f"trained {trained.steps} steps in {spent}; evaluates and calibrates"})

@@ -13,6 +13,7 @@ from tests.support.paths import ROOT
 from worker.keys.first_key import ensure_keys
 from worker.keys.key_file import KeyFile, digest_of
 from worker.runtime.lifeline import child_environment
+from worker.runtime.supervisor import attempt_environment
 from worker.settings import Settings, load_settings
 
 
@@ -234,6 +235,12 @@ def test_the_earlier_name_of_a_setting_is_still_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS", "5")
     assert load_settings().max_attempts_without_progress == 5
     assert Settings(max_attempts_without_progress=4).max_attempts_without_progress == 4
+
+
+def test_jobs_get_the_threads_of_the_service_unless_they_have_their_own() -> None:
+    assert [Settings(threads=3, **own).train_threads for own in ({}, {"train_threads": 5})] == [3, 5]
+    assert Settings().train_threads is None
+    assert attempt_environment(Settings(threads=3), "cpu")["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_removed_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.attempts.stop_flag import StopFlag
 from worker.errors import BrokerDown, StaleAttempt
-from worker.gc_tuning import relax_gc
 from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
+from worker.process_tuning import tune_process
 from worker.runtime.process import ExitCode
 from worker.sandbox.work import limit_memory, prefer_oom_kill
 from worker.settings import Settings, load_settings
@@ -265,7 +265,7 @@ def prepare_process() -> tuple[Settings, StopFlag]:
 
     Returns the settings, and the flag that is set when the process should stop.
     """
-    relax_gc()
+    tune_process()
     stop = StopFlag()
     settings = load_settings()
     stop.install(settings.stop_grace_seconds)

@@ -29,8 +29,6 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
         StaleAttempt: The attempt lost its lease.
         ModelsError: The model cannot be calibrated on this dataset.
     """
-    import torch
-
     from models.anomaly.calibration_file import calibration_bytes
     from models.anomaly.fitting.calibrate import count_image_passes
     from models.anomaly.fitting.reference_images import as_seen, reference_of
@@ -41,8 +39,6 @@ def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop
     from models.scorer import Scorer
     from models.training.interrupted import Interrupted
 
-    if settings.train_threads is not None:
-        torch.set_num_threads(settings.train_threads)
     fence = Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop)
     fence.require()
 

@@ -36,8 +36,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         StaleAttempt: The attempt lost its lease.
         ModelsError: The model cannot be evaluated on these datasets.
     """
-    import torch
-
     from models.atomic_files import write_atomically
     from models.datasets import DatasetStore
     from models.evaluation.assemble import Subject
@@ -58,8 +56,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     earlier = adopt_earlier(store, folder, spec.retry_of, SETS)
     if earlier is not None:
         write_note(events, f"goes on from the scores of job {earlier}")
-    if settings.train_threads is not None:
-        torch.set_num_threads(settings.train_threads)
     progress = LabelledProgress(events)
 
     def observe(label: str, done: int, total: int) -> None:

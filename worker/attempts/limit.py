@@ -34,8 +34,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         StaleAttempt: The attempt lost its lease.
         ModelsError: No limit can be measured with these images.
     """
-    import torch
-
     from models.artifacts.detection_limit import LimitParameters
     from models.datasets import DatasetStore
     from models.limits.good_images import good_images
@@ -48,8 +46,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     store = JobStore(redis_client(settings), settings.key_prefix)
     fence = Fence(store, spec, settings, stop)
     fence.require()
-    if settings.train_threads is not None:
-        torch.set_num_threads(settings.train_threads)
 
     def go_on() -> None:
         fence.check_periodically()

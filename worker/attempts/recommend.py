@@ -36,8 +36,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         StaleAttempt: The attempt lost its lease.
         ModelsError: The families cannot be compared on this dataset.
     """
-    import torch
-
     from models.atomic_files import write_atomically
     from models.datasets import DatasetStore, load_dataset
     from models.images.options import ImageOptions
@@ -54,8 +52,6 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     earlier = adopt_earlier(store, folder, spec.retry_of, PHASES)
     if earlier is not None:
         write_note(events, f"goes on from the phases of job {earlier}")
-    if settings.train_threads is not None:
-        torch.set_num_threads(settings.train_threads)
 
     def should_stop() -> bool:
         fence.check_periodically()

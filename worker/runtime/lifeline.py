@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from worker.gc_tuning import relax_gc
+from worker.process_tuning import tune_process
 
 VARIABLE = "SNF_LIFELINE_FD"
 
@@ -130,7 +130,7 @@ def main() -> None:
 
     The module is named on the command line. If the parent dies, it is ended by SIGTERM, then by SIGKILL.
     """
-    relax_gc()
+    tune_process()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]
     watch(lambda _message: None, _stop_this_process)

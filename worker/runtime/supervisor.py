@@ -289,7 +289,7 @@ class Supervisor:
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
     """Return the environment variables, as a dict, for the child process that runs a job.
 
-    They hold the settings without API keys, the visible GPU and, if it is set, the number of threads.
+    They hold the settings without API keys, the visible GPU and, if a setting has it, the number of threads.
     """
     environment = settings.environment() | variables(device)
     if settings.train_threads is not None:

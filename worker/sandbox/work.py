@@ -15,7 +15,7 @@ from typing import Any
 
 from models.disk_space import storage_errors
 from models.errors import ModelsError
-from worker.gc_tuning import relax_gc
+from worker.process_tuning import tune_process
 from worker.runtime.lifeline import watch
 
 NICENESS = 10
@@ -52,7 +52,7 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
             is sent before the answer.
     """
     os.nice(NICENESS)
-    relax_gc()
+    tune_process()
     watch(lambda _message: None, lambda: os.killpg(0, signal.SIGKILL))
     given = json.load(sys.stdin.buffer)
     limit_memory(given["limits"]["memory_bytes"])

@@ -1,4 +1,4 @@
-"""Tuning of the garbage collector and of the C library's memory for long-lived processes."""
+"""Tuning of processes: garbage collector, memory of the C library, and waiting OpenMP threads."""
 
 from __future__ import annotations
 
@@ -30,10 +30,23 @@ def give_back_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)
 
 
-def relax_gc() -> None:
-    """Make Python's cyclic garbage collector run less often.
+def tune_process() -> None:
+    """Run Python's cyclic garbage collector less often, and let OpenMP threads sleep while they wait.
 
-    It runs after every 10 000 new objects, and not while the process exits.
+    The collector runs after every 10 000 new objects, and not while the process exits. OpenMP reads its environment
+    when PyTorch is imported, so call this before. Child processes inherit it.
     """
     gc.set_threshold(GC_THRESHOLD, 10, 10)
     atexit.register(gc.freeze)
+    # By default a thread spins, and takes its core from other processes, and from the threads that it waits for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def spin_briefly() -> None:
+    """Let the OpenMP threads of a training wait some ten microseconds for each other before they sleep.
+
+    A step has thousands of short parallel operations, and to wake a thread takes as long as one of them. Where other
+    processes need the cores, the training takes fewer threads. Call this before PyTorch is imported.
+    """
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "ACTIVE":
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")

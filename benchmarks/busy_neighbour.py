@@ -1,0 +1,101 @@
+"""Short trainings beside busy processes: ``python -m benchmarks.busy_neighbour [--neighbours 0 1 2] [--rounds 5]``.
+
+Processes with different settings of their OpenMP threads train the same flow in turns, alone on the machine and beside
+processes that never wait. ``former`` has threads that spin, as the product had; ``default`` is what the product does
+now. Printed are medians of seconds, and those of the default as a multiple of the best of the others and of the former.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from benchmarks.speed.pairing import Turn, in_turns
+from worker.process_tuning import spin_briefly, tune_process
+
+SETTINGS = {
+    "former": {},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+    "default": {},
+}
+ENDLESS = "while True: pass"
+
+
+def train_when_asked(name: str, preset: str, side: int, steps: int) -> None:
+    """Train for each line of standard input, and print the seconds of the steps with their validations."""
+    if name == "default":
+        tune_process()
+        spin_briefly()
+    from benchmarks.speed.train import training  # noqa: PLC0415 - imports torch, which reads the settings
+    from models.training.presets import find_preset  # noqa: PLC0415
+
+    recipe = find_preset(preset)
+    config = recipe.config({"max_steps": steps, "pixel_transform": "affine"})
+    architecture = recipe.architecture((1, side, side), "affine")
+    for _ in sys.stdin:
+        with training(architecture, config, choose_threads=name == "default") as trainer:
+            began = time.perf_counter()
+            trainer.take_steps(lambda: False)
+            print(time.perf_counter() - began, flush=True)
+
+
+@contextmanager
+def trainer_process(name: str, options: Sequence[str]) -> Iterator[Turn]:
+    """Yield the turn of a process with the settings of this name, which waits between its turns."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    command = [sys.executable, "-m", "benchmarks.busy_neighbour", *options, "--train", name]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables | SETTINGS[name]
+    ) as process:
+        asks, answers = process.stdin, process.stdout
+        assert asks is not None
+        assert answers is not None
+
+        def turn() -> float:
+            print(file=asks, flush=True)
+            return float(answers.readline())
+
+        yield turn
+        asks.close()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.busy_neighbour", description=__doc__)
+    parser.add_argument("--preset", default="snf-glow-tiny")
+    parser.add_argument("--side", type=int, default=28, help="side of the images")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--neighbours", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train", choices=SETTINGS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.train:
+        train_when_asked(arguments.train, arguments.preset, arguments.side, arguments.steps)
+        return
+    options = ["--preset", arguments.preset, "--side", str(arguments.side), "--steps", str(arguments.steps)]
+    with ExitStack() as processes:
+        turns = {name: processes.enter_context(trainer_process(name, options)) for name in SETTINGS}
+        for count in arguments.neighbours:
+            with ExitStack() as neighbours:
+                for _ in range(count):
+                    neighbour = neighbours.enter_context(subprocess.Popen([sys.executable, "-c", ENDLESS]))
+                    neighbours.callback(neighbour.kill)
+                seconds = {name: statistics.median(took) for name, took in in_turns(turns, arguments.rounds).items()}
+            best = min(value for name, value in seconds.items() if name != "default")
+            print(
+                f"{count} busy neighbours: {', '.join(f'{name} {value:.2f} s' for name, value in seconds.items())}; "
+                f"default is {seconds['default'] / best:.2f} of the best, "
+                f"{seconds['default'] / seconds['former']:.2f} of the former",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

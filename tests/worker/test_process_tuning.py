@@ -1,0 +1,114 @@
+"""Processes look for cyclic garbage rarely and still find it, and their OpenMP threads sleep while they wait."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+from worker.process_tuning import spin_briefly, tune_process
+
+CODE = """
+import atexit, gc
+from worker.process_tuning import GC_THRESHOLD, tune_process
+
+class Node:
+    alive = 0
+    def __init__(self):
+        self.itself = self
+        Node.alive += 1
+    def __del__(self):
+        Node.alive -= 1
+
+atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # registered first, it runs last
+tune_process()
+most = 0
+for _ in range(20 * GC_THRESHOLD):
+    Node()
+    most = max(most, Node.alive)
+print(most < 2 * GC_THRESHOLD, gc.get_freeze_count())
+"""
+
+
+def test_cycles_are_freed_and_the_end_is_not_searched() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0", "True"]
+
+
+BLOCKS = """
+import ctypes
+from worker.process_tuning import give_back_memory
+
+class Figures(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Figures, ctypes.c_void_p, [ctypes.c_void_p]
+{tune}
+libc.free(libc.malloc(20 * 2**20))  # glibc takes it for the size that is kept from now on
+before = libc.mallinfo2().hblks
+libc.malloc(4 * 2**20)
+print(libc.mallinfo2().hblks - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33")
+@pytest.mark.parametrize(("tune", "blocks"), [("", 0), ("give_back_memory()", 1)])
+def test_large_blocks_are_memory_of_their_own(tune: str, blocks: int) -> None:
+    command = [sys.executable, "-c", BLOCKS.format(tune=tune)]
+    assert int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout) == blocks
+
+
+IN_CLI = "import app.cli.main as cli\ncli._run = lambda: __import__('torch')\ncli.main()"
+IN_ATTEMPT = "from worker.attempts.attempt import prepare_process\nprepare_process()\nimport torch"
+IN_SANDBOX = "from worker.sandbox.work import do_limited\ndo_limited(lambda order, progress: bool(__import__('torch')))"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", IN_CLI],
+        ["-c", IN_ATTEMPT],
+        ["-c", IN_SANDBOX],
+        ["-m", "worker.runtime.lifeline", "timeit", "-n1", "-r1", "import torch"],
+    ],
+    ids=["command line", "attempt", "sandbox", "service and worker"],
+)
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_openmp_threads_sleep_while_they_wait(arguments: list[str], given: str | None, tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    variables |= {"OMP_DISPLAY_ENV": "TRUE", "SNF_HOME": str(tmp_path)} | ({"OMP_WAIT_POLICY": given} if given else {})
+    order = {"limits": {"memory_bytes": 2**34, "cpu_s": 60}, "order": None}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=variables,
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"OMP_WAIT_POLICY = '{given or 'PASSIVE'}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_of_a_training_spin_briefly(
+    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr("atexit.register", lambda *_: None)
+    tune_process()
+    spin_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
