@@ -17,6 +17,7 @@ from snf_runtime.errors import (
     ImageError,
     ModelsError,
     ScoreNotFinite,
+    SizeNotCalibrated,
     unsupported_image,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "ImageError",
     "ModelsError",
     "ScoreNotFinite",
+    "SizeNotCalibrated",
     "unsupported_image",
 ]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifacts.manifest import CalibrationSummary, Manifest, Precision
-from models.errors import HeatMapUnsupported, SamplesUnsupported, ScoreNotFinite
+from models.errors import HeatMapUnsupported, ImageError, SamplesUnsupported
 from models.loading.model_files import ModelFiles
 from models.loading.open_model import ModelOpener, OpenModel
 from models.loading.verification import exact_tolerance, score_tolerance
@@ -20,7 +20,7 @@ from models.scoring.opened_density import open_waves
 from models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration, MapReference
 from snf_runtime.anomaly.heat_map_pass import HeatMaps, heat_map_steps
-from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
+from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts, with_errors, without_other_sizes
 from snf_runtime.anomaly.pixel_contributions import PixelMaps
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch
@@ -207,12 +207,11 @@ class Scorer:
         """Return each image's exact log-likelihood, in nats; raise ``ScoreNotFinite`` if one is not finite."""
         return score_images(self.density, images, draws)
 
-    def score_each(
-        self, images: Batch, draws: int = 1, *, gradients: bool = False
-    ) -> list[Likelihood | ScoreNotFinite]:
-        """Return for each image its exact log-likelihood, or an error object if that is not finite.
+    def score_each(self, images: Batch, draws: int = 1, *, gradients: bool = False) -> list[Likelihood | ImageError]:
+        """Return for each image its exact log-likelihood, or an error object.
 
-        The error is a ``ScoreNotFinite`` object, for a log-likelihood that is infinite or NaN.
+        The error is a ``ScoreNotFinite`` object for a log-likelihood that is infinite or NaN, and a
+        ``SizeNotCalibrated`` object for an image with fewer or more tiles than the calibration images.
 
         Args:
             images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
@@ -220,7 +219,7 @@ class Scorer:
             gradients: Whether to add gradient evidence for verdicts, from a backward pass.
 
         Returns:
-            N results; an image whose log-likelihood is not finite has its error in its place.
+            N results; an image without a score has its error in its place.
 
         Raises:
             GradientEvidenceUnavailable: The calibration has no gradient evidence.
@@ -235,17 +234,18 @@ class Scorer:
         gradients: bool = False,
         at_once: int | None = None,
         observe: Observer | None = None,
-    ) -> Steps[list[Likelihood | ScoreNotFinite]]:
+    ) -> Steps[list[Likelihood | ImageError]]:
         """Return a generator that computes log-likelihoods of images in small groups, with pauses for other work.
 
-        It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or ``ScoreNotFinite``.
+        It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or errors.
         """
         if gradients:
             self.calibration.check_alpha(None, gradients=True)
+        images, errors = without_other_sizes(self.density, self.calibration, images)
         scored = yield from score_steps(self.density, images, draws, at_once, observe)
         if gradients and scored:
             scored = yield from self.trained.gradient_steps(images, scored, self.calibration.fisher)
-        return scored
+        return with_errors(scored, errors)
 
     def require_spatial(self) -> MapReference:
         """Return the statistics of normal images that heat maps need, or raise ``HeatMapUnsupported``.
@@ -292,7 +292,7 @@ class Scorer:
             explain: Whether to add heat maps.
 
         Returns:
-            N results; an image whose log-likelihood is not finite has its error in its place.
+            N results; an image that is not judged has its error in its place.
 
         Raises:
             AlphaUnattainable: The calibration has too few images for a false-alarm rate.

@@ -20,6 +20,8 @@ LINE: dict[str, Any] = {
     "dataset": "line-1",
     "statistics_images": 1600,
     "calibration_images": 400,
+    "copies": 0,
+    "tiles": None,
     "folds": 1,
     "precision": "float32",
     "deviation": None,
@@ -101,6 +103,12 @@ class CalibrationView(Answer):
     dataset: str | None
     statistics_images: int | None = Field(description="Images to which the statistics were fitted.")
     calibration_images: int | None = Field(description="Images among which p-values are ranks.")
+    copies: int | None = Field(
+        None, description="Further calibration images that are copies of others: a group of copies gives one rank."
+    )
+    tiles: tuple[int, int] | None = Field(
+        None, description="Fewest and most tiles of a calibration image: other images are not judged. Null: all are."
+    )
     folds: int | None = Field(
         description="More than 1: both kinds are the same images, and each fold is judged by the fit to the others."
     )

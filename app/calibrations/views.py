@@ -6,17 +6,20 @@ from datetime import datetime
 from functools import lru_cache
 
 from app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
-from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
+from models.anomaly.false_alarms import images_needed, safe_threshold
 from models.artifacts.manifest import CalibrationSummary
 from models.errors import ArtifactError, CalibrationNotFound
 from models.naming import parse_ref
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
+from snf_runtime.anomaly.conformal import USUAL_ALPHAS
 
 FROM_SUMMARY = (
     "dataset",
     "statistics_images",
     "calibration_images",
+    "copies",
+    "tiles",
     "folds",
     "precision",
     "deviation",
@@ -131,5 +134,5 @@ def advice(images: int) -> tuple[Threshold, ...]:
     """
     return tuple(
         Threshold(alpha=alpha, threshold=safe_threshold(images, alpha), images_needed=images_needed(alpha))
-        for alpha in ADVICE_ALPHAS
+        for alpha in USUAL_ALPHAS
     )

@@ -131,7 +131,7 @@ def print_calibrations(calibrations: CalibrationList) -> None:
         (
             str(calibration.number),
             calibration.problem or calibration.dataset or "",
-            "" if calibration.problem else f"{calibration.statistics_images} + {calibration.calibration_images}",
+            "" if calibration.problem else _ranked_images(calibration),
             "" if calibration.problem else _precision(calibration),
             _number(calibration.smallest_p, ".4g"),
             _threshold(calibration.thresholds),
@@ -144,6 +144,11 @@ def print_calibrations(calibrations: CalibrationList) -> None:
         if calibration.reason:
             remark = f"{calibration.number}, when it was made: {calibration.reason}"
             Console(soft_wrap=True).print(remark, markup=False, highlight=False)
+
+
+def _ranked_images(calibration: CalibrationView) -> str:
+    copies = f" ({calibration.copies} more are copies)" if calibration.copies else ""
+    return f"{calibration.statistics_images} + {calibration.calibration_images}{copies}"
 
 
 def print_comparison(comparison: CalibrationComparison) -> None:

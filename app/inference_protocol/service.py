@@ -22,7 +22,7 @@ from app.scoring.decoders import DecodingLanes
 from app.scoring.judging_pipeline import Admission, Judging
 from app.scoring.request_images import Pixels
 from app.scoring.schemas import ScoreQuery
-from models.errors import ScoreNotFinite
+from models.errors import ImageError
 
 if TYPE_CHECKING:
     from snf_runtime.anomaly.judged import JudgedImage, Judgement
@@ -53,7 +53,7 @@ class InferenceService:
 
         Raises:
             Problem: The request is not valid, exceeds a limit, or passed its deadline.
-            ScoreNotFinite: An image has no finite likelihood.
+            ImageError: An image is not judged.
         """
         async with self.judging.admit(request.scope, ref, ScoreQuery(), timeout_ms) as admission:
             body = await read_infer_body(request, admission.loaded.scorer.preprocessing, admission.limit)
@@ -91,13 +91,16 @@ class InferenceService:
 
 
 def _all_scored(judgements: Sequence[Judgement]) -> list[JudgedImage]:
-    """Return the results of all images; raise ``ScoreNotFinite`` where one has none, as a tensor cannot say so."""
-    judged = [image for image in judgements if not isinstance(image, ScoreNotFinite)]
-    if len(judged) < len(judgements):
-        failed = [str(index) for index, image in enumerate(judgements) if isinstance(image, ScoreNotFinite)]
-        more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
-        raise ScoreNotFinite(
-            f"the flow's arithmetic overflowed on image {', '.join(failed[:MAX_NAMED])}{more} of {len(judgements)} "
-            "(counted from 0); send the others without it"
+    """Return the results of all images; raise the first error where one has none, as a tensor cannot say so."""
+    judged = [image for image in judgements if not isinstance(image, ImageError)]
+    errors = {str(index): image for index, image in enumerate(judgements) if isinstance(image, ImageError)}
+    if errors:
+        first, numbers = next(iter(errors.values())), list(errors)
+        more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
+        raise ImageError(
+            first.slug,
+            first.title,
+            f"image {', '.join(numbers[:MAX_NAMED])}{more} of {len(judgements)} (counted from 0): {first.detail}; send "
+            "the others without it",
         )
     return judged

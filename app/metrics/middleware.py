@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import ERROR
 from app.metrics.registry import ServiceMetrics
-from models.errors import ImageError, ScoreNotFinite
+from models.errors import ImageError
 
 UNMATCHED = "unmatched"
 CLIENT_LEFT = 499
@@ -70,5 +70,5 @@ def _note(metrics: ServiceMetrics, scope: Scope, status: int, seconds: float) ->
     metrics.observe_request(route, method, status, seconds)
     error = scope.get(ERROR)
     # The request's only image failed, so its error is that of the request.
-    if isinstance(error, ImageError | ScoreNotFinite):
+    if isinstance(error, ImageError):
         metrics.count_image_errors([error.slug])

@@ -24,7 +24,7 @@ from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
 from app.scoring.queue import ScoringQueue
 from app.scoring.request_images import Pixels
 from app.scoring.schemas import ScoreQuery
-from models.errors import ScoreNotFinite
+from models.errors import ImageError
 from snf_runtime.images.batch import batch_of
 from snf_runtime.steps import Steps
 from worker.settings import Settings
@@ -208,8 +208,8 @@ class Judging:
             judgements: Results of the images that were scored.
             failed: Types of the errors of the other images.
         """
-        verdicts = [image.verdict for image in judgements if not isinstance(image, ScoreNotFinite)]
-        errors = [image.slug for image in judgements if isinstance(image, ScoreNotFinite)]
+        verdicts = [image.verdict for image in judgements if not isinstance(image, ImageError)]
+        errors = [image.slug for image in judgements if isinstance(image, ImageError)]
         flagged = sum(verdict.is_anomaly for verdict in verdicts)
         self.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
         self.metrics.count_image_errors([*errors, *failed])
@@ -224,7 +224,7 @@ class Judging:
         from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - not needed before the first answer
 
         scorer = loaded.scorer
-        scored = [image.likelihood.evidence for image in judgements if not isinstance(image, ScoreNotFinite)]
+        scored = [image.likelihood.evidence for image in judgements if not isinstance(image, ImageError)]
         newest = [evidence for evidence in scored if evidence is not None][-MAX_KEPT:]
         images = [StoredEvidence.of(evidence, alpha, scorer.precision) for evidence in newest]
         self.recent.record(loaded.version.name, loaded.version.version, scorer.log_det_digest, images)
@@ -232,7 +232,7 @@ class Judging:
 
 def _white_levels(image: Judgement) -> list[int]:
     """Return the white level of a scored image, in a list; an empty one for an image without a finite likelihood."""
-    if isinstance(image, ScoreNotFinite) or image.likelihood.evidence is None:
+    if isinstance(image, ImageError) or image.likelihood.evidence is None:
         return []
     levels = image.likelihood.evidence.white_levels
     return [] if levels is None else levels.tolist()

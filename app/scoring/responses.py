@@ -13,7 +13,7 @@ from app.http.errors import FieldProblem, Problem, status_of
 from app.registry.loaded import Loaded
 from app.scoring import schemas
 from app.scoring.request_images import FIELD, Item, Pixels
-from models.errors import ImageError, ModelsError, ScoreNotFinite
+from models.errors import ImageError, ModelsError
 from models.images.provenance import provenance_warning
 from snf_runtime.images.codec import DecodedImage
 from snf_runtime.images.placement import FilePlacement
@@ -37,7 +37,7 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
         Problem: 422, where no image has a score.
     """
     results = [image_result(index, item, judged.get(index), loaded) for index, item in enumerate(items)]
-    verdicts = {index: image.verdict for index, image in judged.items() if not isinstance(image, ScoreNotFinite)}
+    verdicts = {index: image.verdict for index, image in judged.items() if not isinstance(image, ImageError)}
     if not verdicts:
         raise _none_scored(results)
     content: dict[str, Any] = {
@@ -67,7 +67,7 @@ def image_result(
     if isinstance(item.image, ImageError):
         return _failed(index, item, item.image)
     assert judgement is not None
-    if isinstance(judgement, ScoreNotFinite):
+    if isinstance(judgement, ImageError):
         return _failed(index, item, judgement)
     return _scored(index, item, item.image, judgement, loaded)
 

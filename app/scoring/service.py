@@ -15,7 +15,7 @@ from app.scoring.large_images import check_pixels
 from app.scoring.request_images import Item, decode_batch, decoded, read_batch, source_pixels, too_many
 from app.scoring.responses import answer_json
 from app.scoring.schemas import ScoreQuery
-from models.errors import ImageError, ScoreNotFinite
+from models.errors import ImageError
 
 MAX_ANSWERED = 16
 """Most images whose answer is encoded on the event loop; more images, or heat maps, take too long for it."""
@@ -45,14 +45,14 @@ class ScoringService:
 
         Raises:
             Problem: The request is not valid, exceeds a limit, or passed its deadline.
-            ScoreNotFinite: The only image of the request has no finite likelihood.
+            ImageError: The only image of the request is not judged.
         """
         async with self.judging.admit(request.scope, ref, query, timeout_ms) as admission:
             items, many = await self._decoded(admission, request, query)
             images = decoded(items)
             take_images(request.scope, len(items))
             judgements = await self.judging.judge(admission, list(images.values()), query)
-        if not many and isinstance(judgements[0], ScoreNotFinite):
+        if not many and isinstance(judgements[0], ImageError):
             raise judgements[0]
         loaded = admission.loaded
         failed = [item.image.slug for item in items if isinstance(item.image, ImageError)]

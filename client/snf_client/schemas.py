@@ -421,7 +421,10 @@ class Histograms(BaseModel):
 
 
 class ImageCount(BaseModel):
-    """Number of images in a set, and how many of them have no scores because their likelihood is not finite."""
+    """Number of images in a set, and how many of them are not judged.
+
+    These have no finite likelihood, or a size that the calibration is not for.
+    """
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -1200,6 +1203,12 @@ class CalibrationView(BaseModel):
     dataset: str | None
     statistics_images: int | None = Field(..., description="Images to which the statistics were fitted.")
     calibration_images: int | None = Field(..., description="Images among which p-values are ranks.")
+    copies: int | None = Field(
+        None, description="Further calibration images that are copies of others: a group of copies gives one rank."
+    )
+    tiles: tuple[int, int] | None = Field(
+        None, description="Fewest and most tiles of a calibration image: other images are not judged. Null: all are."
+    )
     folds: int | None = Field(
         ...,
         description="More than 1: both kinds are the same images, and each fold is judged by the fit to the others.",

@@ -42,6 +42,7 @@ NOT_PROVOKED = {
     "dataset-too-large": "needs an upload of more pixels than the service may hold",
     "near-duplicate": "stands in the report of an upload, by a file that was left out",
     "reading-limit": "needs an upload that takes a minute to read",
+    "size-not-calibrated": "needs a model of tiles, and so a backbone",
     "score-not-finite": "no file is known for which the shipped models overflow",
     "file-not-in-model": "needs a model of an early version, without a card",
     "reading-failed": "only where the system kills the process that reads an upload",

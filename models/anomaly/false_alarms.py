@@ -9,7 +9,6 @@ import numpy as np
 
 from snf_runtime.anomaly.conformal import flagged_ranks
 
-ADVICE_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 CONFIDENCE = 0.95
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from models.artifacts.manifest import Precision
 from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.judged import size_error
 from snf_runtime.scoring.evidence import Evidence
 
 
@@ -65,7 +66,8 @@ def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[
 
     The calibration must belong to the weights and the precision that the images were scored with.
 
-    None where the calibration cannot attain the false-alarm rate that was asked for: the request would be refused.
+    None where the image would not be judged: the calibration cannot attain the false-alarm rate that was asked for, or
+    is not for images of this size.
     """
     if not stored:
         return []
@@ -73,5 +75,7 @@ def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[
     verdicts: list[bool | None] = []
     for p_value, image in zip(p, stored, strict=True):
         alpha = calibration.default_alpha if image.alpha is None else image.alpha
-        verdicts.append(None if alpha < calibration.smallest_p else bool(p_value <= alpha))
+        plans = () if image.evidence.features is None else image.evidence.features.plans or ()
+        refused = alpha < calibration.smallest_p or any(size_error(calibration, plan) for plan in plans)
+        verdicts.append(None if refused else bool(p_value <= alpha))
     return verdicts

@@ -226,6 +226,10 @@ def _calibration(manifest: Manifest) -> str:
     calibration = manifest.calibration
     how = f"for the {calibration.engine} engine in {calibration.precision}, on {calibration.dataset}"
     smallest = f"smallest attainable {calibration.smallest_p:.2g}"
+    if calibration.copies:
+        smallest += f"; {calibration.copies} more are copies, and a group of copies gives one rank"
+    if calibration.tiles is not None:
+        smallest += f"; for images of {calibration.tiles[0]} to {calibration.tiles[1]} tiles"
     if calibration.folds > 1:
         return (
             f"p-values are cross-conformal over {calibration.calibration_images} held-out images ({smallest}) in\n"

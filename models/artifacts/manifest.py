@@ -163,6 +163,8 @@ class CalibrationSummary(_ManifestPart):
     dataset_digest: str
     statistics_images: int = Field(ge=1)
     calibration_images: int = Field(ge=1)
+    copies: int = Field(0, ge=0, description="Images without a rank of their own: copies of others. 0 where unknown.")
+    tiles: tuple[int, int] | None = Field(None, description="Fewest and most tiles of a calibration image.")
     folds: int = Field(1, ge=1)
     suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the most anomalous images that was left out.")
     smallest_p: float

@@ -291,7 +291,10 @@ def _notes(subject: Subject, scored: ScoredSets) -> list[str]:
         notes += _mask_notes(subject, entry)
     failed = sum(raw.failed for raw in scored.raw.values())
     if failed:
-        notes.append(f"{failed} images have no finite likelihood and are left out.")
+        notes.append(
+            f"{failed} images are not judged and are left out: they have no finite likelihood, or a size that the "
+            "calibration is not for."
+        )
     names = [dataset, *subject.parameters.against]
     changed = [name for name in names if _is_adapted(subject, name)]
     if changed:

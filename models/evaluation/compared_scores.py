@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import ScoreNotFinite
+from models.errors import ImageError
 from models.evaluation.baselines import LABELS, NAMES, Baselines
 from models.evaluation.same_size_pixels import pictures
 from models.scorer import Scorer
@@ -177,12 +177,12 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Batch, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Score a batch of images with a model, and keep the images with a finite log-likelihood.
+    """Score a batch of images with a model, and keep the images that are judged.
 
     Returns their indices and their results. The results are None if no image is kept.
     """
     scores = scorer.score_each(images, gradients=gradients)
-    good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ScoreNotFinite)]
+    good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ImageError)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
     likelihoods = [likelihood for _, likelihood in good]
     evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]

@@ -106,7 +106,9 @@ def evaluate(
         if kept is None:
             raw[key] = score_set(scores, images, shown, meter.add)
             if not len(raw[key].scored):
-                raise DatasetUnfit(f"no image of {label} has a finite likelihood")
+                raise DatasetUnfit(
+                    f"no image of {label} has a finite likelihood and a size that the calibration is for"
+                )
             cache.put(key, raw[key].arrays())
             finished(label)
         else:

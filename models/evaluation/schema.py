@@ -139,7 +139,10 @@ class Gallery(_EvaluationPart):
 
 
 class ImageCount(_EvaluationPart):
-    """Number of images in a set, and how many of them have no scores because their likelihood is not finite."""
+    """Number of images in a set, and how many of them are not judged.
+
+    These have no finite likelihood, or a size that the calibration is not for.
+    """
 
     name: str
     images: int

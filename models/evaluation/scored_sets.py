@@ -73,7 +73,7 @@ class ScoredSet:
 
     @property
     def failed(self) -> int:
-        """The number of images without scores, because their log-likelihood is NaN or infinite."""
+        """The number of images that are not judged, by their log-likelihood (NaN or infinite) or their size."""
         return self.images - len(self.scored)
 
     def arrays(self) -> Arrays:

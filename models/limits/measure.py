@@ -17,7 +17,7 @@ import numpy as np
 from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import ImageRows, check_shape
 from models.artifacts.detection_limit import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
-from models.errors import DatasetUnfit
+from models.errors import DatasetUnfit, SizeNotCalibrated
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
 from models.limits.good_images import GoodImages
@@ -68,7 +68,8 @@ def measure_limits(
 
     Raises:
         AlphaUnattainable: The calibration has too few images for the false-alarm rate.
-        DatasetUnfit: The images have another shape than the model's, or are too small.
+        DatasetUnfit: The images have another shape than the model's, are too small, or have a size that the
+            calibration is not for.
     """
     chosen = parameters or LimitParameters()
     alpha = scorer.calibration.check_alpha(chosen.alpha)
@@ -249,6 +250,9 @@ class _Counter:
 
     def _flagged(self, images: Batch) -> int:
         judged = self._scorer.judge_each(images, self._alpha)
+        for image in judged:
+            if isinstance(image, SizeNotCalibrated):
+                raise DatasetUnfit(image.detail)
         # An image without a finite likelihood is not judged, so its defect is not found.
         return sum(isinstance(image, JudgedImage) and image.verdict.is_anomaly for image in judged)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.anomaly.false_alarms import ADVICE_ALPHAS
 from models.artifacts.manifest import Activation, CalibrationSummary
+from snf_runtime.anomaly.conformal import USUAL_ALPHAS
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
@@ -16,7 +16,7 @@ def attainable(smallest_p: float) -> tuple[float, ...]:
 
     Those below the smallest p-value of the calibration are left out.
     """
-    return tuple(alpha for alpha in ADVICE_ALPHAS if alpha >= smallest_p)
+    return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 
 
 @dataclass(frozen=True)

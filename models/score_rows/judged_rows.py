@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from models.artifacts.manifest import Manifest
 from models.datasets.image_source import NamedImage
-from models.errors import ImageError, ScoreNotFinite
+from models.errors import ImageError
 from models.images.provenance import remark
 from models.score_rows.row import Row, failed_row, row_of
 from snf_runtime.images.batch import Batch, batch_of, in_batches
@@ -72,7 +72,7 @@ def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) 
     rows = []
     for path, image in batch:
         result = image if isinstance(image, ImageError) else next(judged)
-        if isinstance(result, ImageError | ScoreNotFinite):
+        if isinstance(result, ImageError):
             rows.append(failed_row(path, result.slug, result.detail))
         else:
             assert isinstance(image, DecodedImage)

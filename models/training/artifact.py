@@ -181,6 +181,14 @@ def write_artifact(
             unseen=model.features.unseen if model.features is not None else None,
             most=plan.gradient_images,
         )
+        if summary.copies:
+            observe(
+                {
+                    "event": "log",
+                    "message": f"{summary.copies} of {summary.copies + summary.calibration_images} calibration images "
+                    f"are copies of others; a group of copies gives one rank: {summary.calibration_images} ranks",
+                }
+            )
         save_calibration(calibration, folder / CALIBRATION)
         test = _log_likelihoods(density, test_images, report)
         pinned_score = score_images(density, pinned[:1])[0]

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
 from models.anomaly.fitting.reference_images import MAX_EVIDENCE_BYTES, evidence_bytes
 from models.artifacts.manifest import FILE, Manifest, read_manifest
 from models.atomic_files import make_folder
@@ -179,6 +180,9 @@ def _fit_features(
     # A hybrid model is calibrated on images that its flow over pixels has not seen, in folds or not.
     folds = folds_of_fit(dataset, features, observe) if features is architecture else None
     images: TrainingImages = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
+    if folds is not None:
+        # As in the calibration: no fit has seen a copy of an image that it ranks.
+        folds = one_fold_for_copies(folds, first_copies(images))
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.find(config.backbone)
     extractor = open_extractor(store, backbone, features.image_shape, features.input_size, options)

@@ -133,7 +133,7 @@ class HeatMapUnsupported(ModelsError):
     kind = ErrorKind.INVALID
 
 
-class ScoreNotFinite(ModelsError):
+class ScoreNotFinite(ImageError):
     """Error of an image whose log-likelihood is infinite or NaN.
 
     The arithmetic of the flow overflowed. Functions that score many images return this error in place of a result.
@@ -142,3 +142,20 @@ class ScoreNotFinite(ModelsError):
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
     kind = ErrorKind.INVALID
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(self.slug, self.title, detail)
+
+
+class SizeNotCalibrated(ImageError):
+    """Error of an image with fewer or more tiles than the calibration images.
+
+    Functions that judge many images return this error in place of a verdict.
+    """
+
+    slug = "size-not-calibrated"
+    title = "The model has no calibration for images of this size"
+    kind = ErrorKind.INVALID
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(self.slug, self.title, detail)

@@ -113,7 +113,14 @@ def test_images_of_tiles(tmp_path_factory: pytest.TempPathFactory, tmp_path: Pat
     version, scorer = loaded(tiled_artifact(tmp_path_factory)[0], options)
     export_model(version, scorer, tmp_path / "model", "openvino")
     images = [with_fault(mosaic(number), 20, 24) if number % 3 == 0 else mosaic(number) for number in range(300, 309)]
-    compare(scorer.judge_each(images, explain=True), Model.load(tmp_path / "model", THREADS), images, regions=True)
+    model = Model.load(tmp_path / "model", THREADS)
+    compare(scorer.judge_each(images, explain=True), model, images, regions=True)
+    path = tmp_path / "large.png"
+    path.write_bytes(encode_png(mosaic(1, 8, 8)))
+    for regions in (False, True):
+        found = list(model.judge([mosaic(1, 8, 8)[0], images[1][0], path], regions=regions))
+        errors = [result.error if isinstance(result, NotJudged) else None for result in found]
+        assert errors == ["size-not-calibrated", None, "size-not-calibrated"]
 
 
 def test_boxes_are_those_of_the_file(artifact: Path, tmp_path: Path, options: EngineOptions) -> None:

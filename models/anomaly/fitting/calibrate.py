@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
 from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, evenly_spaced
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
+from models.errors import DatasetUnfit
 from models.flows.flow import Flow
 from snf_runtime.anomaly.calibration import Calibration, MapReference
 from snf_runtime.scoring.density import ImageDensity
@@ -84,6 +86,7 @@ def calibrate(
 
     Raises:
         ScoreNotFinite: The flow overflows on a reference image.
+        DatasetUnfit: All calibration images are copies of statistics images.
     """
     names, grid = density.statistics, density.grid
 
@@ -99,28 +102,32 @@ def calibrate(
         return lambda done: progress(part, done, images)
 
     statistics = collect("statistics", reference.statistics)
+    first = first_copies(reference.statistics, reference.calibration)
+    # The first image of each group of copies; of a group that the statistics are fitted to, none is held out.
+    ranked = (first == np.arange(len(first)))[0 if reference.folds is not None else len(reference.statistics) :]
+    if not ranked.any():
+        raise DatasetUnfit(f"all calibration images of {reference.dataset} are copies of those that statistics are of")
     fisher: list[Tensor] = []
     if reference.folds is not None:
         # No gradients: their Fisher information would include the images that are to be ranked against it.
         held_out = statistics
-        calibration = fit_cross(statistics, reference.folds, names, grid, reference.suspect_share, unseen)
+        folds = one_fold_for_copies(reference.folds, first)
+        calibration = fit_cross(statistics, folds, names, grid, reference.suspect_share, unseen, ranked)
         mean = statistics.log_likelihoods.mean()
     else:
         held_out = collect("calibration", reference.calibration, statistics.pixels() if pixel_maps else None)
         if flow is not None:
             passes = GradientPasses(GradientProbe(flow), density.weights_digest)
             # Images follow each other by path: the first ones would be those of the first folders.
-            of_fisher, ranked = (
-                evenly_spaced(len(reference.statistics), count) for count in (most.fisher, most.ranked)
-            )
-            reports = progress_of(FISHER, len(of_fisher)), progress_of("statistics" + GRADIENTS, len(ranked))
-            fisher, features = passes.fisher_and_features(reference.statistics, (of_fisher, ranked), reports)
-            statistics = statistics.with_gradients(features, ranked)
-            ranked = evenly_spaced(len(reference.calibration), most.ranked)
-            report = progress_of("calibration" + GRADIENTS, len(ranked))
-            features = passes.features(reference.calibration, fisher, report, ranked)
-            held_out = held_out.with_gradients(features, ranked)
-        calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share)
+            of_fisher, rows = (evenly_spaced(len(reference.statistics), count) for count in (most.fisher, most.ranked))
+            reports = progress_of(FISHER, len(of_fisher)), progress_of("statistics" + GRADIENTS, len(rows))
+            fisher, features = passes.fisher_and_features(reference.statistics, (of_fisher, rows), reports)
+            statistics = statistics.with_gradients(features, rows)
+            rows = evenly_spaced(len(reference.calibration), most.ranked)
+            report = progress_of("calibration" + GRADIENTS, len(rows))
+            features = passes.features(reference.calibration, fisher, report, rows)
+            held_out = held_out.with_gradients(features, rows)
+        calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share, ranked)
         mean = held_out.log_likelihoods.mean()
     if calibration.has_gradients:
         calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
@@ -136,6 +143,8 @@ def calibrate(
         dataset_digest=reference.digest,
         statistics_images=len(reference.statistics),
         calibration_images=calibration.images,
+        copies=int(np.count_nonzero(~ranked)),
+        tiles=None if calibration.tile_counts is None else tuple(calibration.tile_counts.tolist()),
         folds=len(calibration.folds),
         suspect_share=reference.suspect_share,
         smallest_p=calibration.smallest_p,

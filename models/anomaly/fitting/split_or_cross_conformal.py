@@ -94,15 +94,16 @@ class ReferenceEvidence:
             self.map_sum, self.map_squares, len(self.evidence) if self.summed is None else self.summed
         )
 
-    def maxima_of(self, inside: NDArray[np.bool_], statistic: Statistic) -> Array | None:
+    def maxima_of(self, inside: NDArray[np.bool_], fold: NDArray[np.bool_], statistic: Statistic) -> Array | None:
         """Return the largest anomaly-map value of each image that the mask ``inside`` selects.
 
         The result is None if the images have no anomaly map.
 
-        Maps of pixels are standardised by those of all other images, unless the values are known.
+        Maps of pixels are standardised by those of the images outside the fold, unless the values are known.
 
         Args:
             inside: Which of the images, ``(n,)``.
+            fold: The images of their fold, ``(n,)``.
             statistic: The statistic whose features give the maps, where it has any.
         """
         if statistic.features is not None:
@@ -114,7 +115,7 @@ class ReferenceEvidence:
             return self.map_maxima[inside]
         if self.maps is None:
             return None
-        own, others = (self.maps[chosen].astype(np.float64) for chosen in (inside, ~inside))
+        own, others = (self.maps[chosen].astype(np.float64) for chosen in (inside, ~fold))
         reference = _map_reference(others.sum(0), np.square(others).sum(0), len(others))
         largest: Array = of_pixels(standardise(own, reference)).max((1, 2))
         return largest
@@ -143,6 +144,7 @@ def fit_split(
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
+    ranked: NDArray[np.bool_] | None = None,
 ) -> Calibration:
     """Return a split-conformal calibration, with statistics fitted to one image set and p-values from a second.
 
@@ -154,16 +156,18 @@ def fit_split(
         suspect_share: The expected share of images in both sets that are not normal. This share of the most anomalous
             images is left out, of the fit (which is then repeated) and of the calibration. Where these images are
             normal after all, false alarms exceed the requested rate by up to this share.
+        ranked: Which calibration images give a rank, ``(n,)``; None for all of them.
     """
     everything = np.ones(len(calibration.evidence), dtype=bool)
-    fold = _fold(statistics.evidence, calibration, everything, names, grid, suspect_share)
-    fold = _add_gradients(
-        fold, statistics.evidence_with_gradients(), calibration.evidence_with_gradients(), suspect_share
-    )
+    ranked = everything if ranked is None else ranked
+    fold = _fold(statistics.evidence, calibration, (ranked, everything), names, grid, suspect_share)
+    held_out = calibration.evidence_with_gradients()[ranked[calibration.rows_with_gradients()]]
+    fold = _add_gradients(fold, statistics.evidence_with_gradients(), held_out, suspect_share)
     folds = _without_suspects([fold], suspect_share)
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
     levels = _sorted_levels(statistics.evidence, calibration.evidence)
-    return Calibration(folds, np.sort(together), statistics.pixels(), white_levels=levels)
+    counts = _tile_counts(calibration.evidence)
+    return Calibration(folds, np.sort(together), statistics.pixels(), white_levels=levels, tile_counts=counts)
 
 
 def fit_cross(
@@ -173,6 +177,7 @@ def fit_cross(
     grid: tuple[int, int] | None,
     suspect_share: float = 0.0,
     unseen: Sequence[FeatureEvidence] | None = None,
+    ranked: NDArray[np.bool_] | None = None,
 ) -> Calibration:
     """Return a p-value calibration fitted to a small set of normal images by cross-conformal prediction.
 
@@ -192,8 +197,10 @@ def fit_cross(
             out of the calibration are the most anomalous ones of all folds together.
         unseen: For each fold with a fit of its own, the feature evidence of the images outside it, each by a fit that
             has seen neither the fold nor the image, ``(n - fold, 1, rows, columns)``.
+        ranked: Which images give a rank, ``(n,)``; None for all of them.
     """
     evidence = reference.evidence
+    ranked = np.ones(len(evidence), dtype=bool) if ranked is None else ranked
     fitted = []
     for number, fold in enumerate(np.unique(folds)):
         inside = np.asarray(folds == fold)
@@ -202,12 +209,25 @@ def fit_cross(
         else:
             fitted_to = replace(replace(evidence, features=None)[~inside], features=unseen[number])
         own_fit = 0 if unseen is None else number + 1
-        fold_of = _fold(fitted_to, reference, inside, names, grid, suspect_share, own_fit)
-        complete, here = reference.evidence_with_gradients(), inside[reference.rows_with_gradients()]
-        fitted.append(_add_gradients(fold_of, complete[~here], complete[here], suspect_share))
+        fold_of = _fold(fitted_to, reference, (inside & ranked, inside), names, grid, suspect_share, own_fit)
+        complete, rows = reference.evidence_with_gradients(), reference.rows_with_gradients()
+        held_out = complete[(inside & ranked)[rows]]
+        fitted.append(_add_gradients(fold_of, complete[~inside[rows]], held_out, suspect_share))
     levels = _sorted_levels(evidence)
     kept = _without_suspects(fitted, suspect_share)
-    return Calibration(kept, np.sort(reference.log_likelihoods), reference.pixels(), white_levels=levels)
+    return Calibration(
+        kept,
+        np.sort(reference.log_likelihoods),
+        reference.pixels(),
+        white_levels=levels,
+        tile_counts=_tile_counts(evidence),
+    )
+
+
+def _tile_counts(evidence: Evidence) -> NDArray[np.int64] | None:
+    """Return the fewest and the most tiles of an image, ``(2,)``; None for a model without tiles."""
+    plans = None if evidence.features is None else evidence.features.plans
+    return np.array([min(map(len, plans)), max(map(len, plans))]) if plans else None
 
 
 def _sorted_levels(*parts: Evidence) -> NDArray[np.uint8] | None:
@@ -217,23 +237,26 @@ def _sorted_levels(*parts: Evidence) -> NDArray[np.uint8] | None:
 
 def _fold(
     fitted_to: Evidence,
-    ranked: ReferenceEvidence,
-    inside: NDArray[np.bool_],
+    reference: ReferenceEvidence,
+    rows: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     names: Sequence[str],
     grid: tuple[int, int] | None,
     suspect_share: float,
     feature_fit: int = 0,
 ) -> Fold:
-    """Return a fold with the values of all its images; ``suspect_share`` concerns the fit alone."""
+    """Return a fold with the values of its images; ``suspect_share`` concerns the fit alone.
+
+    ``rows`` are the images that give a rank, and all images of the fold.
+    """
     statistic = fit_statistic(fitted_to, names, grid)
     if suspect_share:
         statistic = fit_statistic(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
     if statistic.features is not None:
         statistic = replace(statistic, features=statistic.features.for_fit(feature_fit))
-    maxima = ranked.maxima_of(inside, statistic)
+    maxima = reference.maxima_of(*rows, statistic)
     return Fold(
         statistic,
-        np.sort(statistic(ranked.evidence[inside])),
+        np.sort(statistic(reference.evidence[rows[0]])),
         map_maxima=None if maxima is None else np.sort(maxima),
     )
 

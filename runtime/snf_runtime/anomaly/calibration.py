@@ -138,6 +138,7 @@ class Calibration:
         pixels: The reference of heat maps; None for a flow without spatial structure.
         fisher: Mean squared gradients of reference images, ``(P,)``, one group of layers after the other.
         white_levels: White levels of the reference images, sorted; None in a calibration made before they were stored.
+        tile_counts: Fewest and most tiles of a calibration image; None without tiles, and in earlier calibrations.
     """
 
     folds: tuple[Fold, ...]
@@ -145,6 +146,7 @@ class Calibration:
     pixels: MapReference | None
     fisher: NDArray[np.float32] | None = None
     white_levels: NDArray[np.uint8] | None = None
+    tile_counts: NDArray[np.int64] | None = None
 
     @cached_property
     def white_level_counts(self) -> tuple[int, ...] | None:

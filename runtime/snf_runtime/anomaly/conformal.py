@@ -14,6 +14,8 @@ from snf_runtime.errors import AlphaUnattainable
 Array = NDArray[np.float64]
 
 DEFAULT_ALPHA = 0.01
+USUAL_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+"""False-alarm rates that verdicts are usually asked for at."""
 DIGITS = 6
 """Decimals of a statistic in nats that do not depend on the size of the batch."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -11,10 +11,13 @@ from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.pixel_contributions import PixelMaps
 from snf_runtime.anomaly.regions import MapRegions
 from snf_runtime.anomaly.verdict import Verdict
-from snf_runtime.errors import ScoreNotFinite
+from snf_runtime.errors import ImageError, SizeNotCalibrated
+from snf_runtime.images.batch import Batch
 from snf_runtime.images.placement import FilePlacement
+from snf_runtime.images.tiles import TilePlan
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.likelihood import Likelihood
 
 
@@ -55,35 +58,35 @@ class JudgedImage:
         return replace(self, regions=regions, verdict=self.verdict.in_file(placement))
 
 
-Judgement: TypeAlias = JudgedImage | ScoreNotFinite
-"""The result for one image: its likelihood and verdict, or the error of an image without a finite likelihood."""
+Judgement: TypeAlias = JudgedImage | ImageError
+"""The result for one image: its likelihood and verdict, or the error of an image that is not judged."""
 
 
 def judge_by(
     density: ImageDensity,
     calibration: Calibration,
-    scored: Sequence[Likelihood | ScoreNotFinite],
+    scored: Sequence[Likelihood | ImageError],
     alphas: Sequence[float | None],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
     """Return each scored image's log-likelihood together with its anomaly verdict by a calibration.
 
-    Regions are added to an image with a heat map, if the calibration has a threshold for it. An image without a finite
-    likelihood keeps its error.
+    Regions are added to an image with a heat map, if the calibration has a threshold for it. An image with an error
+    keeps it.
 
     Args:
         density: The density that gave the scores.
         calibration: Its calibration.
         scored: The likelihood or the error of N images.
         alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
-        heat_maps: The heat maps of the N images.
+        heat_maps: The heat maps of the images that were passed through the model.
 
     Raises:
         AlphaUnattainable: The calibration has too few images for a false-alarm rate.
     """
     judged = judge_scored(scored, alphas, partial(verdicts, density, calibration), heat_maps)
     limit = calibration.map_threshold
-    return [one if isinstance(one, ScoreNotFinite) else one.with_regions(limit(one.verdict.alpha)) for one in judged]
+    return [one if isinstance(one, ImageError) else one.with_regions(limit(one.verdict.alpha)) for one in judged]
 
 
 def verdicts(
@@ -106,20 +109,20 @@ def verdicts(
 
 
 def judge_scored(
-    scored: Sequence[Likelihood | ScoreNotFinite],
+    scored: Sequence[Likelihood | ImageError],
     alphas: Sequence[float | None],
     judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
     """Return a result for each image: its log-likelihood, with its anomaly verdict from the function ``judge``.
 
-    An image without a finite likelihood keeps its error.
+    An image with an error keeps it.
 
     Args:
         scored: The likelihood or the error of N images.
         alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
         judge: A function that returns the verdicts on some likelihoods at one false-alarm rate.
-        heat_maps: The heat maps of the N images.
+        heat_maps: The heat maps of the images that were passed through the model.
 
     Returns:
         N results, in the order of ``scored``.
@@ -130,11 +133,52 @@ def judge_scored(
         likelihoods = {
             index: score
             for index, (score, own_alpha) in enumerate(zip(scored, alphas, strict=True))
-            if own_alpha == alpha and not isinstance(score, ScoreNotFinite)
+            if own_alpha == alpha and not isinstance(score, ImageError)
         }
         verdicts.update(zip(likelihoods, judge(list(likelihoods.values()), alpha), strict=True))
-    maps: Sequence[PixelMaps | None] = heat_maps or [None] * len(scored)
+    # An image of a size that is not judged was not passed through the model, and has no map.
+    maps = iter(heat_maps or ())
+    shown = [None if isinstance(score, SizeNotCalibrated) else next(maps, None) for score in scored]
     return [
-        score if isinstance(score, ScoreNotFinite) else JudgedImage(score, verdicts[index], maps[index])
+        score if isinstance(score, ImageError) else JudgedImage(score, verdicts[index], shown[index])
         for index, score in enumerate(scored)
     ]
+
+
+def size_error(calibration: Calibration, plan: TilePlan) -> SizeNotCalibrated | None:
+    """Return the error of an image that has fewer or more tiles than the calibration images, or None.
+
+    The largest of many places is larger than the largest of few, so that ranks hold for the sizes of the calibration
+    images alone.
+    """
+    counts = calibration.tile_counts
+    if counts is None or counts[0] <= len(plan) <= counts[1]:
+        return None
+    fewest, most = counts.tolist()
+    return SizeNotCalibrated(
+        f"expected {fewest if fewest == most else f'{fewest} to {most}'} tile(s) of {plan.side} pixels, as the "
+        f"calibration images have, got {len(plan)} ({plan.width}x{plan.height} pixels): calibrate the model on images "
+        "of this size, or send images of those sizes"
+    )
+
+
+def without_other_sizes(
+    density: ImageDensity, calibration: Calibration, images: Batch
+) -> tuple[Batch, dict[int, SizeNotCalibrated]]:
+    """Return the images of sizes that a calibration can judge, and the errors of the others by their index.
+
+    All images can be judged by a model without tiles, and by a calibration of an earlier version.
+    """
+    if not (isinstance(density, FeatureDensity) and density.tiled):
+        return images, {}
+    errors = {index: size_error(calibration, density.plan(image)) for index, image in enumerate(images)}
+    found = {index: error for index, error in errors.items() if error is not None}
+    return [image for index, image in enumerate(images) if index not in found] if found else images, found
+
+
+def with_errors(
+    scored: Sequence[Likelihood | ImageError], errors: Mapping[int, SizeNotCalibrated]
+) -> list[Likelihood | ImageError]:
+    """Return scores with the errors of :func:`without_other_sizes` in their places among them."""
+    rest = iter(scored)
+    return [errors[index] if index in errors else next(rest) for index in range(len(scored) + len(errors))]

@@ -80,6 +80,9 @@ def _check_fold(fold: Fold, where: str, manifest: ExportManifest, density: Image
 
 
 def _check_maps(calibration: Calibration, manifest: ExportManifest, density: ImageDensity) -> None:
+    counts = calibration.tile_counts
+    if counts is not None and (counts.shape != (2,) or counts.dtype != np.int64 or not manifest.preprocessing.tiled):
+        raise ValueError(f"expected {CALIBRATION}.tile_counts to be two int64 of a model of tiles, got {counts.shape}")
     reference = calibration.pixels
     if (reference is not None) != density.has_map:
         raise ValueError(f"expected {'' if density.has_map else 'no '}arrays {CALIBRATION}.pixels for this model")

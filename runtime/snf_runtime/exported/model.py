@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.conformal import DIGITS, threshold
 from snf_runtime.anomaly.heat_map_pass import HeatMaps
-from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts
+from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts, with_errors, without_other_sizes
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
 from snf_runtime.exported.array_file import read_export_arrays
 from snf_runtime.exported.calibration import open_calibration
@@ -127,7 +127,7 @@ class Model:
             results = iter(self._judgements(batch_of(good, self.preprocessing), alpha, draws, regions) if good else [])
             for item in batch:
                 result = item.image if isinstance(item.image, ImageError) else next(results)
-                if isinstance(result, ImageError | ScoreNotFinite):
+                if isinstance(result, ImageError):
                     yield NotJudged(item.name, result.slug, result.detail)
                 else:
                     assert isinstance(item.image, DecodedImage)
@@ -135,15 +135,16 @@ class Model:
 
     def _judgements(self, images: Batch, alpha: float | None, draws: int, regions: bool) -> list[Judgement]:
         reference = self.calibration.pixels
-        if not regions or reference is None:
-            scored = score_each(self.density, images, draws)
-            return judge_by(self.density, self.calibration, scored, [alpha] * len(scored))
-        found = HeatMaps(self.density, self.calibration, reference)
-        scored = score_each(self.density, images, draws, found.add)
-        return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), found.maps)
+        maps, observe = None, None
+        if regions and reference is not None:
+            heat_maps = HeatMaps(self.density, self.calibration, reference)
+            maps, observe = heat_maps.maps, heat_maps.add
+        images, errors = without_other_sizes(self.density, self.calibration, images)
+        scored = with_errors(score_each(self.density, images, draws, observe), errors)
+        return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), maps)
 
     def _verdict(self, name: str, image: DecodedImage, judged: Judgement) -> FileVerdict:
-        assert not isinstance(judged, ScoreNotFinite)
+        assert not isinstance(judged, ImageError)
         judged = judged.in_file(FilePlacement.of(self.preprocessing, image.file_size))
         likelihood, verdict = judged.likelihood, judged.verdict
         converted = () if image.converted is None else (f"converted {image.converted}",)

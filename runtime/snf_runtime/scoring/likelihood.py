@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.errors import ScoreNotFinite
+from snf_runtime.errors import ImageError, ScoreNotFinite
 from snf_runtime.images.batch import Batch, check_batch
 from snf_runtime.kinds import DensityKind
 from snf_runtime.numerics import logsumexp
@@ -146,11 +146,11 @@ def score_steps(
     return _summarise(np.concatenate(terms).reshape(len(images), draws, -1, 2), density, Evidence.join(evidence))
 
 
-def require_finite(scored: list[Likelihood | ScoreNotFinite]) -> list[Likelihood]:
-    """Return the log-likelihoods if all are finite; otherwise raise the first ``ScoreNotFinite`` in the list."""
+def require_finite(scored: Sequence[Likelihood | ImageError]) -> list[Likelihood]:
+    """Return the log-likelihoods if all images have one; otherwise raise the first error in the list."""
     likelihoods = []
     for score in scored:
-        if isinstance(score, ScoreNotFinite):
+        if isinstance(score, ImageError):
             raise score
         likelihoods.append(score)
     return likelihoods

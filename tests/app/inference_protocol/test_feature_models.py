@@ -64,6 +64,12 @@ def test_bits_per_dimension_are_nan_and_any_size_is_scored(client: TestClient, a
         assert tensors[0].tolist() == found["log_likelihood"]
 
 
+def test_images_of_a_size_that_was_not_calibrated_are_refused(client: TestClient) -> None:
+    refused = infer(client, np.stack([mosaic(seed, 8, 8) for seed in range(2)]))
+    assert refused.status_code == 422
+    assert "image 0, 1 of 2 (counted from 0): expected 1 to 9 tile(s) of 64 pixels" in refused.json()["error"]
+
+
 def test_metadata_say_so(client: TestClient) -> None:
     body = client.get("/v2/models/tiles").raise_for_status().json()
     assert body["inputs"][0]["shape"] == [-1, 1, -1, -1]

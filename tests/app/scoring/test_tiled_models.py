@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from app.http.deadline import RequestDeadline, deadline
 from app.http.errors import Problem
 from app.main import create_app
 from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
+from models.anomaly.calibration_file import calibration_bytes
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from snf_runtime.anomaly.judged import JudgedImage
@@ -35,10 +37,15 @@ SIZES = [(2, 3), (5, 2), (1, 1), (4, 4)]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path, scorer: Scorer) -> Settings:
+    """A home with the model "tiles", whose calibration judges all sizes as in earlier versions, and "sized"."""
     artifact, _ = tiled_artifact(tmp_path_factory)
     found = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones)
-    Registry(found.registry_dir).publish(artifact, "tiles", promote=True)
+    registry = Registry(found.registry_dir)
+    registry.publish(artifact, "sized", promote=True)
+    registry.publish(artifact, "tiles", promote=True)
+    earlier = calibration_bytes(replace(scorer.calibration, tile_counts=None))
+    registry.calibrations("tiles", 1).publish(earlier, scorer.calibration_summary)
     return found
 
 
@@ -54,10 +61,16 @@ def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
     return Scorer.load(tiled_artifact(tmp_path_factory)[0], options=compiled(backbones=backbones))
 
 
-def post(client: TestClient, *images: np.ndarray[Any, Any], timeout_ms: int | None = 60_000, **query: Any) -> Any:
+def post(
+    client: TestClient,
+    *images: np.ndarray[Any, Any],
+    timeout_ms: int | None = 60_000,
+    model: str = "tiles",
+    **query: Any,
+) -> Any:
     body = [("images", (f"{number}.png", encode_png(image))) for number, image in enumerate(images)]
     headers = {} if timeout_ms is None else {"X-Timeout-Ms": str(timeout_ms)}
-    return client.post("/v1/models/tiles/score", params=query, files=body, headers=headers)
+    return client.post(f"/v1/models/{model}/score", params=query, files=body, headers=headers)
 
 
 def test_images_of_different_sizes_share_a_request(client: TestClient, scorer: Scorer) -> None:
@@ -115,6 +128,32 @@ def test_an_array_may_have_any_size(client: TestClient, scorer: Scorer) -> None:
     answer = client.post("/v1/models/tiles/score", content=file.getvalue(), headers=headers)
     found = [result["log_likelihood"] for result in answer.raise_for_status().json()["results"]]
     assert found == [score.log_likelihood for score in scorer.score(images[:, None])]
+
+
+def test_images_of_sizes_that_were_not_calibrated_are_not_judged(
+    client: TestClient, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [mosaic(1, 8, 8), mosaic(2, 3, 3), mosaic(3, 2, 30)]
+    for query in ({}, {"explain": True}):
+        results = post(client, *images[:2], model="sized", **query).raise_for_status().json()["results"]
+        assert [result["status"] for result in results] == ["error", "ok"]
+        assert results[0]["error"]["type"] == "size-not-calibrated"
+    url, png = "/v1/models/sized/score", encode_png(images[2])
+    alone = client.post(url, content=png, headers={"Content-Type": "image/png"})
+    assert (alone.status_code, alone.json()["type"]) == (422, "size-not-calibrated")
+    file = io.BytesIO()
+    np.save(file, np.stack([images[0][0]] * 2))
+    headers = {"Content-Type": "application/x-npy"}
+    answer = client.post(url, content=file.getvalue(), headers=headers)
+    assert (answer.status_code, answer.text.count("size-not-calibrated")) == (422, 2)
+    monkeypatch.setenv("SNF_HOME", str(settings.home))
+    monkeypatch.setenv("SNF_BACKBONES", str(settings.backbones_dir))
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, image in zip(paths, images[:2], strict=True):
+        path.write_bytes(encode_png(image))
+    result = CliRunner().invoke(cli, ["score", *map(str, paths), "-m", "sized", "--json"])
+    assert result.exit_code == 4, result.output
+    assert [found["status"] for found in json.loads(result.stdout)["results"]] == ["error", "ok"]
 
 
 def test_a_large_image_has_more_time(client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

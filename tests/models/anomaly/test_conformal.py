@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from scipy.stats import beta, betabinom, binom
 
-from models.anomaly.false_alarms import ADVICE_ALPHAS, CONFIDENCE, false_alarm_interval, safe_threshold
-from snf_runtime.anomaly.conformal import ALPHAS, distribution, flagged_ranks, p_values, smallest_p, threshold
+from models.anomaly.false_alarms import CONFIDENCE, false_alarm_interval, safe_threshold
+from snf_runtime.anomaly.conformal import (
+    ALPHAS,
+    USUAL_ALPHAS,
+    distribution,
+    flagged_ranks,
+    p_values,
+    smallest_p,
+    threshold,
+)
 
 
 def test_p_values_by_hand() -> None:
@@ -113,7 +121,7 @@ def test_interval_at_the_ends() -> None:
 @pytest.mark.parametrize("n", [50, 100, 300, 1000, 5000])
 def test_safe_threshold_is_the_last_rank_that_keeps_the_promise(n: int) -> None:
     ranks = np.arange(1, n + 1)
-    for alpha in ADVICE_ALPHAS:
+    for alpha in USUAL_ALPHAS:
         safe = ranks[beta.sf(alpha, ranks, n + 1 - ranks) <= 1 - CONFIDENCE]
         got = safe_threshold(n, alpha)
         assert got == (safe.max() / (n + 1) if len(safe) else None)

@@ -10,7 +10,7 @@ from models.anomaly.calibration_file import calibration_bytes
 from models.anomaly.fitting.reference_images import reference_of
 from models.anomaly.rejudge import StoredEvidence, rejudge
 from models.datasets import Dataset
-from models.errors import ScoreNotFinite
+from models.errors import ImageError
 from models.registry.registry import Registry
 from models.scorer import Scorer
 from tests.models.helpers import real_images
@@ -39,11 +39,11 @@ def test_they_are_those_of_scoring(
     first = scorer.judge_each(seen, alphas)
     stored = []
     for judged, alpha in zip(first, alphas, strict=True):
-        assert not isinstance(judged, ScoreNotFinite)
+        assert not isinstance(judged, ImageError)
         assert judged.likelihood.evidence is not None
         stored.append(StoredEvidence.of(judged.likelihood.evidence, alpha, scorer.precision))
     for of_scoring, scored in ((scorer, first), (other_scorer, other_scorer.judge_each(seen, alphas))):
-        flagged = [not isinstance(one, ScoreNotFinite) and one.verdict.is_anomaly for one in scored]
+        flagged = [not isinstance(one, ImageError) and one.verdict.is_anomaly for one in scored]
         assert rejudge(of_scoring.calibration, stored) == flagged
     assert rejudge(scorer.calibration, stored) != rejudge(other_scorer.calibration, stored)
 

@@ -13,7 +13,7 @@ from models.anomaly.fitting.reference_images import ReferenceImages
 from models.anomaly.gradients.passes import GradientPasses
 from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.datasets import load_dataset
-from models.errors import GradientEvidenceUnavailable, ScoreNotFinite
+from models.errors import GradientEvidenceUnavailable, ImageError
 from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
@@ -35,7 +35,7 @@ def images() -> NDArray[np.uint8]:
 
 def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> list[Verdict]:
     found = scorer.score_each(images, draws, gradients=gradients)
-    return scorer.anomalies([one for one in found if not isinstance(one, ScoreNotFinite)])
+    return scorer.anomalies([one for one in found if not isinstance(one, ImageError)])
 
 
 def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1, *, gradients: bool = False) -> Evidence:

@@ -14,7 +14,7 @@ import pytest
 
 from app.calibrations.views import listing
 from models.anomaly.calibration_file import calibration_bytes
-from models.anomaly.false_alarms import ADVICE_ALPHAS, images_needed, safe_threshold
+from models.anomaly.false_alarms import images_needed, safe_threshold
 from models.anomaly.fitting import reference_images
 from models.anomaly.fitting.calibrate import calibrate, count_image_passes
 from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
@@ -25,6 +25,7 @@ from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, Plan
 from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
 from models.registry.registry import ZOO, Registry
 from models.scorer import Scorer
+from snf_runtime.anomaly.conformal import USUAL_ALPHAS
 from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images
 from tests.models.registry.publishing import publish_calibrations
@@ -412,7 +413,7 @@ def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
     assert other.metadata["snf.calibration"] == "2"
 
 
-@pytest.mark.parametrize("alpha", ADVICE_ALPHAS)
+@pytest.mark.parametrize("alpha", USUAL_ALPHAS)
 def test_advice_needs_so_many_images_and_not_one_less(alpha: float) -> None:
     needed = images_needed(alpha)
     assert safe_threshold(needed - 1, alpha) is None

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.datasets import load_dataset
-from models.errors import AlphaUnattainable, ArtifactError, ScoreNotFinite
+from models.errors import AlphaUnattainable, ArtifactError, ImageError
 from models.loading.load_flows import load_artifact
 from models.score_rows.map_batches import SCORE_COLUMNS
 from models.scorer import Scorer
@@ -28,7 +28,7 @@ def test_scores_of_pixels_are_those_of_the_scorer_to_the_bit(scorer: Scorer, dig
     columns = scorer({"image": digits, "path": names})
     assert tuple(columns) == ("path", *SCORE_COLUMNS)
     assert columns["path"] is names
-    alone = [likelihood for likelihood in scorer.score_each(digits) if not isinstance(likelihood, ScoreNotFinite)]
+    alone = [likelihood for likelihood in scorer.score_each(digits) if not isinstance(likelihood, ImageError)]
     assert columns["log_likelihood"].dtype == np.float64
     assert columns["log_likelihood"].tolist() == [likelihood.log_likelihood for likelihood in alone]
     verdicts = scorer.anomalies(alone)

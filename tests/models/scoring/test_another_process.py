@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.errors import ScoreNotFinite
+from models.errors import ImageError
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from tests.models.helpers import half_with_noise
@@ -130,7 +130,7 @@ def test_verdicts_are_the_same_without_any_compressor(
 ) -> None:
     for gradients, there in zip((False, True), answer["verdicts"], strict=True):
         scored = scorer.score_each(images, gradients=gradients)
-        here = scorer.anomalies([one for one in scored if not isinstance(one, ScoreNotFinite)])
+        here = scorer.anomalies([one for one in scored if not isinstance(one, ImageError)])
         assert len({one.p_value for one in here}) > 1
         for (p_value, statistic, texts), one in zip(there, here, strict=True):
             assert p_value == one.p_value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
+from models.anomaly.rejudge import StoredEvidence, rejudge
 from models.artifacts.detection_limit import LimitParameters
 from models.audit import recompute_features
 from models.bulk.part import score_part
 from models.bulk.sources import ImageFiles, open_source
 from models.datasets import DatasetStore, load_dataset
 from models.datasets.image_source import StoredImages
-from models.errors import DatasetUnfit
+from models.errors import DatasetUnfit, SizeNotCalibrated
 from models.evaluation.assemble import Subject
 from models.evaluation.evaluate import evaluate
 from models.evaluation.image_sets import ImageSet
@@ -33,8 +36,10 @@ from models.training.presets import find_preset
 from models.training.run import folds_of_fit
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.anomaly.pixel_contributions import tile_maps
+from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.codec import encode_png
+from snf_runtime.images.tiles import tile_plan
 from snf_runtime.scoring.evidence import FeatureEvidence
 from snf_runtime.scoring.feature_density import FeatureDensity, FeaturePass
 from tests.support.compiled_cache import compiled
@@ -60,7 +65,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> tuple[Sco
 
 @pytest.fixture(scope="module")
 def scorer(made: tuple[Scorer, DatasetStore]) -> Scorer:
-    return made[0]
+    """The model with a calibration as earlier versions made it, which judges images of all sizes."""
+    scorer = copy(made[0])
+    scorer.calibration = replace(scorer.calibration, tile_counts=None)
+    return scorer
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +248,75 @@ def test_bulk_scores_are_those_of_single_images(
     stored = open_source(FAULTY, None, store, scorer.preprocessing)
     summary = score_part(scorer, stored, 0, stored.count, tmp_path / "faulty", alpha=0.05, should_stop=lambda: False)
     assert summary.anomalies == summary.images == 10
+
+
+def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore], tmp_path: Path) -> None:
+    strict = made[0]
+    counts = strict.calibration.tile_counts
+    assert counts is not None
+    assert counts.tolist() == [1, 9]
+    images = [mosaic(1, 2, 2), mosaic(2, 4, 5), mosaic(3, 3, 3), mosaic(4, 8, 8)]
+    assert [len(strict.density.plan(image)) for image in images] == [1, 6, 4, 25]
+    small, large = (replace(strict.calibration, tile_counts=np.array(limits)) for limits in ([2, 9], [1, 4]))
+    for calibration, refused in ((strict.calibration, [3]), (small, [0, 3]), (large, [1, 3])):
+        scorer = copy(strict)
+        scorer.calibration = calibration
+        results = scorer.judge_each(images, explain=True)
+        assert [number for number, result in enumerate(results) if isinstance(result, SizeNotCalibrated)] == refused
+        for image, result in zip(images, results, strict=True):
+            if isinstance(result, JudgedImage):
+                assert result.heat_map is not None
+                assert result.heat_map.z.shape == image.shape[1:]
+                assert result.likelihood == scorer.score([image])[0]
+        stored = [
+            StoredEvidence.of(score.evidence, None, "float32") for score in scorer.score(images) if score.evidence
+        ]
+        assert [number for number, verdict in enumerate(rejudge(calibration, stored)) if verdict is None] == refused
+    [error] = strict.judge_each(images[3:])
+    assert isinstance(error, SizeNotCalibrated)
+    assert error.detail.startswith(
+        "expected 1 to 9 tile(s) of 64 pixels, as the calibration images have, got 25 (224x224 pixels): calibrate"
+    )
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    for path, image in zip(paths, images[2:], strict=True):
+        path.write_bytes(encode_png(image))
+    source = ImageFiles(paths, strict.preprocessing)
+    score_part(strict, source, 0, source.count, tmp_path / "part", alpha=None, should_stop=lambda: False)
+    rows = parquet.read_table(tmp_path / "part").to_pylist()
+    assert [row["error"] for row in rows] == [None, "size-not-calibrated"]
+
+
+def test_images_of_another_size_are_left_out_of_an_evaluation_and_refused_for_a_limit(
+    made: tuple[Scorer, DatasetStore],
+) -> None:
+    scorer, store = copy(made[0]), made[1]
+    scorer.calibration = replace(scorer.calibration, tile_counts=np.array([1, 4]))
+    large = sum(len(scorer.density.plan(mosaic(seed))) > 4 for seed in range(200, 210))
+    assert 0 < large < 10
+    parameters = EvaluationParameters(against=[FAULTY], corruptions=False)
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
+    assert (report.sets[0].images.images, report.sets[0].images.failed) == (10, large)
+    assert any("a size that the calibration is not for" in note for note in report.notes)
+    good = good_images(OTHERS, scorer.manifest, scorer.calibration_summary, 29, None, store)
+    with pytest.raises(DatasetUnfit, match=r"expected 1 to 4 tile\(s\) of 64 pixels"):
+        measure_limits(scorer, good, LimitParameters(shapes=("hole",), alpha=0.1, images=29))
+
+
+def test_large_images_are_flagged_about_as_often_as_small_ones() -> None:
+    random = np.random.default_rng(0)
+
+    def images(size: int, count: int) -> FeatureEvidence:
+        plans = [tile_plan(size, size, SIDE, STRIDE)] * count
+        tiles = sum(map(len, plans))
+        return FeatureEvidence(random.exponential(size=(tiles, 1, 4, 4)), np.ones((tiles, 1, 2)), tuple(plans))
+
+    sizes = (64, 128, 256, 512)
+    family = FeatureFamily.fit(FeatureEvidence.join([images(size, 75) for size in sizes]))
+    ranked = family.surprise(FeatureEvidence.join([images(size, 1000) for size in sizes]))
+    threshold = np.quantile(ranked, 0.95)
+    shares = [(family.surprise(images(size, 2000)) >= threshold).mean() for size in sizes]
+    # 1 to 16 % before the statistics were compared with those of images of the same size.
+    assert all(0.025 < share < 0.075 for share in shares), shares
 
 
 def test_a_model_of_tiles_is_calibrated_on_other_images(made: tuple[Scorer, DatasetStore]) -> None:

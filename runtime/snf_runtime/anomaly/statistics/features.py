@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_runtime.anomaly.density.conditioning import MIN_IMAGES_LINE, Conditioning
 from snf_runtime.anomaly.density.tails import Tail
 from snf_runtime.numerics import logsumexp
 from snf_runtime.scoring.evidence import FeatureEvidence
@@ -45,12 +46,16 @@ class FeatureFamily:
         centre: Means of the negative log-density at each place of an image or a tile, ``(rows, columns)`` in nats.
         tails: The survival function of each statistic.
         joint: The survival function of the merged surprise.
+        sizes: Standardisation of the statistics by the logarithm of the number of places of an image: the largest of
+            many is larger than the largest of few. None where all images have as many, and in calibrations of earlier
+            versions.
     """
 
     fit_number: NDArray[np.int64]
     centre: Array
     tails: tuple[Tail, Tail, Tail, Tail]
     joint: Tail
+    sizes: Conditioning | None = None
 
     @classmethod
     def fit(cls, evidence: FeatureEvidence) -> Self:
@@ -59,10 +64,16 @@ class FeatureFamily:
         It sets the centre of the maps and the survival functions, and uses fit 0 of the features.
         """
         centre = evidence.places[:, 0].mean(0, dtype=np.float64)
-        values = _statistics(evidence, 0, centre)
+        values, sizes = _statistics(evidence, 0, centre), None
+        places = _log_places(evidence)
+        if len(np.unique(places)) > 1:
+            # Lines whatever the number of images: a largest value grows with the logarithm of the number of places.
+            sizes = Conditioning.fit(values, places, MIN_IMAGES_LINE)
+            values = _relative(sizes, values, places)
         place, area, mean, image = (Tail.fit(column) for column in values.T)
         tails = place, area, mean, image
-        return cls(np.zeros(1, dtype=np.int64), centre, tails, Tail.fit(_merged(values, tails, _shares(evidence))))
+        joint = Tail.fit(_merged(values, tails, _shares(evidence)))
+        return cls(np.zeros(1, dtype=np.int64), centre, tails, joint, sizes)
 
     def for_fit(self, number: int) -> Self:
         """Return a copy that judges images by the feature density with a given number.
@@ -98,14 +109,19 @@ class FeatureFamily:
 
         The shape is ``(N, 4)``, in nats.
         """
-        return _surprises(self.statistics(evidence), self.tails)
+        return _surprises(self._of_size(evidence), self.tails)
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
         """Return how unusual each image's features are compared to normal images, as a negative log p-value.
 
         It merges all four statistics, ``(N,)`` in nats.
         """
-        return self.joint.surprise(_merged(self.statistics(evidence), self.tails, _shares(evidence)))
+        return self.joint.surprise(_merged(self._of_size(evidence), self.tails, _shares(evidence)))
+
+    def _of_size(self, evidence: FeatureEvidence) -> Array:
+        """Return the statistics, relative to normal images of the same size if sizes differ, ``(N, 4)``."""
+        values = self.statistics(evidence)
+        return values if self.sizes is None else _relative(self.sizes, values, _log_places(evidence))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
         """Return, for each image, the most unusual feature statistic and the most unusual feature-map position.
@@ -161,6 +177,17 @@ def _statistics(evidence: FeatureEvidence, number: int, centre: Array) -> Array:
         largest = [pooled[start:stop].max(0) for start, stop in evidence.tiles]
         pooled = np.stack([pooled[0], *largest])[1:] if largest else pooled
     return np.concatenate([of_places, pooled], 1)
+
+
+def _log_places(evidence: FeatureEvidence) -> Array:
+    """Return the logarithm of the number of places of each image, ``(N,)``; 0 where all images are single tiles."""
+    return np.log([math.prod(plan.grid) for plan in evidence.plans]) if evidence.plans else np.zeros(len(evidence))
+
+
+def _relative(sizes: Conditioning, values: Array, places: Array) -> Array:
+    # Image by image: the last digits of a product of matrices depend on its number of rows.
+    rows = [sizes(values[image : image + 1], places[image : image + 1]) for image in range(len(values))]
+    return np.concatenate([np.zeros((0, values.shape[1])), *rows])
 
 
 def _of_maps(maps: Array) -> Array:
