@@ -8,12 +8,13 @@
 #   NAME     name of the new dataset and model, default curl-tour
 #   STEPS    training steps, default 50
 #
-# heat_map.png and samples.png go into the current folder. SNF_API_KEY: API key, if the service needs one.
+# heat_map.png and samples.png go into a new temporary folder. SNF_API_KEY: API key, if the service needs one.
 
 set -euo pipefail
 url=${1:-http://127.0.0.1:8000} folder=${2:-$(dirname "$0")/../tests/data/mnist} name=${3:-curl-tour} steps=${4:-50}
 model=$url/v1/models/mnist-snf-glow
 images=("$folder"/*.png)
+pictures=$(mktemp -d)
 
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
@@ -44,13 +45,13 @@ done
 
 echo "2. Explain: where the image is unusual"
 call --header 'Content-Type: image/png' --data-binary "@${images[0]}" "$model/score?explain=true"
-pick results.0.heat_map.png | python3 -m base64 -d > heat_map.png
-echo "   heat_map.png, deviations from $(pick results.0.heat_map.lowest_z) to $(pick results.0.heat_map.highest_z)"
+pick results.0.heat_map.png | python3 -m base64 -d > "$pictures/heat_map.png"
+echo "   $pictures/heat_map.png, deviations from $(pick results.0.heat_map.lowest_z) to $(pick results.0.heat_map.highest_z)"
 
 echo "3. Samples: the same seed gives the same picture"
 call "$model/samples?n=64&seed=1"
-cp "$answer" samples.png
-echo "   samples.png"
+cp "$answer" "$pictures/samples.png"
+echo "   $pictures/samples.png"
 
 echo "4. Upload $folder as a dataset"
 form=(--form "name=$name")

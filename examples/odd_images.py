@@ -140,8 +140,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--alpha", type=float, help="false-alarm rate (0.01, or the smallest possible)")
     parser.add_argument("--top", type=int, default=50, help="images in each part of the report (%(default)s)")
-    parser.add_argument("--report", type=Path, default=Path("odd.html"), help="(%(default)s)")
-    return parser.parse_args()
+    parser.add_argument("--report", type=Path, help="(beside FOLDER: FOLDER-odd.html)")
+    options = parser.parse_args()
+    options.report = options.report or Path(f"{options.folder.resolve()}-odd.html")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tour of the Python client: scores, a heat map, samples, and a training whose model scores images.
 
-    python examples/python_client.py [IMAGES] [--model mnist-snf-glow] [--out tour]
+    python examples/python_client.py [IMAGES] [--model mnist-snf-glow] [--out FOLDER]
 
 Needs a running service with a worker (`make up`) and takes about a minute. The pictures go into the folder --out.
 SNF_URL and SNF_API_KEY are the address and the key of the service, which `Client("http://host:8000", "key")` also
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +97,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="?", default=DIGITS, metavar="IMAGES", help="folder of images")
     parser.add_argument("--model", default="mnist-snf-glow", help="model that scores the images (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("tour"), help="folder for the pictures (%(default)s)")
+    parser.add_argument("--out", type=Path, help="folder for the pictures (a new temporary one)")
     parser.add_argument("--dataset", default="mnist-mini", help="dataset to train on (%(default)s)")
     parser.add_argument("--name", default="tour", help="name of the trained model (%(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="steps of the training (%(default)s)")
     options = parser.parse_args()
+    options.out = options.out or Path(tempfile.mkdtemp(prefix="snf-tour-"))
     options.out.mkdir(parents=True, exist_ok=True)
     paths = [path for path in images_in(options.images) if is_image(path)]
     if not paths:

@@ -151,12 +151,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--source", help="name of the camera or line, which the service watches for drift (FOLDER's)")
     parser.add_argument("--alpha", type=float, help="false-alarm rate (0.01, or the smallest possible)")
     parser.add_argument("--anomalies", type=Path, metavar="FOLDER", help="folder for copies of anomalies")
-    parser.add_argument("--table", type=Path, default=Path("scores.csv"), help="(%(default)s)")
+    parser.add_argument("--table", type=Path, help="CSV file (beside FOLDER: FOLDER-scores.csv)")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two checks (%(default)s)")
     parser.add_argument("--once", action="store_true", help="end when all images are scored")
     options = parser.parse_args()
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not a folder")
+    options.table = options.table or Path(f"{options.folder.resolve()}-scores.csv")
     options.source = options.source or options.folder.resolve().name
     if options.anomalies is not None and options.anomalies.resolve().is_relative_to(options.folder.resolve()):
         parser.error("--anomalies must lie outside FOLDER: its images would be scored, too")

@@ -52,7 +52,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, request: pytest.FixtureRequ
     if "BACKBONES" in text:
         text = text.replace("BACKBONES", str(request.getfixturevalue("backbones")))
     program.write_text(text)
-    done = run_program(program, cwd=path.parent, env=unmeasured() | {"TMPDIR": str(tmp_path)})
+    done = run_program(program, cwd=tmp_path, env=unmeasured() | {"TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
 
 

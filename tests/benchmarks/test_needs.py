@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_the_benchmarks_start_without_the_extras(answers: dict[str, tuple[int, s
         if code == 0:
             known = [word for word in arguments if word.startswith("--") or (word.isalpha() and word.islower())]
             assert [word for word in known if word not in printed] == [], f"{command}\n{printed}"
+
+
+def test_the_start_is_measured_without_the_packages_of_the_tests() -> None:
+    # In a process of its own: forks have imported modules of the tests, and with them these packages.
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['coverage', 'moto', 'playwright', 'pytest', 'ray'])\n"
+        "import benchmarks.speed.__main__, benchmarks.speed.startup"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_missing_is_named_in_one_sentence(answers: dict[str, tuple[int, str]]) -> None:

@@ -28,6 +28,14 @@ def around(url: str) -> dict[str, str]:
     return os.environ | {"SNF_URL": url, "PYTHONPATH": IMPORT_PATH, "COLUMNS": "200"}
 
 
+def pictures_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a temporary folder for the programs of a test; return a folder that they run in, and write nothing into."""
+    monkeypatch.setenv("TMPDIR", str(folder / "temporary"))
+    (folder / "temporary").mkdir()
+    (folder / "current").mkdir()
+    return folder / "current"
+
+
 def ended(url: str, folder: Path, name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return run_program(EXAMPLES / name, *arguments, cwd=folder, env=around(url))
 
@@ -63,24 +71,29 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tour_of_the_client(house: httpx.Client, tmp_path: Path) -> None:
-    said = run(str(house.base_url), tmp_path, "python_client.py", "--model", "digits", "--steps", "4")
+def test_the_tour_of_the_client(house: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = pictures_in(tmp_path, monkeypatch)
+    said = run(str(house.base_url), current, "python_client.py", "--model", "digits", "--steps", "4")
     assert said.count("the log-likelihood is") == 1
     assert "scored with tour:1" in said
     assert "  succeeded\n" in said
-    with Image.open(tmp_path / "tour" / "samples.png") as grid:
+    (pictures,) = (tmp_path / "temporary").glob("snf-tour-*")
+    assert f"{pictures / 'heat_map.png'}: the map sums to" in said
+    with Image.open(pictures / "samples.png") as grid:
         assert grid.size == (8 * 28, 8 * 28)
-    with Image.open(tmp_path / "tour" / "heat_map.png") as picture:
+    with Image.open(pictures / "heat_map.png") as picture:
         picture.load()
+    assert not list(current.iterdir())
 
 
-def test_curl_alone(house: httpx.Client, tmp_path: Path) -> None:
+def test_curl_alone(house: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = pictures_in(tmp_path, monkeypatch)
     words = [EXAMPLES / "curl.sh", str(house.base_url), ROOT / "tests" / "data" / "mnist"]
     words += ["curl-tour", "4"]
     path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     first, again = (
         subprocess.run(
-            words, cwd=tmp_path, env=os.environ | path, capture_output=True, text=True, timeout=240, check=False
+            words, cwd=current, env=os.environ | path, capture_output=True, text=True, timeout=240, check=False
         )
         for _ in range(2)
     )
@@ -90,8 +103,10 @@ def test_curl_alone(house: httpx.Client, tmp_path: Path) -> None:
     assert "   succeeded\n" in said
     assert said.endswith(", 1 image\n")
     for name in ("heat_map.png", "samples.png"):
-        with Image.open(tmp_path / name) as picture:
+        file, *_ = (tmp_path / "temporary").glob(f"*/{name}")
+        with Image.open(file) as picture:
             picture.load()
+    assert not list(current.iterdir())
     assert again.returncode == 1
     assert "dataset-taken" in again.stderr
 
@@ -103,7 +118,8 @@ def test_the_odd_one_is_on_top(house: httpx.Client, tmp_path: Path) -> None:
     words = ("odd_images.py", folder, "--preset", "snf-glow-tiny", "--max-steps", "4")
     said = run(str(house.base_url), tmp_path, *words)
     assert "│ 1  │ <b>.png" in said
-    page = (tmp_path / "odd.html").read_text()
+    report = tmp_path / "Digits & more-odd.html"
+    page = report.read_text()
     assert page.index("&lt;b&gt;.png") < page.index(DIGITS[0].name)
     assert "<b>.png" not in page, "names are escaped"
     assert page.count("data:image/png;base64,") == 2 * 37
@@ -111,7 +127,7 @@ def test_the_odd_one_is_on_top(house: httpx.Client, tmp_path: Path) -> None:
     assert "text.png: The file is not an image" in page
     assert "learned most of these very images" in page
     jobs = house.get("/v1/jobs").json()["jobs"]
-    assert run(str(house.base_url), tmp_path, *words).endswith("report: odd.html\n")
+    assert run(str(house.base_url), tmp_path, *words).endswith(f"report: {report}\n")
     assert house.get("/v1/jobs").json()["jobs"] == jobs, "its model is used again"
 
 
@@ -148,7 +164,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
     incoming = copy(tmp_path / "incoming", DIGITS[:3])
     noise(incoming / "noise.png")
     (incoming / "text.png").write_text("no image")
-    table, said, complaints = tmp_path / "scores.csv", tmp_path / "said", tmp_path / "complaints"
+    table, said, complaints = tmp_path / "incoming-scores.csv", tmp_path / "said", tmp_path / "complaints"
     url = f"http://127.0.0.1:{port}"
     words = (
         "watch_folder.py", incoming, "--model", "mnist-snf-glow", "--anomalies", "strange", "--every", "0.2",
@@ -163,7 +179,7 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
             await_true(lambda: len(rows_of(table)) == 5)
             assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "incoming"
             second = ended(url, tmp_path, *words)
-            assert (second.returncode, "another program writes scores.csv" in second.stderr) == (1, True)
+            assert (second.returncode, f"another program writes {table}" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])
         (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
         with serving(home, shipped=MNIST):

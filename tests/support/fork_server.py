@@ -28,8 +28,6 @@ from types import SimpleNamespace
 from typing import IO, Any, Never, Self
 from unittest.mock import patch
 
-import coverage
-
 from tests.support.paths import ROOT
 from tests.support.unmeasured import unmeasured
 
@@ -270,6 +268,8 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
     gc.freeze()  # all that is imported stays: a collection in a fork would copy it
     for finalizer in weakref.finalize._registry:
         finalizer.atexit = False  # at its end a fork does not take back what PyTorch registered of operators
+    import coverage  # noqa: PLC0415 - benchmarks that start a service are installed without it
+
     # Coverage notes where it was started, and looks for the source of each module that is imported.
     vars(coverage.collector)["short_stack"] = str
     reading, writing = os.pipe()
@@ -360,6 +360,8 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])
     # Budgets in minutes count from the start of a process, which imports this module first.
     vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()
+    import coverage  # noqa: PLC0415 - as above
+
     coverage.process_startup()
     try:
         with import_module("tests.support.sandboxes").forked():
