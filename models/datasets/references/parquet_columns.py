@@ -19,6 +19,8 @@ NAMES = ("path", "name", "__key__", "file_name", "filename")
 """Columns that give images their names, the first that there is."""
 BUFFER_BYTES = 8 * 2**20
 """Bytes of one request for a part of a column."""
+PAGE_BYTES, REFERENCE_BYTES = 2**16, 8
+"""Most bytes of page headers, and of a value's reference to a dictionary, in a column that has nothing else."""
 SMALL_ROWS = 1_000_000
 """Rows that a file of any size may have. A larger one has at most a row for each of its bits."""
 
@@ -62,7 +64,7 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
     Yields the file and the column within a ``with`` block. Columns are read in pieces, so that memory does not grow
     with their size.
 
-    A value that is stored once for many rows is held once.
+    Where a column has dictionaries alone, a value that is stored once for many rows is held once.
 
     Args:
         file: The file.
@@ -77,8 +79,9 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
     with sound_parquet(name):
         with pq.ParquetFile(file) as plain:
             metadata, images = plain.metadata, image_column(plain.schema_arrow, column, name)
+        repeated = [path for path in images.paths if _only_dictionaries(metadata, path)]
         parquet = pq.ParquetFile(
-            file, metadata=metadata, read_dictionary=images.paths, buffer_size=BUFFER_BYTES, pre_buffer=False
+            file, metadata=metadata, read_dictionary=repeated, buffer_size=BUFFER_BYTES, pre_buffer=False
         )
     with parquet:
         yield parquet, images
@@ -124,8 +127,35 @@ def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: in
 
 def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnChunkMetaData:
     """Return the Parquet metadata of the column chunk that holds the images of a row group."""
+    return _chunk(group, images.content.path)
+
+
+def _chunk(group: pq.RowGroupMetaData, path: str) -> pq.ColumnChunkMetaData:
     chunks = map(group.column, range(group.num_columns))
-    return next(chunk for chunk in chunks if chunk.path_in_schema == images.content.path)
+    return next(chunk for chunk in chunks if chunk.path_in_schema == path)
+
+
+def _only_dictionaries(metadata: pq.FileMetaData, path: str) -> bool:
+    """Return whether all values of a column are in dictionaries, and its other pages only refer to them.
+
+    Writers begin with a dictionary and leave it where it grows. To read the rest as one takes several times its size.
+    """
+    for number in range(metadata.num_row_groups):
+        chunk = _chunk(metadata.row_group(number), path)
+        if not chunk.has_dictionary_page:
+            return False
+        rest = chunk.total_compressed_size - (chunk.data_page_offset - chunk.dictionary_page_offset)
+        if rest > PAGE_BYTES + REFERENCE_BYTES * chunk.num_values:
+            return False
+    return True
+
+
+def is_read_as_dictionary(parquet: pq.ParquetFile, cell: ImageCell) -> bool:
+    """Return whether the values of a column are read as a dictionary, each value once."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    kind = parquet.schema_arrow.field(cell.column).type
+    return bool(pa.types.is_dictionary(kind if cell.member is None else kind.field(cell.member).type))
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColumn:

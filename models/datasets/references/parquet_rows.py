@@ -16,6 +16,7 @@ from models.datasets.references.parquet_columns import (
     ImageCell,
     ImageColumn,
     content_chunk,
+    is_read_as_dictionary,
     open_parquet,
     sound_parquet,
 )
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 256
 """Most bytes, about, and most rows that are decoded or handed on at once. A single image may be larger."""
+DICTIONARY_ROWS = 4
+"""Most rows that are decoded at once where some values are in a dictionary, which any row may repeat."""
 ERROR_ROWS = 1024
 """Most images without content that are handed on at once."""
 
@@ -94,8 +97,10 @@ def _read_rows(
     parquet: pq.ParquetFile, images: ImageColumn, group: RowGroup, places: range, file: IndexedFile
 ) -> Iterator[list[EncodedImage]]:
     metadata = parquet.metadata.row_group(group.number)
-    held = content_chunk(metadata, images).total_uncompressed_size
-    size = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // (held + 1)))
+    chunk = content_chunk(metadata, images)
+    size = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // (chunk.total_uncompressed_size + 1)))
+    if chunk.has_dictionary_page and not is_read_as_dictionary(parquet, images.content):
+        size = min(size, DICTIONARY_ROWS)
     place = group.place
     for batch in parquet.iter_batches(size, row_groups=[group.number], columns=images.paths, use_threads=False):
         low, high = max(places.start - place, 0), min(places.stop - place, batch.num_rows)

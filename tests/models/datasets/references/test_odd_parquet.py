@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +131,22 @@ def test_a_value_of_many_rows_is_held_once(
         pq.write_table(table, sink, store_schema=False, dictionary_pagesize_limit=2**28, compression="zstd")
         folder.child(f"{name}.parquet").write(sink.getvalue().to_pybytes())
     assert index().images == 1000
+    assert grown_kib(tmp_path, 1000, len(value)) < 500_000
+
+
+def test_values_that_differ_are_not_held_as_a_dictionary(
+    tmp_path: Path, folder: Location, index: Callable[..., ReferenceRecord]
+) -> None:
+    # Writers begin with a dictionary, whatever comes.
+    images = [np.random.default_rng(place).bytes(100_000) for place in range(2000)]
+    folder.child("a.parquet").write(parquet_of(pa.table({"image": pa.array(images, pa.binary())}), rows=2000))
+    assert index().images == 2000
+    # 200 MB in one row group, in pages of 1,024 images: four of them, and nine with a dictionary.
+    assert grown_kib(tmp_path, 2000, 100_000) < 600_000
+
+
+def grown_kib(tmp_path: Path, count: int, size: int) -> int:
+    """Read so many images of this size in a process of its own, and return by how much its memory grew."""
     script = f"""
 import resource
 from pathlib import Path
@@ -137,13 +154,15 @@ from models.datasets.references.referenced_files import ReferencedFiles
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = ReferencedFiles(Path({str(tmp_path / "reference.sqlite")!r}))
-rows = sum(len(image.content) == {len(value)} for image in files.read(0, 1000))
+rows = sum(len(image.content) == {size} for image in files.read(0, {count}))
 print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    # By another process: the peak of this one would be that of the program that replaces it.
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", outer], cwd=ROOT, capture_output=True, text=True, check=True)
     rows, grown = map(int, done.stdout.split())
-    assert rows == 1000
-    assert grown < 500_000  # KiB
+    assert rows == count
+    return grown
 
 
 def test_lists_of_rows_have_few_bytes_and_large_values_are_refused(
