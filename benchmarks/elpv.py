@@ -142,8 +142,9 @@ def heat_maps(scorer: Scorer, defective: Pixels, found: Evidence) -> bytes:
     chosen = defective[order[np.linspace(0, len(order) // 2, SHOWN).astype(int)]]
     maps = scorer.heat_maps(np.ascontiguousarray(chosen))
     above = [enlarged(np.repeat(image.transpose(1, 2, 0), 3, axis=2)) for image in chosen]
+    threshold = scorer.calibration.map_threshold(scorer.calibration.default_alpha)
     below = [
-        np.asarray(Image.open(io.BytesIO(overlay(image, one.z))).convert("RGB"))
+        np.asarray(Image.open(io.BytesIO(overlay(image, one.anomaly, threshold))))
         for image, one in zip(chosen, maps, strict=True)
     ]
     sheet = np.concatenate([np.concatenate(above, 1), np.concatenate(below, 1)], 0)

@@ -140,7 +140,7 @@ class HeatMapWriter:
         with user_umask():
             (self._folder / name).write_bytes(heat_map_png(result.heat_map))
         heat_map = result.heat_map
-        numbers = heat_map.model_fields_set - {"png", "npy"}
+        numbers = heat_map.model_fields_set - {"png", "layer", "npy"}
         brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
         return result.model_copy(update={"heat_map": brief})
 

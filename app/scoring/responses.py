@@ -15,7 +15,7 @@ from app.scoring import schemas
 from app.scoring.request_images import FIELD, Item, Pixels
 from models.errors import ImageError, ModelsError
 from models.images.provenance import provenance_warning
-from snf_runtime.images.codec import DecodedImage
+from snf_runtime.images.codec import DecodedImage, encode_png
 from snf_runtime.images.placement import FilePlacement
 
 if TYPE_CHECKING:
@@ -108,29 +108,31 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> schemas.HeatMap:
     """Return the API form of an image's heat map: each pixel's contribution to the log-likelihood.
 
-    It has a PNG overlay and a NumPy array, both in base64.
+    It has a PNG overlay, its colours alone and a NumPy array, all in base64.
 
-    Both may be smaller than a large image of several tiles.
+    They may be smaller than a large image of several tiles.
 
     Args:
         pixels: The pixels of the model's image, uint8 ``(C, H, W)``.
         heat_map: Its maps.
         regions: The regions of the anomaly map in pixels of the file; None where the calibration has no threshold.
     """
-    from models.anomaly.heat_map_picture import overlay  # noqa: PLC0415 - SciPy takes time to load
+    from models.anomaly.heat_map_picture import colours, overlay  # noqa: PLC0415 - SciPy takes time to load
 
     channels = heat_map.channels
-    above = None if regions is None else heat_map.anomaly >= regions.threshold
+    threshold = None if regions is None else regions.threshold
+    layer = encode_png(colours(heat_map.anomaly, threshold).transpose(2, 0, 1))
     buffer = io.BytesIO()
     np.save(buffer, np.stack(list(channels.values())), allow_pickle=False)
     return schemas.HeatMap(
-        png=base64.b64encode(overlay(pixels, heat_map.z, above, heat_map.scale)).decode(),
+        png=base64.b64encode(overlay(pixels, heat_map.anomaly, threshold, heat_map.scale)).decode(),
+        layer=base64.b64encode(layer).decode(),
         npy=base64.b64encode(buffer.getvalue()).decode(),
         channels=list(channels),
         scale=heat_map.scale,
         lowest_z=float(heat_map.z.min()),
         highest_z=float(heat_map.z.max()),
-        threshold=None if regions is None else regions.threshold,
+        threshold=threshold,
         regions=None if regions is None else regions.regions,
         region_count=None if regions is None else regions.count,
     )

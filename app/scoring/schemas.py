@@ -152,15 +152,13 @@ class ImageRegion(Answer):
 
 
 class HeatMap(Answer):
-    """Contribution of each pixel to the log-likelihood of an image.
-
-    The array has it in nats and in standard deviations from normal images. The picture shows the standard deviations.
-    """
+    """Contribution of each pixel to the log-likelihood of an image, and where its anomaly map passes the threshold."""
 
     png: str = Field(
-        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely. "
-        "Regions are outlined in yellow."
+        description="The image in grey under its colours, PNG, base64. Amber is at the threshold, red at three times "
+        "that or more. Blue is more likely than usual by as much. Regions are outlined in yellow."
     )
+    layer: str = Field("", description="The colours alone, on a transparent ground: RGBA, PNG, base64.")
     npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
     channels: list[str] = Field(
         description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in "

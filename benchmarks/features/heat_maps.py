@@ -26,11 +26,13 @@ def measure(run: FeatureRun) -> None:
     random = np.random.default_rng(0)
     chosen = cells.defective[random.permutation(len(cells.defective))[:SHOWN]]
     verdicts = [judgement.verdict for judgement in scorer.judge_each(chosen)]
+    threshold = scorer.calibration.map_threshold(scorer.calibration.default_alpha)
     order = sorted(range(SHOWN), key=lambda i: -verdicts[i].statistic)  # type: ignore[union-attr]
     above = [enlarged(np.repeat(chosen[i].transpose(1, 2, 0), 3, axis=2)) for i in order]
+    maps = [scorer.heat_maps(chosen[i : i + 1])[0].anomaly for i in order]
     below = [
-        np.asarray(Image.open(io.BytesIO(overlay(chosen[i], scorer.heat_maps(chosen[i : i + 1])[0].z))).convert("RGB"))
-        for i in order
+        np.asarray(Image.open(io.BytesIO(overlay(chosen[i], anomaly, threshold))))
+        for i, anomaly in zip(order, maps, strict=True)
     ]
     rows = []
     for start in range(0, SHOWN, A_ROW):

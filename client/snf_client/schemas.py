@@ -1377,16 +1377,14 @@ class FamilyResult(BaseModel):
 
 
 class HeatMap(BaseModel):
-    """Contribution of each pixel to the log-likelihood of an image.
-
-    The array has it in nats and in standard deviations from normal images. The picture shows the standard deviations.
-    """
+    """Contribution of each pixel to the log-likelihood of an image, and where its anomaly map passes the threshold."""
 
     model_config = ConfigDict(frozen=True)
     png: str = Field(
         ...,
-        description="The image in grey under its map, PNG, base64. Red is less likely than usual, blue more likely. Regions are outlined in yellow.",
+        description="The image in grey under its colours, PNG, base64. Amber is at the threshold, red at three times that or more. Blue is more likely than usual by as much. Regions are outlined in yellow.",
     )
+    layer: str = Field("", description="The colours alone, on a transparent ground: RGBA, PNG, base64.")
     npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
     channels: list[str] = Field(
         ...,

@@ -1,4 +1,4 @@
-"""Rendering of heat maps: grey images, coloured where they are less or more likely than usual."""
+"""Rendering of heat maps: grey images, coloured where the anomaly map passes its threshold."""
 
 from __future__ import annotations
 
@@ -7,50 +7,74 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
-from snf_runtime.anomaly.anomaly_map import of_pixels
 from snf_runtime.images.codec import encode_png
 
 Array = NDArray[np.float64]
 
 OVERLAY_SIDE = 256
 """Pixels of the longer side up to which small images are enlarged, by a whole number."""
-FULL_COLOUR = 4.0
-"""Standard deviations at which a colour reaches its full strength."""
-LESS_LIKELY, MORE_LIKELY = (214, 39, 40), (31, 119, 180)
+FULL_COLOUR = 3.0
+"""Multiple of the threshold at which a colour reaches its full strength."""
+OPACITY = 0.55
+"""Share of the colour in a picture, so that the image stays visible below it."""
+LESS_LIKELY = np.array([(255, 190, 0), (214, 20, 40)])
+"""Colours at the threshold and at its multiple, where the image is less likely than usual."""
+MORE_LIKELY = np.array([(120, 200, 255), (20, 70, 200)])
+"""The same where the image is as much more likely than usual."""
 OUTLINE = (255, 210, 0)
 """Colour of the outlines of regions."""
 OUTLINE_SHARE = 100
 """The longer side of a picture, as a multiple of the width of an outline."""
 
 
-def overlay(image: NDArray[np.uint8], z: Array, above: NDArray[np.bool_] | None = None, scale: int = 1) -> bytes:
-    """Return the bytes of a PNG that shows an image in grey, coloured by its likelihood heat map.
+def colours(anomaly: Array, threshold: float | None) -> NDArray[np.uint8]:
+    """Return the colours of a heat map, which lie over the image: RGBA, transparent where nothing stands out.
 
-    Red is less likely than usual, blue more likely.
+    Amber starts at the threshold and turns to red at three times the threshold. Blue is where the image is more likely
+    than usual by as much. Regions are outlined in yellow.
+
+    Args:
+        anomaly: The anomaly map, ``(H, W)``, larger = more anomalous.
+        threshold: The value from which a pixel is anomalous; None leaves everything transparent.
+
+    Returns:
+        The pixels, ``(H * k, W * k, 4)``, enlarged by a whole number.
+    """
+    pixels = np.zeros((*anomaly.shape, 4), np.uint8)
+    if threshold is None:
+        return enlarged(pixels)
+    above = anomaly >= threshold
+    excess = np.abs(anomaly) / max(threshold, np.finfo(float).tiny) - 1
+    strength = np.clip(excess / (FULL_COLOUR - 1), 0, 1)[..., None]
+    for where, (first, last) in ((anomaly <= -threshold, MORE_LIKELY), (above, LESS_LIKELY)):
+        mixed = np.rint((1 - strength) * first + strength * last)
+        pixels[where] = np.concatenate([mixed, np.full_like(strength, round(255 * OPACITY))], axis=2)[where]
+    picture = enlarged(pixels).copy()
+    inside = enlarged(above.astype(np.uint8)[..., None].repeat(3, 2))[..., 0] > 0
+    width = max(1, max(inside.shape) // OUTLINE_SHARE)
+    picture[inside & ~binary_erosion(inside, iterations=width)] = (*OUTLINE, 255)
+    return picture
+
+
+def overlay(image: NDArray[np.uint8], anomaly: Array, threshold: float | None, scale: int = 1) -> bytes:
+    """Return the bytes of a PNG that shows an image in grey below the colours of its heat map.
 
     Args:
         image: The pixels, ``(C, H, W)``.
-        z: The map in standard deviations, ``(H / scale, W / scale)``, rounded down.
-        above: Where the anomaly map is at or above its threshold, in the shape of ``z``: these regions are outlined in
-            yellow.
+        anomaly: The anomaly map, ``(H / scale, W / scale)``, rounded down.
+        threshold: The value from which a pixel is anomalous; None for an image without colours.
         scale: Pixels of the image along each side of a pixel of the map; only one of them is shown.
 
     Returns:
         The content of a PNG file, as large as the map times a whole number.
     """
-    height, width = z.shape
+    height, width = anomaly.shape
     grey = image[:3, scale // 2 :: scale, scale // 2 :: scale][:, :height, :width].mean(0)
-    smooth = -of_pixels(z)
-    strength = np.clip(np.abs(smooth) / FULL_COLOUR, 0, 1)[..., None]
-    colour = np.where(smooth[..., None] < 0, LESS_LIKELY, MORE_LIKELY)
-    mixed = (1 - 0.8 * strength) * grey[..., None] + 0.8 * strength * colour
-    pixels = np.rint(mixed).astype(np.uint8)
-    picture = enlarged(pixels)
-    if above is not None and above.any():
-        inside = enlarged(above.astype(np.uint8)[..., None].repeat(3, 2))[..., 0] > 0
-        width = max(1, max(inside.shape) // OUTLINE_SHARE)
-        picture = np.where((inside & ~binary_erosion(inside, iterations=width))[..., None], OUTLINE, picture)
-    return encode_png(picture.astype(np.uint8).transpose(2, 0, 1))
+    below = enlarged(np.rint(grey).astype(np.uint8)[..., None].repeat(3, 2))
+    layer = colours(anomaly, threshold)
+    opacity = layer[..., 3:] / 255
+    picture = np.rint((1 - opacity) * below + opacity * layer[..., :3]).astype(np.uint8)
+    return encode_png(picture.transpose(2, 0, 1))
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -113,7 +113,7 @@ def test_a_fault_of_an_image_of_any_size_is_framed(
     )
     assert 176 <= left < 216
     assert 36 <= top < 76
-    picture = page.locator(".framed img").bounding_box()
+    picture = page.locator(".framed > img").first.bounding_box()
     assert picture is not None
     assert picture["width"] / picture["height"] == pytest.approx(width / height, rel=0.02)
     fits(page)
@@ -124,7 +124,7 @@ def test_a_fault_of_an_image_of_any_size_is_framed(
 def test_a_model_of_features_is_fitted_and_used(page: Page, house: httpx.Client) -> None:
     page.goto("/#/train")
     page.get_by_role("radio", name="mnist-mini").check()
-    page.get_by_label("Preset", exact=True).select_option("snf-features")
+    page.get_by_text("defects of parts: features").click()
     page.get_by_label("Name of the model").fill("fitted-here")
     page.get_by_text("More parameters").click()
     page.get_by_label("feature side", exact=True).fill("64")
@@ -152,7 +152,7 @@ def test_a_box_is_drawn_where_the_stain_is(
     expect(page.get_by_alt_text("Heat map")).to_be_visible()
     expect(page.get_by_text(re.compile(r"Outlined in yellow: \d+ region"))).to_be_visible()
     # From the screen back to pixels of the file, whose whole picture is shown.
-    picture = page.locator(".framed img").bounding_box()
+    picture = page.locator(".framed > img").first.bounding_box()
     assert picture is not None
     width, height = SIZES[fit]
     assert picture["width"] / picture["height"] == pytest.approx(width / height, rel=0.02)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,41 @@ def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Pag
     screenshot(page, "score")
     pictures_are_enlarged(page)
     anomalies_are_shown_alone(page)
+
+
+def test_a_row_opens_where_it_is_clicked_and_its_heat_map_is_faded(
+    page: Page, screenshot: Callable[[Page, str], None]
+) -> None:
+    opened(page)
+    page.get_by_role("button", name=f"all {EXAMPLES}").click()
+    scored(page, EXAMPLES)
+    found = row(page, "digit-noise.png")
+    found.locator(".verdict").click(position={"x": 1, "y": 1})
+    heat = page.get_by_alt_text("Heat map")
+    expect(heat).to_have_css("opacity", "1")
+    expect(
+        page.get_by_text(re.compile(r"Outlined in yellow: \d+ regions at a false-alarm rate of 1 %"))
+    ).to_be_visible()
+    lies, below = heat.bounding_box(), page.locator(".framed > img").first.bounding_box()
+    assert lies is not None
+    assert lies == pytest.approx(below)
+    screenshot(page, "score-heat-map")
+    slider = page.get_by_role("slider", name="Heat map opacity")
+    slider.press("Home")
+    expect(heat).to_have_css("opacity", "0")
+    slider.press("ArrowRight")
+    expect(heat).to_have_css("opacity", "0.05")
+    # Colours and regions are those of the verdict.
+    with page.expect_request(re.compile(r"explain=true.*alpha=0\.0002")):
+        page.get_by_role("slider", name="False-alarm rate").press("Home")
+    expect(page.get_by_text(re.compile(r"No region stands out at a false-alarm rate of 0\.02 %"))).to_be_visible()
+    found.locator(".thumb").click()
+    expect(heat).to_have_count(0)
+    page.reload()
+    page.get_by_role("button", name="a handwritten 2").click()
+    scored(page, 1)
+    row(page, "digit-2.png").get_by_role("button").press("Enter")
+    expect(heat).to_have_css("opacity", "0.05")
 
 
 def pictures_are_enlarged(page: Page) -> None:

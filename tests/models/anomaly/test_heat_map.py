@@ -1,4 +1,4 @@
-"""Heat maps: exact, standardised against the reference, and drawn with red where an image is less likely."""
+"""Heat maps: exact, standardised against the reference, and drawn in colour from the threshold on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
-from models.anomaly.heat_map_picture import OVERLAY_SIDE, overlay
+from models.anomaly.heat_map_picture import OVERLAY_SIDE, colours, overlay
 from models.datasets import load_dataset
 from models.errors import HeatMapUnsupported
 from models.flows.architecture import FullyConnectedArchitecture
@@ -36,7 +36,7 @@ def decoded(png: bytes) -> Image.Image:
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 20), (4, 9, 70), (2, 8, 8), (1, 300, 40)])
 def test_overlay_is_a_whole_multiple_of_the_image(shape: tuple[int, int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    picture = decoded(overlay(image, np.zeros(shape[1:])))
+    picture = decoded(overlay(image, np.zeros(shape[1:]), 1.0))
     factor = max(1, OVERLAY_SIDE // max(shape[1:]))
     assert (picture.height, picture.width) == (factor * shape[1], factor * shape[2])
     assert picture.mode == "RGB"
@@ -47,18 +47,34 @@ def test_overlay_is_a_whole_multiple_of_the_image(shape: tuple[int, int, int]) -
 
 
 @pytest.mark.parametrize("grey", [0, 128, 255])
-def test_red_is_less_likely_and_blue_is_more(grey: int) -> None:
-    z = np.zeros((32, 32))
-    z[4:12, 4:12], z[20:28, 20:28] = -6, 6
-    pixels = np.asarray(decoded(overlay(np.full((1, 32, 32), grey, np.uint8), z))).astype(int)
-    factor = len(pixels) // 32
-    red, blue, plain = (pixels[factor * k + 1, factor * k + 1] for k in (8, 24, 16))
-    assert red[0] > red[2] + 50
-    assert blue[2] > blue[0] + 50
-    assert plain.tolist() == [grey] * 3
-    red_places = (pixels[::factor, ::factor, 0] - pixels[::factor, ::factor, 2]) > 30
-    assert red_places[5:11, 5:11].all()
-    assert not red_places[14:, :].any()
+def test_colour_starts_at_the_threshold_and_leaves_the_image_visible(grey: int) -> None:
+    anomaly = np.zeros((32, 32))
+    anomaly[2:12, 2:12], anomaly[20:30, 2:12], anomaly[20:30, 20:30] = 4, 12, -4
+    anomaly[2:12, 20:30] = np.nextafter(4, 0)
+    image = np.full((1, 32, 32), grey, np.uint8)
+    image[0, 5] = 255 - grey
+    pixels = np.asarray(decoded(overlay(image, anomaly, 4.0))).astype(int)[4::8, 4::8]
+    layer = colours(anomaly, 4.0)[4::8, 4::8].astype(int)
+    # Not a pixel below the threshold has a colour, however near it is.
+    assert (layer[..., 3] > 0).tolist() == (np.abs(anomaly) >= 4).tolist()
+    assert (pixels[0:14, 14:] == image[0, 0:14, 14:, None]).all()
+    amber, red, blue = (layer[k] for k in ((7, 7), (25, 7), (25, 25)))
+    assert amber[0] > 200 > amber[1] > 150 > amber[2]
+    assert red[0] > 200
+    assert max(red[1], red[2]) < 50
+    assert blue[2] > blue[0] + 100
+    assert max(amber[3], red[3], blue[3]) < 0.6 * 255
+    # A line of the image is seen below the strongest colour.
+    line = np.abs(pixels[5, 4:10] - pixels[7, 4:10]).sum(1)
+    assert (line >= 0.4 * 3 * abs(255 - 2 * grey) - 3).all()
+
+
+def test_twice_the_anomaly_is_redder_and_no_threshold_has_no_colour() -> None:
+    anomaly = np.linspace(1, 4, 16)[None].repeat(16, 0)
+    greens = colours(anomaly, 1.0)[120, 24:-24:16, 1].astype(int)
+    assert (np.diff(greens) <= 0).all()
+    assert len(set(greens.tolist())) > 8
+    assert not colours(anomaly, None).any()
 
 
 def test_standardise() -> None:
@@ -92,11 +108,12 @@ def test_maps_of_a_model(scorer: Scorer) -> None:
 def test_a_planted_hole_shows(scorer: Scorer) -> None:
     image = load_dataset("mnist-mini", None).test[0].copy()
     image[:, 8:16, 18:26] = np.random.default_rng(0).integers(0, 256, (8, 8))
-    z = scorer.heat_maps(image[None])[0].z
-    assert z[8:16, 18:26].mean() < z[:, :8].mean() - 1
-    pixels = np.asarray(decoded(overlay(image, z))).astype(int)
+    [found] = scorer.heat_maps(image[None])
+    assert found.z[8:16, 18:26].mean() < found.z[:, :8].mean() - 1
+    threshold = float(np.quantile(found.anomaly, 0.95))
+    pixels = np.asarray(decoded(overlay(image, found.anomaly, threshold))).astype(int)
     factor = len(pixels) // 28
-    redness = (pixels[..., 0] - pixels[..., 2])[::factor, ::factor]
+    redness = (pixels[..., 0] - pixels[..., 2])[factor // 2 :: factor, factor // 2 :: factor]
     assert redness[8:16, 18:26].mean() > redness.mean() + 20
 
 

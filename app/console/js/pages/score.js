@@ -111,18 +111,27 @@ function setOver(value) {
   if (state.over !== value) { state.over = value; redraw(); }
 }
 
-async function toggle(item) {
+function toggle(item) {
   state.open = state.open === item.id ? null : item.id;
   redraw();
-  if (state.open === null || item.explained || item.explaining === true || item.state !== "ok") return;
-  const { result } = item;
-  const isCurrent = () => item.result === result; // another model may have scored it in the meantime
+  explainOpen();
+}
+
+/** Loads the heat map of the opened image at the false-alarm rate in use. */
+async function explainOpen() {
+  const item = queue.items.find(({ id }) => id === state.open);
+  const { result, by } = item ?? {};
+  // Another calibration may have made another rate unattainable.
+  const alpha = by && sameCalibration(by, state.reference) ? state.alpha : null;
+  if (item?.state !== "ok" || item.asked === alpha || (item.explained && alpha === null)) return;
+  item.asked = alpha;
+  const isCurrent = () => item.result === result && item.asked === alpha; // another model may have scored it in the meantime
   item.explaining = true;
   try {
-    const explained = await explain(item);
+    const explained = await explain(item, alpha);
     if (isCurrent()) Object.assign(item, { explained, explaining: false });
   } catch (error) {
-    if (isCurrent()) item.explaining = error;
+    if (isCurrent()) Object.assign(item, { explaining: error, asked: undefined });
   }
   redraw();
 }
@@ -205,7 +214,7 @@ function alphaChoice() {
   };
   return html`<div class="field">
     <label for="alpha">False-alarm rate: <output for="alpha">${brief(100 * state.alpha, 2)} %</output></label>
-    <input id="alpha" type="range" min=${low} max=${high} step="0.01" .value=${String(Math.log10(state.alpha))} @input=${slide}
+    <input id="alpha" type="range" min=${low} max=${high} step="0.01" .value=${String(Math.log10(state.alpha))} @input=${slide} @change=${explainOpen}
       aria-valuetext="${brief(100 * state.alpha, 2)} percent">
     <small>At most this share of images like the calibration images is flagged. The smallest attainable is ${smallestRate(state.smallest)}.</small>
   </div>`;
@@ -263,8 +272,10 @@ const shownShape = ({ preprocessing }, { image_shape: shape, fit }) => (fit === 
 function row(item, model) {
   const open = state.open === item.id && item.state === "ok";
   const { result } = item;
-  return html`<tr class=${open ? "open" : ""}>
-    <td class="thumb">${SHOWN.test(item.file.type) ? html`<img class="pixels" src=${item.url} alt="" width="44" height="44" loading="lazy">` : nothing}</td>
+  // A click anywhere in the row; the button in it is for the keyboard, and text can be selected.
+  const click = ({ target }) => { if (!target.closest("button") && !String(getSelection())) toggle(item); };
+  return html`<tr class="${open ? "open" : ""} ${result ? "opens" : ""}" @click=${result ? click : nothing}>
+    <td class="thumb">${SHOWN.test(item.file.type) ? html`<img class="pixels" src=${item.url} alt="" loading="lazy">` : nothing}</td>
     <td class="break name">${result ? html`<button class="link" aria-expanded=${open} @click=${() => toggle(item)}>${item.name}</button>` : item.name}</td>
     ${result ? html`<td class="num" data-label="nats">${fixed(result.log_likelihood, 2)}</td>${ofFeatures(model) ? nothing : html`<td class="num" data-label="bits/dim">${fixed(result.bits_per_dim, 4)}</td>`}
         <td class="num" data-label="p">${brief(result.anomaly.p_value, 3)}</td><td class="verdict">${verdict(result)}</td>`

@@ -6,8 +6,16 @@ import { SHOWN } from "./intake.js";
 import { zoom } from "./zoom.js";
 import "../charts.js";
 
-const SIDE = 224; // pixels of a picture on the screen
+const HEAT = "snf-heat-map"; // in the local storage: the opacity of heat maps in percent
+const COLOURS = "Colour starts at the threshold: amber, and red from three times the threshold on. Blue is as much more likely than normal.";
 const KINDS = { density: "density of pixels", feature_density: "density of features", lower_bound: "lower bound" };
+
+/** Sets the opacity of all heat maps. A style property, so that it is shown at once in every picture. */
+function setHeat(percent) {
+  localStorage.setItem(HEAT, percent);
+  document.documentElement.style.setProperty("--heat", `${percent}%`);
+}
+setHeat(localStorage.getItem(HEAT) ?? 100);
 
 /** Renders the details of a scored image. `reference` is the histogram of the calibration in use; null while it loads.
  *  `outdated`: the image was scored by an earlier calibration, with which it cannot be compared any more. */
@@ -21,11 +29,8 @@ export function detail(item, { alpha, reference, outdated, shape }) {
     ${notice(result.preprocessing?.notes?.join("; "))}
     <div class="pictures">
       ${framed(item, result, explained, shape)}
-      ${explained?.heat_map
-        ? html`<figure class="figure">${heatMap(item, explained.heat_map, shape)}
-            <figcaption>Red is less likely than normal, blue more likely (z-scores ${fixed(explained.heat_map.lowest_z, 1)} to ${fixed(explained.heat_map.highest_z, 1)}). ${regionsText(explained)}</figcaption></figure>`
-        : item.explaining instanceof Error ? notice(item.explaining.message, "warn") : waiting("Computing the heat map ...")}
       <div class="stack why">
+        ${explained ? nothing : item.explaining instanceof Error ? notice(item.explaining.message, "warn") : waiting("Computing the heat map ...")}
         <h2>Evidence for an anomaly</h2>
         ${verdict.reasons?.length ? html`<ul class="reasons">${verdict.reasons.map(reason)}</ul>` : html`<p class="faint">No feature stands out.</p>`}
       </div>
@@ -69,44 +74,44 @@ function reason({ share, text, feature, z }) {
 }
 
 function regionsText({ heat_map, anomaly }) {
-  if (heat_map.regions == null) return "Calibrate the model again to see regions.";
+  if (heat_map.regions == null) return "Calibrate the model again to see colours and regions.";
   const rate = `at a false-alarm rate of ${brief(100 * anomaly.alpha, 3)} %`;
-  if (!heat_map.region_count) return `No region stands out ${rate}.`;
+  if (!heat_map.region_count) return `${COLOURS} No region stands out ${rate}.`;
   const shown = heat_map.regions.length < heat_map.region_count ? `, the strongest ${heat_map.regions.length} are framed` : "";
-  return `Outlined in yellow: ${count(heat_map.region_count, "region")} ${rate}${shown}. The largest has ${whole(Math.max(...heat_map.regions.map(({ area }) => area)))} pixels of the file.`;
+  return `${COLOURS} Outlined in yellow: ${count(heat_map.region_count, "region")} ${rate}${shown}. The largest has ${whole(Math.max(...heat_map.regions.map(({ area }) => area)))} pixels of the file.`;
 }
 
-function heatMap(item, { png, scale }, [, height, width]) {
-  const src = `data:image/png;base64,${png}`;
-  const enlarge = () => zoom({ title: `Heat map of ${item.name}`, src, size: [Math.ceil(width / scale), Math.ceil(height / scale)], overlay: nothing });
-  return html`<img src=${src} alt="Heat map" class="pixels zoomable" width=${SIDE} .style=${`aspect-ratio: ${width} / ${height}; height: auto`} @click=${enlarge}>
-    ${zoomButton("heat map", enlarge)}`;
-}
-
-// The pictures can be clicked, too; the button is there for the keyboard.
-const zoomButton = (what, enlarge) => html`<button type="button" class="link small" aria-label="Zoom the ${what}" @click=${enlarge}>Zoom</button>`;
-
-// The whole file, which browsers turn by its EXIF orientation as the service does. Boxes are in its pixels.
+// The whole file, which browsers turn by its EXIF orientation as the service does. Boxes are in its pixels. The picture can be
+// clicked, too; the button is there for the keyboard. A file that browsers cannot show is replaced by the pixels of the model.
 // The content security policy forbids style attributes; setting the `style` property is allowed.
 function framed(item, result, explained, shape) {
-  if (!SHOWN.test(item.file.type)) return html`<figure class="figure"><p class="empty">This browser cannot show the file; the heat map shows its pixels.</p></figure>`;
   const { fit, size } = result.preprocessing ?? {};
-  const [width, height] = size ?? [shape[2], shape[1]];
-  const answer = explained ?? result;
+  const heat = explained?.heat_map;
+  const isShown = SHOWN.test(item.file.type);
+  if (!isShown && !heat) return html`<p class="empty">This browser cannot show the file.</p>`;
+  const [width, height] = (isShown && size) || [shape[2], shape[1]];
+  const answer = isShown ? explained ?? result : { anomaly: {} };
   const boxes = new Map([...(answer.anomaly.reasons ?? []), ...(answer.heat_map?.regions ?? [])]
     .filter(({ box }) => box).map(({ box }) => [String(box), box]));
   const place = ([left, top, right, bottom]) => `left: ${(100 * left) / width}%; top: ${(100 * top) / height}%; width: ${(100 * (right - left)) / width}%; height: ${(100 * (bottom - top)) / height}%`;
-  const cut = fit === "crop" ? seen(width, height, shape) : null;
-  const overlay = html`${cut ? html`<i class="seen" .style=${place(cut)}></i>` : ""}${[...boxes.values()].map((box) => html`<i .style=${place(box)}></i>`)}`;
-  const enlarge = () => zoom({ title: item.name, src: item.url, size: [width, height], overlay });
-  return html`<figure class="figure"><div class="framed zoomable" .style=${`width: ${100 * Math.min(1, width / height)}%`} @click=${enlarge}><img src=${item.url} alt="" class="pixels" .style=${`aspect-ratio: ${width} / ${height}; height: auto; width: 100%`}>
-    ${overlay}</div>${zoomButton("image", enlarge)}
-    <figcaption>Image with anomalous regions framed${cut ? "; the model sees what is inside the dashed frame" : ""}</figcaption></figure>`;
+  const model = seen(width, height, shape, isShown ? fit : null);
+  const overlay = html`${heat && isShown ? html`<img class="heat" alt="Heat map" src=${`data:image/png;base64,${heat.layer}`} .style=${place(model)}>` : nothing}
+    ${isShown && fit === "crop" ? html`<i class="seen" .style=${place(model)}></i>` : nothing}${[...boxes.values()].map((box) => html`<i .style=${place(box)}></i>`)}`;
+  const [src, alt] = isShown ? [item.url, ""] : [`data:image/png;base64,${heat.png}`, "Heat map"];
+  const enlarge = () => zoom({ title: item.name, src, size: [width, height], overlay });
+  return html`<figure class="figure"><div class="framed zoomable" .style=${`width: ${100 * Math.min(1, width / height)}%`} @click=${enlarge}><img src=${src} alt=${alt} class="pixels" .style=${`aspect-ratio: ${width} / ${height}`}>
+    ${overlay}</div>
+    <div class="row between"><button type="button" class="link small" aria-label="Zoom the image" @click=${enlarge}>Zoom</button>
+      ${heat && isShown ? html`<label class="row small nowrap">Heat map opacity <input type="range" min="0" max="100" step="5" .value=${localStorage.getItem(HEAT)} @input=${({ target }) => setHeat(target.value)}></label>` : nothing}</div>
+    <figcaption>${isShown ? "" : "This browser cannot show the file, so these are the pixels that the model sees. "}${heat ? regionsText(explained) : nothing}
+      ${isShown && fit === "crop" ? "The model sees what is inside the dashed frame." : nothing}</figcaption></figure>`;
 }
 
-/** Returns the box of the part of a file that a model with the fit `crop` sees: the middle, in the shape of its images. */
-function seen(width, height, [, rows, columns]) {
-  const scale = Math.min(width / columns, height / rows);
+/** Returns the box of the model's image in pixels of the file, of which `crop` sees the middle and which `pad` extends. */
+function seen(width, height, [, rows, columns], fit) {
+  const across = [width / columns, height / rows];
+  if (fit !== "crop" && fit !== "pad") return [0, 0, width, height];
+  const scale = (fit === "crop" ? Math.min : Math.max)(...across);
   const [left, top] = [(width - scale * columns) / 2, (height - scale * rows) / 2];
   return [left, top, width - left, height - top];
 }

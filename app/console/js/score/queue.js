@@ -33,6 +33,7 @@ export class Item {
     this.state = "waiting"; // then scoring, then ok or error
     this.result = this.error = this.by = this.explained = null;
     this.explaining = false;
+    this.asked = undefined; // the false-alarm rate of the heat map
   }
 }
 
@@ -187,10 +188,11 @@ async function score(model, items, signal) {
   }
 }
 
-/** Scores an image again by the version that scored it, and returns the result with a heat map. */
-export async function explain(item) {
+/** Scores an image again by the version that scored it, and returns the result with a heat map. Its colours and regions are
+ *  those at the false-alarm rate `alpha`; null for the default. */
+export async function explain(item, alpha) {
   try {
-    const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query: { explain: true }, patient: true });
+    const answer = await get(`/v1/models/${item.by.model}:${item.by.version}/score`, { method: "POST", body: form([item]), query: { explain: true, alpha }, patient: true });
     return answer.results[0];
   } catch (error) {
     throw await cause(error, [item]);
