@@ -179,9 +179,8 @@ def _notes(
     if near.images:
         pairs = "1 pair" if near.sets == 1 else f"{near.sets} pairs"
         notes.append(
-            f"near duplicates: {near.images} images in {pairs}; where one of a pair is trained on and the "
-            "other is held out, the model looks better than it is; near_duplicates=drop in an upload keeps the first "
-            "of those that are alike"
+            f"near duplicates: {near.images} images in {pairs}, as is usual for parts that look alike; where they show "
+            "the same part, an upload can leave out all but the first"
         )
     if findings.ignored:
         skipped = "1 file was" if findings.ignored == 1 else f"{findings.ignored} files were"

@@ -54,7 +54,7 @@ def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Call
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0
     asking.get_by_role("button", name="Use snf-features").click()
-    expect(page.get_by_label("Preset", exact=True)).to_have_value("snf-features")
+    expect(page.get_by_role("radio", name="defects of parts: features")).to_be_checked()
     page.get_by_text("More parameters").click()
     expect(page.get_by_label("image size", exact=True)).to_have_value("[27,27]")
     expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_have_count(0)

@@ -38,14 +38,14 @@ def digits(tmp_path: Path) -> Path:
 def opened(page: Page) -> None:
     page.goto("/#/train")
     expect(page.get_by_role("radio", name="mnist-mini")).to_be_enabled()
-    expect(page.get_by_label("Preset", exact=True)).to_be_visible()
+    expect(page.get_by_role("group", name="What to find")).to_be_visible()
 
 
 def filled(page: Page, model: str, steps: int) -> None:
     """Describes a short training on the built-in digits and waits for its estimate."""
     opened(page)
     page.get_by_role("radio", name="mnist-mini").check()
-    page.get_by_label("Preset", exact=True).select_option("snf-glow-tiny")
+    page.get_by_text("tiny", exact=True).click()
     page.get_by_label("Name of the model").fill(model)
     page.get_by_text("steps", exact=True).click()
     page.get_by_label("Steps", exact=True).fill(str(steps))
@@ -57,6 +57,24 @@ def filled(page: Page, model: str, steps: int) -> None:
 def fits(page: Page) -> None:
     overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+
+
+def test_a_family_comes_first_then_its_size(page: Page) -> None:
+    opened(page)
+    family, size = (page.get_by_role("group", name=name) for name in ("What to find", "Size"))
+    expect(family.get_by_role("radio", name="image quality: pixels")).to_be_checked()
+    expect(size.get_by_role("radio")).to_have_count(3)
+    expect(size.get_by_role("radio", name="small")).to_be_checked()
+    preset = page.get_by_label("Preset", exact=True)
+    expect(preset).to_be_hidden()
+    family.get_by_role("radio", name="image quality: pixels").press("ArrowLeft")
+    expect(family.get_by_role("radio", name="defects of parts: features")).to_be_checked()
+    expect(size).to_have_count(0)
+    expect(page.get_by_text("snf-features, for defects of parts")).to_be_visible()
+    page.get_by_text("Presets of the paper and for comparison").click()
+    preset.select_option("snf-conv-9l")
+    expect(family.get_by_role("radio", checked=True)).to_have_count(0)
+    expect(preset).to_be_visible()
 
 
 def test_nothing_is_chosen_before_the_user_chooses(page: Page, collector: Collector) -> None:

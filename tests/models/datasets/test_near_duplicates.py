@@ -24,7 +24,7 @@ def test_they_are_named_and_can_be_left_out(tmp_path: Path) -> None:
     near = kept.near_duplicates
     assert kept.images == 30 + BRIGHTER
     assert near.images >= 2 * BRIGHTER
-    assert f"near duplicates: {near.images} images in {near.sets} pairs" in " ".join(kept.notes)
+    assert f"near duplicates: {near.images} images in {near.sets} pairs, as is usual" in " ".join(kept.notes)
 
     dropped = store.create("dropped", [upload], near_duplicates="drop")
     reasons = {file.path: file.reason for file in dropped.rejected_files}

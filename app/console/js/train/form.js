@@ -10,6 +10,7 @@ import { filledIn, parameterFields } from "./parameters.js";
 import { Recommendation } from "./recommendation.js";
 
 const DEFAULT_MINUTES = 10;
+const FAMILIES = [["features", "defects of parts: features"], ["glow", "image quality: pixels"], ["hybrid", "both"]];
 
 export class Form {
   /** `queued` is called with the new job. */
@@ -135,12 +136,7 @@ export class Form {
     const { existing } = this;
     return html`<form class="stack loose" novalidate @submit=${(event) => { event.preventDefault(); if (!hasUnreadable(event.target)) this.start(); }}>
       ${this.recommendation.view()}
-      <div class="field"><label for="preset">Preset</label>
-        <select id="preset" @change=${(event) => this.choosePreset(event.target.value)}>
-          ${families(this.presets).map(([family, presets]) => html`<optgroup label=${family}>
-            ${presets.map(({ name, purpose }) => html`<option value=${name} .selected=${name === this.preset}>${name}: ${purpose}</option>`)}</optgroup>`)}
-        </select>
-        <small>For ${this.chosen.purpose}. Linear layers: ${this.chosen.linear}.</small></div>
+      ${this.presetFields()}
       <div class="field"><label for="model-name">Name of the model</label>
         <input id="model-name" maxlength="64" spellcheck="false" autocomplete="off" aria-invalid=${Boolean(wrongModel || wrong.model)} aria-describedby="model-name-help"
           .value=${live(this.model ?? "")} @input=${(event) => this.edit({ model: event.target.value, named: event.target.value !== "" })}>
@@ -161,6 +157,24 @@ export class Form {
       ${["out-of-memory-expected", "too-long-expected"].includes(this.refused?.type) ? html`<div class="row end"><button type="button" ?disabled=${this.sending} @click=${(event) => hasUnreadable(event.target.form) || this.start(true)}>Start anyway</button></div>` : nothing}
       <div class="row end">${this.dataset ? nothing : html`<span class="small faint">Choose a dataset first.</span>`}<button class="primary" ?disabled=${this.sending || !this.dataset || Boolean(wrongModel) || this.estimate.refused}>${this.sending ? "Starting ..." : "Start training"}</button></div>
     </form>`;
+  }
+
+  /** Renders the choice of a family and of its size; presets of the paper and for comparison are folded away. */
+  presetFields() {
+    const { chosen, presets } = this;
+    const usual = presets.filter(isUsual);
+    const of = (family) => usual.filter((preset) => preset.family === family);
+    const sizes = isUsual(chosen) ? of(chosen.family) : [];
+    const middle = (family) => of(family)[of(family).length >> 1].name;
+    const option = ({ name, purpose }) => html`<option value=${name} .selected=${name === this.preset}>${name}: ${purpose}</option>`;
+    return html`${segments("family", "What to find", FAMILIES.filter(([family]) => of(family).length), isUsual(chosen) ? chosen.family : null, (family) => this.choosePreset(middle(family)))}
+      ${sizes.length > 1 ? segments("size", "Size", sizes.map(({ name }) => [name, name.split("-").at(-1)]), this.preset, (name) => this.choosePreset(name)) : nothing}
+      <p class="small faint">${chosen.name}, for ${chosen.purpose}${isUsual(chosen) ? "" : `. Linear layers: ${chosen.linear}`}.</p>
+      <details ?open=${!isUsual(chosen)}><summary>Presets of the paper and for comparison</summary>
+        <div class="field"><label for="preset">Preset</label><select id="preset" @change=${(event) => this.choosePreset(event.target.value)}>
+          <optgroup label="usual">${usual.map(option)}</optgroup>
+          <optgroup label="of the paper and for comparison">${presets.filter((preset) => !isUsual(preset)).map(option)}</optgroup>
+        </select></div></details>`;
   }
 
   /** Fills the form with a proposed preset and the options of the images that it was compared with. */
@@ -197,10 +211,9 @@ function hasUnreadable(form) {
   return true;
 }
 
-function families(presets) {
-  const groups = new Map();
-  for (const preset of presets) groups.set(preset.family, [...(groups.get(preset.family) ?? []), preset]);
-  return [...groups];
+/** Returns whether a preset is for use: its layers are self-normalizing, and it does not reproduce the paper. */
+function isUsual({ family, linear, purpose }) {
+  return FAMILIES.some(([name]) => name === family) && linear === "self-normalizing" && !purpose.startsWith("reproduction");
 }
 
 function presetDefaults({ name, parameters }) {

@@ -68,8 +68,8 @@ function alike({ images, sets, examples }, what) {
 
 function nearDuplicates(near, again) {
   if (!near.images) return "none";
-  return html`${alike(near, "pair")}${again ? html`<button type="button" class="link small" @click=${again}>Upload again without near duplicates</button>`
-    : html`<p class="small faint">To leave them out, upload the files again with “leave out near duplicates”.</p>`}`;
+  return html`${alike(near, "pair")}
+    ${again ? html`<button type="button" class="link small" @click=${again}>Upload again without near duplicates</button>` : nothing}`;
 }
 
 function rejected(details) {
