@@ -179,4 +179,5 @@ def create_app(settings: Settings) -> Service:
     app.router.routes.extend(route for router in ROUTERS for route in router.routes)
     app.mount(pages.DOCS_PATH, pages.api_docs_files(), name="docs-files")
     app.mount(pages.CONSOLE_PATH, pages.console_files, name="console")
+    app.mount(pages.GUIDE_PATH, pages.guide_files, name="guide")
     return app

@@ -1,4 +1,4 @@
-"""Pages for browsers and the OpenAPI document: the web console at ``/``, ``/docs`` and ``/openapi.json``."""
+"""Pages for browsers and the OpenAPI document: the console, ``/guide``, ``/docs``, ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import re
 from base64 import b64encode
 from functools import cache
 from importlib.resources import files as package_files
+from itertools import pairwise
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from fastapi import Request
 from fastapi.openapi.docs import get_swagger_ui_html
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import escape
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -22,6 +28,7 @@ from app.http.router import Router
 FOLDER = Path(__file__).parent / "console"
 CONSOLE_PATH = "/console"
 DOCS_PATH = "/docs/files"
+GUIDE_PATH = "/guide"
 OPENAPI_PATH = "/openapi.json"
 
 POLICY = "Content-Security-Policy"
@@ -69,7 +76,46 @@ class PageFiles(StaticFiles):
         return response
 
 
+class GuideFiles(PageFiles):
+    """Application that serves the documentation: its Markdown files as HTML pages, and their images."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Return the page of a Markdown file, or a file of another kind."""
+        if not path.endswith(".md"):
+            return await super().get_response(path, scope)
+        file, found = self.lookup_path(path)
+        if found is None:
+            raise HTTPException(404)
+        return _guide_page(Path(file)).answer(Request(scope))
+
+
+@cache
+def _guide_page(file: Path) -> Document:
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(file.read_text(encoding="utf-8"))
+    for opening, inline in pairwise(tokens):
+        children = inline.children or []
+        if opening.type == "heading_open":
+            opening.attrSet("id", re.sub(r"[^\w -]", "", _text(inline).lower()).replace(" ", "-"))
+        for place, child in enumerate(children):
+            # Files beside the documentation, such as results of benchmarks, are not served.
+            if child.type == "link_open" and str(child.attrGet("href")).startswith("../"):
+                end = next(other for other in children[place:] if other.type == "link_close")
+                child.tag, child.attrs, end.tag = "span", {}, "span"
+            elif child.type == "image" and str(child.attrGet("src")).startswith("../"):
+                child.type = "text"
+    body = parser.renderer.render(tokens, parser.options, {})
+    page = Template((FOLDER / "guide.html").read_text(encoding="utf-8"))
+    text = page.substitute(title=escape(_text(tokens[1])), body=body)
+    return Document(text.encode(), "text/html; charset=utf-8")
+
+
+def _text(inline: Token) -> str:
+    return "".join(child.content for child in inline.children or [])
+
+
 console_files = PageFiles(directory=FOLDER)
+guide_files = GuideFiles(directory=FOLDER.parent / "docs", follow_symlink=True)
 
 
 @router.get("/", include_in_schema=False)

@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
-OPEN_FOLDERS = ("/console/", "/docs/files/")
+OPEN_FOLDERS = ("/console/", "/docs/files/", "/guide/")
 """Paths that need no key: health checks, and pages that contain no data."""
 
 OPEN_RATE = parse("2000/10 seconds")

@@ -190,7 +190,15 @@ def test_what_is_no_call_needs_a_key_too(keyed: TestClient, path: str) -> None:
 
 
 def test_the_pages_are_open(keyed: TestClient) -> None:
-    for path in ("/", "/docs", "/openapi.json", "/console/js/main.js", "/docs/files/swagger-ui.css", "/healthz"):
+    for path in (
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/console/js/main.js",
+        "/docs/files/swagger-ui.css",
+        "/healthz",
+        "/guide/README.md",
+    ):
         assert keyed.get(path).status_code == 200, path
     assert keyed.get("/console/../v1/models").status_code == 401
     assert keyed.get("/console/%2e%2e/v1/models").status_code in (401, 404)

@@ -31,7 +31,8 @@ def headers(response: httpx.Response) -> dict[str, str]:
 @pytest.mark.parametrize(
     "path",
     [
-        "/", "/docs", "/openapi.json", "/console/js/main.js", "/docs/files/swagger-ui.css", "/healthz", "/readyz",
+        "/", "/docs", "/openapi.json", "/console/js/main.js", "/docs/files/swagger-ui.css",
+        "/guide/scores.md", "/guide/images/replicas.svg", "/guide/nowhere.md", "/healthz", "/readyz",
         "/v1/models", f"/v1/models/{MODEL}", f"/v1/models/{MODEL}/card", f"/v1/models/{MODEL}/artifact",
         f"/v1/models/{MODEL}/samples?n=1&seed=1&format=png", "/v1/presets", "/v1/datasets/mnist-mini",
         "/v1/models/nobody", "/v1/jobs", "/nowhere", "/console/nowhere.js", "/v1/models?limit=1",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from app.main import Service, create_app
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
+from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
 
 
@@ -88,6 +90,22 @@ def test_the_page_of_calls_runs_no_script_but_its_own(client: TestClient) -> Non
     assert "unsafe" not in policy
     assert page.headers["x-content-type-options"] == "nosniff"
     assert client.get("/docs/files/swagger-ui-bundle.js").headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_documentation_is_served_with_all_that_its_pages_refer_to(client: TestClient) -> None:
+    pages = {path.name: client.get(f"/guide/{path.name}") for path in sorted((ROOT / "docs").glob("*.md"))}
+    assert len(pages) > 20
+    for page in pages.values():
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        for address in re.findall(r'(?:href|src)="([^":]*)"', page.text):
+            name, _, heading = address.partition("#")
+            target = page if not name else pages.get(name) or client.get(urljoin("/guide/", name))
+            assert target.status_code == 200, address
+            assert not heading or f'id="{heading}"' in target.text, address
+    for path in ("/guide/nothing.md", "/guide/../pages.py", "/guide/%2e%2e/pages.py", "/guide/..%2fREADME.md"):
+        assert client.get(path).status_code == 404
 
 
 @pytest.mark.parametrize(
