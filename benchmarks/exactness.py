@@ -2,7 +2,8 @@
 
 For each shipped model, over test images of its own dataset: the engine that serves it against the unfrozen flow in
 float64, and for some images against the whole Jacobian; the round trip; the same image in other company. Writes
-``results/exactness.{json,md}`` after every model, where rows of other models stay.
+``results/exactness.{json,md}`` after every model, where rows of other models stay. With ``--patterns`` it compares
+patterns that no training set has, such as checkerboards, and writes ``results/exactness_patterns.md``.
 """
 
 from __future__ import annotations
@@ -168,6 +169,35 @@ def _round_trip(engine: FlowEngine, frozen: FrozenFlow, scorer: Scorer, images: 
     return largest
 
 
+def patterns(shape: tuple[int, int, int]) -> dict[str, NDArray[np.uint8]]:
+    """Return images of extreme patterns, ``(C, H, W)`` each."""
+    rows, columns = np.arange(shape[1])[:, None], np.arange(shape[2])[None]
+    random = np.random.default_rng(0)
+    drawn = {
+        "checkerboard of 1 pixel": (rows + columns) % 2 * 255,
+        "checkerboard of 2 pixels": (rows // 2 + columns // 2) % 2 * 255,
+        "rows": rows % 2 * 255 + 0 * columns,
+        "columns": columns % 2 * 255 + 0 * rows,
+        "halves": (columns >= shape[2] // 2) * 255 + 0 * rows,
+        **{f"level {level}": np.full(shape, level) for level in (0, 128, 255)},
+        "noise": random.integers(0, 256, shape),
+        "black and white noise": random.integers(0, 2, shape) * 255,
+    }
+    return {name: np.broadcast_to(pattern, shape).astype(np.uint8) for name, pattern in drawn.items()}
+
+
+def pattern_table(paths: dict[str, Path]) -> str:
+    """Return the differences of the scores of extreme patterns from float64, by model, as Markdown."""
+    lines = ["| model | pattern | log-likelihood, nats | from float64, nats | of the score |", "|---|---|---|---|---|"]
+    for name, path in paths.items():
+        scorer, reference = Scorer.load(path), load_artifact(path).flow.double().requires_grad_(False)
+        for pattern, image in patterns(scorer.preprocessing.shape).items():
+            [exact], [score] = _float64(reference, scorer, image[None], name), _scores(scorer, image[None])
+            difference = abs(score - exact)
+            lines.append(f"| {name} | {pattern} | {score:,.1f} | {difference:.2g} | {difference / abs(exact):.1g} |")
+    return "\n".join(lines)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the results as a Markdown table, a column a model. A figure that a row lacks was not measured."""
     lines = [f"| | {' | '.join(row['model'] for row in rows)} |", f"|---|{'---|' * len(rows)}"]
@@ -189,6 +219,7 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, help="measure this artifact instead")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--jacobian", type=int, default=20, help="images whose whole Jacobian is taken")
+    parser.add_argument("--patterns", action="store_true", help="measure extreme patterns instead")
     parser.add_argument("--url", help="a running service that has the models, to be compared with the Jacobian")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -201,6 +232,11 @@ def main() -> None:
         paths = {name: shipped[name] for name in arguments.model or shipped}
     if not paths:
         parser.error(f"no model is shipped in {ZOO}; name one with --artifact")
+    if arguments.patterns:
+        text = pattern_table(paths)
+        write_atomically(arguments.out.with_name("exactness_patterns.md"), (text + "\n").encode())
+        print(text)
+        return
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
     rows: dict[str, dict[str, Any]] = {row["model"]: row for row in known}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -183,7 +183,8 @@ class ModelParameters(Answer):
     """
 
     kind: Literal["density", "feature_density"] = Field(
-        description="What log-likelihoods are a density of: the pixels, or features, without bits per dimension."
+        description="What log-likelihoods are a density of: the pixels, or features at places taken as independent, "
+        "without bits per dimension."
     )
     version: int = Field(description="The version that this is about.")
     calibration: int = Field(description="Number of its active calibration, which p-values are from.")

@@ -46,7 +46,7 @@ class ModelSummary(Answer):
     architecture: str | None = Field(description="Preset of the model, or the number of its layers if it has none.")
     kind: DensityKind | None = Field(
         description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the "
-        "features that a frozen network sees, without bits/dim and samples."
+        "features that a frozen network sees at places taken as independent, without bits/dim and samples."
     )
     image_shape: list[int] | None = Field(description="Channels, height, width.")
     fit: Fit | None = Field(

@@ -199,7 +199,7 @@ class ScoredImage(Answer):
     bits_per_dim: float | None = Field(description="Bits for each value of the image; null for a density of features.")
     kind: str = Field(
         description="`density` of the pixels, `lower_bound` for a model whose number is a bound of it, or "
-        "`feature_density` of features."
+        "`feature_density` of features at places that are taken as independent."
     )
     draws: Draws | None = None
     terms: list[Term] | None = None

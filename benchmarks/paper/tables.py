@@ -88,7 +88,9 @@ def verdict_of(record: Record) -> str:
     done = record["curve"][-1]["step"]
     if done < record["planned_steps"]:
         return f"none yet: {done} of {record['planned_steps']} steps"
-    plateau = plateau_from(record)
+    plateau, warmup = plateau_from(record), record["config"]["warmup_steps"]
+    if done < warmup:
+        return f"none: {plateau}; it ended inside the warm-up of {warmup} steps"
     return str(plateau) if plateau.reached else f"none: {plateau}"
 
 
@@ -153,8 +155,8 @@ def published_gap(row: Any, reference: Any, unit: str) -> str:
 
 
 def code_curves(results: Path) -> list[str]:
-    """Return validations after the first epochs beside those of the authors' published code."""
-    lines = ["| row | epoch | here | published code |", "|---|---|---|---|"]
+    """Return validations after the first epochs beside those of the authors' code; see ``Row.code_curve``."""
+    lines = ["| row | epoch | here | authors' code, seed 0 |", "|---|---|---|---|"]
     for name in ("dense", "convolutional"):
         group = GROUPS[name]
         for row in group.rows:

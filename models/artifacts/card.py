@@ -176,8 +176,8 @@ def _scores(architecture: Architecture) -> str:
     """Return a paragraph on how to read the scores, and a picture of samples where the model has any."""
     if architecture.kind == "feature_density":
         return (
-            "Nats: the log-density over the space of the features at all places. It has no bits/dim, and there are no\n"
-            "samples: features have no way back to pixels."
+            "Nats: the log-density over the space of the features, summed over all places, which are taken as "
+            "independent.\nIt has no bits/dim, and there are no samples: features have no way back to pixels."
         )
     return (
         "Bits/dim: one uniform dequantisation draw an image, keyed by its content, so the figure is reproducible to "

@@ -214,6 +214,7 @@ PAPER: Mapping[str, Any] = {
     "final_learning_rate": 1.0,
     "ema_decay": 0.0,
     "gradient_clip": 1e9,
+    # Those of Glow on MNIST; the paper took 3,000,000 for dense and 500,000 for convolutional models.
     "max_steps": 125_000,
 }
 

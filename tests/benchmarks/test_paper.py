@@ -343,7 +343,7 @@ def test_damaged_files_of_imagenet32_are_named(imagenet: Path) -> None:
         imagenet32.load(imagenet)
 
 
-def record_of(row: str, nats: float, steps: int = 1000) -> store.Record:
+def record_of(row: str, nats: float, steps: int = 1000, warmup: int = 0) -> store.Record:
     curve = [
         {
             "step": step,
@@ -360,6 +360,7 @@ def record_of(row: str, nats: float, steps: int = 1000) -> store.Record:
         **{"group": "dense", "row": row, "recipe": "published", "seed": 0, "dataset": "mnist", "dimensions": 784},
         **{"planned_steps": 1000, "steps_per_epoch": 500, "diverged": None, "curve": curve, "best_step": steps},
         "plateau": asdict(found),
+        "config": {"warmup_steps": warmup},
         "test": {"nats": nats, "error": 1.4, "images": 10_000, "exported_difference": 1e-4},
         "gap": None if row == "exact" else {"to": "exact", "nats": -0.5, "error": 0.25, "best_steps": [steps, 950]},
         "machine": {"cpu": "C", "cores": 2, "threads": 2, "versions": {"torch": "2"}, "load_before": 0.5},
@@ -367,11 +368,13 @@ def record_of(row: str, nats: float, steps: int = 1000) -> store.Record:
 
 
 def test_the_page_is_written_from_stored_results(tmp_path: Path) -> None:
-    for record in (record_of("exact", 947.6), record_of("snf", 947.1), record_of("relative", 1000.0, steps=500)):
+    exact = record_of("exact", 947.6, warmup=1001)
+    for record in (exact, record_of("snf", 947.1), record_of("relative", 1000.0, steps=500)):
         store.write_run(tmp_path, record)
     text = page.text_of(page.PAGE.read_text(encoding="utf-8"), tmp_path)
     assert "| SNF FC 2-Layer | 0 | published | 1000 (2 of 6000) | 2 min | 10000 | 947.1 ± 1.4 | 947.1 ± 0.2 |" in text
     assert "| 947.1 ± 0.2 | at its plateau: the last quarter gained" in text
+    assert "nats; it ended inside the warm-up of 1001 steps |" in text
     assert "| none yet: 500 of 1000 steps |" in text
     assert "| SNF FC 2-Layer | published | 0 | 1000 | 1000 and 950 | -0.50 ± 0.25 nats | -0.05 % | -0.5 nats |" in text
     assert "| SNF FC 2-Layer | 1 | 947.1 | 1901.0 |" in text
