@@ -30,7 +30,7 @@ from models.anomaly.heat_map_picture import enlarged, overlay
 from models.atomic_files import write_atomically
 from models.datasets.dataset import Dataset, digest_of
 from models.evaluation.baselines import NAMES, Baselines
-from models.evaluation.metrics import Resamples, bootstrap, interval, separation
+from models.evaluation.metrics import intervals, separation
 from models.scorer import Scorer
 from models.scoring.engines.torch_engine import TorchEngine
 from models.training.config import TrainingConfig
@@ -116,13 +116,9 @@ def measure(scorer: Scorer, calibration: Calibration, looks: dict[str, Evidence]
     standardised = [np.abs(statistic.whole.standardised(statistic.statistics(found))) for found in plain.values()]
     for index, name in enumerate(names):
         values[name] = [found[:, index] for found in standardised]
-    resamples = Resamples.draw(*(len(found) for found in looks.values()))
     p = {name: calibration.p_values(found) for name, found in plain.items()}
     return {
-        "auroc": {
-            name: [separation(*pair).auroc, *interval(bootstrap(pair[0], pair[1], resamples)[:, 0])]
-            for name, pair in values.items()
-        },
+        "auroc": {name: [separation(*pair).auroc, *intervals(*pair)[0]] for name, pair in values.items()},
         "flagged_at_5_percent": {name: float((found <= 0.05).mean()) for name, found in p.items()},
     }
 

@@ -659,12 +659,16 @@ class Martingale(BaseModel):
 
     A capital is bet against the images being like the calibration images.
 
-    Each image is ranked among the calibration images and all earlier images, by p-value and by white level. The capital
-    starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however often it is looked at.
+    Each image is ranked among the calibration images and all earlier images, by anomaly statistic and by white level.
+    Images of equal rank are ordered by chance. Of a calibration in folds, the statistic and the images are those of the
+    first fold. The capital starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however
+    often it is looked at.
     """
 
     model_config = ConfigDict(frozen=True)
-    of: Literal["p-values", "white-level"] = Field(..., description="What the highest capital was bet on.")
+    of: Literal["p-values", "white-level"] = Field(
+        ..., description="What the highest capital was bet on: ranks of the anomaly statistic, or of the white level."
+    )
     log10_capital: float = Field(..., description="Decimal logarithm of the larger capital now; 0 at the start.")
     log10_highest: float = Field(..., description="Decimal logarithm of the highest capital so far.")
     log10_threshold: float = Field(
@@ -878,7 +882,7 @@ class RejectedFile(BaseModel):
 class Result(BaseModel):
     """Metrics of one anomaly score on one set of anomalous images.
 
-    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals, and the fraction of the
+    They are AUROC, average precision and false-positive rate, with 95 % confidence intervals, and the fraction of the
     images that is flagged at each false-alarm rate.
     """
 
@@ -1304,7 +1308,7 @@ class Drift(BaseModel):
     )
     martingale: Martingale | None = Field(
         None,
-        description="The martingale test; null for a calibration in folds or with equal statistics of more than 1 % of its images, where it is turned off, and until an image is scored after an update from a service without it.",
+        description="The martingale test; null where the service has turned it off, and until an image is scored after an update from a service with another one.",
     )
     low_share: float = Field(
         ..., description="Share of images with a p-value of 0.05 or less; about 0.05 without drift."
@@ -1552,7 +1556,7 @@ class ModelSummary(BaseModel):
     )
     kind: Literal["density", "feature_density"] | None = Field(
         ...,
-        description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees, without bits/dim and samples.",
+        description="What its log-likelihoods are a density of: `density` of the pixels, or `feature_density` of the features that a frozen network sees at places taken as independent, without bits/dim and samples.",
     )
     image_shape: list[int] | None = Field(..., description="Channels, height, width.")
     fit: Literal["exact", "crop", "stretch", "pad", "tiles"] | None = Field(
@@ -1673,7 +1677,7 @@ class ScoredImage(BaseModel):
     )
     kind: str = Field(
         ...,
-        description="`density` of the pixels, `lower_bound` for a model whose number is a bound of it, or `feature_density` of features.",
+        description="`density` of the pixels, `lower_bound` for a model whose number is a bound of it, or `feature_density` of features at places that are taken as independent.",
     )
     draws: Draws | None = None
     terms: list[Term] | None = None
@@ -1813,7 +1817,7 @@ class EvaluationReport(BaseModel):
         ...,
         description="False-alarm rates of the combined score: the smallest attainable one in place of smaller defaults.",
     )
-    resamples: int
+    resamples: int | None = Field(None, description="Only in reports of earlier versions.")
     normal: Normal
     columns: list[Column]
     sets: list[SetReport]

@@ -12,6 +12,21 @@ from snf_runtime.anomaly.conformal import flagged_ranks
 CONFIDENCE = 0.95
 
 
+def clopper_pearson(found: float, images: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the lower and the upper Clopper-Pearson confidence bound of a proportion.
+
+    The lower and the upper bound each hold with the given confidence.
+
+    They are quantiles of Beta(k, n - k + 1) and of Beta(k + 1, n - k) for k found of n (Clopper and Pearson 1934). The
+    numbers may be fractions (Korn and Graubard 1998).
+    """
+    from scipy.special import betaincinv  # noqa: PLC0415 - SciPy takes long to import, and a start does without
+
+    lower = 0.0 if found == 0 else float(betaincinv(found, images - found + 1, 1 - confidence))
+    upper = 1.0 if found == images else float(betaincinv(found + 1, images - found, confidence))
+    return lower, upper
+
+
 @lru_cache(maxsize=128)  # An evaluation asks for all of its scores, and most have as many images.
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
     """Return a prediction interval for the false-alarm rate on normal test images.

@@ -20,7 +20,7 @@ from models.evaluation.curves import shared_edges, shares
 from models.evaluation.detection_rates import DRAWN, Thresholds, compare, curves, describe_columns
 from models.evaluation.gallery import gallery
 from models.evaluation.image_sets import ImageSet, Normals
-from models.evaluation.metrics import RESAMPLES, separation
+from models.evaluation.metrics import separation
 from models.evaluation.schema import (
     EvaluationParameters,
     EvaluationReport,
@@ -60,7 +60,6 @@ class Subject:
         parameters: The anomalous datasets and other parameters.
         data_dir: The folder of built-in datasets.
         store: The datasets of users.
-        resamples: The number of resamples for each bootstrap interval.
         calibration: The number of the calibration of ``scorer``; 0 is the one that came with the model.
     """
 
@@ -70,7 +69,6 @@ class Subject:
     parameters: EvaluationParameters
     data_dir: Path | None
     store: DatasetStore | None
-    resamples: int = RESAMPLES
     calibration: int = 0
 
 
@@ -140,7 +138,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
     for anomalous in scored.anomalous:
         report_progress(f"{anomalous.name} (intervals)")
         own, raw = (normal if anomalous.dataset else spared), scored.raw[anomalous.key]
-        results, best, (gain, low, high) = compare(columns, flags, own, raw.scored, alphas, subject.resamples)
+        results, best, (gain, low, high) = compare(columns, flags, own, raw.scored, alphas)
         sets.append(
             SetReport(
                 name=anomalous.name,
@@ -168,7 +166,6 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
         calibration_dataset=scorer.calibration_summary.dataset,
         calibration_images=scorer.calibration.images,
         alphas=alphas,
-        resamples=subject.resamples,
         normal=Normal(
             name=dataset,
             parts=scored.normals.parts,

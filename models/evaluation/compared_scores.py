@@ -13,7 +13,8 @@ from models.errors import ImageError
 from models.evaluation.baselines import LABELS, NAMES, Baselines
 from models.evaluation.same_size_pixels import pictures
 from models.scorer import Scorer
-from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.conformal import MAX_STATISTIC
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
 from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS
 from snf_runtime.images.batch import Batch, chosen

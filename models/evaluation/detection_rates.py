@@ -13,7 +13,7 @@ from models.anomaly.false_alarms import false_alarm_interval
 from models.evaluation import schema
 from models.evaluation.compared_scores import COMBINED, ImageScores, ScoreColumn
 from models.evaluation.curves import roc_points
-from models.evaluation.metrics import Resamples, bootstrap, interval, separation
+from models.evaluation.metrics import auroc_gain, intervals, separation
 from snf_runtime.anomaly import conformal
 
 Array: TypeAlias = NDArray[np.float64]
@@ -109,11 +109,10 @@ def compare(
     normal: ImageScores,
     strange: ImageScores,
     alphas: Sequence[float],
-    resamples: int,
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
     """Return AUROC and other metrics of each score, and the model's AUROC advantage over the best baseline.
 
-    All scores share the same resamples, so that the interval of the advantage is paired.
+    The interval of the advantage is paired.
 
     Args:
         columns: The scores.
@@ -121,34 +120,33 @@ def compare(
         normal: The scores of normal images.
         strange: The scores of anomalous images.
         alphas: The false-alarm rates to report.
-        resamples: The number of bootstrap resamples.
 
     Returns:
         The results in the order of ``columns``, the name of the baseline with the largest AUROC, and the AUROC of the
-        combined score minus that of this baseline with the ends of its 95 % bootstrap interval.
+        combined score minus that of this baseline with the ends of its 95 % interval.
     """
-    drawn = Resamples.draw(len(normal), len(strange), resamples)
-    results, aurocs = [], {}
+    results = []
     for place, column in enumerate(columns):
         own, other = normal.values[:, place], strange.values[:, place]
-        point, draws = separation(own, other), bootstrap(own, other, drawn)
-        low, high = np.array([interval(values) for values in draws.T]).T.tolist()
-        aurocs[column.name] = (point.auroc, draws[:, 0])
+        point, (of_auroc, of_aupr, of_fpr95) = separation(own, other), intervals(own, other)
         results.append(
             schema.Result(
                 score=column.name,
                 auroc=point.auroc,
-                auroc_interval=(low[0], high[0]),
+                auroc_interval=of_auroc,
                 aupr=point.aupr,
-                aupr_interval=(low[1], high[1]),
+                aupr_interval=of_aupr,
                 fpr95=point.fpr95,
-                fpr95_interval=(low[2], high[2]),
+                fpr95_interval=of_fpr95,
                 detected=[thresholds.rate(strange, place, alpha) for alpha in alphas],
             )
         )
-    best = max((column.name for column in columns if column.family == "baseline"), key=lambda name: aurocs[name][0])
-    (ours, our_draws), (theirs, their_draws) = aurocs[COMBINED], aurocs[best]
-    return results, best, (ours - theirs, *interval(our_draws - their_draws))
+    names = [column.name for column in columns]
+    baselines = (place for place, column in enumerate(columns) if column.family == "baseline")
+    best = max(baselines, key=lambda place: results[place].auroc)
+    pair = [names.index(COMBINED), best]
+    gain, (low, high) = auroc_gain(tuple(normal.values[:, pair].T), tuple(strange.values[:, pair].T))
+    return results, names[best], (gain, low, high)
 
 
 def curves(

@@ -1,4 +1,7 @@
-"""Metrics of how well an anomaly score separates two sets of images, with bootstrap intervals."""
+"""Metrics of how well an anomaly score separates two sets of images, with confidence intervals.
+
+``python -m benchmarks.intervals`` simulates how often the intervals contain the truth, also where it is near 1.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,19 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy.stats import binom
+
+from models.anomaly.false_alarms import clopper_pearson
 
 Array: TypeAlias = NDArray[np.float64]
+Interval: TypeAlias = tuple[float, float]
 
-RESAMPLES = 1000
-LEVEL = 0.95
+TAIL = 0.025
+"""Probability that an interval lies above the truth, and that it lies below."""
 TPR = 0.95
 """True-positive rate at which the false-positive rate is reported."""
-MAX_COUNTS = 2_000_000
-"""Most resampled counts in memory together."""
+AUROC_PRIOR = 2 / 3
+"""Variance of the AUROC over A (1 - A) / images where a share of the anomalies looks like normal images."""
 
 
 @dataclass(frozen=True)
@@ -29,37 +35,6 @@ class Separation:
     auroc: float
     aupr: float
     fpr95: float
-
-
-@dataclass(frozen=True)
-class Resamples:
-    """Bootstrap resamples of the normal and anomalous images, stored as the number of draws of each image.
-
-    All scores share the same resamples, so that differences between scores are paired.
-
-    Attributes:
-        normal: How often each normal image was drawn, uint8, ``(images, resamples)``.
-        strange: How often each anomalous image was drawn, uint8, ``(images, resamples)``.
-    """
-
-    normal: NDArray[np.uint8]
-    strange: NDArray[np.uint8]
-
-    @classmethod
-    def draw(cls, normal: int, strange: int, resamples: int = RESAMPLES, seed: int = 0) -> Resamples:
-        """Draw bootstrap resamples of the normal and the anomalous images, with replacement.
-
-        Each resample has as many draws as there are images: n from the n normal images, and m from the m anomalous
-        ones.
-
-        Args:
-            normal: The number of normal images.
-            strange: The number of anomalous images.
-            resamples: The number of resamples.
-            seed: The seed of the random generator.
-        """
-        rng = np.random.default_rng(seed)
-        return cls(_drawn(rng, normal, resamples), _drawn(rng, strange, resamples))
 
 
 def separation(normal: Array, strange: Array) -> Separation:
@@ -75,88 +50,116 @@ def separation(normal: Array, strange: Array) -> Separation:
     Raises:
         ValueError: A set is empty, or a score is not finite.
     """
-    values = np.concatenate([normal, strange])
     if not (len(normal) and len(strange)):
         raise ValueError(f"expected scores of normal and of anomalous images, got {len(normal)} and {len(strange)}")
-    if not np.isfinite(values).all():
+    if not (np.isfinite(normal).all() and np.isfinite(strange).all()):
         raise ValueError("expected finite scores, got NaN or infinity")
-    group = _groups(values, len(normal))
-    counts = [np.bincount(part, minlength=int(group.max()) + 1) for part in np.split(group, [len(normal)])]
-    negatives, positives = (count[:, None].astype(np.float64) for count in counts)
-    auroc, aupr, fpr95 = _of_counts(negatives, positives)[0].tolist()
-    return Separation(auroc, aupr, fpr95)
+    normal, strange = np.sort(normal), np.sort(strange)
+    true, false = _at_least(strange, strange), _at_least(normal, strange)
+    auroc = float(_placements(normal, strange).mean())
+    return Separation(auroc, float((true / (true + false)).mean()), float(false[_allowed(len(strange))] / len(normal)))
 
 
-def bootstrap(normal: Array, strange: Array, resamples: Resamples) -> Array:
-    """Return the metrics of an anomaly score (AUROC and others) for each bootstrap resample of the images.
+def intervals(normal: Array, strange: Array) -> tuple[Interval, Interval, Interval]:
+    """Return the 95 % confidence intervals of AUROC, average precision and FPR; see :func:`separation`.
 
-    The result is ``(resamples, 3)``: AUROC, average precision, and the false-positive rate at 95 % true positives.
+    Average precision is that at these numbers of images.
 
-    The result is exact. A resample changes how often an image counts, never the order of scores, so that all resamples
-    share one sort and take O(resamples (n + m)) operations.
+    AUROC and average precision have Clopper-Pearson intervals of as many images as would give the variance that follows
+    from the placements of the images (DeLong et al. 1988; Korn and Graubard 1998). For FPR the Clopper-Pearson interval
+    at the threshold and the order-statistics interval of the threshold are combined as independent errors (Zou and
+    Donner 2008).
+    """
+    point = separation(normal, strange)
+    normal, strange = np.sort(normal), np.sort(strange)
+    images = min(len(normal), len(strange))
+    # The first image that ranks wrongly changes the precision most: one more of each kind, which do, bounds its share.
+    worst = np.append(normal, max(normal[-1], strange[-1]) + 1), np.append(min(normal[0], strange[0]) - 1, strange)
+    return (
+        _interval(point.auroc, _variance(*_auroc_influences(normal, strange)), images, AUROC_PRIOR),
+        _interval(point.aupr, _variance(*_precision_influences(*worst)), images, 1),
+        _fpr_interval(normal, strange, point.fpr95),
+    )
+
+
+def auroc_gain(normal: tuple[Array, Array], strange: tuple[Array, Array]) -> tuple[float, Interval]:
+    """Return the AUROC of one score minus that of another on the same images, with its 95 % confidence interval.
+
+    The intervals of both are combined by the correlation of their placements (Zou and Donner 2008).
 
     Args:
-        normal: The scores of normal images, ``(n,)``; larger = more anomalous.
-        strange: The scores of anomalous images, ``(m,)``.
-        resamples: How often each image was drawn.
+        normal: Both scores of the normal images, ``(n,)`` each.
+        strange: Both scores of the anomalous images, ``(m,)`` each.
     """
-    group = _groups(np.concatenate([normal, strange]), len(normal))
-    normal_sums, strange_sums = _sums(group[: len(normal)], group), _sums(group[len(normal) :], group)
-    step = max(1, MAX_COUNTS // len(group))
-    parts = []
-    for start in range(0, resamples.normal.shape[1], step):
-        chosen = slice(start, start + step)
-        negatives = normal_sums @ resamples.normal[:, chosen].astype(np.float32)
-        positives = strange_sums @ resamples.strange[:, chosen].astype(np.float32)
-        parts.append(_of_counts(negatives.astype(np.float64), positives.astype(np.float64)))
-    return np.concatenate(parts)
+    pairs = list(zip(normal, strange, strict=True))
+    one, other = (separation(*pair).auroc for pair in pairs)
+    (low, high), (other_low, other_high) = (intervals(*pair)[0] for pair in pairs)
+    covariance = np.zeros((2, 2))
+    for part in zip(*(_auroc_influences(*pair) for pair in pairs), strict=True):
+        if len(part[0]) > 1:
+            covariance += np.cov(part) / len(part[0])
+    spread = np.sqrt(covariance[0, 0] * covariance[1, 1])
+    correlation = float(covariance[0, 1] / spread) if spread > 0 else 0.0
+    below = _together(one - low, other_high - other, correlation)
+    above = _together(high - one, other - other_low, correlation)
+    return one - other, (one - other - below, one - other + above)
 
 
-def interval(draws: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Return the central confidence interval (low, high) of a statistic from its bootstrap values.
+def _at_least(ordered: Array, thresholds: Array) -> NDArray[np.intp]:
+    """Return how many of the sorted scores are at least each threshold."""
+    return len(ordered) - np.searchsorted(ordered, thresholds, side="left")
 
-    It contains the share ``level`` of the values; 0.95 is 95 %.
+
+def _placements(ordered: Array, values: Array) -> Array:
+    """Return the share of the sorted scores that each value exceeds; equal ones count half."""
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
+
+
+def _allowed(strange: int) -> int:
+    """Return how many of the anomalous images may be missed at the threshold of the FPR."""
+    return int((1 - TPR) * strange + 1e-9)
+
+
+def _auroc_influences(normal: Array, strange: Array) -> tuple[Array, Array]:
+    """Return what each normal and each anomalous image contributes to the AUROC."""
+    return 1 - _placements(np.sort(strange), normal), _placements(np.sort(normal), strange)
+
+
+def _precision_influences(normal: Array, strange: Array) -> tuple[Array, Array]:
+    """Return what each normal and each anomalous image contributes to the average precision; both are sorted."""
+    true, false = _at_least(strange, strange), _at_least(normal, strange)
+    total = true + false
+    losses, gains = (np.append(0, np.cumsum(of / total**2)) for of in (true, false))
+    own = true / total + gains[np.searchsorted(strange, strange, "right")]
+    return -losses[np.searchsorted(strange, normal, "right")] * (len(normal) / len(strange)), own
+
+
+def _variance(*influences: Array) -> float:
+    """Return the variance of a metric; a quarter, the largest of a share, is that of a single image."""
+    return sum(float(part.var(ddof=1)) / len(part) if len(part) > 1 else 0.25 for part in influences)
+
+
+def _interval(share: float, variance: float, images: int, prior: float) -> Interval:
+    """Return the Clopper-Pearson interval of a share of as many images as would give it this variance.
+
+    The variance counts as much as images are ranked wrongly, the prior (in variances of a share of ``images``) as one.
     """
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    wrong = min(share, 1 - share) * images
+    known = wrong * variance * images / (share * (1 - share)) if wrong else 0.0
+    effective = images * (wrong + 1) / (known + prior)
+    return clopper_pearson(share * effective, effective, 1 - TAIL)
 
 
-def _drawn(rng: np.random.Generator, size: int, resamples: int) -> NDArray[np.uint8]:
-    counts = np.empty((size, resamples), dtype=np.uint8)
-    for column in range(resamples):
-        # More than 255 draws of one image have a probability below 1e-200 in sets of any size.
-        counts[:, column] = np.bincount(rng.integers(size, size=size), minlength=size)
-    return counts
+def _fpr_interval(normal: Array, strange: Array, fpr: float) -> Interval:
+    images = len(strange)
+    first, last = (int(binom.ppf(level, images, 1 - TPR)) for level in (TAIL, 1 - TAIL))
+    # With fewer than 72 anomalous images the threshold has no lower bound.
+    most = float(np.mean(normal >= strange[first - 1])) if first else 1.0
+    least = float(np.mean(normal > strange[min(last, images - 1)]))
+    low, high = clopper_pearson(fpr * len(normal), len(normal), 1 - TAIL)
+    return max(0.0, fpr - _together(fpr - low, fpr - least)), min(1.0, fpr + _together(high - fpr, most - fpr))
 
 
-def _groups(values: Array, normal: int) -> NDArray[np.intp]:
-    """Return the rank group of each image by its score; group 0 is the most anomalous.
-
-    Only the first ``normal`` images are normal.
-
-    Equal values are one group, and so are neighbours without an anomalous image: no metric changes within them.
-    """
-    _, falling = np.unique(-values, return_inverse=True)
-    has_strange = np.bincount(falling, weights=np.arange(len(values)) >= normal) > 0
-    begins = np.append(True, has_strange[1:] | has_strange[:-1])
-    group: NDArray[np.intp] = (np.cumsum(begins) - 1)[falling]
-    return group
-
-
-def _sums(group: NDArray[np.intp], all_groups: NDArray[np.intp]) -> sparse.csr_array:
-    """Return a sparse matrix, ``(groups, images)``, that sums counts of images over groups.
-
-    Float32 is exact to 16 million.
-    """
-    ones, shape = np.ones(len(group), dtype=np.float32), (int(all_groups.max()) + 1, len(group))
-    return sparse.csr_array((ones, (group, np.arange(len(group)))), shape=shape)
-
-
-def _of_counts(negatives: Array, positives: Array) -> Array:
-    """Return AUROC, AUPR, FPR from counts in groups of falling score, ``(groups, resamples)`` -> ``(resamples, 3)``."""
-    true, false = positives.cumsum(0), negatives.cumsum(0)
-    total, rest = true[-1], false[-1]
-    auroc = np.einsum("gr,gr->r", negatives, true - positives / 2) / (total * rest)
-    aupr = np.einsum("gr,gr->r", positives, true / np.maximum(true + false, 1)) / total
-    reached = (true >= TPR * total - 1e-9).argmax(0)
-    return np.stack([auroc, aupr, false[reached, np.arange(len(total))] / rest], 1)
+def _together(one: float, other: float, correlation: float = 0.0) -> float:
+    """Return the length of two errors together; ``correlation`` is that of the estimates whose difference it is."""
+    return float(np.sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other)))

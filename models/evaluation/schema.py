@@ -58,7 +58,7 @@ class Column(_EvaluationPart):
 class Result(_EvaluationPart):
     """Metrics of one anomaly score on one set of anomalous images.
 
-    They are AUROC, average precision and false-positive rate, with 95 % bootstrap intervals, and the fraction of the
+    They are AUROC, average precision and false-positive rate, with 95 % confidence intervals, and the fraction of the
     images that is flagged at each false-alarm rate.
     """
 
@@ -245,7 +245,7 @@ class EvaluationReport(_EvaluationPart):
     alphas: list[float] = Field(
         description="False-alarm rates of the combined score: the smallest attainable one in place of smaller defaults."
     )
-    resamples: int
+    resamples: int | None = Field(None, exclude=True, description="Only in reports of earlier versions.")
     normal: Normal
     columns: list[Column]
     sets: list[SetReport]

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scipy.stats import beta
-
+from models.anomaly.false_alarms import clopper_pearson
 from models.artifacts.detection_limit import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
 
 HOPELESS = 0.5
 """Smaller defects are left out once the upper bound of the found share is below this."""
-
-
-def clopper_pearson(found: int, images: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the lower and the upper Clopper-Pearson confidence bound of a proportion.
-
-    The lower and the upper bound each hold with the given confidence.
-
-    They are quantiles of Beta(k, n - k + 1) and of Beta(k + 1, n - k) for k found of n (Clopper and Pearson 1934).
-    """
-    lower = 0.0 if found == 0 else float(beta.ppf(1 - confidence, found, images - found + 1))
-    upper = 1.0 if found == images else float(beta.ppf(confidence, found + 1, images - found))
-    return lower, upper
 
 
 def limit_cell(size: int, found: int, images: int) -> LimitCell:

@@ -51,9 +51,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     return store
 
 
-def subject(scorer: Scorer, store: DatasetStore, dataset: str, resamples: int = 50, **parameters: object) -> Subject:
+def subject(scorer: Scorer, store: DatasetStore, dataset: str, **parameters: object) -> Subject:
     chosen = EvaluationParameters.model_validate(parameters)
-    return Subject(scorer, "digits:1", dataset, chosen, None, store, resamples)
+    return Subject(scorer, "digits:1", dataset, chosen, None, store)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ pytestmark = [
 def test_either_way_the_combined_score_is_good(model: str, normal: str, against: str) -> None:
     scorer = Scorer.load(Registry(Path("no-such-folder")).resolve(model).path, options=compiled())
     parameters = EvaluationParameters(against=[against], images=100)
-    report = evaluate(Subject(scorer, f"{model}:1", normal, parameters, DATA_DIR, None, resamples=100))
+    report = evaluate(Subject(scorer, f"{model}:1", normal, parameters, DATA_DIR, None))
     (found,) = report.sets
     assert (found.images.images, found.normal_images) == (100, 100)
     results = {one.score: one for one in found.results}

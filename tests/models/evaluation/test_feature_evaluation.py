@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
 @pytest.fixture(scope="module")
 def report(scorer: Scorer, store: DatasetStore) -> EvaluationReport:
     parameters = EvaluationParameters(against=["negatives"])
-    return evaluate(Subject(scorer, "parts:1", "digits", parameters, None, store, resamples=20))
+    return evaluate(Subject(scorer, "parts:1", "digits", parameters, None, store))
 
 
 def test_the_scores_of_features_are_among_the_columns(scorer: Scorer, report: EvaluationReport) -> None:

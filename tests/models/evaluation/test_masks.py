@@ -75,7 +75,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
 
 def subject(scorer: Scorer, store: DatasetStore, **parameters: object) -> Subject:
     chosen = EvaluationParameters.model_validate({"against": ["stained"], "alpha": 0.1, **parameters})
-    return Subject(scorer, "parts:1", "digits", chosen, None, store, resamples=10)
+    return Subject(scorer, "parts:1", "digits", chosen, None, store)
 
 
 @pytest.fixture(scope="module")

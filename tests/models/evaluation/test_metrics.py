@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.curves import roc_points, shared_edges, shares
-from models.evaluation.metrics import Resamples, bootstrap, interval, separation
+from models.evaluation.metrics import Separation, auroc_gain, intervals, separation
 
 Array = NDArray[np.float64]
 
@@ -39,41 +39,63 @@ def test_metrics_are_those_of_brute_force(seed: int, tied: bool) -> None:
     assert (found.auroc, found.aupr, found.fpr95) == pytest.approx(brute_force(normal, strange))
 
 
+COVERED = {
+    # True AUROC and FPR of N(0, 1) against N(shift, 1).
+    (20, 1.81239): (0.9, 0.43347),
+    (100, 2.32635): (0.95, 0.24778),
+    (50, 3.28996): (0.99, 0.04997),
+}
+
+
+@pytest.mark.parametrize("case", COVERED)
+def test_intervals_contain_the_truth_as_often_as_they_say(case: tuple[int, float]) -> None:
+    size, shift = case
+    covered = np.zeros(2)
+    for seed in range(400):
+        rng = np.random.default_rng((size, seed))
+        found = intervals(rng.normal(0, 1, size), rng.normal(shift, 1, size))
+        covered += [low <= true <= high for (low, high), true in zip(found[::2], COVERED[case], strict=True)]
+    assert (covered / 400 >= 0.92).all()
+
+
+def test_intervals_of_perfect_scores_are_no_points() -> None:
+    normal, strange = np.arange(50.0), np.arange(50.0) + 100
+    assert separation(normal, strange) == Separation(1.0, 1.0, 0.0)
+    of_auroc, of_aupr, of_fpr = intervals(normal, strange)
+    # 50 of 50 by Clopper and Pearson, and three quarters as many images.
+    assert of_auroc == (pytest.approx(0.025 ** (1 / 75)), 1.0)
+    assert of_aupr[0] < 0.93
+    assert of_fpr == (0.0, 1.0)
+    gain, (low, high) = auroc_gain((normal, normal), (strange, strange))
+    assert (gain, low, high) == (0.0, pytest.approx(-(1 - of_auroc[0])), pytest.approx(1 - of_auroc[0]))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_resample_is_what_repeating_images_gives(seed: int, tied: bool) -> None:
+def test_intervals_contain_the_metrics_and_do_not_depend_on_the_order(seed: int, tied: bool) -> None:
     normal, strange = some(seed, tied)
-    drawn = Resamples.draw(len(normal), len(strange), 20, seed)
-    assert (drawn.normal.sum(0) == len(normal)).all()
-    found = bootstrap(normal, strange, drawn)
-    for row, n, s in zip(found, drawn.normal.T, drawn.strange.T, strict=True):
-        assert tuple(row) == pytest.approx(brute_force(np.repeat(normal, n), np.repeat(strange, s)))
+    point, found = separation(normal, strange), intervals(normal, strange)
+    for value, (low, high) in zip((point.auroc, point.aupr, point.fpr95), found, strict=True):
+        assert 0 <= low <= value <= high <= 1
+    rng = np.random.default_rng(seed)
+    assert intervals(rng.permutation(normal), rng.permutation(strange)) == found
+    for single in (intervals(normal[:1], strange), intervals(normal, strange[:1])):
+        assert np.isfinite(single).all()
 
 
-def test_every_image_once_gives_the_metrics_themselves() -> None:
-    normal, strange = some(0, tied=True)
-    once = Resamples(np.ones((len(normal), 1), np.uint8), np.ones((len(strange), 1), np.uint8))
-    found = separation(normal, strange)
-    assert tuple(bootstrap(normal, strange, once)[0]) == pytest.approx((found.auroc, found.aupr, found.fpr95))
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    """AUROC of N(0, 1) against N(1, 1) is Φ(1 / √2) = 0.7602."""
-    covered = 0
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        normal, strange = rng.normal(0, 1, 80), rng.normal(1, 1, 80)
-        low, high = interval(bootstrap(normal, strange, Resamples.draw(80, 80, 200, seed))[:, 0])
-        covered += low <= 0.76025 <= high
-    assert 0.89 <= covered / 200 <= 0.99
-
-
-def test_the_same_seed_gives_the_same_intervals_in_any_number_of_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    normal, strange = some(1, tied=False)
-    drawn = Resamples.draw(len(normal), len(strange), 50)
-    whole = bootstrap(normal, strange, drawn)
-    monkeypatch.setattr("models.evaluation.metrics.MAX_COUNTS", 200)
-    assert (bootstrap(normal, strange, Resamples.draw(len(normal), len(strange), 50)) == whole).all()
+def test_a_gain_is_surer_where_scores_agree() -> None:
+    rng = np.random.default_rng(0)
+    normal, strange = rng.normal(0, 1, 200), rng.normal(1, 1, 100)
+    noise = [rng.normal(0, 1, 200), rng.normal(0, 1, 100)]
+    widths = []
+    for share in (0.1, 1.0, 10.0):
+        other = normal + share * noise[0], strange + share * noise[1]
+        gain, (low, high) = auroc_gain((normal, other[0]), (strange, other[1]))
+        assert gain == pytest.approx(separation(normal, strange).auroc - separation(*other).auroc)
+        assert low < gain < high
+        widths.append(high - low)
+    assert widths == sorted(widths)
+    assert widths[0] < 0.3 * widths[2]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,6 @@ def made(inside: bool | None = True, gain: tuple[float, float, float] = (0.1, 0.
         calibration_dataset=EVIL,
         calibration_images=500,
         alphas=[0.01, 0.05],
-        resamples=100,
         normal=schema.Normal.model_validate(
             {
                 "name": EVIL,

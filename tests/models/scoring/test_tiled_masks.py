@@ -65,7 +65,7 @@ def test_a_model_of_tiles_is_evaluated_with_masks(
 
     monkeypatch.setattr("snf_runtime.anomaly.pixel_contributions.MAX_MAP_PIXELS", map_pixels)
     parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
-    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, masked, resamples=20))
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, masked))
     found = report.sets[0].localisation
     assert found is not None
     assert (found.images, found.normal_images, found.unpaired, found.empty_masks) == (10, 20, 0, 0)

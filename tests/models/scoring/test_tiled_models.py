@@ -336,7 +336,7 @@ def test_a_model_of_tiles_is_calibrated_on_other_images(made: tuple[Scorer, Data
 def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> None:
     scorer, store = made
     parameters = EvaluationParameters(against=[FAULTY], corruptions=False)
-    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store))
     [faulty] = report.sets
     assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
     assert len(faulty.gallery.most) > 0
