@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.drift [--streams 1000] [--images 2000000]``
 
-Images are pairs of independent normal numbers, which are as good as any others: a p-value depends on ranks alone. The
-second number, rounded to one of about 60 levels, is the white level. Every stream has a calibration set of its own.
+Images are pairs of independent normal numbers. The anomaly statistic is -ln of the probability of a larger first one.
+The second number, rounded to one of about 60 levels, is the white level. Every stream has a calibration set of its own.
+``python -m benchmarks.drift_ties`` has streams of real statistics.
 
 - ``windows``: false alarms of the Kolmogorov-Smirnov tests in endless streams, by threshold. The window is tested every
   25 images. An alarm starts and ends as in the service, and counts once.
@@ -28,15 +29,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
+from scipy.stats import norm
 
 from app.drift.judge import CALM
 from app.drift.window import Key, WindowReference
 from app.drift.windows import DriftWindows
-from models.anomaly.conformal_martingale import ConformalMartingale, RankCounts, p_value_cells
+from models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
 from models.anomaly.drift import drift_test, level_test
 from models.atomic_files import write_atomically
+from snf_runtime.anomaly.conformal import CELLS, smallest_p, statistic_cells
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
-from snf_runtime.anomaly.conformal import smallest_p
 from snf_runtime.scoring.white_level import LEVELS
 from worker.service_settings import ServiceSettings
 
@@ -114,11 +116,11 @@ def exchangeable(streams: int, progress: Progress) -> dict[str, Any]:
     counter_examples = min(streams, COUNTER_EXAMPLES)
     for seed in progress.track(range(streams), description=f"{LONG:,} images without drift"):
         generator = np.random.default_rng((1, seed))
-        p_values = conformal_p_values([np.sort(generator.normal(size=CALIBRATION))], [generator.normal(size=LONG)])
-        cells = p_value_cells(p_values, CALIBRATION)
-        ranks = RankCounts.of_p_values(CALIBRATION).add(cells, generator)
+        reference, stream = generator.exponential(size=CALIBRATION), generator.exponential(size=LONG)
+        p_values = conformal_p_values([np.sort(reference)], [stream])
+        ranks = RankCounts.of(counts(reference)).add(statistic_cells(stream))
         usual = np.bincount(white_levels(generator, CALIBRATION), minlength=LEVELS)
-        light = RankCounts.of_levels(usual).add(white_levels(generator, LONG), generator)
+        light = RankCounts.of(usual).add(white_levels(generator, LONG))
         # Each of two capitals must reach twice the threshold.
         highest = max(capital(ranks).max(), capital(light).max()) - math.log(2)
         reached.update(limit for limit in CAPITALS if highest >= math.log(limit))
@@ -142,6 +144,11 @@ def exchangeable(streams: int, progress: Progress) -> dict[str, Any]:
     }
 
 
+def counts(statistics: Array) -> NDArray[np.int64]:
+    """Number of images in each cell of the martingale."""
+    return np.bincount(statistic_cells(statistics), minlength=CELLS)
+
+
 def capital(ranks: Array) -> Array:
     """Logarithm of the capital after each image."""
     martingale = ConformalMartingale()
@@ -161,20 +168,20 @@ def delays(streams: int, progress: Progress) -> list[dict[str, Any]]:
             found: dict[str, list[float]] = {"windows": [], "martingale": []}
             for seed in progress.track(range(streams), description=f"{change}, after {before:,} images"):
                 generator = np.random.default_rng((2, seed))
-                reference = np.sort(generator.normal(size=CALIBRATION))
+                reference = -norm.logsf(np.sort(generator.normal(size=CALIBRATION)))
                 usual = np.bincount(white_levels(generator, CALIBRATION), minlength=LEVELS)
-                evidence = np.concatenate(
-                    [generator.normal(size=before), shift + spread * generator.normal(size=AFTER)]
-                )
-                p_values = conformal_p_values([reference], [evidence])
+                changed = shift + spread * generator.normal(size=AFTER)
+                evidence = -norm.logsf(np.concatenate([generator.normal(size=before), changed]))
                 levels = np.concatenate([white_levels(generator, before), white_levels(generator, AFTER, darker)])
-                for name, images in alarms(p_values, levels, usual, before).items():
+                for name, images in alarms(reference, evidence, levels, usual, before).items():
                     found[name].append(images)
             rows.append({"change": change, "images_before": before, "streams": streams} | quantiles(found))
     return rows
 
 
-def alarms(p_values: Array, levels: NDArray[np.int64], usual: NDArray[np.int64], before: int) -> dict[str, float]:
+def alarms(
+    calibration: Array, evidence: Array, levels: NDArray[np.int64], usual: NDArray[np.int64], before: int
+) -> dict[str, float]:
     """Images from the change to the alarms of the service with its default settings; infinite without an alarm."""
     settings = ServiceSettings.model_fields
     watched = DriftWindows(
@@ -185,12 +192,14 @@ def alarms(p_values: Array, levels: NDArray[np.int64], usual: NDArray[np.int64],
         sources=1,
     )
     key = Key("model", 1, 0)
-    reference = WindowReference("", CALIBRATION, smallest_p(CALIBRATION), tuple(usual.tolist()))
+    p_values, of_cells = conformal_p_values([calibration], [evidence]), tuple(counts(calibration).tolist())
+    reference = WindowReference("", CALIBRATION, smallest_p(CALIBRATION), tuple(usual.tolist()), of_cells)
     found = {"windows": math.inf, "martingale": math.inf}
     batches = [slice(0, before)] if before else []
     batches += [slice(start, start + DELAY_EVERY) for start in range(before, len(p_values), DELAY_EVERY)]
     for batch in batches:
-        watched.record(key, reference, None, p_values[batch].tolist(), 0.0, levels[batch].tolist())
+        of_batch = (of[batch].tolist() for of in (levels, evidence))
+        watched.record(key, reference, None, p_values[batch].tolist(), 0.0, *of_batch)
         (status,) = watched.status(key, 0.0)
         names = {"martingale" if name == "martingale" else "windows" for name in status.alarm_by}
         for name in names:
@@ -237,8 +246,6 @@ def report(document: dict[str, Any]) -> str:
         f"{alone['median_images_to_alarm']:,.0f} images.",
         "",
         "## Images from a change to the alarm",
-        "",
-        "Images of equal rank are ordered by chance, as in the service: another run differs by a few images.",
         "",
         f"Median / 90 % of {document['delays'][0]['streams']} streams, tested every {DELAY_EVERY} images. `-`: so many "
         f"streams have no alarm within {AFTER:,} images.",

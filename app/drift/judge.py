@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from app.drift.status import WindowStatus
 from app.drift.stream_martingales import MartingaleStatus
@@ -32,13 +30,11 @@ class DriftJudge:
         min_images: Fewest images for a Kolmogorov-Smirnov test.
         level: P-value of these tests at which an alarm starts.
         threshold: Capital of the martingale at which an alarm starts, which lasts until it is acknowledged.
-        generator: Orders images of equal rank by chance.
     """
 
     min_images: int
     level: float
     threshold: float
-    generator: np.random.Generator = field(default_factory=np.random.default_rng)
 
     def judge(
         self,
@@ -112,15 +108,15 @@ class DriftJudge:
     def _bet(
         self, window: Window, new: NewImages, reference: WindowReference, label: str, now: float
     ) -> MartingaleStatus | None:
-        """Bet on the new images, and return the state of the martingale; None where there is none, or it is off."""
-        if not reference.ranked or self.threshold >= OFF:
+        """Bet on the new images, and return the state of the martingale; None before the first, or where it is off."""
+        if self.threshold >= OFF:
             if window.martingales is not None:
                 # It was turned off.
                 window.martingales.alarm_since = None
             return None
-        if new.p_values:
+        if new.statistics:
             window.martingales = window.martingales or reference.martingales(new.since)
-            window.martingales.add(new.p_values, new.white_levels, self.generator)
+            window.martingales.add(new.statistics, new.white_levels)
         bets = window.martingales
         if bets is None:
             return None

@@ -16,6 +16,7 @@ from app.drift.window import Key, WindowReference
 from app.drift.windows import DriftWindows, label_of
 from app.registry.loaded import Loaded
 from models.registry.version import ModelVersion
+from snf_runtime.anomaly.verdict import Verdict
 from worker.settings import Settings
 
 EVERY_S = 5.0
@@ -63,15 +64,17 @@ class DriftMonitor:
             self._thread.join()
         self._check_and_store_or_log()
 
-    def record(self, loaded: Loaded, source: str, p_values: Sequence[float], white_levels: Sequence[int] = ()) -> None:
-        """Record the p-values and brightness of newly scored images for the next drift test.
+    def record(
+        self, loaded: Loaded, source: str, verdicts: Sequence[Verdict], white_levels: Sequence[int] = ()
+    ) -> None:
+        """Record the verdicts and brightness of newly scored images for the next drift test.
 
         The call does not wait for a test.
 
         Args:
             loaded: The model that scored.
             source: Label of the images' source, such as a camera.
-            p_values: P-values of the images.
+            verdicts: Verdicts on the images.
             white_levels: White levels of the images, 0 to 255.
         """
         scorer = loaded.scorer
@@ -80,9 +83,11 @@ class DriftMonitor:
             scorer.calibration_summary.calibration_images,
             scorer.smallest_p,
             scorer.calibration.white_level_counts,
-            scorer.calibration.ranked,
+            scorer.calibration.statistic_counts,
         )
-        self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels)
+        p_values = [verdict.p_value for verdict in verdicts]
+        statistics = [verdict.first_fold_statistic for verdict in verdicts]
+        self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels, statistics)
 
     def of(self, version: ModelVersion) -> list[WindowStatus]:
         """Return a list of a model version's current drift test results, computed from recently scored images.

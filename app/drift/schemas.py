@@ -57,11 +57,15 @@ class Martingale(Answer):
 
     A capital is bet against the images being like the calibration images.
 
-    Each image is ranked among the calibration images and all earlier images, by p-value and by white level. The capital
-    starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however often it is looked at.
+    Each image is ranked among the calibration images and all earlier images, by anomaly statistic and by white level.
+    Images of equal rank are ordered by chance. Of a calibration in folds, the statistic and the images are those of the
+    first fold. The capital starts at 1. Without drift it ever reaches c with a probability of at most 1 / c, however
+    often it is looked at.
     """
 
-    of: Literal["p-values", "white-level"] = Field(description="What the highest capital was bet on.")
+    of: Literal["p-values", "white-level"] = Field(
+        description="What the highest capital was bet on: ranks of the anomaly statistic, or of the white level."
+    )
     log10_capital: float = Field(description="Decimal logarithm of the larger capital now; 0 at the start.")
     log10_highest: float = Field(description="Decimal logarithm of the highest capital so far.")
     log10_threshold: float = Field(
@@ -95,8 +99,8 @@ class Drift(Answer):
     )
     martingale: Martingale | None = Field(
         None,
-        description="The martingale test; null for a calibration in folds or with equal statistics of more than 1 % of "
-        "its images, where it is turned off, and until an image is scored after an update from a service without it.",
+        description="The martingale test; null where the service has turned it off, and until an image is scored after "
+        "an update from a service with another one.",
     )
     low_share: float = Field(description="Share of images with a p-value of 0.05 or less; about 0.05 without drift.")
     alarm: bool = Field(description="Whether any test raises an alarm.")

@@ -15,6 +15,7 @@ from app.drift.window import Key, Window, WindowReference
 from app.drift.windows import DriftWindows
 from models.anomaly.conformal_martingale import BETS, ConformalMartingale
 from models.atomic_files import remove_leftovers, write_atomically
+from snf_runtime.anomaly.conformal import CELLS
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ Time = Annotated[float, Field(ge=0, le=LATEST)]
 
 MOST = 10**12
 """Most images that a file may count."""
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class _DriftRecord(BaseModel):
@@ -39,8 +41,8 @@ class StoredBets(_DriftRecord):
     It has the number of images in each cell, and the logarithms of the capital.
     """
 
-    seen: list[Annotated[int, Field(ge=0, le=MOST)]]
-    images: int = Field(ge=0, le=MOST)
+    seen: list[Count]
+    images: Count
     bets: Annotated[list[float], Field(min_length=BETS, max_length=BETS)] | None
     capital: float
     highest: float = Field(ge=0)
@@ -70,6 +72,7 @@ class StoredBets(_DriftRecord):
         if len(self.seen) != len(stream.unseen):
             raise ValueError(f"expected counts of {len(stream.unseen)} cells, got {len(self.seen)}")
         stream.ranks.counts += np.array(self.seen, dtype=np.int64)
+        stream.ranks.images = self.images
         if self.bets is not None:
             state = np.array(self.bets)
             stream.martingale = ConformalMartingale(self.images, state, self.capital, self.highest)
@@ -81,6 +84,7 @@ class StoredMartingales(_DriftRecord):
     It has their bets, the time of the first image, and the start of the alarm if there is one.
     """
 
+    # A name of earlier services: it stays as it is.
     p_values: StoredBets
     white_levels: StoredBets | None
     since: Time
@@ -91,7 +95,7 @@ class StoredMartingales(_DriftRecord):
         """Convert the martingale drift tests on a stream of images to their JSON form."""
         levels = None if stored.white_levels is None else StoredBets.of(stored.white_levels)
         return cls(
-            p_values=StoredBets.of(stored.p_values),
+            p_values=StoredBets.of(stored.statistics),
             white_levels=levels,
             since=stored.since,
             alarm_since=stored.alarm_since,
@@ -105,7 +109,7 @@ class StoredMartingales(_DriftRecord):
         martingales = reference.martingales(self.since)
         if (self.white_levels is None) != (martingales.white_levels is None):
             raise ValueError("expected bets on white levels exactly where the calibration has them")
-        self.p_values.put_into(martingales.p_values)
+        self.p_values.put_into(martingales.statistics)
         if self.white_levels is not None and martingales.white_levels is not None:
             self.white_levels.put_into(martingales.white_levels)
         martingales.alarm_since = self.alarm_since
@@ -154,10 +158,9 @@ class StoredModel(_DriftRecord):
     weights: str
     images: int = Field(ge=1, le=MOST)
     smallest_p: PValue
-    white_levels: (
-        Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=256, max_length=256)] | None
-    ) = None
-    ranked: bool = True
+    white_levels: Annotated[list[Count], Field(min_length=256, max_length=256)] | None = None
+    ranked: bool = Field(True, exclude=True)  # of files up to version 2
+    statistics: Annotated[list[Count], Field(min_length=CELLS, max_length=CELLS)] | None = None
     windows: list[StoredWindow]
 
     @property
@@ -166,8 +169,8 @@ class StoredModel(_DriftRecord):
 
         They include the digest of the model's weights.
         """
-        levels = None if self.white_levels is None else tuple(self.white_levels)
-        return WindowReference(self.weights, self.images, self.smallest_p, levels, self.ranked)
+        levels, statistics = (None if of is None else tuple(of) for of in (self.white_levels, self.statistics))
+        return WindowReference(self.weights, self.images, self.smallest_p, levels, statistics)
 
 
 class StoredDrift(_DriftRecord):
@@ -176,7 +179,7 @@ class StoredDrift(_DriftRecord):
     It has those of all models.
     """
 
-    format_version: int = Field(2, ge=1, le=2)
+    format_version: int = Field(3, ge=1, le=3)
     models: list[StoredModel]
 
 
@@ -187,7 +190,7 @@ def save(windows: DriftWindows, path: Path) -> None:
     """
     # Encoded model by model, because encoding blocks the event loop.
     models = [_stored(*content).model_dump_json() for content in windows.contents()]
-    write_atomically(path, ('{"format_version":2,"models":[' + ",\n".join(models) + "]}\n").encode())
+    write_atomically(path, ('{"format_version":3,"models":[' + ",\n".join(models) + "]}\n").encode())
 
 
 def load(windows: DriftWindows, path: Path) -> None:
@@ -212,7 +215,7 @@ def load(windows: DriftWindows, path: Path) -> None:
         key, reference = Key(model.name, model.version, model.calibration), model.reference
         try:
             restored = [
-                (window.source, _window(window, reference))
+                (window.source, _window(window, reference, content.format_version))
                 for window in model.windows
                 # Until version 2 images without a source were in the window of all.
                 if content.format_version > 1 or window.source is not None
@@ -231,7 +234,7 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
         images=reference.images,
         smallest_p=reference.smallest_p,
         white_levels=None if reference.white_levels is None else list(reference.white_levels),
-        ranked=reference.ranked,
+        statistics=None if reference.statistics is None else list(reference.statistics),
         windows=[
             StoredWindow(
                 source=source,
@@ -248,11 +251,13 @@ def _stored(key: Key, reference: WindowReference, windows: list[tuple[str | None
     )
 
 
-def _window(stored: StoredWindow, reference: WindowReference) -> Window:
+def _window(stored: StoredWindow, reference: WindowReference, version: int) -> Window:
+    # Until version 3 bets were on other ranks: they start anew with the next image.
+    martingales = None if version < 3 else stored.martingales
     return Window(
         deque(stored.p_values),
         deque(stored.start + after for after in stored.seconds),
         deque(stored.white_levels),
         alarm_since=stored.alarm_since,
-        martingales=None if stored.martingales is None else stored.martingales.restored(reference),
+        martingales=None if martingales is None else martingales.restored(reference),
     )

@@ -1,4 +1,4 @@
-"""Conformal martingale tests of one stream of images, on its p-values and white levels.
+"""Conformal martingale tests of one stream of images, on its anomaly statistics and white levels.
 
 The white level of an image is the smallest grey level that at least 99 % of its values do not exceed.
 """
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.anomaly.conformal_martingale import ConformalMartingale, Counts, RankCounts, p_value_cells
+from models.anomaly.conformal_martingale import ConformalMartingale, Counts, RankCounts
+from snf_runtime.anomaly.conformal import statistic_cells
 
 
 @dataclass(eq=False)
 class StreamBets:
-    """Martingale test for drift of one quantity, such as the p-value, in a stream of images.
+    """Martingale test for drift of one quantity, such as the anomaly statistic, in a stream of images.
 
     It has the ranks of the values, and the capital that is bet on them.
 
@@ -28,25 +29,26 @@ class StreamBets:
     martingale: ConformalMartingale = field(default_factory=ConformalMartingale)
 
     @classmethod
-    def start(cls, ranks: RankCounts) -> StreamBets:
+    def start(cls, calibration: Sequence[int]) -> StreamBets:
         """Return a new drift test for a stream of images, which has seen none of them yet.
 
         The test bets on the rank of each image. Its capital starts at 1, and a large capital is a sign of drift.
+
+        ``calibration`` is the number of calibration images in each cell.
         """
+        ranks = RankCounts.of(calibration)
         return cls(ranks, ranks.counts.copy())
 
-    def add(self, cells: Counts, generator: np.random.Generator) -> None:
-        """Update this drift test with one value per new image, such as the image's p-value.
+    def add(self, cells: Counts) -> None:
+        """Update this drift test with the cells of new images, in order of arrival, ``(m,)``.
 
-        Each value is ranked among all earlier ones, and capital is bet on its rank.
-
-        The images come in order of arrival. Each is given by the cell in which its value is counted, ``(m,)``.
+        Each image is ranked among all earlier ones, and capital is bet on its rank.
         """
-        self.martingale.bet(self.ranks.add(cells, generator))
+        self.martingale.bet(self.ranks.add(cells))
 
     @property
     def seen(self) -> Counts:
-        """The number of images that this drift test has seen in each range of p-values or of brightness.
+        """The number of images that this drift test has seen in each range of the statistic or of brightness.
 
         The result is an array of shape ``(cells,)``.
 
@@ -57,7 +59,7 @@ class StreamBets:
 
 @dataclass(eq=False)
 class StreamMartingales:
-    """Drift tests on a stream of images: a test of p-values and, where possible, a test of brightness.
+    """Drift tests on a stream of images: a test of anomaly statistics and, where possible, a test of brightness.
 
     They are conformal martingales. The measure of brightness is the white level.
 
@@ -67,39 +69,37 @@ class StreamMartingales:
     at most 1 / threshold. Their mean has no such bound: each is a martingale among its own ranks, not among both.
 
     Attributes:
-        p_values: Bets on the ranks of p-values.
+        statistics: Bets on the ranks of anomaly statistics.
         white_levels: Bets on the ranks of white levels; None where the calibration has none.
-        calibration_images: Number of calibration images, which defines the cells of p-values.
         since: Time of the first image, in seconds since 1970.
         alarm_since: Start of the alarm, in seconds since 1970; None without an alarm.
     """
 
-    p_values: StreamBets
+    statistics: StreamBets
     white_levels: StreamBets | None
-    calibration_images: int
     since: float
     alarm_since: float | None = None
 
     @classmethod
-    def start(cls, images: int, white_levels: Sequence[int] | None, since: float) -> StreamMartingales:
+    def start(cls, statistics: Sequence[int], white_levels: Sequence[int] | None, since: float) -> StreamMartingales:
         """Create martingale tests for drift in a stream of images, before the first image is added.
 
         Args:
-            images: Number of calibration images.
+            statistics: Number of calibration images in each cell of the anomaly statistic.
             white_levels: Number of calibration images of each white level; None if they are not known.
             since: Time of the first image, in seconds since 1970.
         """
-        levels = None if white_levels is None else StreamBets.start(RankCounts.of_levels(white_levels))
-        return cls(StreamBets.start(RankCounts.of_p_values(images)), levels, images, since)
+        levels = None if white_levels is None else StreamBets.start(white_levels)
+        return cls(StreamBets.start(statistics), levels, since)
 
-    def add(self, p_values: Sequence[float], white_levels: Sequence[int], generator: np.random.Generator) -> None:
-        """Update these drift tests with the p-values and the brightness of new images, in order of arrival.
+    def add(self, statistics: Sequence[float], white_levels: Sequence[int]) -> None:
+        """Update these drift tests with the statistics and the brightness of new images, in order of arrival.
 
         The brightness of an image is given as its white level.
         """
-        self.p_values.add(p_value_cells(p_values, self.calibration_images), generator)
+        self.statistics.add(statistic_cells(statistics))
         if self.white_levels is not None:
-            self.white_levels.add(np.asarray(white_levels, dtype=np.int64), generator)
+            self.white_levels.add(np.asarray(white_levels, dtype=np.int64))
 
     def status(self, threshold: float) -> MartingaleStatus:
         """Return the state of the drift tests on an image stream, including whether there is a drift alarm.
@@ -109,7 +109,7 @@ class StreamMartingales:
         Args:
             threshold: Capital that raises an alarm; twice of it where there are two capitals.
         """
-        bets = {"p-values": self.p_values.martingale}
+        bets = {"p-values": self.statistics.martingale}
         if self.white_levels is not None:
             bets["white-level"] = self.white_levels.martingale
         highest = max(bets, key=lambda name: bets[name].log_highest)
@@ -119,7 +119,7 @@ class StreamMartingales:
             log10_capital=_decimal(max(martingale.log_capital for martingale in bets.values())),
             log10_highest=_decimal(bets[highest].log_highest),
             log10_threshold=_decimal(limit),
-            images=self.p_values.martingale.images,
+            images=self.statistics.martingale.images,
             since=self.since,
             alarm=bets[highest].log_highest >= limit,
         )

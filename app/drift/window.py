@@ -24,14 +24,14 @@ class Key(NamedTuple):
 
 @dataclass
 class NewImages:
-    """P-values and brightness (white levels) of the images scored since the last drift test.
+    """Anomaly statistics and brightness (white levels) of the images scored since the last drift test.
 
     They are in order of arrival. ``since`` is the time of the first image, in seconds since 1970.
 
     White levels may be missing for some images.
     """
 
-    p_values: list[float] = field(default_factory=list)
+    statistics: list[float] = field(default_factory=list)
     white_levels: list[int] = field(default_factory=list)
     since: float = 0.0
 
@@ -81,18 +81,20 @@ class Window:
     judged_at: int = -1
     judged: WindowStatus | None = None
 
-    def add(self, p_values: Iterable[float], white_levels: Iterable[int], now: float) -> None:
-        """Add the p-values and white levels (brightness) of newly scored images to the window.
+    def add(
+        self, p_values: Iterable[float], white_levels: Iterable[int], statistics: Iterable[float], now: float
+    ) -> None:
+        """Add the p-values, white levels (brightness) and anomaly statistics of newly scored images to the window.
 
         ``now`` is the time of the scoring, in seconds since 1970. Full queues drop the oldest values.
         """
-        if not self.new.p_values:
+        if not self.new.statistics:
             self.new.since = now
+        self.new.statistics.extend(statistics)
         self.white_levels.extend(white_levels)
         self.new.white_levels.extend(white_levels)
         for p in p_values:
             self.p_values.append(p)
-            self.new.p_values.append(p)
             self.times.append(now)
             self.count += 1
 
@@ -125,21 +127,26 @@ class WindowReference:
         images: Number of calibration images.
         smallest_p: Smallest p-value that the calibration can give.
         white_levels: Number of calibration images of each white level, 0 to 255; None in an old calibration.
-        ranked: Whether p-values are ranks among images of one fold, hardly any of them equal. The martingale needs it.
+        statistics: Number of calibration images of the first fold in each cell of the martingale; None as long as it is
+            only known from a file of an earlier service.
     """
 
     weights: str
     images: int
     smallest_p: float
     white_levels: tuple[int, ...] | None = None
-    ranked: bool = True
+    statistics: tuple[int, ...] | None = field(default=None, compare=False)
 
     def martingales(self, since: float) -> StreamMartingales:
         """Create martingale tests that detect whether a stream of images drifts away from the calibration.
 
         ``since`` is the time of the first image, in seconds since 1970.
+
+        Raises ``ValueError`` where the statistics are not known.
         """
-        return StreamMartingales.start(self.images, self.white_levels, since)
+        if self.statistics is None:
+            raise ValueError("expected the statistics of the calibration images")
+        return StreamMartingales.start(self.statistics, self.white_levels, since)
 
 
 @dataclass(eq=False)

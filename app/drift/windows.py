@@ -63,8 +63,9 @@ class DriftWindows:
         p_values: Sequence[float],
         now: float,
         white_levels: Sequence[int] = (),
+        statistics: Sequence[float] = (),
     ) -> None:
-        """Add p-values and brightness of newly scored images to the drift windows of their model and source.
+        """Add p-values, brightness and statistics of newly scored images to the windows of their model and source.
 
         Images without a source count for the model only.
 
@@ -75,6 +76,7 @@ class DriftWindows:
             p_values: P-value of each image.
             now: Time of the scoring, in seconds since 1970.
             white_levels: White level of each image, 0 to 255, where they are known.
+            statistics: Anomaly statistic of each image by the first fold, in nats, for the martingale.
         """
         if not p_values:
             return
@@ -84,11 +86,12 @@ class DriftWindows:
             if group is None or group.reference != reference:
                 dropped = _alarmed(key, group.windows()) if group else []
                 group = self._groups[key] = ModelWindows(reference, self._window())
+            group.reference = reference
             self._groups.move_to_end(key)
-            group.everything.add(p_values, white_levels, now)
+            group.everything.add(p_values, white_levels, statistics, now)
             if source is not None:
                 window = group.sources.setdefault(source, self._window())
-                window.add(p_values, white_levels, now)
+                window.add(p_values, white_levels, statistics, now)
                 group.sources.move_to_end(source)
             dropped += self._keep_limits(key, group)
             self._changes += 1

@@ -217,7 +217,7 @@ class Judging:
         if query.detail == "basic":
             if query.source is not None:
                 levels = [level for image in judgements for level in _white_levels(image)]
-                self.drift.record(loaded, query.source, [verdict.p_value for verdict in verdicts], levels)
+                self.drift.record(loaded, query.source, verdicts, levels)
             self._keep(loaded, query.alpha, judgements)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:

@@ -17,8 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-MAX_CELLS = 1024
-"""Most cells in which ranks among calibration images are counted."""
 BLOCK = 128
 """Images that are ranked at once; the work is proportional to the square."""
 EARLIER = np.tri(BLOCK, k=-1, dtype=bool)
@@ -38,99 +36,60 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Histogram of past images over p-value or brightness, from which a drift test ranks each new image.
+    """Histogram of calibration images and past images of a stream, from which a drift test ranks each new image.
 
-    Calibration images and earlier images of a stream are counted in ordered cells.
-
-    Memory is bounded, because only counts are kept. Images in the same cell are ordered by chance.
+    The cells are fixed in advance, so that ranks are exact whatever the share of equal values, and memory is bounded.
 
     Attributes:
         counts: Images of each cell, the most extreme cell first, ``(cells,)``.
-        own: Weight of the new image itself, 0 or 1; see :meth:`of_p_values`.
+        images: Number of images that were added to those of the calibration.
     """
 
     counts: Counts
-    own: int
+    images: int = 0
 
     @classmethod
-    def of_p_values(cls, images: int) -> RankCounts:
-        """Return a drift test's initial histogram of conformal p-values, in which each possible rank counts once.
+    def of(cls, calibration: ArrayLike) -> RankCounts:
+        """Return the histogram of calibration images, the initial state of a drift test.
 
-        n calibration images leave n + 1 gaps, in each of which the next image falls with a probability of 1 / (n + 1).
-        This needs ranks of one calibration set without equal values: :attr:`Calibration.ranked` says whether it is so.
-        After each image that gap counts once more: (1 + N_i) / (n + 1 + N) (Polya's urn). Neighbouring gaps may be
-        joined, which keeps it exact. The gaps contain the weight of the new image.
-
-        Args:
-            images: The number n of calibration images.
+        ``calibration`` is the number of calibration images in each cell, ``(cells,)``.
         """
-        ranks = images + 1
-        width = _cell_width(images)
-        counts = np.full(-(-ranks // width), width, dtype=np.int64)
-        counts[-1] = ranks - width * (len(counts) - 1)
-        return cls(counts, own=0)
+        return cls(np.array(calibration, dtype=np.int64))
 
-    @classmethod
-    def of_levels(cls, calibration: ArrayLike) -> RankCounts:
-        """Return a histogram of calibration images by brightness, the initial state of a drift test.
-
-        Brightness is the white level of an image, the 99 % quantile of its pixel values.
-
-        ``calibration`` is the number of calibration images at each level, ``(levels,)``.
-        """
-        return cls(np.array(calibration, dtype=np.int64), own=1)
-
-    def add(self, cells: Counts, generator: np.random.Generator) -> Array:
+    def add(self, cells: Counts) -> Array:
         """Return each new image's rank among all earlier images, and add the images to the histogram.
 
-        The images are ranked by p-value or by brightness.
-
-        The images are counted in their order of arrival. The ranks are smoothed: images in the same cell are ordered by
-        chance.
-
-        The rank is (#{more extreme} + u #{tied, itself included}) / #{all, itself included}, u uniform in (0, 1).
+        The images are counted in their order of arrival. Images in the same cell are ordered by chance: the rank is
+        (#{more extreme} + u #{tied, itself included}) / #{all, itself included}, u uniform in (0, 1). Each u follows
+        from the image's number in the stream, so that the same stream has the same ranks in any process.
 
         Args:
             cells: The cell of each image, ``(m,)``.
-            generator: Gives u, which orders images in the same cell.
 
         Returns:
             Ranks in (0, 1), ``(m,)``.
         """
-        ranks = [self._add_block(cells[start : start + BLOCK], generator) for start in range(0, len(cells), BLOCK)]
+        ranks = [self._add_block(cells[start : start + BLOCK]) for start in range(0, len(cells), BLOCK)]
         return np.concatenate([np.empty(0), *ranks])
 
-    def _add_block(self, cells: Counts, generator: np.random.Generator) -> Array:
+    def _add_block(self, cells: Counts) -> Array:
         ends = self.counts.cumsum()
-        tied, extreme = self.counts[cells] + self.own, ends[cells] - self.counts[cells]
+        tied, extreme = self.counts[cells] + 1, ends[cells] - self.counts[cells]
         if len(cells) > 1:
             earlier = EARLIER[: len(cells), : len(cells)]
             extreme += np.count_nonzero(earlier & (cells[:, None] > cells), axis=1)
             tied += np.count_nonzero(earlier & (cells[:, None] == cells), axis=1)
-        ranks = (extreme + generator.random(len(cells)) * tied) / (ends[-1] + self.own + np.arange(len(cells)))
+        ranks = (extreme + _uniform(self.images, len(cells)) * tied) / (ends[-1] + 1 + np.arange(len(cells)))
         self.counts += np.bincount(cells, minlength=len(self.counts))
+        self.images += len(cells)
         clipped: Array = np.clip(ranks, SMALLEST, 1 - SMALLEST)
         return clipped
 
 
-def p_value_cells(p_values: ArrayLike, images: int) -> Counts:
-    """Return the index of the ``RankCounts`` histogram bin that contains each conformal p-value.
-
-    The cells are those of :meth:`RankCounts.of_p_values`. The result has the shape ``(m,)``.
-
-    Raises:
-        ValueError: A p-value is outside (0, 1].
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    if not ((p > 0) & (p <= 1)).all():
-        raise ValueError(f"p-values in (0, 1] are expected, got {p.min()} to {p.max()}")
-    ranks = np.rint(p * (images + 1)).astype(np.int64)
-    return (np.maximum(ranks, 1) - 1) // _cell_width(images)
-
-
-def _cell_width(images: int) -> int:
-    """Return the number of ranks in a cell: one, or more to bound the cells."""
-    return -(-(images + 1) // MAX_CELLS)
+def _uniform(start: int, count: int) -> Array:
+    """Return the uniform numbers of the images ``start`` to ``start + count - 1`` of any stream."""
+    blocks, skipped = divmod(start, 4)  # Philox makes four numbers of each count
+    return np.random.Generator(np.random.Philox(key=0, counter=blocks)).random(skipped + count)[skipped:]
 
 
 @dataclass(eq=False)

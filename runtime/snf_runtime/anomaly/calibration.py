@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from snf_runtime.anomaly.anomaly_map import of_places
 from snf_runtime.anomaly.conformal import (
+    CELLS,
+    MAX_STATISTIC,
     Distribution,
     attainable_alpha,
     default_alpha,
@@ -24,6 +26,7 @@ from snf_runtime.anomaly.conformal import (
     flagged_ranks,
     p_values,
     smallest_p,
+    statistic_cells,
     threshold,
 )
 from snf_runtime.anomaly.find_reasons import explain
@@ -37,11 +40,6 @@ from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.white_level import LEVELS
 
 Array: TypeAlias = NDArray[np.float64]
-
-MAX_STATISTIC = 1e6
-"""Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
-MAX_EQUAL = 0.01
-"""Largest share of calibration images whose statistic others have too, for ranks that order new images."""
 
 
 @dataclass(frozen=True)
@@ -183,17 +181,12 @@ class Calibration:
         return sum(map(len, self.ordered()))
 
     @cached_property
-    def ranked(self) -> bool:
-        """Whether sorting new images by p-value gives the same order as sorting them by anomaly statistic.
+    def statistic_counts(self) -> tuple[int, ...]:
+        """The number of the first fold's calibration images in each cell of their statistic, ``(CELLS,)``.
 
-        That is so for a single fold where at most 1 % of the statistics are duplicates.
-
-        Ranks among several folds, or among many equal values, do not order new images as the calibration is ordered.
+        Among several folds only these are exchangeable with new images by one and the same fit.
         """
-        if len(self.folds) > 1:
-            return False
-        [values] = self.ordered()
-        return len(np.unique(values)) >= (1 - MAX_EQUAL) * len(values)
+        return tuple(np.bincount(statistic_cells(self.folds[0].ordered), minlength=CELLS).tolist())
 
     @property
     def has_gradients(self) -> bool:
@@ -380,6 +373,7 @@ class Calibration:
                 bool(p[i] <= smallest),
                 smallest,
                 reasons[i],
+                float(statistics[0][i]),
             ).with_regions(regions[i])
             for i in range(len(p))
         ]

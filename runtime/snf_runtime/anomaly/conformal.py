@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from snf_runtime.errors import AlphaUnattainable
 
@@ -18,6 +18,10 @@ USUAL_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 """False-alarm rates that verdicts are usually asked for at."""
 DIGITS = 6
 """Decimals of a statistic in nats that do not depend on the size of the batch."""
+MAX_STATISTIC = 1e6
+"""Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
+CELLS = 1024
+"""Cells in which statistics are counted for tests of drift, of equal width in ln(1 + T)."""
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
@@ -48,6 +52,13 @@ def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
     total = sum(len(ordered) for ordered in reference)
     result: Array = (1 + np.sum(at_least, axis=0)) / (total + 1)
     return result
+
+
+def statistic_cells(statistics: ArrayLike) -> NDArray[np.int64]:
+    """Return the cell of each anomaly statistic T in nats, ``(m,)``; cell 0 has the largest."""
+    heights = np.log1p(np.clip(statistics, 0, MAX_STATISTIC)) * (CELLS / math.log1p(MAX_STATISTIC))
+    cells: NDArray[np.int64] = np.maximum(CELLS - 1 - heights.astype(np.int64), 0)
+    return cells
 
 
 def smallest_p(images: int) -> float:

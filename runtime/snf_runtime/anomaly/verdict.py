@@ -27,6 +27,8 @@ class Verdict:
         extrapolated: Whether no calibration image was as anomalous.
         smallest_p: The smallest p-value that the calibration can give.
         reasons: What contributed most, the strongest first.
+        first_fold_statistic: T by the first fold of the calibration, which tests of drift rank; ``statistic`` is the
+            mean over all folds.
     """
 
     p_value: float
@@ -37,6 +39,7 @@ class Verdict:
     extrapolated: bool
     smallest_p: float
     reasons: tuple[VerdictReason, ...]
+    first_fold_statistic: float
 
     def with_regions(self, regions: MapRegions | None) -> Verdict:
         """Return the verdict with the pixel boxes of anomalous image regions added to its reasons.

@@ -242,7 +242,7 @@ def test_an_empty_memory_is_a_file_too(tmp_path: Path) -> None:
     drift_file.load(made(), tmp_path / "windows.json")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"models": 3}', '{"format_version": 3, "models": []}', "[]"])
+@pytest.mark.parametrize("content", ["", "{", '{"models": 3}', '{"format_version": 4, "models": []}', "[]"])
 def test_a_damaged_file_is_logged_and_left(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "windows.json"
     path.write_text(content)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
-from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.conformal import MAX_STATISTIC
 from snf_runtime.anomaly.find_reasons import MAX_REASONS, MIN_SHARE
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, merge, weights
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import beta, binom, kstest
+from scipy.stats import beta, binom, kstest, norm
 
 from models.anomaly.conformal_martingale import (
     BETS,
@@ -15,8 +15,8 @@ from models.anomaly.conformal_martingale import (
     ConformalMartingale,
     RankCounts,
     log_densities,
-    p_value_cells,
 )
+from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 
 Array = NDArray[np.float64]
@@ -29,61 +29,58 @@ def conformal(generator: np.random.Generator, n: int, stream: Array) -> Array:
     return conformal_p_values([np.sort(generator.normal(size=n))], [stream])
 
 
+def evidence(normal: Array) -> Array:
+    """Return statistics in nats, -ln of the share of normal numbers that are larger."""
+    return -norm.logsf(normal)
+
+
+def counts(statistics: Array) -> RankCounts:
+    return RankCounts.of(np.bincount(statistic_cells(statistics), minlength=CELLS))
+
+
 def ranks(generator: np.random.Generator, n: int, stream: Array) -> Array:
-    cells = p_value_cells(conformal(generator, n, stream), n)
-    return RankCounts.of_p_values(n).add(cells, generator)
+    return counts(evidence(generator.normal(size=n))).add(statistic_cells(evidence(stream)))
+
+
+def uniform(count: int) -> Array:
+    """The numbers that order images of one cell."""
+    return np.random.Generator(np.random.Philox(key=0)).random(count)
 
 
 def capital(ranks: Array) -> Array:
     return ConformalMartingale().bet(ranks)
 
 
-def test_ranks_by_hand() -> None:
-    # Three calibration images leave four gaps; the second image falls in the gap of the first.
-    generator = np.random.default_rng(0)
-    u = np.random.default_rng(0).random(3)
-    counts = RankCounts.of_p_values(3)
-    assert counts.counts.tolist() == [1, 1, 1, 1]
-    found = counts.add(p_value_cells([0.5, 0.5, 1.0], 3), generator)
-    assert found == pytest.approx([(1 + u[0]) / 4, (1 + 2 * u[1]) / 5, (5 + u[2]) / 6])
-    assert counts.counts.tolist() == [1, 3, 1, 2]
-
-
-def test_levels_tie_with_calibration_images_and_each_other() -> None:
-    u = np.random.default_rng(0).random(2)
-    found = RankCounts.of_levels([2, 3, 0]).add(np.array([1, 2]), np.random.default_rng(0))
+def test_images_tie_with_calibration_images_and_each_other() -> None:
+    u = uniform(2)
+    found = RankCounts.of([2, 3, 0]).add(np.array([1, 2]))
     assert found == pytest.approx([(2 + 4 * u[0]) / 6, (6 + u[1]) / 7])
 
 
-@pytest.mark.parametrize("n", [10_000, 1024, 1023, 7])
-def test_cells_are_bounded(n: int) -> None:
-    counts = RankCounts.of_p_values(n).counts
-    assert len(counts) <= 1024
-    assert counts.sum() == n + 1
-    cells = p_value_cells([1 / (n + 1), 1.0], n)
-    assert cells.tolist() == [0, len(counts) - 1]
+def test_cells_of_statistics_fall_and_end() -> None:
+    ends = statistic_cells([np.inf, 1e6, 1e5, 0.1, 0.0, -1.0])
+    assert ends.tolist() == [0, 0, ends[2], ends[3], CELLS - 1, CELLS - 1]
+    assert 0 < ends[2] < ends[3] < CELLS - 1
+    assert (np.diff(statistic_cells(np.linspace(0, 10, 10_000))) <= 0).all()
 
 
 @pytest.mark.parametrize("n", [50, 5000])
 def test_ranks_are_those_among_all_images(n: int) -> None:
     generator = np.random.default_rng(n)
     normal, stream = generator.normal(size=n), generator.normal(size=600)
-    p = conformal_p_values([np.sort(normal)], [stream])
-    found = RankCounts.of_p_values(n).add(p_value_cells(p, n), generator)
+    found = counts(evidence(normal)).add(statistic_cells(evidence(stream)))
     everything = np.concatenate([normal, stream])
     direct = [np.mean(everything[: n + i] > value) for i, value in enumerate(stream)]
-    # Images between the same calibration images are ordered by chance.
-    assert np.abs(found - direct).max() < 8 / min(n, 1024) ** 0.5
-    assert np.abs(found - direct).mean() < 4 / min(n, 1024)
+    # Images in the same cell are ordered by chance.
+    assert np.abs(found - direct).max() < 0.02 + 2 / n
+    assert np.abs(found - direct).mean() < 0.005 + 1 / n
 
 
 def test_image_by_image_is_as_all_at_once() -> None:
-    p = conformal(np.random.default_rng(0), 99, np.random.default_rng(1).normal(size=700))
-    cells = p_value_cells(p, 99)
-    once, single = RankCounts.of_p_values(99), RankCounts.of_p_values(99)
-    generators = [np.random.default_rng(2) for _ in range(2)]
-    together = once.add(cells, generators[0])
-    assert np.concatenate([single.add(cells[i : i + 1], generators[1]) for i in range(700)]) == pytest.approx(together)
+    cells = statistic_cells(evidence(np.random.default_rng(1).normal(size=700)))
+    once, single = (counts(evidence(np.random.default_rng(0).normal(size=99))) for _ in range(2))
+    together = once.add(cells)
+    assert np.concatenate([single.add(cells[i : i + 1]) for i in range(700)]) == pytest.approx(together)
     assert single.counts.tolist() == once.counts.tolist()
     whole, parts = ConformalMartingale(), ConformalMartingale()
     expected = whole.bet(together)
@@ -124,8 +121,7 @@ def test_ranks_among_calibration_images_alone_raise_alarms_without_drift() -> No
         n, stream = 100, generator.normal(size=5000)
         p = conformal(generator, n, stream)
         alone = p - generator.random(len(p)) / (n + 1)  # smoothed: exactly uniform
-        cells = p_value_cells(p, n)
-        among_all = RankCounts.of_p_values(n).add(cells, generator)
+        among_all = ranks(generator, n, stream)
         alarms["calibration"] += bool(capital(alone).max() >= ALARM)
         alarms["all"] += bool(capital(among_all).max() >= ALARM)
     assert alarms["all"] == 0
@@ -163,7 +159,11 @@ def test_many_images_stay_finite() -> None:
     assert math.isfinite(martingale.log_capital)
 
 
-@pytest.mark.parametrize("wrong", [0.0, 1.5, float("nan")])
-def test_what_is_no_p_value_is_refused(wrong: float) -> None:
-    with pytest.raises(ValueError, match=r"p-values in \(0, 1\] are expected"):
-        p_value_cells([0.5, wrong], 10)
+def test_equal_statistics_are_ordered_by_chance() -> None:
+    """A twentieth of the images have the smallest statistic."""
+    reached = 0
+    for seed in range(200):
+        statistics = np.maximum(evidence(np.random.default_rng(seed).normal(size=6000)), -math.log(0.95))
+        found = capital(counts(statistics[:1000]).add(statistic_cells(statistics[1000:])))
+        reached += bool(found.max() >= math.log(100))
+    assert reached <= binom.isf(1e-4, 200, 0.01)

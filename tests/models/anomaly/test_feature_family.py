@@ -14,6 +14,7 @@ from models.anomaly.fitting.statistic_densities import fit_statistic
 from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
 from snf_runtime.anomaly.calibration import Calibration, Fold
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
+from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, merge, weights
 from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
@@ -246,12 +247,14 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     np.testing.assert_array_equal(again(new), statistic(new))
 
 
-def test_ranks_order_new_images_in_one_fold_with_hardly_any_equal_statistics() -> None:
-    one = fit_split(reference(200, 1), reference(200, 2), (), None)
-    assert one.ranked
-    [fold] = one.folds
-    for equal, ranked in ((1, True), (10, False)):
-        values = fold.ordered.copy()
-        values[: equal + 1] = values[0]
-        assert replace(one, folds=(replace(fold, ordered=values),)).ranked is ranked
-    assert not replace(one, folds=(fold, fold)).ranked
+def test_drift_is_tested_among_the_images_of_the_first_fold() -> None:
+    held_out = reference(200, 2)
+    calibration = fit_cross(held_out, np.arange(200) % 5, (), None)
+    first = calibration.folds[0]
+    assert sum(calibration.statistic_counts) == len(first.ordered) == 40
+    evidence = held_out.evidence[np.arange(200) % 5 == 0]
+    verdicts = calibration.judge(evidence, (), (8, 8))
+    ranked = [verdict.first_fold_statistic for verdict in verdicts]
+    np.testing.assert_allclose(np.sort(ranked), first.ordered)
+    assert ranked != [verdict.statistic for verdict in verdicts]
+    assert np.bincount(statistic_cells(ranked), minlength=CELLS).tolist() == [*calibration.statistic_counts]
