@@ -294,7 +294,7 @@ def test_images_of_another_size_are_left_out_of_an_evaluation_and_refused_for_a_
     large = sum(len(scorer.density.plan(mosaic(seed))) > 4 for seed in range(200, 210))
     assert 0 < large < 10
     parameters = EvaluationParameters(against=[FAULTY], corruptions=False)
-    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store, resamples=20))
+    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store))
     assert (report.sets[0].images.images, report.sets[0].images.failed) == (10, large)
     assert any("a size that the calibration is not for" in note for note in report.notes)
     good = good_images(OTHERS, scorer.manifest, scorer.calibration_summary, 29, None, store)
