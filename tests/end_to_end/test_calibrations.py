@@ -40,7 +40,7 @@ def client(home: Path) -> Iterator[httpx.Client]:
 
 
 def score(client: httpx.Client, **query: Any) -> httpx.Response:
-    return client.post(f"{MODEL}/score", files=files(DIGITS[0]), params=query)
+    return client.post(f"{MODEL}/score", files=files(DIGITS[0]), params={"source": "line-1", **query})
 
 
 def await_calibration(client: httpx.Client, number: int) -> dict[str, Any]:
