@@ -9,7 +9,9 @@ from rich.console import Console
 
 from app.cli.tables import TableColumn, print_table
 from models.recommendation.record import RecommendationRecord
-from models.recommendation.rule import limit_cell_text
+from models.recommendation.rule import limit_cell_text, typical_limit
+
+TYPICAL = "Typical limit: the size from which a family finds 90 % of the defects, averaged over their kinds"
 
 
 def print_recommendation(record: RecommendationRecord) -> None:
@@ -30,7 +32,7 @@ def print_recommendation(record: RecommendationRecord) -> None:
         if result.unavailable or result.not_determinable:
             line(f"- {result.family}: {result.unavailable or result.not_determinable}")
     line("proposal: none" if record.proposal is None else f"proposal: {record.proposal} ({record.preset})")
-    for text in (*record.reasons, record.not_covered, *record.notes):
+    for text in (*record.reasons, TYPICAL, record.not_covered, *record.notes):
         line(f"- {text}")
     images = record.images
     reference = (
@@ -62,7 +64,7 @@ def _print_figures(record: RecommendationRecord) -> None:
         TableColumn("held-out", right=True),
         TableColumn("trivial", right=True),
         TableColumn("unit", right=True),
-        TableColumn("mean rank", right=True, drop=1),
+        TableColumn("typical limit, pixels", right=True, fold=14),
         TableColumn("false alarms", right=True),
         TableColumn("fit, s", right=True, drop=3),
         TableColumn("1,000 images, s", right=True, drop=2),
@@ -73,7 +75,7 @@ def _print_figures(record: RecommendationRecord) -> None:
             _number(result.held_out, 3),
             _number(result.baseline, 3),
             result.unit or "-",
-            _number(result.mean_rank, 2),
+            "-" if result.mean_rank is None else typical_limit(result.mean_rank, record.sizes),
             "-" if result.undamaged is None else f"{result.undamaged.flagged} of {result.undamaged.images}",
             _number(result.fit_seconds, 0),
             _number(result.seconds_per_1000, 1),

@@ -5,6 +5,7 @@ They are those of the presets, where this machine and the budget allow them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from models.datasets import DatasetSummary
@@ -20,6 +21,8 @@ MIN_BATCH = 8
 MAX_BYTES = 2_500_000_000
 """Memory of the training of the pixel flow, at most; batches have fewer images where it would be more."""
 VALIDATION_IMAGES = 64
+SIDE_STEP, MIN_SIDE = 16, 32
+"""Sides of images that are made smaller for the pixel flow: multiples of the one, at least the other."""
 
 
 def feature_architecture(
@@ -46,7 +49,8 @@ def feature_architecture(
 def pixel_architecture(shape: tuple[int, int, int], train: int, minutes: float) -> tuple[PixelArchitecture, int]:
     """Choose the pixel flow of a model comparison, and return its architecture and training batch size.
 
-    The batch size of the preset for pixels is halved until the training fits into memory.
+    The images are made smaller until the training fits into memory and budget. At each size the batch size of the
+    preset for pixels is halved until the training fits into memory.
 
     Args:
         shape: Channels, height and width of the images.
@@ -54,8 +58,28 @@ def pixel_architecture(shape: tuple[int, int, int], train: int, minutes: float) 
         minutes: The whole budget.
 
     Raises:
-        DatasetUnfit: The flow cannot have this shape, or takes too much time or memory.
+        DatasetUnfit: The flow cannot have this shape or a smaller one, or takes too much time or memory.
     """
+    problem = None
+    for smaller in _shapes(shape):
+        try:
+            return _fitting_architecture(smaller, train, minutes)
+        except DatasetUnfit as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def _shapes(shape: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """Yield the shape of images and smaller ones, by eighths, with sides that a flow can halve several times."""
+    yield shape
+    for eighths in range(7, 0, -1):
+        height, width = (round(side * eighths / 8 / SIDE_STEP) * SIDE_STEP for side in shape[1:])
+        if min(height, width) >= MIN_SIDE and max(height, width) < max(shape[1:]):
+            yield shape[0], height, width
+
+
+def _fitting_architecture(shape: tuple[int, int, int], train: int, minutes: float) -> tuple[PixelArchitecture, int]:
     preset = find_preset(PRESET_OF["pixels"])
     summary = DatasetSummary(shape, train, VALIDATION_IMAGES, 0, 0)
     batch = preset.config({}).batch_size

@@ -6,7 +6,10 @@ Each family is fitted to a subset of the images, and its detection limits are me
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -40,6 +43,7 @@ from models.recommendation.fit_densities import (
     fitted_features,
     pixel_seconds,
     seconds_per_image,
+    smaller_images,
     trained_pixels,
 )
 from models.recommendation.judges import PARTS_OF, FamilyJudges
@@ -57,6 +61,7 @@ from models.scoring.options import EngineOptions
 from models.training.loop import Observer
 from models.training.presets import find_preset
 from snf_runtime.attainable import unattainable
+from snf_runtime.images.preprocessing import Preprocessing
 
 FEATURES_SHARE = 0.25
 """Largest share of the budget for the fit of features and the reference images."""
@@ -214,11 +219,21 @@ class _Comparison:
             families=tuple(results),
             proposal=proposal.family,
             preset=None if proposal.family is None else PRESET_OF[proposal.family],
-            parameters=parameters.image_settings,
+            parameters=parameters.image_settings
+            | ({"image_size": self._pixel_size} if proposal.family == "pixels" and self._pixel_size else {}),
             reasons=proposal.reasons,
             not_covered=NOT_COVERED,
             notes=tuple(budget.plan.notes),
         )
+
+    @property
+    def _pixel_size(self) -> int | list[int] | None:
+        """The parameter ``image_size`` of the pixel flow if it takes smaller images; None otherwise."""
+        pixels = self._parts.get("pixels")
+        if pixels is None or pixels.preprocessing is None:
+            return None
+        width, height = pixels.preprocessing.size
+        return width if width == height else [height, width]
 
     def _attempt(self, part: PartName, work: Callable[[], T]) -> T | None:
         """Return what a function returns; where it shows that the part cannot be had here, note why and return None."""
@@ -238,7 +253,13 @@ class _Comparison:
         evidence: dict[PartName, ReferenceEvidence] = {}
         for name, part in list(self._parts.items()):
             collected = self._attempt(
-                name, partial(collect_evidence, part.density, subsets.reference, lambda _done: self._budget.tick())
+                name,
+                partial(
+                    collect_evidence,
+                    part.density,
+                    part.prepared(subsets.reference),
+                    lambda _done: self._budget.tick(),
+                ),
             )
             if collected is None:
                 del self._parts[name]
@@ -275,10 +296,19 @@ class _Comparison:
 
     def _train_pixels(self, architecture: PixelArchitecture, batch_size: int, subsets: Subsets) -> FittedPart:
         plan, budget = self._budget.plan, self._budget
+        smaller = None
+        if architecture.image_shape != self._dataset.image_shape:
+            # As a training with this image_size treats them.
+            smaller = Preprocessing(*architecture.image_shape, fit="crop")
+            _, height, width = architecture.image_shape
+            budget.note(
+                f"the pixel flow takes the images at {height}x{width}: at their own size its training passes the "
+                "memory or the time of a comparison"
+            )
         dataset = Dataset(
             self._dataset.name,
-            train=subsets.fit,
-            statistics=subsets.reference[: subsets.statistics],
+            train=smaller_images(subsets.fit, smaller),
+            statistics=smaller_images(subsets.reference[: subsets.statistics], smaller),
             calibration=subsets.fit[:0],
             test=subsets.fit[:0],
             digest=f"{self._digest}-{plan.share}",
@@ -290,9 +320,9 @@ class _Comparison:
         budget.begin(f"pixels: training for {plan.pixel_seconds:.0f} s on {len(subsets.fit)} images")
         preset = find_preset(PRESET_OF["pixels"])
         given = {"max_minutes": plan.pixel_seconds / 60, "batch_size": batch_size, "seed": self._parameters.seed}
-        return trained_pixels(
+        fitted = trained_pixels(
             dataset,
-            subsets.good,
+            smaller_images(subsets.good, smaller),
             architecture,
             preset.config(given),
             self._options,
@@ -300,6 +330,7 @@ class _Comparison:
             _ignore,
             self._stop,
         )
+        return replace(fitted, preprocessing=smaller)
 
     def _stop(self) -> bool:
         """Return whether to stop, for the training, which then writes a checkpoint; report the progress if not."""
@@ -335,6 +366,13 @@ class _Comparison:
         missing = [self._missing[part] for part in PARTS_OF[family] if part in self._missing]
         if missing:
             return result.model_copy(update={"unavailable": "; ".join(missing)})
+        size = self._pixel_size
+        if family == "hybrid" and size:
+            why = (
+                "a hybrid model takes pixels and features of one size; to compare all at that of the pixel flow: "
+                f"snf recommend {self._dataset.name} --set {shlex.quote(f'image_size={json.dumps(size)}')}"
+            )
+            return result.model_copy(update={"unavailable": why})
         parts = [self._parts[part] for part in PARTS_OF[family]]
         first = parts[0]
         return result.model_copy(

@@ -33,6 +33,7 @@ from models.training.loop import Observer, Trainer
 from models.training.schedule import Schedule
 from models.training.step_memory import release_memory
 from snf_runtime.images.batch import stacked
+from snf_runtime.images.preprocessing import Preprocessing, conform_pixels
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import bits_per_dim, score_images
 
@@ -56,6 +57,7 @@ class FittedPart:
         baseline: The same of independent pixels, or of one Gaussian for all places.
         seconds: Duration of the fit.
         steps: Optimiser steps; None for a closed form.
+        preprocessing: How images are made smaller for the density; None where it takes them as they are.
     """
 
     density: ImageDensity
@@ -63,6 +65,18 @@ class FittedPart:
     baseline: float
     seconds: float
     steps: int | None = None
+    preprocessing: Preprocessing | None = None
+
+    def prepared(self, images: Images) -> Images:
+        """Return images at the size that the density takes, uint8 ``(n, C, h, w)``."""
+        return smaller_images(images, self.preprocessing)
+
+
+def smaller_images(images: Images, preprocessing: Preprocessing | None) -> Images:
+    """Return images as a preprocessing gives them, uint8 ``(n, C, h, w)``; the same images for None."""
+    if preprocessing is None:
+        return images
+    return np.stack([conform_pixels(image, preprocessing).pixels for image in images])
 
 
 class _Fit(BaseModel):

@@ -66,7 +66,9 @@ class FamilyJudges:
         """
         calibrations = {}
         for family in FAMILIES:
-            if all(part in parts for part in PARTS_OF[family]):
+            # A model takes images of one size.
+            own = [parts[part] for part in PARTS_OF[family] if part in parts]
+            if len(own) == len(PARTS_OF[family]) and len({part.preprocessing for part in own}) == 1:
                 calibrations[family] = _calibration(family, parts, evidence, subsets)
         smallest = 1 / (subsets.ranks + 1)
         return cls(parts, calibrations, max(alpha, smallest))
@@ -84,7 +86,7 @@ class FamilyJudges:
         scored: dict[PartName, list[Likelihood | ScoreNotFinite]] = {}
         for part in dict.fromkeys(part for family in wanted for part in PARTS_OF[family]):
             began = time.monotonic()
-            scored[part] = score_each(self.parts[part].density, images)
+            scored[part] = score_each(self.parts[part].density, self.parts[part].prepared(images))
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - began
             self.images[part] = self.images.get(part, 0) + len(images)
         return {family: self._count(family, [scored[part] for part in PARTS_OF[family]]) for family in wanted}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+
 from models.artifacts.detection_limit import LimitCurve, Shape
 from models.recommendation.record import FAMILIES, FamilyName, FamilyResult
 
@@ -67,6 +69,15 @@ def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
     return fmean(fmean(limit_rank(curve, sizes) for curve in curves if curve.shape == shape) for shape in shapes)
 
 
+def typical_limit(rank: float, sizes: Sequence[int]) -> str:
+    """Return the defect size in pixels that a mean rank stands for, such as ``4.5``, or ``over 12`` beyond all sizes.
+
+    >>> typical_limit(2.25, (2, 3, 4, 6)), typical_limit(3.5, (2, 3, 4, 6))
+    ('4.5', 'over 6')
+    """
+    return f"over {sizes[-1]}" if rank > len(sizes) - 1 else f"{np.interp(rank, range(len(sizes)), sizes):.3g}"
+
+
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
     """Propose the cheapest model family whose detection limits are nearly as good as those of the best family.
 
@@ -94,7 +105,7 @@ def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
         ]
     ties = [other for other in others if abs(ranks[other] - ranks[family]) <= NEAR]
     if ties:
-        reasons.append(_tie(measured[family], [measured[other] for other in ties]))
+        reasons.append(_tie(measured[family], [measured[other] for other in ties], sizes))
     if not others:
         reasons.append(f"{NAMES[family]} is the only family that could be compared")
     return Proposal(family, tuple(reasons))
@@ -148,14 +159,16 @@ def _plural(curve: LimitCurve) -> str:
     return PLURALS[curve.shape] + contrast
 
 
-def _tie(proposed: FamilyResult, ties: Sequence[FamilyResult]) -> str:
+def _tie(proposed: FamilyResult, ties: Sequence[FamilyResult], sizes: Sequence[int]) -> str:
     """Return a sentence that says why one of several families with nearly the same limits is proposed."""
-    ranks = ", ".join(f"{NAMES[result.family]} {result.mean_rank:.2f}" for result in (proposed, *ties))
+    limits = ", ".join(
+        f"{NAMES[result.family]} {typical_limit(result.mean_rank or 0.0, sizes)} pixels" for result in (proposed, *ties)
+    )
     cost = ""
     if proposed.fit_seconds is not None and proposed.seconds_per_1000 is not None:
         cost = f" (fitted in {proposed.fit_seconds:.0f} s, {proposed.seconds_per_1000:.1f} s for 1,000 images)"
     return (
-        f"mean ranks within half a size of each other are a tie ({ranks}), which the cheaper family wins: "
+        f"typical limits within half a step of the tried sizes are a tie ({limits}), which the cheaper family wins: "
         f"{NAMES[proposed.family]}{cost}. Features are fitted without training, a pixel flow is trained, a hybrid "
         "model takes both"
     )

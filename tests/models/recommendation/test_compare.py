@@ -11,13 +11,16 @@ from typing import Any, cast
 import pytest
 
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
-from models.datasets import Images, load_dataset
+from models.datasets import DatasetSummary, Images, load_dataset
 from models.errors import DatasetUnfit, ScoreNotFinite
+from models.flows.architecture import PixelArchitecture
 from models.images.options import ImageOptions
-from models.recommendation import compare
+from models.recommendation import architectures, compare
 from models.recommendation.compare import compare_families
 from models.recommendation.record import RecommendationRecord, RecommendParameters
 from models.scoring.options import EngineOptions
+from models.training.config import TrainingConfig
+from models.training.cost.estimate import TrainingEstimate
 from models.training.interrupted import Interrupted
 from tests.models.recommendation.test_subsets import Untouchable
 from tests.support.backbones import backbone_folder
@@ -139,3 +142,25 @@ def test_a_family_that_overflows_on_a_reference_image_is_left_out(
     assert reasons["pixels"] == "the flow overflows on image 3"
     assert reasons["hybrid"]
     assert record.proposal == "features"
+
+
+def test_a_pixel_flow_that_does_not_fit_takes_smaller_images(
+    tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimate = architectures.estimate_training
+
+    def heavy(architecture: PixelArchitecture, config: TrainingConfig, images: DatasetSummary) -> TrainingEstimate:
+        expected = estimate(architecture, config, images)
+        needed = expected.memory_bytes if max(images.image_shape) < 40 else 9_200_000_000
+        return expected.model_copy(update={"memory_bytes": needed, "training_seconds": 1.0})
+
+    monkeypatch.setattr(architectures, "estimate_training", heavy)
+    record, _ = compared(tmp_path, options, image_size=48, minutes=0.3)
+    features, pixels, hybrid = record.families
+    assert (features.unavailable, pixels.unavailable) == (None, None)
+    assert pixels.undamaged is not None
+    assert any(note.startswith("the pixel flow takes the images at 32x32: ") for note in record.notes)
+    assert hybrid.unavailable is not None
+    assert hybrid.unavailable.endswith("snf recommend mnist-mini --set image_size=32")
+    size = 32 if record.proposal == "pixels" else [48, 48]
+    assert record.parameters["image_size"] == size

@@ -64,8 +64,9 @@ def test_within_half_a_size_the_cheaper_family_wins() -> None:
     proposal = propose([near, pixels, hybrid], SIZES)
     assert proposal.family == "features"
     assert proposal.reasons[-1].startswith(
-        "mean ranks within half a size of each other are a tie (the feature model 0.75, the pixel flow 0.50, the "
-        "hybrid model 0.50), which the cheaper family wins: the feature model (fitted in 12 s, 3.2 s for 1,000 images)"
+        "typical limits within half a step of the tried sizes are a tie (the feature model 2.75 pixels, the pixel flow "
+        "2.5 pixels, the hybrid model 2.5 pixels), which the cheaper family wins: the feature model (fitted in 12 s, "
+        "3.2 s for 1,000 images)"
     )
     assert propose([far, pixels, hybrid], SIZES).family == "pixels"
     assert propose([result("features", 6, 3, 2), pixels, hybrid], SIZES).family == "features"  # half a size exactly

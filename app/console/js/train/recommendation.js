@@ -105,14 +105,15 @@ export function proposal(record) {
   const left = families.filter(({ unavailable, not_determinable: why }) => unavailable ?? why);
   return html`<p><strong>${record.proposal ? `Proposal: ${record.proposal}` : "No proposal"}</strong></p>
     <ul>${reasons.map((reason) => html`<li>${reason}</li>`)}</ul>
-    <div class="scroll" tabindex="0" role="region" aria-label="Families"><table class="rows families"><thead><tr><th>family</th><th class="num">mean rank</th><th class="num">held-out (trivial)</th><th class="num">false alarms</th><th class="num">fit, 1,000 images</th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-label="Families"><table class="rows families"><thead><tr><th>family</th><th class="num">typical limit</th><th class="num">held-out (trivial)</th><th class="num">false alarms</th><th class="num">fit, 1,000 images</th></tr></thead>
       <tbody>${compared.map((family) => html`<tr><th scope="row">${family.family}</th>
-        <td class="num" data-label="mean rank">${number(family.mean_rank, 2)}</td>
+        <td class="num" data-label="typical limit">${typicalLimit(family.mean_rank, record.sizes)}</td>
         <td class="num" data-label="held-out (trivial)">${number(family.held_out, 3)} (${number(family.baseline, 3)}) ${family.unit}</td>
         <td class="num" data-label="false alarms">${family.undamaged ? `${family.undamaged.flagged} of ${family.undamaged.images}` : "–"}</td>
         <td class="num" data-label="fit, 1,000 images">${number(family.fit_seconds, 0)} s, ${number(family.seconds_per_1000, 1)} s</td></tr>`)}</tbody></table></div>
     ${limits(compared.filter(({ curves }) => curves.length))}
     ${left.map(({ family, unavailable, not_determinable: why }) => html`<p>${family}: ${unavailable ?? why}</p>`)}
+    <p class="faint">Typical limit: the size from which a family finds 90 % of the defects, averaged over their kinds. Smaller is better.</p>
     <p class="faint">${record.not_covered} Bits/dim and nats cannot be compared with each other.</p>
     <p class="faint">${whole(images.fit)} images fitted, defects in ${whole(images.good)} images of the ${images.good_part} part, false-alarm rate ${brief(100 * alpha)} %; the calibration part was not used.</p>
     ${notes.map((note) => html`<p class="faint">${note}</p>`)}`;
@@ -124,6 +125,15 @@ function limits(families) {
     <thead><tr><th>defect</th>${families.map(({ family }) => html`<th class="num">${family}</th>`)}</tr></thead>
     <tbody>${families[0].curves.map((first, index) => html`<tr><th scope="row">${named(first)}</th>
       ${families.map(({ family, curves }) => html`<td class="num" data-label=${family}>${size(curves[index])}</td>`)}</tr>`)}</tbody></table></div></details>`;
+}
+
+/** Returns the defect size that a mean rank stands for: the sizes have the ranks 0, 1, ... */
+function typicalLimit(rank, sizes) {
+  if (rank == null) return "–";
+  const place = Math.floor(rank);
+  if (rank > sizes.length - 1) return `over ${sizes.at(-1)} pixels`;
+  const [low, high] = [sizes[place], sizes[place + 1] ?? sizes[place]];
+  return `${brief(low + (rank - place) * (high - low))} pixels`;
 }
 
 const number = (value, digits) => (value == null ? "–" : fixed(value, digits));
