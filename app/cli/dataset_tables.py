@@ -17,6 +17,16 @@ MAX_ROWS = 10
 """Rows of a table at most."""
 KINDS = {"image": "image files", "tar": "tar archives", "parquet": "Parquet files"}
 """What the kinds of files of a dataset by reference are called."""
+MODES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "P": "palette",
+    "RGB": "colour",
+    "RGBA": "colour with transparency",
+    "I;16": "16-bit grey",
+}
+"""What Pillow's modes are called."""
 PARTS = ("train", "statistics", "calibration", "test")
 
 
@@ -82,7 +92,7 @@ def print_report(dataset: DatasetDetail) -> None:
     equal, near = report.duplicates, report.near_duplicates
     facts |= {
         "formats": _counts(report.formats),
-        "modes": _counts(report.modes),
+        "colours": _counts({MODES.get(mode, mode): count for mode, count in report.modes.items()}),
         "duplicates": _alike(equal, "set"),
         "near duplicates": _alike(near, "pair"),
         "rejected files": str(report.rejected),

@@ -71,13 +71,15 @@ def print_job(job: JobView, options: str = "") -> None:
     """
     from rich.text import Text
 
+    from models.texts.validation_texts import value_text
+
     ended = job.status in ENDED_WITH_RESULT
     facts: dict[str, str | Text] = {
         "status": Text(job.status, STYLES.get(job.status, "")),
         "model": job.model,
         "dataset": job.dataset,
         "preset": job.preset if job.type == "train" else "",
-        "parameters": ", ".join(f"{name} {value}" for name, value in job.parameters.items()),
+        "parameters": ", ".join(f"{name} {value_text(value)}" for name, value in job.parameters.items()),
         "queue": job.queue if job.place_in_line is None else f"{job.queue}, {job.place_in_line} before it",
         "waits": job.waits_for or "",
         "done": _percent(job),
@@ -137,9 +139,10 @@ def outcome(job: JobView, options: str = "") -> str:
     if "calibration" in result:
         return calibration_outcome(result, options)
     if "ref" in result:
-        # Jobs of earlier versions have no list of reasons.
+        # Jobs of earlier versions have no list of reasons and no live version.
         unfit = [reason["detail"] for reason in result.get("unfit", ())]
-        return published_line(result["ref"], live=result.get("live", False), unfit=unfit, options=options)
+        live = result.get("live_version", result["version"] if result.get("live") else None)
+        return published_line(result["ref"], live=live, unfit=unfit, options=options)
     if "anomalies" in result:
         place = f"; the scores are in {result['output']}" if "output" in result else ""
         return f"{job_counts(job).text}{place}"

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 EventData = dict[str, Any]
 Observer = Callable[[EventData], None]
 
-COMMON_FIELDS = frozenset({"event", "time", "attempt"})
-"""Fields of events of every kind."""
 LINE_INTERVAL_S = 10.0
 """Time between two lines of progress without a terminal."""
 MAX_WIDTH = 100
@@ -172,11 +170,7 @@ def _messages(event: EventData) -> list[str]:
         case "validation":
             return [f"step {event['step']}: validation {_number(event['bits_per_dim'], '.4f')} bits/dim"]
         case "evaluation":
-            return [
-                f"{key.replace('_', ' ')}: {value}"
-                for key, value in event.items()
-                if key not in COMMON_FIELDS and value is not None
-            ]
+            return _evaluation(event)
         case "log":
             return [event["message"]]
         case "error":
@@ -184,12 +178,25 @@ def _messages(event: EventData) -> list[str]:
     return []
 
 
+def _evaluation(event: EventData) -> list[str]:
+    """Return what a training has reached, in words."""
+    from app.cli.model_tables import measured
+
+    test = measured(event.get("test_bits_per_dim"), event.get("test_nats"), event.get("test_images"))
+    validation = measured(event.get("validation_bits_per_dim"), event.get("validation_nats"), None)
+    lines = [f"validation: {validation}"] if validation else []
+    lines.append(f"test: {test or 'no test images'}")
+    if event.get("reconstruction_error") is not None:
+        lines.append(f"largest error of learned inverses: {event['reconstruction_error']:.2g}")
+    return lines
+
+
 def _progress_line(event: EventData) -> str:
     parts = [f"{event['step']}/{event['steps']}", f"{_number(event.get('images_per_second'), '.0f')} img/s"]
     if event.get("bits_per_dim") is not None:
         parts.append(f"{event['bits_per_dim']:.4f} bits/dim")
     if event.get("reconstruction_error") is not None:
-        parts.append(f"recon {event['reconstruction_error']:.2e}")
+        parts.append(f"reconstruction error {event['reconstruction_error']:.2e}")
     return "  ".join([*parts, f"ETA {duration(event.get('eta_seconds'))}"])
 
 

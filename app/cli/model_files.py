@@ -163,16 +163,17 @@ def import_model(
     if url:
         with service(url, key) as client, tar_of(file) as tar, bytes_bar("sending", "verifying the model") as update:
             registered = client.models.upload(name, tar, promote=promote, progress=update)
+            [live] = (model.aliases.get("live") for model in client.models.list().models if model.name == name)
     else:
         with error_messages():
             registered = _import(name, file, promote)
+            live = registry().live_version(name)
     if as_json:
         print_response(registered)
     else:
-        # An unfit version is live only if that was asked.
         unfit = [reason.detail for reason in registered.unfit]
         line = published_line(
-            f"{registered.name}:{registered.version}", live=promote, unfit=unfit, options=url_option(url)
+            f"{registered.name}:{registered.version}", live=live, unfit=unfit, options=url_option(url)
         )
         print_published(line, unfit=bool(unfit))
 

@@ -96,8 +96,8 @@ def print_model(model: ModelDetail) -> None:
         "backbone": _backbone(architecture),
         "training": _training(training),
         "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
-        "test": _measured(evaluation.test_bits_per_dim, evaluation.test_nats, evaluation.test_images),
-        "validation": _measured(evaluation.validation_bits_per_dim, evaluation.validation_nats, None),
+        "test": measured(evaluation.test_bits_per_dim, evaluation.test_nats, evaluation.test_images),
+        "validation": measured(evaluation.validation_bits_per_dim, evaluation.validation_nats, None),
         "fit to serve": _fitness(manifest.fitness),
         "error of learned inverses": _number(evaluation.reconstruction_error, ".2e"),
         "log-determinants": f"{manifest.log_dets.total:.6f} nats, of weights {manifest.log_dets.weights_sha256[:12]}",
@@ -210,7 +210,7 @@ def print_audit(audit: Audit) -> None:
     )
 
 
-def _measured(bits: float | None, nats: float | None, images: int | None) -> str:
+def measured(bits: float | None, nats: float | None, images: int | None) -> str:
     """Return the mean score of held-out images: bits/dim of pixels, or the log-likelihood of features in nats."""
     on_images = f" on {images:,} images" if images else ""
     if bits is not None:

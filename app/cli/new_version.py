@@ -7,25 +7,29 @@ from collections.abc import Sequence
 import typer
 
 
-def published_line(ref: str, *, live: bool, unfit: Sequence[str], options: str = "") -> str:
-    """Return a one-line message which says that a new model version was registered.
+def published_line(ref: str, *, live: int | None, unfit: Sequence[str], options: str = "") -> str:
+    """Return a one-line message which says that a new model version was registered, and which version is live.
 
-    For an unfit version it has the reasons, and tells whether the version is live.
+    It has the reasons for an unfit version, and the command that makes the version live unless it is.
 
     Args:
         ref: The version as ``name:version``.
-        live: Whether it is live.
+        live: The version that is live; None if there is none, or none is known.
         unfit: Why it is unfit; empty for a fit version.
         options: The option for suggested commands that ``url_option`` returns.
+
+    >>> published_line("parts:3", live=2, unfit=())
+    'registered parts:3; parts:2 stays live. To switch: snf models alias parts live 3'
     """
-    if not unfit:
-        return f"registered {ref}"
-    reasons = "; ".join(unfit)
-    if live:
-        return f"published as {ref} and live, although it is unfit: {reasons}"
     name, _, version = ref.partition(":")
+    reasons = "; ".join(unfit)
+    if str(live) == version:
+        return f"published as {ref} and live, although it is unfit: {reasons}" if unfit else f"registered {ref}"
+    stays = "" if live is None else f"; {name}:{live} stays live"
     command = f"snf models alias {name} live {version}{options}"
-    return f"published as {ref}, not live: {reasons}. To make it live all the same: {command}"
+    if unfit:
+        return f"published as {ref}, not live: {reasons}{stays}. To make it live all the same: {command}"
+    return f"registered {ref}{stays or ', not live'}. To switch: {command}"
 
 
 def print_published(line: str, *, unfit: bool) -> None:

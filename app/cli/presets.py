@@ -81,7 +81,7 @@ def layers(as_json: Json = False) -> None:
     """
     require_local("snf presets layers", LOCAL)
     from models.flows.layers.spec import layer_types
-    from models.training.parameter_texts import value_text
+    from models.texts.validation_texts import value_text
 
     rows = []
     for layer_type in layer_types():

@@ -67,7 +67,8 @@ def print_run(detail: RunDetail, options: str = "") -> None:
     facts: dict[str, str | Text] = {"state": Text(run.state, STYLES[run.state]), **_facts(run)}
     if result is not None:
         unfit = list(result.unfit.values())
-        facts["outcome"] = published_line(result.ref, live=result.live, unfit=unfit, options=options)
+        live = int(result.ref.partition(":")[2]) if result.live else None
+        facts["outcome"] = published_line(result.ref, live=live, unfit=unfit, options=options)
     facts |= {
         "error": run.error or "",
         "by": run.origin if run.attempts == 1 else f"{run.origin}, {run.attempts} attempts",
@@ -189,4 +190,6 @@ def _number(value: float | None, form: str, missing: str = "") -> str:
 
 
 def _value(value: object) -> str:
-    return MISSING if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    from models.texts.validation_texts import value_text
+
+    return value_text(tuple(value) if isinstance(value, list) else value)

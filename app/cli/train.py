@@ -173,8 +173,8 @@ def train(
                 if not ranks.first:
                     return
                 version = registry().publish(artifact, name, promote=promote)
-                live = registry().is_live(version)
-                if problem := record.published(version, live=live):
+                live = registry().live_version(name)
+                if problem := record.published(version, live=live == version.version):
                     typer.echo(f"snf: {problem}", err=True)
         except Interrupted as error:
             raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
@@ -196,14 +196,15 @@ def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: Training
     )
 
 
-def print_version(version: ModelVersion, live: bool, as_json: bool) -> None:
+def print_version(version: ModelVersion, live: int | None, as_json: bool) -> None:
     """Print on stdout that a model version was registered, and whether it is fit for use.
 
-    It is a line of text or, with ``as_json``, an event ``published``.
+    It is a line of text or, with ``as_json``, an event ``published``. ``live`` is the version that is live.
     """
     reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
     if as_json:
-        published = {"model": version.name, "version": version.version, "ref": reference, "live": live}
+        published = {"model": version.name, "version": version.version, "ref": reference}
+        published |= {"live": live == version.version, "live_version": live}
         unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
         typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
     else:

@@ -12,6 +12,15 @@ from models.flows.architecture import (
     PixelArchitecture,
     features_of,
 )
+from models.texts.validation_texts import value_text
+
+SIZES = {
+    "exact": "refused",
+    "crop": "resized and cropped to the middle",
+    "stretch": "stretched",
+    "pad": "resized and padded with black",
+}
+COLOURS = {"exact": "refused", "grey": "converted to grey", "rgb": "converted to colour"}
 
 
 def model_card(manifest: Manifest) -> str:
@@ -20,7 +29,7 @@ def model_card(manifest: Manifest) -> str:
     It states the test score, training data, settings, calibration and limits of the model.
     """
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(manifest).items())
-    config = "\n".join(f"| {key} | {value} |" for key, value in manifest.training.config.items())
+    config = "\n".join(f"| {key} | {value_text(value)} |" for key, value in manifest.training.config.items())
     limits = "\n".join(_limits(manifest.architecture))
     return f"""# Model card
 {_warning(manifest)}
@@ -120,7 +129,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         }
     return facts | {
         "commit": training.started_from_commit or "not a git checkout",
-        "created": manifest.created.isoformat(),
+        "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
     }
 
 
@@ -244,8 +253,8 @@ def _calibration(manifest: Manifest) -> str:
 def _images(manifest: Manifest) -> str:
     preprocessing, provenance = manifest.preprocessing, manifest.training.provenance
     sizes_kept = f"any size, scored in tiles of {preprocessing.height}x{preprocessing.width}"
-    policy = sizes_kept if preprocessing.tiled else f"other sizes: {preprocessing.fit}"
-    policy += f", other colours: {preprocessing.colour}"
+    policy = sizes_kept if preprocessing.tiled else f"other sizes: {SIZES[preprocessing.fit]}"
+    policy += f", other colours: {COLOURS[preprocessing.colour]}"
     if provenance is None or not provenance.formats:
         return policy
     sizes = ["{}x{}".format(*size) for size in (provenance.smallest, provenance.largest)]
@@ -262,4 +271,4 @@ def _split(manifest: Manifest) -> str:
     if split is None:
         return "not recorded"
     seed = "" if split.seed is None else f", seed {split.seed}"
-    return f"{split.parts} {split.rule}{seed}: {split.reason}"
+    return f"{split.parts} {split.rule.replace('-', ' ')}{seed}: {split.reason}"

@@ -159,7 +159,7 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
 def _notes(
     count: int, split: Split, findings: Findings, facts: ImageFacts, modes: dict[str, int], near: Duplicates
 ) -> list[str]:
-    notes = [f"split {split.rule} as {split.parts}: {split.reason}"]
+    notes = [f"split {split.rule.replace('-', ' ')} as {split.parts}: {split.reason}"]
     if split.folds:
         notes.append(
             f"{count} images are few: p-values rest on {split.statistics} of them, by {len(split.folds)}-fold "

@@ -103,7 +103,7 @@ def _whole_groups(
     """Return the part of every image in a split by whole groups, or None if that is unsuitable, and the reason."""
     different = len(np.unique(group))
     if different < MIN_GROUPS:
-        return None, f"{different} group(s), at least {MIN_GROUPS} are needed to share out whole groups"
+        return None, f"too few groups to share out whole ones: {different}, at least {MIN_GROUPS} are needed"
     part = share(group)
     sizes = np.bincount(part, minlength=3)
     if not _usable(sizes, len(group)):

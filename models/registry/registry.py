@@ -96,12 +96,9 @@ class Registry:
         except ArtifactError:
             return ()
 
-    def is_live(self, version: ModelVersion) -> bool:
-        """Return whether the alias ``live`` of the model points at this version.
-
-        The plain name of a model then means this version.
-        """
-        return self.aliases(version.name).get(LIVE) == version.version
+    def live_version(self, name: str) -> int | None:
+        """Return the version that the plain name of a model means, that of the alias ``live``; None without one."""
+        return self.aliases(name).get(LIVE)
 
     def resolve(self, ref: str) -> ModelVersion:
         """Return the model version for a reference such as ``name``, ``name:3`` or ``name@champion``.

@@ -1,6 +1,6 @@
-"""Plain error messages for pydantic validation errors, with the expected and the given value.
+"""Values of parameters as text, and plain error messages for pydantic validation errors.
 
-The texts avoid the vocabulary of pydantic.
+The error texts avoid the vocabulary of pydantic.
 """
 
 from __future__ import annotations
@@ -78,3 +78,18 @@ def with_value(detail: str, given: object) -> str:
     if shown and detail.startswith("expected") and ", got " not in detail:
         return f"{detail}, got {given!r}"
     return detail
+
+
+def value_text(value: Any) -> str:
+    """Return the value of a training parameter as the text that is written on a command line.
+
+    >>> value_text(None), value_text(True), value_text(1e9), value_text((28, 32))
+    ('unset', 'true', '1000000000', '[28, 32]')
+    """
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return str([*value]) if isinstance(value, tuple) else str(value)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models.texts.validation_texts import value_text
 from models.training.config import GROUPS, TrainingConfig
 from models.training.presets import PRESETS
 
@@ -59,21 +60,6 @@ def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
         elif changed:
             alike.append(([preset_name], changed))
     return alike
-
-
-def value_text(value: Any) -> str:
-    """Return the value of a training parameter as the text that is written on a command line.
-
-    >>> value_text(None), value_text(True), value_text(1e9), value_text((28, 32))
-    ('unset', 'true', '1000000000', '[28, 32]')
-    """
-    if value is None:
-        return "unset"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.12g}"
-    return str([*value]) if isinstance(value, tuple) else str(value)
 
 
 def _parameter(name: str, schema: Mapping[str, Any]) -> Parameter:

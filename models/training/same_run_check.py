@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.atomic_files import write_atomically
 from models.errors import FolderTaken
+from models.texts.validation_texts import value_text
 from models.training.config import TrainingConfig, earlier_settings
-from models.training.parameter_texts import value_text
 from models.training.recipe import TrainingRecipe
 
 FILE = "checkpoints/run.json"

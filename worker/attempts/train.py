@@ -118,20 +118,21 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             # The earlier attempt may have died between publishing and promoting. A version promoted since then stays.
             fence.require()
             registry.promote(version)
-        live = registry.is_live(version)
-        if problem := record.published(version, live=live):
+        live = registry.live_version(version.name)
+        if problem := record.published(version, live=live == version.version):
             write_note(events, problem)
     drop_training_files(folder)
     events.write(_published(version, live))
 
 
-def _published(version: ModelVersion, live: bool) -> dict[str, Any]:
+def _published(version: ModelVersion, live: int | None) -> dict[str, Any]:
     return {
         "event": "published",
         "model": version.name,
         "version": version.version,
         "ref": f"{version.name}:{version.version}",
-        "live": live,
+        "live": live == version.version,
+        "live_version": live,
         "unfit": [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit],
     }
 

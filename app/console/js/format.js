@@ -53,6 +53,14 @@ export function accepted({ image_shape: sides, fit }) {
   return fit === "tiles" && sides ? `${shape(sides).replace(/^\S+ /, "")}, any size` : shape(sides);
 }
 
+/** Formats the value of a setting: "yes", "unset", "28, 32". */
+export function setting(value) {
+  if (value == null) return "unset";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return String(Number(value.toPrecision(6)));
+  return Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
 /** Formats a number with a noun: "1 image", "2 images". */
 export function count(n, singular, plural = `${singular}s`) {
   return `${whole(n)} ${n === 1 ? singular : plural}`;

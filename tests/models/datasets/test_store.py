@@ -341,7 +341,7 @@ def test_a_model_of_mixed_photos(store: DatasetStore, tmp_path: Path) -> None:
     assert sum(provenance.converted.values()) > 20
     assert json.loads((path / "manifest.json").read_text())["training"]["config"]["image_size"] == [16, 16]
     card = (path / "card.md").read_text()
-    assert "40 training/20 reference in 5 folds by-group, seed 0" in card
+    assert "40 training/20 reference in 5 folds by group, seed 0" in card
     assert "cross-conformal over 20 held-out images" in card
     assert "15 PNG" in card
     # A finished run is known again, though JSON made a list of the size.

@@ -35,7 +35,7 @@ def unfit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_unfit_version_is_kept_but_not_live(registry: Registry, unfit: Path) -> None:
     first, second = (registry.publish(unfit, "digits") for _ in range(2))
     assert registry.aliases("digits") == {}
-    assert not registry.is_live(first)
+    assert registry.live_version("digits") != first.version
     assert registry.resolve("digits:1") == first
     for ref in ("digits", "digits@live"):
         with pytest.raises(
@@ -54,7 +54,7 @@ def test_an_unfit_version_is_kept_but_not_live(registry: Registry, unfit: Path) 
 def test_the_first_fit_version_becomes_live_and_stays_it(registry: Registry, unfit: Path, artifact: Path) -> None:
     registry.publish(unfit, "digits")
     fit = registry.publish(artifact, "digits")
-    assert registry.is_live(fit)
+    assert registry.live_version("digits") == fit.version
     registry.publish(unfit, "digits")
     registry.publish(artifact, "digits")
     assert registry.aliases("digits") == {"live": 2}
@@ -69,7 +69,7 @@ def test_the_first_fit_version_becomes_live_and_stays_it(registry: Registry, unf
 
 def test_promotion_overrides_the_gate_and_is_taken_back(registry: Registry, unfit: Path, artifact: Path) -> None:
     promoted = registry.publish(unfit, "digits", promote=True)
-    assert registry.is_live(promoted)
+    assert registry.live_version("digits") == promoted.version
     fit = registry.publish(artifact, "digits")
     assert registry.resolve("digits") == promoted, "what was promoted is not replaced unasked"
     registry.remove_alias("digits", "live")
@@ -83,7 +83,7 @@ def test_promotion_overrides_the_gate_and_is_taken_back(registry: Registry, unfi
         registry.remove_alias("letters", "live")
     late = registry.publish(unfit, "letters")
     registry.promote(late)
-    assert registry.is_live(late)
+    assert registry.live_version("letters") == late.version
 
 
 def test_models_of_earlier_versions_and_shipped_ones_count_as_fit(tmp_path: Path, unfit: Path) -> None:
@@ -91,7 +91,7 @@ def test_models_of_earlier_versions_and_shipped_ones_count_as_fit(tmp_path: Path
     edit_manifest(old, lambda document: document.pop("fitness"))
     shutil.copytree(old, tmp_path / "zoo" / "shipped" / "1")
     registry = Registry(tmp_path / "registry", tmp_path / "zoo")
-    assert registry.is_live(registry.publish(old, "digits"))
+    assert registry.publish(old, "digits").version == registry.live_version("digits")
     assert registry.resolve("shipped").read_only
     registry.publish(unfit, "shipped")
     assert registry.aliases("shipped") == {"live": 1}
@@ -111,7 +111,7 @@ def test_unfit_models_are_removed_whole_and_their_numbers_stay_used(
     registry.remove("digits", 3)
     with pytest.raises(ModelNotFound):
         registry.resolve("digits")
-    assert registry.is_live(registry.publish(artifact, "digits"))
+    assert registry.publish(artifact, "digits").version == registry.live_version("digits")
     registry.publish(unfit, "digits", promote=True)
     registry.remove_model("digits")
     assert registry.names() == []
@@ -154,7 +154,7 @@ def test_a_job_that_published_before_is_promoted_when_it_is_asked_again(
     edit_manifest(of_job, lambda document: document["training"].update(job="job-1"))
     first = registry.publish(of_job, "digits")
     assert registry.publish(of_job, "digits") == first
-    assert not registry.is_live(first)
+    assert registry.live_version("digits") != first.version
     assert registry.publish(of_job, "digits", promote=True) == first
-    assert registry.is_live(first)
+    assert registry.live_version("digits") == first.version
     assert json.loads((registry.root / "digits" / "aliases.json").read_text()) == {"live": 1}

@@ -1,7 +1,7 @@
 // Chosen training runs side by side: their curves in one chart, what differs in their parameters, and their results.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { repeat } from "../../vendor/lit-html/directives/repeat.js";
-import { brief, count, duration, fixed, whole } from "../format.js";
+import { brief, count, duration, fixed, setting, whole } from "../format.js";
 import { segments, waiting } from "../parts.js";
 import { get, isAbort } from "../service.js";
 import { problem } from "../train/messages.js";
@@ -116,7 +116,7 @@ function tables(chosen, remove) {
 
 function settingsOf({ preset, dataset, device, parameters, result }) {
   const values = { preset, layers: result?.architecture, dataset, device, ...parameters };
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value != null).map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]));
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value != null).map(([name, value]) => [name, setting(value)]));
 }
 
 function table(label, chosen, rows, { differ = false, remove = null } = {}) {

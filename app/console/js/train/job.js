@@ -2,7 +2,7 @@
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { confirmed } from "../confirm.js";
 import { follow } from "../events.js";
-import { bytes, count, duration, moment, whole } from "../format.js";
+import { bytes, count, duration, moment, setting, whole } from "../format.js";
 import { facts, stateBadge, waiting } from "../parts.js";
 import { call, get, isAbort, pause } from "../service.js";
 import { complain, toast } from "../toast.js";
@@ -179,7 +179,7 @@ export class Job {
       </div>
       <details><summary>Job details</summary>${facts([
         ["id", html`<code>${job.id}</code>`], ["queue", job.queue], ["device", job.device],
-        ...Object.entries(job.parameters).map(([name, value]) => [name.replaceAll("_", " "), typeof value === "object" ? JSON.stringify(value) : String(value)]),
+        ...Object.entries(job.parameters).map(([name, value]) => [name.replaceAll("_", " "), setting(value)]),
         ["promote", job.promote ? "yes" : null], ["expected memory", job.estimate ? bytes(job.estimate.memory_bytes) : null],
         ["parameters", job.estimate ? whole(job.estimate.parameters) : null],
         ["retry of", job.retry_of ? html`<a href="#/train/${job.retry_of}">${job.retry_of}</a>` : null],

@@ -14,9 +14,9 @@ const MESSAGES = {
   error: ({ title, detail }) => `${title}: ${detail}`,
   evaluation: ({ test_bits_per_dim: bits, test_nats: nats, test_images: images }) => {
     if (bits != null) return `test ${fixed(bits, 4)} bits/dim on ${whole(images)} images`;
-    return nats == null ? "evaluated" : `test log-likelihood ${fixed(-nats, 1)} nats on ${whole(images)} images`;
+    return nats == null ? "evaluated, without test images" : `test log-likelihood ${fixed(-nats, 1)} nats on ${whole(images)} images`;
   },
-  published: ({ ref: name, live, unfit }) => (unfit?.length ? `${name} is published${live ? "" : ", not live"}. ${unfitText(unfit)}` : `${name} is registered`),
+  published: ({ ref: name, live, live_version: used, unfit }) => (unfit?.length ? `${name} is published${live ? "" : ", not live"}. ${unfitText(unfit)}` : `${name} is registered${live || used == null ? "" : `; version ${used} stays live`}`),
   scored: ({ images, anomalies, errors }) => `${whole(images)} images scored: ${whole(anomalies)} anomalies, ${whole(errors)} errors`,
   calibrated: ({ ref: name, calibration, active, reason }) => `${name} has calibration ${calibration}${active === false ? `, which is not in use: ${reason}` : reason ? `: ${reason}` : ""}`,
   recommended: ({ proposal }) => (proposal ? `the family ${proposal} is proposed` : "no family is proposed"),
