@@ -1,8 +1,9 @@
-"""Short trainings beside busy processes: ``python -m benchmarks.busy_neighbour [--neighbours 0 1 2] [--rounds 5]``.
+"""Short trainings beside busy processes: ``python -m benchmarks.busy_neighbour [--neighbours 0 1 2] [--rounds 3]``.
 
 Processes with different settings of their OpenMP threads train the same flow in turns, alone on the machine and beside
 processes that never wait. ``former`` has threads that spin, as the product had; ``default`` is what the product does
-now. Printed are medians of seconds, and those of the default as a multiple of the best of the others and of the former.
+now, with its search for a number of threads. Printed are medians of the milliseconds of a step, and that of the default
+as a multiple of the best of the others and of the former.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from benchmarks.speed.pairing import Turn, in_turns
 from worker.process_tuning import spin_briefly, tune_process
@@ -28,22 +30,25 @@ SETTINGS = {
 ENDLESS = "while True: pass"
 
 
-def train_when_asked(name: str, preset: str, side: int, steps: int) -> None:
-    """Train for each line of standard input, and print the seconds of the steps with their validations."""
+def train_when_asked(name: str, preset: str, side: int, seconds: float) -> None:
+    """Train for some seconds for each line of standard input, and print the milliseconds of a step."""
     if name == "default":
         tune_process()
         spin_briefly()
     from benchmarks.speed.train import training  # noqa: PLC0415 - imports torch, which reads the settings
+    from models.training.interrupted import Interrupted  # noqa: PLC0415
     from models.training.presets import find_preset  # noqa: PLC0415
 
     recipe = find_preset(preset)
-    config = recipe.config({"max_steps": steps, "pixel_transform": "affine"})
+    config = recipe.config({"max_steps": 100_000, "pixel_transform": "affine"})
     architecture = recipe.architecture((1, side, side), "affine")
     for _ in sys.stdin:
         with training(architecture, config, choose_threads=name == "default") as trainer:
             began = time.perf_counter()
-            trainer.take_steps(lambda: False)
-            print(time.perf_counter() - began, flush=True)
+            ended = partial(lambda end: time.perf_counter() > end, began + seconds)
+            with suppress(Interrupted):
+                trainer.take_steps(ended)
+            print(1000 * trainer.state.elapsed_seconds / trainer.state.step, flush=True)
 
 
 @contextmanager
@@ -71,15 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.busy_neighbour", description=__doc__)
     parser.add_argument("--preset", default="snf-glow-tiny")
     parser.add_argument("--side", type=int, default=28, help="side of the images")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8, help="duration of each training")
+    parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
     parser.add_argument("--neighbours", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--train", choices=SETTINGS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
-        train_when_asked(arguments.train, arguments.preset, arguments.side, arguments.steps)
+        train_when_asked(arguments.train, arguments.preset, arguments.side, arguments.seconds)
         return
-    options = ["--preset", arguments.preset, "--side", str(arguments.side), "--steps", str(arguments.steps)]
+    options = ["--preset", arguments.preset, "--side", str(arguments.side), "--seconds", str(arguments.seconds)]
     with ExitStack() as processes:
         turns = {name: processes.enter_context(trainer_process(name, options)) for name in SETTINGS}
         for count in arguments.neighbours:
@@ -87,12 +92,12 @@ def main() -> None:
                 for _ in range(count):
                     neighbour = neighbours.enter_context(subprocess.Popen([sys.executable, "-c", ENDLESS]))
                     neighbours.callback(neighbour.kill)
-                seconds = {name: statistics.median(took) for name, took in in_turns(turns, arguments.rounds).items()}
-            best = min(value for name, value in seconds.items() if name != "default")
+                ms = {name: statistics.median(took) for name, took in in_turns(turns, arguments.rounds).items()}
+            best = min(value for name, value in ms.items() if name != "default")
             print(
-                f"{count} busy neighbours: {', '.join(f'{name} {value:.2f} s' for name, value in seconds.items())}; "
-                f"default is {seconds['default'] / best:.2f} of the best, "
-                f"{seconds['default'] / seconds['former']:.2f} of the former",
+                f"{count} busy neighbours: {', '.join(f'{name} {value:.1f} ms' for name, value in ms.items())}; "
+                f"default is {ms['default'] / best:.2f} of the best, "
+                f"{ms['default'] / ms['former']:.2f} of the former",
                 flush=True,
             )
 

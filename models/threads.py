@@ -14,18 +14,16 @@ from threadpoolctl import threadpool_limits
 
 from snf_runtime import threads
 
-TURNS = 2
-"""Turns that each of two numbers of threads gets in a comparison."""
-STEPS = 4
-"""Steps of a turn. The first one, which prepares the operations for that number, is not compared."""
+TURNS, STEPS = 2, 4
+"""Turns of two numbers of threads in a comparison, and steps of a turn. The first step of a turn is not compared."""
 LONG_STEP_S = 1.0
-"""Duration of a step in seconds from which all threads are used: its operations are large enough for them."""
+"""Duration of a step in seconds from which a single step is a turn."""
 TOLERANCE = 1.03
 """How many times as long a step with half the threads may take, to leave the other cores to other processes."""
-REST = 50
-"""Time until the next comparison, as a multiple of the time of the last one."""
 SLOW = 2.0
-"""How many times as long as usual ``STEPS`` steps in a row take where another process has begun to compute."""
+"""Ratio of durations that is clear without further turns, and that shows that another process has begun to compute."""
+PATIENCE, REST = 10, 50
+"""Time until a comparison because of slow steps, and until any other, as multiples of the time of the last one."""
 
 
 def thread_count(asked: int | None) -> int:
@@ -85,12 +83,13 @@ def fastest_threads(most: int) -> Generator[int, float]:
     Yields:
         The number of threads of the next step; ``send`` takes the seconds of that step.
     """
+    yield most  # the first step of a process takes longer
     while True:
         count, usual, spent = yield from _comparison(most)
-        rest, slow = REST * spent, 0
-        while rest > 0 and slow < STEPS:
+        passed, slow = 0.0, 0
+        while passed < (PATIENCE if slow >= STEPS else REST) * spent:
             took = yield count
-            rest -= took
+            passed += took
             slow = slow + 1 if took > SLOW * usual else 0
 
 
@@ -98,17 +97,18 @@ def _comparison(most: int) -> Generator[int, float, tuple[int, float, float]]:
     """Return the fastest number of threads, the seconds of its steps, and those of all steps of the comparison."""
     count, spent = most, 0.0
     while True:
-        seconds: dict[int, list[float]] = {count: [], max(1, count // 2): []}
+        fewer = max(1, count // 2)
+        seconds: dict[int, list[float]] = {count: [], fewer: []}
         for _ in range(TURNS):
             for tried, kept in seconds.items():
-                turn = []
-                for _ in range(STEPS):
+                turn = [(yield tried)]
+                while len(turn) < STEPS and turn[-1] < LONG_STEP_S:
                     turn.append((yield tried))
+                kept.extend(turn[1:] or turn)
                 spent += sum(turn)
-                kept.extend(turn[1:])
-                if turn[-1] > LONG_STEP_S and tried == count:
-                    return count, median(kept), spent
-        usual, of_fewer = median(seconds[count]), median(seconds[max(1, count // 2)])
+            usual, of_fewer = median(seconds[count]), median(seconds[fewer])
+            if max(usual, of_fewer) > min(LONG_STEP_S, SLOW * min(usual, of_fewer)):
+                break
         if count == 1 or of_fewer > TOLERANCE * usual:
             return count, usual, spent
-        count //= 2
+        count = fewer
