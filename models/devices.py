@@ -47,7 +47,8 @@ def lack_of_memory(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return OUT_OF_GPU_MEMORY
     # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
-    return OUT_OF_MEMORY if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
+    lacks = isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "bad_alloc"))
+    return OUT_OF_MEMORY if lacks else None
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

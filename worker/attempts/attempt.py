@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -59,6 +59,7 @@ class JobSpec(BaseModel):
     promote: bool
     device: Literal["cpu", "cuda"] = "cpu"
     retry_of: str | None = None
+    estimate: dict[str, Any] | None = None
 
     @property
     def output(self) -> str | None:
@@ -243,8 +244,10 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
     except Exception as problem:
         # The cause may be the machine: the supervisor repeats the attempt, and the record gets the error.
         log.exception("the attempt crashed")
-        events.write(explain(problem, settings.train_memory_bytes))
-        return 1
+        error = explain(problem, settings.train_memory_bytes, spec.estimate)
+        events.write(error)
+        # Another attempt would need as much.
+        return ExitCode.REFUSED if error["type"] == "memory-limit" else 1
     return ExitCode.DONE
 
 
@@ -291,21 +294,28 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
     return 1 if isinstance(problem, LocationUnavailable | RayUnavailable) else ExitCode.REFUSED
 
 
-def explain(problem: Exception, limit: int | None) -> dict[str, str]:
+def explain(problem: Exception, limit: int | None, estimate: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Return an error event, a dict for a job's event log, that describes an unexpected exception.
 
     Args:
         problem: The exception.
         limit: Most memory of the process in bytes, or None.
+        estimate: What the job was expected to need.
     """
     from models.devices import OUT_OF_MEMORY, lack_of_memory
 
     lack = lack_of_memory(problem)
     if lack is None:
         return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
-    if lack == OUT_OF_MEMORY and limit is not None:
-        lack += f"; a training process here gets {limit} bytes (SNF_TRAIN_MEMORY_BYTES)"
-    return _error("out-of-memory", "Out of memory", lack)
+    if lack != OUT_OF_MEMORY or limit is None:
+        return _error("out-of-memory", "Out of memory", lack)
+    expected = f"; {estimate['memory_bytes'] / 1e9:.1f} GB were expected" if estimate else ""
+    return _error(
+        "memory-limit",
+        "The job needs more memory than it may take",
+        f"it reached the limit of {limit / 1e9:.1f} GB{expected}. The limit is SNF_TRAIN_MEMORY_BYTES, or less where "
+        "other programs had taken it when the attempt began. A smaller image_size, batch_size or preset needs less",
+    )
 
 
 def _error(slug: str, title: str, detail: str) -> dict[str, str]:

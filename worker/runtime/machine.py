@@ -11,6 +11,8 @@ _SHARE = 0.8
 """Share of the memory for all trainings of this machine; service, broker and workers need the rest."""
 _SMALLEST = 2 * 2**30
 """Smallest limit in bytes: PyTorch's libraries and threads alone come close to it."""
+_RESERVE = 0.1
+"""Share of the memory that an attempt leaves of what is free when it starts."""
 
 
 def machine_id() -> str | None:
@@ -60,6 +62,25 @@ def training_memory(settings: Settings, device: str, workers: int, memory: int |
     if memory is None or device != CPU:
         return None
     return max(_SMALLEST, int(_SHARE * memory) // workers)
+
+
+def attempt_memory(settings: Settings, meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Return how many bytes an attempt that starts now may allocate.
+
+    That is the limit of the worker, or less where service and other programs have taken more of the memory.
+
+    Returns:
+        The limit in bytes, or None for no limit.
+    """
+    if settings.train_memory_bytes is None:
+        return None
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:  # another system than Linux
+        return settings.train_memory_bytes
+    sizes = {name: 1024 * int(size.split()[0]) for name, size in (line.split(":") for line in lines)}
+    free = int(sizes["MemAvailable"] - _RESERVE * sizes["MemTotal"])
+    return min(settings.train_memory_bytes, max(_SMALLEST, free))
 
 
 def _limits(groups: Path, membership: Path) -> Iterator[int]:

@@ -25,6 +25,7 @@ from worker.runs.recorder import record_failure
 from worker.runs.store import RunStore
 from worker.runtime.attempt_monitor import AttemptMonitor
 from worker.runtime.devices import CPU, kind_of, variables
+from worker.runtime.machine import attempt_memory
 from worker.runtime.process import AttemptProcess, Command, ExitCode, attempt_command, explain_exit
 from worker.runtime.room import DiskRoom
 from worker.runtime.worker_name import worker_name
@@ -190,8 +191,8 @@ class Supervisor:
     def _prepare(self, job: Job, attempt: int) -> Path:
         folder = self._settings.jobs_dir / job.id
         make_folder(folder)
-        fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote", "retry_of"}
-        spec = job.model_dump(mode="json", include=fields)
+        fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote"}
+        spec = job.model_dump(mode="json", include=fields | {"retry_of", "estimate"})
         spec |= {"attempt": attempt, "device": kind_of(self._device)}
         temporary = folder / f"job.json.{attempt}"
         temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")
@@ -289,9 +290,13 @@ class Supervisor:
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
     """Return the environment variables, as a dict, for the child process that runs a job.
 
-    They hold the settings without API keys, the visible GPU and, if a setting has it, the number of threads.
+    They hold the settings without API keys, the visible GPU, the memory that the process may take, and, if a setting
+    has it, the number of threads.
     """
     environment = settings.environment() | variables(device)
+    memory = attempt_memory(settings)
+    if memory is not None:
+        environment["SNF_TRAIN_MEMORY_BYTES"] = str(memory)
     if settings.train_threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.train_threads)
     return environment

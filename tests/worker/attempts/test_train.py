@@ -181,14 +181,19 @@ def test_what_no_attempt_can_change_fails_at_once(
 
 @pytest.mark.usefixtures("forked")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count a process's memory")
-def test_out_of_memory_is_reported_as_such(store: JobStore, settings: Settings, stopping: threading.Event) -> None:
-    narrow = settings.model_copy(update={"train_memory_bytes": 800 * 2**20, "max_attempts_without_progress": 1})
-    job, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT | {"batch_size": 2000}))
+def test_a_job_that_reaches_its_memory_limit_fails_by_name(
+    store: JobStore, settings: Settings, stopping: threading.Event
+) -> None:
+    narrow = settings.model_copy(update={"train_memory_bytes": 800 * 2**20})
+    large = SHORT | {"batch_size": 2000}
+    job, _ = store.create(new_job(preset="snf-glow-small", parameters=large, estimate={"memory_bytes": 740_000_000}))
     assert Supervisor(store, narrow, stopping).run(job.id) is Outcome.FAILED
     failed = store.get(job.id)
     assert failed.error is not None
-    assert failed.error["type"] == "out-of-memory"
-    assert "batch_size" in failed.error["detail"]
+    assert failed.error["type"] == "memory-limit"
+    for words in ("limit of 0.8 GB", "0.7 GB were expected", "image_size, batch_size or preset"):
+        assert words in failed.error["detail"]
+    assert failed.attempts == 1, "another one would need as much"
 
 
 def test_a_gpu_without_memory_is_named() -> None:

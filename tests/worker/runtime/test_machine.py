@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.support.helpers import run_program
-from worker.runtime.machine import memory_of_this_machine, training_memory
+from worker.runtime.machine import attempt_memory, memory_of_this_machine, training_memory
 from worker.settings import Settings
 
 GIB = 2**30
@@ -61,6 +61,18 @@ def test_the_share_of_a_training(
     tmp_path: Path, changes: dict[str, int], device: str, workers: int, memory: int | None, limit: int | None
 ) -> None:
     assert training_memory(Settings(home=tmp_path, **changes), device, workers, memory) == limit
+
+
+@pytest.mark.parametrize(
+    ("own", "free", "limit"),
+    [(8, 15, 8), (8, 6, 4), (8, 3, 2), (1, 3, 1), (None, 6, None)],
+    ids=["its own", "what is free", "the smallest", "smaller", "none"],
+)
+def test_an_attempt_takes_no_memory_of_others(tmp_path: Path, own: int | None, free: int, limit: int | None) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: {20 * 2**20} kB\nMemAvailable: {free * 2**20} kB\nHugePages_Total:       0\n")
+    settings = Settings(home=tmp_path, train_memory_bytes=None if own is None else own * GIB)
+    assert attempt_memory(settings, meminfo) == (None if limit is None else limit * GIB)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux alone has such a score")

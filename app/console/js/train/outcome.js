@@ -8,6 +8,7 @@ import { complain, toast } from "../toast.js";
 
 const ADVICE = {
   "training-diverged": "Start a new training with a smaller learning rate or a longer warm-up. A retry would diverge again.",
+  "memory-limit": "Start a new training with smaller images, a smaller batch size or preset.",
   "out-of-memory": "Start a new training with a smaller batch size or preset.",
   "attempt-crashed": "See the log for the cause. A retry continues from the newest checkpoint.",
   "storage-full": "Free disk space on the service, then try again. The retry continues from the newest checkpoint.",
