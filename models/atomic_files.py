@@ -194,17 +194,17 @@ def remove_folder(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder for the duration of a ``with`` block.
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a folder for the duration of a ``with`` block, an exclusive one unless ``shared``.
 
-    Waits until no other process or thread holds the lock, a ``flock`` on the file ``.lock`` of the folder. Code that
-    does not take the lock is not kept out.
+    Waits until no other process or thread holds the lock (a shared one: exclusively), a ``flock`` on the file ``.lock``
+    of the folder. Code that does not take the lock is not kept out.
 
     A missing folder is created.
     """
     make_folder(folder)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -229,16 +229,18 @@ def _refer(settings: Settings, name: str, location: str, column: str | None, ins
 
 def _delete(settings: Settings, name: str) -> None:
     from app.datasets.views import refuse_builtin, refuse_used
+    from models.atomic_files import locked
     from worker.broker.connection import redis_client
     from worker.errors import BrokerDown
     from worker.jobs.store import JobStore
 
     refuse_builtin(name)
-    try:
-        refuse_used(name, JobStore(redis_client(settings), settings.key_prefix))
-    except BrokerDown:
-        typer.echo("snf: the job store does not answer; a queued job that uses this dataset will fail", err=True)
-    _store(settings).delete(name)
+    with locked(settings.jobs_dir):
+        try:
+            refuse_used(name, JobStore(redis_client(settings), settings.key_prefix))
+        except BrokerDown:
+            typer.echo("snf: the job store does not answer; a queued job that uses this dataset will fail", err=True)
+        _store(settings).delete(name)
 
 
 def _detail(name: str, settings: Settings) -> DatasetDetail:

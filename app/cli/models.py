@@ -300,7 +300,9 @@ def delete(
             else:
                 client.models.delete_version(name, version)
     else:
-        with error_messages():
+        from models.atomic_files import locked
+
+        with error_messages(), locked(read_settings().jobs_dir):
             _refuse_used(name, version)
             if version is None:
                 registry().remove_model(name)

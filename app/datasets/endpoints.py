@@ -19,6 +19,7 @@ from app.http.openapi import located
 from app.http.query import PageQuery
 from app.http.router import Router
 from app.scoring.request_images import MULTIPART
+from models.atomic_files import locked
 from models.datasets import dataset_names
 from models.datasets.builtin import NAMES
 from models.errors import DatasetNotFound
@@ -203,7 +204,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
-def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep) -> None:
+def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep, settings: SettingsDep) -> None:
     """Delete a dataset and the images that the service stores for it.
 
     409 for a built-in dataset, and while a job that has not ended uses the dataset.
@@ -211,5 +212,6 @@ def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep)
     Models that were trained on it stay, and so do the images of a dataset by reference.
     """
     refuse_builtin(name)
-    refuse_used(name, jobs)
-    store.delete(name)
+    with locked(settings.jobs_dir):
+        refuse_used(name, jobs)
+        store.delete(name)

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends
 
 from app.http.dependencies import JobStoreDep, SettingsDep
+from app.http.router import in_job_store_threads
 from app.jobs.endpoints import JOB_ID, JobId
 from worker.errors import BrokerDown, JobNotFound
 from worker.jobs.record import Job
@@ -49,5 +50,5 @@ def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str
     return job_id
 
 
-ExistingJob = Annotated[Job, Depends(existing_job)]
-FollowedJob = Annotated[str, Depends(followed_job)]
+ExistingJob = Annotated[Job, Depends(in_job_store_threads(existing_job))]
+FollowedJob = Annotated[str, Depends(in_job_store_threads(followed_job))]

@@ -30,9 +30,9 @@ from worker.queues import JobType
 
 JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 
-# Plain functions: the framework runs them in threads, where the job store may block.
-router = Router(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
-workers_router = Router(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead])
+# Plain functions: the router runs them in threads, where the job store may block.
+router = Router(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute, uses_job_store=True)
+workers_router = Router(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead], uses_job_store=True)
 
 JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[

@@ -39,8 +39,8 @@ from worker.jobs.event_file import FILE, Event
 from worker.jobs.record import WITH_RESULT
 from worker.settings import Settings
 
-# Plain functions: the framework runs them in threads, where job store and disk may block.
-router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
+# Plain functions: the router runs them in threads, where job store and disk may block.
+router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead], uses_job_store=True)
 
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"

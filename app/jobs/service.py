@@ -13,6 +13,7 @@ from app.access.callers import caller_of
 from app.access.permissions import require
 from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import JobRequest
+from models.atomic_files import locked
 from models.datasets import DatasetStore
 from models.disk_space import require_room
 from models.registry.registry import Registry
@@ -86,10 +87,14 @@ class JobService:
             # Not checked again: its model or dataset may have been changed or deleted since.
             return known
         self._require_room()
+        # From the check to the record, so that nothing that the job uses is deleted between the two.
+        with locked(self.settings.jobs_dir, shared=True):
+            return self._submit(request, caller_of(scope).name, idempotency_key, fingerprint)
+
+    def _submit(self, request: JobRequest, caller: str, idempotency_key: str | None, fingerprint: str) -> Job:
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
-        caller = caller_of(scope).name
         if request.type == "recommend":
             return submit_recommendation(
                 self.jobs,

@@ -9,7 +9,7 @@ from fastapi import Path, Query, Response
 
 from app.access.permissions import MayAdminister, MayRead
 from app.calibrations.views import view_of
-from app.http.dependencies import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep
+from app.http.dependencies import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep, SettingsDep
 from app.http.errors import responses
 from app.http.json_route import JsonRoute
 from app.http.query import PageQuery
@@ -18,6 +18,7 @@ from app.http.schemas import Name
 from app.jobs.in_use import refuse_used_model, refuse_used_version
 from app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from app.registry.views import detail, summary, unfit_reasons
+from models.atomic_files import locked
 
 router = Router(prefix="/v1/models", tags=["models"])
 versions_router = Router(
@@ -122,15 +123,18 @@ def delete_alias(name: Name, alias: Alias, registry: RegistryDep) -> None:
     response_class=Response,
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
-def delete_version(name: Name, version: Version, registry: RegistryDep, jobs: JobStoreDep) -> None:
+def delete_version(
+    name: Name, version: Version, registry: RegistryDep, jobs: JobStoreDep, settings: SettingsDep
+) -> None:
     """Delete a model version with its calibrations.
 
     The answer is 409 if an alias points at the version or an unfinished job uses it.
 
     Models that ship with the product cannot be deleted (409). The number is never used again.
     """
-    refuse_used_version(jobs, name, version)
-    registry.remove(name, version)
+    with locked(settings.jobs_dir):
+        refuse_used_version(jobs, name, version)
+        registry.remove(name, version)
 
 
 # The path is that of `get_model`, so its parameter has the same name.
@@ -143,7 +147,7 @@ def delete_version(name: Name, version: Version, registry: RegistryDep, jobs: Jo
     dependencies=[MayAdminister],
     responses=responses(401, 404, 409, 422, 500, 503, 507),
 )
-def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
+def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep, settings: SettingsDep) -> None:
     """Delete a model with all its versions, calibrations and aliases.
 
     The answer is 409 if an unfinished job uses or trains the model.
@@ -151,5 +155,6 @@ def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep) -> None:
     `ref` is the plain name of the model. Models that ship with the product cannot be deleted (409). The numbers are
     never used again.
     """
-    refuse_used_model(jobs, ref)
-    registry.remove_model(ref)
+    with locked(settings.jobs_dir):
+        refuse_used_model(jobs, ref)
+        registry.remove_model(ref)

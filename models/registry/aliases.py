@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from models.artifacts.manifest import file_label
 from models.atomic_files import write_atomically
 from models.errors import ArtifactError, ErrorKind, ModelsError
+from models.naming import LIVE
 
-ALIASES = "aliases.json"
+ALIASES, ANNOUNCED = "aliases.json", "announced-live"
 MAX_ALIASES = 100
 """Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
 
@@ -23,17 +24,21 @@ class TooManyAliases(ModelsError):
     kind = ErrorKind.CONFLICT
 
 
-def read_aliases(folder: Path) -> dict[str, int]:
+def read_aliases(folder: Path, versions: Collection[int]) -> dict[str, int]:
     """Read the stored aliases of a model, and return a dict from alias to version number.
 
-    The dict is empty if the folder has no file of aliases.
+    The dict is empty if the folder has no file of aliases. A version that was announced to become live, and that is
+    among the ``versions`` of the model, is live.
 
     Raises ``ArtifactError`` for a damaged file.
     """
-    path = folder / ALIASES
+    path, announced = folder / ALIASES, _announced(folder)
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}
-        return {str(alias): int(version) for alias, version in stored.items()}
+        aliases = {str(alias): int(version) for alias, version in stored.items()}
+        if announced is not None and announced in versions:
+            aliases[LIVE] = announced
+        return aliases
     except OSError as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError, TypeError) as error:
@@ -43,8 +48,27 @@ def read_aliases(folder: Path) -> dict[str, int]:
 def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
     """Replace the file of a model's aliases atomically.
 
-    Readers find all old or all new aliases.
+    Readers find all old or all new aliases. An announced version counts no more.
 
     The caller holds the lock of the folder.
     """
     write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())
+    (folder / ANNOUNCED).unlink(missing_ok=True)
+
+
+def announce_live(folder: Path, version: int, *, live: bool) -> None:
+    """Note whether a version is live as soon as its folder is there, so that a crash cannot come between the two.
+
+    The caller holds the lock of the folder, writes the alias afterwards, and has no folder of the version yet.
+    """
+    if live:
+        write_atomically(folder / ANNOUNCED, str(version).encode())
+    elif _announced(folder) == version:  # by a publication that did not come to its end
+        (folder / ANNOUNCED).unlink()
+
+
+def _announced(folder: Path) -> int | None:
+    try:
+        return int((folder / ANNOUNCED).read_text())
+    except (FileNotFoundError, ValueError):
+        return None

@@ -25,7 +25,7 @@ from models.errors import (
     VersionInUse,
 )
 from models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
-from models.registry.aliases import MAX_ALIASES, TooManyAliases, read_aliases, write_aliases
+from models.registry.aliases import MAX_ALIASES, TooManyAliases, announce_live, read_aliases, write_aliases
 from models.registry.calibrations import FOLDER as CALIBRATIONS
 from models.registry.calibrations import OWN, RECORD, CalibrationStore
 from models.registry.limits import FOLDER as LIMITS
@@ -79,7 +79,7 @@ class Registry:
         ``live`` is the first version that is fit until it is moved. It is missing while all versions are unfit.
         """
         versions = self._known_versions(name)
-        stored = read_aliases(self.root / name)
+        stored = read_aliases(self.root / name, versions)
         first = None if LIVE in stored else next((number for number in versions if not self.unfit(name, number)), None)
         return stored if first is None else {LIVE: first, **stored}
 
@@ -203,6 +203,7 @@ class Registry:
             with new_folder(self.root / name / str(version), folder_bytes(artifact)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)
                 before_publish()
+                announce_live(self.root / name, version, live=promote)
             # Without an entry in the file, the first fit version is live.
             if promote:
                 self._write_alias(name, LIVE, version)

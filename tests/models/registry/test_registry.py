@@ -73,6 +73,46 @@ def test_promotion_and_aliases(registry: Registry, artifact: Path) -> None:
     assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 1, "champion": 1}
 
 
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+@pytest.mark.parametrize("point", ["_write_alias", "find"])
+def test_a_promotion_is_not_lost_where_the_process_dies_after_the_version_is_there(
+    registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    def die(*_arguments: object) -> None:
+        raise Killed
+
+    registry.publish(artifact, "digits")
+    registry.set_alias("digits", "champion", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, point, die)
+        with pytest.raises(Killed):
+            registry.publish(artifact, "digits", promote=True)
+    assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 2, "champion": 1}
+    registry.publish(artifact, "digits")
+    assert registry.aliases("digits") == {"live": 2, "champion": 1}
+    registry.set_alias("digits", "live", 1)
+    assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 1, "champion": 1}
+
+
+def test_a_promotion_that_published_nothing_promotes_no_later_version(
+    registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_arguments: object) -> None:
+        raise Killed
+
+    registry.publish(artifact, "digits")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)  # which gives the folder its name
+        with pytest.raises(Killed):
+            registry.publish(artifact, "digits", promote=True)
+    assert registry.versions("digits") == [1]
+    assert registry.publish(artifact, "digits").version == 2
+    assert registry.aliases("digits") == {"live": 1}
+
+
 def test_a_late_promotion_does_not_take_a_later_version_back(registry: Registry, artifact: Path) -> None:
     _first, second, third = (registry.publish(artifact, "digits") for _ in range(3))
     registry.promote(third)
