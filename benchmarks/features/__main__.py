@@ -5,7 +5,7 @@ WHAT is
 - elpv: defective solar cells, over random splits, beside other scores of the same features;
 - choice: whether held-out likelihood chooses grid and shrinkage well;
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
-- false-alarms: resplits of held-out images, and few images in five folds;
+- false-alarms: resplits of held-out images, and what is found by the number of good images;
 - darker: a scene that becomes darker, until the drift alarm and after recalibration;
 - exactness: T against float64, and the same image in other company;
 - limits: the smallest injected defects that pixels, features and both find;
@@ -68,8 +68,8 @@ def main() -> int:
     parser.add_argument(
         "--only",
         nargs="+",
-        help="elpv: parts, as baselines; false-alarms: cells, zoo or folds; limits, recommend: datasets; mosaics: fit, "
-        "evidence or service",
+        help="elpv: parts, as baselines; false-alarms: cells, zoo or counts; limits, recommend: datasets; mosaics: "
+        "fit, evidence or service",
     )
     parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of the pixels of cells, each split")
     parser.add_argument("--minutes", type=float, default=5.0, help="recommend: budget of each dataset")
@@ -81,7 +81,7 @@ def main() -> int:
     parser.add_argument("--baseline-images", type=int, default=2_000, help="ood: the same for other scores")
     parser.add_argument("--skip-baselines", action="store_true", help="ood: hybrid, features and pixels alone")
     parser.add_argument("--resplits", type=int, default=1000)
-    parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs in five folds of each size")
+    parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs of each number of images")
     parser.add_argument("--tile", type=int, default=256, help="mosaics: side of a tile")
     parser.add_argument("--first", type=int, default=0, help="mosaics: number of the first, to test on untouched ones")
     parser.add_argument("--rounds", type=int, default=5, help="fit, speed: repetitions")

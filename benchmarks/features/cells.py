@@ -55,14 +55,18 @@ class SolarCells:
     @classmethod
     def load(cls, run: FeatureRun) -> SolarCells:
         """Read the cells and extract their features, once for all runs."""
-        normal, defective = cells(run.data_dir / "elpv64.npz")
+        return cls.of(run, *cells(run.data_dir / "elpv64.npz"), "elpv")
+
+    @classmethod
+    def of(cls, run: FeatureRun, normal: Pixels, defective: Pixels, name: str) -> SolarCells:
+        """Extract the features of good and defective images, once for all runs."""
         images = np.concatenate([normal, defective])
         backbone = run.backbone
         _, channels, height, width = images.shape
         size = backbone.input_size(height, width)
         extractor = open_extractor(run.store, backbone, (channels, height, width), size, run.options)
         engine = type(extractor).__name__
-        path = run.folder / f"elpv-{size[0]}-{engine}-{run.key}.npy"
+        path = run.folder / f"{name}-{size[0]}-{engine}-{run.key}.npy"
         return cls(normal, defective, FeatureTable.extract(images, extractor, path))
 
     def split(self, seed: int) -> CellSplit:

@@ -28,8 +28,6 @@ from snf_runtime.scoring.hybrid_density import HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 PRESET = "snf-features"
-FEW = 400
-"""Images below which the whole fit is repeated in folds."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ def fitted_model(
     reference: tuple[Pixels, Pixels],
     folds: NDArray[np.int8] | None = None,
     pixels: PixelDensity | None = None,
+    suspect_share: float = 0.0,
 ) -> FittedModel:
     """Fit a model to training images and calibrate it, as ``snf train`` does.
 
@@ -73,11 +72,12 @@ def fitted_model(
         reference: Images that statistics are fitted to, and that p-values are ranks among; not used with folds.
         folds: The fold of every training image, where the whole fit is repeated without each of them.
         pixels: The density of the pixels of a hybrid model.
+        suspect_share: Share of the images that may be dirty.
     """
     _, channels, height, width = train.shape
     architecture = find_preset(PRESET).architecture((channels, height, width), "marginal", run.backbone)
     assert isinstance(architecture, FeatureArchitecture)
-    fitted = fit_features(train, LookupExtractor(table), architecture, _ignore, folds)
+    fitted = fit_features(train, LookupExtractor(table), architecture, _ignore, folds, suspect_share)
     flows = freeze_features(fitted.flows)
     digest = hashlib.sha256(b"".join(layer.matrices.numpy().tobytes() for layer in flows.places)).hexdigest()
     features = FeatureDensity(
@@ -85,7 +85,7 @@ def fitted_model(
     )
     density = features if pixels is None else HybridDensity(pixels, features)
     parts = reference if folds is None else (train, train[:0])
-    images = ReferenceImages("benchmark", digest, *parts, folds=folds)
+    images = ReferenceImages("benchmark", digest, *parts, folds=folds, suspect_share=suspect_share)
     calibration, _ = calibrate(density, images, parts[0][0], _ignore, unseen=fitted.unseen)
     return FittedModel(density, calibration, fitted.choices)
 
