@@ -120,8 +120,8 @@ class CalibrationView(Answer):
         description="Smallest p-value it can give, and so the smallest `alpha` of a request."
     )
     thresholds: list[Threshold] = Field(
-        description="Thresholds for images like those of the calibration. Empty with several folds, and where "
-        "suspect images were left out."
+        description="Thresholds for images like those of the calibration. Empty with several folds, and where an "
+        "earlier version left suspect images out."
     )
     problem: str | None = Field(description="Why it cannot be used.")
     reason: str | None = Field(

@@ -109,8 +109,8 @@ def _sound(
     reason: str | None = None,
     problem: str | None = None,
 ) -> CalibrationView:
-    # The bound does not hold for several folds, nor where strange images were left out.
-    exact = summary.folds == 1 and summary.suspect_share == 0
+    # The bound does not hold for several folds, nor where an earlier version left strange images out of the ranks.
+    exact = summary.folds == 1 and (summary.suspects_ranked or summary.suspect_share == 0)
     return CalibrationView(
         number=number,
         active=active,

@@ -142,7 +142,8 @@ def outcome(job: JobView, options: str = "") -> str:
         # Jobs of earlier versions have no list of reasons and no live version.
         unfit = [reason["detail"] for reason in result.get("unfit", ())]
         live = result.get("live_version", result["version"] if result.get("live") else None)
-        return published_line(result["ref"], live=live, unfit=unfit, options=options)
+        smallest = result.get("smallest_p")
+        return published_line(result["ref"], live=live, unfit=unfit, options=options, smallest_p=smallest)
     if "anomalies" in result:
         place = f"; the scores are in {result['output']}" if "output" in result else ""
         return f"{job_counts(job).text}{place}"

@@ -202,14 +202,15 @@ def print_version(version: ModelVersion, live: int | None, as_json: bool) -> Non
     It is a line of text or, with ``as_json``, an event ``published``. ``live`` is the version that is live.
     """
     reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
+    smallest = version.manifest.calibration.smallest_p
     if as_json:
         published = {"model": version.name, "version": version.version, "ref": reference}
-        published |= {"live": live == version.version, "live_version": live}
+        published |= {"live": live == version.version, "live_version": live, "smallest_p": smallest}
         unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
         typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
     else:
         reasons = [check.sentence for check in failed]
-        line = published_line(reference, live=live, unfit=reasons, options=url_option(None))
+        line = published_line(reference, live=live, unfit=reasons, options=url_option(None), smallest_p=smallest)
         print_published(line, unfit=bool(failed))
 
 

@@ -27,6 +27,7 @@ from models.naming import is_name
 from models.registry.registry import Registry
 from models.training.architecture_file import find_recipe
 from models.training.config import MAX_MINUTES, TrainingConfig
+from models.training.expected_ranks import ExpectedRanks
 from models.training.recipe import TrainingRecipe
 from worker.jobs.duration_model import DurationModel
 from worker.jobs.submission import training_queue
@@ -137,6 +138,7 @@ def _plan_training(
     serving = [worker for worker in running if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
+    ranks = ExpectedRanks.of(architecture, config, dataset)
     estimate = Estimate(
         seconds=expected.seconds,
         memory_bytes=expected.memory_bytes,
@@ -146,6 +148,9 @@ def _plan_training(
         basis=expected.basis,
         fits=_fits(expected, available),
         available_bytes=available,
+        ranked_images=ranks.images,
+        smallest_alpha=ranks.smallest_alpha,
+        images_for_default=ranks.images_for_default,
     )
     return JobPlan(request.model, queue, len(serving), estimate, preset=recipe.name)
 

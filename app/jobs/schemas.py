@@ -113,6 +113,13 @@ class Estimate(Answer):
     available_bytes: int | None = Field(
         None, description="Most memory that a running worker of the queue gives a training; null: not known."
     )
+    ranked_images: int | None = Field(
+        None, description="Images that p-values will be ranks among; null: a job of an earlier version."
+    )
+    smallest_alpha: float | None = Field(None, description="Smallest `alpha` that is attainable with these ranks.")
+    images_for_default: int | None = Field(
+        None, description="Uploaded good images from which on an `alpha` of 0.01 is attainable with such a model."
+    )
 
 
 class EstimatedJob(Answer):
@@ -298,6 +305,9 @@ class JobResult(_VersionResult):
 
     live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
     unfit: list[UnfitReason] = Field([], description="Why it is unfit to become live by itself; empty if it is fit.")
+    smallest_p: float | None = Field(
+        None, description="Smallest p-value that it can give, and so the smallest `alpha`; null as for `live`."
+    )
 
 
 class CalibrationResult(_VersionResult):

@@ -159,7 +159,7 @@ class TrainingConfig(TypedDict):
     corrected_directions: NotRequired[int]
     """Random directions on which the learned inverses of dense and 1x1 layers are made exact after each step, without a determinant; they are not trained then. Set reconstruction_weight to 0 with it. 0: none."""
     suspect_share: NotRequired[float]
-    """Share of the training images that may be dirty. After the warm-up this share of the images, those whose log-likelihood is furthest below the median of their batch, is not learned from and does not count in the validation that selects the weights. The same share of the strangest statistics and calibration images is left out too, which raises the false-alarm rate where they were normal. Rare but normal images are left out as well. 0: all images count."""
+    """Share of the training images that may be dirty. After the warm-up this share of the images, those whose log-likelihood is furthest below the median of their batch, is not learned from and does not count in the validation that selects the weights. The same share of the strangest images is left out of the fit of the anomaly statistics. All calibration images give ranks, so that the false-alarm rate holds. Rare but normal images are left out as well. 0: all images count."""
     gradient_clip: NotRequired[float]
     """Largest norm of the gradient of the loss in nats a dimension."""
     ema_decay: NotRequired[float]
@@ -187,6 +187,6 @@ class TrainingConfig(TypedDict):
     feature_side: NotRequired[int | None]
     """Feature models: the shorter side to which images are enlarged for the backbone, at least; unset: that of the backbone, at most four times that of the images."""
     feature_steps: NotRequired[int]
-    """Feature models: Glow steps that are trained after the closed-form fit, and kept where held-out images become likelier by more than the standard error. Not tried below 400 images."""
+    """Feature models: Glow steps that are trained after the closed-form fit, and kept where held-out images become likelier by more than the standard error. Not tried below 400 images. With them the fit is not repeated in folds: the calibration part alone gives ranks."""
     feature_updates: NotRequired[int]
     """Feature models: optimiser steps for training the Glow steps."""

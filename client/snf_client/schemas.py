@@ -312,6 +312,13 @@ class Estimate(BaseModel):
     available_bytes: int | None = Field(
         None, description="Most memory that a running worker of the queue gives a training; null: not known."
     )
+    ranked_images: int | None = Field(
+        None, description="Images that p-values will be ranks among; null: a job of an earlier version."
+    )
+    smallest_alpha: float | None = Field(None, description="Smallest `alpha` that is attainable with these ranks.")
+    images_for_default: int | None = Field(
+        None, description="Uploaded good images from which on an `alpha` of 0.01 is attainable with such a model."
+    )
 
 
 class EstimatedJob(BaseModel):
@@ -1228,7 +1235,7 @@ class CalibrationView(BaseModel):
     )
     thresholds: list[Threshold] = Field(
         ...,
-        description="Thresholds for images like those of the calibration. Empty with several folds, and where suspect images were left out.",
+        description="Thresholds for images like those of the calibration. Empty with several folds, and where an earlier version left suspect images out.",
     )
     problem: str | None = Field(..., description="Why it cannot be used.")
     reason: str | None = Field(
@@ -1433,6 +1440,9 @@ class JobResult(BaseModel):
     live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
     unfit: list[UnfitReason] = Field(
         [], description="Why it is unfit to become live by itself; empty if it is fit.", validate_default=True
+    )
+    smallest_p: float | None = Field(
+        None, description="Smallest p-value that it can give, and so the smallest `alpha`; null as for `live`."
     )
 
 

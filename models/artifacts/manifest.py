@@ -166,7 +166,16 @@ class CalibrationSummary(_ManifestPart):
     copies: int = Field(0, ge=0, description="Images without a rank of their own: copies of others. 0 where unknown.")
     tiles: tuple[int, int] | None = Field(None, description="Fewest and most tiles of a calibration image.")
     folds: int = Field(1, ge=1)
-    suspect_share: float = Field(0.0, ge=0, lt=0.5, description="Share of the most anomalous images that was left out.")
+    suspect_share: float = Field(
+        0.0, ge=0, lt=0.5, description="Share of the most anomalous images that was left out of the fit."
+    )
+    folds_sha256: str | None = Field(
+        None,
+        description="Digest of the fold of every image; null for one fold and in calibrations of earlier versions.",
+    )
+    suspects_ranked: bool = Field(
+        False, description="Whether those images give ranks all the same. False in calibrations of earlier versions."
+    )
     smallest_p: float
     statistics_log_likelihood: float = Field(description="Mean over the statistics images, nats.")
     mean_log_likelihood: float = Field(description="Mean over the calibration images, nats.")

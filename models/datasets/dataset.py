@@ -41,7 +41,8 @@ class Dataset:
         provenance: Formats, sizes and conversions of the original images.
         split: How the images were divided into parts.
         folds: For few images, the fold (0 to 4) of every image of ``statistics``, which then also serves calibration.
-        whole_folds: For few images, folds of all of them, of ``train`` first, for models whose whole fit is repeated.
+        whole_folds: For up to 5,000 uploaded images, folds of all of them in the order of the parts, for models whose
+            whole fit is repeated.
     """
 
     name: str
@@ -71,8 +72,9 @@ class DatasetSummary:
 
     The shape is ``(C, H, W)``. The images are counted for training, statistics, calibration and testing.
 
-    ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0. ``tiles`` is
-    the mean number of tiles of an image, about, where images are scored tile by tile, else 1.
+    ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0.
+    ``whole_folds`` is that of all images, for models whose whole fit is repeated in folds, else 0. ``tiles`` is the
+    mean number of tiles of an image, about, where images are scored tile by tile, else 1.
     """
 
     image_shape: tuple[int, int, int]
@@ -82,6 +84,21 @@ class DatasetSummary:
     test: int
     folds: int = 0
     tiles: float = 1.0
+    whole_folds: int = 0
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> DatasetSummary:
+        """Return the summary of a loaded dataset."""
+        few, whole = (0 if each is None else int(each.max()) + 1 for each in (dataset.folds, dataset.whole_folds))
+        return cls(
+            dataset.image_shape,
+            len(dataset.train),
+            len(dataset.statistics),
+            len(dataset.calibration),
+            len(dataset.test),
+            folds=few,
+            whole_folds=whole,
+        )
 
 
 def digest_of(*arrays: NDArray[np.uint8]) -> str:

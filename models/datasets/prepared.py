@@ -23,7 +23,7 @@ from models.datasets.ingest.limits import DiskQuota
 from models.datasets.mapped_images import PIXELS as OWN_SIZES
 from models.datasets.mapped_images import SIZES, MappedImages
 from models.datasets.report import DatasetReport
-from models.datasets.splits import folds_of_all
+from models.datasets.splits import MOST_REPEATED, folds_of_all
 from models.datasets.storage import Storage, open_index
 from models.errors import DatasetUnfit, ImageError
 from models.images.provenance import Provenance, Split
@@ -132,7 +132,7 @@ def prepare(
         provenance=record.provenance,
         split=split,
         folds=np.array(record.folds, dtype=np.int8) if split.folds else None,
-        whole_folds=_whole_folds(folder) if split.folds else None,
+        whole_folds=_whole_folds(folder) if report.images <= MOST_REPEATED else None,
     )
     if held is not None:
         finalize(dataset, os.close, held)

@@ -162,8 +162,9 @@ def _notes(
     notes = [f"split {split.rule.replace('-', ' ')} as {split.parts}: {split.reason}"]
     if split.folds:
         notes.append(
-            f"{count} images are few: p-values rest on {split.statistics} of them, by {len(split.folds)}-fold "
-            f"cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}"
+            f"{count} images are few: p-values of pixel models rest on {split.statistics} of them, by "
+            f"{len(split.folds)}-fold cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}; "
+            f"those of snf-features rest on all"
         )
     if facts.smallest != facts.largest:
         notes.append("sizes differ: unless a fit is set, training resizes images and crops them to their middle")

@@ -1,4 +1,7 @@
-"""Split of a dataset into 80 % training, 10 % statistics and 10 % calibration images.
+"""Split of a dataset into training, statistics and calibration images.
+
+Statistics get 10 %. Calibration gets as much, or 30 % up to 299 images: with 99 images a false-alarm rate of 1 % is
+attainable, and with 299 it holds with 95 % confidence.
 
 Duplicates stay in one part, and so do the images of a group if there are enough groups of suitable sizes.
 
@@ -23,7 +26,11 @@ SEED = 0
 MIN_GROUPS = 5
 MAX_LISTED = 100
 SMALL = 400
-"""Images from which on there is a calibration part: a tenth of fewer images would give coarse p-values."""
+"""Images from which on there is a calibration part: a share of fewer images would give coarse p-values."""
+CALIBRATION_IMAGES, CALIBRATION_SHARE = 299, 0.3
+"""Images that calibration gets if they are at most this share: safe_threshold(n, 0.01) exists from n = 299 on."""
+MOST_REPEATED = 5_000
+"""Images up to which the whole fit of a feature model is repeated in folds, so that every image gives a rank."""
 REFERENCE_PERCENT = 40
 """Share of a small dataset that is kept from training, in per cent."""
 
@@ -50,12 +57,13 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
 
     Images with equal pixels are in one part.
 
-    The shares are 80/10/10. Below 400 images the last two are one part in folds, the reference part, of 40 %.
+    The shares are those of :func:`held_out_sizes`. Below 400 images statistics and calibration are one part in folds,
+    the reference part, of 40 %.
 
     Whole groups are assigned where there are at least five, and the parts get usable sizes: half of the images for
-    training, and half of its share for each other part. Otherwise single images are assigned. Folds follow the same
-    rule, with the groups of the reference part. Equal images stay together, whatever their group, so that the same
-    pixels are never in two parts or two folds.
+    training, and a twentieth for each other part, or below 400 images half of its share. Otherwise single images are
+    assigned. Folds follow the same rule, with the groups of the reference part. Equal images stay together, whatever
+    their group, so that the same pixels are never in two parts or two folds.
 
     Args:
         groups: The group of every image, with images sorted by path: the order of upload has no influence.
@@ -116,7 +124,19 @@ def _usable(sizes: NDArray[np.int64], total: int) -> bool:
     train, statistics, calibration = sizes.tolist()
     if total < SMALL:
         return bool(train * 2 >= total and statistics * 200 >= total * REFERENCE_PERCENT)
+    # Whole groups that give few ranks are better than groups in two parts, so a twentieth will do for calibration, too.
     return bool(train * 2 >= total and min(statistics, calibration) * 2 * HELD_OUT_SHARE >= total)
+
+
+def held_out_sizes(total: int) -> tuple[int, int]:
+    """Return how many of a number of images are held out for statistics and for calibration.
+
+    Below 400 images the first number is that of the reference part, which serves both, and the second is 0.
+    """
+    if total < SMALL:
+        return total * REFERENCE_PERCENT // 100, 0
+    tenth = total // HELD_OUT_SHARE
+    return tenth, max(tenth, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * total)))
 
 
 def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -126,9 +146,8 @@ def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
     """
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     order = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
-    target = max(1, len(unit) // HELD_OUT_SHARE)
     part = np.zeros(len(sizes), dtype=np.int8)
-    for held_out in (1, 2):
+    for held_out, target in enumerate(held_out_sizes(len(unit)), start=1):
         _take(part, held_out, order, sizes, target)
     return part[unit]
 
@@ -140,7 +159,7 @@ def _share_few(unit: NDArray[np.int64]) -> NDArray[np.int8]:
     gets at least two units. So neither part consists of copies of one image, or of one group.
     """
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
-    target = len(unit) * REFERENCE_PERCENT // 100
+    target, _ = held_out_sizes(len(unit))
     shuffled = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
     order = [candidate for candidate in shuffled if 4 * sizes[candidate] <= 3 * target]
     part = np.zeros(len(sizes), dtype=np.int8)
@@ -252,7 +271,7 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
-    """Divide all images of a small dataset into at most five folds (subsets) of similar size.
+    """Divide all images of a dataset into at most five folds (subsets) of similar size.
 
     Returns the fold of each image, ``(N,)``: training images first, and the images of each part by path.
 

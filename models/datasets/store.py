@@ -20,6 +20,7 @@ from models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, pr
 from models.datasets.references.create_reference import NewReference, fill_reference
 from models.datasets.references.index import REFERENCE, ReferenceRecord, read_record
 from models.datasets.report import DatasetReport
+from models.datasets.splits import FOLDS, MOST_REPEATED
 from models.disk_space import storage_errors
 from models.errors import DatasetNotFound, DatasetTaken, DatasetUnfit
 from models.images.options import ImageOptions
@@ -247,7 +248,8 @@ def summarize_report(report: DatasetReport, config: ImageOptions) -> DatasetSumm
     preprocessing = choose_preprocessing(config, report.facts, report.name)
     split, tiles = report.split, _mean_tiles(report, preprocessing) if preprocessing.tiled else 1.0
     parts = split.train, split.statistics, split.calibration
-    return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles)
+    whole_folds = FOLDS if report.images <= MOST_REPEATED else 0
+    return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles, whole_folds)
 
 
 def _mean_tiles(report: DatasetReport, preprocessing: Preprocessing) -> float:

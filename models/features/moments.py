@@ -54,12 +54,13 @@ class FeatureMoments:
         self.products = torch.zeros(folds, int(self.cells.max()) + 1, channels, channels, dtype=torch.float64)
         self.shift: Tensor | None = None
 
-    def add(self, features: NDArray[np.float32], folds: NDArray[np.integer]) -> None:
+    def add(self, features: NDArray[np.float32], folds: NDArray[np.integer], sign: int = 1) -> None:
         """Add the features of a batch of images to the running sums, separately for each fold (image subset).
 
         Args:
             features: The features at places, float32 ``(N, C, rows, columns)``.
             folds: The fold of each image, ``(N,)``.
+            sign: -1 to take away images that were added before.
         """
         x = torch.from_numpy(features).flatten(2).permute(2, 0, 1).double()
         if self.shift is None:
@@ -68,14 +69,14 @@ class FeatureMoments:
         table, _ = places_of_cells(*self.shape[1:], FINEST_GRID)
         for fold in np.unique(folds).tolist():
             own = x[:, torch.from_numpy(np.flatnonzero(folds == fold))]
-            self.images[fold] += own.shape[1]
-            self.sums[fold] += own.sum(1)
+            self.images[fold] += sign * own.shape[1]
+            self.sums[fold] += sign * own.sum(1)
             for column in range(table.shape[1]):
                 # A cell with fewer places repeats its first one, which must count once.
                 places = table[:, column]
                 new = torch.ones(len(places), dtype=torch.bool) if column == 0 else places != table[:, 0]
                 of_place = own[places[new]]
-                self.products[fold, new] += of_place.mT @ of_place
+                self.products[fold, new] += sign * (of_place.mT @ of_place)
 
     def total(self, folds: list[int]) -> MomentSum:
         """Return the sums of features and of their outer products over several folds (subsets of images).

@@ -9,18 +9,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
 from models.anomaly.fitting.reference_images import (
+    SEED,
     EvenlySpaced,
     ImageRows,
     as_seen,
     check_held_out,
     check_shape,
+    evenly_spaced,
+    folds_digest,
+    is_in_folds,
 )
+from models.artifacts.detection_limit import MIN_LIMIT_IMAGES
 from models.artifacts.manifest import CalibrationSummary, Manifest
 from models.datasets import DatasetStore, load_dataset
 from models.errors import DatasetUnfit
+from models.training.feature_fit_images import ChosenImages, every_image
 
 STATISTICS = "statistics part"
+FOLD = "a fifth, ranked among itself by the fit to the others"
+FIRST = 0
 ALL = "all images; a dataset that the model was not made of"
 
 
@@ -34,11 +45,13 @@ class GoodImages:
         dataset: The name of their dataset.
         part: Which images of the dataset they are, in words.
         pixels: The images, uint8 ``(n, C, H, W)``; they are read when sliced.
+        fold: The fold of the calibration that they are in, whose fit has not seen them; None for unused images.
     """
 
     dataset: str
     part: str
     pixels: ImageRows
+    fold: int | None = None
 
 
 def good_images(
@@ -55,7 +68,8 @@ def good_images(
     There are at most ``most``, evenly spaced, in a fixed order.
 
     Of the dataset that the model was trained or calibrated on, these are images of the part that fitted the statistics:
-    the model was not fitted to them, and no p-value is a rank among them. Of any other dataset all images serve.
+    the model was not fitted to them, and no p-value is a rank among them. Where the whole fit was repeated in folds,
+    they are the images of the first fold, which is ranked by a fit without it. Of any other dataset all images serve.
 
     Args:
         name: The dataset.
@@ -78,6 +92,15 @@ def good_images(
     if own or dataset.digest == calibration.dataset_digest:
         # The same images may have been uploaded under another name.
         check_unused(manifest.training.dataset if own else calibration.dataset, manifest, calibration)
+        if own and is_in_folds(manifest):
+            images = every_image(dataset)
+            known = np.zeros(len(images), np.int8) if dataset.whole_folds is None else dataset.whole_folds
+            folds = one_fold_for_copies(known, first_copies(images))
+            if folds_digest(folds) != calibration.folds_sha256:
+                check_held_out(name, manifest)
+            rows = np.flatnonzero(folds == FIRST)
+            chosen = np.random.default_rng(SEED).permutation(rows[evenly_spaced(len(rows), most)])
+            return GoodImages(name, FOLD, ChosenImages(images, chosen), FIRST)
         # As in a calibration: of another dataset than the model's own, the training part fits the statistics.
         return GoodImages(name, STATISTICS, EvenlySpaced([dataset.statistics if own else dataset.train], most))
     if name in (manifest.training.dataset, calibration.dataset):
@@ -94,9 +117,12 @@ def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary)
 
     Raises ``DatasetUnfit`` otherwise. ``name`` is the name of the dataset.
     """
-    if name == manifest.training.dataset:
-        check_held_out(name, manifest)
-    if name == calibration.dataset and calibration.folds > 1:
+    if name == manifest.training.dataset and is_in_folds(manifest):
+        of_fold = calibration.calibration_images // calibration.folds
+        # A calibration of another dataset, or of an earlier version, does not say in which fold an image was.
+        if calibration.folds_sha256 is None or of_fold < MIN_LIMIT_IMAGES:
+            check_held_out(name, manifest)
+    elif name == calibration.dataset and calibration.folds > 1:
         raise DatasetUnfit(
             f"the p-values of the model are ranks among all images of {name} that training left out: choose another "
             "dataset of good images"

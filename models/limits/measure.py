@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,15 +18,18 @@ import numpy as np
 from models.anomaly.false_alarms import false_alarm_interval
 from models.anomaly.fitting.reference_images import ImageRows, check_shape
 from models.artifacts.detection_limit import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
-from models.errors import DatasetUnfit, SizeNotCalibrated
+from models.errors import DatasetUnfit
 from models.limits.cells import CellJournal
 from models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
 from models.limits.good_images import GoodImages
 from models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 from models.scorer import Scorer
-from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.judged import without_other_sizes
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import Likelihood, score_each
 
 BATCH = 64
 BATCH_BYTES = 32 * 2**20
@@ -72,7 +76,11 @@ def measure_limits(
             calibration is not for.
     """
     chosen = parameters or LimitParameters()
-    alpha = scorer.calibration.check_alpha(chosen.alpha)
+    used = scorer.calibration
+    if good.fold is not None:
+        # The fits to the other folds have seen these images.
+        used = replace(used, folds=(used.folds[good.fold],))
+    alpha = used.check_alpha(chosen.alpha)
     shape = scorer.preprocessing.shape
     pixels = _Batches(good.pixels, min(len(good.pixels), chosen.images), scorer.preprocessing)
     height, width = smallest = pixels.smallest()
@@ -86,10 +94,10 @@ def measure_limits(
     plan = _plan(scorer, digest, chosen.seed, alpha)
     meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes)))
     journal = CellJournal(folder, plan)
-    counter = _Counter(scorer, pixels, alpha, chosen.seed, journal, meter, finished)
+    counter = _Counter(scorer, used, pixels, alpha, chosen.seed, journal, meter, finished)
     began = time.monotonic()
     undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
-    problem = limit_problem(good.dataset, undamaged, scorer.calibration.images, alpha)
+    problem = limit_problem(good.dataset, undamaged, used.images, alpha)
     curves = []
     if problem is not None:
         meter.skip(len(pixels) * len(kinds) * len(sizes))
@@ -108,8 +116,8 @@ def measure_limits(
         job=job,
         weights_sha256=scorer.log_det_digest,
         calibration=calibration,
-        calibration_images=scorer.calibration.images,
-        smallest_p=scorer.smallest_p,
+        calibration_images=used.images,
+        smallest_p=used.smallest_p,
         alpha=alpha,
         dataset=good.dataset,
         dataset_digest=digest,
@@ -220,6 +228,7 @@ class _Counter:
     def __init__(
         self,
         scorer: Scorer,
+        calibration: Calibration,
         pixels: _Batches,
         alpha: float,
         seed: int,
@@ -227,7 +236,7 @@ class _Counter:
         meter: _Meter,
         finished: Callable[[], None],
     ) -> None:
-        self._scorer, self._pixels = scorer, pixels
+        self._density, self._calibration, self._pixels = scorer.density, calibration, pixels
         self._alpha, self._seed = alpha, seed
         self._journal, self._meter = journal, meter
         self._finished = finished
@@ -249,12 +258,13 @@ class _Counter:
         return found
 
     def _flagged(self, images: Batch) -> int:
-        judged = self._scorer.judge_each(images, self._alpha)
-        for image in judged:
-            if isinstance(image, SizeNotCalibrated):
-                raise DatasetUnfit(image.detail)
+        _, errors = without_other_sizes(self._density, self._calibration, images)
+        for error in errors.values():
+            raise DatasetUnfit(error.detail)
+        scores = score_each(self._density, images)
         # An image without a finite likelihood is not judged, so its defect is not found.
-        return sum(isinstance(image, JudgedImage) and image.verdict.is_anomaly for image in judged)
+        evidence = [score.evidence for score in scores if isinstance(score, Likelihood) and score.evidence is not None]
+        return int((self._calibration.p_values(Evidence.join(evidence)) <= self._alpha).sum()) if evidence else 0
 
 
 def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:

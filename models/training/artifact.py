@@ -45,7 +45,7 @@ from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
 from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
-from models.training.feature_fit_images import EveryImage
+from models.training.feature_fit_images import every_image
 from models.training.fit_feature_flows import FittedFeatures
 from models.training.fitness import measure_fitness
 from models.training.loop import Observer
@@ -210,7 +210,7 @@ def write_artifact(
                 config=config.model_dump(mode="json", include=set(recipe.parameters)),
                 dataset=dataset.name,
                 dataset_digest=dataset.digest,
-                train_images=len(dataset.train) if dataset.folds is None else _trained_on(dataset, model),
+                train_images=len(every_image(dataset)) if _in_folds(model) else len(dataset.train),
                 provenance=dataset.provenance,
                 split=dataset.split,
                 steps=model.pixels.steps if model.pixels is not None else 0,
@@ -265,7 +265,7 @@ def _plan_evaluation(
         for part, images in parts.items():
             if plan.images[part] < len(images):
                 message = (
-                    f"the {part} images have too many tiles for memory; takes {plan.images[part]} of {len(images)}"
+                    f"the {part} images have too many places for memory; takes {plan.images[part]} of {len(images)}"
                 )
                 observe({"event": "log", "message": message})
     if schedule.deadline is None or dataset.folds is not None:
@@ -292,15 +292,15 @@ def _reference(
     reference = ReferenceImages(
         dataset.name, dataset.digest, statistics, calibration, dataset.folds, config.suspect_share
     )
-    if model.features is None or model.features.unseen is None:
+    if not _in_folds(model):
         return reference
-    return replace(reference, statistics=EveryImage((dataset.train, dataset.statistics)), folds=dataset.whole_folds)
+    every = every_image(dataset)
+    return replace(reference, statistics=every, calibration=every[:0], folds=dataset.whole_folds)
 
 
-def _trained_on(dataset: Dataset, model: TrainedModel) -> int:
-    """Return how many images of a dataset of few images a model was trained on."""
-    whole = model.features is not None and model.features.unseen is not None
-    return len(dataset.train) + (len(dataset.statistics) if whole else 0)
+def _in_folds(model: TrainedModel) -> bool:
+    """Return whether the whole fit of a model was repeated in folds, so that all images were trained on and rank."""
+    return model.features is not None and model.features.unseen is not None
 
 
 def _fit_record(fitted: FittedFeatures | None) -> FeatureFitRecord | None:

@@ -114,9 +114,9 @@ class TrainingConfig(ImageOptions):
         lt=0.5,
         description="Share of the training images that may be dirty. After the warm-up this share of the images, "
         "those whose log-likelihood is furthest below the median of their batch, is not learned from and does not "
-        "count in the validation that selects the weights. The same share of the strangest statistics and calibration "
-        "images is left out too, which raises the false-alarm rate where they were normal. Rare but normal images "
-        "are left out as well. 0: all images count.",
+        "count in the validation that selects the weights. The same share of the strangest images is left "
+        "out of the fit of the anomaly statistics. All calibration images give ranks, so that the false-alarm rate "
+        "holds. Rare but normal images are left out as well. 0: all images count.",
     )
     gradient_clip: float = Field(5.0, gt=0, description="Largest norm of the gradient of the loss in nats a dimension.")
     ema_decay: float = Field(
@@ -170,7 +170,8 @@ class TrainingConfig(ImageOptions):
         ge=0,
         le=8,
         description="Feature models: Glow steps that are trained after the closed-form fit, and kept where held-out "
-        "images become likelier by more than the standard error. Not tried below 400 images.",
+        "images become likelier by more than the standard error. Not tried below 400 images. With "
+        "them the fit is not repeated in folds: the calibration part alone gives ranks.",
     )
     feature_updates: int = Field(
         300, ge=1, le=1_000_000, description="Feature models: optimiser steps for training the Glow steps."

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets import Dataset
 from models.flows.architecture import FeatureArchitecture
 from snf_runtime.images.batch import Batch, joined, stacked
 from snf_runtime.images.preprocessing import Pixels
@@ -80,6 +81,11 @@ class ChosenImages:
 
     def __getitem__(self, rows: slice, /) -> Batch:
         return [self._images[number : number + 1][0] for number in self._chosen[rows].tolist()]
+
+
+def every_image(dataset: Dataset) -> TrainingImages:
+    """Return the images of all parts of a dataset but its test images."""
+    return EveryImage((dataset.train, dataset.statistics, dataset.calibration))
 
 
 class EveryImage:

@@ -5,23 +5,26 @@ The fit sums moments in one pass over the images, chooses grid and shrinkage, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from models.bijections.local_affine import ExactLocalAffine
-from models.datasets import Dataset
+from models.datasets import Dataset, DatasetSummary
 from models.features.extractor import FeatureExtractor
 from models.features.fit import FitChoice, choose, fit_layer, one_gaussian
 from models.features.flows import LOCAL_LAYERS, FeatureFlows, sums_of_groups
 from models.features.moments import FeatureMoments
 from models.flows.architecture import FeatureArchitecture
 from models.training.config import TrainingConfig
+from models.training.expected_ranks import whole_folds
 from models.training.feature_fit_images import ChosenImages, TrainingImages, TrainingSamples
 from models.training.feature_steps import BATCH as STEPS_BATCH
 from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
@@ -30,7 +33,9 @@ from snf_runtime.scoring.evidence import FeatureEvidence
 CHOICE_FOLDS = 5
 """Folds by which grid and shrinkage are chosen."""
 BATCH = 32
-"""Images whose features are in memory at once."""
+"""Images whose features are computed at once."""
+KEPT_BYTES = 2**30
+"""Most bytes of features that are kept for further passes; those of 5,000 images of 224x224 take 0.6 GB."""
 
 CHOICE, STEPS = "choice of the grid", "Glow steps"
 """Parts of the work that pass no images through the backbone."""
@@ -40,6 +45,9 @@ UNITS = {CHOICE: 0, STEPS: STEPS_BATCH}
 Report = Callable[[str, int, int], None]
 """A function that is called with the name of a part of the work, the steps done, and all steps of the part."""
 Folds = NDArray[np.integer]
+_Moments: TypeAlias = tuple[FeatureMoments, FeatureMoments]
+_Layers: TypeAlias = tuple[ExactLocalAffine, ExactLocalAffine]
+_Choice: TypeAlias = tuple[list[FitChoice], FitChoice]
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,8 @@ def fit_features(
 
     Grid and shrinkage are chosen by the log-likelihood of held-out images.
 
-    Memory does not grow with the number of images: they are passed through the backbone in batches, once, or more
-    often with folds or suspects (:func:`passes_of_fit`). For an architecture of tiles, every tile of every image is a
+    The images are passed through the backbone in batches. With folds or suspects their features are used again: up to
+    1 GiB of them are kept, else they are computed again. For an architecture of tiles, every tile of every image is a
     sample of the fit; folds are folds of images, so that the tiles of an image stay together.
 
     Args:
@@ -91,7 +99,7 @@ def fit_features(
         folds: The cross-conformal fold of every image, ``(n,)``. The whole fit, choice included, is then repeated
             without each fold.
         suspect_share: Share of the images, those with the smallest log-likelihood under a first fit, that is left out
-            of a second fit. Without effect where there are folds: a fit must not depend on the images that it ranks.
+            of a second fit. A fit without a fold does not depend on that fold: its suspects are among its own images.
         plan: Glow steps to try after the fit, or None. Without effect where there are folds.
     """
     samples = TrainingSamples(images, architecture)
@@ -104,30 +112,34 @@ def fit_features(
         FeatureMoments(extractor.feature_shape, count),
         FeatureMoments(pooled_shape, count, extractor.pooled),
     )
-    final = folds is not None or not suspect_share
-    trial = (
-        StepsTrial(plan, architecture, of_images, samples.owners)
-        if plan is not None and folds is None and final
-        else None
-    )
-    for start, places, pooled in _batches(samples, extractor, report, "features"):
-        rows = own[start : start + len(places)]
-        moments[0].add(places, rows)
-        moments[1].add(pooled[:, :, None, None], rows)
-        if trial is not None:
+    features = _Features(samples, extractor, report, keep=folds is not None or suspect_share > 0)
+    trial = StepsTrial(plan, architecture, of_images, samples.owners) if plan is not None and folds is None else None
+    for start, places, pooled in features.batches("features"):
+        _add(moments, places, pooled, own[start : start + len(places)])
+        if trial is not None and not suspect_share:
             trial.add(start, places)
     fits = _Fits(moments, LOCAL_LAYERS[architecture.linear])
     everything = list(range(count))
     without = [[other for other in everything if other != fold] for fold in everything] if folds is not None else []
-    chosen = []
+    chosen: list[_Choice] = []
+    layers: list[_Layers] = []
+    pairs: dict[tuple[int, int], _Layers] = {}
     for number, kept in enumerate([everything, *without]):
         report(CHOICE, number, 1 + len(without))
-        chosen.append(fits.choose(kept))
+        fit, choice = fits, fits.choose(kept)
+        if suspect_share:
+            inside = np.isin(of_images, kept)
+            suspects = _suspects(features, fits.layers(kept, *choice), inside, suspect_share, f"suspects {number}")
+            if folds is None:
+                usual = ChosenImages(images, np.setdiff1d(np.arange(len(images)), suspects))
+                return fit_features(usual, extractor, architecture, report, plan=plan)
+            fit = fits.without(features, np.flatnonzero(np.isin(samples.owners, suspects)), own)
+            choice = fit.choose(kept)
+        chosen.append(choice)
+        layers.append(fit.layers(kept, *choice))
+        for other in kept if number else ():
+            pairs[number - 1, other] = fit.layers([fold for fold in kept if fold != other], *choice)
     report(CHOICE, 1 + len(without), 1 + len(without))
-    layers = [fits.layers(kept, *choice) for kept, choice in zip([everything, *without], chosen, strict=True)]
-    if not final:
-        usual = _usual(samples, extractor, *layers[0], suspect_share, report)
-        return fit_features(ChosenImages(images, usual), extractor, architecture, report, plan=plan)
     steps = None
     if trial is not None:
         without_last, _ = fits.layers(everything[:-1], *chosen[0])
@@ -146,48 +158,47 @@ def fit_features(
         tuple(chosen[0][0]),
         chosen[0][1],
         one_gaussian(moments[0], everything),
-        None if folds is None else _unseen(samples, extractor, folds, fits, chosen[1:], report),
+        None if folds is None else _unseen(features, folds, pairs),
         steps,
     )
 
 
 def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
-    """Return how many images the backbone network processes in all while a feature model is trained.
+    """Return how many images the parts of the training of a feature model process in all, for its progress.
 
     Fit, calibration and test are included.
 
-    An image that passes several times counts several times, and optimiser steps count as the images of their batches.
+    An image that several parts process counts several times, and optimiser steps count as the images of their batches.
     """
+    held_out = len(dataset.statistics) + len(dataset.calibration) + len(dataset.test)
+    if folds := whole_folds(config, DatasetSummary.of(dataset)):
+        # For the moments, for the suspects of every fit, for the fits without two folds, and for the calibration.
+        passes = 3 + (1 + folds if config.suspect_share else 0)
+        return passes * (len(dataset.train) + len(dataset.statistics) + len(dataset.calibration)) + len(dataset.test)
     updates = config.feature_updates if config.feature_steps and dataset.folds is None else 0
-    if dataset.whole_folds is None:
-        held_out = len(dataset.statistics) + len(dataset.calibration) + len(dataset.test)
-        # Suspects are found by a first fit, and left out of a second one.
-        return (3 if config.suspect_share else 1) * len(dataset.train) + held_out + updates * STEPS_BATCH
-    # For the moments, for the fits without two folds, and for the calibration.
-    return 3 * len(dataset.whole_folds) + len(dataset.test)
+    # Suspects are found by a first fit, and left out of a second one.
+    return (3 if config.suspect_share else 1) * len(dataset.train) + held_out + updates * STEPS_BATCH
 
 
-def _usual(
-    samples: TrainingSamples,
-    extractor: FeatureExtractor,
-    places: ExactLocalAffine,
-    pooled: ExactLocalAffine,
-    suspect_share: float,
-    report: Report,
+def _suspects(
+    features: _Features, layers: _Layers, inside: NDArray[np.bool_], suspect_share: float, part: str
 ) -> NDArray[np.intp]:
-    """Return the numbers of all images but the share with the least likely features, rising, ``(n,)``.
+    """Return the numbers of the least likely of the images ``inside``, ``(n,)``, by a fit of layers.
 
     Images of several tiles are compared by the mean log-likelihood of their tiles.
     """
+    places, pooled = layers
     of_samples = [
         float(_energy(places, at_places).sum() + _energy(pooled, of_whole[:, None, None]).sum())
-        for _, features, whole in _batches(samples, extractor, report, "suspects")
-        for at_places, of_whole in zip(features, whole, strict=True)
+        for _, of_places, whole in features.batches(part)
+        for at_places, of_whole in zip(of_places, whole, strict=True)
     ]
+    owners = features.samples.owners
     # Images of many tiles must not count as less likely than others.
-    energies = np.bincount(samples.owners, of_samples) / np.bincount(samples.owners)
-    kept = len(energies) - round(suspect_share * len(energies))
-    return np.sort(np.argsort(energies, kind="stable")[:kept])
+    energies = np.bincount(owners, of_samples) / np.bincount(owners)
+    images = np.flatnonzero(inside)
+    kept = len(images) - round(suspect_share * len(images))
+    return images[np.argsort(energies[images], kind="stable")[kept:]]
 
 
 class _Fits:
@@ -198,17 +209,22 @@ class _Fits:
         layer: Function that makes a layer from the shape of the features and the grid.
     """
 
-    def __init__(self, moments: tuple[FeatureMoments, FeatureMoments], layer: Callable[..., ExactLocalAffine]) -> None:
+    def __init__(self, moments: _Moments, layer: Callable[..., ExactLocalAffine]) -> None:
         self._places, self._pooled = moments
         self._layer = layer
 
-    def choose(self, folds: Sequence[int]) -> tuple[list[FitChoice], FitChoice]:
+    def without(self, features: _Features, samples: NDArray[np.intp], folds: Folds) -> _Fits:
+        """Return the fits to all samples but some, given by their numbers; ``folds`` has the fold of every sample."""
+        moments = deepcopy((self._places, self._pooled))
+        for number in samples.tolist():
+            _add(moments, *features.of(number, number + 1), folds[number : number + 1], sign=-1)
+        return _Fits(moments, self._layer)
+
+    def choose(self, folds: Sequence[int]) -> _Choice:
         """Return the choices for the features at places, the best first, and the best one for the pooled features."""
         return choose(self._places, folds), choose(self._pooled, folds, "identity")[0]
 
-    def layers(
-        self, folds: Sequence[int], choices: Sequence[FitChoice], pooled_choice: FitChoice
-    ) -> tuple[ExactLocalAffine, ExactLocalAffine]:
+    def layers(self, folds: Sequence[int], choices: Sequence[FitChoice], pooled_choice: FitChoice) -> _Layers:
         """Return a layer over the features at places and one over the pooled features, fitted to some folds."""
         places = self._layer(self._places.shape, choices[0].grid)
         pooled = self._layer(self._pooled.shape, 1)
@@ -217,44 +233,41 @@ class _Fits:
         return places.eval(), pooled.eval()
 
 
+def _add(
+    moments: _Moments, places: NDArray[np.float32], pooled: NDArray[np.float32], folds: Folds, sign: int = 1
+) -> None:
+    moments[0].add(places, folds, sign)
+    moments[1].add(pooled[:, :, None, None], folds, sign)
+
+
 def _unseen(
-    samples: TrainingSamples,
-    extractor: FeatureExtractor,
-    folds: Folds,
-    fits: _Fits,
-    choices: Sequence[tuple[list[FitChoice], FitChoice]],
-    report: Report,
+    features: _Features, folds: Folds, layers: Mapping[tuple[int, int], _Layers]
 ) -> tuple[FeatureEvidence, ...]:
     """Return, for each fold, the evidence of the images outside it, by fits that have seen neither fold nor image.
 
-    For fold k, the images of fold j are measured by the fit without j and k, with the grid and the shrinkage that were
-    chosen without k.
+    For fold k, the images of fold j are measured by ``layers[k, j]``, the fit without j and k, with the grid and the
+    shrinkage that were chosen without k.
     """
-    count = len(choices)
-    layers = {}
-    for pair in combinations(range(count), 2):
-        kept = [fold for fold in range(count) if fold not in pair]
-        for fold in pair:
-            other = pair[0] if fold == pair[1] else pair[1]
-            layers[fold, other] = fits.layers(kept, *choices[fold])
+    samples, groups = features.samples, features.extractor.pooled
+    count = int(folds.max()) + 1
     places: list[list[NDArray[np.floating]]] = [[] for _ in range(count)]
     pooled: list[list[NDArray[np.float64]]] = [[] for _ in range(count)]
     kind = np.float64 if samples.plans is None else np.float32
-    for start, features, whole in _batches(samples, extractor, report, "folds"):
-        for row in range(len(features)):
+    for start, at_places, whole in features.batches("folds"):
+        for row in range(len(at_places)):
             of_image = int(folds[samples.owners[start + row]])
             for fold in range(count):
                 if fold != of_image:
                     over_places, over_pooled = layers[fold, of_image]
-                    places[fold].append(_energy(over_places, features[row])[0].astype(kind))
-                    pooled[fold].append(_energy(over_pooled, whole[row, :, None, None], extractor.pooled)[:, 0, 0])
+                    places[fold].append(_energy(over_places, at_places[row])[0].astype(kind))
+                    pooled[fold].append(_energy(over_pooled, whole[row, :, None, None], groups)[:, 0, 0])
     plans = [
         None if samples.plans is None else tuple(samples.plans[number] for number in np.flatnonzero(folds != fold))
         for fold in range(count)
     ]
     return tuple(
-        FeatureEvidence(np.stack(at_places)[:, None], np.stack(of_whole)[:, None], of_fold)
-        for at_places, of_whole, of_fold in zip(places, pooled, plans, strict=True)
+        FeatureEvidence(np.stack(of_places)[:, None], np.stack(of_whole)[:, None], of_fold)
+        for of_places, of_whole, of_fold in zip(places, pooled, plans, strict=True)
     )
 
 
@@ -275,12 +288,40 @@ def _energy(
     return energy
 
 
-def _batches(
-    samples: TrainingSamples, extractor: FeatureExtractor, report: Report, part: str
-) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield, for each batch of samples, the number of the first one, the features at places and the pooled features."""
-    for start in range(0, len(samples), BATCH):
-        batch = samples[start : start + BATCH]
-        yield start, *extractor(batch)
-        stop, images = start + len(batch), len(samples.images)
-        report(part, int(samples.owners[stop]) if stop < len(samples) else images, images)
+class _Features:
+    """Features of training samples, computed in batches.
+
+    Args:
+        samples: The samples.
+        extractor: The function from samples to features.
+        report: Called with the progress in images.
+        keep: Whether the features are used again: they are kept from the first pass on, unless they are too large.
+    """
+
+    def __init__(self, samples: TrainingSamples, extractor: FeatureExtractor, report: Report, *, keep: bool) -> None:
+        self.samples, self.extractor = samples, extractor
+        self._report = report
+        shapes = (extractor.feature_shape, (sum(extractor.pooled),))
+        size = 4 * len(samples) * sum(map(math.prod, shapes))
+        self._kept = [np.empty((len(samples), *shape), np.float32) for shape in shapes if keep and size <= KEPT_BYTES]
+        self._known = 0
+
+    def batches(self, part: str) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield, for each batch, the number of its first sample, the features at places and the pooled features."""
+        samples = self.samples
+        for start in range(0, len(samples), BATCH):
+            stop, images = min(start + BATCH, len(samples)), len(samples.images)
+            yield start, *self.of(start, stop)
+            self._report(part, int(samples.owners[stop]) if stop < len(samples) else images, images)
+
+    def of(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the features of the samples from ``start`` to ``stop``, at places and pooled."""
+        if stop > self._known:
+            features = self.extractor(self.samples[start:stop])
+            if not self._kept:
+                return features
+            for kept, of_batch in zip(self._kept, features, strict=True):
+                kept[start:stop] = of_batch
+            self._known = stop
+        places, pooled = (kept[start:stop] for kept in self._kept)
+        return places, pooled

@@ -34,7 +34,8 @@ from models.training.artifact import TrainedModel, write_artifact
 from models.training.config import TrainingConfig, earlier_settings
 from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
-from models.training.feature_fit_images import EveryImage, TrainingImages
+from models.training.expected_ranks import ExpectedRanks, whole_folds
+from models.training.feature_fit_images import TrainingImages, every_image
 from models.training.feature_steps import StepsPlan
 from models.training.fit_feature_flows import FittedFeatures, fit_features
 from models.training.interrupted import Interrupted
@@ -49,7 +50,7 @@ from models.training.training_digest import weights_of
 from models.training.validation_plan import PhaseSteps
 
 MAX_FOLDED_BYTES = 2 * MAX_EVIDENCE_BYTES
-"""Most bytes of the evidence of images of several tiles under all fits that are repeated in folds."""
+"""Most bytes of the evidence of images under all fits that are repeated in folds."""
 
 
 def train(
@@ -132,6 +133,8 @@ def train(
             )
             release_memory()
         return path
+    ranks_expected = ExpectedRanks.of(architecture, config, DatasetSummary.of(dataset))
+    observe({"event": "log", "message": ranks_expected.sentence})
     trained = None
     costs = None if isinstance(architecture, FeatureArchitecture) else _phases(dataset, architecture, config, observe)
     schedule = Schedule(config, len(dataset.statistics), costs, began)
@@ -178,8 +181,9 @@ def _fit_features(
 ) -> FittedFeatures:
     features = architecture if isinstance(architecture, FeatureArchitecture) else architecture.features
     # A hybrid model is calibrated on images that its flow over pixels has not seen, in folds or not.
-    folds = folds_of_fit(dataset, features, observe) if features is architecture else None
-    images: TrainingImages = EveryImage((dataset.train, dataset.statistics)) if folds is not None else dataset.train
+    whole = features is architecture and whole_folds(config, DatasetSummary.of(dataset))
+    folds = folds_of_fit(dataset, features, observe) if whole else None
+    images: TrainingImages = every_image(dataset) if folds is not None else dataset.train
     if folds is not None:
         # As in the calibration: no fit has seen a copy of an image that it ranks.
         folds = one_fold_for_copies(folds, first_copies(images))
@@ -195,8 +199,6 @@ def _fit_features(
     def log(message: str) -> None:
         observe({"event": "log", "message": message})
 
-    if folds is not None and config.suspect_share:
-        log("too few images to leave suspects out of the fit: they are left out of the calibration alone")
     plan = None
     if config.feature_steps and dataset.folds is not None:
         log("too few images to try Glow steps over features")
@@ -212,18 +214,17 @@ def _fit_features(
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
     """Return the number of each image's cross-validation fold, or None if feature flows are fitted only once.
 
-    Else the fit is repeated without each fold. It is not where the images have too many tiles to keep their evidence
-    under all fits in memory.
+    Else the fit is repeated without each fold. It is not where the images are more than 5,000, or have too many places
+    to keep their evidence under all fits in memory.
     """
     folds = dataset.whole_folds
     if folds is None:
         return None
     # Of all images under all fits, and of those outside each fold under another one.
     fits = 2 * int(folds.max() + 1)
-    kept = sum(evidence_bytes(images, architecture, fits) for images in (dataset.train, dataset.statistics))
-    if kept <= MAX_FOLDED_BYTES:
+    if evidence_bytes(every_image(dataset), architecture, fits) <= MAX_FOLDED_BYTES:
         return folds
-    observe({"event": "log", "message": "the images have too many tiles to repeat the fit without each fold of them"})
+    observe({"event": "log", "message": "the images have too many places to repeat the fit without each fold of them"})
     return None
 
 
@@ -266,16 +267,8 @@ def _phases(
     dataset: Dataset, architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, observe: Observer
 ) -> PhaseSteps:
     """Return how long validation, fit and evaluation take, in steps; zeros where their work cannot be counted."""
-    summary = DatasetSummary(
-        dataset.image_shape,
-        len(dataset.train),
-        len(dataset.statistics),
-        len(dataset.calibration),
-        len(dataset.test),
-        folds=0 if dataset.folds is None else 1,
-    )
     try:
-        return phases_in_steps(architecture, config, summary)
+        return phases_in_steps(architecture, config, DatasetSummary.of(dataset))
     except Exception as error:
         # A training must not fail because its remaining time is unknown.
         message = f"the remaining time leaves out the evaluation, whose work cannot be counted: {error}"

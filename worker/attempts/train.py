@@ -133,6 +133,7 @@ def _published(version: ModelVersion, live: int | None) -> dict[str, Any]:
         "ref": f"{version.name}:{version.version}",
         "live": live == version.version,
         "live_version": live,
+        "smallest_p": version.manifest.calibration.smallest_p,
         "unfit": [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit],
     }
 

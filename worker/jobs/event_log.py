@@ -12,7 +12,7 @@ from worker.jobs.event_file import FILE, Event, read_chunks
 _PROGRESS = ("step", "steps", "epoch", "images_per_second", "eta_seconds")
 _VERSION = ("model", "version", "ref")
 _RESULTS = {
-    "published": (*_VERSION, "live", "live_version", "unfit"),
+    "published": (*_VERSION, "live", "live_version", "unfit", "smallest_p"),
     "scored": ("model", "images", "anomalies", "errors", "output", "plan"),
     "calibrated": (*_VERSION, "calibration", "smallest_p", "active", "reason"),
     "evaluated": ("model", "auroc", "auroc_over_baseline", "false_alarms"),

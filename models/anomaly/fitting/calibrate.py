@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
-from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, evenly_spaced
+from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, evenly_spaced, folds_digest
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.gradients.passes import GradientPasses
@@ -108,10 +108,12 @@ def calibrate(
     if not ranked.any():
         raise DatasetUnfit(f"all calibration images of {reference.dataset} are copies of those that statistics are of")
     fisher: list[Tensor] = []
+    digest = None
     if reference.folds is not None:
         # No gradients: their Fisher information would include the images that are to be ranked against it.
         held_out = statistics
         folds = one_fold_for_copies(reference.folds, first)
+        digest = folds_digest(folds)
         calibration = fit_cross(statistics, folds, names, grid, reference.suspect_share, unseen, ranked)
         mean = statistics.log_likelihoods.mean()
     else:
@@ -146,7 +148,9 @@ def calibrate(
         copies=int(np.count_nonzero(~ranked)),
         tiles=None if calibration.tile_counts is None else tuple(calibration.tile_counts.tolist()),
         folds=len(calibration.folds),
+        folds_sha256=digest,
         suspect_share=reference.suspect_share,
+        suspects_ranked=True,
         smallest_p=calibration.smallest_p,
         statistics_log_likelihood=float(statistics.log_likelihoods.mean()),
         mean_log_likelihood=float(mean),

@@ -5,6 +5,7 @@ This module is free of torch.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,8 +173,8 @@ def _parts(
 def images_in_memory(images: Images, architecture: Architecture) -> int:
     """Return how many of the given images a calibration can use within its memory limit.
 
-    The statistics (evidence) may take 1 GiB, which limits only models that use tiles. The result is at least 20, or the
-    number of all images if there are fewer.
+    The statistics (evidence) may take 1 GiB, which limits models that use tiles or large images. The result is at least
+    20, or the number of all images if there are fewer.
     """
     needed = evidence_bytes(images, architecture)
     if needed <= MAX_EVIDENCE_BYTES:
@@ -181,21 +182,28 @@ def images_in_memory(images: Images, architecture: Architecture) -> int:
     return min(len(images), max(MIN_REFERENCE, len(images) * MAX_EVIDENCE_BYTES // needed))
 
 
-def evidence_bytes(images: Images, architecture: Architecture, fits: int | None = None) -> int:
+def evidence_bytes(images: ImageRows, architecture: Architecture, fits: int | None = None) -> int:
     """Return the number of bytes of memory that the anomaly statistics (evidence) of images need.
 
-    The result is 0 for a model that does not use tiles, as its images are small.
+    The result is 0 for a model with pixels.
 
     Args:
         images: The images.
         architecture: The architecture of the model.
         fits: The number of fits of the features; None for that of the architecture.
     """
-    if not isinstance(architecture, FeatureArchitecture) or not architecture.tiled:
+    if not isinstance(architecture, FeatureArchitecture):
         return 0
-    side, places = architecture.height, architecture.rows * architecture.columns
-    plans = (tile_plan(*size_of(image), side, side // architecture.rows) for image in images)
-    return BYTES_OF_PLACE * places * (fits or len(architecture.grids)) * sum(map(len, plans))
+    places = architecture.rows * architecture.columns * (fits or len(architecture.grids))
+    if not architecture.tiled:
+        return 2 * BYTES_OF_PLACE * places * len(images)  # in float64
+    side = architecture.height
+    each = (images[number : number + 1][0] for number in range(len(images)))
+    return (
+        BYTES_OF_PLACE
+        * places
+        * sum(len(tile_plan(*size_of(image), side, side // architecture.rows)) for image in each)
+    )
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
@@ -214,13 +222,23 @@ def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> Non
     check_count(name, held_out if own else summary.train + held_out, own=own)
 
 
+def folds_digest(folds: NDArray[np.integer]) -> str:
+    """Return the SHA-256 of the fold of every image, in hexadecimal."""
+    return hashlib.sha256(folds.astype(np.int8).tobytes()).hexdigest()
+
+
+def is_in_folds(manifest: Manifest) -> bool:
+    """Return whether a model was fitted to all images, and once more without each of several folds of them."""
+    fit = manifest.training.feature_fit
+    return fit is not None and fit.fits > 1
+
+
 def check_held_out(name: str, manifest: Manifest) -> None:
     """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset, with none held out.
 
     ``name`` is the name of the dataset, for the error message.
     """
-    fit = manifest.training.feature_fit
-    if fit is not None and fit.fits > 1:
+    if is_in_folds(manifest):
         raise DatasetUnfit(
             f"the model was fitted to all images of {name}, so only the calibration that came with it can rank them: "
             "choose other images"

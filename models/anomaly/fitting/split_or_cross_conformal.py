@@ -153,9 +153,9 @@ def fit_split(
         calibration: The evidence of the images that p-values are ranks among.
         names: The names of the whole-image statistics.
         grid: Rows and columns of cells; None for a flow without spatial structure.
-        suspect_share: The expected share of images in both sets that are not normal. This share of the most anomalous
-            images is left out, of the fit (which is then repeated) and of the calibration. Where these images are
-            normal after all, false alarms exceed the requested rate by up to this share.
+        suspect_share: The expected share of images that are not normal. This share of the most anomalous images is
+            left out of the fit, which is then repeated. All images of the second set give ranks: ranks without the
+            most anomalous ones would raise the rate of false alarms by that share.
         ranked: Which calibration images give a rank, ``(n,)``; None for all of them.
     """
     everything = np.ones(len(calibration.evidence), dtype=bool)
@@ -163,11 +163,10 @@ def fit_split(
     fold = _fold(statistics.evidence, calibration, (ranked, everything), names, grid, suspect_share)
     held_out = calibration.evidence_with_gradients()[ranked[calibration.rows_with_gradients()]]
     fold = _add_gradients(fold, statistics.evidence_with_gradients(), held_out, suspect_share)
-    folds = _without_suspects([fold], suspect_share)
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
     levels = _sorted_levels(statistics.evidence, calibration.evidence)
     counts = _tile_counts(calibration.evidence)
-    return Calibration(folds, np.sort(together), statistics.pixels(), white_levels=levels, tile_counts=counts)
+    return Calibration((fold,), np.sort(together), statistics.pixels(), white_levels=levels, tile_counts=counts)
 
 
 def fit_cross(
@@ -193,8 +192,7 @@ def fit_cross(
         folds: The fold of each image, ``(n,)``.
         names: The names of the whole-image statistics.
         grid: Rows and columns of cells; None for a flow without spatial structure.
-        suspect_share: The expected share of images that are not normal, as in :func:`fit_split`. Those that are left
-            out of the calibration are the most anomalous ones of all folds together.
+        suspect_share: The expected share of images that are not normal, as in :func:`fit_split`.
         unseen: For each fold with a fit of its own, the feature evidence of the images outside it, each by a fit that
             has seen neither the fold nor the image, ``(n - fold, 1, rows, columns)``.
         ranked: Which images give a rank, ``(n,)``; None for all of them.
@@ -214,9 +212,8 @@ def fit_cross(
         held_out = complete[(inside & ranked)[rows]]
         fitted.append(_add_gradients(fold_of, complete[~inside[rows]], held_out, suspect_share))
     levels = _sorted_levels(evidence)
-    kept = _without_suspects(fitted, suspect_share)
     return Calibration(
-        kept,
+        tuple(fitted),
         np.sort(reference.log_likelihoods),
         reference.pixels(),
         white_levels=levels,
@@ -270,34 +267,6 @@ def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_
     family = fit_gradients(usual.gradients, usual.whole[:, 0])
     fitted = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
     return replace(fold, thorough=GradientCalibration(family, np.sort(fitted.values(held_out))))
-
-
-def _without_suspects(folds: Sequence[Fold], suspect_share: float) -> tuple[Fold, ...]:
-    """Return the folds of a calibration without the values of its most anomalous images.
-
-    They are a share of the images of all folds together: a fold may be too small to leave out a share of its own, and
-    suspects may be in a few folds only. A fold can lose all its values.
-    """
-    ordered = _kept([fold.ordered for fold in folds], suspect_share)
-    maxima = _kept([fold.map_maxima for fold in folds], suspect_share)
-    gradients = _kept([None if fold.thorough is None else fold.thorough.ordered for fold in folds], suspect_share)
-    return tuple(
-        replace(
-            fold,
-            ordered=values,
-            thorough=None if fold.thorough is None else replace(fold.thorough, ordered=with_gradients),
-            map_maxima=None if fold.map_maxima is None else largest,
-        )
-        for fold, values, largest, with_gradients in zip(folds, ordered, maxima, gradients, strict=True)
-    )
-
-
-def _kept(parts: Sequence[Array | None], suspect_share: float) -> list[Array]:
-    """Return the sorted values of each part without the largest ones of all parts; None stands for no values."""
-    values = [np.zeros(0) if part is None else part for part in parts]
-    together, owners = np.concatenate(values), np.repeat(np.arange(len(values)), [len(part) for part in values])
-    usual = _usual(together, suspect_share)
-    return [together[usual[owners[usual] == number]] for number in range(len(values))]
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:

@@ -16,7 +16,8 @@ from models.training.cost.feature_work import feature_work
 from models.training.cost.flow_work import FROZEN_BATCH, FlowWork, flow_work
 from models.training.cost.operation_counter import Work
 from models.training.cost.throughput import ASSUMED, Throughput
-from models.training.fit_feature_flows import CHOICE_FOLDS
+from models.training.expected_ranks import whole_folds
+from models.training.fit_feature_flows import CHOICE_FOLDS, KEPT_BYTES
 from models.training.precision import training_precision
 from models.training.validation import FINAL_SAMPLES, PREVIEW_SAMPLES, validation_tile
 from models.training.validation_plan import EVALUATION_SHARE, PhaseSteps, plan_validations
@@ -125,19 +126,26 @@ def _features(
         whole: Whether the whole fit is repeated without each fold, where there are folds.
     """
     steps = 0 if splits.folds else config.feature_steps
-    work, folds = feature_work(architecture.model_copy(update={"steps": steps})), splits.folds if whole else 0
+    work, folds = feature_work(architecture.model_copy(update={"steps": steps})), whole_folds(config, splits)
+    folds = folds if whole else 0
     fits, pairs = 1 + folds, folds * max(folds - 1, 0)
-    fitted = splits.tiles * (splits.train + (splits.statistics if folds else 0))
+    fitted = splits.tiles * (splits.train + (splits.statistics + splits.calibration if folds else 0))
     passed = (work.backbone + work.moments) * fitted + (work.choice + work.layers) * fits
-    if config.suspect_share and not folds:
+    kept = min(KEPT_BYTES, math.ceil(fitted * work.feature_bytes)) if folds or config.suspect_share else 0
+    repeated = work.backbone if fitted * work.feature_bytes > KEPT_BYTES else Work()
+    if config.suspect_share and folds:
+        passed = passed + (repeated + work.scoring) * (fitted * fits) + (work.choice + work.layers) * fits
+    elif config.suspect_share:
         # A first fit finds the suspects, which are left out of a second one.
         passed = passed * 2 + (work.backbone + work.scoring) * fitted
     if steps:
         passed = passed + work.update * config.feature_updates
     if folds:
-        passed = passed + (work.backbone + work.scoring * (folds - 1)) * fitted + work.layers * pairs
+        passed = passed + (repeated + work.scoring * (folds - 1)) * fitted + work.layers * pairs
     ranked = fitted if folds else splits.tiles * (splits.statistics + splits.calibration)
     held_out = (work.backbone + work.scoring * fits) * (ranked + splits.tiles * splits.test)
+    # Of the images of each fold under the fits without one other fold, and of all images under all fits, in float64.
+    evidence = math.ceil(fitted) * 8 * architecture.rows * architecture.columns * 2 * folds
     weights = work.layer_bytes * fits
     choosing = work.moment_bytes * 5 * CHOICE_FOLDS
     images = splits.train + splits.statistics + splits.calibration + splits.test
@@ -146,7 +154,7 @@ def _features(
     phases = max(choosing, work.moment_bytes * CHOICE_FOLDS + work.layer_bytes * pairs, 5 * weights)
     return TrainingEstimate(
         parameters=work.parameters * fits,
-        memory_bytes=PROGRAM_BYTES + data + work.batch_bytes + phases,
+        memory_bytes=PROGRAM_BYTES + data + work.batch_bytes + phases + kept + evidence,
         start_seconds=slowdown * throughput.start_seconds,
         training_seconds=slowdown * throughput.seconds(passed),
         evaluation_seconds=slowdown * (throughput.seconds(held_out) + weights / throughput.disk_bytes_per_second),

@@ -39,6 +39,7 @@ class FeatureWork:
         moment_bytes: Moments of one fold.
         layer_bytes: Layers of one fit.
         batch_bytes: Activations of a batch.
+        feature_bytes: Features of one image.
     """
 
     backbone: Work
@@ -51,6 +52,7 @@ class FeatureWork:
     moment_bytes: int
     layer_bytes: int
     batch_bytes: int
+    feature_bytes: int
 
 
 def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
@@ -84,6 +86,7 @@ def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
         parameters=parameters,
         moment_bytes=8 * (matrices + channels * places),
         layer_bytes=4 * parameters,
+        feature_bytes=4 * (places * channels + pooled),
         batch_bytes=3 * BATCH * 4 * WIDEST_CHANNELS * height * width // 4,
     )
 

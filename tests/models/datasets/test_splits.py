@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from models.datasets.splits import SplitAssignment, split_images
+from models.anomaly.false_alarms import safe_threshold
+from models.datasets.splits import SplitAssignment, held_out_sizes, split_images
+from snf_runtime.anomaly.conformal import smallest_p
 
 
 def digests(count: int) -> list[bytes]:
@@ -38,7 +40,7 @@ def test_rules_of_splitting(groups: list[str], rule: str, reason: str) -> None:
     assert np.bincount(shares.part, minlength=3).tolist() == sizes(shares)
     if rule == "by-image":
         count = len(groups)
-        assert sizes(shares) == ([60, 40, 0] if count < 400 else [count * 8 // 10, count // 10, count // 10])
+        assert sizes(shares) == ([60, 40, 0] if count < 400 else [601, 100, 299])
     else:
         whose = {group: set(shares.part[[one == group for one in groups]]) for group in set(groups)}
         assert all(len(parts) == 1 for parts in whose.values())
@@ -61,7 +63,7 @@ def test_equal_images_go_together(count: int) -> None:
 
 def test_groups_of_copies_are_no_groups() -> None:
     """Six folders with the same twenty images are one lot."""
-    for copies, expected in ((6, [72, 48, 0]), (30, [480, 60, 60])):
+    for copies, expected in ((6, [72, 48, 0]), (30, [360, 60, 180])):
         count = 20 * copies
         shares = split_images([f"{n // 20}" for n in range(count)], [b"%d" % (n % 20) for n in range(count)])
         assert (shares.split.rule, shares.split.reason[:15]) == ("by-image", "too few groups ")
@@ -74,7 +76,7 @@ def test_every_number_of_different_images() -> None:
         if count >= 400:
             assert shares.fold is None
             assert shares.split.folds == []
-            assert sizes(shares) == [count - 2 * (count // 10), count // 10, count // 10]
+            assert sizes(shares) == [count - count // 10 - 3 * count // 10, count // 10, 3 * count // 10]
             continue
         reference = count * 4 // 10
         assert sizes(shares) == [count - reference, reference, 0]
@@ -84,6 +86,16 @@ def test_every_number_of_different_images() -> None:
         assert folds.tolist() == shares.split.folds
         assert len(folds) == min(5, reference)
         assert folds.max() - folds.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "ranks"), [(400, 120), (650, 195), (997, 299), (2000, 299), (2990, 299), (5000, 500)]
+)
+def test_the_calibration_part_reaches_one_per_cent(count: int, ranks: int) -> None:
+    statistics, calibration = held_out_sizes(count)
+    assert (statistics, calibration) == (count // 10, ranks)
+    assert smallest_p(calibration) < 0.01
+    assert (safe_threshold(calibration, 0.01) is not None) == (count >= 997)
 
 
 def random_dataset(seed: int) -> tuple[list[str], list[bytes]]:

@@ -255,11 +255,15 @@ def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> 
 def test_many_images_have_a_calibration_part_and_no_folds(tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets")
     images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8)
-    for count, expected in ((399, (240, 159, 0, 5)), (400, (320, 40, 40, 0))):
+    for count, expected in ((399, (240, 159, 0, 5)), (400, (240, 40, 120, 0))):
         report = store.create("noise", [source(tmp_path / "uploads", npz(images=images[:count]))])
         summary = summarize("noise", None, store)
         assert (summary.train, summary.statistics, summary.calibration, summary.folds) == expected
         assert (load_dataset("noise", None, store).folds is None) == (expected[3] == 0)
+        assert summary.whole_folds == 5
+        whole_folds = load_dataset("noise", None, store).whole_folds
+        assert whole_folds is not None
+        assert np.bincount(whole_folds).tolist() == [80] * 4 + [count - 320]
         assert any("few" in note for note in report.notes) == (count < 400)
         store.delete("noise")
 

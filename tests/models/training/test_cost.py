@@ -272,9 +272,16 @@ def test_a_fit_of_features_takes_time_by_its_images_and_repeats_for_folds() -> N
     twice = estimate_training(FEATURES, suspicious, DatasetSummary(SIDE, 800, 100, 100, 0))
     assert 2 * usual.training_seconds < twice.training_seconds < 3.5 * usual.training_seconds
     few = {"train": 240, "statistics": 160, "calibration": 0}
-    split, folded = estimate(**few), estimate(**few, folds=5)
+    split, folded = estimate(**few), estimate(**few, folds=5, whole_folds=5)
     assert folded.training_seconds > 2 * split.training_seconds
     assert folded.parameters == 6 * split.parameters
+    # Above 400 images, too, but for Glow steps: each image then passes the backbone for the fit and for its rank.
+    many = estimate(whole_folds=5)
+    assert many.training_seconds + many.evaluation_seconds > 1.5 * (usual.training_seconds + usual.evaluation_seconds)
+    assert many.memory_bytes > usual.memory_bytes + 1000 * 4 * 152 * 256
+    with_steps = TrainingConfig(feature_steps=1)
+    summaries = [DatasetSummary(SIDE, 800, 100, 100, 0, whole_folds=folds) for folds in (0, 5)]
+    assert len({estimate_training(FEATURES, with_steps, summary) for summary in summaries}) == 1
     assert 1e9 < usual.memory_bytes < 4e9
     assert estimate(train=100_000).memory_bytes - usual.memory_bytes == pytest.approx(99_200 * 3 * 256 * 256)
 
@@ -282,7 +289,7 @@ def test_a_fit_of_features_takes_time_by_its_images_and_repeats_for_folds() -> N
 def test_glow_steps_over_features_add_their_updates_and_weights() -> None:
     def estimate(steps: int, updates: int = 300, folds: int = 0) -> TrainingEstimate:
         config = CONFIG.model_copy(update={"feature_steps": steps, "feature_updates": updates})
-        return estimate_training(FEATURES, config, replace(splits(SIDE), folds=folds))
+        return estimate_training(FEATURES, config, replace(splits(SIDE), folds=folds, whole_folds=folds))
 
     longer = [estimate(2, updates).training_seconds - estimate(0).training_seconds for updates in (100, 300)]
     assert 0 < longer[0] == pytest.approx(longer[1] / 3)

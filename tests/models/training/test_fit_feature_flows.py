@@ -91,7 +91,7 @@ def test_what_is_unseen_is_by_fits_without_the_fold_and_the_image() -> None:
     folds = (np.arange(40) % 5).astype(np.int8)
     _, report = reported()
     fitted = fit_features(images, extractor, architecture(), report, folds)  # type: ignore[arg-type]
-    assert extractor.images == 80
+    assert extractor.images == 40, "the features are computed once"
     assert fitted.unseen is not None
     assert [len(part) for part in fitted.unseen] == [32] * 5
     places, _ = Linear()(images)
@@ -124,6 +124,28 @@ def test_suspects_are_left_out_of_the_fit() -> None:
         return float((mean - expected).abs().max())
 
     assert distance(careful) < 0.3 * distance(careless)
+
+
+def test_suspects_of_a_fit_without_a_fold_are_among_its_own_images() -> None:
+    images = real_images(100)
+    images[[3, 7]] = 255 - images[[3, 7]]
+    folds = (np.arange(100) % 5).astype(np.int8)
+    _, report = reported()
+
+    def means(of: NDArray[np.uint8], share: float) -> list[NDArray[np.float32]]:
+        fitted = fit_features(of, Linear(), architecture(), report, folds, share)  # type: ignore[arg-type]
+        assert fitted.unseen is not None
+        return [layer.mean.detach().numpy() for layer in fitted.flows.places]
+
+    careless, careful, clean = means(images, 0.0), means(images, 0.02), means(real_images(100), 0.0)
+    for number in range(6):  # the images are in the folds 3 and 2, of the fits 4 and 3
+        if number not in (3, 4):
+            away, near = (np.abs(fits[number] - clean[number]).max() for fits in (careless, careful))
+            assert near < 0.5 * away
+    # What is in fold 2 has no influence on the fit without it, nor on which suspects that fit leaves out.
+    changed = images.copy()
+    changed[folds == 2] = 255 - changed[folds == 2]
+    np.testing.assert_allclose(means(changed, 0.02)[3], careful[3], rtol=1e-5, atol=1e-6)
 
 
 def test_what_a_report_raises_ends_the_fit() -> None:

@@ -1,6 +1,7 @@
 // The estimate of a training, requested again whenever the form changes.
 import { html, nothing } from "../../vendor/lit-html/lit-html.js";
 import { bytes, count, duration, whole } from "../format.js";
+import { smallestRate } from "../attainable.js";
 import { facts, notice } from "../parts.js";
 import { get, isAbort } from "../service.js";
 import { problem } from "./messages.js";
@@ -68,6 +69,7 @@ export class Estimate {
         ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} ahead` : "empty"}`],
         ["workers", workers ? `${whole(workers)} running` : null],
         ["basis", BASIS[estimate?.basis] ?? null],
+        ["smallest alpha", estimate?.smallest_alpha ? `${smallestRate(estimate.smallest_alpha)}; 1 % takes ${whole(estimate.images_for_default)} good images` : null],
       ])}
       ${waitsFor ? notice(`The job ${waitsFor}.`, "warn") : nothing}
       ${estimate?.fits === false ? notice(`Running workers offer at most ${bytes(estimate.available_bytes)} of memory. Use a smaller batch size or preset.`, "warn") : nothing}`;

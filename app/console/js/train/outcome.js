@@ -49,6 +49,7 @@ function trained({ result, metrics }, aliases, changed) {
       ["test log-likelihood", evaluation.test_nats == null ? null : `${fixed(-evaluation.test_nats, 1)} nats per image (density of ${ofFeatures ? "features" : "pixels"})`],
       ["validation", evaluation.validation_bits_per_dim == null ? null : `${fixed(evaluation.validation_bits_per_dim, 4)} bits/dim`],
       ["validation log-likelihood", ofFeatures ? `${fixed(-evaluation.validation_nats, 1)} nats per image` : null],
+      ["smallest alpha", result.smallest_p ? smallestRate(result.smallest_p) : null],
       ["reconstruction error", evaluation.reconstruction_error == null ? null : `${brief(evaluation.reconstruction_error)}, maximum over learned inverses`],
     ])}
     ${aliases && !isLive ? html`<div class="notice row between"><span>This version is not live: <code>${result.model}</code> ${aliases.live ? `uses version ${aliases.live}` : "has no live version"}.</span>
