@@ -17,7 +17,7 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Literal
 
 from models.datasets import DatasetSummary
-from models.flows.architecture import Architecture
+from models.flows.architecture import Architecture, GlowArchitecture, HybridArchitecture
 from models.training.config import TrainingConfig
 from models.training.cost.throughput import ASSUMED, Throughput, stored_throughput
 from worker.jobs.duration_model import DurationModel
@@ -40,8 +40,11 @@ GUESSED_STEP_SECONDS = 2e-6
 """Time that a step takes for each value of a batch; the small presets do on the reference machine."""
 GUESSED_IMAGE_SECONDS, GUESSED_FEATURE_BYTES = 0.02, 2_000_000_000
 """Time that an image takes in a fit over features, and memory of such a fit."""
-GUESSED_BYTES = 500_000_000, 2_000
-"""Memory of any training, and of one value of a batch."""
+GUESSED_BYTES = 500_000_000, 2_000, 16 / 3
+"""Memory of any training, of one value of a batch, and beside that of one value, step and hidden channel of a Glow.
+
+For the Glow presets this is 1.2 to 4 times what is counted.
+"""
 
 
 @dataclass(frozen=True)
@@ -150,5 +153,8 @@ def _guess(architecture: Architecture, config: TrainingConfig, dataset: DatasetS
     seconds = slowdown * (ASSUMED.start_seconds + config.max_steps * values * GUESSED_STEP_SECONDS)
     if config.max_minutes is not None:
         seconds = min(seconds, 60 * config.max_minutes)
-    fixed, each = GUESSED_BYTES
+    fixed, each, of_step = GUESSED_BYTES
+    pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
+    if isinstance(pixels, GlowArchitecture):
+        each += round(of_step * pixels.steps * pixels.hidden / pixels.channels)
     return JobEstimate(seconds, fixed + each * values, 0, slowdown, "guessed")

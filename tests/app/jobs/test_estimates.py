@@ -13,6 +13,7 @@ from app.jobs import estimates
 from app.jobs.estimates import JobEstimate, estimate_job
 from models.datasets import DatasetSummary
 from models.training.config import TrainingConfig
+from models.training.cost.estimate import estimate_training
 from models.training.cost.throughput import ASSUMED, store_throughput
 from models.training.presets import find_preset
 from worker.jobs.duration_model import GUESSED, DurationModel
@@ -49,6 +50,17 @@ def test_earlier_jobs_come_before_the_measured_speed_and_that_before_an_assumpti
     assert earlier.seconds == pytest.approx(3 * assumed.seconds)
     assert earlier.memory_bytes == measured.memory_bytes == assumed.memory_bytes
     assert earlier.parameters == assumed.parameters > 0
+
+
+@pytest.mark.parametrize("preset", ["snf-glow-tiny", "snf-glow-small", "exact-glow-medium", "snf-glow-2l-16k"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 256, 256), (3, 64, 64)])
+def test_a_guess_is_not_below_the_memory_that_is_counted(preset: str, shape: tuple[int, int, int]) -> None:
+    recipe = find_preset(preset)
+    config = recipe.config({})
+    architecture, dataset = recipe.architecture(shape, config.pixel_transform), DatasetSummary(shape, 600, 90, 90, 0)
+    guess = estimates._guess(architecture, config, dataset, 1.0).memory_bytes
+    counted = estimate_training(architecture, config, dataset).memory_bytes
+    assert counted <= guess < 6 * counted
 
 
 def test_speed_is_stored_by_device_and_threads(tmp_path: Path) -> None:
