@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,9 @@ RESULTS = Path(__file__).parent / "results"
 MODEL, FITTED = "fashion-snf-glow", 65
 CAPITALS = (10, 100, 1000)
 BEFORE_STREAMS = 2000
-USUAL_SIZES = ((65, 2000), (1000, 2000))
+USUAL_SIZES = (1000, 2000)
 """Calibration images, and images of a stream."""
-CELL_SIZES = ((65, 600), (300, 600))
+CELL_SIZES = (300, 600)
 CELLS_OF_MODEL = (400, 65)
 """Solar cells that train a feature model, and that its statistics are fitted to."""
 
@@ -126,7 +125,7 @@ def measure(pool: Array, calibration: int, length: int, streams: int) -> dict[st
     }
 
 
-def report(rows: dict[str, list[dict[str, Any]]]) -> str:
+def report(rows: dict[str, dict[str, Any]]) -> str:
     """Return the results as Markdown."""
     limits = " | ".join(f"capital {limit:,}" for limit in CAPITALS)
     lines = [
@@ -139,17 +138,16 @@ def report(rows: dict[str, list[dict[str, Any]]]) -> str:
         "calibrations without a test before |",
         "|---" * (5 + len(CAPITALS)) + "|",
     ]
-    for name, measured in rows.items():
-        for row in measured:
-            now, before = row["reached"]["now"], row["reached"]["before"]
-            shares = " | ".join(
-                f"{now[limit] / row['streams']:.2%} ({before[limit] / row['streams_before']:.2%})"
-                for limit in map(str, CAPITALS)
-            )
-            lines.append(
-                f"| {name} | {row['equal']:.1%} | {row['calibration_images']:,}, {row['length']:,} "
-                f"| {row['streams']:,} ({row['streams_before']:,}) | {shares} | {row['without_test_before']:.1%} |"
-            )
+    for name, row in rows.items():
+        now, before = row["reached"]["now"], row["reached"]["before"]
+        shares = " | ".join(
+            f"{now[limit] / row['streams']:.2%} ({before[limit] / row['streams_before']:.2%})"
+            for limit in map(str, CAPITALS)
+        )
+        lines.append(
+            f"| {name} | {row['equal']:.1%} | {row['calibration_images']:,}, {row['length']:,} "
+            f"| {row['streams']:,} ({row['streams_before']:,}) | {shares} | {row['without_test_before']:.1%} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -160,18 +158,17 @@ def main() -> None:
     parser.add_argument("--only", choices=("pixels", "features"), help="the other results stay as they are")
     arguments = parser.parse_args()
     folder, path = data_dir("fashion_mnist.npz", "elpv64.npz"), RESULTS / "drift_ties.json"
-    rows: dict[str, list[dict[str, Any]]] = json.loads(path.read_text()) if path.exists() else {}
-    pools: dict[str, tuple[Array, Sequence[tuple[int, int]]]] = {}
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    pools: dict[str, tuple[Array, tuple[int, int]]] = {}
     if arguments.only != "features":
         pools |= {name: (values, USUAL_SIZES) for name, values in statistics(folder).items()}
     if arguments.only != "pixels":
         pools["features"] = (feature_statistics(folder / "elpv64.npz"), CELL_SIZES)
-    for name, (values, of_pool) in pools.items():
-        rows[name] = [measure(values, *sizes, arguments.streams) for sizes in of_pool]
-    text = report(rows)
-    Console().print(text, markup=False, highlight=False)
-    write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
-    write_atomically(RESULTS / "drift_ties.md", text.encode())
+    for name, (values, sizes) in pools.items():
+        rows[name] = measure(values, *sizes, arguments.streams)
+        write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
+        write_atomically(path.with_suffix(".md"), report(rows).encode())
+    Console().print(report(rows), markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ def intervals(normal: Array, strange: Array) -> tuple[Interval, Interval, Interv
     Average precision is that at these numbers of images.
 
     AUROC and average precision have Clopper-Pearson intervals of as many images as would give the variance that follows
-    from the placements of the images (DeLong et al. 1988; Korn and Graubard 1998). For FPR the Clopper-Pearson interval
-    at the threshold and the order-statistics interval of the threshold are combined as independent errors (Zou and
-    Donner 2008).
+    from the placements of the images (DeLong et al. 1988; Korn and Graubard 1998). FPR has the lower Clopper-Pearson
+    bound at the upper bound of the threshold, and the upper one at its lower bound. The threshold's bounds are order
+    statistics of the anomalous images.
     """
     point = separation(normal, strange)
     normal, strange = np.sort(normal), np.sort(strange)
@@ -78,7 +78,7 @@ def intervals(normal: Array, strange: Array) -> tuple[Interval, Interval, Interv
     return (
         _interval(point.auroc, _variance(*_auroc_influences(normal, strange)), images, AUROC_PRIOR),
         _interval(point.aupr, _variance(*_precision_influences(*worst)), images, 1),
-        _fpr_interval(normal, strange, point.fpr95),
+        _fpr_interval(normal, strange),
     )
 
 
@@ -150,16 +150,16 @@ def _interval(share: float, variance: float, images: int, prior: float) -> Inter
     return clopper_pearson(share * effective, effective, 1 - TAIL)
 
 
-def _fpr_interval(normal: Array, strange: Array, fpr: float) -> Interval:
+def _fpr_interval(normal: Array, strange: Array) -> Interval:
     images = len(strange)
     first, last = (int(binom.ppf(level, images, 1 - TPR)) for level in (TAIL, 1 - TAIL))
     # With fewer than 72 anomalous images the threshold has no lower bound.
-    most = float(np.mean(normal >= strange[first - 1])) if first else 1.0
-    least = float(np.mean(normal > strange[min(last, images - 1)]))
-    low, high = clopper_pearson(fpr * len(normal), len(normal), 1 - TAIL)
-    return max(0.0, fpr - _together(fpr - low, fpr - least)), min(1.0, fpr + _together(high - fpr, most - fpr))
+    most = int(np.sum(normal >= strange[first - 1])) if first else len(normal)
+    least = int(np.sum(normal > strange[min(last, images - 1)]))
+    low, high = (clopper_pearson(found, len(normal), 1 - TAIL) for found in (least, most))
+    return low[0], high[1]
 
 
-def _together(one: float, other: float, correlation: float = 0.0) -> float:
-    """Return the length of two errors together; ``correlation`` is that of the estimates whose difference it is."""
+def _together(one: float, other: float, correlation: float) -> float:
+    """Return the error of a difference from those of its two estimates, which are correlated."""
     return float(np.sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other)))
