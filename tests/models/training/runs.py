@@ -24,8 +24,8 @@ TORCH = EngineOptions("torch", threads=1)
 @lru_cache
 def small_digits(side: int = 8) -> Dataset:
     """Real digits, of sides for which flows have one level; they have two for a side of 16."""
-    images = real_images(300, side)
-    return Dataset(f"digits-{side}", images[:260], images[260:], images[260:], images[260:], "digest")
+    images = real_images(340, side)
+    return Dataset(f"digits-{side}", images[:260], images[260:300], images[300:], images[300:], "digest")
 
 
 def trainer_in(folder: Path, config: TrainingConfig = QUICK, side: int = 8) -> tuple[Trainer, Events]:
