@@ -42,8 +42,8 @@ def test_an_interrupted_run_of_other_settings_is_refused_by_name_and_nothing_is_
     with pytest.raises(FolderTaken, match=r"settings: preset: expected snf-glow-tiny, got exact-glow-tiny$"):
         call(tmp_path, preset="exact-glow-tiny")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    [message, *_] = [event["message"] for event in call(tmp_path, stop_at=1) if event["event"] == "log"]
-    assert message == "continues from step 2, the newest checkpoint"
+    messages = [event["message"] for event in call(tmp_path, stop_at=1) if event["event"] == "log"]
+    assert "continues from step 2, the newest checkpoint" in messages
 
 
 def test_a_record_without_checkpoints_loses_nothing_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
