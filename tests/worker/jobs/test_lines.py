@@ -35,7 +35,9 @@ def test_the_place_in_line(store: JobStore, add: Add) -> None:
 
 
 def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
-    first, second, third = add().id, add().id, add().id
+    first = add().id
+    time.sleep(0.02)  # their order is that of milliseconds
+    second, third = add().id, add().id
     time.sleep(0.05)
     assert store.lines.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
     assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
