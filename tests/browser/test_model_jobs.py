@@ -91,7 +91,7 @@ def test_calibrations_are_made_compared_and_chosen(
     said = house.get(f"/v1/models/{SHIPPED}/calibrations/1/comparison").json()["verdicts"]
     for row, sides in (
         ("smallest alpha", ["0.0002", "0.0667"]),
-        ("can flag at", ["0.1 %, 1 %, 5 %", "none of 0.1, 1 and 5 %"]),
+        ("can flag at", ["0.1 %, 0.5 %, 1 %, 2 %, 5 %, 10 %", "10 %"]),
         (f"anomalies of {said['images']} images", [str(said["anomalies_before"]), str(said["anomalies_after"])]),
     ):
         expect(line(compared, row).get_by_role("cell")).to_have_text(sides)
