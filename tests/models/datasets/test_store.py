@@ -264,7 +264,7 @@ def test_many_images_have_a_calibration_part_and_no_folds(tmp_path: Path) -> Non
         whole_folds = load_dataset("noise", None, store).whole_folds
         assert whole_folds is not None
         assert np.bincount(whole_folds).tolist() == [80] * 4 + [count - 320]
-        assert any("few" in note for note in report.notes) == (count < 400)
+        assert any("images are few" in note for note in report.notes) == (count < 400)
         store.delete("noise")
 
 
