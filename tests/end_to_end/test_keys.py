@@ -120,7 +120,7 @@ def test_a_user_without_a_name_can_make_keys(tmp_path: Path, monkeypatch: pytest
     ("arguments", "code", "said"),
     [
         (["create", "Ann", "--role", "read"], 2, "NAME: expected"),
-        (["create", "a", "--role", "root"], 2, "'root' is not one of"),
+        (["create", "a", "--role", "root"], 2, "there is no role 'root'; there are: read, score"),
         (["create", "a", "--role", "read", "--expires", "soon"], 2, "--expires: expected a time such as 90d"),
         (["create", "a", "--role", "read", "--images", "many"], 2, "--images: expected a rate such as 600/minute"),
         (["revoke", "nobody"], 2, "there is no key 'nobody'"),
