@@ -33,8 +33,8 @@ def of_different_layers() -> list[str]:
 
 def cropped(side: int) -> Dataset:
     """Real digits cut to the middle."""
-    images = real_images(100, side)
-    return Dataset(f"digits-{side}", images[:80], images[80:], images[80:], images[80:], f"digest-{side}")
+    images = real_images(120, side)
+    return Dataset(f"digits-{side}", images[:80], images[80:100], images[100:], images[100:], f"digest-{side}")
 
 
 @pytest.mark.parametrize("name", of_different_layers())
