@@ -322,8 +322,8 @@ def test_training_registers_a_model(home: Path) -> None:
     ]
     assert quick(home, "score", str(DIGITS[0]), "-m", "made").returncode == 0
     again = quick(home, "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "made", *few)
-    last = "registered made:2; made:1 stays live. To switch: snf models alias made live 2"
-    assert last in again.stdout.splitlines()
+    last = "registered made:2, smallest alpha 0.01961; made:1 stays live. To switch: snf models alias made live 2"
+    assert again.stdout.splitlines()[-1] == last
     assert re.search(r"^test: \d\.\d{4} bits/dim on 100 images$", again.stdout, re.MULTILINE)
     assert re.search(r"^largest error of learned inverses: [\d.e-]{3,7}$", again.stdout, re.MULTILINE)
     assert quick(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2

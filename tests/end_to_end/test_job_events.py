@@ -302,7 +302,7 @@ def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, module_home
     assert jobs("log", job_id).stdout == house.get(f"/v1/jobs/{job_id}/log").text
     watched = jobs("watch", job_id)
     assert watched.returncode == 0
-    assert "registered followed:1\n" in watched.stdout
+    assert watched.stdout.endswith("registered followed:1, smallest alpha 0.01961\n")
 
     waiting = submit(house, model="steered", parameters=ENDLESS, device="cuda")["id"]  # nobody here has one
     assert jobs("pause", waiting).stdout == f"{waiting} is paused\n"
