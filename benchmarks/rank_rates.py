@@ -264,14 +264,14 @@ def report(repetitions: int, sections: dict[str, list[dict[str, object]]]) -> st
         heads += [f"dirty images found at {alpha:.0%}" for alpha in ALPHAS] if dirty else []
         lines += ["", f"## {title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         for row in rows:
-            alarms = zip(row["false alarms"], row["errors"], strict=True)  # type: ignore[call-overload]
+            alarms = zip(row["false alarms"], row["errors"], strict=True)
             cells = [
                 row["case"],
                 row["images"],
                 row["statistic"],
                 *(f"{rate:.2%} ± {error:.2%}" for rate, error in alarms),
             ]
-            cells += [f"{rate:.1%}" for rate in row["found"]]  # type: ignore[attr-defined]
+            cells += [f"{rate:.1%}" for rate in row["found"]]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 

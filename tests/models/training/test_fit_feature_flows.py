@@ -133,7 +133,7 @@ def test_suspects_of_a_fit_without_a_fold_are_among_its_own_images() -> None:
     _, report = reported()
 
     def means(of: NDArray[np.uint8], share: float) -> list[NDArray[np.float32]]:
-        fitted = fit_features(of, Linear(), architecture(), report, folds, share)  # type: ignore[arg-type]
+        fitted = fit_features(of, Linear(), architecture(), report, folds, share)
         assert fitted.unseen is not None
         return [layer.mean.detach().numpy() for layer in fitted.flows.places]
 
