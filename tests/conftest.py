@@ -54,7 +54,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds an option that writes the documents which tests make."""
-    parser.addoption("--write-docs", action="store_true", help="write docs/files.md anew instead of checking it")
+    parser.addoption(
+        "--write-docs",
+        action="store_true",
+        help="write tables of docs and stored results anew instead of checking them",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,6 +14,11 @@ from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
+from tests.support.stored_json import check_stored
+
+TEXTS = {"description", "example", "examples", "summary", "title"}
+"""Members of a document that are for readers alone."""
+PROBLEM = {"schema": {"$ref": "ProblemDetails"}}
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +149,55 @@ def test_the_document_names_server_licence_and_what_its_parts_are(client: TestCl
             assert parameter["in"] != "path" or {"example", "examples"} & (parameter | parameter["schema"]).keys()
     example = document["components"]["schemas"]["ModelPage"]["examples"][0]
     assert example["models"][0]["name"] == "line-1"
+
+
+def test_calls_fields_and_statuses_are_those_that_are_stored(
+    client: TestClient, request: pytest.FixtureRequest
+) -> None:
+    document = client.get("/openapi.json").json()
+    calls = {
+        f"{path} {method.upper()}": call(operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    schemas = {
+        name: plain(schema | {"properties": {}}) | {"properties": plain_values(schema.get("properties", {}))}
+        for name, schema in document["components"]["schemas"].items()
+    }
+    check_stored(Path(__file__).with_name("openapi.json"), {"calls": calls, "schemas": schemas}, request.config)
+
+
+def call(operation: dict[str, Any]) -> dict[str, Any]:
+    """Return an operation without texts, and with the statuses of problems in one list."""
+    answers = {status: plain(response) for status, response in operation["responses"].items()}
+    problems = [
+        status for status, answer in answers.items() if answer == {"content": {"application/problem+json": PROBLEM}}
+    ]
+    return {
+        "id": operation["operationId"],
+        "role": sorted({role for one in operation.get("security", ()) for role in one.get("bearer", ())}),
+        "parameters": {
+            f"{one['in']} {one['name']}": plain(one["schema"]) | ({"required": True} if one["required"] else {})
+            for one in operation.get("parameters", ())
+        },
+        "body": plain(operation.get("requestBody")),
+        "answers": {status: answer for status, answer in answers.items() if status not in problems},
+        "problems": " ".join(problems),
+    }
+
+
+def plain(node: Any) -> Any:
+    """Return a part of the document without its texts, with short references."""
+    if isinstance(node, list):
+        return [plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node.removeprefix("#/components/schemas/") if isinstance(node, str) else node
+    named = {"properties", "headers", "content"}
+    return {
+        key: plain_values(value) if key in named else plain(value) for key, value in node.items() if key not in TEXTS
+    }
+
+
+def plain_values(named: dict[str, Any]) -> dict[str, Any]:
+    """Return named parts, whose names may be those of texts."""
+    return {name: plain(value) for name, value in named.items()}

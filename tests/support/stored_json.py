@@ -1,0 +1,35 @@
+"""Stored results that must not change but on purpose, as JSON files that read well in a diff."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def is_writing(config: pytest.Config) -> bool:
+    """Return whether stored results are written anew: with ``--write-docs``, or ``SNF_WRITE_TABLES`` set."""
+    return bool(config.getoption("--write-docs") or os.environ.get("SNF_WRITE_TABLES"))
+
+
+def check_stored(path: Path, value: dict[str, Any], config: pytest.Config) -> None:
+    """Check that a JSON file holds a value, or write it there."""
+    if is_writing(config):
+        path.write_text(dumps(value) + "\n", encoding="utf-8")
+    else:
+        assert value == json.loads(path.read_text(encoding="utf-8")), f"intended? Then write {path} with --write-docs"
+
+
+def dumps(value: object, width: int = 110, indent: int = 0) -> str:
+    """Return JSON with sorted keys and one line for each object and list that fits it."""
+    line = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if len(line) + indent <= width or not isinstance(value, dict | list) or not value:
+        return line
+    blank = "\n" + " " * (indent + 1)
+    if isinstance(value, dict):
+        inner = [f"{json.dumps(key)}: {dumps(value[key], width, indent + 1)}" for key in sorted(value)]
+    else:
+        inner = [dumps(item, width, indent + 1) for item in value]
+    start, end = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    return f"{start}{blank}{f',{blank}'.join(inner)}\n{' ' * indent}{end}"
