@@ -3,7 +3,6 @@
 import json
 import shutil
 import stat
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.end_to_end.support.service import await_job, running, score_one
 from tests.support.paths import DATA
+from tests.support.stored_home import unpack
 from worker.settings import Settings
 
 TRAINED, CALIBRATED, PAUSED = (
@@ -25,10 +25,7 @@ TRAINED, CALIBRATED, PAUSED = (
 @pytest.fixture(scope="module")
 def stored_home() -> Iterator[Path]:
     """A copy of the stored home, which others may read."""
-    home = Path(tempfile.mkdtemp(prefix="snf-home-"))
-    with tarfile.open(DATA / "home" / "home.tar.gz") as archive:
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and later have it
-        archive.extractall(home)
+    home = unpack("home.tar.gz", Path(tempfile.mkdtemp(prefix="snf-home-")))
     home.chmod(0o755)
     yield home
     shutil.rmtree(home)

@@ -22,9 +22,10 @@ def check_stored(path: Path, value: dict[str, Any], config: pytest.Config) -> No
 
 
 def dumps(value: object, width: int = 110, indent: int = 0) -> str:
-    """Return JSON with sorted keys and one line for each object and list that fits it."""
+    """Return JSON with sorted keys; lists of plain values, and all that fits a line, are on one line."""
     line = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    if len(line) + indent <= width or not isinstance(value, dict | list) or not value:
+    plain = not isinstance(value, dict | list) or not any(isinstance(inner, dict | list) for inner in value)
+    if len(line) + indent <= width or (plain and not isinstance(value, dict)):
         return line
     blank = "\n" + " " * (indent + 1)
     if isinstance(value, dict):

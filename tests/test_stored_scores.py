@@ -1,0 +1,153 @@
+"""Scores, statistics, p-values and verdicts of 200 real images, equal to the bit where they were stored on such a CPU.
+
+``pytest tests/test_stored_scores.py --write-docs`` writes them anew.
+"""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from numpy.typing import NDArray
+
+from app.main import create_app
+from models.datasets import load_dataset
+from tests.support.local import LOCAL
+from tests.support.paths import DATA
+from tests.support.service_settings import service_settings
+from tests.support.stored_home import unpack
+from tests.support.stored_json import dumps, is_writing
+
+STORED = DATA / "scores.json"
+IMAGES = 200
+STEP = {"log_likelihood": 1e-5, "statistic": 1e-2, "p_value": 5e-3}
+"""Largest differences where another CPU or library computes: of log-likelihoods a pixel value, 1e-3 nats for a digit.
+
+Kernels for another vector level add in another order. Statistics are sums over many evidences of log-likelihoods that
+differ so, and a p-value is the rank of a statistic, which may pass a few of its neighbours.
+"""
+
+
+def digits() -> NDArray[np.uint8]:
+    """Return the digits of mnist-mini that no stored model was trained on: test, statistics, calibration."""
+    found = load_dataset("mnist-mini", None)
+    return np.concatenate([found.test, found.statistics, found.calibration])
+
+
+def coloured() -> NDArray[np.uint8]:
+    """Return images whose channels are three digits, with a black frame."""
+    return np.pad(digits()[:198].reshape(66, 3, 28, 28), ((0, 0), (0, 0), (2, 2), (2, 2)))
+
+
+def full(file: str) -> NDArray[np.uint8]:
+    """Return test images of a full image set ``(n, C, H, W)``; skip the test where it is absent."""
+    folder = os.environ.get("SNF_DATA_DIR")
+    if not folder or not (Path(folder) / file).exists():
+        pytest.skip(f"SNF_DATA_DIR has no {file}")
+    with np.load(Path(folder) / file) as arrays:
+        images = arrays["x_test"][:IMAGES]
+    return images.transpose(0, 3, 1, 2) if images.ndim == 4 else images[:, None]
+
+
+CASES: dict[str, Callable[[], NDArray[np.uint8]]] = {
+    "mnist-snf-glow openvino": digits,
+    "mnist-snf-glow torch": digits,
+    "fashion-snf-glow openvino": digits,
+    "cifar10-snf-glow openvino": coloured,
+    "fashion-snf-glow openvino own": partial(full, "fashion_mnist.npz"),
+    "cifar10-snf-glow openvino own": partial(full, "cifar10.npz"),
+    "tiny openvino": lambda: digits()[:, :, 10:18, 10:18],
+}
+
+
+def machine() -> dict[str, str]:
+    """Return what the bits of a score depend on: vector instructions and their kernels."""
+    cpu = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)$", cpu.read_text(), re.MULTILINE) if cpu.exists() else None
+    level = sorted(flag for flag in flags[1].split() if re.match("amx|avx|fma", flag)) if flags else []
+    return {
+        "cpu": openvino.Core().get_property("CPU", "FULL_DEVICE_NAME"),
+        "instructions": " ".join(level),
+        "torch": f"{torch.__version__} {torch.backends.cpu.get_cpu_capability()}",
+        "openvino": openvino.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack("2026-12.tar.xz", tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def services(home: Path) -> Iterator[Callable[[str], TestClient]]:
+    """Return a function that gives a service by the name of its engine."""
+    with ExitStack() as stack:
+
+        @cache
+        def service(engine: str) -> TestClient:
+            return stack.enter_context(TestClient(create_app(service_settings(home, engine=engine, threads=1)), LOCAL))
+
+        yield service
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.data if case.endswith("own") else ()) for case in CASES]
+)
+def test_images_have_the_stored_scores_and_verdicts(
+    case: str, services: Callable[[str], TestClient], request: pytest.FixtureRequest
+) -> None:
+    model, engine, *_ = case.split()
+    images = CASES[case]()
+    now = scored(services(engine), model, images)
+    stored = json.loads(STORED.read_text()) if STORED.exists() else {"cases": {}}
+    if is_writing(request.config):
+        STORED.write_text(dumps({"made_with": machine(), "cases": stored["cases"] | {case: now}}) + "\n")
+    elif stored["made_with"] == machine():
+        assert now == stored["cases"][case]
+    else:
+        check_near(now, stored["cases"][case], images[0].size)
+
+
+def test_engines_differ_by_no_more_than_machines_may() -> None:
+    cases = json.loads(STORED.read_text())["cases"]
+    torch_scores, openvino_scores = cases["mnist-snf-glow torch"], cases["mnist-snf-glow openvino"]
+    assert torch_scores != openvino_scores
+    check_near(torch_scores, openvino_scores, 28 * 28)
+
+
+def scored(client: TestClient, model: str, images: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the numbers of images by name, and which are anomalies."""
+    body = io.BytesIO()
+    np.save(body, images.transpose(0, 2, 3, 1))
+    headers = {"content-type": "application/x-npy"}
+    answer = client.post(f"/v1/models/{model}/score", content=body.getvalue(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    verdicts = [one["anomaly"] for one in results]
+    return {
+        "log_likelihood": [one["log_likelihood"] for one in results],
+        "statistic": [verdict["statistic"] for verdict in verdicts],
+        "p_value": [verdict["p_value"] for verdict in verdicts],
+        "alpha": verdicts[0]["alpha"],
+        "anomalies": [number for number, verdict in enumerate(verdicts) if verdict["is_anomaly"]],
+    }
+
+
+def check_near(now: dict[str, Any], stored: dict[str, Any], pixels: int) -> None:
+    """Check numbers of another machine."""
+    for name, step in STEP.items():
+        bound = max(1e-3, step * pixels) if name == "log_likelihood" else step
+        assert now[name] == pytest.approx(stored[name], abs=bound, rel=1e-6 if name == "log_likelihood" else 1e-3), name
+    clear = {number for number, p in enumerate(stored["p_value"]) if abs(p - stored["alpha"]) > STEP["p_value"]}
+    assert clear & {*now["anomalies"]} == clear & {*stored["anomalies"]}
