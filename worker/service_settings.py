@@ -12,6 +12,9 @@ Network = Annotated[str, AfterValidator(lambda text: str(ipaddress.ip_network(te
 Origin = Annotated[str, Field(pattern=r"^https?://[a-z0-9_.\[\]:-]{1,260}$")]
 
 
+MIN_KEY_CHARACTERS = 16
+
+
 def split_list(value: object) -> object:
     """Split comma-separated text into a tuple of its parts.
 
@@ -20,6 +23,16 @@ def split_list(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _long_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
+    for number, key in enumerate(keys, 1):
+        if len(key) < MIN_KEY_CHARACTERS:
+            raise ValueError(
+                f"expected keys of at least {MIN_KEY_CHARACTERS} characters that cannot be guessed, got {len(key)} "
+                f"characters as number {number}; `snf keys create NAME --role admin` makes one"
+            )
+    return keys
 
 
 class ServiceSettings(BaseSettings):
@@ -36,10 +49,11 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address the service listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port the service listens on.")
-    api_keys: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)] = Field(
+    api_keys: Annotated[tuple[str, ...], NoDecode, AfterValidator(_long_keys), BeforeValidator(split_list)] = Field(
         default=(),
         repr=False,
-        description="Keys with the role admin, separated by commas, in addition to those of `snf keys`. Without any "
+        description="Keys with the role admin of at least 16 characters, separated by commas, in addition to those of "
+        "`snf keys`. Without any "
         "key the service is open on loopback. On another address it creates a key and writes it to `home/api-key`.",
     )
     access_log: bool = Field(

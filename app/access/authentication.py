@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from contextlib import suppress
 
 from limits import parse
 from limits.storage import MemoryStorage
@@ -23,7 +24,8 @@ from app.metrics.registry import ServiceMetrics
 from worker.keys.key_file import KeysUnreadable, digest_of
 from worker.settings import Settings
 
-HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
+READINESS = "/readyz"
+HEALTH_PATHS = frozenset({"/healthz", READINESS, "/v2/health/live", "/v2/health/ready"})
 OPEN_PATHS = HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
 OPEN_FOLDERS = ("/console/", "/docs/files/", "/guide/")
 """Paths that need no key: health checks, and pages that contain no data."""
@@ -71,6 +73,8 @@ class Authentication:
             try:
                 if is_open(scope["path"]):
                     self._take_open(scope)
+                    if scope["path"] == READINESS:
+                        self._identify(scope)
                 else:
                     self._admit(scope)
             except Problem as problem:
@@ -86,13 +90,22 @@ class Authentication:
             detail = f"an address gets {OPEN_RATE.amount} answers without a key in {OPEN_RATE.get_expiry()} s; wait"
             raise Problem(429, "too-many-requests", "Too Many Requests", detail, headers={"Retry-After": "10"})
 
+    def _identify(self, scope: Scope) -> None:
+        """Store the caller of a path that needs no key; a wrong key gets what no key gets."""
+        address = address_of(scope)
+        if not self._keys.needed:
+            scope[SCOPE] = keyless(address)
+        elif given_key(scope):
+            with suppress(Problem):
+                scope[SCOPE] = _caller(self._key(scope, address), address)
+
     def _admit(self, scope: Scope) -> None:
         address = address_of(scope)
         if not self._keys.needed:
             scope[SCOPE] = keyless(address)
             return
         key = self._key(scope, address)
-        scope[SCOPE] = Caller(f"key:{key.id}", address, key.role, key.name)
+        scope[SCOPE] = _caller(key, address)
         allowance = scope[ALLOWANCE] = Allowance(key, self._limits)
         allowance.take_request()
 
@@ -152,6 +165,10 @@ class Authentication:
         }
         attempts.unreported = 0
         self._writer.put(self._audit, record)
+
+
+def _caller(key: HeldKey, address: str) -> Caller:
+    return Caller(f"key:{key.id}", address, key.role, key.name)
 
 
 def is_open(path: str) -> bool:

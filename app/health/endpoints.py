@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import Response
+from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from app.access.callers import SCOPE
 from app.access.permissions import MayRead
 from app.health.readiness import readiness_of
 from app.health.schemas import Health, Readiness
@@ -47,6 +48,7 @@ async def readiness(
     job_store: JobStoreMonitorDep,
     stopping: DrainingDep,
     settings: SettingsDep,
+    request: Request,
     response: Response,
 ) -> Readiness:
     """Answer 200 if images can be scored, else 503.
@@ -54,21 +56,23 @@ async def readiness(
     It is 503 while models load, if all have failed, and while the service stops.
 
     It is 503 as well while scoring is stuck: a batch has been worked on for longer than a request may take. The answer
-    lists the models that could not be loaded, with reasons.
+    lists the models, and the reasons of those that could not be loaded; without a key, where the service has keys,
+    `models` and `failed` are empty.
     """
     readiness = await readiness_of(pool, queue, stopping, settings)
+    listing = readiness.listing if SCOPE in request.scope else []
     failed = {
         f"{version.name}:{version.version}": reason or "unknown"
         for version, (state, reason) in pool.states().items()
-        if state is ModelState.FAILED
+        if state is ModelState.FAILED and listing
     }
-    unreadable = [model for model in readiness.listing if model.state is ModelState.FAILED and model.live is None]
+    unreadable = [model for model in listing if model.state is ModelState.FAILED and model.live is None]
     failed |= {model.name: model.reason or "unknown" for model in unreadable}
     response.status_code = 200 if readiness.status == "ready" else 503
     return Readiness(
         status=readiness.status,
         reason=readiness.reason,
-        models={model.name: model.state.value for model in readiness.listing},
+        models={model.name: model.state.value for model in listing},
         failed=failed,
         jobs="ok" if job_store.answers else "degraded",
         queue={"images": queue.images, "capacity": queue.capacity},

@@ -33,6 +33,8 @@ BODY = "snf.body"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 REFUSED_RATE = parse("10/minute")
 """Most refused changes of a caller in the audit log, so that a flood of them cannot push out the changes."""
+_CREDENTIALS = re.compile(r"://[^/@\s\"]*@")
+"""User and password of a URL."""
 MAX_LOGGED = 500
 """Most characters of a value from outside that are logged."""
 
@@ -200,5 +202,5 @@ def _change_record(scope: Scope, status: int, milliseconds: float, location: str
 
 
 def _bounded(value: Any) -> Any:
-    text = json.dumps(value, default=str)
-    return value if len(text) <= MAX_LOGGED * 4 else shortened(text)
+    text = _CREDENTIALS.sub("://***@", json.dumps(value, default=str))
+    return json.loads(text) if len(text) <= MAX_LOGGED * 4 else shortened(text)

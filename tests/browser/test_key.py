@@ -13,7 +13,7 @@ from worker.keys.key_file import KeyFile
 
 pytestmark = pytest.mark.timeout(120)
 
-KEY = "correct-horse"
+KEY = "correct-horse-battery"
 REFUSED = "status of 401"
 FORBIDDEN = "status of 403"
 

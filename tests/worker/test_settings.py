@@ -52,12 +52,12 @@ def test_a_key_from_before_they_were_hashed_stays_valid(others: tuple[str, ...],
     settings, said = Settings(home=tmp_path, host="0.0.0.0"), list[str]()
     for name in others:
         KeyFile(settings.keys_file).create(name, "score")
-    settings.key_file.write_text("sesame\n")
+    settings.key_file.write_text("open-sesame-0123\n")
     for _ in range(2):
         ensure_keys(settings, said.append)
-    held = KeyRing(settings).find("sesame")
+    held = KeyRing(settings).find("open-sesame-0123")
     assert (held.name, held.role) == ("first-2" if "first" in others else "first", "admin")
-    assert "sesame" not in settings.keys_file.read_text()
+    assert "open-sesame-0123" not in settings.keys_file.read_text()
     [line] = said
     assert "stays valid" in line
     assert [key.name for key in KeyFile(settings.keys_file).read()] == [*others, held.name]
@@ -66,7 +66,7 @@ def test_a_key_from_before_they_were_hashed_stays_valid(others: tuple[str, ...],
 @pytest.mark.parametrize("change", ["revoked", "rotated"])
 def test_a_key_from_before_is_not_stored_again(change: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, host="0.0.0.0")
-    settings.key_file.write_text("sesame\n")
+    settings.key_file.write_text("open-sesame-0123\n")
     ensure_keys(settings, lambda _line: None)
     file = KeyFile(settings.keys_file)
     text = ""
@@ -74,13 +74,13 @@ def test_a_key_from_before_is_not_stored_again(change: str, tmp_path: Path) -> N
         file.revoke("first")
     else:
         _, text = file.rotate("first", timedelta(hours=1))
-        assert [KeyRing(settings).find(one).name for one in ("sesame", text)] == ["first", "first"]
+        assert [KeyRing(settings).find(one).name for one in ("open-sesame-0123", text)] == ["first", "first"]
         _, text = file.rotate("first", timedelta())
     kept = file.read()
     ensure_keys(settings, lambda _line: pytest.fail("nothing to say"))
     assert file.read() == kept
     with pytest.raises(KeyRefused):
-        KeyRing(settings).find("sesame")
+        KeyRing(settings).find("open-sesame-0123")
     assert not text or KeyRing(settings).find(text).role == "admin"
 
 
@@ -95,7 +95,7 @@ def test_a_text_whose_hash_was_not_written_is_valid_after_a_restart(tmp_path: Pa
 
 def test_a_damaged_file_of_keys_does_not_stop_the_start(tmp_path: Path) -> None:
     settings, said = Settings(home=tmp_path, host="0.0.0.0"), list[str]()
-    settings.key_file.write_text("sesame\n")
+    settings.key_file.write_text("open-sesame-0123\n")
     settings.keys_file.write_text("{")
     ensure_keys(settings, said.append)
     [line] = said
@@ -120,7 +120,7 @@ def test_an_empty_key_file_opens_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"host": "0.0.0.0", "api_keys": ("k",)},
+        {"host": "0.0.0.0", "api_keys": ("k" * 16,)},
         {"host": "0.0.0.0", "trusted_bind": True},
         *({"host": host} for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost")),
     ],
@@ -153,13 +153,20 @@ def test_containers_are_given_the_time_that_the_service_takes() -> None:
 
 
 def test_a_key_never_shows_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SNF_API_KEYS", "sesame")
+    monkeypatch.setenv("SNF_API_KEYS", "open-sesame-0123")
     monkeypatch.setenv("SNF_PORT", "99999999")
     with pytest.raises(ValidationError) as caught:
         load_settings()
-    assert "sesame" not in str(caught.value)
+    assert "open-sesame-0123" not in str(caught.value)
     monkeypatch.setenv("SNF_PORT", "8000")
-    assert "sesame" not in repr(load_settings())
+    assert "open-sesame-0123" not in repr(load_settings())
+
+
+def test_a_key_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNF_API_KEYS", f"{'k' * 16},guess-me")
+    with pytest.raises(ValidationError, match=r"at least 16 characters .* got 8 characters as number 2") as caught:
+        load_settings()
+    assert "guess-me" not in str(caught.value)
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
@@ -173,7 +180,7 @@ def test_bodies_in_flight_hold_the_largest_one() -> None:
 
 
 def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    made = Settings(home=tmp_path, api_keys=("a", "b"), host="0.0.0.0", redis_url="redis://h/1", threads=2)
+    made = Settings(home=tmp_path, api_keys=("a" * 16, "b" * 16), host="0.0.0.0", redis_url="redis://h/1", threads=2)
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
     for name, value in made.environment().items():
         monkeypatch.setenv(name, value)
@@ -181,14 +188,14 @@ def test_children_get_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_no_child_inherits_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SNF_API_KEYS", "sesame")
-    monkeypatch.setenv("SNF_API_KEY", "sesame")
-    monkeypatch.setenv("snf_api_keys", "sesame")
-    monkeypatch.setenv("Snf_Api_Key", "sesame")
+    monkeypatch.setenv("SNF_API_KEYS", "open-sesame-0123")
+    monkeypatch.setenv("SNF_API_KEY", "open-sesame-0123")
+    monkeypatch.setenv("snf_api_keys", "open-sesame-0123")
+    monkeypatch.setenv("Snf_Api_Key", "open-sesame-0123")
     monkeypatch.setenv("SNF_PORT", "8123")
-    made = Settings(home=tmp_path, api_keys=("sesame",))
+    made = Settings(home=tmp_path, api_keys=("open-sesame-0123",))
     given = child_environment(made.environment(), {"MORE": "1"})
-    assert "sesame" not in " ".join(given.values())
+    assert "open-sesame-0123" not in " ".join(given.values())
     assert (given["SNF_PORT"], given["MORE"]) == ("8123", "1")
 
 

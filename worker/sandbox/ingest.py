@@ -64,19 +64,35 @@ def ingest(
             "sources": [(os.fspath(source.path.absolute()), source.filename) for source in sources],
             "limits": vars(new.limits),
         }
+        done = 0
+
+        def followed(read: int, packed: int) -> None:
+            nonlocal done
+            done = read
+            progress(read, packed)
+
         try:
-            run_limited("worker.sandbox.ingest", order, _limits(new.packed, settings), progress)
+            run_limited("worker.sandbox.ingest", order, _limits(new.packed, settings), followed)
         except LimitExceeded as error:
             raise DatasetRefused(
                 "reading-limit",
                 "Reading the files takes too much",
-                f"reading the files takes {error}; split the upload into smaller datasets",
+                f"reading {_file_at(sources, done)} takes {error}; split the upload into smaller datasets",
             ) from error
         except ProcessDied as error:
             if not error.by_signal:
                 raise
             detail = "the system killed the process that read the files; check that they are not damaged"
             raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
+
+
+def _file_at(sources: Sequence[Source], done: int) -> str:
+    """Return the name of the file that is read after so many bytes of all files."""
+    for source in sources:
+        done -= source.path.stat().st_size
+        if done < 0:
+            break
+    return ascii(source.filename)[1:-1]
 
 
 def _limits(packed: int, settings: Settings) -> ProcessLimits:

@@ -39,7 +39,8 @@ class Limits:
 class UploadMeter:
     """Counter of the files and unpacked bytes of an upload, which raises ``DatasetRefused`` beyond its limits.
 
-    ``packed`` is the size of the uploaded files in bytes, ``done`` the number of these bytes that were read.
+    ``packed`` is the size of the uploaded files in bytes, ``done`` the number of these bytes that were read, ``file``
+    the name of the file that is read.
     """
 
     def __init__(self, packed: int, limits: Limits) -> None:
@@ -48,6 +49,7 @@ class UploadMeter:
         self.done = 0
         self.files = 0
         self.unpacked = 0
+        self.file = ""
 
     def add_file(self) -> None:
         """Count one more uploaded file (or image in an uploaded array), and refuse the upload beyond a limit.
@@ -56,7 +58,7 @@ class UploadMeter:
         """
         self.files += 1
         if self.files > self.limits.files:
-            raise too_many_files(self.limits.files)
+            raise too_many_files(self.limits.files, self.file)
 
     def add_bytes(self, count: int) -> None:
         """Count unpacked bytes of an upload, and check the limits on total size and compression ratio.
@@ -65,18 +67,18 @@ class UploadMeter:
         """
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
-            raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked")
+            raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked", self.file)
         if self.unpacked > max(self.limits.ratio_from, self.limits.ratio * self.packed):
-            raise _too_large(f"it unpacks to more than {self.limits.ratio:g} times its {self.packed} bytes")
+            raise _too_large(f"it unpacks to more than {self.limits.ratio:g} times its {self.packed} bytes", self.file)
 
 
-def too_many_files(most: int) -> DatasetRefused:
-    """Return a ``DatasetRefused`` error for an upload of more than ``most`` files."""
-    return _too_large(f"more than {most} files")
+def too_many_files(most: int, file: str = "") -> DatasetRefused:
+    """Return a ``DatasetRefused`` error for an upload of more than ``most`` files, which ``file`` went beyond."""
+    return _too_large(f"more than {most} files", file)
 
 
-def _too_large(detail: str) -> DatasetRefused:
-    return DatasetRefused("dataset-too-large", "The upload holds too much", detail)
+def _too_large(detail: str, file: str) -> DatasetRefused:
+    return DatasetRefused("dataset-too-large", "The upload holds too much", f"{file}: {detail}" if file else detail)
 
 
 class DiskQuota:

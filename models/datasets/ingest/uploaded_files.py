@@ -55,6 +55,7 @@ def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item
     folders = iter(_folders(archives) if len(archives) > 1 else [""])
     before = 0
     for source, label, kind in zip(sources, labels, kinds, strict=True):
+        meter.file = label or kind
         if kind == IMAGE:
             yield _image(source, meter)
         elif kind in READERS:

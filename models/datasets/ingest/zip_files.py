@@ -44,7 +44,7 @@ class _Bounded(io.FileIO):
             raise refused("unsafe-archive", f"its directory has {size} bytes, at most {self._largest} are read")
         data = super().read(size)
         if not self.is_opened and _has_more_entries(data, self._meter.limits.files - self._meter.files):
-            raise too_many_files(self._meter.limits.files)
+            raise too_many_files(self._meter.limits.files, self._meter.file)
         return data
 
 

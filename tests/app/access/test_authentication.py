@@ -85,7 +85,7 @@ def test_an_expired_key_says_so(tmp_path: Path) -> None:
 def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     key, path = make(tmp_path, "a", "admin"), tmp_path / "keys.json"
     kept = path.read_bytes()
-    with serving(tmp_path, api_keys=("sesame",)) as client:
+    with serving(tmp_path, api_keys=("open-sesame-0123",)) as client:
         assert client.get("/v1/presets", headers=key).status_code == 200
         path.unlink()
         if how == "damaged":
@@ -98,7 +98,7 @@ def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: p
             assert (answer.status_code, answer.json()["type"]) == (503, "keys-unreadable")
             assert str(tmp_path) not in answer.text
         assert client.get("/v1/presets").status_code == 401
-        assert client.get("/v1/presets", headers=bearer("sesame")).status_code == 200
+        assert client.get("/v1/presets", headers=bearer("open-sesame-0123")).status_code == 200
         said = [record for record in caplog.records if record.name == "app.access.key_ring"]
         assert [record.levelname for record in said] == ["ERROR"]
         assert str(path) in said[0].getMessage()
@@ -153,13 +153,15 @@ def test_a_right_key_is_let_in_from_an_address_that_is_held_off(tmp_path: Path) 
     made = KeyFile(tmp_path / "keys.json").create("a", "read")[1]
     old = make(tmp_path, "old", expires=datetime.now(UTC) - timedelta(days=1))
     guess = bearer(made[:-1] + ("A" if made[-1] != "A" else "B"))
-    with serving(tmp_path, api_keys=("sesame",)) as client:
+    with serving(tmp_path, api_keys=("open-sesame-0123",)) as client:
         assert [status(bearer(f"guess-{n}")) for n in range(FREE_ATTEMPTS)] == [401] * FREE_ATTEMPTS
         held_off = [status(guess) for _ in range(8)]
         assert held_off == [429] * 8, "wrong secrets of a known id lengthen the wait"
         assert int(client.get("/v1/presets", headers=guess).headers["retry-after"]) > 30
         assert status(bearer(f"snf_{'0' * 12}_{'x' * 43}")) == 429
-        assert status(bearer("sesame")) == 429, "of a key of the environment nothing says that it is hard to guess"
+        assert status(bearer("open-sesame-0123")) == 429, (
+            "of a key of the environment nothing says that it is hard to guess"
+        )
         assert (status(bearer(made)), status(old)) == (200, 401)
 
 
@@ -191,6 +193,17 @@ def test_a_key_has_rate_limits(tmp_path: Path, tmp_path_factory: pytest.TempPath
         free = client.get("/v1/presets", headers=unlimited)
         assert free.status_code == 200
         assert not {"ratelimit", "ratelimit-policy"} & free.headers.keys()
+
+
+def test_readiness_names_models_to_callers_with_a_key_alone(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    Registry(tmp_path / "registry").publish(barely_trained(tmp_path_factory), "digits")
+    reader = make(tmp_path, "reader")
+    with serving(tmp_path) as client:
+        for headers, models in (({}, {}), (bearer("wrong"), {}), (reader, {"digits"})):
+            answer = client.get("/readyz", headers=headers).json()
+            assert (set(answer["models"]), answer["failed"], answer["jobs"]) == (set(models), {}, "degraded")
 
 
 def test_changes_are_audited_and_nothing_else(tmp_path: Path) -> None:

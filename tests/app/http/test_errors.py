@@ -156,7 +156,7 @@ def test_broker_down_says_when_to_come_back_and_nothing_of_the_inside(client: Te
 
 
 def test_keys_are_asked_for_when_there_are_any(tmp_path: Path) -> None:
-    with TestClient(make_app(tmp_path, api_keys=("sesame", "other")), LOCAL) as client:
+    with TestClient(make_app(tmp_path, api_keys=("open-sesame-0123", "other-sesame-0123")), LOCAL) as client:
         response = client.get("/v1/models")
         problem(response, 401, "unauthorized")
         assert response.headers["www-authenticate"].startswith("Bearer")
@@ -166,7 +166,7 @@ def test_keys_are_asked_for_when_there_are_any(tmp_path: Path) -> None:
             {"x-api-key": "s\xe9same".encode("latin-1")},
         ):
             problem(client.get("/v1/models", headers=headers), 401, "unauthorized")
-        for headers in ({"x-api-key": "sesame"}, {"authorization": "Bearer other"}):
+        for headers in ({"x-api-key": "open-sesame-0123"}, {"authorization": "Bearer other-sesame-0123"}):
             assert client.get("/v1/models", headers=headers).status_code == 200
         assert client.get("/healthz").status_code == 200
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.http.request_log import REFUSED_RATE
+from app.http.request_log import REFUSED_RATE, _bounded
 from app.main import create_app
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
@@ -94,3 +94,13 @@ def test_an_id_that_cannot_be_trusted_is_replaced(tmp_path: Path, given: str | N
         answers = [client.get("/healthz", headers=headers).headers["x-request-id"] for _ in range(2)]
     assert all(re.fullmatch("[0-9a-f]{32}", answer) for answer in answers)
     assert answers[0] != answers[1]
+
+
+def test_no_key_within_a_url_is_recorded(tmp_path: Path) -> None:
+    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+        for location in ("s3://AKIA:hush@bucket/lots", "https://hush@host/lots"):
+            body = {"name": "lots", "location": location}
+            assert client.post("/v1/datasets/references", json=body).status_code == 422
+    assert "hush" not in "".join(records_of(tmp_path))
+    recorded = _bounded({"a": ["s3://AKIA:hush@bucket/lots", "no URL: a@b"], "b": 1})
+    assert recorded == {"a": ["s3://***@bucket/lots", "no URL: a@b"], "b": 1}

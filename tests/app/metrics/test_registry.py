@@ -130,9 +130,9 @@ def test_services_beside_each_other_count_alone(client: TestClient, tmp_path: Pa
 
 
 def test_a_key_is_asked_for_where_there_are_keys(tmp_path: Path) -> None:
-    with TestClient(create_app(service_settings(tmp_path, api_keys=("secret",))), LOCAL) as client:
+    with TestClient(create_app(service_settings(tmp_path, api_keys=("open-sesame-0123",))), LOCAL) as client:
         assert client.get("/metrics").status_code == 401
-        assert client.get("/metrics", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/metrics", headers={"Authorization": "Bearer open-sesame-0123"}).status_code == 200
         assert client.get("/healthz").status_code == 200
 
 

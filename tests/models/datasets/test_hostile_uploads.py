@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from models.datasets import DatasetStore
+from models.datasets.ingest.items import safe_path
 from models.datasets.ingest.limits import Limits
 from models.errors import DatasetRefused, ImageError
 from snf_runtime.images.codec import decode_npy
@@ -59,7 +60,7 @@ def test_the_entries_of_a_zip_are_counted_before_they_are_parsed(
     # Files are recognised by their first bytes, before which a zip may have anything.
     data = b"PK\3\4" + zip_of_entries(15_000, said, large=large)
     error, held = refused(store, tmp_path, data, replace(LIMITS, files=1000))
-    assert (error.slug, error.detail) == ("dataset-too-large", "more than 1000 files")
+    assert (error.slug, error.detail) == ("dataset-too-large", "upload.zip: more than 1000 files")
     assert held < 4 * MIB
 
 
@@ -132,3 +133,10 @@ def test_groups_of_text_and_of_numbers(store: DatasetStore, tmp_path: Path) -> N
     for name, group in (("text", [f"lot {index % 3}" for index in range(12)]), ("numbers", [*range(3)] * 4)):
         report = store.create(name, [source(tmp_path / "uploads", npz(images=DIGITS[:12, 0], group=group))])
         assert report.different_groups == 3
+
+
+@pytest.mark.parametrize("character", ["\u202e", "\u2066", "\u2028", "\x85", "\x1b", "\n"])
+def test_names_that_reverse_text_or_forge_lines_are_refused(character: str) -> None:
+    with pytest.raises(DatasetRefused, match="control characters, or characters that reverse text") as caught:
+        safe_path(f"lot/gnp{character}exe.png")
+    assert character not in caught.value.detail

@@ -93,6 +93,7 @@ def test_over_a_limit_nothing_is_left(limit: str, settings: Settings, monkeypatc
     with pytest.raises(DatasetRefused, match=text) as caught:
         read(settings, store, white_images(200))
     assert caught.value.slug == "reading-limit"
+    assert caught.value.detail.startswith("reading a.zip takes ")
     assert list(store.root.iterdir()) == []
 
 
