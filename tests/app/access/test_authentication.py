@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,15 +117,15 @@ def test_a_service_that_starts_with_a_damaged_file_is_closed(tmp_path: Path) -> 
         assert client.get("/v1/presets", headers=bearer("x")).status_code == 503
 
 
-def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = make(tmp_path, "a", "admin")
     with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "app.access.authentication"):
         assert client.get("/v1/presets", headers=key).status_code == 200
-        guesses = (client.build_request("GET", "/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(500))
+        guesses = (client.build_request("GET", "/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(95))
         refused = answers(client, guesses)
         statuses = [answer.status_code for answer in refused]
         assert statuses[:FREE_ATTEMPTS] == [401] * FREE_ATTEMPTS
-        assert statuses.count(429) > 400
+        assert statuses.count(429) > 80
         held_off = refused[statuses.index(429)]
         assert held_off.json()["type"] == "too-many-wrong-keys"
         assert int(held_off.headers["retry-after"]) >= 1
@@ -136,7 +137,7 @@ def test_500_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog
         for line in metrics.splitlines()
         if line.startswith("snf_authentication_failures_total{")
     }
-    assert counted["unknown"] + counted["held-off"] == 500
+    assert counted["unknown"] + counted["held-off"] == 95
     assert counted["missing"] == 1
     records = [record for record in audit(tmp_path) if record["event"] == "wrong-key"]
     assert 2 <= len(records) <= 10
@@ -265,7 +266,8 @@ def test_paths_without_a_key_have_a_limit_and_health_checks_another(
         pauses.append(seconds)
 
     with serving(tmp_path, api_keys=("a" * 32,)) as client:
-        monkeypatch.setattr(authentication.asyncio, "sleep", note)
+        # Not the function of the library: tasks of the service would no longer sleep, and hold the event loop.
+        monkeypatch.setattr(authentication, "asyncio", SimpleNamespace(sleep=note))
         assert [client.get(path).status_code for path in ("/", "/docs", "/openapi.json", "/docs")] == [200] * 3 + [429]
         refused = client.get("/console/js/main.js")
         assert (refused.status_code, refused.json()["type"]) == (429, "too-many-requests")
