@@ -24,6 +24,8 @@ Perceptual hashes of 64 bits do not serve: those of one pair of digits in 400 di
 FLAT = 1.0
 """Standard deviation, in grey levels, up to which a picture shows too little to be compared."""
 PAIRS = 5000
+MAX_COMPARED = 20_000
+"""Most images among which near copies are looked for: each is compared with each, and 4 KB of each are held."""
 BATCH = 256
 SEED = 0
 
@@ -32,12 +34,14 @@ def first_copies(*parts: ImageRows) -> NDArray[np.intp]:
     """Return, for each image, the index of the first image that it is a copy of, or its own index.
 
     Copies have equal pixels or, as grey pictures of 32x32 pixels less their mean and divided by their spread, a small
-    distance.
+    distance. Among more than ``MAX_COMPARED`` images only copies with equal pixels are found.
 
     Args:
         parts: The images, one part after the other.
     """
     pictures, exact = _pictures(parts)
+    if len(exact) > MAX_COMPARED:
+        return np.array(exact, dtype=np.intp)
     first = np.arange(len(exact))
     limit = NEAR * _median_distance(pictures)
     for start in range(0, len(exact), BATCH):
@@ -65,15 +69,18 @@ def one_fold_for_copies(folds: NDArray[np.integer], first: NDArray[np.intp]) -> 
 
 
 def _pictures(parts: tuple[ImageRows, ...]) -> tuple[NDArray[np.float32], list[int]]:
-    """Return a picture of each image, ``(n, 1024)``, and the index of the first image with equal pixels."""
+    """Return pictures of the images, ``(n, 1024)``, and for each the index of the first with equal pixels."""
     pictures: list[NDArray[np.float32]] = []
     exact: list[int] = []
     known: dict[bytes, int] = {}
+    compared = sum(map(len, parts)) <= MAX_COMPARED
     for part in parts:
         for start in range(0, len(part), BATCH):
             for image in part[start : start + BATCH]:
                 digest = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
                 exact.append(known.setdefault(digest, len(exact)))
+                if not compared:
+                    continue
                 small = as_image(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
                 picture = np.asarray(small, dtype=np.float32).ravel()
                 picture = picture - picture.mean()

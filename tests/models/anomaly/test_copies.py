@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.anomaly.fitting import copies
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
 from models.anomaly.fitting.reference_images import ReferenceImages, reference_of
@@ -53,6 +54,13 @@ def test_flat_images_are_copies_only_where_they_are_equal() -> None:
     flat = np.stack([np.full((1, 28, 28), level, np.uint8) for level in (10, 200, 10)])
     np.testing.assert_array_equal(first_copies(flat, real_images(20))[:3], [0, 1, 0])
     assert len(first_copies(flat[:0], flat[:0])) == 0
+
+
+def test_among_many_images_only_equal_pixels_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = real_images(20)
+    again = np.stack([saved_again(image) for image in images])
+    monkeypatch.setattr(copies, "MAX_COMPARED", 44)
+    np.testing.assert_array_equal(first_copies(images, images[:5], again), [*range(20), *range(5), *range(25, 45)])
 
 
 def test_folds_keep_copies_together() -> None:
