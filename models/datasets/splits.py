@@ -111,7 +111,8 @@ def _whole_groups(
     """Return the part of every image in a split by whole groups, or None if that is unsuitable, and the reason."""
     different = len(np.unique(group))
     if different < MIN_GROUPS:
-        return None, f"too few groups to share out whole ones: {different}, at least {MIN_GROUPS} are needed"
+        groups = "one group" if different == 1 else f"{different} groups"
+        return None, f"{groups} of images; whole groups are shared out from {MIN_GROUPS} on"
     part = share(group)
     sizes = np.bincount(part, minlength=3)
     if not _usable(sizes, len(group)):
