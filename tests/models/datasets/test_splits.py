@@ -25,7 +25,7 @@ def sizes(shares: SplitAssignment) -> list[int]:
     ("groups", "rule", "reason"),
     [
         (["a"] * 100, "by-image", r"one group of images; whole groups are shared out from 5 on"),
-        ([f"{n % 4}" for n in range(100)], "by-image", "at least 5"),
+        ([f"{n % 4}" for n in range(100)], "by-image", "4 groups of images; whole groups are shared out from 5 on"),
         ([f"{n % 5}" for n in range(100)], "by-group", "5 groups, none in two parts"),
         ([f"{n % 5}" for n in range(19)], "by-group", "5 groups, none in two parts"),
         ([f"{n % 50}" for n in range(1000)], "by-group", "50 groups"),
