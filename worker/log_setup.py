@@ -18,17 +18,7 @@ MAX_TEXTS = 1000
 
 
 def configure_logging(settings: Settings, part: str, terminal: bool = True) -> None:
-    """Set up the logging of this process, as text to stderr and as JSON to a file.
-
-    The file is ``<part>.jsonl`` in the log folder, with one JSON object per line.
-
-    The file is rotated at 10 MB, and three old files are kept.
-
-    Args:
-        settings: Settings with the log folder and the log level.
-        part: Name of the process, used as the name of the file.
-        terminal: Whether to write to stderr as well.
-    """
+    """Log to ``<part>.jsonl``, rotated at 10 MB with three old files, and as text to stderr."""
     settings.logs_dir.mkdir(parents=True, exist_ok=True)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -58,11 +48,7 @@ def configure_logging(settings: Settings, part: str, terminal: bool = True) -> N
 
 
 class RepeatFilter(logging.Filter):
-    """Filter that lets a caller's requests not push everything else out of a log.
-
-    It passes 30 lines a minute of the same text before its values are filled in. The next such line has the number of
-    those left out, as ``left_out``.
-    """
+    """Filter that passes 30 lines a minute of the same text, so that requests do not push out all other lines."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,23 +14,14 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @cache
 def keep_files_private() -> int:
-    """Make all new files private to their owner, and return the user's original umask.
-
-    The umask becomes 077 for this process and for the processes that it starts.
-
-    All files and folders are then readable for their owner alone. Later calls change nothing. The umask of the user is
-    that of the first of our processes, which the others get in their environment.
-    """
+    """Set the umask 077 for this process and its children, and return the user's own."""
     own = os.umask(_OTHERS)
     return int(os.environ.setdefault(USER_UMASK, f"{own:03o}"), 8)
 
 
 @contextmanager
 def user_umask() -> Iterator[None]:
-    """Context manager that restores the user's original umask for files created in its block.
-
-    It is for files outside of ``home`` that a user asks for.
-    """
+    """Restore the user's umask during the block, for files outside of ``home`` that a user asks for."""
     given = keep_files_private()
     os.umask(given)
     try:
@@ -41,10 +32,7 @@ def user_umask() -> Iterator[None]:
 
 @contextmanager
 def private_umask() -> Iterator[None]:
-    """Context manager that makes new files private to their owner.
-
-    Use it for ``home`` inside :func:`user_umask`.
-    """
+    """Make new files private during the block, for ``home`` inside :func:`user_umask`."""
     before = os.umask(_OTHERS)
     try:
         yield
@@ -53,18 +41,7 @@ def private_umask() -> Iterator[None]:
 
 
 def protect_home(home: Path) -> str | None:
-    """Make the data folder ``home`` and all new files private to their owner.
-
-    Other users lose their permissions on the folder, if they have any.
-
-    What an earlier version has left in the folder cannot be reached then either, whatever its permissions are.
-
-    Args:
-        home: The data folder, which need not exist.
-
-    Returns:
-        A sentence for the user about what was changed or could not be changed; None if nothing had to be changed.
-    """
+    """Make the data folder private to its owner; return a sentence on what was or could not be changed, or None."""
     keep_files_private()
     if not home.is_dir():
         return None

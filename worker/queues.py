@@ -1,5 +1,3 @@
-"""Job types, device kinds, and the queues that workers serve."""
-
 from enum import StrEnum
 from typing import Literal
 
@@ -14,15 +12,11 @@ ATTEMPT_MODULES: dict[JobType, str] = {
     "limit": "worker.attempts.limit",
     "recommend": "worker.attempts.recommend",
 }
-"""The module that runs an attempt of each job type."""
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 class Queue(StrEnum):
-    """Names of the Celery queues in which background jobs wait for a worker.
-
-    The queues are for training on the CPU, for training on a GPU, and for work with trained models.
-    """
+    """Queues of jobs for training on the CPU, for training on a GPU, and for work with trained models."""
 
     TRAIN_CPU = "train-cpu"
     TRAIN_GPU = "train-gpu"

@@ -1,5 +1,3 @@
-"""Settings of the HTTP service: access, timeouts, request limits and drift detection."""
-
 import ipaddress
 import math
 from typing import Annotated, Self
@@ -16,10 +14,7 @@ MIN_KEY_CHARACTERS = 16
 
 
 def split_list(value: object) -> object:
-    """Split comma-separated text into a tuple of its parts.
-
-    Blanks around the parts and empty parts are dropped. Other values are returned unchanged.
-    """
+    """Split comma-separated text into its parts without blanks and empty parts; return other values unchanged."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value

@@ -223,88 +223,49 @@ class Settings(ServiceSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether the service must have stored API keys because other machines can reach it.
-
-        It does if ``host`` is not a loopback address, and neither ``api_keys`` nor ``trusted_bind`` is set.
-        """
+        """Whether other machines can reach the service, and neither ``api_keys`` nor ``trusted_bind`` is set."""
         return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
 
     @property
     def has_keys(self) -> bool:
-        """Whether the service has API keys, so that callers must send one.
-
-        They must if ``SNF_API_KEYS`` is set, or if the file of stored keys exists.
-        """
+        """Whether callers must send a key: ``api_keys`` is set, or the file of stored keys exists."""
         return bool(self.api_keys) or self.keys_file.exists()
 
     @property
     def keys_file(self) -> Path:
-        """Path of the file with a hash of each API key.
-
-        The file is ``keys.json`` in the data folder ``home``.
-
-        If it exists, every caller has to send a key.
-        """
+        """Path of the file with a hash of each API key; if it exists, every caller has to send a key."""
         return self.home / "keys.json"
 
     @property
     def key_file(self) -> Path:
-        """Path of the file with the plain text of the first API key.
-
-        The file is ``api-key`` in the data folder ``home``.
-
-        The service creates it if it needs a key and has none.
-        """
+        """Path of the file with the plain text of the first API key."""
         return self.home / "api-key"
 
     @property
     def kill_after_seconds(self) -> float:
-        """Seconds until a process that was asked to stop is killed.
-
-        They are 10 more than the longer of ``stop_grace_seconds`` and ``drain_seconds``.
-        """
+        """Seconds until a process that was asked to stop is killed."""
         return max(self.stop_grace_seconds, self.drain_seconds) + 10
 
     @property
     def jobs_dir(self) -> Path:
-        """Path of the folder with one subfolder for each job.
-
-        It is ``jobs`` in the data folder ``home``.
-        """
         return self.home / "jobs"
 
     @property
     def run_records_dir(self) -> Path:
-        """Path of the folder that holds the records of training runs, with one subfolder for each run.
-
-        It is ``run-records`` in the data folder ``home``.
-        """
         return self.home / "run-records"
 
     @property
     def registry_dir(self) -> Path:
-        """Path of the folder with the registered models.
-
-        It is ``registry`` in the data folder ``home``.
-        """
         return self.home / "registry"
 
     @property
     def backbones_dir(self) -> Path:
-        """Path of the folder with the backbone networks of feature models.
-
-        It is the setting ``backbones``, or else ``backbones`` in the data folder ``home``.
-        """
+        """Path of the folder with the backbone networks of feature models."""
         return self.backbones or self.home / "backbones"
 
     @property
     def engine_options(self) -> EngineOptions:
-        """Options of the inference library that scores images in the HTTP service, such as device and threads.
-
-        They are the library, the device, the number of CPU threads, and the folders of the cache and the backbones.
-
-        Compiled models and tile sizes are cached under ``home``.
-        """
+        """Options of the library that scores images in the HTTP service."""
         return EngineOptions(
             self.engine,
             device=self.scoring_device,
@@ -320,20 +281,11 @@ class Settings(ServiceSettings):
 
     @property
     def datasets_dir(self) -> Path:
-        """Path of the folder with the uploaded datasets.
-
-        It is ``datasets`` in the data folder ``home``.
-        """
         return self.home / "datasets"
 
     @property
     def uploads_dir(self) -> Path:
-        """Path of the folder for uploads that are not complete yet.
-
-        The folder is ``uploads`` in the data folder ``home``.
-
-        It lies beside the datasets, so that the dataset quota does not count it.
-        """
+        """Path of incomplete uploads, beside the datasets, so that the dataset quota does not count it."""
         return self.home / "uploads"
 
     @property
@@ -343,21 +295,11 @@ class Settings(ServiceSettings):
 
     @property
     def logs_dir(self) -> Path:
-        """Path of the folder with the log files of all processes.
-
-        It is ``logs`` in the data folder ``home``.
-        """
         return self.home / "logs"
 
     @property
     def runtime_folder(self) -> Path:
-        """Path of the folder for Unix sockets, such as that of the embedded message broker.
-
-        It is the setting ``runtime_dir``, or a short path in ``/tmp`` that depends on ``home``.
-
-        The path is short: that of the broker's socket may have 103 bytes (``worker.broker.connection``). It depends on
-        ``home`` alone: another login has another ``XDG_RUNTIME_DIR`` and ``TMPDIR``, and must reach the same broker.
-        """
+        """Folder of Unix sockets, of which a path has 103 bytes at most; by default it depends on ``home`` alone."""
         if self.runtime_dir is not None:
             return self.runtime_dir
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
@@ -389,9 +331,5 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings() -> Settings:
-    """Return the settings from the ``SNF_*`` environment variables of this process.
-
-    Raises:
-        pydantic.ValidationError: A variable has an impossible value.
-    """
+    """Return the settings of this process's environment; raise ``pydantic.ValidationError``."""
     return Settings()

@@ -1,11 +1,4 @@
-"""Common code of processes that run a job: stop requests, checks of the job lease, and exit codes.
-
-Such a process runs one attempt, which is one execution of the job.
-
-Two attempts of a job never run at the same time on one machine, because each holds a lock on the job's folder. Across
-machines the number of the attempt is a fencing token: an attempt checks regularly, and before it publishes its result,
-that its number is still the newest.
-"""
+"""Common code of processes that run one attempt at a job: requests to stop, lease checks and exit codes."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -36,16 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BEGAN = time.monotonic()
-"""Start of this process, from where a budget in minutes counts."""
+"""Start of this process, from which a budget in minutes counts."""
 
 _OUTAGE_S = 0.5
 
 
 class JobSpec(BaseModel):
-    """Description of one attempt to run a job, read from ``job.json``.
-
-    It names the model, the dataset, the parameters and the device.
-    """
+    """Description of one attempt to run a job, read from ``job.json``."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -63,39 +53,23 @@ class JobSpec(BaseModel):
 
     @property
     def output(self) -> str | None:
-        """URL to which a scoring job writes its scores; None for a table in the job's folder.
-
-        The scores are written there in parts.
-        """
+        """URL to which a scoring job writes its scores in parts; None for a table in the job's folder."""
         url: str | None = self.parameters.get("output")
         return url
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Names of all datasets that the job reads."""
         masks = self.parameters.get("masks") or {}
         return self.dataset, *(self.parameters.get("against") or ()), *masks.values()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return the job description in the file ``job.json`` of the job's folder.
-
-        Raises:
-            OSError: The file cannot be read.
-            pydantic.ValidationError: The file is damaged.
-        """
+        """Read ``job.json`` from a job's folder; raise ``OSError`` or ``ValidationError``."""
         return cls.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
 
 
 class Fence:
-    """Guard that stops an attempt (one execution of a job) once it has lost the right to run the job.
-
-    Args:
-        store: Job store.
-        spec: Specification of the attempt.
-        settings: Settings with the times of leases and heartbeats.
-        stop: Flag that ends waiting in an outage.
-    """
+    """Guard that stops an attempt once it has lost its lease; the attempt's number is a fencing token."""
 
     def __init__(self, store: JobStore, spec: JobSpec, settings: Settings, stop: StopFlag) -> None:
         self._store = store
@@ -106,17 +80,7 @@ class Fence:
         self._checked = time.monotonic()
 
     def check_periodically(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt may no longer run its job; frequent calls are cheap.
-
-        It may not once it has lost its lease, the temporary right to run the job.
-
-        Redis is asked at most once per heartbeat.
-
-        An outage of the broker is tolerated.
-
-        Raises:
-            StaleAttempt: The attempt lost its lease.
-        """
+        """Raise ``StaleAttempt`` if the lease is lost; ask Redis once per heartbeat and tolerate an outage."""
         if time.monotonic() - self._checked < self._every_s:
             return
         try:
@@ -126,12 +90,7 @@ class Fence:
             self._checked = time.monotonic()
 
     def require(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt may no longer run its job; wait while Redis is down.
-
-        Raises:
-            StaleAttempt: The attempt lost its lease.
-            Interrupted: The process was asked to stop during an outage.
-        """
+        """Raise ``StaleAttempt`` if the lease is lost, or ``Interrupted`` if asked to stop during an outage."""
         from models.training.interrupted import Interrupted
 
         while True:
@@ -143,16 +102,7 @@ class Fence:
                 time.sleep(_OUTAGE_S)
 
     def check_before_publish(self) -> None:
-        """Raise ``StaleAttempt`` if this attempt may no longer publish the result of its job.
-
-        It may not if it has lost its lease on the job. Call this right before publishing.
-
-        In an outage of the broker the check waits for the length of a lease at most.
-
-        Raises:
-            StaleAttempt: The attempt lost its lease.
-            BrokerDown: The broker did not answer in that time.
-        """
+        """Raise ``StaleAttempt`` if the lease is lost, or ``BrokerDown`` after an outage as long as a lease."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
@@ -173,11 +123,7 @@ Work = Callable[[Path, JobSpec, Settings, EventLog, StopFlag], None]
 
 @contextmanager
 def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
-    """Context manager that locks a job's folder, so that only one process at a time works in it.
-
-    Raises:
-        StaleAttempt: Another process holds the lock for longer than ``patience_s`` seconds.
-    """
+    """Lock a job's folder for one process; raise ``StaleAttempt`` after ``patience_s`` seconds."""
     with (folder / "trainer.lock").open("a", encoding="utf-8") as handle:
         deadline = time.monotonic() + patience_s
         while True:
@@ -192,16 +138,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 
 def attempt(work: Work) -> int:
-    """Run one attempt of the job in the folder named on the command line, and return the exit code.
-
-    The exit code depends on what ``work`` raises. ``Interrupted`` means that the process was asked to stop,
-    ``StaleAttempt`` that the lease is lost, ``BrokerDown`` that an outage is too long, and ``ModelsError`` that the job
-    fails for good. After a full disk the job waits for room, but a full quota fails it. After any other error, and
-    where a location or a Ray cluster cannot be reached, the attempt is repeated.
-
-    Args:
-        work: Function that does the work of the job.
-    """
+    """Run one attempt of the job in the folder named on the command line; return the exit code."""
     settings, stop = prepare_process()
     folder = Path(sys.argv[1])
     spec = JobSpec.read(folder)
@@ -264,10 +201,7 @@ def _require_allowed(spec: JobSpec, settings: Settings) -> None:
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:
-    """Set up a job process: low priority, a memory limit, logging and handlers of stop signals.
-
-    Returns the settings, and the flag that is set when the process should stop.
-    """
+    """Set priority, memory limit, logging and stop signals; return the settings and the stop flag."""
     tune_process()
     stop = StopFlag()
     settings = load_settings()
@@ -295,13 +229,7 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
 
 
 def explain(problem: Exception, limit: int | None, estimate: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Return an error event, a dict for a job's event log, that describes an unexpected exception.
-
-    Args:
-        problem: The exception.
-        limit: Most memory of the process in bytes, or None.
-        estimate: What the job was expected to need.
-    """
+    """Return the error event of an unexpected exception; ``limit`` is the memory limit in bytes."""
     from models.devices import OUT_OF_MEMORY, lack_of_memory
 
     lack = lack_of_memory(problem)

@@ -1,8 +1,4 @@
-"""Calibration of a registered model on a dataset, ``python -m worker.attempts.calibrate JOB_DIR``.
-
-An interrupted attempt starts again, because the work takes minutes. A job publishes one calibration only: the record of
-a calibration carries the id of its job, and the lease is checked under the registry's lock right before publishing.
-"""
+"""``python -m worker.attempts.calibrate JOB_DIR``: calibrate a model, from the start again after an interruption."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -20,15 +16,7 @@ from worker.settings import Settings
 
 
 def run(_folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Run a job that calibrates the p-values of a model on normal images, and store the calibration.
-
-    The images are taken as normal when p-values are computed.
-
-    Raises:
-        Interrupted: The process was asked to stop.
-        StaleAttempt: The attempt lost its lease.
-        ModelsError: The model cannot be calibrated on this dataset.
-    """
+    """Calibrate the p-values of a model on images taken as normal, and publish at most one calibration a job."""
     from models.anomaly.calibration_file import calibration_bytes
     from models.anomaly.fitting.calibrate import count_image_passes
     from models.anomaly.fitting.reference_images import as_seen, reference_of

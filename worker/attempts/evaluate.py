@@ -1,8 +1,4 @@
-"""Evaluation of a model on normal images, anomalous datasets and graded image corruptions.
-
-``python -m worker.attempts.evaluate JOB_DIR`` runs an attempt. The scores of each finished set are stored in the
-folder of the job, so that another attempt, or a job that retries this one, continues after them.
-"""
+"""``python -m worker.attempts.evaluate JOB_DIR``: evaluate a model. Another attempt or a retry keeps finished sets."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -27,15 +23,7 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Evaluate how well a model detects anomalous images, and write a report.
-
-    The report is written as JSON and HTML to the job's folder.
-
-    Raises:
-        Interrupted: The process was asked to stop.
-        StaleAttempt: The attempt lost its lease.
-        ModelsError: The model cannot be evaluated on these datasets.
-    """
+    """Evaluate how well a model detects anomalous images; write the report as JSON and HTML to the folder."""
     from models.atomic_files import write_atomically
     from models.datasets import DatasetStore
     from models.evaluation.assemble import Subject

@@ -1,11 +1,4 @@
-"""Measurement of the smallest defects that a model detects, ``python -m worker.attempts.limit JOB_DIR``.
-
-The result is a detection limit of a registered model.
-
-The counts of finished defects are stored in the folder of the job, so that another attempt, or a job that retries this
-one, continues after them. A job publishes one limit only: its record carries the id of the job, and the lease is
-checked under the registry's lock right before publishing.
-"""
+"""``python -m worker.attempts.limit JOB_DIR``: find the smallest defects that a model detects."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -25,15 +18,7 @@ CELLS = "cells"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Measure the smallest synthetic defects that a model detects when they are added to good images.
-
-    The detection limit is stored beside the model.
-
-    Raises:
-        Interrupted: The process was asked to stop.
-        StaleAttempt: The attempt lost its lease.
-        ModelsError: No limit can be measured with these images.
-    """
+    """Measure the detection limit of a model with synthetic defects, and publish at most one limit a job."""
     from models.artifacts.detection_limit import LimitParameters
     from models.datasets import DatasetStore
     from models.limits.good_images import good_images

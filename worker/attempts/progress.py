@@ -1,4 +1,4 @@
-"""Progress events of a running job: steps done, images per second and time left, a few events per second at most."""
+"""Progress events of a running job."""
 
 import time
 from collections.abc import Callable
@@ -14,19 +14,7 @@ PREPARING_S = 5.0
 
 
 class ProgressReporter:
-    """Writer of a job's progress, such as steps done and time left, to the job's event file.
-
-    Events of type ``metrics`` have the steps done, images per second, and the time left in seconds.
-
-    Writes ``started`` at once, then ``metrics`` and ``checkpoint``.
-
-    Speed and time left are those of this attempt: steps done before it began do not count.
-
-    Args:
-        events: Journal of the job.
-        total: Number of steps of the whole job, for example images to score.
-        done: Number of steps that earlier attempts finished.
-    """
+    """Writer of progress events; speed and time left do not count the ``done`` steps of earlier attempts."""
 
     def __init__(self, events: EventLog, total: int, done: int = 0) -> None:
         self.done = done
@@ -38,16 +26,10 @@ class ProgressReporter:
 
     @property
     def due(self) -> bool:
-        """Whether at least 0.5 s have passed since the last call of ``report``."""
         return time.monotonic() - self._checked_at >= REPORT_S
 
     def report(self, done: int, total: int | None = None) -> None:
-        """Write a progress event for ``done`` finished steps of the job, at most one every 0.5 s.
-
-        The last step is always written.
-
-        ``total`` replaces the number of steps of the whole job where it turned out to be another.
-        """
+        """Write a progress event, at most one every 0.5 s and always the last; ``total`` replaces the total."""
         self.done = done
         changed = total is not None and total != self._total
         self._total = total if total is not None else self._total
@@ -72,12 +54,7 @@ class ProgressReporter:
         )
 
     def checkpoint(self, done: int | None = None) -> None:
-        """Write a checkpoint event, which says that the job's progress up to a step is saved.
-
-        A later attempt can continue after the ``done`` saved steps.
-
-        By default ``done`` is the number of steps reported last.
-        """
+        """Write that the progress up to ``done``, by default the step reported last, is saved."""
         self.done = self.done if done is None else done
         self._events.write({"event": "checkpoint", "step": self.done})
 
@@ -88,10 +65,7 @@ def write_note(events: EventLog, text: str) -> None:
 
 
 def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a callback that logs the progress of the final check of a bulk scoring job's score files.
-
-    It takes the parts checked and the parts in all. It writes a job event at most every few seconds.
-    """
+    """Return a callback that reports the final check of score files, every few seconds at most."""
     reported_at = time.monotonic()
 
     def report(done: int, total: int) -> None:
@@ -104,14 +78,7 @@ def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
 
 
 class FitReporter:
-    """Writer of a job's progress events while a model of image features is fitted and calibrated.
-
-    The images pass through the model in several parts, one after the other. The events count the images of all parts.
-
-    Args:
-        events: Journal of the job.
-        total: Number of images of all parts.
-    """
+    """Writer of progress events of a fit whose images pass through the model in several parts."""
 
     def __init__(self, events: EventLog, total: int) -> None:
         self._reporter = ProgressReporter(events, total)
@@ -125,7 +92,6 @@ class FitReporter:
         return self._reporter.done
 
     def report(self, part: str, done: int) -> None:
-        """Write a progress event, at most every 0.5 s, after ``done`` images in phase ``part`` of the fit."""
         if part != self._part:
             self._part, self._before = part, self._before + self._done
         self._done = done
@@ -133,10 +99,7 @@ class FitReporter:
 
 
 class LabelledProgress:
-    """Writer of progress events for a job that scores several named groups of images.
-
-    The events count scored images. A log event is written for each new label.
-    """
+    """Writer of progress events of a job that scores several named groups of images."""
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
@@ -144,13 +107,7 @@ class LabelledProgress:
         self._label = ""
 
     def report(self, label: str, done: int, total: int) -> None:
-        """Write a progress event with the number of scored images, every 0.5 s at most.
-
-        ``done`` of ``total`` images are scored. The label is logged when a new part begins. The last event is always
-        written.
-
-        The number of images may change while parts turn out to be unnecessary.
-        """
+        """Write a progress event, every 0.5 s at most and always the last, and a log event for a new label."""
         self._reporter = self._reporter or ProgressReporter(self._events, total, done)
         if label != self._label:
             self._label = label
@@ -158,7 +115,6 @@ class LabelledProgress:
         self._reporter.report(done, total)
 
     def checkpoint(self) -> None:
-        """Write a checkpoint event, which says that the job's work so far is saved for a later attempt."""
         if self._reporter is not None:
             self._reporter.checkpoint()
 
@@ -171,10 +127,7 @@ class PreparationReporter:
         self._reported_at = time.monotonic()
 
     def report(self, done: int, total: int) -> bool:
-        """Log how many images are resized, at most every 5 s.
-
-        ``done`` of ``total`` images are resized. Returns whether the event was written.
-        """
+        """Log how many images are resized, at most every 5 s; return whether an event was written."""
         if time.monotonic() - self._reported_at < PREPARING_S:
             return False
         self._reported_at = time.monotonic()

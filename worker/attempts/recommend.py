@@ -1,8 +1,4 @@
-"""Comparison of the families of models on a dataset, ``python -m worker.attempts.recommend JOB_DIR``.
-
-Finished phases are kept in the folder of the job, so that another attempt, or a job that retries this one, continues
-after them. The result is a record in that folder; no model is published.
-"""
+"""``python -m worker.attempts.recommend JOB_DIR``: compare families of models on a dataset."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -27,15 +23,7 @@ RECORD = "recommendation.json"
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Run a job that compares model families on a dataset, in order to propose one.
-
-    The results and a proposal are written to the job's folder.
-
-    Raises:
-        Interrupted: The process was asked to stop.
-        StaleAttempt: The attempt lost its lease.
-        ModelsError: The families cannot be compared on this dataset.
-    """
+    """Compare model families on a dataset, and write the results and a proposal to the job's folder."""
     from models.atomic_files import write_atomically
     from models.datasets import DatasetStore, load_dataset
     from models.images.options import ImageOptions

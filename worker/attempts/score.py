@@ -1,12 +1,4 @@
-"""Scoring of all images of a dataset by one or more processes, ``python -m worker.attempts.score JOB_DIR``.
-
-With ``--assist`` the process helps another process.
-
-The images are divided into shards. Each process claims a free shard, scores it and writes its part of the result, which
-appears whole. The attempt that owns the job offers the shards, scores some of them, and merges all parts into one
-table. The parts of a job with an ``output`` stay at that location instead. A Ray cluster scores them where the settings
-name one. Assisting processes may start and end at any time.
-"""
+"""``python -m worker.attempts.score JOB_DIR``: score a dataset. With ``--assist`` help another process with it."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -44,16 +36,7 @@ IDLE_S = 0.2
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Score every image of the dataset of a bulk scoring job, and store the scores.
-
-    Unless the job has an output location, the scores are written to ``scores.parquet`` in the job's folder, with one
-    row per image.
-
-    Raises:
-        Interrupted: The process was asked to stop.
-        StaleAttempt: The attempt lost its lease.
-        ModelsError: The dataset cannot be scored with this model.
-    """
+    """Score every image of a dataset; write ``scores.parquet`` to the job's folder, or parts to its output location."""
     from models.bulk.completion import complete
     from models.bulk.part import Stopped
     from models.bulk.part_tables import read_summary
@@ -141,14 +124,7 @@ def _finish(
 
 
 def assist(folder: Path, settings: Settings, stop: StopFlag) -> None:
-    """Score some of the images of a bulk scoring job that another worker runs.
-
-    Free ranges of images (shards) are claimed and scored, one by one.
-
-    Ends when no shard is free, the job is not running, or the process is asked to stop.
-
-    The assistance ends when the job is queued again, because this worker may have to take the job itself.
-    """
+    """Claim and score free shards of another worker's job until none is free, it is not running, or ``stop`` is set."""
     from models.bulk.part import Stopped
     from worker.attempts.score_parts import join_parts, stored_job_plan
     from worker.attempts.shard_work import ShardWork
@@ -185,10 +161,6 @@ def _is_running(store: JobStore, spec: JobSpec, stop: StopFlag) -> bool:
 
 
 def main() -> int:
-    """Run one attempt of a bulk scoring job, and return the exit code.
-
-    With ``--assist`` on the command line, the process helps another process that runs the job.
-    """
     if sys.argv[2:] != ["--assist"]:
         return attempt(run)
     settings, stop = prepare_process()

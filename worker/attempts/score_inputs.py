@@ -1,7 +1,4 @@
-"""Inputs of a bulk scoring job: its model, its images and its plan.
-
-This module does not import torch.
-"""
+"""Inputs of a bulk scoring job. This module does not import torch."""
 
 from dataclasses import dataclass
 
@@ -18,27 +15,16 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """Inputs of a bulk scoring job: the files of its model, its images and its settings.
+    """Inputs of a bulk scoring job."""
 
-    Attributes:
-        model: Files of the model, with the calibration that was active when the job was queued.
-        images: Images of the dataset, as they are handed to other processes.
-        source: Images, opened in this process.
-        plan: Plan of the job, without the engine.
-    """
-
-    model: ModelFiles
-    images: DatasetImages
-    source: ImageSource
-    plan: BulkPlan
+    model: ModelFiles  # with the calibration that was active when the job was queued
+    images: DatasetImages  # as handed to other processes
+    source: ImageSource  # opened in this process
+    plan: BulkPlan  # without the engine
 
 
 def score_inputs(spec: JobSpec, settings: Settings) -> ScoreInputs:
-    """Return the inputs of a bulk scoring job: the files of its model, its images and its settings.
-
-    Raises:
-        ModelsError: The model or the dataset cannot be used.
-    """
+    """Return the inputs of a bulk scoring job; raise ``ModelsError`` if the model or dataset cannot be used."""
     registry = Registry(settings.registry_dir)
     name, version = registry.locate(parse_ref(spec.model))
     parameters = {name: value for name, value in spec.parameters.items() if value is not None and name != "output"}

@@ -1,7 +1,4 @@
-"""Scoring of a job's dataset on a Ray cluster.
-
-This process hands out the parts, which are ranges of images, and reports the progress.
-"""
+"""Scoring on a Ray cluster: this process hands out the parts and reports the progress."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,23 +22,7 @@ from worker.settings import Settings
 def score_on_ray(
     spec: JobSpec, settings: Settings, events: EventLog, should_stop: Callable[[], bool]
 ) -> tuple[BulkPlan, PartSummary]:
-    """Score the images of a bulk job's dataset on a cluster of the Ray framework.
-
-    Every part (range of images) that is still missing is written at the output location of the job.
-
-    Args:
-        spec: Specification of the attempt, with an output.
-        settings: Settings, with the address of the cluster.
-        events: Journal of the job.
-        should_stop: Function that is called several times a second; True stops the work.
-
-    Returns:
-        Plan of the job, and counts of the images.
-
-    Raises:
-        Stopped: ``should_stop`` returned True.
-        ModelsError: The cluster cannot be reached, or a part cannot be scored.
-    """
+    """Score the missing parts of a job with an output on Ray; raise ``Stopped`` once ``should_stop`` is true."""
     engine = bulk_engine("ray", ray_address=settings.ray_address)
     inputs = score_inputs(spec, settings)
     plan, model = choose_engine(inputs.plan, inputs.model, plan_at_output(spec, settings))

@@ -24,19 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class ShardWork:
-    """Scorer of image ranges (shards) in one of the processes that share a bulk scoring job.
-
-    It holds the loaded model, the images, and the shards (ranges of images) that are left.
-
-    Args:
-        spec: Specification of the attempt.
-        settings: Settings of this process.
-        stored: Plan of the process that began, whose engine this one uses too; None for the first process.
-        take_plan: Function that creates or joins the parts of a plan.
-
-    Raises:
-        ModelsError: The model or the dataset cannot be used.
-    """
+    """Scorer in one process of a bulk job; it uses the engine of ``stored``, the plan of the first process."""
 
     def __init__(
         self, spec: JobSpec, settings: Settings, stored: BulkPlan | None, take_plan: Callable[[BulkPlan], Parts]
@@ -50,19 +38,7 @@ class ShardWork:
         self.shards = JobStore(redis_client(settings), settings.key_prefix).shards(spec.id)
 
     def score_shard(self, should_stop: Callable[[], bool], progress: Callable[[], None] = lambda: None) -> bool:
-        """Claim one free range of images (shard), score it, and write its scores to a file.
-
-        Args:
-            should_stop: Function that is called between batches; True stops the work.
-            progress: Function that is called after each batch.
-
-        Returns:
-            False if no shard is free.
-
-        Raises:
-            Stopped: ``should_stop`` returned True.
-            BrokerDown: Redis does not answer.
-        """
+        """Claim and score one free shard; return False if none is free; raise ``Stopped`` or ``BrokerDown``."""
         claim = self.shards.claim(self._settings.lease_seconds)
         if claim is None:
             return False
@@ -99,18 +75,7 @@ class ShardWork:
 
 
 class ShardProgress:
-    """Writer of progress events that count the images scored by all processes of a bulk scoring job.
-
-    The unfinished shards in Redis say how many, because finding the missing parts takes long where they are files of a
-    server.
-
-    Args:
-        plan: The inputs of the scoring.
-        shards: The unfinished shards.
-        events: Journal of the job.
-        missing: The indices of the parts that are missing at the start.
-        quiet_s: Seconds without a question to Redis after it did not answer.
-    """
+    """Writer of progress events that count the images scored by all processes, as Redis has them."""
 
     def __init__(
         self, plan: BulkPlan, shards: Shards, events: EventLog, missing: Sequence[int], quiet_s: float
@@ -125,10 +90,7 @@ class ShardProgress:
         self._reporter = ProgressReporter(events, plan.count, done)
 
     def report_if_due(self) -> None:
-        """Write a progress event for the bulk job, if the last report is at least 0.5 s ago.
-
-        Nothing is written while Redis does not answer.
-        """
+        """Write a progress event if 0.5 s have passed and Redis answers."""
         if not self._reporter.due or time.monotonic() < self._quiet_until:
             return
         try:
@@ -142,10 +104,7 @@ class ShardProgress:
             self.report(max(self._plan.count - images_left, self._reporter.done))
 
     def report(self, done: int) -> None:
-        """Write a progress event with the number of images scored so far.
-
-        Newly written parts are a checkpoint, because another attempt continues after them.
-        """
+        """Write a progress event. New parts are a checkpoint, because another attempt continues after them."""
         if done > self._reporter.done:
             self._reporter.checkpoint(done)
         self._reporter.report(done)

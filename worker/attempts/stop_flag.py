@@ -1,5 +1,3 @@
-"""Flag that asks the process of a job to stop, set by signals, by its parent process, and by the parent's death."""
-
 import os
 import signal
 import threading
@@ -11,25 +9,14 @@ from worker.runtime.process import ExitCode, StopReason
 
 
 class StopFlag:
-    """Flag that is set when the process of a job should stop.
-
-    It is set by a signal, by a message of the parent process, or by the parent's death.
-
-    Attributes:
-        reason: Reason from the message of the supervisor; preemption by default.
-    """
+    """Flag that asks the process of a job to stop, set by a signal, a message of the parent, or its death."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.reason = StopReason.PREEMPT
 
     def install(self, grace_s: float) -> None:
-        """Install handlers of signals and messages that set this flag when the job's process should stop.
-
-        They react to SIGTERM, to SIGINT, and to a message or the death of the parent process.
-
-        If the supervisor is gone, the process is killed after ``grace_s`` seconds.
-        """
+        """Install the handlers. If the supervisor is gone, the process is killed after ``grace_s`` seconds."""
 
         def on_signal(_signum: int, _frame: FrameType | None) -> None:
             self.ask()
@@ -49,11 +36,9 @@ class StopFlag:
         watch(on_message, on_orphaned)
 
     def ask(self) -> None:
-        """Set the flag, so that the job stops the next time it checks ``is_set``."""
         self._event.set()
 
     def is_set(self) -> bool:
-        """Return True if the process was asked to stop."""
         return self._event.is_set()
 
     @property

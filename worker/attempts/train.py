@@ -1,12 +1,4 @@
-"""Training of a model by one attempt of a job, ``python -m worker.attempts.train JOB_DIR``.
-
-It reads ``job.json``, writes ``events.jsonl``, trains with checkpoints in the same folder, publishes the model, and
-records the run.
-
-A job publishes at most one version, however many attempts it takes. The manifest of the artifact has the id of the
-job, and an attempt that finds a registered version with this id trains nothing. The fencing token is checked under the
-lock of the registry, immediately before the version appears, so that a superseded attempt publishes nothing.
-"""
+"""``python -m worker.attempts.train JOB_DIR``: train, publish at most one version a job, and record the run."""
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
@@ -33,22 +25,7 @@ from worker.settings import Settings
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-    """Train the model that a job requests, and add the model to the model registry.
-
-    If an earlier attempt of the job has added the model, it is not trained again.
-
-    Args:
-        folder: Folder of the job.
-        spec: The job and the number of the attempt.
-        settings: Settings of the worker.
-        events: Log that receives the events of the training.
-        stop: Flag that requests the end of the attempt.
-
-    Raises:
-        Interrupted: The flag was set; a later attempt resumes from the checkpoint.
-        StaleAttempt: The attempt no longer holds the lease of the job.
-        ModelsError: The job cannot succeed, for example because its dataset does not exist.
-    """
+    """Train the model of a job and publish it, unless an earlier attempt of the job has published it."""
     from models.datasets import DatasetStore, load_dataset
     from models.registry.registry import Registry
     from models.training.fit_feature_flows import UNITS, passes_of_fit

@@ -1,7 +1,4 @@
-"""The Celery application, which sends job ids to workers.
-
-Messages hold nothing but an id. The records in the job store decide what happens with a job.
-"""
+"""The Celery application, which sends job ids to workers. The records in the job store decide the rest."""
 
 from typing import Any
 
@@ -22,13 +19,7 @@ _PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery application that is configured with the broker URL and the job queues.
-
-    The application connects on first use.
-
-    Workers acknowledge a message on receipt. A message that is lost with its worker is replaced by means of leases and
-    the reconciler. Late acknowledgement would be fragile: in an outage Kombu would wait for the broker for ever.
-    """
+    """Return a Celery application for the broker URL and the job queues; it connects on first use."""
     app = Celery("snf", set_as_current=False)
     transport = {
         "ack_emulation": False,
@@ -82,19 +73,13 @@ class PromptConnection(Connection):
     """Celery connection to the message broker that retries every 1 to 3 s during an outage."""
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
-        """Connect to the broker, with pauses of 1 to 3 s between retries.
-
-        The default pauses of Kombu, the messaging library of Celery, are 2 to 30 s.
-        """
+        """Connect with pauses of 1 to 3 s between retries, instead of Kombu's 2 to 30 s."""
         pauses = {"interval_start": 1, "interval_step": 1, "interval_max": 3}
         return super().ensure_connection(*args, **pauses | options)  # type: ignore[no-untyped-call]
 
 
 def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the keys of a job queue's two Redis lists of messages, one list per priority.
-
-    The lists are served in the order of the keys.
-    """
+    """Return the keys of a queue's two Redis lists of messages, in the order in which they are served."""
     prefix = _prefix(settings)
     return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
 

@@ -1,5 +1,3 @@
-"""Connections to the message broker: URLs, a Redis client with short timeouts, and translation of errors."""
-
 import os
 import re
 from collections.abc import Iterator
@@ -24,12 +22,7 @@ _PIPELINE = " of pipeline caused error: "
 
 
 def socket_path(settings: Settings) -> Path:
-    """Return the path of the Unix socket on which the embedded Valkey (Redis) server listens.
-
-    Raises:
-        BrokerStartFailed: The path is longer than the operating system allows, it is not UTF-8 text, or another user
-            may change its folder.
-    """
+    """Return the embedded server's Unix socket; raise ``BrokerStartFailed`` if the path cannot serve as one."""
     path = settings.runtime_folder / "broker.sock"
     try:
         str(path).encode()
@@ -48,15 +41,7 @@ def socket_path(settings: Settings) -> Path:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL with which the library redis-py connects to the Redis server.
-
-    This is the setting ``redis_url``, or the socket of the embedded server.
-
-    The password in ``redis_password_file``, if there is one, is part of the URL.
-
-    Raises:
-        BrokerStartFailed: The file cannot be read or is empty, or as in :func:`socket_path`.
-    """
+    """Return the URL for redis-py, with the password if there is a file; raise ``BrokerStartFailed``."""
     if settings.redis_url is None:
         # A plain # or ? would end the path, and clients would connect to another socket.
         return f"unix://{quote(str(socket_path(settings)))}?db=0"
@@ -79,10 +64,7 @@ def _password(file: Path) -> str:
 
 
 def celery_url(settings: Settings) -> str:
-    """Return the URL of the Redis server in the form that Celery expects.
-
-    A Unix socket has the scheme ``redis+socket`` instead of ``unix``.
-    """
+    """Return the URL for Celery, where a Unix socket has the scheme ``redis+socket``."""
     url = broker_url(settings)
     parts = urlsplit(url)
     if parts.scheme != "unix":
@@ -93,11 +75,7 @@ def celery_url(settings: Settings) -> str:
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """Return a Redis client with a short timeout and a single retry.
-
-    If Redis does not answer, each of the two attempts fails after ``broker_timeout_s`` seconds. Answers are decoded to
-    text.
-    """
+    """Return a Redis client that decodes answers and tries twice for ``broker_timeout_s`` seconds each."""
     return redis.Redis.from_url(
         broker_url(settings),
         decode_responses=True,
@@ -111,13 +89,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 @contextmanager
 def translate_redis_errors() -> Iterator[None]:
-    """Context manager that raises ``BrokerDown`` in place of Redis errors that mean an outage.
-
-    Errors that do not mean an outage, such as a wrong command, are raised unchanged.
-
-    Raises:
-        BrokerDown: The server cannot be reached, does not answer in time, or takes no writes.
-    """
+    """Raise ``BrokerDown`` for Redis errors that mean an outage; other errors pass unchanged."""
     try:
         yield
     except redis.AuthenticationError as error:
@@ -135,15 +107,7 @@ def translate_redis_errors() -> Iterator[None]:
 
 
 def durability_risks(client: redis.Redis) -> list[str]:
-    """Return warnings about Redis settings with which accepted jobs may be lost.
-
-    The list has a sentence for each risky setting, and is empty if there is none.
-
-    Each sentence names the remedy.
-
-    Raises:
-        BrokerDown: The server does not answer.
-    """
+    """Return a sentence with the remedy for each Redis setting with which accepted jobs may be lost."""
     with translate_redis_errors():
         info = client.info()
     risks = []

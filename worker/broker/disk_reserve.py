@@ -1,7 +1,4 @@
-"""Reserve file of the embedded broker, deleted to free disk space when the disk is nearly full.
-
-The freed space lets the server of the broker go on.
-"""
+"""Reserve file of the embedded broker, deleted to free disk space when the disk is nearly full."""
 
 import logging
 import os
@@ -24,17 +21,7 @@ _RETRY_S = 60.0
 
 
 class BrokerReserve:
-    """File that reserves disk space for the embedded message broker, a Valkey server.
-
-    It lies in the broker's folder, and is deleted when the disk is nearly full.
-
-    A Valkey server exits when it cannot append a change to its file, and other programs may fill the disk. The space
-    that becomes free is left to the server: large writes of this product are refused while the disk has less than
-    ``models.disk_space.RESERVE``, which is more.
-
-    Args:
-        settings: Settings with the data folder.
-    """
+    """File that reserves disk space, because a Valkey server exits when it cannot append a change."""
 
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.home / "broker"
@@ -42,14 +29,7 @@ class BrokerReserve:
         self._next_try = 0.0  # by time.monotonic()
 
     def balance(self) -> None:
-        """Delete the broker's file of reserved disk space if the disk is nearly full; create it if there is room.
-
-        The freed space lets the broker's server go on.
-
-        It is created only if it fits beside the space that this product leaves free on the disk.
-
-        After an error of the disk, which is logged, calls do nothing for a minute.
-        """
+        """Delete the file if the disk is nearly full, or create it if there is room; pause 60 s after an error."""
         if time.monotonic() < self._next_try:
             return
         try:
@@ -70,10 +50,7 @@ class BrokerReserve:
             write_atomically(self._path, os.urandom(size), mode=0o600)
 
     def has_room(self) -> bool:
-        """Return whether the disk has enough free space for the Valkey server.
-
-        The server needs space to start and to rewrite its file.
-        """
+        """Return whether the server has the space to start and to rewrite its file."""
         return shutil.disk_usage(existing_folder(self._folder)).free >= self._size() // 2
 
     def _size(self) -> int:

@@ -1,7 +1,4 @@
-"""The embedded message broker: a Valkey (Redis) server that stores its data in the folder ``home``.
-
-``python -m worker.broker.embedded`` runs the server until it is asked to stop.
-"""
+"""The embedded message broker: a Valkey server. ``python -m worker.broker.embedded`` runs it."""
 
 import fcntl
 import logging
@@ -41,26 +38,13 @@ _HANGING_MISSES = 15
 
 
 class ServerState(Enum):
-    """Result of a PING to a Valkey server: it answers, it does not answer in time, or there is none."""
-
     ANSWERS = "answers"
     HANGS = "hangs"
     ABSENT = "absent"
 
 
 class EmbeddedBroker:
-    """Valkey (Redis) server that this application starts to hold its job queues.
-
-    The server syncs every write to a file on disk.
-
-    The server survives the death of its parent, and two servers on one append-only file would destroy it. Therefore a
-    lock file marks the process that owns the server, notes store the socket and the process id of the server, and a
-    running server is attached to instead of started again.
-
-    A socket does not tell whose server it is: a copy of the data folder names that of the original, and several
-    installations may have one runtime folder. Only a server that has the data folder of this installation open is
-    used, shut down or killed.
-    """
+    """Valkey server with one owner, marked by a lock file: two servers on one append-only file destroy it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.model_copy(update={"redis_url": None})
@@ -76,25 +60,10 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """URL at which clients connect to the embedded Valkey server."""
         return broker_url(self._settings)
 
     def start(self, timeout: float = 60.0) -> Literal["started", "adopted", "attached"]:
-        """Start the Valkey server, or use a server that runs already.
-
-        Returns ``started`` for a new server, ``adopted`` for a server that an ended process has left, and ``attached``
-        for the server of another process.
-
-        Args:
-            timeout: Longest wait in seconds.
-
-        Returns:
-            Which of the three happened.
-
-        Raises:
-            BrokerStartFailed: No server answers in time, another user may change the runtime folder, or the server of
-                another installation is on the socket.
-        """
+        """Start a server, or use one that runs: of an ended process (``adopted``) or another (``attached``)."""
         make_folder(self._data)
         make_runtime_folder(self._socket.parent)
         deadline = time.monotonic() + timeout
@@ -132,13 +101,7 @@ class EmbeddedBroker:
         return state is ServerState.ANSWERS
 
     def refuse_foreign_server(self) -> None:
-        """Raise ``BrokerStartFailed`` if the server on the broker's socket belongs to another installation.
-
-        Such a server has another data folder open.
-
-        Raises:
-            BrokerStartFailed: It is the server of another installation.
-        """
+        """Raise ``BrokerStartFailed`` if the server on the socket has another data folder open."""
         folder = self._foreign_folder(self._client, self._socket)
         if folder is not None:
             raise BrokerStartFailed(
@@ -190,10 +153,7 @@ class EmbeddedBroker:
             raise BrokerStartFailed(str(error)) from error
 
     def _link_to_data(self) -> Path:
-        """Return a link in the runtime folder to the data folder, whose path has blanks, quotes or the like.
-
-        The package writes the path of the folder without quotes into the configuration of the server.
-        """
+        """Return a link to the data folder: the server's configuration has its path without quotes."""
         self._link.unlink(missing_ok=True)
         self._link.symlink_to(self._data.resolve())
         return self._link
@@ -213,7 +173,6 @@ class EmbeddedBroker:
         return _HANGING_MISSES * (self.answer_s + _EVERY_S)
 
     def state(self) -> ServerState:
-        """Return whether the Valkey server answers a PING, hangs, or is absent."""
         return _server_state(self._client, self._socket)
 
     def stop(self, timeout: float = _STOP_S) -> None:
@@ -232,11 +191,7 @@ class EmbeddedBroker:
         self._release_lock()
 
     def _shut_down(self, client: redis.Redis, path: Path, deadline: float) -> None:
-        """Shut down a server that this process did not start; kill it at ``deadline``, as by then it hangs.
-
-        Raises:
-            BrokerStartFailed: It cannot be killed.
-        """
+        """Shut down a server that this process did not start; kill it at ``deadline``, as by then it hangs."""
         try:
             client.shutdown(nosave=True)  # the append-only file is complete
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
@@ -295,10 +250,7 @@ def _answered_folder(client: redis.Redis) -> Path | None:
 
 
 def main() -> int:
-    """Run the embedded message broker, a Valkey server, until SIGTERM or SIGINT arrives.
-
-    Returns 0, or 1 if the server stops answering.
-    """
+    """Run the server until SIGTERM or SIGINT arrives; return 1 if it stops answering."""
     settings = load_settings()
     configure_logging(settings, "broker")
     with runtime_folder_in_use(settings):
@@ -319,12 +271,7 @@ def _run(settings: Settings) -> int:
 
 
 def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
-    """Run and watch the embedded message broker, a Valkey server, until the event ``stop`` is set.
-
-    Returns 0, or 1 if the server stops answering.
-
-    While the disk is full, no server is started: it would exit at its first write.
-    """
+    """Watch the server until ``stop`` is set. It is not started on a full disk: it would exit at its first write."""
     broker.reserve.balance()
     if not (broker.alive() or broker.reserve.has_room()):
         log.error("the disk is full: the broker starts when there is room")

@@ -1,8 +1,4 @@
-"""The runtime folder, which holds the socket of the embedded broker: creation, owner, permissions, removal.
-
-By default it lies in ``/tmp``, where any user may create a folder of its name. A socket in a folder of another user
-could be a server of that user.
-"""
+"""The folder of the embedded broker's socket. In ``/tmp``, a folder of another user could hold that user's server."""
 
 import fcntl
 import os
@@ -16,25 +12,13 @@ from worker.settings import Settings
 
 
 def check_runtime_folder(folder: Path) -> None:
-    """Check that no other user can change the runtime folder, which holds the broker's socket.
-
-    It must be a folder of this user. A folder that does not exist passes the check.
-
-    Raises:
-        BrokerStartFailed: It belongs to another user, others may write to it, or it is a link or a file.
-    """
+    """Raise ``BrokerStartFailed`` if another user can change the runtime folder; it need not exist."""
     with suppress(FileNotFoundError):
         _check(folder, folder.lstat())
 
 
 def make_runtime_folder(folder: Path) -> None:
-    """Create the folder of the broker's socket, or check that other users cannot change an existing one.
-
-    A new folder is accessible to its owner only.
-
-    Raises:
-        BrokerStartFailed: As in :func:`check_runtime_folder`.
-    """
+    """Create the runtime folder for its owner only, or check an existing one."""
     with suppress(FileExistsError):  # also for a link
         folder.mkdir(mode=0o700, parents=True)
     check_runtime_folder(folder)
@@ -42,16 +26,7 @@ def make_runtime_folder(folder: Path) -> None:
 
 @contextmanager
 def runtime_folder_in_use(settings: Settings) -> Iterator[None]:
-    """Context manager that creates the embedded broker's socket folder and keeps it while it is in use.
-
-    With any other broker it does nothing. The folder is held during the ``with`` block.
-
-    While any process holds it, no other user can take its place. The last process to leave removes it, unless
-    ``SNF_RUNTIME_DIR`` names it or something is in it.
-
-    Raises:
-        BrokerStartFailed: As in :func:`check_runtime_folder`.
-    """
+    """Hold the socket's folder during the block. The last process removes it, unless a setting names it."""
     if settings.redis_url is not None:
         yield
         return

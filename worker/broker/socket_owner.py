@@ -1,10 +1,4 @@
-"""Functions to find and kill the process that listens on a Unix socket, even if the process hangs.
-
-The operating system names the process at a connection. A socket at which too many connections wait takes none: for that
-case a file holds the id and the start time of the process.
-
-A Valkey server works in its data folder, which tells whose server it is.
-"""
+"""Find and kill the process that listens on a Unix socket, even if it hangs and its socket takes no connection."""
 
 import logging
 import os
@@ -26,10 +20,7 @@ _LOCAL_PEERPID = 0, 2
 
 
 def listens(path: Path) -> bool:
-    """Return whether any process listens on a Unix socket, even if the process does not respond.
-
-    A hanging process counts even if its socket accepts no more connections.
-    """
+    """Return whether a process listens on a Unix socket; a hanging one counts."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -42,10 +33,7 @@ def listens(path: Path) -> bool:
 
 
 def listener_pid(path: Path) -> int | None:
-    """Return the id of the process that listens on a Unix socket.
-
-    Returns None if there is no process, or if its id cannot be found out.
-    """
+    """Return the id of the process that listens on a socket; None if there is none or it is not found out."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -60,13 +48,7 @@ def listener_pid(path: Path) -> int | None:
 
 
 def note_listener(path: Path, note: Path) -> None:
-    """Write down which process listens on a Unix socket, so that it can be found even if it hangs.
-
-    The file ``note`` gets the id and the start time of the process.
-
-    Raises:
-        OSError: The process cannot be found out, or the file cannot be written.
-    """
+    """Write the id and the start time of a socket's process to ``note``; raise ``OSError`` if that fails."""
     pid = listener_pid(path)
     if pid is None:
         raise ProcessLookupError(f"expected a process that listens on {path}, got none")
@@ -74,12 +56,7 @@ def note_listener(path: Path, note: Path) -> None:
 
 
 def noted_pid(note: Path) -> int | None:
-    """Return the process id that ``note_listener`` wrote to a file, if that process still runs.
-
-    Returns None if there is no file, or if the process has ended.
-
-    A later process with the same id has another start time.
-    """
+    """Return the id that :func:`note_listener` wrote if that process still runs, as its start time shows."""
     try:
         pid, _, started = note.read_text(encoding="utf-8").partition(" ")
     except FileNotFoundError:
@@ -100,22 +77,12 @@ def _start_time(pid: int) -> str:
 
 
 def listener_folder(path: Path, note: Path) -> Path | None:
-    """Return the working folder of the process that listens on a Unix socket.
-
-    A process that hangs is found by the file ``note``.
-
-    Returns None if there is no process, or if its folder cannot be found out.
-
-    Args:
-        path: Path of the socket.
-        note: File of :func:`note_listener`, for a process whose socket takes no connection.
-    """
+    """Return the working folder of the process that listens on a socket or is named in ``note``, or None."""
     pid = _serving_pid(path, note)
     return _working_folder(pid) if pid is not None else None
 
 
 def is_same_folder(one: Path, other: Path) -> bool:
-    """Return whether two paths lead to the same existing folder."""
     try:
         return one.samefile(other)
     except OSError:  # one of them is gone, or may not be seen
@@ -140,16 +107,7 @@ def _working_folder(pid: int) -> Path | None:
 
 
 def kill_listener(path: Path, note: Path, folder: Path, timeout: float = 5.0) -> bool:
-    """Kill the process that listens on a Unix socket, provided that its working folder is ``folder``.
-
-    Returns whether nothing listens on the socket afterwards.
-
-    Args:
-        path: Path of the socket.
-        note: File of :func:`note_listener`, for a process whose socket takes no connection.
-        folder: Working folder of the process; a process in another folder is left alone.
-        timeout: Longest wait for the end of the process in seconds.
-    """
+    """Kill a socket's process if its working folder is ``folder``; return whether nothing listens afterwards."""
     pid = _serving_pid(path, note)
     found = _working_folder(pid) if pid is not None else None
     if pid is None or found is None or not is_same_folder(found, folder):

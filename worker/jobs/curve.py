@@ -1,5 +1,3 @@
-"""The training curve of a job, read from the job's event file."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,27 +13,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CurveEvents:
-    """Training curve of a job, as a list of ``metrics`` events and a list of ``validation`` events.
-
-    Of more than 20 000 events of a kind, only every second, fourth and so on is kept.
-
-    Steps are strictly increasing.
-
-    Attributes:
-        points: Events ``metrics``.
-        validations: Events ``validation``.
-    """
+    """Training curve with strictly increasing steps, thinned to at most 20 000 events of a kind."""
 
     points: list[Event] = field(default_factory=list)
     validations: list[Event] = field(default_factory=list)
 
 
 def read_curve(path: Path) -> CurveEvents:
-    """Return the training curve from a job's event file.
-
-    An attempt that resumes at a checkpoint repeats the steps after it. The events of earlier attempts about these steps
-    are dropped.
-    """
+    """Return the training curve. An attempt that resumes replaces the events of earlier attempts from its step on."""
     points, validations = _Thinned(), _Thinned()
     newest = 0
     for chunk in read_chunks(path):
@@ -57,10 +42,7 @@ def read_curve(path: Path) -> CurveEvents:
 
 
 def newest_attempt(path: Path) -> int:
-    """Return the number of the newest attempt (execution) in a job's event file.
-
-    Returns 0 if the file has no events.
-    """
+    """Return the number of the newest attempt in a job's event file; 0 if the file has no events."""
     numbers = (event.get("attempt") for chunk in read_chunks(path) for _, event in chunk.entries)
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
@@ -89,7 +71,6 @@ class _Thinned:
 
     @property
     def events(self) -> list[Event]:
-        """The events that are kept, in order of their steps."""
         return self._kept if self._newest is None else [*self._kept, self._newest]
 
     def add(self, event: Event) -> None:

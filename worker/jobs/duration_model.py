@@ -1,5 +1,3 @@
-"""Durations of past trainings relative to their estimates, kept in Redis to correct later estimates."""
-
 from typing import cast
 
 import redis
@@ -17,49 +15,21 @@ _LIMITS = 0.02, 50.0
 
 
 class DurationModel:
-    """Correction factors for estimated training times, learnt from actual and expected times of past trainings.
-
-    They are kept in Redis to correct later estimates.
-
-    A slowdown is the time that a job took over the time that the reference machine needs for the same work
-    (``models.training.cost.throughput.ASSUMED``).
-    """
+    """Slowdowns in Redis: times of past trainings over the reference machine's (``throughput.ASSUMED``)."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client = client
         self._key = f"{prefix}pace"  # its name since the first version
 
     def slowdown(self, device: DeviceKind, preset: str) -> float | None:
-        """Return the ratio of the training time in this installation to the time on the reference machine.
-
-        The value is the factor for a preset on a kind of device, or None if unknown.
-
-        Falls back to the latest training with any preset on this kind of device.
-
-        Returns:
-            None where no training has ended on this kind of device.
-
-        Raises:
-            BrokerDown: Where Redis does not answer.
-        """
+        """Return the slowdown of a preset on a kind of device, else that of the latest training there, or None."""
         with translate_redis_errors():
             own, latest = cast(list[str | None], self._client.hmget(self._key, [f"{device}:{preset}", f"{device}:"]))
         value = own or latest
         return float(value) if value else None
 
     def learn(self, job: Job, device: DeviceKind) -> None:
-        """Update the stored ratio of actual to expected training time from a finished training job.
-
-        This ratio, the slowdown, is stored for each kind of device and preset.
-
-        The slowdown is actual time over reference time. The old and the new value count half each.
-
-        Jobs that did not do the whole work in one attempt change nothing: those that failed, were interrupted, retry
-        another job, or had a limit in minutes.
-
-        Raises:
-            BrokerDown: Where Redis does not answer.
-        """
+        """Average the slowdown of a job, half and half, if the job did the whole work in one attempt."""
         measured = _slowdown_of(job)
         if measured is None:
             return

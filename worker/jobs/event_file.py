@@ -16,20 +16,14 @@ Event = dict[str, Any]
 
 
 class Entry(NamedTuple):
-    """An event of a job with its end position in the event file.
-
-    ``end`` is the byte offset at which the next line begins.
-    """
+    """An event of a job, and the byte offset in the file at which the next line begins."""
 
     end: int
     event: Event
 
 
 class JournalChunk(NamedTuple):
-    """Consecutive events from the event file of a job.
-
-    ``end`` is the byte offset at which the next chunk begins.
-    """
+    """Consecutive events of a job, and the byte offset at which the next chunk begins."""
 
     entries: list[Entry]
     end: int
@@ -37,13 +31,7 @@ class JournalChunk(NamedTuple):
 
 
 def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> JournalChunk:
-    """Return the events from one chunk of a job's event file, with the offset of the next chunk.
-
-    The events are those of the complete lines among ``limit`` bytes from byte ``offset`` on.
-
-    Damaged lines are skipped. ``NaN`` and infinities, which JSON does not have, become None. A missing file counts as
-    empty.
-    """
+    """Return the events of the complete lines in a chunk; damaged lines are skipped, NaN and infinities become None."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -69,10 +57,7 @@ def read_chunk(path: Path, offset: int = 0, limit: int = CHUNK_BYTES) -> Journal
 
 
 def read_chunks(path: Path, offset: int = 0) -> Iterator[JournalChunk]:
-    """Yield chunks of consecutive events from a job's event file, in the order of the file.
-
-    Reading goes from byte ``offset`` to the end of the file. A chunk has up to 256 KiB.
-    """
+    """Yield chunks of up to 256 KiB of events, from byte ``offset`` to the end of the file."""
     while True:
         chunk = read_chunk(path, offset)
         yield chunk

@@ -1,5 +1,3 @@
-"""Events of a running job: writer, reader, and the summary that is stored in the job record."""
-
 import errno
 import json
 import os
@@ -24,10 +22,7 @@ _METRICS = ("bits_per_dim", "reconstruction_error", "learning_rate")
 
 
 class EventLog:
-    """Writer that appends the events of a running job, such as its progress, to the job's event file.
-
-    Each line is a JSON object with the time and the attempt number.
-    """
+    """Writer that appends events to a job's event file, as JSON lines with the time and the attempt number."""
 
     def __init__(self, folder: Path, attempt: int) -> None:
         self._attempt = attempt
@@ -36,13 +31,7 @@ class EventLog:
         self._half_line = bool(self._file.seek(0, os.SEEK_END)) and not _ends_line(self._file.fileno())
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event, as a JSON line with the time and the attempt number, to the job's event file.
-
-        The event must have the key ``event``, which names its type.
-
-        Raises:
-            OSError: The disk is full, or takes no writes.
-        """
+        """Append an event, whose key ``event`` names its type; raise ``OSError`` if the disk takes no writes."""
         stamped = {**event, "time": datetime.now(UTC).isoformat(), "attempt": self._attempt}
         line = json.dumps(stamped, separators=(",", ":")).encode() + b"\n"
         if self._half_line:
@@ -55,18 +44,13 @@ class EventLog:
 
 
 class EventReader:
-    """Reader of the new events that one attempt (execution) of a job writes to the job's event file."""
-
     def __init__(self, folder: Path, attempt: int) -> None:
         self._path = folder / FILE
         self._attempt = attempt
         self._offset = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> list[Event]:
-        """Return the events that one attempt (execution) of a job has written since the last call.
-
-        A line that is not complete yet is left for a later call.
-        """
+        """Return the attempt's events since the last call; an incomplete line is left for a later call."""
         events: list[Event] = []
         for chunk in read_chunks(self._path, self._offset):
             self._offset = chunk.end
@@ -76,15 +60,7 @@ class EventReader:
 
 
 class AttemptSummary:
-    """Summary of the events of one attempt to run a job, from which the job's record is updated.
-
-    It holds the latest progress, metrics, checkpoint, result and error.
-
-    Args:
-        progress: Progress in the job record.
-        metrics: Metrics in the job record.
-        checkpoint_step: Step of the newest checkpoint in the job record.
-    """
+    """Progress, metrics, checkpoint, result and error from the events of one attempt, for the job's record."""
 
     def __init__(self, progress: dict[str, Any], metrics: dict[str, Any], checkpoint_step: int | None) -> None:
         self.progress = dict(progress)
@@ -96,10 +72,7 @@ class AttemptSummary:
         self.changed = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Update this summary with one event of the attempt to run the job.
-
-        An event may change progress, metrics, checkpoint, result or error. Other kinds of events are ignored.
-        """
+        """Update this summary with an event; other kinds of events are ignored."""
         kind = event["event"]
         if kind in ("metrics", "scoring"):
             self.progress.update({key: event[key] for key in _PROGRESS if key in event})
@@ -129,10 +102,7 @@ class AttemptSummary:
         self.changed = True
 
     def changes(self) -> dict[str, Any]:
-        """Return the job record's fields to update, as a dict from field name to new value.
-
-        NaN and infinite values become None.
-        """
+        """Return the fields of the job record to update; NaN and infinite values become None."""
         self.changed = False
         fields: dict[str, Any] = {"progress": _finite(self.progress), "metrics": _finite(self.metrics)}
         if self.checkpoint_step is not None:

@@ -36,8 +36,6 @@ ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
 
 
 class RequestedAction(StrEnum):
-    """Action that users requested for a running job: to go on, to pause or to cancel."""
-
     GO_ON = "go on"
     PAUSE = "pause"
     CANCEL = "cancel"
@@ -89,20 +87,11 @@ class Job(BaseModel):
 
     @property
     def attempt(self) -> int:
-        """Number of the newest attempt (execution) of the job.
-
-        It is 0 before the first attempt, and 1 during the first attempt.
-
-        It is also the fencing token.
-        """
+        """Number of the newest attempt, the fencing token; 0 before the first."""
         return self.attempts
 
     @property
     def finished(self) -> bool:
-        """Whether the job has ended.
-
-        A job ends as succeeded, partial, failed or cancelled.
-        """
         return self.status in TERMINAL
 
 
@@ -110,12 +99,7 @@ _JSON_FIELDS = frozenset({"architecture", "parameters", "progress", "metrics", "
 
 
 def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Convert fields of a job record to a dict of texts, for storage in a Redis hash.
-
-    Dictionaries become JSON, and booleans become ``0`` or ``1``.
-
-    Fields that are None are left out, unless they are stored as JSON.
-    """
+    """Convert fields to texts for a Redis hash: dictionaries as JSON, booleans as ``0`` or ``1``, without None."""
     encoded = {}
     for name, value in fields.items():
         if name in _JSON_FIELDS:
@@ -128,10 +112,6 @@ def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def from_hash(fields: Mapping[str, str]) -> Job:
-    """Convert the text fields of a Redis hash back into a job record.
-
-    This is the inverse of ``to_hash``.
-    """
     return Job.model_validate(
         {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
     )
@@ -153,12 +133,7 @@ _last = [0, 0]
 
 
 def new_job_id() -> str:
-    """Return a new job id of 26 characters; ids sort by their time of creation.
-
-    Within a process, an id sorts after all earlier ids, also in the same millisecond.
-
-    It consists of the milliseconds since 1970 and 80 random bits.
-    """
+    """Return 26 characters from milliseconds and 80 random bits, which sort after earlier ids of this process."""
     with _id_lock:
         now = time.time_ns() // 1_000_000
         if now > _last[0]:

@@ -1,5 +1,3 @@
-"""Retention of job files: cleanup after training, reuse by retries, and deletion of old jobs."""
-
 import logging
 import os
 import shutil
@@ -18,22 +16,13 @@ _AT_ONCE = 50
 
 
 def drop_training_files(folder: Path) -> None:
-    """Free disk space by deleting the checkpoints and the trained model in a training job's folder.
-
-    Call this after the model was registered.
-
-    The registry has a copy.
-    """
+    """Delete the checkpoints and the trained model in a job's folder once the registry has a copy."""
     for name in ("checkpoints", "artifact"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def adopt_files(source: Path, target: Path) -> bool:
-    """Copy the folder ``source`` to ``target`` by hard links, and return whether it was copied.
-
-    Returns:
-        False if ``source`` does not exist or ``target`` exists already.
-    """
+    """Copy a folder by hard links; return False if ``source`` is missing or ``target`` exists."""
     if target.exists() or not source.is_dir():
         return False
     with new_folder(target) as folder:
@@ -43,25 +32,7 @@ def adopt_files(source: Path, target: Path) -> bool:
 
 
 def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str) -> str | None:
-    """Hard-link a subfolder of files from an earlier job into the folder of that job's retry.
-
-    The subfolder holds files to continue from, such as checkpoints.
-
-    The newest earlier job with such a subfolder is used. The chain of retries is followed, because a retry that never
-    began has no files.
-
-    Args:
-        store: Job store.
-        folder: Folder of the job.
-        retry_of: Id of the job that this job retries, or None.
-        name: Name of the subfolder to link.
-
-    Returns:
-        Id of the earlier job, or None if there are no files to link.
-
-    Raises:
-        BrokerDown: Redis does not answer.
-    """
+    """Hard-link a subfolder from the newest of the retried jobs that has it; return that job's id, or None."""
     while retry_of is not None and not (folder / name).exists():
         if adopt_files(folder.parent / retry_of / name, folder / name):
             return retry_of
@@ -73,16 +44,7 @@ def adopt_earlier(store: JobStore, folder: Path, retry_of: str | None, name: str
 
 
 def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
-    """Delete a job that has ended: its record, then its files.
-
-    Files that are being sent stay readable until then. A later sweep deletes files that cannot be deleted now.
-
-    Raises:
-        JobNotFound: No job has this id.
-        JobConflict: The job has not ended.
-        JobInUse: An unfinished retry may need the files of the job.
-        BrokerDown: Redis does not answer.
-    """
+    """Delete an ended job's record, then its files; a later sweep deletes files that cannot be deleted now."""
     store.remove(job_id)
     _remove_files(store, settings, job_id)
 
@@ -108,20 +70,13 @@ def _delete_folder(settings: Settings, job_id: str) -> None:
 
 
 def clear_removed(store: JobStore, settings: Settings) -> None:
-    """Try again to delete the files of jobs whose records are already deleted.
-
-    Files are left if their deletion failed or was interrupted.
-    """
+    """Try again to delete the files of jobs whose records are already deleted."""
     for job_id in store.removed():
         _remove_files(store, settings, job_id)
 
 
 def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
-    """Delete old, ended jobs with their files, and return the number of deleted jobs.
-
-    A job is old if it ended more than ``retention_days`` ago. A call deletes at most 50 jobs. Jobs whose files an
-    unfinished retry may need are kept.
-    """
+    """Delete at most 50 jobs that ended over ``retention_days`` ago and are not in use; return their number."""
     ids = store.finished_before(settings.retention_days * 24 * 3600, limit=_AT_ONCE)
     removed = 0
     for job_id in ids:

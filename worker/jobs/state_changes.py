@@ -1,5 +1,3 @@
-"""Status changes of jobs, read asynchronously from a Redis stream."""
-
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -13,17 +11,11 @@ from worker.jobs.record import TERMINAL, Status
 from worker.settings import Settings
 
 START = "0-0"
-"""Id before every state change."""
 
 _CONNECTIONS = 8
 
 
 class StateChange(NamedTuple):
-    """One status change of a background job, such as its start or its end.
-
-    It has the new status, the attempt number, the worker's name and the id in Redis.
-    """
-
     id: str
     status: Status
     attempt: int
@@ -36,12 +28,7 @@ class StateChange(NamedTuple):
 
 
 class StateChanges(NamedTuple):
-    """Status changes of a job since a given earlier change, and the status that the job has now.
-
-    ``clock_ms`` is the time at which Redis was read.
-
-    No later change has an earlier time than ``clock_ms``. ``status`` is None if the job does not exist.
-    """
+    """Status changes of a job, none later than ``clock_ms``, and its status now; None if it does not exist."""
 
     changes: list[StateChange]
     status: Status | None
@@ -49,18 +36,12 @@ class StateChanges(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended, so that no further status change will follow.
-
-        A failed or cancelled job has ended, too.
-        """
+        """Whether no further status change will follow; a failed or cancelled job is over, too."""
         return self.status in TERMINAL
 
 
 class ChangeReader:
-    """Asynchronous reader of the status changes of jobs in Redis.
-
-    All requests share up to 8 connections.
-    """
+    """Asynchronous reader of the status changes of jobs, on up to 8 connections."""
 
     def __init__(self, settings: Settings) -> None:
         # Readers share a few connections; a reader that gets none in time reports an outage.
@@ -78,15 +59,7 @@ class ChangeReader:
         self._prefix = settings.key_prefix
 
     async def after(self, job_id: str, change_id: str = START) -> StateChanges:
-        """Return a job's current status and its status changes after a given change.
-
-        ``change_id`` is the id of the given change. By default all changes are returned.
-
-        A removed job has none.
-
-        Raises:
-            BrokerDown: Redis does not answer in time.
-        """
+        """Return the status and the changes after ``change_id``; raise ``BrokerDown``."""
         with translate_redis_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.xrange(f"{self._prefix}changes:{job_id}", min=f"({change_id}")
@@ -100,5 +73,4 @@ class ChangeReader:
         )
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
         await self._client.aclose()

@@ -17,10 +17,7 @@ from worker.queues import JobType
 
 
 class JobLimits(NamedTuple):
-    """Largest numbers of unfinished jobs that the job store accepts, per caller and in total.
-
-    Unfinished jobs are queued, starting, running or paused.
-    """
+    """Largest numbers of unfinished jobs (queued, starting, running or paused), per caller and in total."""
 
     per_caller: int
     altogether: int
@@ -34,18 +31,7 @@ Jobs = list[Job]
 
 
 class JobStore(LeaseStore):
-    """Store of background jobs in Redis: creates, lists, changes and deletes their records.
-
-    It also holds the leases of workers, see ``LeaseStore``.
-
-    Every method raises ``BrokerDown`` when Redis does not answer in time.
-
-    Args:
-        client: Redis client that returns texts.
-        prefix: Prefix of all keys.
-        idempotency_s: Time in seconds for which an idempotency key is remembered.
-        limits: Limits of unfinished jobs; by default there are none, as only the service accepts jobs of callers.
-    """
+    """Store of jobs and their leases. Every method raises ``BrokerDown`` when Redis does not answer in time."""
 
     def __init__(
         self,
@@ -60,28 +46,11 @@ class JobStore(LeaseStore):
         self.lines = WaitingLines(client, prefix)
 
     def ping(self) -> None:
-        """Check that the Redis server answers; raise ``BrokerDown`` if it does not."""
         with translate_redis_errors():
             self._client.ping()
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
-        """Store the record of a new job in Redis, with the status queued.
-
-        If an earlier request had the same idempotency key, its job is returned instead.
-
-        Args:
-            job: Record of the new job.
-            idempotency_key: Key of the request, chosen by the caller.
-            fingerprint: Digest of the request.
-
-        Returns:
-            The stored job and whether it is new. The same key with the same fingerprint returns the job stored first.
-
-        Raises:
-            IdempotencyConflict: The key was used with another fingerprint.
-            JobNotFound: The job that it retries was removed.
-            TooManyJobs: There are as many unfinished jobs as there may be.
-        """
+        """Store a new job, or return the one stored with the same idempotency key; also return whether it is new."""
         fields = to_hash(job.model_dump(mode="json", exclude={"status"}))
         pairs = [part for pair in fields.items() for part in pair]
         key = idempotency_key or ""
@@ -99,11 +68,7 @@ class JobStore(LeaseStore):
         return self.get(value), verdict == "created"
 
     def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """Return the job that an earlier request with the same idempotency key created, or None.
-
-        Raises:
-            IdempotencyConflict: The key was used with another fingerprint.
-        """
+        """Return the job stored with an idempotency key, or None; raise ``IdempotencyConflict``."""
         with translate_redis_errors():
             key = self._key(f"idempotency:{idempotency_key}")
             job_id, stored = cast(Sequence[str | None], self._client.hmget(key, ["id", "fingerprint"]))
@@ -118,11 +83,7 @@ class JobStore(LeaseStore):
         return job
 
     def get(self, job_id: str) -> Job:
-        """Return the record of a job by its id; raise ``JobNotFound`` if no job has this id.
-
-        Raises:
-            JobNotFound: No job has this id.
-        """
+        """Return the record of a job; raise ``JobNotFound``."""
         with translate_redis_errors():
             fields = cast(dict[str, str], self._client.hgetall(self._key(f"job:{job_id}")))
         if not fields:
@@ -136,14 +97,7 @@ class JobStore(LeaseStore):
         status: Status | None = None,
         type: JobType | None = None,
     ) -> JobPage:
-        """Return a page of jobs, newest first, optionally filtered by status and type.
-
-        Args:
-            after: Cursor: only jobs created before this one are listed.
-            limit: Largest number of jobs.
-            status: Status to filter by.
-            type: Type to filter by.
-        """
+        """Return a page of jobs, newest first, created before the job ``after``."""
         index = "jobs"
         if status is not None:
             index = f"jobs:status:{status.value}"
@@ -176,48 +130,22 @@ class JobStore(LeaseStore):
         return JobPage(jobs=matching[:limit], next=matching[limit - 1].id if more else None)
 
     def count(self, status: Status) -> int:
-        """Return the number of jobs that have the given status, such as ``queued``."""
         with translate_redis_errors():
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
     def request_cancel(self, job_id: str) -> Job:
-        """Cancel a job, or ask a running job to stop.
-
-        A queued or paused job is cancelled at once. Returns the job's record.
-
-        Raises:
-            JobNotFound: No job has this id.
-            JobConflict: The job is over.
-        """
+        """Cancel a queued or paused job, or ask a running one to stop; raise ``JobConflict`` if it is over."""
         self._refuse(job_id, self._run(lua.CANCEL, job_id, now_text()), *TERMINAL)
         return self.get(job_id)
 
     def request_pause(self, job_id: str) -> Job:
-        """Pause a job, or ask a running job to pause.
-
-        A queued job is paused at once. Returns the job's record.
-
-        Raises:
-            JobNotFound: No job has this id.
-            JobConflict: The job is over or is being cancelled.
-        """
+        """Pause a queued job, or ask a running one to pause; raise ``JobConflict`` if it is over."""
         verdict = self._run(lua.PAUSE, job_id)
         self._refuse(job_id, verdict, *TERMINAL, "cancelling")
         return self.get(job_id)
 
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
-        """Queue a paused job again, or withdraw the pause request of a running job.
-
-        A paused job waits in the first line of its queue, behind other interrupted or resumed jobs and before all
-        others. A request is withdrawn if it has not stopped the job yet.
-
-        Returns:
-            The record, and whether the job needs a new message.
-
-        Raises:
-            JobNotFound: No job has this id.
-            JobConflict: The job is not paused.
-        """
+        """Queue a paused job again, or withdraw a request; also return whether it needs a new message."""
         verdict = self._run(lua.RESUME, job_id)
         self._refuse(job_id, verdict, *TERMINAL, "waiting", Status.STARTING, Status.RUNNING)
         return self.get(job_id), verdict == "queued"
@@ -236,10 +164,7 @@ class JobStore(LeaseStore):
             return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
 
     def mentioning(self, name: str) -> Jobs:
-        """Return the unfinished jobs that use a dataset or a model with the given name.
-
-        A job also counts if the name occurs in its parameters. Any version of the model counts.
-        """
+        """Return the unfinished jobs that use a dataset or any version of a model, also in their parameters."""
         ids = cast(Ids, self._call(lua.MENTIONING, self._prefix, name, json.dumps(name)))
         return [job for job in self._read(ids) if not job.finished]
 
@@ -253,21 +178,7 @@ class JobStore(LeaseStore):
         return [from_hash(record) for record in records if record]
 
     def remove(self, job_id: str, *, because_old: bool = False) -> None:
-        """Delete the record of an ended job from Redis, but not the job's files.
-
-        The id of the job stays in the list of :meth:`removed` until :meth:`cleared` is called.
-
-        The decision is made in Redis, so that the job cannot be retried at the same time.
-
-        Args:
-            job_id: Id of the job.
-            because_old: Whether its age is the reason; if it is in use then, it counts as young again.
-
-        Raises:
-            JobNotFound: No job has this id.
-            JobConflict: The job has not ended.
-            JobInUse: An unfinished retry may need the files of the job.
-        """
+        """Delete an ended job's record, not its files; one in use and removed ``because_old`` counts as young again."""
         verdict, *user = self._run(lua.REMOVE, job_id, "1" if because_old else "0")
         if verdict == "in use":
             other, status = user
@@ -281,44 +192,26 @@ class JobStore(LeaseStore):
             raise JobConflict(f"job {job_id} is {verdict}; cancel it first or wait for its end")
 
     def unrecorded(self) -> Ids:
-        """Return the ids of failed jobs whose training run may still have to be marked as failed.
-
-        An id is listed from the moment a job fails until :meth:`recorded` is called or the job is removed.
-        """
+        """Return the ids of failed jobs whose training run may still have to be marked as failed."""
         with translate_redis_errors():
             return sorted(cast(set[str], self._client.smembers(self._key("unrecorded"))))
 
     def recorded(self, job_id: str) -> None:
-        """Record that a failed job's training run has been marked as failed.
-
-        Call this once the run is marked, or if the job has no run.
-
-        The method :meth:`unrecorded` then no longer returns the id of the job.
-        """
+        """Record that a failed job's training run has been marked as failed, or that it has none."""
         with translate_redis_errors():
             self._client.srem(self._key("unrecorded"), job_id)
 
     def removed(self) -> Ids:
-        """Return the ids of removed jobs whose files may still exist.
-
-        Files are left if their deletion failed or was interrupted.
-        """
+        """Return the ids of removed jobs whose files may still exist."""
         with translate_redis_errors():
             return sorted(cast(set[str], self._client.smembers(self._key("removed"))))
 
     def cleared(self, job_id: str) -> None:
-        """Record that the files of a removed job are deleted.
-
-        The method :meth:`removed` then no longer returns the id of the job.
-        """
+        """Record that the files of a removed job are deleted."""
         with translate_redis_errors():
             self._client.srem(self._key("removed"), job_id)
 
     def shards(self, job_id: str) -> Shards:
-        """Return the store of the unfinished shards (ranges of images) of a bulk scoring job.
-
-        The returned object reads and changes them in Redis.
-        """
         return Shards(self._client, self._prefix, job_id)
 
 

@@ -25,10 +25,7 @@ ROOM_BYTES = 4 * 2**20
 
 
 def training_queue(device: DeviceKind, running: Iterable[WorkerInfo]) -> Queue:
-    """Return the queue for training jobs on a kind of device: ``cpu``, ``cuda`` or ``auto``.
-
-    ``auto`` means the GPU queue if one of the running workers serves it, else the CPU queue.
-    """
+    """Return the queue of trainings on a device; ``auto`` is the GPU queue if a running worker serves it."""
     if device == "auto":
         return Queue.TRAIN_GPU if any(Queue.TRAIN_GPU in worker.queues for worker in running) else Queue.TRAIN_CPU
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
@@ -51,33 +48,7 @@ def submit_training(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store a new training job in Redis, and send its id to workers through a Celery queue.
-
-    Returns the record of the job. The arguments must be valid already.
-
-    The call blocks for a few seconds at most and must not be made from an event loop.
-
-    Args:
-        store: Job store.
-        celery: Celery application that sends the message.
-        model: Name of the model to train.
-        dataset: Name of the training dataset.
-        preset: Name of the preset, or of the architecture.
-        architecture: Architecture in place of the preset.
-        parameters: Parameters of the preset to change.
-        promote: Whether the new version becomes the live one.
-        device: Kind of device as requested.
-        queue: Queue of the job.
-        estimate: Expected time and memory.
-        caller: Caller that submits it, whose unfinished jobs are limited; empty for none.
-        idempotency_key: Key of the request; a repeated key returns the job stored first.
-        fingerprint: Digest of the request, by default computed from these arguments.
-
-    Raises:
-        BrokerDown: Nothing was stored.
-        IdempotencyConflict: The key was used for another request.
-        TooManyJobs: The caller, or all callers together, have as many unfinished jobs as they may.
-    """
+    """Store and queue a training, in a few seconds at most; unfinished jobs of ``caller`` are limited."""
     request: dict[str, Any] = {
         "model": model,
         "dataset": dataset,
@@ -104,27 +75,7 @@ def submit_on_model(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that uses a trained model, such as scoring or calibration.
-
-    Returns the record of the job.
-
-    Args:
-        store: Job store.
-        celery: Celery application that sends the message.
-        kind: Kind of work: score every image of the dataset, calibrate the model on it, evaluate the model with the
-            dataset as normal images, or measure its detection limit on the dataset's good images.
-        model: Model as ``name:version``.
-        dataset: Name of the dataset.
-        parameters: Parameters of the job.
-        caller: See ``submit_training``.
-        idempotency_key: See ``submit_training``.
-        fingerprint: See ``submit_training``.
-
-    Raises:
-        BrokerDown: Nothing was stored.
-        IdempotencyConflict: The key was used for another request.
-        TooManyJobs: See ``submit_training``.
-    """
+    """Store and queue a job that uses a trained model, named ``name:version``."""
     request: dict[str, Any] = {
         "type": kind,
         "model": model,
@@ -144,26 +95,7 @@ def submit_recommendation(
     idempotency_key: str | None = None,
     fingerprint: str | None = None,
 ) -> Job:
-    """Store and queue a job that compares model families on a dataset in order to propose one.
-
-    Returns the record of the job.
-
-    It trains on a CPU, so it waits among the trainings.
-
-    Args:
-        store: Job store.
-        celery: Celery application that sends the message.
-        dataset: Name of the dataset.
-        parameters: Parameters of the job.
-        caller: See ``submit_training``.
-        idempotency_key: See ``submit_training``.
-        fingerprint: See ``submit_training``.
-
-    Raises:
-        BrokerDown: Nothing was stored.
-        IdempotencyConflict: The key was used for another request.
-        TooManyJobs: See ``submit_training``.
-    """
+    """Store and queue a comparison of model families, which trains and so waits among the trainings."""
     request: dict[str, Any] = {"type": "recommend", "dataset": dataset, "parameters": dict(parameters or {})}
     return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.TRAIN_CPU, caller=caller)
 
@@ -175,27 +107,7 @@ def retry(
     caller: str = "",
     before_new: Callable[[], object] = lambda: None,
 ) -> Job:
-    """Queue a new job that retries a failed or cancelled job.
-
-    The new job continues from the files of the old job, such as its newest checkpoint, if there are any. Its record is
-    returned.
-
-    A terminal status never changes, so the retry is a job of its own with ``retry_of``. Repeating the call returns the
-    same job.
-
-    Args:
-        store: Job store.
-        celery: Celery application that sends the message.
-        job_id: Id of the job to retry.
-        caller: See ``submit_training``.
-        before_new: Called before a new job is stored; what it raises prevents that.
-
-    Raises:
-        JobNotFound: No job has this id, or it is removed at this moment.
-        TooManyJobs: See ``submit_training``.
-        JobConflict: The job neither failed nor was cancelled.
-        BrokerDown: Redis does not answer.
-    """
+    """Queue a job that continues from the files of a failed or cancelled job; a repeated call returns the same job."""
     job = store.get(job_id)
     if job.status not in (Status.FAILED, Status.CANCELLED):
         raise JobConflict(f"job {job_id} is {job.status}; only a failed or cancelled job can be retried")
@@ -213,13 +125,7 @@ def retry(
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
-    """Queue a paused job again, ahead of the jobs that have not run yet, and return its record.
-
-    Raises:
-        JobNotFound: No job has this id.
-        JobConflict: The job is not paused.
-        BrokerDown: Redis does not answer.
-    """
+    """Queue a paused job again, ahead of the jobs that have not run yet, and return its record."""
     job, needs_message = store.request_resume(job_id)
     if needs_message:
         _send(celery, job, first=True)
@@ -227,13 +133,7 @@ def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
 
 
 def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Send the id of a job to its queue as a Celery message.
-
-    If ``first`` is True, workers take the message before all messages that were sent without ``first``.
-
-    Raises:
-        BrokerDown: The broker takes no messages.
-    """
+    """Send the id of a job to its queue, ahead of all others if ``first``; raise ``BrokerDown``."""
     try:
         celery.send_task(
             TASK,
@@ -247,14 +147,7 @@ def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
 
 
 def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send a new Celery message for a queued job whose earlier message was lost or consumed.
-
-    The job then waits in the first line of its queue, which workers serve before the other line. Returns False if the
-    job is not queued.
-
-    Raises:
-        BrokerDown: The broker takes no messages.
-    """
+    """Send a new message for a job whose message was lost; return False if the job is not queued."""
     if not store.lines.note_dispatch(job_id):
         return False
     dispatch(celery, store.get(job_id), first=True)
@@ -262,10 +155,7 @@ def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
 
 
 def fingerprint_of(request: Mapping[str, Any]) -> str:
-    """Return the SHA-256 digest of a job request, in hexadecimal.
-
-    The digest is that of the request as JSON. The order of the fields does not matter.
-    """
+    """Return the SHA-256 digest of a job request, whatever the order of its fields."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,4 @@
-"""Waiting jobs of each queue: their number, their positions, and detection of lost messages.
-
-Each queue has two lines. Jobs that were interrupted or resumed wait in the first line, which is served first.
-"""
+"""Waiting jobs. Each queue has two lines; interrupted and resumed jobs wait in the first, which is served first."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -15,12 +12,7 @@ from worker.queues import Queue
 
 
 class WaitingLines:
-    """Lists of the jobs that wait for a worker in each queue, kept in Redis.
-
-    The jobs are in the order in which workers take them.
-
-    Every method raises ``BrokerDown`` when Redis does not answer in time.
-    """
+    """Lists of the jobs that wait in each queue, in the order in which workers take them."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client = client
@@ -28,15 +20,11 @@ class WaitingLines:
         self._note_dispatch = client.register_script(lua.REDISPATCH)
 
     def length(self, queue: Queue) -> int:
-        """Return the number of jobs that wait in a queue for a worker."""
         with translate_redis_errors():
             return sum(self._client.zcard(self._line(queue, first)) for first in (True, False))
 
     def position(self, job: Job) -> int | None:
-        """Return the number of jobs ahead of the given job in its queue.
-
-        Returns None if the job does not wait.
-        """
+        """Return the number of jobs ahead of the given job in its queue; None if it does not wait."""
         first, others = self._line(job.queue, True), self._line(job.queue, False)
         with translate_redis_errors():
             pipe = self._client.pipeline()
@@ -51,20 +39,7 @@ class WaitingLines:
     def lost_messages(
         self, queue: Queue, age_s: float, *, first: bool, line_is_empty: bool, limit: int = 500
     ) -> list[str]:
-        """Return the ids of waiting jobs whose Celery message was lost.
-
-        No worker would take these jobs.
-
-        A job may wait for hours behind others, so age alone proves nothing. A message is lost if its line holds no
-        messages at all, or if a job that was sent later to the same line has been taken already.
-
-        Args:
-            queue: Queue of the line.
-            age_s: Age in seconds from which a message may count as lost.
-            first: Whether the line is the first of the queue.
-            line_is_empty: Whether the broker holds no messages of this line.
-            limit: Largest number of ids.
-        """
+        """Return the ids of jobs whose message was lost: the line is empty, or later jobs were taken."""
         with translate_redis_errors():
             seconds, microseconds = self._client.time()
             newest = float(seconds * 1000 + microseconds // 1000) - age_s * 1000
@@ -75,22 +50,12 @@ class WaitingLines:
             return cast(list[str], ids)
 
     def note_dispatch(self, job_id: str) -> bool:
-        """Move a queued job to the line that workers serve first, as its message is sent again.
-
-        A message is sent again if the earlier one was lost or consumed.
-
-        Returns False, without a change, if the job is not queued.
-
-        A new message is sent for it afterwards.
-        """
+        """Move a queued job to the first line before its message is sent again; return False if not queued."""
         with translate_redis_errors():
             return bool(self._note_dispatch(args=[self._prefix, job_id]))
 
     def message_count(self, keys: Sequence[str]) -> int:
-        """Return the total number of Celery messages that wait in the Redis lists ``keys``.
-
-        The keys of the lists come from ``celery_app.queue_keys``.
-        """
+        """Return how many messages wait in the Redis lists ``keys``, which are those of ``queue_keys``."""
         with translate_redis_errors():
             return sum(self._client.llen(key) for key in keys)
 

@@ -1,5 +1,3 @@
-"""The registry of running workers in Redis: a worker's entry expires unless it is renewed."""
-
 import logging
 from collections.abc import Sequence
 from datetime import datetime
@@ -46,13 +44,7 @@ class WorkerInfo(BaseModel):
 
 
 class WorkerRegistry:
-    """Registry of the running worker processes, kept in Redis.
-
-    An entry expires unless its worker renews it.
-
-    Every method raises ``BrokerDown`` when Redis does not answer in time, and where it writes also when Redis takes no
-    writes.
-    """
+    """Registry of running workers in Redis. An entry expires unless its worker renews it."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
         self._client = client
@@ -60,7 +52,6 @@ class WorkerRegistry:
         self._prefix = f"{prefix}worker:"
 
     def announce(self, worker: WorkerInfo, life_s: float) -> None:
-        """Write or renew a worker's registry entry, which expires after ``life_s`` seconds."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.sadd(self._index, worker.name)
@@ -68,7 +59,6 @@ class WorkerRegistry:
             pipe.execute()
 
     def withdraw(self, name: str) -> None:
-        """Delete the entry of the worker ``name`` from Redis, because the worker is stopping."""
         with translate_redis_errors():
             pipe = self._client.pipeline()
             pipe.srem(self._index, name)
@@ -76,24 +66,18 @@ class WorkerRegistry:
             pipe.execute()
 
     def announced(self, name: str) -> bool:
-        """Return whether the worker ``name`` has an unexpired registry entry."""
         with translate_redis_errors():
             return bool(self._client.exists(self._prefix + name))
 
     def require_writable(self) -> None:
-        """Check that Redis accepts writes; raise ``BrokerDown`` if it does not.
-
-        A key that expires after a second is written.
-        """
+        """Raise ``BrokerDown`` if Redis accepts no writes."""
         with translate_redis_errors():
             self._client.set(f"{self._index}:write-check", "", px=1000)
 
     def served(self) -> frozenset[Queue]:
-        """Return the queues that at least one running worker serves."""
         return frozenset(queue for worker in self.workers() for queue in worker.queues)
 
     def workers(self) -> list[WorkerInfo]:
-        """Return the unexpired registry entries of all workers, sorted by worker name."""
         with translate_redis_errors():
             names = sorted(cast(set[str], self._client.smembers(self._index)))
             if not names:

@@ -1,5 +1,3 @@
-"""Creation of the first API key of a service that other machines can reach."""
-
 from collections.abc import Callable
 
 from models.atomic_files import write_atomically
@@ -7,24 +5,10 @@ from worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable, StoredKey
 from worker.settings import Settings
 
 FIRST = "first"
-"""Name of the key that is created."""
 
 
 def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
-    """Create the first admin API key if the service needs a key and has none.
-
-    A key is needed if other machines can reach the service.
-
-    A service on loopback stays open, and so does a service with ``trusted_bind``. The text of the key is written to
-    ``home/api-key``, readable by its owner only. If that file exists already, its text becomes a valid key.
-
-    Args:
-        settings: Settings with the address and the files of keys.
-        echo: Function that shows a line to the user.
-
-    Raises:
-        ValueError: ``home/api-key`` is empty and there are no keys.
-    """
+    """Create the first admin key in ``home/api-key`` if other machines can reach the service and it has none."""
     if not settings.needs_keys:
         return
     path = settings.key_file
@@ -46,16 +30,7 @@ def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
 
 
 def import_key_file(settings: Settings) -> StoredKey | None:
-    """Add the API key in the file ``api-key`` to the stored keys, as an admin key.
-
-    The file is in the data folder. Only a hash of the key is stored.
-
-    The file comes from a version without hashed keys, or from an interrupted creation of the first key. A text that was
-    stored before is skipped, so that a revoked or rotated key stays so.
-
-    Returns:
-        The new key, or None if there is nothing to store.
-    """
+    """Store the key in ``home/api-key`` as an admin key, unless it was stored before; a revoked key stays so."""
     try:
         text = settings.key_file.read_text(encoding="utf-8", errors="surrogateescape").strip()
     except FileNotFoundError:

@@ -32,10 +32,7 @@ class KeysUnreadable(ValueError):
 
 
 class KeyConflict(ValueError):
-    """Raised when an API key cannot be created, revoked or rotated as requested.
-
-    A name is taken, or no valid key has the given name or id.
-    """
+    """Raised when the name of a key is taken, or no valid key has the given name or id."""
 
 
 class _KeyModel(BaseModel):
@@ -43,20 +40,14 @@ class _KeyModel(BaseModel):
 
 
 class ReplacedSecret(_KeyModel):
-    """Hash of the previous secret of a rotated API key.
-
-    The previous secret stays valid until the time ``until``.
-    """
+    """Hash of the previous secret of a rotated API key, valid until the time ``until``."""
 
     digest: Digest
     until: AwareDatetime
 
 
 class StoredKey(_KeyModel):
-    """API key in the key file, with a hash instead of the secret.
-
-    It has a name, a role, rate limits and dates.
-    """
+    """API key in the key file, with a hash instead of the secret."""
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     name: Name
@@ -71,18 +62,12 @@ class StoredKey(_KeyModel):
     images: Rate | None = Field(None, description="Largest rate of images, scored or sampled, such as 10000/hour.")
 
     def state(self, now: datetime) -> KeyState:
-        """Return the state of the API key at the time ``now``: ``active``, ``expired`` or ``revoked``."""
         if self.revoked is not None:
             return "revoked"
         return "expired" if self.expires is not None and self.expires <= now else "active"
 
     def matches(self, given: str, now: datetime) -> bool:
-        """Return whether the hash of a presented API key matches this stored key.
-
-        ``given`` is a SHA-256 digest in hexadecimal. The comparison takes constant time.
-
-        The previous secret of a rotated key counts while it is valid at the time ``now``.
-        """
+        """Compare a SHA-256 digest in hexadecimal in constant time; a replaced secret counts while it is valid."""
         current = hmac.compare_digest(self.digest, given)
         if self.replaced is None or self.replaced.until <= now:
             return current
@@ -95,42 +80,24 @@ class _Content(_KeyModel):
 
 
 def digest_of(text: str) -> str:
-    """Return the SHA-256 digest of an API key, in hexadecimal.
-
-    The file of keys stores this digest instead of the key.
-
-    A single pass is enough. The secret has 256 random bits, so a slow hash would not make guessing harder, but would
-    make every request slower.
-    """
+    """Return a key's SHA-256 digest. One pass is enough for 256 random bits; more would slow every request."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def id_in(text: str) -> str | None:
-    """Return the id part of an API key of the form ``snf_<id>_<secret>``.
-
-    Returns None if the text has another form.
-    """
+    """Return the id part of an API key of the form ``snf_<id>_<secret>``, or None."""
     match = TEXT.fullmatch(text)
     return match[1] if match else None
 
 
 class KeyFile:
-    """File that stores the service's API keys, with a hash in place of each secret.
-
-    Several processes may read and change the file at the same time.
-
-    Every method raises ``KeysUnreadable`` if the file is damaged, and ``OSError`` if it cannot be accessed.
-    """
+    """Hashes of API keys, changed by several processes. Methods raise ``KeysUnreadable`` or ``OSError``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> tuple[StoredKey, ...]:
-        """Return the records of all API keys in the file, including expired and revoked keys.
-
-        Raises:
-            FileNotFoundError: There is no file of keys.
-        """
+        """Return all keys, including expired and revoked ones; raise ``FileNotFoundError``."""
         with self.path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
         if len(text) > MAX_FILE_BYTES:
@@ -156,21 +123,7 @@ class KeyFile:
         images: str | None = None,
         deliver: Callable[[str], None] = lambda _text: None,
     ) -> tuple[StoredKey, str]:
-        """Create an API key, and return its record and its secret text.
-
-        The text cannot be read again, because only its hash is stored.
-
-        Args:
-            name: Name of the key.
-            role: Role of the key.
-            expires: Time at which the key expires; None for never.
-            requests: Largest rate of requests, such as ``600/minute``.
-            images: Largest rate of images, such as ``10000/hour``.
-            deliver: Function that gets the text before the key becomes valid. If it raises, no key is created.
-
-        Raises:
-            KeyConflict: A valid key has this name.
-        """
+        """Create a key and return its secret, which is not stored; no key is created if ``deliver`` raises."""
         now = _now()
         with locked(self.path.parent):
             keys = self._read_or_none()
@@ -193,13 +146,7 @@ class KeyFile:
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
-        """Add an existing API key to the file, storing only its hash.
-
-        If ``name`` is taken, a number is appended, as in ``name-2``.
-
-        Returns:
-            The new key, or None if the text was stored before.
-        """
+        """Add a key, with a number after its name if that is taken; return None if it was stored before."""
         id, digest, now = id_in(text), digest_of(text), _now()
         with locked(self.path.parent):
             keys = self._read_or_none()
@@ -219,11 +166,7 @@ class KeyFile:
         return key
 
     def revoke(self, ref: str) -> StoredKey:
-        """Revoke the API key with the id or name ``ref`` permanently, and return its record.
-
-        Raises:
-            KeyConflict: No valid key has this id or name.
-        """
+        """Revoke the key with an id or name for good; raise ``KeyConflict`` if no valid key has it."""
         with locked(self.path.parent):
             keys = self._read_or_none()
             key = _find(keys, ref)
@@ -232,16 +175,7 @@ class KeyFile:
         return revoked
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
-        """Replace the secret of the API key that has the id or name ``ref`` by a new random secret.
-
-        The old secret stays valid for the time ``overlap``.
-
-        Returns:
-            The key and the text with its new secret.
-
-        Raises:
-            KeyConflict: There is no such key, or it has expired.
-        """
+        """Replace the secret of a key; the old one stays valid for ``overlap``; raise ``KeyConflict``."""
         now = _now()
         with locked(self.path.parent):
             keys = self._read_or_none()

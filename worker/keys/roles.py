@@ -1,5 +1,3 @@
-"""Roles of API keys, ordered from ``read`` to ``admin``."""
-
 from __future__ import annotations
 
 from typing import Literal, get_args
@@ -11,8 +9,4 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 def includes(held: Role, needed: Role) -> bool:
-    """Return whether the role ``held`` has all permissions of the role ``needed``.
-
-    In ascending order, the roles are read, score, train and admin.
-    """
     return ROLES.index(held) >= ROLES.index(needed)

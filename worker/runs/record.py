@@ -1,5 +1,3 @@
-"""The record of a training run: model, dataset, parameters and result."""
-
 from __future__ import annotations
 
 from datetime import datetime
@@ -47,12 +45,6 @@ class RunResult(BaseModel):
 
     @classmethod
     def of(cls, version: ModelVersion, *, live: bool) -> RunResult:
-        """Return the result of a training run that registered the given model version.
-
-        Args:
-            version: The version.
-            live: Whether it became live.
-        """
         manifest = version.manifest
         measured = manifest.evaluation
         return cls(

@@ -38,21 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Recorder that writes a training run's record and its curve of metrics by step to disk.
-
-    It is a context manager around the training, and an observer of its events.
-
-    The record is written at the first event, so that a training which is refused leaves none. An exception in the block
-    makes the run of a command a failed one, unless the training was only interrupted. For a job, whose attempt may be
-    repeated, :func:`record_failure` does so.
-
-    Args:
-        store: Store of the records.
-        start: What is known of the run.
-        run_id: Function that returns the id of the run, called at the first event.
-        attempt: Number of the attempt of a job; None to count them.
-        write: Whether to record anything; of several processes that train together one does.
-    """
+    """Observer of a training that writes its record from the first event on; an error in the block fails the run."""
 
     def __init__(
         self,
@@ -73,11 +59,7 @@ class RunRecorder:
         self._in_use = ExitStack()
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take an event of the training.
-
-        Raises:
-            OSError: The disk is full, or takes no writes.
-        """
+        """Take an event of the training; raise ``OSError`` if the disk takes no writes."""
         if not self._write:
             return
         run = self._begun()
@@ -97,15 +79,7 @@ class RunRecorder:
         return both
 
     def published(self, version: ModelVersion, *, live: bool) -> str | None:
-        """Record that the training run has ended with a registered model version.
-
-        Args:
-            version: The version.
-            live: Whether it is live.
-
-        Returns:
-            A sentence about a record that could not be written, which takes nothing from the version; else None.
-        """
+        """Record the registered version; return a sentence if that failed, which takes nothing from the version."""
         training = version.manifest.training
         figures = {"steps": training.steps, "seconds": training.seconds}
         try:
@@ -157,18 +131,7 @@ class RunRecorder:
 
 
 def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> bool:
-    """Mark the record of a training run as failed, because its job has failed for good.
-
-    A job that trained nothing has no record of a run, and gets none. A record of a run that has ended stays as it is.
-
-    Args:
-        store: Store of the records.
-        run_id: Id of the job.
-        error: Its error, with ``type``, ``title`` and ``detail``.
-
-    Returns:
-        Whether nothing is left to do; False if the disk took no writes.
-    """
+    """Mark an unfinished run, if there is one, as failed; return False if the disk took no writes."""
     run = store.find(run_id)
     if run is None or run.state != "unfinished":
         return True
@@ -183,23 +146,13 @@ def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> bo
 
 
 def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
-    """Return a recorder that writes the record and curve of a training started on the command line.
-
-    Args:
-        start: What is known of the run.
-        settings: Settings with the place of the records.
-        folder: Folder of the checkpoints, which keeps the id of the run until it ends.
-        write: Whether to record anything.
-    """
+    """Return the recorder of a training on the command line; its run's id is kept in the checkpoints' folder."""
     store = RunStore(settings.run_records_dir)
     return RunRecorder(store, start, lambda: _id_in(folder, store), write=write)
 
 
 def _id_in(folder: Path, store: RunStore) -> str:
-    """Return the id of the run whose checkpoints are in a folder. A new run gets one, which is left in the folder.
-
-    A run that has finished is not the one that begins: its record stays as it is.
-    """
+    """Return the id of the unfinished run whose checkpoints are in a folder, else a new id, which is left there."""
     path = folder / ID_FILE
     known = path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else ""
     run = store.find(known) if RUN_ID.fullmatch(known) else None

@@ -1,5 +1,3 @@
-"""Store of the records of all training runs, with one folder for each run."""
-
 from __future__ import annotations
 
 import fcntl
@@ -31,28 +29,18 @@ log = logging.getLogger(__name__)
 
 
 class RunStore:
-    """Store of the records of training runs on disk.
-
-    The folder of each run has the record in ``run.json``, and the training curve in the format of a job's events.
-
-    Args:
-        folder: Folder of the records; it need not exist.
-    """
+    """Store of training runs: a folder a run, with ``run.json`` and the curve in the format of a job's events."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def folder(self, run_id: str) -> Path:
-        """Return the path of the folder with the record and the curve of a training run.
-
-        The folder may not exist. Raises ``RunNotFound`` if the text does not have the form of an id.
-        """
+        """Return the folder of a run, which may not exist; raise ``RunNotFound`` if the text is no id."""
         if RUN_ID.fullmatch(run_id) is None:
             raise RunNotFound(f"no run has the id {run_id[:64]!r}")
         return self._folder / run_id
 
     def write(self, run: TrainingRun) -> None:
-        """Write the record of a training run to its folder, replacing an older record atomically."""
         folder = self.folder(run.id)
         with private_umask():
             make_folder(folder)
@@ -60,10 +48,7 @@ class RunStore:
 
     @contextmanager
     def in_use(self, run_id: str) -> Iterator[None]:
-        """Context manager inside which the folder of a training run cannot be removed.
-
-        Other processes cannot remove the run either.
-        """
+        """Keep all processes from removing the folder of a run during the block."""
         folder = self.folder(run_id)
         with private_umask():
             make_folder(folder)
@@ -82,10 +67,7 @@ class RunStore:
             return None
 
     def get(self, run_id: str) -> TrainingRun:
-        """Return the record of a training run.
-
-        Raises ``RunNotFound`` if the record is missing or damaged.
-        """
+        """Return the record of a training run; raise ``RunNotFound`` if it is missing or damaged."""
         path = self.folder(run_id) / RECORD
         try:
             run = TrainingRun.model_validate_json(path.read_bytes())
@@ -99,10 +81,7 @@ class RunStore:
         return run
 
     def list(self, limit: int, after: str | None = None) -> list[TrainingRun]:
-        """Return the records of up to ``limit`` training runs, the newest first.
-
-        If ``after``, the id of a run, is given, only older runs are returned. Runs with a damaged record are left out.
-        """
+        """Return up to ``limit`` records older than the run ``after``, newest first, without damaged ones."""
         if not self._folder.is_dir():
             return []
         names = {path.name for path in self._folder.iterdir() if RUN_ID.fullmatch(path.name)}
@@ -115,19 +94,12 @@ class RunStore:
         return runs
 
     def curve(self, run_id: str) -> CurveEvents:
-        """Return the training curve of a run: a list of metrics and a list of validation results, both by step.
-
-        The curve is empty before the first report of the run. Raises ``RunNotFound`` if the record of the run is
-        missing or damaged.
-        """
+        """Return the curve of a run, empty before its first report; raise ``RunNotFound``."""
         self.get(run_id)
         return read_curve(self.folder(run_id) / CURVE)
 
     def thin_curve(self, run_id: str) -> None:
-        """Reduce the stored training curve of a run to at most 1000 points.
-
-        Call this for a run that has ended. All of its validations are kept.
-        """
+        """Reduce the curve of a run that has ended to at most 1000 points; all validations are kept."""
         path = self.folder(run_id) / CURVE
         if not path.exists():
             return
@@ -136,14 +108,7 @@ class RunStore:
         write_atomically(path, b"".join(_line(event) for event in kept))
 
     def remove(self, run_id: str) -> None:
-        """Delete the record and the training curve of a run.
-
-        A damaged record is deleted, too. The model of the run stays.
-
-        Raises:
-            RunNotFound: There is no run with this id.
-            JobConflict: The run is being trained, or deleted by another caller.
-        """
+        """Delete the record, damaged or not, and the curve of a run; raise ``JobConflict`` if it is in use."""
         folder = self.folder(run_id)
         try:
             with (folder / LOCK).open("w") as lock:

@@ -1,5 +1,3 @@
-"""Thread that keeps the entry of a running worker in the worker registry up to date."""
-
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -15,19 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Thread that keeps a worker's entry in the registry of running workers up to date.
-
-    The entry in Redis has the device, the state and the job of the worker.
-
-    Args:
-        registry: Registry to write to.
-        settings: Settings with the time between two announcements.
-        name: Name of the worker.
-        device: Device that the worker runs jobs on.
-        queues: Queues that the worker serves.
-        job: Function that returns the id of the current job, or None.
-        receiving: Function that returns whether the worker receives messages.
-    """
+    """Thread that renews a worker's entry in the registry of running workers."""
 
     def __init__(
         self,
@@ -57,11 +43,9 @@ class Announcer:
         self._thread = threading.Thread(target=self._loop, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, which writes the worker's registry entry to Redis every ``heartbeat_seconds``."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and delete the worker's registry entry from Redis."""
         self._stop.set()
         self._thread.join(timeout=10)
         try:

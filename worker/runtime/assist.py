@@ -1,5 +1,3 @@
-"""Help of idle workers with a bulk scoring job that another worker runs."""
-
 import logging
 import threading
 import time
@@ -30,29 +28,12 @@ _CALL_S = 60
 
 
 def takes_assistants(job: Job, settings: Settings) -> bool:
-    """Return whether idle workers may help another worker to run a given job.
-
-    They may help with a scoring job, unless its parts are scored by a Ray cluster.
-    """
     on_ray = settings.ray_address is not None and job.parameters.get("output") is not None
     return job.type == "score" and not on_ray
 
 
 def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: int) -> int:
-    """Ask idle workers to help with a bulk scoring job.
-
-    Args:
-        celery: Celery application that sends the messages.
-        registry: Registry of the running workers.
-        job: The bulk job.
-        most: Largest number of workers to ask.
-
-    Returns:
-        Number of workers that were asked.
-
-    Raises:
-        BrokerDown: The broker does not answer or takes no messages.
-    """
+    """Ask at most ``most`` idle workers to help with a bulk job; return how many were asked."""
     idle = [info for info in registry.workers() if info.state is WorkerState.IDLE and Queue.SCORE in info.queues]
     count = min(most, len(idle))
     for _ in range(count):
@@ -66,17 +47,7 @@ def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: in
 
 
 class Assistant:
-    """Starter of a child process in which an idle worker helps with another worker's bulk scoring job.
-
-    A process that assists owns no part of the job, so nothing needs to be recorded when it ends.
-
-    Args:
-        store: Job store.
-        settings: Settings of the worker.
-        stopping: Event that is set when the worker stops.
-        device: Device that the worker runs jobs on.
-        queues: Queues of the worker; a job that waits in one of them ends the assistance.
-    """
+    """Starter of the process in which an idle worker helps; that process owns no part of the job."""
 
     def __init__(
         self,
@@ -95,13 +66,7 @@ class Assistant:
         self.job: str | None = None
 
     def run(self, job_id: str) -> int | None:
-        """Help another worker by scoring some images of that worker's bulk scoring job in a child process.
-
-        The help ends when no images are free, the job ends, the worker stops, or a job waits for this worker.
-
-        Returns:
-            Exit code of the process, or None if none was started, also while the disk has no room.
-        """
+        """Help until no images are free or a job waits for this worker; return an exit code, or None if not started."""
         folder = self._settings.jobs_dir / job_id
         if job_id in self._useless or self._wanted_elsewhere(job_id) or not folder.is_dir():
             return None

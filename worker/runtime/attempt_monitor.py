@@ -1,5 +1,3 @@
-"""Monitor of a job's running process: it renews the lease, records progress, and stops the process on request."""
-
 import logging
 import threading
 import time
@@ -18,15 +16,7 @@ _REPORT_S = 0.5
 
 
 class AttemptMonitor:
-    """Monitor of the child process that runs one attempt of a job.
-
-    It renews the lease of the job, records the progress, and stops the process.
-
-    Attributes:
-        stale: Whether the attempt lost its lease.
-        stalled: Whether the process was killed because it made no progress.
-        met_outage: Whether the broker was down at some time.
-    """
+    """Monitor of an attempt's process: it renews the lease, records progress, and stops the process."""
 
     def __init__(
         self, store: JobStore, settings: Settings, stopping: threading.Event, job_id: str, attempt: int
@@ -46,16 +36,7 @@ class AttemptMonitor:
         self.met_outage = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
-        """Monitor a job's process until it exits, and return its exit code.
-
-        The process is asked to stop if users or the worker request it. It is killed if it makes no progress or the
-        attempt has lost its lease.
-
-        Args:
-            process: Process of the attempt.
-            reader: Reader of the events that the process writes.
-            summary: Summary that the events are added to.
-        """
+        """Return the exit code; the process is killed if it makes no progress or has lost its lease."""
         while True:
             code = process.wait(_TICK_S)
             for event in reader.read():

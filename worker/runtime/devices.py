@@ -1,7 +1,4 @@
-"""Detection, without PyTorch, of the devices that run jobs.
-
-Each device has its own worker process.
-"""
+"""Detection, without PyTorch, of the devices that run jobs. Each device has its own worker process."""
 
 import shutil
 import subprocess
@@ -27,7 +24,6 @@ def find_devices(wanted: Sequence[str]) -> list[str]:
 
 
 def kind_of(device: str) -> DeviceKind:
-    """Return the kind of a device by its name: ``cuda`` for a GPU such as ``cuda:0``, else ``cpu``."""
     return "cuda" if device.startswith(CUDA) else "cpu"
 
 
@@ -46,10 +42,7 @@ def process_name(device: str) -> str:
 
 
 def variables(device: str) -> dict[str, str]:
-    """Return a dict with the environment variable that selects the GPU of a child process.
-
-    ``CUDA_VISIBLE_DEVICES`` lets the process use only this GPU, or no GPU for ``cpu``.
-    """
+    """Return the ``CUDA_VISIBLE_DEVICES`` that lets a child process use only this GPU, or none for ``cpu``."""
     return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2] if kind_of(device) == CUDA else ""}
 
 

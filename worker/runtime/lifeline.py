@@ -1,9 +1,4 @@
-"""Child processes that detect the death of their parent by a socket pair, and inherit no API keys.
-
-The parent keeps one end and passes the other in ``SNF_LIFELINE_FD``. End of file means that the parent is gone, on
-every platform and even after ``kill -9``. ``python -m worker.runtime.lifeline MODULE`` runs a module that is stopped
-when its parent is gone. In the other direction a child sends heartbeats.
-"""
+"""Child processes that detect the death of their parent, even by ``kill -9``, and inherit no API keys."""
 
 import os
 import runpy
@@ -23,10 +18,7 @@ _parent: socket.socket | None = None
 """The end of the socket pair of this process, once it is watched."""
 
 SECRETS = frozenset({"SNF_API_KEYS", "SNF_API_KEY"})
-"""Variables that no child process inherits: their values are visible under ``/proc``.
-
-Names match regardless of case, as they do for the settings.
-"""
+"""Names, in any case, that no child process inherits: values are visible under ``/proc``."""
 
 
 def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
@@ -38,12 +30,7 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
 
 
 class Lifeline:
-    """Socket pair by which a child process detects that its parent has died, and its parent that the child works.
-
-    The child reads the end of file once the parent is gone.
-
-    Start the child within :meth:`passed`, with ``fd`` in its ``pass_fds`` and ``environment`` in its variables.
-    """
+    """Socket pair: the child reads end of file once the parent is gone, and sends the parent heartbeats."""
 
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair()
@@ -52,10 +39,7 @@ class Lifeline:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Context manager that keeps the end of the child open while the child process is started.
-
-        At its end, this process closes its copy of that end. After an error it closes both ends.
-        """
+        """Keep the child's end open during the block, in which the child is started with ``fd`` and ``environment``."""
         try:
             yield
         except BaseException:
@@ -89,17 +73,7 @@ def beat() -> None:
 
 
 def watch(on_message: Callable[[bytes], None], on_parent_gone: Callable[[], None]) -> bool:
-    """Start a thread that calls one function at each message of the parent process, and another at its death.
-
-    A message is one byte.
-
-    Args:
-        on_message: Function that is called with each message of the parent.
-        on_parent_gone: Function that is called when the parent is gone.
-
-    Returns:
-        False if this process was started without a lifeline.
-    """
+    """Call a function for each one-byte message and one for the parent's death; return False without a lifeline."""
     global _parent  # noqa: PLW0603 - a process has one parent
     text = os.environ.pop(VARIABLE, None)
     if text is None:
@@ -126,10 +100,7 @@ def _stop_this_process() -> None:
 
 
 def main() -> None:
-    """Run a given Python module in this process, and stop the process if its parent process dies.
-
-    The module is named on the command line. If the parent dies, it is ended by SIGTERM, then by SIGKILL.
-    """
+    """Run the module on the command line; end it by SIGTERM, then by SIGKILL, if the parent dies."""
     tune_process()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]

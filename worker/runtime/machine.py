@@ -16,13 +16,7 @@ _RESERVE = 0.1
 
 
 def machine_id() -> str | None:
-    """Return a text that identifies this machine or container and changes each time it is started.
-
-    Its host name may change meanwhile, and another machine may get that name.
-
-    Returns:
-        The id of the kernel's start and of the namespace of processes, or None on other systems than Linux.
-    """
+    """Return a text that changes at each start of this machine or container, or None on systems other than Linux."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         # The containers of a machine share its kernel.
@@ -43,20 +37,7 @@ def memory_of_this_machine(
 
 
 def training_memory(settings: Settings, device: str, workers: int, memory: int | None) -> int | None:
-    """Return how many bytes of memory a training process may allocate.
-
-    The setting ``SNF_TRAIN_MEMORY_BYTES`` counts if it is given. Otherwise 80 % of the memory is shared evenly by the
-    workers, with at least 2 GiB each. On a GPU there is no limit, because its driver reserves terabytes of addresses.
-
-    Args:
-        settings: Settings with the limit, if any.
-        device: Device of the worker.
-        workers: Number of workers on this machine.
-        memory: Memory of this machine in bytes, None if unknown.
-
-    Returns:
-        The limit in bytes, or None for no limit.
-    """
+    """Return a training's memory limit in bytes, or None on a GPU, whose driver reserves terabytes of addresses."""
     if settings.train_memory_bytes is not None:
         return settings.train_memory_bytes
     if memory is None or device != CPU:
@@ -65,13 +46,7 @@ def training_memory(settings: Settings, device: str, workers: int, memory: int |
 
 
 def attempt_memory(settings: Settings, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return how many bytes an attempt that starts now may allocate.
-
-    That is the limit of the worker, or less where service and other programs have taken more of the memory.
-
-    Returns:
-        The limit in bytes, or None for no limit.
-    """
+    """Return the limit in bytes of an attempt that starts now: the worker's, or less if memory is taken."""
     if settings.train_memory_bytes is None:
         return None
     try:

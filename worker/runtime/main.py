@@ -1,7 +1,4 @@
-"""The worker process of one device: a Celery worker with one task thread, and its helper threads.
-
-The process never imports PyTorch. Attempts of jobs run in processes that it starts.
-"""
+"""The worker process of one device. It never imports PyTorch: attempts run in processes that it starts."""
 
 import logging
 import os
@@ -39,20 +36,7 @@ NOT_RECEIVING = 70
 
 
 def run_worker(settings: Settings, command: Command = attempt_command) -> int:
-    """Run queued jobs on one device (CPU or GPU), one at a time, until SIGTERM or SIGINT.
-
-    A running job then writes its checkpoint and is queued again.
-
-    Args:
-        settings: Settings that name exactly one device.
-        command: Function that returns the command of an attempt.
-
-    Returns:
-        Exit code of the worker.
-
-    Raises:
-        ValueError: The settings name several devices, or queues that the device cannot serve.
-    """
+    """Run queued jobs one at a time until SIGTERM or SIGINT; return an exit code, or raise ``ValueError``."""
     (device,) = find_devices(settings.devices)
     queues = queues_to_serve(settings, device)
     client = redis_client(settings)
@@ -131,7 +115,6 @@ def _lose_the_connection() -> None:
 
 
 def warn_of_durability_risks(client: redis.Redis) -> None:
-    """Log warnings about Redis settings with which accepted jobs may be lost."""
     try:
         for risk in durability_risks(client):
             log.warning("the Redis server may lose jobs: %s", risk)
@@ -140,11 +123,7 @@ def warn_of_durability_risks(client: redis.Redis) -> None:
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:
-    """Return the job queues that a device can serve and that the setting ``queues`` allows.
-
-    Raises:
-        ValueError: There is no such queue.
-    """
+    """Return the queues that a device can serve and the settings allow; raise ``ValueError`` for an unknown one."""
     able = queues_of(device)
     queues = [queue for queue in able if queue in (settings.queues or able)]
     if not queues:

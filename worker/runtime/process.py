@@ -1,5 +1,3 @@
-"""The child process that runs one attempt of a job: start, exit codes and termination."""
-
 import contextlib
 import os
 import signal
@@ -15,12 +13,7 @@ from worker.runtime.lifeline import Lifeline, child_environment
 
 
 class ExitCode(IntEnum):
-    """Exit codes of a process that runs a job.
-
-    The process is done, failed, has no room on the disk, was interrupted or cancelled, or a newer attempt owns the job.
-
-    Any other exit code means that the process died, and the attempt is repeated.
-    """
+    """Exit codes of an attempt. Any other means that the process died, and the attempt is repeated."""
 
     DONE = 0
     REFUSED = 65  # another attempt would fail as well; the last `error` event names the cause
@@ -31,10 +24,7 @@ class ExitCode(IntEnum):
 
 
 class StopReason(StrEnum):
-    """Reason for a request to stop, which is sent to the process that runs a job.
-
-    Users cancelled the job, or a later attempt will continue it.
-    """
+    """Reason for a request to stop: users cancelled the job, or a later attempt will continue it."""
 
     CANCEL = "c"
     PREEMPT = "p"
@@ -44,20 +34,11 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    """Return the command line, as a list, that runs one attempt (execution) of the job in ``folder``."""
     return [sys.executable, "-m", ATTEMPT_MODULES[type], str(folder)]
 
 
 class AttemptProcess:
-    """A child process that executes one attempt of a job, in its own process group.
-
-    Its output goes to ``trainer.log`` in the folder of the job.
-
-    Args:
-        command: Command line of the process.
-        folder: Folder of the job.
-        environment: Environment variables beside those of this process.
-    """
+    """A child process that runs one attempt in its own process group, with its output in ``trainer.log``."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         lifeline = Lifeline()
@@ -78,17 +59,10 @@ class AttemptProcess:
 
     @property
     def stopping(self) -> bool:
-        """Whether the process was asked to stop by the method ``stop``."""
         return self._kill_at is not None
 
     def wait(self, timeout: float) -> int | None:
-        """Wait up to ``timeout`` seconds for the process to exit; return its exit code, or None if it still runs.
-
-        After a request to stop, a process that is still running is killed when its grace period is over.
-
-        Returns:
-            The exit code, negative for a signal, or None while the process runs.
-        """
+        """Return the exit code, negative for a signal, or None; kill the process after its grace period."""
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -119,18 +93,11 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    """Return the command line of a process that helps score the images of the bulk job in ``folder``.
-
-    It is a list of arguments.
-    """
     return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
 
 
 def explain_exit(code: int) -> str:
-    """Return a phrase that explains why a job's process died.
-
-    ``code`` is its exit code. A negative code is a signal number.
-    """
+    """Return a phrase that explains why a job's process died; a negative code is a signal number."""
     if code == -signal.SIGKILL:
         return "killed, likely out of memory: a smaller batch_size or preset needs less"
     if code < 0:

@@ -1,8 +1,4 @@
-"""The reconciler: a thread that repairs jobs after crashes of workers and deletes old jobs.
-
-It queues jobs whose worker vanished, sends lost messages again, marks the runs of failed jobs as failed, and calls
-assistants for bulk jobs.
-"""
+"""The reconciler: a thread that repairs jobs after crashes of workers and deletes old jobs."""
 
 import logging
 import threading
@@ -33,14 +29,7 @@ RETENTION_PAUSE_S = 3600.0
 
 
 class Reconciler:
-    """Thread that repairs jobs of crashed workers and deletes old jobs.
-
-    It queues interrupted jobs again, and sends lost messages again.
-
-    It sweeps the job store every ``reconcile_seconds``; a lock lets one worker sweep at a time. A sweep is skipped if
-    the server's clock has jumped: leases of living workers would seem to have ended. No old jobs are deleted for an
-    hour after a start or a jump of the clock.
-    """
+    """Thread that sweeps the job store, in one worker at a time, and not after a jump of the server's clock."""
 
     def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
         self._store = store
@@ -54,7 +43,6 @@ class Reconciler:
         self._clock = ClockWatch(settings.heartbeat_seconds)
 
     def start(self) -> None:
-        """Start the thread, which looks every ``reconcile_seconds`` for jobs to repair or delete."""
         self._let_leases_rest(0)
         self._pause_retention()
         self._thread.start()
@@ -65,13 +53,7 @@ class Reconciler:
         self._thread.join(timeout=10)
 
     def sweep(self) -> int:
-        """Repair jobs of crashed workers and delete old jobs in a single pass.
-
-        Returns the number of changed jobs.
-
-        Raises:
-            BrokerDown: Redis does not answer.
-        """
+        """Repair jobs of crashed workers and delete old jobs; return the number of changed jobs."""
         if self._clock_jumped():
             return 0
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:

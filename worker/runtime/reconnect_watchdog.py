@@ -1,5 +1,3 @@
-"""The watchdog: it detects a worker that no longer receives messages, and reconnects or ends it."""
-
 import logging
 import threading
 import time
@@ -19,13 +17,7 @@ _RECONNECTING_S = 8.0
 
 
 class Watchdog:
-    """Thread that detects when a worker no longer receives messages.
-
-    It reconnects the worker, and ends it if that does not help.
-
-    A worker without a task whose queues hold messages for twice ``dispatch_seconds`` does not receive. After that time
-    ``reconnect`` is called, and after the same time again ``give_up``.
-    """
+    """Thread that reconnects an idle worker whose queues hold messages for long, and ends it if that fails."""
 
     def __init__(
         self,
@@ -50,15 +42,12 @@ class Watchdog:
 
     @property
     def receiving(self) -> bool:
-        """Whether the worker receives the messages of its queues.
-
-        The value is False after a reconnection, until a message arrives or none waits.
-        """
+        """Whether messages are received; False after a reconnection until one arrives or none waits."""
         return not self._reconnected
 
     @contextmanager
     def delivery(self) -> Iterator[None]:
-        """Context manager that marks the worker as busy while it handles a received message."""
+        """Mark the worker as busy during the block, in which it handles a message."""
         self._begin(in_hand=True)
         try:
             yield
@@ -66,22 +55,14 @@ class Watchdog:
             self._begin(in_hand=False)
 
     def start(self) -> None:
-        """Start the thread, which checks every ``heartbeat_seconds`` whether the worker receives messages."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread that checks the worker; wait for its end, but no longer than 10 s."""
         self._stop.set()
         self._thread.join(timeout=10)
 
     def check(self, now: float) -> None:
-        """Check whether messages wait too long while the worker is idle; if so, reconnect or end the worker.
-
-        If messages wait too long (60 s by default), the worker is reconnected. If that did not help, the worker is
-        ended.
-
-        ``now`` is in seconds of the monotonic clock. Too long is twice ``dispatch_seconds``, and at least 8 s.
-        """
+        """Reconnect, then end, an idle worker whose messages wait for twice ``dispatch_seconds``, at least 8 s."""
         try:
             waiting = self._store.lines.message_count(self._keys)
         except BrokerDown:

@@ -1,5 +1,3 @@
-"""Check of the free disk space before a worker takes a job."""
-
 from __future__ import annotations
 
 import logging
@@ -35,7 +33,7 @@ class _Failure(NamedTuple):
 
 
 def room_problem(folder: Path) -> str | None:
-    """Return a text that explains why jobs cannot write to a folder (such as a full disk), or None."""
+    """Return why jobs cannot write to a folder, such as a full disk, or None."""
     problem = folder_problem(folder, writes=True)
     if problem is not None:
         return problem
@@ -47,25 +45,14 @@ def room_problem(folder: Path) -> str | None:
 
 
 class DiskRoom:
-    """Monitor of the free space on the disk that jobs write to.
-
-    It also keeps a record of the jobs that met a full disk, with the free space that each has to wait for.
-
-    The latter is remembered by this process alone. Another worker tries such a job once, too.
-
-    Args:
-        folder: Folder of all jobs.
-    """
+    """Monitor of the disk of all jobs, and memory of this process of the jobs that met a full disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._failures: dict[str, _Failure] = {}
 
     def wait(self, stopping: threading.Event) -> None:
-        """Wait until the disk has enough free space for a job.
-
-        The disk must also accept writes. The wait ends early if the worker has to stop.
-        """
+        """Wait until the disk has room for a job and accepts writes, or the worker stops."""
         waiting = False
         while not stopping.is_set():
             problem = room_problem(self._folder)
@@ -79,14 +66,7 @@ class DiskRoom:
             log.info("the disk takes writes again: jobs go on")
 
     def note_failure(self, job_id: str, output: Path | None = None) -> None:
-        """Record that a job stopped because the disk was full or took no writes.
-
-        The record includes how much free space to wait for before the job is tried again.
-
-        Args:
-            job_id: The job.
-            output: Folder that it writes to beside its own; its disk may be the full one.
-        """
+        """Record that a job met a full disk, its own or that of ``output``, and the room to wait for."""
         now = time.monotonic()
         earlier = self._failures.get(job_id)
         self._failures = {job: failure for job, failure in self._failures.items() if now - failure.at < RETRY_S}
@@ -96,12 +76,7 @@ class DiskRoom:
         self._failures[job_id] = _Failure(times, needed, now)
 
     def allows(self, job_id: str) -> bool:
-        """Return whether a job may be tried now, given its earlier failures on a full disk.
-
-        It may be tried if it met no full disk, if there is more room after a back-off, or if it waited an hour.
-
-        The back-off matters where other jobs write and delete all the time, so that the room rises and falls.
-        """
+        """Return whether a job met no full disk, has more room after a back-off, or has waited an hour."""
         failure = self._failures.get(job_id)
         if failure is None:
             return True
@@ -110,11 +85,7 @@ class DiskRoom:
         return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
-        """Return the error (a dict) to record for a job whose disk is full or takes no writes.
-
-        Args:
-            problem: What the job met; by default it follows from the folder as it is now.
-        """
+        """Return the error to record for a job, by default as the folder is now."""
         read_only = folder_problem(self._folder, writes=True) is not None
         kind = type(problem) if problem else (StorageReadOnly if read_only else StorageFull)
         detail = "the disk is full or takes no writes; the checkpoints of the job are kept"

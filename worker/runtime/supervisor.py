@@ -42,10 +42,7 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Outcome of a worker's attempt to run a job, such as succeeded, failed or paused.
-
-    ``NOT_TAKEN`` means that the job was not started, for example because it is over or was delivered twice.
-    """
+    """Outcome of an attempt; ``NOT_TAKEN``: the job is over, was delivered twice, or the like."""
 
     NOT_TAKEN = "not taken"  # a duplicate delivery, a job that is over, or one that waits for more room
     SUCCEEDED = "succeeded"
@@ -68,19 +65,7 @@ _OUTCOMES = {
 
 
 class Supervisor:
-    """Runner that executes queued jobs on one device (CPU or GPU), one at a time.
-
-    It takes a job, runs it in a child process, and records the result.
-
-    Args:
-        store: Job store.
-        settings: Settings of the worker.
-        stopping: Event that makes a running attempt write its checkpoint and exit.
-        command: Function that returns the command of an attempt.
-        device: Device that attempts run on.
-        durations: Store of the durations of trainings without an outage of the broker; None to store nothing.
-        on_start: Function that is called with a job whose attempt has started.
-    """
+    """Runner of queued jobs on one device, one at a time."""
 
     def __init__(
         self,
@@ -106,31 +91,15 @@ class Supervisor:
 
     @property
     def back_off_s(self) -> float:
-        """Seconds to wait before the next job, longer after several crashes in a row.
-
-        The value is 0 without a crash, then 1, 2, 4, ... up to 60.
-        """
+        """Seconds to wait before the next job after crashes in a row: 1, 2, 4, ... up to 60."""
         return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
 
     @property
     def job(self) -> str | None:
-        """Id of the job that is running, or None."""
         return self._job_id
 
     def run(self, job_id: str) -> Outcome:
-        """Run one attempt of a job in a child process, and return its outcome.
-
-        The call lasts until the attempt has ended. The result is recorded in the job store.
-
-        While the disk has no room or takes no writes, no job is taken. A job that met a full disk is taken again when
-        there is more room than then, with a back-off, or an hour later. Until then it stays queued, and others run.
-
-        The lease is renewed once before the process starts, which confirms the attempt. Without it the attempt does not
-        count as one that failed.
-
-        Raises:
-            BrokerDown: The worker stops during an outage, before a process was started.
-        """
+        """Run one attempt and record its outcome; raise ``BrokerDown`` if the worker stops in an outage before it."""
         self._room.wait(self._stopping)
         if self._stopping.is_set():
             return Outcome.NOT_TAKEN
@@ -288,11 +257,7 @@ class Supervisor:
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
-    """Return the environment variables, as a dict, for the child process that runs a job.
-
-    They hold the settings without API keys, the visible GPU, the memory that the process may take, and, if a setting
-    has it, the number of threads.
-    """
+    """Return an attempt's variables: the settings without keys, the visible GPU, memory and threads."""
     environment = settings.environment() | variables(device)
     memory = attempt_memory(settings)
     if memory is not None:

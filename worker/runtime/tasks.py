@@ -1,5 +1,3 @@
-"""The Celery tasks of a worker, and the thread pool that runs them."""
-
 import logging
 import threading
 from typing import Any
@@ -27,8 +25,6 @@ def register_tasks(
     stopping: threading.Event,
     watchdog: Watchdog,
 ) -> None:
-    """Register a worker's Celery tasks: to run jobs, and to help with another worker's bulk scoring job."""
-
     def run_job(job_id: str) -> None:
         with watchdog.delivery():
             try:
@@ -49,13 +45,9 @@ def register_tasks(
 
 
 class WakingThreads(TaskPool):  # type: ignore[misc]
-    """Celery thread pool that wakes Celery's event loop as soon as a task ends.
-
-    The loop asks for the next message only while it is awake. Without this it would sleep until a timer is due.
-    """
+    """Thread pool that wakes Celery's event loop when a task ends; else it would sleep until a timer is due."""
 
     def on_apply(self, *args: Any, **options: Any) -> Any:
-        """Run a task in a thread of the pool, and wake Celery's event loop when it ends."""
         result = super().on_apply(*args, **options)
         result.f.add_done_callback(lambda _future: _wake())
         return result

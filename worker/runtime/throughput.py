@@ -1,5 +1,3 @@
-"""One-time background measurement of the training speed of this machine."""
-
 import logging
 import os
 import subprocess
@@ -25,7 +23,6 @@ _TICK_S = 0.5
 
 
 def throughput_file(settings: Settings, kind: str) -> Path:
-    """Return the path of the JSON file with the measured training speed of this machine's CPU or GPU."""
     threads = settings.train_threads or "all"
     return settings.home / "cache" / f"throughput-{kind}-{threads}.json"
 
@@ -35,13 +32,7 @@ def _load() -> float:
 
 
 class ThroughputMeter:
-    """Thread that measures once how fast this machine trains, for estimates of training times.
-
-    It does so while the worker is idle, and stores the result.
-
-    It waits until worker and machine have been idle for a minute, and interrupts its measurement when a job arrives. A
-    measurement that fails is logged and tried again at the next start of the worker.
-    """
+    """Thread that measures the training speed once, while worker and machine are idle for a minute."""
 
     def __init__(self, settings: Settings, device: str, busy: Callable[[], bool]) -> None:
         self._settings = settings

@@ -1,5 +1,3 @@
-"""Names of worker processes: host name and process id."""
-
 import os
 import socket
 
@@ -10,8 +8,5 @@ HOST = os.environ.get(HOST_VARIABLE) or socket.gethostname()
 
 
 def worker_name(pid: int | None = None) -> str:
-    """Return the name ``host:pid`` of a worker process on this host.
-
-    By default it is the name of the current process.
-    """
+    """Return the name ``host:pid`` of a worker process on this host, by default of the current one."""
     return f"{HOST}:{os.getpid() if pid is None else pid}"

@@ -1,7 +1,4 @@
-"""Check of an ONNX backbone file in a child process with limits on memory and time.
-
-The child process runs ``python -m worker.sandbox.check_onnx_backbone``.
-"""
+"""Check of an ONNX backbone file in a child process, ``python -m worker.sandbox.check_onnx_backbone``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -31,20 +28,7 @@ BATCH = 2
 
 
 def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) -> tuple[Backbone, bool]:
-    """Check an ONNX file in a child process with limits, and store it as a backbone network.
-
-    Returns the description of the backbone, and whether it is new.
-
-    Args:
-        store: The backbones of this machine.
-        name: The name of the backbone.
-        file: The ONNX file, with its weights inside.
-        description: Its description as JSON: a ``Backbone`` whose name, format and digest may be left out.
-
-    Raises:
-        BackboneUnfit: The file or the description cannot be used, or another backbone has the name.
-        OSError: The file cannot be read, or the store cannot be written.
-    """
+    """Check an ONNX file and store it as a backbone; return also whether it is new; raise ``BackboneUnfit``."""
     if (size := file.stat().st_size) > MAX_BYTES:
         raise BackboneUnfit(f"expected an ONNX file of at most {MAX_BYTES} bytes, got {size}")
     content = file.read_bytes()
@@ -57,10 +41,7 @@ def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) ->
 
 
 def described(description: bytes, name: str, sha256: str) -> Backbone:
-    """Parse and check the JSON description of an ONNX backbone network, and return a ``Backbone``.
-
-    Raises ``BackboneUnfit`` if the description is invalid or describes another file.
-    """
+    """Return the backbone of a JSON description; raise ``BackboneUnfit`` if it is invalid or of another file."""
     try:
         given = json.loads(description)
         known = {"name": name, "format": "onnx", "sha256": sha256}
@@ -78,17 +59,7 @@ def described(description: bytes, name: str, sha256: str) -> Backbone:
 
 
 def check_onnx(content: bytes, backbone: Backbone) -> None:
-    """Check that OpenVINO can run a backbone network's ONNX file, and that the file fits ``backbone``.
-
-    The check runs in a child process with limits. The input and the outputs must match the description.
-
-    Args:
-        content: The content of the file.
-        backbone: Its description.
-
-    Raises:
-        BackboneUnfit: It cannot be read or run, or gives other outputs at one of two sizes of images.
-    """
+    """Raise ``BackboneUnfit`` unless OpenVINO runs the file and its outputs fit at two sizes of images."""
     limits = ProcessLimits(BASE_BYTES + FACTOR * len(content), SECONDS, SECONDS)
     # Alone in a folder, so that it cannot name other files as parts of itself.
     with TemporaryDirectory() as folder:

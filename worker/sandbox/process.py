@@ -33,24 +33,15 @@ INHERITED = {
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """Limits of memory and time for a child process.
+    """Limits of memory and time for a child process."""
 
-    Attributes:
-        memory_bytes: Largest memory in bytes; effective on Linux.
-        cpu_s: Largest processor time in seconds.
-        wall_s: Largest real time in seconds.
-    """
-
-    memory_bytes: int
-    cpu_s: int
-    wall_s: float
+    memory_bytes: int  # effective on Linux
+    cpu_s: int  # processor time
+    wall_s: float  # real time
 
 
 class RelayedError(ModelsError):
-    """Error from a child process, raised again in this process.
-
-    It keeps the type name and the text of the original error.
-    """
+    """Error from a child process, raised again with the type name and the text of the original."""
 
     def __init__(self, slug: str, title: str, kind: ErrorKind, detail: str) -> None:
         super().__init__(detail)
@@ -78,28 +69,7 @@ def run_limited(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     variables: Mapping[str, str] | None = None,
 ) -> Any:
-    """Run a Python module in a child process with limited memory and time, and return its answer.
-
-    ``order`` is sent to the process as JSON, and the answer is JSON as well.
-
-    The module calls ``do_limited``. The process is gone when this function returns, and it ends when this process ends.
-
-    Args:
-        module: Name of the module to run with ``python -m``.
-        order: Input of the work, serialised as JSON.
-        limits: Limits of the process.
-        progress: Function that gets the reported progress, 0 of 0 at first, at least every ``LOOK_S`` seconds, and the
-            last of it when the process has said all. An exception that it raises stops the process and is passed on.
-        variables: Further environment variables of the process.
-
-    Returns:
-        The answer of the process, parsed from JSON.
-
-    Raises:
-        RelayedError: The work raised a typed error.
-        LimitExceeded: The process reached a limit.
-        ProcessDied: The process ended without an answer.
-    """
+    """Run a module that calls ``do_limited``; raise ``RelayedError``, ``LimitExceeded`` or ``ProcessDied``."""
     with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
         given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
         given.seek(0)

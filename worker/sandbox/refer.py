@@ -1,7 +1,4 @@
-"""Creation of a dataset that refers to existing files, in a child process with limits.
-
-The child process runs ``python -m worker.sandbox.refer``.
-"""
+"""Creation of a dataset that refers to files, in a child process, ``python -m worker.sandbox.refer``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -39,27 +36,7 @@ def refer(
     by_request: bool = False,
     seconds: int = REQUEST_SECONDS,
 ) -> None:
-    """Create a dataset that refers to existing files with images instead of copying them.
-
-    Only a child process with limits reads the files.
-
-    Args:
-        store: Store of datasets.
-        name: Name of the dataset.
-        location: Folder or file with the images.
-        settings: Settings with the limit of memory.
-        progress: Function that gets the bytes read and all bytes, at least twice a second. An exception that it raises
-            stops the process.
-        column: Column of Parquet files with the images; None to find it by its type.
-        inspect: Whether every image is read, as jobs other than scoring need.
-        by_request: Whether a request to the service named the location.
-        seconds: Longest time in seconds.
-
-    Raises:
-        DatasetRefused: There is no image, or reading takes more time or memory than allowed.
-        LocationNotFound: There is nothing at the location.
-        LocationUnavailable: The location cannot be reached.
-    """
+    """Create a dataset that refers to images; with ``inspect``, as jobs but scoring need, each image is read."""
     from models.datasets.references.create_reference import NewReference
 
     new = NewReference(name, location.url, column, inspect, store.quota, by_request)

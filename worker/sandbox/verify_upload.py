@@ -1,7 +1,4 @@
-"""Verification of an uploaded model in a child process with limits on memory and time.
-
-The child process runs ``python -m worker.sandbox.verify_upload``.
-"""
+"""Check of an uploaded model in a child process, ``python -m worker.sandbox.verify_upload``."""
 
 # ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
@@ -26,18 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], None]) -> None:
-    """Check that an uploaded model can be loaded; raise ``ArtifactRefused`` if it cannot.
-
-    The check runs in a child process with limits.
-
-    Args:
-        folder: Folder of the artifact.
-        backbones: Folder of the backbones of this machine, which feature models need.
-        progress: Function that is called all the time; an exception that it raises stops the check.
-
-    Raises:
-        ArtifactRefused: The artifact cannot be served.
-    """
+    """Raise ``ArtifactRefused`` if an uploaded model cannot be loaded; an error of ``progress`` stops the check."""
     memory = BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir())
     try:
         order = {"folder": os.fspath(folder), "backbones": os.fspath(backbones)}
@@ -52,10 +38,7 @@ def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], 
 
 
 def find_problem(folder: Path, backbones: Path) -> str | None:
-    """Return the reason why an uploaded model cannot be used, or None if it can be used.
-
-    The reason is a phrase. The model in ``folder`` may need one of the given backbones.
-    """
+    """Return a phrase that says why an uploaded model cannot be used, or None."""
     from models.devices import lack_of_memory
     from models.scorer import Scorer
     from models.scoring.options import EngineOptions
@@ -74,13 +57,7 @@ def find_problem(folder: Path, backbones: Path) -> str | None:
 
 
 def check_files(folder: Path) -> None:
-    """Check that an uploaded model's manifest, model card and sample picture are present and valid.
-
-    The manifest must list exactly the expected files. Only a density model has a sample picture.
-
-    Raises:
-        ModelsError: A file is missing or damaged.
-    """
+    """Raise ``ModelsError`` unless manifest, model card and a density model's sample picture are valid."""
     from PIL import Image
 
     from models.artifacts.files import CARD, NAMES, SAMPLES, read_file

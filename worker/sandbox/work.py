@@ -1,5 +1,3 @@
-"""Code that runs in a child process: it sets limits, does the work, and writes the answer."""
-
 from __future__ import annotations
 
 import json
@@ -25,10 +23,7 @@ GRACE_CPU_S = 5
 """Processor time in seconds between the signal at the limit and the kill."""
 
 OOM_SCORE_ADJ = 900
-"""Adjustment of the out-of-memory score, at most 1000.
-
-The kernel kills such processes before worker, broker and service.
-"""
+"""Adjustment of the out-of-memory score, at most 1000: killed before worker, broker and service."""
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +32,7 @@ ProgressCallback = Callable[[int, int], None]
 
 
 def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
-    """Run the function ``work`` under limits on memory and processor time, and write its answer to stdout.
-
-    The limits and the input are read as JSON from stdin. The input is passed to ``work``, which returns the answer.
-
-    The format is that of ``worker.sandbox.process``.
-
-    A ``ModelsError``, a disk that takes no writes and a lack of memory are answers, too. Any other error ends the
-    process with a traceback. Large modules should be imported inside ``work``, because limits and niceness are set
-    before it is called.
-
-    Args:
-        work: Function of the order and of a function that reports progress; it returns the answer. The last progress
-            is sent before the answer.
-    """
+    """Run ``work`` under limits, by the protocol of ``process``. Import large modules inside ``work``."""
     os.nice(NICENESS)
     tune_process()
     watch(lambda _message: None, lambda: os.killpg(0, signal.SIGKILL))
@@ -70,20 +52,13 @@ def do_limited(work: Callable[[Any, ProgressCallback], Any]) -> None:
 
 
 def limit_memory(most: int | None) -> None:
-    """Limit the memory that this process can allocate.
-
-    ``most`` is in bytes; None sets no limit. This works on Linux.
-    """
+    """Limit the bytes of memory that this process can allocate, on Linux."""
     if most is not None:
         lower_limit(resource.RLIMIT_DATA, most, most)
 
 
 def lower_limit(kind: int, soft: int, hard: int) -> None:
-    """Set a resource limit of this process, such as memory, but never above its present hard limit.
-
-    ``kind`` is a constant of the module ``resource``, such as ``RLIMIT_CPU``. ``soft`` and ``hard`` are the limits as
-    in ``resource.setrlimit``.
-    """
+    """Set a resource limit of this process, but never above its present hard limit."""
     _, inherited = resource.getrlimit(kind)
     if inherited != resource.RLIM_INFINITY:
         soft, hard = min(soft, inherited), min(hard, inherited)
@@ -94,10 +69,7 @@ def lower_limit(kind: int, soft: int, hard: int) -> None:
 
 
 def prefer_oom_kill() -> None:
-    """Make the Linux kernel kill this process before others when the machine runs out of memory.
-
-    Its child processes inherit this.
-    """
+    """Make the Linux kernel kill this process and its children first when memory runs out."""
     try:
         Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
     except OSError as problem:
