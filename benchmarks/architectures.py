@@ -48,6 +48,7 @@ PARAMETERS: dict[str, Callable[[random.Random], Any]] = {
     "kernel": lambda chance: chance.choice((1, 3, 5, [3, 1], [1, 5])),
     "width": lambda chance: chance.choice((1, 4, 8)),
     "place": lambda chance: chance.choice((False, True)),
+    "reverse": lambda chance: chance.choice((False, True)),
     "channel_rank": lambda chance: chance.randint(1, 3),
     "spatial_rank": lambda chance: chance.randint(1, 4),
     "grid": lambda chance: chance.randint(1, 4),

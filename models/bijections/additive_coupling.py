@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.base import Bijection, Shape, check_images
-from models.bijections.coupling import CouplingNet, Weights
+from models.bijections.base import Shape, refuse_context
+from models.bijections.coupling import HalfCoupling, Weights
 from models.bijections.frozen import Inverse
 
 
-class AdditiveCoupling(Bijection):
+class AdditiveCoupling(HalfCoupling):
     """Additive coupling layer: half of the channels determine a shift of the rest.
 
     A network of the first half, which stays as it is, gives the shift (Dinh et al. 2015, 3.2).
@@ -28,34 +28,23 @@ class AdditiveCoupling(Bijection):
         channels: Channels C, at least 2.
         width: Channels of the hidden layers of the network.
         places: Height and width of the images for a network that depends on the place; None for any size.
+        context: The length K of the context, of which t is a function, too; 0 for a layer without one.
     """
 
     constant_log_det: ClassVar[bool] = True
-    cheap_inverse: ClassVar[bool] = True
 
-    def __init__(self, channels: int, width: int, places: tuple[int, int] | None = None) -> None:
-        super().__init__()
+    def __init__(self, channels: int, width: int, places: tuple[int, int] | None = None, *, context: int = 0) -> None:
         if channels < 2:
             raise ValueError(f"expected at least 2 channels to couple, got {channels}")
-        self.channels = channels
-        self.kept = (channels + 1) // 2
-        self.net = CouplingNet(self.kept, channels - self.kept, width, places)
+        super().__init__(channels, 1, width, places, context)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images with the second half of their channels shifted, and the log-determinant 0.
+    def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x2 + t and log-slopes 0 for shifts t in ``numbers``."""
+        return moved + numbers, torch.zeros_like(moved)
 
-        z = (x1, x2 + t(x1)) for ``x``, ``(N, C, H, W)``. The log-determinant is 0 for each sample, ``(N,)``.
-        """
-        kept, moved = self._halves(x)
-        return torch.cat([kept, moved + self.net(kept)], dim=1), x.new_zeros(len(x))
-
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo the shift of the second half of the channels; also return the log-determinant 0.
-
-        x = (z1, z2 - t(z1)) for ``z``, ``(N, C, H, W)``. The log-determinant is 0 for each sample, ``(N,)``.
-        """
-        kept, moved = self._halves(z)
-        return torch.cat([kept, moved - self.net(kept)], dim=1), z.new_zeros(len(z))
+    def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z2 - t and log-slopes 0."""
+        return moved - numbers, torch.zeros_like(moved)
 
     def constant_log_det_at(self, shape: Shape) -> float:
         """Return 0.0, the log-determinant of every additive coupling."""
@@ -63,12 +52,9 @@ class AdditiveCoupling(Bijection):
 
     def freeze(self, shape: Shape) -> FrozenAdditiveCoupling:
         """Return an immutable float64 copy of this layer for scoring."""
+        refuse_context(self.context)
         place = None if self.net.place is None else self.net.place.detach().double().clone()
         return FrozenAdditiveCoupling(self.kept, *self.net.settled(), place)
-
-    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_images(x, self.channels)
-        return x[:, : self.kept], x[:, self.kept :]
 
 
 class PlaceCoupling(AdditiveCoupling):
@@ -80,10 +66,11 @@ class PlaceCoupling(AdditiveCoupling):
     Args:
         shape: Channels C, at least 2, height and width of the grid of places.
         hidden: Channels of the hidden layers of the network.
+        context: The length K of the context; 0 for a layer without one.
     """
 
-    def __init__(self, shape: Shape, hidden: int) -> None:
-        super().__init__(shape[0], hidden, shape[1:])
+    def __init__(self, shape: Shape, hidden: int, *, context: int = 0) -> None:
+        super().__init__(shape[0], hidden, shape[1:], context=context)
         self.shape = shape
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:

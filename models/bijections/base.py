@@ -46,6 +46,14 @@ class Bijection(nn.Module):
     """Whether training mode returns log-det 0 with the right gradient, which avoids the cost of a determinant."""
     cheap_inverse: ClassVar[bool] = False
     """Whether the exact inverse takes about as long as the map, and undoes the map of training mode, too."""
+    takes_context: ClassVar[bool] = False
+    """Whether the class is :class:`Conditional`: its layers may depend on a context, a vector for each sample."""
+    context: int = 0
+    """Length of the context that this layer depends on; 0 for none."""
+
+    def given(self, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Return what this layer takes after its input: ``(context,)`` if it depends on a context, else ``()``."""
+        return () if context is None or not self.context else (context,)
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,13 +319,78 @@ class Elementwise(Bijection):
 
         Later training does not change the copy.
         """
-        module = copy.deepcopy(self).double().eval()
+        return _frozen_slopes(self)
 
-        def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-            z, log_slope = module.map_with_slope(x)
-            return z, log_slope.sum(1)
 
-        return FrozenMap(forward, lambda z: module.inverse(z)[0])
+class Conditional(Bijection):
+    """Base class of layers z = f(x; c) with a triangular Jacobian, which may depend on a context c.
+
+    A context is a vector of K numbers for each sample, such as a class in one-hot form. The layer is a bijection of x
+    for each c, and models p(x | c). Its log-det is the sum of the log-slopes log|dz_i/dx_i|.
+
+    Args:
+        context: The length K of a context; 0 for a layer of x alone.
+
+    Raises:
+        ValueError: ``context`` is negative.
+    """
+
+    takes_context: ClassVar[bool] = True
+    flat: ClassVar[bool] = False
+    """Whether the layer connects each pixel with all others."""
+
+    def __init__(self, context: int = 0) -> None:
+        super().__init__()
+        if context < 0:
+            raise ValueError(f"expected the length of a context, 0 for none, got {context}")
+        self.context = context
+
+    @abstractmethod
+    def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the layer's outputs and the log-slopes that add up to its log-determinant.
+
+        Args:
+            x: Inputs, ``(N, C, H, W)``.
+            context: Contexts, ``(N, K)``; None for a layer without one.
+
+        Returns:
+            z, ``(N, C, H, W)``, and log|dz_i/dx_i| of the values that the layer changes, ``(N, C', H, W)``.
+        """
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the layer's outputs given the contexts, and the log-determinant of its Jacobian for each sample.
+
+        Args:
+            x: Inputs, ``(N, C, H, W)``.
+            context: Contexts, ``(N, K)``; None for a layer without one.
+
+        Returns:
+            z and log|det dz/dx| in nats, ``(N,)``.
+
+        Raises:
+            ValueError: ``x`` or ``context`` has another shape, or a context is missing or not expected.
+        """
+        z, log_slope = self.map_with_slope(x, context)
+        return z, sum_samples(log_slope)
+
+    def freeze(self, shape: Shape) -> FrozenStep:
+        """Return an immutable float64 copy of this layer for scoring; later training does not change it.
+
+        Raises:
+            ValueError: The layer takes a context.
+        """
+        refuse_context(self.context)
+        return _frozen_slopes(self, flat=self.flat)
+
+
+def _frozen_slopes(layer: Elementwise | Conditional, *, flat: bool = False) -> FrozenMap:
+    module = copy.deepcopy(layer).double().eval()
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_slope = module.map_with_slope(x)
+        return z, log_slope.sum(1)
+
+    return FrozenMap(forward, lambda z: module.inverse(z)[0], flat=flat)
 
 
 @dataclass(frozen=True)
@@ -340,6 +413,30 @@ def check_images(x: Tensor, channels: int) -> None:
     """Raise ``ValueError`` unless the tensor ``x`` has the shape ``(N, C, H, W)`` with C = ``channels``."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
+
+
+def check_context(context: Tensor | None, samples: int, length: int) -> None:
+    """Raise ``ValueError`` unless there is a context ``(samples, length)``, or none if ``length`` is 0."""
+    got = None if context is None else tuple(context.shape)
+    if got != ((samples, length) if length else None):
+        expected = f"a context of shape ({samples}, {length})" if length else "no context: the layer takes none"
+        raise ValueError(f"expected {expected}, got {'none' if got is None else got}")
+
+
+def refuse_context(length: int) -> None:
+    """Raise ``ValueError`` if a flow or layer that is to be trained by a job, stored or frozen takes a context."""
+    if length:
+        raise ValueError(
+            f"expected no context, got layers with a context of {length} numbers: models that are trained by jobs, "
+            "stored and served take images alone; use FlowDistribution in Python"
+        )
+
+
+def vectors_of(x: Tensor, dimensions: int) -> Tensor:
+    """Return images ``(N, C, H, W)`` as vectors ``(N, D)``. Raises ``ValueError`` for another shape."""
+    if x.dim() != 4 or x.shape[1:].numel() != dimensions:
+        raise ValueError(f"expected images (N, C, H, W) of {dimensions} dimensions, got {tuple(x.shape)}")
+    return x.flatten(1)
 
 
 def sum_samples(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bijections.autograd_calls import call, first_derivatives
-from models.bijections.base import Bijection, Shape
+from models.bijections.base import Bijection, Shape, vectors_of
 from models.bijections.frozen import FrozenAffine
 from models.bijections.matrix_inverse import MatrixInverse
 from models.bijections.self_normalizing_gradient import by_columns, mix_channels, self_normalizing_product
@@ -72,10 +72,7 @@ class ExactDense(Bijection):
         return FrozenAffine((self.weight.double().clone(), self.bias.double().clone()), flat=True)
 
     def _vectors(self, x: Tensor) -> Tensor:
-        """Return images ``(N, C, H, W)`` as vectors ``(N, D)``. Raises ``ValueError`` for another shape."""
-        if x.dim() != 4 or x.shape[1:].numel() != self.dimensions:
-            raise ValueError(f"expected images (N, C, H, W) of {self.dimensions} dimensions, got {tuple(x.shape)}")
-        return x.flatten(1)
+        return vectors_of(x, self.dimensions)
 
 
 class SelfNormalizingDense(ExactDense, MatrixInverse):

@@ -39,8 +39,7 @@ class SplineActivation(Elementwise):
 
     def __init__(self, shape: Shape, bins: int = 5, bound: float = 10.0) -> None:
         super().__init__()
-        if bins < 2 or bound <= 0:
-            raise ValueError(f"expected at least 2 bins and a positive bound, got {bins} and {bound}")
+        check_spline(bins, bound)
         self.shape = shape
         self.bound = bound
         self.widths = nn.Parameter(0.01 * torch.randn(*shape, bins))
@@ -62,19 +61,20 @@ class SplineActivation(Elementwise):
         ``(N,)``.
         """
         self._check(z)
-        return self.knots().inverse(z)
+        x, log_slope = self.knots().inverse_with_slope(z)
+        return x, -sum_samples(log_slope)
 
     def knots(self) -> Knots:
         """Return the knots of the layer's splines, with their positions, values and slopes.
 
         There are D splines, one for each value of an image. x, y and slope are each ``(D, bins + 1)``.
         """
-        return _knots(self.widths, self.heights, self.slopes, self.bound)
+        return knots_of(self.widths, self.heights, self.slopes, self.bound)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenSpline:
         """Return an immutable float64 copy of this layer for scoring, with the knots of the splines precomputed."""
-        return FrozenSpline(_knots(self.widths.double(), self.heights.double(), self.slopes.double(), self.bound))
+        return FrozenSpline(knots_of(self.widths.double(), self.heights.double(), self.slopes.double(), self.bound))
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):
@@ -103,7 +103,7 @@ class FrozenSpline:
 
         ``z`` is ``(N, C, H, W)``. The argument ``inverse`` has no effect.
         """
-        return self.knots.inverse(z)[0]
+        return self.knots.inverse_with_slope(z)[0]
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,10 @@ class Knots:
         y = bins.y + bins.height * bins.rise(theta)
         return _images(torch.where(inside, y, values), x), _images(_log_slope(inside, bins, theta), x)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that the splines map to ``z``, and each image's log-determinant of the inverse.
+    def inverse_with_slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values that the splines map to ``z``, and the logarithm of the slope at each of these values.
 
-        x is computed in closed form for ``z``, ``(N, C, H, W)``. The log-determinant log|det dx/dz| is in nats,
-        ``(N,)``.
+        x is computed in closed form for ``z``. x and log(dz/dx) are ``(N, C, H, W)``.
 
         Durkan et al. 2019, eq. 6-8.
         """
@@ -151,8 +150,7 @@ class Knots:
         bins = self._find_bins(self.y, clamped)
         theta = bins.solve((clamped - bins.y) / bins.height)
         x = bins.x + bins.width * theta
-        log_slope = _images(_log_slope(inside, bins, theta), z)
-        return _images(torch.where(inside, x, values), z), -sum_samples(log_slope)
+        return _images(torch.where(inside, x, values), z), _images(_log_slope(inside, bins, theta), z)
 
     def _by_element(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return images as values ``(D, N)``, a mask of values inside [-bound, bound], and the clamped values."""
@@ -229,10 +227,24 @@ class SplineBins:
         return 2 * c / (-b - root)
 
 
-def _knots(widths: Tensor, heights: Tensor, slopes: Tensor, bound: float) -> Knots:
-    inner = MIN_SLOPE + F.softplus(slopes.flatten(0, 2) + math.log(math.expm1(1 - MIN_SLOPE)))
-    edges = _edges(widths.flatten(0, 2), bound), _edges(heights.flatten(0, 2), bound)
-    return Knots(*edges, F.pad(inner, (1, 1), value=1.0), bound)
+def check_spline(bins: int, bound: float) -> None:
+    """Raise ``ValueError`` unless there are at least 2 bins, and ``bound`` is positive."""
+    if bins < 2 or bound <= 0:
+        raise ValueError(f"expected at least 2 bins and a positive bound, got {bins} and {bound}")
+
+
+def knots_of(widths: Tensor, heights: Tensor, slopes: Tensor, bound: float) -> Knots:
+    """Return the knots of D splines for unconstrained numbers; zeros give the identity (Durkan et al. 2019, 3.1).
+
+    Args:
+        widths: Logits of the widths of the bins, ``(..., bins)`` for D = (...).
+        heights: Logits of their heights, ``(..., bins)``.
+        slopes: Numbers whose softplus gives the slopes at inner knots, ``(..., bins - 1)``.
+        bound: The end of the interval.
+    """
+    widths, heights, slopes = (part.flatten(0, -2) for part in (widths, heights, slopes))
+    inner = MIN_SLOPE + F.softplus(slopes + math.log(math.expm1(1 - MIN_SLOPE)))
+    return Knots(_edges(widths, bound), _edges(heights, bound), F.pad(inner, (1, 1), value=1.0), bound)
 
 
 def _edges(logits: Tensor, bound: float) -> Tensor:

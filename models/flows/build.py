@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from models.bijections.base import Bijection, Elementwise, Shape
+from models.bijections.base import Bijection, Elementwise, Shape, refuse_context
 from models.bijections.coupling import AffineCoupling
 from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
@@ -21,12 +21,11 @@ PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
 }
 
 
-def _build_layer(spec: LayerSpec, shape: Shape) -> Bijection:
-    return spec.build(shape)
-
-
 def build_flow(
-    architecture: PixelArchitecture, build_layer: Callable[[LayerSpec, Shape], Bijection] = _build_layer
+    architecture: PixelArchitecture,
+    build_layer: Callable[[LayerSpec, Shape], Bijection] | None = None,
+    *,
+    context: int = 0,
 ) -> Flow:
     """Build a new flow with the layers of an architecture and random initial weights.
 
@@ -36,11 +35,14 @@ def build_flow(
     Args:
         architecture: The architecture.
         build_layer: Gives the layer for a description and the shape of its images; by default what it builds.
+        context: Length of the context of a conditional flow, which all layers and splits get that can take one. Such a
+            flow is for the library alone: it is neither trained by jobs nor stored.
 
     Raises:
         ValueError: The architecture asks for a layer that does not exist, or does not suit its images.
     """
     layered = architecture.layered()
+    build_layer = build_layer or (lambda spec, shape: spec.build_with(shape, context))
     levels = []
     for level in layered.shaped():
         steps: list[Bijection] = [build_layer(layer, level.shape) for layer in level.layers]
@@ -61,8 +63,9 @@ def describe_flow(flow: Flow, image_shape: Shape) -> LayeredArchitecture:
 
     Raises:
         ValueError: A layer belongs to no registered type, cannot take its images, or is not what its type builds. Or
-            two layers share weights.
+            two layers share weights, or a layer takes a context.
     """
+    refuse_context(flow.context)
     _require_own_weights(flow)
     channels, height, width = image_shape
     described = LayeredArchitecture(

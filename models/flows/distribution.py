@@ -31,6 +31,10 @@ class FlowDistribution(nn.Module, Distribution):
 
     The base distribution is standard normal, or ``base`` for the latents of the coarsest scale.
 
+    With layers that take a context (:class:`~models.bijections.base.Conditional`) it is a conditional distribution
+    p(x | c). The context c is a vector of ``flow.context`` numbers for each sample, and the base distribution gets
+    none. Without such layers, the context is that of the base distribution.
+
     Args:
         flow: The flow, which is shared, not copied.
         event_shape: Shape of a sample: ``(C, H, W)`` of images or ``(D,)`` of vectors. The layers of the flow treat a
@@ -90,8 +94,8 @@ class FlowDistribution(nn.Module, Distribution):
         Args:
             value: Dequantised images, pixels from 0 to 255 plus noise in [0, 1), ``(..., C, H, W)``; or vectors,
                 ``(..., D)``.
-            context: The context of the base distribution, such as class labels. Its shape is broadcast with ``(...)``,
-                so that of the labels of N vectors is ``(N,)``.
+            context: The context of the layers, vectors ``(..., K)``; or of the base distribution, such as class labels
+                ``(...)``. Its shape ``(...)`` is broadcast with that of ``value``.
 
         Returns:
             Log-densities, ``(...)``, in the type of the parameters.
@@ -118,7 +122,7 @@ class FlowDistribution(nn.Module, Distribution):
 
         Args:
             value: Images or vectors, as for :meth:`log_prob`.
-            context: The context of the base distribution.
+            context: The context, as for :meth:`log_prob`.
             reconstruction_weight: The weight λ of the errors of the learned inverses.
 
         Returns:
@@ -129,20 +133,21 @@ class FlowDistribution(nn.Module, Distribution):
             objective = self._log_density(value, context)
         for layer in layers:
             if isinstance(layer, SelfNormalizing):
-                errors = layer.pop_reconstruction_error().view(self._leading(value))
+                errors = layer.pop_reconstruction_error().view(self._leading(value, self._vectors(context)))
                 objective = objective - reconstruction_weight * errors
         return objective
 
-    def initialize(self, value: Tensor) -> None:
+    def initialize(self, value: Tensor, context: Tensor | None = None) -> None:
         """Initialise the flow's normalisation layers from a batch of images or vectors.
 
         A layer that is not initialised yet is set so that its outputs for the batch have mean 0 and deviation 1.
 
         Args:
             value: Images, ``(N, C, H, W)``, or vectors, ``(N, D)``.
+            context: The context of the layers, ``(N, K)``; None for a flow without one.
         """
         self._check(value)
-        self.flow.initialize(value.reshape(-1, *self.image_shape))
+        self.flow.initialize(value.reshape(-1, *self.image_shape), self._vectors(context))
 
     def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Draw random images or vectors, without gradients.
@@ -160,8 +165,8 @@ class FlowDistribution(nn.Module, Distribution):
 
         Args:
             sample_shape: Shape of the samples to draw, for each element of the context.
-            context: The context of the base distribution, such as class labels. Its shape is broadcast with
-                ``batch_shape``.
+            context: The context of the layers, vectors ``(..., K)``; or of the base distribution, such as class labels
+                ``(...)``. Its shape ``(...)`` is broadcast with ``batch_shape``.
 
         Returns:
             Samples, ``(*sample_shape, *broadcast shape, *event_shape)``. Pixels are real numbers.
@@ -169,8 +174,8 @@ class FlowDistribution(nn.Module, Distribution):
         return self._draw(torch.Size(sample_shape), context, with_gradients=True)
 
     def _draw(self, sample_shape: torch.Size, context: Tensor | None, *, with_gradients: bool) -> Tensor:
-        base, like = self._base_of(context), self._like()
-        batch: torch.Size = self.batch_shape
+        base, vectors, like = self._base_of(context), self._vectors(context), self._like()
+        batch: torch.Size = torch.broadcast_shapes(self.batch_shape, () if vectors is None else vectors.shape[:-1])
         if base is not None:
             batch = torch.broadcast_shapes(batch, base.batch_shape)
             base = base if base.batch_shape == batch else base.expand(batch)
@@ -180,7 +185,7 @@ class FlowDistribution(nn.Module, Distribution):
         if base is not None:
             coarsest = base.rsample(sample_shape) if with_gradients else base.sample(sample_shape)
             latents[-1] = coarsest.to(like).reshape(count, *self.latent_shapes[-1])
-        return self.flow.inverse(latents).reshape(*leading, *self.event_shape)
+        return self.flow.inverse(latents, _flat(vectors, leading)).reshape(*leading, *self.event_shape)
 
     def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:
         """Return a copy of the distribution with another batch shape.
@@ -193,30 +198,47 @@ class FlowDistribution(nn.Module, Distribution):
 
     def _log_density(self, value: Tensor, context: Tensor | None) -> Tensor:
         self._check(value)
-        base, leading, like = self._base_of(context), self._leading(value), self._like()
+        base, vectors, like = self._base_of(context), self._vectors(context), self._like()
+        leading = self._leading(value, vectors)
         x = value.expand(*leading, *self.event_shape).reshape(math.prod(leading), *self.image_shape)
         y, pixel_log_det = self.flow.pixels(x.double())
-        output = self.flow.forward_pixels(y.to(like.dtype), pixel_log_det.to(like.dtype))
+        output = self.flow.forward_pixels(y.to(like.dtype), pixel_log_det.to(like.dtype), _flat(vectors, leading))
         log_density = output.log_likelihood.view(leading)
         if base is None:
             return log_density
         coarsest = output.latents[-1]
-        # The context is broadcast after the flow, which does not depend on it.
+        # The context of a base is broadcast after the flow, which does not depend on it.
         log_base = base.log_prob(coarsest.view(*leading, *base.event_shape))
         return log_density - standard_normal_log_prob(coarsest).view(leading) + log_base
 
     def _base_of(self, context: Tensor | None) -> Distribution | None:
         if self.base is not None:
-            base: Distribution = self.base(context)
+            base: Distribution = self.base(None if self.flow.context else context)
             expected = self.event_shape if len(self.event_shape) == 1 else torch.Size(self.latent_shapes[-1])
             if base.event_shape != expected:
                 raise ValueError(
                     f"expected a base distribution of latents {tuple(expected)}, got one of {tuple(base.event_shape)}"
                 )
             return base
-        if context is not None:
-            raise ValueError("expected no context: the base distribution of this flow is standard normal")
+        if context is not None and not self.flow.context:
+            raise ValueError(
+                "expected no context: the base distribution of this flow is standard normal, and no layer takes one"
+            )
         return None
+
+    def _vectors(self, context: Tensor | None) -> Tensor | None:
+        """Return the context of the layers in the type of the flow; None for a flow whose layers take none."""
+        length = self.flow.context
+        if not length:
+            return None
+        if context is None or context.shape[-1:] != (length,):
+            got = "none" if context is None else tuple(context.shape)
+            raise ValueError(
+                f"expected a context of shape (..., {length}), got {got}; class labels are given as one-hot vectors"
+            )
+        if self._validate_args and not context.isfinite().all():
+            raise ValueError("expected a context of finite numbers, got NaN or infinity")
+        return context.to(self._like())
 
     def _check(self, value: Tensor) -> None:
         if not value.is_floating_point():
@@ -234,9 +256,10 @@ class FlowDistribution(nn.Module, Distribution):
                     f"expected values in {self.flow.pixels.domain}, got {outside} of {value.numel()} outside of it"
                 )
 
-    def _leading(self, value: Tensor) -> torch.Size:
+    def _leading(self, value: Tensor, vectors: Tensor | None) -> torch.Size:
         own = value.shape[: value.dim() - len(self.event_shape)]
-        leading: torch.Size = torch.broadcast_shapes(own, self.batch_shape)
+        given = () if vectors is None else vectors.shape[:-1]
+        leading: torch.Size = torch.broadcast_shapes(own, self.batch_shape, given)
         return leading
 
     def _like(self) -> Tensor:
@@ -257,6 +280,13 @@ def _image_shape(event_shape: Sequence[int]) -> Shape:
         case (dimensions,):
             return dimensions, 1, 1
     raise ValueError(f"expected the shape of an image (C, H, W) or of a vector (D,), got {tuple(event_shape)}")
+
+
+def _flat(vectors: Tensor | None, leading: torch.Size) -> Tensor | None:
+    """Return vectors ``(..., K)``, broadcast to a leading shape, as ``(N, K)``."""
+    if vectors is None:
+        return None
+    return vectors.expand(*leading, -1).reshape(math.prod(leading), vectors.shape[-1])
 
 
 @contextmanager

@@ -99,7 +99,8 @@ class Flow(nn.Module):
         levels: The levels, finest scale first.
 
     Raises:
-        ValueError: The last level splits channels off: the others would have no density.
+        ValueError: The last level splits channels off: the others would have no density. Or layers take contexts of
+            different lengths.
     """
 
     def __init__(self, pixels: Elementwise, levels: list[Level]) -> None:
@@ -110,6 +111,12 @@ class Flow(nn.Module):
         self.levels = nn.ModuleList(levels)
         self.recompute = False
         """Whether training recomputes the inputs of layers in the backward pass, to save memory."""
+        layers = (layer for level in levels for layer in (*level.bijections(), level.prior) if layer is not None)
+        lengths = {layer.context for layer in layers} - {0}
+        if len(lengths) > 1:
+            raise ValueError(f"expected layers with a context of one length, got lengths {sorted(lengths)}")
+        self.context = lengths.pop() if lengths else 0
+        """Length of the context that layers of the flow take; 0 for a flow without one."""
 
     def level_list(self) -> list[Level]:
         """Return the levels of the flow, finest resolution first.
@@ -118,15 +125,16 @@ class Flow(nn.Module):
         """
         return [level for level in self.levels if isinstance(level, Level)]
 
-    def forward(self, x: Tensor) -> FlowOutput:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> FlowOutput:
         """Return the latents and the log-likelihood of images.
 
-        The images ``x`` are ``(N, C, H, W)``, 8-bit pixels plus noise in [0, 1).
+        The images ``x`` are ``(N, C, H, W)``, 8-bit pixels plus noise in [0, 1). A flow with layers that take a context
+        gives log p(x | c) for the contexts, ``(N, K)``.
         """
         y, log_det = self.pixels(x.double())
-        return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype))
+        return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype), context)
 
-    def forward_pixels(self, y: Tensor, pixel_log_det: Tensor) -> FlowOutput:
+    def forward_pixels(self, y: Tensor, pixel_log_det: Tensor, context: Tensor | None = None) -> FlowOutput:
         """Run the flow on already transformed pixels; return latents and log-likelihoods of the original images.
 
         The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
@@ -134,16 +142,21 @@ class Flow(nn.Module):
         Args:
             y: Transformed images, ``(N, C, H, W)``.
             pixel_log_det: Log-det of the pixel transform, ``(N,)`` in nats.
+            context: Contexts, ``(N, K)``; None for a flow without one.
+
+        Raises:
+            ValueError: A context is missing, not expected or of another shape.
         """
+        self._check_context(context)
         terms = [ScaleTerm(torch.zeros_like(pixel_log_det), pixel_log_det)]
         latents = []
         levels = self.level_list()
         for level in levels:
             recompute = self.recompute and self.training and torch.is_grad_enabled()
-            y, log_det = apply_layers(list(level.bijections()), y, recompute=recompute)
+            y, log_det = apply_layers(list(level.bijections()), y, context, recompute=recompute)
             log_prior = torch.zeros_like(log_det)
             if level.prior is not None:
-                whitened, log_prior = level.prior(y)
+                whitened, log_prior = level.prior(y, *level.prior.given(context))
                 y, latent = whitened[:, : level.prior.kept], whitened[:, level.prior.kept :]
                 latents.append(latent)
             elif level is levels[-1]:
@@ -153,21 +166,25 @@ class Flow(nn.Module):
             terms.append(ScaleTerm(log_prior, log_det))
         return FlowOutput(latents, terms)
 
-    def inverse(self, latents: list[Tensor], *, learned: bool = False) -> Tensor:
+    def inverse(self, latents: list[Tensor], context: Tensor | None = None, *, learned: bool = False) -> Tensor:
         """Return the images that result from running the flow backwards on given latents.
 
         They are computed by exact inverses, or by learned approximate inverses.
 
         Args:
             latents: Latents of each scale, finest scale first.
+            context: Contexts, ``(N, K)``; None for a flow without one.
             learned: Whether to use the learned inverses in place of the exact ones.
 
         Returns:
             Images, ``(N, C, H, W)``.
         """
+        self._check_context(context)
 
         def undo(bijection: Bijection, z: Tensor) -> Tensor:
-            return bijection.approximate_inverse(z) if learned else bijection.inverse(z)[0]
+            if learned and bijection.learned_inverse:
+                return bijection.approximate_inverse(z)
+            return bijection.inverse(z, *bijection.given(context))[0]
 
         *remaining, y = latents
         for level in reversed(self.level_list()):
@@ -178,13 +195,14 @@ class Flow(nn.Module):
         return self.pixels.inverse(y.double())[0].to(y.dtype)
 
     @torch.no_grad()
-    def initialize(self, x: Tensor, *, whiten: bool = False) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None, *, whiten: bool = False) -> None:
         """Initialise the flow's normalisation layers from the statistics of a batch of images.
 
         A layer that is not initialised yet is set so that its outputs for the images ``x`` have mean 0 and deviation 1.
 
         Args:
             x: Images, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1).
+            context: Contexts, ``(N, K)``; None for a flow without one.
             whiten: Whether to set the first 1x1 convolution of each level so that its outputs are white, too. Where a
                 normalisation follows directly, the convolution is a rotation and the normalisation scales.
 
@@ -202,11 +220,16 @@ class Flow(nn.Module):
                 if whiten and mixing is not None and bijection is mixing:
                     mixing.whiten(y, rotate=isinstance(following, ActNorm))
                     whitened += 1
-                y = bijection(y)[0]
+                y = bijection(y, *bijection.given(context))[0]
             if level.prior is not None:
                 y = y[:, : level.prior.kept]
         if whiten and not whitened:
             raise SettingUnsupported("whitening", WHITENING_LAYERS)
+
+    def _check_context(self, context: Tensor | None) -> None:
+        # The layers check what they take.
+        if context is not None and not self.context:
+            raise ValueError(f"expected no context: no layer of this flow takes one; got {tuple(context.shape)}")
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:

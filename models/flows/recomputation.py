@@ -13,7 +13,9 @@ from models.bijections.autograd_calls import call, first_derivatives
 from models.bijections.base import Bijection, SelfNormalizing
 
 
-def apply_layers(layers: Sequence[Bijection], x: Tensor, *, recompute: bool) -> tuple[Tensor, Tensor]:
+def apply_layers(
+    layers: Sequence[Bijection], x: Tensor, context: Tensor | None = None, *, recompute: bool
+) -> tuple[Tensor, Tensor]:
     """Apply the layers of a flow in order, and sum up their log-determinants for each image.
 
     Returns the outputs, and the sums in nats, ``(N,)``.
@@ -21,16 +23,18 @@ def apply_layers(layers: Sequence[Bijection], x: Tensor, *, recompute: bool) -> 
     Args:
         layers: The layers, first to last.
         x: Inputs of the first layer, ``(N, C, H, W)``.
-        recompute: Whether runs of layers with a cheap inverse keep only their output for the backward pass.
+        context: Contexts of the layers that take one, ``(N, K)``.
+        recompute: Whether runs of layers with a cheap inverse keep only their output for the backward pass; layers that
+            take a context keep their inputs.
     """
     log_det = x.new_zeros(x.shape[0])
-    for cheap, group in groupby(layers, key=lambda layer: recompute and layer.cheap_inverse):
+    for cheap, group in groupby(layers, key=lambda layer: recompute and layer.cheap_inverse and not layer.context):
         if cheap:
             x, part = _apply_and_forget(list(group), x)
             log_det = log_det + part
             continue
         for layer in group:
-            x, part = layer(x)
+            x, part = layer(x, *layer.given(context))
             log_det = log_det + part
     return x, log_det
 

@@ -22,7 +22,12 @@ Values have a deviation of about 1, so the bins are narrower than those for imag
 
 
 def vector_flow(
-    dimensions: int, step: Sequence[LayerSpec] = STEP, *, repeat: int = 8, base: nn.Module | None = None
+    dimensions: int,
+    step: Sequence[LayerSpec] = STEP,
+    *,
+    repeat: int = 8,
+    base: nn.Module | None = None,
+    context: int = 0,
 ) -> FlowDistribution:
     """Build a new, untrained flow that models the probability density of vectors.
 
@@ -38,11 +43,16 @@ def vector_flow(
         repeat: The number of steps, each with weights of its own.
         base: A learned base distribution of shape ``(D,)``, such as
             :class:`~models.flows.gaussian_base.GaussianBase`; None for the standard normal distribution.
+        context: Length K of the context c of a conditional flow p(x | c); 0 for a flow without one. All layers of types
+            that can take a context get it: ``affine-coupling``, ``spline-coupling``, ``masked-autoregressive``.
 
     Raises:
-        ValueError: A layer cannot take vectors of this length, or the flow is too large.
+        ValueError: A layer cannot take vectors of this length, no layer can take a context, or the flow is too large.
     """
     level = LevelSpec(squeeze=False, steps=(RepeatSpec(repeat=repeat, steps=tuple(step)),))
     [checked] = shaped([level], (dimensions, 1, 1))
-    layers = [layer.build(checked.shape) for layer in checked.layers]
-    return FlowDistribution(Flow(Identity(), [Level(layers, squeeze=False)]), (dimensions,), base)
+    layers = [layer.build_with(checked.shape, context) for layer in checked.layers]
+    flow = Flow(Identity(), [Level(layers, squeeze=False)])
+    if flow.context != context:
+        raise ValueError(f"expected a layer that can take a context, such as affine-coupling, for {context=}, got none")
+    return FlowDistribution(flow, (dimensions,), base)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
 from models.artifacts.manifest import FILE
 from models.atomic_files import sha256_file
-from models.bijections.actnorm import ActNorm
+from models.bijections.conformance import randomise
 from models.bijections.frozen import Inverse
 from models.bijections.pixels import MarginalPixels
 from models.datasets import load_dataset
@@ -62,15 +62,6 @@ def dequantised(images: NDArray[np.uint8], seed: int = 0) -> Tensor:
     return torch.from_numpy(images + np.random.default_rng(seed).random(images.shape))
 
 
-@torch.no_grad()
-def randomise(module: nn.Module, scale: float, seed: int = 0) -> None:
-    """Move every parameter by normal noise, those that start at zero too, so that nothing is the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.add_((scale * noise).to(parameter.dtype))
-
-
 def glow(
     side: int = 8,
     channels: int = 1,
@@ -108,28 +99,6 @@ def glow(
     flow.initialize(dequantised(images).float())
     randomise(flow, scale)
     return flow
-
-
-def mark_initialized(module: nn.Module) -> None:
-    """Say of every ActNorm in ``module`` that it has seen data."""
-    for part in module.modules():
-        if isinstance(part, ActNorm):
-            part.initialized.fill_(True)
-
-
-def jacobian_log_det(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """log|det d function / dx| of each sample of ``x``, by the whole Jacobian of one sample at a time.
-
-    Each row of a Jacobian is the gradient of a copy of the sample: all rows take one pass.
-    """
-    log_dets = []
-    for sample in x:
-        copies = sample.detach().expand(sample.numel(), *sample.shape).clone().requires_grad_()
-        with torch.enable_grad():
-            total = function(copies).reshape(sample.numel(), sample.numel()).diagonal().sum()
-        (jacobian,) = torch.autograd.grad(total, copies)
-        log_dets.append(torch.linalg.slogdet(jacobian.flatten(1)).logabsdet)
-    return torch.stack(log_dets)
 
 
 def flat_latents(flow: Flow, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.artifacts.manifest import Deviation
 from models.audit import audit, recompute
+from models.bijections.conformance import jacobian_log_det, randomise
 from models.loading.load_flows import load_artifact
 from models.scorer import Scorer
 from models.scoring.options import EngineName
@@ -21,7 +22,7 @@ from models.training.presets import find_preset
 from models.training.recipe import TrainingRecipe
 from models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
-from tests.models.helpers import QUICK, flat_latents, glow, jacobian_log_det, randomise, real_images
+from tests.models.helpers import QUICK, flat_latents, glow, real_images
 from tests.models.training.test_presets import cropped
 from tests.support.compiled_cache import compiled
 

@@ -1,4 +1,4 @@
-"""Descriptions of coupling layers: affine, additive and position-dependent.
+"""Descriptions of coupling layers, and of the masked autoregressive layer.
 
 The module does not import PyTorch.
 """
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from models.flows.layers.spec import ImageShape, LayerSpec, register
+from models.flows.layers.elementwise import Bins, Bound
+from models.flows.layers.spec import ImageShape, LayerSpec, numbers, register
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
@@ -57,36 +58,31 @@ class Coupling(LayerSpec):
         return first + middle + outputs * (9 * self.width + 2)
 
 
-@register
-class AffineCouplingSpec(Coupling):
-    """Coupling layer in which half of the channels scale and shift the others (Dinh et al. 2017)."""
+class _ByPlace(Coupling):
+    """Base class for descriptions of couplings whose network may depend on the place."""
 
-    type: Literal["affine-coupling"] = "affine-coupling"
-    bijection = "models.bijections.coupling:AffineCoupling"
     place: Place = False
 
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the tuple of arguments that construct the coupling layer for a given image shape.
+    @property
+    def of_value(self) -> int:
+        """How many numbers determine the map of a value: the log-scale and the shift."""
+        return 2
 
-        They are the number of channels, the width, and the image size (H, W), which is None without ``place``.
-        """
-        return shape[0], self.width, shape[1:] if self.place else None
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the arguments that construct the layer, last the image size (H, W) or, without ``place``, None."""
+        return *super().arguments(shape), shape[1:] if self.place else None
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Read a layer's settings: its network's width, and whether the network depends on the position.
-
-        The layer is already built. The position is that in the image. The result is a dict with the fields ``width``
-        and ``place`` of the description.
-        """
+        """Return the ``width`` and the ``place`` of a built coupling layer as a dict."""
         return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters of the network that computes the scale and the shift.
+        """Return the number of learned parameters of the network.
 
         If the network depends on the place, a map of places for each hidden channel is included.
         """
-        return self._of_net(shape, 2 * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
+        return self._of_net(shape, self.of_value * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
 
     def summary(self) -> str:
         """Return the layer type and the width of the coupling network as a short text.
@@ -94,6 +90,70 @@ class AffineCouplingSpec(Coupling):
         The text also says whether the network depends on the place.
         """
         return f"{super().summary()}{' by place' if self.place else ''}"
+
+
+@register
+class AffineCouplingSpec(_ByPlace):
+    """Coupling layer in which half of the channels scale and shift the others (Dinh et al. 2017)."""
+
+    type: Literal["affine-coupling"] = "affine-coupling"
+    bijection = "models.bijections.coupling:AffineCoupling"
+
+
+@register
+class SplineCouplingSpec(_ByPlace):
+    """Coupling layer in which half of the channels give a monotone spline for each other value (Durkan et al. 2019)."""
+
+    type: Literal["spline-coupling"] = "spline-coupling"
+    bijection = "models.bijections.coupling:SplineCoupling"
+    bins: Bins = 8
+    bound: Bound = 5.0
+
+    @property
+    def of_value(self) -> int:
+        """How many numbers determine the spline of a value."""
+        return 3 * self.bins - 1
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return channels, width, bins, the end of the interval, and the image size or None."""
+        channels, width, places = super().arguments(shape)
+        return channels, width, self.bins, self.bound, places
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return ``width``, ``place``, ``bins`` and ``bound`` of a built layer as a dict."""
+        return {**super().read(layer), "bins": layer.bins, "bound": layer.bound}
+
+
+@register
+class MaskedAutoregressiveSpec(LayerSpec):
+    """Layer that scales and shifts each value by a function of all values before it (Papamakarios et al. 2017).
+
+    Scoring takes one pass of its network, sampling one for each value.
+    """
+
+    type: Literal["masked-autoregressive"] = "masked-autoregressive"
+    bijection = "models.bijections.masked_autoregressive:MaskedAutoregressive"
+    width: Width
+    reverse: bool = Field(False, description="Whether the order is from the last value to the first.")
+
+    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
+        """Return the number of values of an image, the width and whether the order is reversed."""
+        return numbers(shape), self.width, self.reverse
+
+    @classmethod
+    def read(cls, layer: Bijection) -> dict[str, Any]:
+        """Return ``width`` and ``reverse`` of a built layer as a dict."""
+        return {"width": layer.get_parameter("middle.weight").shape[0], "reverse": layer.reverse}
+
+    def parameters(self, shape: ImageShape) -> int:
+        """Return the number of learned parameters of the network, masked weights included."""
+        values = numbers(shape)
+        return self.width * (values + 1) + self.width * (self.width + 1) + 2 * values * (self.width + 1)
+
+    def summary(self) -> str:
+        """Return the layer type, the width and the order as a short text."""
+        return f"{self.type} of width {self.width}{', reversed' if self.reverse else ''}"
 
 
 @register

@@ -5,7 +5,7 @@ The module does not import PyTorch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from models.flows.layers.spec import ImageShape, LayerSpec, numbers, register
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
+
+Bins = Annotated[int, Field(ge=2, le=64, description="Bins of each spline.")]
+Bound = Annotated[float, Field(ge=0.1, le=1000, description="End of the interval; the identity outside.")]
 
 
 @register
@@ -43,8 +46,8 @@ class SplineSpec(LayerSpec):
 
     type: Literal["spline"] = "spline"
     bijection = "models.bijections.spline:SplineActivation"
-    bins: int = Field(5, ge=2, le=64)
-    bound: float = Field(10.0, ge=0.1, le=1000, description="End of the interval; the identity outside.")
+    bins: Bins = 5
+    bound: Bound = 10.0
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
         """Return the constructor arguments of the spline activation for inputs of a given image shape.

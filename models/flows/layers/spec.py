@@ -106,6 +106,15 @@ class LayerSpec(BaseModel):
         """
         return self.bijection_class()(*self.arguments(shape))
 
+    def build_with(self, shape: ImageShape, context: int) -> Bijection:
+        """Build a layer that depends on a context of a length, if layers of this type can take one.
+
+        Descriptions have no context, because trainings have none: a flow with a context is for the library alone.
+        """
+        if not context or not self.bijection_class().takes_context:
+            return self.build(shape)
+        return self.bijection_class()(*self.arguments(shape), context=context)
+
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:  # noqa: ARG003  # subclasses read it
         """Read the settings of an existing layer object into a dict with field names of this class as keys.

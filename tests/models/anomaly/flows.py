@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.bijections.conformance import randomise
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.flows.architecture import (
     Architecture,
@@ -19,7 +20,7 @@ from models.flows.flow import Flow
 from models.scoring.engines.torch_engine import TorchEngine
 from models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.scoring.flow_pass import FlowPass, run_flow
-from tests.models.helpers import dequantised, glow, randomise, real_images
+from tests.models.helpers import dequantised, glow, real_images
 
 GLOWS: list[tuple[int, int, PixelTransform]] = [
     (8, 1, "affine"),

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.bijections.base import Bijection, LogDetGradient, Shape
+from models.bijections.conformance import jacobian_log_det, randomise
 from models.bijections.conv1x1 import LUConv1x1, SelfNormalizingConv1x1
 from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
 from models.bijections.frozen import FrozenAffine
 from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
 from models.bijections.woodbury import WoodburyConv
-from tests.models.helpers import jacobian_log_det, randomise
 
 IMAGE: Shape = (2, 1, 3)
 D = 6

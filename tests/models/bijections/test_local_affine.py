@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.bijections.base import LogDetGradient
+from models.bijections.conformance import randomise
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.each_matrix import inverses, log_abs_dets, solutions
 from models.bijections.local_affine import (
@@ -16,7 +17,6 @@ from models.bijections.local_affine import (
     places_of_cells,
 )
 from models.threads import torch_threads
-from tests.models.helpers import randomise
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(4, 6, 1), (4, 6, 2), (5, 7, 3), (14, 14, 8), (3, 2, 16)])

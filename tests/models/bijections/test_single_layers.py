@@ -9,12 +9,13 @@ import torch
 from models.bijections.actnorm import ActNorm
 from models.bijections.additive_coupling import PlaceCoupling
 from models.bijections.base import Bijection
+from models.bijections.conformance import randomise
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.pixels import AffinePixels, LogitPixels
 from models.bijections.squeeze import Squeeze
 from models.errors import UninitializedModel
 from tests.models.bijections.test_conformance import marginal_pixels
-from tests.models.helpers import randomise, real_images
+from tests.models.helpers import real_images
 
 
 def test_a_coupling_needs_two_channels() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.bijections.base import SelfNormalizing
+from models.bijections.conformance import jacobian_log_det, randomise
 from models.features.flows import FeatureFlows, build_feature_flows, freeze_features
 from models.flows.architecture import FeatureArchitecture, Linear
-from tests.models.helpers import jacobian_log_det, randomise
 
 SHAPE = (4, 3, 2)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.bijections.conformance import randomise
 from models.bijections.dense import ExactDense
 from models.flows.architecture import PixelTransform
 from models.flows.distribution import FlowDistribution
@@ -14,7 +15,7 @@ from models.flows.layers.elementwise import SmoothLeakyReLUSpec, SplineSpec
 from models.flows.layers.linear import ExactDenseSpec, LUOneByOneSpec, RelativeDenseSpec, SelfNormalizingDenseSpec
 from models.flows.layers.spec import LayerSpec
 from models.flows.vectors import STEP, vector_flow
-from tests.models.helpers import dequantised, glow, randomise, real_images
+from tests.models.helpers import dequantised, glow, real_images
 
 PIXELS: tuple[PixelTransform, ...] = ("affine", "logit", "marginal")
 STEPS: dict[str, tuple[LayerSpec, ...]] = {

@@ -21,6 +21,7 @@ from torch.distributions import (
 
 from models.bijections.actnorm import ActNorm
 from models.bijections.base import SelfNormalizing
+from models.bijections.conformance import jacobian_log_det, mark_initialized, randomise
 from models.bijections.coupling import AffineCoupling
 from models.bijections.pixels import LogitPixels, MarginalPixels
 from models.errors import SamplesUnsupported
@@ -37,15 +38,7 @@ from models.training.config import TrainingConfig
 from models.training.objective import SelfNormalizingObjective
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.flows.densities import PIXELS, STEPS, images, linear, points, vectors
-from tests.models.helpers import (
-    dequantised,
-    flat_latents,
-    glow,
-    jacobian_log_det,
-    mark_initialized,
-    randomise,
-    real_images,
-)
+from tests.models.helpers import dequantised, flat_latents, glow, real_images
 from tests.support.trained import feature_artifact
 
 DENSITIES: dict[str, Callable[[], FlowDistribution]] = {

@@ -14,13 +14,14 @@ from torch.distributions import (
     Normal,
 )
 
+from models.bijections.conformance import randomise
 from models.flows.distribution import FlowDistribution
 from models.flows.flow import latent_shapes
 from models.flows.gaussian_base import GaussianBase
 from models.flows.layers.linear import LUOneByOneSpec
 from models.flows.vectors import vector_flow
 from tests.models.flows.densities import linear, points, vectors
-from tests.models.helpers import dequantised, glow, randomise, real_images
+from tests.models.helpers import dequantised, glow, real_images
 
 
 def test_classes_have_a_multivariate_normal_each() -> None:

@@ -33,6 +33,8 @@ SHAPE = (5, 6, 4)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "affine-coupling": {"width": 7, "place": True},
     "additive-coupling": {"width": 7},
+    "spline-coupling": {"width": 7, "place": True, "bins": 4, "bound": 3.5},
+    "masked-autoregressive": {"width": 7, "reverse": True},
     "place-coupling": {"width": 7},
     "exact-convolution": {"kernel": [5, 3]},
     "spline": {"bins": 4, "bound": 3.5},

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from models.bijections.conformance import randomise
 from models.datasets import Dataset
 from models.flows.architecture import (
     ConvolutionalArchitecture,
@@ -23,7 +24,7 @@ from models.flows.flow import Flow
 from models.training.config import TrainingConfig
 from models.training.loop import Trainer
 from models.training.objective import SelfNormalizingObjective
-from tests.models.helpers import dequantised, randomise, real_images
+from tests.models.helpers import dequantised, real_images
 
 SIDE = 8
 SIZE = {"channels": 1, "height": SIDE, "width": SIDE, "pixel_transform": "affine"}

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.bijections.actnorm import ActNorm
+from models.bijections.conformance import jacobian_log_det, randomise
 from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from models.datasets import load_dataset
 from models.flows.architecture import PixelTransform
@@ -34,8 +35,6 @@ from tests.models.helpers import (
     frozen_glow,
     glow,
     images_back,
-    jacobian_log_det,
-    randomise,
     real_images,
     scores_of,
     transformed,

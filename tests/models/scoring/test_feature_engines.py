@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import Tensor
 
+from models.bijections.conformance import randomise
 from models.errors import BackboneUnfit
 from models.features.backbone import Backbone, BackboneOutput
 from models.features.extractor import TorchExtractor, normalised, on_one_grid
@@ -26,7 +27,7 @@ from models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
 from snf_runtime.scoring.feature_density import FeatureDensity
-from tests.models.helpers import randomise, real_images
+from tests.models.helpers import real_images
 from tests.models.onnx_files import description, onnx_file, reference
 
 FEATURES, SQUARES = 1e-5, 1e-4

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.bijections.base import Bijection
+from models.bijections.conformance import randomise
 from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1
 from models.bijections.convolution import ExactConv
 from models.bijections.dense import ExactDense
@@ -18,7 +19,6 @@ from models.bijections.pixels import AffinePixels
 from models.errors import SingularLayer
 from models.flows.flow import Flow, Level
 from models.scoring.frozen import constant_log_dets, freeze, require_invertible
-from tests.models.helpers import randomise
 
 SHAPE = (4, 6, 6)
 

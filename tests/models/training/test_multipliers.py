@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.bijections.base import SelfNormalizing, Shape
+from models.bijections.conformance import randomise
 from models.bijections.conv1x1 import SelfNormalizingConv1x1
 from models.bijections.convolution import SelfNormalizingConv
 from models.bijections.dense import SelfNormalizingDense
@@ -28,7 +29,7 @@ from models.training.multipliers import (
     make_multiplier,
 )
 from models.training.objective import SelfNormalizingObjective, inverse_quality, operator_norm
-from tests.models.helpers import QUICK, dequantised, randomise, real_images
+from tests.models.helpers import QUICK, dequantised, real_images
 from tests.models.training.runs import run, trainer_in
 
 SHAPE = (2, 4, 4)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from models.bijections.conformance import randomise
 from models.bijections.coupling import CouplingNet
 from models.errors import SettingUnsupported
 from models.flows.architecture import GlowArchitecture
@@ -26,7 +27,6 @@ from models.training.optimizer import (
     orthogonalize,
 )
 from models.training.presets import find_preset
-from tests.models.helpers import randomise
 
 RATE = 0.01
 SHAPE = 1, 8, 8

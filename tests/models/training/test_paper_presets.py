@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.bijections.conformance import randomise
 from models.bijections.dense import SelfNormalizingDense
 from models.bijections.pixels import LogitPixels
 from models.datasets import Dataset, Images, load_dataset
@@ -19,7 +20,6 @@ from models.scoring.frozen import constant_log_dets
 from models.training.objective import self_normalizing_layers
 from models.training.presets import find_preset
 from snf_runtime.images.dequantisation import content_noise
-from tests.models.helpers import randomise
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
 pytestmark = [
