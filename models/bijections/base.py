@@ -29,7 +29,7 @@ class Bijection(nn.Module):
 
     Each direction also returns the log-determinant log|det| of its Jacobian.
 
-    A conformance suite checks these promises for every bijection:
+    The suite in :mod:`models.bijections.conformance` checks these promises for every bijection:
 
     - ``forward(x)`` returns ``(z, log_det)`` and ``inverse(z)`` returns ``(x, log_det)``. ``log_det`` is the log-det of
       the direction that was called, one value for each sample, shape ``(N,)``, in nats.
@@ -347,14 +347,10 @@ class Conditional(Bijection):
 
     @abstractmethod
     def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the log-slopes that add up to its log-determinant.
+        """Return the layer's outputs ``(N, C, H, W)``, and the log-slopes that add up to its log-determinant.
 
-        Args:
-            x: Inputs, ``(N, C, H, W)``.
-            context: Contexts, ``(N, K)``; None for a layer without one.
-
-        Returns:
-            z, ``(N, C, H, W)``, and log|dz_i/dx_i| of the values that the layer changes, ``(N, C', H, W)``.
+        The log-slopes are log|dz_i/dx_i| of the values that the layer changes, ``(N, C', H, W)``. The arguments are
+        those of :meth:`forward`.
         """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -48,12 +48,7 @@ class CouplingNet(nn.Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        width: int,
-        places: tuple[int, int] | None = None,
-        context: int = 0,
+        self, in_channels: int, out_channels: int, width: int, places: tuple[int, int] | None = None, context: int = 0
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
@@ -72,9 +67,6 @@ class CouplingNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the numbers that determine the map of a coupling layer, such as log-scales and shifts.
-
-        In an affine coupling they are unbounded log-scales in the first half of the channels, then shifts. In an
-        additive coupling they are shifts alone.
 
         Args:
             x: Inputs, ``(N, in, H, W)``.
@@ -139,9 +131,17 @@ class CouplingNet(nn.Module):
         return first, middle, (weight * gain.view(-1, 1, 1, 1), bias * gain)
 
 
-def bounded_log_scale(logits: Tensor) -> Tensor:
-    """Return the log-scales 2·tanh(h/2), in [-2, 2], of unbounded numbers h (Keller et al. 2021, published code)."""
-    return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND)
+def log_scale_and_shift(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the log-scales 2·tanh(h/2), in [-2, 2], and the shifts t of an affine map (Keller et al. 2021, code).
+
+    Args:
+        numbers: First the unbounded h and then t along the second axis, ``(N, 2·M, ...)``.
+
+    Returns:
+        Log-scales and shifts, each ``(N, M, ...)``.
+    """
+    logits, shift = numbers.chunk(2, dim=1)
+    return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 
 
 class HalfCoupling(Conditional):
@@ -150,8 +150,6 @@ class HalfCoupling(Conditional):
     z1 = x1 and z2 = g(x2; h(x1, c)), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd,
     c is the context if there is one, and g is monotone in each value of x2. The log-det is Σ log g'(x2) (Dinh et al.
     2017, 3.2; with a context, Winkler et al. 2019).
-
-    Cost: that of the network, about the same in both directions.
 
     Args:
         channels: The number of channels C.
@@ -173,19 +171,11 @@ class HalfCoupling(Conditional):
 
     @abstractmethod
     def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the map g of the values of a half, and the logarithm of its slopes there.
-
-        Args:
-            moved: The values x2, ``(N, M, H, W)``.
-            numbers: The outputs of the network, ``(N, numbers·M, H, W)``.
-
-        Returns:
-            g(x2) and log g'(x2), each ``(N, M, H, W)``.
-        """
+        """Return g(x2) and log g'(x2) for x2 = ``moved``, ``(N, M, H, W)``, and outputs ``numbers`` of the network."""
 
     @abstractmethod
     def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values x2 that :meth:`transform` maps to ``moved``, and log g'(x2), each ``(N, M, H, W)``."""
+        """Return the values x2 that :meth:`transform` maps to ``moved``, and log g'(x2)."""
 
     def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return z = (x1, g(x2)) and log g'(x2) for images ``(N, C, H, W)`` and contexts ``(N, K)``."""
@@ -236,22 +226,14 @@ class AffineCoupling(HalfCoupling):
     def __init__(self, channels: int, width: int, places: tuple[int, int] | None = None, *, context: int = 0) -> None:
         super().__init__(channels, 2, width, places, context)
 
-    def scale_and_shift(self, kept: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the log-scales and shifts for the channels that the coupling changes.
-
-        The network computes them from ``kept``, ``(N, K, H, W)``. The log-scales are in [-2, 2]. Each is
-        ``(N, C - K, H, W)``.
-        """
-        return _log_scale_and_shift(self.net(kept, context))
-
     def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return s·x2 + t and log s for unbounded log-scales, then shifts, in ``numbers``."""
-        log_scale, shift = _log_scale_and_shift(numbers)
+        log_scale, shift = log_scale_and_shift(numbers)
         return moved * torch.exp(log_scale) + shift, log_scale
 
     def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return (z2 - t)/s and log s."""
-        log_scale, shift = _log_scale_and_shift(numbers)
+        log_scale, shift = log_scale_and_shift(numbers)
         return (moved - shift) * torch.exp(-log_scale), log_scale
 
     def freeze(self, shape: Shape) -> FrozenCoupling:
@@ -383,12 +365,7 @@ class FrozenCoupling:
         hidden = F.conv2d(hidden, *self.first, padding=1)
         hidden = F.relu_(hidden if self.place is None else hidden + self.place)
         hidden = F.relu_(F.conv2d(hidden.to(self.middle[0].dtype), *self.middle)).float()
-        return _log_scale_and_shift(F.conv2d(hidden, *self.last, padding=1).double())
-
-
-def _log_scale_and_shift(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    logits, shift = numbers.chunk(2, dim=1)
-    return bounded_log_scale(logits), shift
+        return log_scale_and_shift(F.conv2d(hidden, *self.last, padding=1).double())
 
 
 def _bias(convolution: nn.Conv2d) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.base import Conditional, check_context, vectors_of
-from models.bijections.coupling import bounded_log_scale
+from models.bijections.coupling import log_scale_and_shift
 
 
 class MaskedAutoregressive(Conditional):
@@ -67,20 +67,11 @@ class MaskedAutoregressive(Conditional):
             self.register_buffer(name, mask, persistent=False)
 
     def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return z and the log-scales log s for images and contexts.
-
-        Args:
-            x: Images, ``(N, C, H, W)`` with D = C·H·W.
-            context: Contexts, ``(N, K)``; None for a layer without one.
-
-        Returns:
-            z and log s, both ``(N, C, H, W)``.
-        """
+        """Return z and log s, both ``(N, C, H, W)`` with C·H·W = D, for images and contexts ``(N, K)``."""
         vectors = vectors_of(x, self.dimensions)
         hidden = F.linear(vectors, self.first.weight * self.before) + self._offset(x, context)
         hidden = F.linear(F.relu(hidden), self.middle.weight * self.between, self.middle.bias)
-        logits, shift = F.linear(F.relu(hidden), self.last.weight * self.after, self.last.bias).chunk(2, dim=1)
-        log_scale = bounded_log_scale(logits)
+        log_scale, shift = log_scale_and_shift(F.linear(F.relu(hidden), self.last.weight * self.after, self.last.bias))
         return (vectors * torch.exp(log_scale) + shift).view(x.shape), log_scale.view(x.shape)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -96,21 +87,20 @@ class MaskedAutoregressive(Conditional):
         Raises:
             ValueError: ``z`` or ``context`` has another shape, or a context is missing or not expected.
         """
-        values = vectors_of(z, self.dimensions).unbind(1)
+        values = vectors_of(z, self.dimensions).split(1, dim=1)
         first, middle = (self.first.weight * self.before).unbind(1), self.middle.weight * self.between
         last = (self.last.weight * self.after).unflatten(0, (2, -1)).unbind(1)
         bias = self.last.bias.unflatten(0, (2, -1)).unbind(1)
         # Each value is added to the first hidden layer as soon as it is there.
         hidden = self._offset(z, context).expand(len(z), -1)
-        found: dict[int, tuple[Tensor, Tensor]] = {}
+        found: dict[int, tuple[Tensor, Tensor]] = {}  # values and log-scales by place, each (N, 1)
         for place in reversed(range(self.dimensions)) if self.reverse else range(self.dimensions):
             inner = F.relu(F.linear(F.relu(hidden), middle, self.middle.bias))
-            logit, shift = F.linear(inner, last[place], bias[place]).unbind(1)
-            log_scale = bounded_log_scale(logit)
+            log_scale, shift = log_scale_and_shift(F.linear(inner, last[place], bias[place]))
             x = (values[place] - shift) * torch.exp(-log_scale)
-            hidden = hidden + x[:, None] * first[place]
+            hidden = hidden + x * first[place]
             found[place] = x, log_scale
-        x, log_scales = (torch.stack(parts, 1) for parts in zip(*(found[n] for n in sorted(found)), strict=True))
+        x, log_scales = (torch.cat(parts, 1) for parts in zip(*(found[n] for n in sorted(found)), strict=True))
         return x.view(z.shape), -log_scales.sum(1)
 
     def _offset(self, x: Tensor, context: Tensor | None) -> Tensor:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from models.flows.layers.elementwise import Bins, Bound
-from models.flows.layers.spec import ImageShape, LayerSpec, numbers, register
+from models.flows.layers.spec import Bins, Bound, ImageShape, LayerSpec, numbers, register
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
@@ -25,6 +24,10 @@ Place = Annotated[
         description="Whether the coupling network depends on the place, by a learned map for one image size.",
     ),
 ]
+
+
+MAX_ORDERED = 4096
+"""Most values of a masked autoregressive layer."""
 
 
 class Coupling(LayerSpec):
@@ -136,6 +139,11 @@ class MaskedAutoregressiveSpec(LayerSpec):
     bijection = "models.bijections.masked_autoregressive:MaskedAutoregressive"
     width: Width
     reverse: bool = Field(False, description="Whether the order is from the last value to the first.")
+
+    def check(self, shape: ImageShape) -> None:
+        """Raise ``ValueError`` if images have more than 4096 values, each of which is a step of sampling."""
+        if numbers(shape) > MAX_ORDERED:
+            raise ValueError(f"expected images of at most {MAX_ORDERED} values, got {numbers(shape)}; split before it")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
         """Return the number of values of an image, the width and whether the order is reversed."""

@@ -5,17 +5,14 @@ The module does not import PyTorch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from models.flows.layers.spec import ImageShape, LayerSpec, numbers, register
+from models.flows.layers.spec import Bins, Bound, ImageShape, LayerSpec, numbers, register
 
 if TYPE_CHECKING:
     from models.bijections.base import Bijection
-
-Bins = Annotated[int, Field(ge=2, le=64, description="Bins of each spline.")]
-Bound = Annotated[float, Field(ge=0.1, le=1000, description="End of the interval; the identity outside.")]
 
 
 @register

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from models.texts.suggestions import closest
 
@@ -29,6 +29,8 @@ GROUP = "snf_density.layers"
 
 ImageShape = tuple[int, int, int]
 """Channels, height and width."""
+Bins = Annotated[int, Field(ge=2, le=64, description="Bins of each spline.")]
+Bound = Annotated[float, Field(ge=0.1, le=1000, description="End of the interval; the identity outside.")]
 
 
 def numbers(shape: ImageShape) -> int:

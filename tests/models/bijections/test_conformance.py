@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import models.bijections
 from models.bijections import conformance
@@ -38,6 +43,7 @@ from models.bijections.squeeze import Squeeze
 from models.bijections.two_layer_inverse import TwoLayerInverseConv
 from models.bijections.woodbury import WoodburyConv
 from tests.models.helpers import real_images
+from tests.support.unmeasured import unmeasured
 
 
 def marginal_pixels() -> MarginalPixels:
@@ -212,6 +218,89 @@ def test_affine_is_the_map(case: Case) -> None:
     expected = torch.einsum("oc,nchw->nohw", matrix, x) + offset.view(1, -1, 1, 1)
     torch.testing.assert_close(bijection(x)[0], expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(bijection.log_abs_det(), torch.linalg.slogdet(matrix).logabsdet, rtol=0, atol=1e-12)
+
+
+class Doubled(Bijection):
+    """z = 2 x, from which each broken layer differs in one promise."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, torch.full((len(x),), x[0].numel() * math.log(2), dtype=x.dtype)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z / 2, -self.forward(z)[1]
+
+
+class WrongLogDet(Doubled):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x, -super().forward(x)[1]
+
+
+class MixesSamples(Doubled):
+    constant_log_det = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 * x.roll(1, 0), super().forward(x)[1]
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return z.roll(-1, 0) / 2, -super().forward(z)[1]
+
+
+class ChangesItsInput(Doubled):
+    constant_log_det = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mul_(2) if not x.requires_grad else 2 * x, super().forward(x)[1]
+
+
+class TrainsOtherwise(Doubled):
+    constant_log_det = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = super().forward(x)
+        return z + self.training, log_det
+
+
+class IgnoresItsContext(AffineCoupling):
+    def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().map_with_slope(x, torch.zeros(len(x), self.context).to(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().inverse(z, torch.zeros(len(z), self.context).to(z))
+
+
+BROKEN: dict[str, tuple[Callable[[], Bijection], str]] = {
+    "declares no constant log-det": (Doubled, "3 different log-dets"),
+    "wrong log-det": (WrongLogDet, "not close"),
+    "mixes samples": (MixesSamples, "not close|singular"),
+    "changes its input": (ChangesItsInput, "not close|does not change"),
+    "trains otherwise": (TrainsOtherwise, "not close"),
+    "ignores its context": (lambda: IgnoresItsContext(2, 4, context=2), "gradient of context"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_layer_is_found(name: str) -> None:
+    make, text = BROKEN[name]
+    with pytest.raises(AssertionError, match=text):
+        conformance.check(Case(name, make, ((2, 2, 3),)))
+
+
+def test_the_suite_needs_neither_pytest_nor_the_tests_nor_assert_statements(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(pytest=None, tests=None)\n"
+        "from models.bijections.conformance import Case, check\n"
+        "from models.bijections.coupling import AffineCoupling\n"
+        "print(check(Case('coupling', lambda: AffineCoupling(4, 8, context=2), ((4, 2, 2),))))\n"
+        "AffineCoupling.restore = AffineCoupling.transform\n"
+        "try:\n"
+        "    check(Case('wrong', lambda: AffineCoupling(4, 8), ((4, 2, 2),)))\n"
+        "except AssertionError:\n"
+        "    print('found')\n"
+    )
+    command = [sys.executable, "-O", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=unmeasured(), capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.returncode) == (["12", "found"], 0), done.stderr
 
 
 def test_every_bijection_is_in_the_table() -> None:

@@ -132,6 +132,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {**file_of(), "levels": [{"steps": [{"type": "actnorm"}], "split": {"width": 4}}]},
         "level 1, split: expected none in the last level",
     ),
+    (
+        file_of({"type": "masked-autoregressive", "width": 4}, shape=(2, 64, 64)),
+        r"step 1 \(`masked-autoregressive`\): expected images of at most 4096 values, got 8192; split before it",
+    ),
+    (
+        file_of({"type": "spline-coupling", "width": 4, "bins": 1}),
+        r"step 1 \(`spline-coupling`\), bins: expected a value greater than or equal to 2, got 1",
+    ),
     (file_of({"type": "smooth-leaky-relu"}), "at least one layer with parameters"),
     (file_of(levels=[]), "at least one level"),
     (file_of(levels=[{"squeeze": False, "steps": [{"type": "actnorm"}]}] * 17), "at most 16 items"),

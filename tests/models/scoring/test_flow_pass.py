@@ -59,11 +59,11 @@ def slow_map(flow: Flow, x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.f
     for level in flow.level_list():
         for step in level.bijections():
             if isinstance(step, AffineCoupling):
-                spread(step.scale_and_shift(y[:, : step.kept])[0].sum(1))
+                spread(step.map_with_slope(y)[1].sum(1))
             y = step(y)[0]
         latent = y
         if level.prior is not None:
-            spread(level.prior.scale_and_shift(y[:, : level.prior.kept])[0].sum(1))
+            spread(level.prior.map_with_slope(y)[1].sum(1))
             whitened = level.prior(y)[0]
             y, latent = whitened[:, : level.prior.kept], whitened[:, level.prior.kept :]
         spread((-0.5 * latent.square() - 0.5 * math.log(2 * math.pi)).sum(1))
