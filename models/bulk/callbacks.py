@@ -1,5 +1,3 @@
-"""Callbacks of an engine of bulk scoring: requests to stop, progress and notices."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -8,19 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Functions that a bulk scoring job calls to ask whether to stop, and to report progress and delays.
+    """Functions that an engine calls in the thread of its ``run``; none may take long."""
 
-    An engine calls these functions while it scores, in the thread of its ``run``. None of them may take long.
-
-    Attributes:
-        should_stop: Called several times a second, or before every batch; where it returns true, scoring stops.
-        advance: Called with the number of images that were scored since the last call. It is negative where a part has
-            to be scored again.
-        part_written: Called with the number of images of a part whose file is written.
-        notice: Called with a sentence for the user on why nothing is scored for now.
-    """
-
-    should_stop: Callable[[], bool] = lambda: False
-    advance: Callable[[int], None] = lambda _images: None
-    part_written: Callable[[int], None] = lambda _images: None
-    notice: Callable[[str], None] = lambda _sentence: None
+    should_stop: Callable[[], bool] = lambda: False  # called several times a second, or before every batch
+    advance: Callable[[int], None] = lambda _images: None  # images scored since the last call, or lost if negative
+    part_written: Callable[[int], None] = lambda _images: None  # images of the part
+    notice: Callable[[str], None] = lambda _sentence: None  # why nothing is scored for now

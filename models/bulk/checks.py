@@ -1,7 +1,4 @@
-"""Check that a model can score images of a dataset, without decoding any image.
-
-This module does not import torch.
-"""
+"""Check that a model can score images of a dataset. The module does not import torch."""
 
 from __future__ import annotations
 
@@ -16,20 +13,7 @@ from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 
 
 def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:
-    """Raise ``DatasetUnfit`` if a model can score no image of a dataset, judged by image size and colour.
-
-    At least one image size and one colour mode of the dataset must fit the model. Sizes and colours that are not known
-    yet are not checked.
-
-    Args:
-        name: The dataset, which exists.
-        preprocessing: What the model takes.
-        data_dir: The folder of built-in datasets.
-        store: The datasets of users.
-
-    Raises:
-        DatasetUnfit: No image of the dataset can be scored.
-    """
+    """Raise ``DatasetUnfit`` unless one size and one colour mode of the dataset, as far as known, fit the model."""
     path = builtin_file(name, data_dir)
     if path is not None:
         channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape

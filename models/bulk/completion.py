@@ -1,7 +1,4 @@
-"""Bulk scoring in rounds, until the result files of all parts pass a final check.
-
-Parts that turn out damaged are scored again, in at most three rounds.
-"""
+"""Scoring in rounds, until the result files of all parts pass a final check."""
 
 from __future__ import annotations
 
@@ -18,20 +15,11 @@ ROUNDS = 3
 
 
 class DamagedPart(Exception):
-    """Raised if the result file of one part of a bulk scoring cannot be used.
-
-    The file is missing, damaged or from another scoring; the message says which.
-    """
+    """The result file of a part is missing, damaged or from another scoring."""
 
 
 class PartsDamaged(Exception):
-    """Raised if result files of a bulk scoring job are missing, damaged or from another scoring.
-
-    The final check of all parts deletes their files before it raises this error, so that the parts are scored again.
-
-    Args:
-        problems: What is wrong with each part, by its index.
-    """
+    """Result files are missing, damaged or from another scoring. The final check has deleted them."""
 
     def __init__(self, problems: Mapping[int, str]) -> None:
         self.problems = dict(problems)
@@ -45,19 +33,7 @@ def complete(
     finish: Callable[[], PartSummary],
     note: Callable[[str], None],
 ) -> PartSummary:
-    """Score the missing parts of a bulk scoring job until every result file passes a check.
-
-    Damaged parts are scored again, in at most three rounds. Returns the counts of images, errors and anomalies.
-
-    Args:
-        missing: Function that returns the indices of the missing parts.
-        score: Function that scores parts by their indices. It is not called without one.
-        finish: Function that checks all parts and returns their counts, or raises ``PartsDamaged``.
-        note: Function that is called with a sentence about damaged parts.
-
-    Raises:
-        PartFailed: There were damaged parts each time.
-    """
+    """Score missing parts until ``finish`` raises no ``PartsDamaged``; raise ``PartFailed`` after three rounds."""
     problem = ""
     for _ in range(ROUNDS):
         if left := missing():

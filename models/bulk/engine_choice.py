@@ -1,7 +1,4 @@
-"""Choice of the compute engine, such as PyTorch, that all processes of a bulk scoring use.
-
-With one engine, equal plans give equal rows of scores.
-"""
+"""Choice of the compute engine of a bulk scoring: with one engine, equal plans give equal scores."""
 
 from __future__ import annotations
 
@@ -18,25 +15,7 @@ if TYPE_CHECKING:
 
 
 def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) -> tuple[BulkPlan, ModelFiles]:
-    """Choose the compute engine of a bulk scoring, such as PyTorch, for the returned plan and model.
-
-    The engine is set in the returned plan. It is also set in the options of the returned model, unless the parts of a
-    hybrid model use two engines.
-
-    A stored plan of the same inputs keeps its engine. Otherwise it is the one of the options of the model; for the
-    choice of an engine for this machine the model is loaded.
-
-    Args:
-        plan: The plan, without an engine.
-        model: The model.
-        stored: The plan that is stored where the scores will be.
-
-    Returns:
-        The plan, and the model with the engine of the plan.
-
-    Raises:
-        EngineUnavailable: The engine cannot run here.
-    """
+    """Choose the engine: that of a stored plan of the same inputs, else that of the options, else the best here."""
     plan = plan.with_engine_of(stored)
     options = model.options
     if plan.engine is None and (options.device != "cpu" or options.name != "auto"):
@@ -49,11 +28,7 @@ def choose_engine(plan: BulkPlan, model: ModelFiles, stored: BulkPlan | None) ->
 
 
 def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
-    """Return a ``ModelFiles`` for loading a model with the compute engine and precision of a bulk scoring plan.
-
-    A plan with two engines, of a hybrid model, leaves the engine of the options. The digest of the plan's model is set,
-    too, if the plan has one: loading then fails if the files are not those of that model.
-    """
+    """Return the model with a plan's engine, unless the plan has two, and with its precision and digest."""
     # Of a hybrid model each part may have its engine, which no option names: the choice is compared after loading.
     name = cast(EngineName, plan.engine) if plan.engine in ("torch", "openvino") else model.options.name
     precision = plan.precision or model.options.precision
@@ -61,19 +36,13 @@ def with_engine(model: ModelFiles, plan: BulkPlan) -> ModelFiles:
 
 
 def with_engine_of_scorer(plan: BulkPlan, scorer: Scorer) -> BulkPlan:
-    """Return a copy of a bulk scoring plan with its ``engine`` set to the compute engine of a loaded model.
-
-    Raises ``EngineUnavailable`` if the plan already has another engine.
-    """
+    """Set the engine of a plan to that of a loaded model; raise ``EngineUnavailable`` if the plan has another."""
     require_engine(plan, scorer)
     return plan.model_copy(update={"engine": engine_of(scorer)})
 
 
 def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
-    """Check that a loaded model uses the compute engine named in a bulk scoring plan.
-
-    Raises ``EngineUnavailable`` otherwise. A plan without an engine accepts any.
-    """
+    """Raise ``EngineUnavailable`` unless the plan has this engine or none."""
     got = engine_of(scorer)
     if plan.engine not in (None, got):
         raise EngineUnavailable(
@@ -83,10 +52,7 @@ def require_engine(plan: BulkPlan, scorer: Scorer) -> None:
 
 
 def engine_of(scorer: Scorer) -> str:
-    """Return the name of the compute engine that a loaded model uses, such as ``torch``.
-
-    A hybrid model with two engines gives both names, such as ``openvino+torch``.
-    """
+    """Return a name such as ``torch``, of a hybrid model with two engines both, such as ``openvino+torch``."""
     features = getattr(scorer.density, "features", None)
     names = [scorer.engine_name] if features is None else [scorer.engine_name, features.engine_name]
     return "+".join(dict.fromkeys(names))

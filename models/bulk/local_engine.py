@@ -1,5 +1,3 @@
-"""Bulk scoring on this machine, in the current process or in several worker processes."""
-
 from __future__ import annotations
 
 import os
@@ -32,19 +30,11 @@ Message = int | ModelsError | None
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Bulk scoring engine that runs on this machine, in one or several processes.
-
-    Attributes:
-        processes: Number of processes; 1 for this process alone. The threads of the machine are divided among them.
-    """
+    """Engine of this process, or of several, which divide the threads of the machine."""
 
     processes: int = 1
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts (image ranges) of a bulk scoring job on this machine, one result file each.
-
-        See :meth:`models.bulk.engines.BulkEngine.run`.
-        """
         if self.processes == 1 or len(missing) <= 1:
             opened = work.open()
             for index in missing:
@@ -63,14 +53,7 @@ class LocalEngine:
 
 
 class _PartProcess:
-    """A process that scores one part after the other.
-
-    Attributes:
-        began: Time of ``time.monotonic`` at which it was started.
-        is_loaded: Whether it has loaded the model.
-        part: The part that it scores.
-        scored: Number of images of the part that are scored.
-    """
+    """A process that scores one part after the other; ``began`` is by ``time.monotonic``."""
 
     def __init__(self, work: BulkWork, threads: int) -> None:
         context = get_context("spawn")  # PyTorch and OpenVINO have threads, which do not survive a fork

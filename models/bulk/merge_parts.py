@@ -36,35 +36,18 @@ Values: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TableContent:
-    """Model name, calibration number, dataset name and image names that are read from a file of scores.
+    """Content of a file of scores."""
 
-    Attributes:
-        model: Name and version of the model as ``name:version``.
-        calibration: Number of the calibration of the p-values.
-        dataset: Name of the dataset; None for image files.
-        paths: Names of the images in their order.
-    """
-
-    model: str
+    model: str  # ``name:version``
     calibration: int
-    dataset: str | None
-    paths: tuple[str, ...]
+    dataset: str | None  # None for image files
+    paths: tuple[str, ...]  # in order
 
 
 def merge_parts(
     parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str], expected: PartSummary | None = None
 ) -> PartSummary:
-    """Join several Parquet files of scores, in order, into one Parquet, CSV or JSON Lines file.
-
-    Returns the counts of images, errors and anomalies.
-
-    Raises ``PartsDamaged`` if a part cannot be read, and ``OutputTaken`` if the counts are not the ``expected`` ones;
-    there is no file then.
-
-    The ending of ``path`` gives the format: ``.parquet`` (with ``metadata``), ``.csv`` or ``.jsonl``. All have the same
-    columns; model, calibration, false-alarm rate and dataset are those of ``metadata``. The file is written atomically,
-    one row group in memory at a time. It does not depend on the division into parts.
-    """
+    """Join the parts into one file; raise ``PartsDamaged``, or ``OutputTaken`` if the counts are not ``expected``."""
     summary = PartSummary(0, 0, 0)
 
     def tables() -> Iterator[Any]:
@@ -81,22 +64,14 @@ def merge_parts(
 
 
 def convert_table(table: Path, path: Path) -> None:
-    """Convert a Parquet file of scores to the format that the extension of ``path`` names, such as ``.csv``.
-
-    Files of earlier versions can be converted, too.
-
-    Columns that an earlier version did not have are null.
-    """
+    """Convert a Parquet file, also of an earlier version, whose missing columns are null."""
     with open_table(table) as file:
         metadata = _text_metadata(file)
     merge_parts([table], path, metadata)
 
 
 def read_content(path: Path) -> TableContent | None:
-    """Return the model, dataset and image names recorded in a file of scores, or None if unreadable.
-
-    None means that the file cannot be read as scores in the format of its extension.
-    """
+    """Return None if the file cannot be read as scores in the format of its extension."""
     try:
         return READERS[path.suffix](path)
     except (KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
@@ -149,11 +124,7 @@ def _write_csv(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> 
 
 
 class _Lines:
-    """Text file for a ``csv.writer``, which writes one row a call and ends it with a carriage return and a newline.
-
-    Rows of the file end with the newline alone. The writer is not told so, because it quotes only those line ends that
-    it writes itself: a name with a carriage return would be read as two rows.
-    """
+    """Text file with rows that end with a newline; the ``csv`` writer uses CR LF, so that it quotes names with a CR."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
@@ -215,7 +186,6 @@ WRITERS: dict[str, Callable[[Tables, BinaryIO, Mapping[str, str]], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
 }
-"""The writer of each format by the ending of the file."""
 READERS: dict[str, Callable[[Path], TableContent]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,

@@ -1,9 +1,4 @@
-"""Output folder of a bulk scoring, with one Parquet file of scores for each part of the images.
-
-The files in the folder show which parts are still to be scored.
-
-Names that begin with ``_`` are the plan and the summary. Spark, DuckDB and Polars read ``*.parquet`` without them.
-"""
+"""Output folder of a bulk scoring. Readers of ``*.parquet`` skip the plan and the summary, which begin with ``_``."""
 
 from __future__ import annotations
 
@@ -40,46 +35,26 @@ PART_PLAN, PART_ERRORS, PART_ANOMALIES = "snf.plan", "snf.part_errors", "snf.par
 
 @dataclass(frozen=True)
 class Output:
-    """Output folder of a bulk scoring job, with one Parquet file of scores for each range of images.
-
-    It can be pickled.
-
-    Args:
-        location: The folder of the parts.
-        plan: The inputs of the scoring.
-    """
+    """Output of a bulk scoring, which can be pickled."""
 
     location: Location
     plan: BulkPlan
 
     def part(self, index: int) -> Location:
-        """Return the location of the Parquet file with the scores for part ``index`` of the images.
-
-        The file may not exist yet.
-        """
         return self.location.child(f"part-{index:06d}.parquet")
 
     def has(self, index: int) -> bool:
-        """Return whether the Parquet file with the scores for part ``index`` of the images exists."""
         return self.part(index).exists()
 
     def missing(self) -> list[int]:
-        """Return the indices of the job's parts (image ranges) that have no Parquet file of scores yet.
-
-        They are found by one listing of the location.
-
-        Other files do not count.
-        """
+        """Return the indices of missing parts, by one listing of the location."""
         if self.location.local_path is not None:
             remove_leftovers(self.location.local_path, LEFTOVER_SECONDS)
         written = set(map(_index, _files(self.location)))
         return [index for index in range(self.plan.parts) if index not in written]
 
     def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write the scores of part ``index`` to its Parquet file; return counts of images, errors and anomalies.
-
-        The write is atomic: the file appears whole. Equal rows give equal bytes.
-        """
+        """Write a part whole. Equal rows give equal bytes."""
         summary = summary_of(table)
         metadata = self.plan.metadata | {
             PART_PLAN: self.plan.digest,
@@ -94,12 +69,7 @@ class Output:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check the score files of all parts, and write the total counts of images, errors and anomalies.
-
-        Every part must exist and belong to this plan. Returns the counts of all images.
-
-        This reads the end of every file. Arguments and errors are those of :meth:`models.bulk.plan.Parts.finish`.
-        """
+        """Check all parts by their footers and write the counts; raise as :meth:`models.bulk.plan.Parts.finish`."""
         total, problems = PartSummary(0, 0, 0), {}
         with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
             checks = [pool.submit(self._check, index) for index in range(self.plan.parts)]
@@ -123,11 +93,7 @@ class Output:
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield the Parquet file of scores of each part, in image order, as a file object in memory.
-
-        Raises:
-            OutputTaken: A file is damaged, missing, or part of other scores.
-        """
+        """Yield the parts as files in memory; raise ``OutputTaken`` for one that is damaged or of other scores."""
         for index in range(self.plan.parts):
             try:
                 file = BytesIO(self.part(index).read())
@@ -137,17 +103,7 @@ class Output:
             yield file
 
     def merge(self, table: Path, expected: PartSummary) -> None:
-        """Join the Parquet files of all parts of the bulk scoring job into one result file.
-
-        Each part is checked when it is read.
-
-        Args:
-            table: The file, in the format of its ending; see :func:`models.bulk.merge_parts.merge_parts`.
-            expected: The counts that the scoring ended with.
-
-        Raises:
-            OutputTaken: A part is damaged, missing or of other scores, or the counts differ.
-        """
+        """Join the parts, checked as they are read; raise ``OutputTaken``, also where the counts differ."""
         try:
             merge_parts(self.files(), table, self.plan.metadata, expected)
         except PartsDamaged as damaged:
@@ -163,7 +119,7 @@ class Output:
             raise DamagedPart(f"{location} is missing") from error
 
     def _counts(self, index: int, file: IOBase) -> PartSummary:
-        """Return the counts of a part from the end of its file. Raises ``DamagedPart`` if it is none of these."""
+        """Return the counts from a part's footer; raise ``DamagedPart``."""
         label = str(self.part(index))
         footer = read_footer(file, label, self.plan.images_in([index]))
         stored = footer.metadata or {}
@@ -173,22 +129,7 @@ class Output:
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
-    """Open a location as the output folder of a new or resumed bulk scoring job.
-
-    The plan is stored there. A plan that is there already must be equal, unless ``force`` deletes its scores. Nothing
-    is scored yet. Returns the output of the bulk scoring.
-
-    Of several processes that begin at the same time, the first that writes its plan has the location.
-
-    Args:
-        location: The folder of the parts.
-        plan: The inputs of the scoring.
-        force: Whether scores of another plan are deleted.
-
-    Raises:
-        PlanDiffers: The location holds scores of another plan.
-        OutputTaken: The location holds files that are no scores.
-    """
+    """Open a new or resumed output; raise ``PlanDiffers`` without ``force``, or ``OutputTaken`` for other files."""
     output, stored = Output(location, plan), plan_at(location)
     if stored == plan:
         _require_no_more_parts(location, plan)
@@ -212,16 +153,7 @@ def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> O
 
 
 def stored_output(location: Location, digest: str | None = None) -> Output:
-    """Return the ``Output`` of the bulk scoring job whose plan is stored in the folder ``location``.
-
-    Args:
-        location: The folder of the parts.
-        digest: The digest that its plan must have; None for any.
-
-    Raises:
-        OutputTaken: It holds none.
-        PlanDiffers: It holds another one.
-    """
+    """Return the output of a stored plan, of ``digest`` if given; raise ``OutputTaken``, ``PlanDiffers``."""
     stored = plan_at(location)
     if stored is None:
         raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
@@ -231,10 +163,7 @@ def stored_output(location: Location, digest: str | None = None) -> Output:
 
 
 def plan_at(location: Location) -> BulkPlan | None:
-    """Return the plan (the inputs) of the bulk scoring job stored at a location, or None.
-
-    None means that there is no plan, or one that is damaged or of another version.
-    """
+    """Return None if there is no plan, or one that is damaged or of another version."""
     try:
         with location.child(PLAN).open() as file:
             return BulkPlan.model_validate_json(file.read(MAX_PLAN_BYTES))
@@ -258,7 +187,7 @@ def _index(name: str) -> int | None:
 
 
 def _own_parts(location: Location) -> list[str]:
-    """Return the names of the parts at a location, of any plan. Raises ``OutputTaken`` at the first other file."""
+    """Return the names of the parts of any plan; raise ``OutputTaken`` at the first other file."""
     parts = []
     for name in _files(location):
         if _index(name) is None:  # the rest may be millions of files
@@ -268,7 +197,7 @@ def _own_parts(location: Location) -> list[str]:
 
 
 def _require_no_more_parts(location: Location, plan: BulkPlan) -> None:
-    """Raise ``OutputTaken`` for a Parquet file that readers of the scores would read, and that is none of them."""
+    """Raise ``OutputTaken`` for a Parquet file that readers would take for scores."""
     for name in _files(location):
         if name.endswith(".parquet") and _index(name) not in range(plan.parts):
             raise OutputTaken(f"{location} holds {name}; expected no Parquet files but parts of these scores")

@@ -1,7 +1,4 @@
-"""Scoring of one part of the images of a bulk job.
-
-Images are decoded ahead, in a thread beside the model.
-"""
+"""Scoring of one part, with images decoded ahead in a thread beside the model."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ AHEAD = 2
 
 
 class Stopped(Exception):
-    """Raised when a bulk scoring is stopped on request.
-
-    The Parquet files of scores that are already complete are kept.
-    """
+    """A bulk scoring was stopped on request; complete parts are kept."""
 
 
 def score_part(
@@ -44,12 +38,7 @@ def score_part(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> PartSummary:
-    """Score a range of images and write their scores to a Parquet file.
-
-    These are images ``start`` to ``stop - 1``, one row each. Returns the counts of images, errors and anomalies.
-
-    The file is written atomically, after the last image. Arguments and errors are those of :func:`score_range`.
-    """
+    """Score ``start`` to ``stop - 1`` and write them after the last image; raise as :func:`score_range`."""
     table = score_range(scorer, source, start, stop, alpha=alpha, should_stop=should_stop, progress=progress)
     return write_table(table, path)
 
@@ -64,24 +53,7 @@ def score_range(
     should_stop: Callable[[], bool],
     progress: Callable[[int], None] = lambda _images: None,
 ) -> pa.Table:
-    """Score a range of images and return their scores as an Arrow table.
-
-    These are images ``start`` to ``stop - 1``, one row each.
-
-    Args:
-        scorer: The model.
-        source: The images.
-        start: The first image.
-        stop: The image after the last.
-        alpha: The false-alarm rate of the verdicts; None for the default.
-        should_stop: Called before every batch of 64 images; scoring stops where it returns true.
-        progress: Called with the number of images of every batch.
-
-    Raises:
-        Stopped: ``should_stop`` returned true.
-        AlphaUnattainable: The calibration has too few images for ``alpha``.
-        PartFailed: The source gave another number of images.
-    """
+    """Score a range; raise ``Stopped``, ``AlphaUnattainable``, or ``PartFailed`` for another number of images."""
     tables = [SCHEMA.empty_table()]
     images = batches_of(source.read(start, stop))
     # Large images are not decoded ahead: the memory is that of one batch.

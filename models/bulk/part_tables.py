@@ -1,4 +1,4 @@
-"""Tables of scores as Parquet files: writing, checking, and counting of images, errors and anomalies."""
+"""Tables of scores as Parquet files."""
 
 from __future__ import annotations
 
@@ -26,30 +26,20 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class PartSummary:
-    """Counts of the images in a file of scores: all images, those with an error, and the anomalous ones.
-
-    Images with an error could not be scored.
-    """
-
     images: int
-    errors: int
+    errors: int  # images that could not be scored
     anomalies: int
 
     def __add__(self, other: PartSummary) -> PartSummary:
-        """Return the counts of both together."""
         return PartSummary(self.images + other.images, self.errors + other.errors, self.anomalies + other.anomalies)
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
-    """Convert scores, one dictionary per image, to an Arrow table with the columns of ``SCHEMA``."""
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
-    """Return a table of scores with constant columns, such as the model, filled in from a scoring's ``metadata``.
-
-    The columns are the model, the calibration, the false-alarm rate and the dataset.
-    """
+    """Fill in the constant columns, such as the model, from ``metadata``."""
     dataset = metadata.get("snf.dataset")
     labels: dict[str, Any] = {
         "model": metadata.get("snf.model"),
@@ -65,10 +55,7 @@ def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
 
 
 def part_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return the bytes of a Parquet file that holds a table of scores and key-value metadata.
-
-    Equal rows and equal metadata give equal bytes.
-    """
+    """Return a Parquet file; equal rows and equal metadata give equal bytes."""
     buffer = pa.BufferOutputStream()
     parquet.write_table(table.replace_schema_metadata(metadata), buffer, compression=COMPRESSION)
     content: bytes = buffer.getvalue().to_pybytes()
@@ -76,24 +63,17 @@ def part_bytes(table: pa.Table, metadata: Mapping[str, str] | None = None) -> by
 
 
 def write_part(rows: Sequence[Row], path: Path) -> PartSummary:
-    """Write one row of scores per image to a Parquet file; return counts of images, errors and anomalies.
-
-    Equal rows give equal bytes.
-    """
+    """Write a Parquet file; equal rows give equal bytes."""
     return write_table(table_of(rows), path)
 
 
 def write_table(table: pa.Table, path: Path) -> PartSummary:
-    """Write an Arrow table of scores to a Parquet file; return counts of images, errors and anomalies."""
     write_atomically(path, part_bytes(table))
     return summary_of(table)
 
 
 def is_damage(error: Exception) -> bool:
-    """Return whether an error in reading a Parquet file means that the file is damaged or missing.
-
-    Errors of the disk have a number, and a lack of memory is no fault of the file.
-    """
+    """Return whether the file is damaged or missing. Errors of the disk have a number, and are no damage."""
     if isinstance(error, OSError):
         return error.errno in (None, errno.ENOENT)
     return not isinstance(error, MemoryError | pa.ArrowCancelled)
@@ -101,28 +81,14 @@ def is_damage(error: Exception) -> bool:
 
 @contextmanager
 def open_table(file: Path | BinaryIO | IOBase) -> Iterator[parquet.ParquetFile]:
-    """Open a Parquet file for a ``with`` block, even if its path is not valid UTF-8.
-
-    pyarrow takes a path as text only if it is valid UTF-8.
-    """
+    """Open a Parquet file by path or file object. pyarrow itself takes no path that is not valid UTF-8."""
     content = pa.OSFile(os.fsencode(file)) if isinstance(file, Path) else nullcontext(file)
     with content as opened, parquet.ParquetFile(opened) as table:
         yield table
 
 
 def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaData:
-    """Return the Parquet metadata of a file of image scores, and check that the file has ``rows`` rows.
-
-    The metadata is at the end of the file.
-
-    Args:
-        file: The file.
-        label: What names it in errors.
-        rows: The number of rows that it should have.
-
-    Raises:
-        DamagedPart: The file is missing or damaged, or has another number of rows.
-    """
+    """Return the metadata at the end; raise ``DamagedPart`` for a damaged file or another number of rows."""
     try:
         with open_table(file) as opened:
             footer = opened.metadata
@@ -136,7 +102,6 @@ def read_footer(file: Path | IOBase, label: str, rows: int) -> parquet.FileMetaD
 
 
 def read_summary(path: Path) -> PartSummary:
-    """Return the numbers of images, images with errors and anomalous images in a Parquet file of scores."""
     summary = PartSummary(0, 0, 0)
     with open_table(path) as file:
         for group in range(file.num_row_groups):
@@ -145,7 +110,7 @@ def read_summary(path: Path) -> PartSummary:
 
 
 def read_warnings(path: Path) -> list[tuple[str, str]]:
-    """Return an ``(image path, warning)`` pair for each image with a warning in a Parquet file of scores."""
+    """Return ``(image path, warning)`` for each warning."""
     with open_table(path) as file:
         table = file.read(["path", "warning"])
     table = table.filter(pc.is_valid(table["warning"]))
@@ -153,6 +118,5 @@ def read_warnings(path: Path) -> list[tuple[str, str]]:
 
 
 def summary_of(table: Any) -> PartSummary:
-    """Return the numbers of images, images with errors and anomalous images in an Arrow table of scores."""
     errors = table.num_rows - table["error"].null_count
     return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())

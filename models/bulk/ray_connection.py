@@ -1,7 +1,4 @@
-"""Connections to Ray clusters that were started outside this program.
-
-This program starts no cluster: in any setting, the head node of Ray asks other hosts where it runs.
-"""
+"""Connections to Ray clusters. This program starts none, as a head node of Ray contacts other hosts."""
 
 from __future__ import annotations
 
@@ -30,18 +27,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 
 @contextmanager
 def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
-    """Connect to a Ray cluster for a ``with`` block, and yield the connected ``ray`` module.
-
-    At the end of the ``with`` block the connection is closed, which ends all actors of this process.
-
-    Args:
-        address: ``HOST:PORT`` of the cluster that this machine is a part of.
-        should_stop: Called several times a second until there is a connection.
-
-    Raises:
-        Stopped: ``should_stop`` returned true.
-        RayUnavailable: The cluster cannot be reached.
-    """
+    """Yield ``ray``, connected; end this process's actors after the block; raise ``Stopped``, ``RayUnavailable``."""
     _check_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a call after the end of a connection starts no Ray
@@ -55,18 +41,7 @@ def ray_at(address: str, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
-    """Return how many scoring actors (Ray processes) fit on all nodes of a Ray cluster together.
-
-    Resources that are in use now count as free.
-
-    Args:
-        ray: The module of Ray, connected.
-        threads: Cores of an actor.
-        on_gpu: Whether an actor takes a GPU, too.
-
-    Raises:
-        RayUnavailable: No node has room for one.
-    """
+    """Return how many actors fit on all nodes, resources in use included; raise ``RayUnavailable`` for none."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     rooms = [min(node.get("CPU", 0) // threads, node.get("GPU", 0) if on_gpu else float("inf")) for node in nodes]
     if not any(rooms):
@@ -76,10 +51,7 @@ def places(ray: Any, threads: int, *, on_gpu: bool) -> int:
 
 
 def _connect(ray: Any, address: str, should_stop: Callable[[], bool]) -> None:
-    """Connect to a cluster, within limits of time: Ray waits for the answer of a server that is none of its own.
-
-    This happens in a thread of its own. Signals are handled meanwhile, and Ray puts no handlers in the place of ours.
-    """
+    """Connect within a time limit, in a thread, so that Ray puts no signal handlers in the place of ours."""
     failures: list[Exception] = []
 
     def connect() -> None:

@@ -1,15 +1,4 @@
-"""Bulk scoring on a Ray cluster by actors, each with its own CPU cores and, for CUDA, one GPU.
-
-Each actor holds a model and writes the result files of its parts.
-
-Images and scores never go through Ray: an actor reads its images from where they are, and writes to the output. Ray has
-the numbers of parts alone, so that memory does not grow with the images. A part is a file that appears whole, and is
-scored again by another actor if its own one dies.
-
-The actors are those of Ray's core, and no stages of Ray Data: a user can stop the scoring, and a part that ends its
-process is tried a few times and then named. Ray Data has no call that stops a pipeline, and repeats without end what
-kills its process.
-"""
+"""Bulk scoring by actors on a Ray cluster. Images and scores do not pass through Ray."""
 
 from __future__ import annotations
 
@@ -46,26 +35,12 @@ PROGRESS = "progress"
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Bulk scoring engine that scores parts of the images with actors (processes) on a Ray cluster.
-
-    Each of its actors takes CPU cores, and also one GPU if the device of the model is CUDA.
-
-    An actor on CPUs takes as many cores as the model's options have threads, one by default.
-
-    Args:
-        address: ``HOST:PORT`` of the cluster that this machine is a part of.
-    """
+    """Engine of actors, each with a GPU for CUDA, else as many cores as the options have threads."""
 
     address: str
 
     def run(self, work: BulkWork, missing: Sequence[int], callbacks: Callbacks) -> None:
-        """Score the given parts (image ranges) of a bulk scoring job on a Ray cluster, one result file each.
-
-        See :meth:`models.bulk.engines.BulkEngine.run`.
-
-        Raises:
-            RayUnavailable: The cluster cannot be reached, or has no room.
-        """
+        """Score the missing parts; raise ``RayUnavailable``, too, if the cluster cannot be reached or has no room."""
         with ray_at(self.address, callbacks.should_stop) as ray:
             parts = PartQueue(work.output.plan, missing, ATTEMPTS, callbacks)
             actors = _Actors(ray, work, parts, callbacks)
@@ -80,10 +55,7 @@ class RayEngine:
 
 
 class PartActor:
-    """Ray actor (remote process) that scores parts of the images of a bulk scoring job.
-
-    Its methods ``open`` and ``score`` return an error instead of raising it, or None.
-    """
+    """Ray actor, whose ``open`` and ``score`` return an error instead of raising it."""
 
     def __init__(self, work: BulkWork, threads: int) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before PyTorch is imported
@@ -92,7 +64,6 @@ class PartActor:
         self._progress: tuple[int | None, int] = None, 0
 
     def open(self) -> ModelsError | None:
-        """Load the model and open the images to be scored; return an error if this fails, else None."""
         try:
             self._opened = self._work.open(self._threads)
         except Exception as error:
@@ -100,7 +71,6 @@ class PartActor:
         return None
 
     def score(self, part: int) -> ModelsError | None:
-        """Score one part of the images and write its file; return an error if this fails, else None."""
         assert self._opened is not None
         self._progress = part, 0
 
@@ -114,25 +84,12 @@ class PartActor:
         return None
 
     def progress(self) -> tuple[int | None, int]:
-        """Return the index of the part (image range) being scored, and the number of its images scored so far.
-
-        The part is None before the first call of ``score``. Between two calls it is the last part.
-        """
+        """Return the current or last part, None before the first, and the number of its images that are scored."""
         return self._progress
 
 
 class _Actor:
-    """An actor of a run, and the calls of it that have not returned.
-
-    Attributes:
-        handle: Ray's handle of the actor.
-        began: Time of ``time.monotonic`` at which it was asked for.
-        part: The part that it scores; None while it loads the model.
-        call: The call that loads the model or scores the part.
-        question: The call for its progress.
-        ask_at: Time of the next question.
-        has_started: Whether it has answered one.
-    """
+    """An actor of a run, and the calls of it that have not returned; times are of ``time.monotonic``."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle

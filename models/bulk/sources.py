@@ -1,4 +1,4 @@
-"""Sources of images for bulk scoring: image files, datasets of users and built-in datasets."""
+"""Images for bulk scoring: image files, datasets of users and built-in datasets."""
 
 from __future__ import annotations
 
@@ -55,12 +55,7 @@ LISTED_AT_ONCE = 1000
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Open a built-in, uploaded or referenced dataset as an ``ImageSource`` that reads images for a model.
-
-    The images are converted to the model's input when they are read.
-
-    Raises ``DatasetNotFound``, and ``DatasetRefused`` for a damaged file.
-    """
+    """Open a dataset for a model; raise ``DatasetNotFound``, or ``DatasetRefused`` for a damaged file."""
     path = builtin_file(name, data_dir)
     if path is not None:
         return BuiltinImages(path, preprocessing)
@@ -72,70 +67,34 @@ def open_source(
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """Picklable handle with which other processes can open the images of a dataset.
-
-    The dataset is on this machine. It is built in or belongs to a user.
-
-    Attributes:
-        name: The dataset.
-        data_dir: The folder of built-in datasets.
-        datasets_dir: The folder of the datasets of users.
-    """
+    """Picklable handle of a dataset on this machine."""
 
     name: str
     data_dir: Path | None
     datasets_dir: Path
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Open the dataset as an ``ImageSource`` that reads images with the given preprocessing.
-
-        Raises the errors of :func:`open_source`.
-        """
+        """Open the dataset; raise as :func:`open_source`."""
         return open_source(self.name, self.data_dir, DatasetStore(self.datasets_dir), preprocessing)
 
 
 @dataclass(frozen=True)
 class LocationImages:
-    """Picklable handle with which other processes can open the images of a location (folder or file).
-
-    The processes run on this machine.
-
-    Attributes:
-        index: The index of the images, of :func:`index_location`.
-    """
+    """Picklable handle of an index of :func:`index_location`, for processes of this machine."""
 
     index: Path
 
     def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Open the images at the location as an ``ImageSource`` that applies the given preprocessing.
-
-        Raises ``DatasetNotFound`` if their index was deleted.
-        """
+        """Open the images; raise ``DatasetNotFound`` if the index was deleted."""
         return ReferencedImages(self.index, preprocessing)
 
 
 def chosen_part_size(source: ImageSource) -> int:
-    """Return the number of images per part (result file) in a bulk scoring of the given image source."""
     return part_size(source.count, source.largest_group if isinstance(source, ReferencedImages) else 1)
 
 
 def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
-    """Index the images in a folder or file, or reuse the cached index if no file has changed.
-
-    A new index is built if a file was added, removed or changed. Returns a handle to the indexed images. As long as it
-    lives, no process deletes the index.
-
-    Args:
-        location: A folder of image files, tar archives and Parquet files, or one such file.
-        cache: The folder of all cached indexes.
-        progress: Called with the bytes of files that were indexed, and of all as far as they are listed. What it raises
-            ends the work.
-
-    Raises:
-        DatasetRefused: There is no image.
-        LocationNotFound: There is nothing at the location.
-        LocationUnavailable: The location cannot be read.
-    """
+    """Index a location, or reuse the index if no file has changed. The index exists as long as the handle."""
     place = hashlib.sha256(repr((INDEX_SCHEMA, location.url)).encode()).hexdigest()[:PLACE_DIGITS]
     content = hashlib.sha256()
     listed = 0
@@ -177,12 +136,7 @@ def _drop_older(cache: Path, place: str) -> None:
 
 
 class ImageFiles:
-    """Image source that reads a list of image files.
-
-    The images are decoded and converted to a model's input when they are read.
-
-    Its digest covers paths, sizes and times of change.
-    """
+    """Image files, with a digest of their paths, sizes and times of change."""
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
         self._paths = paths
@@ -191,14 +145,9 @@ class ImageFiles:
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal hash of the paths, sizes and modification times of the image files."""
         return files_digest(self._paths)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield a ``(path, decoded image)`` pair for each file with index ``start`` to ``stop - 1``.
-
-        An unusable image is replaced by an ``ImageError``.
-        """
         for path in self._paths[start:stop]:
             try:
                 yield path_text(path), decode_image(read_file(path), self._preprocessing)
@@ -207,14 +156,7 @@ class ImageFiles:
 
 
 class BuiltinImages:
-    """Image source that reads a built-in dataset such as MNIST.
-
-    The training images come first, then the test images.
-
-    Images are in the order of the dataset's file.
-
-    The digest is that of the file. Raises ``DatasetRefused`` where the file is damaged or has other content.
-    """
+    """Images of a built-in dataset, those of training first; raises ``DatasetRefused`` for a damaged file."""
 
     def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
         self._path = path
@@ -230,10 +172,7 @@ class BuiltinImages:
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield a ``(name, image)`` pair for each image of the dataset with index ``start`` to ``stop - 1``.
-
-        Names are such as ``x_train/00017``. An unusable image is replaced by an ``ImageError``.
-        """
+        """Yield images with names such as ``x_train/00017``."""
         first = 0
         for name, count in self._counts.items():
             low, high = max(start - first, 0), min(stop - first, count)
@@ -265,10 +204,7 @@ class BuiltinImages:
 
 @contextmanager
 def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
-    """Yield the shape of an image array in a .npz archive, and its file at the first pixel.
-
-    Raises ``DatasetRefused``.
-    """
+    """Yield the shape of an array in a .npz, and its file at the first pixel; raise ``DatasetRefused``."""
     with archive.open(f"{name}.npy") as file:
         shape, fortran_order, dtype = npy_header(file)
         if dtype != np.uint8 or len(shape) not in (3, 4) or fortran_order:
@@ -281,7 +217,6 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
 
 
 def files_digest(paths: Sequence[Path]) -> str:
-    """Return a hexadecimal hash of the paths, sizes and modification times of image files."""
     content = hashlib.sha256()
     for path in paths:
         content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())

@@ -1,4 +1,4 @@
-"""Picklable description of a bulk scoring for its worker processes: model, images and output."""
+"""Picklable description of a bulk scoring for its processes."""
 
 from __future__ import annotations
 
@@ -18,49 +18,22 @@ if TYPE_CHECKING:
 
 
 class Images(Protocol):
-    """Protocol of a picklable handle with which the processes of a bulk scoring open the images."""
-
-    def open(self, preprocessing: Preprocessing) -> ImageSource:
-        """Open the images as an ``ImageSource`` for a model with the given preprocessing.
-
-        They are converted to the model's input when they are read.
-        """
-        ...
+    def open(self, preprocessing: Preprocessing) -> ImageSource: ...
 
 
 @dataclass(frozen=True)
 class BulkWork:
-    """Model, images and output folder of a bulk scoring job, in a form that can be sent to a process.
-
-    Attributes:
-        output: The parts, and the plan.
-        model: The model.
-        images: The images.
-    """
-
     output: Output
     model: ModelFiles
     images: Images
 
     def open(self, threads: int | None = None) -> OpenWork:
-        """Load the model and open the images of the bulk scoring in this process.
-
-        Raises ``PlanDiffers`` if they are not those of the plan, and ``EngineUnavailable`` if the model uses another
-        engine than the plan.
-
-        Args:
-            threads: Threads on the CPU; None for those of the model's options.
-        """
+        """Load model and images; raise ``PlanDiffers`` or ``EngineUnavailable`` if they are not the plan's."""
         return OpenWork(self, threads)
 
 
 class OpenWork:
-    """State of a bulk scoring job in one process: the loaded model and the opened images, ready to score parts.
-
-    Attributes:
-        scorer: The model.
-        source: The images.
-    """
+    """Loaded model and opened images of a bulk scoring."""
 
     def __init__(self, work: BulkWork, threads: int | None) -> None:
         from models.scorer import load_files  # noqa: PLC0415  # OpenVINO takes time to import
@@ -76,18 +49,7 @@ class OpenWork:
     def score(
         self, index: int, should_stop: Callable[[], bool], progress: Callable[[int], None] = lambda _images: None
     ) -> PartSummary:
-        """Score the images of part ``index`` and write the scores to the output folder of the bulk scoring.
-
-        Returns the counts of images, errors and anomalies.
-
-        Args:
-            index: The part.
-            should_stop: Called before every batch of 64 images; scoring stops where it returns true.
-            progress: Called with the number of images of every batch.
-
-        Raises:
-            Stopped: ``should_stop`` returned true.
-        """
+        """Score and write a part. ``should_stop`` is called before every batch; if true, ``Stopped`` is raised."""
         plan = self._output.plan
         table = score_range(
             self.scorer,

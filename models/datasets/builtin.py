@@ -49,13 +49,7 @@ def builtin_file(name: str, data_dir: Path | None) -> Path | None:
 
 
 def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSummary:
-    """Return a built-in dataset's image shape and the image count of each part, such as training images.
-
-    The images are counted for training, statistics, calibration and testing.
-
-    Pixels are not read. Raises ``DatasetUnfit`` for a damaged file, for too few images, and for a ``config`` that does
-    not fit them.
-    """
+    """Return a built-in dataset's shape and counts without reading pixels; raise ``DatasetUnfit`` if it is damaged."""
     with _named(path), zipfile.ZipFile(path) as arrays:
         count, height, width, *channels = _shape(arrays, "x_train")
         tested = _shape(arrays, "x_test")[0] if "x_test.npy" in arrays.namelist() else 0
@@ -66,14 +60,7 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
-    """Load a built-in dataset such as MNIST, split for training, anomaly statistics, calibration and tests.
-
-    The images get the size and colour that ``config`` sets; without these settings they stay unchanged.
-
-    Raises ``DatasetUnfit``.
-
-    Official training files are split in their own order, other datasets 80/10/10 by a seeded permutation.
-    """
+    """Split official training files in their own order, other datasets 80/10/10 by a seeded permutation."""
     with _named(path), np.load(path, allow_pickle=False) as arrays:
         images = _channels_first(arrays["x_train"])
         test = _channels_first(arrays["x_test"]) if "x_test" in arrays else images[:0]
@@ -98,7 +85,6 @@ def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
 
 
 def _choice(config: ImageOptions, shape: tuple[int, ...], name: str) -> Preprocessing | None:
-    """Return the preprocessing that ``config`` asks for; None where images stay unchanged."""
     if (config.image_size, config.fit, config.colour) == (None, None, None):
         return None
     channels, height, width = shape
@@ -121,10 +107,7 @@ def _conformed(images: Pixels, preprocessing: Preprocessing, name: str) -> Pixel
 
 
 def _split_sizes(name: str, count: int) -> tuple[int, int, int]:
-    """Return the numbers of images for training, statistics and calibration.
-
-    Raises ``DatasetUnfit`` where one of them would be 0.
-    """
+    """Return the sizes of three parts; raise ``DatasetUnfit`` where one would be 0."""
     held_out = count // HELD_OUT_SHARE
     sizes = LARGE_SPLITS.get(count, (count - 2 * held_out, held_out, held_out))
     if min(sizes) < 1:
@@ -139,7 +122,7 @@ def _shape(arrays: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Translate errors of a damaged dataset file to ``DatasetUnfit``, with the name of the file."""
+    """Translate errors of a damaged dataset file to ``DatasetUnfit``."""
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:

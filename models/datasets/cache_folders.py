@@ -1,7 +1,4 @@
-"""Cache folders of a dataset's pixels, and removal of the least recently used ones that are not in use.
-
-A process that uses a cache holds a shared lock on a file in it. The time of change of that file is the last use.
-"""
+"""Cache folders of a dataset's pixels. Users hold a shared lock on a file, whose modification time is the last use."""
 
 from __future__ import annotations
 
@@ -20,13 +17,7 @@ KEPT = 8
 
 
 def hold(lock: Path) -> int | None:
-    """Lock a dataset's pixel cache so that it is not removed, and return the file descriptor of the lock.
-
-    Closing the descriptor releases the lock. Returns None if the cache does not exist or is being removed.
-
-    Args:
-        lock: File in the folder of the cache.
-    """
+    """Lock a pixel cache, and return the descriptor whose closing releases it; None if it is gone or being removed."""
     descriptor = share(lock)
     if descriptor is not None:
         with suppress(OSError):  # of a folder that may only be read
@@ -35,11 +26,7 @@ def hold(lock: Path) -> int | None:
 
 
 def share(path: Path) -> int | None:
-    """Take a shared lock on a file so that :func:`remove_unused` keeps it, and return the file descriptor of the lock.
-
-    Closing the descriptor releases the lock. The file is not changed. Returns None if there is no such file, or if it
-    is being removed.
-    """
+    """Lock a file against :func:`remove_unused` without changing it; None if it is gone or being removed."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -56,19 +43,7 @@ def share(path: Path) -> int | None:
 
 
 def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
-    """Remove the least recently used pixel caches of a dataset until there is room for a new cache.
-
-    Room means disk space, and at most 8 caches with the new one. Caches in use are never removed, so that more than 8
-    may stay.
-
-    Args:
-        folder: Folder with a folder for each cache.
-        lock: Name of the file in each cache that its users lock.
-        require: Raises ``StorageFull`` while there is no room for another cache.
-
-    Raises:
-        StorageFull: There is no room, even without all caches that are not in use.
-    """
+    """Remove the least recently used caches that are not in use until ``require`` raises no ``StorageFull``."""
     locks: list[tuple[float, Path]] = []
     for cache in folder.glob("[!.]*"):
         with suppress(FileNotFoundError, NotADirectoryError):  # another process removed it, or it is no cache
@@ -87,14 +62,7 @@ def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
 
 
 def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
-    """Remove a cache or a file if no process uses it, and return whether it is gone.
-
-    Another process may have removed it, too.
-
-    Args:
-        lock: The file that its users lock.
-        remove: Removes it. What it raises is passed on, but for ``FileNotFoundError``.
-    """
+    """Remove a cache or a file unless a process uses it; return whether it is gone."""
     try:
         descriptor = os.open(lock, os.O_RDONLY)
     except FileNotFoundError:  # another process removed it
@@ -114,8 +82,5 @@ def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is the one at ``path``; raise ``FileNotFoundError`` if there is none.
-
-    Between the opening of a file and its lock, another process may remove its folder and make a new one.
-    """
+    """Between the opening of a file and its lock, another process may remove its folder and make a new one."""
     return os.path.samestat(os.fstat(descriptor), path.stat())

@@ -1,4 +1,4 @@
-"""The catalogue of all datasets on this machine, by name: built-in datasets, then those of users."""
+"""All datasets on this machine, by name: built-in ones, then those of users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from models.texts.suggestions import choices
 
 
 def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
-    """Return the names of the built-in datasets whose files exist, then of all datasets of users."""
     builtin = [name for name in NAMES if builtin_file(name, data_dir) is not None]
     return builtin + (store.names() if store is not None else [])
 
@@ -22,12 +21,7 @@ def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> l
 def summarize(
     name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
 ) -> DatasetSummary:
-    """Return a dataset's image shape and the image count of each part, such as training images.
-
-    The images are counted for training, statistics, calibration and testing. No image is decoded.
-
-    Raises ``DatasetNotFound``, ``DatasetUnfit``.
-    """
+    """Summarize without decoding an image; raise ``DatasetNotFound``, ``DatasetUnfit``."""
     config = config or ImageOptions()
     path = builtin_file(name, data_dir)
     if path is not None:
@@ -36,12 +30,7 @@ def summarize(
 
 
 def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
-    """Return the number of images in a dataset.
-
-    For a dataset by reference, images that cannot be decoded count, too.
-
-    Raises ``DatasetNotFound``, ``DatasetUnfit``.
-    """
+    """Count the images, in a dataset by reference also those that cannot be decoded."""
     record = None if builtin_file(name, data_dir) else check_stored(name, data_dir, store).reference(name)
     if record is not None:
         return record.images
@@ -81,10 +70,7 @@ def load_dataset(
 
 
 def check_stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
-    """Return the store if it has a dataset of this name.
-
-    Raises ``DatasetNotFound`` otherwise, which suggests names of datasets.
-    """
+    """Return the store, or raise ``DatasetNotFound``, which suggests names of datasets."""
     if store is None or name in NAMES or not store.has(name):
         hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
         raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}{hint}")

@@ -1,5 +1,3 @@
-"""The choice of a preprocessing for a training run, from its configuration and the images."""
-
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,24 +24,7 @@ class ImageFacts(BaseModel):
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
-    """Choose a model's input size, resizing method (fit) and colour mode for a dataset's images.
-
-    The fit says how images get the size, such as ``crop`` or ``pad``. What the configuration leaves open is chosen to
-    suit the images.
-
-    The default size is that of the images, where all have the same and it is at most 1024. Otherwise it is the largest
-    square whose side is a multiple of 4, at most the median shorter side and at most ``automatic_side``. With fit
-    ``tiles`` the size is that of a tile, by default 256. The default fit is ``exact`` where all images have the size
-    of the model, and ``crop`` otherwise. The default colour is ``exact`` where all images have the same channels,
-    resized or not, so that an image of another colour is refused in scoring. Otherwise it is ``rgb``.
-
-    Args:
-        config: The configuration of the run.
-        facts: Sizes and colours of the images.
-        name: The dataset, for error texts.
-
-    Raises:
-        DatasetUnfit: The configuration asks for ``exact``, and the images differ in size or colour.
+    """Choose what the configuration leaves open to suit the images; the default size is theirs where all have one.
 
     >>> facts = ImageFacts(smallest=(40, 50), largest=(640, 480), median_shorter_side=51, coloured=True, channels=3)
     >>> choose_preprocessing(ImageOptions(), facts, "photos")
@@ -69,7 +50,6 @@ def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> 
 
 
 def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
-    """Return width and height of the model's input in pixels."""
     if config.image_size is not None:
         return config.image_size[1], config.image_size[0]
     if config.fit == "tiles":

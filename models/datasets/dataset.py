@@ -1,7 +1,4 @@
-"""Dataset of images, split for training, fitting of statistics, calibration and testing.
-
-The images have one shape, or any shape if a model cuts them into tiles.
-"""
+"""Dataset of images in four parts."""
 
 from __future__ import annotations
 
@@ -68,27 +65,19 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Image shape of a dataset and the image count of each part, such as training images.
-
-    The shape is ``(C, H, W)``. The images are counted for training, statistics, calibration and testing.
-
-    ``folds`` is the number of folds of ``statistics`` where these images also serve calibration, else 0.
-    ``whole_folds`` is that of all images, for models whose whole fit is repeated in folds, else 0. ``tiles`` is the
-    mean number of tiles of an image, about, where images are scored tile by tile, else 1.
-    """
+    """Image shape ``(C, H, W)`` of a dataset and the number of images of each part."""
 
     image_shape: tuple[int, int, int]
     train: int
     statistics: int
     calibration: int
     test: int
-    folds: int = 0
-    tiles: float = 1.0
-    whole_folds: int = 0
+    folds: int = 0  # of ``statistics``, where they also serve calibration
+    tiles: float = 1.0  # mean for each image
+    whole_folds: int = 0  # of all images, for models whose whole fit is repeated
 
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetSummary:
-        """Return the summary of a loaded dataset."""
         few, whole = (0 if each is None else int(each.max()) + 1 for each in (dataset.folds, dataset.whole_folds))
         return cls(
             dataset.image_shape,
@@ -102,7 +91,7 @@ class DatasetSummary:
 
 
 def digest_of(*arrays: NDArray[np.uint8]) -> str:
-    """Return one SHA-256 digest, in hexadecimal, of the shapes and pixels of several arrays of images."""
+    """SHA-256 of the shapes and pixels."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(repr(array.shape).encode())

@@ -23,45 +23,23 @@ NamedImage = tuple[str, DecodedImage | ImageError]
 
 
 class ImageSource(Protocol):
-    """Protocol of a sequence of images that is read by index range.
-
-    The sequence is fixed. Each image is converted to the input of one model.
-    """
+    """A fixed sequence of images, each converted to the input of one model."""
 
     @property
-    def count(self) -> int:
-        """The number of images in the sequence."""
-        ...
+    def count(self) -> int: ...
 
     @property
     def digest(self) -> str:
-        """A hexadecimal hash of the images: two sources with different images have different hashes."""
+        """Two sources with different images have different digests."""
         ...
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield a ``(name, image)`` pair for each image with index ``start`` to ``stop - 1``.
-
-        An unusable image is replaced by an ``ImageError``.
-        """
+        """Yield name and image of ``start`` to ``stop - 1``; an ``ImageError`` stands for an unusable image."""
         ...
 
 
 class StoredImages:
-    """Image source for a user's dataset: uploaded images, or images that stay at their original location.
-
-    The latter is a dataset by reference: its inspection reads every image once, for size, colour and duplicates.
-
-    The images are decoded and converted to a model's input when they are read.
-
-    Raises ``DatasetNotFound``, also while images are read: the dataset may have been deleted meanwhile.
-
-    Args:
-        store: The datasets of this machine.
-        name: The dataset.
-        preprocessing: What the model does to images.
-        order: The order of upload (``id``), or that of the paths.
-        rows: The places of the images to read, rising, in this order. Default: all images.
-    """
+    """Images of a user's dataset, decoded when read; ``rows`` rise. Raises ``DatasetNotFound`` once it is deleted."""
 
     def __init__(
         self,
@@ -80,12 +58,11 @@ class StoredImages:
 
     @property
     def count(self) -> int:
-        """The number of images to read: those chosen by ``rows``, or else all images of the dataset."""
         return len(self._rows)
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256, in hexadecimal, of the pixels, paths and formats of all images of the dataset."""
+        """Digest of the pixels, paths and formats of all images of the dataset."""
         content = hashlib.sha256()
         columns = "path, format, mode, width, height, bytes, digest"
         with self._open() as storage:
@@ -95,22 +72,17 @@ class StoredImages:
 
     @property
     def names(self) -> list[str]:
-        """The original paths of the images to read, such as their paths in the upload, in reading order."""
         with self._open() as storage:
             paths = [stored.path for stored in storage.images(self._order)]
         return [paths[row] for row in self._rows]
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """The original height and width of each image in pixels, before preprocessing, as an array ``(n, 2)``."""
+        """Height and width of each original in pixels, ``(n, 2)``."""
         with self._open() as storage:
             return storage.sizes(self._order)[list(self._rows)]
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield a ``(path, image)`` pair for each image with index ``start`` to ``stop - 1``.
-
-        An unusable image is replaced by an ``ImageError``.
-        """
         rows = self._rows[start:stop]
         if not rows:
             return
@@ -126,10 +98,7 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a new image source with only the images at the given indices of this source.
-
-        ``places`` are indices in this source, in ascending order.
-        """
+        """Return a source of the images at ascending ``places`` of this source."""
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source
@@ -144,7 +113,7 @@ class StoredImages:
 
 
 def file_stamp(path: Path) -> tuple[int, int] | None:
-    """Return size in bytes and modification time in nanoseconds of a file; None where there is no file."""
+    """Return size in bytes and modification time in nanoseconds; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

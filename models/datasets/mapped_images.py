@@ -1,5 +1,3 @@
-"""Images of different sizes in one memory-mapped file of pixels, read image by image."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,18 +12,7 @@ SIZES = "sizes.npy"
 
 
 class MappedImages(Sequence[NDArray[np.uint8]]):
-    """Read-only sequence of images in a memory-mapped file.
-
-    Each image is uint8 ``(C, H, W)``. The pixels of the images follow each other in the file.
-
-    Pixels are read when an image is used, and not kept.
-
-    Args:
-        pixels: The pixels of all images, uint8 ``(bytes,)``, mapped from a file.
-        channels: Channels of every image.
-        sizes: Heights and widths of the images, ``(n, 2)``.
-        starts: The first byte of each image, ``(n,)``; None where the images are all that ``pixels`` holds.
-    """
+    """Images of different sizes, uint8 ``(C, H, W)``, one after the other in a memory-mapped file."""
 
     def __init__(
         self,
@@ -42,15 +29,7 @@ class MappedImages(Sequence[NDArray[np.uint8]]):
 
     @classmethod
     def open(cls, folder: Path, channels: int, images: int) -> Self | None:
-        """Return the memory-mapped images of a folder, or None if its files are missing or damaged.
-
-        The files are ``pixels.bin`` and ``sizes.npy``.
-
-        Args:
-            folder: The folder.
-            channels: Channels that every image must have.
-            images: The number of images that there must be.
-        """
+        """Return the images of ``pixels.bin`` and ``sizes.npy``; None if these are missing or damaged."""
         try:
             sizes = np.load(folder / SIZES, allow_pickle=False)
             path = folder / PIXELS

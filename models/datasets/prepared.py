@@ -35,7 +35,6 @@ MAX_MADE = 2
 PIXELS = "pixels.npy"
 RECORD = "record.json"
 ORDER = "part, path"
-"""Order of the prepared images."""
 
 Progress = Callable[[int, int], None]
 """A function that is called with the work done and all work. What it raises ends the work and leaves no files."""
@@ -44,17 +43,11 @@ LEFTOVER_SECONDS = 24 * 3600
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Ignore a progress report; this is the default ``progress`` callback of long operations.
-
-    The callback gets the work done and the total work.
-    """
+    pass
 
 
 class Prepared(BaseModel):
-    """Metadata of a disk cache of a dataset's preprocessed images.
-
-    It has a digest of the pixels, the original formats of the images, and their folds.
-    """
+    """Metadata of a disk cache."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -70,25 +63,7 @@ def prepare(
     room: Callable[[], DiskQuota],
     progress: Progress,
 ) -> Dataset:
-    """Load a dataset of a user, preprocessed for a model and cached on disk.
-
-    It is an uploaded dataset, or an inspected dataset by reference.
-
-    The cache is one file with the images in the order of the parts, and of the paths in each part: an array in
-    ``pixels.npy``, or for a model of tiles the pixels of images of different sizes in ``pixels.bin``. A dataset keeps
-    eight caches; the least recently used are removed, but none whose ``Dataset`` is still in use by a process.
-
-    Args:
-        folder: The folder of the dataset.
-        report: Its report.
-        preprocessing: The preprocessing of the model.
-        room: Returns the quota of the disk as it is now.
-        progress: Called with the number of prepared images, and of all; what it raises ends the work.
-
-    Raises:
-        DatasetUnfit: An image cannot be prepared.
-        StorageFull: There is no room for the pixels.
-    """
+    """Load a user's dataset from its cache, made first if need be; raise ``DatasetUnfit``, ``StorageFull``."""
     cache = folder / PREPARED / preprocessing.id.removeprefix("sha256:")
     split = report.split
     ends = np.cumsum([getattr(split, part) for part in PARTS])
@@ -181,7 +156,7 @@ def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Pre
 def _digest(
     file: BinaryIO, report: DatasetReport, preprocessing: Preprocessing, folds: list[int], sizes: NDArray[np.int64]
 ) -> str:
-    """Return the SHA-256 of prepared pixels, which follow in a file, and of how they are divided."""
+    """Return the SHA-256 of prepared pixels and of how they are divided."""
     shape = (report.images, *preprocessing.shape)
     content = hashlib.sha256(repr((shape, report.split.train, report.split.statistics)).encode())
     if folds:  # other folds of the same pixels give another model
@@ -203,7 +178,7 @@ def _own_bytes(folder: Path, preprocessing: Preprocessing) -> int:
 def _read(
     cache: Path, shape: tuple[int, ...], split: Split, preprocessing: Preprocessing
 ) -> tuple[Images, Prepared] | None:
-    """Return the cached pixels of a dataset with their record; None where the cache is missing or damaged."""
+    """Return cached pixels with their record; None where they are missing or damaged."""
     try:
         record = Prepared.model_validate_json((cache / RECORD).read_bytes())
         pixels = _pixels(cache, shape, preprocessing)

@@ -1,5 +1,3 @@
-"""Reports of uploaded datasets: rejected files, sizes, colours, duplicates, groups and split."""
-
 from __future__ import annotations
 
 import sqlite3
@@ -83,10 +81,7 @@ class DatasetReport(_ReportPart):
 
 
 class Findings:
-    """Counts of the files that are left out of a new dataset, by reason.
-
-    The first 100 rejected files are listed, too. Ignored files, such as hidden files, are only counted.
-    """
+    """Counts of the files that are left out of a new dataset, by reason; the first 100 rejected are listed."""
 
     def __init__(self) -> None:
         self.files: list[RejectedFile] = []
@@ -94,24 +89,12 @@ class Findings:
         self.ignored = 0
 
     def reject(self, path: str, slug: str, reason: str) -> None:
-        """Record a file that is left out of a new dataset, with the reason.
-
-        All files count; only the first 100 are listed. ``slug`` is a code for the reason, such as ``file-too-large``.
-        """
         self.slugs[slug] += 1
         if len(self.files) < LISTED:
             self.files.append(RejectedFile(path=path, reason=reason))
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
-    """Create the report on a dataset's images (sizes, colours, duplicates) from their SQLite index.
-
-    Args:
-        name: The name of the dataset.
-        index: Its complete table of images.
-        findings: The files that were left out.
-        split: How the images were divided into parts.
-    """
     count, total, coloured, smallest_w, smallest_h, largest_w, largest_h = index.execute(
         "SELECT count(*), sum(bytes), sum(NOT grey), min(width), min(height), max(width), max(height) FROM images"
     ).fetchone()

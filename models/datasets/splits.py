@@ -1,13 +1,4 @@
-"""Split of a dataset into training, statistics and calibration images.
-
-Statistics get 10 %. Calibration gets as much, or 30 % up to 299 images: with 99 images a false-alarm rate of 1 % is
-attainable, and with 299 it holds with 95 % confidence.
-
-Duplicates stay in one part, and so do the images of a group if there are enough groups of suitable sizes.
-
-Below 400 images, 60 % go to training and 40 % to a reference part in folds, which serves statistics and calibration
-(cross-conformal prediction, Vovk 2015).
-"""
+"""Split of a dataset into training, statistics and calibration images."""
 
 from __future__ import annotations
 
@@ -37,38 +28,13 @@ REFERENCE_PERCENT = 40
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """Assignment of each image of a dataset to its use: training, anomaly statistics or calibration.
-
-    In a small dataset, some images also have a fold, for cross-conformal prediction.
-
-    Attributes:
-        part: The part of each image, ``(N,)``, 0 to 2 in the order of ``PARTS``.
-        fold: The fold of each image of the reference part, -1 for other images, ``(N,)``; None without folds.
-        split: The rule, its reason and the sizes of the parts.
-    """
-
-    part: NDArray[np.int8]
-    fold: NDArray[np.int8] | None
+    part: NDArray[np.int8]  # ``(N,)``, index in ``PARTS``
+    fold: NDArray[np.int8] | None  # ``(N,)``, -1 outside the reference part; None without folds
     split: Split
 
 
 def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssignment:
-    """Divide the images of a dataset into parts for training, for anomaly statistics and for calibration.
-
-    Images with equal pixels are in one part.
-
-    The shares are those of :func:`held_out_sizes`. Below 400 images statistics and calibration are one part in folds,
-    the reference part, of 40 %.
-
-    Whole groups are assigned where there are at least five, and the parts get usable sizes: half of the images for
-    training, and a twentieth for each other part, or below 400 images half of its share. Otherwise single images are
-    assigned. Folds follow the same rule, with the groups of the reference part. Equal images stay together, whatever
-    their group, so that the same pixels are never in two parts or two folds.
-
-    Args:
-        groups: The group of every image, with images sorted by path: the order of upload has no influence.
-        digests: The digest of the pixels of every image. At least 10 must differ.
-    """
+    """Divide images, sorted by path, into parts of whole groups if these suit; equal pixels stay in one part."""
     first_of = _first_places(digests)
     names = sorted(set(groups))
     number = {name: index for index, name in enumerate(names)}
@@ -108,7 +74,7 @@ def split_images(groups: Sequence[str], digests: Sequence[bytes]) -> SplitAssign
 def _whole_groups(
     group: NDArray[np.int64], share: Callable[[NDArray[np.int64]], NDArray[np.int8]]
 ) -> tuple[NDArray[np.int8] | None, str]:
-    """Return the part of every image in a split by whole groups, or None if that is unsuitable, and the reason."""
+    """Return the part of every image, or None if whole groups do not suit, and the reason."""
     different = len(np.unique(group))
     if different < MIN_GROUPS:
         groups = "one group" if different == 1 else f"{different} groups"
@@ -130,10 +96,7 @@ def _usable(sizes: NDArray[np.int64], total: int) -> bool:
 
 
 def held_out_sizes(total: int) -> tuple[int, int]:
-    """Return how many of a number of images are held out for statistics and for calibration.
-
-    Below 400 images the first number is that of the reference part, which serves both, and the second is 0.
-    """
+    """Return the sizes of statistics and calibration; below 400 images of the part that serves both, and 0."""
     if total < SMALL:
         return total * REFERENCE_PERCENT // 100, 0
     tenth = total // HELD_OUT_SHARE
@@ -141,10 +104,7 @@ def held_out_sizes(total: int) -> tuple[int, int]:
 
 
 def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the part of every image in a seeded random split that keeps units of images together.
-
-    ``unit`` is the unit of each image: equal images, or whole groups.
-    """
+    """Return the part of every image; ``unit`` numbers what stays together: equal images, or whole groups."""
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     order = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
     part = np.zeros(len(sizes), dtype=np.int8)
@@ -154,11 +114,7 @@ def _share(unit: NDArray[np.int64]) -> NDArray[np.int8]:
 
 
 def _share_few(unit: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the part of every image, training or reference, in a split of few images that keeps units together.
-
-    Training keeps at least half of the units, and any unit of more than three quarters of the reference part, which
-    gets at least two units. So neither part consists of copies of one image, or of one group.
-    """
+    """Keep half of the units and very large ones in training, and two in reference: no part is copies of one unit."""
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     target, _ = held_out_sizes(len(unit))
     shuffled = np.random.default_rng(SEED).permutation(len(sizes)).tolist()
@@ -179,10 +135,7 @@ def _take(
     target: int,
     most: int | None = None,
 ) -> None:
-    """Assign about ``target`` images to the part ``held_out``, from free units in the given order.
-
-    At least one unit is taken, at most ``most``.
-    """
+    """Assign about ``target`` images, at most ``most`` but at least one unit, in the given order."""
     taken = count = 0
     for candidate in order:
         if taken >= target or count == most:
@@ -198,7 +151,7 @@ def _take(
 
 
 def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return, for every image, the index of the first image with the same pixels."""
+    """Return for every image the index of the first image with the same pixels."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 
@@ -211,20 +164,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Divide images into up to five folds, or subsets, of similar size; keep groups together if possible.
-
-    The folds serve cross-conformal p-values.
-
-    Returns the fold of each image, 0 to 4, ``(N,)``, and "by group" or "by image".
-
-    Folds are made of whole groups where there are at least five, and no fold gets more than two fifths of the images.
-    Otherwise they are made of images. Fewer than five different images give as many folds.
-
-    Args:
-        groups: The number of the group of every image, ``(N,)``. Equal images are in one group.
-        images: A number for every image, ``(N,)``, equal for equal pixels.
-        generator: The random generator that orders units of equal size.
-    """
+    """Divide images ``(N,)`` into at most five folds, of whole groups if these are enough; return folds and which."""
     if len(np.unique(groups)) >= FOLDS:
         folds = _balanced(groups, generator)
         if np.bincount(folds).max() <= MAX_FOLD_SHARE * len(folds):
@@ -233,10 +173,7 @@ def fold_units(
 
 
 def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int8]:
-    """Assign units of images to folds: the largest unit first, to the fold with the fewest images so far.
-
-    The sizes of the folds then differ by at most one unit (Graham 1969). Units of equal size are in random order.
-    """
+    """Largest unit first to the smallest fold, so that sizes differ by at most one unit (Graham 1969)."""
     _, unit, sizes = np.unique(unit, return_inverse=True, return_counts=True)
     shuffled = generator.permutation(len(sizes))
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
@@ -249,14 +186,7 @@ def _balanced(unit: NDArray[np.int64], generator: np.random.Generator) -> NDArra
 
 
 def group_and_split(index: sqlite3.Connection) -> Split:
-    """Assign each image of a new dataset to a group and to a use, such as training.
-
-    Images without a given group are grouped by folder.
-
-    The uses are training, fitting anomaly statistics, and calibration.
-
-    The split is stored in the dataset's index and returned.
-    """
+    """Assign groups, by folder unless given, and parts; store the split in the index."""
     rows = index.execute('SELECT id, path, "group", digest FROM images ORDER BY path').fetchall()
     of_folders = folder_groups([path for _, path, _, _ in rows])
     groups = [folder if given is None else given for (_, _, given, _), folder in zip(rows, of_folders, strict=True)]
@@ -272,12 +202,7 @@ def group_and_split(index: sqlite3.Connection) -> Split:
 
 
 def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
-    """Divide all images of a dataset into at most five folds (subsets) of similar size.
-
-    Returns the fold of each image, ``(N,)``: training images first, and the images of each part by path.
-
-    Groups and equal images are kept together as in :func:`fold_units`.
-    """
+    """Return the fold of each image, ``(N,)``, in the order of the parts and by path in each."""
     rows = index.execute('SELECT "group", digest FROM images ORDER BY part, path').fetchall()
     number = {group: place for place, group in enumerate(sorted({group for group, _ in rows}))}
     images = _first_places([digest for _, digest in rows])
@@ -287,11 +212,7 @@ def folds_of_all(index: sqlite3.Connection) -> NDArray[np.int8]:
 
 
 def folder_groups(paths: Sequence[str]) -> list[str]:
-    """Return a group name for each image path, so that images in the same subfolder form a group.
-
-    It is the first folder below the folder that all paths have in common.
-
-    The group is ``""`` without such a folder.
+    """Return the first folder below the one that all paths have in common, else ``""``.
 
     >>> folder_groups(["solar/lot1/a.png", "solar/lot1/sub/b.png", "solar/lot2/a.png", "solar/c.png"])
     ['lot1', 'lot1', 'lot2', '']

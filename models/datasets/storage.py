@@ -1,4 +1,4 @@
-"""Files of an uploaded dataset: one with all original images, and an SQLite index of their positions."""
+"""Files of an uploaded dataset: all original images in one, and an SQLite index of their positions."""
 
 from __future__ import annotations
 
@@ -50,31 +50,18 @@ ROW_BYTES = 256
 
 @dataclass(frozen=True)
 class Stored:
-    """Index entry of an image of a dataset: its path, format, size and position.
-
-    ``start`` is its position in ``originals.bin`` in bytes, or its index in a dataset by reference. ``bytes`` is its
-    length.
-
-    The original is an encoded file, or the pixels, ``(C, H, W)``, of an array.
-    """
+    """An image of a dataset: an encoded file, or the pixels ``(C, H, W)`` of an array."""
 
     path: str
     format: str
     mode: str
     width: int
     height: int
-    start: int
+    start: int  # position in ``originals.bin`` in bytes, or index in a dataset by reference
     bytes: int
 
 
 class StorageWriter:
-    """Writer that adds images to the files of a new dataset.
-
-    It writes the image bytes to ``originals.bin`` and their positions to an SQLite index.
-
-    ``index`` is the connection to the index; its owner commits it. Of a dataset by reference there are no originals.
-    """
-
     def __init__(
         self, originals: BinaryIO | None, index: sqlite3.Connection, room: DiskQuota, near_duplicates: NearDuplicates
     ) -> None:
@@ -84,13 +71,7 @@ class StorageWriter:
         self.index = index
 
     def add(self, item: ImageFile | ImagePixels, place: int = 0) -> bool:
-        """Store an image of an upload; return False if its path is already taken.
-
-        Then nothing is stored. Returns True otherwise.
-
-        ``place`` is the place of the image in a dataset by reference, whose originals are not stored.
-        Raises ``ImageError`` where it cannot be decoded or is left out as a near duplicate, and ``StorageFull``.
-        """
+        """Store an image; return False if its path is taken. Raises ``ImageError`` for near duplicates, too."""
         if isinstance(item, ImagePixels):
             opened, data, group = opened_pixels(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
         else:
@@ -117,7 +98,6 @@ class StorageWriter:
         return True
 
     def different_images(self) -> int:
-        """Return the number of stored images with different pixels: equal images count once."""
         count: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
         return count
 
@@ -126,12 +106,7 @@ class StorageWriter:
 def write_storage(
     folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
 ) -> Iterator[StorageWriter]:
-    """Create the index and the originals file of a new dataset, and yield a writer that adds images to them.
-
-    The files are complete after the ``with`` block.
-
-    Without ``copies`` there is no file of originals.
-    """
+    """Create files that are complete after the ``with`` block, without ``copies`` none of originals."""
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (
@@ -147,12 +122,7 @@ def write_storage(
 
 
 class Storage:
-    """Reader of the stored images of a dataset.
-
-    An SQLite index has their positions in ``originals.bin``.
-
-    Of a dataset by reference they are read from where they are.
-    """
+    """Reader of stored images; those of a dataset by reference are read from where they are."""
 
     def __init__(self, original: Callable[[int, int], bytes], index: sqlite3.Connection) -> None:
         self._original = original
@@ -161,10 +131,6 @@ class Storage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path) -> Iterator[Self]:
-        """Open the dataset in a folder for reading within a ``with`` block.
-
-        Yields a reader, whose files are closed at the end of the block.
-        """
         with closing(open_index(folder)) as index:
             if (folder / REFERENCE).exists():
                 with closing(ReferencedOriginals(folder / REFERENCE)) as referenced:
@@ -174,45 +140,28 @@ class Storage:
                 yield cls(partial(_read, originals), index)
 
     def images(self, order: str) -> Iterator[Stored]:
-        """Yield the record of each image in the dataset's index, sorted by ``order``.
-
-        The record has the path, position, format and size of the image. The order is an SQL expression such as
-        ``part, path``.
-        """
+        """``order`` is an SQL expression such as ``part, path``."""
         columns = "path, format, mode, width, height, start, bytes"
         for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
             yield Stored(*row)
 
     def ranks(self, order: str) -> Iterator[int]:
-        """Yield, for each image in storage order, its position when the images are sorted by ``order``.
-
-        Positions count from 0.
-
-        The order is an SQL expression. The images come in the order of their ``start``.
-        """
+        """Yield for each image, by ``start``, its position from 0 in the given order."""
         ranked = f"SELECT start, row_number() OVER (ORDER BY {order}) - 1 AS rank FROM images"  # noqa: S608
         for (rank,) in self.index.execute(f"SELECT rank FROM ({ranked}) ORDER BY start"):  # noqa: S608  # our own words
             yield rank
 
     def sizes(self, order: str) -> NDArray[np.int64]:
-        """Return each image's height and width in pixels, ``(n, 2)``; the SQL expression ``order`` sorts the images."""
+        """Return heights and widths in pixels, ``(n, 2)``."""
         rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the cross-conformal fold of each held-out (non-training) image in a small dataset.
-
-        These images serve for anomaly statistics and for calibration.
-
-        Folds are 0 to 4. The images are ordered by path.
-        """
+        """Return the fold of each image held out from training, by path."""
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> OpenedImage:
-        """Return a stored image in its original size, turned upright by its EXIF orientation.
-
-        Raises ``ImageError`` if the image is damaged.
-        """
+        """Open an image in its original size, upright; raise ``ImageError`` if it is damaged."""
         data = self._original(stored.start, stored.bytes)
         if stored.format != ARRAY:
             # It was accepted, maybe by an earlier version with other limits on the time of decoding.
@@ -226,8 +175,5 @@ def _read(originals: BinaryIO, start: int, size: int) -> bytes:
 
 
 def open_index(folder: Path) -> sqlite3.Connection:
-    """Return a read-only SQLite connection to the index of the images in the folder of a complete dataset.
-
-    It takes no locks, as the index never changes.
-    """
+    """Open the index without locks, as it never changes."""
     return sqlite3.connect(f"{(folder.absolute() / INDEX).as_uri()}?mode=ro&immutable=1", uri=True)

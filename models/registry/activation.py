@@ -1,7 +1,4 @@
-"""Decision whether a newly made calibration replaces the active calibration.
-
-Free of torch.
-"""
+"""Whether a new calibration replaces the active one. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,32 +9,19 @@ from snf_runtime.anomaly.conformal import USUAL_ALPHAS
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
-    """Return which of the usual false-alarm rates, 0.001 to 0.1, a calibration has enough images for.
-
-    Those below the smallest p-value of the calibration are left out.
-    """
+    """Return the usual false-alarm rates that are at least ``smallest_p``."""
     return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 
 
 @dataclass(frozen=True)
 class UnlessCoarser:
-    """Rule that activates a new calibration unless a usual false-alarm rate could no longer be attained.
-
-    A calibration that attains fewer of the usual rates is coarser.
-
-    ``own`` is the summary of calibration 0, which is stored with the model.
-    """
+    """Rule that activates a calibration unless a usual rate is lost. ``own`` is that of the artifact."""
 
     own: CalibrationSummary
 
     @staticmethod
     def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Decide whether to activate a new calibration: yes, unless a usual false-alarm rate would be lost.
-
-        Images cannot be flagged at false-alarm rates below the smallest p-value.
-
-        The new calibration is ``number``, the active calibration ``used``. If the active calibration stays, the result
-        gives the reason.
+        """Decide whether calibration ``number`` replaces ``used``, with a reason if not.
 
         >>> UnlessCoarser.decide(1, 1 / 61, 0, 1 / 66).active
         True

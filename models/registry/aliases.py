@@ -1,4 +1,4 @@
-"""Storage of a model's version aliases, such as ``live``, in a JSON file of its folder."""
+"""Aliases of a model's versions, such as ``live``, in a JSON file of its folder."""
 
 from __future__ import annotations
 
@@ -17,21 +17,13 @@ MAX_ALIASES = 100
 
 
 class TooManyAliases(ModelsError):
-    """Raised when an alias is added to a model that already has the maximum number of aliases."""
-
     slug = "too-many-aliases"
     title = "The model has too many aliases"
     kind = ErrorKind.CONFLICT
 
 
 def read_aliases(folder: Path, versions: Collection[int]) -> dict[str, int]:
-    """Read the stored aliases of a model, and return a dict from alias to version number.
-
-    The dict is empty if the folder has no file of aliases. A version that was announced to become live, and that is
-    among the ``versions`` of the model, is live.
-
-    Raises ``ArtifactError`` for a damaged file.
-    """
+    """Read aliases. A version that was announced as live is live if it exists. Raises ``ArtifactError``."""
     path, announced = folder / ALIASES, _announced(folder)
     try:
         stored = json.loads(path.read_text()) if path.exists() else {}
@@ -46,21 +38,13 @@ def read_aliases(folder: Path, versions: Collection[int]) -> dict[str, int]:
 
 
 def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
-    """Replace the file of a model's aliases atomically.
-
-    Readers find all old or all new aliases. An announced version counts no more.
-
-    The caller holds the lock of the folder.
-    """
+    """Replace the file of aliases; remove the announcement. The caller holds the lock of the folder."""
     write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())
     (folder / ANNOUNCED).unlink(missing_ok=True)
 
 
 def announce_live(folder: Path, version: int, *, live: bool) -> None:
-    """Note whether a version is live as soon as its folder is there, so that a crash cannot come between the two.
-
-    The caller holds the lock of the folder, writes the alias afterwards, and has no folder of the version yet.
-    """
+    """Note whether a new version is live, before its folder appears. The caller holds the lock."""
     if live:
         write_atomically(folder / ANNOUNCED, str(version).encode())
     elif _announced(folder) == version:  # by a publication that did not come to its end

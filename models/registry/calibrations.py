@@ -1,7 +1,4 @@
-"""Storage of the numbered calibrations of a model version, one of which is active.
-
-Calibrations that were added to a published version are numbered from 1. Free of torch.
-"""
+"""Numbered calibrations of a model version, one of which is active. Free of torch."""
 
 from __future__ import annotations
 
@@ -33,12 +30,7 @@ OWN = 0
 
 
 class ActiveCalibration(BaseModel):
-    """Stored record of which calibration was chosen for a model version.
-
-    It is the file ``active.json``. Anomaly verdicts come from the chosen calibration.
-
-    ``newest`` is the newest calibration at that time: a calibration that is added later becomes active instead.
-    """
+    """File ``active.json`` with the chosen calibration. One that is newer than ``newest`` is active instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,20 +39,7 @@ class ActiveCalibration(BaseModel):
 
 
 class CalibrationStore:
-    """Storage on disk for the numbered calibrations of a model version, one of which is active.
-
-    A calibration holds statistics of normal images.
-
-    A calibration is a folder, ``root/<name>/calibrations/<version>/<number>/``, that appears atomically and never
-    changes. Number 0 is the calibration of the artifact and has no folder here. The newest calibration is active unless
-    another was chosen since. Readers need no lock; writers hold the lock of the model's name.
-
-    Args:
-        root: Folder of the registry.
-        name: Name of the model.
-        version: Number of its version.
-        weights: Returns the digest of its weights. A calibration of other weights is never active.
-    """
+    """Calibrations in folders ``<version>/<number>/`` that never change. Writers hold the lock of the model's name."""
 
     def __init__(self, root: Path, name: str, version: int, weights: Callable[[], str] | None = None) -> None:
         self._weights = weights
@@ -69,21 +48,12 @@ class CalibrationStore:
         self._of_name = root / name
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all calibrations in ascending order.
-
-        The first is 0, the calibration that is stored with the model.
-        """
+        """Return all numbers, rising, with 0 for the artifact's own calibration."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
 
     def active(self) -> int:
-        """Return the number of the active calibration, which the model version uses for verdicts.
-
-        It is number 0 where the calibration belongs to other weights: those of a shipped model may change with an
-        upgrade. It may have been deleted since it was chosen.
-
-        Raises ``ArtifactError`` if the file of the choice is damaged.
-        """
+        """Return the active number, 0 if that is of other weights or deleted; raise ``ArtifactError``."""
         # In this order: a calibration that does not become active writes the choice before its folder appears.
         newest = self.numbers()[-1]
         choice = self._choice()
@@ -94,7 +64,7 @@ class CalibrationStore:
         return OWN
 
     def foreign(self, number: int) -> str | None:
-        """Return a sentence about a calibration that was made for other weights than the version has; else None."""
+        """Return a sentence about a calibration of other weights; else None."""
         if number == OWN or self._weights is None:
             return None
         try:
@@ -108,28 +78,16 @@ class CalibrationStore:
         )
 
     def path(self, number: int) -> Path | None:
-        """Return the folder of a calibration; None for number 0, which is stored in the model's own folder.
-
-        The folder may not exist.
-        """
+        """Return a folder, which may not exist; None for number 0."""
         return None if number == OWN else self.folder / str(number)
 
     def record(self, number: int) -> CalibrationRecord:
-        """Return the metadata record of the added calibration with a given number (1 or more).
-
-        It says when, by which job and from which images the calibration was made.
-
-        Raises ``CalibrationNotFound``, ``ArtifactError``.
-        """
+        """Return the record of a calibration from 1 on; raise ``CalibrationNotFound``, ``ArtifactError``."""
         if number not in self.numbers()[1:]:
             raise self._unknown(number)
         return read_record(self.folder / str(number))
 
     def of_job(self, job: str) -> int | None:
-        """Return the number of the calibration that a given job added to the model version.
-
-        It is None if the job with the id ``job`` made none.
-        """
         for number in reversed(self.numbers()[1:]):
             try:
                 if self.record(number).job == job:
@@ -148,20 +106,7 @@ class CalibrationStore:
         activate: bool | UnlessCoarser = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Store a new calibration under the next number, and return the number.
-
-        It has a folder of its own. Readers see all of it or nothing.
-
-        Its record says whether it became active, and why not.
-
-        Args:
-            arrays: The content of the calibration's file.
-            summary: Its summary.
-            job: The job that made it. A job publishes once: the number of an earlier calibration of the job is
-                returned.
-            activate: Whether it becomes the active calibration; ``UnlessCoarser`` compares it with the one in use.
-            before_publish: Called when nothing else can prevent the publication; it may raise to stop it.
-        """
+        """Store a calibration; a job publishes once. ``before_publish`` may raise as the last check."""
         with locked(self._of_name):
             remove_leftovers(self.folder)
             known = None if job is None else self.of_job(job)
@@ -207,31 +152,13 @@ class CalibrationStore:
         return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
 
     def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
-        """Return a calibration's metadata record after checking that its data file fits the model's weights.
-
-        The number of the calibration is 1 or more.
-
-        Raises:
-            CalibrationNotFound: There is no such calibration.
-            ArtifactError: It is damaged, or it does not belong to the weights with this digest.
-        """
+        """Check the file against the weights; raise ``CalibrationNotFound``, ``ArtifactError``."""
         record = self.record(number)
         check_files(self.folder / str(number), record, weights_sha256)
         return record
 
     def choose(self, number: int, weights_sha256: str) -> None:
-        """Make a calibration the active one of the model version, after checking its files.
-
-        The verdicts of the model version then come from this calibration. Calibration 0 is not checked here.
-
-        Args:
-            number: The calibration.
-            weights_sha256: The digest of the weights of the model.
-
-        Raises:
-            CalibrationNotFound: There is no such calibration.
-            ArtifactError: It is damaged, or it belongs to other weights.
-        """
+        """Activate a calibration, checked unless it is 0; raise ``CalibrationNotFound``, ``ArtifactError``."""
         with locked(self._of_name):
             if number != OWN:
                 self.checked_record(number, weights_sha256)
@@ -268,12 +195,7 @@ def _warn_once(problem: str) -> None:
 
 
 def read_record(folder: Path) -> CalibrationRecord:
-    """Read the metadata record of a calibration from the folder of the calibration.
-
-    It says when, by which job and from which images the calibration was made.
-
-    Raises ``ArtifactError``, which names the file.
-    """
+    """Read a record; raise ``ArtifactError``, which names the file."""
     path = folder / RECORD
     try:
         return CalibrationRecord.model_validate_json(path.read_bytes())
@@ -286,10 +208,7 @@ def read_record(folder: Path) -> CalibrationRecord:
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
-    """Check the data file of a calibration against its metadata record and the model's weights.
-
-    Raises ``ArtifactError`` if the file is missing, its SHA-256 differs, or it is for other weights.
-    """
+    """Raise ``ArtifactError`` for a missing or damaged file, or one of other weights."""
     path = folder / ARRAYS
     if not path.is_file():
         raise ArtifactError(f"{file_label(path)} is missing")

@@ -1,7 +1,4 @@
-"""Registry of trained models on disk, with numbered versions and aliases.
-
-Free of torch.
-"""
+"""Registry of trained models on disk, with numbered versions and aliases. Free of torch."""
 
 from __future__ import annotations
 
@@ -36,7 +33,6 @@ from models.texts.suggestions import choices
 log = logging.getLogger(__name__)
 
 ZOO = Path(__file__).parents[1] / "zoo"
-"""Folder of the shipped models."""
 REMOVED = "newest-removed"
 """File with the largest version that was removed: the number of a version is never used again."""
 

@@ -1,11 +1,4 @@
-"""Architecture files: JSON documents that describe a flow, with optional training settings.
-
-The module does not import PyTorch.
-
-A document has the ``levels`` of a :class:`~models.flows.architecture.LayeredArchitecture`, or the ``family`` and the
-numbers of a short form. It may give ``channels``, ``height`` and ``width``, which otherwise come from the dataset, a
-``name``, and default settings under ``training``.
-"""
+"""JSON documents that describe a flow, with optional training settings. The module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -40,7 +33,6 @@ from models.training.recipe import (
 )
 
 MAX_BYTES = 2**18
-"""Largest size of a document."""
 DEFAULT_NAME = "custom"
 SHAPE = ("channels", "height", "width")
 
@@ -54,48 +46,25 @@ FAMILIES: dict[str, type[PixelArchitecture]] = {
 
 @dataclass(frozen=True)
 class ArchitectureFile:
-    """Architecture of a flow over pixels, with training settings, read from a JSON document.
-
-    It is used like a preset.
-
-    Attributes:
-        name: Name of the recipe.
-        family: Kind of architecture; "layers" for a list of layers.
-        description: The rest of the document: the architecture, with or without the shape of the images.
-        defaults: Training settings that differ from those of :class:`TrainingConfig`, with the pixel transform.
-    """
+    """Architecture of a flow over pixels with training settings, used like a preset."""
 
     name: str
-    family: str
-    description: Mapping[str, Any]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    family: str  # "layers" for a list of layers
+    description: Mapping[str, Any]  # the rest of the document, with or without the shape of the images
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that differ from ``TrainingConfig``
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the training settings that the file may set.
-
-        They are all settings except those of flows over features.
-        """
         return frozenset(TrainingConfig.model_fields) - OF_FEATURES
 
     def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training settings of the file, overridden by the user's ``parameters``.
-
-        Raises:
-            pydantic.ValidationError: A parameter is unknown, or outside its bounds.
-        """
+        """Return the settings; raise ``pydantic.ValidationError`` for an unknown parameter or a wrong value."""
         return training_config(self, parameters)
 
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> PixelArchitecture:
-        """Return the flow architecture for images of the given shape, with the configured pixel transform.
-
-        Raises:
-            DatasetUnfit: The file gives another shape, or images are to be cut into tiles.
-            ArchitectureInvalid: A layer cannot take its images, or the flow is too large; names level and step. Or it
-                has no layer for a setting, such as a 1x1 convolution for ``whitening``.
-        """
+        """Return the architecture; raise ``DatasetUnfit`` or ``ArchitectureInvalid`` if it does not fit."""
         require_features(self, tiled=config.fit == "tiles")
         shape = dict(zip(SHAPE, image_shape, strict=True))
         if {**shape, **self.description} != {**self.description, **shape}:
@@ -119,11 +88,7 @@ class ArchitectureFile:
 
 
 def read_architecture_file(path: Path) -> dict[str, Any]:
-    """Read a JSON architecture file, and return its content as a dict for :func:`parse_architecture`.
-
-    Raises:
-        ArchitectureInvalid: The file cannot be read, is too large, or is not a JSON object.
-    """
+    """Read a JSON object; raise ``ArchitectureInvalid`` if that fails or the file is too large."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
@@ -140,13 +105,7 @@ def read_architecture_file(path: Path) -> dict[str, Any]:
 
 
 def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
-    """Check a dict that describes a flow architecture, and return it as an ``ArchitectureFile``.
-
-    All that does not depend on the image shape is checked.
-
-    Raises:
-        ArchitectureInvalid: The document is not valid; the text names the place.
-    """
+    """Check a document without an image shape; raise ``ArchitectureInvalid``, which names the place."""
     if len(json.dumps(document)) > MAX_BYTES:
         raise ArchitectureInvalid(f"expected an architecture of at most {MAX_BYTES} bytes of JSON, got more")
     rest = dict(document)
@@ -174,14 +133,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
 
 
 def find_recipe(preset: str, architecture: Mapping[str, Any] | None) -> TrainingRecipe:
-    """Return the recipe of an architecture document, or of a preset if ``architecture`` is None.
-
-    A recipe is an architecture with training settings.
-
-    Raises:
-        PresetNotFound: There is no such preset.
-        ArchitectureInvalid: The document is not valid.
-    """
+    """Return the recipe of a document, else the preset; raise ``PresetNotFound``, ``ArchitectureInvalid``."""
     return find_preset(preset) if architecture is None else parse_architecture(architecture)
 
 
@@ -190,7 +142,7 @@ class _Levels(BaseModel, extra="allow"):
 
 
 def _check_without_shape(recipe: ArchitectureFile) -> None:
-    """Check what can be checked before the shape of the images is known. Raises ``ArchitectureInvalid``."""
+    """Check what can be checked before the shape of the images is known; raise ``ArchitectureInvalid``."""
     known = FAMILIES[recipe.family].model_fields
     unknown = [key for key in recipe.description if key not in known]
     if unknown:
@@ -206,15 +158,7 @@ def _check_without_shape(recipe: ArchitectureFile) -> None:
 
 
 def document_of(architecture: LayeredArchitecture, name: str, training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a flow architecture as a document, a JSON-ready dict that lists all of its layers.
-
-    :func:`parse_architecture` can read the document.
-
-    Args:
-        architecture: The architecture.
-        name: Name of the recipe.
-        training: Training settings that differ from the defaults.
-    """
+    """Return a document that :func:`parse_architecture` reads. ``training`` has settings that differ from defaults."""
     described = architecture.model_dump(mode="json", exclude={"family"}, exclude_none=True)
     settings = {key: value for key, value in training.items() if key != "pixel_transform"}
     return {"name": name, **described, "training": settings}

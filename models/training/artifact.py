@@ -70,38 +70,19 @@ REPORT_EVERY, TILED_REPORT_EVERY = 500, 16
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Result of a training run: the trained flows and their architecture.
+    """A trained model over pixels, features, or both."""
 
-    The flows are over pixels, over features, or over both.
-
-    Attributes:
-        architecture: The architecture, with the grids that were chosen.
-        flows: The flows, in evaluation mode.
-        pixels: The training of the flow over pixels; None for a model of features alone.
-        features: The fit of the flows over features; None for a model of pixels alone.
-        seconds: Duration of the training.
-    """
-
-    architecture: Architecture
+    architecture: Architecture  # with the grids that were chosen
     flows: TrainedFlows
-    pixels: TrainedFlow | None
-    features: FittedFeatures | None
+    pixels: TrainedFlow | None  # None for a model of features alone
+    features: FittedFeatures | None  # None for a model of pixels alone
     seconds: float
 
     @classmethod
     def of(
         cls, architecture: Architecture, pixels: TrainedFlow | None, features: FittedFeatures | None, seconds: float
     ) -> TrainedModel:
-        """Create the training result from a flow over pixels, flows over features, or both.
-
-        At least one of ``pixels`` and ``features`` must not be None.
-
-        Args:
-            architecture: The architecture, before a grid was chosen.
-            pixels: The training of the flow over pixels, or None.
-            features: The fit of the flows over features, or None.
-            seconds: Duration of the fit of the flows over features.
-        """
+        """Create the result from flows over pixels, features or both."""
         if features is None:
             assert pixels is not None
             return cls(architecture, pixels.flow, pixels, None, pixels.elapsed_seconds)
@@ -125,24 +106,7 @@ def write_artifact(
     options: EngineOptions,
     schedule: Schedule,
 ) -> None:
-    """Calibrate and evaluate a trained model, and write it to a folder.
-
-    The folder is written completely or not at all.
-
-    Args:
-        path: Folder of the artifact.
-        dataset: The dataset of the training.
-        recipe: The preset, or the architecture from a file.
-        config: Training settings.
-        model: The trained model.
-        precision: Arithmetic of the coupling nets in training.
-        observe: Function that receives the events.
-        job: Id of the job, which the manifest records.
-        commit: Commit of the source tree, which the manifest records.
-        options: Engine that calibrates and evaluates.
-        schedule: The time that the training has taken, and its deadline. Where too little is left for all images,
-            fewer calibrate and test the model, which is reported.
-    """
+    """Calibrate, evaluate and write a model; use fewer images, and report it, if too little time is left."""
     architecture = model.architecture
     shape = dataset.image_shape
     flow = model.flows if isinstance(model.flows, Flow) else None
@@ -299,7 +263,7 @@ def _reference(
 
 
 def _in_folds(model: TrainedModel) -> bool:
-    """Return whether the whole fit of a model was repeated in folds, so that all images were trained on and rank."""
+    """Whether the whole fit of a model was repeated in folds, so that all images were trained on and rank."""
     return model.features is not None and model.features.unseen is not None
 
 

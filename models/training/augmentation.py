@@ -12,18 +12,7 @@ SHIFT_SHARE = 0.04
 
 
 def augmented(images: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
-    """Augment a batch of images by random flips and shifts.
-
-    ``augmentation`` says which of the two are done. A flip swaps left and right, with probability 1/2.
-
-    A shift is uniform in [-4 %, 4 %] of the side and rounded to whole pixels: it is a crop of the image with its edges
-    repeated outwards.
-
-    Args:
-        images: Images, ``(N, C, H, W)``; may be overwritten.
-        augmentation: What is done.
-        random: Source of flips and shifts. The same state gives the same images.
-    """
+    """Flip and shift images ``(N, C, H, W)``, which may be overwritten; shifts repeat the edges outwards."""
     if augmentation in ("flip", "crop-flip"):
         flipped = random.random(len(images)) < 0.5
         images[flipped] = images[flipped, :, :, ::-1]

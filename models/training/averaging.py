@@ -1,8 +1,3 @@
-"""Moving average of a flow's weights during training.
-
-Validations use the averaged weights, and the trained flow keeps them.
-"""
-
 from __future__ import annotations
 
 import torch
@@ -13,18 +8,7 @@ from models.flows.flow import Flow
 
 @torch.no_grad()
 def average(averaged: Flow, flow: Flow, decay: float, step: int, applied: Tensor | None = None) -> None:
-    """Update the moving average of the weights of a flow.
-
-    The average becomes ``decay`` times itself plus (1 - ``decay``) times the current weights. Buffers are copied.
-
-    Args:
-        averaged: The flow with averaged weights, which is changed.
-        flow: The flow in training.
-        decay: In [0, 1); 0 copies the weights. In the first steps it is smaller.
-        step: Number of the step.
-        applied: Whether the step changed the weights, a boolean scalar on their device; if not, nothing is changed.
-            None: it did.
-    """
+    """Move the averaged weights towards those of ``flow`` and copy the buffers, unless ``applied`` is false."""
     # The first weights, which are noise, soon lose their influence.
     decay = min(decay, (1 + step) / (10 + step))
     averages: list[Tensor] = [*averaged.parameters()]

@@ -1,7 +1,4 @@
-"""Training batches: shuffled, dequantised images.
-
-Order and noise are functions of the seed and the step alone, so that a resumed run needs no saved random state.
-"""
+"""Training batches. Their order and noise follow from seed and step, so that a resumed run needs no random state."""
 
 from __future__ import annotations
 
@@ -26,44 +23,24 @@ from snf_runtime.images.batch import stacked
 
 @dataclass(frozen=True)
 class Batches:
-    """Shuffled training batches of images with uniform [0, 1) noise added.
+    """Shuffled batches. Noise follows the augmentation: edges repeated with equal noise have unbounded density."""
 
-    The batch of a step follows from the attributes and the number of the step alone, so that a resumed training gets
-    the same batches.
-
-    Each pixel gets noise of its own after the augmentation: repeated edges with equal noise would have unbounded
-    density.
-
-    Attributes:
-        images: All training images, uint8 ``(M, C, H, W)``.
-        batch_size: Images per batch, M at most.
-        seed: Seed of order, augmentation and noise.
-        augmentation: What is done to the images, anew in each step.
-    """
-
-    images: Images
+    images: Images  # uint8 ``(M, C, H, W)``
     batch_size: int
     seed: int
     augmentation: Augmentation = "none"
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches in one pass over the training images, at least 1.
-
-        Images left over are not used.
-        """
         return max(1, len(self.images) // self.batch_size)
 
     def batch(self, step: int) -> Tensor:
-        """Return the batch of training step ``step``: pixels plus uniform [0, 1) noise, float64 ``(B, C, H, W)``."""
+        """Return pixels plus uniform [0, 1) noise, float64 ``(B, C, H, W)``."""
         pixels = self.pixels(step)
         return torch.from_numpy(pixels + np.random.default_rng((self.seed, step, 1)).random(pixels.shape))
 
     def pixels(self, step: int) -> NDArray[np.uint8]:
-        """Return the augmented images of one training step, as uint8 without dequantisation noise.
-
-        The shape is ``(B, C, H, W)``.
-        """
+        """Return the augmented images of a step, uint8 ``(B, C, H, W)``."""
         epoch, index = divmod(step, self.steps_per_epoch)
         chosen = _permutation(len(self.images), self.seed, epoch)[
             index * self.batch_size : (index + 1) * self.batch_size
@@ -72,10 +49,7 @@ class Batches:
         return augmented(images, self.augmentation, np.random.default_rng((self.seed, step, 2)))
 
     def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
-        """Yield an endless sequence of training batches on a device, from the given step on.
-
-        For a GPU a thread prepares the next two while the GPU computes. On a CPU it would take time from the steps.
-        """
+        """Yield batches without end. For a GPU a thread prepares two ahead, which would slow a CPU's steps."""
         batches = (self.batch(each) for each in itertools.count(step))
         if device.type == "cpu":
             yield from batches

@@ -1,7 +1,4 @@
-"""Settings of a training run.
-
-The module does not import PyTorch, so that the service can validate jobs without loading it.
-"""
+"""Settings of a training run. The module does not import PyTorch, as the service validates jobs with it."""
 
 from __future__ import annotations
 
@@ -207,8 +204,5 @@ LATER = ("augmentation", "whitening", "optimizer", "corrected_directions")
 
 
 def earlier_settings() -> dict[str, object]:
-    """Return a dict of default values for training settings that earlier program versions did not have.
-
-    The values are those by which the earlier versions trained.
-    """
+    """Return the values that earlier versions used for settings that they did not have."""
     return {name: TrainingConfig.model_fields[name].default for name in LATER}

@@ -1,8 +1,4 @@
-"""Data-parallel training of one flow: processes started by ``torchrun`` divide each batch.
-
-PyTorch's ``DistributedDataParallel`` averages the gradients. :class:`Ranks` divides the batches and computes, over all
-processes, the numbers that the loss and the training loop need beside the gradients.
-"""
+"""Data-parallel training. ``DistributedDataParallel`` averages the gradients, :class:`Ranks` all other numbers."""
 
 from __future__ import annotations
 
@@ -27,51 +23,26 @@ TIMEOUT = timedelta(hours=2)
 
 @dataclass(frozen=True)
 class Ranks:
-    """The number of this process, called its rank, and how many processes train one flow together.
-
-    Its methods exchange values with the other processes.
-
-    The methods that exchange numbers must be called by all processes, in the same order. In a process that trains
-    alone they return their arguments unchanged.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-    """
+    """The processes that train one flow. All must call methods that exchange numbers, in the same order."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is process 0 of the training, the only one that reports, validates and writes files."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
-        """Whether this is the only training process.
-
-        There are then no others to exchange values with.
-        """
         return self.size == 1
 
     def share(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this process's slice of a batch and the fraction of the batch that the slice contains.
-
-        The slices of two processes differ by one image at most.
-        """
+        """Return this process's slice of a batch and its share; slices differ by one image at most."""
         part = batch.tensor_split(self.size)[self.rank]
         return part, len(part) / len(batch)
 
     def mean(self, value: Tensor, share: float) -> Tensor:
-        """Return the mean of a value over a training batch that is split among the processes.
-
-        Each process passes the mean over its slice. The gradient, averaged over the processes, is exact.
-
-        All processes get the same value, Σ_r (n_r / N) value_r. Its gradient is W (n_r / N) times that of ``value``, W
-        the number of processes, so that the mean over processes that ``DistributedDataParallel`` takes is the gradient
-        of the whole batch, also where slices differ in size.
-        """
+        """Return the mean over the whole batch. The processes' mean of its gradient is that of the whole batch."""
         if self.alone:
             return value
         total = value.detach() * share
@@ -80,10 +51,7 @@ class Ranks:
         return total + (own - own.detach())
 
     def gather(self, values: Tensor, share: float) -> Tensor:
-        """Return the values of all images of a training batch that is split among the processes.
-
-        Each process passes the values of its own slice. All get the N values, ``(N,)``.
-        """
+        """Return the values of all N images of a batch, ``(N,)``, from those of each process."""
         if self.alone:
             return values
         total = values.new_zeros(round(len(values) / share))
@@ -92,12 +60,7 @@ class Ranks:
         return total
 
     def value_of_first(self, value: float) -> float:
-        """Send a number from process 0 to all processes, and return it in each.
-
-        All processes must make this call.
-
-        The processes exchange it by their CPUs: none waits for its GPU.
-        """
+        """Return the value of process 0, exchanged by the CPUs: none waits for its GPU."""
         if self.alone:
             return value
         shared = torch.tensor(value, dtype=torch.float64)
@@ -105,12 +68,7 @@ class Ranks:
         return float(shared)
 
     def any(self, flag: bool) -> bool:
-        """Return whether ``flag`` is true in at least one training process.
-
-        All processes must make this call.
-
-        The processes exchange it by their CPUs: none waits for its GPU.
-        """
+        """Return whether ``flag`` is true in any process, exchanged by the CPUs: none waits for its GPU."""
         if self.alone:
             return flag
         count = torch.tensor(int(flag))
@@ -118,10 +76,7 @@ class Ranks:
         return int(count) > 0
 
     def require_same_start(self, step: int, run: str) -> None:
-        """Check that all processes start the same training at the same step; else raise ``RanksUnfit``.
-
-        It is raised in all processes. Their settings and data must be equal, too.
-        """
+        """Raise ``RanksUnfit`` in all processes unless step, settings and data are the same."""
         if self.alone:
             return
         starts: list[Any] = [None] * self.size
@@ -134,12 +89,7 @@ class Ranks:
             )
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """Wrap a module in ``DistributedDataParallel``, which averages gradients over the processes.
-
-        In a process that trains alone, the module is returned unchanged.
-
-        The parameters of the first process replace those of the others.
-        """
+        """Wrap a module for data-parallel training; the first process's parameters replace those of the others."""
         if self.alone:
             return module
         # Gradients are parts of the buffers that are exchanged, in place of copies.
@@ -155,20 +105,7 @@ SINGLE_PROCESS = Ranks()
 
 @contextmanager
 def ranks_of_torchrun(device: str = "cpu") -> Iterator[Ranks]:
-    """Connect this process, within a ``with`` block, to the other processes that ``torchrun`` started.
-
-    It yields the number of this process and the number of processes as :class:`Ranks`.
-
-    Without ``torchrun`` this yields :data:`SINGLE_PROCESS`.
-
-    Args:
-        device: "cpu", or "cuda": each process computes on the GPU of its local rank. Tensors of the CPU are exchanged
-            by gloo, those of GPUs by NCCL.
-
-    Raises:
-        DeviceNotFound: There is no GPU for the local rank.
-        RanksUnfit: Another device was given to several processes.
-    """
+    """Connect to the processes of ``torchrun``, if any; raise ``DeviceNotFound`` or ``RanksUnfit``."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield SINGLE_PROCESS

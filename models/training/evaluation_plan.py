@@ -1,4 +1,4 @@
-"""Plan of how many images are used to evaluate and calibrate a model, with time estimates."""
+"""How many images evaluate and calibrate a model, with time estimates."""
 
 from __future__ import annotations
 
@@ -32,25 +32,12 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ImageSeconds:
-    """Measured time in seconds to score one image and to compute its gradients.
-
-    ``gradients`` is the time of a forward and backward pass, or 0 if no gradients are computed.
-    """
-
     score: float
-    gradients: float
+    gradients: float  # a forward and backward pass; 0 if none are computed
 
     @classmethod
     def measure(cls, density: ImageDensity, images: ImageRows, flow: Flow | None) -> ImageSeconds:
-        """Measure how long it takes to score an image and to compute its gradients, on a few images.
-
-        An uncounted run warms up first.
-
-        Args:
-            density: The density that scores.
-            images: Images of the dataset.
-            flow: The flow that gives gradients; None for a density without them.
-        """
+        """Measure the seconds on a few images. Without ``flow`` there are no gradients."""
         if isinstance(density, FeatureDensity) and density.tiled:
             return cls(_seconds_of_tiles(density, images), 0.0)
         few = stacked(images[:TIMED_IMAGES])
@@ -66,25 +53,14 @@ class ImageSeconds:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Plan of a model's evaluation: how many images to use in each part, such as calibration or test.
-
-    It also has the seconds per image. Both are dicts by the name of the part.
-    """
+    """Number of images, and seconds for each, by part of the evaluation."""
 
     images: dict[str, int]
     seconds: dict[str, float]
 
     @classmethod
     def whole(cls, dataset: Dataset, seconds: ImageSeconds) -> EvaluationPlan:
-        """Return a plan to evaluate a model on all images outside the training part of a dataset.
-
-        These are the images for anomaly statistics, for calibration and for tests. Gradients are computed for a limited
-        number of them.
-
-        Args:
-            dataset: The dataset; without a calibration part, where there are folds, there are no gradients.
-            seconds: The measured times.
-        """
+        """Plan all images outside training, and gradients of a limited number of them."""
         statistics, calibration = len(dataset.statistics), len(dataset.calibration)
         images = {"statistics": statistics, "calibration": calibration, "test": len(dataset.test)}
         times = dict.fromkeys(images, seconds.score)
@@ -96,36 +72,21 @@ class EvaluationPlan:
 
     @property
     def total_seconds(self) -> float:
-        """Planned time of the whole evaluation of a model, in seconds."""
         return sum(count * self.seconds[part] for part, count in self.images.items())
 
     @property
     def gradient_images(self) -> GradientImages:
-        """The two limits on how many images the calibration computes log-likelihood gradients for.
-
-        One is the limit for the Fisher information, the other the limit for each of the two parts of the reference
-        images.
-        """
+        """The most images with gradients: for the Fisher information, and for each reference part."""
         ranked = max((count for part, count in self.images.items() if part.endswith(GRADIENTS)), default=0)
         return GradientImages(self.images.get(FISHER, 0), ranked)
 
     @property
     def has_gradients(self) -> bool:
-        """Whether this plan of a model's evaluation includes computing gradients of the log-likelihood.
-
-        Only anomaly verdicts with the option ``thorough`` use them.
-        """
+        """Whether gradients are computed, which only ``thorough`` verdicts use."""
         return FISHER in self.images
 
     def within(self, seconds: float) -> EvaluationPlan:
-        """Return this plan with fewer images if needed, so that the evaluation takes at most the given time.
-
-        ``seconds`` is the time. The number of images in each part is reduced by the same factor, but not below a
-        minimum.
-
-        No part gets fewer images than ``FEWEST``. Where that takes longer, gradients are left out, which only thorough
-        verdicts need; the plan without them may still take longer.
-        """
+        """Reduce all parts alike to fit, but not below ``FEWEST``; leave out gradients if that is not enough."""
         least = {part: min(count, FEWEST.get(part, MIN_GRADIENTS)) for part, count in self.images.items()}
 
         def shrunk(share: float) -> EvaluationPlan:
@@ -142,17 +103,10 @@ class EvaluationPlan:
         return replace(self, images=scored).within(seconds)
 
     def limited(self, images: dict[str, int]) -> EvaluationPlan:
-        """Return a copy of this evaluation plan with the image count of each part capped at a maximum.
-
-        ``images`` has the number for each part by name, such as "test". Parts without a number stay as they are.
-        """
         return replace(self, images={part: min(count, images.get(part, count)) for part, count in self.images.items()})
 
     def part_of(self, dataset: Dataset) -> tuple[ImageRows, ImageRows, ImageRows]:
-        """Return a dataset's images that this plan uses, in three parts: for statistics, calibration and tests.
-
-        They are evenly spaced, as many as in the plan, and in their order.
-        """
+        """Return evenly spaced images for statistics, calibration and tests, as many as planned."""
         statistics, calibration, test = (
             images if self.images[part] == len(images) else EvenlySpaced([images], self.images[part], shuffled=False)
             for part, images in (
@@ -165,14 +119,7 @@ class EvaluationPlan:
 
 
 class EvaluationTimeLeft:
-    """Estimator of the time that remains in a running evaluation of a model, in seconds.
-
-    The estimate follows from the plan and from the speed so far.
-
-    Args:
-        plan: The images of each part of the work and their expected time.
-        after: Expected time of what follows the last image, in seconds.
-    """
+    """Remaining time by plan and speed so far; ``after`` is what follows the last image, in seconds."""
 
     def __init__(self, plan: EvaluationPlan, after: float) -> None:
         self._plan = plan
@@ -181,10 +128,7 @@ class EvaluationTimeLeft:
         self._began = time.monotonic()
 
     def seconds_left(self, part: str, done: int) -> float:
-        """Return the estimated remaining time of the model's evaluation, in seconds.
-
-        ``done`` images of ``part`` are finished. The time of what follows the last image is included.
-        """
+        """Return the remaining seconds when ``done`` images of ``part`` are finished."""
         self._done[part] = done
         expected = sum(count * self._plan.seconds.get(name, 0.0) for name, count in self._done.items())
         slowness = (time.monotonic() - self._began) / expected if expected > 0 else 1.0
@@ -192,7 +136,7 @@ class EvaluationTimeLeft:
 
 
 def _seconds_of_tiles(density: FeatureDensity, images: ImageRows) -> float:
-    """Return the time of an image with the mean number of tiles, from that of a few tiles, in seconds."""
+    """Return the seconds of an image with the mean number of tiles, from a few tiles."""
     plans = [density.plan(image) for image in images[: len(images)]]
     first = images[:1][0]
     tiles = [plans[0].cut(first, number) for number in range(min(TIMED_IMAGES, len(plans[0])))]

@@ -14,19 +14,11 @@ from snf_runtime.anomaly.conformal import DEFAULT_ALPHA, smallest_p
 
 @dataclass(frozen=True)
 class ExpectedRanks:
-    """Number of images that the p-values of a model are ranks among, and what follows from it.
-
-    Attributes:
-        images: The images that give ranks. Copies of an image may count once.
-        images_for_default: Uploaded good images from which on the default false-alarm rate, 1 %, is attainable.
-    """
-
-    images: int
-    images_for_default: int
+    images: int  # that give ranks; copies of an image may count once
+    images_for_default: int  # uploaded good images from which on a rate of 1 % is attainable
 
     @classmethod
     def of(cls, architecture: Architecture, config: TrainingConfig, splits: DatasetSummary) -> ExpectedRanks:
-        """Return the ranks of a training, from the sizes of the parts of its dataset."""
         ranked = round(1 / DEFAULT_ALPHA) - 1
         if isinstance(architecture, FeatureArchitecture) and whole_folds(config, splits):
             return cls(splits.train + splits.statistics + splits.calibration, ranked)
@@ -35,20 +27,15 @@ class ExpectedRanks:
 
     @property
     def smallest_alpha(self) -> float:
-        """The smallest attainable false-alarm rate."""
         return smallest_p(self.images)
 
     @property
     def sentence(self) -> str:
-        """What is attainable, in words."""
         attainable = f"p-values are ranks among {self.images} images: the smallest attainable alpha is "
         needed = f"{DEFAULT_ALPHA:g} takes {self.images_for_default} good images of this kind of model"
         return f"{attainable}{self.smallest_alpha:.2g}; {needed}"
 
 
 def whole_folds(config: TrainingConfig, splits: DatasetSummary) -> int:
-    """Return in how many folds the whole fit of a feature model is repeated; 0 if it is not repeated.
-
-    Glow steps are trained on one part of the images; they are not tried where there are few images.
-    """
+    """Return in how many folds the whole fit is repeated; 0 if it is not, as with Glow steps on few images."""
     return 0 if config.feature_steps and not splits.folds else splits.whole_folds

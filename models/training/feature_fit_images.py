@@ -1,5 +1,3 @@
-"""Training samples for flows over features: whole images, or all tiles of them."""
-
 from __future__ import annotations
 
 from itertools import accumulate
@@ -16,10 +14,7 @@ from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 
 
 class TrainingImages(Protocol):
-    """Protocol of a sequence of training images, of which a slice such as ``images[:8]`` gives a batch.
-
-    Images are uint8 ``(C, H, W)``.
-    """
+    """Sequence of images, uint8 ``(C, H, W)``, of which a slice is a batch."""
 
     def __len__(self) -> int: ...
 
@@ -27,19 +22,7 @@ class TrainingImages(Protocol):
 
 
 class TrainingSamples:
-    """Training samples of a model: each image as a whole, or its tiles.
-
-    A model that works on tiles gets all tiles of each image as samples.
-
-    Args:
-        images: The images.
-        architecture: The architecture, which says whether images are cut into tiles.
-
-    Attributes:
-        images: The images.
-        plans: The tiles of each image; None where every image is one sample.
-        owners: The number of the image of each sample, ``(n,)``, rising.
-    """
+    """Samples: each image as a whole, or all of its tiles. ``owners`` has the image of each sample."""
 
     def __init__(self, images: TrainingImages, architecture: FeatureArchitecture) -> None:
         self.images = images
@@ -52,7 +35,7 @@ class TrainingSamples:
         return len(self.owners)
 
     def __getitem__(self, rows: slice, /) -> Pixels:
-        """Return some of the samples, uint8 ``(n, C, H, W)``."""
+        """Return samples, uint8 ``(n, C, H, W)``."""
         if self.plans is None:
             return np.ascontiguousarray(stacked(self.images[rows]))
         numbers = range(*rows.indices(len(self)))
@@ -65,12 +48,7 @@ class TrainingSamples:
 
 
 class ChosenImages:
-    """Read-only sequence of selected images from another sequence of training images.
-
-    Args:
-        images: The other sequence.
-        chosen: The numbers of its images to take, rising, ``(n,)``.
-    """
+    """Some of other training images, by rising numbers."""
 
     def __init__(self, images: TrainingImages, chosen: NDArray[np.intp]) -> None:
         self._images = images
@@ -84,16 +62,11 @@ class ChosenImages:
 
 
 def every_image(dataset: Dataset) -> TrainingImages:
-    """Return the images of all parts of a dataset but its test images."""
+    """Return the images of all parts but the test images."""
     return EveryImage((dataset.train, dataset.statistics, dataset.calibration))
 
 
 class EveryImage:
-    """Read-only concatenation of several sequences of images.
-
-    A slice of it is a batch of images.
-    """
-
     def __init__(self, parts: tuple[Batch, ...]) -> None:
         self._parts = parts
 
@@ -110,10 +83,7 @@ class EveryImage:
 
 
 def plans_of(images: TrainingImages, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
-    """Return the tile plan of each image: how the image is cut into tiles.
-
-    Memory-mapped pixels are not loaded.
-    """
+    """Return the tiles of each image, without loading mapped pixels."""
     side, stride = architecture.height, architecture.height // architecture.rows
     each = (images[number : number + 1][0] for number in range(len(images)))
     return tuple(tile_plan(*size_of(image), side, stride) for image in each)

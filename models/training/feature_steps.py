@@ -1,7 +1,4 @@
-"""Training of optional Glow steps in a flow over features, and their test on held-out images.
-
-The steps come after the local affine layer of the flow.
-"""
+"""Training of optional Glow steps of a flow over features, and their test on held-out images."""
 
 from __future__ import annotations
 
@@ -36,66 +33,37 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class StepsPlan:
-    """Settings for training the optional Glow steps (blocks of layers) of a flow over image features.
-
-    Attributes:
-        steps: Number of steps.
-        updates: Optimiser steps that train them.
-        seed: Seed of the weights and of the order of the images.
-        folder: Folder for a temporary file with features.
-    """
-
-    steps: int
-    updates: int
+    steps: int  # number of Glow steps
+    updates: int  # optimiser steps
     seed: int
-    folder: Path
+    folder: Path  # for a temporary file with features
 
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """Trained Glow steps (added blocks of flow layers), with the gain in likelihood that they bring.
+    """Trained Glow steps with their gain on held-out images."""
 
-    The steps are for flows over features, and the gain is measured on held-out images.
-
-    Attributes:
-        architecture: The architecture with the steps.
-        steps: The bijections of the steps, in evaluation mode.
-        updates: Optimiser steps that trained them.
-        gains: By how much the steps raise the log-likelihood of each held-out image, float64 ``(n,)`` in nats. Of an
-            image of several tiles this is the mean over those that the trial stores.
-    """
-
-    architecture: FeatureArchitecture
+    architecture: FeatureArchitecture  # with the steps
     steps: tuple[Bijection, ...]
     updates: int
-    gains: NDArray[np.float64]
+    gains: NDArray[np.float64]  # of each held-out image in nats, ``(n,)``; of several tiles the mean of those stored
 
     @property
     def gain(self) -> float:
-        """Mean increase of the log-likelihood of held-out images, in nats, from adding the new layers.
-
-        The new layers are the trained Glow steps.
-        """
+        """Mean gain in nats."""
         return float(self.gains.mean())
 
     @property
     def standard_error(self) -> float:
-        """The standard error, in nats, of the mean gain in held-out log-likelihood from the added Glow steps."""
+        """In nats."""
         return float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
 
     @property
     def kept(self) -> bool:
-        """Whether the Glow steps (added layers) gain enough held-out likelihood to become part of the model.
-
-        They do if the gain exceeds its standard error.
-        """
+        """Whether the gain exceeds its standard error."""
         return self.gain > self.standard_error
 
     def summary(self) -> str:
-        """Return a sentence on the Glow steps (added flow layers): their gain in nats, and whether they are kept.
-
-        The gain is the mean rise of held-out log-likelihoods, which is given with its standard error.
-        """
         return (
             f"{self.architecture.steps} Glow steps over features: held-out images became likelier by {self.gain:.1f} "
             f"nats (standard error {self.standard_error:.1f}), so the steps are {'kept' if self.kept else 'left out'}"
@@ -103,17 +71,7 @@ class StepsOutcome:
 
 
 class StepsTrial:
-    """Trial that trains Glow steps (added layers) for a flow over features, and tests them on held-out images.
-
-    The features of at most 4,000 images or tiles, evenly spaced, are written to a temporary file. The steps are trained
-    on the images of all folds but the last one, which is held out.
-
-    Args:
-        plan: Settings of the training.
-        architecture: The architecture of the features.
-        folds: The fold of every image, ``(n,)``.
-        owners: The number of the image of every sample, which is the image or a tile of it, ``(samples,)``.
-    """
+    """Trial of Glow steps on at most 4,000 samples in a temporary file. The last fold is held out."""
 
     def __init__(
         self,
@@ -132,31 +90,11 @@ class StepsTrial:
         self._file = TemporaryFile(dir=plan.folder)  # noqa: SIM115 - read after the last features are added
 
     def add(self, start: int, features: NDArray[np.float32]) -> None:
-        """Add a batch of features to the temporary file on which Glow steps are later trained and tested.
-
-        Only the evenly spaced images or tiles that the trial uses are written.
-
-        Args:
-            start: The number of the first image of the batch.
-            features: Features at places, float32 ``(n, C, rows, columns)``.
-        """
+        """Store the chosen samples of a batch of features, ``(n, C, rows, columns)``, from image ``start`` on."""
         self._file.write(features[-start % self._every :: self._every].tobytes())
 
     def run(self, layer: ExactLocalAffine, report: Callable[[int, int], None]) -> StepsOutcome:
-        """Train additional Glow steps for flows over features, and measure their gain on held-out images.
-
-        Glow steps are blocks of flow layers.
-
-        The steps are trained on features that ``layer`` has whitened. The gain is how much they raise the
-        log-likelihood.
-
-        Args:
-            layer: The local affine layer, fitted to all folds but the last one.
-            report: Called after every optimiser step, with the steps done and all steps.
-
-        Raises:
-            TrainingDiverged: Loss or gradient is not finite.
-        """
+        """Train on features after ``layer``, fitted to all folds but the last; raise ``TrainingDiverged``."""
         self._file.flush()
         shape = len(self._held_out), *self._architecture.feature_shape
         features = np.memmap(self._file, np.float32, "r", shape=shape)
@@ -186,14 +124,7 @@ class StepsTrial:
         whitened: Callable[[NDArray[np.intp]], Tensor],
         report: Callable[[int, int], None],
     ) -> None:
-        """Train the steps of a flow and bring it to evaluation mode.
-
-        Args:
-            flow: The flow, whose pixel transform is not used.
-            rows: The numbers of the stored images to train on, ``(n,)``.
-            whitened: Function from such numbers to the features of these images after the layer.
-            report: Called after every optimiser step, with the steps done and all steps.
-        """
+        """Train a flow, without its pixel transform, on the stored samples ``rows``."""
         flow.train()
         updates = self._plan.updates
         config = TrainingConfig(max_steps=updates, warmup_steps=updates // 10, seed=self._plan.seed)
@@ -217,7 +148,7 @@ class StepsTrial:
 
 @torch.no_grad()
 def _gains(flow: Flow, z: Tensor) -> NDArray[np.float64]:
-    """Return how much larger the log-density of each sample is under a flow than under a standard normal, ``(N,)``."""
+    """Return how much larger each log-density is under a flow than under a standard normal, ``(N,)``."""
     gains = flow.forward_pixels(z, z.new_zeros(len(z))).log_likelihood - standard_normal_log_prob(z)
     result: NDArray[np.float64] = gains.double().numpy()
     return result

@@ -1,7 +1,4 @@
-"""Fit of flows over backbone features to training images.
-
-The fit sums moments in one pass over the images, chooses grid and shrinkage, and sets the layers.
-"""
+"""Fit of flows over backbone features: moments in one pass, choice of grid and shrinkage, then the layers."""
 
 from __future__ import annotations
 
@@ -164,12 +161,7 @@ def fit_features(
 
 
 def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
-    """Return how many images the parts of the training of a feature model process in all, for its progress.
-
-    Fit, calibration and test are included.
-
-    An image that several parts process counts several times, and optimiser steps count as the images of their batches.
-    """
+    """Return the number of images that all parts process, for the progress; a step counts as its batch."""
     held_out = len(dataset.statistics) + len(dataset.calibration) + len(dataset.test)
     if folds := whole_folds(config, DatasetSummary.of(dataset)):
         # For the moments, for the suspects of every fit, for the fits without two folds, and for the calibration.
@@ -183,10 +175,7 @@ def passes_of_fit(dataset: Dataset, config: TrainingConfig) -> int:
 def _suspects(
     features: _Features, layers: _Layers, inside: NDArray[np.bool_], suspect_share: float, part: str
 ) -> NDArray[np.intp]:
-    """Return the numbers of the least likely of the images ``inside``, ``(n,)``, by a fit of layers.
-
-    Images of several tiles are compared by the mean log-likelihood of their tiles.
-    """
+    """Return the numbers of the least likely images among ``inside``, ``(n,)``, by the mean over their tiles."""
     places, pooled = layers
     of_samples = [
         float(_energy(places, at_places).sum() + _energy(pooled, of_whole[:, None, None]).sum())
@@ -202,19 +191,14 @@ def _suspects(
 
 
 class _Fits:
-    """Fits to some of the folds, of the features at places and of the pooled features.
-
-    Args:
-        moments: The moments of the features at places, and of the pooled features.
-        layer: Function that makes a layer from the shape of the features and the grid.
-    """
+    """Fits of features at places and pooled ones to some of the folds."""
 
     def __init__(self, moments: _Moments, layer: Callable[..., ExactLocalAffine]) -> None:
         self._places, self._pooled = moments
         self._layer = layer
 
     def without(self, features: _Features, samples: NDArray[np.intp], folds: Folds) -> _Fits:
-        """Return the fits to all samples but some, given by their numbers; ``folds`` has the fold of every sample."""
+        """Return the fits to all other samples; ``folds`` has the fold of every sample."""
         moments = deepcopy((self._places, self._pooled))
         for number in samples.tolist():
             _add(moments, *features.of(number, number + 1), folds[number : number + 1], sign=-1)
@@ -225,7 +209,6 @@ class _Fits:
         return choose(self._places, folds), choose(self._pooled, folds, "identity")[0]
 
     def layers(self, folds: Sequence[int], choices: Sequence[FitChoice], pooled_choice: FitChoice) -> _Layers:
-        """Return a layer over the features at places and one over the pooled features, fitted to some folds."""
         places = self._layer(self._places.shape, choices[0].grid)
         pooled = self._layer(self._pooled.shape, 1)
         fit_layer(places, self._places, folds, choices[0])
@@ -243,11 +226,7 @@ def _add(
 def _unseen(
     features: _Features, folds: Folds, layers: Mapping[tuple[int, int], _Layers]
 ) -> tuple[FeatureEvidence, ...]:
-    """Return, for each fold, the evidence of the images outside it, by fits that have seen neither fold nor image.
-
-    For fold k, the images of fold j are measured by ``layers[k, j]``, the fit without j and k, with the grid and the
-    shrinkage that were chosen without k.
-    """
+    """Return evidence for each fold k: images of fold j are measured by ``layers[k, j]``, fitted without j and k."""
     samples, groups = features.samples, features.extractor.pooled
     count = int(folds.max()) + 1
     places: list[list[NDArray[np.floating]]] = [[] for _ in range(count)]
@@ -275,13 +254,7 @@ def _unseen(
 def _energy(
     layer: ExactLocalAffine, features: NDArray[np.float32], groups: Sequence[int] | None = None
 ) -> NDArray[np.float64]:
-    """Return ||z||² / 2 over groups of channels at each place of an image, ``(groups, rows, columns)``.
-
-    Args:
-        layer: The layer.
-        features: The features of an image, ``(C, rows, columns)``.
-        groups: The numbers of channels in the groups; None for a single group.
-    """
+    """Return ||z||² / 2 over groups of channels at each place of an image, ``(groups, rows, columns)``."""
     z = layer.apply_weight(torch.from_numpy(features)[None] - layer.mean)
     sums = sums_of_groups(z.double().square(), groups or z.shape[1:2])
     energy: NDArray[np.float64] = 0.5 * sums[0].numpy()
@@ -289,14 +262,7 @@ def _energy(
 
 
 class _Features:
-    """Features of training samples, computed in batches.
-
-    Args:
-        samples: The samples.
-        extractor: The function from samples to features.
-        report: Called with the progress in images.
-        keep: Whether the features are used again: they are kept from the first pass on, unless they are too large.
-    """
+    """Features of samples in batches. With ``keep`` they are kept for further passes, unless they are too large."""
 
     def __init__(self, samples: TrainingSamples, extractor: FeatureExtractor, report: Report, *, keep: bool) -> None:
         self.samples, self.extractor = samples, extractor
@@ -315,7 +281,6 @@ class _Features:
             self._report(part, int(samples.owners[stop]) if stop < len(samples) else images, images)
 
     def of(self, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the features of the samples from ``start`` to ``stop``, at places and pooled."""
         if stop > self._known:
             features = self.extractor(self.samples[start:stop])
             if not self._kept:

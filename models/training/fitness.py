@@ -1,7 +1,4 @@
-"""Checks that a trained model is good enough to be served.
-
-They compare the model with simple densities, compare its validations, and test its learned inverse.
-"""
+"""Whether a trained model is good enough to be served."""
 
 from __future__ import annotations
 
@@ -43,24 +40,7 @@ def measure_fitness(
     pixels: TrainedFlow | None,
     features: FittedFeatures | None,
 ) -> FitnessRecord:
-    """Check whether a trained model is good enough to go live (be served by default) automatically.
-
-    A flow over pixels must give held-out images fewer bits/dim than independent pixels do, its last validation must not
-    be worse than its first, and its learned inverse must give images back. Where the last validation is worse, but
-    training images are not, the flow has overfitted: the weights of its best validation, which are kept, are fit. Flows
-    over features must give held-out features a greater likelihood than one Gaussian for all places. A hybrid model must
-    keep all limits.
-
-    Args:
-        density: The density of the model, as it is exported.
-        dataset: The dataset of the training.
-        statistics_log_likelihood: Mean log-likelihood of the statistics images under a density of pixels, in nats.
-        suspect_share: Share of the images that were expected not to be normal. Then each of two densities that are
-            compared leaves out this share of the images, those that it finds least likely.
-        report: Called with the progress; what it raises ends the work.
-        pixels: The training of the flow over pixels, or None.
-        features: The fit of the flows over features, or None.
-    """
+    """Check a model against simple densities, its last validation against the first, and its learned inverse."""
     checks = []
     of_pixels = pixels_of(density)
     if pixels is not None and of_pixels is not None:
@@ -90,19 +70,7 @@ def measure_fitness(
 
 
 def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
-    """Return the bits per dimension of each image under a model with independent pixels.
-
-    The histogram of all training pixels gives their probabilities.
-
-    The probability of a value v in a channel of n training values is (count(v) + 1) / (n + 256).
-
-    Args:
-        train: Training images, uint8 ``(N, C, H, W)``.
-        images: Images to measure, uint8 ``(M, C, H, W)``.
-
-    Returns:
-        The mean of -log2 p over the values of each image, ``(M,)``.
-    """
+    """Return bits/dim of each image, ``(M,)``, for values of probability (count(v) + 1) / (n + 256) in a channel."""
     channels = train.shape[1]
     counts = np.ones((channels, 256))
     for start in range(0, len(train), BATCH):
@@ -117,17 +85,7 @@ def independent_pixels(train: Pixels, images: Pixels) -> NDArray[np.float64]:
 
 
 def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) -> float:
-    """Return the root-mean-square pixel error of images that a flow's learned inverse rebuilds from latents.
-
-    The learned inverse maps the latents of images x back to images x'.
-
-    It is the root mean square of x' - x over all values of the images, with x dequantised.
-
-    Args:
-        density: The density of pixels, with a flow that has a learned inverse.
-        images: The images, uint8 ``(N, C, H, W)``.
-        report: Called with the progress.
-    """
+    """Return the root mean square error of pixels that the learned inverse rebuilds from latents."""
     # An engine that compiles would compile the learned inverse for this alone.
     engine, squares = TorchEngine(density.frozen), 0.0
     for start in range(0, len(images), BATCH):
@@ -140,7 +98,7 @@ def learned_inverse_error(density: FlowDensity, images: Pixels, report: Report) 
 
 
 def _mean_of_usual(costs: NDArray[np.float64], suspect_share: float) -> float:
-    """Return the mean of all costs but the share of the largest ones."""
+    """Return the mean of all costs but the given share of the largest."""
     return float(np.sort(costs)[: len(costs) - int(suspect_share * len(costs))].mean())
 
 

@@ -1,4 +1,4 @@
-"""Estimates of the log-determinants that training leaves out, updated between exact computations."""
+"""Estimates of the log-dets that training leaves out, between exact computations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,7 @@ from models.flows.flow import Flow, walk
 
 @dataclass
 class _Followed:
-    """A layer, its log-det at the weights where it was last known, and the gradient of the log-det there.
-
-    Attributes:
-        layer: The layer in training.
-        shape: Channels, height and width of its inputs.
-        log_det: log|det dz/dx| in nats.
-        weight: W.
-        gradient: The gradient of the log-det in W.
-    """
+    """A layer, its log-det in nats where it was last known, and its gradient in ``weight`` there."""
 
     layer: SelfNormalizing
     shape: Shape
@@ -40,19 +32,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Tracker of the layer log-determinants that training skips, for reports of bits per dimension.
-
-    They are estimated or computed for each report of bits per dimension.
-
-    Between two exact computations the log-det of W changes by the integral of its gradient, which is ½ <G + G', W' - W>
-    up to third order in W' - W. G is the gradient that training itself takes: R^T in place of W^-T (Keller et al. 2021,
-    eq. 10). So the error is that of the learned inverse times the change since the last exact computation. A layer that
-    learns no inverse has no such gradient; its determinant is computed for every report.
-
-    Args:
-        flow: The flow in training.
-        image_shape: Channels, height and width of the images.
-    """
+    """Tracker of log-dets: W changes them by ½ <G + G', W' - W>, up to third order, for the gradient G."""
 
     def __init__(self, flow: Flow, image_shape: Shape) -> None:
         self._flow = flow
@@ -61,16 +41,7 @@ class FollowedLogDets:
         self._computed: list[tuple[Bijection, Shape]] = []
 
     def start(self, flow: Flow, log_dets: Mapping[str, float] | None = None) -> None:
-        """Start or restart the tracking of the layers' log-determinants, from their exact values.
-
-        Training itself leaves them out.
-
-        The exact values are given, or computed at the weights of ``flow``.
-
-        Args:
-            flow: The flow of which they are: that in training, or the moving average of its weights.
-            log_dets: log|det dz/dx| in nats by the name of the layer; None to compute them.
-        """
+        """Restart from exact log-dets in nats by the name of the layer, or from those computed of ``flow``."""
         self._followed, self._computed = [], []
         origins = {name: layer for _, steps, _ in walk(flow, self._image_shape) for name, layer, _ in steps}
         for _, steps, _ in walk(self._flow, self._image_shape):
@@ -85,10 +56,7 @@ class FollowedLogDets:
                     self._computed.append((layer, shape))
 
     def total(self) -> float:
-        """Return the sum of the log-determinants that training skips, in nats per image.
-
-        It is for the current weights of the training.
-        """
+        """Return the sum of the log-dets that training skips, in nats per image."""
         computed = sum(layer.constant_log_det_at(shape) for layer, shape in self._computed)
         if self._followed:
             # Read all at once: each read waits for a GPU.
@@ -99,16 +67,7 @@ class FollowedLogDets:
 
 
 def log_det_gradient(layer: SelfNormalizing, shape: Shape) -> Tensor:
-    """Return the estimated gradient of a layer's log-determinant with respect to its weight matrix W.
-
-    Training estimates the gradient of log|det dz/dx| from the learned inverse R.
-
-    Training mixes the likelihood of the layer by W and by R in equal parts (eq. 3), so its gradient in W is half of it.
-
-    Args:
-        layer: The layer.
-        shape: Channels, height and width of its inputs.
-    """
+    """Return the gradient of log|det| in W. That of training is half of it, as it mixes W and R (eq. 3)."""
     if not layer.weight.requires_grad:
         return torch.zeros_like(layer.weight)  # it is kept, and so is its log-det
     mode = layer.training

@@ -1,8 +1,5 @@
-"""Exception for work that was stopped early.
-
-It has a module of its own without PyTorch, because scoring processes raise it, too.
-"""
+"""Module without PyTorch, because scoring processes raise the error, too."""
 
 
 class Interrupted(Exception):
-    """Raised when ``should_stop`` ended a training run early; the next run resumes from its checkpoint."""
+    """``should_stop`` ended a training run, which the next run resumes from its checkpoint."""

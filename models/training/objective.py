@@ -231,7 +231,7 @@ class BatchLoss(nn.Module):
 
 
 def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
-    """Return the layers of a flow that learn an approximate inverse of their matrix, in forward order."""
+    """Return the layers of a flow that learn an inverse, in forward order."""
     return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]
 
 
@@ -279,15 +279,7 @@ class InverseQuality:
 
 @torch.no_grad()
 def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, float]:
-    """Return a dict from layer name to the estimated error of the layer's learned approximate inverse.
-
-    For the learned inverse R of a D x D matrix W it is ||I - R W||_F / sqrt(D).
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-        probes: Samples of white noise that the error is estimated on.
-    """
+    """Return ||I - R W||_F / sqrt(D) by layer, estimated on ``probes`` samples of white noise."""
     return {name: _inverse_error(layer, noise) for name, layer, noise in _probed(flow, image_shape, probes)}
 
 

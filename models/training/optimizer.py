@@ -1,4 +1,4 @@
-"""The optimiser of a training: Adam, or Muon for the kernels of coupling networks."""
+"""Optimisers of a training: Adam, or Muon for the kernels of coupling networks."""
 
 from __future__ import annotations
 
@@ -22,29 +22,15 @@ ITERATIONS = 5
 
 
 class FusedAdam(torch.optim.Adam):
-    """PyTorch's fused Adam optimiser, which can skip a step whose loss or gradients are not finite.
+    """PyTorch's fused Adam, which skips a step if the flag ``found_inf`` is 1."""
 
-    It skips a step if the flag tensor ``found_inf`` is 1.
-
-    The tensor is on the device of the parameters.
-
-    Args:
-        parameters: The parameters.
-        learning_rate: The step size.
-    """
-
-    found_inf: Tensor | None = None
-    """1 on the device of the parameters if the next step is to change nothing; 0 or None if it is to be taken."""
+    found_inf: Tensor | None = None  # on the device of the parameters; 0 or None to take the step
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
         super().__init__(parameters, lr=learning_rate, fused=True)
 
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
-        """Fill the lists of parameters, gradients and moments that a step reads and writes.
-
-        Their axes are in the order of memory. The step of a CPU copies gradients that are stored in another order, such
-        as those of a matrix stored by columns, which takes longer than the step itself.
-        """
+        """Order axes as in memory: a CPU step copies gradients in another order, which takes longer than the step."""
         fill: Callable[..., bool] = super()._init_group
         complex_numbers = fill(group, *lists)
         for index, parameter in enumerate(lists[0]):
@@ -56,13 +42,7 @@ class FusedAdam(torch.optim.Adam):
 
 
 def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedAdam | Muon:
-    """Create the Adam or Muon optimiser that the training settings choose for the parameters of a flow.
-
-    Args:
-        flow: The flow.
-        config: The training settings.
-        precision: The number format of coupling networks, "float32" or "bfloat16", in which Muon multiplies, too.
-    """
+    """Make the configured optimiser; Muon multiplies in the ``precision`` of coupling networks, too."""
     if config.optimizer == "adam":
         return FusedAdam(flow.parameters(), config.learning_rate)
     kernels = coupling_kernels(flow)
@@ -72,33 +52,14 @@ def make_optimizer(flow: Flow, config: TrainingConfig, precision: str) -> FusedA
 
 
 def coupling_kernels(flow: nn.Module) -> list[Tensor]:
-    """Return the convolution kernels of all coupling networks of a flow, or of a layer.
-
-    They are nearly all parameters of a Glow. Each kernel is returned once.
-    """
+    """Return each kernel once, nearly all parameters of a Glow."""
     networks = (module for module in flow.modules() if isinstance(module, CouplingNet))
     found = {id(layer.weight) for net in networks for layer in (net.first, net.middle, net.last)}
     return [parameter for parameter in flow.parameters() if id(parameter) in found]
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimiser that updates matrices by Muon (orthogonalised momentum) and all other parameters by Adam.
-
-    Matrices take orthogonal steps (Jordan et al. 2024).
-
-    The momentum M of a matrix, ``(rows, columns)``, is a moving average of its gradients, with Nesterov's look ahead. A
-    step subtracts the nearest matrix with orthonormal rows or columns, U V^T for M = U S V^T, times :data:`STEP` times
-    the learning rate times sqrt(max(1, rows / columns)): all directions of a matrix learn at one rate. A kernel
-    ``(O, I, k, k)`` is a matrix ``(O, I k²)``.
-
-    Cost of a step beside Adam's: 15 products of O(r² c) a matrix, r the shorter side and c the longer.
-
-    Args:
-        matrices: Matrices and kernels.
-        others: All other parameters.
-        learning_rate: The step size of Adam.
-        dtype: Type of the products that make steps orthogonal; bfloat16 is precise enough.
-    """
+    """Muon (Jordan et al. 2024) for matrices, and kernels ``(O, I k²)``; Adam at ``learning_rate`` for all others."""
 
     def __init__(
         self, matrices: Iterable[Tensor], others: Iterable[Tensor], learning_rate: float, dtype: torch.dtype
@@ -108,15 +69,9 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
         self.adam = FusedAdam(self.param_groups[0]["params"], learning_rate)
         self.found_inf: Tensor | None = None
-        """As that of :class:`FusedAdam`."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update all parameters by one optimiser step from their gradients.
-
-        Args:
-            closure: None: gradients are computed before.
-        """
         assert closure is None
         others, matrices = self.param_groups
         # Loaded checkpoints replace the state.
@@ -158,14 +113,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Return a batch of matrices with their rows or columns made approximately orthonormal.
-
-    The result is near U V^T for a matrix U S V^T. The input is not changed. Shapes are ``(M, r, c) -> (M, r, c)``.
-
-    Five Newton-Schulz iterations X <- a X + (b X X^T + c (X X^T)²) X with :data:`COEFFICIENTS` (Jordan et al. 2024),
-    from X with a Frobenius norm of 1. Singular values of X of at least 0.01 end between 0.6 and 1.3, smaller ones
-    below. A matrix of zeros stays as it is.
-    """
+    """Return about U V^T of each U S V^T, ``(M, r, c)``, by five Newton-Schulz iterations; zeros stay."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)

@@ -1,7 +1,4 @@
-"""Descriptions of the training parameters for help texts and documents, made from ``TrainingConfig``.
-
-The module does not import PyTorch.
-"""
+"""Descriptions of the training parameters for help texts and documents. The module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -16,33 +13,20 @@ from models.training.presets import PRESETS
 
 @dataclass(frozen=True)
 class Parameter:
-    """Texts that describe one training parameter: its name, allowed values, default and meaning.
-
-    Attributes:
-        name: Its name.
-        values: Type and range of its values, such as "integer, 2 to 4096".
-        default: Its default as it would be given; "unset" for None.
-        meaning: Its description.
-    """
-
     name: str
-    values: str
-    default: str
+    values: str  # type and range, such as "integer, 2 to 4096"
+    default: str  # as it would be given; "unset" for None
     meaning: str
 
 
 def parameter_groups() -> dict[str, list[Parameter]]:
-    """Return the descriptions of all training parameters, as a dict of lists by subject."""
+    """Return the parameters by subject."""
     fields = TrainingConfig.model_json_schema()["properties"]
     return {title: [_parameter(name, fields[name]) for name in names] for title, names in GROUPS.items()}
 
 
 def preset_defaults() -> list[tuple[list[str], dict[str, str]]]:
-    """Return the presets that change default training settings, each group with the values that it sets.
-
-    Returns the names of the presets in each group, with the changed defaults as text. Presets that change no defaults
-    are left out.
-    """
+    """Return groups of presets with the defaults that they change, as text."""
     usual, changes = TrainingConfig(), {}
     for preset in PRESETS.values():
         own = preset.config({})

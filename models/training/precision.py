@@ -13,18 +13,7 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
-    """Return the number format in which the coupling networks of a flow compute during training.
-
-    It is "float32" or "bfloat16".
-
-    ``auto`` is bfloat16 on a device with instructions for it, and float32 on any other and where inputs of layers are
-    recomputed: rounding to bfloat16 would amplify the errors of the inverses. Where there is no GPU, as in a service
-    that estimates a training on another machine, a GPU is taken to have them.
-
-    Args:
-        config: The training settings.
-        device: "cpu", "cuda" or "cuda:N".
-    """
+    """Return "float32" or "bfloat16". Rounding would amplify errors where inputs are recomputed."""
     if config.precision != "auto":
         return config.precision
     if config.recompute:
@@ -38,29 +27,14 @@ def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
 
 
 def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
-    """Set the floating-point type, such as bfloat16, in which the coupling networks of a flow compute.
-
-    None stands for the type of their weights.
-
-    The weights keep their type.
-    """
+    """Compute in ``dtype``, or in the type of the weights if None. The weights keep their type."""
     for module in flow.modules():
         if isinstance(module, CouplingNet):
             module.autocast = dtype
 
 
 def lay_out_coupling_nets(flow: Flow, precision: str, device: str = "cpu") -> None:
-    """Change the memory layout of the weights in a flow's coupling networks, for fast convolutions.
-
-    The layout is the fastest for the device.
-
-    It is channels last on CPUs, and on GPUs in bfloat16.
-
-    Args:
-        flow: The flow.
-        precision: The number format of the networks, "float32" or "bfloat16".
-        device: "cpu", "cuda" or "cuda:N".
-    """
+    """Lay out weights for fast convolutions: channels last on CPUs, and on GPUs in bfloat16."""
     last = device == "cpu" or precision == "bfloat16"
     layout = torch.channels_last if last else torch.contiguous_format
     for module in flow.modules():

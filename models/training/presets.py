@@ -1,7 +1,4 @@
-"""Presets: named combinations of an architecture and training settings.
-
-The module does not import PyTorch, so that the service lists presets without loading it.
-"""
+"""Presets: named combinations of an architecture and training settings. The module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -290,7 +287,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset called ``name``, or raise ``PresetNotFound`` with a list of all presets."""
+    """Return a preset, or raise ``PresetNotFound`` with a list of all."""
     if name not in PRESETS:
         raise PresetNotFound(f"there is no preset {name!r}; {choices(name, PRESETS)}")
     return PRESETS[name]

@@ -1,7 +1,4 @@
-"""Training recipes: an architecture for each image shape, together with training settings.
-
-The module does not import PyTorch.
-"""
+"""Recipes: an architecture for each image shape with training settings. The module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -26,64 +23,43 @@ NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; ch
 
 
 class TrainingRecipe(Protocol):
-    """Protocol of a training recipe: an architecture with training settings, but without a dataset.
-
-    It is a preset, or an architecture from a file.
-    """
+    """A preset, or an architecture from a file."""
 
     @property
-    def name(self) -> str:
-        """Name of the recipe, stored in the manifest (description file) of each model trained with it."""
-        ...
+    def name(self) -> str: ...
 
     @property
     def family(self) -> str:
-        """Kind of model architecture that the recipe trains, such as "glow" or "features"."""
+        """Kind of architecture, such as "glow" or "features"."""
         ...
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Default values, by name, of the training settings for which the recipe overrides the usual defaults.
-
-        The usual defaults are those of ``TrainingConfig``.
-        """
+        """Settings that differ from ``TrainingConfig``."""
         ...
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the training settings that can be used with the recipe.
-
-        Other settings are refused.
-        """
+        """Names of the settings that can be used; others are refused."""
         ...
 
-    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the training settings of the recipe, overridden by the user's ``parameters``."""
-        ...
+    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig: ...
 
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> Architecture:
-        """Return the recipe's model architecture for the given image shape and training settings.
-
-        Raises:
-            DatasetUnfit: It cannot have this shape.
-            ArchitectureInvalid: It has no layer for a setting, such as a 1x1 convolution for ``whitening``.
-        """
+        """Return the architecture; raise ``DatasetUnfit`` or ``ArchitectureInvalid`` if it does not fit."""
         ...
 
 
 def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Raise ``DatasetUnfit`` if images are cut into tiles, unless the recipe models image features alone."""
+    """Raise ``DatasetUnfit`` for tiles, unless the recipe models features alone."""
     if tiled and recipe.family != "features":
         raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
 
 
 def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
-    """Raise ``SettingUnsupported`` if a flow lacks layers that the training settings need.
-
-    The flow over pixels is checked.
-    """
+    """Raise ``SettingUnsupported`` if the flow over pixels lacks layers that the settings need."""
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if isinstance(pixels, FeatureArchitecture):
         return
@@ -103,13 +79,7 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the training settings of a recipe, such as a preset, changed by the user's ``parameters``.
-
-    If ``parameters`` have ``max_minutes`` and no ``max_steps``, the minutes alone decide when the training ends.
-
-    Raises:
-        pydantic.ValidationError: A parameter is unknown, has no effect on this recipe, or is outside its bounds.
-    """
+    """Return the settings; raise ``pydantic.ValidationError``. Minutes without steps replace their default limit."""
     unused = [name for name in parameters if name in TrainingConfig.model_fields and name not in recipe.parameters]
     if unused:
         raise ValidationError.from_exception_data(
@@ -141,8 +111,4 @@ def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> Tr
 
 
 def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:
-    """Return one line of text that describes all errors found in a user's training settings.
-
-    An example is "batch_size: expected ..., got ...".
-    """
     return error_line(error, recipe.parameters)

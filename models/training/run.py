@@ -212,11 +212,7 @@ def _fit_features(
 
 
 def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: Observer) -> NDArray[np.int8] | None:
-    """Return the number of each image's cross-validation fold, or None if feature flows are fitted only once.
-
-    Else the fit is repeated without each fold. It is not where the images are more than 5,000, or have too many places
-    to keep their evidence under all fits in memory.
-    """
+    """Return the fold of each image, or None if the fit is not repeated: too many images or places."""
     folds = dataset.whole_folds
     if folds is None:
         return None
@@ -250,7 +246,7 @@ def _require_same_run(
 
 
 def _rising(observe: Observer) -> Observer:
-    """Return an observer that passes events on, with a progress that never falls from one to the next."""
+    """Return an observer that passes events on, with a progress that never falls."""
     highest = 0.0
 
     def forward(event: dict[str, Any]) -> None:
@@ -266,7 +262,7 @@ def _rising(observe: Observer) -> Observer:
 def _phases(
     dataset: Dataset, architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, observe: Observer
 ) -> PhaseSteps:
-    """Return how long validation, fit and evaluation take, in steps; zeros where their work cannot be counted."""
+    """Return the steps that other phases take; zeros where their work cannot be counted."""
     try:
         return phases_in_steps(architecture, config, DatasetSummary.of(dataset))
     except Exception as error:
@@ -277,7 +273,7 @@ def _phases(
 
 
 def source_commit() -> str | None:
-    """Return the git commit hash of this program's source, or None if git or the checkout is missing."""
+    """Return the commit of the source, or None without git or a checkout."""
     git = shutil.which("git")
     source = Path(__file__).parents[2]
     if git is None or not (source / ".git").exists():

@@ -1,4 +1,4 @@
-"""Record of a training run, stored in its folder to protect its checkpoints from runs with other settings."""
+"""Record of a training run, which protects its checkpoints from runs with other settings."""
 
 from __future__ import annotations
 
@@ -20,23 +20,13 @@ FILE = "checkpoints/run.json"
 
 
 class RunRecord(BaseModel):
-    """Record that identifies a training run by its recipe, dataset and settings.
-
-    Attributes:
-        preset: Name of the recipe.
-        dataset: Name of the dataset.
-        dataset_digest: SHA-256 of its images.
-        config: The training settings.
-        architecture: SHA-256 of the architecture and of given initial weights; None for a preset.
-    """
-
     model_config = ConfigDict(frozen=True)
 
-    preset: str
+    preset: str  # name of the recipe
     dataset: str
     dataset_digest: str
     config: dict[str, Any]
-    architecture: str | None
+    architecture: str | None  # SHA-256 with given initial weights; None for a preset
 
     @classmethod
     def of(
@@ -47,15 +37,7 @@ class RunRecord(BaseModel):
         architecture: BaseModel | None,
         weights: bytes = b"",
     ) -> Self:
-        """Create the record of a training run from its recipe, dataset and settings.
-
-        Args:
-            preset: Name of the recipe.
-            dataset: Name of the dataset, and SHA-256 of its images.
-            config: The training settings.
-            architecture: The architecture, if it does not follow from preset and settings.
-            weights: Weights that the training starts with, if they were given.
-        """
+        """Make a record. ``dataset`` is name and digest; ``architecture`` is None if the settings determine it."""
         described = None if architecture is None else architecture.model_dump_json().encode() + weights
         return cls(
             preset=preset,
@@ -66,13 +48,7 @@ class RunRecord(BaseModel):
         )
 
     def differences(self, other: RunRecord) -> list[str]:
-        """Return a list of texts, one for each difference between this training run and ``other``.
-
-        Most texts have the form "name: expected ..., got ...".
-
-        Raises:
-            pydantic.ValidationError: The settings of this run are not those of this version.
-        """
+        """Return a text for each difference; raise ``pydantic.ValidationError`` for settings of another version."""
         pairs: dict[str, tuple[Any, Any]] = {
             "preset": (self.preset, other.preset),
             "dataset": (self.dataset, other.dataset),
@@ -92,15 +68,7 @@ class RunRecord(BaseModel):
         return found
 
     def require_same(self, other: RunRecord, folder: Path, state: str) -> None:
-        """Raise ``FolderTaken`` unless ``other`` has the same recipe, images and settings as this training run.
-
-        The error names the differences.
-
-        Args:
-            other: The run that is about to use the folder.
-            folder: Folder of this run.
-            state: What the folder holds of it, such as "an interrupted training".
-        """
+        """Raise ``FolderTaken`` with the differences; ``state`` is such as "an interrupted training"."""
         try:
             differences = self.differences(other)
         except ValidationError as error:
@@ -110,21 +78,7 @@ class RunRecord(BaseModel):
 
 
 def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the training settings, from recipe and parameters, of a run that starts or resumes in ``folder``.
-
-    An earlier version of this program may have begun a resumed run.
-
-    Settings that the earlier version did not have take their usual defaults, because a recipe may have others. Minutes
-    that a recipe alone gives were cut at the usual number of steps by earlier versions: such a run keeps that number.
-
-    Args:
-        folder: Folder of its checkpoints, if there are any.
-        recipe: Its recipe.
-        parameters: The settings that were asked for.
-
-    Raises:
-        pydantic.ValidationError: A parameter is unknown, has no effect on the recipe, or is outside its bounds.
-    """
+    """Return the settings of a run. A resumed one gets usual defaults for settings that its version did not have."""
     path = folder / FILE
     if not any(path.parent.glob("step-*")):
         return recipe.config(parameters)
@@ -142,18 +96,7 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
 
 
 def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
-    """Claim a folder for a training run's checkpoints by writing the run's record into it.
-
-    The folder must not have checkpoints of another run.
-
-    Args:
-        folder: Folder of the checkpoints.
-        run: The run that is about to use it.
-        write: Whether to write the record; of several processes one does.
-
-    Raises:
-        FolderTaken: The folder has checkpoints of another run; the text names the differences.
-    """
+    """Write the record; raise ``FolderTaken`` if the folder has checkpoints of another run."""
     path = folder / FILE
     if path.exists() and any(path.parent.glob("step-*")):
         try:

@@ -1,4 +1,4 @@
-"""Schedule of a training run: its progress, its validations, its end and the remaining time."""
+"""Progress of a training run, its validations, its end and the remaining time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,7 @@ QUICK_SECONDS = 0.3
 
 
 class Schedule:
-    """Schedule that follows a training run's progress, decides when to validate and estimates the time left.
-
-    A budget in minutes is the time from the start of the process to the written model. What validation, the fit of
-    features, evaluation and calibration will take is set aside, and the steps have the rest.
-
-    Args:
-        config: The budget, in steps or minutes, and the number of validations.
-        images: Images that the dataset has for validations.
-        costs: How long the other phases take, in steps.
-        began: Time of the start of the process, by ``time.monotonic``; None for now.
-    """
+    """Schedule of a training. A budget in minutes covers all from the start of the process to the written model."""
 
     def __init__(
         self, config: TrainingConfig, images: int, costs: PhaseSteps | None = None, began: float | None = None
@@ -48,30 +38,25 @@ class Schedule:
         self._warm: TrainingState | None = None
 
     def resume(self, state: TrainingState) -> None:
-        """Continue the schedule from the step count and the elapsed time of an interrupted training."""
         self._origin -= state.elapsed_seconds
         self._first_step = state.step
         self._validated_at = self.advance(state)
 
     @property
     def timed(self) -> bool:
-        """Whether the training has a time limit in minutes."""
         return self._limit is not None
 
     @property
     def deadline(self) -> float | None:
-        """Time of ``time.monotonic`` by which the model should be written, or None without a time limit."""
+        """Time of ``time.monotonic``; None without a time limit."""
         return None if self._limit is None else self._origin + self._limit
 
     def spent(self) -> float:
-        """Return the seconds spent on this training: since the process began, and in earlier interrupted runs."""
+        """Return seconds since the process began, and in earlier interrupted runs."""
         return time.monotonic() - self._origin
 
     def advance(self, state: TrainingState) -> float:
-        """Update the progress of the training steps from the training state, and return it (0 to 1).
-
-        It is the larger of the used shares of the steps and of their time.
-        """
+        """Update and return the progress, the larger share of steps and of time, 0 to 1."""
         if self._warm is None and state.step > self._first_step:
             self._warm = state
         share = 1.0 if state.finished else state.step / self._config.max_steps
@@ -84,24 +69,13 @@ class Schedule:
         return self._progress
 
     def expected_steps(self, state: TrainingState) -> int:
-        """Return the number of steps that the whole training takes; an estimate if its time is limited.
-
-        It follows from the progress if minutes limit the training.
-        """
+        """Return the steps of the whole training, an estimate if its time is limited."""
         if self._limit is None or self._progress <= 0:
             return self._config.max_steps
         return min(self._config.max_steps, max(state.step, round(state.step / self._progress)))
 
     def validation_images(self, state: TrainingState, before: float) -> int:
-        """Return how many images the validation after a training step uses; 0 if no validation is due.
-
-        The last step is always followed by one. With a budget in minutes, others wait until all of them together
-        have taken less than a tenth of the training time.
-
-        Args:
-            state: The training after the step.
-            before: Progress before the step.
-        """
+        """Return how many images validate after a step; 0 if no validation is due."""
         plan, progress = self._plan(state), self._progress
         if self._limit is None:
             due = int(progress * plan.count) > int(before * plan.count)
@@ -111,36 +85,23 @@ class Schedule:
         return plan.images if due or progress >= 1 else 0
 
     def measures_inverses(self, state: TrainingState, seconds: float) -> bool:
-        """Return whether a validation should also measure the errors of the layers' learned inverses.
-
-        It always does if this is quick, and otherwise if there is time.
-
-        Args:
-            state: The training before the validation.
-            seconds: What the validation has taken so far.
-        """
+        """Return whether to measure learned inverses: if it is quick, or there is time."""
         expected = self._costs.quality * self._step_seconds(state)
         whole = max(seconds + expected, self._next_validation_seconds(state))
         return expected <= QUICK_SECONDS or state.validation_seconds + whole <= VALIDATION_SHARE * state.elapsed_seconds
 
     def validated(self, seconds: float) -> None:
-        """Record the end of a validation at the current progress, and its duration in seconds.
-
-        Its preview and its checkpoint are included.
-        """
+        """Record the seconds of a validation, preview and checkpoint included."""
         self._validated_at, self._validation_seconds = self._progress, seconds
 
     def seconds_left(self, state: TrainingState) -> float:
-        """Return the estimated seconds until the trained model is evaluated, calibrated and written."""
+        """Return the seconds until the model is evaluated, calibrated and written."""
         spent = state.elapsed_seconds if self._limit is None else self.spent()
         steps = spent * (1 - self._progress) / self._progress if self._progress > 0 else 0.0
         return steps + self._seconds_after(state)
 
     def fraction(self, state: TrainingState) -> float:
-        """Return the completed fraction of the training job, from 0 to 1.
-
-        It is the time spent divided by the estimated time of the whole job, and 0 before the first step.
-        """
+        """Return the completed fraction of the whole job, 0 before the first step."""
         spent = self.spent()
         return spent / max(spent + self.seconds_left(state), 1e-9) if self._progress > 0 else 0.0
 
@@ -157,14 +118,14 @@ class Schedule:
         return last + self._costs.features * step + evaluation
 
     def _next_validation_seconds(self, state: TrainingState) -> float:
-        """Return how long the next validation takes: as long as the last one, or as counted before the first."""
+        """Return how long the next validation takes: as the last one, or as counted before the first."""
         if self._validation_seconds is not None:
             return self._validation_seconds
         images = self._plan(state).images
         return (self._costs.validation + self._costs.validation_image * images) * self._step_seconds(state)
 
     def _step_seconds(self, state: TrainingState) -> float:
-        """Return the mean time of a step of this attempt, without the first one, which prepares much; 0 before."""
+        """Return the mean time of a step of this attempt, without the slow first one; 0 before."""
         warm = self._warm
         if warm is None or state.step == warm.step:
             return 0.0

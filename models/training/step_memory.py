@@ -1,9 +1,4 @@
-"""Memory of a training, which the C library keeps from the flow's initialisation on and from one step to the next.
-
-By default glibc asks the system for each block above 32 MB anew, and gives smaller ones back soon after they are freed.
-The system fills every page with zeros when it is first used, which takes a sixth of a step where gradients have tens of
-megabytes. Where the C library is another one, or where its environment variables tune it, nothing changes.
-"""
+"""Memory kept from step to step. To get large blocks anew from the system takes up to a sixth of a step."""
 
 from __future__ import annotations
 
@@ -24,13 +19,7 @@ VARIABLES = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Context manager that makes the C library keep freed memory for reuse, not return it to the system.
-
-    In the block, memory of any size comes from a heap that does not shrink.
-
-    The heap of the main thread keeps what is freed until :func:`release_memory` is called, whoever allocated it. Blocks
-    of 32 MB and more that are allocated outside of ``with`` blocks are no part of it.
-    """
+    """Keep freed memory for reuse until :func:`release_memory`; do nothing without glibc."""
     found = _functions()
     if found is None:
         yield
@@ -46,11 +35,7 @@ def kept_memory() -> Iterator[None]:
 
 
 def release_memory() -> None:
-    """Give back to the operating system the freed memory that the process kept for reuse.
-
-    From then on the thresholds of glibc are fixed at the greatest to which it raises them by itself: blocks of 32 MB
-    and more go back when they are freed, and the heap where 64 MB at its end are free.
-    """
+    """Return freed memory to the system. From then on blocks of 32 MB and more go back when freed."""
     found = _functions()
     if found is not None:
         tune, trim = found
@@ -60,7 +45,7 @@ def release_memory() -> None:
 
 @contextmanager
 def released_memory() -> Iterator[None]:
-    """Context manager that gives freed memory back to the system when its block ends, even by an error."""
+    """Return freed memory to the system at the end of the block, even by an error."""
     try:
         yield
     finally:

@@ -1,7 +1,4 @@
-"""Hash that identifies a training run by its data, architecture, settings and initial weights.
-
-The checkpoints of a run are found by this hash.
-"""
+"""Digest of a run's data, architecture, settings and initial weights, by which its checkpoints are found."""
 
 from __future__ import annotations
 
@@ -16,16 +13,7 @@ from models.training.config import TrainingConfig, earlier_settings
 
 
 def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
-    """Return a hash that identifies a training run by its images, architecture, settings and start weights.
-
-    It is a SHA-256 as a hexadecimal number.
-
-    Args:
-        dataset: Its images.
-        architecture: The flow over pixels.
-        config: The training settings.
-        start: Flow whose weights are where the training starts; None for random weights.
-    """
+    """Return a SHA-256 in hexadecimal; ``start`` is None for random weights."""
     # Checkpoints of versions without these settings still belong to their trainings.
     unchanged = {name for name, value in earlier_settings().items() if getattr(config, name) == value}
     described = f"{architecture.model_dump_json()}{config.model_dump_json(exclude=unchanged)}{dataset.digest}"
@@ -33,10 +21,7 @@ def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: Train
 
 
 def weights_of(start: Flow | None) -> bytes:
-    """Return the weights of a flow as bytes in the safetensors format.
-
-    The result is empty if ``start`` is None.
-    """
+    """Return weights as safetensors, empty for None."""
     if start is None:
         return b""
     # Learned inverses are stored by columns, which the file format does not have.

@@ -22,8 +22,7 @@ Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 BATCH = 100
 TILE_PIXELS = BATCH * 32 * 32
-"""Most pixels of the images that are computed at once. A served score has small tiles, so that it is the same in every
-batch; a validation needs no equality to the last bit, and large tiles take a fraction of the time."""
+"""Most pixels computed at once: more than in scoring, where a result must be the same in every batch."""
 PREVIEW_SAMPLES = 16
 FINAL_SAMPLES = 64
 """Number of samples that are stored with the finished model."""
@@ -33,9 +32,7 @@ PREVIEWS_KEPT = 50
 
 
 def validation_tile(image_shape: tuple[int, int, int]) -> int:
-    """Return how many images of a given shape a validation computes together (its engine's tile size).
-
-    It is 100 images of up to 1024 pixels each, and fewer if they are larger.
+    """Return how many images a validation computes together.
 
     >>> validation_tile((1, 28, 28)), validation_tile((3, 256, 256))
     (100, 1)
@@ -44,32 +41,14 @@ def validation_tile(image_shape: tuple[int, int, int]) -> int:
 
 
 def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "cpu") -> float:
-    """Return the mean bits per dimension of validation images under a flow.
-
-    The images are uint8 ``(N, C, H, W)``.
-
-    The dequantisation noise of an image depends on the image alone, so that the result is the same in every call.
-    """
+    """Return the mean over images uint8 ``(N, C, H, W)``, the same in every call: noise depends on the image alone."""
     return trimmed_bits_per_dim(frozen, images, 0.0, device)[0]
 
 
 def trimmed_bits_per_dim(
     frozen: FrozenFlow, images: Images, suspect_share: float, device: str = "cpu"
 ) -> tuple[float, float]:
-    """Return two means of the bits per dimension of validation images: with and without outliers.
-
-    Outliers are the least likely ``suspect_share`` of the images.
-
-    The second mean selects the weights to keep. Dirty images that a flow does not learn become ever less likely; with
-    them, the mean would select the weights that have learned least. No determinant is computed: those of the frozen
-    flow are known.
-
-    Args:
-        frozen: The flow.
-        images: Validation images, uint8 ``(N, C, H, W)``.
-        suspect_share: Share of the images that the second mean leaves out, 0 to 1.
-        device: Where to compute; the CPU where a layer cannot be computed there.
-    """
+    """Return the means with and without suspects. The second selects weights, as suspects get ever less likely."""
     tile = validation_tile(frozen.image_shape)
     try:
         engine = TorchEngine(frozen, tile, device=device)
@@ -89,17 +68,7 @@ def trimmed_bits_per_dim(
 
 
 def write_preview(frozen: FrozenFlow, folder: Path, step: int) -> Path:
-    """Draw 16 sample images from a flow in training, and write them to ``folder`` as one PNG file.
-
-    Returns the path of the file.
-
-    The latents are the same at every step. The samples come from the learned inverse where the flow has one, are
-    computed on the CPU, and change no random state. The 50 latest files stay.
-
-    Raises:
-        ValueError: A sample is not finite.
-        Exception: Whatever an inverse of the flow raises.
-    """
+    """Write a PNG of 16 samples, with the same latents at every step. Raises whatever an inverse raises."""
     inverse: Inverse = "learned" if frozen.has_learned_inverse else "exact"
     engine = TorchEngine(frozen, min(PREVIEW_SAMPLES, validation_tile(frozen.image_shape)))
     images = sample_frozen(engine, frozen, PREVIEW_SAMPLES, seed=PREVIEW_SEED, inverse=inverse)

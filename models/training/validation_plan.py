@@ -1,4 +1,4 @@
-"""Planning of the number and size of validations, so that they take a small share of training time."""
+"""Number and size of validations, so that they take a small share of training time."""
 
 from __future__ import annotations
 
@@ -22,49 +22,23 @@ MIN_IMAGES = 64
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """Time that validation, feature fitting and evaluation take, in units of one training step's time.
+    """Time of phases in units of one training step, 0 where unknown."""
 
-    Unknown durations are 0.
-
-    Attributes:
-        validation: A validation without its images: log-dets, freezing, preview and checkpoint.
-        validation_image: One image of a validation.
-        quality: Measuring the learned inverses in a validation; a part of ``validation``.
-        features: Fit of the flows over features after the last step.
-        evaluation: Evaluation and calibration of the finished model with all images.
-    """
-
-    validation: float = 0.0
-    validation_image: float = 0.0
-    quality: float = 0.0
-    features: float = 0.0
-    evaluation: float = 0.0
+    validation: float = 0.0  # without its images: log-dets, freezing, preview and checkpoint
+    validation_image: float = 0.0  # one image of a validation
+    quality: float = 0.0  # measuring the learned inverses, a part of ``validation``
+    features: float = 0.0  # fit after the last step
+    evaluation: float = 0.0  # with all images
 
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """Plan of how many validations a training run has, and how many images each validation uses.
-
-    The validations are evenly spaced.
-    """
-
     count: int
     images: int
 
 
 def plan_validations(config: TrainingConfig, images: int, steps: int, costs: PhaseSteps) -> ValidationPlan:
-    """Choose the number of validations, and of images in each, to take at most about 6 % of training time.
-
-    Where the configured number of them takes longer, there are fewer; where fewer than four are left, each has fewer
-    images. There is one validation at least, of at least 64 images. The plan depends on counted work alone, not on
-    measured times, so that a training is the same each time.
-
-    Args:
-        config: The largest number of validations, and of images in each.
-        images: Images that the dataset has for validations.
-        steps: Steps of the training.
-        costs: Costs of a validation in steps.
-    """
+    """Plan by counted work alone: reduce the number of validations first, then the images of each."""
     most_images = min(config.validation_images, images)
     most = max(1, min(config.validations, steps // STEPS_BETWEEN_VALIDATIONS))
     allowed = PLANNED_SHARE * steps

@@ -22,7 +22,7 @@ XZ = b"\xfd7zXZ\x00"
 
 
 class _Xz:
-    """An xz file of one or more streams, decompressed in bounded memory, whatever the size of a dictionary."""
+    """An xz file of one or more streams, decompressed in bounded memory whatever the size of its dictionary."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -42,7 +42,7 @@ class _Xz:
         return b""
 
     def _has_next(self) -> bool:
-        """Return whether another stream follows the one that ended, and begin it. Zeros may lie between them."""
+        """Begin the next stream, which zeros may precede; return False if there is none."""
         packed = self._unpack.unused_data.lstrip(b"\0")
         while not packed and (piece := self._file.read(XZ_PIECE)):
             packed = piece.lstrip(b"\0")
@@ -56,12 +56,7 @@ def _decompressor() -> lzma.LZMADecompressor:
 
 
 def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield an ``Item`` (image, rejected or ignored file) for each file of an uploaded tar archive.
-
-    The archive may be compressed. Its files are never extracted to disk.
-
-    ``within`` is put before their paths. Raises ``DatasetRefused``.
-    """
+    """Yield images and files left out, with ``within`` before their paths; raise ``DatasetRefused``."""
     start, names = meter.done, set[str]()
     with archive_errors(filename), path.open("rb") as file:
         for entry in TarReader(_unpacked(file)):

@@ -1,5 +1,3 @@
-"""Creation of the folder of a dataset from uploaded files, which are not trusted."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -29,39 +27,19 @@ THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rg
 
 @dataclass(frozen=True)
 class NewDataset:
-    """A dataset to be created: its name, the uploaded files, and the limits on their number and size.
-
-    ``quota`` is the most bytes of all datasets together.
-    ``near_duplicates`` is whether images that are like an earlier one are kept.
-    """
-
     name: str
     sources: Sequence[Source]
     limits: Limits
-    quota: int | None
+    quota: int | None  # bytes of all datasets together
     near_duplicates: NearDuplicates = "keep"
 
     @property
     def packed(self) -> int:
-        """The total size of the uploaded files in bytes, before archives among them are unpacked."""
         return sum(source.path.stat().st_size for source in self.sources)
 
 
 def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
-    """Write the images and other files of a new, uploaded dataset into an empty folder.
-
-    These are the images of the uploaded files, an index, a report and a contact sheet.
-
-    Args:
-        folder: The folder, beside those of the other datasets.
-        new: The dataset to be created.
-        progress: Called with the bytes of the uploaded files that were read, and with their size; at the end both are
-            equal. What it raises ends the work.
-
-    Raises:
-        DatasetRefused: A file is unsafe, damaged or too large, or there are too few images.
-        StorageFull: There is no room on the disk.
-    """
+    """Write images, index, report and contact sheet of an upload; ``progress`` gets the bytes read, and all."""
     room = DiskQuota(folder.parent, new.quota)
     packed = new.packed
     room.require(packed)
@@ -81,7 +59,6 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
 
 
 def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Findings, place: int = 0) -> None:
-    """Store an image of a new dataset, or record in ``findings`` why it is left out."""
     try:
         if not writer.add(item, place):
             findings.reject(item.path, "name-taken", "another file has this name")
@@ -90,10 +67,7 @@ def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Fi
 
 
 def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
-    """Divide a new dataset into parts for training, anomaly statistics and calibration; return a report.
-
-    Raises ``DatasetRefused`` if there are too few.
-    """
+    """Divide a new dataset into parts and report on it; raise ``DatasetRefused`` if there are too few images."""
     different = writer.different_images()
     if different < MIN_IMAGES:
         raise _too_few(different, findings)
@@ -101,10 +75,6 @@ def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetRe
 
 
 def write_report(folder: Path, report: DatasetReport) -> None:
-    """Write the report and a contact sheet (PNG of up to 100 thumbnails) into a new dataset's folder.
-
-    The images of the dataset must already be stored there.
-    """
     (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
 

@@ -1,5 +1,3 @@
-"""The fingerprint of an image: size, mode, colour, a digest of its pixels, and a perceptual hash."""
-
 from __future__ import annotations
 
 import hashlib
@@ -13,34 +11,18 @@ from snf_runtime.images.preprocessing import OpenedImage, is_grey, opaque, to_ei
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Size, colour mode and hashes of an image, by which exact and near duplicates are found.
+    """Images with equal digests are duplicates, those with similar ``dhash`` near duplicates."""
 
-    Images with equal pixel digests are duplicates, and images with similar perceptual hashes are near duplicates.
-
-    Attributes:
-        mode: The mode of the file, as Pillow names it.
-        width: Pixels of a row.
-        height: Pixels of a column.
-        grey: Whether the pixels have no colour, whatever the mode.
-        digest: SHA-256 of size and pixels; a colour file with grey pixels has the digest of the grey image.
-        dhash: The difference hash, 64 bits.
-    """
-
-    mode: str
+    mode: str  # as Pillow names it
     width: int
     height: int
-    grey: bool
-    digest: bytes
-    dhash: int
+    grey: bool  # whether the pixels have no colour, whatever the mode
+    digest: bytes  # SHA-256 of size and pixels; that of the grey image for a colour file with grey pixels
+    dhash: int  # 64 bits
 
 
 def fingerprint(opened: OpenedImage) -> Fingerprint:
-    """Return the fingerprint by which duplicates of an image are found: size, colour mode, greyness and two hashes.
-
-    The hashes are a SHA-256 of size and pixels, and a perceptual hash, which is similar for similar images.
-
-    Raises ``ImageError`` for an image with transparent pixels.
-    """
+    """Compute the fingerprint; raise ``ImageError`` for an image with transparent pixels."""
     image = opened.image
     plain = image if image.mode == "I;16" else opaque(image)
     grey = is_grey(plain, opened.format)
@@ -53,17 +35,11 @@ def fingerprint(opened: OpenedImage) -> Fingerprint:
 
 
 def brightened(image: Image.Image) -> Image.Image:
-    """Convert a 16-bit grey image to 8 bits, scaled so that its brightest pixel is white.
-
-    An image without values above 255 keeps its values. The result has the Pillow mode ``L``.
-    """
+    """Scale a 16-bit grey image to 8 bits so that its brightest pixel is white, unless no value is above 255."""
     return to_eight_bits(image, max(256, int(np.asarray(image).max()) + 1))
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return a 64-bit hash of an image that hardly changes when it is resized, brightened or compressed.
-
-    Each bit tells whether a pixel of the grey image, reduced to 9x8 pixels, is darker than its right neighbour.
-    """
+    """Each bit says whether a pixel of the grey image at 9x8 pixels is darker than its right neighbour."""
     shrunken = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR))
     return int.from_bytes(np.packbits(shrunken[:, :-1] < shrunken[:, 1:]).tobytes(), "big")

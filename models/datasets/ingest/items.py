@@ -1,4 +1,4 @@
-"""Items of an upload, such as images and rejected files, and checks of file paths in archives."""
+"""Items of an upload, and checks of file paths in archives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DRIVE = re.compile(r"[A-Za-z]:")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file in an upload, still encoded, such as a PNG: its path and its bytes."""
+    """An encoded image file."""
 
     path: str
     data: bytes
@@ -23,12 +23,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImagePixels:
-    """Image from an uploaded NumPy array, with its pixels, its path and optionally a group name.
-
-    Images of one group stay together, if possible, when the dataset is split.
-
-    The pixels are uint8 ``(C, H, W)``.
-    """
+    """An image of an array, uint8 ``(C, H, W)``; a split keeps images of one group together if possible."""
 
     path: str
     pixels: Pixels
@@ -37,8 +32,6 @@ class ImagePixels:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file of an upload that is left out of the dataset, with a reason code and text."""
-
     path: str
     slug: str
     reason: str
@@ -46,10 +39,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Ignored:
-    """File of an upload that is skipped because its name is not that of an image.
-
-    Examples are hidden files and texts. These files are only counted.
-    """
+    """A file that is only counted, such as a hidden file or a text."""
 
     path: str
 
@@ -64,24 +54,14 @@ TITLES = {
     "unsuitable-column": "The column of images is not there",
     "unsupported-archive": "The kind of archive is not supported",
 }
-"""Titles of the errors of whole uploads, by slug."""
 
 
 def refused(slug: str, detail: str) -> DatasetRefused:
-    """Return a ``DatasetRefused`` error for an upload, with a reason code ``slug`` and a text ``detail``.
-
-    ``slug``, such as ``unsafe-archive``, also gives the title.
-    """
     return DatasetRefused(slug, TITLES[slug], detail)
 
 
 def safe_path(name: str) -> str:
-    """Return the path of an archive member, checked for safety and without ``.`` or empty components.
-
-    Raises ``DatasetRefused`` for an unsafe path.
-
-    Unsafe are absolute and empty paths, ``..``, drive letters, backslashes, control characters, more than 1024
-    characters, and text that is not UTF-8.
+    """Return the normalised path of an archive member; raise ``DatasetRefused`` for an unsafe one.
 
     >>> safe_path("./lot 1//seven.png")
     'lot 1/seven.png'
@@ -112,8 +92,5 @@ def safe_path(name: str) -> str:
 
 
 def is_top(name: str) -> bool:
-    """Return whether the name of an archive entry stands for the root folder of the archive.
-
-    Names such as ``.`` and ``./`` do, which ``tar -c .`` writes.
-    """
+    """Names such as ``./``, which ``tar -c .`` writes, stand for the root of the archive."""
     return not set(name.split("/")) - {"", "."}

@@ -1,7 +1,4 @@
-"""Limits on upload size and disk space, checked while data is read and written.
-
-The bytes are counted; sizes in file headers are not trusted.
-"""
+"""Limits on upload size and disk space. Bytes are counted as they pass; sizes in headers are not trusted."""
 
 from __future__ import annotations
 
@@ -17,31 +14,17 @@ RECHECK_BYTES = 4 * MIB
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the size of one dataset upload.
+    """Limits on one upload."""
 
-    They limit the number of files, the bytes of one file and of all files, and the compression ratio.
-
-    Attributes:
-        files: Entries of all archives and images of all arrays.
-        file_bytes: Bytes of an image file; a longer file is left out.
-        unpacked_bytes: Bytes of all files together.
-        ratio: Unpacked over packed bytes.
-        ratio_from: Unpacked bytes from which on the ratio is checked, as small flat images compress very well.
-    """
-
-    files: int = 1_000_000
-    file_bytes: int = 64 * MIB
+    files: int = 1_000_000  # entries of all archives and images of all arrays
+    file_bytes: int = 64 * MIB  # a longer file is left out
     unpacked_bytes: int = 64 * 1024 * MIB
-    ratio: float = 200.0
-    ratio_from: int = 64 * MIB
+    ratio: float = 200.0  # unpacked over packed bytes
+    ratio_from: int = 64 * MIB  # unpacked bytes, as small flat images compress very well
 
 
 class UploadMeter:
-    """Counter of the files and unpacked bytes of an upload, which raises ``DatasetRefused`` beyond its limits.
-
-    ``packed`` is the size of the uploaded files in bytes, ``done`` the number of these bytes that were read, ``file``
-    the name of the file that is read.
-    """
+    """Counter of the files and unpacked bytes of an upload, which raises ``DatasetRefused`` beyond its limits."""
 
     def __init__(self, packed: int, limits: Limits) -> None:
         self.packed = packed
@@ -52,19 +35,11 @@ class UploadMeter:
         self.file = ""
 
     def add_file(self) -> None:
-        """Count one more uploaded file (or image in an uploaded array), and refuse the upload beyond a limit.
-
-        Raises ``DatasetRefused`` for more than ``limits.files``.
-        """
         self.files += 1
         if self.files > self.limits.files:
             raise too_many_files(self.limits.files, self.file)
 
     def add_bytes(self, count: int) -> None:
-        """Count unpacked bytes of an upload, and check the limits on total size and compression ratio.
-
-        Raises ``DatasetRefused`` beyond a limit.
-        """
         self.unpacked += count
         if self.unpacked > self.limits.unpacked_bytes:
             raise _too_large(f"more than {self.limits.unpacked_bytes} bytes unpacked", self.file)
@@ -73,7 +48,6 @@ class UploadMeter:
 
 
 def too_many_files(most: int, file: str = "") -> DatasetRefused:
-    """Return a ``DatasetRefused`` error for an upload of more than ``most`` files, which ``file`` went beyond."""
     return _too_large(f"more than {most} files", file)
 
 
@@ -82,10 +56,7 @@ def _too_large(detail: str, file: str) -> DatasetRefused:
 
 
 class DiskQuota:
-    """Quota for the total size of a folder, which also keeps some free space on its disk.
-
-    ``quota`` is the largest size of the folder in bytes.
-    """
+    """Largest size of a folder in bytes, which also keeps some free space on its disk."""
 
     def __init__(self, folder: Path, quota: int | None) -> None:
         self._folder = folder
@@ -93,19 +64,13 @@ class DiskQuota:
         self._unchecked = 0
 
     def require(self, count: int) -> None:
-        """Check that the folder's quota and its disk both have room for ``count`` more bytes.
-
-        Raises ``QuotaFull`` or ``StorageFull`` otherwise.
-        """
+        """Raise ``QuotaFull`` or ``StorageFull`` where there is no room for ``count`` more bytes."""
         if self._quota_left is not None and count > self._quota_left:
             raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
         require_room(self._folder, max(1, count))
 
     def take(self, count: int) -> None:
-        """Subtract ``count`` bytes of new data from the remaining quota of the folder.
-
-        Raises ``QuotaFull`` beyond the quota, and ``StorageFull`` when the disk is full, which is checked every 4 MiB.
-        """
+        """Subtract new bytes from the quota as in :meth:`require`; free space of the disk is checked every 4 MiB."""
         if self._quota_left is not None:
             self._quota_left -= count
         self._unchecked += count

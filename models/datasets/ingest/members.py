@@ -1,5 +1,3 @@
-"""Reading of files from zip and tar archives within limits, and translation of archive errors."""
-
 from __future__ import annotations
 
 import errno
@@ -20,12 +18,7 @@ NESTED = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\
 
 
 def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | Rejected:
-    """Read a file from an archive, or reject it if it is too large or itself an archive.
-
-    Returns an ``ImageFile`` with the content, or a ``Rejected``.
-
-    Raises ``DatasetRefused`` where the upload exceeds its limits.
-    """
+    """Read a file of an archive, or reject it if it is too large or itself an archive."""
     chunks: list[bytes] = []
     size = 0
     while chunk := stream.read(CHUNK):
@@ -45,10 +38,7 @@ def read_member(path: str, stream: Readable, meter: UploadMeter) -> ImageFile | 
 
 @contextmanager
 def archive_errors(filename: str) -> Iterator[None]:
-    """Translate errors of a damaged archive in a ``with`` block to ``DatasetRefused`` with the file name.
-
-    Errors of the disk pass unchanged.
-    """
+    """Translate errors of a damaged archive to ``DatasetRefused``; errors of the disk pass unchanged."""
     try:
         yield
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Near duplicates: pairs of 64-bit hashes that differ in few bits, found without comparing all pairs."""
+"""Pairs of 64-bit hashes that differ in few bits, found without comparing all pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 NearDuplicates = Literal["keep", "drop"]
-"""What becomes of near duplicates in an upload: all are kept, or all but the first of those that are alike."""
 DISTANCE = 3
 BANDS = (13, 13, 13, 13, 12)
 """Bits of the five parts of a hash. Two hashes that differ in 3 bits have at least two equal parts."""
@@ -18,16 +17,12 @@ MAX_NEIGHBOURS = 512
 
 
 class KeptHashes:
-    """Perceptual hashes of the images kept so far, to detect near duplicates in an upload."""
-
     def __init__(self) -> None:
         self._hashes = np.empty(1024, dtype=np.uint64)
         self._paths: list[str] = []
 
     def twin(self, dhash: int) -> str | None:
-        """Return the path of the first kept image with a hash within Hamming distance 3 of ``dhash``, or None.
-
-        Such images are near duplicates. Hashes have 64 bits.
+        """Return the path of the first kept image whose hash differs in at most 3 bits, or None.
 
         >>> kept = KeptHashes()
         >>> kept.add(0b0, "a.png")
@@ -39,7 +34,6 @@ class KeptHashes:
         return self._paths[near[0]] if len(near) else None
 
     def add(self, dhash: int, path: str) -> None:
-        """Add the perceptual hash and the path of an uploaded image that is kept in the dataset."""
         if len(self._paths) == len(self._hashes):
             self._hashes = np.concatenate([self._hashes, np.empty_like(self._hashes)])
         self._hashes[len(self._paths)] = dhash
@@ -47,13 +41,7 @@ class KeptHashes:
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Find the pairs of 64-bit hashes that differ in at most 3 bits.
-
-    Returns the pairs of their indices, ``(pairs, 2)``.
-
-    Hashes, all different, are sorted once for each choice of two parts out of five. This takes O(N log N) operations
-    for spread hashes, against O(N²) for all pairs. By the pigeonhole principle no pair is missed, unless more than
-    ``MAX_NEIGHBOURS`` hashes share two parts.
+    """Return index pairs, ``(pairs, 2)``, of different hashes that differ in at most 3 bits, in O(N log N) if spread.
 
     >>> near_pairs(np.array([0b0, 0b111, 0b1111], dtype=np.uint64)).tolist()
     [[0, 1], [1, 2]]
@@ -75,7 +63,7 @@ def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _masks() -> list[np.uint64]:
-    """Return the ten 64-bit masks that keep two of five bit ranges of a hash."""
+    """Return the ten masks that keep two of the five parts of a hash."""
     ends = np.cumsum(BANDS)
     parts = [((1 << int(size)) - 1) << int(end - size) for size, end in zip(BANDS, ends, strict=True)]
     return [np.uint64(first | second) for first, second in combinations(parts, 2)]

@@ -1,4 +1,4 @@
-"""Images in NumPy files, .npy and .npz, read one at a time and never unpickled."""
+"""Images in .npy and .npz files, read one at a time and never unpickled."""
 
 from __future__ import annotations
 
@@ -26,16 +26,10 @@ MAX_GROUP_BYTES = 256 * 2**20
 MAX_GROUP_ITEM = 4 * MAX_NAME
 """Most bytes of a group: NumPy stores a character in 4."""
 LAST = 0x10FFFF
-"""The last character of Unicode."""
 
 
 def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the images of an uploaded .npy file one at a time.
-
-    Raises ``DatasetRefused`` if the file is no uint8 image array.
-
-    The error is also raised where the upload exceeds its limits.
-    """
+    """Yield images; raise ``DatasetRefused`` if the file is no uint8 array of images."""
     with archive_errors(filename), path.open("rb") as file:
         yield from _images(file, filename, within + "images", meter, None)
 
@@ -43,12 +37,7 @@ def read_npy_file(path: Path, filename: str, meter: UploadMeter, within: str) ->
 def npz_images(
     archive: zipfile.ZipFile, members: Members, filename: str, meter: UploadMeter, within: str
 ) -> Iterator[Item]:
-    """Yield the images of an uploaded .npz file one at a time.
-
-    They are in the array ``images``, ``x_train`` or ``x``, or in the only array of the file.
-
-    An array ``group``, ``(N,)`` of texts or whole numbers, gives the group of every image. Raises ``DatasetRefused``.
-    """
+    """Yield images, with groups of the array ``group``, ``(N,)`` of texts or whole numbers, if there is one."""
     arrays = {name.removesuffix(".npy"): info for name, info in members.items()}
     others = [name for name in arrays if name != GROUP]
     chosen = next((name for name in IMAGES if name in arrays), others[0] if len(others) == 1 else None)
@@ -111,10 +100,7 @@ def _groups(file: IO[bytes], filename: str, meter: UploadMeter) -> NDArray[Any]:
 
 
 def _read_counted(file: IO[bytes], size: int, meter: UploadMeter) -> bytearray:
-    """Return the next ``size`` bytes of an uploaded file, or fewer at its end.
-
-    Every piece is counted before the next is read.
-    """
+    """Every piece is counted before the next is read."""
     data = bytearray()
     while piece := file.read(min(CHUNK, size - len(data))):
         meter.add_bytes(len(piece))

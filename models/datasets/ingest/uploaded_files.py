@@ -1,7 +1,4 @@
-"""Reading of uploaded archives, arrays and image files, one item at a time.
-
-The kind of a file is recognised by its first bytes.
-"""
+"""Reading of uploads one item at a time. The kind of a file is recognised by its first bytes."""
 
 from __future__ import annotations
 
@@ -35,19 +32,13 @@ IMAGE = "image"
 
 @dataclass(frozen=True)
 class Source:
-    """An uploaded file: its path on disk, and the name it was sent under, which is never used as a path."""
+    """An uploaded file; ``filename`` is as it was sent, and never used as a path."""
 
     path: Path
     filename: str
 
 
 def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item]:
-    """Yield every image of the uploaded archives, arrays and image files.
-
-    Also yields an item for each file that is left out.
-
-    Raises ``DatasetRefused`` for a malformed archive or array.
-    """
     kinds = [_kind(source.path) for source in sources]
     labels = [ascii(PurePosixPath(source.filename).name)[1:-1] for source in sources]
     archives = [(label, kind) for label, kind in zip(labels, kinds, strict=True) if kind != IMAGE]
@@ -68,13 +59,7 @@ def read_sources(sources: Sequence[Source], meter: UploadMeter) -> Iterator[Item
 
 
 def _folders(archives: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a folder for the files of each archive, with a ``/`` at its end. All folders are different.
-
-    It is the name of the archive up to the first dot; where others may have that, too, the whole name, and else the
-    name with the number of the archive.
-
-    Args:
-        archives: The name and the kind of each archive.
+    """Return a different folder name with a ``/`` for each archive of ``(name, kind)``, as short as can be.
 
     >>> _folders([("lot.01.zip", "zip"), ("lot.02.zip", "zip"), ("b.zip", "zip"), ("b.zip", "zip"), ("c.tar", "tar")])
     ['lot.01.zip/', 'lot.02.zip/', 'b.zip-3/', 'b.zip-4/', 'c/']
@@ -87,7 +72,7 @@ def _folders(archives: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _read_zip(path: Path, filename: str, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield the images and rejected files of a zip archive, or of an .npz if all its members are arrays."""
+    """Read a zip archive, or an .npz if all its members are arrays."""
     with open_zip(path, filename, meter) as (archive, members):
         if members and all(name.endswith(".npy") for name in members):
             yield from npz_images(archive, members, filename, meter, within)

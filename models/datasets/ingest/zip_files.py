@@ -28,10 +28,7 @@ ENTRY_BYTES, NAME_LENGTHS = 46, struct.Struct("<28x3H")
 
 
 class _Bounded(io.FileIO):
-    """A zip file whose directory is bounded in bytes and in entries before ``zipfile`` makes an object of each entry.
-
-    The number of entries in the end record is not trusted: ``zipfile`` takes as many as the directory has.
-    """
+    """A zip file with a bounded directory: ``zipfile`` takes all its entries, whatever number the end record says."""
 
     def __init__(self, path: Path, meter: UploadMeter) -> None:
         super().__init__(path)
@@ -49,7 +46,7 @@ class _Bounded(io.FileIO):
 
 
 def _has_more_entries(directory: bytes, most: int) -> bool:
-    """Return whether bytes are the directory of a zip file, with more than ``most`` entries as far as it is sound."""
+    """Return whether a directory, as far as it is sound, has more than ``most`` entries."""
     position = 0
     for _ in range(most + 1):
         if not directory.startswith(ENTRY, position) or position + ENTRY_BYTES > len(directory):
@@ -60,12 +57,7 @@ def _has_more_entries(directory: bytes, most: int) -> bool:
 
 @contextmanager
 def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
-    """Open and check an uploaded zip archive for the duration of a ``with`` block.
-
-    Yields the archive and a dict of its files by path.
-
-    Raises ``DatasetRefused`` for a damaged or encrypted file, and for unsafe paths or entries that are not plain files.
-    """
+    """Refuse damaged or encrypted archives, unsafe paths and entries that are not plain files."""
     with (
         archive_errors(filename),
         _Bounded(path, meter) as file,
@@ -95,12 +87,6 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
 
 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
-    """Yield an ``Item`` (image, rejected or ignored file) for each file of an open zip archive.
-
-    Its files are read one at a time, and never extracted to disk.
-
-    ``within`` is put before their paths. Raises ``DatasetRefused``.
-    """
     for name, info in members.items():
         if is_no_image(name):
             yield Ignored(within + name)
@@ -112,10 +98,7 @@ def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, wi
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """Return the stored name of a file in a zip archive.
-
-    Raises ``UnicodeDecodeError`` where it is not UTF-8.
-    """
+    """Return the stored name; raise ``UnicodeDecodeError`` where it is not UTF-8."""
     if info.flag_bits & UTF8:
         return info.orig_filename
     return info.orig_filename.encode("cp437").decode()  # zipfile takes unmarked bytes for code page 437

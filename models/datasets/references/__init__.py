@@ -1,1 +1,1 @@
-"""Datasets by reference: images that stay where they are, at a location, and an index of them."""
+"""Datasets by reference: images that stay at a location, and an index of them."""

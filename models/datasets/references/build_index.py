@@ -1,5 +1,3 @@
-"""Building of the index of a dataset by reference, from one pass over the files at its location."""
-
 from __future__ import annotations
 
 import hashlib
@@ -41,20 +39,13 @@ OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_star
 
 
 class Listing(NamedTuple):
-    """The files at a location, and whether that location is a folder or a single file.
-
-    The names of the files are relative to the location, or for a single file to the folder that holds it.
-    """
+    """Files of a location, with names relative to it, or to the folder of a single file."""
 
     is_file: bool
     entries: Iterator[FileEntry]
 
 
 def list_files(location: Location) -> Listing:
-    """Return the files at a location, which is a folder or a single file.
-
-    Raises ``LocationNotFound`` or ``LocationUnavailable``.
-    """
     file = location.stat()
     return Listing(is_file=False, entries=location.files()) if file is None else Listing(True, iter([file]))
 
@@ -68,28 +59,7 @@ def build_index(
     by_request: bool = False,
     progress: Progress = no_progress,
 ) -> ReferenceRecord:
-    """Write an SQLite index that records where the images in a folder or file are stored.
-
-    Returns a description of the location, with the numbers of its images and files.
-
-    The location is a folder of image files, tar archives and Parquet files, or a single file of these kinds.
-
-    Archives are read once, from the beginning to the end. Of image files only the names are listed, and of Parquet
-    files only the metadata is read. No image is decoded. Every file is indexed, or counted as ignored or rejected.
-
-    Args:
-        location: The folder or file.
-        path: The index to write, whole or not at all.
-        listing: The files at the location; None to list them.
-        column: The column of Parquet files with the images; None to find it by its type.
-        by_request: Whether a request to the service named the location.
-        progress: Called with the bytes of files that were indexed, and of all as far as they are listed.
-
-    Raises:
-        DatasetRefused: There is no image, or a Parquet file lacks the column that was named.
-        LocationNotFound: There is nothing at the location.
-        LocationUnavailable: The location cannot be read.
-    """
+    """Index every file, whole or not at all, or count it as ignored or rejected; no image is decoded."""
     is_file, entries = list_files(location) if listing is None else listing
     folder = location.parent if is_file else location
     first = list(islice(entries, LISTED_FIRST))
@@ -109,8 +79,6 @@ def _report(progress: Progress, done: int, total: int, read: int) -> None:
 
 
 class _Builder:
-    """Writer of the rows of an index, file by file."""
-
     def __init__(self, folder: Location, index: sqlite3.Connection, column: str | None) -> None:
         self._folder = folder
         self._index = index
@@ -121,7 +89,6 @@ class _Builder:
         self._bytes = self._images = 0
 
     def add(self, entry: FileEntry, progress: ReadProgress) -> None:
-        """Index the images of one file; ``progress`` is called with the bytes of it that were read."""
         progress(0)
         if is_no_image(entry.name) or entry.name.rpartition("/")[2].startswith(OF_WRITERS):
             self._findings.ignored += 1
@@ -143,7 +110,7 @@ class _Builder:
         progress(entry.size)
 
     def record(self, location: Location, *, is_file: bool, by_request: bool) -> ReferenceRecord:
-        """Return what was indexed. Raises ``DatasetRefused`` if there is no image."""
+        """Return what was indexed; raise ``DatasetRefused`` if there is no image."""
         findings = self._findings
         if not self._images:
             detail = f"there is no image at {location}: {findings.ignored} files are skipped by their names"
@@ -193,7 +160,7 @@ class _Builder:
         return None
 
     def _indexed(self, entry: FileEntry, index: Callable[[FileEntry], int]) -> int:
-        """Index the images in an archive or table; one that is gone or cannot be read is rejected, and no other."""
+        """Index the images of a file; reject one that is gone or cannot be read, and no other."""
         try:
             return index(entry)
         except FILE_ERRORS as error:
@@ -202,7 +169,7 @@ class _Builder:
         return 0
 
     def _tar(self, entry: FileEntry, progress: ReadProgress) -> int:
-        """Index the images in a tar archive. A damaged one is rejected, but the images before the damage are kept."""
+        """Index the images of an archive, of a damaged one those before the damage."""
         images = 0
         file = self._folder.child(entry.name)
         with _Stream(file, entry) as stream:
@@ -220,7 +187,7 @@ class _Builder:
         return images
 
     def _member(self, entry: FileEntry, given: str, kind: str, start: int, size: int, images: int) -> bool:
-        """Index a member of an archive if it is an image, and count it otherwise; return whether it is one."""
+        """Index or count a member of an archive; return whether it is an image."""
         try:
             name = safe_path(given)
         except DatasetRefused as error:
@@ -239,10 +206,7 @@ class _Builder:
         return True
 
     def _parquet(self, entry: FileEntry) -> int:
-        """Index the rows of a Parquet file by its metadata. One that is damaged or has no images is rejected.
-
-        Raises ``DatasetRefused`` if it lacks the column that was named.
-        """
+        """Index the rows; raise ``DatasetRefused`` if the named column is missing, reject a damaged file."""
         try:
             with (
                 self._folder.child(entry.name).open(entry.version) as file,
@@ -264,7 +228,7 @@ class _Builder:
 
 
 class _Stream(Readable):
-    """A file as a stream, read in large pieces of which the next is fetched ahead."""
+    """A file as a stream of large pieces, of which the next is fetched ahead."""
 
     def __init__(self, file: Location, entry: FileEntry) -> None:
         self._pieces = prefetch(_windows(file, entry), 2)
@@ -278,7 +242,6 @@ class _Stream(Readable):
         self._pieces.close()
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes, at most ``size``; empty bytes at the end."""
         if not self._piece:
             self._piece = memoryview(next(self._pieces, b""))
         data, self._piece = self._piece[:size], self._piece[size:]
@@ -292,5 +255,4 @@ def _windows(file: Location, entry: FileEntry) -> Generator[bytes]:
 
 
 def _shown(name: str) -> str:
-    """Return the name of a file as text without control characters."""
     return printable(path_text(name))

@@ -1,8 +1,3 @@
-"""Creation of the folder of a dataset by reference: an index, and after inspection also a report.
-
-Inspection also adds a table of the images and a contact sheet, as for an upload.
-"""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -25,43 +20,18 @@ from models.locations.location import Location
 
 @dataclass(frozen=True)
 class NewReference:
-    """Name, image location and options of a dataset that is to be created without copies of its images.
-
-    Such a dataset is called a dataset by reference.
-
-    Attributes:
-        name: Its name.
-        location: URL of the folder or file with the images.
-        column: The column of Parquet files with the images; None to find it.
-        inspect: Whether every image is read once, for its size, colour and duplicates, as jobs other than scoring need.
-        quota: The most bytes of all datasets together, of which the index takes few.
-        by_request: Whether a request to the service named the location.
-    """
+    """A dataset by reference to be created."""
 
     name: str
     location: str
-    column: str | None = None
-    inspect: bool = False
-    quota: int | None = None
-    by_request: bool = False
+    column: str | None = None  # of Parquet files, None to find it
+    inspect: bool = False  # read every image once, as jobs other than scoring need
+    quota: int | None = None  # bytes of all datasets together
+    by_request: bool = False  # whether a request to the service named the location
 
 
 def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
-    """Write files that describe a new dataset, whose images are not copied, into an empty folder.
-
-    These are an index, and with inspection also a table of the images, a report and a contact sheet.
-
-    Args:
-        folder: The folder, beside those of the other datasets.
-        new: The dataset to be created.
-        progress: Called with the bytes at the location that were read, and with all; inspection reads them again.
-
-    Raises:
-        DatasetRefused: There is no image, no column of images, or for an inspection there are too few images.
-        LocationNotFound: There is nothing at the location.
-        LocationUnavailable: The location cannot be reached.
-        StorageFull: There is no room on the disk.
-    """
+    """Write an index, and with inspection a table of the images, a report and a contact sheet."""
     room = DiskQuota(folder.parent, new.quota)
     room.require(0)
     passes = 2 if new.inspect else 1

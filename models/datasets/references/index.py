@@ -1,4 +1,4 @@
-"""Index of a dataset by reference: one SQLite file that records where every image is stored."""
+"""Index of a dataset by reference: an SQLite file that records where every image is stored."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ FileKind = Literal["image", "tar", "parquet"]
 
 
 class IndexedFile(NamedTuple):
-    """Index entry of one file of a dataset by reference: an image file, a tar archive or a Parquet file.
-
-    It has the index of the file's first image in the dataset, the number of its images, and the version of the file.
-    """
+    """A file with images, the first of which has the index ``first`` in the dataset."""
 
     first: int
     images: int
@@ -47,10 +44,7 @@ class IndexedFile(NamedTuple):
 
 
 class TarMember(NamedTuple):
-    """Image in a tar archive, with its index in the dataset and its byte range.
-
-    The position and size of the image are in bytes.
-    """
+    """Byte range of an image in a tar archive; ``place`` is its index in the dataset."""
 
     place: int
     name: str
@@ -59,10 +53,7 @@ class TarMember(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """Row group of a Parquet file: a block of rows that holds images of a dataset.
-
-    It has the index of its first image in the dataset, the number of its images, and its number in the file.
-    """
+    """Images in a row group of a Parquet file, from ``place`` in the dataset on."""
 
     place: int
     images: int
@@ -97,29 +88,19 @@ class ReferenceRecord(BaseModel):
 
     @property
     def folder(self) -> Location:
-        """The location of the folder to which the file names in the dataset's index are relative."""
+        """The folder that file names in the index are relative to."""
         location = Location(self.location)
         return location.parent if self.is_file else location
 
 
 class ReferenceIndex:
-    """Reader of the index that tells where images of a dataset are stored if they were not copied.
-
-    Such a dataset is called a dataset by reference.
-
-    It uses an open SQLite connection.
-    """
-
     def __init__(self, index: sqlite3.Connection) -> None:
         self._index = index
 
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[ReferenceIndex]:
-        """Open the index file of a dataset by reference for the duration of a ``with`` block.
-
-        Yields the reader of the index. Raises ``DatasetNotFound`` if there is no such file.
-        """
+        """Open an index; raise ``DatasetNotFound`` if there is no such file."""
         try:
             index = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         except sqlite3.OperationalError as error:
@@ -128,18 +109,14 @@ class ReferenceIndex:
             yield cls(index)
 
     def record(self) -> ReferenceRecord:
-        """Return the dataset's description, including its location and counts of images, files and left-out files."""
         return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
 
     def largest_group(self) -> int:
-        """Return the largest number of images in any row group of the dataset's Parquet files.
-
-        It is 1 without Parquet files.
-        """
+        """Return the images of the largest row group of Parquet files, 1 without these."""
         return int(self._index.execute("SELECT coalesce(max(images), 1) FROM groups").fetchone()[0])
 
     def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
-        """Yield the index entry of each file that has any of the images ``start`` to ``stop - 1``, in image order."""
+        """Yield the files that have any of the images ``start`` to ``stop - 1``."""
         rows = self._index.execute(
             "SELECT first, images, kind, name, size, version FROM files WHERE first < ? AND first >= "
             "(SELECT max(first) FROM files WHERE first <= ?) ORDER BY first",
@@ -148,17 +125,14 @@ class ReferenceIndex:
         yield from map(IndexedFile._make, rows)
 
     def members(self, start: int, stop: int) -> Iterator[TarMember]:
-        """Yield index entries only for those images from ``start`` to ``stop - 1`` that are stored in tar archives."""
+        """Yield those of the images ``start`` to ``stop - 1`` that are in tar archives."""
         rows = self._index.execute(
             "SELECT place, name, start, size FROM members WHERE place >= ? AND place < ? ORDER BY place", (start, stop)
         )
         yield from map(TarMember._make, rows)
 
     def groups(self, start: int, stop: int) -> Iterator[RowGroup]:
-        """Yield the Parquet row groups that hold images ``start`` to ``stop - 1``, in order.
-
-        All of these images must be in one Parquet file.
-        """
+        """Yield the row groups with images ``start`` to ``stop - 1``, which are in one Parquet file."""
         rows = self._index.execute(
             "SELECT place, images, number FROM groups WHERE place < ? AND place + images > ? AND place >= "
             "(SELECT max(place) FROM groups WHERE place <= ?) ORDER BY place",
@@ -169,10 +143,7 @@ class ReferenceIndex:
 
 @contextmanager
 def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create the SQLite index of a new dataset by reference, and yield a connection with which to fill it.
-
-    The file appears after the ``with`` block, complete and stored durably.
-    """
+    """Create an index that appears after the ``with`` block, complete and durable."""
     with new_path(path) as temporary, closing(_connect(temporary)) as index:
         index.execute("PRAGMA journal_mode = OFF")
         index.execute("PRAGMA synchronous = OFF")
@@ -189,10 +160,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def read_record(path: Path) -> ReferenceRecord:
-    """Read the description (location, files, counts) of a dataset by reference from its index file.
-
-    Raises ``DatasetNotFound`` if the file is unreadable.
-    """
+    """Read the record; raise ``DatasetNotFound`` if the file is unreadable."""
     try:
         with ReferenceIndex.open(path) as index:
             return index.record()

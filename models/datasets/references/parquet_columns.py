@@ -1,4 +1,4 @@
-"""Images in a column of Parquet files: finding the column, and checking the metadata of a file."""
+"""Finding the column of images in a Parquet file, and checks of the file's metadata."""
 
 from __future__ import annotations
 
@@ -27,53 +27,31 @@ SMALL_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class ImageCell:
-    """Address of the values in a Parquet file that hold the image bytes, or of those that hold the image names.
-
-    The values are a column, or one member of a column of structs.
-    """
+    """A column, or one member of a column of structs."""
 
     column: str
     member: str | None = None
 
     @property
     def path(self) -> str:
-        """Path of this column in the Parquet schema, as ``column`` or ``column.member``.
-
-        The second form is for a column of structs.
-        """
         return self.column if self.member is None else f"{self.column}.{self.member}"
 
 
 @dataclass(frozen=True)
 class ImageColumn:
-    """The column of image bytes in a Parquet file and, if present, the column of image names."""
+    """The columns of the images and, if present, of their names."""
 
     content: ImageCell
     names: ImageCell | None
 
     @property
     def paths(self) -> list[str]:
-        """Parquet schema paths of the columns to read: the image bytes first, then the image names if there are any."""
         return [self.content.path] + ([] if self.names is None else [self.names.path])
 
 
 @contextmanager
 def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tuple[pq.ParquetFile, ImageColumn]]:
-    """Open a Parquet file of images and find its image column.
-
-    Yields the file and the column within a ``with`` block. Columns are read in pieces, so that memory does not grow
-    with their size.
-
-    Where a column has dictionaries alone, a value that is stored once for many rows is held once.
-
-    Args:
-        file: The file.
-        column: The name of the column of images; None to find it by its type.
-        name: The name of the file, for errors.
-
-    Raises:
-        DatasetRefused: It is damaged, or there is no such column, or more than one.
-    """
+    """Columns are read in pieces, to bound memory. Raises ``DatasetRefused``, also unless exactly one column fits."""
     import pyarrow.parquet as pq  # noqa: PLC0415  # takes time to import, and most datasets are no Parquet
 
     with sound_parquet(name):
@@ -89,12 +67,7 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
 
 @contextmanager
 def sound_parquet(name: str) -> Iterator[None]:
-    """Context manager that turns the errors from a damaged Parquet file into ``DatasetRefused``.
-
-    Its message has the name of the file.
-
-    A lack of memory passes unchanged, as do errors of the location.
-    """
+    """Translate errors of a damaged file to ``DatasetRefused``; lack of memory and location errors pass unchanged."""
     import pyarrow as pa  # noqa: PLC0415
 
     try:
@@ -106,11 +79,7 @@ def sound_parquet(name: str) -> Iterator[None]:
 
 
 def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: int) -> list[int]:
-    """Return the number of rows in each row group of a Parquet file, after a check that they are plausible.
-
-    ``size`` is the size of the file in bytes. Raises ``DatasetRefused`` if it cannot have that many rows, or if the
-    metadata of the file contradicts itself.
-    """
+    """Raise ``DatasetRefused`` where a file of ``size`` bytes cannot have its rows, or contradicts itself."""
     metadata = parquet.metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     rows = [group.num_rows for group in groups]
@@ -126,7 +95,6 @@ def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: in
 
 
 def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnChunkMetaData:
-    """Return the Parquet metadata of the column chunk that holds the images of a row group."""
     return _chunk(group, images.content.path)
 
 
@@ -136,10 +104,7 @@ def _chunk(group: pq.RowGroupMetaData, path: str) -> pq.ColumnChunkMetaData:
 
 
 def _only_dictionaries(metadata: pq.FileMetaData, path: str) -> bool:
-    """Return whether all values of a column are in dictionaries, and its other pages only refer to them.
-
-    Writers begin with a dictionary and leave it where it grows. To read the rest as one takes several times its size.
-    """
+    """Writers leave a dictionary where it grows; to read the rest as one takes several times its size."""
     for number in range(metadata.num_row_groups):
         chunk = _chunk(metadata.row_group(number), path)
         if not chunk.has_dictionary_page:
@@ -151,7 +116,6 @@ def _only_dictionaries(metadata: pq.FileMetaData, path: str) -> bool:
 
 
 def is_read_as_dictionary(parquet: pq.ParquetFile, cell: ImageCell) -> bool:
-    """Return whether the values of a column are read as a dictionary, each value once."""
     import pyarrow as pa  # noqa: PLC0415
 
     kind = parquet.schema_arrow.field(cell.column).type
@@ -159,19 +123,7 @@ def is_read_as_dictionary(parquet: pq.ParquetFile, cell: ImageCell) -> bool:
 
 
 def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColumn:
-    """Find the columns of a Parquet file that hold the images and, if present, their names.
-
-    The images are in the column with the given name. Without a name they are in the only column of bytes or of structs
-    with a member ``bytes``; of several such columns it is ``image``.
-
-    Args:
-        schema: The columns.
-        column: The name of the column; None to find it by its type.
-        name: The file, for errors.
-
-    Raises:
-        DatasetRefused: There is no such column, or more than one.
-    """
+    """Without a name: the only column of bytes or of structs with ``bytes``, or that named ``image``; else refuse."""
     fields = {field.name: field for field in schema}
     cells = {field.name: cell for field in schema if (cell := _content(field)) is not None}
     if column is not None:
@@ -206,7 +158,6 @@ def _content(field: pa.Field) -> ImageCell | None:
 
 
 def _member(kind: pa.DataType, name: str, is_kind: Callable[[pa.DataType], bool]) -> bool:
-    """Return whether a type is a struct with one member of a name and kind."""
     import pyarrow as pa  # noqa: PLC0415
 
     types = [part.type for part in kind if part.name == name] if pa.types.is_struct(kind) else []

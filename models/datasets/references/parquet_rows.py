@@ -1,7 +1,4 @@
-"""Reading of the images in the rows of a Parquet file, in bounded memory.
-
-Every indexed row gives an image or an error, even if the file is damaged.
-"""
+"""Images in the rows of a Parquet file, in bounded memory; every indexed row gives an image or an error."""
 
 from __future__ import annotations
 
@@ -39,21 +36,7 @@ ERROR_ROWS = 1024
 def read_groups(
     content: RangeFile, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Iterator[list[EncodedImage]]:
-    """Yield, in batches, the undecoded images ``start`` to ``stop - 1`` of a dataset from one Parquet file.
-
-    Images outside this file are left out.
-
-    A column is read from the beginning of a row group, so the rows before ``start`` are read, too. Where a row group is
-    damaged, or ends early, the rest of its images are errors.
-
-    Args:
-        content: The file.
-        file: Its entry in the index.
-        column: The column with the images; None to find it.
-        groups: Its row groups with these images.
-        start: The place of the first image in the dataset.
-        stop: The place of the image after the last.
-    """
+    """Read row groups from their beginning; where one is damaged, or ends early, the rest of its images are errors."""
     try:
         with open_parquet(content, column, file.name) as (parquet, images):
             for group in groups:
@@ -65,16 +48,13 @@ def read_groups(
 
 
 def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator[list[EncodedImage]]:
-    """Yield batches of ``EncodedImage`` objects, one object with the given error for each unreadable image.
-
-    The images are rows of a Parquet file.
-    """
+    """Yield the error for each place, in batches."""
     for start in range(0, len(places), ERROR_ROWS):
         yield [EncodedImage(place, row_name(file, place), error) for place in places[start : start + ERROR_ROWS]]
 
 
 def row_name(file: IndexedFile, place: int) -> str:
-    """Return a name for an unnamed image, made of its file's name and its row number in that file."""
+    """Name an unnamed image by its file and its row."""
     return f"{file.name}/{place - file.first:06d}"
 
 
@@ -143,7 +123,7 @@ def _expanded(
 
 
 def _cells(batch: pa.RecordBatch, cell: ImageCell) -> tuple[list[int | None], pa.Array]:
-    """Return the number of the value of every row, None for an empty cell, and the values of a column, each once."""
+    """Return the value number of every row, None for an empty cell, and the values, each once."""
     import pyarrow as pa  # noqa: PLC0415
 
     array = batch.column(batch.schema.get_field_index(cell.column))

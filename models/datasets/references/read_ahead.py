@@ -1,5 +1,3 @@
-"""Ordered read-ahead of pieces of files by several threads, in bounded memory."""
-
 from __future__ import annotations
 
 from collections import deque
@@ -16,17 +14,12 @@ AHEAD_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Piece(Generic[T]):
-    """Data to read from files in one call: its size in bytes, and the function that reads it."""
-
     size: int
     read: Callable[[], T]
 
 
 def read_ahead(pieces: Iterable[Piece[T]]) -> Generator[T]:
-    """Read pieces of files ahead in several threads, and yield their contents in order.
-
-    Errors in the threads are raised by this generator.
-    """
+    """Read pieces in several threads and yield them in order; errors in the threads are raised here."""
     with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
         pending: deque[tuple[int, Future[T]]] = deque()
         waiting = 0

@@ -1,5 +1,3 @@
-"""Reader of the encoded images of a dataset by reference, at their original location."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,29 +27,13 @@ SMALL_FILES, SMALL_BYTES = 8, 2**20
 
 
 class ReferencedFiles:
-    """Reader of the encoded images (such as PNG) of a dataset whose images stay at their original location.
-
-    It reads ranges of images in order, and some images ahead. Neighbouring images of a tar archive are read with one
-    request.
-
-    An image whose file has changed or is gone since it was indexed is an ``ImageError``, and so is one that is too
-    large, or that alone cannot be read. Memory is bounded, whatever the range.
-
-    Args:
-        path: The index.
-    """
+    """Reader of encoded images by range, in bounded memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self, start: int, stop: int) -> Generator[EncodedImage]:
-        """Yield the encoded images ``start`` to ``stop - 1`` of a dataset whose images were not copied.
-
-        Each image comes with its index in the dataset. None is missing or repeated: an image that cannot be read has an
-        error in place of its bytes.
-
-        Raises ``LocationUnavailable`` where the location cannot be reached.
-        """
+        """Yield every image once, or its error; raise ``LocationUnavailable`` where the location cannot be reached."""
         if start >= stop:
             return
         with ReferenceIndex.open(self._path) as index:
@@ -75,7 +57,6 @@ class ReferencedFiles:
 
 
 def _small_files(folder: Location, files: Iterable[IndexedFile]) -> Iterator[Piece[list[EncodedImage]]]:
-    """Yield pieces of a few image files each."""
     group: list[IndexedFile] = []
     size = 0
     for file in files:
@@ -138,7 +119,6 @@ def _piece(folder: Location, file: IndexedFile, members: Sequence[TarMember]) ->
 def _rows(
     folder: Location, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Generator[list[EncodedImage]]:
-    """Yield the rows of a Parquet file that are in a range, in batches."""
     done = max(start, file.first)
     stop = min(stop, file.first + file.images)
     try:

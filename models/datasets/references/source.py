@@ -1,5 +1,3 @@
-"""Image source of a dataset by reference, which reads the images from their original location."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -15,19 +13,7 @@ from snf_runtime.images.codec import Preprocessing, decode_image
 
 
 class ReferencedImages:
-    """Image source of a dataset by reference, a dataset that points to images elsewhere without copying them.
-
-    The images are read from where they are, and decoded when they are read.
-
-    It can be pickled, and holds no connection. Where it is unpickled, the index must be at the same path.
-
-    Args:
-        index: The index, of :func:`~models.datasets.references.build_index.build_index`.
-        preprocessing: What the model does to images.
-
-    Raises:
-        DatasetNotFound: There is no such index; also while images are read, if it was deleted meanwhile.
-    """
+    """Image source that can be pickled; where it is unpickled, the index must be at the same path."""
 
     def __init__(self, index: Path, preprocessing: Preprocessing) -> None:
         record = read_record(index)
@@ -39,20 +25,12 @@ class ReferencedImages:
 
     @cached_property
     def largest_group(self) -> int:
-        """Number of images in the largest Parquet row group of the dataset, or 1 if it has no Parquet files.
-
-        A row group is always read from its start.
-        """
+        """Images of the largest row group, which is always read from its start; 1 without Parquet files."""
         with ReferenceIndex.open(self._index) as index:
             return index.largest_group()
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield a ``(name, decoded image)`` pair for each image with index ``start`` to ``stop - 1``.
-
-        An unusable image is replaced by an ``ImageError``.
-
-        Raises ``LocationUnavailable`` where the location cannot be reached.
-        """
+        """Yield images or their errors; raise ``LocationUnavailable`` where the location cannot be reached."""
         if file_stamp(self._index) != self._stamp:
             raise DatasetNotFound(f"the dataset of the index {self._index} was deleted meanwhile")
         with closing(ReferencedFiles(self._index).read(start, min(stop, self.count))) as files:

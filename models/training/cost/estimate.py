@@ -27,27 +27,16 @@ PROGRAM_BYTES = 400_000_000
 
 
 class TrainingEstimate(BaseModel, frozen=True):
-    """Estimated time and memory of a training run, with its number of parameters.
+    """Estimated seconds, bytes and learned numbers of a training run."""
 
-    Times are in seconds and memory in bytes.
-
-    Attributes:
-        parameters: Learned numbers, exactly; of flows over features the most that they may have.
-        memory_bytes: Peak resident memory of the process.
-        start_seconds: Until the first step: loading the program, initialising the flow.
-        training_seconds: Steps, reports, validations, checkpoints and previews; or the fit of features alone.
-        evaluation_seconds: After the last step: freezing, calibration, test scores and samples.
-    """
-
-    parameters: int
-    memory_bytes: int
-    start_seconds: float
-    training_seconds: float
-    evaluation_seconds: float
+    parameters: int  # of flows over features the most that they may have
+    memory_bytes: int  # peak resident memory of the process
+    start_seconds: float  # until the first step
+    training_seconds: float  # with validations, checkpoints and previews; or the fit of features alone
+    evaluation_seconds: float  # all after the last step
 
     @property
     def seconds(self) -> float:
-        """The estimated total time in seconds, from the start of the process to the written model."""
         return self.start_seconds + self.training_seconds + self.evaluation_seconds
 
 
@@ -61,24 +50,7 @@ def estimate_training(
     host: Throughput = ASSUMED,
     slowdown: float = 1.0,
 ) -> TrainingEstimate:
-    """Estimate the time and memory of a training run by counting operations.
-
-    Evaluation and calibration are included.
-
-    The first call for an architecture counts its work, in up to a second; later ones take microseconds.
-
-    Args:
-        architecture: The flow or flows.
-        config: Its training; ``max_minutes`` caps the whole of a training of pixels, start and evaluation included.
-        splits: Sizes of the parts of the dataset. Its image shape must be that of the architecture.
-        throughput: Rates of the device that the steps run on.
-        device: Its kind, "cpu" or "cuda".
-        host: Rates of the CPU beside a CUDA device: evaluation runs there.
-        slowdown: How many times longer than by ``throughput`` alone.
-
-    Raises:
-        ValueError: Where the images are not those of the architecture.
-    """
+    """Estimate a run from its counted work. ``host`` has the rates of the CPU beside a CUDA device."""
     if tuple(splits.image_shape) != architecture.image_shape:
         raise ValueError(f"expected images {architecture.image_shape} of the architecture, got {splits.image_shape}")
     if isinstance(architecture, FeatureArchitecture):
@@ -115,16 +87,7 @@ def _features(
     *,
     whole: bool,
 ) -> TrainingEstimate:
-    """Estimate the fit of flows over features.
-
-    Args:
-        architecture: Their architecture, of which the grid is the finest that is tried.
-        config: The share of suspects, the number of Glow steps that are tried, and how long they are trained.
-        splits: Sizes of the parts of the dataset.
-        throughput: Rates of the CPU.
-        slowdown: How many times longer than by ``throughput`` alone.
-        whole: Whether the whole fit is repeated without each fold, where there are folds.
-    """
+    """Estimate the fit of flows over features; ``whole`` if it is repeated without each fold."""
     steps = 0 if splits.folds else config.feature_steps
     work, folds = feature_work(architecture.model_copy(update={"steps": steps})), whole_folds(config, splits)
     folds = folds if whole else 0
@@ -175,19 +138,7 @@ def _together(pixels: TrainingEstimate, features: TrainingEstimate) -> TrainingE
 def phases_in_steps(
     architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, splits: DatasetSummary
 ) -> PhaseSteps:
-    """Estimate how long the phases of a training run other than the steps take, in units of one step's time.
-
-    These phases are validations, the fit of features, and evaluation with calibration. Only counted work is used, no
-    measured times.
-
-    The ratio of two amounts of work depends on the machine less than either does, so the rates are those of the
-    reference machine.
-
-    Args:
-        architecture: The flow over pixels, with or without flows over features.
-        config: Its training.
-        splits: Sizes of the parts of the dataset.
-    """
+    """Estimate the other phases in steps, by the rates of the reference machine."""
     pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     flow = _flow_work(pixels, config, splits)
     step = _step_seconds(flow, config, ASSUMED)
@@ -258,7 +209,6 @@ def _evaluation_seconds(flow: FlowWork, splits: DatasetSummary, throughput: Thro
 
 
 def _peak_bytes(flow: FlowWork, splits: DatasetSummary) -> int:
-    """Return the largest memory in bytes that a training process needs over its phases."""
     weights = 4 * flow.parameters
     initialising = 2 * weights + flow.initialization_bytes
     # Weights, averages, gradients and two moments.

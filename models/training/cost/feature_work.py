@@ -1,7 +1,4 @@
-"""Counts of the operations and memory needed to fit flows to the features of a backbone network.
-
-The counted parts include the backbone, the moments of the features, the choice of the grid, and the layers.
-"""
+"""Counts of the operations and memory of fitting flows to features."""
 
 from __future__ import annotations
 
@@ -26,42 +23,23 @@ WIDEST_CHANNELS = 96
 
 @dataclass(frozen=True)
 class FeatureWork:
-    """Cost of fitting flows over features: operations and memory traffic by stage, and bytes kept in memory.
+    """Work and memory of a fit."""
 
-    Attributes:
-        backbone: Features of one image.
-        moments: Adding them to the moments.
-        scoring: Latents of one image under one fit.
-        update: An optimiser step that trains the Glow steps.
-        choice: Choosing grid and shrinkages once.
-        layers: Fitting the layers once, and their log-dets.
-        parameters: Learned numbers of one fit with the finest grid, and of the Glow steps.
-        moment_bytes: Moments of one fold.
-        layer_bytes: Layers of one fit.
-        batch_bytes: Activations of a batch.
-        feature_bytes: Features of one image.
-    """
-
-    backbone: Work
-    moments: Work
-    scoring: Work
-    update: Work
-    choice: Work
-    layers: Work
-    parameters: int
-    moment_bytes: int
-    layer_bytes: int
-    batch_bytes: int
-    feature_bytes: int
+    backbone: Work  # features of one image
+    moments: Work  # adding one image to them
+    scoring: Work  # latents of one image under one fit
+    update: Work  # an optimiser step of the Glow steps
+    choice: Work  # grid and shrinkages, once
+    layers: Work  # fit of the layers and their log-dets, once
+    parameters: int  # of one fit with the finest grid, and of the Glow steps
+    moment_bytes: int  # of one fold
+    layer_bytes: int  # of one fit
+    batch_bytes: int  # activations
+    feature_bytes: int  # of one image
 
 
 def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
-    """Count the operations and the memory that a fit of flows over features needs.
-
-    They follow from the shapes of its arrays.
-
-    A backbone that is an ONNX file is counted as EfficientNet-Lite0: earlier trainings correct the estimate.
-    """
+    """Count from the shapes of arrays. A backbone that is an ONNX file counts as EfficientNet-Lite0."""
     channels, rows, columns = architecture.feature_shape
     places, pooled = rows * columns, sum(architecture.pooled)
     cells = min(rows, FINEST_GRID) * min(columns, FINEST_GRID)
@@ -92,9 +70,7 @@ def feature_work(architecture: FeatureArchitecture) -> FeatureWork:
 
 
 def backbone_flops(height: int, width: int) -> int:
-    """Return how many floating-point operations EfficientNet-Lite0, a backbone network, takes for one image.
-
-    Only the part up to its deepest feature map counts.
+    """Return the flops of EfficientNet-Lite0 for one image, up to its deepest feature map.
 
     >>> round(backbone_flops(224, 224) / 1e9, 2)
     0.73
@@ -111,7 +87,6 @@ def backbone_flops(height: int, width: int) -> int:
 
 
 def _choice(channels: int, places: int, cells: int) -> Work:
-    """Return the work of choosing grid and shrinkages by cross-validation."""
     total = Work()
     for grid in GRIDS:
         own = min(cells, grid**2)

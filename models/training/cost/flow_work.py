@@ -1,11 +1,4 @@
-"""Counts of the operations and memory that a flow needs in each part of a training run.
-
-They are made layer by layer on PyTorch's meta device.
-
-Nothing here describes a layer: each is built as for training, and its own code runs with tensors that have no values.
-Layers of one class with the same settings, and weights and images of the same shapes, cost the same. The counts of
-each kind are kept for other flows.
-"""
+"""Operations and memory of each part of a flow's training, counted by running its layers on the meta device."""
 
 from __future__ import annotations
 
@@ -44,45 +37,23 @@ UPDATE_NUMBERS = 13
 
 @dataclass(frozen=True)
 class FlowWork:
-    """Operations and bytes that a flow needs in each part of a training run.
+    """Operations and bytes that a flow needs in each part of a training run."""
 
-    Parts are, for example, a step or the scoring of a batch.
-
-    Attributes:
-        step: Forward and backward pass of one batch, and for a whole flow the optimiser's step and the weight average.
-        initialization: Forward pass of the images that set the activation normalisation.
-        constant_log_det: All data-independent log-dets, once.
-        quality: Measuring the learned inverses, once.
-        refresh: Setting the learned inverses to the exact ones, once.
-        freezing: Making the immutable form and its exact inverses, log-dets not included.
-        preview_freezing: Making the immutable form and the inverses that a preview draws by.
-        scoring: Forward pass of ``FROZEN_BATCH`` images through that form.
-        gradients: Forward and backward pass of ``TILE`` images with gradients of the images alone, as calibration
-            does for verdicts with gradients.
-        sampling: The exact inverse of ``FROZEN_BATCH`` latents.
-        preview: The same by the learned inverses, if there are any.
-        parameters: Learned numbers.
-        saved_bytes: What is kept of one batch for the backward pass.
-        passing_bytes: Most bytes that one layer holds beyond that in the backward pass.
-        initialization_bytes: Most bytes that a layer holds while it initialises.
-        frozen_bytes: What freezing holds.
-    """
-
-    step: Work
+    step: Work  # forward and backward pass of one batch; of a whole flow with optimiser and weight average
     initialization: Work
-    constant_log_det: Work
-    quality: Work
-    refresh: Work
-    freezing: Work
+    constant_log_det: Work  # all data-independent log-dets, once
+    quality: Work  # measuring the learned inverses, once
+    refresh: Work  # setting the learned inverses to the exact ones, once
+    freezing: Work  # without log-dets
     preview_freezing: Work
-    scoring: Work
-    gradients: Work
-    sampling: Work
-    preview: Work
+    scoring: Work  # of ``FROZEN_BATCH`` images
+    gradients: Work  # of ``TILE`` images, in the images alone
+    sampling: Work  # the exact inverse of ``FROZEN_BATCH`` latents
+    preview: Work  # the same by the learned inverses, if there are any
     parameters: int
-    saved_bytes: int
-    passing_bytes: int
-    initialization_bytes: int
+    saved_bytes: int  # of one batch, kept for the backward pass
+    passing_bytes: int  # most that one layer holds beyond that in the backward pass
+    initialization_bytes: int  # most that a layer holds
     frozen_bytes: int
 
     def __add__(self, other: FlowWork) -> FlowWork:
@@ -100,19 +71,7 @@ class FlowWork:
 def flow_work(
     architecture: PixelArchitecture, config: TrainingConfig, images: int, initialization_images: int, precision: str
 ) -> FlowWork:
-    """Count the operations and bytes that each part of training a flow takes, such as one training step.
-
-    The flow runs on tensors without values (meta device).
-
-    Results are cached.
-
-    Args:
-        architecture: The flow.
-        config: Its training; only settings that change the work of a step matter.
-        images: Images a step.
-        initialization_images: Images that it is initialised from.
-        precision: Arithmetic of the coupling networks.
-    """
+    """Count the work of each part, cached; ``images`` a step."""
     relevant = TrainingConfig(
         symmetric_reconstruction=config.symmetric_reconstruction,
         noise_reconstruction=config.noise_reconstruction,
@@ -143,7 +102,7 @@ def _flow_work(
 
 
 def _build(architecture: PixelArchitecture) -> Flow:
-    """Build a flow without values, in which one layer is at all places of layers that are described alike."""
+    """Build a flow without values; layers that are described alike are one object."""
     layers: dict[tuple[object, ...], Bijection] = {}
 
     def build_layer(spec: LayerSpec, shape: Shape) -> Bijection:
@@ -168,7 +127,7 @@ class _Kind:
 
 
 def _kinds(flow: Flow, architecture: PixelArchitecture) -> Counter[_Kind]:
-    """Count the layers of each kind in a flow; the weights of squeezes and priors show all their settings."""
+    """Count the layers of each kind; the weights of squeezes and priors show all their settings."""
     kinds: dict[int, _Kind] = {}
     numbers = Counter[_Kind]()
 
@@ -255,7 +214,6 @@ def _layer_work(
 
 
 def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig | None) -> None:
-    """Run the forward and backward pass of a layer, with the penalties of training if a configuration is given."""
     z, log_det = layer(x)
     loss = z.sum() + log_det.sum()
     if config is not None and isinstance(layer, SelfNormalizing):
@@ -290,7 +248,7 @@ def _inverse_work(layer: Bijection, shape: Shape) -> tuple[Work, Work]:
 
 @torch.no_grad()
 def _orthogonalization(kinds: Counter[_Kind], precision: str) -> Work:
-    """Return the work of making the steps of Muon orthogonal, which multiplies in the precision of the networks."""
+    """Return the work of Muon's products, in the precision of the networks."""
     work, numbers = Work(), Counter[torch.Size]()
     for kind, layers in kinds.items():
         for kernel in coupling_kernels(kind.layer):
@@ -301,7 +259,7 @@ def _orthogonalization(kinds: Counter[_Kind], precision: str) -> Work:
 
 
 def _with_the_rest(layers: FlowWork, flow: Flow, shape: Shape, images: int, initialization_images: int) -> FlowWork:
-    """Add the work of the pixel transform, the optimiser and the weight average to that of the layers."""
+    """Add the pixel transform, the optimiser and the weight average."""
 
     def pixels(batch: int) -> Count[object]:
         return count(lambda: flow.pixels(torch.zeros(batch, *shape, dtype=torch.float64)))

@@ -1,8 +1,4 @@
-"""Measure this machine's throughput: ``python -m models.training.cost.measure PATH [--device cpu] [--threads N]``.
-
-A few presets train some steps each, about ten seconds in all. They differ in what takes their time: starting
-operations, moving bytes, computing in float32, computing in bfloat16. The rates are those that fit their steps best.
-"""
+"""Measure this machine's throughput: ``python -m models.training.cost.measure PATH [--device cpu] [--threads N]``."""
 
 from __future__ import annotations
 
@@ -46,10 +42,7 @@ PROBES: tuple[tuple[str, tuple[int, int, int], int, str], ...] = (
 
 
 def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") -> Throughput:
-    """Measure the computing speed of a CPU or GPU by timing training steps of several flows.
-
-    The speed of the disk is measured by writing 32 MiB to ``folder``.
-    """
+    """Measure the speed by training steps of several flows, and of the disk by writing 32 MiB to ``folder``."""
     works, seconds = zip(*(_probe(*probe, device) for probe in PROBES), strict=True)
     rates = fitted_rates(works, seconds)
     began = time.perf_counter()
@@ -60,13 +53,7 @@ def measure_throughput(folder: Path, start_seconds: float, device: str = "cpu") 
 
 
 def fitted_rates(works: tuple[Work, ...], seconds: tuple[float, ...]) -> dict[str, float]:
-    """Estimate a machine's computing speed from the measured times of training steps.
-
-    Returns the rates of operations, bytes and calls per second that best explain ``seconds``.
-
-    The rates are a non-negative least-squares fit of relative errors. If no step computed in bfloat16, its rate is that
-    of float32. Any other rate that the steps do not show is the assumed one, scaled by the same factor as the others.
-    """
+    """Fit rates to times by non-negative least squares. Rates that no step shows are assumed and scaled alike."""
     amounts = np.array([astuple(work) for work in works]) / np.array(seconds)[:, None]
     scale = np.where(amounts.max(0) > 0, amounts.max(0), 1)
     costs = nnls(amounts / scale, np.ones(len(seconds)))[0] / scale
@@ -128,7 +115,6 @@ def _training_step(
 
 
 def main() -> None:
-    """Measure the training speed of this machine and write it as JSON to the file given on the command line."""
     launched = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m models.training.cost.measure", description=__doc__)
     parser.add_argument("path", type=Path, help="file to write")

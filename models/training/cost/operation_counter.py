@@ -1,4 +1,4 @@
-"""Counts of operations and bytes of PyTorch code, made on tensors without values (meta device)."""
+"""Counts of operations and bytes of PyTorch code on the meta device."""
 
 from __future__ import annotations
 
@@ -23,22 +23,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Work:
-    """Amount of computation in operations and bytes.
-
-    It counts floating-point operations, bytes read and written, and operations that PyTorch starts.
-
-    Attributes:
-        flops: Floating-point operations of convolutions, matrix products and factorisations: two a
-            multiply-add, twice as many in float64.
-        low_precision_flops: Those of layers whose networks compute in bfloat16; not among ``flops``.
-        bytes: Bytes that operations read and write.
-        calls: Operations that PyTorch starts.
-    """
-
-    flops: float = 0.0
-    low_precision_flops: float = 0.0
-    bytes: float = 0.0
-    calls: float = 0.0
+    flops: float = 0.0  # two a multiply-add, twice as many in float64
+    low_precision_flops: float = 0.0  # of networks in bfloat16, not among ``flops``
+    bytes: float = 0.0  # read and written
+    calls: float = 0.0  # operations that PyTorch starts
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -53,16 +41,7 @@ class Work:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Context manager that counts the arithmetic operations of PyTorch code, and the bytes read and written.
-
-    The code runs on tensors without values (meta device).
-
-    A meta tensor has no values. Wherever code asks for one, to branch on it or to return a float, it gets 1, or True:
-    an activation normalisation counts as initialised, a loss as finite.
-
-    Flops are by the formulas of ``torch.utils.flop_counter``. Its own mode is not used: its hooks on modules would run
-    in all threads of a service.
-    """
+    """Counter of operations and bytes. Where code asks for the value of a tensor, it gets 1."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -115,24 +94,12 @@ class OperationCounter(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Count(Generic[T]):
-    """A function's return value, with the operations and the peak memory (in bytes) counted in its run.
-
-    Attributes:
-        outcome: What it returned.
-        work: What it did.
-        peak_bytes: Most bytes of tensors made by it that were alive at once.
-    """
-
     outcome: T
     work: Work
-    peak_bytes: int
+    peak_bytes: int  # of tensors alive at once
 
 
 def count(run: Callable[[], T]) -> Count[T]:
-    """Count the operations and the peak memory of a function, and return them with its result.
-
-    The function runs on tensors without values (meta device).
-    """
     with torch.device("meta"), OperationCounter() as operations:
         outcome = run()
     work = Work(flops=operations.flops, bytes=operations.bytes, calls=operations.calls)
@@ -141,12 +108,7 @@ def count(run: Callable[[], T]) -> Count[T]:
 
 @contextmanager
 def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
-    """Record, in a ``with`` block, the sizes of the tensors that autograd saves for the backward pass.
-
-    This is a context manager. It yields a list of sizes in bytes; tensors that share memory count once.
-
-    The weights of ``module`` are not among them.
-    """
+    """Yield a list that gets the sizes of tensors that autograd saves, without the weights of ``module``."""
     seen = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
     kept: list[Tensor] = []
     sizes: list[int] = []
@@ -164,12 +126,12 @@ def saved_bytes(module: nn.Module) -> Iterator[list[int]]:
 
 
 def _factorisation(numerator: int) -> Callable[..., int]:
-    """Return the formula for the flops of matrix factorisations: ``numerator``/3 n³ for each n x n matrix."""
+    """Return a formula: ``numerator``/3 n³ flops for each n x n matrix."""
     return lambda matrix, *_, **__: numerator * math.prod(matrix) * matrix[-1] // 3
 
 
 def _triangular_solves(solves: int) -> Callable[..., int]:
-    """Return the formula for the flops of a number of solves with triangular n x n matrices."""
+    """Return a formula for solves with triangular n x n matrices."""
     return lambda matrix, *_, out_shape, **__: solves * math.prod(out_shape) * matrix[-1]
 
 

@@ -1,8 +1,4 @@
-"""Outcomes of PyTorch's operators on tensors without values (meta device), kept for calls with equal arguments.
-
-Many operators infer on that device in Python what they return, which takes longer than computing with small tensors.
-The layers of a flow call the same operators with equal arguments many times.
-"""
+"""Outcomes of operators on the meta device, cached because inferring them in Python is slow."""
 
 from __future__ import annotations
 
@@ -38,16 +34,7 @@ class _Sequence(NamedTuple):
 
 
 def operate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: list[Tensor]) -> Any:
-    """Return what an operator returns for arguments, with new tensors wherever it makes some.
-
-    The operator runs if it was not called with equal arguments before, or if tensors with values are involved.
-
-    Args:
-        func: The operator.
-        args: Its positional arguments.
-        kwargs: Its other arguments.
-        given: A list that gets the tensors among the arguments.
-    """
+    """Return the outcome of an operator, run only for new arguments. ``given`` gets the tensors among them."""
     positional = _described(args, given)
     named = tuple([(name, _described(value, given)) for name, value in kwargs.items()])
     if all(tensor.is_meta for tensor in given) if given else kwargs.get("device") == torch.device("meta"):
@@ -59,7 +46,7 @@ def operate(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: 
 
 @lru_cache(maxsize=8192)
 def _outcome(func: Any, positional: Any, named: tuple[tuple[str, Any], ...]) -> Any:
-    """Return the described outcome of an operator, or None if the description does not tell all that it does."""
+    """Return the described outcome, or None if a description does not tell all that the operator does."""
     given: list[Tensor] = []
     args = _arguments(positional, given)
     kwargs = {name: _arguments(value, given) for name, value in named}
@@ -70,7 +57,7 @@ def _outcome(func: Any, positional: Any, named: tuple[tuple[str, Any], ...]) -> 
 
 
 def _state(tensor: Tensor) -> tuple[object, int]:
-    """Return the shape, layout, type and memory of a tensor, which an operator in place may change."""
+    """Return what an operator in place may change of a tensor."""
     return _described(tensor, []), tensor.untyped_storage()._cdata
 
 
@@ -95,7 +82,7 @@ def _arguments(described: Any, given: list[Tensor]) -> Any:
 
 
 def _described_outcome(outcome: Any, given: list[Tensor]) -> Any:
-    """Describe what an operator returned: its inputs by their numbers, and other tensors by what they are like."""
+    """Describe what an operator returned: its inputs by their numbers, other tensors by what they are like."""
     if isinstance(outcome, Tensor):
         for number, tensor in enumerate(given):
             if outcome is tensor:

@@ -1,7 +1,4 @@
-"""Measured training speed of a machine, with functions to read and write it as JSON.
-
-The speed comes from short training steps. The module does not import PyTorch.
-"""
+"""Measured training speed of a machine. The module does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -20,11 +17,6 @@ log = logging.getLogger(__name__)
 
 
 class Throughput(BaseModel):
-    """Measured training speed of a machine.
-
-    It has rates of operations, bytes and PyTorch calls, the speed of the disk, and the start-up time.
-    """
-
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     flops_per_second: float = Field(gt=0, description="In float32; float64 counts twice.")
@@ -35,10 +27,6 @@ class Throughput(BaseModel):
     start_seconds: float = Field(ge=0, description="From the start of a training process until its code is loaded.")
 
     def seconds(self, work: Work) -> float:
-        """Return the estimated time in seconds for the operations and bytes in ``work`` on this machine.
-
-        It is the sum of the amounts of work, each divided by its rate.
-        """
         return (
             work.flops / self.flops_per_second
             + work.low_precision_flops / self.low_precision_flops_per_second
@@ -59,7 +47,7 @@ ASSUMED = Throughput(
 
 
 def stored_throughput(path: Path) -> Throughput | None:
-    """Read a machine's measured speed from a JSON file, or return None if the file is missing or damaged."""
+    """Return None if the file is missing or damaged."""
     try:
         return Throughput.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -70,5 +58,4 @@ def stored_throughput(path: Path) -> Throughput | None:
 
 
 def store_throughput(path: Path, throughput: Throughput) -> None:
-    """Write a machine's measured speed to a JSON file, which is replaced in one step (atomic rename)."""
     write_atomically(path, (throughput.model_dump_json(indent=1) + "\n").encode())
