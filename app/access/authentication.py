@@ -50,13 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class Authentication:
-    """ASGI middleware that requires a valid API key of each HTTP request, once the service has keys.
-
-    The key is checked before the body of the request is read. Paths without data, such as ``/healthz``, need no key.
-
-    It stores the ``Caller`` in the scope of the request, or answers with a 401 error. While the service has no keys,
-    every caller may do everything.
-    """
+    """Middleware that stores the ``Caller`` or answers 401 before the body is read, once there are keys."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing, settings: Settings, writer: BackgroundLog) -> None:
         self._app = app
@@ -172,15 +166,11 @@ def _caller(key: HeldKey, address: str) -> Caller:
 
 
 def is_open(path: str) -> bool:
-    """Return whether requests to a URL path of this service need no API key.
-
-    Health checks and pages without data, such as ``/docs``, need none.
-    """
+    """Return whether a path needs no API key: health checks and pages without data, such as ``/docs``."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
 def given_key(scope: Scope) -> str | None:
-    """Return the API key from a request's ``Authorization: Bearer`` or ``X-API-Key`` header; None without one."""
     headers = Headers(scope=scope)
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():

@@ -1,7 +1,4 @@
-"""Callers: the senders of HTTP requests, identified by API key or by IP address.
-
-Rate limits, fair shares and the audit log count by this identity.
-"""
+"""Callers: senders of requests by API key or address, for rate limits, fair shares and the audit log."""
 
 from __future__ import annotations
 
@@ -13,26 +10,16 @@ from starlette.types import Scope
 from worker.keys.roles import Role
 
 SCOPE = "snf.caller"
-"""Key of a request's scope that holds the authenticated ``Caller``."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Sender of an HTTP request, with its name, IP address and access role.
+    """Sender of an HTTP request."""
 
-    It is named by the id of its API key or, without a key, by its IP address.
-
-    Args:
-        name: ``key:<id>`` of a caller with a key, ``address:<network>`` of a caller without.
-        address: Address of the client; empty where it is not known.
-        role: Role of the key; ``admin`` where the service has no keys.
-        label: Name that an administrator gave the key; empty without a key.
-    """
-
-    name: str
-    address: str
-    role: Role
-    label: str = ""
+    name: str  # ``key:<id>``, or ``address:<network>`` without a key
+    address: str  # empty if it is not known
+    role: Role  # ``admin`` where the service has no keys
+    label: str = ""  # name that an administrator gave the key
 
     @property
     def key(self) -> str | None:
@@ -42,10 +29,7 @@ class Caller:
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Return the sender of an ASGI request as a ``Caller`` with name, IP address and access role.
-
-    It is the sender that ``Authentication`` put in the ASGI scope, or else an ``admin`` named by its IP address.
-    """
+    """Return the sender that ``Authentication`` put into the scope, or an ``admin`` named by its address."""
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
@@ -53,26 +37,17 @@ def caller_of(scope: Scope) -> Caller:
 
 
 def keyless(address: str) -> Caller:
-    """Return the ``Caller`` of a request without an API key, named by the IP address it comes from.
-
-    Its role is ``admin``, as the service has no keys. An IPv6 address is shortened to its /64 network.
-    """
+    """Return the ``admin`` of a service without keys, named by an IPv4 address or a /64 network."""
     return Caller(f"address:{network_of(address)}", address, "admin")
 
 
 def address_of(scope: Scope) -> str:
-    """Return the client's IP address from a request's ASGI scope, or an empty string if it is unknown."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 def network_of(host: str) -> str:
-    """Return the /64 network of an IPv6 address as text, or an IPv4 address unchanged.
-
-    Other text is returned unchanged. An IPv4-mapped IPv6 address becomes its IPv4 address.
-
-    A single machine can have all addresses of a /64 network.
-    """
+    """Return the /64 network of an IPv6 address, of which a machine can have all, or other text unchanged."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

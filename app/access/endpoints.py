@@ -1,5 +1,3 @@
-"""Endpoint ``/v1/me``, which shows callers the name, the id and the roles of their API key."""
-
 from __future__ import annotations
 
 from app.access.callers import caller_of

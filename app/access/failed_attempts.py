@@ -11,7 +11,6 @@ from typing import Any
 from app.access.callers import network_of
 
 FREE_ATTEMPTS = 10
-"""Wrong keys after which an address has to wait."""
 WINDOW_S = 60.0
 """Seconds without a wrong key after which an address is forgotten."""
 MAX_WAIT_S = 60.0
@@ -22,34 +21,16 @@ MAX_REMEMBERED = 4096
 
 @dataclass
 class Attempts:
-    """Count of wrong API keys from one client address, and the time when it may try again.
-
-    The address is an IPv4 address or an IPv6 /64 network.
-
-    Attributes:
-        wrong: Wrong keys so far.
-        unreported: Attempts since the last report in the audit log.
-        blocked_until: End of the wait, on the clock of ``FailedAttempts``, in seconds.
-        forget_at: Time at which these attempts are forgotten, in seconds.
-    """
+    """Wrong keys of an IPv4 address or an IPv6 /64 network."""
 
     wrong: int = 0
-    unreported: int = 0
-    blocked_until: float = 0.0
+    unreported: int = 0  # since the last report in the audit log
+    blocked_until: float = 0.0  # on the clock of ``FailedAttempts``, in seconds
     forget_at: float = 0.0
 
 
 class FailedAttempts:
-    """Counter that makes a client address wait after too many wrong API keys.
-
-    From the 10th wrong key on, the address must wait: 1 s, then 2 s, up to 60 s.
-
-    IPv6 addresses are counted by their /64 network. A key that was valid from an address stays usable from there
-    during the wait.
-
-    Args:
-        clock: A monotonic clock, in seconds.
-    """
+    """Counter that makes an address wait from the 10th wrong key on; keys valid from there need not."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -57,23 +38,14 @@ class FailedAttempts:
         self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def wait_s(self, address: str, digest: str) -> float:
-        """Return how many seconds an address must wait before its next API key may be checked.
-
-        Returns 0.0 if the address need not wait.
-
-        A key that was valid from this address before, recognised by its SHA-256 ``digest``, never has to wait.
-        """
+        """Return the seconds until an address's next key may be checked; 0 for a key that was valid from there."""
         known = self._addresses.get(network_of(address))
         if known is None or (address, digest) in self._right:
             return 0.0
         return max(0.0, known.blocked_until - self._clock())
 
     def failed(self, address: str, digest: str) -> Attempts:
-        """Count a wrong API key against the client IP address that sent it.
-
-        From the 10th wrong key on, the address must wait. Each further wrong key doubles the wait, up to 60 s. Returns
-        the record of the address.
-        """
+        """Count a wrong API key, which doubles the wait from the 10th on; return the record of the address."""
         self._right.pop((address, digest), None)
         now = self._clock()
         network = network_of(address)
@@ -89,19 +61,13 @@ class FailedAttempts:
         return known
 
     def held_off(self, address: str) -> None:
-        """Count a request that was refused because its client address must wait after too many wrong API keys.
-
-        The key was not checked. The count is for the audit log and does not change the wait.
-        """
+        """Count a request refused unchecked, for the audit log; the wait stays the same."""
         known = self._addresses.get(network_of(address))
         if known is not None:
             known.unreported += 1
 
     def succeeded(self, address: str, digest: str) -> None:
-        """Record that a client address sent a valid API key, so that waits of the address do not apply to this key.
-
-        Only the SHA-256 digest of the key is stored.
-        """
+        """Record that a key, of which only the digest is stored, is valid from an address."""
         self._right.pop((address, digest), None)
         _remember(self._right, (address, digest), None)
 

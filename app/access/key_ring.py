@@ -1,8 +1,3 @@
-"""API keys that a running service accepts, from ``SNF_API_KEYS`` and the file ``keys.json``.
-
-The file lies in the data folder ``SNF_HOME``.
-"""
-
 from __future__ import annotations
 
 import hmac
@@ -26,10 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class KeyRefused(Exception):
-    """Raised when a request has no API key, or one that is not accepted.
-
-    ``reason`` is ``missing``, ``unknown``, ``expired`` or ``revoked``.
-    """
+    """Raised with a ``reason``: ``missing``, ``unknown``, ``expired`` or ``revoked``."""
 
     def __init__(self, reason: Refusal) -> None:
         super().__init__(reason)
@@ -38,31 +30,17 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True)
 class HeldKey:
-    """API key that the service accepts, with role and rate limits but without its secret text.
-
-    Attributes:
-        id: Public id of the key.
-        name: Name that an administrator gave the key.
-        role: Role of its holder.
-        requests: Rate limit of requests, such as ``600/minute``; None for no limit.
-        images: Rate limit of images; None for no limit.
-    """
+    """API key that the service accepts, without its secret."""
 
     id: str
-    name: str
+    name: str  # given by an administrator
     role: Role
-    requests: str | None = None
+    requests: str | None = None  # such as ``600/minute``; None for no limit
     images: str | None = None
 
 
 class KeyRing:
-    """All API keys that the running service accepts, against which requests are checked.
-
-    They come from ``SNF_API_KEYS``, and from a file that is read again when it changes.
-
-    If the file of keys becomes unreadable or disappears, its keys are invalid until it is back, and the service still
-    asks for keys: a damaged file never opens the service. Keys of the environment stay valid.
-    """
+    """Keys of ``SNF_API_KEYS`` and of ``keys.json``. If that file is damaged or gone, keys are still needed."""
 
     def __init__(self, settings: Settings) -> None:
         self._environment = [
@@ -80,28 +58,17 @@ class KeyRing:
 
     @property
     def needed(self) -> bool:
-        """Whether requests must carry an API key.
-
-        The value is True if ``SNF_API_KEYS`` is set, or if a key file exists or did exist.
-        """
+        """Whether requests must carry an API key: there are keys, or a key file did exist."""
         self._refresh()
         return bool(self._environment) or self._seen is not None or self._problem is not None
 
     def knows_id(self, text: str) -> bool:
-        """Return whether the text of an API key contains an id that is listed in the service's key file.
-
-        The secret of the key is not checked.
-        """
+        """Return whether the id in an API key is in the key file; the secret is not checked."""
         self._refresh()
         return id_in(text) in self._stored
 
     def find(self, text: str | None) -> HeldKey:
-        """Return the accepted API key that matches the text a client sent, or raise ``KeyRefused``.
-
-        Raises:
-            KeyRefused: No key was given, or the key is not valid.
-            KeysUnreadable: The file of keys cannot be read, so the key cannot be checked.
-        """
+        """Return the accepted key that matches a text; raise ``KeyRefused`` or ``KeysUnreadable``."""
         self._refresh()
         if not text:
             raise KeyRefused("missing")

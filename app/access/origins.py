@@ -1,9 +1,4 @@
-"""Protection from other web pages: checks of the headers ``Host``, ``Origin`` and ``Sec-Fetch-Site``.
-
-Any web page can make a browser send requests to a service on the same machine. A page whose host name resolves to
-127.0.0.1 (DNS rebinding) can even read the answers, but its requests have that name in ``Host``. A page of another
-origin can send forms, but its requests have ``Origin`` or ``Sec-Fetch-Site``.
-"""
+"""Protection from other web pages, and from DNS rebinding, by ``Host``, ``Origin`` and ``Sec-Fetch-Site``."""
 
 from __future__ import annotations
 
@@ -29,16 +24,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 
 
 class OriginCheck:
-    """ASGI middleware that stops other websites from misusing the service through a user's browser.
-
-    It refuses unknown ``Host`` names, and requests by other websites that could change data.
-
-    Args:
-        app: Application behind the middleware.
-        settings: Settings, of which ``host``, ``allowed_hosts`` and ``cors_origins`` are used.
-        asks_for_keys: Whether callers need a key. Web pages have none, so then every host name is accepted unless
-            ``allowed_hosts`` names some.
-    """
+    """Middleware that refuses unknown hosts (any host passes if keys are needed) and changes by other pages."""
 
     def __init__(self, app: ASGIApp, settings: Settings, asks_for_keys: Callable[[], bool]) -> None:
         self._app = with_cors(app, settings.cors_origins)
@@ -102,10 +88,7 @@ class OriginCheck:
 
 
 def with_cors(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """Return an ASGI app wrapped so that web pages of the given origins may call it (CORS).
-
-    Without ``origins`` the app is returned unchanged.
-    """
+    """Return the app wrapped so that web pages of the origins may call it (CORS); unchanged without any."""
     if not origins:
         return app
     return CORSMiddleware(

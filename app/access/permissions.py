@@ -45,18 +45,7 @@ MayAdminister = Security(_check, scopes=["admin"])
 
 
 def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the caller of a request if its role is ``needed`` or a higher one; else raise a ``Problem``.
-
-    In ascending order, the roles are read, score, train and admin.
-
-    Raises a 403 ``Problem`` if the role does not include the role ``needed``, and a 401 ``Problem`` if the request was
-    not authenticated.
-
-    Args:
-        scope: Scope of the request.
-        needed: Role that is needed.
-        what: What needs the role, for the problem's detail.
-    """
+    """Return the caller if it has the role ``needed`` for ``what``; else raise 403, or 401 without authentication."""
     caller = scope.get(SCOPE)
     if not isinstance(caller, Caller):
         # A path that was left open by mistake.
@@ -74,19 +63,13 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
 
 
 def permit(scope: Scope, needed: Role) -> None:
-    """Mark a request as allowed in its ASGI scope, or raise a ``Problem`` if its sender lacks the needed role.
-
-    The ``Problem`` is a 401 or 403, as by :func:`require`.
-    """
+    """Mark a request as allowed in its scope; raise as :func:`require`."""
     require(scope, needed)
     scope[ALLOWED] = True
 
 
 def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
-    """Return the API key role that callers of a route need, such as ``train``.
-
-    It is read from the FastAPI dependencies of the route. Returns None if they require no role.
-    """
+    """Return the role that a route's dependencies require, or None."""
     for dependency in dependencies:
         if isinstance(dependency, params.Security) and dependency.dependency is _check:
             return next(role for role in ROLES if role in (dependency.scopes or ()))
@@ -102,10 +85,7 @@ CallerScope = Annotated[Scope, Depends(_caller)]
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add to each operation of an OpenAPI document the role it requires and the responses for refused access.
-
-    The responses are 401, 403, 429 and 503. The document is changed in place.
-    """
+    """Add the role and the refusals 401, 403, 429 and 503 to each operation of a document, in place."""
     refusals = responses(*REFUSALS)
     for calls in document["paths"].values():
         for operation in calls.values():
@@ -119,10 +99,7 @@ def describe(document: dict[str, Any]) -> None:
 
 
 def without_keys(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of an OpenAPI document in which no operation needs an API key.
-
-    It describes a service that has no keys.
-    """
+    """Return a copy of an OpenAPI document for a service that has no keys."""
     paths = {
         path: {
             method: operation | {"security": [*operation["security"], {}]} if "security" in operation else operation
@@ -134,9 +111,6 @@ def without_keys(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def role_of(operation: dict[str, Any]) -> Role | None:
-    """Return the API key role, such as ``train``, that an operation of an OpenAPI document requires.
-
-    The operation is a dictionary. Returns None if it requires no role.
-    """
+    """Return the role that an operation of an OpenAPI document requires, or None."""
     named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}
     return max((role for role in ROLES if role in named), key=ROLES.index, default=None)

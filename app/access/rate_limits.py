@@ -20,26 +20,13 @@ ALLOWANCE = "snf.allowance"
 
 
 class RateLimits:
-    """Counters that enforce the rate limits of each API key on requests and images.
-
-    They are kept in memory and count over sliding time windows.
-    """
+    """Counters of requests and images of each API key, over sliding time windows."""
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Count requests or images of an API key against its rate limit; raise a ``Problem`` past it.
-
-        Args:
-            key: The key.
-            unit: ``requests`` or ``images``.
-            rate: The rate, such as ``600/minute``; None for no limit.
-            amount: How many to count.
-
-        Raises:
-            Problem: 429 where the rate is used up, 422 where the amount alone is larger than the rate.
-        """
+        """Count an amount against a rate such as ``600/minute``; raise 429, or 422 if the amount exceeds it alone."""
         if rate is None:
             return
         limit = parse(rate)
@@ -64,10 +51,7 @@ class RateLimits:
         )
 
     def headers(self, key: HeldKey) -> dict[str, str]:
-        """Return the headers ``RateLimit-Policy`` and ``RateLimit`` of a key, none for a key without limits.
-
-        They are those of draft-ietf-httpapi-ratelimit-headers-10: quota and window, what remains, seconds to the reset.
-        """
+        """Return ``RateLimit-Policy`` and ``RateLimit`` of draft-ietf-httpapi-ratelimit-headers-10, if any."""
         policies, states = [], []
         for unit, rate in (("requests", key.requests), ("images", key.images)):
             if rate is not None:
@@ -91,10 +75,7 @@ class Allowance:
         self.limits.take(self.key, "requests", self.key.requests, 1)
 
     def take_images(self, count: int) -> None:
-        """Count a request's images against the image rate limit of the API key, such as 10000/hour.
-
-        Raises a 429 error past the limit, and a 422 error if the images of this request alone exceed it.
-        """
+        """Count a request's images; raise 429 past the limit, or 422 if they alone exceed it."""
         self.limits.take(self.key, "images", self.key.images, count)
 
 
@@ -113,11 +94,7 @@ def with_headers(scope: Scope, send: Send) -> Send:
 
 
 def take_images(scope: Scope, count: int) -> None:
-    """Count a request's images against the image rate limit of its API key.
-
-    Raises a 429 ``Problem`` past the limit, and a 422 ``Problem`` if the images of this request alone exceed it.
-    Without a key, nothing is counted.
-    """
+    """Count a request's images against the rate of its key, if it has one; raise 429 or 422."""
     allowance = scope.get(ALLOWANCE)
     if isinstance(allowance, Allowance):
         allowance.take_images(count)

@@ -1,5 +1,3 @@
-"""API answer with the name, the id and the role of a caller's API key."""
-
 from __future__ import annotations
 
 from pydantic import Field

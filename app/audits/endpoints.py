@@ -1,8 +1,3 @@
-"""Endpoint that audits a model: its log-likelihoods are compared with a recomputation in float64.
-
-The recomputation uses no cached values.
-"""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated

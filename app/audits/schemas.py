@@ -1,5 +1,3 @@
-"""Answers of the audit endpoint."""
-
 from __future__ import annotations
 
 from typing import Literal

@@ -1,5 +1,3 @@
-"""Conversion of the audit of a model's log-likelihoods to an API answer."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,10 +11,7 @@ if TYPE_CHECKING:
 
 
 def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
-    """Convert the results of an audit to an API answer: log-likelihoods as served and as recomputed in float64.
-
-    It has both log-likelihoods of each image, and whether all differences are within tolerance.
-    """
+    """Convert an audit to an answer, with whether all differences are within tolerance."""
     scorer = loaded.scorer
     images = [
         AuditedImage(

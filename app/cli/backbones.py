@@ -1,9 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf backbones``: add, list and show the frozen networks (backbones) of feature models.
-
-Backbones are added on each machine that scores or trains with feature models.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Iterator

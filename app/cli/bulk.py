@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf bulk``: score all images of a folder, URL or dataset without a service."""
-
 from __future__ import annotations
 
 import time
@@ -47,21 +45,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BulkModel:
-    """Model with which ``snf bulk`` scores images: its name, files, metadata and calibration.
+    """Model of ``snf bulk``, from the registry of this machine or from a location."""
 
-    It comes from the registry of this machine, or from a location.
-
-    Attributes:
-        judging: Its name and calibration.
-        files: Its files on this machine.
-        manifest: Its manifest.
-        summary: The summary of its calibration.
-    """
-
-    judging: JudgingModel
-    files: ModelFiles
+    judging: JudgingModel  # name and calibration
+    files: ModelFiles  # on this machine
     manifest: Manifest
-    summary: CalibrationSummary
+    summary: CalibrationSummary  # of its calibration
 
 
 def bulk(
@@ -166,13 +155,7 @@ def bulk(
 
 
 def find_model(model: str) -> BulkModel:
-    """Return a model for bulk scoring, given its reference such as ``parts:3`` or the URL of its folder.
-
-    A reference is looked up in the registry of this machine.
-
-    Raises:
-        ModelsError: There is no such model, or it cannot be used.
-    """
+    """Return the model of a reference in this machine's registry or of a folder's URL; raise ``ModelsError``."""
     from models.artifacts.manifest import read_manifest
     from models.loading.model_files import ModelFiles
     from models.locations.location import Location
@@ -189,19 +172,7 @@ def find_model(model: str) -> BulkModel:
 
 
 def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
-    """Find the images for ``snf bulk``; return a label that names their source, and an object that reads them.
-
-    The label is the name of a dataset of this machine, or the URL of a folder or file.
-
-    Args:
-        text: Name of the dataset, path or URL.
-        out: The place of the scores, which must not be among the images.
-        should_stop: Called while images are indexed, which stops where it returns true.
-
-    Raises:
-        ModelsError: There are no such images.
-        Stopped: ``should_stop`` returned true.
-    """
+    """Return the name or URL of the images, and their reader; ``out`` must not be among them; raise ``Stopped``."""
     from models.bulk.part import Stopped
     from models.bulk.sources import DatasetImages, index_location
     from models.datasets import DatasetStore, dataset_names

@@ -1,8 +1,4 @@
-"""Line charts for terminals, drawn with Braille characters of two by four dots.
-
-The library plotext was compared on a learning curve of 40 points: at the same height its frame and legend leave half of
-the rows, the first points of a training flatten the rest, and logarithmic axes have numbers of 15 characters.
-"""
+"""Line charts in Braille characters: frame, legend and axes of plotext take half of the rows at this height."""
 
 from __future__ import annotations
 
@@ -22,15 +18,11 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 RANGE, LOG_RANGE = (0.0, 0.9), (0.05, 0.95)
 """Quantiles of the values at the ends of the axis: the first values of a training would flatten all later ones."""
 MIN_LOG_VALUE = 1e-30
-"""Smallest value on a logarithmic axis."""
 
 
 @dataclass
 class Line:
-    """Coloured line of a terminal chart, which shows one measured quantity of a training run.
-
-    It has a name, a colour, and finite values by training step.
-    """
+    """Coloured line of a chart: finite values by training step."""
 
     name: str
     style: str
@@ -38,12 +30,7 @@ class Line:
     values: list[float] = field(default_factory=list)
 
     def add(self, step: float, value: float | None) -> None:
-        """Append a point to this chart line: the value of a quantity at a training step.
-
-        Points at this or later steps are removed first, because a resumed training repeats these steps.
-
-        A value that is missing or not finite leaves a gap.
-        """
+        """Append a value, or a gap; points from its step on go, because a resumed training repeats them."""
         while self.steps and self.steps[-1] >= step:
             self.steps.pop()
             self.values.pop()
@@ -54,21 +41,14 @@ class Line:
 
 @dataclass
 class Chart:
-    """Line chart over training steps, drawn in a terminal as text.
-
-    The value axis is linear or logarithmic.
-    """
+    """Line chart over training steps, with a linear or logarithmic value axis."""
 
     title: str
     lines: list[Line]
     log: bool = False
 
     def draw(self, width: int) -> list[Text]:
-        """Return the chart as rows of text: a title, and 5 rows of plot.
-
-        Rows of plot are ``width`` characters wide. The list is empty for fewer than two values, or if ``width`` leaves
-        no room for a plot.
-        """
+        """Return a title and 5 rows of ``width`` characters; none for fewer than two values or too small a width."""
         series = [(line, [self._scaled(value) for value in line.values]) for line in self.lines]
         values = sorted(value for _, scaled in series for value in scaled)
         columns = width - MARGIN

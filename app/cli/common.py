@@ -57,25 +57,14 @@ DEFAULT_MODEL = "mnist-snf-glow"
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Print an error message on stderr, and return the exception that ends the command.
-
-    The message is printed as ``snf: MESSAGE``. The exception is a ``typer.Exit`` with the exit code; the caller raises
-    it.
-    """
+    """Print ``snf: MESSAGE`` on stderr; return the ``typer.Exit`` for the caller to raise."""
     typer.echo(f"snf: {message}", err=True)
     return typer.Exit(code)
 
 
 @contextmanager
 def error_messages() -> Iterator[None]:
-    """Turn known exceptions of the ``with`` block into an error message and the exit code of the command.
-
-    The message is a line on stderr. The exit code is 2 for wrong usage, and 3 if the service or this program failed.
-
-    Known are ``ModelsError``, ``JobsError`` and ``Problem``: below HTTP status 500 the code is 2, else 3. It is 2 for a
-    folder that cannot be written, and 3 for any other file that cannot be read or written, for a full disk, and for a
-    GPU or process that gets no more memory.
-    """
+    """Exit with a message for known errors: code 2 for wrong usage, 3 for failures, a full disk, lack of memory."""
     from app.http.errors import Problem, status_of
     from models.disk_space import storage_error
     from models.errors import ModelsError, StorageReadOnly
@@ -104,14 +93,7 @@ def error_messages() -> Iterator[None]:
 
 
 def read_settings(*, writes: bool = False) -> Settings:
-    """Return the settings of commands and services, read from environment variables such as ``SNF_HOME``.
-
-    If a variable is invalid, or if the folder ``SNF_HOME`` cannot be used, the reason is printed and the command exits
-    with code 2.
-
-    Args:
-        writes: Whether the command needs a data folder, ``SNF_HOME``, that can be written.
-    """
+    """Return the settings; exit with code 2 if one is invalid or ``home`` cannot be used, or written if ``writes``."""
     from pydantic import ValidationError
 
     from models.disk_space import folder_problem
@@ -127,30 +109,20 @@ def read_settings(*, writes: bool = False) -> Settings:
 
 
 def registry() -> Registry:
-    """Return the ``Registry`` of the models that are stored in this machine's home folder, ``SNF_HOME``."""
     from models.registry.registry import Registry
 
     return Registry(read_settings().registry_dir)
 
 
 def url_option(url: str | None) -> str:
-    """Return the option ``--url`` as text to append to a command that the running command suggests to the user.
-
-    The text begins with a blank, or is empty where the suggested command reaches the same place without it.
-
-    Args:
-        url: The option of the running command; None or empty for this machine.
-    """
+    """Return ``--url`` with a blank before it for a suggested command, or "" where that needs none."""
     if (url or "") == os.environ.get("SNF_URL", ""):
         return ""
     return f" --url {shlex.quote(url)}" if url else ' --url ""'
 
 
 def refuse_before_subcommand(context: typer.Context) -> None:
-    """Exit with code 2 if an option stands before a subcommand instead of after it.
-
-    The options are ``--url``, ``--key`` and ``--json``.
-    """
+    """Exit with code 2 if ``--url``, ``--key`` or ``--json`` stands before a subcommand."""
     for option in ("url", "key", "as_json"):
         source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":
@@ -159,28 +131,13 @@ def refuse_before_subcommand(context: typer.Context) -> None:
 
 
 def require_local(command: str, reason: str) -> None:
-    """Exit with code 2 if ``SNF_URL`` names a service, for a command that works only on this machine.
-
-    An error message is printed then.
-
-    Args:
-        command: The command, such as ``snf keys``.
-        reason: Why it works on this machine alone, as a sentence without a full stop.
-    """
+    """Exit with code 2 if ``SNF_URL`` is set; ``reason`` is a sentence without a full stop."""
     if address := os.environ.get("SNF_URL"):
         raise fail(f"{command} works on this machine alone, not on SNF_URL={address}: {reason}; unset SNF_URL", USAGE)
 
 
 def fail_validation(error: ValidationError, whole: str, known: Collection[str] = ()) -> typer.Exit:
-    """Print a pydantic validation error on stderr, and return the exception that exits with code 2.
-
-    The message tells what is wrong with each invalid value. The caller raises the exception.
-
-    Args:
-        error: The failed validation.
-        whole: Name of the values as a whole, for errors that belong to none of them.
-        known: Names of the values that there are, to suggest one in place of an unknown one.
-    """
+    """Print what is wrong with each value, or with the ``whole``; return the exit with code 2 to raise."""
     from models.texts.validation_texts import error_line
 
     return fail(error_line(error, known, whole), USAGE)
@@ -188,10 +145,7 @@ def fail_validation(error: ValidationError, whole: str, known: Collection[str] =
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C or SIGTERM sets instead of ending the process at once.
-
-    The event is a ``threading.Event``. Once it is set, Ctrl-C raises ``KeyboardInterrupt``.
-    """
+    """Yield an event that SIGTERM or the first Ctrl-C sets; the next raises ``KeyboardInterrupt``."""
     stop = threading.Event()
 
     def set_stop(_number: int, _frame: FrameType | None) -> None:
@@ -207,31 +161,21 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def client_schema(schema: type[M], response: BaseModel) -> M:
-    """Convert a pydantic object of the server to the Python client's class of the same name.
-
-    The class is ``schema``.
-
-    Commands handle the response of a service and that of this process by the same code.
-    """
+    """Convert an answer to the client's class, so that commands handle both by the same code."""
     return schema.model_validate(response.model_dump(exclude_unset=True))
 
 
 def print_json(value: Any) -> None:
-    """Print a value on stdout as JSON, indented by two spaces."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
 def print_response(response: BaseModel) -> None:
-    """Print a pydantic object, such as an answer of the service, on stdout as indented JSON."""
     print_json(response.model_dump(mode="json"))
 
 
 def print_deleted(name: str, *, as_json: bool) -> None:
-    """Print that a named object, such as a dataset or job, was deleted, as text or JSON.
-
-    The text is ``deleted NAME``. With ``as_json`` it is ``{"deleted": "NAME"}``. It goes to stdout.
-    """
+    """Print ``deleted NAME`` or ``{"deleted": "NAME"}``."""
     if as_json:
         print_json({"deleted": name})
     else:

@@ -1,8 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until they are needed
-"""Shell completion of the names of models, datasets, backbones, presets and jobs.
-
-Names come from the service if the command line has ``--url``, else from this machine.
-"""
+"""Shell completion of names, from the service if the command line has ``--url``, else from this machine."""
 
 from __future__ import annotations
 
@@ -44,10 +41,7 @@ def _url(context: typer.Context) -> str | None:
 
 
 def files(incomplete: str) -> list[str]:
-    """Return the paths that begin with the typed text, for shell completion.
-
-    Folders end with a slash. The function is for arguments that may also be a URL.
-    """
+    """Return paths, folders with a slash, for arguments that may also be a URL."""
     folder, slash, name = incomplete.rpartition("/")
     try:
         with os.scandir(folder + slash or ".") as entries:
@@ -62,12 +56,7 @@ def files(incomplete: str) -> list[str]:
 
 @_completer
 def models(context: typer.Context) -> list[str]:
-    """Return the model names that begin with the typed text, for shell completion.
-
-    The list is empty after an error.
-
-    Versions are left out because shells split words at colons.
-    """
+    """Return model names without versions, because shells split words at colons."""
     if url := _url(context):
         with _client(url) as client:
             return [model.name for model in client.models.list().models]
@@ -79,10 +68,6 @@ def models(context: typer.Context) -> list[str]:
 
 @_completer
 def datasets(context: typer.Context) -> list[str]:
-    """Return the dataset names that begin with the typed text, for shell completion.
-
-    The list is empty after an error.
-    """
     if url := _url(context):
         with _client(url) as client:
             return [dataset.name for dataset in client.datasets.list().datasets]
@@ -95,7 +80,6 @@ def datasets(context: typer.Context) -> list[str]:
 
 @_completer
 def backbones(_context: typer.Context) -> list[str]:
-    """Return the names of local backbone networks that begin with the typed text, for shell completion."""
     from models.features.store import BackboneStore
     from worker.settings import load_settings
 
@@ -104,7 +88,6 @@ def backbones(_context: typer.Context) -> list[str]:
 
 @_completer
 def presets(_context: typer.Context) -> list[str]:
-    """Return the names of all training presets that begin with the typed text, for shell completion."""
     from models.training.presets import PRESETS
 
     return list(PRESETS)
@@ -112,20 +95,14 @@ def presets(_context: typer.Context) -> list[str]:
 
 @_completer
 def jobs(context: typer.Context) -> list[str]:
-    """Return the job ids that begin with the typed text, for shell completion.
-
-    Only the newest 50 jobs are considered.
-    """
+    """Return the ids of the newest 50 jobs that begin with the typed text."""
     with _client(_url(context)) as client:
         return [job.id for job in client.jobs.list(limit=50).jobs]
 
 
 @_completer
 def runs(context: typer.Context) -> list[str]:
-    """Return the ids of training runs that begin with the typed text, for shell completion.
-
-    Only the newest 50 runs are considered.
-    """
+    """Return the ids of the newest 50 runs that begin with the typed text."""
     if url := _url(context):
         with _client(url) as client:
             return [run.id for run in client.runs.list(limit=50).runs]

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables of datasets and their reports for the terminal."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
     from snf_client.schemas import DatasetDetail, DatasetEntry, Duplicates
 
 MAX_ROWS = 10
-"""Rows of a table at most."""
 KINDS = {"image": "image files", "tar": "tar archives", "parquet": "Parquet files"}
 """What the kinds of files of a dataset by reference are called."""
 MODES = {
@@ -26,15 +23,11 @@ MODES = {
     "RGBA": "colour with transparency",
     "I;16": "16-bit grey",
 }
-"""What Pillow's modes are called."""
 PARTS = ("train", "statistics", "calibration", "test")
 
 
 def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
-    """Print a table of all datasets that can be used for training or scoring, one row each.
-
-    The table goes to stdout. For each of the other datasets, the reason why it cannot be used is printed on stderr.
-    """
+    """Print a table of the usable datasets on stdout, and the reasons of the others on stderr."""
     rows = [
         (
             dataset.name,
@@ -62,10 +55,7 @@ def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
 
 
 def print_report(dataset: DatasetDetail) -> None:
-    """Print the image counts and sizes of a dataset, and facts about its files, as tables in the terminal.
-
-    Duplicates, near duplicates and rejected files are shown where known.
-    """
+    """Print the counts and sizes of a dataset, with duplicates and rejected files where known."""
     report, reference = dataset.report, dataset.reference
     facts = {"images": str(dataset.images)}
     if dataset.image_shape:

@@ -1,9 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf datasets``: list, show, create and delete datasets, on this machine or in a service.
-
-Datasets are created by an upload, or by reference to images at a location.
-"""
-
 from __future__ import annotations
 
 from contextlib import suppress

@@ -1,8 +1,3 @@
-"""Command ``snf models drift``: show and acknowledge drift of scored images from calibration images.
-
-A running service watches its models for drift.
-"""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf evaluate``: measure how well a model and baselines separate normal from anomalous images."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -168,7 +166,6 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
 def _remote(
     model: str, normal: str, parameters: EvaluationParameters, url: str, key: str | None, *, quiet: bool
 ) -> EvaluationReport:
-    """Evaluate a model by a job of a running service, and return the report."""
     from models.evaluation.schema import EvaluationReport
     from snf_client.schemas import EvaluationReport as ClientReport
 

@@ -1,5 +1,3 @@
-"""Tables of an evaluation report for the terminal."""
-
 from __future__ import annotations
 
 from rich.console import Console
@@ -25,10 +23,7 @@ DROPPED = {"baseline": 1, "thorough": 2, "family": 3}
 
 
 def print_report(report: EvaluationReport) -> None:
-    """Print an evaluation report as tables of detection scores, such as AUROC.
-
-    There is a table for each anomalous dataset, for defect masks and for simulated faults, then a summary.
-    """
+    """Print a table for each anomalous dataset, for defect masks and for simulated faults, then a summary."""
     console = Console()
     for anomalous in report.sets:
         if anomalous.kind == "dataset":

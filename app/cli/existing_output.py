@@ -16,24 +16,12 @@ if TYPE_CHECKING:
     from models.bulk.plan import BulkPlan
 
 ENDINGS = (".parquet", ".csv", ".jsonl")
-"""Endings of tables of scores."""
 
 
 def check_held(
     out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
 ) -> None:
-    """Check that an existing output file holds scores of the same images and model, so that it may be replaced.
-
-    The calibration and the dataset must be the same, too. Otherwise the command exits with code 2, unless ``force`` is
-    set.
-
-    Args:
-        out: The file.
-        model: The model of the new scores.
-        images: The names of the images in their order; None if they are not known yet.
-        dataset: The dataset of the images; None for image files.
-        force: Whether any file may be written over.
-    """
+    """Exit with code 2 if a file holds scores of other images or another calibration, unless ``force`` is set."""
     from models.bulk.merge_parts import read_content
 
     if force or not out.exists():
@@ -56,11 +44,7 @@ def check_held(
 
 
 def check_unfinished(out: Path, folder: Path, plan: BulkPlan, *, force: bool) -> None:
-    """Refuse to replace the partial results that a different run of ``snf score --out`` left in a folder.
-
-    Runs are different if their plans differ, for example in the files or the false-alarm rate. The command then exits
-    with code 2, unless ``force`` is set.
-    """
+    """Exit with code 2 if a run with another plan left partial results, unless ``force`` is set."""
     from models.bulk.plan import stored_plan
 
     stored = stored_plan(folder)

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf export``: write a model as a folder from which images are scored without PyTorch."""
-
 from __future__ import annotations
 
 from dataclasses import replace

@@ -25,10 +25,7 @@ ADVICE = "choose another folder, or write over them with --force"
 
 
 class HeatMapRecord(BaseModel):
-    """Record of which model and images the anomaly heat maps in a folder belong to, stored there as JSON.
-
-    It also has the calibration. By this record a repeated command recognises the heat maps.
-    """
+    """Record of the model, calibration and images of a folder's heat maps, for a repeated command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,15 +35,11 @@ class HeatMapRecord(BaseModel):
 
     @property
     def label(self) -> str:
-        """Description of the recorded heat maps in words: number of images, model and calibration.
-
-        For example: heat maps of 3 images by digits:2 with calibration 1.
-        """
+        """Text such as: heat maps of 3 images by digits:2 with calibration 1."""
         return f"heat maps of {len(self.images)} images by {self.model} with calibration {self.calibration}"
 
     @property
     def files(self) -> list[str]:
-        """File names of the recorded heat maps, one per image, in the order of the images."""
         return [file_name(index, image) for index, image in enumerate(self.images)]
 
 
@@ -64,29 +57,12 @@ def file_name(index: int, image: str) -> str:
 
 
 def earlier_files(folder: Path) -> list[Path]:
-    """Return the paths of the heat maps that an earlier ``snf score --explain`` left in a folder.
-
-    They are found by the file ``heat-maps.json`` in the folder.
-    """
+    """Return the paths of the heat maps that an earlier command recorded in a folder."""
     return _present(folder, _read(folder / RECORD))
 
 
 def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> HeatMapRecord:
-    """Check that a folder holds no other heat maps, and return a record of the model and images of the new ones.
-
-    Nothing is changed.
-
-    The command exits with code 2 if ``folder`` is a file. Unless ``force`` is set, it also does so if the folder holds
-    other heat maps or files of the same names.
-
-    Heat maps of the same images by the same model and calibration may be there: a repeated command makes them anew.
-
-    Args:
-        folder: The folder.
-        model: The model that scores.
-        images: The names of the images in their order.
-        force: Whether heat maps of another model or of other images, and files of their names, are written over.
-    """
+    """Return the record of new heat maps; exit with code 2 if the folder holds others, unless ``force`` is set."""
     if folder.exists() and not folder.is_dir():
         raise fail(f"--explain: expected a folder for the heat maps, got the file {folder}", USAGE)
     wanted = HeatMapRecord(model=model.ref, calibration=model.calibration, images=list(images))
@@ -98,17 +74,7 @@ def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, fo
 
 
 class HeatMapWriter:
-    """Output of ``snf score`` that saves each image's heat map as a PNG file.
-
-    The results are passed on to another output.
-
-    Of the heat map itself only numbers, such as its threshold and regions, are passed on.
-
-    Args:
-        folder: The folder, which :func:`check_folder` has checked.
-        record: The record of the heat maps.
-        output: The other output.
-    """
+    """Output that saves heat maps as PNG files, and passes the rest on to another output."""
 
     def __init__(self, folder: Path, record: HeatMapRecord, output: ScoreOutput) -> None:
         self._folder = folder
@@ -117,7 +83,6 @@ class HeatMapWriter:
         self._begun = False
 
     def add(self, part: ScorePart) -> None:
-        """Save the heat maps of a batch as PNG files, then pass the results on to another output, such as a table."""
         if not self._begun:
             # Not before: a command that is refused leaves the folder as it is.
             self._replace_earlier()
@@ -125,10 +90,6 @@ class HeatMapWriter:
         self._output.add(part.with_results(map(self._without, part.results)))
 
     def end(self) -> None:
-        """Finish the output to which the results were passed on, such as a table or JSON.
-
-        All PNG files have been written before.
-        """
         self._output.end()
 
     def _without(self, result: ImageResult) -> ImageResult:
@@ -145,10 +106,7 @@ class HeatMapWriter:
         return result.model_copy(update={"heat_map": brief})
 
     def _replace_earlier(self) -> None:
-        """Delete the heat maps of an earlier command and record those of this one.
-
-        An image that is not judged this time would keep its earlier heat map.
-        """
+        """Delete earlier heat maps: an image that is not judged this time would keep its own."""
         from models.atomic_files import write_atomically
 
         for file in {*earlier_files(self._folder), *_present(self._folder, self._record)}:

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Job requests that a command builds from ``NAME=VALUE`` arguments or from a JSON file."""
-
 from __future__ import annotations
 
 import json
@@ -21,13 +19,7 @@ LISTS = ("against", "shapes", "contrasts")
 
 
 def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobRequest:
-    """Return the request for a new job, made of ``NAME=VALUE`` pairs and an optional JSON file.
-
-    The pairs override the file.
-
-    Prints an error and exits with code 2 if a pair, the file or the request is not valid. The service checks the
-    parameters.
-    """
+    """Return a request of a file, overridden by ``NAME=VALUE`` pairs; exit with code 2 if it is not valid."""
     from pydantic import ValidationError
 
     from snf_client.schemas import JobRequest
@@ -68,10 +60,7 @@ def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
 
 
 def split_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
-    """Split ``NAME=VALUE`` pairs into a dictionary from name to value, both as text.
-
-    The command exits with code 2 if a pair has another form.
-    """
+    """Split ``NAME=VALUE`` pairs; exit with code 2 for another form."""
     texts: dict[str, str] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")

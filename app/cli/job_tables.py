@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables of jobs and pictures of learning curves for the terminal."""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -28,10 +26,6 @@ ENDED_WITH_RESULT = ("succeeded", "partial")
 
 
 def print_jobs(page: JobList) -> None:
-    """Print a table of jobs, one row per job.
-
-    The columns are id, type, status, model, dataset, progress, time left and bits/dim.
-    """
     from rich.text import Text
 
     columns = (
@@ -64,11 +58,7 @@ def print_jobs(page: JobList) -> None:
 
 
 def print_job(job: JobView, options: str = "") -> None:
-    """Print the details of a job as a table of two columns.
-
-    They include status, model, dataset, parameters, progress, times and error. The result is shown if the job has
-    succeeded, also in part. Suggested commands end with ``options``, the option that ``url_option`` returns.
-    """
+    """Print a job as a table of two columns; suggested commands end with ``options`` of ``url_option``."""
     from rich.text import Text
 
     from models.texts.validation_texts import value_text
@@ -100,11 +90,7 @@ def print_job(job: JobView, options: str = "") -> None:
 
 
 def print_curve(curve: TrainingCurve | RunDetail) -> None:
-    """Draw the learning curves of a training run in the terminal.
-
-    They show bits/dim and reconstruction error by step. A note is printed instead for fewer than two points, or if no
-    point has bits/dim.
-    """
+    """Draw bits/dim and reconstruction error by step, or print a note if there is too little to draw."""
     from rich.console import Console
 
     from app.cli.live import LearningCurves
@@ -125,11 +111,7 @@ def print_curve(curve: TrainingCurve | RunDetail) -> None:
 
 
 def outcome(job: JobView, options: str = "") -> str:
-    """Return the result of a finished job of any type in words.
-
-    For example ``registered digits:2``, or the counts of a scoring job. Suggested commands end with ``options``, the
-    option that ``url_option`` returns.
-    """
+    """Return a result in words, such as ``registered digits:2``; suggested commands end with ``options``."""
     result = job.result or {}
     if "proposal" in result:
         proposed = result["proposal"] and f"proposes {result['proposal']} ({result['preset']})"
@@ -151,11 +133,7 @@ def outcome(job: JobView, options: str = "") -> str:
 
 
 def calibration_outcome(result: dict[str, Any], options: str = "") -> str:
-    """Return the result of a calibration job in words.
-
-    It names the new calibration and its smallest false-alarm rate. If ``result`` has the key ``active``, it also tells
-    whether the calibration is in use, with the reason if it is known.
-    """
+    """Return the new calibration, its smallest false-alarm rate, and whether and why it is in use."""
     number, ref, reason = result["calibration"], result["ref"], result.get("reason")
     made = f"calibration {number} of {ref}, smallest alpha {result['smallest_p']:.4g}"
     if result.get("active") is None:
@@ -166,11 +144,7 @@ def calibration_outcome(result: dict[str, Any], options: str = "") -> str:
 
 
 def limit_outcome(result: dict[str, Any]) -> str:
-    """Return a text about a measured detection limit, the smallest defect size that a model reliably finds.
-
-    For each kind of defect it has the smallest size that is reliably found, in pixels, or ``none`` if no size is. If
-    the limit is not determinable, the reason is given instead.
-    """
+    """Return the smallest size found for each kind of defect, in pixels or ``none``, or why none is known."""
     made = f"detection limit {result['limit']} of {result['ref']} at alpha {result['alpha']:.4g}"
     if result["not_determinable"]:
         return f"{made} is not determinable: {result['not_determinable']}"
@@ -179,18 +153,12 @@ def limit_outcome(result: dict[str, Any]) -> str:
 
 
 def is_unfit(job: JobView) -> bool:
-    """Return whether a job trained a model version that failed a check of its fitness to serve.
-
-    The model version does not become live by itself then.
-    """
+    """Return whether a job trained a version that failed a check, so that it does not become live by itself."""
     return bool((job.result or {}).get("unfit"))
 
 
 def job_counts(job: JobView) -> JudgedCounts:
-    """Return how many images a bulk scoring job judged, flagged as anomalies, and could not judge.
-
-    The counts are 0 for other jobs.
-    """
+    """Return the counts of a bulk scoring job; 0 for other jobs."""
     result = job.result or {}
     errors = result.get("errors", 0)
     return JudgedCounts(result.get("images", 0) - errors, result.get("anomalies", 0), errors)

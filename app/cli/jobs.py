@@ -1,5 +1,3 @@
-"""Command ``snf jobs``: list, follow and control the jobs of a running service."""
-
 from __future__ import annotations
 
 from pathlib import Path

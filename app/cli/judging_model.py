@@ -1,7 +1,4 @@
-"""Look-up of the model version and calibration that ``snf score`` uses to judge images.
-
-They come from this machine or from a service.
-"""
+"""Look-up of the model version and calibration that judge images, on this machine or in a service."""
 
 from __future__ import annotations
 
@@ -20,19 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JudgingModel:
-    """Model version and calibration that a command uses to judge images as normal or anomalous.
+    """Model version and calibration that a command uses to judge images."""
 
-    Its warnings are what the user should know about them.
-
-    Attributes:
-        ref: Name and version as ``name:version``.
-        calibration: Number of the calibration.
-        warnings: Why the version is unfit, and drift of images that the service has seen, in sentences.
-    """
-
-    ref: str
+    ref: str  # ``name:version``
     calibration: int
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  # sentences: why it is unfit, and drift of images
 
     @property
     def label(self) -> str:
@@ -44,7 +33,6 @@ class JudgingModel:
         return f"{self.ref} with calibration {self.calibration}"
 
     def check_scores(self, part: ScorePart) -> None:
-        """Exit with code 3 if a batch of images was scored with a calibration other than ``self.calibration``."""
         if part.calibration not in (None, self.calibration):
             raise fail(
                 f"expected scores of {self.label}, got some of calibration {part.calibration}: another one was "
@@ -54,20 +42,12 @@ class JudgingModel:
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:
-        """Create a ``JudgingModel`` (version, calibration, warnings) from a version in this machine's registry.
-
-        Its warnings tell why the version is unfit, if it is.
-        """
         ref = f"{version.name}:{version.version}"
         unfit = (f"{ref} is unfit: {check.sentence}" for check in version.manifest.unfit)
         return cls(ref, version.calibration, tuple(unfit))
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
-        """Create a ``JudgingModel`` (version, calibration, warnings) from a service's description of a model.
-
-        Its warnings tell about fitness, drift and calibration of the model.
-        """
         ref = f"{detail.name}:{detail.version}"
         warnings = [f"{ref} is unfit: {reason.detail}" for reason in detail.unfit]
         warnings += [
@@ -81,10 +61,7 @@ class JudgingModel:
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:
-    """Resolve a reference such as ``digits@live`` to the current model version and its calibration.
-
-    They come from the service of ``client``, or from this machine's registry if ``client`` is None.
-    """
+    """Resolve a reference such as ``digits@live`` in the service, or in this machine's registry."""
     if client is not None:
         return JudgingModel.of_detail(client.models.get(model))
     return JudgingModel.of_version(registry().resolve(model))

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf keys``: create, list, revoke and rotate the API keys of the services that share ``SNF_HOME``."""
-
 from __future__ import annotations
 
 import getpass

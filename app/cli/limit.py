@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf limit``: measure the smallest simulated defects that a model detects in good images."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Table of a detection limit for the terminal."""
-
 from __future__ import annotations
 
 from rich.console import Console
@@ -10,11 +8,7 @@ from models.limits.chart import limit_text
 
 
 def print_limit(number: int, record: LimitRecord) -> None:
-    """Print the detection limit of a model, the smallest defects it finds reliably, as a table.
-
-    For each shape and contrast of a defect, it has the limit and the shares of defects found by size. Below it stand
-    the data used. If the limit is not determinable, the reason is printed instead of the table.
-    """
+    """Print the limit and the shares found by size, for each shape and contrast, or why there is none."""
     console = Console()
     if record.not_determinable is None:
         _print_curves(record)

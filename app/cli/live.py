@@ -1,8 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Live view of a job as a progress bar with learning curves, lines of text, or JSON lines.
-
-The progress bar and the curves need a terminal.
-"""
+"""Live view of a job as a progress bar with learning curves, lines of text, or JSON lines."""
 
 from __future__ import annotations
 
@@ -30,11 +27,7 @@ MAX_WIDTH = 100
 
 @contextmanager
 def live_view(as_json: bool) -> Iterator[Observer]:
-    """Yield a function that shows the progress of a job, to be called with each job event.
-
-    In a terminal it shows a progress bar and learning curves, elsewhere lines of text. With ``as_json`` it prints each
-    event as a line of JSON.
-    """
+    """Yield a function that shows each event in the terminal, as lines of text, or as JSON lines."""
     if as_json:
         yield lambda event: typer.echo(json.dumps(event))
         return
@@ -51,10 +44,7 @@ def live_view(as_json: bool) -> Iterator[Observer]:
 
 @contextmanager
 def terminal_view(console: Console) -> Iterator[Observer]:
-    """Yield a function that shows job events as a progress bar and learning curves.
-
-    They are drawn in the terminal of ``console``. The function is called with each event.
-    """
+    """Yield a function that shows each event in a progress bar and learning curves."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -104,10 +94,7 @@ def terminal_view(console: Console) -> Iterator[Observer]:
 
 
 class LearningCurves:
-    """Terminal charts of the learning curves of a training run.
-
-    Two charts show bits/dim and reconstruction error by step. They are empty for other types of job.
-    """
+    """Charts of bits/dim and reconstruction error by step; empty for jobs other than trainings."""
 
     def __init__(self) -> None:
         from app.cli.chart import Chart, Line
@@ -121,10 +108,7 @@ class LearningCurves:
         )
 
     def add(self, event: EventData) -> None:
-        """Add the bits/dim and the reconstruction error of a training event to the chart of each.
-
-        Events other than ``metrics`` and ``validation`` are ignored.
-        """
+        """Add a ``metrics`` or ``validation`` event; others are ignored."""
         match event["event"]:
             case "metrics":
                 self._train.add(event["step"], event.get("bits_per_dim"))

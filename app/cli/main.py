@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Entry point of the command line ``snf``, with the commands that start services."""
-
 from __future__ import annotations
 
 import io
@@ -169,11 +167,7 @@ cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
-    """Run the command line ``snf`` with the arguments in ``sys.argv``, and exit with the command's exit code.
-
-    An unexpected error is printed with its traceback and ends with code 3: Python's own code 1 means an anomaly here.
-    A disk that takes no writes is no unexpected error, and neither is a pipe that nobody reads any more.
-    """
+    """Run ``snf``; an unexpected error ends with 3, as 1 means an anomaly; a full disk or closed pipe is not one."""
     tune_process()
     keep_files_private()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -194,11 +188,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run the command, and write out all that it printed.
-
-    Raises:
-        OSError: The output cannot be written.
-    """
+    """Run the command, and write out all that it printed; raise ``OSError`` if that fails."""
     try:
         cli()
     except SystemExit as end:

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Commands ``snf models card``, ``audit``, ``export`` and ``import``, which read and move the files of a model."""
-
 from __future__ import annotations
 
 import tempfile

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Reading and writing of models at storage URLs, such as ``s3://bucket/models/parts``."""
-
 from __future__ import annotations
 
 import tempfile
@@ -28,17 +26,7 @@ def is_url(text: str) -> bool:
 
 
 def write_to_location(model: str, folder: Path | None, url: str, client: Client | None, *, force: bool) -> None:
-    """Write the files of a model version to a storage URL, such as ``s3://bucket/models/parts``.
-
-    The command exits with code 2 if files of a model are there already, unless ``force`` is set.
-
-    Args:
-        model: Name and version.
-        folder: The folder of its files; None for a model of a service.
-        url: The location.
-        client: The service.
-        force: Whether files are written over.
-    """
+    """Write a version to a URL; exit with code 2 if a model is there, unless ``force`` is set."""
     from models.artifacts.at_location import files_at, write_artifact
     from models.artifacts.tar import unpack
     from models.locations.location import Location
@@ -59,10 +47,7 @@ def write_to_location(model: str, folder: Path | None, url: str, client: Client 
 
 @contextmanager
 def tar_of(file: str) -> Iterator[Path]:
-    """Yield the path of a model's local tar file; a model given as a URL is fetched first.
-
-    A model at a URL is packed into a temporary tar file.
-    """
+    """Yield the path of a tar file; a model at a URL is packed into a temporary one."""
     from models.artifacts.at_location import fetch_artifact
     from models.artifacts.tar import pack
     from models.locations.location import Location
@@ -81,10 +66,7 @@ def tar_of(file: str) -> Iterator[Path]:
 
 
 def open_at_location(url: str) -> Path:
-    """Fetch a model from a URL into this machine's cache, and return its folder.
-
-    A model that is fetched is verified like an upload. If the cache holds the model already, it is not fetched again.
-    """
+    """Return the folder of a model in this machine's cache, fetched and verified if it is new."""
     from models.artifacts.at_location import cached_artifact
     from models.locations.location import Location
     from worker.sandbox.verify_upload import verify_upload

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables of models, their calibrations and their audits for the terminal."""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -33,10 +31,6 @@ STYLES = {"ready": "green", "yes": "green", "loading": "cyan", "failed": "bold r
 
 
 def print_models(page: ModelPage) -> None:
-    """Print a table of models, one row per model.
-
-    The columns are name, versions, live version, architecture, image size, test bits/dim and loading state.
-    """
     columns = (
         TableColumn("name", fold=20),
         TableColumn("versions", fold=8, drop=3),
@@ -68,11 +62,7 @@ def _images(model: ModelSummary) -> str:
 
 
 def print_model(model: ModelDetail) -> None:
-    """Print the details of a model version as a table.
-
-    They include architecture, training, test bits/dim, calibration and serving engine. The command exits with code 3 if
-    the manifest is of another version of this program.
-    """
+    """Print the details of a version; exit with code 3 if its manifest is of another version of this program."""
     from pydantic import ValidationError
     from rich.text import Text
 
@@ -110,12 +100,7 @@ def print_model(model: ModelDetail) -> None:
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
-    """Print a table of the calibrations of a model version.
-
-    It includes the dataset, the image counts and the threshold of the p-value that keeps 1 % false alarms.
-
-    Below it stand the reasons why calibrations did not become active.
-    """
+    """Print calibrations with the threshold for 1 % false alarms, and why some did not become active."""
     from rich.console import Console
 
     columns = (
@@ -152,11 +137,7 @@ def _ranked_images(calibration: CalibrationView) -> str:
 
 
 def print_comparison(comparison: CalibrationComparison) -> None:
-    """Print two calibrations of a model version side by side, as a table.
-
-    If they were compared on the newest images, it also prints how many verdicts change from the first calibration to
-    the second.
-    """
+    """Print two calibrations side by side, and how many verdicts on the newest images change."""
     from rich.console import Console
 
     before, after, verdicts = comparison.before, comparison.after, comparison.verdicts
@@ -186,10 +167,7 @@ def print_comparison(comparison: CalibrationComparison) -> None:
 
 
 def print_audit(audit: Audit) -> None:
-    """Print a table of a model's scores beside their recomputation in float64.
-
-    It has each image's log-likelihood in nats, as served and as recomputed. A line tells whether all of them agree.
-    """
+    """Print each image's log-likelihood in nats, served and recomputed, and whether all agree."""
     rows = [
         (
             f"{image.source} {image.index}",
@@ -260,10 +238,7 @@ def _threshold(thresholds: list[Threshold]) -> str:
 
 
 def _state(model: ModelSummary) -> str:
-    """Return the loading state of a model, or why it failed, why its version is unfit, and whether its images drift.
-
-    The figures of an unfit version would fill a narrow terminal; ``snf models show`` has them.
-    """
+    """Return the loading state of a model and its problems, without the figures of an unfit version."""
     unfit = ", ".join(reason.code.replace("-", " ") for reason in model.unfit)
     if model.state == "unfit":
         return f"no live version: {unfit}"

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf models``: list, show, calibrate, alias and delete models."""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal

@@ -1,5 +1,3 @@
-"""Messages about a newly registered model version, with the reasons if it is unfit."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,8 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Checks and writing of output files that the user names with ``--out``.
-
-A file that exists is not written over silently.
-"""
+"""Checks and writing of files named with ``--out``, which are not silently written over."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ ADVICE = "choose another name, or write over it with --force"
 
 
 def check_place(out: Path, endings: Sequence[str]) -> None:
-    """Check that an output file has an allowed ending and that its folder exists.
-
-    Prints an error and exits with code 2 unless ``out`` has one of the endings and its folder exists.
-    """
+    """Exit with code 2 unless ``out`` has one of the endings and its folder exists."""
     if out.suffix not in endings:
         expected = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
         raise fail(f"--out: expected a file that ends in {expected}, got {out}", USAGE)
@@ -33,21 +27,14 @@ def check_place(out: Path, endings: Sequence[str]) -> None:
 
 
 def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
-    """Check that an output file has an allowed ending, lies in an existing folder, and is new.
-
-    Prints an error and exits with code 2 otherwise. With ``force`` the file may exist.
-    """
+    """Exit with code 2 as :func:`check_place`, and if the file exists, unless ``force`` is set."""
     check_place(out, endings)
     if out.exists() and not force:
         raise fail(f"--out: {out} exists already; {ADVICE}", USAGE)
 
 
 def write_out(out: Path, content: bytes) -> None:
-    """Write bytes to an output file whose permissions follow the user's umask.
-
-    If that fails, an error is printed and the command exits: with code 2 for a folder that cannot be written, else with
-    code 3.
-    """
+    """Write a file by the user's umask; exit with code 2 if the folder is not writable, 3 for other errors."""
     from models.atomic_files import write_atomically
 
     with error_messages(), user_umask():

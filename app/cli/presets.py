@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf presets``: list presets and layer types, and print a preset as an architecture file."""
-
 from __future__ import annotations
 
 import re

@@ -11,17 +11,7 @@ from typing import Any
 
 @contextmanager
 def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr that counts processed images while the ``with`` block runs.
-
-    Yields a function to be called with the number of images that were just finished.
-
-    The number is negative where images have to be done again.
-
-    Args:
-        label: Text beside the bar.
-        total: Images in all, None if that is unknown.
-        done: Images that were finished before.
-    """
+    """Yield a function of newly finished images, negative for images to be done again; ``done`` were before."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -49,14 +39,7 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 
 @contextmanager
 def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on stderr that counts transferred bytes while the ``with`` block runs.
-
-    Yields a function to be called with the bytes done and the total bytes.
-
-    Args:
-        label: Text beside the bar.
-        label_at_end: Text once all bytes are done.
-    """
+    """Yield a function of the bytes done and of all bytes; the label changes once all are done."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -76,10 +59,7 @@ def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar on stderr, whose label can change, while the ``with`` block runs.
-
-    Yields a function to be called with the label, the steps done and the total steps.
-    """
+    """Yield a function of the label, the steps done and the total steps."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -104,12 +84,7 @@ def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def events_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show the progress of a job as a bar on stderr while the ``with`` block runs.
-
-    Yields a function to be called with each event of the job.
-
-    The message of the last ``log`` is the label, the steps of ``metrics`` are the progress.
-    """
+    """Yield a function of a job's events: the last ``log`` is the label, ``metrics`` the progress."""
     label = ""
     with labelled_bar() as bar:
 
@@ -125,7 +100,6 @@ def events_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
 
 @contextmanager
 def spinner(label: str) -> Iterator[None]:
-    """Show a turning spinner with a label on stderr while the ``with`` block runs."""
     from rich.console import Console
 
     with Console(stderr=True).status(label):
@@ -133,10 +107,7 @@ def spinner(label: str) -> Iterator[None]:
 
 
 def duration(seconds: float | None) -> str:
-    """Format a number of seconds as ``h:mm:ss``, or ``m:ss`` below an hour.
-
-    For example ``1:02:03``. Fractions of a second are dropped. None gives ``-``.
-    """
+    """Format seconds as ``h:mm:ss``, or ``m:ss`` below an hour; None gives ``-``."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(int(seconds), 60)

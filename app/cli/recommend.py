@@ -1,9 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf recommend``: compare model families (pixels, features, both) on a dataset, and propose one.
-
-The comparison has a time budget.
-"""
-
 from __future__ import annotations
 
 import shutil
@@ -114,7 +109,6 @@ def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
 def _remote(
     dataset: str, parameters: RecommendParameters, url: str, key: str | None, *, quiet: bool
 ) -> RecommendationRecord:
-    """Compare the families by a job of a running service, and return its result."""
     from models.recommendation.record import RecommendationRecord
     from snf_client.schemas import RecommendationRecord as Result
 

@@ -1,5 +1,3 @@
-"""Terminal tables of a recommendation: results and detection limits of model families, and the proposal."""
-
 from __future__ import annotations
 
 import json
@@ -15,11 +13,7 @@ TYPICAL = "Typical limit: the size from which a family finds 90 % of the defects
 
 
 def print_recommendation(record: RecommendationRecord) -> None:
-    """Print the recommended model family (pixels, features or both), with the results of all families.
-
-    The proposal and its reasons stand below the results. If no family is recommended, the proposal is ``none``;
-    otherwise the last line is the command that trains the recommended model.
-    """
+    """Print the results of all families, the proposal or ``none``, and the command that trains it."""
     console = Console()
     _print_figures(record)
     if any(result.curves for result in record.families):

@@ -1,5 +1,3 @@
-"""Remarks about scored files, such as conversions and warnings, printed below the results."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -28,11 +26,7 @@ class Remarks:
 
     @property
     def lines(self) -> list[str]:
-        """The most frequent remarks on scored files, at most five, as lines of text.
-
-        Each line has a remark and the names of up to three of its files. If there are more remarks, a last line has
-        their number.
-        """
+        """The five most frequent remarks, each with up to three files, and the number of further ones."""
         frequent = sorted(self._counts, key=lambda text: -self._counts[text])
         lines = [self._line(text) for text in frequent[:MAX_LINES]]
         if len(frequent) > MAX_LINES:
@@ -46,9 +40,5 @@ class Remarks:
 
 
 def print_notes(notes: Iterable[str], *, to_stderr: bool) -> None:
-    """Print each note, such as a warning about scored files, on a line of its own.
-
-    Notes go to stdout below a table, or to stderr beside other output.
-    """
     for note in notes:
         typer.echo(f"note: {note}", err=to_stderr)

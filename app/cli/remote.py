@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """Yield an HTTP client of a service, and end the command if a call fails.
-
-    If a call fails, the reason is printed. The exit code is 2 for wrong usage and 3 if the service failed.
-    """
+    """Yield a client of a service; a failed call ends the command, with code 2 for wrong usage, else 3."""
     from snf_client import Client, ClientError, ProblemError, Retries
     from snf_client.local_files import FilesProblem
 
@@ -46,10 +43,7 @@ def service(url: str | None, key: str | None) -> Iterator[Client]:
 
 
 def service_url(url: str | None) -> str:
-    """Return the given URL of a service, or else the address of the service on this machine.
-
-    If ``url`` is None or empty, the address comes from the settings.
-    """
+    """Return the given URL, or else the address of the service on this machine."""
     if url:
         return url
     from app.cli.common import read_settings
@@ -59,12 +53,7 @@ def service_url(url: str | None) -> str:
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
-    """Wait for a job to end, report its events meanwhile, and return the job.
-
-    ``observe`` is called with each event. The command exits with code 3 if the job has no result.
-
-    A job that failed or was cancelled ends the command. A partial job has a result.
-    """
+    """Report a job's events until it ends, and return it; exit with code 3 if it has no result."""
     for event in client.jobs.events(job_id):
         observe({"event": event.event, **event.data})
     job = client.jobs.get(job_id)

@@ -1,5 +1,3 @@
-"""Export of training runs to local files of TensorBoard. Nothing is sent anywhere."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -18,10 +16,7 @@ OF_RESULT = ("test_bits_per_dim", "validation_bits_per_dim", "test_nats", "recon
 
 
 class Figure(NamedTuple):
-    """One number measured in a training run at one training step, such as bits/dim.
-
-    It has a name, the step, the time of the measurement in seconds since 1970, and the value.
-    """
+    """One number of a training run at a step, measured at a time in seconds since 1970."""
 
     name: str
     step: int
@@ -30,11 +25,7 @@ class Figure(NamedTuple):
 
 
 def figures(detail: RunDetail) -> Iterator[Figure]:
-    """Yield the measured values of a training run's learning curve, each with its name, step and time.
-
-    They have names such as ``training/bits_per_dim``. Those of training come first, then those of validation, each in
-    order of their steps. Unknown values are left out.
-    """
+    """Yield known values such as ``training/bits_per_dim``, training before validation, by step."""
     for kind, points in (("training", detail.points), ("validation", detail.validations)):
         for point in points:
             for name in OF_STEP:
@@ -43,20 +34,14 @@ def figures(detail: RunDetail) -> Iterator[Figure]:
 
 
 def results(detail: RunDetail) -> dict[str, float]:
-    """Return the results of a training run's model, such as test bits/dim, as a dictionary by name.
-
-    A name is, for example, ``result/test_bits_per_dim``. Unknown results are left out.
-    """
+    """Return the known results by name, such as ``result/test_bits_per_dim``."""
     result = detail.run.result
     values = {} if result is None else {f"result/{name}": getattr(result, name) for name in OF_RESULT}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def settings(detail: RunDetail) -> dict[str, str]:
-    """Return a training run's settings, such as the dataset and the preset, as a dictionary of strings.
-
-    They are model, dataset, preset, device and parameters.
-    """
+    """Return model, dataset, preset, device and parameters of a run as texts."""
     run = detail.run
     return {"model": run.model, "dataset": run.dataset, "preset": run.preset, "device": run.device} | {
         name: str(value) for name, value in run.parameters.items()
@@ -64,11 +49,7 @@ def settings(detail: RunDetail) -> dict[str, str]:
 
 
 def to_tensorboard(detail: RunDetail, folder: Path) -> str:
-    """Write a training run as TensorBoard files, and return the shell command that displays it.
-
-    The files lie in a new folder below ``folder``, which is named by the id of the run. The command exits with code 2
-    if that folder exists, or if TensorBoard is not installed.
-    """
+    """Write a run to a new folder; return the command that shows it; exit with code 2 if the folder exists."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - an extra
     except ImportError as error:

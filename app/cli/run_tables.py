@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables, charts and CSV of training runs."""
-
 from __future__ import annotations
 
 import csv
@@ -26,7 +24,6 @@ COLUMNS = ("run", "model", "kind", "step", "bits_per_dim", "reconstruction_error
 
 
 def print_runs(page: RunList) -> None:
-    """Print a table of training runs, one row per run."""
     from rich.text import Text
 
     columns = (
@@ -56,11 +53,7 @@ def print_runs(page: RunList) -> None:
 
 
 def print_run(detail: RunDetail, options: str = "") -> None:
-    """Print the details of a training run, and draw its learning curve.
-
-    The details include its results, its parameters and its error. A suggested command ends with ``options``, the option
-    that ``url_option`` returns.
-    """
+    """Print a run and draw its curve; suggested commands end with ``options`` of ``url_option``."""
     from rich.text import Text
 
     run, result = detail.run, detail.run.result
@@ -81,14 +74,7 @@ def print_run(detail: RunDetail, options: str = "") -> None:
 
 
 def print_comparison(details: Sequence[RunDetail], *, every: bool) -> None:
-    """Print training runs side by side, and draw their learning curves in one chart.
-
-    The tables compare their settings and results.
-
-    Args:
-        details: The runs.
-        every: Whether settings that are equal are shown, too.
-    """
+    """Print runs side by side, with ``every`` also equal settings, and their curves in one chart."""
     from rich.console import Console
 
     shown = [detail.run for detail in details]
@@ -115,10 +101,7 @@ def print_comparison(details: Sequence[RunDetail], *, every: bool) -> None:
 
 
 def curves_csv(details: Sequence[RunDetail]) -> str:
-    """Return the learning curves of training runs as CSV text.
-
-    It has a row for each reported step and each validation.
-    """
+    """Return the learning curves as CSV, a row for each reported step and each validation."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore")
     table.writeheader()

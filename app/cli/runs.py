@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf runs``: list, show, compare, export and delete the records of training runs."""
-
 from __future__ import annotations
 
 from pathlib import Path

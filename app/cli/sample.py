@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf sample``: draw images from a model into a file."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf score``: compute log-likelihoods and verdicts of image files or of a service's dataset."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -143,7 +141,6 @@ def _score_files(
     force: bool,
     as_json: bool,
 ) -> JudgedCounts:
-    """Score image files, print the results and return their counts."""
     from app.cli.heat_maps import HeatMapWriter, check_folder
     from app.cli.score_local import score_local
     from app.cli.score_tables import JsonOutput, TableOutput

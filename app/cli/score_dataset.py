@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf score --dataset``: score a service's dataset by a job, and download the scores."""
-
 from __future__ import annotations
 
 import tempfile
@@ -38,10 +36,7 @@ def score_dataset(
     force: bool,
     as_json: bool,
 ) -> JudgedCounts:
-    """Let a service score a dataset in a background job, and save the table of scores to a file.
-
-    Waits until the job has ended. Returns how many images were judged, flagged as anomalies, and could not be judged.
-    """
+    """Score a dataset by a job of a service, save the table, and return the counts."""
     with service(service_url(url), key) as client, labelled_bar() as bar:
         judging = judging_model(model, client)
         check_held(out, judging, None, dataset=dataset, force=force)
@@ -68,11 +63,7 @@ def score_dataset(
 
 
 def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
-    """Download the table of scores that a bulk scoring job wrote, and save it as a local file.
-
-    Exits with code 2 if the job is not a scoring job, or if the ending or the folder of ``out`` is wrong. Unless
-    ``force`` is set, it also does so if the file holds other content.
-    """
+    """Save a job's table; exit with code 2 for other jobs, a wrong ``out`` or, without ``force``, other content."""
     if job.type != "score":
         raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
     check_place(out, ENDINGS)
@@ -86,10 +77,7 @@ def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> N
 
 
 def fetch_table(client: Client, job_id: str, out: Path) -> None:
-    """Download the table of a scoring job, and convert it to the format of the output file.
-
-    The job's table is a Parquet file. The format follows from the ending of ``out``.
-    """
+    """Download a job's Parquet table, and convert it to the format of the ending of ``out``."""
     from models.bulk.merge_parts import convert_table
 
     with user_umask():

@@ -30,13 +30,7 @@ PREFETCHED = 2
 
 
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
-    """Score image files without a service, and yield the results in batches.
-
-    Each ``ScorePart`` has the results of a batch. They come in the order of the files.
-
-    Raises:
-        ModelsError: If the model cannot be loaded or does not support an option.
-    """
+    """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
     from app.registry.loaded import Loaded
     from models.prefetch import prefetch
     from models.scorer import Scorer

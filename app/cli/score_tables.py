@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Output of ``snf score`` on stdout: a table or JSON."""
-
 from __future__ import annotations
 
 import json
@@ -27,30 +25,19 @@ COLUMNS = (
 
 
 class ScoreOutput(Protocol):
-    """Interface for the output of ``snf score`` results, for example as a table or as JSON.
-
-    ``add`` is called for each batch of results, then ``end`` once.
-    """
+    """Interface of an output: ``add`` is called for each batch of results, then ``end`` once."""
 
     def add(self, part: ScorePart) -> None:
-        """Print the results of the next batch of images, or keep them until ``end`` prints them.
-
-        JSON is printed as soon as the model is known, a table in ``end``.
-        """
+        """Print the results of the next batch of images, or keep them until ``end`` prints them."""
         ...
 
     def end(self) -> None:
-        """Print the rest of the output after the last batch of images, such as closing brackets or kept results."""
+        """Print the rest after the last batch."""
         ...
 
 
 class JsonOutput:
-    """Output of ``snf score`` that writes its results to stdout as one JSON document.
-
-    It is written batch by batch, so that memory use does not grow.
-
-    Each result is a line. The document begins with the model, so that results wait until it is known.
-    """
+    """Output of one JSON document, batch by batch; it begins with the model, for which the first results wait."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -59,10 +46,6 @@ class JsonOutput:
         self._comma = ""
 
     def add(self, part: ScorePart) -> None:
-        """Write the results of a batch of images to stdout as JSON.
-
-        They are elements of an array. They are kept in memory until a batch names the model.
-        """
         texts = ["    " + result.model_dump_json(exclude_unset=True, ensure_ascii=True) for result in part.results]
         if not self._started and part.model is None:
             self._waiting += texts
@@ -73,10 +56,6 @@ class JsonOutput:
             self._write(text)
 
     def end(self) -> None:
-        """Write the rest of the JSON document to stdout after the last batch of images.
-
-        It consists of kept results and the closing brackets.
-        """
         if not self._started:
             self._start({})
         sys.stdout.write("\n  ]\n}\n")
@@ -102,11 +81,6 @@ class TableOutput:
         self._rows: list[tuple[str | Text, ...]] = []
 
     def add(self, part: ScorePart) -> None:
-        """Keep the results of a batch of images as table rows until ``end`` prints them.
-
-        A row has file, scores and verdict of an image, and for an anomaly the strongest reason. For an image that was
-        not judged it has the error instead of scores.
-        """
         if part.model is not None:
             self._title = f"{part.model} version {part.version}"
             if any(result.status == "ok" and result.kind == "feature_density" for result in part.results):
@@ -114,15 +88,11 @@ class TableOutput:
         self._rows += map(_row, part.results)
 
     def end(self) -> None:
-        """Print the results of all batches of images as one table."""
         print_table(COLUMNS, self._rows, self._title)
 
 
 def preprocessing_note(result: ScoredImage) -> str:
-    """Return a text that tells how an image file was preprocessed before it was scored.
-
-    A warning about the file is included. The text is empty if there is nothing to say.
-    """
+    """Return what was done to an image file before scoring, and a warning about it; else ""."""
     done = result.preprocessing
     if done is None:
         return ""

@@ -37,25 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRequest:
-    """Options of a run of ``snf score --out``, such as image files, model and output table.
-
-    Attributes:
-        files: The image files.
-        out: The table to write.
-        model: Reference of the model.
-        alpha: The false-alarm rate; None for that of the model.
-        source: The source of the images, for a service.
-        force: Whether a file with other content is written over.
-        as_json: Whether the counts are printed as JSON.
-    """
+    """Options of a run of ``snf score --out``."""
 
     files: list[Path]
     out: Path
     model: str
-    alpha: float | None
-    source: str | None
-    force: bool
-    as_json: bool
+    alpha: float | None  # false-alarm rate; None for that of the model
+    source: str | None  # source of the images, for a service
+    force: bool  # whether a file with other content is written over
+    as_json: bool  # whether the counts are printed as JSON
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,6 @@ class GivenFiles:
 
     @cached_property
     def names(self) -> list[str]:
-        """Paths of the given image files as text, in their order."""
         from snf_runtime.images.policy import path_text
 
         return [path_text(path) for path in self.paths]
@@ -81,12 +70,7 @@ class GivenFiles:
 
 @dataclass(frozen=True)
 class ScoringRate:
-    """Throughput of a run of ``snf score --out`` or ``snf bulk``, in images per second.
-
-    It has the number of images that the run scored, and the seconds that it took.
-
-    Images that an interrupted run scored before do not count.
-    """
+    """Number and seconds of images that a run scored, without those of an interrupted run before."""
 
     images: int
     seconds: float
@@ -103,33 +87,18 @@ class PartScorer(Protocol):
     model: JudgingModel
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return a ``BulkPlan``, which identifies a scoring run by model, image files and false-alarm rate.
-
-        Equal plans give equal tables, wherever they are carried out.
-        """
+        """Return the plan by which a run is recognised; equal plans give equal tables, wherever they run."""
         ...
 
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a consecutive range of the image files, and write the scores to a Parquet file.
-
-        ``part`` has the index of the first file, and the index after the last file.
-        """
+        """Write the scores of files ``part[0]`` to ``part[1] - 1`` to a Parquet file."""
         ...
 
 
 def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
-    """Write the scores of image files to a Parquet, CSV or JSONL table with one row per file.
-
-    Returns the numbers of images, anomalies and errors.
-
-    The finished parts of an interrupted run are kept beside the table; the same command continues from them.
-
-    Args:
-        request: What is asked for.
-        client: The service that scores; None to score in this process.
-    """
+    """Write a table of scores, and return the counts; the same command continues an interrupted run."""
     from models.bulk.part import Stopped
     from models.bulk.plan import open_plan
 
@@ -158,7 +127,6 @@ def score_to_file(request: TableRequest, client: Client | None) -> PartSummary:
 
 
 def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out: str, *, as_json: bool) -> None:
-    """Print a scoring run's counts of images and anomalies, its speed, and where its table is."""
     if as_json:
         counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
         seconds, rate = round(throughput.seconds, 3), round(throughput.rate, 1)
@@ -175,13 +143,6 @@ def print_summary(summary: PartSummary, throughput: ScoringRate, model: str, out
 
 
 class LocalPartScorer:
-    """Scorer of image files in this process, without a service, for ``snf score --out``.
-
-    Args:
-        model: Reference of the model.
-        should_stop: Called before every batch; scoring stops where it returns true.
-    """
-
     def __init__(self, model: str, should_stop: Callable[[], bool]) -> None:
         self._version: ModelVersion = registry().resolve(model)
         self._should_stop = should_stop
@@ -210,10 +171,7 @@ class LocalPartScorer:
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Score a consecutive range of the image files, and write the scores to a Parquet file.
-
-        Raises ``Stopped`` if the user has asked to stop.
-        """
+        """Write the scores of a range of files; raise ``Stopped`` if the user has asked to stop."""
         from models.bulk.part import score_part
         from models.bulk.sources import ImageFiles
 
@@ -223,14 +181,7 @@ class LocalPartScorer:
 
 
 class RemotePartScorer:
-    """Scorer that sends image files to a service to be scored, several requests at a time.
-
-    Args:
-        client: The service.
-        model: Reference of the model.
-        source: The source of the images, for the drift tests of the service.
-        should_stop: Called after every request; scoring stops where it returns true.
-    """
+    """Scorer by a service, several requests at a time; ``source`` is for its drift tests."""
 
     def __init__(self, client: Client, model: str, source: str | None, should_stop: Callable[[], bool]) -> None:
         self._client = client
@@ -241,11 +192,7 @@ class RemotePartScorer:
         self.model = JudgingModel.of_detail(self._detail)
 
     def plan(self, files: GivenFiles, alpha: float | None) -> BulkPlan:
-        """Return a ``BulkPlan``, which identifies a scoring run by model, image files and false-alarm rate.
-
-        It is made from the service's description of the model. The command exits with code 2 if the model's calibration
-        cannot judge images.
-        """
+        """Return the plan; exit with code 2 if the model's calibration cannot judge images."""
         smallest = self._detail.calibration.smallest_p
         if smallest is None:
             raise fail(f"{self.model.label} cannot judge: {self._detail.calibration.problem}", USAGE)
@@ -261,11 +208,7 @@ class RemotePartScorer:
     def score(
         self, plan: BulkPlan, files: GivenFiles, part: tuple[int, int], path: Path, advance: Callable[[int], None]
     ) -> None:
-        """Have a service score a range of the image files, and write the scores to a Parquet file.
-
-        Raises ``Stopped`` if the user has asked to stop. The command exits with code 3 if the service has changed the
-        calibration of the model meanwhile.
-        """
+        """Write the scores of a range; raise ``Stopped``; exit with code 3 if the calibration has changed."""
         from models.bulk.part import Stopped
         from models.bulk.part_tables import write_part
 

@@ -1,8 +1,5 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables that fit the width of the terminal by leaving out columns in a fixed order.
-
-No text is cut off.
-"""
+"""Tables that fit the width of the terminal by leaving out columns in a fixed order. No text is cut off."""
 
 from __future__ import annotations
 
@@ -24,36 +21,16 @@ GAP = 2
 
 @dataclass(frozen=True)
 class TableColumn:
-    """Heading and layout of one column of a table that is printed in the terminal.
-
-    Attributes:
-        name: The heading.
-        right: Whether the cells are aligned to the right.
-        fold: Characters below which the column never gets; longer cells go on in the next line, at a space. None: each
-            cell is one line, so that it can be copied.
-        drop: Place in the order in which columns are left out of a table that is too wide, the smallest first; None for
-            a column that always stays.
-    """
+    """Heading and layout of one column of a table."""
 
     name: str
-    right: bool = False
-    fold: int | None = None
-    drop: int | None = None
+    right: bool = False  # aligned to the right
+    fold: int | None = None  # least characters of cells that may break at spaces; None: one line, to be copied
+    drop: int | None = None  # order in which columns are left out, the smallest first; None: it stays
 
 
 def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
-    """Print a table on stdout that is no wider than the terminal.
-
-    A line below the table names the columns that did not fit.
-
-    A column without any content is left out. A word goes on in the next line only where no table of whole words fits,
-    after a slash if it has one.
-
-    Args:
-        columns: The columns; without a header if all their names are empty.
-        rows: The cells of each row, as many as columns.
-        title: A line above the table.
-    """
+    """Print a table that fits the terminal, and below it the names of the columns that did not fit."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -97,10 +74,7 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
 
 
 def print_facts(facts: Mapping[str, Cell], title: str | None = None) -> None:
-    """Print named values, such as the details of a job, as a terminal table of two columns.
-
-    It has no header. Empty values are left out.
-    """
+    """Print named values as a table of two columns without a header; empty values are left out."""
     shown = [(name, value) for name, value in facts.items() if str(value)]
     print_table((TableColumn(""), TableColumn("", fold=20)), shown, title)
 
@@ -138,10 +112,7 @@ def _least(columns: Sequence[TableColumn], widest: Mapping[int, int], words: Map
 
 
 def _shared(least: Mapping[int, int], widest: Mapping[int, int], room: int) -> dict[int, int]:
-    """Return the width of each column: at least ``least`` and at most ``widest``, in a room of characters.
-
-    Where even the least widths do not fit, the widest columns are folded further.
-    """
+    """Return widths from ``least`` to ``widest``; the widest columns are folded further where room lacks."""
     widths = dict.fromkeys(least, 1)
     for wanted in (least, widest):
         rest = room - sum(widths.values())

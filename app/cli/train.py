@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Command ``snf train``: train a model in this process or on a service, with a live view, and register it."""
-
 from __future__ import annotations
 
 import itertools
@@ -197,10 +195,7 @@ def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: Training
 
 
 def print_version(version: ModelVersion, live: int | None, as_json: bool) -> None:
-    """Print on stdout that a model version was registered, and whether it is fit for use.
-
-    It is a line of text or, with ``as_json``, an event ``published``. ``live`` is the version that is live.
-    """
+    """Print a new version and the ``live`` one, as a line of text or an event ``published``."""
     reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
     smallest = version.manifest.calibration.smallest_p
     if as_json:
@@ -215,7 +210,6 @@ def print_version(version: ModelVersion, live: int | None, as_json: bool) -> Non
 
 
 def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingRecipe, dict[str, Any] | None]:
-    """Return a preset, or the architecture of a file with its document."""
     from models.errors import ArchitectureInvalid, PresetNotFound
     from models.training.architecture_file import find_recipe, read_architecture_file
 
@@ -290,10 +284,7 @@ def _require_feasible(
 
 @contextmanager
 def output_of_first_process() -> Iterator[None]:
-    """Context manager that discards stdout and stderr in every ``torchrun`` process but the first.
-
-    Without ``torchrun``, nothing is discarded.
-    """
+    """Discard stdout and stderr in every ``torchrun`` process but the first."""
     if os.environ.get("RANK", "0") == "0":
         yield
         return

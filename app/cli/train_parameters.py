@@ -1,6 +1,4 @@
 # ruff: noqa: PLC0415 - what the help lists is imported only where it is shown
-"""Training parameters on the command line: parsing of ``--set``, and tables for ``snf train --help``."""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -18,20 +16,12 @@ if TYPE_CHECKING:
     from models.training.recipe import TrainingRecipe
 
 NAME_COLUMNS = 24
-"""Width of the column with the names of the parameters, the longest of which it holds."""
 
 
 class TrainCommand(TyperCommand):
-    """Typer command whose help lists all training parameters.
-
-    The help also lists the defaults that presets change.
-    """
+    """Command whose help lists all training parameters and the defaults that presets change."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help of the command, then tables of the training parameters.
-
-        There is a table for each group of parameters, and one of the defaults of presets.
-        """
         super().format_help(ctx, formatter)
         from rich.console import Console
         from rich.panel import Panel
@@ -60,21 +50,13 @@ def _table() -> Table:
 
 
 def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
-    """Return a dictionary of the training parameters that were given on the command line, by name.
-
-    Exits with code 2 for a ``--set`` that is not NAME=VALUE.
-    """
+    """Return the given training parameters by name; exit with code 2 for a ``--set`` without NAME=VALUE."""
     given = {"max_steps": max_steps, "max_minutes": max_minutes, **split_pairs(pairs, "--set")}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
-    """Return the training settings of a recipe, such as a preset, changed by the ``given`` parameters.
-
-    A recipe is an architecture with training settings.
-
-    Exits with code 2 if a parameter is invalid.
-    """
+    """Return the settings of a recipe with the given changes; exit with code 2 if one is invalid."""
     from pydantic import ValidationError
 
     from models.training.recipe import settings_error

@@ -1,5 +1,3 @@
-"""Training as a job of a service: submission of the job, and display of its progress."""
-
 from __future__ import annotations
 
 import json
@@ -19,19 +17,7 @@ from snf_runtime.judged_counts import USAGE
 def train_on_service(
     data: str, name: str, options: dict[str, Any], url: str, key: str | None, detach: bool, as_json: bool
 ) -> None:
-    """Submit a training job to a service, print its id, and show its progress until it ends.
-
-    Ctrl-C ends the command and not the job, with exit code 130. Exit code 3: the job failed or was cancelled.
-
-    Args:
-        data: Dataset of the service.
-        name: Name of the model.
-        options: Further arguments of ``client.jobs.train``.
-        url: Address of the service.
-        key: API key.
-        detach: Whether to return as soon as the job is queued.
-        as_json: Whether to print JSON lines.
-    """
+    """Queue a training and show it, unless ``detach``; Ctrl-C exits with 130 and leaves the job, 3 if it failed."""
     if "RANK" in os.environ:
         raise fail("expected no --url and no SNF_URL under torchrun, whose processes train by themselves", USAGE)
     with service(url, key) as client:

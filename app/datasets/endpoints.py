@@ -1,8 +1,3 @@
-"""Endpoints that create, list, show and delete datasets.
-
-A new dataset is uploaded, or refers to images at a storage location.
-"""
-
 from __future__ import annotations
 
 from typing import Annotated

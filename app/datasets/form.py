@@ -23,18 +23,7 @@ MAX_NAME_BYTES = 64
 
 
 class DatasetForm:
-    """Streaming parser of the multipart form of a dataset upload.
-
-    It writes each file to a folder, and keeps the name of the dataset.
-
-    An exception of ``check_name`` or ``take`` ends the upload. All methods raise 400, 413, 415 and 422 errors.
-
-    Args:
-        content_type: Content type of the request.
-        folder: Folder for the files.
-        check_name: Called with the dataset's name as soon as it has arrived.
-        take: Called with a number of bytes before they are written.
-    """
+    """Parser that calls ``check_name`` as the name arrives and ``take`` before bytes are written; raises 4xx."""
 
     def __init__(
         self,
@@ -78,29 +67,17 @@ class DatasetForm:
             raise _malformed(str(error)) from error
 
     def write(self, data: bytes) -> None:
-        """Parse the next bytes of the multipart form, and write the contents of uploaded files to disk.
-
-        Raises a 4xx ``Problem`` if the form is invalid.
-        """
+        """Parse the next bytes of the multipart form, and write the contents of uploaded files to disk."""
         try:
             self._parser.write(data)
         except FormParserError as error:
             raise _malformed(str(error)) from error
 
     def close(self) -> None:
-        """Close the file on disk to which an uploaded file is being written, if one is open.
-
-        The call may be repeated.
-        """
         self._open.close()
 
     def finish(self) -> tuple[str, list[Source], NearDuplicates]:
-        """Return the parsed form: the dataset's name, uploaded files, and whether to keep or drop near duplicates.
-
-        The last value is ``keep``, which is the default, or ``drop``.
-
-        Raises a 400 or 422 ``Problem`` if the form is incomplete.
-        """
+        """Return name, files and what to do with near duplicates; raise 400 or 422 if the form is incomplete."""
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")

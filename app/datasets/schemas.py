@@ -1,5 +1,3 @@
-"""Answers of the endpoints for datasets."""
-
 from __future__ import annotations
 
 from datetime import datetime

@@ -1,7 +1,4 @@
-"""Creation of datasets: uploads are streamed to disk and stored, and storage locations are indexed.
-
-Uploads are limited in size and in number at a time.
-"""
+"""Creation of datasets from uploads, limited in size and number, and from storage locations."""
 
 from __future__ import annotations
 
@@ -28,10 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class DatasetUploads:
-    """Service that creates datasets from uploads streamed to disk, or from images at storage locations.
-
-    It limits how many datasets each caller may create at once.
-    """
+    """Service that creates datasets; it limits how many each caller may create at once."""
 
     def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
         self._settings = settings
@@ -42,10 +36,7 @@ class DatasetUploads:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Delete unfinished uploads that a killed service process left on disk.
-
-        If that fails, it is only logged.
-        """
+        """Delete uploads that a killed process left; a failure is only logged."""
         try:
             self._folders.sweep()
         except OSError as error:
@@ -53,26 +44,11 @@ class DatasetUploads:
             log.error("leftovers of uploads cannot be removed: %s", error)
 
     def stop(self) -> None:
-        """Abort dataset creations in progress with a 503 error, because the service is stopping.
-
-        This ends uploads whose images are being validated, and the indexing of storage locations.
-
-        Transfers are aborted when the service starts to drain.
-        """
+        """Abort validation and indexing with 503; transfers end when the service starts to drain."""
         self._stopping.set()
 
     def receive(self, request: Request) -> str:
-        """Receive a multipart upload of images, store the images as a new dataset, and return its name.
-
-        To be called in a thread of the framework.
-
-        Raises:
-            Problem: The form is not valid, the upload was cut off, or there are too many at once.
-            BodyTooLarge: The upload is larger than the limit.
-            DatasetRefused: The files cannot become a dataset.
-            DatasetTaken: The name is taken.
-            StorageFull: The disk or the quota has no space.
-        """
+        """Store a multipart upload as a dataset and return its name, in a thread of the framework."""
         with upload_slot(self._slots, request), self._folders.new() as folder:
             make_folder(self._store.root)
             room = DiskQuota(self._store.root, self._settings.dataset_quota_bytes)
@@ -89,19 +65,7 @@ class DatasetUploads:
         return name
 
     def refer(self, request: Request, reference: ReferenceRequest) -> None:
-        """Create a dataset of images at a storage location, without copying them.
-
-        To be called in a thread of the framework.
-
-        Raises:
-            Problem: There are too many uploads at once, or the service stops.
-            LocationRefused: Callers may not name the location.
-            LocationNotFound: There is nothing at the location.
-            LocationUnavailable: The location cannot be reached.
-            DatasetRefused: The files cannot become a dataset.
-            DatasetTaken: The name is taken.
-            StorageFull: The disk or the quota has no space.
-        """
+        """Create a dataset of images at a location, without copying, in a thread of the framework."""
         location = allowed_location(reference.location, self._settings.allowed_locations, self._settings.home)
         self._store.check_free(reference.name)
         with upload_slot(self._slots, request), self._folders.new() as folder:

@@ -1,5 +1,3 @@
-"""API answers about datasets, read from disk, and checks before a dataset is deleted."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -29,10 +27,7 @@ NOTHING_KNOWN: dict[str, object] = {
 
 
 def entries(store: DatasetStore, data_dir: Path | None, names: Sequence[str] | None = None) -> list[DatasetEntry]:
-    """Return summaries of datasets, by default all, each with origin, image sizes and image counts.
-
-    The summary of a dataset that cannot be used has zero counts and the reason in ``problem``.
-    """
+    """Return summaries, by default of all; of an unusable dataset with zero counts and the reason in ``problem``."""
     result = []
     for name in dataset_names(data_dir, store) if names is None else names:
         try:
@@ -45,10 +40,7 @@ def entries(store: DatasetStore, data_dir: Path | None, names: Sequence[str] | N
 
 
 def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
-    """Return a dataset's summary, with its validation report and URL paths of related resources.
-
-    Raises ``DatasetNotFound`` if it is missing, and ``DatasetUnfit`` if it cannot be used.
-    """
+    """Return a dataset with its report; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
     fields = _fields(name, store, data_dir)
     links = {"self": f"/v1/datasets/{name}"}
     if fields["report"] is not None:
@@ -65,10 +57,7 @@ def refuse_builtin(name: str) -> None:
 
 
 def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raise a 409 error if an unfinished job uses a dataset, which then cannot be deleted.
-
-    Raises ``BrokerDown`` if the job store does not answer.
-    """
+    """Raise a 409 error if an unfinished job uses a dataset."""
     refuse_in_use(
         jobs,
         lambda job: (
@@ -81,10 +70,7 @@ def refuse_used(name: str, jobs: JobStore) -> None:
 
 
 def _fields(name: str, store: DatasetStore, data_dir: Path | None) -> dict[str, object]:
-    """Return what ``DatasetDetail`` has beside its links; ``DatasetEntry`` takes its own part of it.
-
-    Raises ``DatasetNotFound`` if the dataset is missing, and ``DatasetUnfit`` if it cannot be used.
-    """
+    """Return what ``DatasetDetail`` has beside its links; ``DatasetEntry`` takes its own part of it."""
     path = builtin_file(name, data_dir)
     fields = NOTHING_KNOWN | {"name": name, "origin": "built-in"}
     if path is not None:

@@ -1,5 +1,3 @@
-"""Endpoints for health, readiness and metrics."""
-
 from __future__ import annotations
 
 import asyncio

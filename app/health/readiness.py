@@ -14,32 +14,16 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class ServiceReadiness:
-    """Result of the readiness check of the service.
-
-    It tells whether the service can score, and has the models that the result is based on.
-
-    Attributes:
-        status: ``ready``, or why it is not.
-        reason: Why a service is ``stuck``; else None.
-        listing: All registered models.
-    """
+    """Whether the service can score."""
 
     status: ServiceStatus
-    reason: str | None
-    listing: list[ModelListing]
+    reason: str | None  # why a service is ``stuck``
+    listing: list[ModelListing]  # all registered models
 
 
 async def readiness_of(
     pool: ModelPool, queue: ScoringQueue, stopping: threading.Event, settings: Settings
 ) -> ServiceReadiness:
-    """Return a readiness report: whether the service can score images now, and the state of each model.
-
-    Args:
-        pool: The loaded models.
-        queue: The scoring queue.
-        stopping: Set once the service has been asked to stop.
-        settings: Settings, of which ``request_timeout_s`` is used.
-    """
     listing = await pool.recent_listing()
     turn_s = queue.turn_s
     stuck = turn_s > settings.request_timeout_s

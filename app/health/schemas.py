@@ -1,5 +1,3 @@
-"""Answers of the health and readiness endpoints."""
-
 from __future__ import annotations
 
 from typing import Literal

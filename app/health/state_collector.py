@@ -1,5 +1,3 @@
-"""Prometheus gauges whose values are read when metrics are requested."""
-
 from __future__ import annotations
 
 from collections import Counter as Tally
@@ -18,10 +16,7 @@ MODEL = ["model", "version", "calibration", "source"]
 
 
 class StateCollector(Collector):
-    """Prometheus collector that reads queue lengths, model states and drift test results at each scrape.
-
-    It reads only memory and the registry's folders.
-    """
+    """Collector of queue lengths, model states and drift, from memory and the registry's folders only."""
 
     def __init__(self, queue: ScoringQueue, pool: ModelPool, jobs: JobStoreMonitor, drift: DriftMonitor) -> None:
         self._queue = queue
@@ -30,10 +25,6 @@ class StateCollector(Collector):
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        """Yield Prometheus gauges for queue lengths, model states and drift test results.
-
-        The queues are the scoring queue and the job queues.
-        """
         yield GaugeMetricFamily(
             "snf_queue_images", "Images that wait or are being scored, each counted once per draw.", self._queue.images
         )

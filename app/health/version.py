@@ -1,5 +1,3 @@
-"""Version of the installed package."""
-
 from __future__ import annotations
 
 from functools import cache
@@ -8,10 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 @cache
 def package_version() -> str:
-    """Return the version of the installed package ``snf-density``.
-
-    It is ``0.0.0`` for a source tree that is not installed.
-    """
+    """Return the version of ``snf-density``, ``0.0.0`` for a source tree that is not installed."""
     try:
         return version("snf-density")
     except PackageNotFoundError:

@@ -1,5 +1,3 @@
-"""Limits on the size and memory use of request bodies, enforced while the bytes arrive."""
-
 from __future__ import annotations
 
 from starlette.exceptions import HTTPException
@@ -15,24 +13,14 @@ RETRY_S = 2
 
 
 class BodyTooLarge(HTTPException):
-    """Error for a request body that is larger than its limit (HTTP status 413).
-
-    An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
-
-    Args:
-        limit: The limit.
-        advice: What to do about it, for the error text.
-    """
+    """413 error. An ``HTTPException``, because FastAPI replaces other errors while it reads a body."""
 
     def __init__(self, limit: int, advice: str = "") -> None:
         super().__init__(413, f"the request's body is larger than {limit} bytes{advice and f'; {advice}'}")
 
 
 class TooMuchInFlight(HTTPException):
-    """Error (HTTP status 429) for a request body that exceeds the memory currently free for request bodies.
-
-    It exceeds the memory left for the bodies of all requests, or this caller's share.
-    """
+    """429 error for a body beyond the memory left for all bodies, or beyond this caller's share."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -44,20 +32,7 @@ class TooMuchInFlight(HTTPException):
 
 
 class BodyLimit:
-    """ASGI middleware that refuses request bodies that are too large, too slow or use too much memory.
-
-    The errors are 413 for the size, 408 for the transfer rate, and 429 for the memory of all bodies.
-
-    Past a limit, reading the body raises an error. A body counts towards the total until its request is answered,
-    because its images stay in memory as long.
-
-    Args:
-        app: Application behind the middleware.
-        limit: Most bytes of one body.
-        in_flight: Most bytes of all bodies together, shared among the callers.
-        pace: Minimum transfer rate of a body.
-        streamed: Method and path of requests whose bodies are written to disk, which have size limits of their own.
-    """
+    """Middleware against bodies too large (413), too slow (408) or too much together (429), until answered."""
 
     def __init__(
         self,
@@ -104,15 +79,7 @@ class BodyLimit:
 
 
 async def read_body(request: Request, limit: int, advice: str = "") -> bytes:
-    """Return the whole body of a request as bytes.
-
-    Raises ``BodyTooLarge`` if it has more than ``limit`` bytes.
-
-    Args:
-        request: The request.
-        limit: Most bytes of its body.
-        advice: What to do about a larger body, for the error text.
-    """
+    """Return the whole body; raise ``BodyTooLarge``, with ``advice`` on what to do, past ``limit`` bytes."""
     parts = []
     size = 0
     async for part in request.stream():

@@ -1,5 +1,3 @@
-"""Minimum transfer rate of request bodies, as a protection against slow clients."""
-
 from __future__ import annotations
 
 import asyncio
@@ -13,12 +11,7 @@ from worker.settings import Settings
 
 
 class BodyTooSlow(HTTPException):
-    """Error for a request body that arrives too slowly (HTTP status 408).
-
-    It is below the minimum rate in bytes/s, or pauses for too long.
-
-    An ``HTTPException``, because FastAPI replaces other errors while it reads a body.
-    """
+    """408 error. An ``HTTPException``, because FastAPI replaces other errors while it reads a body."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(408, detail)
@@ -26,35 +19,18 @@ class BodyTooSlow(HTTPException):
 
 @dataclass(frozen=True)
 class PaceLimits:
-    """Limits on how slowly a request body may arrive.
+    """Limits on how slowly a request body may arrive."""
 
-    They are a minimum rate in bytes per second, and the longest pause in seconds.
-
-    Args:
-        silence_s: Longest wait for the next bytes, in seconds.
-        least_rate: Bytes a second, on average over the time of waiting past the first ``silence_s`` seconds.
-    """
-
-    silence_s: float
-    least_rate: int
+    silence_s: float  # longest wait for the next bytes
+    least_rate: int  # bytes/s, on average over the waiting past the first ``silence_s``
 
     @classmethod
     def of(cls, settings: Settings) -> PaceLimits:
-        """Return the limits for slowly arriving request bodies, taken from the settings of the service.
-
-        They are ``body_timeout_s`` (seconds) and ``min_body_rate`` (bytes/s).
-        """
         return cls(settings.body_timeout_s, settings.min_body_rate)
 
 
 class PacedBody:
-    """ASGI ``receive`` function that raises an error if a request body arrives too slowly.
-
-    The error is ``BodyTooSlow``. It is also raised if the body pauses for too long.
-
-    Only the time in which the service waits for the client counts. A call that is cancelled continues the count where
-    it stopped.
-    """
+    """ASGI ``receive`` that raises ``BodyTooSlow``; only the time of waiting for the client counts."""
 
     def __init__(self, receive: Receive, limits: PaceLimits) -> None:
         self._receive = receive

@@ -1,5 +1,3 @@
-"""Limits on the number of open connections, and periodic checks of their timeouts."""
-
 from __future__ import annotations
 
 import asyncio
@@ -29,36 +27,21 @@ class TimedConnection(Protocol):
     """Interface of a network connection that can close itself when one of its timeouts has passed."""
 
     def check(self, now: float) -> None:
-        """Close the connection if one of its timeouts has passed.
-
-        ``now`` is the event loop's time in seconds.
-        """
+        """Close the connection if one of its timeouts has passed at ``now``, the event loop's time."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """Limits on the number of open HTTP connections, and their timeouts in seconds.
+    """Limits on the number of open HTTP connections, and their timeouts in seconds."""
 
-    Args:
-        most: Most connections at once; a single address gets at most half of them.
-        header_s: Time for the headers of a request, in seconds.
-        send_s: Time within which a client must read some of its answer, in seconds.
-        proxies: Addresses and networks of trusted proxies, which connect for many clients.
-    """
-
-    most: int
-    header_s: float
-    send_s: float
-    proxies: tuple[str, ...] = ()
+    most: int  # connections at once; an address gets at most half
+    header_s: float  # for the headers of a request
+    send_s: float  # within which a client must read some of its answer
+    proxies: tuple[str, ...] = ()  # trusted, as they connect for many clients
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits on HTTP connections that the settings of the service define.
-
-        The number of connections is smaller if the process may not open enough files.
-
-        The limit on open files is raised first, as far as the system permits.
-        """
+        """Return the limits of the settings, with fewer connections if the process may not open enough files."""
         most = min(settings.max_connections, _room(settings.max_connections))
         if most < settings.max_connections:
             log.warning("the limit on open files allows %d connections of %d", most, settings.max_connections)
@@ -66,10 +49,7 @@ class ConnectionLimits:
 
 
 class ConnectionWatch:
-    """Register of the open connections of an HTTP server.
-
-    It limits their number, in total and per client address, and checks their timeouts.
-    """
+    """Register of open connections that limits them, in total and per address, and checks their timeouts."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -81,11 +61,7 @@ class ConnectionWatch:
         self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
 
     def admit(self, connection: TimedConnection, host: str) -> Problem | None:
-        """Register a new connection, or return an error if too many are open.
-
-        Returns None if the connection is registered, else a 429 or 503 ``Problem``. ``host`` is the IP address of the
-        client.
-        """
+        """Register a connection of an IP address, or return a 429 or 503 ``Problem`` if too many are open."""
         # Behind a proxy are many clients: each of its connections counts by itself.
         address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
         if not self._shares.take(address):
@@ -97,10 +73,7 @@ class ConnectionWatch:
         return None
 
     def release(self, connection: TimedConnection) -> None:
-        """Remove a closed connection from the register of open connections.
-
-        It no longer counts towards the limits. An unknown connection is ignored.
-        """
+        """Remove a closed connection; an unknown one is ignored."""
         address = self._open.pop(connection, None)
         if address is not None:
             self._shares.give_back(address)

@@ -1,5 +1,3 @@
-"""HTTP connections with limits on header size and protection against slow clients."""
-
 from __future__ import annotations
 
 import asyncio
@@ -32,10 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Connection(HttpToolsProtocol):
-    """HTTP connection of uvicorn with limits against slow clients and large headers.
-
-    The limits are on header size, on header time, and on the time an answer stays unread.
-    """
+    """Connection of uvicorn with limits on header size, header time, and the time an answer stays unread."""
 
     def __init__(
         self,
@@ -59,10 +54,7 @@ class Connection(HttpToolsProtocol):
         self._taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a new connection, or refuse it if too many are open.
-
-        A refused connection is answered with 429 or 503 and closed.
-        """
+        """Accept a new connection, or answer 429 or 503 and close it."""
         client = get_remote_addr(transport)
         problem = self._watch.admit(self, client[0] if client else "")
         if problem is not None:
@@ -75,10 +67,6 @@ class Connection(HttpToolsProtocol):
         self._head_since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remove this connection from the count of open connections after it was closed.
-
-        ``exc`` is the error, if any.
-        """
         self._watch.release(self)
         # Of pipelined requests, uvicorn notes the end at the last one only, and the others would go on writing.
         if self._running is not None and not self._running.response_complete:
@@ -87,10 +75,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes of HTTP requests that were received from the client.
-
-        If the headers of a request reach 64 KiB, the answer is 431.
-        """
+        """Parse received bytes; answer 431 if the headers of a request reach 64 KiB."""
         if self._refused_since is not None:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -112,10 +97,7 @@ class Connection(HttpToolsProtocol):
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a parsed HTTP header to the headers of the current request.
-
-        Raises ``ValueError`` at the 257th header. Headers after the body are ignored.
-        """
+        """Add a header; raise ``ValueError`` at the 257th. Headers after the body are ignored."""
         if self._in_body:
             return
         if len(self.headers) >= HEADERS:
@@ -124,10 +106,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start processing a request whose headers are complete, or queue it behind earlier requests.
-
-        Raises ``ValueError`` if more than 16 requests of the connection wait, this request included.
-        """
+        """Process or queue a request; raise ``ValueError`` if more than 16 wait, this one included."""
         self._advanced = self._in_body = True
         self._head_since = None
         super().on_headers_complete()
@@ -139,47 +118,30 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        """Pass a chunk of the request body, as bytes, to the application."""
         self._advanced = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Signal to the application that the request body is complete."""
         self._in_body = False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Start the next waiting request of the connection after a response was sent.
-
-        If the answer came before the whole body of its request, the time for the rest of the body is limited.
-        """
+        """Start the next request; after an early answer, limit the time for the rest of the body."""
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete:
             self._head_since = self.loop.time()
 
     def resume_writing(self) -> None:
-        """Resume sending a response that was paused because the client read too slowly.
-
-        The client has read enough of it meanwhile.
-        """
         self._unsent = None
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer 400 to a request that is not valid HTTP.
-
-        ``msg`` is the reason. The answer is 431 if the request has too many headers.
-        """
+        """Answer 400 to a request that is not valid HTTP, or 431 if it has too many headers."""
         malformed = Problem(400, "malformed-request", "The request is not valid HTTP", msg)
         self._refuse(_headers_too_large() if self._too_many else malformed)
 
     def check(self, now: float) -> None:
-        """Close the connection if one of its timeouts has passed.
-
-        That is so if headers are late, if the rest of a body is late after an early answer, or if the client reads
-        nothing of an answer. Incomplete headers are answered with 408. A refused client is cut off after 2 s. ``now``
-        is the event loop's time in seconds.
-        """
+        """Close the connection if headers or the rest of a body are late, or if an answer is not read."""
         if self._refused_since is not None:
             if now - self._refused_since > LINGER_S:
                 self.transport.abort()
@@ -229,10 +191,7 @@ class Connection(HttpToolsProtocol):
 
 
 def encode(problem: Problem) -> bytes:
-    """Return the bytes of an HTTP response that reports an error as JSON.
-
-    The response closes the connection.
-    """
+    """Return the bytes of an HTTP response that reports an error as JSON and closes the connection."""
     answer = problem_response(problem, "")
     lines = [STATUS_LINE[answer.status_code]]
     lines += [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]

@@ -25,13 +25,7 @@ TimeoutMs = Annotated[
 
 
 class RequestDeadline:
-    """Adjustable time limit of a request in progress.
-
-    Args:
-        limit: The limit as asyncio counts it.
-        seconds: The limit in seconds.
-        asked: Whether the client asked for it.
-    """
+    """Time limit of a request, ``asked`` for by its client or the default, which can be moved."""
 
     def __init__(self, limit: asyncio.Timeout, seconds: float, asked: bool) -> None:
         self.seconds = seconds
@@ -39,23 +33,14 @@ class RequestDeadline:
         self._asked = asked
 
     def extend(self, seconds: float) -> None:
-        """Extend the request's time limit by ``seconds``, for work that is known to take long.
-
-        Nothing changes if the client itself set the limit.
-        """
+        """Extend the limit for work that is known to take long, unless the client set the limit."""
         when = self._limit.when()
         if not self._asked and when is not None:
             self.seconds += seconds
             self._limit.reschedule(when + seconds)
 
     def ask(self, seconds: float) -> None:
-        """Set the request's time limit to the one that the client asks for in the request body.
-
-        It counts from the arrival of the request. If the client asked for a shorter limit before, that limit stays.
-
-        Args:
-            seconds: The limit in seconds.
-        """
+        """Set the limit of the request body, from the arrival on; a shorter one asked for before stays."""
         when = self._limit.when()
         if when is not None and not (self._asked and seconds > self.seconds):
             self._limit.reschedule(when - self.seconds + seconds)
@@ -64,14 +49,7 @@ class RequestDeadline:
 
 @asynccontextmanager
 async def deadline(timeout_ms: int | None, default_s: float) -> AsyncIterator[RequestDeadline]:
-    """Context manager that cancels the code in its block when the time limit of a request has passed.
-
-    It raises an error with status 504 then.
-
-    Args:
-        timeout_ms: Time that the client asked for, in milliseconds; None for the default.
-        default_s: Default of the service, in seconds.
-    """
+    """Cancel the block and raise 504 at the time limit, which is ``default_s`` unless the client gave one."""
     seconds = default_s if timeout_ms is None else timeout_ms / 1000
     try:
         async with asyncio.timeout(seconds) as limit:

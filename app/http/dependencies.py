@@ -1,7 +1,4 @@
-"""FastAPI dependencies that give endpoints the long-lived parts of the service, such as the model pool.
-
-An endpoint names the parts that it uses as typed parameters, for example ``jobs: JobStoreDep``.
-"""
+"""Long-lived parts of the service, which an endpoint names as typed parameters: ``jobs: JobStoreDep``."""
 
 from __future__ import annotations
 

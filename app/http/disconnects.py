@@ -1,5 +1,3 @@
-"""Cancellation of a request's work when its client disconnects."""
-
 from __future__ import annotations
 
 import asyncio
@@ -11,14 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 @asynccontextmanager
 async def while_connected(request: Request) -> AsyncIterator[None]:
-    """Context manager that cancels the code in its block when the client disconnects.
-
-    Args:
-        request: The request, whose whole body has been read.
-
-    Raises:
-        ClientDisconnect: The client has left.
-    """
+    """Cancel the block and raise ``ClientDisconnect`` if the client leaves; the body must have been read."""
     try:
         async with asyncio.timeout(None) as limit:
             watch = asyncio.create_task(_expire_at_disconnect(request, limit))

@@ -56,7 +56,6 @@ RETRY_S = {ErrorKind.UNAVAILABLE: 30}
 ERROR = "snf.error"
 """Key of a request's scope that holds its error, for metrics."""
 REQUEST_ID = "snf.request_id"
-"""Key of a request's scope that holds its id."""
 
 log = logging.getLogger(__name__)
 
@@ -88,19 +87,7 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """Exception that the service turns into an HTTP error response.
-
-    The answer has its HTTP status, and a JSON body of problem details (RFC 9457).
-
-    Args:
-        status: HTTP status.
-        slug: Stable name of the kind of problem.
-        title: Short text, the same for every problem of this slug.
-        detail: Text for the user: what was expected, what came, and what to do.
-        errors: The wrong parts of the request.
-        headers: Headers of the answer.
-        extensions: Further members of the problem.
-    """
+    """HTTP error response of a kind ``slug``; ``detail`` says what was expected, what came, and what to do."""
 
     def __init__(
         self,
@@ -124,10 +111,7 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return a 422 error (``Problem``) that points at the invalid part of a request.
-
-    ``pointer`` is the path to the part, such as ``/query/alpha``.
-    """
+    """Return a 422 error for the part of a request at ``pointer``, such as ``/query/alpha``."""
     return invalid_fields([FieldProblem(pointer=pointer, detail=detail)])
 
 
@@ -138,16 +122,11 @@ def invalid_fields(fields: Sequence[FieldProblem]) -> Problem:
 
 
 def malformed_json(detail: str) -> Problem:
-    """Return a 400 error (``Problem``) for a body that is not JSON."""
     fields = [FieldProblem(pointer="/body", detail=detail)]
     return Problem(400, "malformed-json", "The body is not valid JSON", f"/body: {detail}", errors=fields)
 
 
 def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
-    """Return a 415 error (``Problem``) for a request whose content type is not accepted.
-
-    The error names the content type ``got`` and the ``accepted`` types.
-    """
     names = ", ".join(accepted)
     return Problem(
         415,
@@ -164,13 +143,7 @@ def draining() -> Problem:
 
 
 def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
-    """Convert a pydantic validation error to a ``FieldProblem`` with a readable message.
-
-    Args:
-        error: An item of ``ValidationError.errors()``.
-        parent: Location of the validated object in the request.
-        known: Names of the parameters that the object has, to suggest one in place of an unknown one.
-    """
+    """Convert an item of ``ValidationError.errors()``; ``known`` are parameters to suggest for an unknown one."""
     match error["type"]:
         case "string_pattern_mismatch":
             rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
@@ -185,17 +158,11 @@ def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known:
 
 
 def status_of(error: ModelsError | JobsError | Problem) -> int:
-    """Return the HTTP status of an exception of this service, such as 404 if a model does not exist."""
     return error.status if isinstance(error, Problem) else STATUSES[error.kind]
 
 
 def problem_response(problem: Problem, instance: str) -> Response:
-    """Return an HTTP response that reports an error as JSON.
-
-    ``instance`` is the path of the failed request.
-
-    It has the form of RFC 9457, or below ``/v2`` that of the Open Inference Protocol.
-    """
+    """Return an error response of RFC 9457, or below ``/v2`` of the Open Inference Protocol."""
     if has_protocol(instance):
         return error_answer(problem.status, f"{problem.title}: {problem.detail}", problem.headers)
     body = ProblemDetails(
@@ -216,11 +183,7 @@ def problem_response(problem: Problem, instance: str) -> Response:
 
 
 def problem_of(error: Exception, pointer: str | None = None, known: Collection[str] = ()) -> Problem:  # noqa: PLR0911 - one for each kind
-    """Convert any exception to a ``Problem``, from which the error response is made.
-
-    An unexpected exception becomes a 500 error without internal details. ``pointer`` is the part of the request that a
-    typed error is about, by default that of ``POINTERS``; ``known`` are the members of a body that is not valid.
-    """
+    """Convert any exception; an unexpected one becomes a 500 error without internal details."""
     error = storage_error(error) or error
     match error:
         case Problem():
@@ -286,10 +249,7 @@ def phrase(status: int) -> str:
 
 
 def pointer_of(location: Sequence[str | int]) -> str:
-    """Convert a list of keys and indices to a JSON pointer, such as ``/query/alpha``.
-
-    JSON pointers are defined by RFC 6901.
-    """
+    """Convert a list of keys and indices to a JSON pointer (RFC 6901), such as ``/query/alpha``."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
@@ -323,7 +283,6 @@ async def _note_disconnect(request: Request, _error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Register handlers on ``app`` that answer every exception as JSON problem details (RFC 9457)."""
     for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(ClientDisconnect, _note_disconnect)
@@ -332,19 +291,13 @@ def install(app: FastAPI) -> None:
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return a dict with the OpenAPI descriptions of error responses for the given HTTP statuses.
-
-    They are for FastAPI's argument ``responses``.
-    """
+    """Return the OpenAPI descriptions of errors, for FastAPI's argument ``responses``."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
 
 
 def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the error schema and common error responses to an OpenAPI document, in place.
-
-    The operations get the errors 400, 403 and 422, and with a request body also 408.
-    """
+    """Add the error schema, and 400, 403, 422 and with a body 408 to all operations, in place."""
     for path in openapi["paths"].values():
         for operation in path.values():
             anywhere = responses(400, 403, 422, *((408,) if "requestBody" in operation else ()))

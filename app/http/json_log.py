@@ -16,7 +16,6 @@ from typing import Any
 MAX_BYTES = 10_000_000
 """Size after which a file is renamed to ``<name>.1``, the file of that name to ``.2``, and so on."""
 KEPT = 10
-"""Renamed files to keep."""
 WAITING = 10_000
 """Most records that wait for the disk; further ones are dropped and counted."""
 BATCH = 1000
@@ -27,10 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Log file with one JSON object per line.
-
-    Only its owner can read it. By default it is rotated at 10 MB.
-    """
+    """Log file with a JSON object per line, readable by its owner only and rotated at 10 MB by default."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
         self.path = path
@@ -38,12 +34,7 @@ class JsonLines:
         self._kept = kept
 
     def write(self, records: Iterable[Record]) -> None:
-        """Append log records to the file, each as one line with a JSON object.
-
-        A full file is rotated first.
-
-        Raises ``OSError`` if that fails; none of the records is in the file then.
-        """
+        """Append records after rotating a full file; if it raises ``OSError``, none of them is in the file."""
         # In ASCII: text from outside can hold other line breaks and lone surrogates.
         data = "".join(json.dumps(record, default=str) + "\n" for record in records).encode("ascii")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +73,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 class BackgroundLog:
-    """Background thread that appends log records to files, so that no request waits for the disk.
-
-    A disk that cannot be written never stops a request. The service's log names the problem once, and the number of
-    lost records when writing works again.
-    """
+    """Thread that writes log records, so that no request waits for the disk or fails because of it."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[tuple[JsonLines, Record] | None] = queue.Queue(WAITING)
@@ -94,12 +81,7 @@ class BackgroundLog:
         self._lost = 0
 
     def put(self, file: JsonLines, record: Record) -> None:
-        """Queue a record for a log file without waiting.
-
-        If 10 000 records wait already, the record is dropped and counted as lost.
-
-        To be called on the event loop only.
-        """
+        """Queue a record, on the event loop only; beyond 10 000 waiting records it is counted as lost."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="json-lines", daemon=True)
             self._thread.start()
@@ -109,7 +91,6 @@ class BackgroundLog:
             self._count_lost(1, file, "the disk is too slow")
 
     def close(self) -> None:
-        """Write all queued records to their files, and wait for the thread to end."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

@@ -23,21 +23,9 @@ MAX_BYTES = 64 * 1024
 
 
 class JsonRoute(APIRoute):
-    """FastAPI route that checks the caller's role before it reads the JSON body.
-
-    The body may take 64 KiB at most.
-
-    FastAPI reads and validates a body parameter before it runs any dependency. This route first checks the role that
-    its dependencies ask for, then type and size of the body: a caller without the role gets 403, whatever it sent.
-    """
+    """Route that checks role, then type and size of the body, which FastAPI reads before any dependency."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the async function that checks and answers the requests of this route.
-
-        It checks role, content type and body size, then calls the endpoint.
-
-        The function raises 403, 413, 415 and 422 errors.
-        """
         handle = super().get_route_handler()
         role = role_needed(self.dependencies)
         members = getattr(self.body_field and self.body_field.field_info.annotation, "model_fields", ())
@@ -58,26 +46,17 @@ class JsonRoute(APIRoute):
 
 
 class JsonRequest(Request):
-    """Request with a JSON body of at most 64 KiB.
-
-    The parsed body is kept for the audit log.
-    """
+    """Request with a JSON body of at most 64 KiB, which is kept for the audit log."""
 
     async def read(self) -> None:
-        """Read the request's JSON body into memory, without parsing it.
-
-        Raises a 415 error if its content type is not JSON, and ``BodyTooLarge`` above 64 KiB.
-        """
+        """Read the body without parsing it; raise 415 if it is not JSON, and ``BodyTooLarge`` above 64 KiB."""
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != JSON:
             raise unsupported_media_type(media_type, [JSON])
         self._body = await read_body(self, MAX_BYTES)
 
     async def json(self) -> Any:
-        """Return the body of the request, parsed as JSON.
-
-        It is kept for the audit log. Raises ``JSONDecodeError`` if the body is invalid.
-        """
+        """Return the parsed body; raise ``JSONDecodeError`` if it is invalid."""
         try:
             document = from_json(await self.body())
         except ValueError as error:

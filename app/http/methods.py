@@ -12,15 +12,7 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class HeadAsGet:
-    """ASGI middleware that answers a HEAD request like GET, but without the body.
-
-    Status and headers are those of GET.
-
-    A file is not read, and a stream ends after its headers.
-
-    Args:
-        app: Application behind the middleware, which gets the request as GET.
-    """
+    """Middleware that answers HEAD like GET without the body; no file is read, and a stream ends after its headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -60,12 +52,7 @@ class HeadAsGet:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
-    """Return the HTTP methods allowed for a path, comma-separated, as the value of the ``Allow`` header.
-
-    It has the methods of all routes of the path.
-
-    A path that a route has to the letter, such as ``/v1/jobs/estimate``, is not also the id of ``/v1/jobs/{job_id}``.
-    """
+    """Return the ``Allow`` header of a path; ``/v1/jobs/estimate`` is not an id of ``/v1/jobs/{job_id}``."""
     root = scope.get("app_root_path", scope.get("root_path", ""))
     found: set[str] = set()
     literal: set[str] = set()

@@ -6,23 +6,13 @@ from typing import Any
 
 
 def located(description: str, what: str) -> dict[str, Any]:
-    """Return, as a dict, the OpenAPI description of a response that has a ``Location`` header.
-
-    The header has the path of a new resource.
-
-    Args:
-        description: Description of the answer.
-        what: The resource, such as ``job``.
-    """
+    """Return the OpenAPI description of a response with a ``Location`` header, the path of a new resource."""
     location = {"description": f"Path of the {what}.", "schema": {"type": "string"}}
     return {"description": description, "headers": {"Location": location}}
 
 
 def remove_null_parameters(document: dict[str, Any]) -> None:
-    """Remove the null type from the schemas of all parameters in an OpenAPI document, in place.
-
-    Callers leave out an optional parameter instead of sending null.
-    """
+    """Remove the null type of parameters in place: callers leave them out instead of sending null."""
     for calls in document["paths"].values():
         for operation in calls.values():
             for parameter in operation.get("parameters", ()):

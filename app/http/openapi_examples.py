@@ -72,7 +72,6 @@ PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}
 
 
 def add_examples(document: dict[str, Any]) -> None:
-    """Add examples to the schemas of answers and to the parameters of paths of an OpenAPI document, in place."""
     for name, example in SCHEMAS.items():
         document["components"]["schemas"][name]["examples"] = [example]
     for calls in document["paths"].values():

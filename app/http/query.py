@@ -1,5 +1,3 @@
-"""Pages of lists of names, and the check that a request has no unknown query parameters."""
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,12 +32,7 @@ class PageQuery(BaseModel):
 
 
 async def require_known_query(request: Request) -> None:
-    """Raise a 422 error if a request has unknown query parameters.
-
-    A parameter is known if the route of the request declares it.
-
-    Pages, which are not in the API documentation, take any query.
-    """
+    """Raise 422 for query parameters that the route does not declare; pages outside of the API take any."""
     if not request.query_params:
         return
     route: APIRoute = request.scope["route"]

@@ -40,50 +40,32 @@ MAX_LOGGED = 500
 
 
 def audit_file(settings: Settings) -> JsonLines:
-    """Return the audit log, a ``JsonLines`` file that records all changes made through the API.
-
-    It is ``logs/audit.jsonl`` in the service's data folder.
-    """
+    """Return the audit log of all changes made through the API, ``logs/audit.jsonl``."""
     return JsonLines(settings.logs_dir / "audit.jsonl")
 
 
 def timestamp() -> str:
-    """Return the current UTC time as ISO 8601 text with milliseconds.
-
-    For example ``2026-01-31T12:00:00.000+00:00``.
-    """
+    """Return the current UTC time as ISO 8601 text with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def note_body(scope: Scope, body: Any) -> None:
-    """Store the parsed JSON body of a request for the audit log.
-
-    It is kept in the ASGI scope of the request.
-    """
+    """Keep the parsed JSON body of a request in its scope for the audit log."""
     scope[BODY] = body
 
 
 def forget_body(scope: Scope) -> None:
-    """Remove the stored JSON body of a request, so that the audit log leaves it out.
-
-    The body is kept in the ASGI scope of the request.
-    """
+    """Leave the JSON body of a request out of the audit log."""
     scope.pop(BODY, None)
 
 
 def shortened(text: str) -> str:
-    """Return a text, cut after 500 characters if it is longer.
-
-    A text that was cut ends with ``...``.
-    """
+    """Return a text, cut after 500 characters and then with ``...`` at its end."""
     return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}..."
 
 
 def origin_of(scope: Scope) -> Record:
-    """Return a dictionary of the log fields that identify the sender of a request.
-
-    They are caller, key name, role, network address and user agent.
-    """
+    """Return the log fields that identify the sender of a request."""
     caller = caller_of(scope)
     return {
         "caller": caller.name,
@@ -95,15 +77,7 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """ASGI middleware that gives each request an id, and writes requests to the audit log and the access log.
-
-    The id is that of the header ``X-Request-Id``, if it has at most 128 characters of ids; else it is a new one. The
-    answer and all log lines of the request have it.
-
-    The audit log records changes. The access log records every request, if it is enabled.
-
-    The audit log contains every call that can change something and that the caller's role allows, whatever its status.
-    """
+    """Middleware that gives requests an id, and logs changes that the caller's role allows, and all if enabled."""
 
     def __init__(self, app: ASGIApp, settings: Settings, writer: BackgroundLog) -> None:
         self._app = app

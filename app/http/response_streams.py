@@ -11,10 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class ClosableChunks(Protocol):
-    """Interface of an iterator over the bytes of a response, to be closed after use.
-
-    It keeps a resource, such as a file, open until it is closed.
-    """
+    """Interface of an iterator over the bytes of a response that keeps a file or the like until it is closed."""
 
     def __iter__(self) -> ClosableChunks: ...
 
@@ -25,10 +22,7 @@ class ClosableChunks(Protocol):
 
 
 class ClosedStream(StreamingResponse):
-    """Streaming HTTP response that always closes the iterator of its bytes at the end.
-
-    It does so even if the client disconnects early.
-    """
+    """Streaming response that closes the iterator of its bytes, even if the client disconnects early."""
 
     def __init__(
         self,
@@ -40,7 +34,6 @@ class ClosedStream(StreamingResponse):
         self._content = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, then close its content."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -1,5 +1,3 @@
-"""Routers of the service."""
-
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,10 +20,7 @@ T = TypeVar("T")
 
 
 def in_job_store_threads(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
-    """Return a coroutine function that runs a blocking function in threads that only calls of the job store use.
-
-    While Redis hangs, such calls hold their threads for seconds. The framework's other threads stay free.
-    """
+    """Run a blocking function in threads for the job store only: while Redis hangs, the others stay free."""
 
     @wraps(call)
     async def run(*arguments: P.args, **keywords: P.kwargs) -> T:
@@ -40,13 +35,7 @@ def in_job_store_threads(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
 
 
 class Router(APIRouter):
-    """A router whose routes refuse query parameters that they do not declare.
-
-    Its routes are complete, and all applications of a process share them: an application takes them as they are, and
-    its ``dependency_overrides`` do not reach them. Do not include the router anywhere, which builds each route anew.
-
-    ``uses_job_store`` is for endpoints that block on the job store.
-    """
+    """Router of complete, shared routes that refuse undeclared query parameters. Including it would copy them."""
 
     def __init__(self, *, dependencies: Sequence[Depends] = (), uses_job_store: bool = False, **options: Any) -> None:
         super().__init__(dependencies=[KnownQuery, *dependencies], **options)

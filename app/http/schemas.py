@@ -20,7 +20,6 @@ def pattern(expression: str, rule: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=pattern(NAME_PATTERN, NAME_RULE))]
-"""Name of a model or dataset."""
 REF = pattern(REF_PATTERN, "the name of a model, or name:version, or name@alias")
 """Pattern of a model reference: a name, optionally with a version or an alias."""
 

@@ -1,26 +1,10 @@
-"""Fair division of a limited capacity among callers, by dynamic thresholds."""
-
 from __future__ import annotations
 
 import threading
 
 
 class FairShares:
-    """Limited capacity, such as upload slots or pixels, of which each caller gets a fair share.
-
-    A caller may hold about as much as remains free.
-
-    A request is admitted where it fits and where the caller afterwards holds at most one unit more than stays free.
-    The first caller can get half of the capacity, the next caller half of the rest, and so on. While anything is free,
-    a caller that holds nothing gets one unit. No list of callers is needed.
-
-    Methods take constant time and may be called from any thread. Callers that hold nothing take no memory.
-
-    Args:
-        capacity: Units to share, such as bytes, places or images.
-        alone: Units that a caller may hold while all others hold none, where that is more than half of the capacity:
-            the size of the largest single request.
-    """
+    """Capacity of which a caller may hold one unit more than stays free, or ``alone`` while no other holds any."""
 
     def __init__(self, capacity: int, alone: int = 0) -> None:
         self.capacity = capacity
@@ -31,18 +15,13 @@ class FairShares:
 
     @property
     def free(self) -> int:
-        """The number of units of the shared capacity that no caller holds at the moment."""
         return self._free
 
     def held(self, caller: str) -> int:
-        """Return how many units of the shared capacity ``caller`` holds at the moment; 0 if it holds none."""
         return self._held.get(caller, 0)
 
     def take(self, caller: str, amount: int = 1) -> bool:
-        """Reserve ``amount`` units, such as bytes or images, for a caller if its fair share allows it.
-
-        Returns whether the ``amount`` units were reserved.
-        """
+        """Reserve units if the caller's fair share allows it, in constant time and from any thread."""
         _check(amount)
         with self._lock:
             held = self.held(caller) + amount
@@ -54,10 +33,7 @@ class FairShares:
             return True
 
     def give_back(self, caller: str, amount: int = 1) -> None:
-        """Release ``amount`` units of the shared capacity that a caller holds.
-
-        Raises ``ValueError`` if the caller holds fewer than ``amount``.
-        """
+        """Release units; raise ``ValueError`` if the caller holds fewer than ``amount``."""
         _check(amount)
         with self._lock:
             held = self.held(caller) - amount

@@ -1,7 +1,4 @@
-"""Uploads of large request bodies, which worker threads read in chunks.
-
-An upload ends early if its client leaves or the service stops.
-"""
+"""Large request bodies in worker threads; an upload ends early if its client leaves or the service stops."""
 
 from __future__ import annotations
 
@@ -26,15 +23,7 @@ CHECK_S = 0.5
 
 
 class UploadBody:
-    """Body of an upload request, which a worker thread reads in chunks.
-
-    A chunk is about 1 MiB and comes through the event loop.
-
-    Args:
-        request: The request.
-        limit: Most bytes of the body.
-        stopping: Set when the service stops.
-    """
+    """Body of an upload that comes through the event loop and is read in a worker thread."""
 
     def __init__(self, request: Request, limit: int, stopping: threading.Event) -> None:
         self.declared = int(request.headers.get("content-length", 0))
@@ -45,16 +34,7 @@ class UploadBody:
         self._check_size(self.declared)
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the request body as bytes in chunks of about 1 MiB, as they arrive from the client.
-
-        To be called in a thread of the framework.
-
-        Raises:
-            BodyTooLarge: The body is larger than the limit.
-            BodyTooSlow: The body arrives too slowly.
-            ClientDisconnect: The client has left.
-            Problem: 503, where the service stops.
-        """
+        """Yield chunks of about 1 MiB as they arrive, in a thread of the framework; raise 413, 408 or 503."""
         size = 0
         while chunk := anyio.from_thread.run(self.next_chunk):
             size += len(chunk)
@@ -66,10 +46,7 @@ class UploadBody:
             raise BodyTooLarge(self._limit)
 
     async def next_chunk(self) -> bytes:
-        """Return the next bytes of the request body, in a chunk of about 1 MiB.
-
-        At the end of the body it is empty.
-        """
+        """Return the next chunk of about 1 MiB, empty at the end of the body."""
         chunks: list[bytes] = []
         size = 0
         while self._more and size < CHUNK_BYTES:
@@ -89,10 +66,7 @@ class UploadBody:
 
 
 class UploadWatch:
-    """Progress callback that aborts an upload when the client disconnects or the service stops.
-
-    Raises ``ClientDisconnect`` where the client has left, and a 503 error where the service stops.
-    """
+    """Progress callback that aborts an upload: ``ClientDisconnect``, or 503 where the service stops."""
 
     def __init__(self, request: Request, stopping: threading.Event) -> None:
         self._request = request
@@ -100,7 +74,6 @@ class UploadWatch:
         self._checked = time.monotonic()
 
     def __call__(self, _done: int, _total: int) -> None:
-        """Raise an exception if the client has disconnected or the service is stopping."""
         if self._stopping.is_set():
             raise draining()
         if time.monotonic() - self._checked >= CHECK_S:
@@ -111,16 +84,7 @@ class UploadWatch:
 
 @contextmanager
 def upload_slot(slots: FairShares, request: Request, retry_s: int = 30) -> Iterator[None]:
-    """Context manager that limits how many uploads run at once.
-
-    An upload counts while the block runs. A 429 error is raised if too many uploads are running, in total or for this
-    caller.
-
-    Args:
-        slots: Uploads at once, shared among callers.
-        request: The request.
-        retry_s: Seconds after which the caller may try again.
-    """
+    """Count an upload during the block; raise 429 if the caller or all callers have too many."""
     caller = caller_of(request.scope).name
     if not slots.take(caller):
         raise Problem(

@@ -1,5 +1,3 @@
-"""Temporary folders of uploads, with removal of leftovers from killed processes."""
-
 from __future__ import annotations
 
 import fcntl
@@ -20,16 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class UploadFolders:
-    """Manager of temporary folders for uploads, which also deletes folders that killed processes left.
-
-    Each folder is locked by its process, so that leftovers can be recognised.
-
-    A folder whose lock is free belongs to a service that was killed. Services on several machines may share ``root``.
-
-    Args:
-        root: Folder of the temporary folders.
-        datasets: Folder of the datasets that uploads become.
-    """
+    """Temporary folders of uploads, each locked by its process; a free lock shows that the process was killed."""
 
     def __init__(self, root: Path, datasets: Path) -> None:
         self._root = root
@@ -37,10 +26,7 @@ class UploadFolders:
 
     @contextmanager
     def new(self) -> Iterator[Path]:
-        """Context manager that yields a new temporary upload folder, and deletes it when the block ends.
-
-        At first the folder holds only the file of its lock.
-        """
+        """Yield a new folder, which holds only the file of its lock, and delete it at the end of the block."""
         folder = self._root / uuid4().hex
         # A sweep must not find the folder without its lock.
         with self._locked():
@@ -54,10 +40,7 @@ class UploadFolders:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Delete the upload folders that killed processes left behind.
-
-        The unfinished datasets made from these uploads are deleted, too.
-        """
+        """Delete the upload folders that killed processes left, and the unfinished datasets made from them."""
         with self._locked():
             orphans, live = [], set()
             for folder in self._root.iterdir():
@@ -82,10 +65,7 @@ class UploadFolders:
 
 
 def note_target(folder: Path, name: str) -> None:
-    """Record, in an upload's folder, the name of the dataset to be created from the upload.
-
-    ``UploadFolders.sweep`` removes the unfinished dataset if the service is killed.
-    """
+    """Record the dataset to be made from an upload, which ``sweep`` removes if the service is killed."""
     (folder / TARGET).write_text(name, encoding="utf-8")
 
 

@@ -1,5 +1,3 @@
-"""Endpoints of the Open Inference Protocol v2: health, metadata and inference."""
-
 from __future__ import annotations
 
 import asyncio

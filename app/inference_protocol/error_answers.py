@@ -24,18 +24,10 @@ def has_protocol(path: str) -> bool:
 
 
 def error_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an HTTP error response whose JSON body has the format of the Open Inference Protocol.
-
-    Args:
-        status: HTTP status.
-        text: Text for the user.
-        headers: Headers of the answer.
-    """
     return JSONResponse({"error": text}, status, headers)
 
 
 def describe_errors(openapi: dict[str, Any]) -> None:
-    """Describe error responses of the Open Inference Protocol in an OpenAPI document, in place."""
     content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{SCHEMA}"}}}
     for path, calls in openapi["paths"].items():
         if not has_protocol(path):

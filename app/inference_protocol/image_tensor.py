@@ -1,5 +1,3 @@
-"""Validation and decoding of the image tensor of an inference request."""
-
 from __future__ import annotations
 
 import math
@@ -35,18 +33,7 @@ def image_shape(preprocessing: Preprocessing) -> list[int]:
 
 
 def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limit: int) -> InferInput:
-    """Return the image tensor of an inference request, after checking its type, shape and image count.
-
-    Its data are not read yet.
-
-    Args:
-        inputs: The tensors of the request.
-        preprocessing: Preprocessing of the model.
-        limit: Most images of the request.
-
-    Raises:
-        Problem: 422 for other tensors, another type or another shape, 413 for too many images.
-    """
+    """Return the request's image tensor, its data unread; raise 422 for type or shape, 413 for too many images."""
     if len(inputs) != 1:
         raise invalid("/body/inputs", f"expected one tensor, {INPUT!r}, got {len(inputs)}")
     (given,) = inputs
@@ -66,17 +53,7 @@ def image_input(inputs: Sequence[InferInput], preprocessing: Preprocessing, limi
 
 
 def pixels_of(given: InferInput, binary: memoryview) -> Pixels:
-    """Return the pixels of a request's image tensor as an array, uint8 ``(N, C, H, W)``.
-
-    The caller must have checked type and shape of the tensor with ``image_input``.
-
-    Args:
-        given: The tensor.
-        binary: What follows the JSON object of the request's body.
-
-    Raises:
-        Problem: 422, where its data are missing, given twice, or do not fit to its shape.
-    """
+    """Return the pixels of a tensor that ``image_input`` has checked, uint8 ``(N, C, H, W)``; raise 422."""
     size = math.prod(given.shape)
     declared = given.parameters.binary_data_size if given.parameters else None
     if (given.data is None) == (declared is None):
@@ -125,10 +102,7 @@ def _bytes_of(values: list[Any]) -> bytes:
 
 
 def shown(value: object) -> str:
-    """Return a short text for an invalid value, to be shown in an error message.
-
-    Lists, objects and long values are shortened.
-    """
+    """Return a short text for an invalid value, to be shown in an error message."""
     match value:
         case list() | dict():
             return f"a {'list' if isinstance(value, list) else 'JSON object'}"

@@ -1,5 +1,3 @@
-"""Metadata of the service and its models in the form of the Open Inference Protocol."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -17,22 +15,11 @@ EXTENSIONS = ("binary_tensor_data",)
 
 
 def server_metadata() -> ServerMetadata:
-    """Return the service's name, version and supported extensions of the Open Inference Protocol."""
     return ServerMetadata(name=NAME, version=package_version(), extensions=list(EXTENSIONS))
 
 
 def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
-    """Return the metadata of a model version: its input and output tensors, and the meaning of its scores.
-
-    The manifest is read from disk.
-
-    Args:
-        version: The version.
-        versions: The numbers of all versions of the model.
-
-    Raises:
-        ArtifactError: The model is damaged.
-    """
+    """Return the tensors and the meaning of scores of a version, read from disk; raise ``ArtifactError``."""
     manifest, calibration = version.manifest, version.calibration_summary
     shape = image_shape(manifest.preprocessing)
     return ModelMetadata(

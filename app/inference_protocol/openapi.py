@@ -46,9 +46,6 @@ BINARY_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 def add_request_schemas(openapi: dict[str, Any]) -> None:
-    """Add the schemas of inference requests to an OpenAPI document, in place.
-
-    FastAPI does not add them, because it does not parse the body of these requests.
-    """
+    """Add schemas in place: FastAPI does not, because it does not parse the body of these requests."""
     schema = InferRequest.model_json_schema(ref_template=REFERENCES)
     openapi["components"]["schemas"].update(schema.pop("$defs"), InferRequest=schema)

@@ -1,5 +1,3 @@
-"""Output tensors of an inference response, with one number per image, as JSON or as bytes."""
-
 from __future__ import annotations
 
 import math
@@ -48,13 +46,7 @@ def check_outputs(requested: Sequence[RequestedOutput]) -> None:
 
 
 def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -> EncodedAnswer:
-    """Encode image scores as an inference response, with numbers in JSON or binary as the request asks.
-
-    Args:
-        asked: The request.
-        judged: The results of its images.
-        loaded: The model that scored.
-    """
+    """Encode image scores as an inference response, with numbers in JSON or binary as the request asks."""
     default = asked.parameters is not None and asked.parameters.binary_data_output
     requested = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     outputs: list[InferOutput] = []
@@ -82,12 +74,7 @@ def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -
 
 
 def _numbers(name: str, judged: Sequence[JudgedImage]) -> list[float]:
-    """Return one number of each image; NaN for the bits per dimension of a feature model.
-
-    Args:
-        name: Name of the output.
-        judged: The scored images.
-    """
+    """Return one number of each image; NaN for the bits per dimension of a feature model."""
     match name:
         case "log_likelihood":
             return [image.likelihood.log_likelihood for image in judged]

@@ -29,27 +29,14 @@ ADVICE = "send the tensor as binary data"
 
 @dataclass(frozen=True)
 class InferBody:
-    """Body of an inference request, split into JSON and binary tensors.
-
-    ``json`` has the bytes of the JSON object, ``binary`` a view of the bytes after it, empty if there are none.
-    """
+    """Bytes of the JSON object of a request, and a view of the binary tensors after it, which may be empty."""
 
     json: bytes
     binary: memoryview
 
 
 async def read_infer_body(request: Request, preprocessing: Preprocessing, limit: int) -> InferBody:
-    """Read the body of an inference request into memory, without parsing it.
-
-    Args:
-        request: The request.
-        preprocessing: Preprocessing of the model, which bounds the size of a binary tensor.
-        limit: Most images of the request.
-
-    Raises:
-        BodyTooLarge: It is larger than an image tensor of this model may be.
-        Problem: 415 for another type or a compressed body, 422 for a wrong length of the JSON object.
-    """
+    """Read a body without parsing it; raise ``BodyTooLarge`` past the model's tensor, 415 or 422."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type and media_type not in MEDIA_TYPES:
         raise unsupported_media_type(media_type, MEDIA_TYPES)
@@ -68,10 +55,7 @@ async def read_infer_body(request: Request, preprocessing: Preprocessing, limit:
 
 
 def parse_request(body: InferBody) -> InferRequest:
-    """Parse and validate the JSON object of an inference request.
-
-    Raises a 400 ``Problem`` if it is not JSON, and a 422 one if it is wrong.
-    """
+    """Validate the JSON object of a request; raise 400 if it is not JSON, and 422 if it is wrong."""
     if (lists := body.json.count(b"[") + body.json.count(b"{")) > MAX_LISTS:
         raise invalid("/body", f"expected at most {MAX_LISTS} lists and objects, got {lists}; {ADVICE}, or flat")
     try:

@@ -1,5 +1,3 @@
-"""Requests and answers of the Open Inference Protocol v2."""
-
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal

@@ -1,8 +1,3 @@
-"""Scoring of image tensors for inference requests of the Open Inference Protocol.
-
-The scores are computed in the same way as in all other endpoints.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -35,26 +30,13 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class InferenceService:
-    """Service that answers requests of the Open Inference Protocol with anomaly scores.
-
-    It reads the image tensor of a request, has its images scored, and encodes the response.
-    """
+    """Service that answers inference requests with scores that are computed as in all other endpoints."""
 
     judging: Judging
     decoders: DecodingLanes
 
     async def infer(self, ref: str, request: Request, timeout_ms: int | None) -> EncodedAnswer:
-        """Score the image tensor in a request's body with the model ``ref``, and return the encoded answer.
-
-        Args:
-            ref: Reference of the model.
-            request: The request, whose body holds the tensor.
-            timeout_ms: Deadline in milliseconds; None for the default of the service.
-
-        Raises:
-            Problem: The request is not valid, exceeds a limit, or passed its deadline.
-            ImageError: An image is not judged.
-        """
+        """Score the tensor in a request's body; raise ``Problem``, or ``ImageError`` if an image has no score."""
         async with self.judging.admit(request.scope, ref, ScoreQuery(), timeout_ms) as admission:
             body = await read_infer_body(request, admission.loaded.scorer.preprocessing, admission.limit)
             await admission.held.enter_async_context(while_connected(request))

@@ -1,5 +1,3 @@
-"""Request and response of the endpoint that lists which datasets a job can use."""
-
 from __future__ import annotations
 
 from typing import Any

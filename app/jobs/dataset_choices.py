@@ -1,5 +1,3 @@
-"""Check of all datasets against a job request, to tell which of them the job could use."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,19 +21,10 @@ DATASET = "/body/dataset"
 NORMAL_IMAGES = ("calibrate", "evaluate", "limit")
 """Types of jobs that take images which are normal for their model."""
 WITHOUT_MODEL = ("train", "recommend")
-"""Types of jobs that work without a registered model."""
 
 
 def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
-    """Return all datasets, with a reason for each one that the planned job in ``draft`` cannot use.
-
-    The job is not queued.
-
-    Reads the disk, but decodes no image.
-
-    Raises:
-        Problem: 422, for a job that no dataset makes valid.
-    """
+    """Return all datasets, each that the job cannot use with a reason; raise 422 for a job that none makes valid."""
     if draft.type not in WITHOUT_MODEL and draft.model is None:
         raise invalid("/body/model", "expected a model, as a job of this type works with one")
     version = None if draft.type in WITHOUT_MODEL else find_calibrated(registry, draft.model or "", None)
@@ -115,10 +104,7 @@ def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) ->
 
 
 def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:
-    """Return the dataset of the calibration in use or of the training whose held-out images the job can take.
-
-    Only a user can say which other images are normal for a model, and what to train on.
-    """
+    """Return the dataset of the calibration in use or of the training; only a user can say which others are normal."""
     if draft.type not in ("evaluate", "limit") or version is None:
         return None
     usable = {dataset.name for dataset in datasets if dataset.problem is None}

@@ -1,5 +1,3 @@
-"""FastAPI dependencies that look up a job by the id in the URL path."""
-
 from __future__ import annotations
 
 import re
@@ -17,29 +15,18 @@ from worker.settings import Settings
 
 
 def folder_of(job_id: str, settings: Settings) -> Path:
-    """Return the path of a job's folder, which may not exist yet; raise ``JobNotFound`` for a malformed id.
-
-    An id of another form never becomes part of a path.
-    """
+    """Return a job's folder, which may not exist yet; raise ``JobNotFound``, so that no other text gets into a path."""
     if re.fullmatch(JOB_ID, job_id) is None:
         raise JobNotFound(f"no job has the id {job_id}")
     return settings.jobs_dir / job_id
 
 
 def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
-    """Return the record of the job with the id in the URL; raise ``JobNotFound`` if there is none."""
     return jobs.get(job_id)
 
 
 def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
-    """Check that the events of a job can be streamed, and return the job's id.
-
-    The events can be read from the job's folder even while the job store is down.
-
-    Raises:
-        JobNotFound: The job does not exist.
-        BrokerDown: The job store does not answer, and there is no journal of the job.
-    """
+    """Return the id of a job whose events can be read, even while the job store is down if there is a journal."""
     folder = folder_of(job_id, settings)
     try:
         jobs.get(job_id)

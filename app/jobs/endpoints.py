@@ -1,5 +1,3 @@
-"""Endpoints that submit, estimate, list, show, cancel, pause, resume, retry and delete jobs."""
-
 from __future__ import annotations
 
 from typing import Annotated

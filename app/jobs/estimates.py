@@ -1,9 +1,4 @@
-"""Estimates of a training's time and memory, from counted operations and from the speed of earlier jobs.
-
-Work is counted in a thread of this process, which has PyTorch loaded once it scores. Counting takes a fraction of a
-second for each new pair of preset and image shape. A request waits for it for less than a second. If that is not enough
-the answer is a guess, and counting goes on for the next request.
-"""
+"""Estimates of a training's time and memory. Operations are counted in a thread, in less than a second, or guessed."""
 
 from __future__ import annotations
 
@@ -41,29 +36,18 @@ GUESSED_STEP_SECONDS = 2e-6
 GUESSED_IMAGE_SECONDS, GUESSED_FEATURE_BYTES = 0.02, 2_000_000_000
 """Time that an image takes in a fit over features, and memory of such a fit."""
 GUESSED_BYTES = 500_000_000, 2_000, 16 / 3
-"""Memory of any training, of one value of a batch, and beside that of one value, step and hidden channel of a Glow.
-
-For the Glow presets this is 1.2 to 4 times what is counted.
-"""
+"""Memory of any training, of a batch's value, and of a Glow's by step and channel: 1.2 to 4 times the count."""
 
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """Expected duration in seconds and peak memory in bytes of a training job.
+    """Expected time and memory of a training job."""
 
-    Attributes:
-        seconds: From its start to the registered model.
-        memory_bytes: Peak memory of its process.
-        parameters: Learned numbers; 0 where they were not counted in time.
-        slowdown: ``seconds`` over those of the reference machine.
-        basis: Where ``seconds`` come from.
-    """
-
-    seconds: float
-    memory_bytes: int
-    parameters: int
-    slowdown: float
-    basis: Basis
+    seconds: float  # from the start to the registered model
+    memory_bytes: int  # peak of the process
+    parameters: int  # learned numbers; 0 if not counted in time
+    slowdown: float  # ``seconds`` over those of the reference machine
+    basis: Basis  # source of ``seconds``
 
 
 def estimate_job(
@@ -75,16 +59,7 @@ def estimate_job(
     settings: Settings,
     durations: DurationModel,
 ) -> JobEstimate:
-    """Estimate the duration in seconds and the peak memory in bytes of a training job.
-
-    The result is a rough guess if the operations of the training cannot be counted within 0.7 s.
-
-    The time is that of the reference machine, corrected by earlier jobs; where none has run on this kind of device, by
-    the measured speed of the machine; and not at all where that is not measured yet.
-
-    Raises:
-        BrokerDown: Where Redis does not answer.
-    """
+    """Estimate a training on the reference machine, corrected by earlier jobs or the measured speed if known."""
     slowdown = durations.slowdown(device, preset)
     throughputs = {kind: stored_throughput(throughput_file(settings, kind)) for kind in ("cpu", device)}
     try:
@@ -120,10 +95,7 @@ def _count(
     host: Throughput | None,
     slowdown: float | None,
 ) -> Future[tuple[TrainingEstimate, TrainingEstimate]]:
-    """Return estimates for the reference machine and for this installation, computed in a thread.
-
-    Raises ``NotInTime`` where too many others wait.
-    """
+    """Count in a thread, for the reference machine and this installation; raise ``NotInTime`` if too many wait."""
 
     def run() -> tuple[TrainingEstimate, TrainingEstimate]:
         from models.training.cost.estimate import estimate_training  # noqa: PLC0415  # loads PyTorch

@@ -1,5 +1,3 @@
-"""Endpoint that streams the events of a job as server-sent events."""
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -57,10 +55,7 @@ OVER = {"description": "The job has ended and all its events were sent: do not r
 
 
 async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
-    """Limit how many event streams are open at the same time, in total and for each caller.
-
-    The stream of this request counts until the request ends. Raises a 429 ``Problem`` if too many are open.
-    """
+    """Count the stream of this request until it ends; raise 429 if the caller or all callers have too many."""
     with streams.slot(caller_of(request.scope).name):
         yield
 
@@ -75,10 +70,7 @@ def cursor(
         Query(alias="last_event_id", pattern=AFTER, description="The same, for clients that cannot set headers."),
     ] = None,
 ) -> Cursor:
-    """Return where in a job's event stream to continue, as given by the request's header or query.
-
-    It is the position after the event id that the client sent, or the start if the client sent none.
-    """
+    """Return the position after the event id that the client sent, or the start."""
     # Browsers repeat the query of their first request, so their header is newer.
     given = header or query
     return Cursor.parse(given) if given else Cursor()

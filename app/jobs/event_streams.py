@@ -1,7 +1,4 @@
-"""Server-sent event streams of jobs, with limits on the number of open streams.
-
-No stream needs a thread or a Redis connection of its own.
-"""
+"""Server-sent event streams of jobs. No stream needs a thread or a Redis connection of its own."""
 
 from __future__ import annotations
 
@@ -39,10 +36,7 @@ RETRY_S = 2
 
 
 class EventStreams:
-    """Server-sent event streams about the progress of jobs, with limits on how many are open at once.
-
-    There is a limit for all callers together and one for each caller.
-    """
+    """Streams of jobs' events, of which all callers and each caller may have a limited number open."""
 
     def __init__(self, settings: Settings, watch: JobStoreMonitor, draining: threading.Event) -> None:
         self._changes = ChangeReader(settings)
@@ -53,10 +47,7 @@ class EventStreams:
 
     @contextmanager
     def slot(self, caller: str) -> Iterator[None]:
-        """Context manager that counts an event stream of a caller as open while its block runs.
-
-        Raises a 429 ``Problem`` if too many streams are open.
-        """
+        """Count a stream of a caller as open during the block; raise 429 if too many are open."""
         if not self._slots.take(caller):
             raise Problem(
                 429,
@@ -72,18 +63,7 @@ class EventStreams:
             self._slots.give_back(caller)
 
     async def follow(self, job_id: str, folder: Path, cursor: Cursor, *, brief: bool = False) -> AsyncGenerator[bytes]:
-        """Yield the events of a job as encoded server-sent events, until the job ends.
-
-        Begins after the position ``cursor``.
-
-        Also ends when the job is deleted or the service stops.
-
-        Args:
-            job_id: Id of the job.
-            folder: Folder of the job.
-            cursor: Position after which to begin.
-            brief: Whether to leave out events of progress until the end of the journal is reached.
-        """
+        """Yield encoded events until the job ends, is deleted, or the service stops; ``brief`` skips past metrics."""
         timeline = Timeline(folder / FILE, cursor)
         yield format_sse_event(retry=RETRY_S * 1000)
         sent_at = time.monotonic()
@@ -103,7 +83,6 @@ class EventStreams:
                 await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """Close the Redis connections through which status changes of jobs are read."""
         await self._changes.close()
 
     async def _changes_after(self, job_id: str, cursor: Cursor) -> StateChanges | None:
@@ -122,10 +101,7 @@ class EventStreams:
 
 
 class EventStream(ClosedStream):
-    """HTTP response that streams the events of a job as ``text/event-stream``.
-
-    Its headers tell proxies not to cache or buffer it.
-    """
+    """Response of ``text/event-stream`` with headers against caches and buffers of proxies."""
 
     def __init__(self, content: AsyncGenerator[bytes]) -> None:
         # Proxies must not cache or buffer the events.

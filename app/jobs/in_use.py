@@ -1,5 +1,3 @@
-"""Checks that no unfinished job uses a model or dataset."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,36 +8,18 @@ from worker.jobs.store import JobStore
 
 
 def refuse_used_version(jobs: JobStore, name: str, version: int) -> None:
-    """Raise a 409 ``Problem`` if an unfinished job uses a model version.
-
-    Raises ``BrokerDown`` if the job store does not answer.
-    """
+    """Raise a 409 ``Problem`` if an unfinished job uses a model version."""
     ref = f"{name}:{version}"
     refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
 
 
 def refuse_used_model(jobs: JobStore, name: str) -> None:
-    """Raise a 409 ``Problem`` if an unfinished job uses or trains a model.
-
-    Raises ``BrokerDown`` if the job store does not answer.
-    """
+    """Raise a 409 ``Problem`` if an unfinished job uses or trains a model."""
     refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
 
 
 def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, name: str) -> None:
-    """Raise a 409 ``Problem`` if an unfinished job uses a resource, such as a model or dataset.
-
-    Args:
-        jobs: All jobs.
-        uses: Whether a job uses the resource.
-        slug: Type of the problem.
-        title: Title of the problem.
-        name: Name of the resource, which is the dataset, the model, or in the parameters of each job that uses it.
-
-    Raises:
-        Problem: A job uses the resource.
-        BrokerDown: The job store does not answer.
-    """
+    """Raise a 409 ``Problem`` if an unfinished job, also in its parameters, names a resource and ``uses`` it."""
     job = next(filter(uses, jobs.mentioning(name)), None)
     if job is not None:
         raise Problem(

@@ -1,7 +1,4 @@
-"""Checks of requests for jobs other than trainings, before the jobs are queued.
-
-The checks read the disk. A job that cannot succeed is a 422 error that names the wrong part of the request.
-"""
+"""Checks on the disk before jobs other than trainings are queued; a 422 error names the wrong part of the request."""
 
 from __future__ import annotations
 
@@ -46,11 +43,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 def check_scoring(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a request for a bulk scoring job; raise a 422 error if it is invalid.
-
-    Returns:
-        The model as ``name:version``, and the number of the calibration.
-    """
+    """Raise 422 for an invalid scoring; return the model as ``name:version`` and the calibration's number."""
     parameters = read_parameters(ScoringParameters, request)
     version = find_calibrated(registry, request.model, parameters.calibration)
     _check_alpha(parameters.alpha, version)
@@ -70,10 +63,7 @@ def check_scoring(
 
 
 def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
-    """Check that a scoring job may write to the output location that its request names.
-
-    Raises a 422 ``Problem`` otherwise. A request without an output, or of another type, passes.
-    """
+    """Raise 422 if a scoring job may not write to the output location that it names."""
     output = request.parameters.get("output")
     if request.type == "score" and output is not None:
         try:
@@ -85,11 +75,7 @@ def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> No
 def check_calibration(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, None]:
-    """Check a request to calibrate a model on a dataset; raise a 422 error if it cannot succeed.
-
-    Returns:
-        The model as ``name:version``, and no calibration: a calibration job uses none.
-    """
+    """Raise 422 for an impossible calibration; return the model as ``name:version`` and no calibration."""
     parameters = read_parameters(CalibrationParameters, request)
     with _invalid_model():
         model, version = registry.locate(parse_ref(request.model))
@@ -109,11 +95,7 @@ def check_calibration(
 def check_evaluation(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a request to evaluate a model on a dataset; raise a 422 error if it is invalid.
-
-    Returns:
-        The model as ``name:version``, and the number of the calibration.
-    """
+    """Raise 422 for an invalid evaluation; return the model as ``name:version`` and the calibration's number."""
     parameters = read_parameters(EvaluationParameters, request)
     version = find_calibrated(registry, request.model, parameters.calibration)
     _check_alpha(parameters.alpha, version)
@@ -135,11 +117,7 @@ def check_evaluation(
 def check_limit(
     request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
 ) -> tuple[str, int]:
-    """Check a request to measure the smallest defects that a model finds; raise a 422 error if invalid.
-
-    Returns:
-        The model as ``name:version``, and the number of the calibration.
-    """
+    """Raise 422 for an invalid measurement; return the model as ``name:version`` and the calibration's number."""
     parameters = read_parameters(LimitParameters, request)
     version = find_calibrated(registry, request.model, parameters.calibration)
     _check_alpha(parameters.alpha, version)
@@ -155,7 +133,6 @@ def check_limit(
 
 
 def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: DatasetStore) -> None:
-    """Check a request to recommend a model family for a dataset; raise a 422 error if invalid."""
     parameters = read_parameters(RecommendParameters, request)
     if request.model:
         raise invalid("/body/model", "a job of type recommend has no model")
@@ -180,10 +157,7 @@ CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetS
 
 
 def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Validate the parameters of a job request, and return them as an instance of the class ``kind``.
-
-    Raises a 422 ``Problem`` if a parameter is invalid, or if the request sets a field that only trainings have.
-    """
+    """Validate parameters as ``kind``; raise 422 for them and for a field that only trainings have."""
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
@@ -196,21 +170,12 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
 
 
 def unknown_dataset(name: str, known: Collection[str]) -> Problem:
-    """Return a 422 ``Problem`` for a dataset that does not exist.
-
-    The error lists the ``known`` datasets.
-    """
+    """Return a 422 ``Problem`` that lists the ``known`` datasets."""
     return invalid("/body/dataset", f"{name!r} does not exist; {choices(name, known)}")
 
 
 def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Return the model version ``ref`` with a calibration given by number, by default the active one.
-
-    Its manifest and calibration summary have been read from disk.
-
-    Raises:
-        Problem: 422, for an unknown or damaged model or calibration.
-    """
+    """Return a version whose manifest and calibration, by default the active one, were read; raise 422."""
     with _invalid_model():
         name, number = registry.locate(parse_ref(ref))
         calibrations = registry.calibrations(name, number)

@@ -79,11 +79,7 @@ REQUESTS = ("JobRequest", "JobDraft")
 
 
 def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> None:
-    """Refuse job parameters that Pydantic would silently convert to another type.
-
-    For example, "5" is not accepted for the number 5. Raises a 422 ``Problem``. Values that are invalid in other ways
-    pass this check.
-    """
+    """Raise 422 for parameters that pydantic would convert, such as "5" for 5; others pass, valid or not."""
     try:
         kind.model_validate_json(json.dumps(parameters), strict=True)
     except ValidationError as error:
@@ -95,7 +91,6 @@ def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> 
 
 
 def add_schemas(openapi: dict[str, Any]) -> None:
-    """Add the parameter schemas of all job types to an OpenAPI document, in place."""
     schemas = openapi["components"]["schemas"]
     kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in PARAMETERS.values()]
     schemas |= models_json_schema(kinds, ref_template=f"{PREFIX}{{model}}")[1]["$defs"]

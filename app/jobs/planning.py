@@ -1,5 +1,3 @@
-"""Checks of a job before it is queued, and its plan: queue, model version, expected time and memory."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -41,12 +39,7 @@ GUESS_FACTOR = 10
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Result of checking a job request: the job's queue, and its expected time and memory.
-
-    It has the model, its calibration, the queue and the number of workers that serve the queue.
-
-    ``preset`` is the name of a training's preset or architecture, "" for other jobs.
-    """
+    """Where a checked job would run; ``preset`` is a training's preset or architecture, "" for other jobs."""
 
     model: str
     queue: Queue
@@ -64,16 +57,7 @@ def plan_job(
     workers: WorkerRegistry,
     durations: DurationModel,
 ) -> JobPlan:
-    """Check that a job can succeed, without queueing it; return where it would run as a ``JobPlan``.
-
-    The plan has the model, the queue and, for a training, the expected time and memory.
-
-    Blocks on the disk and on the job store.
-
-    Raises:
-        Problem: 422, the job cannot succeed.
-        BrokerDown: Redis does not answer.
-    """
+    """Check that a job can succeed, on the disk and in the job store, without queueing it; raise 422."""
     if request.type == "train":
         return _plan_training(request, settings, datasets, workers, durations)
     if request.type == "recommend":
@@ -88,12 +72,7 @@ def plan_job(
 
 
 def require_feasible(plan: JobPlan) -> None:
-    """Refuse a planned training job that is expected to exceed the limits on memory or time.
-
-    Raises a 422 ``Problem`` if it is expected to need more memory than any running worker allows, or over two weeks.
-
-    A guess must exceed them tenfold.
-    """
+    """Raise 422 for a training beyond two weeks or every worker's memory; a guess must be tenfold."""
     estimate = plan.estimate
     if estimate is None:
         return
@@ -173,10 +152,7 @@ def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
 
 
 def _check_recipe(request: JobRequest) -> TrainingRecipe:
-    """Check a training request's preset or custom architecture, and return it as a ``TrainingRecipe``.
-
-    Raises a 422 ``Problem`` if it is invalid.
-    """
+    """Return a training request's preset or own architecture as a recipe; raise 422 if it is invalid."""
     if request.architecture is not None and "preset" in request.model_fields_set:
         raise invalid("/body/preset", "expected a preset or an architecture, got both")
     try:
@@ -190,13 +166,7 @@ def _check_recipe(request: JobRequest) -> TrainingRecipe:
 def check_training(
     request: JobRequest, data_dir: Path | None, store: DatasetStore, backbones: Path | None = None
 ) -> tuple[TrainingRecipe, Architecture, TrainingConfig, DatasetSummary]:
-    """Check a training request; return its recipe, architecture, training settings and a summary of its dataset.
-
-    Blocks on the disk.
-
-    Raises:
-        Problem: 422, the training cannot succeed.
-    """
+    """Return a training's recipe, architecture, settings and dataset, read from the disk; raise 422."""
     recipe = _check_recipe(request)
     refuse_conversions(TrainingConfig, request.parameters)
     try:

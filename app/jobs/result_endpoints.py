@@ -1,5 +1,3 @@
-"""Endpoints for the output of a job: training curve, log, previews and result."""
-
 from __future__ import annotations
 
 import csv

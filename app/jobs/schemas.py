@@ -1,5 +1,3 @@
-"""Requests and answers of the endpoints for jobs and workers."""
-
 from __future__ import annotations
 
 from datetime import datetime

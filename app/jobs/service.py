@@ -1,5 +1,3 @@
-"""Submission of jobs: checks of the caller's role and of the request, then queueing."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -37,12 +35,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class JobService:
-    """Service that checks requests for background jobs, and sends the jobs to the worker queues.
-
-    It also checks the role of the caller.
-
-    All methods read the disk and the job store, and raise ``BrokerDown``.
-    """
+    """Checks of a caller's role and of job requests, then queueing. Methods block and raise ``BrokerDown``."""
 
     settings: Settings
     registry: Registry
@@ -53,29 +46,11 @@ class JobService:
     durations: DurationModel
 
     def plan(self, request: JobRequest) -> JobPlan:
-        """Check that a job can succeed, without queueing it; return where it would run as a ``JobPlan``.
-
-        The plan has the model, the queue and, for a training, the expected time and memory.
-
-        Raises a 422 error for a job that cannot succeed.
-        """
+        """Check that a job can succeed, without queueing it; raise 422."""
         return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
-        """Check a job request, put the job into a worker queue, and return it as a ``Job`` record.
-
-        A repeated ``idempotency_key`` returns the earlier job.
-
-        Args:
-            request: The job.
-            scope: Scope of the HTTP request, for the role of its caller.
-            idempotency_key: Key that makes repeated requests of a caller answer the same job.
-
-        Raises:
-            Problem: 403 where the job needs another role, 422 where it cannot succeed.
-            TooManyJobs: The caller, or all callers together, have as many unfinished jobs as they may.
-            StorageFull: The disk has no room for the files of a job.
-        """
+        """Check and queue a job; a repeated key returns the earlier one; raise 403, 422 or ``TooManyJobs``."""
         _require_role(scope, promote=request.promote, type=request.type, parameters=request.parameters)
         # Without an absent architecture, so that keys of earlier versions still belong to their requests.
         left_out = {"force"} | ({"architecture"} if request.architecture is None else set())
@@ -136,36 +111,17 @@ class JobService:
         )
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again, ahead of the jobs that have not run yet, and return its ``Job`` record.
-
-        Raises ``JobConflict`` if the job is not paused.
-        """
+        """Queue a paused job again, ahead of the jobs that have not run yet; raise ``JobConflict``."""
         return resume(self.jobs, self.celery, job_id)
 
     def retry(self, job_id: str, scope: Scope) -> Job:
-        """Queue a failed or cancelled job again as a new job, and return the record of the new job.
-
-        A repeated call returns the same new job, also on a full disk.
-
-        Raises:
-            JobNotFound: No job has this id.
-            JobConflict: The job neither failed nor was cancelled.
-            Problem: 403 where the role of the caller is too low.
-            StorageFull: The disk has no room for the files of a new job.
-            TooManyJobs: See ``submit``.
-        """
+        """Queue a failed or cancelled job as a new one; a repeated call returns it, also on a full disk."""
         job = self.jobs.get(job_id)
         _require_role(scope, promote=job.promote, type=job.type, parameters=job.parameters)
         return retry(self.jobs, self.celery, job_id, caller_of(scope).name, before_new=self._require_room)
 
     def delete(self, job_id: str) -> None:
-        """Delete a job that has ended: its record and all its files.
-
-        Raises:
-            JobNotFound: No job has this id.
-            JobConflict: The job has not ended.
-            JobInUse: An unfinished retry may still need its checkpoints.
-        """
+        """Delete the record and the files of a job; raise ``JobConflict`` or ``JobInUse``."""
         remove_job(self.jobs, self.settings, job_id)
 
     def _require_room(self) -> None:
@@ -173,10 +129,7 @@ class JobService:
 
 
 def _own(idempotency_key: str, scope: Scope) -> str:
-    """Return an idempotency key as that of its caller alone; callers without an API key share theirs.
-
-    Without API keys all callers are one: the same program may have another address at its next attempt.
-    """
+    """Return an idempotency key of its caller; without API keys all callers are one, as addresses may change."""
     caller = caller_of(scope)
     # No header contains a line break, so keys of different callers are never equal.
     return idempotency_key if caller.key is None else f"{caller.key}\n{idempotency_key}"

@@ -1,4 +1,4 @@
-"""Background monitoring of the job store, so that no request has to wait for an unresponsive Redis."""
+"""Monitoring of the job store in a thread, so that no request has to wait for an unresponsive Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from worker.queues import Queue
 log = logging.getLogger(__name__)
 
 PING_S = 0.5
-"""Seconds between two pings."""
 STALE_S = 3.0
 """Seconds without an answer after which the store counts as down."""
 COUNT_EVERY = 10
@@ -21,10 +20,7 @@ COUNT_EVERY = 10
 
 
 class JobStoreMonitor:
-    """Background thread that checks whether the job store (Redis) answers, and counts the waiting jobs.
-
-    It pings Redis every 0.5 s, and counts the jobs at every tenth ping.
-    """
+    """Thread that pings Redis every 0.5 s and counts the waiting jobs at every tenth ping."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -36,24 +32,16 @@ class JobStoreMonitor:
 
     @property
     def answers(self) -> bool:
-        """Whether the Redis server of the job store currently answers pings.
-
-        It is true if the newest answer is less than 3 seconds old and no ping has failed since. Reading this never
-        blocks.
-        """
+        """Whether Redis answered less than 3 s ago and no ping has failed since; never blocks."""
         alive_at = self._alive_at
         return alive_at is not None and time.monotonic() - alive_at < STALE_S
 
     @property
     def waiting(self) -> dict[Queue, int]:
-        """The number of waiting jobs in each worker queue, as a dictionary by queue.
-
-        The jobs are counted about every 5 s. The dictionary is empty before the first count and while Redis is down.
-        """
+        """The number of waiting jobs by queue; empty before the first count and while Redis is down."""
         return self._waiting if self.answers else {}
 
     def start(self) -> None:
-        """Start the background thread that pings Redis and counts the waiting jobs."""
         self._thread.start()
 
     def stop(self) -> None:

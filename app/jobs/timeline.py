@@ -1,9 +1,4 @@
-"""Chronological events of a job, merged from its progress file and from its status changes in Redis.
-
-The journal of the worker and the state changes in the job store are merged by time, each in its own order. A reader's
-position is a pair of cursors, and the next event depends on it alone. So an event is delivered only when the other
-source can have nothing older.
-"""
+"""Events of a job, merged by time from journal and store. The order depends on a reader's two cursors alone."""
 
 from __future__ import annotations
 
@@ -31,10 +26,7 @@ EVENT_ID = r"([0-9]{1,15})\.([0-9]{1,15}-[0-9]{1,19})(\.end)?"
 
 @dataclass(frozen=True)
 class Cursor:
-    """Position of a reader in the event stream of a job.
-
-    It has the byte offset in the event file, and the id of the last status change that was read.
-    """
+    """Byte offset in a job's event file, and id of the last status change read."""
 
     offset: int = 0
     change: str = START
@@ -42,10 +34,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Convert the id of a job event to a ``Cursor``, the reading position right after that event.
-
-        Raises ``ValueError`` if the id is malformed.
-        """
+        """Return the position after the event with an id; raise ``ValueError`` if the id is malformed."""
         match = re.fullmatch(EVENT_ID, text)
         if match is None:
             raise ValueError("expected the id of an event, such as 1234.1764012345678-0")
@@ -64,13 +53,7 @@ class TimelineEvent(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """Result of ``Timeline.advance``: new events of a job and, after the last event, the job's final status.
-
-    Attributes:
-        events: New events.
-        more: Whether the journal already has more.
-        end: Final status of the job, after its last event.
-    """
+    """New events, whether the journal already has more, and the final status after the last event."""
 
     events: list[TimelineEvent]
     more: bool
@@ -78,14 +61,7 @@ class Advance(NamedTuple):
 
 
 class Timeline:
-    """Reader of a job's progress events and status changes, merged in the order of time.
-
-    The events come from the job's event file and from its status changes in Redis.
-
-    Args:
-        journal: File of the journal.
-        cursor: Position after which to begin.
-    """
+    """Reader of a job's events from its journal and of its status changes, merged in the order of time."""
 
     def __init__(self, journal: Path, cursor: Cursor) -> None:
         self.cursor = cursor
@@ -95,14 +71,7 @@ class Timeline:
         self._held_since: float | None = None
 
     def advance(self, news: StateChanges | None) -> Advance:
-        """Return the next events of the job in order of time, and move the reader's position past them.
-
-        Reads the disk.
-
-        Args:
-            news: State changes after the cursor; None where the job store does not answer. They must be read before
-                the call, because only a journal that is read after the end of the job is complete.
-        """
+        """Return the next events; ``news`` must be read before the call, so that the journal is complete."""
         now_ms = time.time() * 1000
         piece = read_chunk(self._journal, self._position)
         last = news.status if news is not None and news.over else None

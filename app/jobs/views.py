@@ -1,5 +1,3 @@
-"""Conversion of job records to API answers."""
-
 from __future__ import annotations
 
 from collections.abc import Collection
@@ -19,22 +17,12 @@ NO_WORKER = {
 }
 """What a job waits for where no running worker serves its queue."""
 NO_ROOM = "waits for room on the disk: it is full"
-"""What a job waits for where workers take none."""
 
 
 def job_view(
     job: Job, served: Collection[Queue], place_in_line: int | None = None, home: Path | None = None
 ) -> JobView:
-    """Convert a stored job record to the API response that describes the job.
-
-    The response has links to the calls that the job's status allows, such as ``resume``.
-
-    Args:
-        job: The record.
-        served: The queues that running workers serve.
-        place_in_line: Number of jobs ahead of it, where that is known.
-        home: Data folder, whose disk may have no room for work; None where that is not looked at.
-    """
+    """Return the answer about a job; ``home`` is the data folder, whose disk may have no room, None to skip that."""
     path = f"/v1/jobs/{job.id}"
     links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
     if job.finished:
@@ -64,12 +52,7 @@ def job_view(
 
 
 def curve_answer(curve: CurveEvents, most: int | None = None) -> tuple[list[CurvePoint], list[Validation]]:
-    """Convert a learning curve to its API form: a list of training steps and a list of validations.
-
-    Args:
-        curve: The events of the curve.
-        most: Most steps, evenly spread; None for all. Validations are always complete.
-    """
+    """Return at most ``most`` steps of a curve, evenly spread, and all of its validations."""
     points = curve.points if most is None else thin(curve.points, most)
     validations = [{key: value for key, value in event.items() if key != "event"} for event in curve.validations]
     return [CurvePoint.model_validate(point) for point in points], [Validation.model_validate(v) for v in validations]

@@ -1,7 +1,4 @@
-"""Endpoints that list, show and draw the detection limits of a model version.
-
-A detection limit is the size of the smallest defects that the model finds. Jobs measure it.
-"""
+"""Endpoints for detection limits: the sizes of the smallest defects that a model finds, measured by jobs."""
 
 from __future__ import annotations
 

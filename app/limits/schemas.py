@@ -1,5 +1,3 @@
-"""Answers of the endpoints for detection limits."""
-
 from __future__ import annotations
 
 from typing import Any

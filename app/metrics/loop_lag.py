@@ -1,5 +1,3 @@
-"""Measurement of event loop lag, the delay with which a sleeping task wakes up, and heartbeats of the loop."""
-
 from __future__ import annotations
 
 import asyncio
@@ -14,10 +12,7 @@ EVERY_S = 0.5
 
 @asynccontextmanager
 async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
-    """Context manager that records the lag of the event loop in the metrics every 0.5 seconds.
-
-    The lag is the time in seconds by which a sleeping task wakes up late. Each time the launcher gets a heartbeat.
-    """
+    """Record every 0.5 s how late a sleeping task wakes up, and send the launcher a heartbeat."""
     task = asyncio.create_task(_measure(metrics), name="loop-lag")
     try:
         yield

@@ -1,5 +1,3 @@
-"""Middleware that counts requests and measures their latency by route."""
-
 from __future__ import annotations
 
 import asyncio
@@ -18,18 +16,12 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class RequestMetrics:
-    """ASGI middleware that counts HTTP requests and records their latency as Prometheus metrics.
-
-    Requests are counted by route and status. The latency ends when the response begins.
-
-    The duration of an event stream is not part of its latency.
-    """
+    """Middleware that counts requests by route and status, and measures the time until the response begins."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request to the application, and record its status and latency."""
         metrics = scope.get("state", {}).get("metrics")
         if scope["type"] != "http" or metrics is None:
             await self._app(scope, receive, send)

@@ -1,5 +1,3 @@
-"""Prometheus counters and histograms of a service process."""
-
 from __future__ import annotations
 
 import threading
@@ -15,12 +13,7 @@ WAITS = (0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class ServiceMetrics:
-    """Prometheus metrics of the HTTP service.
-
-    They cover requests, scored images, waiting times and errors.
-
-    The number of labels is bounded: routes are templates, models are versions in the registry, errors are slugs.
-    """
+    """Counters and histograms with few labels: routes are templates, models registered, errors slugs."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -78,16 +71,13 @@ class ServiceMetrics:
         self._lock = threading.Lock()
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request by route, method and status, and record its latency in seconds."""
         self._requests.labels(route, method, str(status)).inc()
         self._latency.labels(route, method).observe(seconds)
 
     def observe_lag(self, seconds: float) -> None:
-        """Record the lag of the event loop: the delay in seconds in waking a sleeping task."""
         self._lag.observe(seconds)
 
     def observe_batch(self, images: int) -> None:
-        """Record the number of images that were scored together in one batch."""
         self._batches.observe(images)
 
     def observe_waits(self, seconds: Iterable[float]) -> None:
@@ -96,30 +86,21 @@ class ServiceMetrics:
             self._waits.observe(waited)
 
     def count_images(self, name: str, version: int, scored: int, flagged: int) -> None:
-        """Increase the counts of scored images and of images flagged as anomalies for a model version."""
         with self._lock:
             self._models.add((name, version))
             self._scored.labels(name, str(version)).inc(scored)
             self._flagged.labels(name, str(version)).inc(flagged)
 
     def count_image_errors(self, slugs: Iterable[str]) -> None:
-        """Count images that could not be scored, by short error names such as ``wrong-image-shape``.
-
-        ``slugs`` has one such name per image.
-        """
+        """Count images that could not be scored; ``slugs`` has an error name per image."""
         for slug, count in Tally(slugs).items():
             self._image_errors.labels(slug).inc(count)
 
     def count_authentication_failure(self, reason: str) -> None:
-        """Count a request without a valid API key, by ``reason``, such as a missing or an expired key."""
         self._authentication_failures.labels(reason).inc()
 
     def render(self, registered: Callable[[], set[tuple[str, int]]]) -> bytes:
-        """Return all metrics as bytes in Prometheus text format, without those of deleted models.
-
-        Args:
-            registered: Function that returns name and version of all registered models; others are left out.
-        """
+        """Return the metrics in Prometheus text format, without those of models that are not ``registered``."""
         known = registered()
         with self._lock:
             for name, version in self._models - known:

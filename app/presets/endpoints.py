@@ -1,5 +1,3 @@
-"""Endpoint that lists training presets and the parameters of a training job."""
-
 from __future__ import annotations
 
 from functools import cache

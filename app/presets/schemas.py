@@ -1,5 +1,3 @@
-"""Answers of the endpoint for presets."""
-
 from __future__ import annotations
 
 from typing import Any

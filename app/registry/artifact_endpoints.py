@@ -1,5 +1,3 @@
-"""Endpoints that download a model version as a tar archive, and upload one."""
-
 from __future__ import annotations
 
 from typing import Annotated, Any

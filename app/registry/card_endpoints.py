@@ -1,5 +1,3 @@
-"""Endpoints for model cards: documents on the purpose, quality, training and limits of a model."""
-
 from __future__ import annotations
 
 from typing import Annotated, Literal
@@ -90,10 +88,7 @@ def _samples(registry: Registry, ref: str) -> bytes:
 
 
 def render_markdown(text: str) -> str:
-    """Convert Markdown text to safe HTML, with embedded HTML escaped and images left out.
-
-    Tables are supported.
-    """
+    """Convert Markdown with tables to safe HTML: embedded HTML is escaped, images are left out."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     for token in tokens:

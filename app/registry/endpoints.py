@@ -1,5 +1,3 @@
-"""Endpoints that list, show and delete models and versions, and that set or delete aliases."""
-
 from __future__ import annotations
 
 import asyncio

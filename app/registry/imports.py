@@ -26,11 +26,6 @@ SLOTS = 2
 
 
 class ModelUploads:
-    """Receiver of model uploads, which verifies and registers each uploaded model.
-
-    It takes at most two uploads at once.
-    """
-
     def __init__(self, settings: Settings, registry: Registry, draining: threading.Event) -> None:
         self._settings = settings
         self._registry = registry
@@ -39,22 +34,7 @@ class ModelUploads:
         self._draining = draining
 
     def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
-        """Receive an uploaded model archive, verify it, and register it as the next version of ``name``.
-
-        To be called in a thread of the framework.
-
-        Args:
-            request: The request.
-            name: Name of which the model becomes the next version.
-            promote: Whether the version becomes live.
-
-        Raises:
-            ArtifactRefused: The archive is not a model that can be served.
-            InvalidName: The name is not valid.
-            StorageFull: The disk has no space.
-            BodyTooLarge: The archive is larger than the limit.
-            Problem: The upload was cut off, or there are too many at once.
-        """
+        """Receive an archive in a thread of the framework, verify it, and register it as the next version."""
         check_name(name)
         with upload_slot(self._slots, request), self._folders.new() as folder:
             body = UploadBody(request, self._settings.max_model_bytes, self._draining)
@@ -77,19 +57,7 @@ def register_artifact(
     progress: Callable[[int, int], None],
     promote: bool,
 ) -> ModelVersion:
-    """Verify the unpacked files of a model, register it as the next version of ``name``, and return the version.
-
-    Args:
-        artifact: Folder of the files; its manifest loses the id of the job that trained the model.
-        name: Name of the model.
-        registry: Registry that gets the version.
-        backbones: Folder of the backbones of this machine.
-        progress: Function that is called all the time; an exception that it raises stops the check.
-        promote: Whether the version becomes live in any case.
-
-    Raises:
-        ArtifactRefused: The files are not a model that can be served.
-    """
+    """Verify unpacked files and register them; their manifest loses the id of the training job."""
     verify_upload(artifact, backbones, progress)
     _forget_job(artifact)
     return registry.publish(artifact, name, promote=promote)

@@ -1,5 +1,3 @@
-"""Classes for the loading of models: loading state, loaded version, pool entry and list entry."""
-
 from __future__ import annotations
 
 import time
@@ -15,10 +13,7 @@ if TYPE_CHECKING:
 
 
 class ModelState(StrEnum):
-    """Loading state of a model in this process: idle, loading, ready, failed or unfit.
-
-    Idle versions are not loaded. A model is unfit if it has no live version.
-    """
+    """Loading state in this process; idle versions are not loaded, an unfit model has no live version."""
 
     IDLE = "idle"
     LOADING = "loading"
@@ -29,10 +24,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model version in memory, with the scorer that computes its log-likelihoods.
-
-    Only the scoring thread may call methods of ``scorer`` that compute.
-    """
+    """A model version in memory; only the scoring thread may compute with its ``scorer``."""
 
     version: ModelVersion
     scorer: Scorer
@@ -40,27 +32,17 @@ class Loaded:
 
 @dataclass(eq=False)
 class PoolEntry:
-    """Entry of the pool of loaded models: state, last use and memory size of a model version.
+    """Entry of the pool of loaded models."""
 
-    Attributes:
-        future: The loaded version, or the error of its loading.
-        born: Start of loading, on the monotonic clock.
-        used: Last use, or end of loading, on the monotonic clock.
-        size: Bytes that the loaded model takes in memory; 0 before it is loaded.
-        reason: Reason of a failure.
-        complete: Whether the parts of the model that its loading left for later are open.
-    """
-
-    future: Future[Loaded] = field(default_factory=Future)
-    born: float = field(default_factory=time.monotonic)
-    used: float = field(default_factory=time.monotonic)
-    size: int = 0
-    reason: str | None = None
-    complete: bool = False
+    future: Future[Loaded] = field(default_factory=Future)  # the loaded version, or the error of its loading
+    born: float = field(default_factory=time.monotonic)  # start of loading, monotonic
+    used: float = field(default_factory=time.monotonic)  # last use or end of loading, monotonic
+    size: int = 0  # bytes in memory; 0 before it is loaded
+    reason: str | None = None  # of a failure
+    complete: bool = False  # whether parts that loading left for later are open
 
     @property
     def state(self) -> ModelState:
-        """Loading state of the model version: loading, ready or failed."""
         if not self.future.done():
             return ModelState.LOADING
         return ModelState.READY if self.future.exception() is None else ModelState.FAILED
@@ -68,12 +50,7 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """One registered model in the list of models that ``ModelPool.listing`` returns.
-
-    It has the versions, the aliases, and the live version with its loading state.
-
-    ``live`` is None if its manifest cannot be read, and if all versions are unfit. Then ``newest`` is the newest one.
-    """
+    """A model in the list; ``live`` is None if unreadable or if all versions are unfit, then ``newest`` counts."""
 
     name: str
     versions: tuple[int, ...]

@@ -21,17 +21,7 @@ tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows b
 
 
 class LoadedMemory:
-    """Meter of the bytes of process memory that each model takes when it is loaded.
-
-    It measures by how many bytes the process grows between the start and the end of the loading.
-
-    Of loads at the same time each byte is counted once, by the load that ends first. The process also grows by other
-    work, such as an image that is decoded, so the size of the model's files bounds what counts. It gives an estimate
-    where the system does not tell the memory of a process.
-
-    Args:
-        statm: The file of Linux with the memory of this process.
-    """
+    """Meter of a load by the growth of the process, bounded by the size of the files: other work grows it too."""
 
     def __init__(self, statm: Path = Path("/proc/self/statm")) -> None:
         self._statm = statm
@@ -39,10 +29,7 @@ class LoadedMemory:
         self._counted = 0
 
     def begin(self) -> int:
-        """Start a measurement before a model is loaded: return the bytes of memory that this process uses.
-
-        The result is 0 where the system does not tell the memory of a process.
-        """
+        """Return the bytes of this process before a load; 0 where the system does not tell them."""
         with self._lock:
             before = self._resident()
             # Less than before: models have been dropped.
@@ -50,14 +37,7 @@ class LoadedMemory:
             return before
 
     def end(self, before: int, file_bytes: int) -> int:
-        """Return how many bytes of memory the loading of a model took, measured since ``begin``.
-
-        The measured growth of the process is kept within bounds that depend on the size of the model's files.
-
-        Args:
-            before: What ``begin`` returned before the load.
-            file_bytes: Size of the model's files.
-        """
+        """Return the bytes of a load since ``begin``, within bounds by the size of the files."""
         with self._lock:
             after = self._resident()
             if not before or not after:
@@ -65,14 +45,7 @@ class LoadedMemory:
             return max(file_bytes, self._growth(before, after, file_bytes))
 
     def end_of_more(self, before: int, file_bytes: int) -> int:
-        """Return how many bytes of memory a further part of a loaded model takes, measured since ``begin``.
-
-        An example of such a part is the model's PyTorch flow.
-
-        The arguments are as for :meth:`end`.
-
-        It is 0 where the system does not tell the memory: the estimate of ``end`` is that of the whole model.
-        """
+        """Return the bytes of a further part; 0 if unknown, as ``end`` estimates the whole model."""
         with self._lock:
             after = self._resident()
             return max(0, self._growth(before, after, file_bytes)) if before and after else 0
@@ -92,11 +65,7 @@ class LoadedMemory:
 
 
 def memory_limit(settings: Settings) -> int:
-    """Return the limit in bytes for the memory of all loaded models together.
-
-    It is the setting ``model_memory_bytes``, else a quarter of the memory of this machine. Where that memory is not
-    known, it is 4 GiB.
-    """
+    """Return the bytes of all loaded models: the setting, a quarter of the memory, or 4 GiB if unknown."""
     if settings.model_memory_bytes is not None:
         return settings.model_memory_bytes
     memory = memory_of_this_machine()

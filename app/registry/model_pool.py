@@ -22,7 +22,6 @@ from models.registry.version import ModelVersion
 from models.scoring.options import EngineOptions
 
 POLL_S = 1.0
-"""Seconds between two polls of the registry."""
 RETRY_S = 30.0
 """Seconds after which a request tries again to load a failed model."""
 LOADERS = 2
@@ -32,19 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelPool:
-    """Cache of loaded models, which loads a model version on first use.
-
-    It checks the registry for newer versions every second.
-
-    Models that take more than ``limit`` bytes together are dropped, the least recently used first.
-
-    ``acquire`` and ``recent_listing`` run on the event loop, all other methods in any thread.
-
-    Args:
-        registry: Registry of the models.
-        options: Options of the scoring engines.
-        limit: Bytes that all loaded models may take; the one that was loaded last stays, whatever its size.
-    """
+    """Cache of models of ``limit`` bytes; ``acquire`` and ``recent_listing`` run on the loop, others in any thread."""
 
     def __init__(self, registry: Registry, options: EngineOptions, limit: int) -> None:
         self._registry = registry
@@ -64,10 +51,7 @@ class ModelPool:
 
     @property
     def started(self) -> bool:
-        """Whether the loading of all built-in models has ended.
-
-        A built-in model ships with the product. One that failed to load counts too.
-        """
+        """Whether the loading of all models that ship with the product has ended, or failed."""
         return self._started.is_set()
 
     def start(self) -> None:
@@ -86,15 +70,7 @@ class ModelPool:
             self._watcher.join()
 
     async def acquire(self, ref: str) -> Loaded:
-        """Return the loaded model for a reference such as ``name:3`` or ``name@alias``.
-
-        Loads the model if it is not loaded.
-
-        Raises:
-            ModelNotFound: The reference has no model.
-            ModelsError: The model cannot be loaded.
-            Problem: Loading failed unexpectedly.
-        """
+        """Return a model, loaded if need be; raise ``ModelNotFound``, ``ModelsError`` or ``Problem``."""
         parsed = parse_ref(ref)
         version = self._refs.get(parsed)
         entry = self._entries.get(version) if version else None
@@ -107,14 +83,7 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     async def load_trained(self, loaded: Loaded) -> None:
-        """Load the trained PyTorch flow of a loaded model, unless that flow is in memory already.
-
-        It is needed for samples and gradients, but not for scores.
-
-        Raises:
-            ModelNotFound: The model has been removed.
-            ArtifactError: The files of the model are damaged, or have changed.
-        """
+        """Load the PyTorch flow, for samples and gradients; raise ``ModelNotFound`` or ``ArtifactError``."""
         if loaded.scorer.has_trained:
             return
         # One thread loads for all callers, and goes on when they have given up.
@@ -126,10 +95,7 @@ class ModelPool:
         await asyncio.shield(task)
 
     def find(self, ref: str) -> tuple[ModelVersion, PoolEntry | None]:
-        """Return the model version that ``ref`` names, and its entry in this pool of loaded models.
-
-        The version is looked up on disk. The entry is None if the version has none.
-        """
+        """Return the version that ``ref`` names on disk, and its entry in this pool, if any."""
         version = self._registry.resolve(ref)
         return version, self._entries.get(version)
 
@@ -138,10 +104,7 @@ class ModelPool:
         return [self._listed(name) for name in sorted(self._registry.names() if names is None else names)]
 
     async def recent_listing(self) -> list[ModelListing]:
-        """Return all registered models with their loading states, from a cache at most a few seconds old.
-
-        All callers share it.
-        """
+        """Return all models from a cache that all callers share, at most a few seconds old."""
         return await self._recent.get()
 
     def registered(self) -> set[tuple[str, int]]:
@@ -149,10 +112,7 @@ class ModelPool:
         return {(name, version) for name in self._registry.names() for version in self._registry.versions(name)}
 
     def states(self) -> dict[ModelVersion, tuple[ModelState, str | None]]:
-        """Return the loading state and the failure reason of each model version in the pool, as a dictionary.
-
-        The reason is None where loading has not failed.
-        """
+        """Return the loading state of each version in the pool, and the reason of a failure."""
         with self._lock:
             entries = dict(self._entries)
         return {version: (entry.state, entry.reason) for version, entry in entries.items()}

@@ -1,5 +1,3 @@
-"""Short-lived cache for results that are slow to compute, shared by all callers."""
-
 from __future__ import annotations
 
 import asyncio
@@ -16,16 +14,7 @@ MAX_AGE_S = 5.0
 
 
 class Recent(Generic[T]):
-    """Short-lived cache of the result of a slow function.
-
-    The function runs in a thread, and all callers share its result.
-
-    A result that took 2 ms is used for 0.1 s, so that callers without a key cannot slow down scoring. None is used for
-    more than 5 s.
-
-    Args:
-        compute: The function, which may read the disk.
-    """
+    """Cache of a slow result for 50 times its duration, 5 s at most: callers without a key cannot slow down scoring."""
 
     def __init__(self, compute: Callable[[], T]) -> None:
         self._compute = compute
@@ -33,10 +22,7 @@ class Recent(Generic[T]):
         self._until = 0.0
 
     async def get(self) -> T:
-        """Return the cached result, or compute it if it is too old.
-
-        An exception of the function is raised here too. To be called on one event loop only.
-        """
+        """Return the cached result, or compute it; on one event loop only."""
         if self._result is None or (self._result.done() and time.monotonic() >= self._until):
             self._result = asyncio.create_task(asyncio.to_thread(self._computed))
         # Shielded: a caller that leaves must not cancel what others wait for.

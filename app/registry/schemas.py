@@ -1,5 +1,3 @@
-"""Requests and answers of the endpoints for models."""
-
 from __future__ import annotations
 
 from typing import Any, Literal

@@ -1,5 +1,3 @@
-"""API answers about models and their versions, read from the registry on disk."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -21,12 +19,7 @@ if TYPE_CHECKING:
 
 
 def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.ModelSummary:
-    """Return the summary of one registered model that the API shows in the list of models.
-
-    It has versions, aliases, loading state, and facts about the live version.
-
-    While no version is live, the facts are about the newest version. Alarms are those of ``drift``, if it is given.
-    """
+    """Return the summary of a model, with facts about the live version, or the newest one while none is live."""
     shown = model.live or model.newest
     manifest = shown.manifest if shown else None
     return schemas.ModelSummary(
@@ -56,16 +49,7 @@ def _architecture_of(manifest: Manifest) -> str:
 def detail(
     version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
 ) -> schemas.ModelDetail:
-    """Return the details of a model version as an API response.
-
-    It has metadata, calibration, loading state and the drift of the images.
-
-    Args:
-        version: The model version.
-        calibration: Its active calibration.
-        entry: Its entry in the model pool, or None if it is not loaded.
-        drift: The drift of its images, one entry for all sources and one for each source.
-    """
+    """Return the details of a version; ``drift`` has an entry for all sources and one for each source."""
     serving = None
     if entry is not None and entry.state is ModelState.READY:
         scorer = entry.future.result().scorer
@@ -96,5 +80,4 @@ def detail(
 
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    """Return the reasons why a model version is unfit as API objects, one for each failed quality check."""
     return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]

@@ -1,5 +1,3 @@
-"""Endpoints that list, show and delete the records of training runs."""
-
 from __future__ import annotations
 
 from typing import Annotated

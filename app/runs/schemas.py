@@ -1,5 +1,3 @@
-"""Answers of the endpoints for training runs."""
-
 from __future__ import annotations
 
 from typing import Any

@@ -8,28 +8,13 @@ from worker.runs.store import RunStore
 
 
 def run_list(store: RunStore, limit: int, after: str | None = None) -> RunList:
-    """Return a page of training runs, the newest first, as an API response.
-
-    Args:
-        store: The records.
-        limit: Most runs in the page.
-        after: Id of the last run of the page before.
-    """
+    """Return a page of runs older than the run ``after``, newest first."""
     runs = store.list(limit + 1, after)
     return RunList(runs=runs[:limit], next=runs[limit - 1].id if len(runs) > limit else None)
 
 
 def run_detail(store: RunStore, run_id: str, points: int | None = None) -> RunDetail:
-    """Return a training run with its learning curve as an API response.
-
-    Args:
-        store: The records.
-        run_id: Id of the run.
-        points: Most points of the curve, evenly spread; None for all.
-
-    Raises:
-        RunNotFound: No run has this id.
-    """
+    """Return a run with at most ``points`` points of its curve, evenly spread; raise ``RunNotFound``."""
     run = store.get(run_id)
     shown, validations = curve_answer(store.curve(run_id), points)
     links = {"self": f"/v1/runs/{run.id}"}

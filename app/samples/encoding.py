@@ -1,5 +1,3 @@
-"""Encoding of drawn images as a PNG grid, a NumPy array or a zip archive."""
-
 from __future__ import annotations
 
 import io
@@ -16,25 +14,11 @@ MAX_SEED = 2**53 - 1
 
 
 def draw_seed() -> int:
-    """Return a random seed for drawing images, small enough that every JSON reader represents it exactly.
-
-    It is an integer between 0 and 2^53 - 1.
-    """
     return secrets.randbelow(MAX_SEED + 1)
 
 
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
-    """Encode images as one PNG grid, ``.npy`` array or zip archive, and return it with its media type.
-
-    The same pixels always give the same bytes.
-
-    Args:
-        form: ``png``, ``npy`` or ``zip``.
-        pixels: Images, uint8 ``(N, C, H, W)``.
-
-    Returns:
-        The content of the file and its media type.
-    """
+    """Encode uint8 images ``(N, C, H, W)`` as ``png``, ``npy`` or ``zip``; return the bytes and their media type."""
     if form == "png":
         return encode_png(image_grid(pixels)), "image/png"
     buffer = io.BytesIO()

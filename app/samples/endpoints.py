@@ -1,5 +1,3 @@
-"""Endpoint that draws images from a model."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Answers of the sampling endpoint."""
-
 from __future__ import annotations
 
 from typing import Literal
