@@ -24,7 +24,7 @@ from tests.end_to_end.support.service import await_job, running, snf
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.command_parser import SNF
 from tests.support.stored_home import ARCHITECTURE, TRAINING, unpack
-from tests.support.stored_json import dumps, is_writing
+from tests.support.stored_json import check_stored
 
 STORED = Path(__file__).with_name("command_table.json")
 
@@ -261,7 +261,4 @@ def test_exit_codes_and_members_of_json_are_those_that_are_stored(house: House, 
             assert (done["status"], done["progress"]["steps"], done["result"]["model"]) == ("succeeded", 1500, "tiny")
     assert not house.wrong, "\n".join(house.wrong)
     now = {command: merged(stored.get(command, "null"), shape) for command, shape in house.printed.items()}
-    if is_writing(request.config):
-        STORED.write_text(dumps(now) + "\n")
-    else:
-        assert now == stored
+    check_stored(STORED, now, request.config)

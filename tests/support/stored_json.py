@@ -2,6 +2,7 @@
 
 import json
 import os
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ def check_stored(path: Path, value: dict[str, Any], config: pytest.Config) -> No
     if is_writing(config):
         path.write_text(dumps(value) + "\n", encoding="utf-8")
     else:
-        assert value == json.loads(path.read_text(encoding="utf-8")), f"intended? Then write {path} with --write-docs"
+        before, now = (dumps(side).splitlines() for side in (json.loads(path.read_text(encoding="utf-8")), value))
+        changes = unified_diff(before, now, path.name, "now", lineterm="")
+        assert before == now, "\n".join([*changes, f"Is it intended? Then write {path} with --write-docs."])
 
 
 def dumps(value: object, width: int = 110, indent: int = 0) -> str:
