@@ -37,11 +37,7 @@ AllowedLocation = Annotated[str, AfterValidator(_location_url)]
 
 
 class Settings(ServiceSettings):
-    """All settings of the HTTP service, the workers and the jobs, from ``SNF_*`` environment variables.
-
-    Raises:
-        pydantic.ValidationError: A value is impossible, or two values contradict each other.
-    """
+    """All settings of the service, the workers and the jobs; raise ``pydantic.ValidationError``."""
 
     home: Path = Field(
         default=Path("var"),

@@ -48,6 +48,7 @@ class OriginCheck:
         if len(hosts) != 1 or (host := _HOST.fullmatch(hosts[0].lower())) is None:
             got = ascii(hosts[0][:100]) if len(hosts) == 1 else f"{len(hosts)} headers"
             return Problem(400, "invalid-host", "The Host header is not valid", f"expected one host name, got {got}")
+        # A page whose host name resolves to 127.0.0.1 can read answers, but its requests have that name.
         name = host["name"].rstrip(".")
         if not self._answers(name):
             return Problem(

@@ -74,7 +74,7 @@ class BodyLimit:
 
         try:
             await self._app(scope, counted, send)
-        finally:
+        finally:  # not before the answer: images stay in memory as long
             self._shares.give_back(caller, held)
 
 

@@ -35,9 +35,6 @@ Whole = Annotated[int, BeforeValidator(_refuse_conversion)]
 
 
 class Answer(BaseModel):
-    """Base class of all API responses: an immutable pydantic model.
-
-    It can be built from another object's attributes.
-    """
+    """Base class of all API responses: immutable, and made from the attributes of other objects."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)

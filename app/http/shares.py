@@ -26,6 +26,7 @@ class FairShares:
         with self._lock:
             held = self.held(caller) + amount
             free = self._free - amount
+            # The first caller can get half of the capacity, the next half of the rest, and so on.
             no_others = held + free == self.capacity
             if free < 0 or held > max(free + 1, self._alone if no_others else 0):
                 return amount == 0

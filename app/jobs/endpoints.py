@@ -45,8 +45,6 @@ IdempotencyKey = Annotated[
 
 
 class JobQuery(BaseModel):
-    """Query parameters of the job list: status, type, page and page size."""
-
     status: Status | None = Field(None, description="Only jobs with this status.")
     type: JobType | None = Field(None, description="Only jobs of this type.")
     after: str | None = Field(None, pattern=JOB_ID, description="`next` of the page before.")

@@ -50,15 +50,11 @@ _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 
 
 class CurveQuery(BaseModel):
-    """Query parameters of a request for a job's learning curve: format and largest number of points."""
-
     format: Literal["json", "csv"] = Field("json", description="`csv`: one row per step.")
     points: int | None = Field(None, ge=2, description="Most points, evenly spread, for charts. Default: all.")
 
 
 class ResultQuery(BaseModel):
-    """Query parameter of a request for a job's result: the format of an evaluation report, JSON or HTML."""
-
     format: Literal["json", "html"] | None = Field(
         None, description="Format of an evaluation's report. By default the header `Accept` decides."
     )

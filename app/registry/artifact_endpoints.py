@@ -29,11 +29,6 @@ _BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BIN
 
 
 class ImportQuery(BaseModel):
-    """Query parameters of a model upload: the model's name, and whether the new version goes live.
-
-    Other parameters are refused with 422.
-    """
-
     name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
     promote: bool = Field(
         False, description="Whether it becomes live in any case; the first fit version of a name does so by itself."

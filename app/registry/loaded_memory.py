@@ -16,8 +16,7 @@ DEFAULT_LIMIT = 4 * 2**30
 PER_FILE_BYTE = 16
 """Bytes in memory for each byte of a model's files; loads of the shipped models on Linux give 15 to 25."""
 MAX_PER_FILE_BYTE, MAX_BESIDE = 32, 32 * 2**20
-"""Most bytes in memory for each byte of a model's files, and beside them. Loads of models of pixels, features, both and
-tiles give up to 32, those of models of less than 1 MB up to 16 MB. What grows by more are libraries and other work."""
+"""Most bytes in memory for each byte of a model's files, and beside them: what grows by more is other work."""
 
 
 class LoadedMemory:

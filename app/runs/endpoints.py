@@ -21,8 +21,6 @@ RunId = Annotated[str, Path(description="The run's id.", examples=["06f8m2q1x3z4
 
 
 class RunQuery(BaseModel):
-    """Query parameters of the list of training runs: where a page begins, and its size."""
-
     after: str | None = Field(None, pattern=JOB_ID, description="`next` of the page before.")
     limit: int = Field(50, ge=1, le=200, description="Most runs in one page.")
 

@@ -31,11 +31,6 @@ router = Router(tags=["samples"], dependencies=[MayScore])
 
 
 class SampleQuery(BaseModel):
-    """Query parameters of a request that draws images from a model, such as their number and seed.
-
-    Unknown parameters are refused.
-    """
-
     n: int = Field(16, ge=1, le=256, description="Number of images.")
     temperature: float = Field(1.0, ge=0, le=2, description="Factor on the base distribution's standard deviation.")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Equal seeds give equal bytes. Default: random.")

@@ -47,6 +47,7 @@ def make_celery(settings: Settings) -> Celery:
             "interval_max": 0.2,
         },
         task_ignore_result=True,
+        # Leases and the reconciler replace lost messages: in an outage Kombu would wait for ever to acknowledge late.
         task_acks_late=False,
         task_queues={name.value: {"exchange": name.value, "routing_key": name.value} for name in Queue},
         task_default_queue=Queue.TRAIN_CPU.value,

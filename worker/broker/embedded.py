@@ -46,6 +46,9 @@ class ServerState(Enum):
 class EmbeddedBroker:
     """Valkey server with one owner, marked by a lock file: two servers on one append-only file destroy it."""
 
+    # Only a server that has the data folder of this installation open is used, shut down or killed: a copy of the
+    # folder names the socket of the original, and installations may share a runtime folder.
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.model_copy(update={"redis_url": None})
         self._data = settings.home / "broker"

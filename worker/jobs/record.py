@@ -42,10 +42,7 @@ class RequestedAction(StrEnum):
 
 
 class Job(BaseModel):
-    """Record of a background job, such as the training of a model or the scoring of a dataset.
-
-    It holds what was requested, the status, the progress and the result. All times are UTC.
-    """
+    """Record of a background job; all times are UTC."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -118,10 +115,7 @@ def from_hash(fields: Mapping[str, str]) -> Job:
 
 
 class JobPage(BaseModel):
-    """One page of the list of background jobs, newest first.
-
-    ``next`` is the cursor of the following page, or None at the end.
-    """
+    """One page of jobs, newest first; ``next`` is the cursor of the following page, or None."""
 
     jobs: list[Job]
     next: str | None = None

@@ -14,10 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerState(StrEnum):
-    """State of a worker process, such as idle or busy.
-
-    A worker is idle, busy with a job, or does not receive the messages that wait for it.
-    """
+    """A worker is idle, busy with a job, or does not receive the messages that wait for it."""
 
     IDLE = "idle"
     BUSY = "busy"
@@ -25,10 +22,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerInfo(BaseModel):
-    """Description of a running worker process, as stored in the worker registry.
-
-    It holds the device, the queues, the memory, the state and the current job.
-    """
+    """Entry of a running worker process in the worker registry."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

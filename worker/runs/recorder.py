@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class RunRecorder:
-    """Observer of a training that writes its record from the first event on; an error in the block fails the run."""
+    """Observer of a training that writes its record from the first event on; an error fails the run of a command."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bo
 
 
 def _id_in(folder: Path, store: RunStore) -> str:
-    """Return the id of the unfinished run whose checkpoints are in a folder, else a new id, which is left there."""
+    """Return the id of the run whose checkpoints are in a folder, unless it finished; else leave a new id there."""
     path = folder / ID_FILE
     known = path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else ""
     run = store.find(known) if RUN_ID.fullmatch(known) else None

@@ -116,6 +116,7 @@ class Supervisor:
         try:
             with bound_contextvars(job=job_id, attempt=attempt):
                 job = self._retry_in_outage(lambda: self._store.get(job_id))
+                # Confirms the attempt, which counts as failed from now on if it ends without progress.
                 self._retry_in_outage(lambda: self._store.renew(job_id, attempt, lease_s))
                 return self._attempt(job, attempt)
         except StaleAttempt as problem:

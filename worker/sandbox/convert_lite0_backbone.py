@@ -67,6 +67,7 @@ def convert(source: Path) -> Arrays:
 
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
+        # Contiguous: the values of kernels are not in the order in which they lie in their storage.
         weights = fold_normalisations({name: tensor.contiguous().numpy() for name, tensor in state.items()})
     except MemoryError:
         raise
