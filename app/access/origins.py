@@ -24,7 +24,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 
 
 class OriginCheck:
-    """Middleware that refuses unknown hosts (any host passes if keys are needed) and changes by other pages."""
+    """Middleware that refuses unknown hosts, unless callers need keys, and changes asked for by other pages."""
 
     def __init__(self, app: ASGIApp, settings: Settings, asks_for_keys: Callable[[], bool]) -> None:
         self._app = with_cors(app, settings.cors_origins)

@@ -1,4 +1,4 @@
-"""Line charts in Braille characters: frame, legend and axes of plotext take half of the rows at this height."""
+"""Line charts in Braille characters. At this height plotext takes half of the rows for frame and legend."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def _least(columns: Sequence[TableColumn], widest: Mapping[int, int], words: Map
 
 
 def _shared(least: Mapping[int, int], widest: Mapping[int, int], room: int) -> dict[int, int]:
-    """Return widths from ``least`` to ``widest``; the widest columns are folded further where room lacks."""
+    """Return widths from ``least`` to ``widest``; the widest columns are folded further where the room is too small."""
     widths = dict.fromkeys(least, 1)
     for wanted in (least, widest):
         rest = room - sum(widths.values())

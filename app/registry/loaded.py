@@ -50,7 +50,7 @@ class PoolEntry:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A model in the list; ``live`` is None if unreadable or if all versions are unfit, then ``newest`` counts."""
+    """A registered model. While ``live`` is unreadable or all versions are unfit, it is None: see ``newest``."""
 
     name: str
     versions: tuple[int, ...]

@@ -178,7 +178,7 @@ class JobStore(LeaseStore):
         return [from_hash(record) for record in records if record]
 
     def remove(self, job_id: str, *, because_old: bool = False) -> None:
-        """Delete an ended job's record, not its files; one in use and removed ``because_old`` counts as young again."""
+        """Delete an ended job's record, not its files; with ``because_old`` a job in use counts as young again."""
         verdict, *user = self._run(lua.REMOVE, job_id, "1" if because_old else "0")
         if verdict == "in use":
             other, status = user
