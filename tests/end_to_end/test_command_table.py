@@ -50,7 +50,7 @@ ROWS = {
     "score": Row("digit.png -m tiny", "missing.png"),
     "bulk": Row("parts --out bulk -m tiny", "missing --out bulk"),
     "datasets upload": Row("new{n} images", "new missing"),
-    "evaluate": Row("-m tiny -n new{n} --corruptions --images 40", "-m tiny -n parts"),
+    "evaluate": Row("-m tiny -n new{n} -a parts --images 40", "-m tiny -n parts"),
     "limit": Row("tiny --data parts --images 29 --shapes spot --contrasts 64", "nobody"),
     "sample": Row("-m tiny -n 2 --out sample{n}.png", "-m nobody"),
     "export": Row("tiny exported", "nobody exported"),
