@@ -1,1 +1,1 @@
-"""The mathematics of self normalizing flows and the life cycle of a model; knows nothing of HTTP, Redis or Celery."""
+"""The mathematics of self normalizing flows and the life cycle of a model, without HTTP, Redis or Celery."""

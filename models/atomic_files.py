@@ -25,33 +25,18 @@ NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 digest of a file's content as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write ``content`` to a file atomically.
-
-    Readers find either all of the old or all of the new content, also after a crash.
-
-    Args:
-        path: The file.
-        content: Its content.
-        mode: Its permissions, before the umask is applied.
-    """
+    """Write a file durably. ``mode`` is taken before the umask."""
     with new_file(path, mode=mode) as file:
         file.write(content)
 
 
 def write_if_absent(path: Path, content: bytes) -> bool:
-    """Write ``content`` to a file unless the file already exists.
-
-    Returns whether the file was written. The file is durable and appears as a whole. Only on a file system without hard
-    links it is empty for a moment.
-
-    Of several processes that do so at the same time one writes.
-    """
+    """Write a file durably unless it exists; of several processes one writes it and gets True."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -76,17 +61,7 @@ def write_if_absent(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file that replaces ``path`` when the ``with`` block ends.
-
-    The file is replaced only if the block ends without an exception.
-
-    The file is then durable: it is synced, renamed, and the folder is synced. If the block raises, ``path`` is
-    unchanged.
-
-    Args:
-        path: The file.
-        mode: Its permissions, before the umask is applied.
-    """
+    """Open a temporary file that replaces ``path``, durably, if the ``with`` block raises nothing."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -102,12 +77,7 @@ def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_path(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file, which replaces ``path`` at the end of the block.
-
-    The file is replaced only if the ``with`` block ends without an exception.
-
-    It is for writers that need the name of a file. The file is then durable, as in :func:`new_file`.
-    """
+    """Yield a path as :func:`new_file`, for writers that need a name."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -121,23 +91,7 @@ def new_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[Path]:
-    """Create a temporary folder that is renamed to ``path`` when the ``with`` block ends.
-
-    The folder is renamed only if the block ends without an exception.
-
-    It is then durable: its files and folders are synced, it is renamed, and its parent is synced. If the block raises,
-    the temporary folder is removed.
-
-    Args:
-        path: The folder.
-        size: What is known of its size, in bytes: at least so many must be free beside the reserve of the disk.
-        replace: Whether a folder that exists is replaced: it is renamed, deleted after the new one has its name, and
-            put back if the renaming fails.
-
-    Raises:
-        FileExistsError: ``path`` exists at the end of the block, and is not to be replaced.
-        StorageFull: The disk has no room beside its reserve.
-    """
+    """Yield a folder that gets its name, durably, if the block raises nothing. ``size`` bytes must be free."""
     require_room(path.parent, size)
     make_folder(path.parent)
     temporary, former = (path.with_name(f".{path.name}.{uuid4().hex}") for _ in range(2))
@@ -167,10 +121,7 @@ def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its missing parents so that they survive a power failure.
-
-    The parent of each new folder is synced before anything is put into the folder.
-    """
+    """Create a folder and its parents so that they survive a power failure."""
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -181,12 +132,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder and its files.
-
-    The folder is renamed first, so that readers never see it half deleted.
-
-    Files that cannot be deleted are left over (:func:`remove_leftovers`).
-    """
+    """Rename a folder, so that readers never see it half deleted, and delete it."""
     doomed = path.with_name(f".{path.name}.{uuid4().hex}")
     path.rename(doomed)
     sync_folder(path.parent)
@@ -195,13 +141,7 @@ def remove_folder(path: Path) -> None:
 
 @contextmanager
 def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock on a folder for the duration of a ``with`` block, an exclusive one unless ``shared``.
-
-    Waits until no other process or thread holds the lock (a shared one: exclusively), a ``flock`` on the file ``.lock``
-    of the folder. Code that does not take the lock is not kept out.
-
-    A missing folder is created.
-    """
+    """Hold a lock on a folder, a ``flock`` on its file ``.lock``; a missing folder is created."""
     make_folder(folder)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -209,16 +149,7 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | None = None) -> None:
-    """Delete the temporary files and folders that killed processes left in a folder.
-
-    Nothing is deleted that was modified within the last ``older_than_s`` seconds. A folder is as new as the newest file
-    in it.
-
-    Args:
-        folder: The folder.
-        older_than_s: The age in seconds from which they are removed. Without it no other process may be writing.
-        name: The file or folder that they would have become; None for any.
-    """
+    """Delete what killed processes left, if it is older than ``older_than_s`` seconds; ``name`` is the target."""
     for path in folder.glob(".*"):
         found = LEFTOVER.fullmatch(path.name)
         if found is None or name not in (None, found[1]):
@@ -230,10 +161,7 @@ def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | 
 
 
 def sync_folder(path: Path) -> None:
-    """Force the entries of a folder, such as the names of its files, to disk (fsync).
-
-    New, renamed and deleted files then survive a power failure.
-    """
+    """Sync the entries of a folder: new, renamed and deleted files survive a power failure."""
     _sync(path)
 
 

@@ -1,4 +1,4 @@
-"""Audit of scores: recomputation of log-likelihoods in float64 by the trained flow, with all determinants."""
+"""Audit of scores: recomputation in float64 by the trained flow, with all determinants."""
 
 from __future__ import annotations
 
@@ -34,48 +34,23 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Audited:
-    """Log-likelihoods of one audited image, from the scoring engine and recomputed in float64.
-
-    Both are in nats.
-
-    Attributes:
-        source: Whether the image is stored with the model or a sample of it.
-        log_likelihood: Score by the engine with the stored log-dets, in nats.
-        recomputed: Score by the trained flows in float64, in nats.
-        log_dets: Recomputed data-independent log-dets by layer name, in nats.
-        log_det_total: Sum of those log-dets that the score contains, in nats.
-        seconds: Time for both scores.
-    """
+    """Two scores of an image in nats."""
 
     source: Literal["pinned", "sample"]
-    log_likelihood: float
-    recomputed: float
-    log_dets: dict[str, float]
-    log_det_total: float
-    seconds: float
+    log_likelihood: float  # by the engine with the stored log-dets
+    recomputed: float  # by the trained flows in float64
+    log_dets: dict[str, float]  # data-independent, recomputed, by layer
+    log_det_total: float  # sum of those that the score contains
+    seconds: float  # for both scores
 
 
 def count_images(scorer: Scorer, asked: int) -> int:
-    """Return the number of images to audit: ``asked``, or possibly fewer if the model cannot generate images.
-
-    For a model that cannot generate samples, only the images that are stored with it can be audited.
-    """
+    """Return how many images can be audited: without a flow over pixels only the stored ones."""
     return asked if scorer.has_pixels else min(asked, len(scorer.pinned))
 
 
 def audit(scorer: Scorer, index: int) -> Audited:
-    """Compute one image's log-likelihood by the scoring engine and in float64, to audit the score.
-
-    The second computation includes all determinants. Both scores are returned.
-
-    Args:
-        scorer: The scorer.
-        index: The number of the image: stored images first, then seeded samples.
-
-    Raises:
-        ScoreNotFinite: The log-likelihood of the image is not finite.
-        SamplesUnsupported: The image is a sample, and the model has none.
-    """
+    """Audit an image, stored ones first, then seeded samples; raise ``ScoreNotFinite``, ``SamplesUnsupported``."""
     began = time.perf_counter()
     stored = len(scorer.pinned)
     source: Literal["pinned", "sample"] = "pinned" if index < stored else "sample"
@@ -112,21 +87,7 @@ def _in_score(scorer: Scorer, layer: str) -> bool:
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
-    """Return an image's log-likelihood, computed anew in float64 and without stored log-determinants.
-
-    It is computed by a trained flow over pixels, in nats.
-
-    Args:
-        flow: The trained flow.
-        weights_digest: SHA-256 of the weights, in hexadecimal, which keys the dequantisation noise.
-        image: Pixels, uint8 ``(1, C, H, W)``.
-
-    Returns:
-        The log-likelihood, and the data-independent log-dets by layer name, in nats.
-
-    Raises:
-        ScoreNotFinite: The log-likelihood is not finite.
-    """
+    """Return the log-likelihood and log-dets of uint8 ``(1, C, H, W)`` in nats; the digest keys the noise."""
     live = copy.deepcopy(flow).double().eval()
     log_dets: dict[str, float] = {}
 
@@ -152,26 +113,7 @@ def recompute_features(
     options: EngineOptions,
     image: NDArray[np.uint8],
 ) -> tuple[float, dict[str, float]]:
-    """Return the log-likelihood of an image's backbone network features, recomputed in float64.
-
-    It is computed by the trained flows, in nats.
-
-    The features are extracted by torch in float64. Only those of a backbone that is an ONNX file, which torch cannot
-    run, come from the engine.
-
-    Args:
-        flows: The trained flows.
-        architecture: Their architecture.
-        options: Options of the engine: the folder of the backbones, and how an ONNX file is run.
-        image: Pixels, uint8 ``(1, C, H, W)``.
-
-    Returns:
-        The log-likelihood, and the log-dets of all layers by name, in nats.
-
-    Raises:
-        ScoreNotFinite: The log-likelihood is not finite.
-        BackboneMissing: The backbone is not installed here.
-    """
+    """Return the log-likelihood and log-dets of features, in float64 but for an ONNX backbone."""
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
     if backbone.format == "onnx":

@@ -17,14 +17,7 @@ OUT_OF_MEMORY = "the process got no more memory: a smaller batch_size or preset 
 
 
 def find_device(name: str) -> torch.device:
-    """Return the torch device named ``cpu``, ``cuda`` or ``cuda:N``, after a check that it exists.
-
-    For a CUDA device this turns TF32 off in the whole process, because TF32 keeps only ten bits of each factor of a
-    float32 product.
-
-    Raises:
-        DeviceNotFound: The name is not one of these, or the device does not exist.
-    """
+    """Return a device, of CUDA without TF32, which keeps ten bits of a factor; raise ``DeviceNotFound``."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise DeviceNotFound(f"expected device cpu, cuda or cuda:N, got {name!r}")
     if name != "cpu":
@@ -40,10 +33,7 @@ def find_device(name: str) -> torch.device:
 
 
 def lack_of_memory(error: BaseException) -> str | None:
-    """Return advice for the user if an exception means that memory ran out, else None.
-
-    The advice is a sentence. It is for memory of a GPU or of the process.
-    """
+    """Return advice if an exception means that memory ran out, else None."""
     if isinstance(error, torch.OutOfMemoryError):
         return OUT_OF_GPU_MEMORY
     # For memory of the CPU, PyTorch raises a plain RuntimeError that only its text identifies.
@@ -52,10 +42,7 @@ def lack_of_memory(error: BaseException) -> str | None:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to a device without waiting for the GPU.
-
-    A GPU copies from locked memory by itself. From other memory the program would wait for all that it has started.
-    """
+    """Copy a CPU tensor without waiting for the GPU, which copies from locked memory by itself."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -64,19 +51,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def constant(
     make: Callable[..., Tensor], *arguments: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return the tensor of ``make(*arguments)`` on a device, cached for later calls with the same arguments.
-
-    Without the cache, each copy to a GPU would delay the program.
-
-    Args:
-        make: Function that returns a tensor of the CPU, which depends on the arguments alone.
-        *arguments: Its arguments.
-        device: The device.
-        dtype: The type of the numbers; None for that of the function.
-
-    Returns:
-        The tensor, which must not be modified.
-    """
+    """Return a cached tensor, not to be modified: each copy to a GPU would delay the program."""
     return _constant(make, arguments, device, dtype)
 
 
@@ -91,13 +66,7 @@ def _constant(
 
 @contextmanager
 def fastest_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN choose the fastest convolution algorithms within a ``with`` block.
-
-    cuDNN times its algorithms for each shape of a convolution.
-
-    This is for training, where shapes stay the same. The algorithms may differ from process to process, and with them
-    the last bits of the results, so that scores are computed without it. It changes nothing on a CPU.
-    """
+    """Let cuDNN time its algorithms. For training only, as the last bits of results may differ."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before or device.type == "cuda"
     try:

@@ -26,27 +26,18 @@ SAFETENSORS_CODE = re.compile(r"\(os error (\d+)\)")
 
 
 def waits_for_room(problem: ModelsError) -> bool:
-    """Return whether ``problem`` comes from a full or unwritable disk, so that the failed work can be retried later.
-
-    It is false for a full quota.
-    """
+    """Return whether the disk is full or unwritable, so that the work can be retried; a full quota is not."""
     return problem.kind is ErrorKind.NO_SPACE and not isinstance(problem, QuotaFull)
 
 
 def usable_bytes(folder: Path) -> int:
-    """Return the free bytes of a folder's disk, less a reserve for small files such as job records.
-
-    If the folder is missing, the closest folder above it counts.
-    """
+    """Return the free bytes of a disk, less the reserve. The folder may be missing."""
     usage = shutil.disk_usage(existing_folder(folder))
     return max(0, usage.free - min(RESERVE, usage.total // SHARE))
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the total size in bytes of all files in a folder and its subfolders.
-
-    Files and folders that are removed meanwhile do not count.
-    """
+    """Return the bytes of all files; those that are removed meanwhile do not count."""
     total = 0
     for parent, _folders, names in os.walk(folder):
         for name in names:
@@ -56,10 +47,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def require_room(folder: Path, count: int = 1) -> None:
-    """Check that a folder's disk has room for ``count`` more bytes besides its reserve of free space.
-
-    Raises ``StorageFull`` otherwise.
-    """
+    """Raise ``StorageFull`` without room for ``count`` bytes besides the reserve."""
     usable = usable_bytes(folder)
     if count > usable:
         needed = "the disk is full" if count == 1 else f"{count} bytes are needed"
@@ -70,19 +58,11 @@ def require_room(folder: Path, count: int = 1) -> None:
 
 
 def existing_folder(path: Path) -> Path:
-    """Return ``path`` if it exists, else its closest existing parent folder."""
     return next((folder for folder in (path, *path.parents) if os.path.exists(folder)), Path.cwd())  # noqa: PTH110
 
 
 def folder_problem(folder: Path, *, writes: bool) -> str | None:
-    """Return a sentence on why this process cannot use a folder, or None if it can.
-
-    The folder need not exist.
-
-    Args:
-        folder: The folder.
-        writes: Whether it has to be writable.
-    """
+    """Return why this process cannot use a folder, which need not exist, or None."""
     existing = existing_folder(folder)
     if not existing.is_dir():
         return f"expected a folder, got {folder}: {existing} is a file"
@@ -96,10 +76,7 @@ def folder_problem(folder: Path, *, writes: bool) -> str | None:
 
 
 def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
-    """Return ``StorageFull`` or ``StorageReadOnly`` if an exception shows a full or unwritable disk, else None.
-
-    Its text holds no path, so that it may be shown to callers of the service.
-    """
+    """Translate a disk error, or return None. The text has no path, so that it may be shown to callers."""
     if isinstance(error, StorageFull | StorageReadOnly):
         return error
     if isinstance(error, sqlite3.OperationalError):
@@ -117,10 +94,7 @@ def storage_error(error: BaseException) -> StorageFull | StorageReadOnly | None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Translate exceptions of a full or unwritable disk in a ``with`` block to typed storage errors.
-
-    These are ``StorageFull`` and ``StorageReadOnly``.
-    """
+    """Raise ``StorageFull`` or ``StorageReadOnly`` for errors of the disk."""
     try:
         yield
     except ModelsError:

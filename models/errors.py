@@ -1,7 +1,4 @@
-"""Typed errors of the models package, each with a slug, a title, a kind and a text.
-
-Errors of scoring are imported from ``snf_runtime.errors``.
-"""
+"""Typed errors, each with a slug, a title, a kind and a text. Those of scoring are in ``snf_runtime.errors``."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ __all__ = [
 
 
 class ModelNotFound(ModelsError):
-    """Raised for a model, model version or alias that does not exist, and for a malformed reference to one."""
+    """No such model, version or alias, or a malformed reference."""
 
     slug = "model-not-found"
     title = "No such model"
@@ -45,14 +42,7 @@ class ModelNotFound(ModelsError):
 
 
 class NoLiveVersion(ModelsError):
-    """Raised if a model is requested by name alone, but none of its versions has the alias ``live``.
-
-    That is so if all of its versions failed the fitness checks.
-
-    Args:
-        detail: Text for the user.
-        unfit: Why the newest version is unfit: a code such as ``hardly-trained`` and a sentence for each reason.
-    """
+    """A model without the alias ``live``, as all versions are ``unfit``, by code and sentence."""
 
     slug = "no-live-version"
     title = "The model has no live version"
@@ -64,10 +54,7 @@ class NoLiveVersion(ModelsError):
 
 
 class AliasRequired(ModelsError):
-    """Raised for an attempt to remove the alias ``live`` from a model version that is fit for use.
-
-    The alias can only be moved to another version.
-    """
+    """The alias ``live`` of a fit version can only be moved."""
 
     slug = "alias-required"
     title = "The alias cannot be removed"
@@ -83,7 +70,7 @@ class VersionInUse(ModelsError):
 
 
 class ModelReadOnly(ModelsError):
-    """Raised for an attempt to remove a model, or a version of one, that ships with the product."""
+    """A model that ships with the product cannot be removed."""
 
     slug = "model-read-only"
     title = "The model cannot be changed"
@@ -91,29 +78,19 @@ class ModelReadOnly(ModelsError):
 
 
 class CalibrationNotFound(ModelsError):
-    """Raised if a model version has no calibration with the given number.
-
-    The number 0 is the calibration made in training.
-    """
-
     slug = "calibration-not-found"
     title = "No such calibration"
     kind = ErrorKind.NOT_FOUND
 
 
 class LimitNotFound(ModelsError):
-    """Raised if a model version has no detection limit (smallest defects found) with the given number."""
-
     slug = "limit-not-found"
     title = "No such detection limit"
     kind = ErrorKind.NOT_FOUND
 
 
 class InvalidName(ModelsError):
-    """Raised if the name of a model, alias or dataset is not valid.
-
-    A valid name has 1 to 64 of a-z, 0-9, dot, dash and underscore, and begins with a letter or digit.
-    """
+    """A name of a model, alias or dataset breaks :data:`models.naming.NAME_RULE`."""
 
     slug = "invalid-name"
     title = "The name is not valid"
@@ -121,7 +98,7 @@ class InvalidName(ModelsError):
 
 
 class ArtifactRefused(ModelsError):
-    """Raised for an uploaded archive that holds no model, or a model that this service cannot load."""
+    """An upload is no model, or one that this service cannot load."""
 
     slug = "model-refused"
     title = "The upload is no model that can be served"
@@ -129,44 +106,29 @@ class ArtifactRefused(ModelsError):
 
 
 class FileNotInArtifact(ModelsError):
-    """Raised for a request for a file, such as ``card.md``, that a stored model does not have."""
-
     slug = "file-not-in-model"
     title = "The model has no such file"
     kind = ErrorKind.NOT_FOUND
 
 
 class RayUnavailable(EngineUnavailable):
-    """Raised if a Ray cluster cannot be reached, has no room for a model, or fails.
-
-    The cause may pass, so that a later attempt can succeed.
-    """
+    """A Ray cluster cannot be reached, has no room or fails; a later attempt may succeed."""
 
 
 class DatasetNotFound(ModelsError):
-    """Raised if no dataset on this machine has the given name."""
-
     slug = "dataset-not-found"
     title = "No such dataset"
     kind = ErrorKind.NOT_FOUND
 
 
 class PresetNotFound(ModelsError):
-    """Raised if no training preset has the given name.
-
-    A preset is a flow architecture with training settings.
-    """
-
     slug = "preset-not-found"
     title = "No such preset"
     kind = ErrorKind.INVALID
 
 
 class ArchitectureInvalid(ModelsError):
-    """Raised if no flow can be built from a description of its architecture.
-
-    Examples are an unknown layer, a wrong shape and too many weights.
-    """
+    """No flow can be built from the description of an architecture."""
 
     slug = "architecture-invalid"
     title = "The architecture is not valid"
@@ -174,15 +136,10 @@ class ArchitectureInvalid(ModelsError):
 
 
 WHITENING_LAYERS = "an exact or self-normalizing 1x1 convolution"
-"""The layers that ``whitening`` is for."""
 
 
 class SettingUnsupported(ArchitectureInvalid):
-    """Raised if a training setting needs a layer type that the flow does not have.
-
-    Attributes:
-        setting: The name of the setting.
-    """
+    """A training setting needs a layer type that the flow does not have."""
 
     def __init__(self, setting: str, layers: str) -> None:
         super().__init__(f"{setting}: expected a flow with {layers}, got one without")
@@ -190,10 +147,7 @@ class SettingUnsupported(ArchitectureInvalid):
 
 
 class DatasetUnfit(ModelsError):
-    """Raised if a model or preset cannot use a dataset, for example because of its image size.
-
-    Other causes are a wrong colour, too few images or unreadable files.
-    """
+    """A model or preset cannot use a dataset, for example because of its image size."""
 
     slug = "dataset-unfit"
     title = "The dataset does not fit"
@@ -201,7 +155,7 @@ class DatasetUnfit(ModelsError):
 
 
 class DatasetRefused(ModelsError):
-    """Raised if files cannot become a dataset, with a reason code ``slug`` such as ``unsafe-archive``."""
+    """Files cannot become a dataset, for a reason ``slug`` such as ``unsafe-archive``."""
 
     kind = ErrorKind.INVALID
 
@@ -212,18 +166,13 @@ class DatasetRefused(ModelsError):
 
 
 class DatasetTaken(ModelsError):
-    """Raised if a new dataset is given the name of an existing dataset."""
-
     slug = "dataset-taken"
     title = "The dataset's name is taken"
     kind = ErrorKind.CONFLICT
 
 
 class StorageFull(ModelsError):
-    """Raised if files do not fit on the disk or exceed the quota for datasets.
-
-    The quota is the most bytes of all datasets together.
-    """
+    """There is no room on the disk, or in a quota."""
 
     slug = "storage-full"
     title = "There is no room on the disk"
@@ -231,14 +180,11 @@ class StorageFull(ModelsError):
 
 
 class QuotaFull(StorageFull):
-    """Raised if all datasets together need more bytes than their quota.
-
-    The disk itself may still have room.
-    """
+    """Datasets need more bytes than their quota; the disk may have room."""
 
 
 class StorageReadOnly(ModelsError):
-    """Raised if files cannot be written because the disk is read-only or write permission is missing."""
+    """The disk is read-only, or write permission is missing."""
 
     slug = "storage-read-only"
     title = "The disk cannot be written"
@@ -246,11 +192,7 @@ class StorageReadOnly(ModelsError):
 
 
 class FolderTaken(ModelsError):
-    """Raised if the folder of a training run holds another run, finished or interrupted.
-
-    That run differs in its dataset, preset, layers or settings, or is of another version of this program. It is also
-    raised if the record of an interrupted run is damaged.
-    """
+    """The folder holds another training run, or the damaged record of one."""
 
     slug = "folder-taken"
     title = "The folder belongs to another training run"
@@ -258,7 +200,7 @@ class FolderTaken(ModelsError):
 
 
 class DeviceNotFound(ModelsError):
-    """Raised for a device other than ``cpu``, ``cuda`` and ``cuda:N``, or one that this machine does not have."""
+    """A device other than ``cpu``, ``cuda`` and ``cuda:N``, or one that this machine does not have."""
 
     slug = "device-not-found"
     title = "The device is not there"
@@ -266,11 +208,7 @@ class DeviceNotFound(ModelsError):
 
 
 class RanksUnfit(ModelsError):
-    """Raised if several processes (ranks) cannot train one model together.
-
-    There are more processes than images in a batch, they start from different settings, data or steps, or their device
-    is not ``cpu`` or ``cuda``.
-    """
+    """Processes cannot train together: too few images in a batch, different starts, or an unsuitable device."""
 
     slug = "ranks-unfit"
     title = "The processes cannot train together"
@@ -278,44 +216,33 @@ class RanksUnfit(ModelsError):
 
 
 class TrainingDiverged(ModelsError):
-    """Raised if training meets infinite or NaN values, or if the likelihood stays far below its first value.
-
-    The detail names the cause.
-    """
+    """Infinite or NaN values, or a likelihood that stays far below its first value."""
 
     slug = "training-diverged"
     title = "Training diverged"
 
 
 class DamagedCheckpoints(ModelsError):
-    """Raised where none of the checkpoint files of a training run can be read."""
-
     slug = "damaged-checkpoints"
     title = "The checkpoints are damaged"
 
 
 class SingularLayer(ModelsError):
-    """Raised where a layer of a flow has no inverse in float64; the detail names the layer."""
+    """A layer has no inverse in float64; the detail names it."""
 
     slug = "singular-layer"
     title = "A layer of the flow has no inverse"
 
 
 class UninitializedModel(ModelsError):
-    """Raised if a flow is used before its normalisation layers are initialised.
-
-    They get their values from a first batch or from a file.
-    """
+    """The normalisation layers have not got their values from a first batch or a file."""
 
     slug = "uninitialized-model"
     title = "The model has no weights yet"
 
 
 class NoLearnedInverse(ModelsError):
-    """Raised if sampling asks for the learned inverse of a flow that has none.
-
-    A learned inverse is approximate.
-    """
+    """Sampling asks for the learned inverse of a flow that has none."""
 
     slug = "no-learned-inverse"
     title = "The model has no learned inverse"
@@ -323,7 +250,7 @@ class NoLearnedInverse(ModelsError):
 
 
 class PlanDiffers(ModelsError):
-    """Raised if a process joins or continues a bulk scoring with a different model or different images."""
+    """A process continues a bulk scoring with another model or other images."""
 
     slug = "plan-differs"
     title = "The scores are of another model or of other images"
@@ -331,7 +258,7 @@ class PlanDiffers(ModelsError):
 
 
 class OutputTaken(ModelsError):
-    """Raised if the output location of a bulk scoring holds files that do not belong to this scoring."""
+    """The output of a bulk scoring holds other files."""
 
     slug = "output-taken"
     title = "The output holds other files"
@@ -339,21 +266,14 @@ class OutputTaken(ModelsError):
 
 
 class PartFailed(ModelsError):
-    """Raised if a part of the images of a bulk scoring job cannot be scored.
-
-    Processes that score it or load the model failed or died again and again, its images differ in number from the plan,
-    or its file was damaged each time.
-    """
+    """A part of a bulk scoring failed again and again."""
 
     slug = "part-failed"
     title = "A part of the images cannot be scored"
 
 
 class SamplesUnsupported(ModelsError):
-    """Raised if random images are requested from a model of image features instead of pixels.
-
-    Features cannot be inverted to pixels.
-    """
+    """Features cannot be inverted to images."""
 
     slug = "samples-unsupported"
     title = "This model has no samples"
@@ -361,10 +281,7 @@ class SamplesUnsupported(ModelsError):
 
 
 class BackboneMissing(ModelsError):
-    """Raised if the feature network (backbone) of a model is not installed on this machine.
-
-    The backbone is the frozen network that computes the features.
-    """
+    """The backbone of a model is not installed here."""
 
     slug = "backbone-missing"
     title = "The backbone is not here"
@@ -372,10 +289,7 @@ class BackboneMissing(ModelsError):
 
 
 class BackboneUnfit(ModelsError):
-    """Raised if the files of a backbone (feature network) are damaged or do not match its description.
-
-    Also raised if the description is not valid, or if another backbone already has the name.
-    """
+    """The files of a backbone are damaged or do not match its description."""
 
     slug = "backbone-unfit"
     title = "The backbone cannot be used"

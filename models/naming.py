@@ -1,7 +1,4 @@
-"""Rules for names of models, datasets and keys, and for references to one version of a model.
-
-A reference is ``name`` (its alias ``live``), ``name:3`` (a version) or ``name@champion`` (an alias).
-"""
+"""Names of models, datasets and keys, and references ``name`` (live), ``name:3`` and ``name@champion``."""
 
 from __future__ import annotations
 
@@ -29,22 +26,14 @@ _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME})
 
 
 class ModelRef(NamedTuple):
-    """Parsed reference to a model version, such as ``digits:3`` or ``digits@best``.
-
-    It has the model's name, and a version number or an alias such as ``live``.
-    """
+    """A model and a version number or alias."""
 
     name: str
     selector: int | str
 
 
 def parse_ref(ref: str) -> ModelRef:
-    """Parse a reference to a model version, such as ``digits:3`` or ``digits@best``.
-
-    Returns the name, and the version or alias. The plain name ``digits`` means the alias ``live``.
-
-    Raises:
-        ModelNotFound: The text is not a reference.
+    """Parse a reference; raise ``ModelNotFound`` if it is none.
 
     >>> parse_ref("digits"), parse_ref("digits:3").selector, parse_ref("digits@best").selector
     (ModelRef(name='digits', selector='live'), 3, 'best')
@@ -56,14 +45,12 @@ def parse_ref(ref: str) -> ModelRef:
 
 
 def printable(text: str) -> str:
-    """Return a text with each control character, such as a newline, replaced by a printable escape."""
+    """Escape control characters."""
     return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\xff" else ascii(match[0])[1:-1], text)
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text is a valid name of a model, dataset or alias.
-
-    A name has 1 to 64 characters: a-z, 0-9, dot, dash and underscore, with a letter or digit first.
+    """Return whether a text keeps :data:`NAME_RULE`.
 
     >>> is_name("lot-7"), is_name("Lot 7"), is_name("")
     (True, False, False)
@@ -72,17 +59,11 @@ def is_name(text: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Return whether a text is a valid number of a model version or of a calibration.
-
-    Numbers of versions and of calibrations are 1 to 999999999, without leading zeros.
-    """
+    """Return whether a text is a number of 1 to 999999999 without leading zeros."""
     return re.fullmatch(VERSION, text) is not None
 
 
 def check_name(name: str) -> None:
-    """Check that the name of a model, dataset or alias is valid, and raise ``InvalidName`` otherwise.
-
-    The rule is that of :func:`is_name`.
-    """
+    """Raise ``InvalidName`` otherwise."""
     if not is_name(name):
         raise InvalidName(f"{name!r}: expected {NAME_RULE}")

@@ -1,5 +1,3 @@
-"""Prefetching: computing the items of a generator in advance, in another thread."""
-
 from __future__ import annotations
 
 from collections import deque
@@ -11,15 +9,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Generator[T], count: int = 2) -> Generator[T]:
-    """Yield the items of a generator, computed in advance in another thread.
-
-    The generator is run and closed in the same thread, because files and SQLite connections must be closed where they
-    were opened. Exceptions of the generator are raised here.
-
-    Args:
-        items: The generator.
-        count: The largest number of items computed in advance.
-    """
+    """Compute items ahead in another thread, which also closes the generator: SQLite and files need the same thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         pending = deque(pool.submit(_next, items) for _ in range(count))
         try:

@@ -395,6 +395,6 @@ class Scorer:
 
 
 def load_files(files: ModelFiles) -> Scorer:
-    """Load a scorer from a model's files, after fetching missing ones and checking their digest."""
+    """Fetch missing files and load a scorer."""
     files.fetch()
     return Scorer.load(files.path, files.calibration, files.options)

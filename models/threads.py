@@ -1,7 +1,4 @@
-"""Numbers of CPU threads for engines, PyTorch and BLAS.
-
-The module does not import PyTorch until a function needs it.
-"""
+"""Numbers of CPU threads for engines, PyTorch and BLAS. PyTorch is imported when a function needs it."""
 
 from __future__ import annotations
 
@@ -27,15 +24,7 @@ PATIENCE, REST = 10, 50
 
 
 def thread_count(asked: int | None) -> int:
-    """Return the number of CPU threads to compute with: the number asked for, or a default.
-
-    Args:
-        asked: The number that was asked for. None for that of torch, which programs may set; in a process without torch
-            for ``OMP_NUM_THREADS``, or all cores, as torch has it.
-
-    Raises:
-        EngineUnavailable: ``OMP_NUM_THREADS`` is wrong.
-    """
+    """Return ``asked``, or the number of torch, ``OMP_NUM_THREADS`` or all cores; raise ``EngineUnavailable``."""
     if asked is not None:
         return asked
     # Another thread may be importing torch: then it has no functions yet.
@@ -45,10 +34,7 @@ def thread_count(asked: int | None) -> int:
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Set the number of PyTorch's CPU threads to ``count`` in a ``with`` block, and restore it afterwards.
-
-    Threads slow down work on arrays of a few kilobytes, and compete with the threads of other engines.
-    """
+    """Set PyTorch's threads in a block. Many slow down work on small arrays and compete with other engines."""
     import torch  # noqa: PLC0415 - takes a second, and most scoring does without
 
     before = torch.get_num_threads()
@@ -63,26 +49,12 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def one_blas_thread() -> None:
-    """Limit the linear algebra of NumPy and SciPy (BLAS) to one thread, for the rest of this process.
-
-    The matrix products of verdicts are small: more threads would only compete with those that run the flow.
-    """
+    """Limit BLAS to one thread: products of verdicts are small, and more would compete with the flow."""
     threadpool_limits(1, user_api="blas")
 
 
 def fastest_threads(most: int) -> Generator[int, float]:
-    """Yield the number of threads for each step of a training: ``most``, or a half, a quarter, ... of it.
-
-    It is the number that was fastest when they were last compared. Small operations start faster with fewer
-    threads, and a step then waits less for cores that other processes use. Numbers are compared at the start, now and
-    then, and when steps become slow.
-
-    Args:
-        most: Largest number of threads.
-
-    Yields:
-        The number of threads of the next step; ``send`` takes the seconds of that step.
-    """
+    """Yield the fastest number of threads for each step, ``most`` or a half and so on; ``send`` takes its seconds."""
     yield most  # the first step of a process takes longer
     while True:
         count, usual, spent = yield from _comparison(most)

@@ -1,7 +1,4 @@
-"""Streaming tar archives: a reader for untrusted uploads, and a writer with reproducible bytes.
-
-The reader extracts nothing and trusts no header.
-"""
+"""Tar archives as streams: a reader that extracts nothing and trusts no header, and a reproducible writer."""
 
 from __future__ import annotations
 
@@ -14,8 +11,7 @@ from typing import IO, Literal, Protocol, Self
 
 PIECE_BYTES = 2**18
 MAX_EXTENDED = 8 * 2**10
-"""Bytes of one extended header: the path in it has at most 4 KiB. ``tarfile`` reads all of it, and before Python
-3.11.10 and 3.12.6 it looks through it in quadratic time."""
+"""Bytes of an extended header. Its path has at most 4 KiB, and old versions of Python need quadratic time."""
 MAX_CONSECUTIVE, MAX_GLOBAL = 8, 16
 """Extended headers before one member, which needs at most 4, and global ones in an archive, which mostly has one."""
 HEADER_BYTES = 2 * MAX_CONSECUTIVE * MAX_EXTENDED
@@ -30,50 +26,28 @@ EXTENDED = {
 
 
 class UnsafeTar(ValueError):
-    """Error for a tar archive that is unsafe to read, such as one with an oversized header.
-
-    The archive has a sparse file, an extended header of over 8 KiB, too many extended headers, or too many bytes
-    between two members.
-    """
+    """A tar archive is unsafe to read, such as one with a sparse file or an oversized header."""
 
 
 class Readable(Protocol):
-    """Protocol of a binary stream that is read in pieces.
-
-    ``read(size)`` returns at most ``size`` bytes, and empty bytes at the end.
-    """
-
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes of the stream, at most ``size``.
-
-        Returns empty bytes at the end of the stream.
-        """
+        """Return the next bytes, at most ``size``; none at the end."""
         ...
 
 
 @dataclass(frozen=True)
 class TarEntry:
-    """Member of a tar archive, with its name, kind, size and content.
-
-    The kind is "file", "folder" or "other". The size is in bytes, and the content is a stream.
-
-    ``start`` is the position of its first byte in the archive. The content must be read before the next member.
-    """
+    """Member of an archive. Its content must be read before the next member."""
 
     name: str
     kind: Literal["file", "folder", "other"]
     size: int
-    start: int
+    start: int  # of the content in the archive, bytes
     content: Readable
 
 
 class TarReader:
-    """Iterator over the members of an untrusted tar archive.
-
-    The archive is read once, from a stream. Nothing is written to disk.
-
-    A damaged archive raises ``tarfile.TarError``, a hostile one ``UnsafeTar``.
-    """
+    """Iterator over the members of a stream. Raises ``tarfile.TarError`` for damage, ``UnsafeTar`` for an attack."""
 
     def __init__(self, stream: Readable) -> None:
         self._stream = _Allowance(stream)
@@ -98,22 +72,13 @@ class TarReader:
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
-        """Yield the bytes that follow the last member of the archive, in pieces.
-
-        Iterate over all members first. The bytes begin after the first of the two zero blocks that end an archive, so a
-        regular archive yields only zeros.
-        """
+        """Yield what follows the last member, after the first zero block: only zeros in a regular archive."""
         while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
             yield piece
 
 
 class TarPieces:
-    """Iterator that packs files into a tar archive and yields its bytes in pieces of at most 256 KiB.
-
-    The content is read from the files during the iteration.
-
-    ``size`` is the size of the whole archive in bytes. The files stay open until the last piece or :meth:`close`.
-    """
+    """Iterator over the bytes of an archive of ``size`` bytes, in pieces of at most 256 KiB."""
 
     def __init__(self, size: int, pieces: Iterator[bytes], files: ExitStack) -> None:
         self.size = size
@@ -127,28 +92,12 @@ class TarPieces:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Close the source files that this iterator reads to build the archive.
-
-        This is needed only if iteration stops before the last piece.
-        """
+        """Close the files, if the iteration stops before the last piece."""
         self._files.close()
 
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
-    """Return a tar archive of the named files of a folder, as an iterator of bytes.
-
-    Equal files give equal bytes.
-
-    All files are opened before the first piece, so that the archive is complete even if they are deleted meanwhile.
-    They are closed after the last piece, or by :meth:`TarPieces.close`.
-
-    Args:
-        folder: The folder of the files.
-        names: Names of the files in the folder, in the order of the archive.
-
-    Raises:
-        OSError: A file cannot be opened.
-    """
+    """Return an archive of files, all of which are opened first, so that they may be deleted meanwhile."""
     files = ExitStack()
     try:
         opened = [files.enter_context((folder / name).open("rb")) for name in names]
@@ -192,8 +141,6 @@ class _StrictInfo(tarfile.TarInfo):
 
 
 class _StrictTar(tarfile.TarFile):
-    """A tar file whose extended headers must be few and short."""
-
     tarinfo = _StrictInfo
     _consecutive = 0
     _global = 0

@@ -1,9 +1,4 @@
-"""Storage of model files at a location, such as a folder of a bucket: writing, fetching and caching.
-
-The module does not import torch.
-
-Names and digests of what is fetched are checked, sizes are bounded, and no code in it is executed.
-"""
+"""Model files at a location, such as a folder of a bucket. What is fetched is not trusted. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,40 +21,18 @@ PIECE_BYTES = 8 * 2**20
 
 
 def write_artifact(folder: Path, location: Location) -> None:
-    """Write the files of a stored model to a location, such as a folder of a bucket.
-
-    The manifest is written last: with it the model is complete.
-
-    Raises:
-        ArtifactError: The manifest is missing or damaged.
-    """
+    """Write a model, the manifest last: with it the model is complete. Raises ``ArtifactError``."""
     names = [*read_manifest(folder).files, FILE]
     for name in names:
         location.child(name).write(folder / name)
 
 
 def files_at(location: Location) -> list[str]:
-    """Return the names of the model files that already exist at a storage location."""
     return [name for name in NAMES if location.child(name).exists()]
 
 
 def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
-    """Copy the files of a stored model from a storage location to an empty folder, and verify them.
-
-    Their names, sizes and digests are checked.
-
-    What the files mean is not checked here. After an error, files that were already read stay in the folder.
-
-    Args:
-        location: The folder of the model.
-        folder: The empty folder to write to.
-        max_bytes: Most bytes of all files together.
-
-    Raises:
-        ArtifactRefused: A file is missing, unknown or too large, or its SHA-256 is not the manifest's.
-        LocationNotFound: There is no manifest.
-        StorageFull: The disk has no room for a file beside its reserve.
-    """
+    """Copy a model to an empty folder and check names, sizes and digests; raise ``ArtifactRefused`` otherwise."""
     _read_bounded(location, FILE, folder, max_bytes)
     manifest = _manifest(folder)
     left = max_bytes - (folder / FILE).stat().st_size
@@ -73,24 +46,7 @@ def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
 
 
 def cached_artifact(location: Location, cache: Path, max_bytes: int, check: Callable[[Path], None]) -> Path:
-    """Return a model's folder in the local cache, fetching the model from a storage location if needed.
-
-    The files in the folder are verified.
-
-    The cache names folders by the SHA-256 of the manifest, which names that of each file. So a model is fetched once,
-    and another one that is written to the location is found at once.
-
-    Args:
-        location: The folder of the model.
-        cache: The folder of all cached models.
-        max_bytes: Most bytes of all files together.
-        check: Called with the folder before the model is kept; raises where it cannot be used.
-
-    Raises:
-        ArtifactRefused: The files are not those of a model.
-        LocationNotFound: There is no manifest.
-        StorageFull: The disk has no room for a file beside its reserve.
-    """
+    """Return a model's folder in the cache, fetched if it is new. ``check`` raises if the model cannot be used."""
     remove_leftovers(cache, LEFTOVER_SECONDS)
     with location.child(FILE).open() as file:
         digest = hashlib.sha256(file.read(MAX_BYTES[FILE])).hexdigest()

@@ -1,5 +1,3 @@
-"""The model card: a Markdown page about a model for its users, generated from the manifest."""
-
 from __future__ import annotations
 
 from models.artifacts.fitness import in_words
@@ -24,10 +22,7 @@ COLOURS = {"exact": "refused", "grey": "converted to grey", "rgb": "converted to
 
 
 def model_card(manifest: Manifest) -> str:
-    """Return the model card: a Markdown page that describes a trained model for its users.
-
-    It states the test score, training data, settings, calibration and limits of the model.
-    """
+    """Return a Markdown page that describes a model for its users."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(manifest).items())
     config = "\n".join(f"| {key} | {value_text(value)} |" for key, value in manifest.training.config.items())
     limits = "\n".join(_limits(manifest.architecture))

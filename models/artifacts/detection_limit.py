@@ -1,7 +1,4 @@
-"""Records of detection limits: the smallest sizes from which on a model reliably finds artificial defects.
-
-A limit belongs to one shape and one contrast of defects. The module does not import torch.
-"""
+"""Detection limits: the smallest sizes of artificial defects that a model reliably finds. Free of torch."""
 
 from __future__ import annotations
 
@@ -82,7 +79,7 @@ class LimitCurve(_LimitPart):
 
     @property
     def label(self) -> str:
-        """The shape and contrast of the defects, such as ``spot, 64 grey levels``."""
+        """The shape and contrast, such as ``spot, 64 grey levels``."""
         name = self.shape.replace("-", " ")
         return name if self.contrast is None else f"{name}, {self.contrast} grey levels"
 

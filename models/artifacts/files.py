@@ -1,7 +1,4 @@
-"""File names of a stored model, and reading of single files without loading the model.
-
-The module does not import torch.
-"""
+"""File names of a stored model, and reading of single files. Free of torch."""
 
 from __future__ import annotations
 
@@ -32,11 +29,7 @@ NUMBERS = "biuf"
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return all arrays of a safetensors file as a dict from array name to NumPy array.
-
-    Raises ``ArtifactError`` if the file cannot be read, or has numbers of another type than booleans, integers and
-    floats of NumPy, such as bfloat16.
-    """
+    """Read a safetensors file; raise ``ArtifactError``, also for types that NumPy lacks, such as bfloat16."""
     try:
         arrays = load_file(path)
     except (SafetensorError, OSError, TypeError, AttributeError) as error:  # the last two of types that NumPy lacks
@@ -48,16 +41,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the bytes of one file of a stored model, verified by its SHA-256.
-
-    Args:
-        folder: The folder of the artifact.
-        name: The file, one of ``NAMES``.
-
-    Raises:
-        FileNotInArtifact: The artifact has no such file.
-        ArtifactError: The file or the manifest is damaged.
-    """
+    """Return a file of ``NAMES``, verified; raise ``FileNotInArtifact``, or ``ArtifactError`` for damage."""
     digest = read_manifest(folder).files.get(name) if name in NAMES else None
     if digest is None:
         raise FileNotInArtifact(f"{file_label(folder)} has no {name}")

@@ -1,7 +1,4 @@
-"""Checks that decide whether a model is fit to serve, and the reasons if it is not.
-
-A check compares a figure, measured when the model was made, with a limit. The module does not import torch.
-"""
+"""Checks of a model's quality that decide whether it is fit to serve. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,28 +27,16 @@ _CODES: dict[Measure, UnfitCode] = {
 
 
 class FitnessCheck(BaseModel):
-    """Quality check of a trained model: a measured figure and the limit that it must satisfy.
-
-    Attributes:
-        measure: ``pixels``: bits/dim of held-out images, less than those of independent pixels. ``features``: log-
-            likelihood of held-out features in nats a value, more than that of one Gaussian for all places.
-            ``validation``: bits/dim of the last validation, at most those of the first one, or of the first report of a
-            training with one validation. ``training``: bits/dim of training images at the end, at most those of the
-            first validation, where the last one is worse because the flow has overfitted. ``learned-inverse``: error of
-            held-out images after the flow and its learned inverse, root mean square in pixel values, at most 0.5.
-        found: The figure; None if it is not finite.
-        limit: The limit, in the unit of the figure.
-    """
+    """A figure measured when the model was made, and its limit in the same unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     measure: Measure
-    found: float | None
+    found: float | None  # bits/dim, nats for each feature value, or pixel values; None if it is not finite
     limit: float
 
     @property
     def passed(self) -> bool:
-        """Whether the figure measured for a model satisfies its limit; False if the figure is not finite."""
         if self.found is None:
             return False
         match self.measure:
@@ -64,15 +49,12 @@ class FitnessCheck(BaseModel):
 
     @property
     def code(self) -> UnfitCode:
-        """The stable reason code for a model that fails this check, such as ``diverged``."""
+        """The stable reason code for a model that fails, such as ``diverged``."""
         return _CODES[self.measure]
 
     @property
     def sentence(self) -> str:
-        """The result of this check as a sentence, with the measured figure and its limit.
-
-        The sentence has no full stop. That of a failed check begins with the reason.
-        """
+        """The result in words, without a full stop."""
         found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
         match self.measure:
             case "pixels":
@@ -106,10 +88,7 @@ def _brief(number: float) -> str:
 
 
 class FitnessRecord(BaseModel):
-    """Results of the checks that decide whether a model may go live automatically.
-
-    The model is fit if all checks are passed.
-    """
+    """Results of all checks. A model that fails none may become live by itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,13 +96,8 @@ class FitnessRecord(BaseModel):
 
     @property
     def failed(self) -> tuple[FitnessCheck, ...]:
-        """The checks that the model failed.
-
-        They are the reasons why the model is unfit. A fit model has none.
-        """
         return tuple(check for check in self.checks if not check.passed)
 
 
 def in_words(failed: Iterable[FitnessCheck]) -> str:
-    """Return one text with a sentence on each of a model's failed fitness checks, joined by semicolons."""
     return "; ".join(check.sentence for check in failed)

@@ -1,7 +1,4 @@
-"""The manifest of a stored model: a JSON file that describes the model without its weights.
-
-The module does not import torch.
-"""
+"""The manifest: a JSON file that describes a model without its weights. Free of torch."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ class _ManifestPart(BaseModel):
 
 
 class GridChoice(_ManifestPart):
-    """Candidate grid size for a flow over image features, with the result of its best fit.
-
-    It has the best shrinkages of the grid and the mean negative log-likelihood of held-out features.
-    """
+    """A grid of a flow over features, with its best fit."""
 
     grid: int = Field(ge=1, description="Cells along each side.")
     shrinkage: float = Field(ge=0, le=1)
@@ -39,14 +33,7 @@ class GridChoice(_ManifestPart):
 
 
 class FeatureStepsRecord(_ManifestPart):
-    """Record of whether adding Glow steps (more flow layers) improved a flow over image features.
-
-    It also states whether the steps were kept.
-
-    The steps follow the local affine layer. The record states what they changed on held-out images.
-
-    They are kept where the gain exceeds its standard error.
-    """
+    """Glow steps that were tried, and kept if their gain on held-out images exceeds its standard error."""
 
     steps: int = Field(ge=1)
     updates: int = Field(ge=1, description="Optimiser steps.")
@@ -59,12 +46,7 @@ class FeatureStepsRecord(_ManifestPart):
 
 
 class FeatureFitRecord(_ManifestPart):
-    """Record of how a flow over image features was fitted.
-
-    It has every grid that was tried, the best first, and the choice for pooled features.
-
-    All but the first fit, to all images, are without one fold each.
-    """
+    """How flows over features were fitted: all grids, the best first. Fits after the first lack one fold each."""
 
     backbone: str
     grids: tuple[GridChoice, ...]
@@ -74,11 +56,6 @@ class FeatureFitRecord(_ManifestPart):
 
 
 class TrainingRecord(_ManifestPart):
-    """Record of the training run that made a model.
-
-    It has the dataset, settings, number of steps, duration and software versions.
-    """
-
     preset: str
     config: dict[str, Any]
     dataset: str
@@ -104,14 +81,7 @@ class TrainingRecord(_ManifestPart):
 
 
 class Evaluation(_ManifestPart):
-    """Mean negative log-likelihood of held-out images, the measure of a model's quality.
-
-    Less is better.
-
-    A density of pixels has it in bits per pixel value (bits/dim). Before scoring, one random number in [0, 1) is added
-    to each pixel value (uniform dequantisation). The generator is seeded by the content of the image, so that the
-    figures are reproducible. A density of features has it in nats an image alone, over its feature space.
-    """
+    """Negative log-likelihood of held-out images; less is better. Dequantisation is seeded by each image."""
 
     validation_bits_per_dim: float | None = Field(description="Null for a density of features.")
     validation_nats: float | None = Field(None, description="Mean negative log-likelihood, nats an image.")
@@ -124,12 +94,7 @@ class Evaluation(_ManifestPart):
 
 
 class LogDets(_ManifestPart):
-    """Precomputed log-determinants of flow layers that have the same log-determinant for every image.
-
-    They are log|det dz/dx| in nats. Layers whose log-determinant depends on the image are left out.
-
-    They are computed in float64 and stored with the SHA-256 of the weights that they belong to.
-    """
+    """Log|det dz/dx| in nats of layers where it is the same for every image, computed in float64."""
 
     layers: dict[str, float]
     total: float
@@ -152,12 +117,7 @@ class Deviation(_ManifestPart):
 
 
 class CalibrationSummary(_ManifestPart):
-    """Record of the calibration from which a model computes p-values.
-
-    It has, among others, the images that were used and the smallest p-value.
-
-    With more than one fold, both parts hold the same images: each fold is calibrated by the fit to the others.
-    """
+    """The calibration behind p-values. With several folds, both parts hold the same images."""
 
     dataset: str
     dataset_digest: str
@@ -187,21 +147,14 @@ class CalibrationSummary(_ManifestPart):
 
 
 class Activation(_ManifestPart):
-    """Record of whether a model's new p-value calibration became active in place of the previous one.
-
-    A reason is given if the calibration did not become active, or if it became active because the calibration in use or
-    the stored choice is damaged.
-    """
+    """Whether a new calibration became active, with the reason if it did not or replaced a damaged one."""
 
     active: bool
     reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one.")
 
 
 class CalibrationRecord(_ManifestPart):
-    """Content of ``calibration.json``, the record of a calibration added to a published model.
-
-    The calibration was made after the model was published.
-    """
+    """Content of ``calibration.json`` of a calibration that was added to a published model."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -212,20 +165,14 @@ class CalibrationRecord(_ManifestPart):
 
 
 class PinnedSample(_ManifestPart):
-    """Pixel digest and expected log-likelihood of an image that is stored with a model for self-checks.
-
-    The image is scored again whenever the model is loaded. The log-likelihood is in nats.
-    """
+    """An image stored with a model, and its log-likelihood in nats, which is checked whenever the model is loaded."""
 
     image_sha256: str
     log_likelihood: float
 
 
 class Manifest(_ManifestPart):
-    """Content of ``manifest.json``, which describes a stored model.
-
-    It has the layers, the training, the quality, and the SHA-256 of each other file.
-    """
+    """Content of ``manifest.json``."""
 
     format_version: Literal[2] = 2
     created: datetime
@@ -241,22 +188,12 @@ class Manifest(_ManifestPart):
 
     @property
     def unfit(self) -> tuple[FitnessCheck, ...]:
-        """The quality checks, called fitness checks, that the model failed.
-
-        A model with a failed check does not become live by itself. A fit model has none.
-        """
+        """The failed fitness checks; none for a fit model."""
         return () if self.fitness is None else self.fitness.failed
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read ``manifest.json`` in the folder of a stored model, and return it as a ``Manifest``.
-
-    Args:
-        folder: The folder of the model.
-
-    Raises:
-        ArtifactError: The manifest cannot be read or is not valid; the text names the file.
-    """
+    """Read a manifest; raise ``ArtifactError``, which names the file."""
     path = folder / FILE
     label = file_label(path)
     try:
@@ -270,12 +207,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def file_label(path: Path) -> str:
-    """Return the last parts of a path for an error message, such as ``birds/3/card.md``.
-
-    These are usually three parts: model, version and file.
-
-    A file of a calibration or of a detection limit gets five parts: model, ``calibrations`` or ``limits``, version,
-    number and file.
-    """
+    """Return the last parts of a path for an error, such as ``birds/3/card.md``."""
     added = not {"calibrations", "limits"}.isdisjoint(path.parts[-4:-2])
     return "/".join(path.parts[-5 if added else -3 :])

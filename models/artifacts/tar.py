@@ -1,7 +1,4 @@
-"""Tar archives of stored models: packing for a download, and unpacking of an upload.
-
-The module does not import torch.
-"""
+"""Tar archives of stored models, for downloads and uploads. Free of torch."""
 
 from __future__ import annotations
 
@@ -19,13 +16,7 @@ MAX_BYTES = {FILE: 2**20, CARD: 2**20, SAMPLES: 32 * 2**20}
 
 
 def pack(folder: Path) -> TarPieces:
-    """Return a tar archive of the files of a stored model, as an iterator of bytes.
-
-    The archive is an iterator of bytes. Equal files give equal bytes.
-
-    Raises:
-        ArtifactError: A file is missing or cannot be read.
-    """
+    """Return an archive in pieces; equal files give equal bytes. Raises ``ArtifactError`` for a missing file."""
     try:
         return write_tar(folder, [name for name in NAMES if name not in OPTIONAL or (folder / name).exists()])
     except OSError as error:
@@ -33,18 +24,7 @@ def pack(folder: Path) -> TarPieces:
 
 
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:
-    """Extract an uploaded model from a tar archive to an empty folder.
-
-    The archive must hold every file of a model exactly once, and nothing else. The contents are not checked here. After
-    an error, files that were already written stay in the folder.
-
-    Args:
-        pieces: The bytes of the archive in pieces of any length. Errors that it raises are passed on.
-        folder: The empty folder to write to.
-
-    Raises:
-        ArtifactRefused: The archive is damaged, or a file is missing, unknown, repeated, too large or not a plain file.
-    """
+    """Extract an upload with each file of a model once; raise ``ArtifactRefused``. The contents are not checked."""
     missing = dict.fromkeys(NAMES)
     reader = TarReader(_PieceStream(iter(pieces)))
     try:
@@ -83,8 +63,6 @@ def _refuse(wrong: bool, detail: str) -> None:
 
 
 class _PieceStream:
-    """A readable stream over pieces of bytes of any length."""
-
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._piece = memoryview(b"")

@@ -51,83 +51,52 @@ THRESHOLDS, TEST = "normal-thresholds", "normal-test"
 
 @dataclass(frozen=True)
 class Subject:
-    """Inputs of an evaluation: the model, the normal dataset, the anomalous datasets and further parameters.
-
-    Attributes:
-        scorer: The model.
-        model: The name and version of the model, such as ``digits:3``, for the report.
-        dataset: The dataset of normal images.
-        parameters: The anomalous datasets and other parameters.
-        data_dir: The folder of built-in datasets.
-        store: The datasets of users.
-        calibration: The number of the calibration of ``scorer``; 0 is the one that came with the model.
-    """
+    """Inputs of an evaluation."""
 
     scorer: Scorer
-    model: str
-    dataset: str
+    model: str  # name and version for the report, such as ``digits:3``
+    dataset: str  # of normal images
     parameters: EvaluationParameters
     data_dir: Path | None
     store: DatasetStore | None
-    calibration: int = 0
+    calibration: int = 0  # number of that of ``scorer``
 
 
 @dataclass(frozen=True)
 class AnomalousSet:
-    """Images that a model should flag: those of another dataset, or normal images with a simulated fault.
-
-    ``dataset`` is None for normal images with a fault.
-    """
+    """Images that a model should flag: of another dataset, or normal ones with a simulated fault."""
 
     name: str
-    dataset: str | None
+    dataset: str | None  # None for normal images with a fault
     images: ImageSet
 
     @property
     def key(self) -> str:
-        """The name under which this set's scores are stored, such as ``against-cifar10`` or ``fault-hole-8``."""
+        """Name of the stored scores, such as ``against-cifar10`` or ``fault-hole-8``."""
         return f"against-{self.name}" if self.dataset else f"fault-{self.name}"
 
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """Image sets of an evaluation with their anomaly scores.
-
-    The report is computed from them.
-
-    ``raw`` holds the scores by the key of a set, ``faulty`` the indices of the normal images that were damaged, and
-    ``localisation`` by the key of a set how well anomaly maps show its defects, where it has masks.
-    """
+    """Scored image sets, from which a report is computed."""
 
     scores: ScoreSuite
     normals: Normals
     anomalous: Sequence[AnomalousSet]
-    raw: Mapping[str, ScoredSet]
-    faulty: NDArray[np.int64]
-    localisation: Mapping[str, Localisation]
+    raw: Mapping[str, ScoredSet]  # scores by the key of a set
+    faulty: NDArray[np.int64]  # indices of the normal images that were damaged
+    localisation: Mapping[str, Localisation]  # by the key of a set, where it has masks
 
 
 def alphas_of(subject: Subject) -> list[float]:
-    """Return the false-alarm rates for which an evaluation report gives results, in ascending order.
-
-    They are the default rates, and the rate of the parameters, if any. In place of default rates below the smallest
-    p-value of the calibration stands this p-value.
-    """
+    """Return the default rates and that of the parameters, rising; at least the smallest p-value."""
     alpha = subject.parameters.alpha
     defaults = {max(default, subject.scorer.smallest_p) for default in ALPHAS}
     return sorted({*defaults, *([] if alpha is None else [alpha])})
 
 
 def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[str], None]) -> EvaluationReport:
-    """Compute the report of an evaluation from the scores of all images.
-
-    The report has AUROC, false-alarm rates, curves and examples.
-
-    Args:
-        subject: The model and the datasets.
-        scored: The scored sets.
-        report_progress: Called with the name of the set that is summarised; an exception that it raises ends the work.
-    """
+    """Compute a report. ``report_progress`` gets the name of each set and may raise."""
     scorer, columns = subject.scorer, scored.scores.columns
     alphas = alphas_of(subject)
     thresholds, test = scored.raw[THRESHOLDS], scored.raw[TEST]
@@ -187,7 +156,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
 
 
 def subfolders(names: Sequence[str]) -> list[str]:
-    """Return the folder of each image below the innermost folder that holds all of them, ``.`` for this folder itself.
+    """Return the folder of each image below the innermost common one, ``.`` for that one.
 
     >>> subfolders(["bad/crack/1.png", "bad/crack/old/2.png", "bad/dent/1.png", "bad/3.png"])
     ['crack', 'crack', 'dent', '.']

@@ -38,59 +38,33 @@ LABELS = {
 
 @dataclass(frozen=True)
 class TwoSided:
-    """Baseline anomaly score that is large if a number computed from the image is unusually low or high.
-
-    The number is, for example, the log-likelihood of the image.
-
-    The score of a number x is |x - m| / s, with the mean m and the standard deviation s of normal images.
-    """
+    """Score |x - m| / s for the mean and deviation of a number over normal images."""
 
     mean: float
     deviation: float
 
     @classmethod
     def fit(cls, values: Array) -> Self:
-        """Return a two-sided score fitted to ``values``, which hold one number for each normal image.
-
-        The fit takes the mean and the standard deviation of the values.
-
-        The shape of ``values`` is ``(n,)``.
-        """
         return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
 
     def __call__(self, values: Array) -> Array:
-        """Return |x - mean| / deviation of the number x of each image, ``(N,)``."""
+        """Return the scores, ``(N,)``."""
         return np.abs(values - self.mean) / self.deviation
 
 
 @dataclass(frozen=True)
 class PrincipalComponents:
-    """Baseline anomaly score: how far the pixels of an image are from a PCA model of normal images.
+    """Mahalanobis distance of pixels: Σ (u_i' (x - μ))² / λ_i + ||r||² / σ² (Tipping & Bishop 1999)."""
 
-    The score is the Mahalanobis distance of the pixels from their mean (Tipping & Bishop 1999).
-
-    d² = Σ (u_i' (x - μ))² / λ_i + ||r||² / σ², where r is the residual of x - μ beyond k principal components u_i.
-
-    Attributes:
-        block: The side of the squares over which pixels are averaged first.
-        mean: μ, ``(D,)``.
-        vectors: The components u_i, ``(k, D)``.
-        variances: Their variances λ_i, ``(k,)``.
-        noise: The mean variance σ² of the residual.
-    """
-
-    block: int
-    mean: Array
-    vectors: Array
-    variances: Array
-    noise: float
+    block: int  # side of the squares over which pixels are averaged first
+    mean: Array  # μ, ``(D,)``
+    vectors: Array  # u_i, ``(k, D)``
+    variances: Array  # λ_i, ``(k,)``
+    noise: float  # σ², mean variance of the residual r
 
     @classmethod
     def fit(cls, images: Images) -> Self:
-        """Fit the PCA-based anomaly score to the pixels of normal images, and return it.
-
-        The images are uint8 ``(n, C, H, W)``. There are at most 64 principal components.
-        """
+        """Fit at most 64 components to uint8 ``(n, C, H, W)``."""
         from sklearn.decomposition import PCA  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
         block = 1
@@ -104,7 +78,7 @@ class PrincipalComponents:
         return cls(block, fit.mean_, fit.components_, variances, max(float(fit.noise_variance_), smallest))
 
     def __call__(self, images: Images) -> Array:
-        """Return the Mahalanobis distance of each image, ``(N, C, H, W)`` -> ``(N,)``."""
+        """Return the distance of each image, ``(N, C, H, W)`` -> ``(N,)``."""
         centred = _blocks(images, self.block) - self.mean
         scores = centred @ self.vectors.T
         rest = np.maximum(np.square(centred).sum(1) - np.square(scores).sum(1), 0)
@@ -114,10 +88,7 @@ class PrincipalComponents:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Five simple baseline anomaly scores for comparison with a model, such as unusual PNG size or PCA distance.
-
-    They are fitted to normal images that are not used for tests or thresholds.
-    """
+    """Five baselines, fitted to normal images that are not used for tests or thresholds."""
 
     likelihood: TwoSided
     png: TwoSided
@@ -126,10 +97,6 @@ class Baselines:
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
-        """Fit all five baseline anomaly scores to normal images and their log-likelihoods under the model.
-
-        The images are uint8 ``(n, C, H, W)``, and their log-likelihoods ``(n,)``.
-        """
         return cls(
             TwoSided.fit(log_likelihoods),
             TwoSided.fit(png_sizes(images)),
@@ -138,7 +105,7 @@ class Baselines:
         )
 
     def __call__(self, images: Images, log_likelihoods: Array) -> Array:
-        """Return all baseline scores of each image, ``(N, len(NAMES))``; larger is more anomalous."""
+        """Return the scores, ``(N, len(NAMES))``; larger is more anomalous."""
         moments = np.square(self.moments.components(intensity_moments(images))).sum(1)
         columns = [
             -log_likelihoods,
@@ -151,23 +118,12 @@ class Baselines:
 
 
 def png_sizes(images: Images) -> Array:
-    """Return the size in bytes of each image when it is encoded as PNG.
-
-    The images are uint8 ``(N, C, H, W)``, the sizes float64 ``(N,)``.
-
-    Sizes depend on the zlib library that Pillow uses.
-    """
+    """Return the bytes of each image as PNG, ``(N,)``; they depend on Pillow's zlib."""
     return np.array([len(encode_png(image)) for image in images], dtype=np.float64)
 
 
 def intensity_moments(images: Images) -> Array:
-    """Return the mean, standard deviation, skewness and kurtosis of the pixels in each channel of each image.
-
-    They are mean, standard deviation, skewness and excess kurtosis: ``(N, C, H, W)`` -> ``(N, 4 C)``.
-
-    The means of all channels come first, then the deviations, and so on. Skewness and kurtosis of a channel with a
-    single value are 0.
-    """
+    """Return mean, deviation, skewness and excess kurtosis of each channel, ``(N, 4 C)``, all means first."""
     x = images.reshape(*images.shape[:2], -1).astype(np.float64)
     mean, deviation = x.mean(2), x.std(2)
     z = (x - mean[..., None]) / np.maximum(deviation, MIN_SPREAD)[..., None]
@@ -178,10 +134,7 @@ def intensity_moments(images: Images) -> Array:
 
 
 def _blocks(images: Images, block: int) -> Array:
-    """Return the pixels of images, averaged over squares of ``block`` pixels and flattened, ``(N, D)``.
-
-    An edge that fills no square is left out.
-    """
+    """Return pixels averaged over squares, ``(N, D)``, without edges that fill no square."""
     if block == 1:
         return images.reshape(len(images), -1).astype(np.float64)
     count, channels, height, width = images.shape

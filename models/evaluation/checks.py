@@ -1,7 +1,4 @@
-"""Checks that datasets can serve as the normal or anomalous images of an evaluation.
-
-No image is decoded. The module does not import PyTorch.
-"""
+"""Checks that datasets can serve an evaluation, without decoding images. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,24 +27,7 @@ def check_normals(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise an error unless a dataset exists and can serve as the normal images of an evaluation.
-
-    Its images must be new to the training and calibration of the model, and there must be enough of them. Without
-    ``adapt`` they must also fit the model in size and colour.
-
-    Args:
-        name: The dataset.
-        used: The datasets on which the model was trained and calibrated.
-        preprocessing: The preprocessing of the model.
-        adapt: Whether sizes and colours that the model refuses are converted.
-        data_dir: The folder of built-in datasets.
-        store: The datasets of users.
-
-    Raises:
-        DatasetNotFound: There is no such dataset.
-        DatasetUnfit: The images do not fit the model, were used in its training or calibration, or are too few: fewer
-            than 40 of a user's dataset, or no test images of a built-in one.
-    """
+    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` for images that are too few, do not fit or were used before."""
     if not adapt:
         check_shape(name, preprocessing, data_dir, store)
     path = builtin_file(name, data_dir)
@@ -75,13 +55,7 @@ def check_anomalous(
     data_dir: Path | None,
     store: DatasetStore | None,
 ) -> None:
-    """Raise an error unless a dataset exists and can serve as the anomalous images of an evaluation.
-
-    It must fit the model and not be the dataset of normal images. Raises ``DatasetUnfit`` otherwise.
-
-    A built-in dataset with fewer than 2 test images is unfit, too. With ``adapt``, sizes and colours are not checked.
-    Raises ``DatasetNotFound`` if there is no such dataset.
-    """
+    """Raise ``DatasetNotFound``, or ``DatasetUnfit`` for the normal dataset or one that does not fit."""
     if name == normal:
         raise DatasetUnfit(f"{name} is the dataset of normal images")
     if not adapt:
@@ -97,7 +71,7 @@ def check_anomalous(
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
-    """Raise ``DatasetUnfit`` if a dataset has images of a size or colour mode that the model does not accept."""
+    """Raise ``DatasetUnfit`` if the model does not accept the size or colour mode of an image."""
     path = builtin_file(name, data_dir)
     if path is not None:
         channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
@@ -122,11 +96,7 @@ def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, 
 
 
 def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
-    """Return a model's preprocessing; with ``adapt``, images of another size or colour are converted, not refused.
-
-    With ``adapt``, the policy ``exact`` of the model becomes ``stretch`` for sizes, and ``grey`` or ``rgb`` for colours
-    if the model has 1 or 3 channels.
-    """
+    """Return a preprocessing that, with ``adapt``, converts images that it would refuse."""
     if not adapt:
         return preprocessing
     colours: dict[int, Colour] = {1: "grey", 3: "rgb"}
@@ -139,5 +109,4 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
 
 
 def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
-    """Return a ``DatasetNotFound`` error for ``name`` that lists all datasets on this machine."""
     return DatasetNotFound(f"{name!r} does not exist; {choices(name, dataset_names(data_dir, store))}")

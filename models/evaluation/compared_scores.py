@@ -45,11 +45,6 @@ FEATURE_LABELS = {
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """Name, report label and kind (such as ``baseline``) of one anomaly score in an evaluation.
-
-    Larger scores mean more anomalous images.
-    """
-
     name: str
     label: str
     family: Family
@@ -57,34 +52,22 @@ class ScoreColumn:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Batch of images with their log-likelihoods and the statistics that anomaly scores are computed from.
+    """N images with finite log-likelihoods and their statistics."""
 
-    The statistics come from the model's forward pass. All N log-likelihoods are finite.
-
-    Attributes:
-        pictures: The images as simple scores see them, ``(N, C, H, W)``.
-        likelihoods: Their likelihoods.
-        evidence: Their statistics from the forward pass.
-        with_gradients: The same with statistics of gradients, if a backward pass was made, else None.
-    """
-
-    pictures: Images
+    pictures: Images  # as simple scores see them, ``(N, C, H, W)``
     likelihoods: Sequence[Likelihood]
-    evidence: Evidence
-    with_gradients: Evidence | None = None
+    evidence: Evidence  # of the forward pass
+    with_gradients: Evidence | None = None  # None without a backward pass
 
     @property
     def log_likelihoods(self) -> Array:
-        """The log-likelihood of each of the N images in nats, float64 ``(N,)``."""
+        """In nats, ``(N,)``."""
         return np.array([likelihood.log_likelihood for likelihood in self.likelihoods])
 
 
 @dataclass(frozen=True)
 class ScoreGroup:
-    """Group of anomaly scores of an evaluation that one function computes together for a batch of images.
-
-    ``compute`` turns a batch of N images into an array ``(N, len(columns))``.
-    """
+    """Scores that one function computes together, ``(N, len(columns))``; larger is more anomalous."""
 
     columns: tuple[ScoreColumn, ...]
     compute: Callable[[ScoredBatch], Array]
@@ -92,21 +75,12 @@ class ScoreGroup:
 
 @dataclass(frozen=True)
 class ImageScores:
-    """All anomaly scores that an evaluation computes for N images, one column per score.
+    """All scores of the N images with a finite likelihood."""
 
-    Images without a finite likelihood are left out.
-
-    Attributes:
-        values: The scores, ``(N, columns)``.
-        log_likelihoods: The log-likelihoods in nats, ``(N,)``.
-        p_values: The p-values of the combined score, ``(N,)``.
-        kept: The indices of the N images in their set, ``(N,)``.
-    """
-
-    values: Array
-    log_likelihoods: Array
-    p_values: Array
-    kept: NDArray[np.int64]
+    values: Array  # ``(N, columns)``
+    log_likelihoods: Array  # nats, ``(N,)``
+    p_values: Array  # of the combined score, ``(N,)``
+    kept: NDArray[np.int64]  # indices in the set, ``(N,)``
 
     def __len__(self) -> int:
         return len(self.values)
@@ -116,30 +90,17 @@ class ImageScores:
 
     @property
     def statistics(self) -> Array:
-        """The overall anomaly score of each image in nats, ``(N,)``, from which its p-value is computed.
-
-        Several statistics of the image are combined in it.
-
-        It is the first column of ``values``.
-        """
+        """The combined score in nats, ``(N,)``, the first column."""
         return self.values[:, 0]
 
     @classmethod
     def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
-        """Return the anomaly scores of several batches of images as one ``ImageScores``, in the given order."""
         names = ("values", "log_likelihoods", "p_values", "kept")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class ScoreSuite:
-    """Callable that computes every anomaly score that an evaluation compares, for a batch of images.
-
-    They are those of the model, their components, and simple baselines.
-
-    They need one forward pass, and one backward pass with ``gradients``.
-
-    Not thread-safe. Raises ``GradientEvidenceUnavailable`` where the calibration has no gradient evidence.
-    """
+    """Function that computes all scores of a batch. Not thread-safe. Raises ``GradientEvidenceUnavailable``."""
 
     def __init__(self, scorer: Scorer, baselines: Baselines, gradients: bool = False) -> None:
         calibration = scorer.calibration
@@ -159,14 +120,10 @@ class ScoreSuite:
 
     @property
     def columns(self) -> tuple[ScoreColumn, ...]:
-        """The name, label and kind of each anomaly score, in column order.
-
-        The first is the model's combined anomaly score.
-        """
+        """The first is the combined score."""
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Batch) -> ImageScores:
-        """Return all anomaly scores of N images."""
         kept, batch = scored_batch(self._scorer, images, self._gradients)
         if batch is None:
             return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
@@ -178,10 +135,7 @@ class ScoreSuite:
 def scored_batch(
     scorer: Scorer, images: Batch, gradients: bool = False
 ) -> tuple[NDArray[np.int64], ScoredBatch | None]:
-    """Score a batch of images with a model, and keep the images that are judged.
-
-    Returns their indices and their results. The results are None if no image is kept.
-    """
+    """Score a batch; return the indices and results of the images that are judged, or None for no image."""
     scores = scorer.score_each(images, gradients=gradients)
     good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ImageError)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
@@ -196,21 +150,13 @@ def scored_batch(
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with one score only, the overall anomaly score of a model.
-
-    The score is combined from several statistics of an image.
-
-    Verdicts without gradients are based on this score. It is in nats, and the mean over the folds of the calibration.
-    """
+    """Return the combined score in nats, averaged over the folds of the calibration."""
     column = ScoreColumn(COMBINED, "combined score T", "combined")
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
 def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` for the two anomaly scores that use gradients of the log-likelihood.
-
-    They are the combined score with gradients, and -ln of the p-value of the gradients alone.
-    """
+    """Return the combined score with gradients, and -ln of the p-value of the gradients alone."""
     columns = (
         ScoreColumn("thorough", "combined score with gradients", "thorough"),
         ScoreColumn("gradient-family", "family of gradients", "family"),
@@ -227,24 +173,13 @@ def with_gradients(calibration: Calibration) -> ScoreGroup:
 
 
 def families(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with one anomaly score for each family of image statistics, such as local statistics.
-
-    The families are whole-image, local and feature statistics. A score is -ln of the p-value of its family, in nats.
-
-    They are averaged over the folds of the calibration. Only those that the model has are scores.
-    """
+    """Return -ln of the p-value of each family of statistics, averaged over folds."""
     columns = tuple(ScoreColumn(*FAMILIES[kind], "family") for kind in _first(calibration).kinds)
     return ScoreGroup(columns, lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)]))
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
-    """Return a ``ScoreGroup`` with an anomaly score for each whole-image statistic, such as latent kurtosis.
-
-    The score is the absolute z-score of the statistic.
-
-    z is the distance from the value that is expected for an image of the same complexity, in standard deviations.
-    ``names`` are the names of the statistics. The group is empty for a density of features alone.
-    """
+    """Return |z| of each whole-image statistic, against images of the same complexity; none for features alone."""
     fits = [(fit, fit.whole) for fit in _fits(calibration) if fit.whole is not None]
     if not fits:
         return _no_scores()
@@ -265,13 +200,7 @@ def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:
 
 
 def local(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` of anomaly scores that judge each image by its most unusual regions.
-
-    The regions are squares and lines. A score is -ln of a p-value, in nats.
-
-    Each size of square has two scores, for the most and the least likely place, and so have full rows and columns. The
-    group is empty for a flow without spatial structure.
-    """
+    """Return -ln p of the most and least likely squares, rows and columns; none without spatial structure."""
     family = _first(calibration).local
     if family is None:
         return _no_scores()
@@ -295,14 +224,7 @@ def local(calibration: Calibration) -> ScoreGroup:
 
 
 def features(calibration: Calibration) -> ScoreGroup:
-    """Return a ``ScoreGroup`` that scores how unusual the backbone network's features of an image are.
-
-    There is a score for each statistic of the features, such as for their most unusual place.
-
-    A score is -ln p in nats, averaged over the folds of the calibration.
-
-    The group is empty for a density of pixels alone.
-    """
+    """Return -ln p of each statistic of the features, averaged over folds; none for pixels alone."""
     fits = [fit.features for fit in _fits(calibration) if fit.features is not None]
     if not fits:
         return _no_scores()
@@ -317,12 +239,7 @@ def features(calibration: Calibration) -> ScoreGroup:
 
 
 def trivial(baselines: Baselines, kind: DensityKind = "density") -> ScoreGroup:
-    """Return a ``ScoreGroup`` that computes the five simple baseline anomaly scores of an evaluation.
-
-    Examples are the raw log-likelihood, the PNG size and a PCA of the pixels.
-
-    ``kind`` is what the log-likelihood is a density of.
-    """
+    """Return the five baselines; ``kind`` is what the log-likelihood is a density of."""
     over = " of the features" if kind == "feature_density" else ""
     labels = {name: LABELS[name].replace("log-likelihood", f"log-likelihood{over}") for name in NAMES}
     columns = tuple(ScoreColumn(name, labels[name], "baseline") for name in NAMES)

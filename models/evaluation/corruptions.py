@@ -1,7 +1,4 @@
-"""Simulated image faults of graded severity, such as noise, blur and holes.
-
-The faults are the same in every evaluation.
-"""
+"""Simulated image faults of graded severity, the same in every evaluation."""
 
 from __future__ import annotations
 
@@ -39,10 +36,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Corruption:
-    """A simulated image fault: its kind and its severity, for example a hole with a side of 8 pixels.
-
-    The unit of the severity is that in :data:`GRADES`; ``str`` gives a name such as ``hole-8``.
-    """
+    """A fault, with a level in the unit of :data:`GRADES`; ``str`` gives a name such as ``hole-8``."""
 
     kind: Kind
     level: float
@@ -52,11 +46,7 @@ class Corruption:
 
 
 def corruptions(height: int, width: int) -> list[Corruption]:
-    """Return the simulated faults for images of ``height`` x ``width`` pixels: 8 kinds, each from mild to severe.
-
-    There are up to 5 severities of each kind. For sides outside 28 to 32, lengths of shift, hole and line are scaled by
-    side / 28 and rounded to at least one pixel, and equal grades are merged. Blur stays in pixels, as it belongs to the
-    optics.
+    """Return the faults for a size of images. Lengths, but not blur, are scaled outside sides of 28 to 32.
 
     >>> [str(fault) for fault in corruptions(64, 64) if fault.kind == "hole"]
     ['hole-9', 'hole-14', 'hole-18', 'hole-27', 'hole-37']
@@ -71,19 +61,7 @@ def corruptions(height: int, width: int) -> list[Corruption]:
 
 
 def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
-    """Return copies of images damaged by a simulated fault.
-
-    The images are uint8 ``(N, C, H, W)``; values are clipped to 0..255.
-
-    The faults are x + N(0, s), x + b, m + f (x - m) with m the mean of the image, a Gaussian filter, a shift by
-    (l sin a, l cos a), a rotation (order 1, the edge repeated), and zeros in a square or in full rows or columns.
-    Random numbers are drawn image after image, so that chunks with the same generator equal the whole.
-
-    Args:
-        images: The images, uint8 ``(N, C, H, W)``.
-        corruption: The fault.
-        rng: The random generator; by default one seeded with 0.
-    """
+    """Return damaged copies, uint8 ``(N, C, H, W)``. Random numbers are drawn image by image."""
     rng = np.random.default_rng(SEED) if rng is None else rng
     damaged = FAULTS[corruption.kind](images.astype(np.float64), corruption.level, rng)
     result: Images = np.clip(np.rint(damaged), 0, 255).astype(np.uint8)
@@ -91,10 +69,7 @@ def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | N
 
 
 def corrupt_chunks(chunks: Iterable[Batch], corruption: Corruption) -> Iterator[Batch]:
-    """Yield a damaged copy of each batch of images, with the same simulated fault in all.
-
-    The result does not depend on the size of the batches: together they equal :func:`corrupt` of all images.
-    """
+    """Yield damaged copies, which together equal :func:`corrupt` of all images."""
     rng = np.random.default_rng(SEED)
     for images in chunks:
         if isinstance(images, np.ndarray):
@@ -169,14 +144,7 @@ FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
 
 
 def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Choose a random rectangle of a given size on a bright part of an image, for a simulated fault.
-
-    Returns its top row and left column in pixels. The image is ``(C, H, W)``.
-
-    All rectangles with at least the mean intensity of the image are equally likely; without any, the brightest is
-    taken. A hole in the dark background would not be a fault. A rectangle larger than the image is cut to its size:
-    images of a model of tiles may be smaller than a tile, by which faults are scaled.
-    """
+    """Choose a rectangle as bright as the image or brighter: a hole in a dark background would be no fault."""
     grey = image.mean(0)
     height, width = min(height, grey.shape[0]), min(width, grey.shape[1])
     sums = np.pad(grey.cumsum(0).cumsum(1), ((1, 0), (1, 0)))

@@ -1,5 +1,3 @@
-"""Data for charts of anomaly scores: thinned ROC curves and histograms."""
-
 from __future__ import annotations
 
 from typing import TypeAlias
@@ -16,18 +14,7 @@ OUTSIDE = 0.005
 
 
 def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
-    """Return the ROC curve of an anomaly score, as a list of at most ``points`` points.
-
-    Each is a pair (false-positive rate, true-positive rate). The curve goes from (0, 0) to (1, 1).
-
-    A curve with more corners is interpolated at false-positive rates that are evenly spaced in their square root, as
-    small rates matter most.
-
-    Args:
-        normal: The scores of normal images, ``(n,)``.
-        strange: The scores of anomalous images, ``(m,)``.
-        points: Most points of the curve.
-    """
+    """Return (false-positive rate, true-positive rate) from (0, 0) to (1, 1), with most points at small rates."""
     from sklearn.metrics import roc_curve  # noqa: PLC0415 - slow to load
 
     truth = np.repeat([0, 1], [len(normal), len(strange)])
@@ -44,18 +31,7 @@ def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tupl
 
 
 def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
-    """Return common bin edges for the histograms of several sets of values.
-
-    There are ``bins + 1`` edges, from the lowest 0.5 % quantile of a set to the highest 99.5 % quantile.
-
-    Args:
-        sets: The values of each set.
-        bins: The number of bars.
-        logarithmic: Whether edges are evenly spaced in log(1 + x), for values that are not negative.
-
-    Raises:
-        ValueError: There are no values.
-    """
+    """Return ``bins + 1`` edges between quantiles of all sets, even in log(1 + x) if ``logarithmic``."""
     low = min(float(np.quantile(values, OUTSIDE)) for values in sets if len(values))
     high = max(float(np.quantile(values, 1 - OUTSIDE)) for values in sets if len(values))
     high = high if high > low else low + 1.0
@@ -65,11 +41,6 @@ def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False)
 
 
 def shares(values: Array, edges: Array) -> list[float]:
-    """Return the fraction of all values that falls in each bin of a histogram with the given ``edges``.
-
-    Values outside the edges count in the first or last bin.
-
-    Shares are rounded to six digits. Without values they are 0.
-    """
+    """Return the share of values in each bin; values outside count in the first or last one."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return [round(float(count) / max(len(values), 1), 6) for count in counts]

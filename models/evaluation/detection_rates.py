@@ -1,4 +1,4 @@
-"""The numbers in the report of an evaluation: false alarms, detection rates, metrics and curves."""
+"""Numbers of a report: false alarms, detection rates, metrics and curves."""
 
 from __future__ import annotations
 
@@ -24,54 +24,27 @@ DRAWN = ("combined", "thorough", "family", "baseline")
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Sorted anomaly scores of normal images, among which the score of another image is ranked.
-
-    The rank gives the p-value of the other image (conformal test).
-
-    P-values of the combined score come from the calibration of the model; those of any other score are ranks among
-    its values for the threshold images.
-
-    Attributes:
-        calibration_images: The number of calibration images of the model.
-        ordered: The scores of n threshold images, each column sorted, ``(n, columns)``.
-    """
+    """Scores of normal images, among which others are ranked. The combined score has the calibration instead."""
 
     calibration_images: int
-    ordered: Array
+    ordered: Array  # each column sorted, ``(n, columns)``
 
     @classmethod
     def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
-        """Sort the anomaly scores of normal images, and return them as ``Thresholds``.
-
-        These images are reserved for this purpose: they are neither tested nor used to fit baselines.
-        """
         return cls(calibration_images, np.sort(scored.values, axis=0))
 
     def images(self, column: int) -> int:
-        """Return the number of normal images among which a score is ranked to get p-values.
-
-        The score is that in the column ``column``. Column 0 is the combined score, which is ranked among the
-        calibration images of the model.
-        """
+        """Return the number of normal images among which a column is ranked."""
         return self.calibration_images if column == 0 else len(self.ordered)
 
     def p_values(self, scored: ImageScores, column: int) -> Array:
-        """Return each image's conformal p-value for the anomaly score in column ``column`` of ``scored.values``.
-
-        It is (1 + number of normal scores >= its own) / (1 + normal images). The result is ``(N,)``.
-        """
+        """Return the conformal p-values of a column, ``(N,)``."""
         if column == 0:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def rate(self, scored: ImageScores, column: int, alpha: float) -> schema.Rate:
-        """Return the fraction of images that one anomaly score flags at false-alarm rate ``alpha``.
-
-        The images are those of ``scored``. The score is that in column ``column``.
-
-        An image is flagged if its p-value is at most ``alpha``, or the smallest p-value of this score if that is
-        larger.
-        """
+        """Return the share that is flagged at ``alpha``, or at the smallest p-value if that is larger."""
         alpha = max(alpha, conformal.smallest_p(self.images(column)))
         return schema.Rate(alpha=alpha, share=float((self.p_values(scored, column) <= alpha).mean()))
 
@@ -79,10 +52,7 @@ class Thresholds:
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
 ) -> list[schema.Column]:
-    """Return descriptions of the anomaly scores for a report: name, label, family and false-alarm rates.
-
-    They are in the given order; the false-alarm rates are those on normal images.
-    """
+    """Describe each score, with its false alarms on normal images."""
     return [
         schema.Column(
             name=column.name,
@@ -110,21 +80,7 @@ def compare(
     strange: ImageScores,
     alphas: Sequence[float],
 ) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
-    """Return AUROC and other metrics of each score, and the model's AUROC advantage over the best baseline.
-
-    The interval of the advantage is paired.
-
-    Args:
-        columns: The scores.
-        thresholds: The p-values by which scores flag images.
-        normal: The scores of normal images.
-        strange: The scores of anomalous images.
-        alphas: The false-alarm rates to report.
-
-    Returns:
-        The results in the order of ``columns``, the name of the baseline with the largest AUROC, and the AUROC of the
-        combined score minus that of this baseline with the ends of its 95 % interval.
-    """
+    """Return the results of all scores, the best baseline, and the combined score's gain in AUROC with its interval."""
     results = []
     for place, column in enumerate(columns):
         own, other = normal.values[:, place], strange.values[:, place]
@@ -152,10 +108,6 @@ def compare(
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
 ) -> list[schema.Curve]:
-    """Return the ROC curve of each anomaly score whose kind, such as ``baseline``, is asked for.
-
-    The kinds are in ``families``. A curve has at most 200 points.
-    """
     return [
         schema.Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
         for place, column in enumerate(columns)

@@ -29,17 +29,11 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(_set: str, _done: int, _total: int) -> None:
-    """Do nothing, as the default progress callback of ``evaluate``.
-
-    It gets the name of the image set, the number of images done, and the number of all images.
-    """
+    pass
 
 
 def no_finish(_set: str) -> None:
-    """Do nothing, as the default of the callback that ``evaluate`` calls after each finished image set.
-
-    It gets the name of the set, whose images have all been scored.
-    """
+    pass
 
 
 def evaluate(
@@ -48,23 +42,7 @@ def evaluate(
     folder: Path | None = None,
     finished: Callable[[str], None] = no_finish,
 ) -> EvaluationReport:
-    """Compare the anomaly scores of a model and of simple baselines on normal and anomalous images.
-
-    Returns a report.
-
-    Args:
-        subject: The model and the datasets to evaluate.
-        progress: Called with the name of the set, the images done and all images; an exception that it raises ends the
-            work.
-        folder: Where the scores of finished sets are kept. Another run with this folder does not repeat them.
-        finished: Called with the name of each finished set.
-
-    Raises:
-        DatasetNotFound: A dataset does not exist.
-        DatasetUnfit: The images of a dataset do not fit the model, or there are too few.
-        AlphaUnattainable: The calibration has too few images for the false-alarm rate.
-        GradientEvidenceUnavailable: The calibration has no gradient evidence.
-    """
+    """Compare scores of a model and baselines. Sets that are finished in ``folder`` are not repeated."""
     chosen, scorer = subject.parameters, subject.scorer
     attainable_alpha(chosen.alpha, scorer.smallest_p)
     scorer.calibration.check_alpha(None, chosen.thorough)
@@ -129,16 +107,7 @@ def _localise(
     meter: _ProgressMeter,
     finished: Callable[[str], None],
 ) -> Iterator[Localisation]:
-    """Yield how well anomaly maps show the defects of each set with masks.
-
-    Args:
-        subject: The model and the datasets.
-        masked: The sets with masks.
-        mapped: The images whose maps are computed: normal ones, then those of each set.
-        cache: Results of an earlier run.
-        meter: The progress.
-        finished: Called with the name of each finished set.
-    """
+    """Yield how well anomaly maps show the defects of each set with masks; ``mapped`` has the normal images first."""
     scorer, normal = subject.scorer, None
     alphas = alphas_of(subject)
     for one, images in zip(masked, mapped[1:], strict=True):
@@ -193,8 +162,6 @@ def _fit(subject: Subject, normals: Normals, meter: _ProgressMeter) -> Baselines
 
 
 class _ProgressMeter:
-    """A counter of scored images over all sets of an evaluation, which reports the progress."""
-
     def __init__(self, progress: Progress, sets: Sequence[ImageSet]) -> None:
         self._progress = progress
         self._total = sum(map(len, sets))
@@ -202,12 +169,10 @@ class _ProgressMeter:
         self._label = ""
 
     def start(self, label: str) -> None:
-        """Report the name of the image set that is scored next."""
         self._label = label
         self.add(0)
 
     def add(self, images: int) -> None:
-        """Report a number of further images that were scored."""
         self._done += images
         self._progress(self._label, self._done, self._total)
 

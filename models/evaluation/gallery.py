@@ -1,8 +1,3 @@
-"""Example images for a report: the most and least anomalous images of a set, with their scores.
-
-An example may also have the strongest reason for an anomaly.
-"""
-
 from __future__ import annotations
 
 import base64
@@ -23,13 +18,7 @@ MAX_SIDE = 96
 
 
 def gallery(scorer: Scorer, raw: ScoredSet, images: ImageSet) -> Gallery:
-    """Return the most and the least anomalous images of a set, as examples for an evaluation report.
-
-    Each example is a base64 PNG with its scores, and with the strongest reason for an anomaly if there is one.
-
-    ``images`` are all images of the set, which give the names and the sizes of the files. Of a model of tiles only
-    small pictures are kept, which have no reasons.
-    """
+    """Return base64 PNGs of the most and least anomalous images; those of a model of tiles have no reasons."""
     examples = _of_pictures if scorer.preprocessing.tiled else _examples
     return Gallery(most=examples(scorer, raw, raw.most, images), least=examples(scorer, raw, raw.least, images))
 

@@ -1,7 +1,4 @@
-"""Sets of images for an evaluation, read in batches with the preprocessing of the model.
-
-The module does not import PyTorch.
-"""
+"""Sets of images for an evaluation, read with the preprocessing of the model. Free of torch."""
 
 from __future__ import annotations
 
@@ -48,12 +45,7 @@ PARTS_STORED = (
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Image source that reads images at chosen indices from the in-memory array of a built-in dataset.
-
-    The images are from one part of the dataset, such as its test images.
-
-    ``rows`` holds the indices of the selected images in the part.
-    """
+    """Chosen images of one part of a built-in dataset."""
 
     part: str
     pixels: Images
@@ -62,24 +54,19 @@ class ArrayImages:
 
     @property
     def count(self) -> int:
-        """The number of images selected from the built-in dataset, the length of ``rows``."""
         return len(self.rows)
 
     @property
     def names(self) -> list[str]:
-        """The name of each image: the part of the dataset and the image's index in it, such as ``test/00017``."""
+        """Names such as ``test/00017``."""
         return [f"{self.part}/{row:05d}" for row in self.rows]
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """The height and width of each selected image in pixels, ``(count, 2)``, before the preprocessing."""
+        """Height and width in pixels before the preprocessing, ``(count, 2)``."""
         return np.tile(np.array(self.pixels.shape[2:], dtype=np.int64), (self.count, 1))
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        """Yield pairs of name and decoded image for the selected images ``start`` to ``stop - 1``.
-
-        An unusable image is replaced by an ``ImageError``.
-        """
         for row in self.rows[start:stop].tolist():
             image = self.pixels[row]
             name = f"{self.part}/{row:05d}"
@@ -94,10 +81,7 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one dataset for an evaluation, unchanged or damaged by a simulated fault such as a hole.
-
-    The fault is ``corruption``; :meth:`batches` applies it.
-    """
+    """Images of one dataset, with a simulated fault if any."""
 
     dataset: str
     source: ArrayImages | StoredImages
@@ -109,31 +93,24 @@ class ImageSet:
 
     @property
     def names(self) -> Sequence[str]:
-        """The name of each image: its path in an upload, or a name such as ``test/00017`` in a built-in dataset."""
         return self.source.names
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """The height and width of each image in pixels, ``(n, 2)``, before the preprocessing."""
+        """Height and width in pixels before the preprocessing, ``(n, 2)``."""
         return self.source.sizes
 
     def file_size(self, place: int) -> tuple[int, int] | None:
-        """Return the width and height of an image's file; None if it has no file or is unusable.
-
-        ``place`` is the index of the image in the set. The size is that of the upright image, in pixels.
-        """
+        """Return width and height of the upright file; None if there is none, or it is unusable."""
         _, image = next(self.source.read(place, place + 1))
         return None if isinstance(image, ImageError) else image.source_size
 
     def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Return a new image set with only the selected images, damaged by a simulated fault.
-
-        ``rows`` are the indices of the images. The fault is applied when the images are read.
-        """
+        """Choose images, and apply a fault when they are read."""
         return replace(self.chosen(rows), corruption=corruption)
 
     def chosen(self, rows: Rows) -> ImageSet:
-        """Return a new set with only the images at the indices ``rows``, which are in ascending order."""
+        """Choose images by rising indices."""
         source = self.source
         chosen = (
             replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
@@ -141,20 +118,12 @@ class ImageSet:
         return replace(self, source=chosen)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield all images in batches of at most 250, damaged by the set's simulated fault, if any.
-
-        Raises ``DatasetUnfit`` for an image that the model refuses, and ``DatasetNotFound`` if the dataset was deleted.
-        """
+        """Yield at most 250 images at once, with the fault; raise ``DatasetUnfit``, ``DatasetNotFound``."""
         batches = self._batches()
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
     def decoded(self) -> Iterator[list[DecodedImage]]:
-        """Yield all decoded images in batches, without the simulated fault that ``batches`` adds to them.
-
-        Each image comes with the size of its file.
-
-        Raises what :meth:`batches` raises.
-        """
+        """Yield images with the size of their files, without the fault; raise as :meth:`batches`."""
         images = (self._usable(image) for _, image in self.source.read(0, len(self)))
         yield from in_batches(images, BATCH, BATCH_BYTES, lambda image: image.pixels.nbytes)
 
@@ -171,66 +140,35 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Normals:
-    """Normal images of an evaluation in three disjoint parts: to fit baselines, to set score thresholds, and to test.
+    """Normal images in three disjoint parts."""
 
-    Attributes:
-        fit: The images to which baselines are fitted.
-        thresholds: The images that give the thresholds of single scores.
-        test: The images that are compared with anomalous images.
-        parts: A description of the parts, for the report.
-    """
-
-    fit: ImageSet
-    thresholds: ImageSet
-    test: ImageSet
-    parts: str
+    fit: ImageSet  # for baselines
+    thresholds: ImageSet  # for single scores
+    test: ImageSet  # compared with anomalous images
+    parts: str  # a description for the report
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Reader that selects the normal and the anomalous images of an evaluation from datasets.
+    """Reader that checks datasets and selects their images."""
 
-    The reader checks each dataset first, and preprocesses the images.
-
-    Attributes:
-        used: The datasets on which the model was trained and calibrated.
-        own: The preprocessing of the model.
-        parameters: The parameters of the evaluation.
-        data_dir: The folder of built-in datasets.
-        store: The datasets of users.
-    """
-
-    used: tuple[str, ...]
-    own: Preprocessing
+    used: tuple[str, ...]  # datasets of training and calibration
+    own: Preprocessing  # of the model
     parameters: EvaluationParameters
     data_dir: Path | None
     store: DatasetStore | None
 
     @property
     def images(self) -> int:
-        """The largest number of images allowed in one set of test images.
-
-        It also limits the normal images that give the thresholds of single scores.
-
-        The number is a parameter of the evaluation.
-        """
+        """Most images of a set."""
         return self.parameters.images
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The image preprocessing of the model; with ``adapt``, images of the wrong size or colour are converted.
-
-        Without ``adapt``, such images are refused if the model's policy for them is ``exact``.
-
-        ``adapt`` is a parameter of the evaluation.
-        """
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
-        """Return a dataset's normal images in three disjoint parts: to fit baselines, to set thresholds, and to test.
-
-        Raises ``DatasetNotFound``, ``DatasetUnfit``.
-        """
+        """Return the normal images in three parts; raise ``DatasetNotFound``, ``DatasetUnfit``."""
         check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
@@ -256,12 +194,7 @@ class ImageSets:
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
-        """Return images of the dataset ``name``, all taken to be anomalous, as an ``ImageSet``.
-
-        They are the test images of a built-in dataset, or all images of a user's dataset.
-
-        Of more than ``images`` images, evenly spaced ones are taken. Raises ``DatasetNotFound``, ``DatasetUnfit``.
-        """
+        """Return evenly spaced images, the test part of a built-in dataset; raise as :meth:`normals`."""
         check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
@@ -271,12 +204,7 @@ class ImageSets:
         return self._stored_set(store, name, evenly(store.report(name).images, self.images))
 
     def stamp(self, name: str) -> str:
-        """Return a text that identifies the state of a dataset: it changes when the dataset is replaced.
-
-        It has the size and modification time of a file: that of a built-in dataset, or the index of a user's dataset.
-
-        Raises ``DatasetNotFound``.
-        """
+        """Return a text that changes when the dataset is replaced; raise ``DatasetNotFound``."""
         path = builtin_file(name, self.data_dir)
         try:
             status = (path or self._stored(name).root / name / INDEX).stat()
@@ -303,7 +231,7 @@ class ImageSets:
 
 
 def evenly(count: int, most: int) -> Rows:
-    """Return the indices of at most ``most`` of ``count`` images, evenly spaced from the first to the last.
+    """Return at most ``most`` of ``count`` indices, evenly spaced.
 
     >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
     ([0, 3, 6, 9], [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Metrics of how well anomaly maps show where a defect is: pixel AUROC, AUPRO and AUPIMO, all exact."""
+"""Exact pixel AUROC, AUPRO (Bergmann et al. 2021) and AUPIMO (Bertoldo et al. 2024) of anomaly maps."""
 
 from __future__ import annotations
 
@@ -27,36 +27,15 @@ FOUND = 0.5
 
 @dataclass(frozen=True)
 class LocalisationMetrics:
-    """Metrics of how well the anomaly maps of images agree with masks that mark the true defects.
+    """How well anomaly maps agree with the masks of defects."""
 
-    Attributes:
-        pixel_auroc: P(defect pixel > other pixel) + P(equal) / 2, over the pixels of all images.
-        aupro: Mean share of each defect that is found, over false-positive rates from 0 to 0.3, divided by 0.3.
-        aupimo: The area for each image with a defect, ``(images,)``: the share of its defect that is found, over the
-            logarithm of false-positive rates from 1e-5 to 1e-4 on normal images alone, divided by its range. None where
-            the normal images have too few pixels for such rates.
-    """
-
-    pixel_auroc: float
-    aupro: float
-    aupimo: Array | None
+    pixel_auroc: float  # over the pixels of all images
+    aupro: float  # mean found share of each defect, false-positive rates from 0 to 0.3
+    aupimo: Array | None  # of each image, ``(images,)``; None if normal images have too few pixels
 
 
 def localise(normal: Sequence[Map], maps: Sequence[Map], masks: Sequence[Mask]) -> LocalisationMetrics:
-    """Return pixel AUROC, AUPRO and AUPIMO: metrics of how well anomaly maps agree with defect masks.
-
-    Every value is a threshold, as in Bergmann et al. 2021 (AUPRO) and Bertoldo et al. 2024 (AUPIMO). Where defect
-    pixels and others have equal values, curves are straight between thresholds, for AUPIMO over the logarithm of the
-    false-positive rate.
-
-    Args:
-        normal: Maps of normal images, ``(H, W)`` each, larger = more anomalous.
-        maps: Maps of images with defects.
-        masks: Their masks, true for the pixels of a defect, in the same order.
-
-    Raises:
-        ValueError: There is no pixel of a defect, or no other one.
-    """
+    """Return the metrics of maps ``(H, W)``, larger for anomalies; raise ``ValueError`` without defect pixels."""
     defect = np.concatenate([of_image[mask] for of_image, mask in zip(maps, masks, strict=True)])
     other = [of_image.ravel() for of_image in normal]
     other += [of_image[~mask] for of_image, mask in zip(maps, masks, strict=True)]
@@ -78,16 +57,7 @@ def aupimo(
     masks: Sequence[Mask],
     between: tuple[float, float] = PIMO_RANGE,
 ) -> Array | None:
-    """Return the AUPIMO metric of each defective image: how well its anomaly map locates the defect.
-
-    The array is ``(images,)``. Returns None if normal images have too few pixels.
-
-    Args:
-        normal: Maps of normal images, ``(H, W)`` each.
-        maps: Maps of images with defects; those with an empty mask are left out.
-        masks: Their masks.
-        between: The smallest and the largest false-positive rate.
-    """
+    """Return the AUPIMO of each image with a defect, or None if normal images have too few pixels."""
     pixels = sum(of_image.size for of_image in normal)
     if pixels * between[0] * (1 + 1e-9) < 1:
         return None
@@ -104,34 +74,19 @@ def aupimo(
 
 
 def _rates(values: Map, sound: Map) -> tuple[Array, Array]:
-    """Return the shares of sound pixels that are above each value, and of those that are at least as large.
-
-    ``sound`` are the values of sound pixels, sorted.
-    """
+    """Return the shares of sorted sound pixels above each value, and of those that are at least as large."""
     above = len(sound) - np.searchsorted(sound, values, side="right")
     reached = len(sound) - np.searchsorted(sound, values, side="left")
     return above / len(sound), reached / len(sound)
 
 
 def _area(above: Array, reached: Array, weights: Array, limit: float) -> float:
-    """Return the area under a ROC curve, from the false-positive rate 0 to ``limit``.
-
-    Each defect pixel adds its weight to the true-positive rate, evenly between two false-positive rates.
-
-    Args:
-        above: The share of sound pixels above each defect pixel.
-        reached: The share of those that are at least as large.
-        weights: The weights of the defect pixels; their sum is 1.
-        limit: The largest false-positive rate.
-    """
+    """Return the area under a ROC curve up to ``limit``, to which each defect pixel adds an even ramp."""
     return float(weights @ _ramp_areas(above, reached, 0.0, limit))
 
 
 def _ramp_areas(first: Array, last: Array, low: float, high: float) -> Array:
-    """Return the integrals from ``low`` to ``high`` of ramps that rise from 0 at ``first`` to 1 at ``last``.
-
-    A ramp of no width is a step, and one that begins at minus infinity is 1 everywhere.
-    """
+    """Integrate ramps from 0 at ``first`` to 1 at ``last``. One of no width is a step."""
     after = high - np.clip(last, low, high)
     start, end = np.clip(first, low, high), np.clip(last, low, high)
     with np.errstate(invalid="ignore", divide="ignore"):

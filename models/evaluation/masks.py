@@ -23,24 +23,15 @@ SUFFIX = "_mask"
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """Result of pairing images with defect masks: the pairs, and the images and masks left over.
+    """Pairs of images and masks, and those left over."""
 
-    Attributes:
-        masks: The path of the mask of each image that has one, by the index of the image.
-        unpaired: The names of images without a mask.
-        unused: The paths of masks without an image.
-    """
-
-    masks: dict[int, str]
-    unpaired: tuple[str, ...]
-    unused: tuple[str, ...]
+    masks: dict[int, str]  # path by the index of the image
+    unpaired: tuple[str, ...]  # images
+    unused: tuple[str, ...]  # masks
 
 
 def pair_masks(images: Sequence[str], masks: Sequence[str]) -> MaskPairs:
-    """Pair images with masks of the same file name, apart from the extension and a ``_mask`` suffix.
-
-    Folders may have other names. Where a name occurs more than once, the mask is taken whose folders agree with those
-    of the image most, from the innermost one outwards. A pair is made only where this is unique on both sides.
+    """Pair images and masks by file name, and by folders from the innermost outwards, where this is unique.
 
     >>> pair_masks(["test/hole/000.png", "test/good/000.png"], ["truth/hole/000_mask.png", "truth/cut/000_mask.png"])
     MaskPairs(masks={0: 'truth/hole/000_mask.png'}, unpaired=('test/good/000.png',), unused=('truth/cut/000_mask.png',))
@@ -84,15 +75,7 @@ def _agreement(image: str, mask: str) -> int:
 
 
 class MaskReader:
-    """Reader of defect masks (images that mark the defects of other images) from an uploaded dataset.
-
-    It gives them in the size of the model's images.
-
-    Args:
-        name: The dataset.
-        storage: Its opened files.
-        preprocessing: The preprocessing that the images with the defects go through.
-    """
+    """Reader of masks in the size of the model's images."""
 
     def __init__(self, name: str, storage: Storage, preprocessing: Preprocessing) -> None:
         self._name = name
@@ -102,21 +85,10 @@ class MaskReader:
 
     @property
     def paths(self) -> list[str]:
-        """The paths of all defect masks within the uploaded dataset."""
         return list(self._stored)
 
     def read(self, path: str, size: tuple[int, int] | None) -> NDArray[np.bool_]:
-        """Return the defect mask at ``path``, resized as the model's preprocessing resizes images.
-
-        The array is ``(H, W)``, true for the pixels of a defect.
-
-        Args:
-            path: The path of the mask.
-            size: Width and height of the file of its image, which the mask must have too; None if there is no file.
-
-        Raises:
-            DatasetUnfit: The mask has another size than its image, or is no grey image.
-        """
+        """Return a mask, ``(H, W)``; raise ``DatasetUnfit`` if it is not grey or not of ``size``, (width, height)."""
         try:
             opened = self._storage.image(self._stored[path])
         except ImageError as error:
@@ -135,10 +107,7 @@ class MaskReader:
 
 @contextmanager
 def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessing) -> Iterator[MaskReader]:
-    """Open the defect masks of an uploaded dataset as a ``MaskReader``, for use in a ``with`` block.
-
-    Raises ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset that was not inspected.
-    """
+    """Open masks; raise ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset that was not inspected."""
     check_masks(store, name)
     assert store is not None
     with Storage.open(store.root / name) as storage:
@@ -146,11 +115,7 @@ def open_masks(store: DatasetStore | None, name: str, preprocessing: Preprocessi
 
 
 def check_masks(store: DatasetStore | None, name: str) -> None:
-    """Raise an error unless a user's dataset of defect masks exists and its image files were checked.
-
-    Raises ``DatasetNotFound`` if there is no such dataset, and ``DatasetUnfit`` if it refers to images that were not
-    inspected.
-    """
+    """Raise ``DatasetNotFound``, and ``DatasetUnfit`` for a dataset that was not inspected."""
     if store is None or not store.has(name):
         known = [] if store is None else store.names()
         raise DatasetNotFound(f"masks are an uploaded dataset, and {name!r} is none; {choices(name, known)}")

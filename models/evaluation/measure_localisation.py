@@ -1,7 +1,4 @@
-"""Measurement of how well anomaly maps locate defects in images, by comparison with defect masks.
-
-Maps of normal images are computed too, as a reference without defects.
-"""
+"""Measurement of how well anomaly maps locate defects, by masks and by normal images."""
 
 from __future__ import annotations
 
@@ -31,15 +28,12 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 def few(images: ImageSet) -> ImageSet:
-    """Return a subset of an image set, small enough that the anomaly maps of the subset fit into memory.
-
-    The images of the subset are evenly spaced in the set.
-    """
+    """Choose evenly spaced images whose maps fit into memory."""
     return images.chosen(places_in_memory(images))
 
 
 def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
-    """Return the indices of evenly spaced images of a set, few enough for their anomaly maps to fit into memory."""
+    """Return evenly spaced indices, few enough for the maps to fit into memory."""
     largest = images.preprocessing.height * images.preprocessing.width
     if images.preprocessing.tiled and len(images):  # the maps are as large as the images, which keep their size
         largest = min(int(images.sizes.prod(1).max()), MAX_MAP_PIXELS)
@@ -47,10 +41,7 @@ def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
 
 
 def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
-    """Match the images of a set to their defect masks in the dataset ``name`` by file name.
-
-    Raises ``DatasetUnfit`` if no image has a mask.
-    """
+    """Pair images and masks; raise ``DatasetUnfit`` if no image has a mask."""
     pairs = pair_masks(images.names, masks.paths)
     if not pairs.masks:
         raise DatasetUnfit(
@@ -61,10 +52,7 @@ def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
 
 
 def normal_maps(scorer: Scorer, images: ImageSet, advance: Advance) -> list[Map]:
-    """Return the anomaly maps of normal images, leaving out maps with infinite or NaN values.
-
-    Raises ``DatasetUnfit`` if no image has a finite map.
-    """
+    """Return the finite maps of normal images; raise ``DatasetUnfit`` if there is none."""
     maps = [_values(heat_map) for batch in images.decoded() for _, heat_map in _maps(scorer, batch, advance)]
     if not maps:
         raise DatasetUnfit(f"no image of {images.dataset} has a finite anomaly map")
@@ -80,23 +68,7 @@ def measure_localisation(
     advance: Advance,
     alphas: Sequence[float],
 ) -> Localisation:
-    """Measure how well a model's anomaly maps agree with masks that mark the defects of images.
-
-    Images without a mask, with an empty mask or without a finite map are left out. Of more images than fit into memory,
-    evenly spaced ones are measured.
-
-    Args:
-        scorer: The model.
-        normal: The maps of normal images, which have no defects.
-        images: The anomalous images.
-        masks: The masks.
-        name: The name of the dataset of the masks.
-        advance: Called with the number of further images.
-        alphas: The false-alarm rates of regions.
-
-    Raises:
-        DatasetUnfit: No image has a mask with a defect, or a mask does not fit its image.
-    """
+    """Measure images with a defect in their mask and a finite map; raise ``DatasetUnfit``."""
     pairs = pairs_of(images, masks, name)
     paths = list(pairs.masks.values())
     paired = images.chosen(np.array(list(pairs.masks), dtype=np.int64))
@@ -139,11 +111,7 @@ def measure_localisation(
 
 
 def reduced(mask: Mask, scale: int) -> Mask:
-    """Shrink a defect mask to the size of a heat map whose sides are ``scale`` times shorter.
-
-    A pixel of the result is true where any of its pixels is. Pixels beyond the last whole square belong to the last
-    one, as sides of heat maps are rounded down, so that no defect is lost.
-    """
+    """Shrink a mask by ``scale``: a pixel is true where any of its pixels is, with edges in the last one."""
     for axis, side in enumerate(mask.shape):
         mask = np.logical_or.reduceat(mask, np.arange(max(1, side // scale)) * scale, axis=axis)
     return mask

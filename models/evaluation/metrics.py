@@ -1,7 +1,4 @@
-"""Metrics of how well an anomaly score separates two sets of images, with confidence intervals.
-
-``python -m benchmarks.intervals`` simulates how often the intervals contain the truth, also where it is near 1.
-"""
+"""Metrics of how well a score separates two sets of images, with intervals that ``benchmarks.intervals`` simulates."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ AUROC_PRIOR = 2 / 3
 
 @dataclass(frozen=True)
 class Separation:
-    """Metrics of how well an anomaly score separates normal from anomalous images.
-
-    They are AUROC, average precision, and the false-positive rate at 95 % true positives.
-    """
+    """AUROC, average precision, and the false-positive rate at 95 % true positives."""
 
     auroc: float
     aupr: float
@@ -38,18 +32,7 @@ class Separation:
 
 
 def separation(normal: Array, strange: Array) -> Separation:
-    """Return AUROC, average precision and FPR of a score, which tell how well it finds anomalous images.
-
-    AUROC = P(anomalous > normal) + P(equal) / 2. The average precision is Σ (R_k - R_k-1) P_k over all thresholds. FPR
-    is the smallest false-positive rate among thresholds with at least 95 % true positives.
-
-    Args:
-        normal: The scores of normal images, ``(n,)``; larger = more anomalous.
-        strange: The scores of anomalous images, ``(m,)``.
-
-    Raises:
-        ValueError: A set is empty, or a score is not finite.
-    """
+    """Return the metrics of scores ``(n,)`` and ``(m,)``; raise ``ValueError`` for an empty set or infinite scores."""
     if not (len(normal) and len(strange)):
         raise ValueError(f"expected scores of normal and of anomalous images, got {len(normal)} and {len(strange)}")
     if not (np.isfinite(normal).all() and np.isfinite(strange).all()):
@@ -61,15 +44,7 @@ def separation(normal: Array, strange: Array) -> Separation:
 
 
 def intervals(normal: Array, strange: Array) -> tuple[Interval, Interval, Interval]:
-    """Return the 95 % confidence intervals of AUROC, average precision and FPR; see :func:`separation`.
-
-    Average precision is that at these numbers of images.
-
-    AUROC and average precision have Clopper-Pearson intervals of as many images as would give the variance that follows
-    from the placements of the images (DeLong et al. 1988; Korn and Graubard 1998). FPR has the lower Clopper-Pearson
-    bound at the upper bound of the threshold, and the upper one at its lower bound. The threshold's bounds are order
-    statistics of the anomalous images.
-    """
+    """Return 95 % intervals: Clopper-Pearson by placements (DeLong et al. 1988), for FPR by order statistics."""
     point = separation(normal, strange)
     normal, strange = np.sort(normal), np.sort(strange)
     images = min(len(normal), len(strange))
@@ -83,14 +58,7 @@ def intervals(normal: Array, strange: Array) -> tuple[Interval, Interval, Interv
 
 
 def auroc_gain(normal: tuple[Array, Array], strange: tuple[Array, Array]) -> tuple[float, Interval]:
-    """Return the AUROC of one score minus that of another on the same images, with its 95 % confidence interval.
-
-    The intervals of both are combined by the correlation of their placements (Zou and Donner 2008).
-
-    Args:
-        normal: Both scores of the normal images, ``(n,)`` each.
-        strange: Both scores of the anomalous images, ``(m,)`` each.
-    """
+    """Return the difference of two AUROCs on the same images, with its 95 % interval (Zou and Donner 2008)."""
     pairs = list(zip(normal, strange, strict=True))
     one, other = (separation(*pair).auroc for pair in pairs)
     (low, high), (other_low, other_high) = (intervals(*pair)[0] for pair in pairs)
@@ -140,10 +108,7 @@ def _variance(*influences: Array) -> float:
 
 
 def _interval(share: float, variance: float, images: int, prior: float) -> Interval:
-    """Return the Clopper-Pearson interval of a share of as many images as would give it this variance.
-
-    The variance counts as much as images are ranked wrongly, the prior (in variances of a share of ``images``) as one.
-    """
+    """Return the Clopper-Pearson interval of a share of this variance, with a prior for a share near 1."""
     wrong = min(share, 1 - share) * images
     known = wrong * variance * images / (share * (1 - share)) if wrong else 0.0
     effective = images * (wrong + 1) / (known + prior)

@@ -1,7 +1,4 @@
-"""The report of an evaluation as one HTML file with inline SVG charts.
-
-The page loads no other file. The module does not import PyTorch.
-"""
+"""The report of an evaluation as one HTML file with inline charts, which loads no other. Free of torch."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ PERCENT = 100
 
 
 def render_html(report: EvaluationReport) -> str:
-    """Return an evaluation report as one self-contained HTML page, in which user-supplied text is escaped."""
+    """Return a self-contained page, in which user-supplied text is escaped."""
     return _template().render(
         report=report,
         policy=CONTENT_SECURITY_POLICY,
@@ -40,10 +37,7 @@ def render_html(report: EvaluationReport) -> str:
 
 
 def summary(report: EvaluationReport) -> list[str]:
-    """Return the main results of an evaluation report as English sentences.
-
-    The first sentences compare the AUROC of the combined score with the best baseline. False-alarm rates follow.
-    """
+    """Return the main results as sentences."""
     sentences = [_against(report, entry) for entry in report.sets if entry.kind == "dataset"]
     faults = [entry for entry in report.sets if entry.kind == "corruption"]
     if faults:
@@ -57,15 +51,11 @@ def summary(report: EvaluationReport) -> list[str]:
 
 
 def result_of(entry: SetReport, score: str) -> Result:
-    """Return the metrics of the anomaly score named ``score`` (AUROC and others) for one set of anomalous images.
-
-    Raises ``StopIteration`` if there is no such score.
-    """
     return next(result for result in entry.results if result.score == score)
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """Return a share between 0 and 1 as text in per cent, such as ``1.23 %``, or ``not attainable`` for None.
+    """Return a share as text in per cent.
 
     >>> percent(0.0123), percent(None)
     ('1.23 %', 'not attainable')
@@ -125,10 +115,7 @@ DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4", "4 1", "12 2 2 2", "6 2 1 
 
 
 def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Markup:
-    """Return an SVG chart of ROC curves (true-positive over false-positive rate), one line for each curve.
-
-    Their lines have the classes ``line-0``, ``line-1``, ..., as in the legend.
-    """
+    """Draw lines of the classes ``line-0``, ``line-1``, ..., as in the legend."""
     span = SIDE - LEFT - RIGHT, SIDE - TOP - BOTTOM
     parts = [_axes(SIDE, SIDE, "false-positive rate", "true-positive rate", (0.0, 0.5, 1.0), (0.0, 0.5, 1.0))]
     parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(LEFT, SIDE - BOTTOM, SIDE - RIGHT, TOP))
@@ -139,10 +126,7 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
 
 
 def histogram_chart(histograms: Histograms, title: str) -> Markup:
-    """Return an SVG chart of several histograms with the same bins, each drawn as an outline.
-
-    All bars are equally wide, whatever the distance of their bin edges.
-    """
+    """Draw histograms with equally wide bars, whatever their edges."""
     edges = histograms.edges
     bars = len(edges) - 1
     top = max((share for entry in histograms.sets for share in entry.shares), default=0.0) or 1.0
@@ -159,10 +143,6 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
 
 
 def legend(labels: Sequence[str]) -> Markup:
-    """Return an HTML legend of a chart, with a sample of each line beside its label.
-
-    The labels are in the given order.
-    """
     items = [
         Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
             _line([(1, 5), (33, 5)], number, None), label

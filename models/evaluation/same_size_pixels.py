@@ -1,5 +1,3 @@
-"""Images of an evaluation as one pixel array, for simple baseline scores and for display."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -10,14 +8,7 @@ from snf_runtime.images.preprocessing import Pixels, as_image
 
 
 def pictures(images: Batch, side: int) -> Pixels:
-    """Return a batch of images as one pixel array ``(N, C, H, W)``.
-
-    Images of a tiled model, which may differ in size, are resized to squares first.
-
-    Args:
-        images: The images.
-        side: The side of the squares in pixels.
-    """
+    """Return images as one array ``(N, C, H, W)``; those of a model of tiles are resized to squares first."""
     if isinstance(images, np.ndarray):
         return images
     squares = [np.asarray(as_image(image).resize((side, side), Image.Resampling.BOX)) for image in images]

@@ -1,7 +1,4 @@
-"""JSON data models of an evaluation: its parameters, and its report ``report.json``.
-
-The module does not import PyTorch.
-"""
+"""Parameters and report of an evaluation. Free of torch."""
 
 from __future__ import annotations
 
@@ -253,10 +250,6 @@ class EvaluationReport(_EvaluationPart):
     notes: list[str] = Field(description="Notes on how to read the numbers.")
 
     def column(self, name: str) -> Column:
-        """Return the entry of ``columns`` that describes the anomaly score ``name``.
-
-        Raises ``StopIteration`` if it is missing.
-        """
         return next(column for column in self.columns if column.name == name)
 
 

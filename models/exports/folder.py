@@ -1,7 +1,4 @@
-"""Export of a model to a folder, from which the package ``snf_runtime`` scores images.
-
-The runtime also gives verdicts from this folder.
-"""
+"""Export of a model to a folder, from which ``snf_runtime`` scores images."""
 
 from __future__ import annotations
 
@@ -57,28 +54,7 @@ TEXT_BYTES = 2**22
 def export_model(
     version: ModelVersion, scorer: Scorer, folder: Path, form: GraphFormat, *, overwrite: bool = False
 ) -> ExportManifest:
-    """Export a model, as OpenVINO or ONNX graphs with its active calibration, to a new folder.
-
-    The folder is written completely or not at all.
-
-    Evidence of gradients, samples and provenance are left out.
-
-    Args:
-        version: The version of the model.
-        scorer: The same, loaded.
-        folder: The new folder.
-        form: The format of the graphs.
-        overwrite: Whether the folder is replaced where it exists.
-
-    Returns:
-        The manifest of the folder.
-
-    Raises:
-        ArtifactError: The folder to replace holds something else than an exported model.
-        EngineUnavailable: A part of the model cannot be converted to ``form``.
-        FileExistsError: The folder exists, and is not to be replaced.
-        StorageFull: The disk has no room.
-    """
+    """Export a model, whole or not at all, without gradients, samples and provenance; raise ``EngineUnavailable``."""
     arrays: dict[str, NDArray[Any]] = {PINNED: scorer.pinned[:1]}
     graphs: dict[str, Any] = {}
     pixels = features = None
@@ -129,10 +105,7 @@ def export_model(
 
 
 def require_export(folder: Path) -> None:
-    """Check that a folder holds only an exported model, so that it may be replaced.
-
-    Raises ``ArtifactError`` otherwise.
-    """
+    """Raise ``ArtifactError`` unless a folder holds only an exported model, so that it may be replaced."""
     if folder.is_symlink():
         raise ArtifactError(f"expected a folder, got the link {folder}")
     expected = read_export_manifest(folder).expected_files() | {FILE}
@@ -142,10 +115,7 @@ def require_export(folder: Path) -> None:
 
 
 def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
-    """Return the OpenVINO graph of a pixel flow, and a description of this flow for the export manifest.
-
-    The graph takes one image. Raises ``EngineUnavailable`` if the flow cannot be exported.
-    """
+    """Return the graph of a pixel flow, for one image, and its description; raise ``EngineUnavailable``."""
     if reason := openvino_obstacle(frozen):
         raise EngineUnavailable(f"the flow over pixels cannot be exported: {reason}")
     from models.scoring.engines.openvino_graph import forward_graph  # noqa: PLC0415 - OpenVINO takes time to load

@@ -1,8 +1,4 @@
-"""Conversion of OpenVINO graphs to ONNX files, node by node.
-
-Both formats have the same operations under other names, but for a squeeze, a transposition in ONNX. Latents and
-log-dets are those of the OpenVINO graph to the bit, and reconstruction errors to the last digit of float32.
-"""
+"""Conversion of OpenVINO graphs to ONNX node by node, equal to the bit but for reconstruction errors."""
 
 from __future__ import annotations
 
@@ -28,23 +24,12 @@ SAME = {
 
 
 def onnx_model(model: Any) -> bytes:
-    """Convert an OpenVINO graph to ONNX, and return the bytes of the ONNX file.
-
-    The graph is an ``ov.Model``.
-
-    Raises:
-        EngineUnavailable: The package ``onnx`` is not installed, or the graph has an operation or a type that is not
-            known here, such as a backbone of its own may have.
-    """
+    """Return an ``ov.Model`` as an ONNX file; raise ``EngineUnavailable`` without ``onnx``, or for an unknown node."""
     return _Writer(model).file()
 
 
 class _Writer:
-    """A graph of ONNX that grows by the nodes of a graph of OpenVINO.
-
-    Args:
-        model: The graph of OpenVINO.
-    """
+    """A graph of ONNX that grows by the nodes of a graph of OpenVINO."""
 
     def __init__(self, model: Any) -> None:
         self._onnx = _library()
@@ -76,7 +61,6 @@ class _Writer:
                 )
 
     def file(self) -> bytes:
-        """Return the content of the file."""
         outputs = [self._outputs[place] for place in range(len(self._outputs))]
         helper = self._onnx.helper
         graph = helper.make_graph(self._nodes, "snf", self._inputs, outputs, self._constants)

@@ -1,5 +1,3 @@
-"""Conversion of OpenVINO graphs to the files of an export format, OpenVINO or ONNX."""
-
 from __future__ import annotations
 
 import tempfile
@@ -14,23 +12,14 @@ GraphFiles = dict[str, bytes]
 
 
 def serialized(model: Any, form: GraphFormat) -> GraphFiles:
-    """Convert an OpenVINO graph to export files in OpenVINO or ONNX format, as a dict of bytes.
-
-    The graph is an ``ov.Model``. Returns the content of each file by its ending.
-
-    Raises:
-        EngineUnavailable: The format is ONNX, and its package is not installed, or has no form of an operation or type.
-    """
+    """Return an ``ov.Model`` as files by ending; raise ``EngineUnavailable`` as :func:`onnx_model`."""
     if form == "onnx":
         return {".onnx": onnx_model(model)}
     return _openvino(model)
 
 
 def _openvino(model: Any) -> GraphFiles:
-    """Return an OpenVINO graph as the content of its two files: ``.xml``, its nodes, and ``.bin``, its constants.
-
-    Nothing is converted or compressed, so that the graph gives the same bits.
-    """
+    """Return the files ``.xml`` of nodes and ``.bin`` of constants, uncompressed: the graph gives the same bits."""
     from snf_runtime.scoring.engines.openvino_library import ov  # noqa: PLC0415 - OpenVINO takes time to load
 
     with tempfile.TemporaryDirectory(prefix="snf-export-") as scratch:

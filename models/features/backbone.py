@@ -1,7 +1,4 @@
-"""Description of a backbone, a frozen network that turns images into features.
-
-The module does not import PyTorch.
-"""
+"""Description of a backbone, a frozen network that turns images into features. Free of torch."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ Triple = tuple[float, float, float]
 
 
 class BackboneOutput(BaseModel):
-    """Description of one output tensor of a backbone, the frozen network that computes image features.
-
-    It has the name of the tensor, its channels, and its stride in input pixels.
-    """
+    """An output tensor; its stride is in pixels of the input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,13 +81,7 @@ class Backbone(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hexadecimal SHA-256 of everything about the backbone that determines the features of an input.
-
-        These are the weights and their format, the normalisation, the name of the input, and the outputs in their
-        order, each with its name, channels and stride.
-
-        A model refers to its backbone by it, since the same weights with another normalisation give other features.
-        """
+        """SHA-256 of all that determines the features: weights, normalisation, input and outputs."""
         content = self.model_dump(
             mode="json", include={"format", "sha256", "mean", "deviation", "input", "maps", "pooled"}
         )
@@ -101,31 +89,16 @@ class Backbone(BaseModel):
 
     @property
     def stride(self) -> int:
-        """Distance in input pixels between neighbouring positions of the backbone's feature map.
-
-        It is the largest stride of the maps.
-        """
+        """Largest stride of the maps, in pixels of the input."""
         return max(output.stride for output in self.maps)
 
     @property
     def pooled_groups(self) -> tuple[int, int]:
-        """The number of image-wide average features from the outputs ``maps``, and that from the output ``pooled``.
-
-        ``maps`` and ``pooled`` are outputs of the network. Each of their channels gives one average.
-        """
+        """Channels of all ``maps``, and of ``pooled``."""
         return sum(output.channels for output in self.maps), self.pooled.channels
 
     def input_size(self, height: int, width: int, smallest: int | None = None) -> tuple[int, int]:
-        """Return the height and width of the network input for images of a given size.
-
-        Images are enlarged until their shorter side has ``smallest`` pixels. Then both sides are rounded up to
-        multiples of :attr:`multiple`.
-
-        Args:
-            height: Height of the images in pixels.
-            width: Their width in pixels.
-            smallest: Smallest length of the shorter side in pixels; None for that of the backbone, but at most
-                ``most_enlarged`` times that of the images.
+        """Return the network's input for images of a size: enlarged, then rounded up to ``multiple``.
 
         >>> from models.features.lite0 import LITE0
         >>> LITE0.input_size(28, 28), LITE0.input_size(256, 256), LITE0.input_size(300, 200)
@@ -136,10 +109,7 @@ class Backbone(BaseModel):
         return self._rounded(height * factor), self._rounded(width * factor)
 
     def feature_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """Return the channels, rows and columns of the feature map for a network input of a given size.
-
-        The input size is a height and a width.
-        """
+        """Return channels, rows and columns of the features of an input."""
         return sum(output.channels for output in self.maps), size[0] // self.stride, size[1] // self.stride
 
     def _rounded(self, side: float) -> int:

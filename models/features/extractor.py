@@ -1,7 +1,4 @@
-"""Extraction of features from images by a backbone, a frozen network.
-
-The steps are preprocessing, the forward pass, and the joining of the feature maps on one grid.
-"""
+"""Features of images by a backbone: preprocessing, forward pass, and the joining of maps on one grid."""
 
 from __future__ import annotations
 
@@ -23,30 +20,20 @@ SMOOTHING = 3
 
 
 class FeatureExtractor(Protocol):
-    """Interface of a function that computes the features of 8-bit images by a backbone network.
-
-    The features of an image are the same in every batch.
-    """
+    """Function from images to features, which are the same in every batch."""
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the feature map that is computed for each image."""
+        """Channels, rows and columns of the features at places."""
         ...
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """Numbers of pooled features (averages over an image), one number for each group of network outputs.
-
-        The sum of the numbers is K.
-        """
+        """Number of pooled features of each group; their sum is K."""
         ...
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``.
-
-        Args:
-            images: Pixels, uint8 ``(N, 1 or 3, H, W)``.
-        """
+        """Return features ``(N, C, rows, columns)`` and ``(N, K)`` of uint8 ``(N, 1 or 3, H, W)``."""
         ...
 
 
@@ -89,16 +76,7 @@ class TorchExtractor:
 
 
 def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Resize images to the input size of a backbone network, and normalise their pixel values.
-
-    Images get three channels and are enlarged bilinearly. The result is ``(N, 3, *size)``.
-
-    Args:
-        images: Pixels, uint8 ``(N, 1 or 3, H, W)``.
-        backbone: The description of the backbone.
-        size: Height and width of the result.
-        dtype: The type of the result.
-    """
+    """Enlarge uint8 images ``(N, 1 or 3, H, W)`` and normalise them; return ``(N, 3, *size)``."""
     x = torch.from_numpy(np.ascontiguousarray(images)).to(dtype)
     if x.shape[1] == 1:
         x = x.expand(-1, 3, -1, -1)
@@ -109,13 +87,7 @@ def normalised(images: Pixels, backbone: Backbone, size: tuple[int, int], dtype:
 
 
 def on_one_grid(maps: list[Tensor], backbone: Backbone) -> Tensor:
-    """Join the feature maps of a backbone network into one tensor, at the coarsest map's resolution.
-
-    The result is ``(N, C, rows, columns)``.
-
-    Each map is averaged over windows of 3x3 places. Finer maps are then averaged over all places that make up a place
-    of the coarsest one.
-    """
+    """Average all maps over 3x3 places and onto the coarsest map; return ``(N, C, rows, columns)``."""
     brought = []
     for output, values in zip(backbone.maps, maps, strict=True):
         smooth = functional.avg_pool2d(values, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False)

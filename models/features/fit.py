@@ -1,7 +1,4 @@
-"""Closed-form fit of local affine flows to features.
-
-The grid and the shrinkage are chosen by the held-out log-likelihood.
-"""
+"""Closed-form fit of local affine flows, with grid and shrinkage chosen by held-out log-likelihood."""
 
 from __future__ import annotations
 
@@ -42,42 +39,16 @@ Target = Literal["all-places", "identity"]
 
 @dataclass(frozen=True)
 class FitChoice:
-    """Settings of a Gaussian fit to image features, with the negative log-likelihood of held-out features.
+    """Settings of a Gaussian fit, with their result."""
 
-    The settings are a grid of cells and two degrees of shrinkage.
-
-    Attributes:
-        grid: Cells along each side.
-        shrinkage: Share of the target in every covariance, 0 to 1.
-        mean_shrinkage: Share of the cell's mean in the mean of every place, 0 to 1.
-        held_out: Mean negative log-likelihood of held-out features, in nats for each of their values.
-    """
-
-    grid: int
-    shrinkage: float
-    mean_shrinkage: float
-    held_out: float
+    grid: int  # cells along each side
+    shrinkage: float  # share of the target in every covariance, 0 to 1
+    mean_shrinkage: float  # share of the cell's mean in the mean of every place, 0 to 1
+    held_out: float  # mean negative log-likelihood, nats for each feature value
 
 
 def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
-    """Cross-validate Gaussian fits to image features, to choose their cell grid and their regularisation.
-
-    Regularisation is shrinkage of the means and covariances. A grid divides the feature map into cells.
-
-    Returns the choices, sorted with the best grid first.
-
-    Each fold is held out in turn, and its likelihood is that under the Gaussian fitted to the other folds. For each
-    grid, the search starts at the best shrinkages of the next coarser grid. It changes one of them after the other to
-    the next value of its list, as long as the likelihood rises.
-
-    Args:
-        moments: The moments of the features.
-        folds: The numbers of the folds to use; at least two.
-        target: What covariances are shrunk towards.
-
-    Raises:
-        ValueError: There are fewer than two folds.
-    """
+    """Cross-validate grids and shrinkages, each grid from the best of the next coarser one; return the best first."""
     if len(folds) < 2:
         raise ValueError(f"expected at least two folds to choose by, got {len(folds)}")
     filled = [fold for fold in folds if moments.images[fold] > 0]
@@ -103,19 +74,7 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
-    """Return the held-out loss of fitting image features by a single Gaussian, shared by all positions.
-
-    The result is the mean negative log-likelihood of the features.
-
-    It is in nats per feature value.
-
-    All places have the same mean and covariance, those of the features of all places together, without shrinkage. Each
-    fold is held out in turn, as in :func:`choose`, so that the figures can be compared.
-
-    Args:
-        moments: The moments of the features.
-        folds: The numbers of the folds to use; at least two.
-    """
+    """Return the held-out loss, nats for each value, of one Gaussian for all places, to compare choices with."""
     filled = [fold for fold in folds if moments.images[fold] > 0]
     values = [
         HeldOut(moments.total([other for other in folds if other != fold]), moments.total([fold]), 1, "all-places")
@@ -125,20 +84,7 @@ def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
 
 
 class HeldOut:
-    """Likelihood of held-out image features under a Gaussian fitted to features of other images.
-
-    The likelihood is for one grid, and for any degrees of shrinkage.
-
-    It is computed from the moments of the held-out features, without the features themselves. For a covariance V and
-    the scatter S of held-out features x about the means m, the sum of (x - m)^T V^-1 (x - m) is tr(V^-1 S). S is
-    quadratic in the shrinkage b of the means, m = (1 - b) m_place + b m_cell, so its terms are summed over places once.
-
-    Args:
-        train: The moments of the features that the Gaussian is fitted to.
-        held: The moments of the held-out features.
-        grid: Cells along each side.
-        target: What covariances are shrunk towards.
-    """
+    """Likelihood of held-out features from their moments, as the sum of (x - m)^T V^-1 (x - m) is tr(V^-1 S)."""
 
     def __init__(self, train: MomentSum, held: MomentSum, grid: int, target: Target) -> None:
         some = evaluated_cells(train.shape)
@@ -162,14 +108,7 @@ class HeldOut:
         self._weights = held.images * places[used]
 
     def nats(self, shrinkage: float, mean_shrinkage: float) -> float:
-        """Return the mean negative log-likelihood of held-out features for a given regularisation of the Gaussian.
-
-        It is in nats per feature value, over the cells that :func:`evaluated_cells` selects.
-
-        Args:
-            shrinkage: Share of the target in every covariance, 0 to 1.
-            mean_shrinkage: Share of the cell's mean in the mean of every place, 0 to 1.
-        """
+        """Return the mean negative log-likelihood, nats for each value, over :func:`evaluated_cells`."""
         b = mean_shrinkage
         covariances = (1 - shrinkage) * (self._within + b * b * self._between) + shrinkage * self._aim
         factors = torch.linalg.cholesky(covariances + RIDGE * self._eye)
@@ -182,18 +121,7 @@ class HeldOut:
 
 
 def evaluated_cells(shape: Shape) -> Tensor:
-    """Return a mask that selects the cells of a feature map in which Gaussian fits are compared.
-
-    Fits are compared by the likelihood of held-out features.
-
-    The mask is over the cells of the finest grid, bool ``(cells,)``.
-
-    These are all cells if there are at most 64. Otherwise they are a quarter: every other cell of every other row. All
-    grids are compared at the places in these cells.
-
-    Args:
-        shape: Channels, rows and columns of the features.
-    """
+    """Return which cells of the finest grid compare fits, bool ``(cells,)``: all up to 64, else a quarter."""
     rows, columns = min(shape[1], FINEST_GRID), min(shape[2], FINEST_GRID)
     row, column = torch.arange(rows)[:, None], torch.arange(columns)
     some = (row + 2 * column) % 4 == 0 if rows * columns > FEW_CELLS else torch.ones(rows, columns, dtype=torch.bool)
@@ -202,25 +130,15 @@ def evaluated_cells(shape: Shape) -> Tensor:
 
 @dataclass(frozen=True)
 class LocalGaussian:
-    """Gaussian distributions of the features at each position of an image.
-
-    Each position (place) has a mean, and each cell of a grid a covariance.
-
-    Attributes:
-        grid: Cells along each side.
-        means: Means of the shifted features, ``(places, C)``.
-        scale: The deviation that each channel is divided by, ``(C,)``.
-        factors: Lower Cholesky factors of the covariances of the divided features, ``(cells, C, C)``.
-    """
+    """A mean for each place and a covariance for each cell of a grid."""
 
     grid: int
-    means: Tensor
-    scale: Tensor
-    factors: Tensor
+    means: Tensor  # of shifted features, ``(places, C)``
+    scale: Tensor  # divisor of each channel, ``(C,)``
+    factors: Tensor  # Cholesky factors of the covariances of divided features, ``(cells, C, C)``
 
     @classmethod
     def fit(cls, train: MomentSum, grid: int, shrinkage: float, mean_shrinkage: float, target: Target) -> LocalGaussian:
-        """Fit a Gaussian at each position of the feature map, from moments of training features and with shrinkage."""
         means = (1 - mean_shrinkage) * train.means + mean_shrinkage * train.cell_means(grid)
         scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
         outer = scale[:, None] * scale
@@ -232,17 +150,7 @@ class LocalGaussian:
 
     @torch.no_grad()
     def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
-        """Set an affine layer's weights so that it whitens features that follow the fitted Gaussians.
-
-        The layer gets the matrix W = L^-1 D^-1, the mean m and, if it has a learned inverse R, R = D L.
-
-        L are the factors, and D has the deviations in its diagonal. The layer is then the linear flow of greatest
-        likelihood for these covariances.
-
-        Args:
-            layer: The layer, for the same features and grid.
-            shift: What was subtracted from each channel of the features, ``(C,)``.
-        """
+        """Set W = L^-1 D^-1, the mean and R = D L, the linear flow of greatest likelihood."""
         eye = torch.eye(len(self.scale), dtype=torch.float64).expand_as(self.factors)
         inverse = torch.linalg.solve_triangular(self.factors, eye, upper=False)
         layer.weight.copy_(inverse / self.scale)
@@ -258,17 +166,7 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit an affine layer in closed form, so that it whitens the features of images in the given folds.
-
-    It is a maximum-likelihood fit with shrinkage.
-
-    Args:
-        layer: The layer, for these features and the grid of the choice.
-        moments: The moments of the features.
-        folds: The numbers of the folds to fit to.
-        choice: The grid and the degrees of shrinkage.
-        target: What covariances are shrunk towards.
-    """
+    """Fit a layer in closed form to the features of some folds."""
     train = moments.total(list(folds))
     with torch_threads(1):
         gaussian = LocalGaussian.fit(train, choice.grid, choice.shrinkage, choice.mean_shrinkage, target)
@@ -276,7 +174,7 @@ def fit_layer(
 
 
 def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mean: int) -> float:
-    """Return the mean over folds of the held-out negative log-likelihood, for the numbers of two shrinkages."""
+    """Return the mean over folds of the held-out loss, for the numbers of two shrinkages."""
     shrinkages = SHRINKAGES[covariance], MEAN_SHRINKAGES[mean]
     values: list[float] = list(pool.map(lambda part: part.nats(*shrinkages), held_out))
     return sum(values) / len(values)
@@ -284,12 +182,7 @@ def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mea
 
 @contextmanager
 def each_thread_alone() -> Iterator[Executor]:
-    """Yield a thread pool whose tasks compute on a single thread each.
-
-    The pool has as many threads as torch uses.
-
-    The matrices are small: threads that share one of them wait for each other most of the time.
-    """
+    """Yield a pool of single-threaded tasks: threads that share a small matrix mostly wait for each other."""
     threads = torch.get_num_threads()
     with torch_threads(1), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield pool

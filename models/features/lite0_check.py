@@ -1,4 +1,4 @@
-"""Check of converted weights of EfficientNet-Lite0, by their shapes and by the logits of a test image."""
+"""Check of converted weights, by their shapes and by the logits of a test image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ TOLERANCE = 1e-3
 
 
 def check_image() -> Pixels:
-    """Return the synthetic test image for the check of converted EfficientNet-Lite0 weights.
-
-    It has smooth rings and stripes, uint8 ``(1, 3, 224, 224)``, and is computed from integers alone.
-    """
+    """Return a synthetic image, uint8 ``(1, 3, 224, 224)``, computed from integers alone."""
     row, column = np.mgrid[:SIDE, :SIDE]
     rings = ((row - 90) ** 2 + (column - 130) ** 2) // 24
     stripes = 3 * row + 5 * column
@@ -31,16 +28,7 @@ def check_image() -> Pixels:
 
 
 def check_weights(weights: Arrays) -> None:
-    """Raise ``BackboneUnfit`` if weights are not those of EfficientNet-Lite0 with folded normalisations.
-
-    Names, shapes and the logits of a test image are compared.
-
-    Args:
-        weights: The converted weights, by name.
-
-    Raises:
-        BackboneUnfit: A name, a shape or a logit of the test image differs.
-    """
+    """Raise ``BackboneUnfit`` if a name, a shape or a logit of the test image differs."""
     expected, given = weight_shapes(), {name: array.shape for name, array in weights.items()}
     for name in sorted(expected.keys() | given.keys()):
         if given.get(name) != expected.get(name):

@@ -9,28 +9,12 @@ from models.features.lite0 import BLOCKS, DEEPEST, STAGE_8, STAGE_16, Arrays, sa
 
 
 class Lite0Network(nn.Module):
-    """EfficientNet-Lite0, a convolutional network, with batch normalisations folded into its convolutions.
-
-    Activations are min(max(x, 0), 6).
-
-    Args:
-        weights: The converted weights, by name.
-        dtype: The arithmetic.
-    """
-
     def __init__(self, weights: Arrays, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self._weights = {name: torch.from_numpy(array.copy()).to(dtype) for name, array in weights.items()}
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the feature maps of images at three depths of the network.
-
-        Returns the maps at stride 8 (40 channels) and at stride 16 (112 channels) as a list, and the deepest map, at
-        stride 32 (320 channels).
-
-        Args:
-            x: Normalised images, ``(N, 3, H, W)``, with sides that are multiples of 32.
-        """
+        """Return the maps at strides 8 and 16, and the one at stride 32, of ``(N, 3, H, W)``."""
         kept: dict[int, Tensor] = {}
         x = self._convolve("stem", x, stride=2).clamp(0, 6)
         for number, block in enumerate(BLOCKS):
@@ -45,10 +29,7 @@ class Lite0Network(nn.Module):
         return [kept[STAGE_8], kept[STAGE_16]], kept[DEEPEST]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the 1,000 ImageNet classes for each image.
-
-        Converted weights are checked by them. The shape is ``(N, 1000)``.
-        """
+        """Return ImageNet logits, ``(N, 1000)``, by which converted weights are checked."""
         _, deepest = self(x)
         pooled = self._convolve("head", deepest).clamp(0, 6).mean((2, 3))
         return nn.functional.linear(pooled, self._weights["classes.weight"], self._weights["classes.bias"])

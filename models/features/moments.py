@@ -1,7 +1,4 @@
-"""Sums of features and of their products over images, for the fit of Gaussian flows.
-
-The sums grow image by image, so the features of all images are never in memory together.
-"""
+"""Sums of features and of their products, which grow image by image, for the fit of Gaussian flows."""
 
 from __future__ import annotations
 
@@ -20,26 +17,7 @@ from models.flows.architecture import FINEST_GRID
 
 
 class FeatureMoments:
-    """Running sums that give the means and covariances of image features in each fold (subset) of images.
-
-    The memory does not grow with the number of images.
-
-    Products are summed over the places of each cell of the finest grid; coarser grids add up cells. Features are
-    shifted by their mean over the first images, which keeps the sums precise.
-
-    Args:
-        shape: Channels C, rows and columns of the features.
-        folds: The number of folds, each of which is summed by itself.
-        groups: The numbers of channels in groups that are independent of each other, for features at a single place;
-            None for a single group.
-
-    Attributes:
-        images: The number of images in each fold, ``(folds,)``.
-        sums: Sums of the shifted features at each place, float64 ``(folds, places, C)``.
-        products: Sums of products of shifted features in each cell, float64 ``(folds, cells, C, C)``.
-        shift: What was subtracted from each channel, float64 ``(C,)``.
-        related: Which pairs of channels are in the same group, float64 ``(C, C)`` of 0 and 1.
-    """
+    """Running sums of shifted features in each fold, with products for each cell of the finest grid."""
 
     def __init__(self, shape: Shape, folds: int, groups: Sequence[int] | None = None) -> None:
         channels, rows, columns = shape
@@ -55,13 +33,7 @@ class FeatureMoments:
         self.shift: Tensor | None = None
 
     def add(self, features: NDArray[np.float32], folds: NDArray[np.integer], sign: int = 1) -> None:
-        """Add the features of a batch of images to the running sums, separately for each fold (image subset).
-
-        Args:
-            features: The features at places, float32 ``(N, C, rows, columns)``.
-            folds: The fold of each image, ``(N,)``.
-            sign: -1 to take away images that were added before.
-        """
+        """Add ``(N, C, rows, columns)`` to the folds ``(N,)``; with ``sign`` -1 take them away."""
         x = torch.from_numpy(features).flatten(2).permute(2, 0, 1).double()
         if self.shift is None:
             self.shift = x.mean((0, 1))
@@ -79,10 +51,7 @@ class FeatureMoments:
                 self.products[fold, new] += sign * (of_place.mT @ of_place)
 
     def total(self, folds: list[int]) -> MomentSum:
-        """Return the sums of features and of their outer products over several folds (subsets of images).
-
-        The folds are given by their numbers.
-        """
+        """Return the sums over several folds."""
         assert self.shift is not None
         return MomentSum(
             self.shape,
@@ -96,81 +65,40 @@ class FeatureMoments:
 
 @dataclass(frozen=True)
 class MomentSum:
-    """Sums over the features of a set of images, from which their means and covariances are computed.
-
-    The images are those of one or more folds, or subsets.
-
-    There are sums of features at each place, and sums of products in each cell.
-
-    Attributes:
-        shape: Channels C, rows and columns of the features.
-        images: The number of images.
-        sums: Sums of shifted features, ``(places, C)``.
-        products: Sums of products of shifted features in the cells of the finest grid, ``(cells, C, C)``.
-        shift: What was subtracted from each channel, ``(C,)``.
-        related: Which pairs of channels are in the same group, ``(C, C)`` of 0 and 1. Products of others count as 0.
-    """
+    """Sums of some folds, by which means and covariances are computed."""
 
     shape: Shape
     images: float
-    sums: Tensor
-    products: Tensor
-    shift: Tensor
-    related: Tensor
+    sums: Tensor  # of shifted features, ``(places, C)``
+    products: Tensor  # in the cells of the finest grid, ``(cells, C, C)``
+    shift: Tensor  # subtracted from each channel, ``(C,)``
+    related: Tensor  # which channels are in the same group, ``(C, C)`` of 0 and 1
 
     @property
     def means(self) -> Tensor:
-        """The mean feature vector at each position of the feature map, after subtraction of ``shift``.
-
-        Features are shifted by the constant vector ``shift``, which keeps their sums precise.
-
-        The shape is ``(places, C)``.
-        """
+        """Means of shifted features, ``(places, C)``."""
         return self.sums / self.images
 
     @cached_property
     def everywhere(self) -> Tensor:
-        """Covariance matrix of the features, pooled over all positions of the feature map.
-
-        Features are centred at the mean of their place. The shape is ``(C, C)``.
-        """
+        """Covariance over all places, each centred at its own mean, ``(C, C)``."""
         return self.scatter(1, self.means)[0] / (self.images * len(self.sums))
 
     def places(self, grid: int, only: Tensor | None = None) -> Tensor:
-        """Return how many positions of the feature map lie in each cell of a grid.
-
-        The shape is ``(cells,)``.
-
-        Args:
-            grid: Cells along each side: a divisor of the finest grid.
-            only: Which cells of the finest grid to count places in, bool ``(finest cells,)``; None for all.
-        """
+        """Return the number of places in each cell of a grid, ``(cells,)``, or of those in ``only``."""
         rows, columns = self.shape[1:]
         cells = cell_of_places(rows, columns, grid)
         counted = None if only is None else only[cell_of_places(rows, columns, FINEST_GRID)].double()
         return torch.bincount(cells, counted, minlength=int(cells.max()) + 1).double()
 
     def cell_means(self, grid: int) -> Tensor:
-        """Return, for each position of the feature map, the mean feature vector of the grid cell that contains it.
-
-        It is the mean of the shifted features over all places of the cell. The shape is ``(places, C)``.
-        """
+        """Return for each place the mean over its cell, ``(places, C)``."""
         cells = cell_of_places(*self.shape[1:], grid)
         totals = torch.zeros(int(cells.max()) + 1, self.shape[0], dtype=torch.float64).index_add_(0, cells, self.sums)
         return (totals / (self.images * self.places(grid))[:, None])[cells]
 
     def scatter(self, grid: int, means: Tensor, only: Tensor | None = None) -> Tensor:
-        """Return the scatter of the features about ``means`` (sums of outer products) in each cell of a grid.
-
-        The grid divides the feature map. The result is a scatter matrix for each cell.
-
-        It is the sum of (x - m)(x - m)^T over the images and the places of the cell. The shape is ``(cells, C, C)``.
-
-        Args:
-            grid: Cells along each side: a divisor of the finest grid.
-            means: The means m of the shifted features at each place, ``(places, C)``.
-            only: Which cells of the finest grid to sum over, bool ``(finest cells,)``; None for all.
-        """
+        """Sum (x - m)(x - m)^T over images and places for each cell, ``(cells, C, C)``."""
         rows, columns = self.shape[1:]
         finest, cells = cell_of_places(rows, columns, FINEST_GRID), cell_of_places(rows, columns, grid)
         parent = torch.empty(len(self.products), dtype=torch.long)
@@ -184,16 +112,7 @@ class MomentSum:
         return (total - mixed - mixed.mT) * self.related
 
     def products_at_places(self, grid: int, left: Tensor, right: Tensor, only: Tensor | None = None) -> Tensor:
-        """Sum the outer products of the vectors ``left`` and ``right`` over the positions of each grid cell.
-
-        Returns the sums of left right^T, ``(cells, C, C)``.
-
-        Args:
-            grid: Cells along each side.
-            left: The left factor at each place, ``(places, C)``.
-            right: The right factor at each place, ``(places, C)``.
-            only: Which cells of the finest grid to sum over, bool ``(finest cells,)``; None for all.
-        """
+        """Sum left right^T of ``(places, C)`` over the places of each cell, ``(cells, C, C)``."""
         rows, columns = self.shape[1:]
         table, _ = places_of_cells(rows, columns, grid)
         counted = torch.zeros(table.shape, dtype=torch.float64)

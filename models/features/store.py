@@ -1,7 +1,4 @@
-"""Store of the backbones on a machine, the frozen networks that turn images into features.
-
-Each backbone has a folder with its description and a file of weights. The module does not import PyTorch.
-"""
+"""Store of backbones, each a folder with a description and weights. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Options for the size, the colour and the grey levels of the images that a model is trained on.
-
-The module does not import PyTorch.
-"""
+"""Options for the images that a model is trained on. Free of torch."""
 
 from __future__ import annotations
 

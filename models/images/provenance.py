@@ -1,7 +1,4 @@
-"""Provenance of training images: file formats, sizes and splits.
-
-Warnings are given for scored images that are unlike the training images.
-"""
+"""Formats, sizes and parts of training images, and warnings for scored images that are unlike them."""
 
 from __future__ import annotations
 
@@ -19,10 +16,7 @@ SIZE_FACTOR = 1.5
 
 
 class Provenance(BaseModel):
-    """Properties of a model's training image files, such as format and size, to compare new files with.
-
-    They are formats, the range of sizes, colour conversions and the number of resized images.
-    """
+    """Properties of a model's training image files, to compare others with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,10 +27,7 @@ class Provenance(BaseModel):
     resized: int = 0
 
     def with_image(self, image: DecodedImage) -> Self:
-        """Return a copy of these statistics of training image files, extended by one more image.
-
-        This object stays unchanged.
-        """
+        """Return the properties with one more image."""
         file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
         size = (int(size[0]), int(size[1]))
         first = not self.formats
@@ -78,9 +69,7 @@ class Split(BaseModel):
 
     @property
     def parts(self) -> str:
-        """Short text with the number of images in each part of the divided dataset.
-
-        An example is "60 training/20 statistics/20 calibration".
+        """Text such as "60 training/20 statistics/20 calibration".
 
         >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
         '60 training/40 reference in 5 folds'
@@ -91,23 +80,14 @@ class Split(BaseModel):
 
 
 def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return remarks on conversions and unusual properties of a scored image file as one text, or None.
-
-    They say what was done to the file, and give the provenance warning, if any.
-    """
+    """Return what was done to a scored file and how it is unlike the training images, or None."""
     warning = provenance_warning(trained, image)
     converted = f"converted {image.converted}" if image.converted else None
     return "; ".join(filter(None, (*image.notes, converted, warning))) or None
 
 
 def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
-    """Return a warning text if a scored image file is unlike the training images in format or size.
-
-    It is unlike them if its format differs, or if its size lies outside of theirs by a factor above 1.5. Otherwise the
-    result is None.
-
-    All lossless formats count as the same. Sizes are compared by the shorter side of the file. There is no warning for
-    pixels from an array, or if the provenance of the training images is unknown.
+    """Return a warning if a scored file is of another format than the training images or far from their sizes.
 
     >>> import numpy as np
     >>> image = DecodedImage(np.zeros((1, 64, 64), np.uint8), None, True, "JPEG", (4000, 3000))

@@ -1,8 +1,3 @@
-"""A model with its trained flows in memory, for sampling, gradients and calibration.
-
-Scoring itself needs only the density.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -37,17 +32,7 @@ from snf_runtime.steps import Steps
 
 
 class FlowModel:
-    """Loaded model with its trained flows in memory, for sampling, gradients and calibration.
-
-    Args:
-        artifact: The loaded artifact.
-        options: Options of the engine, with a precision.
-        density: The density by which the model scores, if it is open; None to open it from the flows.
-
-    Attributes:
-        flows: The trained flow or flows in evaluation mode; do not modify them.
-        density: The density by which the model scores.
-    """
+    """Model with its trained flows in memory, for sampling, gradients and calibration."""
 
     def __init__(self, artifact: Artifact, options: EngineOptions, density: ImageDensity | None = None) -> None:
         self.flows = artifact.flow
@@ -58,21 +43,14 @@ class FlowModel:
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the model's probability density, ready for scoring, with two properties of the model's flows.
-
-        The properties are whether the flow over pixels has a learned inverse, and its number of weights for evidence of
-        gradients. The number is None for a model with features.
-        """
+        """Return the density with its properties: a learned inverse, and the number of weights for gradients."""
         weights = gradient_weights(self.flows) if isinstance(self.flows, Flow) else None
         pixels = self.pixels
         return OpenedDensity(self.density, pixels is not None and pixels.frozen.has_learned_inverse, weights)
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
-        """The density over pixels, computed by the trained flow; None if the model uses only features.
-
-        The flow runs in both directions.
-        """
+        """The density over pixels by the trained flow; None for a model of features alone."""
         pixels, _ = parts_of(self.density)
         if pixels is None or isinstance(pixels, FlowDensity):
             return pixels
@@ -93,7 +71,7 @@ class FlowModel:
 
     @cached_property
     def features(self) -> FrozenFeatureFlows | None:
-        """The immutable (frozen) flows over image features; None for a model with only a flow over pixels."""
+        """The frozen flows over features; None for a model of pixels alone."""
         _, features = parts_of(self.density)
         if features is not None and isinstance(features.flows, FrozenFeatureFlows):
             return features.flows
@@ -101,37 +79,21 @@ class FlowModel:
 
     @cached_property
     def sampler(self) -> Sampler:
-        """Sampler that draws random images from the flow over pixels.
-
-        Raises ``SamplesUnsupported`` for a model of features alone.
-        """
+        """Sampler of images; raises ``SamplesUnsupported`` for a model of features alone."""
         if self.pixels is None:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
         return Sampler(self.pixels.engine, self.pixels.frozen, self._options.threads)
 
     @property
     def gradients_at_once(self) -> int:
-        """The largest number of images whose gradients are computed together in one backward pass."""
+        """Most images of one backward pass."""
         _, height, width = self._manifest.preprocessing.shape
         return tile_of(height * width)
 
     def gradient_steps(
         self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
     ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Add statistics of log-likelihood gradients to image scores, with one backward pass per step.
-
-        The log-likelihoods stay as they are; the statistics become part of the evidence that verdicts use.
-
-        Returns a generator that yields before each backward pass. At its end it returns the scores with the evidence.
-
-        Args:
-            images: The images, N of one size.
-            scored: Their scores, or errors, which stay as they are.
-            fisher: The diagonal Fisher information of the calibration, ``(P,)``.
-
-        Raises:
-            GradientEvidenceUnavailable: The model has features.
-        """
+        """Add statistics of gradients to the evidence of scores, yielding before each backward pass."""
         passes, size, features = self._gradient_passes, self.gradients_at_once, []
         groups = passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
         for start in range(0, len(images), size):
@@ -141,14 +103,7 @@ class FlowModel:
         return add_gradients(scored, np.concatenate(features))
 
     def gradient_map_steps(self, images: Batch, maps: Sequence[PixelMaps]) -> Steps[list[PixelMaps]]:
-        """Add the norm of the log-density gradient at each pixel to the heat maps, with one backward pass per step.
-
-        The norm is over the channels, and the gradient is with respect to the pixels after the pixel transform. Heat
-        maps of images of several tiles stay as they are.
-
-        Returns a generator that yields before each backward pass. At its end it returns the heat maps with the norms.
-        Raises as :meth:`gradient_steps`.
-        """
+        """Add the norm of each pixel's gradient to heat maps, yielding before each backward pass."""
         if self._manifest.preprocessing.tiled:
             return list(maps)
         passes, size, norms = self._gradient_passes, self.gradients_at_once, []
@@ -167,10 +122,7 @@ class FlowModel:
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision
     ) -> tuple[Calibration, CalibrationSummary]:
-        """Calibrate anomaly verdicts with normal images, and return the calibration with its summary.
-
-        See :meth:`models.scorer.Scorer.calibrate`.
-        """
+        """Calibrate as :meth:`models.scorer.Scorer.calibrate`."""
         density = self._density_in(precision)
         precise = None if precision == "float32" else self._density_in("float32")
         flow = self.flows if isinstance(self.flows, Flow) else None

@@ -1,7 +1,4 @@
-"""Loading of a model's normalizing flows from its folder, without executing code from the files.
-
-The folder with all files of a model is its artifact.
-"""
+"""Loading of trained flows, without executing code from the files."""
 
 from __future__ import annotations
 
@@ -25,11 +22,7 @@ from models.scoring.open_density import layers_with_log_dets
 
 @dataclass(frozen=True)
 class Artifact(VerifiedModel):
-    """Model loaded from its folder after its file digests were verified, with its trained flows.
-
-    Attributes:
-        flow: The trained flow, in evaluation mode; a feature model has several, a hybrid model of both kinds.
-    """
+    """A verified model with its trained flows in evaluation mode."""
 
     flow: TrainedFlows
 
@@ -47,17 +40,7 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def load_flows(model: VerifiedModel, folder: Path) -> Artifact:
-    """Load the trained flows of a model from the weight file in its folder.
-
-    The digests of the files were checked before. The names and shapes of the tensors are checked here.
-
-    Args:
-        model: The model.
-        folder: The folder of its artifact.
-
-    Raises:
-        ArtifactError: The weights do not fit the architecture.
-    """
+    """Load the flows of a verified model; raise ``ArtifactError`` where tensors do not fit the architecture."""
     manifest = model.manifest
     architecture = manifest.architecture
     try:

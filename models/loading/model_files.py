@@ -1,7 +1,4 @@
-"""Paths and digest of a model's files on this machine, to be sent to other processes.
-
-Free of torch.
-"""
+"""Paths and digest of a model's files, to be sent to other processes. Free of torch."""
 
 from __future__ import annotations
 
@@ -23,49 +20,26 @@ MAX_FETCHED_BYTES = 8 * 2**30
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """File paths and engine options that let another process load a scorer's model and calibration.
-
-    A scorer is pickled as this object alone.
-
-    Attributes:
-        path: The folder of the artifact.
-        calibration: The folder of a later calibration; None for that of the artifact.
-        options: Options of the engine.
-        location: Where another machine fetches the artifact from, into a folder of the same path. None if all machines
-            have ``path``.
-        digest: The :func:`content_digest` that the files must have; None for any.
-    """
+    """Paths and options by which another process loads a model; a scorer is pickled as this alone."""
 
     path: Path
-    calibration: Path | None
+    calibration: Path | None  # folder of a later one; None for that of the artifact
     options: EngineOptions
-    location: Location | None = None
-    digest: str | None = None
+    location: Location | None = None  # to fetch ``path`` from; None if all machines have it
+    digest: str | None = None  # :func:`content_digest` that the files must have; None for any
 
     @classmethod
     def as_they_are(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Return the paths of a model's files, together with a digest of their current content.
-
-        Files that change later are refused by their digest. Raises ``ArtifactError`` if the manifest or the record of
-        the calibration cannot be read.
-        """
+        """Return paths with the present digest, so that changed files are refused; raise ``ArtifactError``."""
         # A process that unpickles it may run in another folder.
         path, calibration = path.absolute(), calibration and calibration.absolute()
         return cls(path, calibration, options, digest=content_digest(path, calibration))
 
     def with_threads(self, threads: int | None) -> Self:
-        """Return the same file paths and engine options, but with another number of CPU threads.
-
-        None keeps the number in the options.
-        """
         return self if threads is None else replace(self, options=replace(self.options, threads=threads))
 
     def fetch(self) -> None:
-        """Fetch missing model files from ``location``, and check that the files have the expected ``digest``.
-
-        Raises:
-            ArtifactError: A file is missing or damaged, or the model is another one.
-        """
+        """Fetch missing files and check the digest; raise ``ArtifactError``."""
         if self.location is not None:
             cached = cached_artifact(self.location, self.path.parent, MAX_FETCHED_BYTES, check=lambda _folder: None)
             if cached != self.path:
@@ -80,18 +54,7 @@ class ModelFiles:
 
 
 def content_digest(path: Path, calibration: Path | None) -> str:
-    """Return one SHA-256 digest, as hexadecimal text, for the content of all files of a model.
-
-    It is computed from the manifest and, if there is a later calibration, from its record. These contain the digests of
-    all other files.
-
-    Args:
-        path: The folder of the artifact.
-        calibration: The folder of a later calibration; None for that of the artifact.
-
-    Raises:
-        ArtifactError: One of them is missing.
-    """
+    """Digest the manifest and the record of the calibration, which contain the digests of all other files."""
     content = hashlib.sha256()
     for described in [path / FILE] + ([] if calibration is None else [calibration / RECORD]):
         try:

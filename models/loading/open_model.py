@@ -1,7 +1,4 @@
-"""Opening of a model for scoring, with checks of its file digests and of the score of a test image.
-
-The test image and its expected score are stored with the model.
-"""
+"""Opening of a model for scoring, with checks of its files and of the score of its pinned image."""
 
 from __future__ import annotations
 
@@ -42,56 +39,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenModel:
-    """Model that is loaded and ready to score images and to judge them by its calibration.
+    """A model that is ready to score and judge images."""
 
-    Attributes:
-        model: The verified model, with the calibration in use.
-        summary: The summary of that calibration.
-        options: Options of the engine, with a precision.
-        opened: The density.
-        trained: The model with its trained flows, or a function that loads it when it is first needed.
-    """
-
-    model: VerifiedModel
+    model: VerifiedModel  # with the calibration in use
     summary: CalibrationSummary
-    options: EngineOptions
+    options: EngineOptions  # with a precision
     opened: OpenedDensity
-    trained: FlowModel | Callable[[], FlowModel]
+    trained: FlowModel | Callable[[], FlowModel]  # or a function that loads it when it is first needed
 
 
 @dataclass(frozen=True)
 class ModelOpener:
-    """Loader that opens a model for scoring, after the digests of its files were checked.
-
-    The density is opened from what is kept in the cache of engines, where the model was opened before by the same
-    software on this machine. Otherwise, or if that gives another score or statistic than the stored ones, it is opened
-    from the trained flows and kept.
-
-    Attributes:
-        path: The folder of the artifact.
-        arrays: The file of the calibration.
-        model: The verified model, with the calibration in use.
-        summary: The summary of that calibration.
-        options: Options of the engine, with a precision.
-    """
+    """Opener of a verified model, from the cache of engines if that gives the stored score, else from its flows."""
 
     path: Path
-    arrays: Path
-    model: VerifiedModel
+    arrays: Path  # the file of the calibration
+    model: VerifiedModel  # with the calibration in use
     summary: CalibrationSummary
-    options: EngineOptions
+    options: EngineOptions  # with a precision
 
     @classmethod
     def verified(cls, path: Path, calibration: Path | None, options: EngineOptions) -> Self:
-        """Check the SHA-256 digests of a model's files, and return an opener that loads the model.
-
-        Raises ``ArtifactError`` if a file is missing or damaged, or if a later calibration belongs to other weights.
-
-        Args:
-            path: The folder of the artifact.
-            calibration: The folder of a later calibration; None for the calibration of the artifact.
-            options: Options of the engine. The default precision is that of the calibration.
-        """
+        """Verify the files; raise ``ArtifactError``. The default precision is that of the calibration."""
         model = verify_model(path)
         summary, arrays = model.manifest.calibration, path / CALIBRATION
         if calibration is not None:
@@ -100,14 +69,7 @@ class ModelOpener:
         return cls(path, arrays, model, summary, options.settled(summary.precision))
 
     def open(self) -> OpenModel:
-        """Open the model for scoring, and check the score and anomaly statistic of its stored test image.
-
-        Both are compared with the values that are stored with the model.
-
-        Raises:
-            ArtifactError: They differ, or files do not fit each other.
-            EngineUnavailable: The engine of the options cannot run here.
-        """
+        """Open the model; raise ``EngineUnavailable``, or ``ArtifactError`` if the pinned image gets another score."""
         prepared = self._prepared_file()
         cached = None if prepared is None else prepared.open()
         fault = ""
@@ -165,7 +127,7 @@ class ModelOpener:
             return FlowModel(load_flows(self.model, self.path), self.options)
 
     def _load_trained_again(self, density: ImageDensity) -> FlowModel:
-        """Return the trained flows of a density that was opened without them, from files that are verified again."""
+        """Return the flows of a density that was opened without them, from files that are verified again."""
         from models.loading.flow_model import FlowModel  # noqa: PLC0415 - as above
         from models.loading.load_flows import load_artifact  # noqa: PLC0415 - torch takes a second to import
 
@@ -181,18 +143,7 @@ class ModelOpener:
 
 
 def check_gradients(calibration: Calibration, weights: int | None) -> None:
-    """Check that the gradient arrays of a calibration fit the number of weights in the model's flow.
-
-    There must be a value for each weight of the flow. A calibration without gradient arrays passes.
-
-    Args:
-        calibration: The calibration.
-        weights: The number of weights of the flow with gradients; None for a model with features.
-
-    Raises:
-        GradientEvidenceUnavailable: The model has features.
-        ValueError: They are those of another flow.
-    """
+    """Raise ``ValueError`` where gradients are of another flow; ``GradientEvidenceUnavailable`` with features."""
     if not calibration.has_gradients:
         return
     if weights is None:

@@ -1,7 +1,4 @@
-"""Verification of a model's files by SHA-256 digests, and of its scores by a stored test image.
-
-Free of torch.
-"""
+"""Verification of a model's files by digests, and of its scores by the pinned image. Free of torch."""
 
 from __future__ import annotations
 
@@ -33,32 +30,15 @@ SLACK = 2.0
 
 @dataclass(frozen=True)
 class VerifiedModel:
-    """Description (manifest), calibration and test images of a model whose file digests were checked.
-
-    The flows are not loaded.
-
-    Attributes:
-        manifest: The manifest.
-        calibration: The calibration.
-        pinned: The images whose scores are verified at each load, uint8 ``(n, C, H, W)``.
-    """
+    """Manifest, calibration and test images of a model, without its flows."""
 
     manifest: Manifest
     calibration: Calibration
-    pinned: NDArray[np.uint8]
+    pinned: NDArray[np.uint8]  # uint8 ``(n, C, H, W)``
 
 
 def verify_model(folder: Path) -> VerifiedModel:
-    """Check the SHA-256 digests of a model's files; return its description, calibration and test images.
-
-    The trained flows are not loaded.
-
-    Args:
-        folder: The folder of the artifact.
-
-    Raises:
-        ArtifactError: A file is missing or damaged; the text names it.
-    """
+    """Check the digests of all files; raise ``ArtifactError``, which names the file."""
     manifest = read_manifest(folder)
     for name, digest in manifest.files.items():
         path = folder / Path(name).name
@@ -88,12 +68,7 @@ def verify_model(folder: Path) -> VerifiedModel:
 
 
 def load_calibration_of(version: ModelVersion) -> Calibration:
-    """Load the calibration that a model version uses for anomaly verdicts, after checking its SHA-256.
-
-    The weights of the model are not loaded.
-
-    Raises ``ArtifactError`` where it is missing or damaged, or belongs to other weights.
-    """
+    """Load the calibration of a version without its weights; raise ``ArtifactError``."""
     manifest = version.manifest
     if version.calibration_path is not None:
         return load_added_calibration(version.calibration_path, manifest.log_dets.weights_sha256)[0]
@@ -106,23 +81,18 @@ def load_calibration_of(version: ModelVersion) -> Calibration:
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest (description file) of a model, which completes the model's folder.
-
-    The manifest has the SHA-256 digests of the other files.
-    """
+    """Write the manifest with the digests of the other files, which completes a folder."""
     files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
     (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the SHA-256 digest of an image's shape and pixels as 64 hexadecimal digits."""
+    """SHA-256 of shape and pixels."""
     return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
-    """Return the largest allowed error, in nats, of a log-likelihood in float32, compared with float64.
-
-    It is 0.001, or 1e-5 D for images of D > 784 values, or a millionth of the score, whichever is most.
+    """Return the largest error of a log-likelihood in float32, in nats, against float64.
 
     >>> exact_tolerance(28 * 28, -900.0), exact_tolerance(28 * 28, -126523.0)
     (0.001, 0.126523)
@@ -132,23 +102,13 @@ def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
 
 
 def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
-    """Return the largest rounding error allowed for a log-likelihood in the precision of a calibration.
-
-    The precision is the number format, float32 or bfloat16.
-
-    The error is the difference from the score in float64, in nats.
-    """
+    """Return the largest error of a log-likelihood, in nats, in the precision of a calibration."""
     worst = 0.0 if summary.deviation is None else summary.deviation.worst
     return exact_tolerance(dimensions, log_likelihood) + SLACK * worst
 
 
 def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
-    """Check that the computed log-likelihood of a model's test image agrees with the stored one.
-
-    They may differ by ``tolerance`` nats. Raises ``ArtifactError`` otherwise.
-
-    The test image is stored with the model.
-    """
+    """Raise ``ArtifactError`` if the score differs from the stored one by more than ``tolerance`` nats."""
     expected = manifest.pinned.log_likelihood
     if not abs(log_likelihood - expected) <= tolerance:
         raise ArtifactError(
@@ -157,12 +117,7 @@ def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, 
 
 
 def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
-    """Check that the computed anomaly statistic of a model's test image agrees with the stored one.
-
-    They may differ by :func:`statistic_tolerance`.
-
-    Raises ``ArtifactError`` otherwise, with ``path`` as the file in its text.
-    """
+    """Raise ``ArtifactError`` if the statistic differs by more than :func:`statistic_tolerance`."""
     expected = summary.pinned_statistic
     if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
         raise ArtifactError(
@@ -171,24 +126,13 @@ def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSum
 
 
 def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
-    """Return by how many nats the anomaly statistic of a model's stored test image may change when recomputed.
-
-    It is 0.05 nats.
-
-    Above 1000 nats it grows in proportion. For another precision than float32, twice the worst measured deviation is
-    added.
-    """
+    """Return by how many nats the statistic of the pinned image may differ from the stored one."""
     worst = 0.0 if summary.deviation is None else summary.deviation.worst_statistic
     return STATISTIC_TOLERANCE * max(1, abs(statistic) / 1000) + SLACK * worst
 
 
 def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
-    """Check that a calibration is for the number format in which the engine computes, such as ``float32``.
-
-    The calibration is in the file ``path``.
-
-    Raises ``ArtifactError`` otherwise.
-    """
+    """Raise ``ArtifactError`` if the calibration ``path`` is for another precision."""
     if summary.precision != precision:
         raise ArtifactError(
             f"{file_label(path)} is for {summary.precision}, the engine computes in {precision}: create a calibration "

@@ -1,8 +1,3 @@
-"""Check of file locations that callers over HTTP name, against allowed URL prefixes.
-
-Allowed are locations at or below the prefixes in ``SNF_ALLOWED_LOCATIONS``, except the data folder of the service.
-"""
-
 from __future__ import annotations
 
 import os
@@ -16,19 +11,7 @@ SETTING = "SNF_ALLOWED_LOCATIONS"
 
 
 def allowed_location(url: str, prefixes: Sequence[str], home: Path) -> Location:
-    """Check that HTTP callers may use the folder or file at a URL, and return its location.
-
-    On this machine links are followed first, so that no link leads out of a prefix. The location that is returned has
-    none, so that what is checked is what is used.
-
-    Args:
-        url: The URL.
-        prefixes: URLs of the folders that callers may name, themselves and what is below them.
-        home: The data folder of the service, which no caller may name, nor a folder that holds it.
-
-    Raises:
-        LocationRefused: The URL is malformed, not at or below a prefix, or at the data folder.
-    """
+    """Return the location of a URL below one of ``prefixes`` and outside ``home``; raise ``LocationRefused``."""
     location = Location(url)
     if not prefixes:
         raise LocationRefused(

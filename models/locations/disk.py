@@ -1,7 +1,4 @@
-"""Reading, writing and listing of files and folders on the disk of this machine.
-
-They are the locations with the scheme ``file``.
-"""
+"""Files and folders on the disk of this machine, of scheme ``file``."""
 
 from __future__ import annotations
 
@@ -27,21 +24,13 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 @dataclass(frozen=True)
 class DiskFile:
-    """File or folder on the disk of this machine.
-
-    ``path`` is absolute. ``url`` names the file in errors. ``root`` is the folder that the file must be in, whatever
-    links lead there; None for any.
-    """
+    """File or folder at the absolute ``path``, which must be in ``root``, if given, whatever links lead there."""
 
     url: str
     path: str
     root: str | None = None
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return all bytes of the file, or those of a given range.
-
-        Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable`` or ``LocationUnavailable``.
-        """
         with self._errors(is_read=True), open(self.path, "rb", buffering=0, opener=self._open_plain) as file:
             status = os.fstat(file.fileno())
             self._check(status, version)
@@ -54,10 +43,6 @@ class DiskFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return the file's name, its size in bytes and its version, a text made of modification time and size.
-
-        Raises ``LocationNotFound``, and ``FileChanged`` for another version.
-        """
         with self._errors(is_read=True):
             if self.root is not None:
                 _real_parts(self.path, self.root)
@@ -66,20 +51,13 @@ class DiskFile:
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
 
     def stat(self) -> FileEntry | None:
-        """Return the file's name, size and last change, or None if there is no such file.
-
-        The size is in bytes. The last change is given as the version, a text made of time of change and size.
-        """
         try:
             return self.entry(None)
         except LocationNotFound:
             return None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file atomically from bytes or from a local file, replacing any file of its name.
-
-        All of the content is synced under another name, and the file is then renamed.
-        """
+        """Write the file under another name, sync it and rename it."""
         with self._errors(), new_file(Path(self.path)) as file:
             if isinstance(data, bytes):
                 file.write(data)
@@ -88,30 +66,18 @@ class DiskFile:
                     shutil.copyfileobj(content, file)
 
     def write_new(self, data: bytes) -> bool:
-        """Write the file unless it exists, and return whether it was written.
-
-        The file appears as a whole. Only on a file system without hard links it is empty for a moment.
-        """
+        """Write the file unless it exists. Only without hard links may it be seen empty for a moment."""
         with self._errors():
             return write_if_absent(Path(self.path), data)
 
     def delete(self) -> None:
-        """Delete the file, if there is one."""
         path = Path(self.path)
         with suppress(LocationNotFound), self._errors():
             path.unlink()
             sync_folder(path.parent)
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry for each file in this folder and its subfolders, sorted by name.
-
-        An entry has the name, size and version of a file. Raises ``LocationNotFound`` if the path is that of a file.
-
-        Links to folders are not followed. They are yielded with a ``problem``.
-
-        Links out of the folder, links that lead nowhere, and pipes have a ``problem``, and so has a folder that cannot
-        be listed.
-        """
+        """Yield files by name. Links to folders, links out of the folder and pipes have a ``problem``."""
         with self._errors():
             if not stat.S_ISDIR(os.stat(self.path).st_mode):  # noqa: PTH116
                 raise LocationNotFound(f"expected a folder at {self.url}, got a file")
@@ -163,7 +129,7 @@ class DiskFile:
 
 
 def _real_parts(path: str, root: str) -> list[str]:
-    """Return the parts of the real path of a file below the real path of a folder. Raises ``OSError`` if it is not."""
+    """Return the parts of a real path below that of a folder; raise ``OSError`` if it is not below."""
     real, above = os.path.realpath(path), os.path.realpath(root).rstrip("/") + "/"
     if not real.startswith(above):
         raise OSError(errno.ELOOP, "it is a link that leads out of the folder")
@@ -187,16 +153,7 @@ def _names(folder: int) -> dict[str, bool]:
 
 
 def _below(prefix: str, folder: int, names: dict[str, bool], root: str) -> Iterator[FileEntry]:
-    """Yield the files below an open folder.
-
-    Folders are opened by their names in the open folder above, so that no link is followed that takes their place.
-
-    Args:
-        prefix: The path of the folder below the root, empty or with a slash at its end.
-        folder: The descriptor of the folder.
-        names: The names in it, and whether each is a folder.
-        root: The real path of the folder that is listed.
-    """
+    """Yield the files below an open folder. No link is followed that takes the place of a folder."""
     # The name of a folder is compared with its slash, which gives the order of whole paths.
     for name in sorted(names, key=lambda name: os.fsencode(name) + (b"/" if names[name] else b"")):
         if not names[name]:

@@ -1,8 +1,3 @@
-"""Location of a file or folder, as a URL with methods to read, write and list it.
-
-The file or folder is in an object store or on this machine.
-"""
-
 from __future__ import annotations
 
 import os
@@ -25,22 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """URL of a file or folder, with methods to read, write and list it.
-
-    Locations can be pickled and compared.
-
-    The path in ``s3://bucket/path``, ``gs://bucket/path`` and ``az://container/path`` is the name of the object as it
-    is: nothing is percent-encoded. ``file:///path`` is a path of this machine, percent-encoded as usual. Credentials
-    and endpoint are those of the environment, such as ``AWS_ACCESS_KEY_ID`` and ``AWS_ENDPOINT_URL``.
-
-    All methods raise ``LocationUnavailable`` where the server or disk fails, after retries, and ``LocationRefused``
-    where it denies access. Reads raise ``FileUnreadable`` where only this file cannot be read.
-
-    Args:
-        url: The URL. A trailing ``/`` makes no difference.
-
-    Raises:
-        LocationRefused: The URL is malformed or has a scheme that is not supported.
+    """URL of a file or folder; only ``file`` URLs are percent-encoded. Failing servers raise ``LocationUnavailable``.
 
     >>> Location("s3://lots/2024/").child("line 1/7.png").url
     's3://lots/2024/line 1/7.png'
@@ -56,10 +36,7 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Convert a URL or a path on this machine, given as text, to a location.
-
-        The path may be absolute or relative.
-        """
+        """Return the location of a URL or of a path on this machine."""
         if _URL.fullmatch(text):
             return cls(text)
         return cls(_file_url(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  # keeps links
@@ -71,7 +48,7 @@ class Location:
 
     @property
     def scheme(self) -> str:
-        """The URL scheme, which tells the kind of storage: ``s3``, ``gs``, ``az`` or ``file``."""
+        """``s3``, ``gs``, ``az`` or ``file``."""
         return _parts(self.url)[0]
 
     @property
@@ -81,12 +58,10 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The name of the file or folder, which is the last part of its path."""
         return self.path.rpartition("/")[2]
 
     @property
     def parent(self) -> Location:
-        """The location of the folder that holds this file or folder."""
         folder = self.path.rpartition("/")[0]
         return Location(
             _file_url(folder or "/") if self.scheme == "file" else f"{self.scheme}://{self.bucket}/{folder}"
@@ -94,99 +69,50 @@ class Location:
 
     @property
     def local_path(self) -> Path | None:
-        """The path of the file or folder on this machine; None for one in an object store."""
+        """None for an object store."""
         return Path(self.path) if self.scheme == "file" else None
 
     def child(self, name: str) -> Location:
-        """Return the location of a file or folder below this folder, by its relative path.
-
-        A file of it is read only if it is in this folder when it is opened, whatever links lead there.
-
-        Args:
-            name: Its path relative to this location, with ``/`` between its parts. Any other character is taken as is.
-
-        Raises:
-            LocationRefused: The name is absolute, or has a part ``..``, ``.`` or without characters.
-        """
+        """Return a location below this folder, out of which no link may lead; raise ``LocationRefused`` for ``..``."""
         _check(name, self.url)
         if self.scheme == "file":
             return Location(_file_url(os.path.join(self.path, name)), _root=self._root or self.path)  # noqa: PTH118
         return Location(f"{self.scheme}://{self.bucket}/{self.path}/{name}" if self.path else f"{self.url}/{name}")
 
     def read(self, version: str | None = None) -> bytes:
-        """Return the whole content of the file as bytes.
-
-        Args:
-            version: The version to read, of :meth:`stat` or :meth:`files`. Default: whatever is there.
-
-        Raises:
-            LocationNotFound: There is no such file.
-            FileChanged: The file is of another version.
-        """
+        """Return the content; raise ``LocationNotFound``, or ``FileChanged`` for another ``version``."""
         return self._stored.read(None, version)
 
     def read_range(self, start: int, stop: int, version: str | None = None) -> bytes:
-        """Return the bytes ``start`` to ``stop - 1`` of the file.
-
-        Raises as :meth:`read`.
-        """
+        """Return the bytes ``start`` to ``stop - 1``; raise as :meth:`read`."""
         return self._stored.read((start, stop), version) if start < stop else b""
 
     def open(self, version: str | None = None) -> RangeFile:
-        """Open the file for reading, as a binary file object that can seek.
-
-        ``pyarrow.parquet`` takes it, for example. Raises as :meth:`read`.
-
-        All that is read is of one version of the file.
-        """
+        """Open one version of the file for reading and seeking; raise as :meth:`read`."""
         entry = self._stored.entry(version)
         return RangeFile(lambda start, stop: self.read_range(start, stop, entry.version), entry.size)
 
     def stat(self) -> FileEntry | None:
-        """Return the file's name, size in bytes and version identifier, or None if there is no such file.
-
-        The file must have exactly this name.
-        """
+        """Return None if there is no file of exactly this name."""
         return self._stored.stat()
 
     def exists(self) -> bool:
-        """Return whether there is a file of exactly this name.
-
-        A folder does not count.
-        """
+        """Return whether there is a file of exactly this name; a folder does not count."""
         return self.stat() is not None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file atomically and durably, replacing an existing file of this name.
-
-        Args:
-            data: Its content, or a file of this machine with the content.
-        """
+        """Write the file, whole and durably, from bytes or a local file."""
         self._stored.write(data)
 
     def write_new(self, data: bytes) -> bool:
-        """Create the file with the content ``data`` unless it exists; return whether it was created.
-
-        The file is written as by :meth:`write`.
-
-        Of several processes that do so at the same time one writes.
-        """
+        """Write the file unless it exists; of several processes one writes it and gets True."""
         return self._stored.write_new(data)
 
     def delete(self) -> None:
-        """Delete the file, if there is one."""
         self._stored.delete()
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield an entry (name, size, version) for each file in this folder and its subfolders, sorted by name.
-
-        The order of the files is that of the UTF-8 bytes of their names.
-
-        Each has its path relative to this location. There may be none. An object store has no empty folders.
-
-        Raises:
-            LocationNotFound: There is no such folder on this machine, or no such bucket.
-        """
+        """Yield all files below this folder by the UTF-8 bytes of their names; raise ``LocationNotFound``."""
         return self._stored.files()
 
     @property
@@ -203,7 +129,7 @@ class Location:
 
 
 def _parts(url: str) -> tuple[str, str, str]:
-    """Return scheme, bucket and path of a URL. Raises ``LocationRefused``."""
+    """Return scheme, bucket and path; raise ``LocationRefused``."""
     match = _URL.fullmatch(url)
     if match is None:
         raise LocationRefused(f"expected a URL such as s3://bucket/folder or file:///folder, got {url[:200]!r}")

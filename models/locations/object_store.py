@@ -1,7 +1,4 @@
-"""Reading, writing and listing of objects in a store such as S3, through obstore.
-
-They are the locations with the schemes ``s3``, ``gs`` and ``az``.
-"""
+"""Objects in a store of the schemes ``s3``, ``gs`` and ``az``, through obstore."""
 
 from __future__ import annotations
 
@@ -41,23 +38,13 @@ REQUEST_SECONDS = 600
 
 @dataclass(frozen=True)
 class StoreFile:
-    """Path in an object store such as S3, either of one object or of a folder of objects.
-
-    Reading and writing treat it as an object, ``files`` as a folder.
-
-    ``root`` is the URL of the bucket. ``url`` names the object in errors.
-    """
+    """An object, or for ``files`` a folder of objects. ``root`` is the URL of the bucket."""
 
     url: str
     root: str
     key: str
 
     def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return all bytes of the object, or those of a given range.
-
-        Raises ``LocationNotFound``, ``FileChanged``, ``FileUnreadable``, ``LocationRefused`` or
-        ``LocationUnavailable``.
-        """
         options: GetOptions = {}
         if span is not None:
             options["range"] = span
@@ -74,10 +61,6 @@ class StoreFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
-        """Return the object's name, its size in bytes and a text that identifies its version.
-
-        Raises ``LocationNotFound``, and ``FileChanged`` for another version.
-        """
         meta = self._try(lambda: self._store.head(self.key))
         entry = FileEntry(self.key.rpartition("/")[2], meta["size"], _version(meta))
         if version is not None and entry.version != version:
@@ -85,7 +68,6 @@ class StoreFile:
         return entry
 
     def stat(self) -> FileEntry | None:
-        """Return the object's name, size in bytes and version identifier, or None if there is no such object."""
         if not self.key:
             return None
         try:
@@ -94,19 +76,11 @@ class StoreFile:
             return None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the object to the store from bytes or from a local file, replacing an existing object.
-
-        A large object is sent in parts, and appears after the last part.
-        """
+        """Write an object; a large one is sent in parts and appears after the last."""
         self._try(lambda: self._store.put(self.key, data))
 
     def write_new(self, data: bytes) -> bool:
-        """Write the object unless it exists, and return whether it was written.
-
-        Of several writers one writes the object.
-
-        After an answer that was cut off, the repeated request may find the object that the first one wrote.
-        """
+        """Write the object unless it exists. A request repeated after a lost answer may find its own object."""
         from obstore.exceptions import AlreadyExistsError  # noqa: PLC0415  # most processes do without
 
         def put() -> bool:
@@ -119,17 +93,11 @@ class StoreFile:
         return self._try(put)
 
     def delete(self) -> None:
-        """Delete the object, if there is one."""
         with suppress(LocationNotFound):
             self._try(lambda: self._store.delete(self.key))
 
     def files(self) -> Iterator[FileEntry]:
-        """Yield the name, size and version of each object below this path, including those in subfolders.
-
-        The store sorts them by the UTF-8 bytes of their names.
-
-        Markers of folders are left out: empty objects with a slash at the end of their names, as consoles make them.
-        """
+        """Yield the objects below this path, without the empty ones that consoles make as folders."""
         # obstore gives names without that slash.
         empty: FileEntry | None = None
         last = ""
@@ -199,10 +167,7 @@ class StoreFile:
 
 
 def store_variables() -> dict[str, str]:
-    """Return the environment variables that configure access to object stores, as a dict by name.
-
-    They give endpoints, regions, keys, proxies and certificates.
-    """
+    """Return the environment variables that configure access to object stores."""
     return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) or name.upper() in NETWORK}
 
 

@@ -1,7 +1,4 @@
-"""Conversion of exceptions from object stores to location errors, with a sentence as message.
-
-Errors that every further attempt would give are told apart from passing errors.
-"""
+"""Translation of obstore's exceptions. Lasting errors are told apart from those that may pass."""
 
 from __future__ import annotations
 
@@ -33,17 +30,11 @@ PASSING = ("408", "409", "429")
 
 
 class AnswerCutOff(LocationUnavailable):
-    """Raised when the response of an object store's server is lost or ends too early.
-
-    The request is then repeated.
-    """
+    """The answer of a server is lost or ends too early; the request is repeated."""
 
 
 def store_error(error: Exception, url: str) -> ModelsError:
-    """Convert an exception of the obstore library to the matching error, such as ``LocationNotFound``.
-
-    Its text holds no address but the URL of the location, so that it may be shown to callers of the service.
-    """
+    """Translate an exception. The text has no address but the URL, so that it may be shown to callers."""
     from obstore.exceptions import PreconditionError  # noqa: PLC0415  # most processes do without
 
     text = str(error)
@@ -68,7 +59,7 @@ def store_error(error: Exception, url: str) -> ModelsError:
 
 
 def setting_error(error: Exception, root: str) -> LocationRefused:
-    """Return the error to raise when the environment variables that configure an object store are wrong."""
+    """Return the error for wrong environment variables of a store."""
     reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
     return LocationRefused(f"{root} cannot be used: {reason}")
 

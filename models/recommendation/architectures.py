@@ -1,8 +1,3 @@
-"""Choice of the flow architectures to fit in a comparison of model families.
-
-They are those of the presets, where this machine and the budget allow them.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -28,17 +23,7 @@ SIDE_STEP, MIN_SIDE = 16, 32
 def feature_architecture(
     shape: tuple[int, int, int], parameters: RecommendParameters, backbones: Path | None
 ) -> FeatureArchitecture:
-    """Return the architecture of the flows over image features for a comparison of model families.
-
-    Args:
-        shape: Channels, height and width of the images.
-        parameters: The backbone, and the side of its input.
-        backbones: Folder of the backbones; None for that of the environment.
-
-    Raises:
-        DatasetUnfit: The backbone cannot take the images.
-        BackboneMissing: The backbone is not installed here.
-    """
+    """Return the architecture of flows over features; raise ``DatasetUnfit``, ``BackboneMissing``."""
     preset = find_preset(PRESET_OF["features"])
     config = preset.config({"backbone": parameters.backbone, "feature_side": parameters.feature_side})
     architecture = preset.architecture_for(shape, config, backbones)
@@ -47,19 +32,7 @@ def feature_architecture(
 
 
 def pixel_architecture(shape: tuple[int, int, int], train: int, minutes: float) -> tuple[PixelArchitecture, int]:
-    """Choose the pixel flow of a model comparison, and return its architecture and training batch size.
-
-    The images are made smaller until the training fits into memory and budget. At each size the batch size of the
-    preset for pixels is halved until the training fits into memory.
-
-    Args:
-        shape: Channels, height and width of the images.
-        train: The number of training images.
-        minutes: The whole budget.
-
-    Raises:
-        DatasetUnfit: The flow cannot have this shape or a smaller one, or takes too much time or memory.
-    """
+    """Choose a size of images and of batches that fit into memory and budget; raise ``DatasetUnfit``."""
     problem = None
     for smaller in _shapes(shape):
         try:

@@ -1,4 +1,4 @@
-"""Time budget of a comparison of model families, with its stored plan and progress reports."""
+"""Time budget of a comparison, with its stored plan and progress reports."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ REPORT_S = 0.5
 
 
 class ComparisonPlan(BaseModel):
-    """Stored plan of a model comparison: how many images to use and how long to train.
-
-    The numbers follow from measured speeds.
-
-    It also has the time spent so far. Another attempt continues with the same decisions.
-    """
+    """Decisions by measured speeds, with which another attempt continues."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -49,18 +44,7 @@ class ComparisonPlan(BaseModel):
 
 
 class Budget:
-    """Time budget and progress reporter of a comparison of model families.
-
-    It also stores the plan of the comparison on disk, so that an interrupted comparison can continue with it.
-
-    Args:
-        seconds: The whole budget.
-        digest: A digest of what the comparison depends on. A stored plan of another digest is ignored.
-        folder: The folder of the plan.
-        observe: Function that receives the events.
-        should_stop: Returns true to end the comparison early.
-        began: Start by ``time.monotonic``; None for now.
-    """
+    """Budget of ``seconds`` from ``began``, by ``time.monotonic``. A stored plan of another digest is ignored."""
 
     def __init__(
         self,
@@ -80,30 +64,16 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Seconds spent on the model comparison so far.
-
-        The seconds of earlier attempts are included.
-        """
+        """Seconds, those of earlier attempts included."""
         return time.monotonic() - self._began
 
     @property
     def left(self) -> float:
-        """Seconds left until the deadline of the model comparison; negative after the deadline."""
+        """Seconds until the deadline; negative after it."""
         return self.seconds - self.spent
 
     def share_out(self, per_image: float, reference: int, cells: int, good: int) -> tuple[float, int]:
-        """Divide a comparison's remaining time between training the pixel flow and testing all models.
-
-        In the tests, the models are to find defects that are added to good images.
-
-        Returns the seconds to train the pixel flow, and the number of good images that get defects.
-
-        Args:
-            per_image: Seconds that all densities together take for an image.
-            reference: The number of reference images, which pass once.
-            cells: Sizes of all kinds of defects; of each, all good images pass at most.
-            good: The number of good images.
-        """
+        """Return the seconds to train the pixel flow, and the number of good images that get defects."""
         passes = 1 + EARLY_SHARE * cells
         most = DEFECTS_SHARE * self.seconds
         good = min(good, max(MIN_GOOD, int(most / (passes * per_image))))
@@ -112,56 +82,35 @@ class Budget:
         return max(left, MIN_PIXEL_SHARE * self.seconds), good
 
     def save(self) -> None:
-        """Store the plan of the model comparison on disk, so that the comparison can be continued later.
-
-        The plan includes the seconds spent so far.
-
-        A checkpoint is reported, from which another attempt can continue.
-        """
+        """Store the plan with the seconds spent, and report a checkpoint."""
         self.plan.spent = self.spent
         write_atomically(self._path, self.plan.model_dump_json().encode())
         self._observe({"event": "checkpoint", "step": int(100 * self._fraction)})
 
     def begin(self, phase: str) -> None:
-        """Report to the observer that the model comparison begins a new phase, such as training.
-
-        Progress is then reported as by :meth:`tick`, which also ends the comparison if a stop was requested.
-        """
+        """Report a new phase; raise as :meth:`tick`."""
         self._observe({"event": "log", "message": phase})
         self.tick()
 
     def note(self, text: str) -> None:
-        """Add a message to the notes of the model comparison's plan, and report it to the observer.
-
-        Nothing happens if the plan has this note already.
-        """
+        """Add a new note to the plan and report it."""
         if text not in self.plan.notes:
             self.plan.notes.append(text)
             self._observe({"event": "log", "message": text})
 
     def tick(self, seconds_left: float | None = None) -> None:
-        """End the model comparison if a stop was requested; otherwise report the progress of the comparison.
-
-        There is a report every half second at most. Raises ``Interrupted`` where the comparison is to stop.
-
-        Args:
-            seconds_left: How long the rest takes; by default until the deadline.
-        """
+        """Report the progress; raise ``Interrupted`` where a stop was requested."""
         if self._should_stop():
             self.save()
             raise Interrupted("asked to stop while comparing")
         self.report(seconds_left)
 
     def report(self, seconds_left: float | None = None) -> None:
-        """Report the progress of the model comparison to the observer, at most once every half second.
-
-        Unlike :meth:`tick`, this never raises ``Interrupted``.
-        """
+        """Report the progress twice a second at most. It never raises ``Interrupted``."""
         if time.monotonic() - self._reported >= REPORT_S:
             self._report(max(self.left if seconds_left is None else min(seconds_left, self.left), 0.0))
 
     def finish(self) -> None:
-        """Report to the observer that the model comparison is finished."""
         self._report(0.0)
 
     def _report(self, left: float) -> None:

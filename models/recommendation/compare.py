@@ -1,7 +1,4 @@
-"""Comparison of model families on a dataset within a time budget, with a proposal of one family.
-
-Each family is fitted to a subset of the images, and its detection limits are measured.
-"""
+"""Comparison of model families within a time budget, by detection limits on part of a dataset."""
 
 from __future__ import annotations
 
@@ -93,34 +90,12 @@ def compare_families(
     job: str | None = None,
     began: float | None = None,
 ) -> RecommendationRecord:
-    """Compare a pixel, a feature and a hybrid model on a dataset, and propose one of them.
-
-    The models are fitted to part of the dataset, and their detection limits are measured.
-
-    Images of the train part are fitted to, and give the anomaly statistics and the ranks of the p-values. Good images
-    of the statistics part get injected defects. The calibration part is not touched.
-
-    Args:
-        dataset: The dataset.
-        parameters: Budget, false-alarm rate, defects and seed.
-        folder: Where finished phases are kept, so that another call continues.
-        observe: Function that receives the events ``log`` and ``metrics``.
-        should_stop: Called often; returns true to end the comparison early.
-        options: Engine of the scores.
-        job: Id of the job, for the record.
-        began: Start by ``time.monotonic`` from where the budget counts; None for now.
-
-    Raises:
-        DatasetUnfit: There are too few images, or no family can take them.
-        Interrupted: ``should_stop`` returned true; call again with the same folder to continue.
-    """
+    """Propose a family; the calibration part is not used. Raises ``DatasetUnfit``, or ``Interrupted`` to be resumed."""
     comparison = _Comparison(dataset, parameters, folder, observe, should_stop, options or EngineOptions(), began)
     return comparison.run(job)
 
 
 class _Comparison:
-    """One run of a comparison, phase by phase."""
-
     def __init__(
         self,
         dataset: Dataset,
@@ -236,7 +211,7 @@ class _Comparison:
         return width if width == height else [height, width]
 
     def _attempt(self, part: PartName, work: Callable[[], T]) -> T | None:
-        """Return what a function returns; where it shows that the part cannot be had here, note why and return None."""
+        """Return what ``work`` returns, or note why the part cannot be had here and return None."""
         try:
             return work()
         except UNAVAILABLE as error:
@@ -249,7 +224,7 @@ class _Comparison:
             self._parts[part] = fitted
 
     def _reference_evidence(self, subsets: Subsets) -> dict[PartName, ReferenceEvidence]:
-        """Return the evidence of the reference images under each density; one that overflows on them is left out."""
+        """Return the evidence of the reference images; a density that overflows on them is left out."""
         evidence: dict[PartName, ReferenceEvidence] = {}
         for name, part in list(self._parts.items()):
             collected = self._attempt(
@@ -341,7 +316,7 @@ class _Comparison:
         return False
 
     def _plan_pixels(self, dataset: Dataset, architecture: PixelArchitecture, subsets: Subsets) -> tuple[float, int]:
-        """Return how many seconds the pixel flow trains, and the number of good images, from measured speeds."""
+        """Return the seconds of the pixel flow's training, and the number of good images, by measured speeds."""
         per_image = pixel_seconds(dataset, architecture, self._options, self._folder / "speed")
         if "features" in self._parts:
             per_image += seconds_per_image(self._parts["features"].density, subsets.good)
@@ -361,7 +336,7 @@ class _Comparison:
         return {family: undamaged_images(flagged, len(good)) for family, flagged in counts.items()}
 
     def _result(self, family: FamilyName) -> FamilyResult:
-        """Return what is known of a family without its limits: likelihood and cost, or what is missing."""
+        """Return likelihood and cost of a family without its limits, or what is missing."""
         result = FamilyResult(family=family, preset=PRESET_OF[family])
         missing = [self._missing[part] for part in PARTS_OF[family] if part in self._missing]
         if missing:

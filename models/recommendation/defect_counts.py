@@ -1,7 +1,4 @@
-"""Count of the synthetic defects that each model family finds, within a time budget.
-
-Defects are counted until the detection limits are known or the time is used up.
-"""
+"""Count of the synthetic defects that each family finds, until limits are known or time is used up."""
 
 from __future__ import annotations
 
@@ -25,29 +22,15 @@ Kind = tuple[Shape, int | None]
 
 @dataclass(frozen=True)
 class DefectCurves:
-    """Detection rates of artificial defects for each compared model type, by defect shape, contrast and size.
-
-    A type of model, or family, judges images by their pixels, by their features or by both.
-
-    Measurements that were skipped or cut short for lack of time are listed, too.
-
-    Attributes:
-        curves: The curves of each family; all have the same kinds.
-        left_out: The kinds of defects that were not measured, in words.
-        cut_short: Those that were not measured down to the size that every family misses: limits may be smaller.
-    """
+    """Detection rates of each family, for the same kinds of defects."""
 
     curves: dict[FamilyName, tuple[LimitCurve, ...]]
-    left_out: tuple[str, ...]
-    cut_short: tuple[str, ...]
+    left_out: tuple[str, ...]  # kinds that were not measured, in words
+    cut_short: tuple[str, ...]  # kinds whose limits may be smaller
 
 
 def kinds_by_importance(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[Kind]:
-    """Return all pairs of defect shape and contrast, beginning with one pair for each shape.
-
-    Each shape comes once at first, with the middle contrast if it has contrasts. The kinds of the other contrasts
-    follow.
-    """
+    """Return each shape once, with the middle contrast, then the other contrasts."""
     middle = sorted(contrasts)[len(contrasts) // 2]
     kinds = defect_kinds(shapes, contrasts)
     return sorted(kinds, key=lambda kind: kind[0] in GRADED and kind[1] != middle)
@@ -63,25 +46,7 @@ def count_defects(
     budget: Budget,
     journal: CellJournal,
 ) -> DefectCurves:
-    """Count how many simulated defects of each kind and size every compared type of model detects.
-
-    The types, or families, are models of pixels, of features and of both.
-
-    Sizes are tried from the largest down. For each family and kind, they are tried until the lower bound of the found
-    share is below 0.9.
-
-    All kinds of one size come before the next size, so that every kind is compared where time is short.
-
-    Args:
-        judges: The calibrated families.
-        families: Those to measure.
-        good: The images that get the defects, uint8 ``(n, C, H, W)``.
-        kinds: The kinds of defects, the most important first.
-        sizes: The sizes, the smallest first.
-        seed: The seed of places, angles and signs.
-        budget: The time. No size of a kind is begun that would not be finished in it.
-        journal: Counts of an earlier attempt, and of this one.
-    """
+    """Count from the largest size down until every family misses; all kinds of a size come before the next one."""
     cells: dict[tuple[Kind, FamilyName], list[LimitCell]] = {(kind, f): [] for kind in kinds for f in families}
     seconds = len(good) * max((judges.seconds_per_image(family) for family in families), default=0.0)
 

@@ -1,4 +1,4 @@
-"""Fit and timing of the densities over pixels and features that make up the compared model families."""
+"""Fit and timing of the densities over pixels and features that make up the families."""
 
 from __future__ import annotations
 
@@ -47,25 +47,14 @@ TIMED = 32
 
 @dataclass(frozen=True)
 class FittedPart:
-    """Fitted density of pixels or of features (a part of a model), with its likelihood on unseen images.
-
-    The likelihood is that of held-out images.
-
-    Attributes:
-        density: The density, frozen.
-        held_out: Its negative log-likelihood of held-out images, in bits/dim or in nats for each value of the features.
-        baseline: The same of independent pixels, or of one Gaussian for all places.
-        seconds: Duration of the fit.
-        steps: Optimiser steps; None for a closed form.
-        preprocessing: How images are made smaller for the density; None where it takes them as they are.
-    """
+    """A fitted density."""
 
     density: ImageDensity
-    held_out: float
-    baseline: float
-    seconds: float
-    steps: int | None = None
-    preprocessing: Preprocessing | None = None
+    held_out: float  # bits/dim, or nats for each feature value; smaller is better
+    baseline: float  # the same of independent pixels, or of one Gaussian
+    seconds: float  # of the fit
+    steps: int | None = None  # None for a closed form
+    preprocessing: Preprocessing | None = None  # makes images smaller; None to take them as they are
 
     def prepared(self, images: Images) -> Images:
         """Return images at the size that the density takes, uint8 ``(n, C, h, w)``."""
@@ -73,15 +62,12 @@ class FittedPart:
 
 
 def smaller_images(images: Images, preprocessing: Preprocessing | None) -> Images:
-    """Return images as a preprocessing gives them, uint8 ``(n, C, h, w)``; the same images for None."""
     if preprocessing is None:
         return images
     return np.stack([conform_pixels(image, preprocessing).pixels for image in images])
 
 
 class _Fit(BaseModel):
-    """The record of a fit of features on disk."""
-
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     plan: str
@@ -100,20 +86,7 @@ def fitted_features(
     plan: str,
     report: Report,
 ) -> FittedPart:
-    """Fit flows over image features, or load them if an interrupted comparison has already fitted them.
-
-    An earlier attempt has stored its fit in ``folder``.
-
-    The held-out likelihood is that of five folds of the images, each under a fit to the others.
-
-    Args:
-        images: The images, uint8 ``(n, C, H, W)``.
-        architecture: The architecture, before a grid is chosen.
-        options: Options of the engine.
-        folder: The folder of the fit.
-        plan: A digest of what the fit depends on; a stored fit of another plan is ignored.
-        report: Called with the progress; what it raises ends the fit.
-    """
+    """Fit flows over features, or load the fit of an earlier attempt with the same ``plan``."""
     stored = _stored(folder, plan)
     if stored is not None:
         record, weights = stored
@@ -146,10 +119,7 @@ def fitted_features(
 
 
 def feature_seconds(images: Images, architecture: FeatureArchitecture, options: EngineOptions) -> float:
-    """Measure the seconds that the feature backbone takes to process one image.
-
-    A first pass prepares the backbone and is not counted.
-    """
+    """Measure the seconds of the backbone for an image, after an uncounted pass."""
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)
     backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
     extractor = open_extractor(store, backbone, architecture.image_shape, architecture.input_size, options)
@@ -161,10 +131,7 @@ def feature_seconds(images: Images, architecture: FeatureArchitecture, options: 
 
 
 def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: EngineOptions, folder: Path) -> float:
-    """Measure the seconds that an untrained pixel flow takes to score an image.
-
-    The flow is built from the architecture.
-    """
+    """Measure the seconds of an untrained pixel flow for an image."""
     trainer = Trainer(dataset, architecture, TrainingConfig(max_steps=1), folder, lambda _event: None)
     flow = trainer.averaged.eval()
     release_memory()  # which the trainer keeps for steps that it does not take
@@ -173,10 +140,7 @@ def pixel_seconds(dataset: Dataset, architecture: PixelArchitecture, options: En
 
 
 def seconds_per_image(density: ImageDensity, images: Images) -> float:
-    """Measure the seconds that a density takes to score an image.
-
-    A first pass prepares the density and is not counted.
-    """
+    """Measure the seconds of a density for an image, after an uncounted pass."""
     batch = np.ascontiguousarray(images[:TIMED])
     score_images(density, batch)
     began = time.monotonic()
@@ -194,25 +158,7 @@ def trained_pixels(
     observe: Observer,
     should_stop: Callable[[], bool],
 ) -> FittedPart:
-    """Train a flow over pixels for a model comparison or resume its training, and return the fitted density.
-
-    The checkpoints of an earlier attempt are in ``folder``.
-
-    Args:
-        dataset: The images to train with, and to validate with in its statistics part.
-        good: The images whose likelihood is measured.
-        architecture: The architecture.
-        config: Settings with the number of minutes.
-        options: Options of the engine that scores.
-        folder: The folder of the checkpoints.
-        observe: Function that receives the events of the training.
-        should_stop: Called after every step; returns true to end the training early.
-
-    Raises:
-        Interrupted: ``should_stop`` returned true.
-        TrainingDiverged: The training diverged.
-        SingularLayer: A layer has no inverse in float64.
-    """
+    """Train or resume; raise ``Interrupted``, ``TrainingDiverged`` or ``SingularLayer``."""
     began = time.monotonic()
     summary = DatasetSummary(dataset.image_shape, len(dataset.train), len(dataset.statistics), 0, 0)
     # The comparison plans what follows the last validation.
@@ -233,10 +179,7 @@ def trained_pixels(
 
 
 def _stored(folder: Path, plan: str) -> tuple[_Fit, dict[str, Tensor]] | None:
-    """Return the record and the weights of a stored fit; None where there is none, or it is damaged or of another plan.
-
-    What is there is then removed.
-    """
+    """Return a stored fit, or remove it and return None if it is damaged or of another plan."""
     if not folder.is_dir():
         return None
     try:

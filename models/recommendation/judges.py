@@ -1,4 +1,4 @@
-"""Anomaly verdicts of several model families on the same images, with one pass per density."""
+"""Verdicts of several families on the same images, with one pass of each density."""
 
 from __future__ import annotations
 
@@ -26,23 +26,13 @@ PARTS_OF: dict[FamilyName, tuple[PartName, ...]] = {
 
 @dataclass(frozen=True)
 class FamilyJudges:
-    """Fitted, calibrated models of all types in a comparison, which judge whether images are anomalous.
-
-    The types, or families, are models of pixels, of features and of both.
-
-    Attributes:
-        parts: The fitted densities.
-        calibrations: The calibration of each family, whose p-values judge.
-        alpha: An image is flagged if its p-value is at most this.
-        seconds: Time that each density has taken for verdicts.
-        images: How many images it has scored in this time.
-    """
+    """Fitted, calibrated families. An image is flagged if its p-value is at most ``alpha``."""
 
     parts: Mapping[PartName, FittedPart]
     calibrations: Mapping[FamilyName, Calibration]
     alpha: float
-    seconds: dict[PartName, float] = field(default_factory=dict)
-    images: dict[PartName, int] = field(default_factory=dict)
+    seconds: dict[PartName, float] = field(default_factory=dict)  # of verdicts, by density
+    images: dict[PartName, int] = field(default_factory=dict)  # scored in this time
 
     @classmethod
     def calibrate(
@@ -52,18 +42,7 @@ class FamilyJudges:
         subsets: Subsets,
         alpha: float,
     ) -> FamilyJudges:
-        """Calibrate each fitted model family on normal images, so that it can flag anomalous ones.
-
-        The families are pixels, features and both.
-
-        ``alpha`` is raised to the smallest p-value where that is larger.
-
-        Args:
-            parts: The fitted densities.
-            evidence: The evidence of the reference images under each of them.
-            subsets: The images.
-            alpha: The wanted false-alarm rate.
-        """
+        """Calibrate each family; ``alpha`` is raised to the smallest p-value."""
         calibrations = {}
         for family in FAMILIES:
             # A model takes images of one size.
@@ -74,14 +53,7 @@ class FamilyJudges:
         return cls(parts, calibrations, max(alpha, smallest))
 
     def flagged(self, images: Images, families: Iterable[FamilyName]) -> dict[FamilyName, int]:
-        """Return a dict with the number of images that each given model family flags as anomalous.
-
-        An image without a finite likelihood is not flagged.
-
-        Args:
-            images: The images, uint8 ``(n, C, H, W)``.
-            families: The families that judge; only their densities run, and each once.
-        """
+        """Return how many images each family flags; those without a finite likelihood are not flagged."""
         wanted = list(families)
         scored: dict[PartName, list[Likelihood | ScoreNotFinite]] = {}
         for part in dict.fromkeys(part for family in wanted for part in PARTS_OF[family]):
@@ -92,10 +64,7 @@ class FamilyJudges:
         return {family: self._count(family, [scored[part] for part in PARTS_OF[family]]) for family in wanted}
 
     def seconds_per_image(self, family: FamilyName) -> float:
-        """Return the average seconds per image that a model family has taken for scoring.
-
-        They are the sum over its densities, each measured over all images that the density has scored.
-        """
+        """Return the mean seconds of a family's densities together."""
         return sum(self.seconds[part] / self.images[part] for part in PARTS_OF[family])
 
     def _count(self, family: FamilyName, scored: list[list[Likelihood | ScoreNotFinite]]) -> int:

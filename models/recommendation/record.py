@@ -1,7 +1,4 @@
-"""Settings and result of a comparison of pixel, feature and hybrid models.
-
-The result says what each family of models reached, and which family is proposed. Free of torch.
-"""
+"""Settings and result of a comparison of families. Free of torch."""
 
 from __future__ import annotations
 
@@ -49,10 +46,7 @@ class RecommendParameters(ImageOptions):
 
     @property
     def image_settings(self) -> dict[str, Any]:
-        """Image options that were set, as a dict by name; options that were left out are absent.
-
-        The names are those of the training parameters for the same purpose.
-        """
+        """Image options that were set, by the names of the training parameters."""
         return self.model_dump(mode="json", include=set(ImageOptions.model_fields), exclude_unset=True)
 
 
@@ -135,5 +129,4 @@ class RecommendationRecord(_RecordPart):
     notes: tuple[str, ...] = Field((), description="What was left out or reduced for lack of time or of images.")
 
     def result(self, family: FamilyName) -> FamilyResult:
-        """Return the likelihood, detection limits and speed of one model family, such as ``pixels`` (a pixel flow)."""
         return next(result for result in self.families if result.family == family)

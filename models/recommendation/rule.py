@@ -1,4 +1,4 @@
-"""Rule that proposes a model family from measured detection limits, with reasons in words."""
+"""Rule that proposes a family by its detection limits, with reasons in words."""
 
 from __future__ import annotations
 
@@ -35,42 +35,25 @@ NOT_COVERED = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """Proposed model family (pixels, features or hybrid), with the reasons as sentences.
-
-    The family is None where no family was measured.
-    """
+    """Proposed family, or None if none was measured, with the reasons as sentences."""
 
     family: FamilyName | None
     reasons: tuple[str, ...]
 
 
 def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
-    """Return the rank of a detection limit among the tried defect sizes, where the smallest size has rank 0.
-
-    It is the index of the limit in ``sizes``, or ``len(sizes)`` if the curve has no limit.
-    """
+    """Return the index of a limit in ``sizes``, or their number if there is no limit."""
     return len(sizes) if curve.limit is None else sizes.index(curve.limit)
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
-    """Return the mean rank of a model family's detection limits in the rising list of defect sizes.
-
-    The position of a limit, from 0, is its rank. It is one past the end where there is no limit.
-
-    A smaller rank is better: the family finds smaller defects.
-
-    It is the mean over shapes of the mean over contrasts.
-
-    Args:
-        curves: The curves of a family, at least one.
-        sizes: All sizes that were tried, the smallest first.
-    """
+    """Return the mean over shapes of the mean rank over contrasts; smaller is better."""
     shapes = dict.fromkeys(curve.shape for curve in curves)
     return fmean(fmean(limit_rank(curve, sizes) for curve in curves if curve.shape == shape) for shape in shapes)
 
 
 def typical_limit(rank: float, sizes: Sequence[int]) -> str:
-    """Return the defect size in pixels that a mean rank stands for, such as ``4.5``, or ``over 12`` beyond all sizes.
+    """Return the size in pixels that a mean rank stands for.
 
     >>> typical_limit(2.25, (2, 3, 4, 6)), typical_limit(3.5, (2, 3, 4, 6))
     ('4.5', 'over 6')
@@ -79,17 +62,7 @@ def typical_limit(rank: float, sizes: Sequence[int]) -> str:
 
 
 def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
-    """Propose the cheapest model family whose detection limits are nearly as good as those of the best family.
-
-    Its mean rank is at most half a step above the smallest mean rank.
-
-    The order of cost is features, pixels, hybrid: closed form, training, both. Where no family finds any defect, all
-    ranks are equal, the cheapest is proposed, and the reasons say so. Families that were not measured are left out.
-
-    Args:
-        results: The results of the families, with their mean ranks.
-        sizes: All sizes that were tried, the smallest first.
-    """
+    """Propose the cheapest family whose mean rank is at most half a step above the smallest."""
     measured = {result.family: result for result in results if result.mean_rank is not None}
     if not measured:
         return Proposal(None, ("no family has a detection limit that could be measured",))
@@ -112,9 +85,7 @@ def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
 
 
 def limit_words(curve: LimitCurve) -> str:
-    """Return the smallest defect size that a model reliably finds, in words such as ``from 6 pixels``.
-
-    Where even the largest size is not found reliably, the words are such as ``not up to 12 pixels``.
+    """Return a limit in words, such as ``not up to 12 pixels``.
 
     >>> limit_words(LimitCurve(shape="spot", contrast=64, cells=(), limit=6, lower=0.95))
     'from 6 pixels'
@@ -123,10 +94,7 @@ def limit_words(curve: LimitCurve) -> str:
 
 
 def limit_cell_text(curve: LimitCurve) -> str:
-    """Return a detection limit (smallest reliably found defect size in pixels) as text for a table cell.
-
-    Without a limit the text has the share at the largest size, such as ``none (60% at 12)``.
-    """
+    """Return a limit for a table, or the share at the largest size, such as ``none (60% at 12)``."""
     largest = curve.cells[-1]
     return str(curve.limit) if curve.limit is not None else f"none ({largest.share:.0%} at {largest.size})"
 

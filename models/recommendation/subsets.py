@@ -1,8 +1,4 @@
-"""Choice of the images for a comparison of model families: disjoint subsets of a dataset.
-
-The subsets are from the train part, except that good images may be from the statistics part. The calibration part is
-not read.
-"""
+"""Disjoint subsets of a dataset for a comparison. The calibration part is not read."""
 
 from __future__ import annotations
 
@@ -36,34 +32,22 @@ BLOCKS = 100
 
 @dataclass(frozen=True)
 class Subsets:
-    """Disjoint subsets of a dataset's images to fit, calibrate and test the compared model families.
-
-    Each set is uint8 ``(n, C, H, W)``.
-
-    Attributes:
-        fit: The images that the families are fitted to.
-        reference: The images of the anomaly statistics, then those of the ranks.
-        statistics: How many of ``reference`` fit the statistics; all where there are folds.
-        folds: The fold of each reference image, where all of them serve both purposes in turn; None otherwise.
-        good: The images that get the defects.
-        good_part: The part of the dataset that ``good`` is from.
-    """
+    """Subsets to fit, calibrate and test, each uint8 ``(n, C, H, W)``."""
 
     fit: Images
-    reference: Images
-    statistics: int
-    folds: NDArray[np.int8] | None
-    good: Images
+    reference: Images  # of the anomaly statistics, then of the ranks
+    statistics: int  # how many of ``reference``; all where there are folds
+    folds: NDArray[np.int8] | None  # of ``reference``, where all serve both purposes in turn
+    good: Images  # that get the defects
     good_part: Literal["statistics", "train"]
 
     @property
     def ranks(self) -> int:
-        """Number of normal images among which a new image is ranked to get its p-value."""
+        """Number of images that p-values are ranks among."""
         return len(self.reference) - (0 if self.folds is not None else self.statistics)
 
     @property
     def counts(self) -> ComparedImages:
-        """The numbers of images that are used to fit, calibrate and test the compared models."""
         return ComparedImages(
             fit=len(self.fit),
             statistics=self.statistics,
@@ -74,23 +58,7 @@ class Subsets:
 
 
 def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0) -> Subsets:
-    """Choose disjoint subsets of a dataset for a comparison of model families.
-
-    The train part is divided into images for fit, statistics and ranks. Good images are from the statistics part.
-
-    Where the statistics part also serves the p-values of a model (below 400 images), or has fewer than 29 images, the
-    good images are from the train part, too. Where the ranks would be too few for ``alpha``, statistics and ranks are
-    one set in five folds.
-
-    Args:
-        dataset: The dataset; its calibration part is not touched.
-        alpha: The wanted false-alarm rate.
-        seed: The seed of the division.
-        share: Share of the usual numbers of images to take, where time is short.
-
-    Raises:
-        DatasetUnfit: The train part has fewer than 100 images.
-    """
+    """Choose a ``share`` of the usual numbers, with folds if ranks were too few; raise ``DatasetUnfit``."""
     train, total = stacked(dataset.train), len(dataset.train)
     check_train_images(dataset.name, total)
     from_train = dataset.folds is not None or len(dataset.statistics) < MIN_LIMIT_IMAGES
@@ -118,10 +86,7 @@ def choose_subsets(dataset: Dataset, alpha: float, seed: int, share: float = 1.0
 
 
 def check_train_images(name: str, train: int) -> None:
-    """Check that a dataset has at least 100 training images.
-
-    Raises ``DatasetUnfit`` otherwise. ``name`` is the name of the dataset.
-    """
+    """Raise ``DatasetUnfit`` for fewer than 100 training images."""
     if train < MIN_TRAIN:
         raise DatasetUnfit(
             f"a comparison of families divides the training images, expected at least {MIN_TRAIN} of them, "

@@ -15,7 +15,7 @@ def attainable(smallest_p: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class UnlessCoarser:
-    """Rule that activates a calibration unless a usual rate is lost. ``own`` is that of the artifact."""
+    """Rule that activates a calibration unless a usual rate is lost. ``own`` is the summary of calibration 0."""
 
     own: CalibrationSummary
 

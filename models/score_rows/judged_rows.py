@@ -1,7 +1,4 @@
-"""Table rows with the score and the anomaly verdict of each image that a model judges.
-
-An image without a score has its error in its row.
-"""
+"""Rows with the score and the verdict of each image, or its error."""
 
 from __future__ import annotations
 
@@ -27,46 +24,26 @@ BATCH_BYTES = 64 * 2**20
 
 
 class Judge(Protocol):
-    """Protocol of a loaded model that scores images and flags anomalies."""
+    """A loaded model that scores images and flags anomalies."""
 
     @property
-    def manifest(self) -> Manifest:
-        """The manifest of the model that judges images: a description of its architecture and training."""
-        ...
+    def manifest(self) -> Manifest: ...
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """The image shape that the model expects, and how images of other sizes and colours are converted."""
-        ...
+    def preprocessing(self) -> Preprocessing: ...
 
     def judge_each(self, images: Batch, alpha: float | None) -> list[Judgement]:
-        """Return a list with the log-likelihood and anomaly verdict, or the scoring error, of each image."""
+        """Return the log-likelihood and verdict, or the error, of each image."""
         ...
 
 
 def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
-    """Yield images in batches (lists) of at most 64 images, fewer if their pixels would exceed 64 MiB.
-
-    The batches are for :func:`judged_rows`.
-    """
+    """Yield at most 64 images at once, fewer if their pixels would exceed 64 MiB."""
     yield from in_batches(images, BATCH, BATCH_BYTES, _bytes)
 
 
 def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:
-    """Score a batch of images, flag anomalies, and return a table row (a dict) for each image.
-
-    The rows are in the order of the images.
-
-    An image that cannot be scored has its error in its row.
-
-    Args:
-        judge: The model.
-        batch: The name of each image, and the image or the reason why it cannot be scored.
-        alpha: The false-alarm rate of the verdicts; None for the default.
-
-    Raises:
-        AlphaUnattainable: The calibration has too few images for ``alpha``.
-    """
+    """Return a row for each image, in order; raise ``AlphaUnattainable``."""
     good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
     judged = iter(judge.judge_each(batch_of(good, judge.preprocessing), alpha) if good else [])
     rows = []

@@ -1,4 +1,4 @@
-"""Row of an image in a table of scores, and the schema of the table's columns."""
+"""Rows of a table of scores, and its schema."""
 
 from __future__ import annotations
 
@@ -35,72 +35,44 @@ Row = dict[str, Any]
 
 
 class ReasonText(Protocol):
-    """Interface of a reason why an image was flagged: a text, and the box of an image region if any.
-
-    The box is in pixels of the upright file.
-    """
-
     @property
-    def text(self) -> str:
-        """The reason for the anomaly verdict on an image, in words."""
-        ...
+    def text(self) -> str: ...
 
     @property
     def box(self) -> tuple[int, int, int, int] | None:
-        """Box, in pixels, around the image region that this reason for a verdict points to, or None.
-
-        It gives left, top, right and bottom. It is None if the reason has no region.
-        """
+        """Left, top, right and bottom in pixels of the upright file; None without a region."""
         ...
 
 
 class JudgedValues(Protocol):
-    """Interface of an object with an image's anomaly verdict: p-value, score, statistic, decision and reasons.
-
-    It was made in this process, or comes from the response of a service.
-    """
+    """A verdict of this process or of a service."""
 
     @property
-    def p_value(self) -> float:
-        """The conformal p-value of the image; a small value indicates an anomaly."""
-        ...
+    def p_value(self) -> float: ...
 
     @property
     def score(self) -> float:
-        """The anomaly score of the image: -log10 of the p-value."""
+        """-log10 of the p-value."""
         ...
 
     @property
     def statistic(self) -> float:
-        """The anomaly test statistic of the image, in nats; a large value indicates an anomaly.
-
-        Its rank among the statistics of calibration images gives the p-value.
-        """
+        """In nats; a large value indicates an anomaly."""
         ...
 
     @property
-    def is_anomaly(self) -> bool:
-        """Whether the image is flagged as an anomaly."""
-        ...
+    def is_anomaly(self) -> bool: ...
 
     @property
     def reasons(self) -> Sequence[ReasonText] | None:
-        """The main reasons for the anomaly verdict on the image, the strongest first; None if not given."""
+        """The strongest first; None if not given."""
         ...
 
 
 def row_of(
     path: str, log_likelihood: float, bits_per_dim: float | None, verdict: JudgedValues, warning: str | None
 ) -> Row:
-    """Return the table row of a scored image: a dict with log-likelihood, p-value and anomaly verdict.
-
-    Args:
-        path: Name of the image.
-        log_likelihood: Its log-likelihood in nats.
-        bits_per_dim: The same in bits for each value; None for a density of features.
-        verdict: Its verdict, with boxes in pixels of the upright file.
-        warning: What was done to the file, and how it differs from the training images; None if there is nothing.
-    """
+    """Return the row of a scored image; the warning is of its file, and boxes are in pixels of the upright file."""
     reasons = verdict.reasons or ()
     return {
         "path": path,
@@ -119,8 +91,5 @@ def row_of(
 
 
 def failed_row(path: str, error: str, detail: str) -> Row:
-    """Return the table row, a dict with path and error, of an image that could not be scored.
-
-    The row has the short code and the text of the error.
-    """
+    """Return the row of an image that could not be scored."""
     return {"path": path, "error": error, "error_detail": detail}

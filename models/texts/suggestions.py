@@ -1,5 +1,3 @@
-"""Suggestions for a mistyped name, for error texts."""
-
 from __future__ import annotations
 
 from collections.abc import Collection
@@ -10,7 +8,7 @@ MAX_CHARACTERS = 100
 
 
 def closest(name: str, known: Collection[str]) -> str | None:
-    """Return the name in ``known`` that is most similar to ``name``, or None if no name is similar enough.
+    """Return the most similar name, or None if none is similar enough.
 
     >>> closest("max_step", ["max_steps", "seed"]), closest("huge", ["max_steps", "seed"])
     ('max_steps', None)
@@ -20,7 +18,7 @@ def closest(name: str, known: Collection[str]) -> str | None:
 
 
 def choices(name: str, known: Collection[str]) -> str:
-    """Return the end of an error message about an unknown name: a similar name, if any, and all known names.
+    """Return the end of an error text: a similar name, if any, and all names.
 
     >>> choices("mnist-min", ["mnist", "parts"])
     'did you mean mnist? There are: mnist, parts'

@@ -1,7 +1,4 @@
-"""Values of parameters as text, and plain error messages for pydantic validation errors.
-
-The error texts avoid the vocabulary of pydantic.
-"""
+"""Texts of parameter values, and of pydantic errors without the vocabulary of pydantic."""
 
 from __future__ import annotations
 
@@ -19,15 +16,7 @@ MAX_SHOWN_CHARACTERS = 40
 
 
 def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
-    """Return a plain error message for a validation error of pydantic.
-
-    Most messages have the form "expected ..., got ...". An unknown parameter or a missing value has a message of its
-    own.
-
-    Args:
-        error: An item of ``pydantic.ValidationError.errors()``.
-        known: Names of the parameters that there are, to suggest one in place of an unknown one.
-    """
+    """Return the text of an item of ``ValidationError.errors()``, mostly "expected ..., got ..."."""
     match error["type"]:
         case "extra_forbidden":
             name = str(error["loc"][-1])
@@ -54,13 +43,7 @@ def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:
 
 
 def error_line(error: ValidationError, known: Collection[str] = (), whole: str = "") -> str:
-    """Return one line of text that describes all errors of a validation, such as "batch_size: expected ..., got ...".
-
-    Args:
-        error: The failed validation.
-        known: Names of the parameters that there are, to suggest one in place of an unknown one.
-        whole: Name of the values as a whole, for errors that belong to none of them.
-    """
+    """Return all errors in one line; ``whole`` names what errors of no single value belong to."""
     texts = []
     for item in error.errors():
         text, where = plain_text(item, known), ".".join(map(str, item["loc"])) or whole
@@ -70,10 +53,7 @@ def error_line(error: ValidationError, known: Collection[str] = (), whole: str =
 
 
 def with_value(detail: str, given: object) -> str:
-    """Append ", got <value>" to an error text that starts with "expected", if the value is short.
-
-    Only numbers and texts are shown. A text that already has such an addition stays as it is.
-    """
+    """Append ", got <value>" to an error text that starts with "expected", if the value is short."""
     shown = isinstance(given, int | float | str) and len(str(given)) <= MAX_SHOWN_CHARACTERS
     if shown and detail.startswith("expected") and ", got " not in detail:
         return f"{detail}, got {given!r}"
@@ -81,7 +61,7 @@ def with_value(detail: str, given: object) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return the value of a training parameter as the text that is written on a command line.
+    """Return a value as it is written on a command line.
 
     >>> value_text(None), value_text(True), value_text(1e9), value_text((28, 32))
     ('unset', 'true', '1000000000', '[28, 32]')

@@ -32,7 +32,7 @@ class _Followed:
 
 
 class FollowedLogDets:
-    """Tracker of log-dets: W changes them by ½ <G + G', W' - W>, up to third order, for the gradient G."""
+    """Tracker of log-dets, which change by ½ <G + G', W' - W> up to third order, for their gradient G in W."""
 
     def __init__(self, flow: Flow, image_shape: Shape) -> None:
         self._flow = flow

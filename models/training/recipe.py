@@ -79,7 +79,7 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
 
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings; raise ``pydantic.ValidationError``. Minutes without steps replace their default limit."""
+    """Return the settings; raise ``pydantic.ValidationError``. Minutes without steps have no limit of steps."""
     unused = [name for name in parameters if name in TrainingConfig.model_fields and name not in recipe.parameters]
     if unused:
         raise ValidationError.from_exception_data(
