@@ -39,11 +39,9 @@ class AdditiveCoupling(HalfCoupling):
         super().__init__(channels, 1, width, places, context)
 
     def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return x2 + t and log-slopes 0 for shifts t in ``numbers``."""
         return moved + numbers, torch.zeros_like(moved)
 
     def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z2 - t and log-slopes 0."""
         return moved - numbers, torch.zeros_like(moved)
 
     def constant_log_det_at(self, shape: Shape) -> float:

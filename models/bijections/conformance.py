@@ -66,7 +66,10 @@ def check(case: Case) -> int:
 
     Raises:
         AssertionError: A promise is not kept; the text says which.
+        ValueError: The case has no shapes.
     """
+    if not case.shapes:
+        raise ValueError("expected at least one shape of images, got none")
     checks: list[Callable[[], None]] = [partial(each, case, shape) for shape in case.shapes for each in SHAPE_CHECKS]
     checks += [partial(each, case) for each in (*LAYER_CHECKS, *(CONTEXT_CHECKS if case.make().context else ()))]
     for direction, refused in (("forward", case.refused), ("inverse", case.inverse_refused)):

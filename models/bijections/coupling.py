@@ -132,14 +132,7 @@ class CouplingNet(nn.Module):
 
 
 def log_scale_and_shift(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-scales 2·tanh(h/2), in [-2, 2], and the shifts t of an affine map (Keller et al. 2021, code).
-
-    Args:
-        numbers: First the unbounded h and then t along the second axis, ``(N, 2·M, ...)``.
-
-    Returns:
-        Log-scales and shifts, each ``(N, M, ...)``.
-    """
+    """Return bounded log-scales 2·tanh(h/2) and shifts t for h, then t along the second axis of ``numbers``."""
     logits, shift = numbers.chunk(2, dim=1)
     return LOG_SCALE_BOUND * torch.tanh(logits / LOG_SCALE_BOUND), shift
 
@@ -227,12 +220,10 @@ class AffineCoupling(HalfCoupling):
         super().__init__(channels, 2, width, places, context)
 
     def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s·x2 + t and log s for unbounded log-scales, then shifts, in ``numbers``."""
         log_scale, shift = log_scale_and_shift(numbers)
         return moved * torch.exp(log_scale) + shift, log_scale
 
     def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (z2 - t)/s and log s."""
         log_scale, shift = log_scale_and_shift(numbers)
         return (moved - shift) * torch.exp(-log_scale), log_scale
 
@@ -268,9 +259,9 @@ class SplineCoupling(HalfCoupling):
     Args:
         channels: The number of channels C.
         width: Channels of the hidden layers of the network.
+        places: Height and width of the images for a network that depends on the place; None for any size.
         bins: The number of bins of each spline, at least 2.
         bound: The end of the interval.
-        places: Height and width of the images for a network that depends on the place; None for any size.
         context: The length K of the context; 0 for a layer without one.
 
     Raises:
@@ -281,9 +272,9 @@ class SplineCoupling(HalfCoupling):
         self,
         channels: int,
         width: int,
+        places: tuple[int, int] | None = None,
         bins: int = 8,
         bound: float = 5.0,
-        places: tuple[int, int] | None = None,
         *,
         context: int = 0,
     ) -> None:
@@ -293,11 +284,9 @@ class SplineCoupling(HalfCoupling):
         self.bound = bound
 
     def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values of the splines and their log-slopes for the network's outputs ``numbers``."""
         return self._map(Knots.map_with_slope, moved, numbers)
 
     def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values that the splines map to ``moved``, and the log-slopes there."""
         return self._map(Knots.inverse_with_slope, moved, numbers)
 
     def _map(

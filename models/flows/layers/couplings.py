@@ -25,7 +25,6 @@ Place = Annotated[
     ),
 ]
 
-
 MAX_ORDERED = 4096
 """Most values of a masked autoregressive layer."""
 
@@ -52,13 +51,18 @@ class Coupling(LayerSpec):
         """Return the one setting of a built coupling layer, the ``width`` of its network, as a dict."""
         return {"width": layer.get_parameter("net.first.weight").shape[0]}
 
+    def parameters(self, shape: ImageShape) -> int:
+        """Return the number of learned parameters of the coupling network."""
+        first, middle = self.width * (9 * ((shape[0] + 1) // 2) + 1), self.width * (self.width + 1)
+        return first + middle + self._numbers() * (shape[0] // 2) * (9 * self.width + 2)
+
     def summary(self) -> str:
         """Return the layer type and the width of the coupling network as a short text."""
         return f"{self.type} of width {self.width}"
 
-    def _of_net(self, shape: ImageShape, outputs: int) -> int:
-        first, middle = self.width * (9 * ((shape[0] + 1) // 2) + 1), self.width * (self.width + 1)
-        return first + middle + outputs * (9 * self.width + 2)
+    def _numbers(self) -> int:
+        """Return how many numbers determine the map of a value."""
+        return 2
 
 
 class _ByPlace(Coupling):
@@ -66,32 +70,19 @@ class _ByPlace(Coupling):
 
     place: Place = False
 
-    @property
-    def of_value(self) -> int:
-        """How many numbers determine the map of a value: the log-scale and the shift."""
-        return 2
-
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the arguments that construct the layer, last the image size (H, W) or, without ``place``, None."""
+        """Return channels, width, and the image size (H, W), which is None without ``place``."""
         return *super().arguments(shape), shape[1:] if self.place else None
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return the ``width`` and the ``place`` of a built coupling layer as a dict."""
         return {**super().read(layer), "place": "net.place" in dict(layer.named_parameters())}
 
     def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters of the network.
-
-        If the network depends on the place, a map of places for each hidden channel is included.
-        """
-        return self._of_net(shape, self.of_value * (shape[0] // 2)) + self.place * self.width * shape[1] * shape[2]
+        """Return those of the network, with ``place`` a map of places for each hidden channel included."""
+        return super().parameters(shape) + self.place * self.width * shape[1] * shape[2]
 
     def summary(self) -> str:
-        """Return the layer type and the width of the coupling network as a short text.
-
-        The text also says whether the network depends on the place.
-        """
         return f"{super().summary()}{' by place' if self.place else ''}"
 
 
@@ -112,20 +103,15 @@ class SplineCouplingSpec(_ByPlace):
     bins: Bins = 8
     bound: Bound = 5.0
 
-    @property
-    def of_value(self) -> int:
-        """How many numbers determine the spline of a value."""
-        return 3 * self.bins - 1
-
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return channels, width, bins, the end of the interval, and the image size or None."""
-        channels, width, places = super().arguments(shape)
-        return channels, width, self.bins, self.bound, places
+        return *super().arguments(shape), self.bins, self.bound
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return ``width``, ``place``, ``bins`` and ``bound`` of a built layer as a dict."""
         return {**super().read(layer), "bins": layer.bins, "bound": layer.bound}
+
+    def _numbers(self) -> int:
+        return 3 * self.bins - 1
 
 
 @register
@@ -146,12 +132,10 @@ class MaskedAutoregressiveSpec(LayerSpec):
             raise ValueError(f"expected images of at most {MAX_ORDERED} values, got {numbers(shape)}; split before it")
 
     def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the number of values of an image, the width and whether the order is reversed."""
         return numbers(shape), self.width, self.reverse
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
-        """Return ``width`` and ``reverse`` of a built layer as a dict."""
         return {"width": layer.get_parameter("middle.weight").shape[0], "reverse": layer.reverse}
 
     def parameters(self, shape: ImageShape) -> int:
@@ -160,7 +144,6 @@ class MaskedAutoregressiveSpec(LayerSpec):
         return self.width * (values + 1) + self.width * (self.width + 1) + 2 * values * (self.width + 1)
 
     def summary(self) -> str:
-        """Return the layer type, the width and the order as a short text."""
         return f"{self.type} of width {self.width}{', reversed' if self.reverse else ''}"
 
 
@@ -171,9 +154,8 @@ class AdditiveCouplingSpec(Coupling):
     type: Literal["additive-coupling"] = "additive-coupling"
     bijection = "models.bijections.additive_coupling:AdditiveCoupling"
 
-    def parameters(self, shape: ImageShape) -> int:
-        """Return the number of learned parameters of the network that computes the shift."""
-        return self._of_net(shape, shape[0] // 2)
+    def _numbers(self) -> int:
+        return 1
 
 
 @register
@@ -196,4 +178,7 @@ class PlaceCouplingSpec(Coupling):
 
         These are the shift network, and a map of places for each hidden channel.
         """
-        return self._of_net(shape, shape[0] // 2) + self.width * shape[1] * shape[2]
+        return super().parameters(shape) + self.width * shape[1] * shape[2]
+
+    def _numbers(self) -> int:
+        return 1

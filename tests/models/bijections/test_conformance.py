@@ -135,7 +135,7 @@ CASES = (
     Case("additive-coupling-given", lambda: AdditiveCoupling(4, 8, context=2), ((4, 2, 3),), volume_preserving=True),
     Case(
         "spline-coupling",
-        lambda: SplineCoupling(5, 8, 5, 3.0),
+        lambda: SplineCoupling(5, 8, None, 5, 3.0),
         ((5, 2, 3), (5, 1, 1)),
         (((2, 4, 3, 5), r"\(N, 5, H, W\), got"),),
     ),

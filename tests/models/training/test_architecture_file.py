@@ -306,13 +306,16 @@ def test_a_flow_built_by_hand_is_not_whitened(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_a_flow_of_unknown_layers_is_refused(tmp_path: Path) -> None:
+def test_a_flow_of_unknown_layers_or_with_a_context_is_refused(tmp_path: Path) -> None:
     class Mine(PeriodicConv):
         pass
 
     flow = Flow(LogitPixels(), [Level([ActNorm(4), Mine(4)])])
     with pytest.raises(ArchitectureInvalid, match="level 1, step 2: expected a layer of a registered type, got Mine"):
         run(flow, tmp_path, **BUDGET)
+    conditional = Flow(LogitPixels(), [Level([AffineCoupling(4, 8, context=3)])])
+    with pytest.raises(ArchitectureInvalid, match="expected no context, got layers with a context of 3 numbers"):
+        run(conditional, tmp_path, **BUDGET)
     with pytest.raises(ValueError, match="pixel transform of affine, logit, marginal, got LogitPixels"):
         describe_flow(Flow(LogitPixels(0.05), by_hand().level_list()), SHAPE)
     wrong = Flow(LogitPixels(), [Level([ActNorm(3)])])
