@@ -164,7 +164,7 @@ MAX_FOLD_SHARE = 0.4
 def fold_units(
     groups: NDArray[np.int64], images: NDArray[np.int64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int8], str]:
-    """Divide images ``(N,)`` into at most five folds, of whole groups if these are enough; return folds and which."""
+    """Return the fold of each image, ``(N,)``, and "by group" or "by image": groups stay whole where they can."""
     if len(np.unique(groups)) >= FOLDS:
         folds = _balanced(groups, generator)
         if np.bincount(folds).max() <= MAX_FOLD_SHARE * len(folds):

@@ -106,7 +106,7 @@ class StorageWriter:
 def write_storage(
     folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
 ) -> Iterator[StorageWriter]:
-    """Create files that are complete after the ``with`` block, without ``copies`` none of originals."""
+    """Create the files of a dataset, complete after the block; without ``copies`` there are no originals."""
     # One writer in a folder of its own: no journal and no locks, which network file systems lack.
     uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (

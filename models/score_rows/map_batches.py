@@ -24,7 +24,24 @@ Columns = Mapping[str, Any]
 
 
 def score_columns(judge: Judge, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-    """Replace the column ``image`` by :data:`SCORE_COLUMNS`; raise ``ValueError``, ``AlphaUnattainable``."""
+    """Score the images in the column ``image`` of a table batch; return the other columns and the scores.
+
+    The column of the images is left out. Each column has one value for each image.
+
+    Args:
+        judge: The model.
+        batch: A column ``image`` and any others. An image is the bytes of a file, a struct with such ``bytes``, or
+            pixels, uint8 ``(C, H, W)``; the column is a sequence of them, or pixels ``(N, C, H, W)``.
+        alpha: The false-alarm rate of the verdicts; None for the default.
+
+    Returns:
+        The columns of the batch without ``image``, and :data:`SCORE_COLUMNS`. Numbers are float64, NaN where there is
+        none. The others are arrays of objects, None where there is none.
+
+    Raises:
+        ValueError: There is no column ``image``, or another one has the name of a score.
+        AlphaUnattainable: The calibration has too few images for ``alpha``.
+    """
     if IMAGE not in batch:
         raise ValueError(f"expected a column {IMAGE!r}, got {', '.join(map(repr, batch)) or 'none'}")
     taken = [name for name in batch if name in SCORE_COLUMNS]
