@@ -2,8 +2,9 @@
 
 Processes with different settings of their OpenMP threads train the same flow in turns, alone on the machine and beside
 processes that never wait. ``former`` has threads that spin, as the product had; ``default`` is what the product does
-now, with its search for a number of threads. Printed are medians of the milliseconds of a step, and that of the default
-as a multiple of the best of the others and of the former.
+now: a comparison before each training chooses the number of threads. ``earlier choice`` keeps the number of its first
+training, as if the neighbours came later. Printed are medians of the milliseconds of a step, and those of the default
+as a multiple of the best of the settings and of the former.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from benchmarks.speed.pairing import Turn, in_turns
-from worker.process_tuning import spin_briefly, tune_process
+from worker.process_tuning import tune_process
 
 SETTINGS = {
     "former": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    "earlier choice": {},
     "default": {},
 }
 ENDLESS = "while True: pass"
@@ -32,21 +34,27 @@ ENDLESS = "while True: pass"
 
 def train_when_asked(name: str, preset: str, side: int, seconds: float) -> None:
     """Train for some seconds for each line of standard input, and print the milliseconds of a step."""
-    if name == "default":
+    chooses = name in {"earlier choice", "default"}
+    if chooses:
         tune_process()
-        spin_briefly()
-    from benchmarks.speed.train import training  # noqa: PLC0415 - imports torch, which reads the settings
+    import torch  # noqa: PLC0415 - it reads the settings
+
+    from benchmarks.speed.train import training  # noqa: PLC0415
+    from models.threads import torch_threads  # noqa: PLC0415
     from models.training.interrupted import Interrupted  # noqa: PLC0415
+    from models.training.loop import choose_threads  # noqa: PLC0415
     from models.training.presets import find_preset  # noqa: PLC0415
 
     recipe = find_preset(preset)
     config = recipe.config({"max_steps": 100_000, "pixel_transform": "affine"})
     architecture = recipe.architecture((1, side, side), "affine")
+    count = None if chooses else torch.get_num_threads()
     for _ in sys.stdin:
-        with training(architecture, config, choose_threads=name == "default") as trainer:
-            began = time.perf_counter()
-            ended = partial(lambda end: time.perf_counter() > end, began + seconds)
-            with suppress(Interrupted):
+        with training(architecture, config) as trainer:
+            if count is None or name == "default":
+                count = choose_threads(trainer.dataset, architecture, config, time.perf_counter)
+            ended = partial(lambda end: time.perf_counter() > end, time.perf_counter() + seconds)
+            with suppress(Interrupted), torch_threads(count):
                 trainer.take_steps(ended)
             print(1000 * trainer.state.elapsed_seconds / trainer.state.step, flush=True)
 

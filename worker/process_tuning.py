@@ -39,14 +39,6 @@ def tune_process() -> None:
     gc.set_threshold(GC_THRESHOLD, 10, 10)
     atexit.register(gc.freeze)
     # By default a thread spins, and takes its core from other processes, and from the threads that it waits for.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def spin_briefly() -> None:
-    """Let the OpenMP threads of a training wait some ten microseconds for each other before they sleep.
-
-    A step has thousands of short parallel operations, and to wake a thread takes as long as one of them. Where other
-    processes need the cores, the training takes fewer threads. Call this before PyTorch is imported.
-    """
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "ACTIVE":
+    # Some ten microseconds help: a training step has thousands of operations that are as short as waking a thread.
+    if os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE").upper() != "ACTIVE":
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

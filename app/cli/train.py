@@ -31,7 +31,6 @@ from app.cli.train_parameters import given_parameters, read_config
 from app.cli.train_service import train_on_service
 from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
-from worker.process_tuning import spin_briefly
 
 if TYPE_CHECKING:
     from models.datasets import Dataset, DatasetStore
@@ -139,7 +138,6 @@ def train(
         return
     if detach:
         raise fail("--detach: for a job of a service, needs --url", USAGE)
-    spin_briefly()
     settings, device = read_settings(writes=True), device or "cpu"
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:

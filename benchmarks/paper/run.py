@@ -99,7 +99,7 @@ class Run:
         self.config = config_of(group, row, recipe, steps, seed, **changes)
         self.architecture = architecture_of(row, self.dataset.image_shape, self.config)
         owner = RunRecord.of(row.preset, (self.dataset.name, self.dataset.digest), self.config, self.architecture)
-        claim_folder(self.folder, owner, write=True)
+        claim_folder(self.folder, owner)
         path = self.folder / CURVE
         self.curve = [Point(**point) for point in json.loads(path.read_text())] if path.is_file() else []
 

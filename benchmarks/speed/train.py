@@ -60,14 +60,12 @@ def measure(context: Context) -> None:
 
 
 @contextmanager
-def training(
-    architecture: PixelArchitecture, config: TrainingConfig, *, choose_threads: bool = False
-) -> Iterator[Trainer]:
+def training(architecture: PixelArchitecture, config: TrainingConfig) -> Iterator[Trainer]:
     """Yield the training of a flow on random images, before its first step."""
     images = random_images(IMAGES, architecture.image_shape)
     dataset = Dataset("random", images, images[:100], images[:100], images[:100], "random")
     with tempfile.TemporaryDirectory(prefix="snf-train-") as folder:
-        yield Trainer(dataset, architecture, config, Path(folder), lambda _event: None, choose_threads=choose_threads)
+        yield Trainer(dataset, architecture, config, Path(folder), lambda _event: None)
 
 
 def steps_of(trainer: Trainer, repeat: int, *, reports: bool) -> Turn:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from models.flows.architecture import PixelArchitecture
 from models.flows.build import build_flow
 from models.flows.flow import Flow
 from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
-from models.threads import fastest_threads, torch_threads
+from models.threads import torch_threads
 from models.training.averaging import average
 from models.training.batches import Batches
 from models.training.checkpoint import TrainingState, load_averaged, load_checkpoint, save_checkpoint
@@ -46,6 +47,45 @@ from snf_runtime.scoring.likelihood import bits_per_dim
 Observer = Callable[[dict[str, Any]], None]
 """A function that receives the events of a training, each a dictionary with the key ``event``."""
 
+COMPARISONS = 2
+"""Steps with each of two numbers of threads, of which the shortest counts."""
+TOLERANCE = 1.03
+"""How many times as long a step with half the threads may take, to leave the other cores to other processes."""
+
+
+def choose_threads(
+    dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, timer: Callable[[], float]
+) -> int:
+    """Return the number of PyTorch's threads that steps are fastest with: all, or a half, a quarter, ... of them.
+
+    Small operations start faster with fewer threads, and then wait less for cores that other processes use. The steps
+    are those of another flow, so that the weights of the training depend on nothing but the number.
+    """
+    if (most := torch.get_num_threads()) == 1:
+        return 1
+    few = replace(dataset, train=dataset.train[: config.batch_size])
+    with tempfile.TemporaryDirectory() as empty:
+        trainer = Trainer(few, architecture, config, Path(empty), lambda _event: None)
+    images = trainer.batches.batch(0)
+
+    def seconds(count: int) -> float:
+        with torch_threads(count):
+            for _ in range(2):  # the first step with another number takes longer
+                began = timer()
+                with suppress(TrainingDiverged):  # the training itself raises it, unless its other images are sound
+                    trainer._step(images, 0, 0.0)
+            return timer() - began
+
+    with released_memory():
+        while most > 1:
+            usual, fewer = map(
+                min, zip(*((seconds(most), seconds(most // 2)) for _ in range(COMPARISONS)), strict=True)
+            )
+            if fewer > TOLERANCE * usual:
+                break
+            most //= 2
+    return most
+
 
 class Trainer:
     """A training run of a flow, which writes checkpoints to a folder and resumes from the newest one there.
@@ -63,8 +103,6 @@ class Trainer:
         ranks: The processes that share every batch.
         schedule: When it validates and ends, and how long the rest takes; None to follow from ``config`` alone.
         start: Flow of this architecture whose weights are where the training starts; None for random weights.
-        choose_threads: Whether steps take as many CPU threads, up to PyTorch's number, as they are fastest with. The
-            last bits of the weights depend on the number.
 
     Raises:
         DeviceNotFound: The device does not exist.
@@ -82,11 +120,7 @@ class Trainer:
         ranks: Ranks = SINGLE_PROCESS,
         schedule: Schedule | None = None,
         start: Flow | None = None,
-        *,
-        choose_threads: bool = False,
     ) -> None:
-        self.choose_threads = choose_threads and device == "cpu" and ranks.size == 1
-        self._threads: Generator[int, float] | None = None
         self.device = find_device(device)
         # Whether a step that is skipped is noticed at the next report, as a GPU would have to be waited for at once.
         self.deferred = self.device.type != "cpu"
@@ -191,14 +225,10 @@ class Trainer:
         The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
         """
         batches = self.batches.from_step(self.state.step, self.device)
-        most = torch.get_num_threads()
-        with released_memory(), closing(batches), fastest_convolutions(self.device), torch_threads(most):
-            if self.choose_threads and most > 1:
-                self._threads = fastest_threads(most)
-                next(self._threads)
-            self._take_steps(batches, should_stop, most)
+        with released_memory(), closing(batches), fastest_convolutions(self.device):
+            self._take_steps(batches, should_stop)
 
-    def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool], most_threads: int) -> None:
+    def _take_steps(self, batches: Iterator[torch.Tensor], should_stop: Callable[[], bool]) -> None:
         started = time.monotonic() - self.state.elapsed_seconds
         history = ReportHistory(self.state.step, self.state.first_bits_per_dim)
 
@@ -213,7 +243,7 @@ class Trainer:
             self.log_dets.start(self.flow)
         self.observe({"event": "started", "step": self.state.step, "steps": self.schedule.expected_steps(self.state)})
         while progress < 1:
-            loss = self._timed_step(next(batches), self.state.step, progress)
+            loss = self._step(next(batches), self.state.step, progress)
             elapsed = clock()
             self.state = replace(self.state, step=self.state.step + 1, elapsed_seconds=elapsed)
             before, progress = progress, self._progress()
@@ -224,8 +254,7 @@ class Trainer:
             # As the first process finds: the others know neither its costs nor how long its validations take.
             images = int(self.ranks.value_of_first(self.schedule.validation_images(self.state, before)))
             if images or progress >= 1:
-                with torch_threads(most_threads):
-                    self._validate(images, last=progress >= 1)
+                self._validate(images, last=progress >= 1)
                 last_checkpoint = clock()
             elif elapsed - last_checkpoint >= self.config.checkpoint_seconds:
                 self._save()
@@ -238,15 +267,6 @@ class Trainer:
         """Return the used share of the budget, which is the same in all processes."""
         progress = self.schedule.advance(self.state)
         return self.ranks.value_of_first(progress) if self.schedule.timed else progress
-
-    def _timed_step(self, images: torch.Tensor, step: int, progress: float) -> Loss:
-        began = time.perf_counter()
-        loss = self._step(images, step, progress)
-        if self._threads is not None:
-            count = self._threads.send(time.perf_counter() - began)
-            if count != torch.get_num_threads():  # even the same number would clear caches of operations
-                torch.set_num_threads(count)
-        return loss
 
     @kept_memory()
     def _step(self, images: torch.Tensor, step: int, progress: float) -> Loss:

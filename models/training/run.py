@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from models.flows.flow import Flow
 from models.flows.level_specs import sentence
 from models.scoring.engines.open_features import open_extractor
 from models.scoring.options import EngineOptions
+from models.threads import torch_threads
 from models.training.architecture_file import document_of, parse_architecture
 from models.training.artifact import TrainedModel, write_artifact
 from models.training.config import TrainingConfig, earlier_settings
@@ -39,11 +40,11 @@ from models.training.feature_fit_images import TrainingImages, every_image
 from models.training.feature_steps import StepsPlan
 from models.training.fit_feature_flows import FittedFeatures, fit_features
 from models.training.interrupted import Interrupted
-from models.training.loop import Observer, Trainer
+from models.training.loop import Observer, Trainer, choose_threads
 from models.training.precision import training_precision
 from models.training.presets import PRESETS, find_preset
 from models.training.recipe import TrainingRecipe
-from models.training.same_run_check import RunRecord, claim_folder
+from models.training.same_run_check import RunRecord, claim_folder, stored_threads
 from models.training.schedule import Schedule
 from models.training.step_memory import release_memory
 from models.training.training_digest import weights_of
@@ -67,6 +68,7 @@ def train(
     ranks: Ranks = SINGLE_PROCESS,
     engine: EngineOptions | None = None,
     began: float | None = None,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> Path:
     """Train a flow, calibrate and test it, and write the complete model to ``folder/artifact``.
 
@@ -83,13 +85,14 @@ def train(
         folder: Folder of checkpoints, sample previews and artifact.
         observe: Function that receives the events.
         should_stop: Called after every step; returns true to end the training early.
-        threads: CPU threads of PyTorch; None for ``OMP_NUM_THREADS``, or else as many, up to PyTorch's number, as each
-            step is fastest with. The last bits of the weights depend on the number.
+        threads: CPU threads of PyTorch, which the last bits of the weights depend on. None to choose how many of them
+            the steps take by a comparison at the start; a resumed training keeps the number.
         job: Id of the job, which the manifest records.
         device: "cpu", "cuda" or "cuda:N", for the training steps; all that follows runs on the CPU.
         ranks: Processes that share every batch. The first one writes the artifact, the others return before that.
         engine: Engine that calibrates and evaluates.
         began: Start of the process, by ``time.monotonic``, from where a budget in minutes counts; None for now.
+        timer: Clock, in seconds, of the comparison that chooses the number of threads.
 
     Returns:
         The path of the artifact, ``folder/artifact``.
@@ -125,7 +128,14 @@ def train(
     flow_architecture = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if not isinstance(flow_architecture, FeatureArchitecture):
         find_device(device)  # a device that does not exist is refused before anything is written
-        claim_folder(folder, _record_of(dataset, chosen, config, architecture, start), write=ranks.first)
+        run = _record_of(dataset, chosen, config, architecture, start)
+        count, stored = torch.get_num_threads(), stored_threads(folder, run)
+        if threads is None and device == "cpu" and ranks.alone:
+            count = _threads_of_steps(
+                stored, partial(choose_threads, dataset, flow_architecture, config, timer), observe
+            )
+        if ranks.first:
+            claim_folder(folder, run.model_copy(update={"threads": count}))
     if not ranks.first:
         if not isinstance(flow_architecture, FeatureArchitecture):
             Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, start=start).take_steps(
@@ -140,10 +150,10 @@ def train(
     schedule = Schedule(config, len(dataset.statistics), costs, began)
     if not isinstance(flow_architecture, FeatureArchitecture):
         # No name for the trainer: its gradients and moments are freed before the model is evaluated.
-        free = threads is None and not os.environ.get("OMP_NUM_THREADS")
-        trained = Trainer(
-            dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start, choose_threads=free
-        ).run(should_stop)
+        with torch_threads(count):
+            trained = Trainer(dataset, flow_architecture, config, folder, observe, device, ranks, schedule, start).run(
+                should_stop
+            )
         release_memory()
         spent = f"{trained.elapsed_seconds:.1f} s, {trained.validation_seconds:.1f} s of them for validation"
         observe({"event": "log", "message": f"trained {trained.steps} steps in {spent}; evaluates and calibrates"})
@@ -154,6 +164,15 @@ def train(
     precision = training_precision(config, device) if trained is not None else "float32"
     write_artifact(path, dataset, chosen, config, model, precision, observe, job, source_commit(), options, schedule)
     return path
+
+
+def _threads_of_steps(stored: int | None, choose: Callable[[], int], observe: Observer) -> int:
+    """Return the number of threads that a training began with, at most PyTorch's, or else choose one."""
+    most = torch.get_num_threads()
+    count = choose() if stored is None else min(stored, most)
+    change = "" if stored in {None, count} else f"; it began with {stored}, so that the last bits of its weights change"
+    observe({"event": "log", "message": f"trains with {count} of {most} CPU threads{change}"})
+    return count
 
 
 def _recipe_of(recipe: str | TrainingRecipe | Flow, dataset: Dataset) -> TrainingRecipe:

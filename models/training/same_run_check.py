@@ -27,6 +27,7 @@ class RunRecord(BaseModel):
     dataset_digest: str
     config: dict[str, Any]
     architecture: str | None  # SHA-256 with given initial weights; None for a preset
+    threads: int | None = None  # of a step, which the last bits of the weights depend on; None if unknown
 
     @classmethod
     def of(
@@ -95,14 +96,20 @@ def begun_config(folder: Path, recipe: TrainingRecipe, parameters: Mapping[str, 
     return recipe.config({**missing, **parameters})
 
 
-def claim_folder(folder: Path, run: RunRecord, *, write: bool) -> None:
-    """Write the record; raise ``FolderTaken`` if the folder has checkpoints of another run."""
+def stored_threads(folder: Path, run: RunRecord) -> int | None:
+    """Return the threads of the run with checkpoints here, if any; raise ``FolderTaken`` if it is another one."""
     path = folder / FILE
-    if path.exists() and any(path.parent.glob("step-*")):
-        try:
-            earlier = RunRecord.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise FolderTaken(f"{folder} holds checkpoints, and its {path.name} is damaged") from error
-        earlier.require_same(run, folder, "an interrupted training")
-    if write:
-        write_atomically(path, run.model_dump_json(indent=1).encode())
+    if not path.exists() or not any(path.parent.glob("step-*")):
+        return None
+    try:
+        earlier = RunRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise FolderTaken(f"{folder} holds checkpoints, and its {path.name} is damaged") from error
+    earlier.require_same(run, folder, "an interrupted training")
+    return earlier.threads
+
+
+def claim_folder(folder: Path, run: RunRecord) -> None:
+    """Write the record; raise ``FolderTaken`` if the folder has checkpoints of another run."""
+    stored_threads(folder, run)
+    write_atomically(folder / FILE, run.model_dump_json(indent=1).encode())

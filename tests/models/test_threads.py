@@ -1,119 +1,147 @@
-"""A training takes the number of threads with which its steps are fastest."""
+"""A training takes the number of threads with which its steps were fastest at its start, and keeps it."""
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from models.threads import fastest_threads, torch_threads
-from models.training import loop
+from models.artifacts.files import WEIGHTS
+from models.registry.registry import ZOO
+from models.scorer import Scorer
+from models.scoring.options import EngineName, EngineOptions
+from models.threads import torch_threads
 from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.objective import Loss
+from models.training.loop import choose_threads
 from models.training.presets import PRESETS
 from models.training.run import train
-from tests.models.helpers import QUICK
-from tests.models.training.runs import small_digits
+from models.training.same_run_check import FILE
+from tests.models.helpers import QUICK, real_images
+from tests.models.training.runs import TORCH, Events, small_digits
+
+STEP_S: dict[str, dict[int, float]] = {"one": {1: 0.05, 2: 0.08}, "two": {1: 0.08, 2: 0.05}}
+DISTURBED = [0, 0, 0.05, 0, 0, 0.08, 0, 0, 0.9, 0, 0, 0.08]
+"""Seconds before each look at the clock."""
 
 
 @pytest.fixture(autouse=True)
-def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def two_threads() -> Iterator[None]:
     with torch_threads(2):
         yield
 
 
-def threads_of_steps(most: int, steps: int, seconds: Callable[[int, int], float]) -> list[int]:
-    """Return the number of threads of each step; ``seconds`` is of the threads and the number of the step."""
-    trial = fastest_threads(most)
-    counts = [next(trial)]
-    while len(counts) < steps:
-        counts.append(trial.send(seconds(counts[-1], len(counts) - 1)))
-    return counts
+def timer(seconds: Callable[[int], float]) -> Callable[[], float]:
+    """Return a clock on which a step takes ``seconds`` of the number of threads."""
+    now = 0.0
+
+    def read() -> float:
+        nonlocal now
+        now += seconds(torch.get_num_threads())
+        return now
+
+    return read
 
 
 @pytest.mark.parametrize(
     ("most", "seconds", "expected"),
     [
-        (2, lambda count, _: {2: 0.05, 1: 0.08}[count], 2),
-        (2, lambda count, _: {2: 0.08, 1: 0.05}[count], 1),
-        (2, lambda count, _: {2: 0.100, 1: 0.102}[count], 1),  # the second core is worth more to others
-        (8, lambda count, _: {8: 0.09, 4: 0.03, 2: 0.04}[count], 4),
-        (2, lambda count, step: 9.0 if step % 4 == 0 else {2: 0.05, 1: 0.08}[count], 2),  # preparation
-        (2, lambda count, step: 0.9 if step == 2 else {2: 0.05, 1: 0.08}[count], 2),  # a disturbance
+        (2, lambda count: STEP_S["two"][count], 2),
+        (2, lambda count: STEP_S["one"][count], 1),
+        (2, lambda count: {2: 0.100, 1: 0.102}[count], 1),  # the second core is worth more to others
+        (4, lambda count: {4: 0.09, 2: 0.03, 1: 0.04}[count], 2),
+        (2, iter(DISTURBED), 2),  # a disturbance
     ],
 )
-def test_the_fastest_number_is_used(most: int, seconds: Callable[[int, int], float], expected: int) -> None:
-    counts = threads_of_steps(most, 5000, seconds)
-    assert counts[40:400] == [expected] * 360
-    assert counts.count(expected) > 0.96 * len(counts)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "tried"),
-    [
-        (lambda count, _: 30.0 * 64 / count, [64, 64, 32, 64]),  # the operations are large
-        (lambda count, _: {64: 9.0, 32: 6.0, 16: 0.5}.get(count, 0.9), [64, 64, 32, 32, 16, 16, 16, 16, 16]),
-    ],
-)
-def test_long_steps_are_tried_once(seconds: Callable[[int, int], float], tried: list[int]) -> None:
-    assert threads_of_steps(64, len(tried), seconds) == tried
-
-
-def test_a_neighbour_that_comes_or_goes_changes_the_number() -> None:
-    def seconds(count: int, step: int) -> float:
-        return {2: 2.5, 1: 0.08}[count] if 1000 <= step < 9000 else {2: 0.05, 1: 0.08}[count]
-
-    counts = threads_of_steps(2, 20000, seconds)
-    assert counts[100:1000].count(2) > 880
-    assert counts[1000:1030].count(2) < 8, "a few slow steps are enough"
-    assert counts[1030:9000].count(2) < 0.003 * 8000
-    assert counts[-1000:].count(2) > 950
-
-
-def test_steps_take_the_number_that_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[int] = []
-    validated: list[int] = []
-    step, validate = Trainer._step, Trainer._validate
-
-    def noted(trainer: Trainer, *arguments: Any) -> Loss:
-        used.append(torch.get_num_threads())
-        return step(trainer, *arguments)
-
-    def noted_validation(trainer: Trainer, *arguments: Any, **options: Any) -> None:
-        validated.append(torch.get_num_threads())
-        validate(trainer, *arguments, **options)
-
-    monkeypatch.setattr(Trainer, "_step", noted)
-    monkeypatch.setattr(Trainer, "_validate", noted_validation)
-    turns = itertools.count()
-    monkeypatch.setattr(loop, "fastest_threads", lambda most: (count for _ in turns for count in (most, 1, 1)))
+def test_the_fastest_number_is_chosen(most: int, seconds: Any, expected: int) -> None:
     dataset = small_digits()
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, QUICK.pixel_transform)
-    Trainer(dataset, architecture, QUICK, tmp_path, lambda _event: None, choose_threads=True).take_steps(lambda: False)
-    assert used == ([2, 1, 1] * QUICK.max_steps)[: QUICK.max_steps]
-    assert set(validated) == {2}
-    assert torch.get_num_threads() == 2, "as before"
+    clock = timer(seconds if callable(seconds) else lambda _count: next(seconds))
+    with torch_threads(most):
+        assert choose_threads(dataset, architecture, QUICK, clock) == expected
+        assert torch.get_num_threads() == most, "as before"
 
 
-@pytest.mark.parametrize("given", ["setting", "environment"])
-def test_a_given_number_is_kept(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "fastest_threads", pytest.fail)
-    if given == "environment":
-        monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    with pytest.raises(Interrupted):
+def run(
+    folder: Path, faster: str, stop_at: int | None = None, threads: int | None = None
+) -> tuple[list[int], list[str]]:
+    """Train in ``folder``, and return the number of threads of each step, and the lines of the log."""
+    used: list[int] = []
+    events: Events = []
+
+    def should_stop() -> bool:
+        used.append(torch.get_num_threads())
+        return len(used) == stop_at
+
+    with nullcontext() if stop_at is None else pytest.raises(Interrupted):
         train(
             small_digits(),
             "snf-glow-tiny",
             QUICK,
-            tmp_path,
-            observe=lambda _event: None,
-            should_stop=lambda: True,
-            threads=2 if given == "setting" else None,
+            folder,
+            observe=events.append,
+            should_stop=should_stop,
+            threads=threads,
+            engine=TORCH,
+            timer=timer(lambda count: STEP_S[faster][count]),
         )
-    assert torch.get_num_threads() == 2
+    return used, [event["message"] for event in events if event["event"] == "log"]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "artifact" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(("faster", "count"), [("one", 1), ("two", 2)])
+def test_a_chosen_number_gives_the_weights_of_a_given_one(faster: str, count: int, tmp_path: Path) -> None:
+    used, log = run(tmp_path / "chosen", faster)
+    assert set(used) == {count}
+    assert f"trains with {count} of 2 CPU threads" in log
+    assert torch.get_num_threads() == 2, "for all that follows the steps"
+    run(tmp_path / "given", faster, threads=count)
+    assert weights(tmp_path / "chosen") == weights(tmp_path / "given")
+
+
+@pytest.mark.parametrize(("before", "after", "count"), [("one", "two", 1), ("two", "one", 2)])
+def test_a_resumed_run_keeps_its_number_and_ends_with_the_same_weights(
+    before: str, after: str, count: int, tmp_path: Path
+) -> None:
+    run(tmp_path / "whole", before)
+    run(tmp_path / "resumed", before, stop_at=3)
+    used, log = run(tmp_path / "resumed", after)
+    assert set(used) == {count}
+    assert "continues from step 3, the newest checkpoint" in log
+    assert weights(tmp_path / "resumed") == weights(tmp_path / "whole")
+
+
+def test_a_resumed_run_takes_what_there_is_and_says_so(tmp_path: Path) -> None:
+    run(tmp_path, "two", stop_at=3)
+    with torch_threads(1):
+        used, log = run(tmp_path, "two")
+    assert set(used) == {1}
+    assert log[0].startswith("trains with 1 of 1 CPU threads; it began with 2")
+
+
+def test_a_given_number_wins(tmp_path: Path) -> None:
+    run(tmp_path, "one", stop_at=3)
+    used, _ = run(tmp_path, "one", stop_at=1, threads=2)
+    assert used == [2]
+    assert json.loads((tmp_path / FILE).read_text())["threads"] == 2
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("model", ["mnist-snf-glow", "cifar10-snf-glow"])
+def test_scores_are_the_same_with_any_number_of_threads(model: str, engine: EngineName) -> None:
+    scores = []
+    for threads in (1, 2):
+        scorer = Scorer.load(ZOO / model / "1", options=EngineOptions(engine, threads=threads))
+        channels, side, _ = scorer.manifest.architecture.image_shape
+        images = real_images(30, channels=channels)
+        images = np.pad(images, ((0, 0), (0, 0), (0, side - 28), (0, side - 28)))
+        scores.append([score.log_likelihood for score in scorer.score(images)])
+    assert scores[0] == scores[1]

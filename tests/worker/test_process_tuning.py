@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from worker.process_tuning import spin_briefly, tune_process
+from worker.process_tuning import tune_process
 
 CODE = """
 import atexit, gc
@@ -99,9 +99,7 @@ def test_openmp_threads_sleep_while_they_wait(arguments: list[str], given: str |
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
 )
-def test_threads_of_a_training_spin_briefly(
-    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_spin_briefly(given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")  # so that it is restored
         monkeypatch.delenv(name)
@@ -110,5 +108,4 @@ def test_threads_of_a_training_spin_briefly(
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     monkeypatch.setattr("atexit.register", lambda *_: None)
     tune_process()
-    spin_briefly()
     assert os.environ.get("GOMP_SPINCOUNT") == spins

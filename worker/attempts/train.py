@@ -17,7 +17,6 @@ from worker.broker.connection import redis_client
 from worker.jobs.event_log import EventLog
 from worker.jobs.retention import adopt_earlier, drop_training_files
 from worker.jobs.store import JobStore
-from worker.process_tuning import spin_briefly
 from worker.runs.record import RunStart
 from worker.runs.recorder import RunRecorder
 from worker.runs.store import RunStore
@@ -142,5 +141,4 @@ def _engine(settings: Settings) -> EngineOptions:
 
 
 if __name__ == "__main__":
-    spin_briefly()
     raise SystemExit(attempt(run))

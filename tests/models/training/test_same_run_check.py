@@ -62,7 +62,7 @@ def record(config: TrainingConfig) -> RunRecord:
 def begin(folder: Path, *, earlier: bool) -> TrainingConfig:
     """Begin a run, leave a checkpoint, return the settings. An earlier version had no optimiser to choose."""
     begun = replace(PRESET, defaults={} if earlier else PRESET.defaults).config(GIVEN)
-    claim_folder(folder, record(begun), write=True)
+    claim_folder(folder, record(begun))
     document = json.loads((folder / FILE).read_text())
     if earlier:
         del document["config"]["optimizer"]
@@ -82,31 +82,31 @@ def test_a_run_goes_on_with_the_optimiser_that_it_began_with(tmp_path: Path, ear
     config = begun_config(tmp_path, PRESET, GIVEN)
     assert config.model_dump() == begun.model_dump()
     assert config.optimizer == ("adam" if earlier else "muon")
-    claim_folder(tmp_path, record(config), write=True)
+    claim_folder(tmp_path, record(config))
 
 
 def test_minutes_of_a_file_go_on_with_the_steps_at_which_an_earlier_version_cut_them(tmp_path: Path) -> None:
     file = parse_architecture({"levels": [{"steps": [{"type": "actnorm"}]}], "training": {"max_minutes": 5}})
     assert begun_config(tmp_path, file, {}).max_steps == MAX_STEPS
     (tmp_path / FILE).parent.joinpath("step-00000001").mkdir(parents=True)
-    claim_folder(tmp_path, record(file.config({})), write=True)
+    claim_folder(tmp_path, record(file.config({})))
     assert begun_config(tmp_path, file, {}).max_steps == MAX_STEPS
     (tmp_path / FILE).unlink()
-    claim_folder(tmp_path, record(file.config({"max_steps": 2000})), write=True)
-    claim_folder(tmp_path, record(begun_config(tmp_path, file, {})), write=False)
+    claim_folder(tmp_path, record(file.config({"max_steps": 2000})))
+    claim_folder(tmp_path, record(begun_config(tmp_path, file, {})))
     for other in ({"max_minutes": 5.0}, {"max_steps": 500}):
         with pytest.raises(FolderTaken, match="max_steps: expected 2000, got"):
-            claim_folder(tmp_path, record(begun_config(tmp_path, file, other)), write=False)
+            claim_folder(tmp_path, record(begun_config(tmp_path, file, other)))
 
 
 def test_another_setting_than_before_is_still_refused(tmp_path: Path) -> None:
     begin(tmp_path, earlier=True)
     config = begun_config(tmp_path, PRESET, {**GIVEN, "optimizer": "muon"})
     with pytest.raises(FolderTaken, match="optimizer: expected adam, got muon"):
-        claim_folder(tmp_path, record(config), write=True)
+        claim_folder(tmp_path, record(config))
     config = begun_config(tmp_path, PRESET, {"max_minutes": 5.0})
     with pytest.raises(FolderTaken, match="seed: expected 3, got 0"):
-        claim_folder(tmp_path, record(config), write=True)
+        claim_folder(tmp_path, record(config))
 
 
 def test_checkpoints_without_a_record_are_those_of_an_earlier_version(tmp_path: Path) -> None:
