@@ -64,7 +64,10 @@ class Settings(ServiceSettings):
         default=None, description="Folder of the broker's socket; its path must be short. Unset: derived from `home`."
     )
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: every core."
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads of one scoring engine; unset: OMP_NUM_THREADS, which `snf up` sets, or every core.",
     )
     engine: EngineName = Field(
         default="auto",
@@ -100,8 +103,8 @@ class Settings(ServiceSettings):
         default_factory=lambda settings: settings.get("threads"),
         ge=1,
         le=1024,
-        description="CPU threads of one job; unset: `threads`, or else every core. A training then uses "
-        "fewer where its steps are faster with them.",
+        description="CPU threads of one job; unset: `threads`, or else as for scoring. A training then uses "
+        "fewer where its first steps are faster with them.",
     )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Time without a heartbeat after which a worker loses its job, in seconds."

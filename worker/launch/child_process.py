@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from snf_runtime.threads import thread_count
 from worker.launch.hang_watch import HangWatch, Probe
 from worker.runtime.lifeline import Lifeline, child_environment
 from worker.settings import Settings
@@ -192,6 +193,13 @@ class ChildProcess:
         if self._lifeline is not None:
             self._lifeline.close()
             self._lifeline = None
+
+
+def share_threads(processes: Sequence[ChildProcess]) -> None:
+    """Divide the threads of ``OMP_NUM_THREADS``, or the cores, evenly among processes that are not started yet."""
+    count = max(1, thread_count(None) // len(processes))
+    for process in processes:
+        process._variables["OMP_NUM_THREADS"] = str(count)
 
 
 def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:

@@ -19,7 +19,7 @@ from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown, BrokerStartFailed
 from worker.jobs.store import JobStore
 from worker.keys.first_key import ensure_keys
-from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.child_process import ChildProcess, restart_dead, share_threads, stop_all
 from worker.launch.hang_watch import broker_probe
 from worker.launch.local_http import open_local
 from worker.launch.workers import worker_processes
@@ -149,6 +149,7 @@ class Installation:
             *worker_processes(settings, worker),
             ChildProcess("service", service, settings, keys, beats=True, patience_s=_BUSY_S),
         ]
+        share_threads(self._others)
 
     def run(self) -> int:
         """Run the broker, workers and HTTP service until a stop is requested; restart any that die or hang.

@@ -11,7 +11,7 @@ from worker.broker.connection import redis_client
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
-from worker.launch.child_process import ChildProcess, restart_dead, stop_all
+from worker.launch.child_process import ChildProcess, restart_dead, share_threads, stop_all
 from worker.launch.hang_watch import worker_probe
 from worker.log_setup import configure_logging
 from worker.private_home import protect_home
@@ -91,6 +91,7 @@ def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callab
         asked.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    share_threads(processes)
     try:
         for process in processes:
             process.start()

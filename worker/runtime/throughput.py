@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.training.cost.throughput import stored_throughput
+from snf_runtime.threads import thread_count
 from worker.runtime.devices import kind_of, variables
 from worker.runtime.lifeline import Lifeline, child_environment
 from worker.settings import Settings
@@ -23,8 +24,7 @@ _TICK_S = 0.5
 
 
 def throughput_file(settings: Settings, kind: str) -> Path:
-    threads = settings.train_threads or "all"
-    return settings.home / "cache" / f"throughput-{kind}-{threads}.json"
+    return settings.home / "cache" / f"throughput-{kind}-{thread_count(settings.train_threads)}.json"
 
 
 def _load() -> float:
@@ -103,6 +103,5 @@ class ThroughputMeter:
     def _command(self) -> list[str]:
         module = ["worker.runtime.lifeline", "models.training.cost.measure"]
         options = ["--device", kind_of(self._device), "--launched", repr(time.monotonic())]
-        if self._settings.train_threads is not None:
-            options += ["--threads", str(self._settings.train_threads)]
+        options += ["--threads", str(thread_count(self._settings.train_threads))]
         return [sys.executable, "-m", *module, str(self._file), *options]

@@ -64,7 +64,7 @@ def test_a_guess_is_not_below_the_memory_that_is_counted(preset: str, shape: tup
 
 
 def test_speed_is_stored_by_device_and_threads(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
+    settings = Settings(home=tmp_path, train_threads=1)
     files = {throughput_file(settings, kind) for kind in ("cpu", "cuda")}
     files.add(throughput_file(Settings(home=tmp_path, train_threads=2), "cpu"))
     assert len(files) == 3

@@ -137,6 +137,15 @@ def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
     until(lambda: not EmbeddedBroker(spacious).alive(), 20)
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_service_and_workers_share_the_threads(up: Callable[..., Up]) -> None:
+    given = "import os\nos.environ['OMP_NUM_THREADS'] = '8'\n"
+    launcher = up(before=given, fork=False, devices=("cpu", "cuda:0"))
+    launcher.says("ready after")
+    environments = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in launcher.children()]
+    assert sum(b"OMP_NUM_THREADS=2" in environment for environment in environments) == 3
+
+
 def stops_cleanly(launcher: Up, number: signal.Signals, said: Callable[[], str], fewest: int) -> None:
     children = launcher.children()
     assert len(children) >= fewest
