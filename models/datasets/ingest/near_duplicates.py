@@ -41,7 +41,7 @@ class KeptHashes:
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return index pairs, ``(pairs, 2)``, of different hashes that differ in at most 3 bits, in O(N log N) if spread.
+    """Return index pairs, ``(pairs, 2)``, of hashes that differ in at most 3 bits, in O(N log N) for spread ones.
 
     >>> near_pairs(np.array([0b0, 0b111, 0b1111], dtype=np.uint64)).tolist()
     [[0, 1], [1, 2]]
