@@ -37,5 +37,5 @@ class ExpectedRanks:
 
 
 def whole_folds(config: TrainingConfig, splits: DatasetSummary) -> int:
-    """Return in how many folds the whole fit is repeated; 0 if it is not, as with Glow steps on few images."""
+    """Return in how many folds the whole fit is repeated; 0 for Glow steps, unless images are too few for them."""
     return 0 if config.feature_steps and not splits.folds else splits.whole_folds
