@@ -1,16 +1,14 @@
-"""False alarms of the drift tests without drift, and images until an alarm after a change.
+"""False alarms of the drift test without drift, and images until an alarm after a change.
 
-``python -m benchmarks.drift [--streams 1000] [--images 2000000]``
+``python -m benchmarks.drift [--streams 1000]``
 
 Images are pairs of independent normal numbers. The anomaly statistic is -ln of the probability of a larger first one.
 The second number, rounded to one of about 60 levels, is the white level. Every stream has a calibration set of its own.
 ``python -m benchmarks.drift_ties`` has streams of real statistics.
 
-- ``windows``: false alarms of the Kolmogorov-Smirnov tests in endless streams, by threshold. The window is tested every
-  25 images. An alarm starts and ends as in the service, and counts once.
 - ``exchangeable``: streams without drift in which the martingale ever reaches a capital, after any image. As a
   counter-example, the same bets on ranks among the calibration images alone.
-- ``delays``: images from a change to the alarm of each test, as ``DriftWindows`` raises it, tested every 5 images.
+- ``delays``: images from a change to the alarm, as ``Stream`` raises it, looked at every 5 images.
 """
 
 from __future__ import annotations
@@ -25,19 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import norm
 
-from app.drift.judge import CALM
-from app.drift.window import Key, WindowReference
-from app.drift.windows import DriftWindows
+from app.drift.streams import DriftReference, Stream
 from models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
-from models.anomaly.drift import drift_test, level_test
 from models.atomic_files import write_atomically
-from snf_runtime.anomaly.conformal import CELLS, smallest_p, statistic_cells
+from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 from snf_runtime.scoring.white_level import LEVELS
 from worker.service_settings import ServiceSettings
@@ -45,9 +39,6 @@ from worker.service_settings import ServiceSettings
 Array = NDArray[np.float64]
 
 RESULTS = Path(__file__).parent / "results"
-THRESHOLDS = (1e-3, 1e-4, 1e-5)
-STREAM = 50_000
-EVERY = 25
 
 CALIBRATION = 1000
 LONG = 100_000
@@ -68,46 +59,9 @@ DELAY_EVERY = 5
 DELAY_STREAMS = 60
 
 
-def starts(generator: np.random.Generator, calibration_images: int, window: int) -> Counter[float]:
-    """Alarms that start in one stream, by threshold."""
-    reference = np.sort(generator.normal(size=calibration_images))
-    p_values = conformal_p_values([reference], [generator.normal(size=STREAM + window)])
-    smallest = smallest_p(calibration_images)
-    usual = np.bincount(white_levels(generator, calibration_images), minlength=LEVELS)
-    levels = white_levels(generator, STREAM + window)
-    found: Counter[float] = Counter()
-    lasting: set[float] = set()
-    views = (sliding_window_view(values, window)[::EVERY] for values in (p_values, levels))
-    for recent, light in zip(*views, strict=True):
-        of_p_values = drift_test(recent, calibration_images, smallest, THRESHOLDS[0]).p_value
-        now = 2 * min(of_p_values, level_test(light, usual).p_value)
-        found.update(level for level in THRESHOLDS if now <= level and level not in lasting)
-        lasting = {level for level in THRESHOLDS if now <= (CALM * level if level in lasting else level)}
-    return found
-
-
 def white_levels(generator: np.random.Generator, images: int, shift: float = 0.0) -> NDArray[np.int64]:
     """Return white levels of images of one scene: normal with a deviation of 10 about 200."""
     return np.rint(np.clip(generator.normal(200 + shift, 10, images), 0, LEVELS - 1)).astype(np.int64)
-
-
-def windows(images: int, window: int, progress: Progress) -> list[dict[str, Any]]:
-    """False alarms of the Kolmogorov-Smirnov tests, by size of the calibration set and threshold."""
-    streams = max(1, images // STREAM)
-    result = []
-    for size in (100, 500, 5000):
-        generator = np.random.default_rng(size)
-        total: Counter[float] = Counter()
-        for _ in progress.track(range(streams), description=f"windows, {size} calibration images"):
-            total += starts(generator, size, window)
-        millions = streams * STREAM / 1e6
-        row = {
-            "calibration_images": size,
-            "images": streams * STREAM,
-            "alarms_per_million_images": {f"{level:g}": round(total[level] / millions, 2) for level in THRESHOLDS},
-        }
-        result.append(row)
-    return result
 
 
 def exchangeable(streams: int, progress: Progress) -> dict[str, Any]:
@@ -161,11 +115,11 @@ def first(condition: NDArray[np.bool_]) -> int | None:
 
 
 def delays(streams: int, progress: Progress) -> list[dict[str, Any]]:
-    """Images from a change to the alarms of the tests, by change and by images before it."""
+    """Images from a change to the alarm, by change and by images before it."""
     rows = []
     for change, (shift, spread, darker) in CHANGES.items():
         for before in BEFORE:
-            found: dict[str, list[float]] = {"windows": [], "martingale": []}
+            found = []
             for seed in progress.track(range(streams), description=f"{change}, after {before:,} images"):
                 generator = np.random.default_rng((2, seed))
                 reference = -norm.logsf(np.sort(generator.normal(size=CALIBRATION)))
@@ -173,53 +127,37 @@ def delays(streams: int, progress: Progress) -> list[dict[str, Any]]:
                 changed = shift + spread * generator.normal(size=AFTER)
                 evidence = -norm.logsf(np.concatenate([generator.normal(size=before), changed]))
                 levels = np.concatenate([white_levels(generator, before), white_levels(generator, AFTER, darker)])
-                for name, images in alarms(reference, evidence, levels, usual, before).items():
-                    found[name].append(images)
+                of_cells = {"statistic": counts(reference), "white-level": usual}
+                calibration = DriftReference("", {name: tuple(of.tolist()) for name, of in of_cells.items()})
+                found.append(alarm(calibration, evidence, levels, before))
             rows.append({"change": change, "images_before": before, "streams": streams} | quantiles(found))
     return rows
 
 
-def alarms(
-    calibration: Array, evidence: Array, levels: NDArray[np.int64], usual: NDArray[np.int64], before: int
-) -> dict[str, float]:
-    """Images from the change to the alarms of the service with its default settings; infinite without an alarm."""
-    settings = ServiceSettings.model_fields
-    watched = DriftWindows(
-        images=settings["drift_images"].default,
-        min_images=settings["drift_min_images"].default,
-        level=settings["drift_alarm"].default,
-        threshold=settings["drift_martingale"].default,
-        sources=1,
-    )
-    key = Key("model", 1, 0)
-    p_values, of_cells = conformal_p_values([calibration], [evidence]), tuple(counts(calibration).tolist())
-    reference = WindowReference("", CALIBRATION, smallest_p(CALIBRATION), tuple(usual.tolist()), of_cells)
-    found = {"windows": math.inf, "martingale": math.inf}
+def alarm(calibration: DriftReference, evidence: Array, levels: NDArray[np.int64], before: int) -> float:
+    """Images from the change to the alarm of the service with its default settings; infinite without an alarm."""
+    threshold = ServiceSettings.model_fields["drift_martingale"].default
+    stream = Stream.start(calibration, 0.0)
     batches = [slice(0, before)] if before else []
-    batches += [slice(start, start + DELAY_EVERY) for start in range(before, len(p_values), DELAY_EVERY)]
+    batches += [slice(start, start + DELAY_EVERY) for start in range(before, len(evidence), DELAY_EVERY)]
     for batch in batches:
-        of_batch = (of[batch].tolist() for of in (levels, evidence))
-        watched.record(key, reference, None, p_values[batch].tolist(), 0.0, *of_batch)
-        (status,) = watched.status(key, 0.0)
-        names = {"martingale" if name == "martingale" else "windows" for name in status.alarm_by}
-        for name in names:
-            found[name] = min(found[name], max(0, batch.stop - before))
-        if math.inf not in found.values():
-            break
-    return found
+        stream.new_statistics += evidence[batch].tolist()
+        stream.new_white_levels += levels[batch].tolist()
+        stream.bet()
+        stream.update_alarm(threshold, "model", 0.0)
+        if stream.alarm_since is not None:
+            return max(0, batch.stop - before)
+    return math.inf
 
 
-def quantiles(found: dict[str, list[float]]) -> dict[str, Any]:
+def quantiles(found: list[float]) -> dict[str, Any]:
     """Median and 90 % quantile of the images to an alarm, None if so many streams have none; streams without alarm."""
-    result: dict[str, Any] = {}
-    for name, images in found.items():
-        middle, late = (float(np.quantile(images, share, method="higher")) for share in (0.5, 0.9))
-        result[name] = {
-            "median": None if math.isinf(middle) else round(middle),
-            "ninety_percent": None if math.isinf(late) else round(late),
-            "without_alarm": sum(map(math.isinf, images)),
-        }
-    return result
+    middle, late = (float(np.quantile(found, share, method="higher")) for share in (0.5, 0.9))
+    return {
+        "median": None if math.isinf(middle) else round(middle),
+        "ninety_percent": None if math.isinf(late) else round(late),
+        "without_alarm": sum(map(math.isinf, found)),
+    }
 
 
 def report(document: dict[str, Any]) -> str:
@@ -227,7 +165,7 @@ def report(document: dict[str, Any]) -> str:
     streams = document["exchangeable"]
     alone = streams["ranks_among_calibration_alone"]
     lines = [
-        "# Drift tests",
+        "# Drift test",
         "",
         f"By `python -m benchmarks.drift` in {document['seconds']:.0f} s on one thread.",
         "",
@@ -247,26 +185,12 @@ def report(document: dict[str, Any]) -> str:
         "",
         "## Images from a change to the alarm",
         "",
-        f"Median / 90 % of {document['delays'][0]['streams']} streams, tested every {DELAY_EVERY} images. `-`: so many "
-        f"streams have no alarm within {AFTER:,} images.",
+        f"Median / 90 % of {document['delays'][0]['streams']} streams, looked at every {DELAY_EVERY} images. `-`: so "
+        f"many streams have no alarm within {AFTER:,} images.",
         "",
-        "| change | images before it | Kolmogorov-Smirnov tests | martingale |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['change']} | {row['images_before']:,} | {delay(row['windows'])} | {delay(row['martingale'])} |"
-            for row in document["delays"]
-        ),
-        "",
-        f"## False alarms of the Kolmogorov-Smirnov tests in a million images, window of {document['window']}",
-        "",
-        "| calibration images | " + " | ".join(f"threshold {level:g}" for level in THRESHOLDS) + " |",
-        "|---" * (len(THRESHOLDS) + 1) + "|",
-        *(
-            f"| {row['calibration_images']:,} | "
-            + " | ".join(f"{row['alarms_per_million_images'][f'{level:g}']:g}" for level in THRESHOLDS)
-            + " |"
-            for row in document["sizes"]
-        ),
+        "| change | images before it | images to the alarm |",
+        "|---|---|---|",
+        *(f"| {row['change']} | {row['images_before']:,} | {delay(row)} |" for row in document["delays"]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -279,10 +203,8 @@ def delay(found: dict[str, Any]) -> str:
 def main() -> None:
     """Simulate, print, and write ``results/drift.json`` and ``results/drift.md``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--streams", type=int, default=1000, help="streams without drift for the martingale")
+    parser.add_argument("--streams", type=int, default=1000, help="streams without drift")
     parser.add_argument("--delay-streams", type=int, default=DELAY_STREAMS, help="streams for each change")
-    parser.add_argument("--images", type=int, default=2_000_000, help="images for each size of the calibration set")
-    parser.add_argument("--window", type=int, default=500)
     arguments = parser.parse_args()
     logging.disable()  # every alarm is logged
     start = time.process_time()
@@ -290,9 +212,6 @@ def main() -> None:
         document: dict[str, Any] = {
             "exchangeable": exchangeable(arguments.streams, progress),
             "delays": delays(arguments.delay_streams, progress),
-            "window": arguments.window,
-            "look_every": EVERY,
-            "sizes": windows(arguments.images, arguments.window, progress),
         }
     document["seconds"] = round(time.process_time() - start)
     text = report(document)

@@ -164,33 +164,18 @@ class ServiceSettings(BaseSettings):
     request_timeout_s: float = Field(
         default=30.0, gt=0, description="Deadline of a request that does not set one, in seconds."
     )
-    drift_images: int = Field(
-        default=500,
-        ge=10,
-        le=10_000,
-        description="Number of newest images of a model, and of each source, that are compared with its calibration "
-        "images.",
-    )
-    drift_min_images: int = Field(default=50, ge=10, description="Number of images from which drift is tested.")
-    drift_alarm: float = Field(
-        default=1e-4,
-        gt=0,
-        lt=1,
-        description="Largest p-value of the drift test that raises an alarm. It is small because the test is repeated "
-        "often: without drift, 1e-4 raises up to about 1 alarm in a million images, 1e-3 raises about 10.",
-    )
     drift_martingale: float = Field(
         default=1000.0,
         gt=1,
         le=1e300,
-        description="Capital of the martingale test of drift that raises an alarm, 1 at its start. Without drift it is "
-        "ever reached by at most 1 of this many streams of images. 1e300 turns the test off.",
+        description="Capital of the test of drift that raises an alarm, 1 at its start. Without drift it is ever "
+        "reached by at most 1 of this many streams of images. 1e300 turns the alarms off.",
     )
     drift_sources: int = Field(
         default=64,
         ge=1,
         le=1024,
-        description="Largest number of sources of a model with a drift window of their own; the least recently used "
+        description="Largest number of sources of a model that are tested for drift each; the least recently used "
         "source is dropped first.",
     )
     max_jobs: int = Field(
@@ -223,11 +208,6 @@ class ServiceSettings(BaseSettings):
                 f"all open requests together must be allowed at least one of the largest bodies, got "
                 f"{self.max_bytes_in_flight} bytes for all and {self.max_upload_bytes} bytes for one; raise "
                 "SNF_MAX_BYTES_IN_FLIGHT"
-            )
-        if self.drift_min_images > self.drift_images:
-            raise ValueError(
-                f"a drift window must hold the images of one test, got {self.drift_images} images and tests from "
-                f"{self.drift_min_images}; raise SNF_DRIFT_IMAGES"
             )
         return self
 

@@ -18,6 +18,15 @@ from models.scoring.options import EngineName, EngineOptions
 from worker.queues import Queue
 from worker.service_settings import ServiceSettings, split_list
 
+REMOVED = {
+    "SNF_GRPC_PORT": "gRPC has been removed; use the Open Inference Protocol over HTTP",
+    **dict.fromkeys(
+        ("SNF_DRIFT_ALARM", "SNF_DRIFT_IMAGES", "SNF_DRIFT_MIN_IMAGES"),
+        "the tests of the newest images for drift have been removed; set SNF_DRIFT_MARTINGALE",
+    ),
+}
+"""What to say of variables that earlier versions had."""
+
 
 def _check_device(name: str) -> str:
     if re.fullmatch(r"auto|cpu|cuda:[0-9]{1,2}", name) is None:
@@ -201,8 +210,9 @@ class Settings(ServiceSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        if os.environ.get("SNF_GRPC_PORT"):
-            raise ValueError("gRPC has been removed; use the Open Inference Protocol over HTTP and unset SNF_GRPC_PORT")
+        for name, reason in REMOVED.items():
+            if os.environ.get(name):
+                raise ValueError(f"{reason} and unset {name}")
         if self.redis_password_file is not None and urlsplit(self.redis_url or "").password is not None:
             raise ValueError(
                 "expected the password of Redis in the URL or in a file, got both; take it out of REDIS_URL or unset "
@@ -289,7 +299,7 @@ class Settings(ServiceSettings):
 
     @property
     def drift_file(self) -> Path:
-        """Path of the file that keeps p-values of recent images for drift detection across service restarts."""
+        """Path of the file that keeps drift and its alarms across restarts of the service."""
         return self.home / "drift" / "windows.json"
 
     @property

@@ -11,17 +11,16 @@ from app.cli.tables import TableColumn, print_table
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
-    from snf_client.schemas import Drift, Martingale
+    from snf_client.schemas import Drift
 
 COLUMNS = (
     TableColumn("images of", fold=16),
     TableColumn("verdict", fold=16),
-    TableColumn("newest", right=True, drop=2),
-    TableColumn("p-value", right=True),
-    TableColumn("p-value of light", right=True, fold=8),
-    TableColumn("capital", right=True),
-    TableColumn("highest", right=True, drop=1),
-    TableColumn("of images", right=True, fold=6, drop=3),
+    TableColumn("images", right=True, drop=3),
+    TableColumn("capital", right=True, drop=2),
+    TableColumn("highest", right=True),
+    TableColumn("alarm from", right=True, drop=1),
+    TableColumn("bet on", fold=11),
 )
 
 
@@ -30,7 +29,7 @@ def drift(
     acknowledge: Annotated[
         bool,
         typer.Option(
-            "--acknowledge", help="End the alarm of a --source, or of all sources together, and start its tests anew."
+            "--acknowledge", help="End the alarm of a --source, or of all sources together, and start its test anew."
         ),
     ] = False,
     source: Annotated[
@@ -45,7 +44,7 @@ def drift(
     Only images that name a source, such as a camera, are watched. The result is shown for all sources together and for
     each source.
 
-    With --acknowledge, end an alarm: the tests start anew at the next image.
+    With --acknowledge, end an alarm: the test starts anew at the next image.
     """
     if source is not None and not acknowledge:
         raise fail("--source names what is acknowledged: add --acknowledge", USAGE)
@@ -58,7 +57,7 @@ def drift(
     if as_json:
         print_response(report)
     elif report.drift:
-        print_table(COLUMNS, [_row(window) for window in report.drift])
+        print_table(COLUMNS, [_row(drift) for drift in report.drift])
     else:
         typer.echo(f"no image was scored by {report.model}:{report.version} with calibration {report.calibration} yet")
 
@@ -70,27 +69,11 @@ def _print_acknowledged(model: str, source: str | None, as_json: bool) -> None:
         typer.echo(f"acknowledged drift of {model}: {'all sources together' if source is None else source}")
 
 
-def _row(window: Drift) -> tuple[str, ...]:
-    capital, highest, images = _bets(window.martingale)
+def _row(drift: Drift) -> tuple[str, ...]:
     return (
-        window.source or "all sources",
-        _verdict(window),
-        str(window.images),
-        "" if window.p_value is None else f"{window.p_value:.2g}",
-        "" if window.white_level is None else f"{window.white_level.p_value:.2g}",
-        capital,
-        highest,
-        images,
+        drift.source or "all sources",
+        "no drift" if drift.alarm_since is None else f"drift since {drift.alarm_since:%Y-%m-%d %H:%M}",
+        str(drift.images),
+        *(f"10^{log10:.1f}" for log10 in (drift.log10_capital, drift.log10_highest, drift.log10_threshold)),
+        drift.quantity,
     )
-
-
-def _verdict(window: Drift) -> str:
-    if window.alarm and window.alarm_since is not None:
-        return f"drift since {window.alarm_since:%Y-%m-%d %H:%M} by {', '.join(window.alarm_by)}"
-    return "too few images" if window.p_value is None else "no drift"
-
-
-def _bets(martingale: Martingale | None) -> tuple[str, str, str]:
-    if martingale is None:
-        return "", "", ""
-    return f"10^{martingale.log10_capital:.1f}", f"10^{martingale.log10_highest:.1f}", str(martingale.images)

@@ -1,1 +1,1 @@
-"""Drift: tests whether scored images still fit the calibration images, alarms, and their acknowledgement."""
+"""Drift: a martingale test of whether scored images are still like the calibration images, and its alarms."""

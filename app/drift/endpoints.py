@@ -6,12 +6,12 @@ from fastapi import Request, Response
 
 from app.access.callers import caller_of
 from app.access.permissions import MayAdminister, MayRead
-from app.drift.schemas import Drift, DriftReport
+from app.drift.schemas import DriftReport
 from app.http.dependencies import DriftMonitorDep, ModelPoolDep
 from app.http.errors import Problem, responses
 from app.http.router import Router
 
-# Plain functions: the framework runs them in threads, where tests and disk may block.
+# Plain functions: the framework runs them in threads, where bets and disk may block.
 router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])
 
 
@@ -23,7 +23,7 @@ router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])
     responses=responses(401, 404, 409, 422, 500),
 )
 def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
-    """Show a model's drift test results: whether scored images differ from its calibration images.
+    """Show whether the images that a model has scored differ from its calibration images.
 
     Only images with a `source` count, which this process of the service scored.
 
@@ -34,7 +34,7 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
         model=version.name,
         version=version.version,
         calibration=version.calibration,
-        drift=[Drift.model_validate(window) for window in monitor.of(version)],
+        drift=monitor.of(version),
     )
 
 
@@ -48,12 +48,12 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     responses=responses(401, 404, 409, 422, 500, 507),
 )
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
-    """End the drift alarm that covers all sources of a model's images together, and restart its tests.
+    """End the drift alarm that covers all sources of a model's images together, and restart its test.
 
-    All tests start anew at the next image. Alarms and tests of single sources stay.
+    The test starts anew at the next image. Alarms and tests of single sources stay.
 
-    The windows of a model version are those of its active calibration, in this process of the service. 404
-    `drift-not-found` if no image was scored since the last acknowledgement.
+    Streams are those of the active calibration, in this process of the service. 404 `drift-not-found` if no image was
+    scored since the last acknowledgement.
     """
     _acknowledge(ref, None, request, pool, monitor)
 
@@ -70,9 +70,9 @@ def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: D
 def acknowledge_source_drift(
     ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
 ) -> None:
-    """End a model's drift alarm for one image source, such as a camera, and restart the source's drift tests.
+    """End a model's drift alarm for one image source, such as a camera, and restart the source's drift test.
 
-    The tests start anew at the next image of the source. The alarm and the tests of all sources together stay.
+    The test starts anew at the next image of the source. The alarm and the test of all sources together stay.
 
     `source` is the label that requests name, also with slashes: `line-1/left`. 404 `drift-not-found` for a source of
     which no image was scored since the last acknowledgement.

@@ -1,177 +1,200 @@
-"""Drift monitoring: p-values and brightness of scored images are tested against calibration images.
-
-The measure of brightness is the white level.
-"""
+"""Watch over the drift of scored images."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
 
 from app.drift import storage
-from app.drift.status import WindowStatus
-from app.drift.window import Key, WindowReference
-from app.drift.windows import DriftWindows, label_of
-from app.registry.loaded import Loaded
+from app.drift.schemas import Drift
+from app.drift.streams import DriftReference, Key, ModelStreams, Stream, label_of
 from models.registry.version import ModelVersion
-from snf_runtime.anomaly.verdict import Verdict
 from worker.settings import Settings
 
 EVERY_S = 5.0
-"""Seconds between two checks for drift, and between two writes of the windows."""
+"""Seconds between two updates of the alarms, and between two writes of the file."""
+MAX_MODELS = 64
+"""Most model versions with streams; the least recently scored version is dropped first."""
 
 log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Background thread that tests scored images for drift every 5 s.
+    """Streams of all models, and a thread that bets on new images every 5 s and writes the streams to a file.
 
-    The images of each model are compared with its calibration images.
+    Every image counts in the stream of its source and in that of all sources, repeated images too.
 
-    Each service process has windows of its own requests. Of several services that share a home, a restart continues
-    with the windows that were written last.
+    Each service process has streams of its own requests. Of several services that share a home, a restart continues
+    with the streams that were written last.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._windows = DriftWindows(
-            images=settings.drift_images,
-            min_images=settings.drift_min_images,
-            level=settings.drift_alarm,
-            threshold=settings.drift_martingale,
-            sources=settings.drift_sources,
-        )
+        self._threshold = settings.drift_martingale
+        self._max_sources = settings.drift_sources
         self._path = settings.drift_file
-        self._stored_changes = 0
+        # The event loop appends to it, and never waits for the lock.
+        self._recorded: deque[tuple[Key, DriftReference, str, list[float], Sequence[int], float]] = deque()
+        self._models: OrderedDict[Key, ModelStreams] = OrderedDict()
+        self._lock = threading.Lock()
+        self._changed = False
         self._writable = True
-        self._storing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
 
     def start(self) -> None:
-        """Load saved p-values of recently scored images, and start the thread that tests for drift."""
-        storage.load(self._windows, self._path)
+        """Load the stored streams, and start the thread."""
+        self.load()
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop the background thread of the drift tests, and save the p-values of recently scored images.
+    def load(self) -> None:
+        """Load the stored streams."""
+        with self._lock:
+            self._models = OrderedDict(storage.load(self._path))
+            for key, model in list(self._models.items()):
+                for source, stream in model.streams.items():
+                    # The threshold may be another one now.
+                    stream.update_alarm(self._threshold, label_of(key, source), time.time())
+                self._keep_limits(key, model)
 
-        It waits for the thread to end. P-values that were added since the last test are tested and saved.
-        """
+    def close(self) -> None:
+        """Stop the thread, and store the streams with the images that were scored last."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._check_and_store_or_log()
+        self._store_or_log()
 
     def record(
-        self, loaded: Loaded, source: str, verdicts: Sequence[Verdict], white_levels: Sequence[int] = ()
+        self,
+        key: Key,
+        reference: DriftReference,
+        source: str,
+        statistics: list[float],
+        white_levels: Sequence[int] = (),
     ) -> None:
-        """Record the verdicts and brightness of newly scored images for the next drift test.
+        """Record the first fold's anomaly statistics, and the white levels, of images, without waiting for a bet."""
+        if statistics:
+            self._recorded.append((key, reference, source, statistics, white_levels, time.time()))
 
-        The call does not wait for a test.
-
-        Args:
-            loaded: The model that scored.
-            source: Label of the images' source, such as a camera.
-            verdicts: Verdicts on the images.
-            white_levels: White levels of the images, 0 to 255.
-        """
-        scorer = loaded.scorer
-        reference = WindowReference(
-            scorer.log_det_digest,
-            scorer.calibration_summary.calibration_images,
-            scorer.smallest_p,
-            scorer.calibration.white_level_counts,
-            scorer.calibration.statistic_counts,
-        )
-        p_values = [verdict.p_value for verdict in verdicts]
-        statistics = [verdict.first_fold_statistic for verdict in verdicts]
-        self._windows.record(key_of(loaded.version), reference, source, p_values, time.time(), white_levels, statistics)
-
-    def of(self, version: ModelVersion) -> list[WindowStatus]:
-        """Return a list of a model version's current drift test results, computed from recently scored images.
-
-        Those of all sources together come first, then those of each.
+    def of(self, version: ModelVersion) -> list[Drift]:
+        """Return the drift of a model version: of all sources together first, then of each.
 
         Reads the manifest of the version; raises ``ArtifactError``.
         """
-        return self._windows.status(key_of(version), time.time(), version.manifest.log_dets.weights_sha256)
+        with self._lock:
+            model = self._updated(version)
+            return [] if model is None else self._states(model)
 
     def alarms(self, version: ModelVersion) -> int:
-        """Return the number of active drift alarms of a model version.
-
-        It is that of the last tests, up to 5 s ago. Nothing is tested.
+        """Return the number of alarms of a model version.
 
         Reads the manifest of the version; raises ``ArtifactError``.
         """
-        return self._windows.alarms(key_of(version), version.manifest.log_dets.weights_sha256)
+        return sum(drift.alarm for drift in self.of(version))
 
-    def all(self) -> dict[Key, list[WindowStatus]]:
-        """Return a dict of drift test results by model version, for all versions with recently scored images.
-
-        For each version there are those of all sources together, then those of each.
-        """
-        return {key: self._windows.status(key, time.time()) for key in self._windows.models()}
+    def all(self) -> dict[Key, list[Drift]]:
+        """Return the drift of all model versions, as ``of`` does."""
+        with self._lock:
+            self._update()
+            return {key: self._states(model) for key, model in self._models.items()}
 
     def acknowledge(self, version: ModelVersion, source: str | None, caller: str) -> bool:
-        """Acknowledge drift of an image source: end its alarm, and drop the source's recent images from the tests.
+        """End the alarm of a source, and drop its stream; another one starts with the next image.
 
-        With None as source, those of all sources together are deleted. Returns whether there was a window of recent
-        images.
-
-        It starts anew at the next image, also after a restart. If that cannot be stored, nothing changes. Reads the
-        manifest of the version.
-
-        Args:
-            version: The model version.
-            source: Label of the source; None for all sources together, which leaves the windows of the sources.
-            caller: Name of the caller, for the log.
-
-        Raises:
-            OSError: The file of the windows cannot be written.
-            ValueError: The windows do not fit their file, by a fault of the service.
+        Returns whether there was one. With None as source it is the stream of all sources together; those of the
+        sources stay. If the file cannot be written, nothing changes, and the error is raised.
         """
-        key = key_of(version)
-        dropped = self._windows.reset(key, source, version.manifest.log_dets.weights_sha256)
-        if dropped is None:
-            return False
-        try:
-            self._check_and_store()
-        except (OSError, ValueError):
-            self._windows.put_back(key, source, dropped)
-            raise
-        log.warning("%s acknowledged drift of %s: its window starts anew", caller, label_of(key, source))
+        with self._lock:
+            model = self._updated(version)
+            stream = None if model is None else model.streams.pop(source, None)
+            if model is None or stream is None:
+                return False
+            try:
+                self._save()
+            except (OSError, ValueError):
+                model.streams[source] = stream
+                raise
+        log.warning("%s acknowledged drift of %s: its test starts anew", caller, label_of(Key.of(version), source))
         return True
 
     def _loop(self) -> None:
         while not self._stop.wait(EVERY_S):
             try:
-                self._check_and_store_or_log()
+                self._store_or_log()
             except Exception:
                 # Without the thread nothing would be stored any more.
                 log.exception("drift could not be checked")
 
-    def _check_and_store_or_log(self) -> None:
+    def _store_or_log(self) -> None:
         try:
-            self._check_and_store()
+            with self._lock:
+                self._update()
+                if self._changed:
+                    self._save()
         except (OSError, ValueError) as error:
             if self._writable:
                 reason = error.strerror if isinstance(error, OSError) else error
                 log.error("%s cannot be written, so a restart would forget drift: %s", self._path, reason)
             self._writable = False
 
-    def _check_and_store(self) -> None:
-        with self._storing:
-            changes = self._windows.changes
-            if changes == self._stored_changes:
-                return
-            # Logs alarms that start or end.
-            self.all()
-            storage.save(self._windows, self._path)
-            self._stored_changes, self._writable = changes, True
+    # All below are called with the lock.
+
+    def _save(self) -> None:
+        storage.save(self._models, self._path)
+        self._changed, self._writable = False, True
+
+    def _states(self, model: ModelStreams) -> list[Drift]:
+        found = [stream.status(source, self._threshold) for source, stream in model.streams.items()]
+        return sorted(found, key=lambda drift: drift.source is not None)
+
+    def _updated(self, version: ModelVersion) -> ModelStreams | None:
+        """Update all streams; return those of a version, None where there are none of its weights."""
+        self._update()
+        model = self._models.get(Key.of(version))
+        same = model is not None and model.reference.weights == version.manifest.log_dets.weights_sha256
+        return model if same else None
+
+    def _update(self) -> None:
+        """Bet on the recorded images, and start and end alarms."""
+        touched: dict[tuple[Key, str | None], Stream] = {}
+        while self._recorded:
+            key, reference, source, statistics, white_levels, now = self._recorded.popleft()
+            model = self._model(key, reference)
+            for name in (None, source):
+                stream = model.streams[name] = model.streams.get(name) or Stream.start(reference, now)
+                model.streams.move_to_end(name)
+                stream.new_statistics += statistics
+                stream.new_white_levels += white_levels
+                touched[key, name] = stream
+            self._keep_limits(key, model)
+        for (key, name), stream in touched.items():
+            stream.bet()
+            stream.update_alarm(self._threshold, label_of(key, name), time.time())
+        self._changed = self._changed or bool(touched)
+
+    def _model(self, key: Key, reference: DriftReference) -> ModelStreams:
+        model = self._models.get(key)
+        if model is None or model.reference != reference:
+            if model is not None:
+                _log_dropped(key, model.streams)
+            model = self._models[key] = ModelStreams(reference)
+        self._models.move_to_end(key)
+        return model
+
+    def _keep_limits(self, key: Key, model: ModelStreams) -> None:
+        while len(model.streams) - (None in model.streams) > self._max_sources:
+            # An alarm lasts until it is acknowledged, so its source is dropped only if all earlier ones have an alarm.
+            *earlier, _ = (source for source in model.streams if source is not None)
+            oldest = next((source for source in earlier if model.streams[source].alarm_since is None), earlier[0])
+            _log_dropped(key, {oldest: model.streams.pop(oldest)})
+        while len(self._models) > MAX_MODELS:
+            old, forgotten = self._models.popitem(last=False)
+            _log_dropped(old, forgotten.streams)
 
 
-def key_of(version: ModelVersion) -> Key:
-    """Return the key of a model version in the drift data: model name, version and calibration number."""
-    return Key(version.name, version.version, version.calibration)
+def _log_dropped(key: Key, streams: Mapping[str | None, Stream]) -> None:
+    for source, stream in streams.items():
+        if stream.alarm_since is not None:
+            log.warning("drift of %s has ended: its images were dropped", label_of(key, source))

@@ -50,19 +50,9 @@ class StateCollector(Collector):
 
     def _drifts(self) -> Iterable[Metric]:
         images = GaugeMetricFamily(
-            "snf_drift_images", "Images in a window of drift; without a source, all sources together.", labels=MODEL
-        )
-        statistic = GaugeMetricFamily(
-            "snf_drift_statistic", "Kolmogorov-Smirnov distance of recent p-values from calibration.", labels=MODEL
-        )
-        p_value = GaugeMetricFamily(
-            "snf_drift_p_value", "Probability of a distance this large without drift.", labels=MODEL
-        )
-        low_share = GaugeMetricFamily(
-            "snf_drift_low_share", "Share of recent images with a p-value of 0.05 or less.", labels=MODEL
-        )
-        white_level = GaugeMetricFamily(
-            "snf_drift_white_level_p_value", "Probability of white levels so unusual without drift.", labels=MODEL
+            "snf_drift_images",
+            "Images since the start or the last acknowledgement; without a source, all sources together.",
+            labels=MODEL,
         )
         capital = GaugeMetricFamily(
             "snf_drift_martingale_log10", "Decimal logarithm of the capital of the martingale test.", labels=MODEL
@@ -70,22 +60,15 @@ class StateCollector(Collector):
         highest = GaugeMetricFamily(
             "snf_drift_martingale_highest_log10", "Decimal logarithm of the highest capital so far.", labels=MODEL
         )
-        alarm = GaugeMetricFamily("snf_drift_alarm", "Whether recent images drift from calibration.", labels=MODEL)
+        alarm = GaugeMetricFamily("snf_drift_alarm", "Whether images drift from calibration.", labels=MODEL)
         registered = self._pool.registered()
-        for key, windows in self._drift.all().items():
+        for key, streams in self._drift.all().items():
             if (key.name, key.version) not in registered:
                 continue
-            for window in windows:
-                labels = [key.name, str(key.version), str(key.calibration), window.source or ""]
-                images.add_metric(labels, window.images)
-                low_share.add_metric(labels, window.low_share)
-                alarm.add_metric(labels, int(window.alarm))
-                if window.statistic is not None and window.p_value is not None:
-                    statistic.add_metric(labels, window.statistic)
-                    p_value.add_metric(labels, window.p_value)
-                if window.white_level is not None:
-                    white_level.add_metric(labels, window.white_level.p_value)
-                if window.martingale is not None:
-                    capital.add_metric(labels, window.martingale.log10_capital)
-                    highest.add_metric(labels, window.martingale.log10_highest)
-        return images, statistic, p_value, white_level, capital, highest, low_share, alarm
+            for drift in streams:
+                labels = [key.name, str(key.version), str(key.calibration), drift.source or ""]
+                images.add_metric(labels, drift.images)
+                capital.add_metric(labels, drift.log10_capital)
+                highest.add_metric(labels, drift.log10_highest)
+                alarm.add_metric(labels, int(drift.alarm))
+        return images, capital, highest, alarm

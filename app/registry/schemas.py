@@ -56,7 +56,7 @@ class ModelSummary(Answer):
     size_bytes: int | None = Field(description="Size of the live version's files.")
     drift_alarms: int = Field(
         0,
-        description="Alarms of drift of the version, up to 5 s old: of all sources of images together and of each.",
+        description="Alarms of drift of the version: of all sources of images together and of each.",
     )
 
 

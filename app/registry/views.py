@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from app.calibrations.schemas import CalibrationView
 from app.drift.schemas import Drift
-from app.drift.status import WindowStatus
 from app.registry import schemas
 from app.registry.loaded import ModelListing, ModelState, PoolEntry
 from models.artifacts.fitness import FitnessCheck
@@ -47,7 +46,7 @@ def _architecture_of(manifest: Manifest) -> str:
 
 
 def detail(
-    version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[WindowStatus] = ()
+    version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[Drift] = ()
 ) -> schemas.ModelDetail:
     """Return the details of a version; ``drift`` has an entry for all sources and one for each source."""
     serving = None
@@ -75,7 +74,7 @@ def detail(
         manifest=version.manifest.model_dump(mode="json"),
         calibration=calibration,
         serving=serving,
-        drift=[Drift.model_validate(window) for window in drift],
+        drift=list(drift),
     )
 
 

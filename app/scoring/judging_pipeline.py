@@ -14,6 +14,7 @@ from app.access.callers import caller_of
 from app.calibrations.recent_evidence import MAX_IMAGES as MAX_KEPT
 from app.calibrations.recent_evidence import RecentEvidence
 from app.drift.monitor import DriftMonitor
+from app.drift.streams import DriftReference, Key
 from app.http.deadline import RequestDeadline, deadline
 from app.http.errors import invalid
 from app.metrics.registry import ServiceMetrics
@@ -112,7 +113,7 @@ class Judging:
 
         Args:
             scope: Scope of the request, with its caller.
-            ref: Reference of the model, which is loaded if necessary.
+            ref: DriftReference of the model, which is loaded if necessary.
             query: Options of the scores.
             timeout_ms: Deadline in milliseconds; None for the default of the service.
 
@@ -200,7 +201,7 @@ class Judging:
         """Record a request's results for the service metrics and for tests of drift from the calibration images.
 
         All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with a ``source``
-        their p-values go to the drift tests.
+        their statistics go to the drift test.
 
         Args:
             loaded: The model.
@@ -217,7 +218,9 @@ class Judging:
         if query.detail == "basic":
             if query.source is not None:
                 levels = [level for image in judgements for level in _white_levels(image)]
-                self.drift.record(loaded, query.source, verdicts, levels)
+                statistics = [verdict.first_fold_statistic for verdict in verdicts]
+                key, reference = Key.of(loaded.version), DriftReference.of(loaded.scorer)
+                self.drift.record(key, reference, query.source, statistics, levels)
             self._keep(loaded, query.alpha, judgements)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from app.drift.window import Key, WindowReference
-from app.drift.windows import DriftWindows
+from app.drift.streams import DriftReference, Stream
 from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on_split
@@ -24,8 +23,6 @@ from models.scorer import Scorer
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.evidence import Evidence
 from worker.settings import Settings
-
-Values = NDArray[np.float64]
 
 NAME = "darker"
 PARTS_OF_RUN = ("elpv", "mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")
@@ -76,8 +73,8 @@ def changed_scene(run: FeatureRun, scorer: Scorer, images: Pixels) -> dict[str, 
     shares = []
     for seed in range(run.some(run.seeds, 2)):
         order = np.random.default_rng(seed).permutation(len(images))
-        until.append(alarm_after(scorer, p_changed, changed, order[:WATCHED]))
-        without.append(alarm_after(scorer, p_usual, usual, order[:WATCHED]))
+        until.append(alarm_after(scorer, changed, order[:WATCHED]))
+        without.append(alarm_after(scorer, usual, order[:WATCHED]))
         chosen, rest = np.split(order, [min(RECALIBRATION, len(order) // 2)])
         calibration, summary = scorer.calibrate(
             reference_of(uploaded(darker[chosen]), scorer.manifest), lambda _part, _done, _images: None
@@ -97,23 +94,17 @@ def changed_scene(run: FeatureRun, scorer: Scorer, images: Pixels) -> dict[str, 
     }
 
 
-def alarm_after(scorer: Scorer, p: Values, evidence: Evidence, order: NDArray[np.int64]) -> int | None:
-    """Return the number of images until the Kolmogorov-Smirnov tests of the service raise an alarm, or None."""
+def alarm_after(scorer: Scorer, evidence: Evidence, order: NDArray[np.int64]) -> int | None:
+    """Return the number of images until the service raises an alarm, or None."""
     assert evidence.white_levels is not None
-    settings = Settings()
-    windows = DriftWindows(
-        images=settings.drift_images,
-        min_images=settings.drift_min_images,
-        level=settings.drift_alarm,
-        threshold=1e300,  # the results are those of the other tests
-        sources=settings.drift_sources,
-    )
-    calibration = scorer.calibration
-    key = Key("model", 1, 0)
-    reference = WindowReference("", calibration.images, scorer.smallest_p, calibration.white_level_counts)
+    statistics = scorer.calibration.folds[0].values(evidence)
+    stream = Stream.start(DriftReference.of(scorer), 0.0)
     for count, image in enumerate(order, 1):
-        windows.record(key, reference, None, [float(p[image])], float(count), [int(evidence.white_levels[image])])
-        if windows.status(key, float(count))[0].alarm:
+        stream.new_statistics.append(float(statistics[image]))
+        stream.new_white_levels.append(int(evidence.white_levels[image]))
+        stream.bet()
+        stream.update_alarm(Settings().drift_martingale, "model", float(count))
+        if stream.alarm_since is not None:
             return count
     return None
 

@@ -250,9 +250,10 @@ def test_jobs_get_the_threads_of_the_service_unless_they_have_their_own() -> Non
     assert attempt_environment(Settings(threads=3), "cpu")["OMP_NUM_THREADS"] == "3"
 
 
-def test_a_removed_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SNF_GRPC_PORT", "8001")
-    with pytest.raises(ValidationError, match=r"gRPC has been removed.*unset SNF_GRPC_PORT"):
+@pytest.mark.parametrize(("name", "what"), [("SNF_GRPC_PORT", "gRPC"), ("SNF_DRIFT_ALARM", "the tests of the newest")])
+def test_a_removed_setting_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, what: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ValidationError, match=rf"{what}.*removed.*unset {name}"):
         load_settings()
 
 

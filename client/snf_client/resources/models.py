@@ -77,9 +77,9 @@ class ModelsResource(Resource[S]):
 
     @operation
     def acknowledge_drift(self, ref: str, source: str | None = None) -> Call[None]:
-        """Acknowledge a drift alarm of a model, which ends the alarm and restarts the drift tests.
+        """Acknowledge a drift alarm of a model, which ends the alarm and restarts the drift test.
 
-        The alarm is that of a source of images, or of all sources together for None. The tests start anew at the next
+        The alarm is that of a source of images, or of all sources together for None. The test starts anew at the next
         image.
 
         Raises:

@@ -181,9 +181,10 @@ def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
 
 def test_what_a_service_says_of_a_model_is_passed_on() -> None:
     found = Answering()._detail
-    window: dict[str, Any] = {"images": 500, "statistic": 0.5, "p_value": 1e-9, "white_level": None, "low_share": 0.4}
+    capital: dict[str, Any] = {"log10_capital": 4.0, "log10_highest": 4.0, "log10_threshold": 3.0}
     moment = datetime(2026, 7, 1, tzinfo=UTC)
-    drift = [Drift(**window, source="line-1", alarm=alarm, since=moment, alarm_since=None) for alarm in (True, False)]
+    capital |= {"images": 500, "since": moment, "quantity": "statistic", "alarm_since": None}
+    drift = [Drift(**capital, source="line-1", alarm=alarm) for alarm in (True, False)]
     unfit = [UnfitReason(code="diverged", detail="diverged: the last validation is worse")]
     assert JudgingModel.of_detail(found.model_copy(update={"drift": drift, "unfit": unfit})).warnings == (
         "mnist-snf-glow:1 is unfit: diverged: the last validation is worse",
