@@ -73,10 +73,7 @@ class Settings(ServiceSettings):
         default=None, description="Folder of the broker's socket; its path must be short. Unset: derived from `home`."
     )
     threads: int | None = Field(
-        default=None,
-        ge=1,
-        le=1024,
-        description="CPU threads of one scoring engine; unset: OMP_NUM_THREADS, which `snf up` sets, or every core.",
+        default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: its share of the cores."
     )
     engine: EngineName = Field(
         default="auto",

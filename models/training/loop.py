@@ -56,11 +56,7 @@ TOLERANCE = 1.03
 def choose_threads(
     dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, timer: Callable[[], float]
 ) -> int:
-    """Return the number of PyTorch's threads that steps are fastest with: all, or a half, a quarter, ... of them.
-
-    Small operations start faster with fewer threads, and then wait less for cores that other processes use. The steps
-    are those of another flow, so that the weights of the training depend on nothing but the number.
-    """
+    """Return how many threads, all of PyTorch's, half of them, ..., steps of another flow are fastest with."""
     if (most := torch.get_num_threads()) == 1:
         return 1
     few = replace(dataset, train=dataset.train[: config.batch_size])
