@@ -121,9 +121,9 @@ class _Comparison:
         if not sizes:
             _, height, width = self._dataset.image_shape
             raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
-        shape, minutes = self._dataset.image_shape, parameters.minutes
+        shape = self._dataset.image_shape
         features = self._attempt("features", partial(feature_architecture, shape, parameters, self._options.backbones))
-        pixels = self._attempt("pixels", partial(pixel_architecture, shape, len(self._dataset.train), minutes))
+        pixels = self._attempt("pixels", partial(pixel_architecture, shape))
         subsets = self._subsets(features)
         if features is not None:
             self._keep("features", self._attempt("features", partial(self._fit_features, features, subsets)))
@@ -277,8 +277,8 @@ class _Comparison:
             smaller = Preprocessing(*architecture.image_shape, fit="crop")
             _, height, width = architecture.image_shape
             budget.note(
-                f"the pixel flow takes the images at {height}x{width}: at their own size its training passes the "
-                "memory or the time of a comparison"
+                f"the pixel flow takes the images at {height}x{width}: in a comparison it is trained on at most 128 "
+                "pixels a side"
             )
         dataset = Dataset(
             self._dataset.name,

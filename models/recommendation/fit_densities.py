@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
 from models.atomic_files import new_folder, remove_folder, sha256_file
-from models.datasets import Dataset, DatasetSummary, Images
+from models.datasets import Dataset, Images
 from models.features.flows import build_feature_flows
 from models.features.store import DEFAULT_FOLDER, BackboneStore
 from models.flows.architecture import FeatureArchitecture, PixelArchitecture
@@ -26,7 +26,6 @@ from models.scoring.engines.open_features import open_extractor
 from models.scoring.open_density import log_dets_of, open_density, open_pixels
 from models.scoring.options import EngineOptions
 from models.training.config import TrainingConfig
-from models.training.cost.estimate import phases_in_steps
 from models.training.fit_feature_flows import Report, fit_features
 from models.training.fitness import independent_pixels
 from models.training.loop import Observer, Trainer
@@ -160,10 +159,7 @@ def trained_pixels(
 ) -> FittedPart:
     """Train or resume; raise ``Interrupted``, ``TrainingDiverged`` or ``SingularLayer``."""
     began = time.monotonic()
-    summary = DatasetSummary(dataset.image_shape, len(dataset.train), len(dataset.statistics), 0, 0)
-    # The comparison plans what follows the last validation.
-    costs = replace(phases_in_steps(architecture, config, summary), evaluation=0.0)
-    schedule = Schedule(config, len(dataset.statistics), costs, began)
+    schedule = Schedule(config, len(dataset.statistics), began=began)
     trained = Trainer(dataset, architecture, config, folder, observe, schedule=schedule).run(should_stop)
     release_memory()
     flow = trained.flow.eval()

@@ -11,16 +11,13 @@ from typing import Any, cast
 import pytest
 
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
-from models.datasets import DatasetSummary, Images, load_dataset
+from models.datasets import Images, load_dataset
 from models.errors import DatasetUnfit, ScoreNotFinite
-from models.flows.architecture import PixelArchitecture
 from models.images.options import ImageOptions
 from models.recommendation import architectures, compare
 from models.recommendation.compare import compare_families
 from models.recommendation.record import RecommendationRecord, RecommendParameters
 from models.scoring.options import EngineOptions
-from models.training.config import TrainingConfig
-from models.training.cost.estimate import TrainingEstimate
 from models.training.interrupted import Interrupted
 from tests.models.recommendation.test_subsets import Untouchable
 from tests.support.backbones import backbone_folder
@@ -87,12 +84,12 @@ def test_a_size_that_a_pixel_flow_refuses_leaves_features_and_an_interrupted_com
     assert json.loads((tmp_path / "features" / "fit.json").read_text())["plan"] != stored["plan"]
 
 
-def test_without_a_backbone_and_with_little_time_the_reasons_are_named(tmp_path: Path) -> None:
+def test_without_a_backbone_and_with_an_odd_size_the_reasons_are_named(tmp_path: Path) -> None:
     empty = EngineOptions(backbones=tmp_path / "none")
     with pytest.raises(DatasetUnfit) as refused:
-        compared(tmp_path / "run", empty, minutes=0.01)
+        compared(tmp_path / "run", empty, **ODD)
     assert "there is no backbone 'efficientnet-lite0' here: add it by `snf backbones add" in refused.value.detail
-    assert "100 steps of snf-glow-small on images of 28x28 are expected to take" in refused.value.detail
+    assert "snf-glow-small halves both sides" in refused.value.detail
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +144,7 @@ def test_a_family_that_overflows_on_a_reference_image_is_left_out(
 def test_a_pixel_flow_that_does_not_fit_takes_smaller_images(
     tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estimate = architectures.estimate_training
-
-    def heavy(architecture: PixelArchitecture, config: TrainingConfig, images: DatasetSummary) -> TrainingEstimate:
-        expected = estimate(architecture, config, images)
-        needed = expected.memory_bytes if max(images.image_shape) < 40 else 9_200_000_000
-        return expected.model_copy(update={"memory_bytes": needed, "training_seconds": 1.0})
-
-    monkeypatch.setattr(architectures, "estimate_training", heavy)
+    monkeypatch.setattr(architectures, "MAX_SIDE", 32)
     record, _ = compared(tmp_path, options, image_size=48, minutes=0.3)
     features, pixels, hybrid = record.families
     assert (features.unavailable, pixels.unavailable) == (None, None)
