@@ -1,9 +1,9 @@
 """How well the anomaly score tells images apart, beside trivial baselines; the tables of the README.
 
-    SNF_DATA_DIR=... python -m benchmarks.anomaly [--images 10000] [--thorough-images 1500] [MODEL ...]
+    SNF_DATA_DIR=... python -m benchmarks.anomaly [--images 10000] [MODEL ...]
 
 Each shipped model against another dataset and against graded faults of its own test images (``models.evaluation``, as
-``snf evaluate`` does it), and with gradients on fewer images.
+``snf evaluate`` does it).
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly")
     parser.add_argument("models", nargs="*", default=list(AGAINST))
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--thorough-images", type=int, default=1500)
     arguments = parser.parse_args()
     folder = data_dir(*FILES, SVHN)
     store = with_svhn(folder)
@@ -52,7 +51,6 @@ def main() -> int:
         scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
         other, own = AGAINST[name], scorer.manifest.training.dataset
         plain = EvaluationParameters(against=[other], corruptions=True, images=arguments.images)
-        few = EvaluationParameters(against=[other], images=arguments.thorough_images, thorough=True)
         with Progress(console=Console(stderr=True)) as progress:
             task = progress.add_task(name)
 
@@ -60,7 +58,6 @@ def main() -> int:
                 progress.update(task, description=f"{name}: {what}", completed=done, total=total)  # noqa: B023
 
             rows[name] = compact(evaluate(Subject(scorer, name, own, plain, folder, store), tell))
-            rows[name]["thorough"] = compact(evaluate(Subject(scorer, name, own, few, folder, store), tell))
         write_atomically(path, json.dumps(rows, indent=1).encode())
         write_atomically(RESULTS / "anomaly.md", report(rows).encode())
     print(report(rows))
@@ -84,7 +81,7 @@ def with_svhn(folder: Path) -> DatasetStore:
 def compact(report: EvaluationReport) -> dict[str, Any]:
     """Return the figures of a report without its pictures and curves."""
     columns = {one.name: one for one in report.columns}
-    main = [name for name, one in columns.items() if one.family in ("combined", "thorough", "family", "baseline")]
+    main = [name for name, one in columns.items() if one.family in ("combined", "family", "baseline")]
     return {
         "model": report.model,
         "normal": {"name": report.normal.name, "test": report.normal.test.images},
@@ -138,8 +135,6 @@ def report(rows: dict[str, Any]) -> str:
     parts = ["# The anomaly score: AUROC, detection, false alarms\n"]
     for name, row in rows.items():
         parts += [f"## {name}\n", table(row)]
-        if "thorough" in row:
-            parts += ["With gradients (`detail=full`), fewer images:\n", table(row["thorough"])]
     return "\n".join(parts)
 
 

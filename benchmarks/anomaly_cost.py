@@ -2,9 +2,9 @@
 
     python -m benchmarks.anomaly_cost [--preset snf-glow-2l-16k] [--side 28] [--channels 1] [--rounds 7]
 
-A flow of the preset's shape with random weights, calibrated on random images: time does not depend on either. Three
-things take turns on the same images: the likelihood alone, likelihood with statistics and verdict, and thorough verdict
-(a backward pass besides). Reported are ratios, median and spread over the rounds.
+A flow of the preset's shape with random weights, calibrated on random images: time does not depend on either. The
+likelihood alone, and likelihood with statistics and verdict, take turns on the same images. Reported is the ratio,
+median and spread over the rounds.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ import torch
 
 from models.anomaly.fitting.calibrate import calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.atomic_files import write_atomically
 from models.flows.build import build_flow
 from models.scoring.engines.open import open_engine
@@ -69,24 +67,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     frozen = freeze(flow, shape)
     density = PixelDensity(open_engine(frozen), frozen, "digest")
     parts = ReferenceImages("random", "", images[:REFERENCE], images[REFERENCE : 2 * REFERENCE])
-    calibration, _ = calibrate(density, parts, images[0], lambda *_: None, flow=flow)
-    looks = GradientPasses(GradientProbe(flow), "digest")
-    fisher = looks.split(calibration.fisher if calibration.fisher is not None else np.zeros(0, np.float32))
+    calibration, _ = calibrate(density, parts, images[0], lambda *_: None)
     names, work = density.statistics, images[: arguments.images]
 
     def likelihood() -> None:
         for _, found in density.passes(work):
             found.terms()
 
-    def basic() -> None:
+    def verdict() -> None:
         scored = score_images(density, work)
         calibration.judge(Evidence.join([one.evidence for one in scored if one.evidence is not None]), names, shape[1:])
 
-    def thorough() -> None:
-        basic()
-        looks.features(work, fisher)
-
-    times = in_turns({"likelihood": likelihood, "basic": basic, "thorough": thorough}, arguments.rounds)
+    times = in_turns({"likelihood": likelihood, "verdict": verdict}, arguments.rounds)
     return {
         "preset": arguments.preset,
         "shape": list(shape),
@@ -95,8 +87,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": platform.processor() or platform.machine(),
         "images": arguments.images,
         "images_per_second": arguments.images / float(np.median(times["likelihood"])),
-        "basic_over_likelihood": spread(times["basic"], times["likelihood"]),
-        "thorough_over_likelihood": spread(times["thorough"], times["likelihood"]),
+        "verdict_over_likelihood": spread(times["verdict"], times["likelihood"]),
     }
 
 

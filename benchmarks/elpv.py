@@ -14,7 +14,6 @@ import argparse
 import io
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,27 +95,26 @@ def cells(path: Path) -> tuple[Pixels, Pixels]:
 
 
 def look(scorer: Scorer, images: Pixels) -> Evidence:
-    """Return the evidence of images, with gradients."""
-    found = scorer.score_each(np.ascontiguousarray(images), gradients=True)
+    """Return the evidence of images."""
+    found = scorer.score_each(np.ascontiguousarray(images))
     return Evidence.join([one.evidence for one in found if hasattr(one, "evidence") and one.evidence is not None])
 
 
 def measure(scorer: Scorer, calibration: Calibration, looks: dict[str, Evidence]) -> dict[str, Any]:
     """Return AUROC with intervals of every score, and what is flagged at 5 %."""
-    plain = {name: replace(found, gradients=None) for name, found in looks.items()}
     values: dict[str, list[NDArray[np.float64]]] = {
-        "combined": [calibration.typical_statistics(found) for found in plain.values()],
-        "with gradients": [calibration.typical_statistics(found) for found in looks.values()],
+        "combined": [calibration.typical_statistics(found) for found in looks.values()],
     }
-    families = [np.mean([fold.families(found) for fold in calibration.folds], axis=0) for found in looks.values()]
-    for index, name in enumerate(("whole image", "local", "gradients")):
+    fits = [fold.statistic for fold in calibration.folds]
+    families = [np.mean([fit.families(found) for fit in fits], axis=0) for found in looks.values()]
+    for index, name in enumerate(("whole image", "local")):
         values[name] = [found[:, index] for found in families]
     statistic = calibration.folds[0].statistic
     names = [*(statistic.names(scorer.statistics)[i] for i in statistic.whole.used), "complexity"]
-    standardised = [np.abs(statistic.whole.standardised(statistic.statistics(found))) for found in plain.values()]
+    standardised = [np.abs(statistic.whole.standardised(statistic.statistics(found))) for found in looks.values()]
     for index, name in enumerate(names):
         values[name] = [found[:, index] for found in standardised]
-    p = {name: calibration.p_values(found) for name, found in plain.items()}
+    p = {name: calibration.p_values(found) for name, found in looks.items()}
     return {
         "auroc": {name: [separation(*pair).auroc, *intervals(*pair)[0]] for name, pair in values.items()},
         "flagged_at_5_percent": {name: float((found <= 0.05).mean()) for name, found in p.items()},
@@ -134,7 +132,7 @@ def baselines(scorer: Scorer, dataset: Dataset, defective: Pixels) -> dict[str, 
 
 def heat_maps(scorer: Scorer, defective: Pixels, found: Evidence) -> bytes:
     """Return a PNG of ten defective cells, as strange as can be to rather usual, and their maps below."""
-    order = np.argsort(-scorer.calibration.typical_statistics(replace(found, gradients=None)))
+    order = np.argsort(-scorer.calibration.typical_statistics(found))
     chosen = defective[order[np.linspace(0, len(order) // 2, SHOWN).astype(int)]]
     maps = scorer.heat_maps(np.ascontiguousarray(chosen))
     above = [enlarged(np.repeat(image.transpose(1, 2, 0), 3, axis=2)) for image in chosen]

@@ -55,7 +55,7 @@ class Scorer:
 
     It does not change after loading and is not thread-safe. It can be called on a dict of arrays. Pickled, it is the
     place of its files, from where it is loaded again. The trained flows are loaded when they are first needed: for
-    samples, gradient evidence and calibrations, but not for scores of a model that was opened on this machine before.
+    samples and calibrations, but not for scores of a model that was opened on this machine before.
 
     Args:
         source: The model, open for scoring.
@@ -207,7 +207,7 @@ class Scorer:
         """Return each image's exact log-likelihood, in nats; raise ``ScoreNotFinite`` if one is not finite."""
         return score_images(self.density, images, draws)
 
-    def score_each(self, images: Batch, draws: int = 1, *, gradients: bool = False) -> list[Likelihood | ImageError]:
+    def score_each(self, images: Batch, draws: int = 1) -> list[Likelihood | ImageError]:
         """Return for each image its exact log-likelihood, or an error object.
 
         The error is a ``ScoreNotFinite`` object for a log-likelihood that is infinite or NaN, and a
@@ -216,35 +216,21 @@ class Scorer:
         Args:
             images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
             draws: Dequantisation draws that a log-likelihood is averaged over.
-            gradients: Whether to add gradient evidence for verdicts, from a backward pass.
 
         Returns:
             N results; an image without a score has its error in its place.
-
-        Raises:
-            GradientEvidenceUnavailable: The calibration has no gradient evidence.
         """
-        return finish(self.score_steps(images, draws, gradients=gradients, at_once=WITHOUT_PAUSES * self.at_once))
+        return finish(self.score_steps(images, draws, at_once=WITHOUT_PAUSES * self.at_once))
 
     def score_steps(
-        self,
-        images: Batch,
-        draws: int = 1,
-        *,
-        gradients: bool = False,
-        at_once: int | None = None,
-        observe: Observer | None = None,
+        self, images: Batch, draws: int = 1, *, at_once: int | None = None, observe: Observer | None = None
     ) -> Steps[list[Likelihood | ImageError]]:
         """Return a generator that computes log-likelihoods of images in small groups, with pauses for other work.
 
         It yields between groups of ``at_once`` images or tiles, and returns log-likelihoods or errors.
         """
-        if gradients:
-            self.calibration.check_alpha(None, gradients=True)
         images, errors = without_other_sizes(self.density, self.calibration, images)
         scored = yield from score_steps(self.density, images, draws, at_once, observe)
-        if gradients and scored:
-            scored = yield from self.trained.gradient_steps(images, scored, self.calibration.fisher)
         return with_errors(scored, errors)
 
     def require_spatial(self) -> MapReference:
@@ -258,27 +244,18 @@ class Scorer:
             )
         return self.calibration.pixels
 
-    def heat_maps(self, images: Batch, *, gradients: bool = False) -> list[PixelMaps]:
+    def heat_maps(self, images: Batch) -> list[PixelMaps]:
         """Return a heat map for each image, which shows how much each pixel adds to the log-likelihood.
 
         The values are given in nats and as z-scores.
 
-        With ``gradients``, the norm of the gradient at each pixel is added. Maps of images of several tiles may be
-        smaller than the image (:attr:`PixelMaps.scale`). Raises ``HeatMapUnsupported`` if the layers mix all pixels at
-        once.
+        Maps of images of several tiles may be smaller than the image (:attr:`PixelMaps.scale`). Raises
+        ``HeatMapUnsupported`` if the layers mix all pixels at once.
         """
-        return finish(self.heat_map_steps(images, gradients=gradients))
-
-    def heat_map_steps(self, images: Batch, *, gradients: bool = False) -> Steps[list[PixelMaps]]:
-        """Return a generator that computes heat maps in small groups of images, with pauses for other work.
-
-        It yields None between the groups, and returns all maps at the end.
-        """
-        maps = yield from heat_map_steps(self.density, self.calibration, self.require_spatial(), images)
-        return (yield from self.trained.gradient_map_steps(images, maps)) if gradients else maps
+        return finish(heat_map_steps(self.density, self.calibration, self.require_spatial(), images))
 
     def judge_each(
-        self, images: Batch, alpha: Alphas = None, draws: int = 1, *, gradients: bool = False, explain: bool = False
+        self, images: Batch, alpha: Alphas = None, draws: int = 1, *, explain: bool = False
     ) -> list[Judgement]:
         """Return the log-likelihood and the anomaly verdict of each image.
 
@@ -288,7 +265,6 @@ class Scorer:
             images: Images, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a model of tiles.
             alpha: False-alarm rate of the verdicts, or of the verdict on each image; None for the default.
             draws: Dequantisation draws that a log-likelihood is averaged over.
-            gradients: Whether verdicts include gradient evidence, from a backward pass.
             explain: Whether to add heat maps.
 
         Returns:
@@ -296,11 +272,10 @@ class Scorer:
 
         Raises:
             AlphaUnattainable: The calibration has too few images for a false-alarm rate.
-            GradientEvidenceUnavailable: The calibration has no gradient evidence.
             HeatMapUnsupported: The model has no heat maps.
         """
         groups = WITHOUT_PAUSES * self.at_once
-        return finish(self.judge_steps(images, alpha, draws, gradients=gradients, explain=explain, at_once=groups))
+        return finish(self.judge_steps(images, alpha, draws, explain=explain, at_once=groups))
 
     def judge_steps(
         self,
@@ -308,7 +283,6 @@ class Scorer:
         alpha: Alphas = None,
         draws: int = 1,
         *,
-        gradients: bool = False,
         explain: bool = False,
         at_once: int | None = None,
     ) -> Steps[list[Judgement]]:
@@ -320,9 +294,7 @@ class Scorer:
         if explain:
             heat_maps = HeatMaps(self.density, self.calibration, self.require_spatial())
             maps, observe = heat_maps.maps, heat_maps.add
-        scored = yield from self.score_steps(images, draws, gradients=gradients, at_once=at_once, observe=observe)
-        if maps and gradients:
-            maps = yield from self.trained.gradient_map_steps(images, maps)
+        scored = yield from self.score_steps(images, draws, at_once=at_once, observe=observe)
         alphas = alpha if isinstance(alpha, Sequence) else [alpha] * len(scored)
         return judge_by(self.density, self.calibration, scored, alphas, maps)
 

@@ -23,14 +23,19 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
+from safetensors import safe_open
 
+from app.cli.judging_model import JudgingModel
 from app.main import create_app
+from models.anomaly.calibration_file import GRADIENTS_IGNORED
 from models.datasets import load_dataset
+from models.registry.registry import Registry
 from tests.support.local import LOCAL
 from tests.support.paths import DATA
 from tests.support.service_settings import service_settings
 from tests.support.stored_home import unpack
 from tests.support.stored_json import dumps, is_writing
+from tests.worker.support.helpers import until
 
 STORED = DATA / "scores.json"
 IMAGES = 200
@@ -115,6 +120,26 @@ def test_images_have_the_stored_scores_and_verdicts(
         assert now == stored["cases"][case]
     else:
         check_near(now, stored["cases"][case], images[0].size)
+
+
+def test_calibrations_with_evidence_of_gradients_say_that_it_is_ignored(
+    home: Path, services: Callable[[str], TestClient]
+) -> None:
+    """What verdicts they give is compared above."""
+    with safe_open(home / "registry/tiny/1/calibration.safetensors", "numpy") as arrays:
+        assert {"fisher", "folds.0.thorough.ordered"} <= set(arrays.keys())
+    service = services("openvino")
+    until(lambda: service.get("/readyz").status_code == 200)
+    listed = service.get("/v1/models/tiny/calibrations").json()["calibrations"]
+    shown = service.get("/v1/models/tiny").json()["calibration"]
+    assert [one["warning"] for one in [*listed, shown]] == [GRADIENTS_IGNORED] * 3
+    assert service.get("/v1/models/mnist-snf-glow").json()["calibration"]["warning"] is None
+    judging = JudgingModel.of_version(Registry(home / "registry").resolve("tiny"))
+    assert judging.warnings == (f"calibration 1 of tiny:1: {GRADIENTS_IGNORED}",)
+    refused = service.post("/v1/models/tiny/score", params={"detail": "full"}, content=b"")
+    [error] = refused.json()["errors"]
+    assert (refused.status_code, error["pointer"]) == (422, "/query/detail")
+    assert "gradients have been removed" in error["detail"]
 
 
 def test_engines_differ_by_no_more_than_machines_may() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from models.registry.version import ModelVersion
     from snf_runtime.anomaly.calibration import Calibration
 
-NOT_KEPT = "bulk jobs and requests with detail=full are not among them"
+NOT_KEPT = "images of bulk jobs are not among them"
 
 
 def compare(

@@ -44,7 +44,7 @@ COMPARISON: dict[str, Any] = {
         "refused_before": 0,
         "refused_after": 0,
         "note": "the newest 200 images that this service process judged, each at the false-alarm rate of its request; "
-        "bulk jobs and requests with detail=full are not among them",
+        "images of bulk jobs are not among them",
     },
 }
 

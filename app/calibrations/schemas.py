@@ -35,6 +35,7 @@ LINE: dict[str, Any] = {
         {"alpha": 0.1, "threshold": 0.07481296758104738, "images_needed": 29},
     ],
     "problem": None,
+    "warning": None,
     "reason": None,
 }
 """An example, whose numbers a test computes."""
@@ -124,6 +125,9 @@ class CalibrationView(Answer):
         "earlier version left suspect images out."
     )
     problem: str | None = Field(description="Why it cannot be used.")
+    warning: str | None = Field(
+        None, description="`gradient-evidence-ignored`, in words, for a calibration of an earlier version; else null."
+    )
     reason: str | None = Field(
         None,
         description="Why it did not become active when it was made, unless it was chosen since, or that it replaced a "

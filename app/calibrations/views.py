@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 
 from app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
+from models.anomaly.calibration_file import gradient_warning
 from models.anomaly.false_alarms import images_needed, safe_threshold
 from models.artifacts.manifest import CalibrationSummary
 from models.errors import ArtifactError, CalibrationNotFound
@@ -87,17 +88,19 @@ def view_of(registry: Registry, name: str, version: int, number: int) -> Calibra
 def _view(registry: Registry, name: str, version: int, number: int, *, active: bool) -> CalibrationView:
     try:
         if number == OWN:
-            manifest = registry.with_calibration(name, version, OWN).manifest
-            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration)
+            own = registry.with_calibration(name, version, OWN)
+            manifest, warning = own.manifest, gradient_warning(own.path)
+            return _sound(number, active, manifest.created, manifest.training.job, manifest.calibration, warning)
         calibrations = registry.calibrations(name, version)
         record, problem = calibrations.record(number), calibrations.foreign(number)
+        warning = gradient_warning(calibrations.folder / str(number))
     except (ArtifactError, CalibrationNotFound) as error:
         unknown = dict.fromkeys(("created", "job", *FROM_SUMMARY))
         return CalibrationView(number=number, active=active, thresholds=[], problem=error.detail, **unknown)
     # Why it did not become active is no longer of interest where it was chosen since.
     made = record.activation
     reason = None if made is None or (active and not made.active) else made.reason
-    return _sound(number, active, record.created, record.job, record.summary, reason, problem)
+    return _sound(number, active, record.created, record.job, record.summary, warning, reason, problem)
 
 
 def _sound(
@@ -106,6 +109,7 @@ def _sound(
     created: datetime,
     job: str | None,
     summary: CalibrationSummary,
+    warning: str | None,
     reason: str | None = None,
     problem: str | None = None,
 ) -> CalibrationView:
@@ -118,6 +122,7 @@ def _sound(
         job=job,
         thresholds=list(advice(summary.calibration_images)) if exact else [],
         problem=problem,
+        warning=warning,
         reason=reason,
         **{name: getattr(summary, name) for name in FROM_SUMMARY},
     )

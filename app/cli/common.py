@@ -136,6 +136,12 @@ def require_local(command: str, reason: str) -> None:
         raise fail(f"{command} works on this machine alone, not on SNF_URL={address}: {reason}; unset SNF_URL", USAGE)
 
 
+def refuse_gradients(option: typer.CallbackParam, value: object) -> None:
+    """Refuse an option of verdicts with gradients, which earlier versions had."""
+    if value:
+        raise fail(f"verdicts with gradients have been removed: leave {option.opts[0]} out", USAGE)
+
+
 def fail_validation(error: ValidationError, whole: str, known: Collection[str] = ()) -> typer.Exit:
     """Print what is wrong with each value, or with the ``whole``; return the exit with code 2 to raise."""
     from models.texts.validation_texts import error_line

@@ -17,6 +17,7 @@ from app.cli.common import (
     fail,
     fail_validation,
     read_settings,
+    refuse_gradients,
     registry,
     stop_on_signals,
 )
@@ -59,9 +60,7 @@ def evaluate(
     alpha: Annotated[
         float | None, typer.Option(help="A false-alarm rate in addition to 0.01 and 0.05.", show_default=False)
     ] = None,
-    thorough: Annotated[
-        bool, typer.Option("--thorough", help="Also evaluate the combined score with gradients; takes far longer.")
-    ] = False,
+    _thorough: Annotated[bool, typer.Option("--thorough", hidden=True, callback=refuse_gradients)] = False,
     adapt: Annotated[
         bool, typer.Option("--adapt", help="Convert size and colour of images that the model would refuse.")
     ] = False,
@@ -89,7 +88,6 @@ def evaluate(
             "corruptions": corruptions,
             "images": images,
             "alpha": alpha,
-            "thorough": thorough,
             "adapt": adapt,
         }
     )

@@ -8,7 +8,6 @@ from models.evaluation.report import HEADLINE, percent, result_of, summary
 from models.evaluation.schema import EvaluationReport, FalseAlarms, Rate, SetReport
 
 SHORT_NAMES = {
-    "gradient-family": "gradients",
     "whole-family": "whole",
     "local-family": "local",
     "feature-family": "features",
@@ -18,7 +17,7 @@ SHORT_NAMES = {
     "intensity-moments": "moments",
     "pca-mahalanobis": "PCA",
 }
-DROPPED = {"baseline": 1, "thorough": 2, "family": 3}
+DROPPED = {"baseline": 1, "family": 2}
 """Order in which scores are left out of a table that is too wide, by their family."""
 
 

@@ -32,8 +32,8 @@ def export_graphs(
 ) -> None:
     """Export a model with its calibration in use to a folder, for scoring on machines without PyTorch.
 
-    The runner of the package snf-density-runtime gives the same scores and verdicts. It has no samples, no gradient
-    evidence and no pictures of heat maps.
+    The runner of the package snf-density-runtime gives the same scores and verdicts. It has no samples and no
+    pictures of heat maps.
     """
     require_local("snf export", "its process makes the graphs")
     _check_folder(folder, force=force)

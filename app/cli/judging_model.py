@@ -21,7 +21,7 @@ class JudgingModel:
 
     ref: str  # ``name:version``
     calibration: int
-    warnings: tuple[str, ...] = ()  # sentences: why it is unfit, and drift of images
+    warnings: tuple[str, ...] = ()  # sentences: why it is unfit, drift of images, and about the calibration
 
     @property
     def label(self) -> str:
@@ -42,9 +42,13 @@ class JudgingModel:
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:
+        from models.anomaly.calibration_file import gradient_warning  # noqa: PLC0415 - NumPy waits for the work
+
         ref = f"{version.name}:{version.version}"
-        unfit = (f"{ref} is unfit: {check.sentence}" for check in version.manifest.unfit)
-        return cls(ref, version.calibration, tuple(unfit))
+        warnings = [f"{ref} is unfit: {check.sentence}" for check in version.manifest.unfit]
+        if ignored := gradient_warning(version.calibration_path or version.path):
+            warnings.append(f"calibration {version.calibration} of {ref}: {ignored}")
+        return cls(ref, version.calibration, tuple(warnings))
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
@@ -55,9 +59,10 @@ class JudgingModel:
             for window in detail.drift
             if window.alarm
         ]
-        if detail.calibration.problem is not None:
-            warnings.append(f"calibration {detail.calibration.number} of {ref}: {detail.calibration.problem}")
-        return cls(ref, detail.calibration.number, tuple(warnings))
+        calibration = detail.calibration
+        texts = filter(None, (calibration.problem, calibration.warning))
+        warnings += [f"calibration {calibration.number} of {ref}: {text}" for text in texts]
+        return cls(ref, calibration.number, tuple(warnings))
 
 
 def judging_model(model: str, client: Client | None) -> JudgingModel:

@@ -92,6 +92,7 @@ def print_model(model: ModelDetail) -> None:
         "error of learned inverses": _number(evaluation.reconstruction_error, ".2e"),
         "log-determinants": f"{manifest.log_dets.total:.6f} nats, of weights {manifest.log_dets.weights_sha256[:12]}",
         "active calibration": f"{calibration.number}: {calibration.problem or calibration.dataset}",
+        "warning": calibration.warning or "",
         "smallest alpha": _number(calibration.smallest_p, ".4g"),
         "served by": "" if serving is None else f"{serving.engine} in {serving.precision}, tiles of {serving.tile}",
         "drift": ", ".join(window.source or "all sources" for window in model.drift if window.alarm),
@@ -100,7 +101,7 @@ def print_model(model: ModelDetail) -> None:
 
 
 def print_calibrations(calibrations: CalibrationList) -> None:
-    """Print calibrations with the threshold for 1 % false alarms, and why some did not become active."""
+    """Print calibrations with the threshold for 1 % false alarms, warnings, and why some did not become active."""
     from rich.console import Console
 
     columns = (
@@ -126,9 +127,9 @@ def print_calibrations(calibrations: CalibrationList) -> None:
     ]
     print_table(columns, rows)
     for calibration in calibrations.calibrations:
-        if calibration.reason:
-            remark = f"{calibration.number}, when it was made: {calibration.reason}"
-            Console(soft_wrap=True).print(remark, markup=False, highlight=False)
+        remarks = [calibration.reason and f"when it was made: {calibration.reason}", calibration.warning]
+        for remark in filter(None, remarks):
+            Console(soft_wrap=True).print(f"{calibration.number}, {remark}", markup=False, highlight=False)
 
 
 def _ranked_images(calibration: CalibrationView) -> str:

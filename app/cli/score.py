@@ -4,12 +4,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli import completion
-from app.cli.common import DEFAULT_MODEL, Json, Key, Model, Url, error_messages, fail, read_settings
+from app.cli.common import DEFAULT_MODEL, Json, Key, Model, Url, error_messages, fail, read_settings, refuse_gradients
 from app.cli.existing_output import ENDINGS
 from app.cli.judging_model import JudgingModel, judging_model
 from app.cli.out_file import check_place
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from snf_client.resources.scores import ScoreOptions, ScorePart
 
 Alpha = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")]
-Detail = Annotated[
-    Literal["basic", "full"], typer.Option(help="full: also use gradients for the verdict, several times slower.")
-]
 
 
 def score(
@@ -38,7 +35,7 @@ def score(
     model: Model = DEFAULT_MODEL,
     alpha: Alpha = None,
     draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws for each image.")] = 1,
-    detail: Detail = "basic",
+    _detail: Annotated[str, typer.Option("--detail", hidden=True, callback=refuse_gradients)] = "",
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -98,8 +95,8 @@ def score(
         raise fail("--source needs image files and a service that watches drift: add --url or set SNF_URL", USAGE)
     if out is not None:
         check_place(out, ENDINGS)
-    if out is not None and (draws != 1 or detail != "basic" or explain is not None):
-        raise fail("--out cannot be combined with --draws, --detail or --explain", USAGE)
+    if out is not None and (draws != 1 or explain is not None):
+        raise fail("--out cannot be combined with --draws or --explain", USAGE)
     if dataset is not None:
         if out is None:
             raise fail("--dataset needs --out, the file for the table of scores", USAGE)
@@ -123,7 +120,6 @@ def score(
                     "alpha": alpha,
                     "draws": draws,
                     "explain": explain is not None,
-                    "detail": detail,
                     "source": source,
                 }
                 counts = _score_files(files, model, options, explain, client, force=force, as_json=as_json)

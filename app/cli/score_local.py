@@ -40,7 +40,7 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
     settings = read_settings()
     version = registry().resolve(parameters.model)
     loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings.engine_options))
-    loaded.scorer.calibration.check_alpha(parameters.alpha, parameters.detail == "full")
+    loaded.scorer.calibration.check_alpha(parameters.alpha)
     if parameters.explain:
         loaded.scorer.require_spatial()
     decoded = _decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size)
@@ -99,7 +99,7 @@ def _scored(
     from app.scoring.request_images import decoded
     from snf_runtime.images.batch import batch_of
 
-    scorer, full = loaded.scorer, parameters.detail == "full"
+    scorer = loaded.scorer
     with closing(batches):
         for items in batches:
             images = decoded(items)
@@ -107,9 +107,7 @@ def _scored(
                 yield items, {}
                 continue
             pixels = batch_of(list(images.values()), scorer.preprocessing)
-            judged = scorer.judge_each(
-                pixels, parameters.alpha, parameters.draws, gradients=full, explain=parameters.explain
-            )
+            judged = scorer.judge_each(pixels, parameters.alpha, parameters.draws, explain=parameters.explain)
             yield items, dict(zip(images, judged, strict=True))
 
 

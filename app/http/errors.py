@@ -38,12 +38,15 @@ STATUSES = {
     ErrorKind.FAILED: 500,
 }
 
-REMOVED = {"monitor": "there is no such parameter any more: only images with a `source` are watched for drift"}
+REMOVED = {
+    "monitor": "there is no such parameter any more: only images with a `source` are watched for drift",
+    "detail": "verdicts with gradients have been removed: leave `detail` out",
+    "thorough": "verdicts with gradients have been removed: leave `thorough` out",
+}
 """What to say of parameters that earlier versions had."""
 
 POINTERS = {
     "alpha-unattainable": "/query/alpha",
-    "detail-unsupported": "/query/detail",
     "explain-unsupported": "/query/explain",
     "no-learned-inverse": "/query/inverse",
     "location-refused": "/body/location",

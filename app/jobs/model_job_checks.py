@@ -99,8 +99,6 @@ def check_evaluation(
     parameters = read_parameters(EvaluationParameters, request)
     version = find_calibrated(registry, request.model, parameters.calibration)
     _check_alpha(parameters.alpha, version)
-    if parameters.thorough and features_of(version.manifest.architecture) is not None:
-        raise invalid("/body/parameters/thorough", "a model with features has no gradient evidence")
     preprocessing = version.manifest.preprocessing
     used = (version.manifest.training.dataset, version.calibration_summary.dataset)
     with _invalid_dataset("/body/dataset"):

@@ -83,7 +83,7 @@ class ModelPool:
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
     async def load_trained(self, loaded: Loaded) -> None:
-        """Load the PyTorch flow, for samples and gradients; raise ``ModelNotFound`` or ``ArtifactError``."""
+        """Load the PyTorch flow, for samples and audits; raise ``ModelNotFound`` or ``ArtifactError``."""
         if loaded.scorer.has_trained:
             return
         # One thread loads for all callers, and goes on when they have given up.

@@ -121,16 +121,16 @@ class Judging:
             Problem: The request is not valid, exceeds a limit, or passed its deadline.
         """
         # A draw is a pass through the flow: the queue counts passes, and so does the limit of a request.
-        limit = min(self.settings.max_images_per_request, self.queue.largest // query.passes)
+        limit = min(self.settings.max_images_per_request, self.queue.largest // query.draws)
         if limit == 0:
             raise invalid("/query/draws", f"this service takes at most {self.queue.largest} draws at once")
         caller = caller_of(scope).name
         # Before the body is read and decoded, so that a refusal costs little.
-        self.queue.check(caller, query.passes)
+        self.queue.check(caller, query.draws)
         async with deadline(timeout_ms, self.settings.request_timeout_s) as time, AsyncExitStack() as held:
             loaded = await self.pool.acquire(ref)
             # Before the work, so that a request that cannot be answered costs nothing.
-            loaded.scorer.calibration.check_alpha(query.alpha, query.detail == "full")
+            loaded.scorer.calibration.check_alpha(query.alpha)
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
@@ -151,7 +151,7 @@ class Judging:
             Problem: 413 where a request may never hold as many pixels, 429 where it may not now.
         """
         admission.held.enter_context(self.large.hold(admission.caller, pixels))
-        admission.time.extend(SECONDS_PER_MEGAPIXEL * query.passes * pixels / 1e6)
+        admission.time.extend(SECONDS_PER_MEGAPIXEL * query.draws * pixels / 1e6)
 
     async def judge(self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
         """Score images through the scoring queue, and return the score or the error of each image in order.
@@ -168,40 +168,31 @@ class Judging:
             return []
         caller, scorer = admission.caller, admission.loaded.scorer
         tiled = scorer.preprocessing.tiled
-        if query.detail == "full":
-            await self.pool.load_trained(admission.loaded)
         # The draws of an image in a shared batch are one turn of the thread; steps spread more of them, or the tiles of
         # a large image, over several.
-        if query.detail == "basic" and not query.explain and query.draws <= scorer.at_once and not tiled:
+        if not query.explain and query.draws <= scorer.at_once and not tiled:
             requested = [RequestedImage(pixels, query.alpha) for pixels in images]
             function = JudgeImages(scorer, query.draws)
             return await self.queue.run_each(caller, function, requested, query.draws, min(BATCH, scorer.at_once))
 
         def work() -> Steps[list[Judgement]]:
-            return (
-                yield from scorer.judge_steps(
-                    batch_of(images, scorer.preprocessing),
-                    query.alpha,
-                    query.draws,
-                    gradients=query.detail == "full",
-                    explain=query.explain,
-                )
-            )
+            pixels = batch_of(images, scorer.preprocessing)
+            return (yield from scorer.judge_steps(pixels, query.alpha, query.draws, explain=query.explain))
 
         count = len(images)
         if tiled:
             # Each tile counts as an image, and a single large image fits into an idle queue.
             count = sum(math.ceil(image[0].size / scorer.density.step_pixels) for image in images)
-            count = max(len(images), min(count, self.queue.largest // query.passes))
-        return await self.queue.run(caller, work(), count * query.passes)
+            count = max(len(images), min(count, self.queue.largest // query.draws))
+        return await self.queue.run(caller, work(), count * query.draws)
 
     def record(
         self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
     ) -> None:
         """Record a request's results for the service metrics and for tests of drift from the calibration images.
 
-        All images are counted in the metrics. With ``detail=basic`` their evidence is kept too, and with a ``source``
-        their statistics go to the drift test.
+        All images are counted in the metrics, their evidence is kept, and with a ``source`` their statistics go to the
+        drift test.
 
         Args:
             loaded: The model.
@@ -214,14 +205,12 @@ class Judging:
         flagged = sum(verdict.is_anomaly for verdict in verdicts)
         self.metrics.count_images(loaded.version.name, loaded.version.version, len(verdicts), flagged)
         self.metrics.count_image_errors([*errors, *failed])
-        # Verdicts with gradient evidence rest on fewer calibration images, and would resemble drift among the others.
-        if query.detail == "basic":
-            if query.source is not None:
-                levels = [level for image in judgements for level in _white_levels(image)]
-                statistics = [verdict.first_fold_statistic for verdict in verdicts]
-                key, reference = Key.of(loaded.version), DriftReference.of(loaded.scorer)
-                self.drift.record(key, reference, query.source, statistics, levels)
-            self._keep(loaded, query.alpha, judgements)
+        if query.source is not None:
+            levels = [level for image in judgements for level in _white_levels(image)]
+            statistics = [verdict.first_fold_statistic for verdict in verdicts]
+            key, reference = Key.of(loaded.version), DriftReference.of(loaded.scorer)
+            self.drift.record(key, reference, query.source, statistics, levels)
+        self._keep(loaded, query.alpha, judgements)
 
     def _keep(self, loaded: Loaded, alpha: float | None, judgements: Sequence[Judgement]) -> None:
         from models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - not needed before the first answer

@@ -9,9 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.drift.schemas import SOURCE
 from app.http.schemas import Answer
 
-BACKWARD_PASSES = 5
-"""Cost of a backward pass, in forward passes."""
-
 
 class ScoreQuery(BaseModel):
     """Query parameters of a scoring request, such as the false-alarm rate; unknown parameters are refused."""
@@ -27,12 +24,6 @@ class ScoreQuery(BaseModel):
         "has no noise.",
     )
     fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
-    detail: Literal["basic", "full"] = Field(
-        "basic",
-        description="`full`: verdicts that include gradients, of the model's weights and of the pixels, several times "
-        "slower. Not with cross-conformal calibrations, which are those of fewer than 400 images, and not for models "
-        "with features.",
-    )
     explain: bool = Field(False, description="Add a heat map to every result.")
     source: str | None = Field(
         None,
@@ -41,12 +32,6 @@ class ScoreQuery(BaseModel):
         "drift, which are made by source and for all sources together.",
         examples=["line-1/left"],
     )
-
-    @property
-    def passes(self) -> int:
-        """The computing cost of scoring one image, as a number of forward passes through the model."""
-        backward = BACKWARD_PASSES if self.detail == "full" else 0
-        return self.draws + backward + (backward if self.explain else 0)
 
 
 class Term(Answer):
@@ -76,12 +61,12 @@ class Reason(Answer):
     """
 
     feature: str = Field(
-        description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a "
-        "backbone `feature-place`, `feature-area`, `feature-mean` or `feature-image`."
+        description="A statistic of the whole image, with its scale, or `region`; of the features of a backbone "
+        "`feature-place`, `feature-area`, `feature-mean` or `feature-image`."
     )
     z: float = Field(
-        description="Standard deviations from the value expected at the image's complexity; for `gradients` and the "
-        "features of a backbone the surprise -ln p in nats."
+        description="Standard deviations from the value expected at the image's complexity; for the features of a "
+        "backbone the surprise -ln p in nats."
     )
     share: float = Field(description="Its share of the evidence, between 0 and 1.")
     text: str = Field(description="The same in words.")
@@ -163,8 +148,7 @@ class HeatMap(Answer):
     channels: list[str] = Field(
         description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in "
         "standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, "
-        "larger where the image is more anomalous. `gradients`, with `detail=full`: norm of the gradient with respect "
-        "to the transformed pixels."
+        "larger where the image is more anomalous."
     )
     scale: int = Field(
         1,

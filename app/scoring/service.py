@@ -76,7 +76,7 @@ class ScoringService:
             limit = min(limit, MAX_EXPLAINED, max(1, MAX_EXPLAINED_PIXELS // area))
         batch = await read_batch(request, preprocessing, limit)
         if not batch.array:
-            self.judging.queue.check(caller, query.passes * len(batch.uploads))
+            self.judging.queue.check(caller, query.draws * len(batch.uploads))
         await admission.held.enter_async_context(while_connected(request))
         files = [upload.data for upload in batch.uploads]
         sizes = await source_pixels(batch, preprocessing, self.decoders.lane(files), caller)

@@ -23,8 +23,7 @@ class EvaluationParameters(TypedDict):
     They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
     of images in a set, and may add a false-alarm rate.
 
-    ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
-    whose size or colour the model refuses are converted, and the report notes it.
+    With ``adapt``, images whose size or colour the model refuses are converted, and the report notes it.
     """
 
     against: NotRequired[list[str]]
@@ -37,8 +36,6 @@ class EvaluationParameters(TypedDict):
     """Most images of a set, evenly spread over it."""
     alpha: NotRequired[float | None]
     """A false-alarm rate to report beside 0.01 and 0.05."""
-    thorough: NotRequired[bool]
-    """Also the combined score with gradients, which takes far longer."""
     calibration: NotRequired[int | None]
     """Number of the calibration. Default: the active one."""
     adapt: NotRequired[bool]

@@ -830,11 +830,11 @@ class Reason(BaseModel):
     model_config = ConfigDict(frozen=True)
     feature: str = Field(
         ...,
-        description="A statistic of the whole image, with its scale, or `region`, or `gradients`; of the features of a backbone `feature-place`, `feature-area`, `feature-mean` or `feature-image`.",
+        description="A statistic of the whole image, with its scale, or `region`; of the features of a backbone `feature-place`, `feature-area`, `feature-mean` or `feature-image`.",
     )
     z: float = Field(
         ...,
-        description="Standard deviations from the value expected at the image's complexity; for `gradients` and the features of a backbone the surprise -ln p in nats.",
+        description="Standard deviations from the value expected at the image's complexity; for the features of a backbone the surprise -ln p in nats.",
     )
     share: float = Field(..., description="Its share of the evidence, between 0 and 1.")
     text: str = Field(..., description="The same in words.")
@@ -1245,6 +1245,9 @@ class CalibrationView(BaseModel):
         description="Thresholds for images like those of the calibration. Empty with several folds, and where an earlier version left suspect images out.",
     )
     problem: str | None = Field(..., description="Why it cannot be used.")
+    warning: str | None = Field(
+        None, description="`gradient-evidence-ignored`, in words, for a calibration of an earlier version; else null."
+    )
     reason: str | None = Field(
         None,
         description="Why it did not become active when it was made, unless it was chosen since, or that it replaced a damaged one; else null.",
@@ -1352,7 +1355,7 @@ class HeatMap(BaseModel):
     npy: str = Field(..., description="float64 array (channels, H, W) as `.npy`, base64.")
     channels: list[str] = Field(
         ...,
-        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, larger where the image is more anomalous. `gradients`, with `detail=full`: norm of the gradient with respect to the transformed pixels.",
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, larger where the image is more anomalous.",
     )
     scale: int = Field(
         1,

@@ -38,7 +38,6 @@ NOT_PROVOKED = {
     "too-many-files": "needs a form of more files than one should send in an example",
     "too-many-pixels": "needs a model that resizes images or keeps their size, and the shipped ones do neither",
     "samples-unsupported": "needs a model of features, and so a backbone",
-    "detail-unsupported": "needs a model of features, and so a backbone",
     "dataset-too-large": "needs an upload of more pixels than the service may hold",
     "near-duplicate": "stands in the report of an upload, by a file that was left out",
     "reading-limit": "needs an upload that takes a minute to read",

@@ -179,7 +179,7 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
             http, *[get.encode()] * 12, call=lambda: raw(http, f"{get}\r\n".encode())
         ),
         "deadline-exceeded": lambda: http.post(
-            SCORE, content=png(), headers={**PNG, "x-timeout-ms": "1"}, params={"detail": "full"}
+            SCORE, content=png(), headers={**PNG, "x-timeout-ms": "1"}, params={"draws": 16}
         ),
         "no-image-scored": lambda: http.post(SCORE, files=[("images", ("a.png", b"no image"))] * 2),
         "empty-image": lambda: score(http, b""),

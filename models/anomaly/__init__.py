@@ -1,1 +1,1 @@
-"""Anomaly detection: fitting of calibrations, gradients, drift and exchangeability."""
+"""Anomaly detection: fitting of calibrations, drift and exchangeability."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from models.artifacts.files import read_arrays
@@ -13,6 +14,11 @@ from models.errors import ArtifactError
 from models.registry.calibrations import ARRAYS, check_files, read_record
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
+
+GRADIENTS_IGNORED = (
+    "gradient-evidence-ignored: it was also made for verdicts with gradients, which have been removed; verdicts are "
+    "those without gradients, whose p-values stay the same. A new calibration has no such evidence"
+)
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
@@ -45,6 +51,15 @@ def load_calibration(path: Path) -> Calibration:
         raise ArtifactError(f"{file_label(path)} lacks {error.args[0]}") from error
     except ValueError as error:
         raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
+
+
+def gradient_warning(folder: Path) -> str | None:
+    """Return a warning where the calibration in a folder has evidence of gradients, as earlier versions made it."""
+    try:
+        with safe_open(folder / ARRAYS, "numpy") as arrays:
+            return GRADIENTS_IGNORED if "fisher" in arrays.keys() else None  # noqa: SIM118 - it cannot be iterated
+    except (OSError, SafetensorError):
+        return None  # loading names it
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:

@@ -23,10 +23,8 @@ class StoredEvidence:
 
     The image itself is not needed for that.
 
-    Gradients are not stored: they depend on the calibration that the image was scored with.
-
     Attributes:
-        evidence: The evidence, one row, without gradients.
+        evidence: The evidence, one row.
         alpha: The false-alarm rate that was asked for; None for the default of the calibration.
         precision: The arithmetic that the evidence was computed in.
     """
@@ -39,9 +37,7 @@ class StoredEvidence:
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
         """Return a copy of an image's anomaly statistics to store, so that the image can be judged again later.
 
-        Gradient statistics are left out, because they depend on the calibration that the image was scored with.
-
-        The white level is left out as well.
+        The white level is left out.
 
         The arrays are copied, because a view would keep those of the whole batch in memory.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +26,7 @@ from snf_runtime.scoring.likelihood import Likelihood
 
 Array: TypeAlias = NDArray[np.float64]
 Images: TypeAlias = NDArray[np.uint8]
-Family = Literal["combined", "thorough", "family", "whole-image", "local", "features", "baseline"]
+Family = Literal["combined", "family", "whole-image", "local", "features", "baseline"]
 
 COMBINED = "combined"
 FAMILIES: dict[EvidenceKind, tuple[str, str]] = {
@@ -57,7 +57,6 @@ class ScoredBatch:
     pictures: Images  # as simple scores see them, ``(N, C, H, W)``
     likelihoods: Sequence[Likelihood]
     evidence: Evidence  # of the forward pass
-    with_gradients: Evidence | None = None  # None without a backward pass
 
     @property
     def log_likelihoods(self) -> Array:
@@ -100,17 +99,14 @@ class ImageScores:
 
 
 class ScoreSuite:
-    """Function that computes all scores of a batch. Not thread-safe. Raises ``GradientEvidenceUnavailable``."""
+    """Function that computes all scores of a batch. Not thread-safe."""
 
-    def __init__(self, scorer: Scorer, baselines: Baselines, gradients: bool = False) -> None:
+    def __init__(self, scorer: Scorer, baselines: Baselines) -> None:
         calibration = scorer.calibration
-        calibration.check_alpha(None, gradients)
         self._scorer = scorer
-        self._gradients = gradients
         # A new score of the service is added here as another group.
         self._groups = (
             combined(calibration),
-            *([with_gradients(calibration)] if gradients else []),
             families(calibration),
             whole_image(calibration, scorer.statistics),
             local(calibration),
@@ -124,7 +120,7 @@ class ScoreSuite:
         return tuple(column for group in self._groups for column in group.columns)
 
     def __call__(self, images: Batch) -> ImageScores:
-        kept, batch = scored_batch(self._scorer, images, self._gradients)
+        kept, batch = scored_batch(self._scorer, images)
         if batch is None:
             return ImageScores(np.zeros((0, len(self.columns))), np.zeros(0), np.zeros(0), kept)
         values = np.concatenate([group.compute(batch) for group in self._groups], axis=1)
@@ -132,21 +128,17 @@ class ScoreSuite:
         return ImageScores(values, batch.log_likelihoods, self._scorer.calibration.p_values(batch.evidence), kept)
 
 
-def scored_batch(
-    scorer: Scorer, images: Batch, gradients: bool = False
-) -> tuple[NDArray[np.int64], ScoredBatch | None]:
+def scored_batch(scorer: Scorer, images: Batch) -> tuple[NDArray[np.int64], ScoredBatch | None]:
     """Score a batch; return the indices and results of the images that are judged, or None for no image."""
-    scores = scorer.score_each(images, gradients=gradients)
+    scores = scorer.score_each(images)
     good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ImageError)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
     likelihoods = [likelihood for _, likelihood in good]
     evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
     if not evidence:
         return kept, None
-    together = Evidence.join(evidence)
-    plain = replace(together, gradients=None)
     shown = pictures(chosen(images, kept), scorer.preprocessing.height)
-    return kept, ScoredBatch(shown, likelihoods, plain, together if gradients else None)
+    return kept, ScoredBatch(shown, likelihoods, Evidence.join(evidence))
 
 
 def combined(calibration: Calibration) -> ScoreGroup:
@@ -155,27 +147,10 @@ def combined(calibration: Calibration) -> ScoreGroup:
     return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
-def with_gradients(calibration: Calibration) -> ScoreGroup:
-    """Return the combined score with gradients, and -ln of the p-value of the gradients alone."""
-    columns = (
-        ScoreColumn("thorough", "combined score with gradients", "thorough"),
-        ScoreColumn("gradient-family", "family of gradients", "family"),
-    )
-
-    def compute(batch: ScoredBatch) -> Array:
-        if batch.with_gradients is None:
-            raise ValueError("these images were scored without a backward pass")
-        evidence = batch.with_gradients
-        gradients = _mean([fold.families(evidence)[:, -1] for fold in calibration.folds])
-        return np.stack([calibration.typical_statistics(evidence), gradients], 1)
-
-    return ScoreGroup(columns, compute)
-
-
 def families(calibration: Calibration) -> ScoreGroup:
     """Return -ln of the p-value of each family of statistics, averaged over folds."""
     columns = tuple(ScoreColumn(*FAMILIES[kind], "family") for kind in _first(calibration).kinds)
-    return ScoreGroup(columns, lambda batch: _mean([fold.families(batch.evidence) for fold in _fits(calibration)]))
+    return ScoreGroup(columns, lambda batch: _mean([fit.families(batch.evidence) for fit in _fits(calibration)]))
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:

@@ -18,7 +18,7 @@ from snf_runtime.anomaly import conformal
 
 Array: TypeAlias = NDArray[np.float64]
 
-DRAWN = ("combined", "thorough", "family", "baseline")
+DRAWN = ("combined", "family", "baseline")
 """Families of scores whose ROC curves are drawn."""
 
 

@@ -45,7 +45,6 @@ def evaluate(
     """Compare scores of a model and baselines. Sets that are finished in ``folder`` are not repeated."""
     chosen, scorer = subject.parameters, subject.scorer
     attainable_alpha(chosen.alpha, scorer.smallest_p)
-    scorer.calibration.check_alpha(None, chosen.thorough)
     used = (scorer.manifest.training.dataset, scorer.calibration_summary.dataset)
     datasets = ImageSets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
     normals = datasets.normals(subject.dataset)
@@ -67,7 +66,7 @@ def evaluate(
         progress, [normals.fit, normals.thresholds, normals.test, *(one.images for one in anomalous), *mapped]
     )
 
-    scores = ScoreSuite(scorer, _fit(subject, normals, meter), chosen.thorough)
+    scores = ScoreSuite(scorer, _fit(subject, normals, meter))
     cache = ScoredSetCache(folder, _plan(subject, datasets, scores))
     sets: list[tuple[str, str, ImageSet, int]] = [
         (THRESHOLDS, f"{subject.dataset} (thresholds)", normals.thresholds, 0),

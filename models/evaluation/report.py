@@ -14,7 +14,7 @@ from snf_runtime.attainable import unattainable
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The policy that keeps a browser from loading or running anything, whatever a name in the report contains."""
-HEADLINE = ("combined", "thorough", "family", "baseline")
+HEADLINE = ("combined", "family", "baseline")
 """Families of scores in the tables that are always open."""
 PERCENT = 100
 

@@ -48,6 +48,7 @@ class Column(_EvaluationPart):
 
     name: str
     label: str
+    # "thorough" only in reports of earlier versions: the combined score with gradients.
     family: Literal["combined", "thorough", "family", "whole-image", "local", "features", "baseline"]
     false_alarms: list[FalseAlarms]
 
@@ -259,8 +260,7 @@ class EvaluationParameters(BaseModel):
     They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
     of images in a set, and may add a false-alarm rate.
 
-    ``thorough`` adds the combined score with gradient evidence, for several times the work. With ``adapt``, images
-    whose size or colour the model refuses are converted, and the report notes it.
+    With ``adapt``, images whose size or colour the model refuses are converted, and the report notes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -275,7 +275,6 @@ class EvaluationParameters(BaseModel):
     corruptions: bool = Field(False, description="Also against the normal images with graded faults.")
     images: int = Field(10_000, ge=40, le=100_000, description="Most images of a set, evenly spread over it.")
     alpha: float | None = Field(None, gt=0, lt=1, description="A false-alarm rate to report beside 0.01 and 0.05.")
-    thorough: bool = Field(False, description="Also the combined score with gradients, which takes far longer.")
     calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
     adapt: bool = Field(False, description="Convert size and colour where the model would refuse an image.")
 

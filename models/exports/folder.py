@@ -27,7 +27,6 @@ from models.scorer import Scorer
 from models.scoring.engines.open import openvino_obstacle
 from models.scoring.frozen import FrozenFlow
 from models.scoring.prepared.record import described_pixels
-from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import to_arrays
 from snf_runtime.exported.folder import CALIBRATION, MASSES, PINNED
 from snf_runtime.exported.manifest import (
@@ -54,7 +53,7 @@ TEXT_BYTES = 2**22
 def export_model(
     version: ModelVersion, scorer: Scorer, folder: Path, form: GraphFormat, *, overwrite: bool = False
 ) -> ExportManifest:
-    """Export a model, whole or not at all, without gradients, samples and provenance; raise ``EngineUnavailable``."""
+    """Export a model, whole or not at all, without samples and provenance; raise ``EngineUnavailable``."""
     arrays: dict[str, NDArray[Any]] = {PINNED: scorer.pinned[:1]}
     graphs: dict[str, Any] = {}
     pixels = features = None
@@ -66,7 +65,7 @@ def export_model(
     backbone = _backbone(scorer)
     if backbone is not None:
         graphs["features"], features = _features(scorer, *backbone)
-    arrays |= to_arrays(_judging(scorer.calibration), CALIBRATION)
+    arrays |= to_arrays(replace(scorer.calibration, white_levels=None), CALIBRATION)
     content = {name: serialized(graph, form) for name, graph in graphs.items()}
     size = sum(len(data) for files in content.values() for data in files.values())
     size += sum(array.nbytes for array in arrays.values()) + TEXT_BYTES
@@ -149,12 +148,6 @@ def _features(
     graph = FeatureGraphs(open_network(store, backbone), backbone, shape, size, flows)(1)
     layout = FeatureLayout(flows.feature_shape, flows.constant_log_det)
     return graph.model, ExportedFeatures(layout, size, backbone.name, backbone.license, backbone.origin)
-
-
-def _judging(calibration: Calibration) -> Calibration:
-    """Return a calibration without what only gradients and reports of drift use."""
-    folds = tuple(replace(fold, thorough=None) for fold in calibration.folds)
-    return replace(calibration, folds=folds, fisher=None, white_levels=None)
 
 
 def _calibration(version: ModelVersion, scorer: Scorer) -> ExportedCalibration:

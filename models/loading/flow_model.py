@@ -1,52 +1,37 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.anomaly.fitting.calibrate import Progress, calibrate
 from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients.passes import GradientPasses, add_gradients
-from models.anomaly.gradients.per_image_gradients import GradientProbe, gradient_weights, tile_of
 from models.artifacts.manifest import CalibrationSummary, Precision
-from models.errors import GradientEvidenceUnavailable, SamplesUnsupported, ScoreNotFinite
+from models.errors import SamplesUnsupported
 from models.features.flows import FrozenFeatureFlows
-from models.flows.flow import Flow
 from models.loading.load_flows import Artifact
 from models.scoring.flow_density import FlowDensity
 from models.scoring.open_density import frozen_features, frozen_pixels, open_density
 from models.scoring.opened_density import OpenedDensity, parts_of
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import Sampler
-from models.threads import thread_count, torch_threads
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.pixel_contributions import PixelMaps
-from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.scoring.density import ImageDensity
-from snf_runtime.scoring.likelihood import Likelihood
 from snf_runtime.scoring.pixel_density import PixelDensity
-from snf_runtime.steps import Steps
 
 
 class FlowModel:
-    """Model with its trained flows in memory, for sampling, gradients and calibration."""
+    """Model with its trained flows in memory, for sampling and calibration."""
 
     def __init__(self, artifact: Artifact, options: EngineOptions, density: ImageDensity | None = None) -> None:
         self.flows = artifact.flow
         self._manifest = artifact.manifest
         self._pinned = artifact.pinned
         self._options = options
-        self._threads = thread_count(options.threads)
         self.density = density or self._density_in(options.precision)
 
     def opened(self) -> OpenedDensity:
-        """Return the density with its properties: a learned inverse, and the number of weights for gradients."""
-        weights = gradient_weights(self.flows) if isinstance(self.flows, Flow) else None
         pixels = self.pixels
-        return OpenedDensity(self.density, pixels is not None and pixels.frozen.has_learned_inverse, weights)
+        return OpenedDensity(self.density, pixels is not None and pixels.frozen.has_learned_inverse)
 
     @cached_property
     def pixels(self) -> FlowDensity | None:
@@ -84,49 +69,13 @@ class FlowModel:
             raise SamplesUnsupported("it is a density of features, which have no way back to pixels")
         return Sampler(self.pixels.engine, self.pixels.frozen, self._options.threads)
 
-    @property
-    def gradients_at_once(self) -> int:
-        """Most images of one backward pass."""
-        _, height, width = self._manifest.preprocessing.shape
-        return tile_of(height * width)
-
-    def gradient_steps(
-        self, images: Batch, scored: list[Likelihood | ScoreNotFinite], fisher: NDArray[np.float32] | None
-    ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-        """Add statistics of gradients to the evidence of scores, yielding before each backward pass."""
-        passes, size, features = self._gradient_passes, self.gradients_at_once, []
-        groups = passes.split(np.zeros(0, np.float32) if fisher is None else fisher)
-        for start in range(0, len(images), size):
-            yield
-            with torch_threads(self._threads):
-                features.append(passes.features(stacked(images[start : start + size]), groups))
-        return add_gradients(scored, np.concatenate(features))
-
-    def gradient_map_steps(self, images: Batch, maps: Sequence[PixelMaps]) -> Steps[list[PixelMaps]]:
-        """Add the norm of each pixel's gradient to heat maps, yielding before each backward pass."""
-        if self._manifest.preprocessing.tiled:
-            return list(maps)
-        passes, size, norms = self._gradient_passes, self.gradients_at_once, []
-        for start in range(0, len(images), size):
-            yield
-            with torch_threads(self._threads):
-                norms += list(passes.maps(stacked(images[start : start + size])))
-        return [replace(found, gradients=of_image) for found, of_image in zip(maps, norms, strict=True)]
-
-    @cached_property
-    def _gradient_passes(self) -> GradientPasses:
-        if not isinstance(self.flows, Flow):
-            raise GradientEvidenceUnavailable("a model with features has none")
-        return GradientPasses(GradientProbe(self.flows), self.density.weights_digest)
-
     def calibrate(
         self, reference: ReferenceImages, progress: Progress, precision: Precision
     ) -> tuple[Calibration, CalibrationSummary]:
         """Calibrate as :meth:`models.scorer.Scorer.calibrate`."""
         density = self._density_in(precision)
         precise = None if precision == "float32" else self._density_in("float32")
-        flow = self.flows if isinstance(self.flows, Flow) else None
-        return calibrate(density, reference, self._pinned[0], progress, flow=flow, precise=precise)
+        return calibrate(density, reference, self._pinned[0], progress, precise=precise)
 
     def _density_in(self, precision: Precision | None) -> ImageDensity:
         if precision is not None and "density" in vars(self) and precision == self.density.precision:

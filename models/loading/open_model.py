@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from models.anomaly.calibration_file import load_added_calibration
 from models.artifacts.files import CALIBRATION, WEIGHTS
 from models.artifacts.manifest import CalibrationSummary, file_label
-from models.errors import ArtifactError, GradientEvidenceUnavailable, ScoreNotFinite, UninitializedModel
+from models.errors import ArtifactError, ScoreNotFinite, UninitializedModel
 from models.loading.verification import (
     VerifiedModel,
     check_pinned_score,
@@ -25,7 +25,6 @@ from models.registry.calibrations import ARRAYS
 from models.scoring.opened_density import OpenedDensity
 from models.scoring.options import EngineOptions
 from models.threads import thread_count, torch_threads
-from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.judged import verdicts
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.likelihood import score_images
@@ -114,7 +113,6 @@ class ModelOpener:
         try:
             statistic = verdicts(density, calibration, [pinned], None)[0].statistic
             _ = calibration.map_maxima
-            check_gradients(calibration, opened.gradient_weights)
         except (ValueError, IndexError) as error:  # arrays that do not fit each other or this flow
             raise ArtifactError(f"{file_label(self.arrays)} does not fit the model: {error}") from error
         check_pinned_statistic(self.arrays, statistic, self.summary)
@@ -140,14 +138,3 @@ class ModelOpener:
             _ = trained.pixels  # frozen by the threads of the options
         log.info("trained flows of %s loaded in %.2f s", file_label(self.path), time.monotonic() - began)
         return trained
-
-
-def check_gradients(calibration: Calibration, weights: int | None) -> None:
-    """Raise ``ValueError`` where gradients are of another flow; ``GradientEvidenceUnavailable`` with features."""
-    if not calibration.has_gradients:
-        return
-    if weights is None:
-        raise GradientEvidenceUnavailable("a model with features has none")
-    found = 0 if calibration.fisher is None else len(calibration.fisher)
-    if found != weights:
-        raise ValueError(f"expected {weights} squared gradients, got {found}")

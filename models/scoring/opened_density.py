@@ -20,21 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedDensity:
-    """Probability density of a model, ready to score images.
-
-    Two facts about its flows come with it, such as whether they have a learned inverse.
-
-    The facts are needed before the trained flows are loaded.
+    """Probability density of a model, ready to score images, with a fact that is needed before its flows are loaded.
 
     Attributes:
         density: The density.
         has_learned_inverse: Whether images can be sampled by a learned inverse.
-        gradient_weights: The number of weights that gradient evidence is made of; None for a model with features.
     """
 
     density: ImageDensity
     has_learned_inverse: bool
-    gradient_weights: int | None
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:

@@ -37,14 +37,13 @@ from models.datasets import Dataset, Images
 from models.features.fit import FitChoice
 from models.features.flows import HybridFlows, TrainedFlows
 from models.flows.architecture import Architecture
-from models.flows.flow import Flow
 from models.loading.verification import image_digest, seal
 from models.scoring.flow_density import pixels_of
 from models.scoring.open_density import log_dets_of, open_density
 from models.scoring.options import EngineOptions
 from models.scoring.sampling import sample_frozen, to_pixels
 from models.training.config import TrainingConfig
-from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
+from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, image_seconds
 from models.training.feature_fit_images import every_image
 from models.training.fit_feature_flows import FittedFeatures
 from models.training.fitness import measure_fitness
@@ -109,7 +108,6 @@ def write_artifact(
     """Calibrate, evaluate and write a model; use fewer images, and report it, if too little time is left."""
     architecture = model.architecture
     shape = dataset.image_shape
-    flow = model.flows if isinstance(model.flows, Flow) else None
     began = time.monotonic()
     log_dets = log_dets_of(model.flows, architecture)
 
@@ -124,7 +122,7 @@ def write_artifact(
         pinned = _pinned(next(part for part in candidates if len(part))[:PINNED_COUNT], density)
         (folder / PINNED).write_bytes(save_arrays({"images": pinned}))
         # The finished model is frozen and checked once more.
-        plan = _plan_evaluation(density, architecture, dataset, flow, schedule, 2 * (time.monotonic() - began), observe)
+        plan = _plan_evaluation(density, architecture, dataset, schedule, 2 * (time.monotonic() - began), observe)
         statistics, ranked, test_images = plan.part_of(dataset)
         progress = EvaluationTimeLeft(plan, 2 * (time.monotonic() - began))
 
@@ -141,9 +139,7 @@ def write_artifact(
             _reference(dataset, config, model, statistics, ranked),
             pinned[0],
             report,
-            flow=flow if plan.has_gradients else None,
             unseen=model.features.unseen if model.features is not None else None,
-            most=plan.gradient_images,
         )
         if summary.copies:
             observe(
@@ -216,13 +212,12 @@ def _plan_evaluation(
     density: ImageDensity,
     architecture: Architecture,
     dataset: Dataset,
-    flow: Flow | None,
     schedule: Schedule,
     after: float,
     observe: Observer,
 ) -> EvaluationPlan:
     """Return how many images calibrate and test a model in the time left; report where that is not all of them."""
-    plan = EvaluationPlan.whole(dataset, ImageSeconds.measure(density, dataset.statistics, flow))
+    plan = EvaluationPlan.whole(dataset, image_seconds(density, dataset.statistics))
     if dataset.folds is None:
         parts = {"statistics": dataset.statistics, "calibration": dataset.calibration}
         plan = plan.limited({part: images_in_memory(images, architecture) for part, images in parts.items()})
@@ -237,11 +232,9 @@ def _plan_evaluation(
     left = schedule.deadline - time.monotonic() - after
     shorter = plan.within(left)
     if shorter.images != plan.images:
-        counts = ", ".join(f"{shorter.images.get(part, 0)} of {count} {part}" for part, count in plan.images.items())
+        counts = ", ".join(f"{shorter.images[part]} of {count} {part}" for part, count in plan.images.items())
         message = f"the time left is too short to calibrate and test with all images; takes {counts}"
         observe({"event": "log", "message": message})
-    if plan.has_gradients and not shorter.has_gradients:
-        observe({"event": "log", "message": "without gradients; thorough verdicts need another calibration"})
     if shorter.total_seconds > left:
         late = shorter.total_seconds - left
         message = f"fewer images would not do for a calibration: the job ends about {late:.0f} s after its budget"

@@ -23,7 +23,6 @@ from models.anomaly.fitting.reference_images import ReferenceImages
 from models.artifacts.card import model_card
 from models.artifacts.files import CALIBRATION, CARD
 from models.datasets import Dataset, load_dataset
-from models.flows.flow import Flow
 from models.loading.load_flows import load_artifact
 from models.loading.verification import seal
 from models.registry.registry import ZOO
@@ -107,9 +106,8 @@ def calibrate_again(folder: Path, dataset: Dataset) -> None:
     density = open_density(
         artifact.flow, manifest.architecture, manifest.log_dets.layers, manifest.log_dets.weights_sha256
     )
-    flow = artifact.flow if isinstance(artifact.flow, Flow) else None
     reference = ReferenceImages(dataset.name, dataset.digest, dataset.statistics, dataset.calibration, dataset.folds)
-    calibration, summary = calibrate(density, reference, artifact.pinned[0], _print_progress, flow=flow)
+    calibration, summary = calibrate(density, reference, artifact.pinned[0], _print_progress)
     manifest = manifest.model_copy(update={"calibration": summary})
     save_calibration(calibration, folder / CALIBRATION)
     (folder / CARD).write_text(model_card(manifest))

@@ -109,19 +109,6 @@ class AlphaUnattainable(ModelsError):
         self.smallest = smallest
 
 
-class GradientEvidenceUnavailable(ModelsError):
-    """Raised if a verdict with gradient statistics is requested, but the calibration has no such statistics.
-
-    The calibration would need gradients of normal images.
-
-    Such verdicts are requested with ``detail=full``.
-    """
-
-    slug = "detail-unsupported"
-    title = "The model has no verdicts with gradient evidence"
-    kind = ErrorKind.INVALID
-
-
 class HeatMapUnsupported(ModelsError):
     """Raised if a heat map is requested from a model that cannot make heat maps.
 

@@ -93,7 +93,7 @@ def test_none_scored(house: httpx.Client) -> None:
         ({"draws": 0}, "invalid-request"),
         ({"colour": "red"}, "invalid-request"),
         ({"explain": "perhaps"}, "invalid-request"),
-        ({"detail": "some"}, "invalid-request"),
+        ({"detail": "full"}, "invalid-request"),
     ],
 )
 def test_bad_queries(house: httpx.Client, query: dict[str, str], slug: str) -> None:

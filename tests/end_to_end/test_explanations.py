@@ -1,4 +1,4 @@
-"""Heat maps and verdicts with gradients over HTTP."""
+"""Heat maps and the smallest alpha over HTTP."""
 
 from __future__ import annotations
 
@@ -61,18 +61,6 @@ def test_heat_maps(client: httpx.Client, path: str) -> None:
         assert heat_map["highest_z"] == channels["z"].max() > 0
 
 
-def test_heat_maps_with_gradients(client: httpx.Client) -> None:
-    full, plain = (scores(client, MODEL, *DIGITS[:2], explain=True, **more)[1] for more in ({"detail": "full"}, {}))
-    channels = channels_of(full["heat_map"])
-    assert list(channels) == ["nats", "z", "anomaly", "gradients"]
-    assert channels["gradients"].shape == (28, 28)
-    assert (channels["gradients"] >= 0).all()
-    assert channels["gradients"].any()
-    for name, usual in channels_of(plain["heat_map"]).items():
-        np.testing.assert_array_equal(channels[name], usual)
-    assert full["heat_map"]["png"] == plain["heat_map"]["png"]
-
-
 def test_the_map_is_that_of_the_first_draw(client: httpx.Client) -> None:
     (one,) = scores(client, MODEL, DIGITS[0], explain=True, draws=4)
     (first,) = scores(client, MODEL, DIGITS[0])
@@ -91,26 +79,9 @@ def test_so_many_are_explained_at_once_and_no_more(client: httpx.Client) -> None
     assert (refused.status_code, refused.json()["type"]) == (413, "too-many-images")
 
 
-def test_verdicts_with_gradients(client: httpx.Client) -> None:
-    full, usual = (scores(client, MODEL, *DIGITS[:5], detail=detail) for detail in ("full", "basic"))
-    assert {one["anomaly"]["smallest_p"] for one in usual} == {1 / 5001}
-    assert {one["anomaly"]["smallest_p"] for one in full} == {1 / 2001}, "gradients are taken of fewer images"
-    for thorough, one in zip(full, usual, strict=True):
-        assert thorough["log_likelihood"] == one["log_likelihood"]
-        assert thorough["anomaly"]["statistic"] != one["anomaly"]["statistic"]
-        assert 1 / 2001 <= thorough["anomaly"]["p_value"] <= 1
-    # In any company the same.
-    (alone,) = scores(client, MODEL, DIGITS[3], detail="full")
-    assert alone["anomaly"]["statistic"] == pytest.approx(full[3]["anomaly"]["statistic"], abs=1e-3)
-    # A digit is no piece of clothing, and gradients say so, too.
-    (strange,) = scores(client, "/v1/models/fashion-snf-glow", DIGITS[0], detail="full")
-    assert strange["anomaly"]["is_anomaly"]
-
-
-@pytest.mark.parametrize(("detail", "smallest"), [("basic", 1 / 5001), ("full", 1 / 2001)])
-def test_each_kind_of_verdict_has_its_smallest_alpha(client: httpx.Client, detail: str, smallest: float) -> None:
-    (one,) = scores(client, MODEL, DIGITS[0], detail=detail, alpha=smallest)
+def test_verdicts_have_their_smallest_alpha(client: httpx.Client) -> None:
+    smallest = 1 / 5001
+    (one,) = scores(client, MODEL, DIGITS[0], alpha=smallest)
     assert one["anomaly"]["alpha"] == one["anomaly"]["smallest_p"] == smallest
-    query: dict[str, str | float] = {"detail": detail, "alpha": 0.999 * smallest}
-    refused = client.post(f"{MODEL}/score", params=query, files=files(DIGITS[0]))
+    refused = client.post(f"{MODEL}/score", params={"alpha": 0.999 * smallest}, files=files(DIGITS[0]))
     assert (refused.status_code, refused.json()["type"]) == (422, "alpha-unattainable")

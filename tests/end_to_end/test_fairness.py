@@ -41,8 +41,7 @@ def queued(client: httpx.Client) -> int:
     [
         ("samples?n=256&format=json", 0),
         ("audit?n=16", 0),
-        ("score?explain=true&detail=full", 32),
-        ("score?detail=full", 64),
+        ("score?explain=true", 32),
         ("score?draws=128", 4),
         ("score", 512),
     ],

@@ -41,7 +41,5 @@ def test_torch_is_imported_for_samples_but_not_for_scores(home: Path) -> None:
         assert has_torch(pid)
         assert scorer.sample(2, seed=3).tobytes() in samples.content
         assert score_one(client, MODEL, png) == score
-        full = client.post(f"/v1/models/{MODEL}/score", files=files(DIGITS[0]), params={"detail": "full"})
-        assert full.json()["results"][0]["log_likelihood"] == score
         assert client.get(f"/v1/models/{MODEL}/audit", params={"n": 1}).json()["agrees"]
     assert (home / "app.server.log").read_text().count("digits/1 loaded in") == 1

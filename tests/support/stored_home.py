@@ -1,8 +1,8 @@
 """Stored homes, and a program that makes one: ``python -m tests.support.stored_home tests/data/home/NAME.tar.xz``.
 
 A home that is made has the dataset ``parts`` of 8x8 pixels of 400 digits, and the model ``tiny`` of a few kilobytes
-with two calibrations, both with gradient evidence, and a second version by ``snf train``. There are a drift window,
-a detection limit, a table of scores, and a paused training with its checkpoint.
+with two calibrations, and a second version by ``snf train``. There are a drift window, a detection limit, a table of
+scores, and a paused training with its checkpoint.
 """
 
 import io

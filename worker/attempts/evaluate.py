@@ -54,7 +54,10 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
     registry = Registry(settings.registry_dir)
     name, number = registry.locate(parse_ref(spec.model))
-    parameters = EvaluationParameters.model_validate(spec.parameters)
+    given = dict(spec.parameters)
+    if given.pop("thorough", False):  # of a job that an earlier version queued
+        write_note(events, "verdicts with gradients have been removed: the model is evaluated without them")
+    parameters = EvaluationParameters.model_validate(given)
     # The calibration that was active when the job was queued.
     calibration = registry.calibrations(name, number).active() if (n := parameters.calibration) is None else n
     version = registry.with_calibration(name, number, calibration)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Thread
-from typing import Literal, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 import httpx
 
@@ -37,7 +37,6 @@ class ScoreOptions(TypedDict, total=False):
 
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
     scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
-    ``detail="full"`` adds the gradients of the likelihood to the evidence, several times slower (default "basic").
     ``source`` names the camera or lot of the images; the service tests each source for drift, and no images without
     one. ``in_flight`` is the number of requests at a time (default 4).
     """
@@ -45,7 +44,6 @@ class ScoreOptions(TypedDict, total=False):
     alpha: float | None
     draws: int
     explain: bool
-    detail: Literal["basic", "full"]
     source: str | None
     in_flight: int
 
@@ -61,7 +59,6 @@ class ScoreParameters:
     alpha: float | None = None
     draws: int = 1
     explain: bool = False
-    detail: Literal["basic", "full"] = "basic"
     source: str | None = None
     in_flight: int = IN_FLIGHT
 
@@ -73,9 +70,9 @@ class ScoreParameters:
     def batch_size(self) -> int:
         """The largest number of images sent in one scoring request.
 
-        It is 32 // ``draws``, or 8 // ``draws`` with heat maps or full detail, but at least 1.
+        It is 32 // ``draws``, or 8 // ``draws`` with heat maps, but at least 1.
         """
-        images = DETAILED_REQUEST_IMAGES if self.explain or self.detail == "full" else REQUEST_IMAGES
+        images = DETAILED_REQUEST_IMAGES if self.explain else REQUEST_IMAGES
         return max(1, images // max(1, self.draws))  # the service says what is wrong with other numbers of draws
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
@@ -92,7 +89,6 @@ class ScoreParameters:
                 alpha=self.alpha,
                 draws=self.draws if self.draws != 1 else None,
                 explain=self.explain or None,
-                detail=self.detail if self.detail != "basic" else None,
                 source=self.source,
             ),
             headers=body.pop("headers", {}),

@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
-from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, evenly_spaced, folds_digest
+from models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, folds_digest
 from models.anomaly.fitting.reference_pass import collect_evidence
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
-from models.anomaly.gradients.passes import GradientPasses
-from models.anomaly.gradients.per_image_gradients import GradientProbe
 from models.artifacts.manifest import CalibrationSummary, Deviation, Precision
 from models.errors import DatasetUnfit
-from models.flows.flow import Flow
 from snf_runtime.anomaly.calibration import Calibration, MapReference
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import FeatureEvidence
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity
 
-FISHER_IMAGES = 500
-GRADIENT_IMAGES = 2000
-"""Most images of each part with a backward pass, evenly spaced. It costs several forward passes."""
-FISHER, GRADIENTS = "squared gradients", ", gradients"
-"""Name of a part of the work, and what is added to the name of images whose gradients are computed."""
-NONE = np.zeros(0, dtype=np.float32)
-
 Progress = Callable[[str, int, int], None]
 """A function that is called with the name of a part of the work, the images done, and the images in the part."""
 
 
-@dataclass(frozen=True)
-class GradientImages:
-    """Limits on the number of images for which a model's calibration computes log-likelihood gradients.
-
-    Each of these images needs a backward pass. ``fisher`` is the limit for the Fisher information, and ``ranked`` the
-    limit for each of the two parts of the reference images.
-    """
-
-    fisher: int = FISHER_IMAGES
-    ranked: int = GRADIENT_IMAGES
-
-
 def count_image_passes(reference: ReferenceImages, precision: Precision = "float32") -> int:
-    """Estimate the image passes through the flow in a calibration, as the total of its progress reports.
-
-    Forward and backward passes count alike, and an image counts once for each use. Backward passes are counted even if
-    the calibration computes no gradients, or one pass serves two uses: it then takes fewer passes.
-    """
+    """Return the number of image passes through the flow in a calibration, the total of its progress reports."""
     statistics, calibration = len(reference.statistics), len(reference.calibration)
     compared = 0 if precision == "float32" else calibration or statistics
-    backwards = min(statistics, FISHER_IMAGES) + min(statistics, GRADIENT_IMAGES) + min(calibration, GRADIENT_IMAGES)
-    return statistics + calibration + backwards + compared
+    return statistics + calibration + compared
 
 
 def calibrate(
@@ -65,10 +36,8 @@ def calibrate(
     pinned: NDArray[np.uint8],
     progress: Progress,
     *,
-    flow: Flow | None = None,
     precise: ImageDensity | None = None,
     unseen: Sequence[FeatureEvidence] | None = None,
-    most: GradientImages = GradientImages(),
 ) -> tuple[Calibration, CalibrationSummary]:
     """Calibrate a model on normal images, so that new images can get p-values.
 
@@ -79,10 +48,8 @@ def calibrate(
         reference: The images to calibrate on.
         pinned: The image, ``(C, H, W)``, that is scored again whenever the model is loaded.
         progress: Called with the progress; what it raises ends the work.
-        flow: The flow of a density of pixels with its weights, for gradients; None for verdicts without them.
         precise: The density in float32 to compare with, where ``density`` has another precision.
         unseen: Feature evidence by fits that have not seen the images; see :func:`fit_cross`.
-        most: The most images with gradients.
 
     Raises:
         ScoreNotFinite: The flow overflows on a reference image.
@@ -107,10 +74,8 @@ def calibrate(
     ranked = (first == np.arange(len(first)))[0 if reference.folds is not None else len(reference.statistics) :]
     if not ranked.any():
         raise DatasetUnfit(f"all calibration images of {reference.dataset} are copies of those that statistics are of")
-    fisher: list[Tensor] = []
     digest = None
     if reference.folds is not None:
-        # No gradients: their Fisher information would include the images that are to be ranked against it.
         held_out = statistics
         folds = one_fold_for_copies(reference.folds, first)
         digest = folds_digest(folds)
@@ -118,21 +83,8 @@ def calibrate(
         mean = statistics.log_likelihoods.mean()
     else:
         held_out = collect("calibration", reference.calibration, statistics.pixels() if pixel_maps else None)
-        if flow is not None:
-            passes = GradientPasses(GradientProbe(flow), density.weights_digest)
-            # Images follow each other by path: the first ones would be those of the first folders.
-            of_fisher, rows = (evenly_spaced(len(reference.statistics), count) for count in (most.fisher, most.ranked))
-            reports = progress_of(FISHER, len(of_fisher)), progress_of("statistics" + GRADIENTS, len(rows))
-            fisher, features = passes.fisher_and_features(reference.statistics, (of_fisher, rows), reports)
-            statistics = statistics.with_gradients(features, rows)
-            rows = evenly_spaced(len(reference.calibration), most.ranked)
-            report = progress_of("calibration" + GRADIENTS, len(rows))
-            features = passes.features(reference.calibration, fisher, report, rows)
-            held_out = held_out.with_gradients(features, rows)
         calibration = fit_split(statistics, held_out, names, grid, reference.suspect_share, ranked)
         mean = held_out.log_likelihoods.mean()
-    if calibration.has_gradients:
-        calibration = replace(calibration, fisher=np.concatenate([part.numpy() for part in fisher] or [NONE]))
     deviation = None
     if precise is not None:
         images = reference.calibration if reference.folds is None else reference.statistics

@@ -9,18 +9,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.anomaly.fitting.statistic_densities import fit_gradients, fit_statistic
+from models.anomaly.fitting.statistic_densities import fit_statistic
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
-from snf_runtime.anomaly.calibration import Calibration, Fold, GradientCalibration, MapReference
+from snf_runtime.anomaly.calibration import Calibration, Fold, MapReference
 from snf_runtime.anomaly.pixel_contributions import standardise
 from snf_runtime.anomaly.statistics.combined import Statistic
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 
 Array: TypeAlias = NDArray[np.float64]
-
-
-MIN_GRADIENT_IMAGES = 10
-"""Smallest number of images to which a family of gradients is fitted."""
 
 
 @dataclass(frozen=True)
@@ -35,52 +31,21 @@ class ReferenceEvidence:
         map_sum: The sum of the maps of the log-likelihood over the images, ``(H, W)``, or over the tiles of images,
             ``(rows, columns)``; None without spatial structure.
         map_squares: The sum of their squares.
-        gradients: Gradient features of m of the images, ``(m, G)``; None without them.
         image: Height and width of the images in pixels, where anomaly maps are computed from features.
         map_maxima: The largest value of each anomaly map of pixels, ``(n,)``, where the reference of the pixels was
             known before.
         maps: Log-likelihood maps in nats, ``(n, H, W)``, where it was not.
         summed: The number of maps in ``map_sum``; None for one of each image.
-        gradient_rows: The numbers of the images with gradients, ``(m,)``; None where all have them.
     """
 
     evidence: Evidence
     log_likelihoods: Array
     map_sum: Array | None
     map_squares: Array | None
-    gradients: Array | None = None
     image: tuple[int, int] | None = None
     map_maxima: Array | None = None
     maps: NDArray[np.float32] | None = None
     summed: int | None = None
-    gradient_rows: NDArray[np.intp] | None = None
-
-    def with_gradients(self, gradients: Array, rows: NDArray[np.intp]) -> ReferenceEvidence:
-        """Return a copy of this object with log-likelihood gradient features added for the images ``rows``.
-
-        They may be only some of its images, because gradients take long to compute.
-
-        ``gradients`` are the features of m images, ``(m, G)``, and ``rows`` the numbers of these images.
-        """
-        return replace(self, gradients=gradients, gradient_rows=rows)
-
-    def rows_with_gradients(self) -> NDArray[np.intp]:
-        """Return the indices of the images for which log-likelihood gradient features were computed.
-
-        They may be computed for some of the images only, as each image takes a backward pass.
-
-        The result has the shape ``(m,)``.
-        """
-        if self.gradients is None:
-            return np.zeros(0, np.intp)
-        return np.arange(len(self.evidence)) if self.gradient_rows is None else self.gradient_rows
-
-    def evidence_with_gradients(self) -> Evidence:
-        """Return the anomaly statistics of only those images for which log-likelihood gradients were computed.
-
-        They have their gradient features. The result is empty if there are no such images.
-        """
-        return replace(self.evidence[self.rows_with_gradients()], gradients=self.gradients)
 
     def pixels(self) -> MapReference | None:
         """Return the mean and standard deviation of each pixel's log-likelihood over the images.
@@ -161,8 +126,6 @@ def fit_split(
     everything = np.ones(len(calibration.evidence), dtype=bool)
     ranked = everything if ranked is None else ranked
     fold = _fold(statistics.evidence, calibration, (ranked, everything), names, grid, suspect_share)
-    held_out = calibration.evidence_with_gradients()[ranked[calibration.rows_with_gradients()]]
-    fold = _add_gradients(fold, statistics.evidence_with_gradients(), held_out, suspect_share)
     together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
     levels = _sorted_levels(statistics.evidence, calibration.evidence)
     counts = _tile_counts(calibration.evidence)
@@ -207,10 +170,7 @@ def fit_cross(
         else:
             fitted_to = replace(replace(evidence, features=None)[~inside], features=unseen[number])
         own_fit = 0 if unseen is None else number + 1
-        fold_of = _fold(fitted_to, reference, (inside & ranked, inside), names, grid, suspect_share, own_fit)
-        complete, rows = reference.evidence_with_gradients(), reference.rows_with_gradients()
-        held_out = complete[(inside & ranked)[rows]]
-        fitted.append(_add_gradients(fold_of, complete[~inside[rows]], held_out, suspect_share))
+        fitted.append(_fold(fitted_to, reference, (inside & ranked, inside), names, grid, suspect_share, own_fit))
     levels = _sorted_levels(evidence)
     return Calibration(
         tuple(fitted),
@@ -256,17 +216,6 @@ def _fold(
         np.sort(statistic(reference.evidence[rows[0]])),
         map_maxima=None if maxima is None else np.sort(maxima),
     )
-
-
-def _add_gradients(fold: Fold, fitted_to: Evidence, held_out: Evidence, suspect_share: float) -> Fold:
-    """Return the calibration fold extended by gradient statistics, where there are enough images with gradients."""
-    if fitted_to.gradients is None or len(fitted_to) < MIN_GRADIENT_IMAGES or not len(held_out):
-        return fold
-    usual = fitted_to[_usual(fold.statistic(fitted_to), suspect_share)]
-    assert usual.gradients is not None
-    family = fit_gradients(usual.gradients, usual.whole[:, 0])
-    fitted = replace(fold, thorough=GradientCalibration(family, np.zeros(0)))
-    return replace(fold, thorough=GradientCalibration(family, np.sort(fitted.values(held_out))))
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:

@@ -15,7 +15,6 @@ from snf_runtime.anomaly.density.conditioning import Conditioning
 from snf_runtime.anomaly.density.tails import Tail
 from snf_runtime.anomaly.statistics.combined import HeldOutSurprises, Statistic
 from snf_runtime.anomaly.statistics.features import FeatureFamily
-from snf_runtime.anomaly.statistics.gradient import GradientFamily
 from snf_runtime.anomaly.statistics.local import LocalFamily, all_regions, log_extremes, tail_surprises
 from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, total_surprise, z_scores
 from snf_runtime.scoring.channel_statistics import ENERGY, is_channel_statistic
@@ -47,7 +46,6 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
     """Return the anomaly statistic, a measure of how unusual an image is, fitted to normal images.
 
     Densities are fitted to the statistics of whole images, of regions and of features, as far as the model has them.
-    Gradient statistics are fitted elsewhere (:func:`fit_gradients`).
 
     Statistics of pixels have many parameters. On new images their surprise is therefore larger than on those that they
     were fitted to, and the most overfitted group would hide all others. With few images the survival functions are
@@ -158,34 +156,6 @@ def fit_view(
     chosen = np.array(columns, dtype=np.int64)
     density = fit_mixture(statistics[:, chosen], images_a_component, regularisation, images)
     return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
-
-
-def fit_gradients(features: Array, complexity: Array, few: int = FEW) -> GradientFamily:
-    """Return the probability density fitted to log-likelihood gradient statistics of normal images.
-
-    Args:
-        features: The statistics of n images, ``(n, K)``.
-        complexity: Their complexities, ``(n,)``.
-        few: Images below which the survival function comes from folds.
-    """
-    if not _by_folds(len(features), few):
-        return _fit_gradients(features, complexity, len(features))
-    of_fold = _images_of_fits(len(features))
-    fitted = _fit_gradients(features, complexity, of_fold)
-
-    def measure(others: Rows, fold: Rows) -> Array:
-        family = _fit_gradients(features[others], complexity[others], of_fold)
-        return family.surprisal(features[fold], complexity[fold])
-
-    return replace(fitted, tail=Tail.fit(_by_fold(len(features), measure)))
-
-
-def _fit_gradients(features: Array, complexity: Array, images: int) -> GradientFamily:
-    used = np.flatnonzero(features.std(0) > MIN_SPREAD).astype(np.int64)
-    conditioning = Conditioning.fit(features[:, used], complexity, images)
-    z = conditioning(features[:, used], complexity)
-    density = fit_mixture(z, images_a_component=1000, regularisation=1e-2, images=images)
-    return GradientFamily(used, conditioning, density, Tail.fit(density.surprisal(z)))
 
 
 def _fit(

@@ -30,7 +30,7 @@ from snf_runtime.scoring.engines.openvino_program import core
 
 MODELS, RUNTIME = Path(__file__).parents[2], Path(snf_runtime.__file__).parent
 SOURCES = (
-    *(MODELS / name for name in ("anomaly/gradients", "bijections", "features", "flows", "loading", "scoring")),
+    *(MODELS / name for name in ("bijections", "features", "flows", "loading", "scoring")),
     *(RUNTIME / name for name in ("exported", "scoring")),
 )
 """Folders with the source code that makes graphs and layouts from weights."""

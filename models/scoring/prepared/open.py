@@ -72,11 +72,7 @@ class Opener:
             density = HybridDensity(pixels, features)
         assert density is not None
         of_pixels = record.pixels
-        return OpenedDensity(
-            density,
-            has_learned_inverse=of_pixels is not None and of_pixels.has_learned_inverse,
-            gradient_weights=None if of_pixels is None else of_pixels.gradient_weights,
-        )
+        return OpenedDensity(density, of_pixels is not None and of_pixels.has_learned_inverse)
 
     def _pixels(self, record: PreparedPixels) -> PixelDensity:
         masses = None if record.masses is None else np.array(record.masses)

@@ -41,14 +41,12 @@ class PreparedPixels:
         masses: The masses of a marginal pixel transform; None for another one.
         program: The program of its graph.
         has_learned_inverse: Whether images can be sampled by a learned inverse.
-        gradient_weights: The number of weights that gradient evidence is made of; None where there is none.
     """
 
     flow: ExportedPixels
     masses: tuple[float, ...] | None
     program: PreparedProgram
     has_learned_inverse: bool
-    gradient_weights: int | None
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
             return None
         function = pixels.frozen.pixel_function
         masses = tuple(function.masses.tolist()) if isinstance(function, MarginalFunction) else None
-        of_pixels = PreparedPixels(flow, masses, program, opened.has_learned_inverse, opened.gradient_weights)
+        of_pixels = PreparedPixels(flow, masses, program, opened.has_learned_inverse)
     if features is not None:
         program = _prepared(program_of(features.engine))
         if program is None:

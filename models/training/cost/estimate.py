@@ -7,8 +7,6 @@ from dataclasses import replace
 
 from pydantic import BaseModel
 
-from models.anomaly.fitting.calibrate import FISHER_IMAGES, GRADIENT_IMAGES
-from models.anomaly.gradients.per_image_gradients import TILE
 from models.datasets import DatasetSummary
 from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from models.training.config import INITIALIZATION_IMAGES, TrainingConfig
@@ -198,13 +196,8 @@ def _training_seconds(flow: FlowWork, config: TrainingConfig, splits: DatasetSum
 
 def _evaluation_seconds(flow: FlowWork, splits: DatasetSummary, throughput: Throughput) -> float:
     held_out = splits.statistics + splits.calibration + splits.test
-    backward = 0
-    if not splits.folds:
-        backward = min(splits.statistics, FISHER_IMAGES) + sum(
-            min(images, GRADIENT_IMAGES) for images in (splits.statistics, splits.calibration)
-        )
     work = flow.constant_log_det + flow.freezing + flow.scoring * (held_out / FROZEN_BATCH)
-    work = work + flow.gradients * (backward / TILE) + flow.sampling * (FINAL_SAMPLES / FROZEN_BATCH)
+    work = work + flow.sampling * (FINAL_SAMPLES / FROZEN_BATCH)
     return throughput.seconds(work) + 4 * flow.parameters / throughput.disk_bytes_per_second
 
 

@@ -9,7 +9,6 @@ from operator import add
 
 import torch
 
-from models.anomaly.gradients.per_image_gradients import TILE
 from models.bijections.base import Bijection, SelfNormalizing, Shape
 from models.bijections.coupling import CouplingNet
 from models.bijections.frozen import FrozenStep, Inverse, has_learned_inverse
@@ -47,7 +46,6 @@ class FlowWork:
     freezing: Work  # without log-dets
     preview_freezing: Work
     scoring: Work  # of ``FROZEN_BATCH`` images
-    gradients: Work  # of ``TILE`` images, in the images alone
     sampling: Work  # the exact inverse of ``FROZEN_BATCH`` latents
     preview: Work  # the same by the learned inverses, if there are any
     parameters: int
@@ -172,7 +170,6 @@ def _layer_work(
     recomputed = config.recompute and layer.cheap_inverse
     again = count(lambda: _recompute(layer, shape, images)).work if recomputed else Work()
     layer.eval().requires_grad_(False)
-    gradients = count(lambda: _step(layer, torch.zeros(TILE, *shape, requires_grad=True), None))
     with torch.no_grad():
         initialization = count(lambda: layer(torch.zeros(initialization_images, *shape)))
         log_det = count(lambda: layer.constant_log_det_at(shape))
@@ -202,7 +199,6 @@ def _layer_work(
         freezing=freezing.work,
         preview_freezing=preview_freezing.work,
         scoring=scoring.work,
-        gradients=gradients.work,
         sampling=sampling.work,
         preview=preview.work,
         parameters=sum(parameter.numel() for parameter in layer.parameters()),
@@ -213,10 +209,10 @@ def _layer_work(
     )
 
 
-def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig | None) -> None:
+def _step(layer: Bijection, x: torch.Tensor, config: TrainingConfig) -> None:
     z, log_det = layer(x)
     loss = z.sum() + log_det.sum()
-    if config is not None and isinstance(layer, SelfNormalizing):
+    if isinstance(layer, SelfNormalizing):
         loss = loss + layer.pop_reconstruction_error().sum()
         if config.noise_reconstruction:
             noise = torch.zeros_like(x[:1])

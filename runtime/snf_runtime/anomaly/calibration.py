@@ -31,28 +31,13 @@ from snf_runtime.anomaly.conformal import (
 )
 from snf_runtime.anomaly.find_reasons import explain
 from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
-from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic, merge, weights
-from snf_runtime.anomaly.statistics.gradient import GradientFamily
+from snf_runtime.anomaly.statistics.combined import Statistic, merge
 from snf_runtime.anomaly.verdict import Verdict
-from snf_runtime.errors import GradientEvidenceUnavailable
 from snf_runtime.images.tiles import TilePlan
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.white_level import LEVELS
 
 Array: TypeAlias = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class GradientCalibration:
-    """Calibration data for anomaly verdicts that also use gradients of an image's log-likelihood.
-
-    It holds a density of gradient statistics, and the anomaly statistics of the calibration images.
-
-    ``ordered`` holds the anomaly statistic T of the calibration images, gradients included, sorted, in nats.
-    """
-
-    gradients: GradientFamily
-    ordered: Array
 
 
 @dataclass(frozen=True)
@@ -63,52 +48,13 @@ class Fold:
     give its p-value.
 
     ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
-    ``thorough`` is the same for evidence with gradients; None where the calibration does not support it.
     ``map_maxima`` holds the sorted largest values of the anomaly maps of these images; None without maps, and in
     calibrations of earlier versions.
     """
 
     statistic: Statistic
     ordered: Array
-    # A name in calibration files: it stays as it is.
-    thorough: GradientCalibration | None = None
     map_maxima: Array | None = None
-
-    def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-value of each image for each group of anomaly statistics, such as "features".
-
-        The shape is ``(N, kinds)``, in nats. Gradients are the last group, if the evidence and the calibration have
-        them.
-
-        The columns are those of :meth:`kinds`.
-        """
-        surprises = self.statistic.families(evidence)
-        if evidence.gradients is None or self.thorough is None:
-            return surprises
-        gradients = self.thorough.gradients.surprise(evidence.gradients, evidence.whole[:, 0])
-        return np.concatenate([surprises, gradients[:, None]], axis=1)
-
-    def values(self, evidence: Evidence) -> Array:
-        """Return this calibration fold's anomaly statistic for each image; larger values are more anomalous.
-
-        It is -ln of the weighted harmonic mean of the p-values of all groups of statistics, ``(N,)`` in nats.
-        """
-        return merge(self.families(evidence), self.weights(evidence))
-
-    def kinds(self, evidence: Evidence) -> tuple[EvidenceKind, ...]:
-        """Return the names of the groups of anomaly statistics in use for given images, such as "features".
-
-        "gradients" is the last, if the evidence and the calibration have gradients.
-        """
-        with_gradients = evidence.gradients is not None and self.thorough is not None
-        return (*self.statistic.kinds, "gradients") if with_gradients else self.statistic.kinds
-
-    def weights(self, evidence: Evidence) -> Array:
-        """Return the weight of each group of anomaly statistics in the harmonic mean of all groups' p-values.
-
-        The order is that of :meth:`kinds`, ``(kinds,)``. The weights sum to 1.
-        """
-        return weights(self.kinds(evidence), self.statistic.held_out)
 
 
 @dataclass(frozen=True)
@@ -134,7 +80,6 @@ class Calibration:
         folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
         log_likelihoods: Log-likelihoods of the reference images, sorted, in nats.
         pixels: The reference of heat maps; None for a flow without spatial structure.
-        fisher: Mean squared gradients of reference images, ``(P,)``, one group of layers after the other.
         white_levels: White levels of the reference images, sorted; None in a calibration made before they were stored.
         tile_counts: Fewest and most tiles of a calibration image; None without tiles, and in earlier calibrations.
     """
@@ -142,7 +87,6 @@ class Calibration:
     folds: tuple[Fold, ...]
     log_likelihoods: Array
     pixels: MapReference | None
-    fisher: NDArray[np.float32] | None = None
     white_levels: NDArray[np.uint8] | None = None
     tile_counts: NDArray[np.int64] | None = None
 
@@ -153,24 +97,12 @@ class Calibration:
             return None
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
-    def ordered(self, gradients: bool = False) -> list[Array]:
+    def ordered(self) -> list[Array]:
         """Return the sorted anomaly statistics of the calibration images, as one array for each calibration fold.
 
-        New images are ranked among them, which gives their p-values. If ``gradients`` is true, the statistics include
-        gradients.
-
-        Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
+        New images are ranked among them, which gives their p-values.
         """
-        if not gradients:
-            return [fold.ordered for fold in self.folds]
-        if self.has_features:
-            raise GradientEvidenceUnavailable("a model with features has none")
-        ordered = [fold.thorough.ordered for fold in self.folds if fold.thorough is not None]
-        if not ordered or len(ordered) < len(self.folds):
-            raise GradientEvidenceUnavailable(
-                "its calibration was made without gradients, or of too few images for them"
-            )
-        return ordered
+        return [fold.ordered for fold in self.folds]
 
     @cached_property
     def images(self) -> int:
@@ -189,14 +121,6 @@ class Calibration:
         return tuple(np.bincount(statistic_cells(self.folds[0].ordered), minlength=CELLS).tolist())
 
     @property
-    def has_gradients(self) -> bool:
-        """Whether anomaly verdicts by this calibration can use gradients of an image's log-likelihood.
-
-        Every fold needs gradient statistics of normal images.
-        """
-        return all(fold.thorough is not None for fold in self.folds)
-
-    @property
     def has_features(self) -> bool:
         """Whether anomaly verdicts by this calibration use image features from a backbone network.
 
@@ -206,10 +130,7 @@ class Calibration:
 
     @property
     def smallest_p(self) -> float:
-        """The smallest p-value that a verdict without likelihood gradients can have.
-
-        It is 1 / (n + 1) for n calibration images.
-        """
+        """The smallest p-value that a verdict can have: 1 / (n + 1) for n calibration images."""
         return smallest_p(self.images)
 
     @property
@@ -228,15 +149,12 @@ class Calibration:
         """
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
-    def check_alpha(self, alpha: float | None, gradients: bool = False) -> float:
+    def check_alpha(self, alpha: float | None) -> float:
         """Return the requested or default false-alarm rate; raise ``AlphaUnattainable`` if it is too small.
 
         None stands for the default rate. A rate must not be below the smallest possible p-value.
-
-        Raises ``GradientEvidenceUnavailable`` where ``gradients`` are asked for, and the calibration has none.
         """
-        smallest = smallest_p(sum(map(len, self.ordered(gradients))))
-        return attainable_alpha(alpha, smallest)
+        return attainable_alpha(alpha, self.smallest_p)
 
     @cached_property
     def map_maxima(self) -> Array | None:
@@ -304,16 +222,16 @@ class Calibration:
 
         Values that overflow are infinite.
         """
-        return self._merged(self._families(evidence), evidence)
+        return self._merged(self._families(evidence))
 
     def _families(self, evidence: Evidence) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            return [fold.families(evidence) for fold in self.folds]
+            return [fold.statistic.families(evidence) for fold in self.folds]
 
-    def _merged(self, families: list[Array], evidence: Evidence) -> list[Array]:
+    def _merged(self, families: list[Array]) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
             statistics = [
-                merge(surprises, fold.weights(evidence)) for fold, surprises in zip(self.folds, families, strict=True)
+                merge(surprises, fold.statistic.weights) for fold, surprises in zip(self.folds, families, strict=True)
             ]
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
@@ -329,7 +247,7 @@ class Calibration:
 
         It is (1 + r) / (n + 1), where r of the n calibration images are at least as anomalous. The shape is ``(N,)``.
         """
-        return p_values(self.ordered(evidence.gradients is not None), self.statistics(evidence))
+        return p_values(self.ordered(), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
@@ -337,8 +255,6 @@ class Calibration:
         """Return an anomaly verdict for each image, computed from the image's statistics in ``evidence``.
 
         A verdict has a p-value, says whether it is at most ``alpha``, and gives up to three reasons in words.
-
-        Evidence with gradients is judged with them.
 
         Args:
             evidence: The evidence of N images.
@@ -348,20 +264,16 @@ class Calibration:
 
         Raises:
             AlphaUnattainable: The calibration has too few images for ``alpha``.
-            GradientEvidenceUnavailable: The evidence has gradients, and the calibration has none.
         """
-        gradients = evidence.gradients is not None
-        used = self.check_alpha(alpha, gradients)
-        reference = self.ordered(gradients)
-        smallest = smallest_p(sum(map(len, reference)))
+        used, smallest = self.check_alpha(alpha), self.smallest_p
         if not len(evidence):
             return []
         families = self._families(evidence)
-        statistics = self._merged(families, evidence)
-        p = p_values(reference, statistics)
+        statistics = self._merged(families)
+        p = p_values(self.ordered(), statistics)
         typical = _typical(statistics)
         with np.errstate(over="ignore", invalid="ignore"):
-            reasons = explain(self.folds[0], evidence, families[0], names, image)
+            reasons = explain(self.folds[0].statistic, evidence, families[0], names, image)
         regions = self.feature_regions(evidence, image, used)
         return [
             Verdict(

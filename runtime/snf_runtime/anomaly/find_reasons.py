@@ -1,9 +1,9 @@
-"""Reasons for anomaly verdicts: the statistics, regions, features and gradients that contributed most."""
+"""Reasons for anomaly verdicts: the statistics, regions and features that contributed most."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from snf_runtime.anomaly.verdict_reason import (
     PlaceGrid,
     VerdictReason,
     feature_reason,
-    gradient_reason,
     region_reason,
     statistic_reason,
 )
@@ -22,9 +21,6 @@ from snf_runtime.scoring.channel_statistics import ENERGY
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from snf_runtime.scoring.grid import cell_side
 from snf_runtime.scoring.latent_statistics import COMPLEXITY
-
-if TYPE_CHECKING:
-    from snf_runtime.anomaly.calibration import Fold
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -34,33 +30,29 @@ MIN_SHARE = 0.05
 
 
 def explain(
-    fold: Fold, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
+    statistic: Statistic, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
 ) -> list[tuple[VerdictReason, ...]]:
     """Return up to three reasons in words for each image's anomaly verdict, the most important first.
 
     Args:
-        fold: The fold whose statistics explain the verdicts.
+        statistic: The statistic that explains the verdicts.
         evidence: The evidence of N images.
-        surprises: The surprise of each family, as :meth:`Fold.families` returns it for this evidence.
+        surprises: The surprise of each family, as :meth:`Statistic.families` returns it for this evidence.
         names: The names of the whole-image statistics.
         image: Height and width of the images in pixels.
     """
-    kinds = fold.kinds(evidence)
-    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * fold.weights(evidence)
+    parts = np.exp(surprises - surprises.max(1, keepdims=True)) * statistic.weights
     parts = parts / parts.sum(1, keepdims=True)
-    share = dict(zip(kinds, parts.T, strict=True))
+    share = dict(zip(statistic.kinds, parts.T, strict=True))
     reasons: list[list[VerdictReason]] = [[] for _ in range(len(evidence))]
-    _add_pixel_reasons(reasons, fold.statistic, evidence, share, names, image)
-    if fold.statistic.features is not None and evidence.features is not None:
-        found = fold.statistic.features.strongest(evidence.features)
-        grids = _grids(fold.statistic.features, evidence.features, image)
+    _add_pixel_reasons(reasons, statistic, evidence, share, names, image)
+    if statistic.features is not None and evidence.features is not None:
+        found = statistic.features.strongest(evidence.features)
+        grids = _grids(statistic.features, evidence.features, image)
         for number, (name, surprise, place) in enumerate(found):
-            tile = fold.statistic.features.strongest_tile(evidence.features, number, name)
+            tile = statistic.features.strongest_tile(evidence.features, number, name)
             part = float(share["features"][number])
             reasons[number].append(feature_reason(name, surprise, part, place, grids[number], tile))
-    if "gradients" in share:
-        for of_image, surprise, part in zip(reasons, surprises[:, -1], share["gradients"], strict=True):
-            of_image.append(gradient_reason(float(surprise), float(part)))
     return [
         tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
         for of_image in reasons

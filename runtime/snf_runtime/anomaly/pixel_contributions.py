@@ -24,8 +24,7 @@ MAX_MAP_PIXELS = 2**20
 class PixelMaps:
     """Heat maps of one image, which show pixel by pixel how likely and how anomalous it is.
 
-    They show the log-likelihood at each pixel, its z-score against normal images, the anomaly map and, where they were
-    computed, the gradient norms.
+    They show the log-likelihood at each pixel, its z-score against normal images, and the anomaly map.
 
     All maps are ``(H, W)``, or for a large image of several tiles ``(H / scale, W / scale)``, rounded down.
 
@@ -33,7 +32,6 @@ class PixelMaps:
         nats: The contribution to the log-likelihood; the sum over the pixels is the log-likelihood at the first draw.
         z: The same in standard deviations from the mean of the reference images; negative = less likely than usual.
         anomaly: The anomaly map, larger = more anomalous, whose regions are compared with a threshold.
-        gradients: The gradient norm ||d log p / dy||, where a backward pass was made.
         scale: Pixels of the image along each side of a pixel of the maps.
         tiles: The tiles of an image of several tiles, with its anomaly map at places; None for other images.
     """
@@ -41,15 +39,13 @@ class PixelMaps:
     nats: Array
     z: Array
     anomaly: Array
-    gradients: Array | None = None
     scale: int = 1
     tiles: tuple[TilePlan, Array] | None = None
 
     @property
     def channels(self) -> dict[str, Array]:
         """The heat maps of the image in a dict by name, such as "anomaly", in the channel order of response arrays."""
-        maps = {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
-        return maps if self.gradients is None else {**maps, "gradients": self.gradients}
+        return {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
 
     def regions(self, threshold: float) -> MapRegions:
         """Return the anomalous regions of the image, where its anomaly map is at or above a threshold.

@@ -62,10 +62,10 @@ REGION = {True: "plainer than its surroundings suggest", False: "less likely tha
 class VerdictReason:
     """One reason for an anomaly verdict, in numbers and in words.
 
-    It names an unusual statistic, image region or gradient.
+    It names an unusual statistic or image region.
 
     Attributes:
-        feature: The name of a statistic, ``region`` or ``gradients``.
+        feature: The name of a statistic, or ``region``.
         z: Standard deviations from the value that the complexity of the image lets expect.
         share: The share of the evidence, between 0 and 1.
         words: The reason in words, where ``{where}`` stands for rows and columns of the box.
@@ -199,11 +199,3 @@ def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
     """Return the first pixel of a place, and the one after its last; at least one pixel."""
     first = place * side // places
     return first, max(first + 1, -(-(place + 1) * side // places))
-
-
-def gradient_reason(surprise: float, share: float) -> VerdictReason:
-    """Return the ``VerdictReason`` that describes unusual gradients of the log-likelihood.
-
-    ``surprise`` is -ln p in nats, and becomes the ``z`` of the reason.
-    """
-    return VerdictReason("gradients", surprise, share, "the model would have to change in unusual ways to fit it")

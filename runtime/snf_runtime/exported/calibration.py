@@ -75,8 +75,6 @@ def _check_fold(fold: Fold, where: str, manifest: ExportManifest, density: Image
             raise ValueError(f"expected {needs} {where}.statistic.{name} for this model")
     if statistic.local is not None and tuple(statistic.local.grid.tolist()) != density.grid:
         raise ValueError(f"expected {where}.statistic.local.grid to be {density.grid}, got {statistic.local.grid}")
-    if fold.thorough is not None:
-        raise ValueError(f"expected no array {where}.thorough: exported models have no gradients")
 
 
 def _check_maps(calibration: Calibration, manifest: ExportManifest, density: ImageDensity) -> None:

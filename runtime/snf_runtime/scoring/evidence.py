@@ -91,12 +91,11 @@ class FeatureEvidence:
 class Evidence:
     """Statistics of images from which anomaly verdicts are computed.
 
-    They are statistics of whole images, of grid cells, of features and of gradients.
+    They are statistics of whole images, of grid cells and of features.
 
     Attributes:
         whole: Statistics of the whole image, ``(N, K)``; K is 0 for a density of features alone.
         cells: Log-likelihood of each cell of a coarse grid, ``(N, cells)`` in nats.
-        gradients: Gradient features from a backward pass, ``(N, G)``, or None.
         features: The evidence of features of a backbone, or None.
         white_levels: The white level of each image, ``(N,)``; not part of the anomaly statistic.
         channels: Statistics of the channels of latents, ``(N, M)``; None where there are none.
@@ -104,7 +103,6 @@ class Evidence:
 
     whole: NDArray[np.float64]
     cells: NDArray[np.float64]
-    gradients: NDArray[np.float64] | None = None
     features: FeatureEvidence | None = None
     white_levels: NDArray[np.uint8] | None = None
     channels: NDArray[np.float64] | None = None
@@ -113,26 +111,23 @@ class Evidence:
         return len(self.whole)
 
     def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Evidence:
-        gradients = None if self.gradients is None else self.gradients[rows]
         features = None if self.features is None else self.features[rows]
         levels = None if self.white_levels is None else self.white_levels[rows]
         channels = None if self.channels is None else self.channels[rows]
-        return Evidence(self.whole[rows], self.cells[rows], gradients, features, levels, channels)
+        return Evidence(self.whole[rows], self.cells[rows], features, levels, channels)
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
         """Concatenate the evidence (anomaly statistics) of several batches of images into one object.
 
-        Gradients, white levels and statistics of channels are None unless all batches have them.
+        White levels and statistics of channels are None unless all batches have them.
         """
-        gradients = [part.gradients for part in parts if part.gradients is not None]
         features = [part.features for part in parts if part.features is not None]
         levels = [part.white_levels for part in parts if part.white_levels is not None]
         channels = [part.channels for part in parts if part.channels is not None]
         return cls(
             np.concatenate([part.whole for part in parts]),
             np.concatenate([part.cells for part in parts]),
-            np.concatenate(gradients) if len(gradients) == len(parts) else None,
             FeatureEvidence.join(features) if features else None,
             np.concatenate(levels) if len(levels) == len(parts) else None,
             np.concatenate(channels) if len(channels) == len(parts) else None,

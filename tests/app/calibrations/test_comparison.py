@@ -140,7 +140,6 @@ def test_what_cannot_be_compared_is_said(client: TestClient) -> None:
     assert none["images"] == 0
     assert none["note"].startswith("no image: this service process has judged none by this model version")
     flagged(client, mixed()[:3], 0)
-    client.post(f"{MODEL}/score", files=files(mixed()[:1]), params={"detail": "full"})
     assert client.get(f"{MODEL}/calibrations/1/comparison").json()["verdicts"]["images"] == 3
     rounded = client.get(f"{MODEL}/calibrations/2/comparison").json()["verdicts"]
     assert (rounded["images"], "another pass through the model" in rounded["note"]) == (0, True)

@@ -25,6 +25,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 TRAIN = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
 SCORE = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}
+THOROUGH = {"type": "evaluate", "parameters": {"thorough": False, "corruptions": True}}
 
 
 @pytest.mark.parametrize("request_name", ["JobRequest", "JobDraft"])
@@ -147,6 +148,7 @@ def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
         (TRAIN | {"preset": "huge"}, "/body/preset", "there is no preset 'huge'; there are: snf-glow-tiny"),
         (TRAIN | {"promot": True}, "/body/promot", "did you mean promote?"),
         (TRAIN | {"type": "trian"}, "/body/type", "got 'trian'; did you mean train?"),
+        (SCORE | THOROUGH, "/body/parameters/thorough", "leave `thorough` out"),
     ],
 )
 def test_a_typo_suggests_the_name(client: TestClient, request_: dict[str, Any], pointer: str, detail: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,15 +15,14 @@ GRID = (6, 6)
 IMAGE = (12, 12)
 
 
-def evidence(count: int, seed: int = 0, *, gradients: bool = True) -> Evidence:
-    """Statistics that follow complexity, cells that follow their neighbours, and features of gradients."""
+def evidence(count: int, seed: int = 0) -> Evidence:
+    """Statistics that follow complexity, and cells that follow their neighbours."""
     generator = np.random.default_rng(seed)
     complexity = generator.uniform(1, 3, count)
     whole = generator.standard_normal((count, len(NAMES))) @ generator_matrix(len(NAMES)) + 2 * complexity[:, None]
     whole[:, 0] = complexity
     cells = generator.standard_normal((count, 36)) @ generator_matrix(36) - 5
-    features = generator.standard_normal((count, 5)) @ generator_matrix(5) + complexity[:, None]
-    return Evidence(whole, cells, features if gradients else None)
+    return Evidence(whole, cells)
 
 
 def generator_matrix(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
@@ -32,22 +30,14 @@ def generator_matrix(size: int) -> np.ndarray[tuple[int, int], np.dtype[np.float
     return np.eye(size) + 0.2 * np.random.default_rng(99).standard_normal((size, size))
 
 
-def reference(count: int, seed: int = 0, *, gradients: bool = True) -> ReferenceEvidence:
+def reference(count: int, seed: int = 0) -> ReferenceEvidence:
     """What a pass over so many reference images might have given."""
-    found = evidence(count, seed, gradients=gradients)
+    found = evidence(count, seed)
     maps = np.random.default_rng(seed).normal(size=(count, *IMAGE))
-    plain = Evidence(found.whole, found.cells)
-    return ReferenceEvidence(plain, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0), found.gradients)
+    return ReferenceEvidence(found, found.whole[:, 2], maps.sum(0), np.square(maps).sum(0))
 
 
 @cache
-def split(fitted: int = 300, held_out: int = 99, *, gradients: bool = True) -> Calibration:
+def split(fitted: int = 300, held_out: int = 99) -> Calibration:
     """Fitted to so many images, with p-values from so many others. Never change its arrays."""
-    return fit_split(
-        reference(fitted, 1, gradients=gradients), reference(held_out, 2, gradients=gradients), NAMES, GRID
-    )
-
-
-def without_gradients(some: Evidence) -> Evidence:
-    """The same, as a single forward pass gives it."""
-    return replace(some, gradients=None)
+    return fit_split(reference(fitted, 1), reference(held_out, 2), NAMES, GRID)

@@ -15,12 +15,12 @@ from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.conformal import MAX_STATISTIC
 from snf_runtime.anomaly.find_reasons import MAX_REASONS, MIN_SHARE
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, merge, weights
-from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split, without_gradients
+from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split
 
 
 @pytest.mark.parametrize(
     "kinds",
-    [("whole",), ("whole", "local"), ("features",), ("whole", "local", "features"), ("whole", "local", "gradients")],
+    [("whole",), ("whole", "local"), ("features",), ("whole", "local", "features")],
     ids="-".join,
 )
 def test_merging_is_the_weighted_harmonic_mean_of_p_values(kinds: tuple[EvidenceKind, ...]) -> None:
@@ -28,7 +28,7 @@ def test_merging_is_the_weighted_harmonic_mean_of_p_values(kinds: tuple[Evidence
     merged = merge(surprises, weights(kinds))
     assert (merged <= surprises.max(1) + 1e-12).all()
     p = np.exp(-surprises)
-    weight = np.array([{"whole": 1, "local": 0.25, "features": 1, "gradients": 0.25}[kind] for kind in kinds])
+    weight = np.array([{"whole": 1, "local": 0.25, "features": 1}[kind] for kind in kinds])
     expected = -np.log(weight.sum() / (weight / p).sum(1))
     np.testing.assert_allclose(merged, expected, rtol=1e-12, atol=1e-12)
     more = surprises.copy()
@@ -38,14 +38,14 @@ def test_merging_is_the_weighted_harmonic_mean_of_p_values(kinds: tuple[Evidence
 
 def test_strong_evidence_of_one_family_is_not_drowned() -> None:
     assert merge(np.array([[20.0, 0.0]]), weights(("whole", "local")))[0] > 18
-    three: tuple[EvidenceKind, ...] = ("whole", "local", "gradients")
-    assert merge(np.array([[2000.0, 0.0, 0.0]]), weights(three))[0] == pytest.approx(2000 - math.log(1.5))
+    three: tuple[EvidenceKind, ...] = ("whole", "local", "features")
+    assert merge(np.array([[2000.0, 0.0, 0.0]]), weights(three))[0] == pytest.approx(2000 - math.log(2.25))
 
 
 def test_split_p_values_by_hand() -> None:
     calibration = split()
     fold = calibration.folds[0]
-    new, held_out = evidence(40, 7, gradients=False), evidence(99, 2, gradients=False)
+    new, held_out = evidence(40, 7), evidence(99, 2)
     families = fold.statistic.families(new)
     assert families.shape == (40, 2)
     assert fold.statistic.local is not None
@@ -69,58 +69,27 @@ def test_cross_conformal_p_values_by_hand() -> None:
     everything, new = evidence(83, 1), evidence(30, 5)
     # Each was fitted to the other images and to nothing else.
     alone = [fit_split(part(folds != number), part(folds == number), NAMES, GRID).folds[0] for number in range(5)]
-    for gradients in (False, True):
-        own, others = (everything, new) if gradients else (without_gradients(everything), without_gradients(new))
-        at_least = np.zeros(30, dtype=int)
-        for number, fold in enumerate(calibration.folds):
-            of_fold = fold.values(own[folds == number])
-            at_least += (of_fold[:, None] >= fold.values(others)[None]).sum(0)
-            np.testing.assert_allclose(alone[number].values(others), fold.values(others), rtol=1e-9)
-        assert calibration.p_values(others).tolist() == ((1 + at_least) / 84).tolist()
+    at_least = np.zeros(30, dtype=int)
+    for number, fold in enumerate(calibration.folds):
+        of_fold = fold.statistic(everything[folds == number])
+        at_least += (of_fold[:, None] >= fold.statistic(new)[None]).sum(0)
+        np.testing.assert_allclose(alone[number].statistic(new), fold.statistic(new), rtol=1e-9)
+    assert calibration.p_values(new).tolist() == ((1 + at_least) / 84).tolist()
     assert calibration.images == 83
-    assert calibration.has_gradients
-
-
-def test_gradients_belong_to_the_images_that_they_are_of() -> None:
-    """Of every third image, in both kinds of calibrations."""
-    complete = {seed: reference(240, seed) for seed in (1, 2)}
-    rows = np.arange(0, 240, 3)
-
-    def some(seed: int) -> ReferenceEvidence:
-        gradients = complete[seed].gradients
-        assert gradients is not None
-        return complete[seed].with_gradients(gradients[rows], rows)
-
-    split_in_two = fit_split(some(1), some(2), NAMES, GRID)
-    own = evidence(240, 2)[rows]
-    np.testing.assert_array_equal(split_in_two.ordered(True)[0], np.sort(split_in_two.folds[0].values(own)))
-    folds = np.arange(240) * 5 // 240
-    crossed = fit_cross(some(1), folds, NAMES, GRID)
-    for number, fold in enumerate(crossed.folds):
-        assert fold.thorough is not None
-        of_fold = evidence(240, 1)[rows[folds[rows] == number]]
-        np.testing.assert_array_equal(fold.thorough.ordered, np.sort(fold.values(of_fold)))
 
 
 def test_suspects_are_left_out_of_the_fit_and_not_of_the_ranks() -> None:
     everything = reference(50, 1)
     everything.evidence.cells[:2] += 30
     calibration = fit_cross(everything, np.arange(50) % 5, NAMES, GRID, 0.05)
-    for gradients in (False, True):
-        assert sum(map(len, calibration.ordered(gradients))) == 50
-        [p] = calibration.p_values(everything.evidence_with_gradients()[:1] if gradients else everything.evidence[:1])
-        assert 2 / 51 <= p <= 3 / 51, "one of two suspects among 50 images"
+    assert sum(map(len, calibration.ordered())) == 50
+    [p] = calibration.p_values(everything.evidence[:1])
+    assert 2 / 51 <= p <= 3 / 51, "one of two suspects among 50 images"
 
 
 def part(chosen: NDArray[np.bool_]) -> ReferenceEvidence:
     whole = reference(len(chosen), 1)
-    assert whole.gradients is not None
-    return replace(
-        whole,
-        evidence=whole.evidence[chosen],
-        log_likelihoods=whole.log_likelihoods[chosen],
-        gradients=whole.gradients[chosen],
-    )
+    return replace(whole, evidence=whole.evidence[chosen], log_likelihoods=whole.log_likelihoods[chosen])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -128,27 +97,21 @@ def test_false_alarms_are_those_of_the_interval(seed: int) -> None:
     n, tests = 499, 1000
     fitted, held_out = reference(300, 10 + seed), reference(n, 20 + seed)
     calibration = fit_split(fitted, held_out, NAMES, GRID)
-    for gradients in (False, True):
-        p = calibration.p_values(evidence(tests, 30 + seed, gradients=gradients))
-        for alpha in (0.01, 0.05, 0.2):
-            ranks = round(alpha * (n + 1))
-            low, high = betabinom(tests, ranks, n + 1 - ranks).interval(0.9999)
-            assert low <= (p <= alpha).sum() <= high
+    p = calibration.p_values(evidence(tests, 30 + seed))
+    for alpha in (0.01, 0.05, 0.2):
+        ranks = round(alpha * (n + 1))
+        low, high = betabinom(tests, ranks, n + 1 - ranks).interval(0.9999)
+        assert low <= (p <= alpha).sum() <= high
 
 
 def test_strange_evidence_of_every_family_is_found() -> None:
     calibration = split()
     usual = evidence(20, 5)
-    for change in ("whole", "cells", "gradients"):
+    for change in ("whole", "cells"):
         strange = replace(usual, **{change: getattr(usual, change).copy()})
         values = getattr(strange, change)
         values[:, 4 if change == "whole" else 1] += 25
         assert (calibration.p_values(strange) == 1 / 100).all(), change
-        plain = calibration.p_values(without_gradients(strange))
-        if change == "gradients":
-            assert plain.tolist() == calibration.p_values(without_gradients(usual)).tolist()
-        else:
-            assert (plain == 1 / 100).all()
 
 
 def test_verdicts_say_what_they_are() -> None:
@@ -163,15 +126,15 @@ def test_verdicts_say_what_they_are() -> None:
         assert one.is_anomaly == (p_value <= 0.05)
         assert one.alpha == 0.05
         assert one.statistic == statistic
-        assert one.extrapolated == (statistic > calibration.ordered(gradients=True)[0][-1])
+        assert one.extrapolated == (statistic > calibration.ordered()[0][-1])
         assert one.smallest_p == 1 / 100
     assert {one.is_anomaly for one in found} == {True, False}
     assert calibration.judge(some[:0], NAMES, IMAGE) == []
 
 
 def test_an_image_less_strange_than_all_has_score_zero() -> None:
-    calibration = split(gradients=False)
-    usual = evidence(1000, 5, gradients=False)
+    calibration = split()
+    usual = evidence(1000, 5)
     most_usual = usual[np.argmin(calibration.typical_statistics(usual), keepdims=True)]
     found = calibration.judge(most_usual, NAMES, IMAGE)[0]
     assert found.p_value == 1
@@ -179,14 +142,11 @@ def test_an_image_less_strange_than_all_has_score_zero() -> None:
 
 
 @pytest.mark.parametrize("grid", [GRID, None])
-@pytest.mark.parametrize("gradients", [False, True])
-def test_reasons(grid: tuple[int, int] | None, gradients: bool) -> None:
+def test_reasons(grid: tuple[int, int] | None) -> None:
     calibration = fit_split(reference(300, 1), reference(99, 2), NAMES, grid)
-    some = evidence(50, 5, gradients=gradients)
+    some = evidence(50, 5)
     some.whole[:10, 4] -= 20
     some.cells[10:20, 14:16] += 30
-    if some.gradients is not None:
-        some.gradients[20:30] += 40
     found = calibration.judge(some, NAMES, IMAGE)
     for one in found:
         shares = [reason.share for reason in one.reasons]
@@ -210,8 +170,6 @@ def test_reasons(grid: tuple[int, int] | None, gradients: bool) -> None:
             assert right > 2
             assert top < 3
             assert bottom > 2
-    if gradients:
-        assert all(one.reasons[0].feature == "gradients" for one in found[20:30])
 
 
 def test_arithmetic_that_overflows_is_as_strange_as_can_be() -> None:
@@ -219,22 +177,17 @@ def test_arithmetic_that_overflows_is_as_strange_as_can_be() -> None:
     for calibration in (split(), _with_last(split(), 1e30)):
         broken = evidence(4, 5)
         broken.whole[0, 4], broken.whole[1, 5], broken.cells[2, 3], broken.whole[3, 2] = np.nan, np.inf, np.nan, -np.inf
-        for some in (broken, without_gradients(broken)):
-            assert calibration.p_values(some).tolist() == [1 / 100] * 4
-            found = calibration.judge(some, NAMES, IMAGE)
-            assert all(one.is_anomaly and one.statistic == MAX_STATISTIC for one in found)
-            assert all(math.isfinite(reason.share) for one in found for reason in one.reasons)
+        assert calibration.p_values(broken).tolist() == [1 / 100] * 4
+        found = calibration.judge(broken, NAMES, IMAGE)
+        assert all(one.is_anomaly and one.statistic == MAX_STATISTIC for one in found)
+        assert all(math.isfinite(reason.share) for one in found for reason in one.reasons)
 
 
 def _with_last(calibration: Calibration, value: float) -> Calibration:
     fold = calibration.folds[0]
-    assert fold.thorough is not None
-    ordered, with_gradients = fold.ordered.copy(), fold.thorough.ordered.copy()
-    ordered[-1] = with_gradients[-1] = value
-    return replace(
-        calibration,
-        folds=(replace(fold, ordered=ordered, thorough=replace(fold.thorough, ordered=with_gradients)),),
-    )
+    ordered = fold.ordered.copy()
+    ordered[-1] = value
+    return replace(calibration, folds=(replace(fold, ordered=ordered),))
 
 
 def test_company_and_order_do_not_matter() -> None:

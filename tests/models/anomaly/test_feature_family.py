@@ -11,8 +11,8 @@ from scipy.optimize import brentq
 
 from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
 from models.anomaly.fitting.statistic_densities import fit_statistic
-from models.errors import AlphaUnattainable, GradientEvidenceUnavailable
-from snf_runtime.anomaly.calibration import Calibration, Fold
+from models.errors import AlphaUnattainable
+from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, merge, weights
@@ -86,7 +86,7 @@ def test_a_group_that_is_surprised_by_all_new_images_weighs_less() -> None:
 @pytest.mark.parametrize(("images", "at_most"), [(150, 150 / 2000), (1000, 0.5), (2000, 1.0)])
 def test_pixels_of_few_images_weigh_less_than_features(images: int, at_most: float) -> None:
     """Whole image and regions, against features; the measured overfitting of 150 images alone gives 0.74 and 0.11."""
-    both = replace(evidences.evidence(images, 1, gradients=False), features=of_features(images))
+    both = replace(evidences.evidence(images, 1), features=of_features(images))
     of_image, of_regions, of_both = fit_statistic(both, evidences.NAMES, evidences.GRID).weights
     assert of_image <= 1.1 * at_most * of_both
     assert of_regions <= 1.1 * 0.25 * at_most * of_both
@@ -144,11 +144,8 @@ def test_an_image_as_a_whole_has_no_box(group: int, name: str) -> None:
     assert verdict.reasons[0].box is None
 
 
-def test_there_is_no_gradient_evidence_and_no_alpha_below_the_smallest() -> None:
+def test_there_is_no_alpha_below_the_smallest() -> None:
     calibration = fit_split(reference(60, 1), reference(40, 2), (), None)
-    assert not calibration.has_gradients
-    with pytest.raises(GradientEvidenceUnavailable):
-        calibration.ordered(gradients=True)
     with pytest.raises(AlphaUnattainable, match="the smallest attainable is"):
         calibration.judge(evidence(1, 3), (), IMAGE, alpha=0.01)
 
@@ -233,7 +230,7 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     """Of 60 images, those of pixels are far more surprised by new images than by those that they were fitted to."""
 
     def both(count: int, seed: int) -> Evidence:
-        return replace(evidences.evidence(count, seed, gradients=False), features=of_features(count, seed))
+        return replace(evidences.evidence(count, seed), features=of_features(count, seed))
 
     statistic = fit_statistic(both(60, 1), evidences.NAMES, evidences.GRID)
     assert statistic.kinds == ("whole", "local", "features")
@@ -244,7 +241,6 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     strange.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
     assert len(set(statistic.weights.tolist())) == 3
     np.testing.assert_array_equal(statistic(new), merge(statistic.families(new), statistic.weights))
-    np.testing.assert_array_equal(Fold(statistic, np.zeros(1)).values(new), statistic(new))
     assert np.quantile(statistic(new), 0.95) < np.median(statistic(strange))
     again = from_arrays(Statistic, to_arrays(statistic))
     np.testing.assert_array_equal(again(new), statistic(new))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.anomaly.fitting.reference_images import reference_of
 from models.anomaly.fitting.split_or_cross_conformal import fit_split
-from models.anomaly.fitting.statistic_densities import fit_gradients, fit_statistic
+from models.anomaly.fitting.statistic_densities import fit_statistic
 from models.datasets import Dataset
 from models.evaluation.corruptions import Corruption, corrupt
 from models.evaluation.metrics import separation
@@ -35,7 +35,7 @@ def evidence_of(scorer: Scorer, images: np.ndarray[tuple[int, ...], np.dtype[np.
 
 @pytest.mark.parametrize("count", [40, 100, 300])
 def test_new_images_are_as_surprising_as_those_of_the_fit(count: int) -> None:
-    fitted, new = (evidences.evidence(images, seed, gradients=False) for images, seed in ((count, 1), (2000, 2)))
+    fitted, new = (evidences.evidence(images, seed) for images, seed in ((count, 1), (2000, 2)))
     surprises = fit_statistic(fitted, evidences.NAMES, evidences.GRID).families(new)
     assert (np.abs(np.median(surprises, axis=0) - MEDIAN) < 0.45).all()
     assert ((surprises > -math.log(0.05)).mean(0) < 0.15).all()
@@ -48,7 +48,7 @@ def test_new_images_are_as_surprising_as_those_of_the_fit(count: int) -> None:
 def test_a_recalibration_holds_out_all_images_of_a_part_together(scorer: Scorer) -> None:
     """Six nearly equal images each of 60 parts follow each other in the dataset: in random order no fold is new."""
     generator = np.random.default_rng(0)
-    parts = evidences.evidence(60, 1, gradients=False)
+    parts = evidences.evidence(60, 1)
 
     def images_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
         repeated = values.repeat(6, axis=0)
@@ -61,7 +61,7 @@ def test_a_recalibration_holds_out_all_images_of_a_part_together(scorer: Scorer)
     first = stacked(reference_of(dataset, scorer.manifest).statistics[:360])[:, 0, 0]
     order = first[:, 0].astype(int) * 256 + first[:, 1]
     statistic = fit_statistic(images[order], evidences.NAMES, evidences.GRID)
-    surprises = statistic.families(evidences.evidence(2000, 2, gradients=False))
+    surprises = statistic.families(evidences.evidence(2000, 2))
     assert (np.median(surprises, axis=0) < 1).all()
 
 
@@ -70,34 +70,23 @@ def test_a_recalibration_holds_out_all_images_of_a_part_together(scorer: Scorer)
 )
 def test_fits_of_folds_are_as_complex_as_that_of_all_images(count: int, knots: int, components: int) -> None:
     """Four fifths of the images decide: from 40 on means are lines of complexity, from 200 on curves."""
-    statistic = fit_statistic(evidences.evidence(count, 1, gradients=False), evidences.NAMES, evidences.GRID)
+    statistic = fit_statistic(evidences.evidence(count, 1), evidences.NAMES, evidences.GRID)
     assert statistic.local is not None
     assert statistic.whole is not None
     assert len(statistic.local.conditioning.knots) == len(statistic.whole.conditioning.knots) == knots
     assert [len(view.density.log_weights) for view in statistic.whole.views[1:]] == [components] * 2
 
 
-def test_gradients_of_few_images() -> None:
-    fitted, new = evidences.evidence(60, 1), evidences.evidence(2000, 2)
-    assert fitted.gradients is not None
-    assert new.gradients is not None
-    family = fit_gradients(fitted.gradients, fitted.whole[:, 0])
-    surprises = family.surprise(new.gradients, new.whole[:, 0])
-    assert abs(np.median(surprises) - MEDIAN) < 0.3
-    in_sample = fit_gradients(fitted.gradients, fitted.whole[:, 0], few=0).surprise(new.gradients, new.whole[:, 0])
-    assert np.median(in_sample) > np.median(surprises)
-
-
 @pytest.mark.parametrize("count", [2, 9, 10, 11, 19])
 def test_a_handful_of_images_can_be_fitted(count: int) -> None:
-    fitted = evidences.evidence(count, 1, gradients=False)
+    fitted = evidences.evidence(count, 1)
     statistic = fit_statistic(fitted, evidences.NAMES, evidences.GRID)
-    assert np.isfinite(statistic(evidences.evidence(50, 2, gradients=False))).all()
+    assert np.isfinite(statistic(evidences.evidence(50, 2))).all()
 
 
 def test_survival_functions_of_many_images_are_those_of_the_fit() -> None:
-    many = evidences.evidence(2000, 1, gradients=False)
-    new = evidences.evidence(50, 2, gradients=False)
+    many = evidences.evidence(2000, 1)
+    new = evidences.evidence(50, 2)
     values = fit_statistic(many, evidences.NAMES, evidences.GRID)(new)
     in_sample = fit_statistic(many, evidences.NAMES, evidences.GRID, few=0)
     np.testing.assert_array_equal(in_sample(new), values)
@@ -124,7 +113,7 @@ def test_evidence_without_channels_is_judged_as_by_earlier_versions(scorer: Scor
     assert with_channels.channels is not None
     names = tuple(name for name in scorer.statistics if name.partition("-")[0] not in ("energy", "falling", "rising"))
     former = replace(with_channels, channels=None)
-    reference = replace(evidences.reference(1), evidence=former, log_likelihoods=former.whole[:, 2], gradients=None)
+    reference = replace(evidences.reference(1), evidence=former, log_likelihoods=former.whole[:, 2])
     earlier = fit_split(reference, reference, names, scorer.density.grid)
     [fold] = earlier.folds
     assert fold.statistic.whole is not None

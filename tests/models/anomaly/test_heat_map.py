@@ -94,7 +94,6 @@ def test_maps_of_a_model(scorer: Scorer) -> None:
     for found, scored in zip(maps, scorer.score(images), strict=True):
         assert found.nats.shape == found.z.shape == (28, 28)
         assert found.nats.sum() == pytest.approx(scored.log_likelihood, rel=1e-6)
-        assert found.gradients is None
     # The reference is that of the statistics images, pixel by pixel.
     reference = np.stack([one.nats for one in scorer.heat_maps(digits.statistics)])
     deviation = reference.std(0)
@@ -123,7 +122,7 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
     images = real_images(60, 6)
     reference = ReferenceImages("digits", "0", images[:40], images[40:])
     density = FlowDensity(TorchEngine(frozen), frozen, "digest")
-    calibration, summary = calibrate(density, reference, images[0], lambda *_: None, flow=flow)
+    calibration, summary = calibrate(density, reference, images[0], lambda *_: None)
     assert calibration.pixels is None
     assert calibration.folds[0].statistic.local is None
     manifest = load_artifact(artifact).manifest
@@ -136,8 +135,6 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
         scorer.require_spatial()
     with pytest.raises(HeatMapUnsupported):
         scorer.heat_maps(images[:2])
-    # Verdicts there are, those with gradients too.
-    for gradients in (False, True):
-        found = scorer.anomalies(scorer.score_each(images[40:44], gradients=gradients))  # type: ignore[arg-type]
-        assert all(0 < one.p_value <= 1 for one in found)
-        assert all(reason.box is None for one in found for reason in one.reasons)
+    found = scorer.anomalies(scorer.score(images[40:44]))
+    assert all(0 < one.p_value <= 1 for one in found)
+    assert all(reason.box is None for one in found for reason in one.reasons)

@@ -39,13 +39,13 @@ GREY, DEEP_GREY, COLOUR, FLAT_COLOUR = (energies_of(*levels) for levels in ((2, 
     ids=["grey", "many grey", "deep grey", "colour", "flat colour"],
 )
 def test_surprises_are_added_by_their_shares(energies: list[str], shares: list[int], images: int) -> None:
-    evidence = evidences.evidence(images, 1, gradients=False)
+    evidence = evidences.evidence(images, 1)
     channels = np.random.default_rng(2).normal(size=(images, len(energies)))
     statistic = fit_statistic(replace(evidence, channels=channels), (*evidences.NAMES, *energies), evidences.GRID)
     assert statistic.whole is not None
     new = statistic.statistics(
         replace(
-            evidences.evidence(30, 3, gradients=False),
+            evidences.evidence(30, 3),
             channels=np.random.default_rng(4).normal(size=(30, len(energies))),
         )
     )

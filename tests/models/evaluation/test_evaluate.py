@@ -185,30 +185,13 @@ def test_finished_sets_are_not_scored_again(
     assert whole.columns[0].name == scores_module.COMBINED
 
 
-@pytest.fixture(scope="module")
-def plain(digits: Scorer, store: DatasetStore) -> tuple[EvaluationReport, list[tuple[int, int]]]:
-    """An evaluation against `few` without gradients, and its progress."""
+def test_progress_counts_every_image_once(digits: Scorer, store: DatasetStore) -> None:
     seen: list[tuple[int, int]] = []
     wanted = subject(digits, store, "digits", against=["few"])
-    return evaluate(wanted, lambda _label, done, total: seen.append((done, total))), seen
-
-
-def test_progress_counts_every_image_once(plain: tuple[EvaluationReport, list[tuple[int, int]]]) -> None:
-    seen = plain[1]
+    evaluate(wanted, lambda _label, done, total: seen.append((done, total)))
     assert seen[0] == (0, 112)
     assert seen[-1] == (112, 112)
     assert seen == sorted(seen)
-
-
-def test_gradients_are_compared_when_asked_and_change_nothing_else(
-    digits: Scorer, store: DatasetStore, plain: tuple[EvaluationReport, list[tuple[int, int]]]
-) -> None:
-    found = evaluate(subject(digits, store, "digits", against=["few"], thorough=True))
-    names = [one.name for one in found.columns]
-    assert names[:3] == ["combined", "thorough", "gradient-family"]
-    results = {one.score: one for one in found.sets[0].results}
-    for one in plain[0].sets[0].results:
-        assert results[one.score] == one
 
 
 def test_what_makes_no_sense_is_refused(digits: Scorer, store: DatasetStore) -> None:

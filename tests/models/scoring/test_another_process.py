@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.errors import ImageError
 from models.registry.registry import ZOO
 from models.scorer import Scorer
 from tests.models.helpers import half_with_noise
@@ -54,11 +53,8 @@ for name in ("compress", "compressobj", "decompress", "decompressobj", "crc32"):
     setattr(zlib, name, refuse)
 PIL.Image.Image.save = PIL.Image.open = PIL.Image.fromarray = refuse
 answer["verdicts"] = [
-    [
-        [one.p_value, one.statistic, [reason.text for reason in one.reasons]]
-        for one in scorer.anomalies(scorer.score_each(images, gradients=gradients))
-    ]
-    for gradients in (False, True)
+    [one.p_value, one.statistic, [reason.text for reason in one.reasons]]
+    for one in scorer.anomalies(scorer.score(images))
 ]
 print(json.dumps(answer))
 """
@@ -128,11 +124,9 @@ def test_a_pickled_scorer_gives_the_same_bits(
 def test_verdicts_are_the_same_without_any_compressor(
     answer: dict[str, Any], scorer: Scorer, images: NDArray[np.uint8]
 ) -> None:
-    for gradients, there in zip((False, True), answer["verdicts"], strict=True):
-        scored = scorer.score_each(images, gradients=gradients)
-        here = scorer.anomalies([one for one in scored if not isinstance(one, ImageError)])
-        assert len({one.p_value for one in here}) > 1
-        for (p_value, statistic, texts), one in zip(there, here, strict=True):
-            assert p_value == one.p_value
-            assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
-            assert texts == [reason.text for reason in one.reasons]
+    here = scorer.anomalies(scorer.score(images))
+    assert len({one.p_value for one in here}) > 1
+    for (p_value, statistic, texts), one in zip(answer["verdicts"], here, strict=True):
+        assert p_value == one.p_value
+        assert statistic == pytest.approx(one.statistic, rel=STATISTICS)
+        assert texts == [reason.text for reason in one.reasons]

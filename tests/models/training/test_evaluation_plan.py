@@ -8,19 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from models.anomaly.fitting.calibrate import FISHER, calibrate
-from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.gradients import passes
 from models.artifacts.manifest import read_manifest
 from models.datasets import Dataset, load_dataset
 from models.scorer import Scorer
 from models.training import evaluation_plan as module
-from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft, ImageSeconds
+from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft
 from models.training.presets import find_preset
 from models.training.run import train
-from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.training.runs import TORCH, small_digits
 
 DIGITS = load_dataset("mnist-mini", None)
@@ -37,26 +32,17 @@ def digits(statistics: int, calibration: int, test: int) -> Dataset:
 
 
 def test_the_images_fit_the_time_left() -> None:
-    whole = EvaluationPlan.whole(digits(5000, 5000, 10_000), ImageSeconds(score=0.002, gradients=0.02))
-    assert whole.total_seconds == pytest.approx(20_000 * 0.002 + 4_500 * 0.02)
+    whole = EvaluationPlan.whole(digits(5000, 5000, 10_000), 0.002)
+    assert whole.total_seconds == pytest.approx(20_000 * 0.002)
     assert whole.within(200) == whole
-    half = whole.within(65)
-    assert 62 < half.total_seconds <= 65
+    half = whole.within(20)
+    assert 19 < half.total_seconds <= 20
     assert half.images["test"] == pytest.approx(5000, abs=30)
-    fewest = {"statistics": 300, "calibration": 400, "test": 200}
-    least = {**fewest, FISHER: 64, "statistics, gradients": 200, "calibration, gradients": 200}
-    assert whole.within(900 * 0.002 + 464 * 0.02 + 0.01).images == least
-    few = EvaluationPlan.whole(digits(50, 60, 70), ImageSeconds(0.002, 0.02))
+    least = {"statistics": 300, "calibration": 400, "test": 200}
+    assert whole.within(900 * 0.002 + 0.01).images == least
+    assert whole.within(-3).images == least
+    few = EvaluationPlan.whole(digits(50, 60, 70), 0.002)
     assert few.within(few.total_seconds).images["test"] == 70
-
-
-def test_without_time_for_gradients_they_are_left_out() -> None:
-    whole = EvaluationPlan.whole(digits(5000, 5000, 10_000), ImageSeconds(score=0.002, gradients=0.5))
-    without = whole.within(30)
-    assert not without.has_gradients
-    assert without.total_seconds == pytest.approx(30, rel=0.02)
-    assert without.gradient_images.fisher == 0
-    assert whole.within(-3).images == {"statistics": 300, "calibration": 400, "test": 200}
 
 
 def test_the_images_taken_are_spread_over_the_part() -> None:
@@ -64,7 +50,7 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
     dataset = digits(1000, 1000, 600)
     numbered = np.zeros((1000, 1, 28, 28), np.uint8)
     numbered[:, 0, 0, 0], numbered[:, 0, 0, 1] = np.divmod(np.arange(1000), 256)
-    plan = EvaluationPlan({"statistics": 1000, "calibration": 400, "test": 600}, {})
+    plan = EvaluationPlan({"statistics": 1000, "calibration": 400, "test": 600}, 0.0)
     statistics, calibration, _ = plan.part_of(replace(dataset, calibration=numbered))
     assert statistics is dataset.statistics
     numbers = calibration[:400][:, 0, 0, 0].astype(int) * 256 + calibration[:400][:, 0, 0, 1]
@@ -72,44 +58,10 @@ def test_the_images_taken_are_spread_over_the_part() -> None:
     assert np.abs(numbers - np.linspace(0, 999, 400)).max() <= 1
 
 
-@pytest.mark.parametrize("counts", [{}, {"statistics": 120, "calibration": 96}])
-def test_gradients_are_those_of_images_from_the_whole_part(
-    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]
-) -> None:
-    """Images are sorted by path: the first 30 of 240 may all be of one folder."""
-    seen: list[NDArray[np.integer]] = []
-
-    def recorded(images: NDArray[np.uint8], digest: str) -> NDArray[np.float32]:
-        seen.append(images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 0, 1])
-        return dequantise(images, digest)
-
-    monkeypatch.setattr(passes, "dequantise", recorded)
-    dataset = digits(240, 240, 0)
-    dataset = replace(dataset, calibration=np.ascontiguousarray(dataset.calibration[:][:, :, ::-1]))  # no copies
-    for part in (dataset.statistics, dataset.calibration):
-        assert isinstance(part, np.ndarray)
-        part[:, 0, 0, 0], part[:, 0, 0, 1] = np.divmod(np.arange(240), 256)
-    few = {FISHER: 16, "statistics, gradients": 30, "calibration, gradients": 30}
-    plan = EvaluationPlan({"statistics": 240, "calibration": 240, "test": 0, **few, **counts}, {})
-    statistics, calibration, _ = plan.part_of(dataset)
-    calibrate(
-        scorer.density,
-        ReferenceImages("numbered", "0" * 64, statistics, calibration),
-        dataset.statistics[0],
-        lambda _part, _done, _images: None,
-        flow=scorer.flows,
-        most=plan.gradient_images,
-    )
-    together = np.concatenate(seen)
-    assert len(together) == 16 + 30 + 30
-    for numbers in np.split(together, [16, 46]):
-        assert np.abs(numbers - np.linspace(0, 239, len(numbers))).max() <= 3
-
-
 def test_time_left_follows_the_speed_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    progress = EvaluationTimeLeft(EvaluationPlan({"statistics": 100, "test": 300}, {"statistics": 0.1, "test": 0.1}), 5)
+    progress = EvaluationTimeLeft(EvaluationPlan({"statistics": 100, "test": 300}, 0.1), 5)
     now[0] = 20.0  # twice as long as expected
     assert progress.seconds_left("statistics", 100) == pytest.approx(30 * 2 + 5)
     now[0] = 80.0

@@ -33,7 +33,7 @@ def evaluating(retry_of: str | None = None) -> Job:
         queue=Queue.SCORE,
         model=MODEL,
         dataset="mnist-mini",
-        parameters={"against": AGAINST, "images": 40},
+        parameters={"against": AGAINST, "images": 40, "thorough": True},  # as earlier versions had it
         retry_of=retry_of,
         created_at=datetime.now(UTC),
     )
@@ -70,7 +70,9 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     assert real.run(again.id) is Outcome.SUCCEEDED
     folder = settings.jobs_dir / again.id
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert f"goes on from the scores of job {job.id}" in [event.get("message") for event in events]
+    messages = [event.get("message") for event in events]
+    assert f"goes on from the scores of job {job.id}" in messages
+    assert "verdicts with gradients have been removed: the model is evaluated without them" in messages
     result = store.get(again.id).result or {}
     assert list(result["auroc"]) == AGAINST
     report = EvaluationReport.model_validate_json((folder / "report.json").read_bytes())

@@ -118,7 +118,8 @@ export class Calibrations {
         <td class="num" data-label="smallest alpha">${brief(entry.smallest_p, 2)}</td>
         <td class="small" data-label="created">${moment(entry.created)}${entry.job ? html` <a href="#/train/${entry.job}">job</a>` : nothing}</td>`}
       <td>${entry.active || entry.problem ? nothing : html`<button aria-label="Compare calibration ${entry.number}" @click=${() => this.comparison.open(entry.number)}>Compare</button>`}</td></tr>
-      ${entry.reason ? html`<tr class="remark"><td colspan="8" class="small break">${entry.number}, when it was made: ${entry.reason}</td></tr>` : nothing}`;
+      ${entry.reason ? html`<tr class="remark"><td colspan="8" class="small break">${entry.number}, when it was made: ${entry.reason}</td></tr>` : nothing}
+      ${entry.warning ? html`<tr class="remark"><td colspan="8" class="small break">${entry.number}, ${entry.warning}</td></tr>` : nothing}`;
     return html`<div class="scroll"><table class="rows calibrations">
       <thead><tr><th>number</th><th>dataset</th><th class="num">calibration images</th><th class="num">reference images</th><th>precision</th><th class="num">smallest alpha</th><th>created</th><th><span class="sr-only">actions</span></th></tr></thead>
       <tbody>${repeat(this.calibrations, (entry) => entry.number, line)}</tbody></table></div>`;

@@ -32,7 +32,7 @@ export class EvaluationForm {
     const against = fields.getAll("against");
     const masks = Object.fromEntries(against.map((name) => [name, fields.get(`masks-${name}`)]).filter(([, name]) => name));
     const parameters = {
-      against, masks, corruptions: fields.has("corruptions"), adapt: fields.has("adapt"), thorough: fields.has("thorough"),
+      against, masks, corruptions: fields.has("corruptions"), adapt: fields.has("adapt"),
       images: Number(fields.get("images")),
     };
     [this.busy, this.refused] = [true, null];
@@ -56,11 +56,6 @@ export class EvaluationForm {
     if (!others.length) return nothing;
     return html`<div class="field"><label for="masks-${name}">Masks of the defects of ${name}</label><select id="masks-${name}" name="masks-${name}" @change=${choose}>
       <option value="" .selected=${live(chosen === "")}>none</option>${others.map((dataset) => html`<option .selected=${live(dataset.name === chosen)}>${dataset.name}</option>`)}</select></div>`;
-  }
-
-  /** Whether the model has features, and so no evidence of gradients. */
-  get hasFeatures() {
-    return ["features", "hybrid"].includes(this.subject.detail.manifest.architecture.family);
   }
 
   /** Whether a dataset is chosen as anomalous images and can be taken. */
@@ -91,8 +86,7 @@ export class EvaluationForm {
             ${anomalies.filter((dataset) => this.isChosen(dataset)).map(({ name }) => this.maskChoice(name))}
             <label class="check"><input type="checkbox" name="corruptions" .checked=${live(this.corruptions)} @change=${(event) => { this.corruptions = event.target.checked; this.redraw(); }}> normal images with graded corruptions</label></div></fieldset>
           <fieldset><legend>Options</legend><div class="stack">
-            <label class="check"><input type="checkbox" name="adapt" .checked=${live(this.adapt)} @change=${convert}> convert size and colour</label>
-            ${this.hasFeatures ? nothing : html`<label class="check"><input type="checkbox" name="thorough"> include gradients (several times slower)</label>`}</div></fieldset>
+            <label class="check"><input type="checkbox" name="adapt" .checked=${live(this.adapt)} @change=${convert}> convert size and colour</label></div></fieldset>
         </div>
         ${refusal(this.refused)}
         ${submit("Evaluate", this.datasets.missing(normal, "normal images") ?? this.withoutAnomalies(anomalies), this.busy, this.submitted)}

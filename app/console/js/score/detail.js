@@ -70,7 +70,7 @@ function reason({ share, text, feature, z }) {
   const percent = Math.round(100 * share);
   return html`<li><span>${text}</span>
     <span class="bar" aria-hidden="true"><i .style=${`width: ${percent}%`}></i></span>
-    <span class="faint small">${percent} % of the evidence, ${feature === "gradients" || feature.startsWith("feature-") ? `${fixed(z, 1)} nats` : `z-score ${fixed(z, 1)}`}</span></li>`;
+    <span class="faint small">${percent} % of the evidence, ${feature.startsWith("feature-") ? `${fixed(z, 1)} nats` : `z-score ${fixed(z, 1)}`}</span></li>`;
 }
 
 function regionsText({ heat_map, anomaly }) {

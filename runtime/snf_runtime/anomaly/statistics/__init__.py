@@ -1,1 +1,1 @@
-"""Anomaly statistics of images: whole-image, local and gradient statistics, and their combination."""
+"""Anomaly statistics of images: whole-image, local and feature statistics, and their combination."""

@@ -21,10 +21,10 @@ from snf_runtime.scoring.grid import regions
 
 Array = NDArray[np.float64]
 
-EvidenceKind = Literal["whole", "local", "features", "gradients"]
-"""A group of statistics with a p-value of its own: of the whole image, of regions, of features, of gradients."""
-WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0, "gradients": 0.25}
-"""Weights of the groups, before they are scaled to the sum 1. Regions and gradients detect fewer anomalies."""
+EvidenceKind = Literal["whole", "local", "features"]
+"""A group of statistics with a p-value of its own: of the whole image, of regions, of features."""
+WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0}
+"""Weights of the groups, before they are scaled to the sum 1. Regions detect fewer anomalies."""
 TYPICAL = math.log(2)
 """The median of -ln p of images that are like those to which a group was fitted, in nats."""
 
@@ -163,7 +163,7 @@ class Statistic:
         """Return the negative log p-values of each image, one for each group (family) of anomaly statistics.
 
         The groups are statistics of the whole image, of regions and of features, as far as the calibration has them.
-        Gradients are not included. The shape is ``(N, kinds)``, in nats.
+        The shape is ``(N, kinds)``, in nats.
 
         The columns are those of :attr:`kinds`.
         """
