@@ -78,7 +78,7 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     done = store.get(job.id)
     made = {"model": "digits", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 51}
     assert (done.result, done.attempts) == (made | {"active": True, "reason": None}, 2)
-    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (250, 250, 1)
+    assert (done.progress["step"], done.progress["steps"], done.progress["fraction"]) == (100, 100, 1)
     record = calibrations.record(1)
     assert (record.job, record.summary.dataset, record.summary.statistics_images) == (job.id, "mnist-mini", 50)
     assert calibrations.active() == 1
