@@ -41,7 +41,7 @@ def queued(client: httpx.Client) -> int:
     [
         ("samples?n=256&format=json", 0),
         ("audit?n=16", 0),
-        ("score?explain=true", 32),
+        ("score?explain=true&draws=8", 64),
         ("score?draws=128", 4),
         ("score", 512),
     ],

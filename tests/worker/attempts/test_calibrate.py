@@ -12,6 +12,7 @@ import pytest
 from models.datasets import DatasetStore, Source
 from models.registry.calibrations import NOT_ASKED, CalibrationStore
 from models.registry.registry import Registry
+from tests.end_to_end.support.processes import told_to_stop
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
@@ -94,12 +95,19 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
 
 
 def test_one_that_is_cancelled_publishes_nothing(
-    real: Supervisor, store: JobStore, settings: Settings, calibrations: CalibrationStore
+    real: Supervisor, store: JobStore, settings: Settings, calibrations: CalibrationStore, forked: ForkServer
 ) -> None:
     job, _ = store.create(calibrating())
     thread, outcomes = in_background(real, job)
     await_scoring(settings, job)
-    store.request_cancel(job.id)
+    # It scores nothing until it is asked to end: the rest takes less time than that.
+    attempt = forked.pids[str(settings.jobs_dir / job.id)]
+    os.kill(attempt, signal.SIGSTOP)
+    try:
+        store.request_cancel(job.id)
+        until(lambda: told_to_stop(attempt), 60)
+    finally:
+        os.kill(attempt, signal.SIGCONT)
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert calibrations.numbers() == [0]
