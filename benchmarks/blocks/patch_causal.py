@@ -22,7 +22,7 @@ UP_TO = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 class CausalNet(CouplingNet):
     """Network of a coupling whose 3x3 kernels see earlier patches alone: the first one strictly earlier ones."""
 
-    def _convolutions(self, x: Tensor) -> Tensor:
+    def _convolutions(self, x: Tensor, _context: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             hidden = F.conv2d(x, self.first.weight * BEFORE, self.first.bias, padding=1)
             hidden = F.relu(hidden if self.place is None else hidden + self.place)
