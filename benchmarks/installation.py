@@ -30,7 +30,7 @@ MODULES = {
     "worker.runtime.main": "worker",
     "app.server": "service",
     "worker.attempts.train": "trainer",
-    "worker.sandbox.ingest": "reader",
+    "worker.sandbox.datasets:read_files": "reader",
     "app.cli.main": "launcher",
 }
 

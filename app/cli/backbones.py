@@ -136,11 +136,11 @@ def add(
         raise fail(f"expected {LITE0.name} alone, or another name with --onnx and --description; got {name}", USAGE)
     with _store() as store, nullcontext() if quiet else spinner(f"adding {name}"):
         if onnx is None or description is None:
-            from worker.sandbox.convert_lite0_backbone import add_lite0
+            from worker.sandbox.backbones import add_lite0
 
             backbone, added = LITE0, add_lite0(store)
         else:
-            from worker.sandbox.check_onnx_backbone import add_onnx
+            from worker.sandbox.backbones import add_onnx
 
             backbone, added = add_onnx(store, name, onnx, description.read_bytes())
     if as_json:

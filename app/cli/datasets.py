@@ -187,7 +187,7 @@ def contact_sheet(
 def _create(settings: Settings, name: str, paths: list[Path], near_duplicates: NearDuplicates) -> DatasetDetail:
     from models.datasets import Source
     from snf_client.local_files import split_paths
-    from worker.sandbox.ingest import ingest
+    from worker.sandbox.datasets import ingest
 
     images, archives = split_paths(paths)
     sources = [Source(path, image_name) for image_name, path in images.items()]
@@ -212,7 +212,7 @@ def _upload(url: str, key: str | None, name: str, paths: list[Path], near_duplic
 
 def _refer(settings: Settings, name: str, location: str, column: str | None, inspect: bool) -> DatasetDetail:
     from models.locations.location import Location
-    from worker.sandbox.refer import LOCAL_SECONDS, refer
+    from worker.sandbox.datasets import LOCAL_SECONDS, refer
 
     with error_messages():
         place = Location.parse(location)

@@ -17,8 +17,7 @@ from models.atomic_files import make_folder
 from models.datasets import DatasetStore
 from models.datasets.ingest.limits import DiskQuota
 from models.locations.allowed import allowed_location
-from worker.sandbox.ingest import ingest
-from worker.sandbox.refer import refer
+from worker.sandbox.datasets import ingest, refer
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from models.atomic_files import locked
 from models.features.store import BackboneStore
 from tests.support.onnx_files import attribute, model, node
 from tests.support.paths import shared_folder
-from worker.sandbox.convert_lite0_backbone import add_lite0
+from worker.sandbox.backbones import add_lite0
 
 TINY: dict[str, Any] = {
     "mean": [127.0, 127.0, 127.0],

@@ -65,7 +65,6 @@ def test_large_blocks_are_memory_of_their_own(tune: str, blocks: int) -> None:
 
 IN_CLI = "import app.cli.main as cli\ncli._run = lambda: __import__('torch')\ncli.main()"
 IN_ATTEMPT = "from worker.attempts.attempt import prepare_process\nprepare_process()\nimport torch"
-IN_SANDBOX = "from worker.sandbox.work import do_limited\ndo_limited(lambda order, progress: bool(__import__('torch')))"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +72,7 @@ IN_SANDBOX = "from worker.sandbox.work import do_limited\ndo_limited(lambda orde
     [
         ["-c", IN_CLI],
         ["-c", IN_ATTEMPT],
-        ["-c", IN_SANDBOX],
+        ["-m", "worker.sandbox.process", "tests.worker.support.limited_child:use_torch"],
         ["-m", "worker.runtime.lifeline", "timeit", "-n1", "-r1", "import torch"],
     ],
     ids=["command line", "attempt", "sandbox", "service and worker"],
@@ -82,7 +81,7 @@ IN_SANDBOX = "from worker.sandbox.work import do_limited\ndo_limited(lambda orde
 def test_openmp_threads_sleep_while_they_wait(arguments: list[str], given: str | None, tmp_path: Path) -> None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     variables |= {"OMP_DISPLAY_ENV": "TRUE", "SNF_HOME": str(tmp_path)} | ({"OMP_WAIT_POLICY": given} if given else {})
-    order = {"limits": {"memory_bytes": 2**34, "cpu_s": 60}, "order": None}
+    order = {"limits": {"memory_bytes": 2**34, "cpu_s": 60, "wall_s": 60}, "order": None}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -20,7 +20,7 @@ from worker.jobs.event_log import EventLog
 from worker.jobs.store import JobStore
 from worker.process_tuning import tune_process
 from worker.runtime.process import ExitCode
-from worker.sandbox.work import limit_memory, prefer_oom_kill
+from worker.sandbox.process import limit_memory, prefer_oom_kill
 from worker.settings import Settings, load_settings
 
 if TYPE_CHECKING:

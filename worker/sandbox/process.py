@@ -1,9 +1,11 @@
-"""Child processes that read untrusted files under limits, and answer with JSON messages."""
+"""Tasks on untrusted files, run in child processes under limits: ``python -m worker.sandbox.process MODULE:TASK``."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -13,22 +15,39 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from models.disk_space import storage_errors
 from models.errors import ErrorKind, ModelsError
-from worker.runtime.lifeline import Lifeline
+from worker.process_tuning import tune_process
+from worker.runtime.lifeline import Lifeline, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.5
 """Longest time in seconds between two calls of ``progress``."""
+PROGRESS_S = 0.1
+"""Shortest time in seconds between two messages of progress."""
 MAX_MESSAGE_BYTES, MAX_LOG_BYTES = 2**20, 2**12
 """Largest size of a message, and of the end of stderr that is kept."""
+NICENESS = 10
+GRACE_CPU_S = 5
+"""Processor time in seconds between the signal at the limit and the kill."""
+OOM_SCORE_ADJ = 900
+"""Adjustment of the out-of-memory score, at most 1000: killed before worker, broker and service."""
 INHERITED = {
     "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "SNF_HOME",
 }  # fmt: skip
 """Environment variables that the process inherits; all others might hold keys or passwords."""
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Function that gets the number of finished units and the number of all units."""
+Task = Callable[[Any, Progress], Any]
+"""Function at the top of a module, which the child imports; order and result are JSON values."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +81,33 @@ class ProcessDied(Exception):
         self.by_signal = by_signal
 
 
-def run_limited(
-    module: str,
+def run_sandboxed(
+    task: Task,
     order: object,
     limits: ProcessLimits,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = lambda _done, _total: None,
     variables: Mapping[str, str] | None = None,
 ) -> Any:
-    """Run a module that calls ``do_limited``; raise ``RelayedError``, ``LimitExceeded`` or ``ProcessDied``."""
+    """Return ``task(order)`` of a child process; raise ``RelayedError``, ``LimitExceeded`` or ``ProcessDied``.
+
+    An error of ``progress`` ends the process. ``variables`` are added to its environment.
+    """
+    environment = {name: os.environ[name] for name in INHERITED & os.environ.keys()} | dict(variables or {})
+    lifeline = Lifeline()
     with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
         given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
         given.seek(0)
-        lifeline = Lifeline()
         with lifeline.passed():
-            process = _start(module, given.fileno(), lifeline, variables or {})
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker.sandbox.process", f"{task.__module__}:{task.__name__}"],
+                stdin=given.fileno(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=ROOT,
+                env=environment | {"OMP_NUM_THREADS": "1"} | lifeline.environment,
+                pass_fds=(lifeline.fd,),
+                start_new_session=True,
+            )
     try:
         with process:
             try:
@@ -89,37 +121,20 @@ def run_limited(
         lifeline.close()
 
 
-def _start(module: str, given: int, lifeline: Lifeline, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    environment = {name: os.environ[name] for name in INHERITED & os.environ.keys()} | dict(variables)
-    return subprocess.Popen(
-        [sys.executable, "-m", module],
-        stdin=given,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"} | lifeline.environment,
-        pass_fds=(lifeline.fd,),
-        start_new_session=True,
-    )
-
-
 class _OutputReader:
     """Reader of both outputs of a process until it ends."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], limits: ProcessLimits, progress: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], limits: ProcessLimits, progress: Progress) -> None:
         self._process = process
         self._limits = limits
         self._progress = progress
         self._deadline = time.monotonic() + limits.wall_s
-        self._said = b""
-        self._log = b""
+        self._unread = self._log = b""
         self._at = (0, 0)
         self._message: Any = None
 
     def answer(self) -> Any:
-        """Return the result; raise the errors of ``run_limited``."""
+        """Return the result; raise the errors of ``run_sandboxed``."""
         self._read_all()
         match self._message:
             case {"result": result}:
@@ -148,8 +163,8 @@ class _OutputReader:
                     raise self._too_long()
 
     def _take(self, data: bytes) -> None:
-        *lines, self._said = (self._said + data).split(b"\n")
-        if len(self._said) > MAX_MESSAGE_BYTES:
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        if len(self._unread) > MAX_MESSAGE_BYTES:
             raise ProcessDied(f"its answer is longer than {MAX_MESSAGE_BYTES} bytes", by_signal=False)
         for line in lines:
             match json.loads(line):
@@ -175,3 +190,90 @@ class _OutputReader:
 
     def _too_long(self) -> LimitExceeded:
         return LimitExceeded(f"more than {self._limits.wall_s:g} s")
+
+
+def limit_memory(most: int | None) -> None:
+    """Limit the bytes of memory that this process can allocate, on Linux."""
+    if most is not None:
+        _lower_limit(resource.RLIMIT_DATA, most, most)
+
+
+def _lower_limit(kind: int, soft: int, hard: int) -> None:
+    """Set a resource limit of this process, but never above its present hard limit."""
+    _, inherited = resource.getrlimit(kind)
+    if inherited != resource.RLIM_INFINITY:
+        soft, hard = min(soft, inherited), min(hard, inherited)
+    try:
+        resource.setrlimit(kind, (soft, hard))
+    except (ValueError, OSError) as problem:
+        log.warning("the system refuses to set resource limit %d to %d: %s", kind, soft, problem)
+
+
+def prefer_oom_kill() -> None:
+    """Make the Linux kernel kill this process and its children first when memory runs out."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
+    except OSError as problem:
+        log.debug("the kernel has no out-of-memory score: %s", problem)
+
+
+def main() -> None:
+    """Set the limits of this process, then import and run the task on the command line."""
+    os.nice(NICENESS)
+    tune_process()
+    watch(lambda _message: None, lambda: os.killpg(0, signal.SIGKILL))
+    given = json.load(sys.stdin.buffer)
+    limits = ProcessLimits(**given["limits"])
+    limit_memory(limits.memory_bytes)
+    prefer_oom_kill()
+    _lower_limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + GRACE_CPU_S)
+    _lower_limit(resource.RLIMIT_CORE, 0, 0)
+    # Other output of the process must not mix with the answers.
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    progress = _ProgressWriter(answers)
+    answer = _answer(sys.argv[1], given["order"], progress)
+    progress.write()
+    _write(answers, answer)
+
+
+class _ProgressWriter:
+    """Writer of progress messages, a few a second, and of the last one."""
+
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+        self._written = 0.0
+        self._at = (0, 0)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._at = done, total
+        if time.monotonic() - self._written > PROGRESS_S:
+            self.write()
+
+    def write(self) -> None:
+        self._written = time.monotonic()
+        _write(self._answers, {"progress": self._at})
+
+
+def _answer(task: str, order: Any, progress: Progress) -> dict[str, Any]:
+    module, _, name = task.partition(":")
+    try:
+        with storage_errors():
+            return {"result": getattr(import_module(module), name)(order, progress)}
+    except ModelsError as error:
+        problem = {"slug": error.slug, "title": error.title, "kind": error.kind, "detail": error.detail}
+        return {"problem": problem}
+    except MemoryError:
+        return {"limit": "memory"}
+
+
+def _write(answers: int, message: dict[str, Any]) -> None:
+    data = memoryview(json.dumps(message).encode() + b"\n")
+    while data:
+        data = data[os.write(answers, data) :]
+
+
+if __name__ == "__main__":
+    from worker.sandbox import process as sandbox  # noqa: PLW0406 - the one whose errors tasks import
+
+    sandbox.main()

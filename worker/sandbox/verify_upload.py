@@ -1,17 +1,19 @@
-"""Check of an uploaded model in a child process, ``python -m worker.sandbox.verify_upload``."""
+"""Check of an uploaded model, whose files only a sandboxed process opens."""
 
-# ruff: noqa: PLC0415 - heavy imports wait until the limits are set
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from PIL import Image
+
+from models.artifacts.files import CARD, NAMES, SAMPLES, read_file
+from models.artifacts.manifest import FILE, read_manifest
 from models.errors import ArtifactRefused, ModelsError
-from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
-from worker.sandbox.work import do_limited
+from models.scorer import Scorer
+from models.scoring.options import EngineOptions
+from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, Progress, run_sandboxed
 
 SECONDS = 300
 """Largest real time and largest processor time in seconds."""
@@ -22,12 +24,12 @@ MAX_PIXELS = 2**24
 log = logging.getLogger(__name__)
 
 
-def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], None]) -> None:
+def verify_upload(folder: Path, backbones: Path, progress: Progress) -> None:
     """Raise ``ArtifactRefused`` if an uploaded model cannot be loaded; an error of ``progress`` stops the check."""
     memory = BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir())
     try:
-        order = {"folder": os.fspath(folder), "backbones": os.fspath(backbones)}
-        problem = run_limited("worker.sandbox.verify_upload", order, ProcessLimits(memory, SECONDS, SECONDS), progress)
+        order = [os.fspath(folder), os.fspath(backbones)]
+        problem = run_sandboxed(load_model, order, ProcessLimits(memory, SECONDS, SECONDS), progress)
     except LimitExceeded as error:
         raise ArtifactRefused(f"loading the model takes {error}") from error
     except ProcessDied as error:
@@ -37,11 +39,14 @@ def verify_upload(folder: Path, backbones: Path, progress: Callable[[int, int], 
         raise ArtifactRefused(problem)
 
 
+def load_model(order: list[str], _progress: Progress) -> str | None:
+    """Return the problem of an uploaded model, in the sandboxed process."""
+    return find_problem(*map(Path, order))
+
+
 def find_problem(folder: Path, backbones: Path) -> str | None:
     """Return a phrase that says why an uploaded model cannot be used, or None."""
-    from models.devices import lack_of_memory
-    from models.scorer import Scorer
-    from models.scoring.options import EngineOptions
+    from models.devices import lack_of_memory  # noqa: PLC0415 - imports PyTorch, which only the sandboxed process needs
 
     try:
         check_files(folder)
@@ -58,11 +63,6 @@ def find_problem(folder: Path, backbones: Path) -> str | None:
 
 def check_files(folder: Path) -> None:
     """Raise ``ModelsError`` unless manifest, model card and a density model's sample picture are valid."""
-    from PIL import Image
-
-    from models.artifacts.files import CARD, NAMES, SAMPLES, read_file
-    from models.artifacts.manifest import FILE, read_manifest
-
     manifest = read_manifest(folder)
     has_samples = manifest.architecture.kind == "density"
     listed, expected = manifest.files.keys(), set(NAMES) - {FILE} - (set() if has_samples else {SAMPLES})
@@ -81,11 +81,3 @@ def check_files(folder: Path) -> None:
                 f"{SAMPLES} may have {MAX_PIXELS} pixels at most, got {picture.width} x {picture.height}"
             )
         picture.load()
-
-
-def _check(order: Any, _progress: Callable[[int, int], None]) -> str | None:
-    return find_problem(Path(order["folder"]), Path(order["backbones"]))
-
-
-if __name__ == "__main__":
-    do_limited(_check)

@@ -12,7 +12,7 @@ from models.features.lite0 import BLOCKS, LITE0, Arrays, fold_normalisations, we
 from models.features.lite0_check import LOGITS, SIDE, check_image, check_weights
 from models.features.lite0_network import Lite0Network
 from models.features.store import BackboneStore
-from worker.sandbox.convert_lite0_backbone import package_file
+from worker.sandbox.backbones import package_file
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from models.errors import BackboneUnfit, ModelsError
 from models.features.store import BackboneStore
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.onnx_files import attribute, model, node
-from worker.sandbox import check_onnx_backbone as module
-from worker.sandbox.check_onnx_backbone import add_onnx, described
+from worker.sandbox import backbones as module
+from worker.sandbox.backbones import add_onnx, described
 from worker.sandbox.process import ProcessLimits
 
 SHA256 = "0" * 64
@@ -36,7 +36,7 @@ def add(store: BackboneStore, content: bytes, **changes: Any) -> bool:
 def test_a_good_file_is_added_once(store: BackboneStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert add(store, tiny_onnx())
     assert store.find("tiny").model_dump(mode="json", include=TINY.keys()) == TINY
-    monkeypatch.setattr(module, "run_limited", None)
+    monkeypatch.setattr(module, "run_sandboxed", None)
     assert not add(store, tiny_onnx())
 
 
@@ -123,7 +123,7 @@ def test_a_network_for_a_single_size_is_refused(store: BackboneStore) -> None:
 
 @pytest.mark.usefixtures("new_sandboxes")
 def test_over_a_limit_nothing_is_stored(store: BackboneStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SECONDS", 1)
+    monkeypatch.setattr(module, "ONNX_SECONDS", 1)
     monkeypatch.setattr(
         module, "ProcessLimits", lambda memory, cpu_s, wall_s: ProcessLimits(memory, cpu_s, wall_s / 10)
     )

@@ -12,8 +12,8 @@ import torch
 from models.errors import BackboneMissing, BackboneUnfit, ModelsError
 from models.features.lite0 import LITE0
 from models.features.store import BackboneStore
-from worker.sandbox import convert_lite0_backbone as module
-from worker.sandbox.convert_lite0_backbone import add_lite0, convert, package_file
+from worker.sandbox import backbones as module
+from worker.sandbox.backbones import add_lite0, convert, package_file
 from worker.sandbox.process import ProcessLimits
 
 
@@ -54,7 +54,7 @@ def test_damaged_weights_are_converted_again_to_the_same_bytes_once(
     content = store.verified(store.find(LITE0.name))
     assert hashlib.sha256(content).hexdigest() == LITE0.sha256
     assert content == first
-    monkeypatch.setattr(module, "run_limited", None)
+    monkeypatch.setattr(module, "run_sandboxed", None)
     assert not add_lite0(store)
 
 
@@ -127,7 +127,7 @@ def test_weights_that_only_the_digest_tells_apart_are_refused(
 
 @pytest.mark.usefixtures("new_sandboxes")
 def test_over_a_limit_nothing_is_stored(store: BackboneStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LIMITS", ProcessLimits(2**32, 60, 0.2))
+    monkeypatch.setattr(module, "LITE0_LIMITS", ProcessLimits(2**32, 60, 0.2))
     with pytest.raises(BackboneUnfit, match=r"converting efficientnet-lite0-57934424\.pth takes more than 0\.2 s"):
         add_lite0(store)
     assert store.names() == []

@@ -11,8 +11,8 @@ from models.datasets import DatasetStore, Source
 from models.errors import DatasetRefused, ErrorKind, ModelsError
 from tests.models.datasets.hostile_files import white_images
 from tests.models.datasets.sample_files import mixed, npz, pngs, source, tarred, zipped
-from worker.sandbox import ingest as module
-from worker.sandbox.ingest import ingest
+from worker.sandbox import datasets as module
+from worker.sandbox.datasets import ingest
 from worker.sandbox.process import ProcessLimits
 from worker.settings import Settings
 

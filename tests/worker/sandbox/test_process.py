@@ -13,24 +13,24 @@ import pytest
 from models.errors import ErrorKind, ModelsError
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import alive, until
-from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
-from worker.sandbox.work import NICENESS
+from tests.worker.support.limited_child import work
+from worker.sandbox.process import NICENESS, LimitExceeded, ProcessDied, ProcessLimits, run_sandboxed
 
 pytestmark = pytest.mark.usefixtures("new_sandboxes")
 
-MODULE = "tests.worker.support.limited_child"
 LIMITS = ProcessLimits(memory_bytes=512 * 2**20, cpu_s=60, wall_s=60)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts this memory, and has /proc")
 
 PARENT = """
 import sys
-from worker.sandbox.process import ProcessLimits, run_limited
-run_limited(sys.argv[1], {"wait beside a child": sys.argv[2]}, ProcessLimits(2**30, 60, 600))
+from tests.worker.support.limited_child import work
+from worker.sandbox.process import ProcessLimits, run_sandboxed
+run_sandboxed(work, {"wait beside a child": sys.argv[1]}, ProcessLimits(2**30, 60, 600))
 """
 
 
 def run(order: object, limits: ProcessLimits = LIMITS, **options: Any) -> Any:
-    return run_limited(MODULE, order, limits, **options)
+    return run_sandboxed(work, order, limits, **options)
 
 
 def no_more(pids: Path) -> bool:
@@ -69,13 +69,14 @@ def test_the_limit_of_memory() -> None:
 @linux
 def test_a_lower_limit_that_was_inherited_stays() -> None:
     program = (
-        "import resource, sys\n"
-        "from worker.sandbox.process import ProcessLimits, run_limited\n"
+        "import resource\n"
+        "from tests.worker.support.limited_child import work\n"
+        "from worker.sandbox.process import ProcessLimits, run_sandboxed\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (50, 50))\n"
-        "print(run_limited(sys.argv[1], 'limits', ProcessLimits(2**33, 60, 60)))\n"
+        "print(run_sandboxed(work, 'limits', ProcessLimits(2**33, 60, 60)))\n"
     )
-    answer = subprocess.check_output([sys.executable, "-c", program, MODULE], cwd=ROOT, text=True)
+    answer = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
     assert answer.strip() == str({"DATA": [2**31] * 2, "CPU": [50, 50], "CORE": [0, 0]})
 
 
@@ -108,7 +109,7 @@ def test_progress_can_end_it(tmp_path: Path) -> None:
 
 def test_it_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, MODULE, str(pids)], cwd=ROOT)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(pids)], cwd=ROOT)
     until(lambda: pids.exists() and pids.read_text())
     parent.kill()
     parent.wait()

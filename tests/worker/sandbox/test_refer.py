@@ -7,7 +7,7 @@ import pytest
 from models.datasets import DatasetStore
 from tests.support.referenced import digits, put
 from tests.support.s3 import S3Server
-from worker.sandbox.refer import refer
+from worker.sandbox.datasets import refer
 from worker.settings import Settings
 
 

