@@ -28,62 +28,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Progress of a training run, as stored in its checkpoints.
-
-    It has the step, the time and the best validation.
-
-    Attributes:
-        step: Optimiser steps taken. Order and noise of the images follow from it and the seed.
-        elapsed_seconds: Duration of the training, without interruptions.
-        best_step: Step of the best validation, None before the first.
-        best_bits_per_dim: Bits per dimension at the best validation.
-        config_digest: SHA-256 of architecture, configuration and dataset: checkpoints of another digest are ignored.
-        first_bits_per_dim: Bits per dimension of the first report, by which a divergence is recognised; None before it.
-        validation_seconds: The part of ``elapsed_seconds`` that validations took, with previews and checkpoints.
-        first_validation: Bits per dimension of the first finite validation, without suspects; None before it.
-        last_validation: Bits per dimension of the last validation after that one; None before it.
-        last_training: Bits per dimension of training images at the end, measured where the last validation is worse
-            than the first.
-        finished: Whether all steps are taken.
-    """
+    """Progress of a training run, as stored in its checkpoints."""
 
     step: int
-    elapsed_seconds: float
+    elapsed_seconds: float  # without interruptions
     best_step: int | None
     best_bits_per_dim: float | None
-    config_digest: str
-    first_bits_per_dim: float | None = None
-    validation_seconds: float = 0.0
-    first_validation: float | None = None
-    last_validation: float | None = None
-    last_training: float | None = None
-    finished: bool = False
+    config_digest: str  # of architecture, configuration and dataset; others are ignored
+    first_bits_per_dim: float | None = None  # of the first report, by which a divergence is recognised
+    validation_seconds: float = 0.0  # part of ``elapsed_seconds``, with previews and checkpoints
+    first_validation: float | None = None  # finite, bits/dim without suspects
+    last_validation: float | None = None  # None where it was the first
+    last_training: float | None = None  # of training images, if the last validation is worse than the first
+    finished: bool = False  # all steps are taken
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names, without suffix, of the files that make up a checkpoint of this state."""
         return FILES_AT_THE_END if self.finished else FILES
 
 
 def save_checkpoint(
     folder: Path, state: TrainingState, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write a checkpoint of a training run, delete old ones, and return the folder of the new one.
-
-    It is written to ``folder/step-NNNNNNNN``.
-
-    An intact checkpoint of the same step and configuration is left as it is; any other one at this path is replaced.
-    Older checkpoints of the same configuration are deleted, except the two newest and the best.
-
-    Args:
-        folder: Folder of all checkpoints.
-        state: State of the training.
-        modules: Modules by the names of their files.
-        optimizer: Optimiser whose moments are saved.
-
-    Returns:
-        The folder of the checkpoint.
-    """
+    """Write ``step-NNNNNNNN`` unless it is intact there; keep the two newest of this configuration and the best."""
     path = folder / f"step-{state.step:08d}"
     if path.is_dir() and not _belongs(path, state.config_digest):
         shutil.rmtree(path)
@@ -113,15 +80,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path, config_digest: str, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> TrainingState | None:
-    """Load the newest undamaged checkpoint of a training run, and return its state.
-
-    The tensors are loaded into the modules and the optimiser.
-
-    That of a finished training has the averaged weights alone; the others stay as they are.
-
-    Returns:
-        Its state; None if there is no such checkpoint, and modules and optimiser are unchanged.
-    """
+    """Load the newest undamaged checkpoint, of a finished training its averaged weights alone; None without one."""
     for path in _paths(folder):
         state = _read(path)
         if state is None or state.config_digest != config_digest:
@@ -137,13 +96,7 @@ def load_checkpoint(
 
 
 def load_averaged(folder: Path, state: TrainingState, averaged: nn.Module) -> int | None:
-    """Load the averaged weights from the checkpoint that validated best, and return that checkpoint's step.
-
-    If that checkpoint cannot be used, the newest undamaged one is loaded.
-
-    Returns:
-        The step of the checkpoint; None if no checkpoint of this configuration is intact.
-    """
+    """Load the best checkpoint's averaged weights, else the newest undamaged ones; return its step or None."""
     best = [] if state.best_step is None else [folder / f"step-{state.best_step:08d}"]
     for path in [*best, *_paths(folder)]:
         stored = _read(path)
@@ -163,7 +116,7 @@ def _belongs(path: Path, config_digest: str, *, verify: bool = True) -> bool:
 
 
 def _read(path: Path, *, verify: bool = True) -> TrainingState | None:
-    """Return the state stored in a checkpoint folder, or None if it, or a file to verify, is missing or damaged."""
+    """Return the state of a checkpoint, or None if it, or a file to verify, is missing or damaged."""
     try:
         document = json.loads((path / "state.json").read_text())
         state = TrainingState(**document["state"])

@@ -84,26 +84,7 @@ def choose_threads(
 
 
 class Trainer:
-    """A training run of a flow, which writes checkpoints to a folder and resumes from the newest one there.
-
-    A checkpoint can be resumed on another device than the one that it was written on. Among several
-    processes each makes a trainer for the same folder; only the first one observes, validates and writes.
-
-    Args:
-        dataset: Images to train on and to validate with.
-        architecture: Architecture of the flow.
-        config: Settings of the training.
-        folder: Folder of the checkpoints and sample previews.
-        observe: Function that receives the events.
-        device: "cpu", "cuda" or "cuda:N": where weights, averages, multipliers, optimiser and batches are.
-        ranks: The processes that share every batch.
-        schedule: When it validates and ends, and how long the rest takes; None to follow from ``config`` alone.
-        start: Flow of this architecture whose weights are where the training starts; None for random weights.
-
-    Raises:
-        DeviceNotFound: The device does not exist.
-        RanksUnfit: There are more processes than images in a batch, or the processes would not start alike.
-    """
+    """A training run that resumes from its folder's newest checkpoint; of several processes the first one writes."""
 
     def __init__(
         self,
@@ -178,19 +159,7 @@ class Trainer:
         self.averaged.load_state_dict(self.flow.state_dict())
 
     def run(self, should_stop: Callable[[], bool]) -> TrainedFlow:
-        """Train the flow, and return it with the weights of the best validation.
-
-        Training ends when the steps or minutes are used up. The best validation has the lowest bits per dimension.
-
-        Args:
-            should_stop: Called after every step; returns true to end the training early.
-
-        Raises:
-            Interrupted: ``should_stop`` returned true.
-            TrainingDiverged: Loss or gradient was not finite in several steps, weights or all validations are not
-                finite, or bits per dimension have risen too far.
-            DamagedCheckpoints: None of the checkpoints written can be read.
-        """
+        """Train, and return the best flow; raise ``Interrupted``, ``TrainingDiverged``, ``DamagedCheckpoints``."""
         self.take_steps(should_stop)
         if self.state.best_step is None or self.state.best_bits_per_dim is None:
             raise TrainingDiverged(f"no validation gave a finite likelihood; {self._advice()}")
@@ -216,10 +185,7 @@ class Trainer:
         return state.first_validation, state.last_validation
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
-        """Run all training steps, with validations and checkpoints, until the steps or minutes are used up.
-
-        The flow of the best validation is not loaded. Raises ``Interrupted`` or ``TrainingDiverged`` as :meth:`run`.
-        """
+        """Take all steps without loading the best validation; raise ``Interrupted``, ``TrainingDiverged``."""
         batches = self.batches.from_step(self.state.step, self.device)
         with released_memory(), closing(batches), fastest_convolutions(self.device):
             self._take_steps(batches, should_stop)
@@ -291,12 +257,7 @@ class Trainer:
         return loss
 
     def _was_applied(self) -> bool:
-        """Return whether the last step changed the weights, after a report of those since the last call that did not.
-
-        All processes must make this call: a cause is found by a forward pass, which changes buffers of the flow.
-
-        Raises ``TrainingDiverged`` after too many of them, or if weights are not finite.
-        """
+        """Return whether the last step changed the weights; all processes must call. Raises ``TrainingDiverged``."""
         skips = self.skipped.read()
         if skips.new:
             y, _ = self.batch_loss.transform_pixels(self.batches.batch(skips.last).to(self.device))
@@ -310,7 +271,7 @@ class Trainer:
         return skips.in_a_row == 0
 
     def _report(self, loss: Loss, history: ReportHistory) -> None:
-        """Report the metrics of the last step. Raises ``TrainingDiverged`` if bits/dim have risen too far."""
+        """Report the metrics of the last step; raise ``TrainingDiverged`` if bits/dim have risen too far."""
         began = time.monotonic()
         omitted = self.log_dets.total()
         bits, learned_bits = (
@@ -339,11 +300,7 @@ class Trainer:
         )
 
     def _validate(self, count: int, *, last: bool = False) -> None:
-        """Validate the averaged weights with the first ``count`` statistics images, then save and draw samples.
-
-        If the last validation is worse than the first, as many training images are measured: where they are not worse,
-        the flow has overfitted, else it has diverged.
-        """
+        """Validate averaged weights, then save and draw samples; if worse than the first, measure training images."""
         self._was_applied()
         release_memory()
         if not self.ranks.first:
@@ -390,12 +347,7 @@ class Trainer:
         )
 
     def _freeze(self, *, last: bool) -> FrozenFlow:
-        """Freeze the averaged flow with its log-dets, computed once for the validation and its preview.
-
-        Unless it is the last validation, reports of further steps go on from these log-dets.
-
-        Raises ``TrainingDiverged`` with the name of a layer that has become singular.
-        """
+        """Freeze the averaged flow with its log-dets, from which reports go on; raise ``TrainingDiverged``."""
         averaged = self.averaged if self.device.type == "cpu" else copy.deepcopy(self.averaged).cpu()
         try:
             log_dets = constant_log_dets(averaged, self.dataset.image_shape)
