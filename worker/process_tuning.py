@@ -1,5 +1,3 @@
-"""Tuning of processes: garbage collector, memory of the C library, and waiting OpenMP threads."""
-
 from __future__ import annotations
 
 import atexit
@@ -8,10 +6,7 @@ import gc
 import os
 
 GC_THRESHOLD = 10_000
-"""Number of new objects between two collections.
-
-Start-up creates half a million objects that stay. Python's default of 700 would traverse them again and again.
-"""
+"""New objects between two collections. Python's 700 would traverse half a million objects again and again."""
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = 2**20, 16 * 2**20
 """Bytes from which a block is memory of its own, and of free memory that is kept beside such blocks."""
@@ -20,22 +15,16 @@ _TUNED_BY = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX
 
 
 def give_back_memory() -> None:
-    """Make glibc give freed blocks of 1 MiB and more back to the system, unless its variables tune it.
-
-    By itself it raises that threshold to 32 MiB: memory of decoded images then stayed in the heaps of all threads.
-    """
+    """Make glibc give freed blocks of 1 MiB and more back to the system, unless its variables tune it."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and not any(name in os.environ for name in _TUNED_BY):
+        # By itself glibc raises it to 32 MiB: memory of decoded images then stayed in the heaps of all threads.
         mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD)
         mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)
 
 
 def tune_process() -> None:
-    """Run Python's cyclic garbage collector less often, and let OpenMP threads sleep while they wait.
-
-    The collector runs after every 10 000 new objects, and not while the process exits. OpenMP reads its environment
-    when PyTorch is imported, so call this before. Child processes inherit it.
-    """
+    """Collect garbage less often and let waiting OpenMP threads sleep; call it before PyTorch is imported."""
     gc.set_threshold(GC_THRESHOLD, 10, 10)
     atexit.register(gc.freeze)
     # By default a thread spins, and takes its core from other processes, and from the threads that it waits for.

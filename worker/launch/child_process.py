@@ -1,5 +1,3 @@
-"""Child processes that are restarted with growing pauses when they die."""
-
 import logging
 import os
 import signal
@@ -23,22 +21,7 @@ _LARGEST_OUTPUT = 5_000_000
 
 
 class ChildProcess:
-    """Python module that runs as a child process and is restarted when it ends.
-
-    The pause before a restart doubles with each early end in a row, from 0.5 s up to 30 s.
-
-    A process that hangs, so that it misses many probes in a row, is killed and restarted as well.
-    Its output goes to ``home/logs/<name>.out``, which is emptied at 5 MB. What it logs is in ``<name>.jsonl``, too.
-
-    Args:
-        name: Name of the process in messages and file names.
-        module: Module to run with ``python -m``.
-        settings: Settings of the process.
-        variables: Environment variables beside those of the settings.
-        probe: Returns whether the process answers; None to watch only for its end or its heartbeats.
-        beats: Whether the process sends heartbeats, and hangs when they stay away.
-        patience_s: Time in seconds in which a sound process may not answer while it runs.
-    """
+    """Module that runs as a child process and is restarted when it ends or hangs, after 0.5 s up to 30 s."""
 
     def __init__(
         self,
@@ -68,14 +51,10 @@ class ChildProcess:
 
     @property
     def pid(self) -> int | None:
-        """Process id, or None while the process is not running."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Start the child process in an operating-system session of its own.
-
-        Ctrl-C in the terminal does not reach it.
-        """
+        """Start the process in a session of its own, which Ctrl-C in the terminal does not reach."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self._limit_output()
         lifeline = Lifeline()
@@ -96,15 +75,7 @@ class ChildProcess:
         self._begin_watch(self._process.pid)
 
     def restart_if_dead(self) -> str | None:
-        """Restart the process if it has died, and kill it if it hangs.
-
-        A restart comes after a pause. Call this method regularly.
-
-        It never waits.
-
-        Returns:
-            A message for the user, or None if nothing happened.
-        """
+        """Restart a dead process after its pause, or kill one that hangs; never wait; return a message or None."""
         now = time.monotonic()
         if self._restart_at is not None:
             if now < self._restart_at:
@@ -135,10 +106,7 @@ class ChildProcess:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for the child process to exit, and kill it if it still runs at a deadline.
-
-        ``deadline`` is a value of ``time.monotonic()``, in seconds.
-        """
+        """Wait for the process to exit, and kill it at ``deadline`` of ``time.monotonic()``."""
         if self._process is None:
             return
         try:
@@ -149,10 +117,7 @@ class ChildProcess:
         self._forget()
 
     def output_tail(self) -> str:
-        """Return the last 15 lines that the child process printed, as one text.
-
-        A line with the path of their file comes first.
-        """
+        """Return the path of the output and the last 15 lines that the process printed."""
         if not self._output.exists():
             return f"{self.name} left no output"
         lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
@@ -203,10 +168,6 @@ def share_threads(processes: Sequence[ChildProcess]) -> None:
 
 
 def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None]) -> None:
-    """Restart child processes that died, and kill processes that hang.
-
-    Each restart comes after a pause. Messages are passed to ``echo``.
-    """
     for process in processes:
         message = process.restart_if_dead()
         if message is not None:
@@ -215,12 +176,7 @@ def restart_dead(processes: Sequence[ChildProcess], echo: Callable[[str], None])
 
 
 def stop_all(processes: Sequence[ChildProcess], deadline: float) -> None:
-    """Stop processes by SIGTERM, and kill any that still run at the deadline.
-
-    The call waits until the processes have exited.
-
-    The deadline is a value of ``time.monotonic()``, in seconds.
-    """
+    """Stop processes by SIGTERM and wait; kill those that run at ``deadline`` of ``time.monotonic()``."""
     for process in processes:
         process.ask_to_stop()
     for process in processes:

@@ -1,5 +1,3 @@
-"""Detection of child processes that run but do not answer."""
-
 import logging
 import math
 import threading
@@ -26,18 +24,7 @@ Probe = Callable[[int], bool]
 
 
 class HangWatch:
-    """Thread that detects a hanging process by probing every 15 s whether the process answers.
-
-    It counts the missed probes in a row.
-
-    Probes are counted instead of seconds: the time in which the machine was suspended, or this process was stopped,
-    holds none.
-
-    Args:
-        pid: Id of the process.
-        probe: Returns whether the process answers.
-        patience_s: Time in seconds in which a sound process may not answer, because it ends itself for example.
-    """
+    """Thread that counts missed probes in a row, not seconds: a suspended machine must not count."""
 
     def __init__(self, pid: int, probe: Probe, patience_s: float = 0.0) -> None:
         self.pid = pid
@@ -50,7 +37,6 @@ class HangWatch:
         self._thread = threading.Thread(target=self._loop, name=f"hang-watch-{pid}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread that checks whether the process answers."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -59,10 +45,7 @@ class HangWatch:
 
     @property
     def hung(self) -> str | None:
-        """Phrase such as ``has not answered 4 times in a row``, or None if the process does not hang.
-
-        A process hangs after at least 4 missed probes in a row, or at least 40 before its first answer.
-        """
+        """Phrase such as ``has not answered 4 times in a row``, or None if the process does not hang."""
         misses = self._misses
         if misses < (self._most if self._answered else max(self._most, _MISSES_AT_START)):
             return None
@@ -87,12 +70,7 @@ class HangWatch:
 
 
 def worker_probe(settings: Settings) -> Probe:
-    """Return a function that checks whether a worker is alive.
-
-    A worker is alive while its registry entry exists, which each heartbeat renews.
-
-    In an outage of the broker, or while it takes no writes, workers count as alive: they cannot renew their entries.
-    """
+    """Return a probe of a worker's registry entry; in an outage workers count as alive, as they cannot renew it."""
 
     def probe(pid: int) -> bool:
         client = redis_client(settings)
@@ -111,15 +89,10 @@ def worker_probe(settings: Settings) -> Probe:
 
 
 def broker_probe(broker: EmbeddedBroker) -> Probe:
-    """Return a function that checks whether the embedded message broker, a Valkey server, works.
-
-    It sends a PING to the server of the broker.
-
-    The process of the broker replaces a server that hangs. This probe detects that both hang. On a full disk the
-    process waits for room without a server.
-    """
+    """Return a probe of the server by PING; the broker's process, which replaces a hanging server, may hang too."""
 
     def probe(_pid: int) -> bool:
+        # On a full disk the process waits for room without a server.
         return broker.alive() or not broker.reserve.has_room()
 
     return probe

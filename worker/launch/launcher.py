@@ -43,23 +43,7 @@ def supervise(
     worker: str = "worker.runtime.main",
     service: str = "app.server",
 ) -> int:
-    """Run the message broker, the workers and the HTTP service of this machine.
-
-    They are child processes, and run until SIGINT or SIGTERM.
-
-    Args:
-        settings: Settings of all processes.
-        echo: Function that shows a line to the user; prints by default.
-        worker: Module that runs as worker.
-        service: Module that runs as HTTP service.
-
-    Returns:
-        Exit code: 0 after a clean stop, 2 if the port is in use or no device can serve a wanted queue, 1 if a process
-        keeps dying before everything is ready.
-
-    Raises:
-        BrokerStartFailed: Another user may change the runtime folder, or the broker of another installation is in it.
-    """
+    """Run all until a signal; return 0, 1 if a process keeps dying early, 2 for a busy port or unfit devices."""
     echo = _despite_full_disk(echo or _print)
     busy = port_problem(settings.host, settings.port)
     if busy is not None:
@@ -117,10 +101,7 @@ def _print(line: str) -> None:
 
 
 class Installation:
-    """Set of all processes that the command ``snf up`` starts and supervises.
-
-    They are the message broker, a worker for each device, and the HTTP service.
-    """
+    """Processes of ``snf up``: the broker, a worker for each device, and the HTTP service."""
 
     def __init__(
         self,
@@ -152,12 +133,7 @@ class Installation:
         share_threads(self._others)
 
     def run(self) -> int:
-        """Run the broker, workers and HTTP service until a stop is requested; restart any that die or hang.
-
-        The address of the service is printed when the service is ready.
-
-        Returns the exit code.
-        """
+        """Run all processes until a stop is requested; return the exit code."""
         started = time.monotonic()
         self._echo("starting broker, workers and service ...")
         if self._broker is not None:
@@ -177,10 +153,7 @@ class Installation:
         return 0
 
     def close(self) -> None:
-        """Stop the workers and the HTTP service, then the message broker.
-
-        The broker is last, because workers store interrupted jobs in it until their end.
-        """
+        """Stop workers and service, then the broker: workers store interrupted jobs in it until their end."""
         self._echo("stopping ...")
         stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
         if self._broker is not None:
@@ -265,7 +238,6 @@ def address(settings: Settings) -> str:
 
 
 def welcome(settings: Settings, seconds: float) -> str:
-    """Return the text that ``snf up`` prints when the service is ready: its URL and example commands."""
     url = address(settings)
     key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
     image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))

@@ -1,5 +1,3 @@
-"""Worker processes of a machine: start, restart and health check."""
-
 import logging
 import signal
 import threading
@@ -25,15 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def worker_processes(settings: Settings, module: str = "worker.runtime.main") -> list[ChildProcess]:
-    """Return worker processes, not started yet: one for each usable device, CPU or GPU, of this machine.
-
-    A device is usable if it can run jobs of the configured queues.
-
-    The workers share the memory of the machine, see ``training_memory``.
-
-    Raises:
-        ValueError: No device can serve a wanted queue.
-    """
+    """Return a process for each device that serves a wanted queue; raise ``ValueError`` if there is none."""
     devices = find_devices(settings.devices)
     wanted = set(settings.queues or Queue)
     able = [device for device in devices if wanted & set(queues_of(device))]
@@ -61,16 +51,7 @@ def worker_processes(settings: Settings, module: str = "worker.runtime.main") ->
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
-    """Run a worker process for each device (CPU or GPU) of this machine until SIGTERM or SIGINT.
-
-    Child processes that die are restarted.
-
-    A single device is served by this process, several devices by one child process each.
-
-    Raises:
-        ValueError: No device can serve a wanted queue.
-        BrokerStartFailed: Another user may change the runtime folder.
-    """
+    """Run a worker for each device until SIGTERM or SIGINT, a single one in this process; raise ``ValueError``."""
     from worker.runtime.main import run_worker  # noqa: PLC0415  # Celery takes time to import, and the launcher runs none
 
     processes = worker_processes(settings)
@@ -105,21 +86,12 @@ def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callab
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
-    """Return whether each device of this machine has a worker that receives jobs, with an explanation.
-
-    In an outage of the broker all workers count as healthy. They cannot renew their entries in Redis then, and a
-    restart would interrupt their jobs without repairing the broker.
-
-    Returns:
-        Whether all workers are healthy, and a line of text with the reason.
-
-    Raises:
-        ValueError: No device can serve a wanted queue.
-    """
+    """Return whether each device has a worker that receives jobs, and a reason; raise ``ValueError``."""
     client = redis_client(settings)
     try:
         workers = WorkerRegistry(client, settings.key_prefix).workers()
     except BrokerDown as problem:
+        # Workers cannot renew their entries, and a restart would interrupt jobs without repairing the broker.
         return True, f"cannot be checked: {problem.detail}"
     finally:
         client.close()
