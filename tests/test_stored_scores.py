@@ -26,10 +26,12 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from app.cli.judging_model import JudgingModel
+from app.cli.model_tables import print_calibrations, print_model
 from app.main import create_app
 from models.anomaly.calibration_file import GRADIENTS_IGNORED
 from models.datasets import load_dataset
 from models.registry.registry import Registry
+from snf_client.schemas import CalibrationList, ModelDetail
 from tests.support.local import LOCAL
 from tests.support.paths import DATA
 from tests.support.service_settings import service_settings
@@ -123,19 +125,23 @@ def test_images_have_the_stored_scores_and_verdicts(
 
 
 def test_calibrations_with_evidence_of_gradients_say_that_it_is_ignored(
-    home: Path, services: Callable[[str], TestClient]
+    home: Path, services: Callable[[str], TestClient], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What verdicts they give is compared above."""
     with safe_open(home / "registry/tiny/1/calibration.safetensors", "numpy") as arrays:
         assert {"fisher", "folds.0.thorough.ordered"} <= set(arrays.keys())
     service = services("openvino")
     until(lambda: service.get("/readyz").status_code == 200)
-    listed = service.get("/v1/models/tiny/calibrations").json()["calibrations"]
-    shown = service.get("/v1/models/tiny").json()["calibration"]
-    assert [one["warning"] for one in [*listed, shown]] == [GRADIENTS_IGNORED] * 3
+    listed = CalibrationList.model_validate(service.get("/v1/models/tiny/calibrations").json())
+    shown = ModelDetail.model_validate(service.get("/v1/models/tiny").json())
+    assert [one.warning for one in [*listed.calibrations, shown.calibration]] == [GRADIENTS_IGNORED] * 3
+    print_calibrations(listed)
+    print_model(shown)
+    assert capsys.readouterr().out.count("gradient-evidence-ignored") == 3
     assert service.get("/v1/models/mnist-snf-glow").json()["calibration"]["warning"] is None
-    judging = JudgingModel.of_version(Registry(home / "registry").resolve("tiny"))
-    assert judging.warnings == (f"calibration 1 of tiny:1: {GRADIENTS_IGNORED}",)
+    here = JudgingModel.of_version(Registry(home / "registry").resolve("tiny"))
+    for judging in (here, JudgingModel.of_detail(shown)):
+        assert judging.warnings == (f"calibration 1 of tiny:1: {GRADIENTS_IGNORED}",)
     refused = service.post("/v1/models/tiny/score", params={"detail": "full"}, content=b"")
     [error] = refused.json()["errors"]
     assert (refused.status_code, error["pointer"]) == (422, "/query/detail")

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image, ImageOps
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.accessibility import axe
 from tests.browser.looks import HEIGHT, LOOKS
@@ -65,8 +65,16 @@ def coloured(house: httpx.Client) -> str:
 def test_calibrations_are_made_compared_and_chosen(
     page: Page, house: httpx.Client, negatives: str, coloured: str, screenshot: Callable[[Page, str], None]
 ) -> None:
+
+    def warn(route: Route) -> None:
+        listed = house.get(f"/v1/models/{SHIPPED}/calibrations").json()
+        listed["calibrations"][0]["warning"] = "gradient-evidence-ignored: as of an earlier version"
+        route.fulfill(json=listed)
+
+    page.route(f"**/v1/models/{SHIPPED}*/calibrations", warn, times=1)
     opened(page, SHIPPED, "calibrations")
     panel = page.get_by_role("tabpanel")
+    expect(panel.get_by_text("0, gradient-evidence-ignored: as of an earlier version")).to_be_visible()
     expect(panel.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")).to_be_visible()
     expect(line(page, "0 in use")).to_contain_text("5,000")
     choice = panel.get_by_role("combobox", name="Dataset")
