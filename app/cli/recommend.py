@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 def recommend(
     dataset: Annotated[str, typer.Argument(help="Dataset, see `snf datasets`.", autocompletion=completion.datasets)],
-    minutes: Annotated[float, typer.Option(help="Budget of the whole comparison.")] = 5.0,
+    minutes: Annotated[float, typer.Option(help="About the time of the whole comparison.")] = 10.0,
     alpha: Annotated[
         float, typer.Option(help="False-alarm rate; the smallest p-value is taken where that is larger.")
     ] = 0.01,
@@ -45,8 +44,8 @@ def recommend(
 ) -> None:
     """Compare three model families (pixels, features, both) on a subset of a dataset, and propose one.
 
-    Each family is fitted to images of the train part. Small defects are drawn into images of the statistics part. The
-    family that finds the smallest ones is proposed. Ctrl-C keeps what is finished; the same command continues.
+    Each family is trained on images of the train part. Small defects are drawn into others of them. The family that
+    finds the smallest ones is proposed. Ctrl-C keeps what is finished; the same command continues.
     """
     from app.cli.recommend_tables import print_recommendation
 
@@ -74,17 +73,12 @@ def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
 
 
 def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
-    began = time.monotonic()
-    import torch
-
     from models.datasets import DatasetStore, load_dataset
     from models.images.options import ImageOptions
     from models.recommendation.compare import compare_families
     from models.training.interrupted import Interrupted
 
     settings = read_settings(writes=True)
-    if settings.train_threads is not None:
-        torch.set_num_threads(settings.train_threads)
     store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
     images = ImageOptions.model_validate(parameters.image_settings)
     data = load_dataset(name, settings.data_dir, store, images)
@@ -98,7 +92,7 @@ def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
                 observe=observe,
                 should_stop=stop.is_set,
                 options=settings.job_engine_options,
-                began=began,
+                threads=settings.train_threads,
             )
         except Interrupted as error:
             raise fail("interrupted; the same command continues the comparison", INTERRUPTED) from error

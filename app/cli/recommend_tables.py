@@ -7,7 +7,7 @@ from rich.console import Console
 
 from app.cli.tables import TableColumn, print_table
 from models.recommendation.record import RecommendationRecord
-from models.recommendation.rule import limit_cell_text, typical_limit
+from models.recommendation.rule import limit_cell_text
 
 TYPICAL = "Typical limit: the size from which a family finds 90 % of the defects, averaged over their kinds"
 
@@ -36,8 +36,8 @@ def print_recommendation(record: RecommendationRecord) -> None:
     )
     line(
         f"- {images.fit} images of the train part to fit, {reference}; "
-        f"defects in {images.good} images of the {images.good_part} part; calibration part unused; alpha "
-        f"{record.alpha:.3g}; {record.seconds:.0f} s"
+        f"defects in {images.good} others; no other part is used; "
+        f"alpha {record.alpha:.3g}; {record.seconds:.0f} s"
     )
     if record.preset is not None:
         # Not broken into lines, so that it can be copied.
@@ -69,7 +69,7 @@ def _print_figures(record: RecommendationRecord) -> None:
             _number(result.held_out, 3),
             _number(result.baseline, 3),
             result.unit or "-",
-            "-" if result.mean_rank is None else typical_limit(result.mean_rank, record.sizes),
+            result.typical_limit or "-",
             "-" if result.undamaged is None else f"{result.undamaged.flagged} of {result.undamaged.images}",
             _number(result.fit_seconds, 0),
             _number(result.seconds_per_1000, 1),

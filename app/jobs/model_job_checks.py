@@ -28,8 +28,7 @@ from models.limits.good_images import check_unused
 from models.locations.allowed import allowed_location
 from models.locations.errors import LocationRefused
 from models.naming import parse_ref
-from models.recommendation.record import RecommendParameters
-from models.recommendation.subsets import check_train_images
+from models.recommendation.record import RecommendParameters, check_train_images
 from models.registry.calibrations import OWN
 from models.registry.registry import Registry
 from models.registry.version import ModelVersion

@@ -43,7 +43,7 @@ class JobRequest(BaseModel):
                     "model": "fashion-snf-glow",
                     "parameters": {"shapes": ["scratch", "spot"], "contrasts": [64, 128]},
                 },
-                {"type": "recommend", "dataset": "line-1", "parameters": {"minutes": 5}},
+                {"type": "recommend", "dataset": "line-1", "parameters": {"minutes": 10}},
             ]
         },
     )

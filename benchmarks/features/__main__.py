@@ -9,7 +9,6 @@ WHAT is
 - darker: a scene that becomes darker, until the drift alarm and after recalibration;
 - exactness: T against float64, and the same image in other company;
 - limits: the smallest injected defects that pixels, features and both find;
-- recommend: the family that `snf recommend` proposes, beside that of the full limits;
 - mosaics: images of 4096x4096 and of 100 megapixels, scored tile by tile; ``--only`` fit, evidence or service;
 - fit, speed: timed, so run them on a quiet machine;
 - localisation: metrics of maps with masks against those of anomalib, and the filter of maps of pixels;
@@ -40,7 +39,6 @@ WHAT = {
     "darker": (CELLS, "mnist", "fashion-mnist", "cifar10"),
     "exactness": (CELLS,),
     "limits": (CELLS, "mnist", "fashion-mnist"),
-    "recommend": (CELLS, "mnist", "fashion-mnist"),
     "mosaics": (CELLS,),
     "fit": (CELLS,),
     "speed": (CELLS,),
@@ -62,17 +60,14 @@ def main() -> int:
     parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
     parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
-    parser.add_argument(
-        "--again", action="store_true", help="elpv, choice, limits, recommend: measure anew what has a result"
-    )
+    parser.add_argument("--again", action="store_true", help="elpv, choice, limits: measure anew what has a result")
     parser.add_argument(
         "--only",
         nargs="+",
-        help="elpv: parts, as baselines; false-alarms: cells, zoo or counts; limits, recommend: datasets; mosaics: "
-        "fit, evidence or service",
+        help="elpv: parts, as baselines; false-alarms: cells, zoo or counts; limits: datasets; mosaics: fit, "
+        "evidence or service",
     )
     parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of the pixels of cells, each split")
-    parser.add_argument("--minutes", type=float, default=5.0, help="recommend: budget of each dataset")
     parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
     parser.add_argument("--choice-splits", type=int, default=3)
     parser.add_argument("--models", nargs="+", help="ood: models of the zoo")

@@ -1,82 +1,63 @@
-"""Comparison of model families within a time budget, by detection limits on part of a dataset."""
+"""Comparison of model families: each is trained on a part of a dataset, and its detection limits are measured."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shlex
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
-from models.artifacts.detection_limit import UndamagedImages
+import numpy as np
+
+from models import errors
+from models.anomaly.fitting.reference_images import evenly_spaced
+from models.artifacts.detection_limit import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
 from models.datasets import Dataset, Images
-from models.errors import (
-    BackboneMissing,
-    BackboneUnfit,
-    DatasetUnfit,
-    EngineUnavailable,
-    ScoreNotFinite,
-    SingularLayer,
-    TrainingDiverged,
-)
-from models.flows.architecture import FeatureArchitecture, PixelArchitecture
-from models.limits.cells import CellJournal
+from models.datasets.splits import FOLDS
 from models.limits.defects import defect_sizes
-from models.limits.measure import BATCH, limit_problem
-from models.limits.rule import undamaged_images
-from models.recommendation.architectures import feature_architecture, pixel_architecture
-from models.recommendation.budget import Budget
-from models.recommendation.defect_counts import count_defects, kinds_by_importance
-from models.recommendation.fit_densities import (
-    FittedPart,
-    PartName,
-    feature_seconds,
-    fitted_features,
-    pixel_seconds,
-    seconds_per_image,
-    smaller_images,
-    trained_pixels,
-)
-from models.recommendation.judges import PARTS_OF, FamilyJudges
+from models.limits.good_images import GoodImages
+from models.limits.measure import measure_limits
 from models.recommendation.record import (
     FAMILIES,
     PRESET_OF,
+    ComparedImages,
     FamilyName,
     FamilyResult,
     RecommendationRecord,
     RecommendParameters,
+    check_train_images,
 )
-from models.recommendation.rule import NOT_COVERED, mean_rank, propose
-from models.recommendation.subsets import Subsets, choose_subsets
+from models.recommendation.rule import NOT_COVERED, mean_rank, propose, typical_limit
+from models.scorer import Scorer
 from models.scoring.options import EngineOptions
+from models.training.interrupted import Interrupted
 from models.training.loop import Observer
 from models.training.presets import find_preset
+from models.training.run import train
 from snf_runtime.attainable import unattainable
-from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.images.batch import stacked
+from snf_runtime.images.preprocessing import Preprocessing, conform_pixels
 
-FEATURES_SHARE = 0.25
-"""Largest share of the budget for the fit of features and the reference images."""
-SPARE_S = 3.0
-"""Seconds kept for the record."""
-CELLS = "cells"
+SHARES = (0.48, 0.1, 0.22, 0.2)
+"""Shares of the train part for fit, statistics, ranks, and the good images that get defects."""
+MOST = (2000, 500, 1000, 100)
+BLOCKS = 100
+"""Runs of consecutive images that are kept together: images that follow each other may show the same part."""
+MAX_SIDE, SIDE_STEP, MIN_SIDE = 128, 16, 32
+"""Largest side of images for a flow over pixels; larger ones get sides that are multiples of 16, at least 32."""
+BATCH, MAX_BATCH = 16, 64
+"""Images a step at the largest size, and at small ones."""
+TIME_SHARES: dict[FamilyName, float] = {"features": 0.1, "pixels": 0.25, "hybrid": 0.3}
+"""Shares of the minutes for the trainings; the limits have the rest."""
+REPORT_S = 0.5
 UNAVAILABLE = (
-    BackboneMissing,
-    BackboneUnfit,
-    DatasetUnfit,
-    EngineUnavailable,
-    TrainingDiverged,
-    SingularLayer,
-    ScoreNotFinite,
+    *(errors.BackboneMissing, errors.BackboneUnfit, errors.DatasetUnfit, errors.EngineUnavailable),
+    *(errors.TrainingDiverged, errors.SingularLayer, errors.ScoreNotFinite),
 )
 """Errors that leave a family out of a comparison, with their text as the reason."""
-
-T = TypeVar("T")
 
 
 def compare_families(
@@ -87,279 +68,246 @@ def compare_families(
     observe: Observer,
     should_stop: Callable[[], bool],
     options: EngineOptions | None = None,
+    threads: int | None = None,
     job: str | None = None,
-    began: float | None = None,
 ) -> RecommendationRecord:
-    """Propose a family; the calibration part is not used. Raises ``DatasetUnfit``, or ``Interrupted`` to be resumed."""
-    comparison = _Comparison(dataset, parameters, folder, observe, should_stop, options or EngineOptions(), began)
-    return comparison.run(job)
+    """Propose a family by images of the train part. Raises ``DatasetUnfit``, or ``Interrupted`` to be resumed.
 
-
-class _Comparison:
-    def __init__(
-        self,
-        dataset: Dataset,
-        parameters: RecommendParameters,
-        folder: Path,
-        observe: Observer,
-        should_stop: Callable[[], bool],
-        options: EngineOptions,
-        began: float | None,
-    ) -> None:
-        self._dataset, self._parameters, self._folder = dataset, parameters, folder
-        self._should_stop, self._options = should_stop, options
-        text = f"{dataset.digest}{parameters.model_dump_json()}"
-        self._digest = hashlib.sha256(text.encode()).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._budget = Budget(60 * parameters.minutes - SPARE_S, self._digest, folder, observe, should_stop, began)
-        self._parts: dict[PartName, FittedPart] = {}
-        self._missing: dict[PartName, str] = {}
-
-    def run(self, job: str | None) -> RecommendationRecord:
-        budget, parameters = self._budget, self._parameters
-        sizes = defect_sizes(*self._dataset.image_shape[1:])
-        if not sizes:
-            _, height, width = self._dataset.image_shape
-            raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
-        shape = self._dataset.image_shape
-        features = self._attempt("features", partial(feature_architecture, shape, parameters, self._options.backbones))
-        pixels = self._attempt("pixels", partial(pixel_architecture, shape))
-        subsets = self._subsets(features)
-        if features is not None:
-            self._keep("features", self._attempt("features", partial(self._fit_features, features, subsets)))
-        if pixels is not None:
-            self._keep("pixels", self._attempt("pixels", partial(self._train_pixels, *pixels, subsets)))
-        if self._parts:
-            budget.begin("anomaly statistics")
-        evidence = self._reference_evidence(subsets)
-        if not self._parts:
-            raise DatasetUnfit(f"no family can be compared: {'; '.join(self._missing.values())}")
-        judges = FamilyJudges.calibrate(self._parts, evidence, subsets, parameters.alpha)
-        if judges.alpha > parameters.alpha:
-            budget.note(f"{unattainable(parameters.alpha, subsets.ranks)}: alpha is {judges.alpha:.4g} here")
-        good = subsets.good[: budget.plan.good]
-        budget.begin("good images without defects")
-        undamaged = self._undamaged(judges, good)
-        problems = {
-            family: limit_problem(self._dataset.name, counted, subsets.ranks, judges.alpha)
-            for family, counted in undamaged.items()
-        }
-        budget.begin("defects")
-        measured = count_defects(
-            judges,
-            [family for family, problem in problems.items() if problem is None],
-            good,
-            kinds_by_importance(parameters.shapes, parameters.contrasts),
-            sizes,
-            parameters.seed,
-            budget,
-            CellJournal(self._folder / CELLS, self._digest),
+    The trained models and the counts of found defects stay in ``folder``, where another call finds them.
+    """
+    began, shape = time.monotonic(), dataset.image_shape
+    sizes = defect_sizes(*shape[1:])
+    if not sizes:
+        raise errors.DatasetUnfit(
+            f"expected images of at least 4 pixels on each side for defects, got {shape[1]}x{shape[2]}"
         )
-        if measured.left_out:
-            budget.note(f"not measured for lack of time: {', '.join(measured.left_out)}")
-        if measured.cut_short:
-            budget.note(f"smaller sizes were not tried for lack of time: {', '.join(measured.cut_short)}")
-        results = []
-        for family in FAMILIES:
-            result = self._result(family)
-            if family in undamaged:
-                curves = measured.curves.get(family, ())
-                result = result.model_copy(
-                    update={
-                        "undamaged": undamaged[family],
-                        "not_determinable": problems[family],
-                        "curves": curves,
-                        "mean_rank": mean_rank(curves, sizes) if curves else None,
-                        "seconds_per_1000": 1000 * judges.seconds_per_image(family),
-                    }
-                )
-            results.append(result)
-        proposal = propose(results, sizes)
-        budget.finish()
-        return RecommendationRecord(
-            created=datetime.now(UTC).replace(microsecond=0),
-            job=job,
-            dataset=self._dataset.name,
-            dataset_digest=self._dataset.digest,
-            image_shape=self._dataset.image_shape,
-            minutes=parameters.minutes,
-            seconds=budget.spent,
-            seed=parameters.seed,
-            alpha=judges.alpha,
-            smallest_p=1 / (subsets.ranks + 1),
-            images=subsets.counts.model_copy(update={"good": len(good)}),
-            shapes=parameters.shapes,
-            contrasts=parameters.contrasts,
-            sizes=sizes,
-            families=tuple(results),
-            proposal=proposal.family,
-            preset=None if proposal.family is None else PRESET_OF[proposal.family],
-            parameters=parameters.image_settings
-            | ({"image_size": self._pixel_size} if proposal.family == "pixels" and self._pixel_size else {}),
-            reasons=proposal.reasons,
-            not_covered=NOT_COVERED,
-            notes=tuple(budget.plan.notes),
+    plan = hashlib.sha256(f"{dataset.digest}{parameters.model_dump_json()}".encode()).hexdigest()
+    folder /= plan[:16]
+    chosen = replace(choose_images(dataset, parameters.alpha, parameters.seed), digest=plan)
+    images = dict.fromkeys(FAMILIES, chosen)
+    notes = []
+    smaller = _smaller(shape)
+    if smaller is not None:
+        images["pixels"] = images["hybrid"] = _resized(chosen, smaller)
+        notes.append(
+            f"flows over pixels take the images at {smaller.height}x{smaller.width}, at most {MAX_SIDE} pixels a side; "
+            "sizes of defects are those in the images of the dataset"
         )
+    progress = _Progress(observe, should_stop, parameters.minutes)
+    scorers, results = dict[FamilyName, Scorer](), dict[FamilyName, FamilyResult]()
 
-    @property
-    def _pixel_size(self) -> int | list[int] | None:
-        """The parameter ``image_size`` of the pixel flow if it takes smaller images; None otherwise."""
-        pixels = self._parts.get("pixels")
-        if pixels is None or pixels.preprocessing is None:
-            return None
-        width, height = pixels.preprocessing.size
-        return width if width == height else [height, width]
+    def leave_out(family: FamilyName, reason: str) -> None:
+        results[family] = FamilyResult(family=family, preset=PRESET_OF[family], unavailable=reason)
+        observe({"event": "log", "message": f"without {family}: {reason}"})
 
-    def _attempt(self, part: PartName, work: Callable[[], T]) -> T | None:
-        """Return what ``work`` returns, or note why the part cannot be had here and return None."""
+    for family, share in TIME_SHARES.items():
+        progress.begin(f"{family}: fit to {len(chosen.train)} images", share)
         try:
-            return work()
+            artifact = train(
+                images[family],
+                PRESET_OF[family],
+                find_preset(PRESET_OF[family]).config(_settings(family, parameters, images[family].image_shape)),
+                folder / family,
+                observe=progress.of_training,
+                should_stop=should_stop,
+                threads=threads,
+                engine=options,
+                job=job,
+            )
+            scorers[family] = Scorer.load(artifact, None, options)
         except UNAVAILABLE as error:
-            self._missing[part] = error.detail
-            self._budget.begin(f"without {part}: {error.detail}")
-            return None
-
-    def _keep(self, part: PartName, fitted: FittedPart | None) -> None:
-        if fitted is not None:
-            self._parts[part] = fitted
-
-    def _reference_evidence(self, subsets: Subsets) -> dict[PartName, ReferenceEvidence]:
-        """Return the evidence of the reference images; a density that overflows on them is left out."""
-        evidence: dict[PartName, ReferenceEvidence] = {}
-        for name, part in list(self._parts.items()):
-            collected = self._attempt(
-                name,
-                partial(
-                    collect_evidence,
-                    part.density,
-                    part.prepared(subsets.reference),
-                    lambda _done: self._budget.tick(),
-                ),
+            leave_out(family, error.detail)
+        progress.save()
+    # The same rate for all.
+    alpha = max([parameters.alpha, *(scorer.smallest_p for scorer in scorers.values())])
+    wanted = LimitParameters(
+        alpha=alpha, images=MOST[-1], shapes=parameters.shapes, contrasts=parameters.contrasts, seed=parameters.seed
+    )
+    for family, scorer in scorers.items():
+        progress.begin(f"{family}: detection limits", (1 - sum(TIME_SHARES.values())) / len(scorers))
+        try:
+            limit = measure_limits(
+                scorer,
+                GoodImages(dataset.name, "train part", stacked(images[family].test)),
+                wanted,
+                progress=progress.of_limits,
+                folder=folder / family / "cells",
+                finished=progress.save,
+                job=job,
             )
-            if collected is None:
-                del self._parts[name]
-            else:
-                evidence[name] = collected
-        return evidence
+        except UNAVAILABLE as error:
+            leave_out(family, error.detail)
+        else:
+            results[family] = _result(family, scorer, limit, shape, sizes)
+            notes += [f"{family}: {check.sentence}" for check in scorer.manifest.unfit]
+    progress.begin("proposal", 0.0)
+    if all(result.unavailable for result in results.values()):
+        reasons = dict.fromkeys(str(result.unavailable) for result in results.values())
+        raise errors.DatasetUnfit(f"no family can be compared: {'; '.join(reasons)}")
+    ranks = min(scorer.calibration.images for scorer in scorers.values())
+    if alpha > parameters.alpha:
+        notes.append(f"{unattainable(parameters.alpha, ranks)}: alpha is {alpha:.4g} here")
+    families = tuple(results[family] for family in FAMILIES)
+    proposal, why = propose(families, sizes)
+    size = {} if proposal is None or images[proposal] is chosen else {"image_size": images[proposal].image_shape[1:]}
+    return RecommendationRecord(
+        created=datetime.now(UTC).replace(microsecond=0),
+        job=job,
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        image_shape=shape,
+        minutes=parameters.minutes,
+        seconds=time.monotonic() - began,
+        seed=parameters.seed,
+        alpha=alpha,
+        smallest_p=max(scorer.smallest_p for scorer in scorers.values()),
+        images=ComparedImages(
+            fit=len(chosen.train),
+            statistics=len(chosen.statistics),
+            ranks=len(chosen.calibration),
+            good=len(chosen.test),
+        ),
+        shapes=parameters.shapes,
+        contrasts=parameters.contrasts,
+        sizes=sizes,
+        families=families,
+        proposal=proposal,
+        preset=None if proposal is None else PRESET_OF[proposal],
+        parameters=parameters.image_settings | size,
+        reasons=why,
+        not_covered=NOT_COVERED,
+        notes=tuple(notes),
+    )
 
-    def _subsets(self, features: FeatureArchitecture | None) -> Subsets:
-        """Return the images, fewer of them where the backbone would take more than its share of the budget."""
-        plan, parameters = self._budget.plan, self._parameters
-        if plan.share is None:
-            plan.share = 1.0
-            if features is not None:
-                whole = choose_subsets(self._dataset, parameters.alpha, parameters.seed)
-                images = len(whole.fit) + len(whole.reference)
-                expected = images * feature_seconds(whole.fit, features, self._options)
-                plan.share = min(1.0, FEATURES_SHARE * self._budget.seconds / expected)
-        subsets = choose_subsets(self._dataset, parameters.alpha, parameters.seed, plan.share)
-        if plan.share < 1:
-            self._budget.note(f"features are fitted to {len(subsets.fit)} images for lack of time")
-        self._budget.save()
-        return subsets
 
-    def _fit_features(self, architecture: FeatureArchitecture, subsets: Subsets) -> FittedPart:
-        self._budget.begin(f"features: fit to {len(subsets.fit)} images")
-        return fitted_features(
-            subsets.fit,
-            architecture,
-            self._options,
-            self._folder / "features",
-            self._digest,
-            lambda _part, _done, _total: self._budget.tick(),
-        )
+def choose_images(dataset: Dataset, alpha: float, seed: int) -> Dataset:
+    """Divide images of the train part; its test part are those that get defects. Raise ``DatasetUnfit`` for too few.
 
-    def _train_pixels(self, architecture: PixelArchitecture, batch_size: int, subsets: Subsets) -> FittedPart:
-        plan, budget = self._budget.plan, self._budget
-        smaller = None
-        if architecture.image_shape != self._dataset.image_shape:
-            # As a training with this image_size treats them.
-            smaller = Preprocessing(*architecture.image_shape, fit="crop")
-            _, height, width = architecture.image_shape
-            budget.note(
-                f"the pixel flow takes the images at {height}x{width}: in a comparison it is trained on at most 128 "
-                "pixels a side"
-            )
-        dataset = Dataset(
-            self._dataset.name,
-            train=smaller_images(subsets.fit, smaller),
-            statistics=smaller_images(subsets.reference[: subsets.statistics], smaller),
-            calibration=subsets.fit[:0],
-            test=subsets.fit[:0],
-            digest=f"{self._digest}-{plan.share}",
-        )
-        if plan.pixel_seconds is None:
-            budget.begin("pixels: measure the speed")
-            plan.pixel_seconds, plan.good = self._plan_pixels(dataset, architecture, subsets)
-        budget.save()
-        budget.begin(f"pixels: training for {plan.pixel_seconds:.0f} s on {len(subsets.fit)} images")
-        preset = find_preset(PRESET_OF["pixels"])
-        given = {"max_minutes": plan.pixel_seconds / 60, "batch_size": batch_size, "seed": self._parameters.seed}
-        fitted = trained_pixels(
-            dataset,
-            smaller_images(subsets.good, smaller),
-            architecture,
-            preset.config(given),
-            self._options,
-            self._folder / "pixels",
-            _ignore,
-            self._stop,
-        )
-        return replace(fitted, preprocessing=smaller)
+    Where the ranks would be too few for ``alpha``, statistics and ranks are one part in folds.
+    """
+    images, total = stacked(dataset.train), len(dataset.train)
+    check_train_images(dataset.name, total)
+    blocks = np.array_split(np.arange(total), min(BLOCKS, total))
+    rows = np.concatenate([blocks[block] for block in np.random.default_rng(seed).permutation(len(blocks))])
+    good = max(MIN_LIMIT_IMAGES, round(SHARES[-1] * total))
+    ends = np.cumsum([round(share / sum(SHARES[:3]) * (total - good)) for share in SHARES[:2]])
+    dealt = np.split(rows, [*ends, total - good])
+    fit, statistics, ranks, test = (
+        images[np.sort(part)[evenly_spaced(len(part), most)]] for part, most in zip(dealt, MOST, strict=True)
+    )
+    folds = None
+    if (len(ranks) + 1) * alpha < 1:
+        statistics, ranks = np.concatenate([statistics, ranks]), ranks[:0]
+        folds = (np.arange(len(statistics)) * FOLDS // len(statistics)).astype(np.int8)
+    return Dataset(dataset.name, fit, statistics, ranks, test, dataset.digest, folds=folds)
 
-    def _stop(self) -> bool:
-        """Return whether to stop, for the training, which then writes a checkpoint; report the progress if not."""
+
+def _smaller(shape: tuple[int, int, int]) -> Preprocessing | None:
+    """Return what makes images small enough for a flow over pixels, as a training with this size does it, or None."""
+    channels, *sides = shape
+    if max(sides) <= MAX_SIDE:
+        return None
+    factor = MAX_SIDE / max(sides) / SIDE_STEP
+    height, width = (max(MIN_SIDE, round(side * factor) * SIDE_STEP) for side in sides)
+    return Preprocessing(channels, height, width, fit="crop")
+
+
+def _resized(dataset: Dataset, smaller: Preprocessing) -> Dataset:
+    def resized(images: Images) -> Images:
+        none = np.empty((0, *smaller.shape), np.uint8)
+        return np.concatenate([none, *(conform_pixels(image, smaller).pixels[None] for image in images)])
+
+    parts = (dataset.train, dataset.statistics, dataset.calibration, dataset.test)
+    fit, statistics, ranks, good = map(resized, parts)
+    return replace(dataset, train=fit, statistics=statistics, calibration=ranks, test=good)
+
+
+def _settings(family: FamilyName, parameters: RecommendParameters, shape: tuple[int, int, int]) -> dict[str, Any]:
+    of_features = {"backbone": parameters.backbone, "feature_side": parameters.feature_side}
+    if family == "features":
+        return of_features
+    of_pixels = {
+        "max_minutes": TIME_SHARES[family] * parameters.minutes,
+        "batch_size": min(MAX_BATCH, max(BATCH, BATCH * MAX_SIDE**2 // (shape[1] * shape[2]))),
+        "seed": parameters.seed,
+    }
+    return of_pixels if family == "pixels" else of_pixels | of_features
+
+
+def _result(
+    family: FamilyName, scorer: Scorer, limit: LimitRecord, shape: tuple[int, int, int], sizes: tuple[int, ...]
+) -> FamilyResult:
+    """Return likelihood, limits and cost of a family, with defects measured in pixels of images of ``shape``."""
+    training, fitness = scorer.manifest.training, scorer.manifest.fitness
+    check = next(check for check in fitness.checks if check.measure in ("pixels", "features")) if fitness else None
+    sign = -1 if family == "features" else 1  # of features the log-likelihood is checked
+    scale = min(shape[1:]) / min(limit.image_shape[1:])
+    curves = tuple(_scaled(curve, scale) for curve in limit.curves)
+    rank = mean_rank(curves, sizes) if curves else None
+    scored = limit.undamaged.images + sum(cell.images for curve in curves for cell in curve.cells)
+    return FamilyResult(
+        family=family,
+        preset=PRESET_OF[family],
+        held_out=None if check is None or check.found is None else sign * check.found,
+        baseline=None if check is None else sign * check.limit,
+        unit="nats/value" if family == "features" else "bits/dim",
+        image_shape=limit.image_shape,
+        undamaged=limit.undamaged,
+        not_determinable=limit.not_determinable,
+        curves=curves,
+        mean_rank=rank,
+        typical_limit=None if rank is None else typical_limit(rank, sizes),
+        fit_seconds=training.seconds,
+        seconds_per_1000=1000 * limit.seconds / scored,
+        steps=None if family == "features" else training.steps,
+    )
+
+
+def _scaled(curve: LimitCurve, scale: float) -> LimitCurve:
+    cells = tuple(cell.model_copy(update={"size": round(scale * cell.size)}) for cell in curve.cells)
+    limit = None if curve.limit is None else round(scale * curve.limit)
+    return curve.model_copy(update={"cells": cells, "limit": limit})
+
+
+class _Progress:
+    """Progress of all trainings and limits as one."""
+
+    def __init__(self, observe: Observer, should_stop: Callable[[], bool], minutes: float) -> None:
+        self._observe, self._should_stop, self._minutes = observe, should_stop, minutes
+        self._before = self._share = self._highest = 0.0
+        self._reported = 0.0
+
+    def begin(self, message: str, share: float) -> None:
+        self._before += self._share
+        self._share, self._reported = share, 0.0
+        self._stop_if_asked()
+        self._observe({"event": "log", "message": message})
+        self._report(0.0)
+
+    def of_training(self, event: dict[str, Any]) -> None:
+        if event["event"] == "checkpoint":
+            self.save()
+        elif event["event"] in ("metrics", "scoring"):
+            self._report(event["progress"] if "progress" in event else event["done"] / max(event["images"], 1))
+            # Between steps the training itself stops, with a checkpoint.
+            if event["event"] == "scoring":
+                self._stop_if_asked()
+
+    def of_limits(self, _label: str, done: int, total: int) -> None:
+        self._stop_if_asked()
+        self._report(done / max(total, 1))
+
+    def save(self) -> None:
+        self._observe({"event": "checkpoint", "step": round(100 * self._highest)})
+
+    def _stop_if_asked(self) -> None:
         if self._should_stop():
-            self._budget.save()
-            return True
-        self._budget.report()
-        return False
+            raise Interrupted("asked to stop while comparing")
 
-    def _plan_pixels(self, dataset: Dataset, architecture: PixelArchitecture, subsets: Subsets) -> tuple[float, int]:
-        """Return the seconds of the pixel flow's training, and the number of good images, by measured speeds."""
-        per_image = pixel_seconds(dataset, architecture, self._options, self._folder / "speed")
-        if "features" in self._parts:
-            per_image += seconds_per_image(self._parts["features"].density, subsets.good)
-        kinds = kinds_by_importance(self._parameters.shapes, self._parameters.contrasts)
-        cells = len(kinds) * len(defect_sizes(*self._dataset.image_shape[1:]))
-        seconds, good = self._budget.share_out(per_image, len(subsets.reference), cells, len(subsets.good))
-        if good < len(subsets.good):
-            self._budget.note(f"{good} of {len(subsets.good)} good images get defects for lack of time")
-        return seconds, good
-
-    def _undamaged(self, judges: FamilyJudges, good: Images) -> dict[FamilyName, UndamagedImages]:
-        counts = dict.fromkeys(judges.calibrations, 0)
-        for start in range(0, len(good), BATCH):
-            for family, flagged in judges.flagged(good[start : start + BATCH], counts).items():
-                counts[family] += flagged
-            self._budget.tick()
-        return {family: undamaged_images(flagged, len(good)) for family, flagged in counts.items()}
-
-    def _result(self, family: FamilyName) -> FamilyResult:
-        """Return likelihood and cost of a family without its limits, or what is missing."""
-        result = FamilyResult(family=family, preset=PRESET_OF[family])
-        missing = [self._missing[part] for part in PARTS_OF[family] if part in self._missing]
-        if missing:
-            return result.model_copy(update={"unavailable": "; ".join(missing)})
-        size = self._pixel_size
-        if family == "hybrid" and size:
-            why = (
-                "a hybrid model takes pixels and features of one size; to compare all at that of the pixel flow: "
-                f"snf recommend {self._dataset.name} --set {shlex.quote(f'image_size={json.dumps(size)}')}"
-            )
-            return result.model_copy(update={"unavailable": why})
-        parts = [self._parts[part] for part in PARTS_OF[family]]
-        first = parts[0]
-        return result.model_copy(
-            update={
-                "held_out": first.held_out,
-                "baseline": first.baseline,
-                "unit": "nats/value" if family == "features" else "bits/dim",
-                "fit_seconds": sum(part.seconds for part in parts),
-                "steps": first.steps,
-            }
-        )
-
-
-def _ignore(_event: dict[str, Any]) -> None:
-    """Drop an event of the training, whose progress is that of a part of the comparison."""
+    def _report(self, fraction: float) -> None:
+        self._highest = max(self._highest, min(1.0, self._before + self._share * fraction))
+        if time.monotonic() - self._reported >= REPORT_S:
+            self._reported = time.monotonic()
+            step, left = round(100 * self._highest), 60 * self._minutes * (1 - self._highest)
+            progress = {"step": step, "steps": 100, "progress": self._highest, "eta_seconds": left}
+            self._observe({"event": "metrics", **progress})

@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.artifacts.detection_limit import CONTRASTS, SHAPES, LimitCurve, Shape, UndamagedImages
+from models.errors import DatasetUnfit
 from models.images.options import ImageOptions
 
 FamilyName = Literal["features", "pixels", "hybrid"]
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
 """The families, the cheapest first: features are fitted in closed form, pixels are trained, a hybrid takes both."""
 PRESET_OF: dict[FamilyName, str] = {"features": "snf-features", "pixels": "snf-glow-small", "hybrid": "snf-hybrid"}
-MAX_BUDGET = 24 * 60
-"""Longest comparison, in minutes."""
+MAX_MINUTES = 24 * 60
+MIN_TRAIN = 100
+"""Fewest images of the train part that can be divided."""
 
 
 class RecommendParameters(ImageOptions):
@@ -24,7 +26,13 @@ class RecommendParameters(ImageOptions):
     They are the time budget, the false-alarm rate, the defects, the seed, the backbone and the image options.
     """
 
-    minutes: float = Field(5.0, gt=0, le=MAX_BUDGET, description="Wall-clock budget of the whole comparison.")
+    minutes: float = Field(
+        10.0,
+        gt=0,
+        le=MAX_MINUTES,
+        description="About the time of the whole comparison; a quarter trains the pixel flow, 30 % the hybrid "
+        "model. Features are fitted and limits measured however long it takes.",
+    )
     alpha: float = Field(
         0.01, gt=0, lt=1, description="False-alarm rate; the smallest p-value is taken where that is larger."
     )
@@ -74,14 +82,24 @@ class FamilyResult(_RecordPart):
     unit: Literal["bits/dim", "nats/value"] | None = Field(None, description="Unit of both.")
     undamaged: UndamagedImages | None = Field(None, description="False alarms in the same images without defects.")
     not_determinable: str | None = Field(None, description="Why no limit can be stated; else null.")
-    curves: tuple[LimitCurve, ...] = Field((), description="Found shares and limits by shape and contrast.")
+    image_shape: tuple[int, int, int] | None = Field(
+        None, description="Channels, height, width of the images as the family got them; null if it was not compared."
+    )
+    curves: tuple[LimitCurve, ...] = Field(
+        (), description="Found shares and limits by shape and contrast, in pixels of the images of the dataset."
+    )
     mean_rank: float | None = Field(
         None,
         description="Mean over the shapes of the place of the limit among the sizes, from 0; one more than the last "
         "where no size is found. Smaller is better.",
     )
+    typical_limit: str | None = Field(
+        None, description="The size in pixels that the mean rank stands for, such as `4.5` or `over 12`."
+    )
     fit_seconds: float | None = Field(None, ge=0, description="Time that the fit or training to the subset took.")
-    seconds_per_1000: float | None = Field(None, ge=0, description="Time to judge 1,000 images.")
+    seconds_per_1000: float | None = Field(
+        None, ge=0, description="Time to judge 1,000 images, the drawing of defects included."
+    )
     steps: int | None = Field(None, ge=0, description="Optimiser steps of the pixel flow; null without one.")
 
 
@@ -98,8 +116,7 @@ class ComparedImages(_RecordPart):
     ranks: int = Field(
         ge=0, description="Images of the train part that p-values are ranks among; 0 if the statistics serve in folds."
     )
-    good: int = Field(ge=1, description="Good images that got the defects.")
-    good_part: Literal["statistics", "train"] = Field(description="The part of the dataset that these are from.")
+    good: int = Field(ge=1, description="Images of the train part that got the defects.")
 
 
 class RecommendationRecord(_RecordPart):
@@ -111,8 +128,8 @@ class RecommendationRecord(_RecordPart):
     dataset: str
     dataset_digest: str
     image_shape: tuple[int, int, int] = Field(description="Channels, height, width of the images, in pixels.")
-    minutes: float = Field(description="The budget.")
-    seconds: float = Field(ge=0, description="Time that the comparison took.")
+    minutes: float = Field(description="The time that was given.")
+    seconds: float = Field(ge=0, description="Time that it took, without earlier attempts.")
     seed: int
     alpha: float = Field(gt=0, lt=1, description="A defect is found if the p-value of its image is at most this.")
     smallest_p: float = Field(description="The smallest p-value that the comparison can give.")
@@ -126,7 +143,13 @@ class RecommendationRecord(_RecordPart):
     parameters: dict[str, Any] = Field({}, description="Training parameters to go on with: the options of the images.")
     reasons: tuple[str, ...] = Field(description="Why this family is proposed, or why none is.")
     not_covered: str = Field(description="What the comparison does not measure.")
-    notes: tuple[str, ...] = Field((), description="What was left out or reduced for lack of time or of images.")
+    notes: tuple[str, ...] = Field((), description="What was reduced, and what a training found unfit.")
 
-    def result(self, family: FamilyName) -> FamilyResult:
-        return next(result for result in self.families if result.family == family)
+
+def check_train_images(name: str, train: int) -> None:
+    """Raise ``DatasetUnfit`` for fewer than 100 training images."""
+    if train < MIN_TRAIN:
+        raise DatasetUnfit(
+            f"a comparison of families divides the training images, expected at least {MIN_TRAIN} of them, "
+            f"{name} has {train}: upload more images, or train snf-features, which suits few images"
+        )

@@ -1,31 +1,25 @@
-"""Rule that proposes a family by its detection limits, with reasons in words."""
+"""The rule that proposes a family by its detection limits, with reasons in words.
+
+The family with the smallest mean rank of its limits among the sizes is proposed. Within half a size the cheapest wins:
+features, then pixels, then both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 
-from models.artifacts.detection_limit import LimitCurve, Shape
+from models.artifacts.detection_limit import LimitCurve
 from models.recommendation.record import FAMILIES, FamilyName, FamilyResult
 
 NEAR = 0.5
 """Largest difference of two mean ranks, in steps of the grid of sizes, that is a tie."""
-MAX_DIFFERENCES = 3
-"""Defects that are named in a reason, those with the largest differences."""
 NAMES: dict[FamilyName, str] = {
     "features": "the feature model",
     "pixels": "the pixel flow",
     "hybrid": "the hybrid model",
-}
-PLURALS: dict[Shape, str] = {
-    "scratch": "scratches",
-    "spot": "spots",
-    "stain": "stains",
-    "hole": "holes",
-    "missing-part": "missing parts",
 }
 NOT_COVERED = (
     "Injected defects are small and local. Not measured: noise, light, focus and images of another kind, which pixel "
@@ -33,17 +27,9 @@ NOT_COVERED = (
 )
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """Proposed family, or None if none was measured, with the reasons as sentences."""
-
-    family: FamilyName | None
-    reasons: tuple[str, ...]
-
-
-def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> int:
-    """Return the index of a limit in ``sizes``, or their number if there is no limit."""
-    return len(sizes) if curve.limit is None else sizes.index(curve.limit)
+def limit_rank(curve: LimitCurve, sizes: Sequence[int]) -> float:
+    """Return the place of a limit among ``sizes``, between two where it is none of them; their number without one."""
+    return len(sizes) if curve.limit is None else float(np.interp(curve.limit, sizes, range(len(sizes))))
 
 
 def mean_rank(curves: Sequence[LimitCurve], sizes: Sequence[int]) -> float:
@@ -61,36 +47,27 @@ def typical_limit(rank: float, sizes: Sequence[int]) -> str:
     return f"over {sizes[-1]}" if rank > len(sizes) - 1 else f"{np.interp(rank, range(len(sizes)), sizes):.3g}"
 
 
-def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> Proposal:
-    """Propose the cheapest family whose mean rank is at most half a step above the smallest."""
-    measured = {result.family: result for result in results if result.mean_rank is not None}
-    if not measured:
-        return Proposal(None, ("no family has a detection limit that could be measured",))
-    ranks = {family: result.mean_rank or 0.0 for family, result in measured.items()}
+def propose(results: Sequence[FamilyResult], sizes: Sequence[int]) -> tuple[FamilyName | None, tuple[str, ...]]:
+    """Return the proposed family, or None if none was measured, and the reasons as sentences."""
+    ranks = {result.family: result.mean_rank for result in results if result.mean_rank is not None}
+    if not ranks:
+        return None, ("no family has a detection limit that could be measured",)
+    measured = {result.family: result for result in results}
     best = min(ranks.values())
     family = next(family for family in FAMILIES if family in ranks and ranks[family] <= best + NEAR)
     others = [other for other in FAMILIES if other in ranks and other != family]
-    reasons = [_difference(measured[family], measured[other], sizes) for other in others]
-    if all(curve.limit is None for result in measured.values() for curve in result.curves):
+    if not others:
+        return family, (f"{NAMES[family]} is the only family that could be compared",)
+    if all(curve.limit is None for name in ranks for curve in measured[name].curves):
         reasons = [
             f"none of the families finds any of these defects in 90 % of the images, up to {sizes[-1]} pixels: the "
             "limits do not tell the families apart"
         ]
-    ties = [other for other in others if abs(ranks[other] - ranks[family]) <= NEAR]
-    if ties:
-        reasons.append(_tie(measured[family], [measured[other] for other in ties], sizes))
-    if not others:
-        reasons.append(f"{NAMES[family]} is the only family that could be compared")
-    return Proposal(family, tuple(reasons))
-
-
-def limit_words(curve: LimitCurve) -> str:
-    """Return a limit in words, such as ``not up to 12 pixels``.
-
-    >>> limit_words(LimitCurve(shape="spot", contrast=64, cells=(), limit=6, lower=0.95))
-    'from 6 pixels'
-    """
-    return f"not up to {curve.cells[-1].size} pixels" if curve.limit is None else f"from {curve.limit} pixels"
+    else:
+        reasons = [_difference(measured[family], measured[other], sizes) for other in others]
+    if ties := [NAMES[other] for other in others if abs(ranks[other] - ranks[family]) <= NEAR]:
+        reasons.append(f"within half a size the cheapest wins: {NAMES[family]} before {' and '.join(ties)}")
+    return family, tuple(reasons)
 
 
 def limit_cell_text(curve: LimitCurve) -> str:
@@ -100,43 +77,10 @@ def limit_cell_text(curve: LimitCurve) -> str:
 
 
 def _difference(proposed: FamilyResult, other: FamilyResult, sizes: Sequence[int]) -> str:
-    """Return a sentence with the defects in whose limits two families differ most."""
-    pairs = [(a, b) for a in proposed.curves for b in other.curves if a.label == b.label]
-    steps = {a.label: limit_rank(b, sizes) - limit_rank(a, sizes) for a, b in pairs}
-    better = sorted((pair for pair in pairs if steps[pair[0].label] > 0), key=lambda pair: -steps[pair[0].label])
-    worse = sorted((pair for pair in pairs if steps[pair[0].label] < 0), key=lambda pair: steps[pair[0].label])
-    name, against = NAMES[proposed.family], NAMES[other.family]
-    parts = []
-    if better:
-        parts.append(f"{name} finds {_listed(better, against)}")
-    if worse:
-        swapped = [(b, a) for a, b in worse]
-        parts.append(f"{against} is ahead in {len(worse)} of {len(pairs)}: {_listed(swapped, name)}")
-    return "; ".join(parts) or f"{name} and {against} have the same limits"
-
-
-def _listed(pairs: Sequence[tuple[LimitCurve, LimitCurve]], other: str) -> str:
-    """Return limits in words, each with that of the ``other`` family in brackets."""
-    shown = [f"{_plural(a)} {limit_words(a)} ({other}: {limit_words(b)})" for a, b in pairs[:MAX_DIFFERENCES]]
-    more = len(pairs) - len(shown)
-    return ", ".join(shown) + (f", and {more} more" if more else "")
-
-
-def _plural(curve: LimitCurve) -> str:
-    contrast = "" if curve.contrast is None else f" of {curve.contrast} grey levels"
-    return PLURALS[curve.shape] + contrast
-
-
-def _tie(proposed: FamilyResult, ties: Sequence[FamilyResult], sizes: Sequence[int]) -> str:
-    """Return a sentence that says why one of several families with nearly the same limits is proposed."""
-    limits = ", ".join(
-        f"{NAMES[result.family]} {typical_limit(result.mean_rank or 0.0, sizes)} pixels" for result in (proposed, *ties)
-    )
-    cost = ""
-    if proposed.fit_seconds is not None and proposed.seconds_per_1000 is not None:
-        cost = f" (fitted in {proposed.fit_seconds:.0f} s, {proposed.seconds_per_1000:.1f} s for 1,000 images)"
+    pairs = list(zip(proposed.curves, other.curves, strict=True))
+    gains = [limit_rank(b, sizes) - limit_rank(a, sizes) for a, b in pairs]
+    ahead, behind = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     return (
-        f"typical limits within half a step of the tried sizes are a tie ({limits}), which the cheaper family wins: "
-        f"{NAMES[proposed.family]}{cost}. Features are fitted without training, a pixel flow is trained, a hybrid "
-        "model takes both"
+        f"typical limit {proposed.typical_limit} pixels of {NAMES[proposed.family]}, {other.typical_limit} of "
+        f"{NAMES[other.family]}; smaller in {ahead} of {len(pairs)} kinds of defects, larger in {behind}"
     )

@@ -83,7 +83,7 @@ def test_a_comparison_is_started_and_followed(
     page.clock.run_for(POLL_MS)
     expect(asking.get_by_role("alert")).to_have_count(0)
     collector.found = [one for one in collector.found if "status of 503" not in one]  # asked again meanwhile
-    assert house.get(f"/v1/jobs/{job}").json()["parameters"] == {"minutes": 5}
+    assert house.get(f"/v1/jobs/{job}").json()["parameters"] == {"minutes": 10}
     assert house.post(f"/v1/jobs/{job}/cancel").status_code == 202
     page.goto(f"/#/train/{compared}")
     expect(page.get_by_role("heading", name="Proposed family: features")).to_be_visible()

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.attempts.attempt import BEGAN, Fence, JobSpec, attempt
+from worker.attempts.attempt import Fence, JobSpec, attempt
 from worker.attempts.progress import PreparationReporter, write_note
 from worker.attempts.stop_flag import StopFlag
 from worker.broker.connection import redis_client
@@ -18,7 +18,7 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from models.recommendation.record import RecommendationRecord
 
-PHASES = "phases"
+MODELS = "models"
 RECORD = "recommendation.json"
 
 
@@ -37,9 +37,9 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     if (folder / RECORD).exists():  # complete: an earlier attempt died before it could report the result
         _finish(RecommendationRecord.model_validate_json((folder / RECORD).read_bytes()), folder, events)
         return
-    earlier = adopt_earlier(store, folder, spec.retry_of, PHASES)
+    earlier = adopt_earlier(store, folder, spec.retry_of, MODELS)
     if earlier is not None:
-        write_note(events, f"goes on from the phases of job {earlier}")
+        write_note(events, f"goes on from the models of job {earlier}")
 
     def should_stop() -> bool:
         fence.check_periodically()
@@ -57,12 +57,12 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
     record = compare_families(
         load_dataset(spec.dataset, settings.data_dir, datasets, images, on_prepared),
         parameters,
-        folder / PHASES,
+        folder / MODELS,
         observe=events.write,
         should_stop=should_stop,
         options=settings.job_engine_options,
+        threads=settings.train_threads,
         job=spec.id,
-        began=BEGAN,
     )
     fence.require()
     write_atomically(folder / RECORD, record.model_dump_json(indent=1).encode())
@@ -70,7 +70,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
 
 
 def _finish(record: "RecommendationRecord", folder: Path, events: EventLog) -> None:
-    shutil.rmtree(folder / PHASES, ignore_errors=True)
+    shutil.rmtree(folder / MODELS, ignore_errors=True)
     events.write(
         {
             "event": "recommended",

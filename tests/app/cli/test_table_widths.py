@@ -126,12 +126,13 @@ def limits() -> None:
 def recommendation() -> None:
     undamaged, curves = LIMIT["limit"]["undamaged"], LIMIT["limit"]["curves"]
     family = {"held_out": 12.345, "baseline": 23.456, "unit": "nats/value", "undamaged": undamaged, "mean_rank": 0.51}
+    family |= {"typical_limit": "10.0"}
     family |= {"curves": curves, "fit_seconds": 1234.0, "seconds_per_1000": 123.4}
     families = [
         family | {"family": name, "preset": preset}
         for name, preset in (("features", "snf-features"), ("pixels", "snf-glow-small"), ("hybrid", "snf-hybrid"))
     ]
-    images = {"fit": 10, "statistics": 10, "ranks": 10, "good": 40, "good_part": "statistics"}
+    images = {"fit": 10, "statistics": 10, "ranks": 10, "good": 40}
     found = {"created": datetime(2026, 1, 2, tzinfo=UTC), "dataset": NAME, "dataset_digest": "", "seconds": 300.0}
     found |= {"image_shape": (1, 28, 28), "minutes": 5.0, "seed": 0, "alpha": 0.01, "smallest_p": 0.001}
     found |= {"images": images, "shapes": ["missing-part"], "contrasts": [64], "sizes": [8, 12], "families": families}

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence
-from models.datasets import Images, load_dataset
+from models.datasets import Dataset, Images, load_dataset
 from models.errors import DatasetUnfit, ScoreNotFinite
 from models.images.options import ImageOptions
-from models.recommendation import architectures, compare
-from models.recommendation.compare import compare_families
+from models.limits.defects import defect_sizes
+from models.limits.good_images import GoodImages
+from models.limits.measure import measure_limits
+from models.recommendation import compare
+from models.recommendation.compare import choose_images, compare_families
 from models.recommendation.record import RecommendationRecord, RecommendParameters
+from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.interrupted import Interrupted
-from tests.models.recommendation.test_subsets import Untouchable
 from tests.support.backbones import backbone_folder
 
-FAST: dict[str, Any] = {"feature_side": 32, "shapes": ("missing-part",), "minutes": 5}
-SHORT: dict[str, Any] = {"image_size": 16, "minutes": 0.25}
+FAST: dict[str, Any] = {"feature_side": 32, "shapes": ("missing-part",)}
+SHORT: dict[str, Any] = {"image_size": 16, "minutes": 0.1}
 ODD = {"image_size": 27}
 """A size that no pixel flow takes: what is left is fitted in closed form."""
 
-WholeComparison = tuple[Path, RecommendationRecord, list[str]]
+Compared = tuple[Path, RecommendationRecord]
+
+
+class Untouchable:
+    """A part of a dataset that must not be used in any way."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"the part is touched: {name}")
+
+    def __len__(self) -> int:
+        raise AssertionError("the part is counted")
+
+    def __getitem__(self, rows: object) -> Any:
+        raise AssertionError("the part is read")
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +50,12 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
     return EngineOptions("torch", threads=1, backbones=backbone_folder(tmp_path_factory))
 
 
-def compared(
-    folder: Path, options: EngineOptions, stop_at: str = "", **given: Any
-) -> tuple[RecommendationRecord, list[str]]:
-    """The record of a comparison on digits without their calibration part, and its messages."""
+def compared(folder: Path, options: EngineOptions, stop_at: str = "", **given: Any) -> RecommendationRecord:
+    """The record of a comparison on digits of the train part alone."""
     parameters = RecommendParameters(**{**FAST, **given})
     dataset = load_dataset("mnist-mini", None, config=ImageOptions.model_validate(parameters.image_settings))
-    dataset = replace(dataset, calibration=cast(Images, Untouchable()))
+    other = cast(Images, Untouchable())
+    dataset = replace(dataset, statistics=other, calibration=other, test=other)
     events: list[dict[str, Any]] = []
 
     def should_stop() -> bool:
@@ -53,104 +67,137 @@ def compared(
     metrics = [event for event in events if event["event"] == "metrics"]
     shares = [event["progress"] for event in metrics]
     assert shares == sorted(shares)
-    assert (shares[-1], metrics[-1]["eta_seconds"]) == (1, 0)
-    return record, [event["message"] for event in events if event["event"] == "log"]
+    assert (shares[-1], metrics[-1]["eta_seconds"]) == (pytest.approx(1), pytest.approx(0))
+    return record
 
 
 def test_a_size_that_a_pixel_flow_refuses_leaves_features_and_an_interrupted_comparison_goes_on(
     tmp_path: Path, options: EngineOptions
 ) -> None:
     with pytest.raises(Interrupted):
-        compared(tmp_path, options, stop_at="defects", **ODD)
-    stored = json.loads((tmp_path / "features" / "fit.json").read_text())
-    record, messages = compared(tmp_path, options, **ODD)
-    assert json.loads((tmp_path / "features" / "fit.json").read_text()) == stored
-    assert not any(message.startswith("without features") for message in messages)
+        compared(tmp_path, options, stop_at="features: detection limits", **ODD)
+    (artifact,) = tmp_path.glob("*/features/artifact")
+    trained = (artifact / "manifest.json").stat()
+    record = compared(tmp_path, options, **ODD)
+    assert (artifact / "manifest.json").stat() == trained
     features, pixels, hybrid = record.families
     assert pixels.unavailable is not None
     assert pixels.unavailable.startswith("snf-glow-small halves both sides")
-    assert hybrid.unavailable == pixels.unavailable
-    assert (features.held_out, features.baseline) == (stored["held_out"], stored["baseline"])
+    assert hybrid.unavailable is not None
     assert features.held_out is not None
     assert features.baseline is not None
     assert features.held_out < features.baseline
     assert (record.proposal, record.preset, record.parameters) == ("features", "snf-features", {"image_size": [27, 27]})
-    assert record.reasons[-1] == "the feature model is the only family that could be compared"
-    assert (record.alpha, record.images.good_part, record.images.good) == (0.01, "statistics", 50)
-    assert [curve.shape for curve in features.curves] == ["missing-part"]
+    assert record.reasons == ("the feature model is the only family that could be compared",)
     # Another seed is another comparison: what is stored does not serve it.
     with pytest.raises(Interrupted):
-        compared(tmp_path, options, stop_at="anomaly statistics", seed=1, **ODD)
-    assert json.loads((tmp_path / "features" / "fit.json").read_text())["plan"] != stored["plan"]
+        compared(tmp_path, options, stop_at="features: detection limits", seed=1, **ODD)
+    assert len(list(tmp_path.glob("*/features/artifact"))) == 2
 
 
-def test_without_a_backbone_and_with_an_odd_size_the_reasons_are_named(tmp_path: Path) -> None:
-    empty = EngineOptions(backbones=tmp_path / "none")
+def test_without_a_backbone_and_with_an_odd_size_all_reasons_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetUnfit) as refused:
-        compared(tmp_path / "run", empty, **ODD)
+        compared(tmp_path / "run", EngineOptions(backbones=tmp_path / "none"), **ODD)
     assert "there is no backbone 'efficientnet-lite0' here: add it by `snf backbones add" in refused.value.detail
     assert "snf-glow-small halves both sides" in refused.value.detail
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> WholeComparison:
+def whole(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> Compared:
     folder = tmp_path_factory.mktemp("whole")
-    return folder, *compared(folder, options, **SHORT)
+    return folder, compared(folder, options, **SHORT)
 
 
-def test_all_families_are_compared_within_the_budget(whole: WholeComparison) -> None:
-    _, record, messages = whole
-    assert record.seconds < 42  # on a busy machine, too
-    assert any(message.startswith("pixels: training for") for message in messages)
+def test_all_families_are_trained_and_their_limits_are_those_of_the_trained_models(
+    whole: Compared, options: EngineOptions
+) -> None:
+    folder, record = whole
     features, pixels, hybrid = record.families
     assert [result.unavailable for result in record.families] == [None] * 3
-    assert (features.unit, pixels.unit, hybrid.held_out) == ("nats/value", "bits/dim", pixels.held_out)
-    assert pixels.held_out is not None
-    assert pixels.baseline is not None
-    assert pixels.held_out < pixels.baseline
+    assert (features.unit, pixels.unit, hybrid.unit) == ("nats/value", "bits/dim", "bits/dim")
     for result in record.families:
         assert result.undamaged is not None
         assert result.undamaged.flagged <= 5
+        assert result.fit_seconds
         assert result.seconds_per_1000
-    assert features.fit_seconds is not None
-    assert hybrid.fit_seconds == pytest.approx((pixels.fit_seconds or 0) + features.fit_seconds)
+        assert result.image_shape == record.image_shape == (1, 16, 16)
     assert pixels.steps
     assert features.steps is None
+    (artifact,) = folder.glob("*/features/artifact")
+    scorer = Scorer.load(artifact, None, options)
+    parameters = RecommendParameters(**FAST, **SHORT)
+    dataset = load_dataset("mnist-mini", None, config=ImageOptions(image_size=(16, 16)))
+    good = GoodImages("mnist-mini", "", np.asarray(choose_images(dataset, parameters.alpha, 0).test))
+    limits = measure_limits(scorer, good, compare.LimitParameters(alpha=record.alpha, shapes=("missing-part",)))
+    assert (limits.curves, limits.undamaged) == (features.curves, features.undamaged)
 
 
-def test_a_family_that_overflows_on_a_reference_image_is_left_out(
-    whole: WholeComparison, tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+def test_a_family_that_overflows_on_a_good_image_is_left_out(
+    whole: Compared, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its fits are those of the whole comparison."""
-    shutil.copytree(whole[0], tmp_path, ignore=shutil.ignore_patterns("cells"), dirs_exist_ok=True)
-    plan = json.loads((tmp_path / "plan.json").read_text())
-    (tmp_path / "plan.json").write_text(json.dumps(plan | {"spent": 0}))
-    collect = compare.collect_evidence
+    """Nothing is trained again: the models are those of the whole comparison."""
 
-    def overflowing(density: Any, *arguments: Any) -> ReferenceEvidence:
-        if density.kind == "density":
+    def overflowing(scorer: Scorer, *arguments: Any, **named: Any) -> Any:
+        if scorer.density.kind == "density":
             raise ScoreNotFinite("the flow overflows on image 3")
-        return collect(density, *arguments)
+        return measure_limits(scorer, *arguments, **named)
 
-    monkeypatch.setattr(compare, "collect_evidence", overflowing)
-    record, _ = compared(tmp_path, options, **SHORT)
-    reasons = {result.family: result.unavailable for result in record.families}
-    assert reasons["features"] is None
-    assert reasons["pixels"] == "the flow overflows on image 3"
-    assert reasons["hybrid"]
+    monkeypatch.setattr(compare, "measure_limits", overflowing)
+    record = compared(whole[0], options, **SHORT)
+    assert [result.unavailable for result in record.families] == [None, *["the flow overflows on image 3"] * 2]
+    assert record.families[0].curves == whole[1].families[0].curves
     assert record.proposal == "features"
 
 
-def test_a_pixel_flow_that_does_not_fit_takes_smaller_images(
-    tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
+def test_larger_images_are_made_smaller_for_a_pixel_flow_and_their_defects_keep_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(architectures, "MAX_SIDE", 32)
-    record, _ = compared(tmp_path, options, image_size=48, minutes=0.3)
-    features, pixels, hybrid = record.families
-    assert (features.unavailable, pixels.unavailable) == (None, None)
-    assert pixels.undamaged is not None
-    assert any(note.startswith("the pixel flow takes the images at 32x32: ") for note in record.notes)
-    assert hybrid.unavailable is not None
-    assert hybrid.unavailable.endswith("snf recommend mnist-mini --set image_size=32")
-    size = 32 if record.proposal == "pixels" else [48, 48]
-    assert record.parameters["image_size"] == size
+    monkeypatch.setattr(compare, "MAX_SIDE", 32)
+    options = EngineOptions("torch", threads=1, backbones=tmp_path / "none")
+    record = compared(tmp_path, options, image_size=48, minutes=0.02)
+    pixels = record.families[1]
+    assert (record.image_shape, pixels.image_shape) == ((1, 48, 48), (1, 32, 32))
+    assert record.sizes == defect_sizes(48, 48)
+    assert {cell.size for cell in pixels.curves[0].cells} <= {3, 4, 6, 9, 12, 18, 24}
+    assert pixels.curves[0].cells[-1].size == 24
+    assert record.notes[0].startswith("flows over pixels take the images at 32x32, ")
+    assert (record.proposal, list(record.parameters["image_size"])) == ("pixels", [32, 32])
+
+
+def numbered(train: int) -> Dataset:
+    """A dataset whose images are their numbers, as base-256 digits in four pixels."""
+    images = np.arange(train, dtype=">u4").view(np.uint8).reshape(-1, 1, 2, 2)
+    none = cast(Images, Untouchable())
+    return Dataset("numbers", images, none, none, none, "digest")
+
+
+def numbers_of(images: Images) -> list[int]:
+    return [int(number) for number in np.asarray(images).reshape(-1, 4).astype(np.int64) @ 256 ** np.arange(3, -1, -1)]
+
+
+@pytest.mark.parametrize(
+    ("train", "counts"),
+    [(50_000, (2000, 500, 1000, 100)), (1_000, (480, 100, 220, 100)), (180, (86, 58, 0, 36))],
+)
+def test_the_images_are_disjoint_from_everywhere_in_the_train_part_and_few_rank_in_folds(
+    train: int, counts: tuple[int, ...]
+) -> None:
+    chosen = choose_images(numbered(train), 0.01, 0)
+    parts = [chosen.train, chosen.statistics, chosen.calibration, chosen.test]
+    assert tuple(map(len, parts)) == counts
+    numbers = [number for part in parts for number in numbers_of(part)]
+    assert len(numbers) == len(set(numbers))
+    assert len({10 * number // train for number in numbers_of(chosen.train)}) == 10
+    assert (chosen.folds is None) is (len(chosen.calibration) > 0)
+    assert numbers_of(choose_images(numbered(train), 0.01, 0).train) == numbers_of(chosen.train)
+    assert numbers_of(choose_images(numbered(train), 0.01, 1).train) != numbers_of(chosen.train)
+
+
+def test_too_few_images_are_refused_with_the_number_that_is_needed() -> None:
+    with pytest.raises(DatasetUnfit, match="expected at least 100 of them, numbers has 99: upload more images"):
+        choose_images(numbered(99), 0.01, 0)
+
+
+def test_images_of_any_size_are_for_features_alone() -> None:
+    with pytest.raises(ValidationError, match="so train snf-features"):
+        RecommendParameters(fit="tiles")

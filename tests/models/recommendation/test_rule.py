@@ -7,9 +7,10 @@ import pytest
 from models.artifacts.detection_limit import LimitCurve, Shape
 from models.limits.rule import limit_cell
 from models.recommendation.record import PRESET_OF, FamilyName, FamilyResult
-from models.recommendation.rule import limit_cell_text, mean_rank, propose
+from models.recommendation.rule import limit_cell_text, limit_rank, mean_rank, propose, typical_limit
 
 SIZES = (2, 3, 4, 6, 8, 12)
+Limits = tuple[int | None, ...]
 
 
 def curve(shape: Shape, contrast: int | None, limit: int | None) -> LimitCurve:
@@ -19,16 +20,13 @@ def curve(shape: Shape, contrast: int | None, limit: int | None) -> LimitCurve:
 
 def result(family: FamilyName, *limits: int | None) -> FamilyResult:
     """A family with these limits of a scratch of 64 and of 128 grey levels, and of a hole."""
+    if not limits:
+        return FamilyResult(family=family, preset=PRESET_OF[family], unavailable="no backbone")
     kinds: list[tuple[Shape, int | None]] = [("scratch", 64), ("scratch", 128), ("hole", None)]
     curves = tuple(curve(*kind, limit) for kind, limit in zip(kinds, limits, strict=True))
-    return FamilyResult(
-        family=family,
-        preset=PRESET_OF[family],
-        curves=curves,
-        mean_rank=mean_rank(curves, SIZES) if curves else None,
-        fit_seconds=12.0,
-        seconds_per_1000=3.25,
-    )
+    rank = mean_rank(curves, SIZES)
+    typical = typical_limit(rank, SIZES)
+    return FamilyResult(family=family, preset=PRESET_OF[family], curves=curves, mean_rank=rank, typical_limit=typical)
 
 
 def test_a_shape_counts_once_whatever_its_contrasts_and_a_missed_one_as_a_size_more() -> None:
@@ -36,53 +34,53 @@ def test_a_shape_counts_once_whatever_its_contrasts_and_a_missed_one_as_a_size_m
     assert result("pixels", 6, None, 3).mean_rank == pytest.approx((4.5 + 1) / 2)
     assert limit_cell_text(curve("hole", None, 3)) == "3"
     assert limit_cell_text(curve("hole", None, None)) == "none (30% at 12)"
+    # A limit of smaller images may lie between two sizes.
+    assert limit_rank(curve("hole", None, 5), SIZES) == pytest.approx(2.5)
 
 
-def test_the_smallest_limits_win_and_the_reasons_name_them() -> None:
-    pixels, features = result("pixels", None, 8, 2), result("features", 12, 6, 12)
-    proposal = propose([features, pixels, result("hybrid", 3, 2, 2)], SIZES)
-    assert proposal.family == "hybrid"
-    assert proposal.reasons[0] == (
-        "the hybrid model finds holes from 2 pixels (the feature model: from 12 pixels), "
-        "scratches of 64 grey levels from 3 pixels (the feature model: from 12 pixels), "
-        "scratches of 128 grey levels from 2 pixels (the feature model: from 6 pixels)"
-    )
-    assert "scratches of 64 grey levels from 3 pixels (the pixel flow: not up to 12 pixels)" in proposal.reasons[1]
-    alone = propose([features, pixels], SIZES)
-    assert alone.family == "pixels"
-    assert alone.reasons[0] == (
-        "the pixel flow finds holes from 2 pixels (the feature model: from 12 pixels); the feature model is ahead in 2 "
-        "of 3: scratches of 64 grey levels from 12 pixels (the pixel flow: not up to 12 pixels), scratches of 128 grey "
-        "levels from 6 pixels (the pixel flow: from 8 pixels)"
-    )
-
-
-def test_within_half_a_size_the_cheaper_family_wins() -> None:
-    # One step of one of two contrasts of one of two shapes is a quarter; four of them are a whole one.
-    near, far = result("features", 4, 3, 2), result("features", 12, 3, 2)
-    pixels, hybrid = result("pixels", 3, 3, 2), result("hybrid", 3, 3, 2)
-    proposal = propose([near, pixels, hybrid], SIZES)
-    assert proposal.family == "features"
-    assert proposal.reasons[-1].startswith(
-        "typical limits within half a step of the tried sizes are a tie (the feature model 2.75 pixels, the pixel flow "
-        "2.5 pixels, the hybrid model 2.5 pixels), which the cheaper family wins: the feature model (fitted in 12 s, "
-        "3.2 s for 1,000 images)"
-    )
-    assert propose([far, pixels, hybrid], SIZES).family == "pixels"
-    assert propose([result("features", 6, 3, 2), pixels, hybrid], SIZES).family == "features"  # half a size exactly
-
-
-def test_families_without_limits_are_left_out() -> None:
-    missing = FamilyResult(family="features", preset="snf-features", unavailable="no backbone")
-    proposal = propose([missing, result("pixels", None, None, 12)], SIZES)
-    assert (proposal.family, proposal.reasons) == (
-        "pixels",
-        ("the pixel flow is the only family that could be compared",),
-    )
-    assert propose([missing], SIZES).family is None
-
-
-def test_where_nothing_is_found_the_cheapest_is_proposed_and_the_reasons_say_so() -> None:
-    proposal = propose([result(family, None, None, None) for family in ("features", "pixels", "hybrid")], SIZES)
-    assert proposal.family == "features"
-    assert "up to 12 pixels: the limits do not tell the families apart" in proposal.reasons[0]
+# One step of one of two contrasts of one of two shapes is a quarter; four of them are a whole one.
+@pytest.mark.parametrize(
+    ("features", "pixels", "hybrid", "proposed", "reason"),
+    [
+        pytest.param(
+            (12, 6, 12), (None, 8, 2), (3, 2, 2), "hybrid",
+            "typical limit 2.25 pixels of the hybrid model, 10 of the feature model; smaller in 3 of 3 kinds of "
+            "defects, larger in 0", id="smallest",
+        ),
+        pytest.param(
+            (12, 6, 12), (None, 8, 2), (), "pixels",
+            "typical limit 5 pixels of the pixel flow, 10 of the feature model; smaller in 1 of 3 kinds of defects, "
+            "larger in 2", id="one-missing",
+        ),
+        pytest.param(
+            (4, 3, 2), (3, 3, 2), (3, 3, 2), "features",
+            "within half a size the cheapest wins: the feature model before the pixel flow and the hybrid model",
+            id="tie",
+        ),
+        pytest.param(
+            (6, 3, 2), (3, 3, 2), (3, 3, 2), "features",
+            "within half a size the cheapest wins: the feature model before the pixel flow and the hybrid model",
+            id="half-a-size-exactly",
+        ),
+        pytest.param(
+            (12, 3, 2), (3, 3, 2), (3, 3, 2), "pixels",
+            "within half a size the cheapest wins: the pixel flow before the hybrid model", id="tie-of-two",
+        ),
+        pytest.param(
+            (), (None, None, 12), (), "pixels", "the pixel flow is the only family that could be compared", id="alone"
+        ),
+        pytest.param(
+            (), (), (), None, "no family has a detection limit that could be measured", id="none-measured"
+        ),
+        pytest.param(
+            (None,) * 3, (None,) * 3, (None,) * 3, "features",
+            "none of the families finds any of these defects in 90 % of the images, up to 12 pixels: the limits do "
+            "not tell the families apart", id="nothing-found",
+        ),
+    ],
+)  # fmt: skip
+def test_the_proposal(features: Limits, pixels: Limits, hybrid: Limits, proposed: str | None, reason: str) -> None:
+    results = [result("features", *features), result("pixels", *pixels), result("hybrid", *hybrid)]
+    family, reasons = propose(results, SIZES)
+    assert family == proposed
+    assert reason in reasons

@@ -1,4 +1,4 @@
-"""A comparison of families in real processes: whoever dies, finished phases are kept, and there is one result."""
+"""A comparison of families in real processes: whoever dies, finished models are kept, and there is one result."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from worker.queues import Queue
 from worker.runtime.supervisor import Outcome, Supervisor
 from worker.settings import Settings
 
-PARAMETERS = {"image_size": 27, "feature_side": 64, "shapes": ["missing-part"], "minutes": 5}
+PARAMETERS = {"image_size": 27, "feature_side": 64, "shapes": ["missing-part"]}
 """A size that no pixel flow takes: a comparison of seconds."""
 DIGITS = real_images(300)
+MANIFEST = "*/features/artifact/manifest.json"
 
 
 def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
@@ -49,15 +50,16 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
         )
     )
     folder = settings.jobs_dir / job.id
-    fit = folder / "phases" / "features" / "fit.json"
+    models = folder / "models"
     outcomes: list[Outcome] = []
     thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
     thread.start()
-    until(lambda: fit.exists() or outcomes, 120, every=0.005)
+    until(lambda: list(models.glob(MANIFEST)) or outcomes, 120, every=0.005)
     os.kill(forked.pids[str(folder)], signal.SIGKILL)
     thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
-    stored = json.loads(fit.read_text())
+    (manifest,) = models.glob(MANIFEST)
+    stored = json.loads(manifest.read_text())["training"]
 
     assert real.run(job.id) is Outcome.SUCCEEDED
     done = store.get(job.id)
@@ -71,5 +73,5 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
         "seconds": record.seconds,
     }
     assert (done.progress["fraction"], done.model) == (1, "")
-    assert not (folder / "phases").exists()
+    assert not models.exists()
     assert "digits" not in Registry(settings.registry_dir).names()

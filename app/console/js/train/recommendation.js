@@ -8,7 +8,7 @@ import { share } from "./progress.js";
 
 const POLL_MS = 2000;
 const FINISHED = new Set(["succeeded", "failed", "cancelled"]);
-const MINUTES = 5;
+const MINUTES = 10;
 
 export class Recommendation {
   /** `adopt` is called with the proposed preset and its parameters. */
@@ -80,7 +80,7 @@ export class Recommendation {
     const { job, record } = this;
     const running = job && !FINISHED.has(job.status);
     return html`<div class="sunken stack small" role="group" aria-label="Which family">
-      <div class="row between"><span>Pixels, features or both? A comparison on a part of the images takes ${MINUTES} minutes.</span>
+      <div class="row between"><span>Pixels, features or both? A comparison on a part of the images takes about ${MINUTES} minutes.</span>
         <button type="button" ?disabled=${!this.dataset || this.unfit || this.sending || running} @click=${() => this.start()}>${record ? "Compare again" : "Which family?"}</button></div>
       ${this.dataset ? nothing : html`<p class="faint">Choose a dataset first.</p>`}
       ${notice(this.unfit && `The families cannot be compared on ${this.dataset}: ${this.unfit}`, "warn")}
@@ -107,7 +107,7 @@ export function proposal(record) {
     <ul>${reasons.map((reason) => html`<li>${reason}</li>`)}</ul>
     <div class="scroll" tabindex="0" role="region" aria-label="Families"><table class="rows families"><thead><tr><th>family</th><th class="num">typical limit</th><th class="num">held-out (trivial)</th><th class="num">false alarms</th><th class="num">fit, 1,000 images</th></tr></thead>
       <tbody>${compared.map((family) => html`<tr><th scope="row">${family.family}</th>
-        <td class="num" data-label="typical limit">${typicalLimit(family.mean_rank, record.sizes)}</td>
+        <td class="num" data-label="typical limit">${family.typical_limit ? `${family.typical_limit} pixels` : "–"}</td>
         <td class="num" data-label="held-out (trivial)">${number(family.held_out, 3)} (${number(family.baseline, 3)}) ${family.unit}</td>
         <td class="num" data-label="false alarms">${family.undamaged ? `${family.undamaged.flagged} of ${family.undamaged.images}` : "–"}</td>
         <td class="num" data-label="fit, 1,000 images">${number(family.fit_seconds, 0)} s, ${number(family.seconds_per_1000, 1)} s</td></tr>`)}</tbody></table></div>
@@ -115,7 +115,7 @@ export function proposal(record) {
     ${left.map(({ family, unavailable, not_determinable: why }) => html`<p>${family}: ${unavailable ?? why}</p>`)}
     <p class="faint">Typical limit: the size from which a family finds 90 % of the defects, averaged over their kinds. Smaller is better.</p>
     <p class="faint">${record.not_covered} Bits/dim and nats cannot be compared with each other.</p>
-    <p class="faint">${whole(images.fit)} images fitted, defects in ${whole(images.good)} images of the ${images.good_part} part, false-alarm rate ${brief(100 * alpha)} %; the calibration part was not used.</p>
+    <p class="faint">${whole(images.fit)} images fitted, defects in ${whole(images.good)} others, all of the train part; false-alarm rate ${brief(100 * alpha)} %.</p>
     ${notes.map((note) => html`<p class="faint">${note}</p>`)}`;
 }
 
@@ -125,15 +125,6 @@ function limits(families) {
     <thead><tr><th>defect</th>${families.map(({ family }) => html`<th class="num">${family}</th>`)}</tr></thead>
     <tbody>${families[0].curves.map((first, index) => html`<tr><th scope="row">${named(first)}</th>
       ${families.map(({ family, curves }) => html`<td class="num" data-label=${family}>${size(curves[index])}</td>`)}</tr>`)}</tbody></table></div></details>`;
-}
-
-/** Returns the defect size that a mean rank stands for: the sizes have the ranks 0, 1, ... */
-function typicalLimit(rank, sizes) {
-  if (rank == null) return "–";
-  const place = Math.floor(rank);
-  if (rank > sizes.length - 1) return `over ${sizes.at(-1)} pixels`;
-  const [low, high] = [sizes[place], sizes[place + 1] ?? sizes[place]];
-  return `${brief(low + (rank - place) * (high - low))} pixels`;
 }
 
 const number = (value, digits) => (value == null ? "–" : fixed(value, digits));
