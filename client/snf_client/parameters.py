@@ -80,7 +80,7 @@ class RecommendParameters(TypedDict):
     levels: NotRequired[int | None]
     """Grey levels of 16-bit grey files: 4096 for a camera of 12 bits; unset: 65536."""
     minutes: NotRequired[float]
-    """Wall-clock budget of the whole comparison."""
+    """About the time of the whole comparison; a quarter trains the pixel flow, 30 % the hybrid model. Features are fitted and limits measured however long it takes."""
     alpha: NotRequired[float]
     """False-alarm rate; the smallest p-value is taken where that is larger."""
     shapes: NotRequired[list[Literal["scratch", "spot", "stain", "hole", "missing-part"]]]

@@ -159,8 +159,7 @@ class ComparedImages(BaseModel):
     ranks: int = Field(
         ..., description="Images of the train part that p-values are ranks among; 0 if the statistics serve in folds."
     )
-    good: int = Field(..., description="Good images that got the defects.")
-    good_part: Literal["statistics", "train"] = Field(..., description="The part of the dataset that these are from.")
+    good: int = Field(..., description="Images of the train part that got the defects.")
 
 
 class ComparedVerdicts(BaseModel):
@@ -1331,15 +1330,25 @@ class FamilyResult(BaseModel):
     unit: Literal["bits/dim", "nats/value"] | None = Field(None, description="Unit of both.")
     undamaged: UndamagedImages | None = Field(None, description="False alarms in the same images without defects.")
     not_determinable: str | None = Field(None, description="Why no limit can be stated; else null.")
+    image_shape: tuple[int, int, int] | None = Field(
+        None, description="Channels, height, width of the images as the family got them; null if it was not compared."
+    )
     curves: list[LimitCurve] = Field(
-        [], description="Found shares and limits by shape and contrast.", validate_default=True
+        [],
+        description="Found shares and limits by shape and contrast, in pixels of the images of the dataset.",
+        validate_default=True,
     )
     mean_rank: float | None = Field(
         None,
         description="Mean over the shapes of the place of the limit among the sizes, from 0; one more than the last where no size is found. Smaller is better.",
     )
+    typical_limit: str | None = Field(
+        None, description="The size in pixels that the mean rank stands for, such as `4.5` or `over 12`."
+    )
     fit_seconds: float | None = Field(None, description="Time that the fit or training to the subset took.")
-    seconds_per_1000: float | None = Field(None, description="Time to judge 1,000 images.")
+    seconds_per_1000: float | None = Field(
+        None, description="Time to judge 1,000 images, the drawing of defects included."
+    )
     steps: int | None = Field(None, description="Optimiser steps of the pixel flow; null without one.")
 
 
@@ -1558,8 +1567,8 @@ class RecommendationRecord(BaseModel):
     dataset: str
     dataset_digest: str
     image_shape: tuple[int, int, int] = Field(..., description="Channels, height, width of the images, in pixels.")
-    minutes: float = Field(..., description="The budget.")
-    seconds: float = Field(..., description="Time that the comparison took.")
+    minutes: float = Field(..., description="The time that was given.")
+    seconds: float = Field(..., description="Time that it took, without earlier attempts.")
     seed: int
     alpha: float = Field(..., description="A defect is found if the p-value of its image is at most this.")
     smallest_p: float = Field(..., description="The smallest p-value that the comparison can give.")
@@ -1575,7 +1584,7 @@ class RecommendationRecord(BaseModel):
     parameters: dict[str, Any] = Field({}, description="Training parameters to go on with: the options of the images.")
     reasons: list[str] = Field(..., description="Why this family is proposed, or why none is.")
     not_covered: str = Field(..., description="What the comparison does not measure.")
-    notes: list[str] = Field([], description="What was left out or reduced for lack of time or of images.")
+    notes: list[str] = Field([], description="What was reduced, and what a training found unfit.")
 
 
 class ReferenceRecord(BaseModel):

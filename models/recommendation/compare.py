@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from models import errors
 from models.anomaly.fitting.reference_images import evenly_spaced
 from models.artifacts.detection_limit import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
 from models.datasets import Dataset, Images
 from models.datasets.splits import FOLDS
+from models.errors import (
+    BackboneMissing,
+    BackboneUnfit,
+    DatasetUnfit,
+    EngineUnavailable,
+    ScoreNotFinite,
+    SingularLayer,
+    TrainingDiverged,
+)
 from models.limits.defects import defect_sizes
 from models.limits.good_images import GoodImages
 from models.limits.measure import measure_limits
@@ -54,8 +62,8 @@ TIME_SHARES: dict[FamilyName, float] = {"features": 0.1, "pixels": 0.25, "hybrid
 """Shares of the minutes for the trainings; the limits have the rest."""
 REPORT_S = 0.5
 UNAVAILABLE = (
-    *(errors.BackboneMissing, errors.BackboneUnfit, errors.DatasetUnfit, errors.EngineUnavailable),
-    *(errors.TrainingDiverged, errors.SingularLayer, errors.ScoreNotFinite),
+    *(BackboneMissing, BackboneUnfit, DatasetUnfit, EngineUnavailable),
+    *(TrainingDiverged, SingularLayer, ScoreNotFinite),
 )
 """Errors that leave a family out of a comparison, with their text as the reason."""
 
@@ -78,9 +86,7 @@ def compare_families(
     began, shape = time.monotonic(), dataset.image_shape
     sizes = defect_sizes(*shape[1:])
     if not sizes:
-        raise errors.DatasetUnfit(
-            f"expected images of at least 4 pixels on each side for defects, got {shape[1]}x{shape[2]}"
-        )
+        raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {shape[1]}x{shape[2]}")
     plan = hashlib.sha256(f"{dataset.digest}{parameters.model_dump_json()}".encode()).hexdigest()
     folder /= plan[:16]
     chosen = replace(choose_images(dataset, parameters.alpha, parameters.seed), digest=plan)
@@ -93,7 +99,7 @@ def compare_families(
             f"flows over pixels take the images at {smaller.height}x{smaller.width}, at most {MAX_SIDE} pixels a side; "
             "sizes of defects are those in the images of the dataset"
         )
-    progress = _Progress(observe, should_stop, parameters.minutes)
+    progress = _ComparisonProgress(observe, should_stop, parameters.minutes)
     scorers, results = dict[FamilyName, Scorer](), dict[FamilyName, FamilyResult]()
 
     def leave_out(family: FamilyName, reason: str) -> None:
@@ -143,7 +149,7 @@ def compare_families(
     progress.begin("proposal", 0.0)
     if all(result.unavailable for result in results.values()):
         reasons = dict.fromkeys(str(result.unavailable) for result in results.values())
-        raise errors.DatasetUnfit(f"no family can be compared: {'; '.join(reasons)}")
+        raise DatasetUnfit(f"no family can be compared: {'; '.join(reasons)}")
     ranks = min(scorer.calibration.images for scorer in scorers.values())
     if alpha > parameters.alpha:
         notes.append(f"{unattainable(parameters.alpha, ranks)}: alpha is {alpha:.4g} here")
@@ -269,7 +275,7 @@ def _scaled(curve: LimitCurve, scale: float) -> LimitCurve:
     return curve.model_copy(update={"cells": cells, "limit": limit})
 
 
-class _Progress:
+class _ComparisonProgress:
     """Progress of all trainings and limits as one."""
 
     def __init__(self, observe: Observer, should_stop: Callable[[], bool], minutes: float) -> None:
