@@ -11,45 +11,22 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 SMOOTHING = 0.75
-"""Standard deviation in pixels of the filter that lets a defect stand out of dequantisation noise.
-
-More of it hides fine defects: ``python -m benchmarks.features localisation`` compares several.
-"""
+"""Standard deviation in pixels; more hides fine defects (``python -m benchmarks.features localisation``)."""
 REACH = round(4 * SMOOTHING)
 """Pixels of the filter on either side. Beyond the edge of a map it is mirrored."""
 _OFFSETS = np.arange(-REACH, REACH + 1)
 KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)).sum()
-"""Weights of the filter along one side of a map."""
 
 
 def of_places(places: Array, image: tuple[int, int]) -> Array:
-    """Interpolate values at places, the cell centres of a coarse grid, to an anomaly map of all pixels.
-
-    The interpolation is bilinear.
-
-    A place is the centre of its share of the image: that of row i of R lies at pixel (i + 1/2) H / R - 1/2. Pixels
-    beyond the outermost centres have the value of the nearest one.
-
-    Args:
-        places: The centred negative log-density at each place, ``(rows, columns)`` or ``(N, rows, columns)`` in nats.
-        image: Height and width of the image in pixels.
-
-    Returns:
-        The map, ``(H, W)`` or ``(N, H, W)`` in nats. It is nowhere larger than the largest place.
-    """
+    """Interpolate nats at cell centres of a coarse grid bilinearly to pixels; outer values go on to the edge."""
     down, across = (_interpolation(*of_side) for of_side in zip(places.shape[-2:], image, strict=True))
     brought: Array = down @ places @ across.T
     return brought
 
 
 def of_pixels(z: Array) -> Array:
-    """Compute an anomaly map from the z-scores of the log-likelihood at each pixel.
-
-    The map is minus the z-scores, smoothed by a Gaussian filter. It is used for a density of pixels.
-
-    Args:
-        z: The z-scores, ``(H, W)`` or ``(N, H, W)``.
-    """
+    """Return minus the z-scores of the log-likelihood at each pixel, ``(H, W)`` or ``(N, H, W)``, smoothed."""
     smooth = -z
     for axis in (-2, -1) if z.size else ():
         length = smooth.shape[axis]

@@ -1,8 +1,4 @@
-"""The calibration of a model, which turns the scores of an image into a conformal p-value and an anomaly verdict.
-
-A calibration holds statistics that were fitted to reference images, and the anomaly statistics of calibration images.
-The p-value of an image is its rank among these.
-"""
+"""The calibration of a model, which turns the scores of an image into a conformal p-value and an anomaly verdict."""
 
 from __future__ import annotations
 
@@ -42,29 +38,16 @@ Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fold:
-    """Part of a calibration: an anomaly statistic fitted to some normal images, and its values on others.
-
-    A new image is ranked among the sorted values of the statistic on the calibration images. Its ranks in all folds
-    give its p-value.
-
-    ``ordered`` holds the sorted values T of the statistic on the calibration images of this fold, in nats.
-    ``map_maxima`` holds the sorted largest values of the anomaly maps of these images; None without maps, and in
-    calibrations of earlier versions.
-    """
+    """Part of a calibration: an anomaly statistic fitted to some normal images, and its sorted values on others."""
 
     statistic: Statistic
-    ordered: Array
-    map_maxima: Array | None = None
+    ordered: Array  # T of the calibration images, nats
+    map_maxima: Array | None = None  # largest values of their anomaly maps
 
 
 @dataclass(frozen=True)
 class MapReference:
-    """Mean and standard deviation of the log-likelihood at each pixel over normal images.
-
-    Both are ``(H, W)``, in nats.
-
-    For a model of tiles they are those at each place over the tiles of normal images, ``(rows, columns)`` each.
-    """
+    """Mean and deviation of the log-likelihood over normal images at each pixel, or place of a tile, in nats."""
 
     mean: Array
     deviation: Array
@@ -72,23 +55,13 @@ class MapReference:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Statistics of normal images, with which those of new images are compared to find anomalies.
-
-    They belong to one model and give new images their p-values and verdicts.
-
-    Attributes:
-        folds: One fold where separate images were used for calibration, several in cross-conformal calibration.
-        log_likelihoods: Log-likelihoods of the reference images, sorted, in nats.
-        pixels: The reference of heat maps; None for a flow without spatial structure.
-        white_levels: White levels of the reference images, sorted; None in a calibration made before they were stored.
-        tile_counts: Fewest and most tiles of a calibration image; None without tiles, and in earlier calibrations.
-    """
+    """Statistics of normal images, by which new images of one model get their p-values and verdicts."""
 
     folds: tuple[Fold, ...]
-    log_likelihoods: Array
-    pixels: MapReference | None
+    log_likelihoods: Array  # of the reference images, sorted, nats
+    pixels: MapReference | None  # None for a flow without spatial structure
     white_levels: NDArray[np.uint8] | None = None
-    tile_counts: NDArray[np.int64] | None = None
+    tile_counts: NDArray[np.int64] | None = None  # fewest and most of a calibration image
 
     @cached_property
     def white_level_counts(self) -> tuple[int, ...] | None:
@@ -98,34 +71,22 @@ class Calibration:
         return tuple(np.bincount(self.white_levels, minlength=LEVELS).tolist())
 
     def ordered(self) -> list[Array]:
-        """Return the sorted anomaly statistics of the calibration images, as one array for each calibration fold.
-
-        New images are ranked among them, which gives their p-values.
-        """
+        """Return the sorted anomaly statistics of the calibration images of each fold."""
         return [fold.ordered for fold in self.folds]
 
     @cached_property
     def images(self) -> int:
-        """The total number of calibration images in all folds (groups into which they are split).
-
-        New images are ranked among them, which gives their p-values.
-        """
+        """The number of calibration images of all folds."""
         return sum(map(len, self.ordered()))
 
     @cached_property
     def statistic_counts(self) -> tuple[int, ...]:
-        """The number of the first fold's calibration images in each cell of their statistic, ``(CELLS,)``.
-
-        Among several folds only these are exchangeable with new images by one and the same fit.
-        """
+        """Images of the first fold by cell of their statistic: only these are exchangeable with new ones by one fit."""
         return tuple(np.bincount(statistic_cells(self.folds[0].ordered), minlength=CELLS).tolist())
 
     @property
     def has_features(self) -> bool:
-        """Whether anomaly verdicts by this calibration use image features from a backbone network.
-
-        The anomaly maps are then computed from these features.
-        """
+        """Whether verdicts and anomaly maps use features of a backbone."""
         return any(fold.statistic.features is not None for fold in self.folds)
 
     @property
@@ -135,35 +96,20 @@ class Calibration:
 
     @property
     def default_alpha(self) -> float:
-        """The default false-alarm rate: 0.01, or more if the calibration has too few images for that.
-
-        With fewer images it is ``smallest_p``, where that is larger.
-        """
+        """The default false-alarm rate: 0.01, or ``smallest_p`` where that is larger."""
         return default_alpha(self.smallest_p)
 
     def distribution(self, bins: int) -> Distribution:
-        """Return a histogram of the anomaly statistics of the calibration images.
-
-        It comes with the thresholds for the usual false-alarm rates that are attainable with so many images. Values are
-        in nats, and limited to 1e6.
-        """
+        """Return a histogram of the calibration images' statistics and the thresholds of attainable rates, nats."""
         return distribution(self.ordered(), bins, MAX_STATISTIC)
 
     def check_alpha(self, alpha: float | None) -> float:
-        """Return the requested or default false-alarm rate; raise ``AlphaUnattainable`` if it is too small.
-
-        None stands for the default rate. A rate must not be below the smallest possible p-value.
-        """
+        """Return the false-alarm rate, None for the default; raise ``AlphaUnattainable`` if it is too small."""
         return attainable_alpha(alpha, self.smallest_p)
 
     @cached_property
     def map_maxima(self) -> Array | None:
-        """The sorted maxima of the anomaly maps of the calibration images, one for each image.
-
-        None where they are not known.
-
-        Raises ``ValueError`` if there are not as many as calibration images.
-        """
+        """The sorted maxima of the calibration images' anomaly maps, if known; ``ValueError`` if some are missing."""
         maxima = [fold.map_maxima for fold in self.folds if fold.map_maxima is not None]
         if len(maxima) < len(self.folds):
             return None
@@ -173,41 +119,20 @@ class Calibration:
         return together
 
     def map_threshold(self, alpha: float) -> float | None:
-        """Return the anomaly-map value from which a pixel counts as anomalous at a false-alarm rate.
-
-        At most a share ``alpha`` of normal images reach it anywhere in their map.
-
-        It is the smallest value v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha, where M_i is the largest value of the
-        map of calibration image i. None where the calibration has no such values, or too few for ``alpha``, and at a
-        rate of 1, at which every image is flagged whatever its map.
-        """
+        """Return the smallest v with (1 + #{i: M_i >= v}) / (n + 1) <= alpha for map maxima M_i, if there is one."""
         maxima = self.map_maxima
         if maxima is None or not 1 <= flagged_ranks(len(maxima), alpha) <= len(maxima):
             return None
         return threshold(maxima, alpha)
 
     def feature_maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return a coarse anomaly map of each image, with one value per position of its backbone features.
-
-        A map is the mean over the fits of all folds, ``(rows, columns)`` in nats.
-
-        The largest value of the mean is at most the mean of the largest values, so that several folds do not raise the
-        rate of false alarms.
-        """
+        """Return each image's coarse map in nats, a mean over folds, which raises no rate of false alarms."""
         families = [fold.statistic.features for fold in self.folds]
         maps = [family.maps(evidence) for family in families if family is not None]
         return [np.mean(of_image, axis=0) for of_image in zip(*maps, strict=True)]
 
     def feature_regions(self, evidence: Evidence, image: tuple[int, int], alpha: float) -> list[MapRegions | None]:
-        """Return the anomalous regions of each image, found in the anomaly map of its backbone features.
-
-        An image has None without features, or where the calibration has no threshold for maps.
-
-        Args:
-            evidence: The evidence of N images.
-            image: Height and width of the images in pixels.
-            alpha: The false-alarm rate.
-        """
+        """Return the regions in each image's feature map; None without features or without a threshold at ``alpha``."""
         limit = self.map_threshold(alpha)
         if evidence.features is None or limit is None:
             return [None] * len(evidence)
@@ -216,12 +141,7 @@ class Calibration:
         return [_regions_of(places, image, plan, limit) for places, plan in zip(maps, plans, strict=True)]
 
     def statistics(self, evidence: Evidence) -> list[Array]:
-        """Return the anomaly statistic of every image by each calibration fold, as one array for each fold.
-
-        Each array is ``(N,)`` in nats, computed by the fit of its fold.
-
-        Values that overflow are infinite.
-        """
+        """Return the anomaly statistic of every image by the fit of each fold, in nats; overflow gives infinity."""
         return self._merged(self._families(evidence))
 
     def _families(self, evidence: Evidence) -> list[Array]:
@@ -236,35 +156,17 @@ class Calibration:
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
     def typical_statistics(self, evidence: Evidence) -> Array:
-        """Return the typical anomaly statistic of each image: the mean over all calibration folds.
-
-        The shape is ``(N,)``, in nats. Values are limited to 1e6.
-        """
+        """Return the mean of each image's statistic over all folds, in nats, at most 1e6."""
         return _typical(self.statistics(evidence))
 
     def p_values(self, evidence: Evidence) -> Array:
-        """Return the conformal p-value of each image; small values are anomalous.
-
-        It is (1 + r) / (n + 1), where r of the n calibration images are at least as anomalous. The shape is ``(N,)``.
-        """
+        """Return the conformal p-value of each image; small values are anomalous."""
         return p_values(self.ordered(), self.statistics(evidence))
 
     def judge(
         self, evidence: Evidence, names: Sequence[str], image: tuple[int, int], alpha: float | None = None
     ) -> list[Verdict]:
-        """Return an anomaly verdict for each image, computed from the image's statistics in ``evidence``.
-
-        A verdict has a p-value, says whether it is at most ``alpha``, and gives up to three reasons in words.
-
-        Args:
-            evidence: The evidence of N images.
-            names: The names of the whole-image statistics.
-            image: Height and width of the images in pixels; images of several tiles have their own.
-            alpha: The false-alarm rate; None for the default.
-
-        Raises:
-            AlphaUnattainable: The calibration has too few images for ``alpha``.
-        """
+        """Return the verdict on each image; raise ``AlphaUnattainable`` if ``alpha`` (None: default) is too small."""
         used, smallest = self.check_alpha(alpha), self.smallest_p
         if not len(evidence):
             return []

@@ -15,10 +15,7 @@ Part = TypeVar("Part")
 
 
 def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
-    """Flatten a nested dataclass into a dict of its arrays, with keys such as ``folds.0.ordered``.
-
-    Fields are arrays, dataclasses, tuples or None.
-    """
+    """Flatten nested dataclasses and tuples of arrays, with None, into a dict with keys such as ``folds.0.ordered``."""
     if isinstance(part, np.ndarray):
         return {prefix: np.asarray(part, order="C")}
     if isinstance(part, tuple):
@@ -35,12 +32,7 @@ def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
-    """Rebuild a nested dataclass, such as a ``Calibration``, from a flat dict of its arrays.
-
-    The keys are dotted names such as ``folds.0.ordered``, and ``kind`` is the type of the dataclass.
-
-    The inverse of :func:`to_arrays`. Raises ``KeyError`` with the name of a missing array.
-    """
+    """Rebuild a nested dataclass, the inverse of :func:`to_arrays`; ``KeyError`` names a missing array."""
     hints = get_type_hints(kind)
     values = {
         field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)

@@ -15,7 +15,6 @@ Array = NDArray[np.float64]
 
 DEFAULT_ALPHA = 0.01
 USUAL_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
-"""False-alarm rates that verdicts are usually asked for at."""
 DIGITS = 6
 """Decimals of a statistic in nats that do not depend on the size of the batch."""
 MAX_STATISTIC = 1e6
@@ -25,26 +24,9 @@ CELLS = 1024
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
-    """Return the conformal p-value of each image, from its rank among calibration images.
-
-    The p-value of an image with statistic T is (1 + #{i: T_i >= T}) / (n + 1), where T_i are the statistics of n normal
-    images.
-
-    With one fold, an image that is exchangeable with the calibration images has p <= alpha with probability at most
-    alpha (Vovk et al. 2005, ch. 2). Several folds give cross-conformal p-values (Vovk 2015), which are close to exact
-    in practice. In the worst case that probability is 2 alpha + 2 (1 - alpha) (K - 1) / (n + K), for K folds of n
-    images together (Barber et al. 2021).
-
-    Values are compared after rounding to a millionth of a nat: the last digits of T depend on the size of the batch,
-    and an image that equals a calibration image must tie with it.
-
-    Args:
-        reference: The sorted T of the calibration images of each fold; one array in a split calibration.
-        statistics: The T of the N images by the fit of each fold, ``(N,)`` each.
-
-    Returns:
-        The p-values, ``(N,)``.
-    """
+    """Return (1 + #{i: T_i >= T}) / (n + 1) of each image, with T rounded to a millionth of a nat, so that ties tie."""
+    # One fold: P(p <= alpha) <= alpha (Vovk et al. 2005, ch. 2). K folds: close to that in practice, and at most
+    # 2 alpha + 2 (1 - alpha) (K - 1) / (n + K) (Vovk 2015; Barber et al. 2021).
     at_least = [
         len(ordered) - np.searchsorted(np.round(ordered, DIGITS), np.round(values, DIGITS), side="left")
         for ordered, values in zip(reference, statistics, strict=True)
@@ -62,27 +44,17 @@ def statistic_cells(statistics: ArrayLike) -> NDArray[np.int64]:
 
 
 def smallest_p(images: int) -> float:
-    """Return the smallest p-value that is possible with a number of calibration images.
-
-    It is 1 / (n + 1) for n images.
-    """
+    """Return 1 / (n + 1), the smallest p-value that n calibration images can give."""
     return 1 / (images + 1)
 
 
 def default_alpha(smallest: float) -> float:
-    """Return the false-alarm rate that verdicts use by default, given the smallest possible p-value.
-
-    It is 0.01, or the smallest possible p-value where that is larger.
-    """
+    """Return the default false-alarm rate, 0.01, or the smallest possible p-value where that is larger."""
     return max(DEFAULT_ALPHA, smallest)
 
 
 def attainable_alpha(alpha: float | None, smallest: float) -> float:
-    """Return the false-alarm rate ``alpha`` (None: the default); raise if it is below all possible p-values.
-
-    Raises:
-        AlphaUnattainable: ``alpha`` is smaller than the smallest p-value.
-    """
+    """Return the false-alarm rate, None for the default; raise ``AlphaUnattainable`` if it is below ``smallest``."""
     if alpha is None:
         return default_alpha(smallest)
     if alpha < smallest:
@@ -91,13 +63,7 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 
 
 def flagged_ranks(calibration: int, alpha: float) -> int:
-    """Return how many top ranks among the calibration images are flagged as anomalies at a false-alarm rate.
-
-    Rank 1 is that of an image more anomalous than all calibration images.
-
-    The number is k = floor(alpha (n + 1)) for n calibration images. An image has p <= alpha if fewer than k of them are
-    at least as anomalous.
-    """
+    """Return k = floor(alpha (n + 1)): an image is flagged if fewer than k of n images are at least as anomalous."""
     # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
     return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
 
@@ -115,37 +81,15 @@ TAIL = 0.999
 
 @dataclass(frozen=True)
 class Distribution:
-    """Histogram of the anomaly statistic of normal images, with thresholds for false-alarm rates.
-
-    The threshold for a rate is the smallest statistic T that is flagged. Rates that are not attainable with the images
-    have none.
-
-    Attributes:
-        edges: Edges of a histogram, ``(bins + 1,)`` in nats.
-        counts: Images in each bin, ``(bins,)``.
-        quantiles: The smallest T in nats with p <= alpha, for each alpha of ``ALPHAS`` that the images can attain.
-    """
+    """Histogram of the anomaly statistic of normal images in nats, with the thresholds of attainable rates."""
 
     edges: Array
     counts: NDArray[np.int64]
-    quantiles: dict[float, float]
+    quantiles: dict[float, float]  # smallest flagged T for each alpha
 
 
 def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
-    """Return a histogram of the calibration images' anomaly statistics, with thresholds for false-alarm rates.
-
-    For each of the usual false-alarm rates that is attainable, the threshold is the smallest statistic T that is
-    flagged.
-
-    All bins but the last have the same width, from the smallest T to the 99.9 % quantile. The last bin goes on to the
-    largest T and holds at least one image. Where ties prevent that, all bins have the same width. With several folds
-    the images are counted together, and the quantiles are approximate, as each fold has a statistic of its own.
-
-    Args:
-        reference: The T of the calibration images of each fold, in nats.
-        bins: The number of bins.
-        largest: The value at which T is cut off, in nats.
-    """
+    """Return a histogram up to the 99.9 % quantile, whose last bin goes on to the largest T, and the thresholds."""
     values = np.minimum(np.sort(np.concatenate(reference)), largest)
     edges = _edges(values, bins)
     counts = np.histogram(values, edges)[0]
@@ -154,17 +98,7 @@ def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distr
 
 
 def threshold(ordered: Array, alpha: float) -> float:
-    """Return the smallest anomaly statistic that is flagged as an anomaly at a false-alarm rate.
-
-    Its p-value among the calibration images is at most ``alpha``. The unit is nats.
-
-    ``ordered`` holds the sorted T of the calibration images.
-
-    P-values compare T in millionths of a nat, so this is the T of the last image that is not flagged plus a millionth.
-
-    Raises:
-        ValueError: All images are flagged at ``alpha``, or none is.
-    """
+    """Return the smallest flagged T in nats: a millionth more than the last T that is not flagged at ``alpha``."""
     count = flagged_ranks(len(ordered), alpha)
     if not 1 <= count <= len(ordered):
         raise ValueError(f"expected a false-alarm rate from 1/{len(ordered) + 1} to below 1, got {alpha}")

@@ -32,15 +32,7 @@ MIN_SHARE = 0.05
 def explain(
     statistic: Statistic, evidence: Evidence, surprises: Array, names: Sequence[str], image: tuple[int, int]
 ) -> list[tuple[VerdictReason, ...]]:
-    """Return up to three reasons in words for each image's anomaly verdict, the most important first.
-
-    Args:
-        statistic: The statistic that explains the verdicts.
-        evidence: The evidence of N images.
-        surprises: The surprise of each family, as :meth:`Statistic.families` returns it for this evidence.
-        names: The names of the whole-image statistics.
-        image: Height and width of the images in pixels.
-    """
+    """Return up to three reasons for each image's verdict, the most important first."""
     parts = np.exp(surprises - surprises.max(1, keepdims=True)) * statistic.weights
     parts = parts / parts.sum(1, keepdims=True)
     share = dict(zip(statistic.kinds, parts.T, strict=True))
@@ -104,16 +96,7 @@ def _add_pixel_reasons(
 
 
 def _energies_by_level(labels: Sequence[str], z: Array, shares: Array) -> tuple[list[str], Array, Array]:
-    """Return labels, z-scores and shares with one column for the energies of all channels of a level.
-
-    Its share is the sum of theirs, and its z-score that of the channel with the largest share. Channels have no meaning
-    of their own: layers mix them.
-
-    Args:
-        labels: The names of K statistics.
-        z: Their z-scores, ``(N, K)``.
-        shares: Their shares of the evidence, ``(N, K)``.
-    """
+    """Merge the energies of a level's channels into one column: layers mix channels, which alone mean nothing."""
     others, levels, every = [], dict[str, list[int]](), np.arange(len(z))
     for column, label in enumerate(labels):
         if label.startswith(f"{ENERGY}-"):

@@ -13,16 +13,7 @@ from snf_runtime.steps import Steps
 
 
 class HeatMaps:
-    """Collection that computes heat maps for one group of images at a time and keeps all of them.
-
-    Args:
-        density: The density of the model.
-        calibration: Its calibration.
-        reference: Mean and deviation of the log-likelihood at each pixel, of ``calibration``.
-
-    Attributes:
-        maps: The heat maps of all images so far.
-    """
+    """Observer that computes the heat maps of one group of images at a time and keeps all of them in ``maps``."""
 
     def __init__(self, density: ImageDensity, calibration: Calibration, reference: MapReference) -> None:
         self._density = density
@@ -31,12 +22,7 @@ class HeatMaps:
         self.maps: list[PixelMaps] = []
 
     def add(self, density_pass: DensityPass, evidence: Evidence | None) -> None:
-        """Compute the heat maps of a group of scored images, and append them to ``maps``.
-
-        Args:
-            density_pass: The result of the density, of one draw of each image.
-            evidence: The statistics of the images; None for a calibration that does not use features.
-        """
+        """Append the heat maps of a group; ``evidence`` may be None for a calibration without features."""
         features = None
         if self._calibration.has_features:
             assert evidence is not None
@@ -57,11 +43,7 @@ class HeatMaps:
 def heat_map_steps(
     density: ImageDensity, calibration: Calibration, reference: MapReference, images: Batch
 ) -> Steps[list[PixelMaps]]:
-    """Compute heat maps of images in a generator, so that the caller can do other work between groups.
-
-    It yields None between groups, and returns all maps at the end. The arguments are those of :class:`HeatMaps`, and
-    the images.
-    """
+    """Compute heat maps in a generator that yields between groups."""
     found = HeatMaps(density, calibration, reference)
     for start, density_pass in density.passes(images):
         if density_pass is not None:

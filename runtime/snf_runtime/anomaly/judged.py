@@ -39,21 +39,14 @@ class JudgedImage:
     regions: MapRegions | None = None
 
     def with_regions(self, threshold: float | None) -> JudgedImage:
-        """Return this result together with the image regions where the anomaly map is at or above a threshold.
-
-        The reasons of the verdict get the boxes of the regions that they belong to. The result is unchanged without a
-        heat map or a threshold.
-        """
+        """Return this result with the regions of its heat map, if it has one and there is a threshold."""
         if self.heat_map is None or threshold is None:
             return self
         regions = self.heat_map.regions(threshold)
         return replace(self, regions=regions, verdict=self.verdict.with_regions(regions))
 
     def in_file(self, placement: FilePlacement) -> JudgedImage:
-        """Return this result with all boxes and areas converted to pixels of the original file.
-
-        The coordinates are those of the upright file. Heat maps stay as they are.
-        """
+        """Return this result with boxes and areas, but not heat maps, in pixels of the upright original file."""
         regions = None if self.regions is None else self.regions.in_file(placement)
         return replace(self, regions=regions, verdict=self.verdict.in_file(placement))
 
@@ -69,21 +62,7 @@ def judge_by(
     alphas: Sequence[float | None],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Return each scored image's log-likelihood together with its anomaly verdict by a calibration.
-
-    Regions are added to an image with a heat map, if the calibration has a threshold for it. An image with an error
-    keeps it.
-
-    Args:
-        density: The density that gave the scores.
-        calibration: Its calibration.
-        scored: The likelihood or the error of N images.
-        alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
-        heat_maps: The heat maps of the images that were passed through the model.
-
-    Raises:
-        AlphaUnattainable: The calibration has too few images for a false-alarm rate.
-    """
+    """Join the scores with their verdicts and regions; raise ``AlphaUnattainable`` if a rate is too small."""
     judged = judge_scored(scored, alphas, partial(verdicts, density, calibration), heat_maps)
     limit = calibration.map_threshold
     return [one if isinstance(one, ImageError) else one.with_regions(limit(one.verdict.alpha)) for one in judged]
@@ -92,14 +71,7 @@ def judge_by(
 def verdicts(
     density: ImageDensity, calibration: Calibration, likelihoods: Sequence[Likelihood], alpha: float | None
 ) -> list[Verdict]:
-    """Return an anomaly verdict for each image, based on the statistics in the image's ``Likelihood`` object.
-
-    Evidence, the statistics of an image, is part of the likelihoods that ``density`` computes.
-
-    Raises:
-        AlphaUnattainable: The calibration has too few images for the false-alarm rate ``alpha``.
-        ValueError: A likelihood has no evidence.
-    """
+    """Return a verdict for each likelihood; ``ValueError`` if one has no evidence."""
     evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
     if len(evidence) < len(likelihoods):
         raise ValueError("expected likelihoods from this density, got some without evidence")
@@ -114,19 +86,7 @@ def judge_scored(
     judge: Callable[[Sequence[Likelihood], float | None], Sequence[Verdict]],
     heat_maps: Sequence[PixelMaps] | None = None,
 ) -> list[Judgement]:
-    """Return a result for each image: its log-likelihood, with its anomaly verdict from the function ``judge``.
-
-    An image with an error keeps it.
-
-    Args:
-        scored: The likelihood or the error of N images.
-        alphas: The false-alarm rate of each of the N images; None for the default of the calibration.
-        judge: A function that returns the verdicts on some likelihoods at one false-alarm rate.
-        heat_maps: The heat maps of the images that were passed through the model.
-
-    Returns:
-        N results, in the order of ``scored``.
-    """
+    """Join each score with its verdict by ``judge``, called once for each false-alarm rate."""
     verdicts: dict[int, Verdict] = {}
     # Many verdicts at the same alpha cost little more than a single verdict.
     for alpha in dict.fromkeys(alphas):
@@ -146,11 +106,7 @@ def judge_scored(
 
 
 def size_error(calibration: Calibration, plan: TilePlan) -> SizeNotCalibrated | None:
-    """Return the error of an image that has fewer or more tiles than the calibration images, or None.
-
-    The largest of many places is larger than the largest of few, so that ranks hold for the sizes of the calibration
-    images alone.
-    """
+    """Return an error for a number of tiles outside the calibration's: ranks of maxima hold for its sizes alone."""
     counts = calibration.tile_counts
     if counts is None or counts[0] <= len(plan) <= counts[1]:
         return None
@@ -165,10 +121,7 @@ def size_error(calibration: Calibration, plan: TilePlan) -> SizeNotCalibrated | 
 def without_other_sizes(
     density: ImageDensity, calibration: Calibration, images: Batch
 ) -> tuple[Batch, dict[int, SizeNotCalibrated]]:
-    """Return the images of sizes that a calibration can judge, and the errors of the others by their index.
-
-    All images can be judged by a model without tiles, and by a calibration of an earlier version.
-    """
+    """Return the images of sizes that the calibration can judge, and the errors of the others by index."""
     if not (isinstance(density, FeatureDensity) and density.tiled):
         return images, {}
     errors = {index: size_error(calibration, density.plan(image)) for index, image in enumerate(images)}

@@ -44,14 +44,11 @@ class PixelMaps:
 
     @property
     def channels(self) -> dict[str, Array]:
-        """The heat maps of the image in a dict by name, such as "anomaly", in the channel order of response arrays."""
+        """The maps by name, in the channel order of response arrays."""
         return {"nats": self.nats, "z": self.z, "anomaly": self.anomaly}
 
     def regions(self, threshold: float) -> MapRegions:
-        """Return the anomalous regions of the image, where its anomaly map is at or above a threshold.
-
-        Their coordinates are in pixels of the image.
-        """
+        """Return the anomalous regions of the image, in its pixels."""
         if self.tiles is None:
             return find_regions(self.anomaly, threshold)
         plan, places = self.tiles
@@ -59,18 +56,7 @@ class PixelMaps:
 
 
 def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Sequence[Array]) -> list[PixelMaps]:
-    """Return the heat maps of images that are scored tile by tile, as one ``PixelMaps`` for each image.
-
-    Maps of large images are reduced to at most ``MAX_MAP_PIXELS`` pixels.
-
-    The contributions of places are summed over the tiles that overlap there. Their z-scores are those of the tile whose
-    centre is nearest.
-
-    Args:
-        density_pass: The result for the images.
-        reference: Mean and standard deviation at each place of the tiles of normal images.
-        anomaly: The anomaly map of each image at its places, ``(rows, columns)`` in nats.
-    """
+    """Return maps of tiled images: overlapping contributions add up, z-scores are those of the nearest tile."""
     assert density_pass.features.plans is not None
     nats = density_pass.compared_maps()
     z = standardise(nats, reference)
@@ -88,11 +74,5 @@ def tile_maps(density_pass: FeaturePass, reference: MapReference, anomaly: Seque
 
 
 def standardise(nats: Array, reference: MapReference) -> Array:
-    """Convert log-likelihood maps to z-scores, relative to the mean and standard deviation of normal images.
-
-    Each pixel of the maps, ``(N, H, W)``, is compared with the same pixel of normal images. For a model of tiles these
-    are the places of tiles instead.
-
-    ``nats`` are the maps in nats. ``reference`` holds the mean and standard deviation at each pixel.
-    """
+    """Return log-likelihood maps in nats as z-scores at each pixel, or at each place of a tile."""
     return (nats - reference.mean) / reference.deviation

@@ -17,60 +17,34 @@ MAX_REGIONS = 20
 
 @dataclass(frozen=True)
 class AnomalousRegion:
-    """A connected region of an image in which the anomaly map is at or above a threshold.
+    """A connected region of an image in which the anomaly map is at or above a threshold."""
 
-    Attributes:
-        box: Left, top, right and bottom in pixels; it covers the whole region.
-        area: The number of its pixels.
-        peak: The largest value of the map in it.
-        place: Column and row of that value.
-    """
-
-    box: Box
+    box: Box  # pixels; covers the whole region
     area: int
     peak: float
-    place: tuple[int, int]
+    place: tuple[int, int]  # column and row of the peak
 
     def in_file(self, placement: FilePlacement) -> AnomalousRegion:
-        """Return the region with its coordinates and its area in pixels of the original file.
-
-        The coordinates are those of the upright file.
-        """
+        """Return the region in pixels of the upright original file."""
         box = placement.box(self.box)
         return replace(self, box=box, area=placement.area(self.area, box), place=placement.place(self.place))
 
 
 @dataclass(frozen=True)
 class MapRegions:
-    """The anomalous regions of one image, at one threshold of the anomaly map.
-
-    The threshold is that of a false-alarm rate.
-
-    Attributes:
-        threshold: The value from which on a pixel belongs to a region.
-        regions: The strongest regions, the highest peak first.
-        count: The number of all regions.
-    """
+    """The strongest anomalous regions of one image, the highest peak first, at one threshold of its anomaly map."""
 
     threshold: float
     regions: tuple[AnomalousRegion, ...]
-    count: int
+    count: int  # of all regions
 
     def in_file(self, placement: FilePlacement) -> MapRegions:
-        """Return the regions with their coordinates and areas in pixels of the original file.
-
-        The coordinates are those of the upright file.
-        """
+        """Return the regions in pixels of the upright original file."""
         return replace(self, regions=tuple(region.in_file(placement) for region in self.regions))
 
 
 def find_regions(anomaly: NDArray[np.float64], threshold: float) -> MapRegions:
-    """Return the connected regions of an image where its anomaly map is at or above a threshold.
-
-    Args:
-        anomaly: The map, ``(H, W)``.
-        threshold: The threshold, in units of the map.
-    """
+    """Return the connected regions of an anomaly map ``(H, W)`` at or above a threshold."""
     above = anomaly >= threshold
     if not above.any():
         return MapRegions(threshold, (), 0)
@@ -97,17 +71,7 @@ def find_regions(anomaly: NDArray[np.float64], threshold: float) -> MapRegions:
 
 
 def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Label the connected regions of a mask, and return the region number of each true pixel as a flat array.
-
-    Pixels that touch at a side or a corner belong to the same region.
-
-    Regions are numbered from 0 by their first pixels.
-
-    Args:
-        mask: The mask, ``(H, W)``.
-
-    Returns:
-        The numbers, one for each true pixel, by rows.
+    """Label the 8-connected regions of a mask: the number of each true pixel, by rows, from 0 by their first pixels.
 
     >>> connected(np.array([[1, 0, 0, 1], [0, 1, 0, 0]], dtype=bool)).tolist()
     [0, 1, 0]
@@ -138,26 +102,13 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:
-    """Return the anomalous regions of an image that is scored in tiles, found in its coarse anomaly map.
-
-    The anomaly map has one value for each place, a square of pixels. Regions are in pixels.
-
-    A map of all pixels would take more memory than the image.
-
-    Args:
-        places: The anomaly map at the places of the image, ``(rows, columns)``.
-        plan: The tiles of the image.
-        threshold: The threshold, in units of the map.
-    """
+    """Return the regions, in pixels, from the places alone: a map of all pixels may be larger than the image."""
     squares = FilePlacement((plan.width, plan.height), (plan.stride, plan.stride))
     return find_regions(places, threshold).in_file(squares)
 
 
 def region_around(box: Box, regions: Iterable[AnomalousRegion]) -> AnomalousRegion | None:
-    """Return the strongest anomalous region whose box overlaps ``box``, or None if there is none.
-
-    ``regions`` are sorted, the strongest first.
-    """
+    """Return the first of the sorted regions whose box overlaps ``box``, or None."""
     return next((region for region in regions if _overlap(region.box, box)), None)
 
 

@@ -42,17 +42,11 @@ class Verdict:
     first_fold_statistic: float
 
     def with_regions(self, regions: MapRegions | None) -> Verdict:
-        """Return the verdict with the pixel boxes of anomalous image regions added to its reasons.
-
-        Reasons get the boxes of the regions that they belong to. For None the verdict is returned unchanged.
-        """
+        """Return the verdict with the boxes of regions in the reasons that belong to them."""
         if regions is None:
             return self
         return replace(self, reasons=tuple(located(reason, regions.regions) for reason in self.reasons))
 
     def in_file(self, placement: FilePlacement) -> Verdict:
-        """Return the verdict with the boxes in its reasons converted to pixels of the original file.
-
-        The coordinates are those of the upright file, turned as its orientation says.
-        """
+        """Return the verdict with boxes in pixels of the upright original file."""
         return replace(self, reasons=tuple(reason.in_file(placement) for reason in self.reasons))

@@ -87,26 +87,12 @@ class VerdictReason:
         return self.words.format(where=f"rows {top}-{bottom - 1}, columns {left}-{right - 1}")
 
     def in_file(self, placement: FilePlacement) -> VerdictReason:
-        """Return this verdict reason with the box of its image region in pixel coordinates of the original file.
-
-        The coordinates are those of the upright file.
-        """
+        """Return the reason with its box in pixels of the upright original file."""
         return self if self.box is None else replace(self, box=placement.box(self.box))
 
 
 def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> VerdictReason:
-    """Return a reason for a verdict, with the box of the anomalous region to which the reason belongs.
-
-    It is unchanged if no region belongs to it.
-
-    Unusual features belong to the strongest region, also those of the image as a whole: a large defect shows in the
-    mean of the features more than at any place. A region of pixels that are less likely than expected belongs to
-    the strongest one that overlaps it. Other reasons stay as they are, also that of a whole tile with its box.
-
-    Args:
-        reason: The reason.
-        regions: The regions of the image at the false-alarm rate of the verdict, the strongest first.
-    """
+    """Return a reason with the box of its region: of features the strongest, of pixels the first that overlaps."""
     if not regions or (reason.feature in TILE_WORDS and reason.box is not None):
         return reason
     if reason.feature in REGION_WORDS:
@@ -116,27 +102,14 @@ def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> Verdic
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
-    """Return the ``VerdictReason`` that describes an unusual statistic of the whole image.
-
-    The statistic is ``z`` standard deviations away from its expected value.
-    """
+    """Describe a statistic of the whole image that is ``z`` deviations from its expected value."""
     kind, _, scale = name.partition("-") if name not in WORDS else (name, "", "")
     higher, lower = WORDS[kind]
     return VerdictReason(name, z, share, (higher if z > 0 else lower).format(scale=scale))
 
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
-    """Return the ``VerdictReason`` that describes an unusual region of the image.
-
-    The region is more or less likely than the rest of the image suggests.
-
-    Args:
-        region: The region, in cells of the grid.
-        z: Its deviation from the prediction of the rest of the image, in standard deviations.
-        share: Its share of the evidence.
-        side: The side of a cell in pixels.
-        image: Height and width of the image in pixels.
-    """
+    """Describe a region of cells with sides of ``side`` pixels that the rest of the image does not predict."""
     height, width = image
     left, top = region.left * side, region.top * side
     right, bottom = min(region.right * side, width), min(region.bottom * side, height)
@@ -145,23 +118,14 @@ def region_reason(region: Region, z: float, share: float, side: int, image: tupl
 
 @dataclass(frozen=True)
 class PlaceGrid:
-    """Grid of the image positions (places) at which a backbone network computes features.
-
-    Attributes:
-        places: Rows and columns of places.
-        covered: Height and width that they cover in pixels, which may reach beyond the image.
-        image: Height and width of the image in pixels.
-    """
+    """Grid of the places at which a backbone computes features."""
 
     places: tuple[int, int]
-    covered: tuple[int, int]
+    covered: tuple[int, int]  # height and width in pixels, may reach beyond the image
     image: tuple[int, int]
 
     def box(self, place: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return the box of image pixels that a place of the grid covers, given its row and column.
-
-        The box is left, top, right and bottom in the image.
-        """
+        """Return left, top, right and bottom, within the image, of a place by its row and column."""
         (top, bottom), (left, right) = (
             _pixels(*of_axis) for of_axis in zip(place, self.places, self.covered, strict=True)
         )
@@ -176,19 +140,7 @@ def feature_reason(
     grid: PlaceGrid,
     tile: tuple[int, int, int, int] | None = None,
 ) -> VerdictReason:
-    """Return the ``VerdictReason`` that describes unusual backbone features of an image.
-
-    Its ``z`` is -ln p of the statistic, in nats.
-
-    Args:
-        name: The most unusual statistic of the features.
-        surprise: Its negative log p-value, in nats.
-        share: Its share of the evidence.
-        place: Row and column of the most unusual place.
-        grid: The grid of the places.
-        tile: Left, top, right and bottom of the tile with the most unusual features as a whole, for a statistic that is
-            the largest of several tiles.
-    """
+    """Describe unusual features; ``z`` is -ln p of the statistic in nats, ``tile`` the box of the strongest tile."""
     if name in TILE_WORDS and tile is None:
         return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
     words = FEATURE_WORDS if tile is None else TILE_WORDS

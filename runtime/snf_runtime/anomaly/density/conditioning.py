@@ -1,7 +1,4 @@
-"""Standardisation of image statistics by image complexity, an entropy of prediction residuals.
-
-The log-density of a flow depends on how complex an image is. Statistics are compared with images of like complexity.
-"""
+"""Standardisation of image statistics by image complexity, on which the log-density of a flow depends."""
 
 from __future__ import annotations
 
@@ -24,40 +21,17 @@ MIN_SPREAD = 1e-9
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Conversion of image statistics to z-scores, relative to normal images of the same complexity.
+    """Conversion of statistics s to z-scores (s - m(c)) / σ(c), with natural cubic splines of complexity c."""
 
-    The z-score of a statistic s is (s - m(c)) / σ(c), where m and σ are the mean and the standard deviation at
-    complexity c. The complexity of an image is an entropy.
-
-    m and log σ are natural cubic splines of c, continued as straight lines outside the range of the reference images.
-
-    Attributes:
-        knots: Knots of c, ``(k,)``; with a single knot m and σ are constant.
-        mean: m at the knots, ``(k, K)`` for K statistics.
-        log_spread: log σ at the knots, ``(k, K)``.
-        lowest: The smallest log σ over the reference images, ``(K,)``: σ is not extrapolated.
-        highest: The largest log σ over the reference images, ``(K,)``.
-    """
-
-    knots: Array
-    mean: Array
-    log_spread: Array
-    lowest: Array
+    knots: Array  # of c; with a single knot m and σ are constant
+    mean: Array  # m at the knots, (k, K)
+    log_spread: Array  # log σ at the knots, (k, K)
+    lowest: Array  # smallest log σ over the reference images: σ is not extrapolated
     highest: Array
 
     @classmethod
     def fit(cls, statistics: Array, complexity: Array, images: int | None = None) -> Self:
-        """Fit the mean and standard deviation of image statistics as functions of image complexity (an entropy).
-
-        The fit is by least squares.
-
-        The mean is fitted first, then the log of the residuals.
-
-        Args:
-            statistics: K statistics of n images, ``(n, K)``.
-            complexity: Their complexities, ``(n,)``.
-            images: The number of images by which curves, lines or constants are chosen; None for n.
-        """
+        """Fit the mean, then the log of the residuals; ``images`` (None: n) decides on curves, lines or constants."""
         knots = _knots(complexity, len(complexity) if images is None else images)
         basis = _basis(complexity, knots)
         mean = _solve(basis, statistics)
@@ -109,10 +83,7 @@ def _basis(complexity: Array, knots: Array) -> Array:
 
 @lru_cache(maxsize=256)
 def _curvature(knots: tuple[float, ...]) -> Array:
-    """Return the second derivatives of the natural cardinal splines at the knots, ``(k, k)``; column j is spline j.
-
-    They solve a tridiagonal system, and are 0 at both ends (de Boor 1978, ch. 4).
-    """
+    """Return the splines' second derivatives at the knots, by a tridiagonal system (de Boor 1978, ch. 4)."""
     widths, count = np.diff(knots), len(knots)
     system, right = np.eye(count), np.zeros((count, count))
     for i in range(1, count - 1):

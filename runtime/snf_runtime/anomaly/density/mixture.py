@@ -16,23 +16,13 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture of Gaussians that is fitted to statistics of normal images.
-
-    It is a probability density of K statistics, with m components.
-
-    Attributes:
-        location: Means of the statistics, ``(K,)``.
-        scale: Their standard deviations, ``(K,)``.
-        log_weights: Logarithms of the weights, ``(m,)``.
-        means: Means of the components, ``(m, K)``.
-        roots: A root A of each precision matrix A A', ``(m, K, K)``.
-    """
+    """A mixture of m Gaussians that is fitted to K statistics of normal images, standardised first."""
 
     location: Array
     scale: Array
     log_weights: Array
     means: Array
-    roots: Array
+    roots: Array  # A of each precision matrix A A', (m, K, K)
 
     @cached_property
     def _log_dets(self) -> Array:
@@ -40,12 +30,7 @@ class Mixture:
         return log_dets
 
     def surprisal(self, samples: Array) -> Array:
-        """Return the negative log-density of each sample, in nats.
-
-        The rarer the sample, the larger it is. The shapes are ``(N, K)`` -> ``(N,)``.
-
-        The density is that of the standardised samples.
-        """
+        """Return the negative log-density of each standardised sample, in nats."""
         u = (samples - self.location) / self.scale
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
         exponent = self._log_dets - 0.5 * np.square(whitened).sum(2) - 0.5 * u.shape[1] * math.log(2 * math.pi)

@@ -11,39 +11,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 POINTS = 256
-"""Points of the stored survival function."""
 TAIL = 0.05
 """Share of the reference values to which the tail is fitted."""
 MIN_TAIL_VALUES = 5
-"""Smallest number of values to which the tail is fitted."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """Survival function P(T >= t) of a statistic T, estimated from normal images.
-
-    It follows the observed values, with an exponential tail for large t.
-
-    Its logarithm makes different statistics comparable. P-values do not come from it, but from the ranks of
-    calibration images.
-
-    Attributes:
-        values: Points t of the survival function, rising, ``(POINTS,)``.
-        surprises: -ln P(T >= t) at these points in nats, rising, ``(POINTS,)``.
-        slope: The surprise that a unit of t adds beyond the last point: one over the mean excess there (a generalised
-            Pareto tail of shape 0).
-    """
+    """Survival function P(T >= t) of normal images; its log makes statistics comparable, but gives no p-values."""
 
     values: Array
-    surprises: Array
-    slope: Array
+    surprises: Array  # -ln P(T >= t) in nats, rising
+    slope: Array  # nats for a unit of t beyond the last point: a generalised Pareto tail of shape 0
 
     @classmethod
     def fit(cls, reference: Array) -> Self:
-        """Fit a survival function P(T >= t) to the values of a statistic T on normal images.
-
-        The values are ``(n,)`` for n images.
-        """
         ordered = np.sort(reference)
         count = len(ordered)
         kept = max(1, count - max(MIN_TAIL_VALUES, round(TAIL * count)))
@@ -57,10 +39,7 @@ class Tail:
         return cls(values, risen, np.array(1 / scale))
 
     def surprise(self, t: Array) -> Array:
-        """Return the negative log survival function -ln P(T >= t), in nats, of the statistic T of normal images.
-
-        This surprise rises with t.
-        """
+        """Return -ln P(T >= t) in nats."""
         # T >= t includes the values equal to t: among tied points the first counts, which lies just below t.
         inside = np.interp(np.nextafter(t, -np.inf), self.values, self.surprises)
         beyond = np.maximum(t - self.values[-1], 0)

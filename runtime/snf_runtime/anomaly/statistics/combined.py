@@ -30,14 +30,7 @@ TYPICAL = math.log(2)
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
-    """Return how much each group of anomaly statistics counts when their p-values are merged into one.
-
-    The shape is ``(kinds,)``. The weights sum to 1.
-
-    Args:
-        kinds: The groups.
-        held_out: Their surprises over images that they were not fitted to, where those are known.
-    """
+    """Return the weights of the groups, whose sum is 1; ``held_out`` surprises are used where they are known."""
     unscaled = np.array([WEIGHTS[kind] for kind in kinds])
     if held_out is not None:
         unscaled = unscaled / held_out.inflation
@@ -46,16 +39,7 @@ def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = N
 
 
 def merge(surprises: Array, shares: Array) -> Array:
-    """Merge the negative log p-values of each image into one, by a weighted harmonic mean of the p-values.
-
-    The result is -ln of the weighted harmonic mean of the p-values, ``(N, kinds of statistic)`` -> ``(N,)``.
-
-    T = ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, with r = -1). Larger is more anomalous. Unlike in a sum, strong
-    evidence of one family is not outweighed by families without any.
-
-    Args:
-        surprises: The surprise -ln p of each image by each group of statistics.
-        shares: The weights of the groups, ``(kinds,)``.
+    """Return ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, r = -1), where weak evidence does not outweigh strong.
 
     >>> merge(np.array([[3.0, 3.0]]), weights(("whole", "local"))).round(6).tolist()
     [3.0]
@@ -66,92 +50,47 @@ def merge(surprises: Array, shares: Array) -> Array:
 
 @dataclass(frozen=True)
 class HeldOutSurprises:
-    """Distributions of negative log p-values on held-out normal images, one for each kind of statistics.
-
-    These values are called surprises. Kinds of statistics are those of the whole image, of its regions and of its
-    features.
-
-    Attributes:
-        tails: The survival function of each group's surprise.
-        inflation: The median surprise of each group over ln 2, its value without overfitting, ``(kinds,)``. It is at
-            least 1, and more for groups that few images were fitted to.
-    """
+    """Distributions of each group's -ln p over normal images that it was not fitted to."""
 
     tails: tuple[Tail, ...]
-    inflation: Array
+    inflation: Array  # median surprise over ln 2, its value without overfitting; at least 1
 
     @classmethod
     def fit(cls, surprises: Array, least: Array) -> Self:
-        """Fit one distribution per group of statistics to the negative log p-values of held-out images.
-
-        Args:
-            surprises: The negative log p-values, ``(N, kinds)`` in nats.
-            least: The smallest inflation of each group, ``(kinds,)``.
-        """
+        """Fit the tails to the surprises ``(N, kinds)``; ``least`` has the smallest inflation of each group."""
         medians = np.median(surprises, axis=0)
         return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(least, medians / TYPICAL))
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Anomaly statistic of an image, merged from groups of statistics: whole image, regions and features.
+    """Anomaly statistic T = -ln p in nats, with p merged from those of whole image, regions and features."""
 
-    It is T = -ln p, where p is merged from the p-values of the groups.
-
-    T is in nats, about -ln of the probability of evidence at least as strong.
-
-    Attributes:
-        whole: Statistics of the whole image; None for a density of features alone.
-        local: Statistics of regions of the log-density of pixels; None where there are none. Otherwise the unevenness
-            of the regions is one of the statistics of the whole image.
-        features: Statistics of the features of a backbone; None for a density of pixels alone.
-        held_out: For pixels and features together: each group's surprises over images that it was not fitted to, in
-            the order of :attr:`kinds`.
-    """
-
-    whole: WholeFamily | None
+    whole: WholeFamily | None  # None for a density of features alone
     local: LocalFamily | None
-    features: FeatureFamily | None = None
+    features: FeatureFamily | None = None  # None for a density of pixels alone
     held_out: HeldOutSurprises | None = None
 
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
-        """The names of the groups of anomaly statistics in use: "whole", "local" (image regions) or "features".
-
-        The order is that of :meth:`families`.
-        """
+        """The groups in use, in the order of :meth:`families`."""
         groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
         return tuple(kind for kind, group in groups.items() if group is not None)
 
     @property
     def weights(self) -> Array:
-        """The weight of each group of anomaly statistics in the weighted harmonic mean of all groups' p-values.
-
-        The order is that of :attr:`kinds`, ``(kinds,)``. The weights sum to 1.
-        """
+        """The weights of the groups in the order of :attr:`kinds`; their sum is 1."""
         return weights(self.kinds, self.held_out)
 
     def names(self, names: Sequence[str]) -> list[str]:
-        """Return the name of each image statistic, in the order of the columns of :meth:`statistics`.
-
-        First come statistics of the whole image, then ``unevenness-1`` and so on, then statistics of channels.
-
-        Unevenness is how much the log-density varies over the regions of a shape. ``names`` are those of the statistics
-        that the forward pass gives.
-        """
+        """Return the names of the columns of :meth:`statistics`; ``names`` are those of the forward pass."""
         shapes = 0 if self.local is None else len(regions(*self.local.shape))
         of_image = [name for name in names if not is_channel_statistic(name)]
         of_channels = [name for name in names if is_channel_statistic(name)]
         return [*of_image, *(f"unevenness-{number}" for number in range(1, shapes + 1)), *of_channels]
 
     def statistics(self, evidence: Evidence) -> Array:
-        """Return the whole-image statistics of images, as an array with one row for each image.
-
-        The shape is ``(N, K)``. The first column is image complexity, an entropy in bits/dim.
-
-        The unevenness of the log-density by region shape follows, then the statistics of channels: calibrations hold
-        numbers of columns, and those of earlier versions know none of channels.
-        """
+        """Return complexity, other whole-image statistics, unevenness, then channels, which old calibrations lack."""
         columns = [evidence.whole]
         if self.local is not None:
             columns.append(self.local.unevenness(evidence.cells))
@@ -160,13 +99,7 @@ class Statistic:
         return np.concatenate(columns, 1)
 
     def families(self, evidence: Evidence) -> Array:
-        """Return the negative log p-values of each image, one for each group (family) of anomaly statistics.
-
-        The groups are statistics of the whole image, of regions and of features, as far as the calibration has them.
-        The shape is ``(N, kinds)``, in nats.
-
-        The columns are those of :attr:`kinds`.
-        """
+        """Return -ln p of each image by each group in :attr:`kinds`, ``(N, kinds)`` in nats."""
         columns = []
         if self.whole is not None:
             columns.append(self.whole.surprise(self.statistics(evidence)))

@@ -31,38 +31,17 @@ PLACE_FIRST = math.log(3)
 
 @dataclass(frozen=True)
 class FeatureFamily:
-    """Group of anomaly statistics of an image's backbone features, which are merged into one p-value.
-
-    There are four of them.
-
-    The negative log-density at each place, less its mean over normal images, is a map: places that vary little have
-    large densities, and without centring a few of them would decide. The statistics are the largest value of the map,
-    the mean of its highest twentieth, and the negative log-densities of the means of the features at places and of the
-    deepest features. Where an image has several tiles, the map is that of the image (:meth:`TilePlan.merged`), and the
-    negative log-densities are the largest of its tiles.
-
-    Attributes:
-        fit_number: Which of several fits of the features is judged by, ``(1,)``.
-        centre: Means of the negative log-density at each place of an image or a tile, ``(rows, columns)`` in nats.
-        tails: The survival function of each statistic.
-        joint: The survival function of the merged surprise.
-        sizes: Standardisation of the statistics by the logarithm of the number of places of an image: the largest of
-            many is larger than the largest of few. None where all images have as many, and in calibrations of earlier
-            versions.
-    """
+    """Four statistics of features, merged into one p-value: two of the map of places, two of pooled features."""
 
     fit_number: NDArray[np.int64]
-    centre: Array
+    centre: Array  # mean -log-density at each place, nats
     tails: tuple[Tail, Tail, Tail, Tail]
     joint: Tail
-    sizes: Conditioning | None = None
+    sizes: Conditioning | None = None  # by ln of the number of places; None if all are of one size
 
     @classmethod
     def fit(cls, evidence: FeatureEvidence) -> Self:
-        """Fit the distributions of the feature statistics to the backbone features of normal images.
-
-        It sets the centre of the maps and the survival functions, and uses fit 0 of the features.
-        """
+        """Fit the centre of the maps and the tails to normal images, with fit 0 of the features."""
         centre = evidence.places[:, 0].mean(0, dtype=np.float64)
         values, sizes = _statistics(evidence, 0, centre), None
         places = _log_places(evidence)
@@ -76,46 +55,23 @@ class FeatureFamily:
         return cls(np.zeros(1, dtype=np.int64), centre, tails, joint, sizes)
 
     def for_fit(self, number: int) -> Self:
-        """Return a copy that judges images by the feature density with a given number.
-
-        Density 0 is fitted to all training images; each other one leaves a part of them out.
-        """
+        """Return a copy that judges by another fit: 0 is to all training images, others leave a part out."""
         return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
-        """Return a map for each image of how unusual its features are at each position.
-
-        The value is the centred negative log-density of the features there.
-
-        Centred means minus the mean over normal images. A map is ``(rows, columns)``, in nats.
-
-        The tiles of an image are brought on the grid of the image.
-        """
+        """Return each image's negative log-densities at places less their means over normal images, nats."""
         return _maps(evidence, int(self.fit_number[0]), self.centre)
 
     def statistics(self, evidence: FeatureEvidence) -> Array:
-        """Return four measures of how unusual each image's features are: two of places, two of the whole image.
-
-        The shape is ``(N, 4)``, in nats.
-
-        The columns are in the order of ``FEATURE_STATISTICS``: place, area, mean, image.
-        """
+        """Return the columns of ``FEATURE_STATISTICS`` for each image, in nats."""
         return _statistics(evidence, int(self.fit_number[0]), self.centre)
 
     def surprises(self, evidence: FeatureEvidence) -> Array:
-        """Return four negative log p-values for each image, one for each measure of how unusual its features are.
-
-        The measures are those of :meth:`statistics`.
-
-        The shape is ``(N, 4)``, in nats.
-        """
+        """Return -ln p of the columns of :meth:`statistics`."""
         return _surprises(self._of_size(evidence), self.tails)
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
-        """Return how unusual each image's features are compared to normal images, as a negative log p-value.
-
-        It merges all four statistics, ``(N,)`` in nats.
-        """
+        """Return -ln p of each image, merged from all four statistics."""
         return self.joint.surprise(_merged(self._of_size(evidence), self.tails, _shares(evidence)))
 
     def _of_size(self, evidence: FeatureEvidence) -> Array:
@@ -124,13 +80,7 @@ class FeatureFamily:
         return values if self.sizes is None else _relative(self.sizes, values, _log_places(evidence))
 
     def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
-        """Return, for each image, the most unusual feature statistic and the most unusual feature-map position.
-
-        The result has the name of the statistic, its -ln p in nats, and the row and column of the place.
-
-        The place is the one with the largest centred negative log-density. A statistic of pooled features is named
-        only where its p-value is less than a third of those of the statistics with a place.
-        """
+        """Return each image's most unusual statistic, its -ln p, and row and column of its most unusual place."""
         surprises = self.surprises(evidence)
         preferred = surprises - np.array([0.0, 0.0, PLACE_FIRST, PLACE_FIRST])
         return [
@@ -139,17 +89,7 @@ class FeatureFamily:
         ]
 
     def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
-        """Return the bounding box of the image tile with the most unusual pooled features, in pixels.
-
-        It is the tile with the largest value of a statistic of pooled features. The box is left, top, right and bottom.
-
-        None for a statistic of places, and where images are single tiles without a size of their own.
-
-        Args:
-            evidence: The evidence of N images.
-            number: The number of the image.
-            name: The name of the statistic.
-        """
+        """Return the box of the most unusual tile; None for a statistic of places, and for images of one tile."""
         group = FEATURE_STATISTICS.index(name) - 2
         if evidence.plans is None or group < 0:
             return None
