@@ -9,15 +9,7 @@ DIGITS = 4
 
 
 def unattainable(alpha: float, images: int) -> str:
-    """Return the error text for a false-alarm rate too small for the number of calibration images.
-
-    It says that ``alpha`` is below 1 / (n + 1), the smallest p-value of n calibration images.
-
-    The smallest rate is rounded up: rounded down it would be refused again.
-
-    Args:
-        alpha: The false-alarm rate that was asked for.
-        images: The number of calibration images.
+    """Return the error text for a rate below 1 / (n + 1), with that rounded up: rounded down it would be refused.
 
     >>> unattainable(0.001, 49).partition(": ")[2]
     'with 49 calibration images the smallest attainable is 0.02 (1/(49 + 1), rounded up)'

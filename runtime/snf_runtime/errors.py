@@ -1,7 +1,4 @@
-"""Error classes of scoring and anomaly verdicts, and the base class of all errors of the service.
-
-Each error has a slug, a title, a kind and a detail text.
-"""
+"""Error classes of scoring and anomaly verdicts, and the base class of all errors of the service."""
 
 from __future__ import annotations
 
@@ -29,16 +26,7 @@ def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsErr
 
 
 class ModelsError(Exception):
-    """Base class of the errors that the service and the runtime of exported models raise.
-
-    An error has a slug such as ``model-not-found``, a title and a detail text.
-
-    Attributes:
-        slug: Stable name of the error, the same in every release.
-        title: Short text, the same for every error of a slug.
-        kind: What a caller can do about it.
-        detail: Text for the user: what was expected, and what came.
-    """
+    """Base class of the errors of service and runtime: a ``slug``, stable over releases, ``title``, ``kind``, ``detail``."""
 
     slug = "models-error"
     title = "The request cannot be served"
@@ -54,10 +42,7 @@ class ModelsError(Exception):
 
 
 class ImageError(ModelsError):
-    """Raised for an image that cannot be decoded or scored.
-
-    The slug gives the reason, such as ``file-too-large``.
-    """
+    """Raised for an image that cannot be decoded or scored; the slug gives the reason, such as ``file-too-large``."""
 
     title = "The image cannot be scored"
     kind = ErrorKind.INVALID
@@ -74,10 +59,7 @@ def unsupported_image(detail: str) -> ImageError:
 
 
 class ArtifactError(ModelsError):
-    """Raised if files of a stored model are missing, damaged or do not fit each other.
-
-    The detail says what is wrong, in most cases with the name of the file.
-    """
+    """Raised if files of a stored model are missing, damaged or do not fit each other."""
 
     slug = "damaged-artifact"
     title = "The model's files are damaged"
@@ -91,14 +73,7 @@ class EngineUnavailable(ModelsError):
 
 
 class AlphaUnattainable(ModelsError):
-    """Raised for a false-alarm rate that is too small for the number of calibration images.
-
-    It is below 1 / (n + 1), the smallest p-value that n calibration images can give.
-
-    Args:
-        alpha: Requested false-alarm rate.
-        smallest: Smallest attainable false-alarm rate.
-    """
+    """Raised for a false-alarm rate below 1 / (n + 1), the smallest p-value of n calibration images."""
 
     slug = "alpha-unattainable"
     title = "The false-alarm rate is too small for this model's calibration set"
@@ -110,10 +85,7 @@ class AlphaUnattainable(ModelsError):
 
 
 class HeatMapUnsupported(ModelsError):
-    """Raised if a heat map is requested from a model that cannot make heat maps.
-
-    The flow mixes all pixels at once, so that no pixel has a log-likelihood of its own.
-    """
+    """Raised if a heat map is asked of a flow that mixes all pixels, which have no log-likelihood of their own."""
 
     slug = "explain-unsupported"
     title = "This model has no heat map"
@@ -121,10 +93,7 @@ class HeatMapUnsupported(ModelsError):
 
 
 class ScoreNotFinite(ImageError):
-    """Error of an image whose log-likelihood is infinite or NaN.
-
-    The arithmetic of the flow overflowed. Functions that score many images return this error in place of a result.
-    """
+    """Error, returned in place of a result, of an image on which the arithmetic of the flow overflowed."""
 
     slug = "score-not-finite"
     title = "The image has no finite likelihood under this model"
@@ -135,10 +104,7 @@ class ScoreNotFinite(ImageError):
 
 
 class SizeNotCalibrated(ImageError):
-    """Error of an image with fewer or more tiles than the calibration images.
-
-    Functions that judge many images return this error in place of a verdict.
-    """
+    """Error, returned in place of a verdict, of an image with fewer or more tiles than the calibration images."""
 
     slug = "size-not-calibrated"
     title = "The model has no calibration for images of this size"

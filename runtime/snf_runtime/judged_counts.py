@@ -19,7 +19,7 @@ class JudgedCounts:
 
     @property
     def text(self) -> str:
-        """The counts of judged images, anomalies and images not judged, as one line of text.
+        """The counts as one line.
 
         >>> JudgedCounts(11, 2, 1).text
         '11 images judged, 2 anomalies, 1 not judged'
@@ -29,10 +29,7 @@ class JudgedCounts:
         return f"{images} judged, {anomalies}, {self.not_judged} not judged"
 
     def exit_code(self, *, fail_on_anomaly: bool) -> int:
-        """Return the exit code of a command that judges images: 4 if any was not judged, 1 for anomalies, else 0.
-
-        Anomalies give 1 only if ``fail_on_anomaly`` is set.
-        """
+        """Return 4 if an image was not judged, else 1 for anomalies with ``fail_on_anomaly``, else 0."""
         if self.not_judged:
             return NOT_JUDGED
         return ANOMALY if fail_on_anomaly and self.anomalies else OK

@@ -9,13 +9,7 @@ Array = NDArray[np.float64]
 
 
 def logsumexp(values: Array, weights: Array | None = None) -> Array:
-    """Return the logarithm of a weighted sum of exponentials, without overflow.
-
-    It is ln Σ w exp(v) over the last axis, ``(..., K)`` -> ``(...,)``.
-
-    Args:
-        values: The values v.
-        weights: The weights w, ``(K,)``; None for 1.
+    """Return ln Σ w exp(v) over the last axis without overflow; weights None stand for 1.
 
     >>> round(float(logsumexp(np.array([1000.0, 1000.0]))), 6)
     1000.693147

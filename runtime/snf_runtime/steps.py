@@ -17,14 +17,7 @@ STEP, STEP_PIXELS = 32, 32 * 128 * 128
 
 
 def step_size(pixels: int, threads: int) -> int:
-    """Return how many images to process in one step, before the thread pauses for other work.
-
-    They fill the tiles of all threads, so that the time of a step hardly depends on the number of threads. Of very
-    large images there are fewer than threads.
-
-    Args:
-        pixels: Pixels of an image, H·W.
-        threads: The number of threads.
+    """Return the images of a step: they fill the tiles of all threads, or are fewer where they are very large.
 
     >>> step_size(28 * 28, 2), step_size(224 * 224, 2), step_size(224 * 224, 16), step_size(1024 * 1024, 2)
     (32, 8, 64, 1)
@@ -34,10 +27,7 @@ def step_size(pixels: int, threads: int) -> int:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Run a generator to its end and return its result.
-
-    What it yields is ignored. The result is the value of its ``return`` statement.
-    """
+    """Run a generator to its end, ignore what it yields, and return the value of its ``return``."""
     while True:
         try:
             next(steps)

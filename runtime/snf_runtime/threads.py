@@ -14,16 +14,7 @@ CPUS = Path("/sys/devices/system/cpu")
 
 
 def thread_count(asked: int | None) -> int:
-    """Return the number of CPU threads to use: ``asked``, or a default if ``asked`` is None.
-
-    It is the number asked for, otherwise ``OMP_NUM_THREADS``, otherwise the number of cores that this process may use.
-
-    Hardware threads of the same core count once, as for torch.
-
-    Raises:
-        EngineUnavailable: ``OMP_NUM_THREADS`` is no whole number from 1 to 1024, nor a list that begins with one.
-        ValueError: ``asked`` is not from 1 to 1024.
-    """
+    """Return ``asked``, else ``OMP_NUM_THREADS``, else the cores that this process may use, as torch counts them."""
     if asked is not None:
         if not 1 <= asked <= MAX_AT_ONCE:
             raise ValueError(f"expected threads from 1 to {MAX_AT_ONCE}, got {asked}")

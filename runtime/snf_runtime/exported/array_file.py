@@ -21,11 +21,7 @@ TYPES = (np.uint8, np.int64, np.float32, np.float64)
 
 
 def read_export_arrays(folder: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays in the file ``arrays.npz`` of an exported model, as a dict by name.
-
-    Raises:
-        ArtifactError: The file holds something else than arrays of numbers, or is compressed or encrypted.
-    """
+    """Read ``arrays.npz``; raise ``ArtifactError`` for anything but uncompressed arrays of numbers."""
     path = folder / ARRAYS
     arrays: dict[str, NDArray[Any]] = {}
     try:

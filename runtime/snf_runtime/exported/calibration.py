@@ -21,16 +21,7 @@ SORTED = ("ordered", "map_maxima")
 
 
 def open_calibration(manifest: ExportManifest, density: ImageDensity, arrays: Arrays) -> Calibration:
-    """Build an exported model's calibration from its stored arrays, and check that it fits the model.
-
-    Args:
-        manifest: The manifest.
-        density: The density of the model.
-        arrays: All arrays of the model.
-
-    Raises:
-        ArtifactError: An array is missing, unknown, or not what this model needs; the text names it.
-    """
+    """Build the calibration; ``ArtifactError`` names an array that is missing, unknown or does not fit the model."""
     try:
         calibration = from_arrays(Calibration, arrays, CALIBRATION)
         known = {*to_arrays(calibration, CALIBRATION), PINNED, *_masses(manifest)}

@@ -18,11 +18,7 @@ PINNED, MASSES, CALIBRATION = "pinned", "pixel-masses", "calibration"
 
 
 def check_files(folder: Path, manifest: ExportManifest) -> None:
-    """Check that an exported model has exactly the files, sizes and digests that its manifest lists.
-
-    Raises:
-        ArtifactError: A file is missing, unknown, or has another size or SHA-256; the text names it.
-    """
+    """Compare names, sizes and SHA-256 of all files with the manifest; ``ArtifactError`` names one that differs."""
     expected = manifest.expected_files()
     for name in sorted(expected ^ manifest.files.keys()):
         lacking = "lists" if name in manifest.files else "does not list"
@@ -44,10 +40,7 @@ def check_files(folder: Path, manifest: ExportManifest) -> None:
 
 
 def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> NDArray[np.uint8]:
-    """Return the stored test image of an exported model, with which the model is checked against known results.
-
-    It is uint8 ``(1, C, H, W)``. Raises ``ArtifactError`` if it is missing, or has another shape or type.
-    """
+    """Return the stored test image, uint8 ``(1, C, H, W)``; raise ``ArtifactError`` if it has another shape or type."""
     pinned = arrays.get(PINNED)
     wanted = (1, *manifest.image_shape)
     if pinned is None or pinned.dtype != np.uint8 or pinned.shape != wanted:

@@ -12,12 +12,7 @@ T = TypeVar("T")
 
 
 def parse_json(content: bytes) -> object:
-    """Parse JSON text, and refuse duplicate keys, NaN and Infinity.
-
-    Raises:
-        ValueError: The text is no JSON, an object has a key twice, or a number is NaN or infinite.
-        RecursionError: The text is nested too deeply.
-    """
+    """Parse JSON; raise ``ValueError`` for duplicate keys, NaN, Infinity, and ``RecursionError`` for deep nesting."""
     return json.loads(content, parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
 
 
@@ -35,18 +30,7 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def from_json(kind: type[T], value: object, where: str = "") -> T:
-    """Convert parsed JSON to an instance of a dataclass, with checks of all field types.
-
-    Fields are numbers, texts, dataclasses, tuples, dicts with text as keys, literals, or one of these or None.
-
-    Args:
-        kind: The dataclass.
-        value: The parsed JSON.
-        where: The place of the value in a larger one, for error messages.
-
-    Raises:
-        ValueError: The JSON does not fit; the text names the place.
-    """
+    """Convert parsed JSON to a dataclass, with checks of types; ``ValueError`` names the place, below ``where``."""
     result: T = _object(kind, value, where)
     return result
 

@@ -20,14 +20,7 @@ MAX_STATISTIC_DIFFERENCE = 10.0
 
 
 def check_layout(manifest: ExportManifest) -> None:
-    """Check that the values and shapes in the manifest of an exported model are valid and fit each other.
-
-    The values are the kind, the digest and the tolerances. The shapes are those of the levels and outputs of a flow,
-    and of features and tiles.
-
-    Raises:
-        ArtifactError: They do not; the text names the value.
-    """
+    """Raise ``ArtifactError`` unless the values and shapes in the manifest are valid and fit each other."""
     try:
         _check_values(manifest)
         if manifest.pixels is not None:
@@ -40,11 +33,7 @@ def check_layout(manifest: ExportManifest) -> None:
 
 
 def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return a dict with the shape of each output of the exported graph of a flow over pixels.
-
-    The keys are the kind and level of each output, in the order of the graph. Shapes are for one image, with None for a
-    size that the manifest does not give.
-    """
+    """Return the shape for one image of each output of a graph over pixels, by kind and level, in order."""
     shapes: dict[tuple[GraphPart, int], OutputShape] = {}
     for part, number in pixels.outputs:
         level = pixels.levels[number]
@@ -59,11 +48,7 @@ def pixel_outputs(pixels: ExportedPixels) -> dict[tuple[GraphPart, int], OutputS
 
 
 def feature_outputs(features: ExportedFeatures) -> dict[tuple[GraphPart, int], OutputShape]:
-    """Return a dict with the shape of each output of the exported graph that scores image features.
-
-    The keys are the kind of each output and 0, in the order of the graph. Shapes are for one image, with None for the
-    number of fits, which the manifest does not give.
-    """
+    """Return the shape for one image of each output of a graph over features, by kind and 0, in order."""
     _, rows, columns = features.layout.feature_shape
     return {("places", 0): (1, None, rows, columns), ("pooled", 0): (1, None, POOLED_GROUPS)}
 

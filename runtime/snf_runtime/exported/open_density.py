@@ -38,18 +38,7 @@ BINS = 256
 
 
 def open_exported(folder: Path, manifest: ExportManifest, arrays: Arrays, threads: int) -> ImageDensity:
-    """Open an exported model's computation graphs, and return an ``ImageDensity`` that scores images with them.
-
-    Args:
-        folder: The folder, whose files were verified.
-        manifest: Its manifest.
-        arrays: Its arrays.
-        threads: Threads on the CPU.
-
-    Raises:
-        ArtifactError: A graph cannot be read, or does not fit the manifest.
-        EngineUnavailable: This CPU cannot compute in the precision of the model.
-    """
+    """Open the graphs of a verified folder; raise ``ArtifactError``, or ``EngineUnavailable`` for the precision."""
     if manifest.precision == "bfloat16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise EngineUnavailable("the model is for bfloat16, which this CPU has no arithmetic for")
     pixels = features = None
@@ -76,17 +65,7 @@ def _layout(manifest: ExportManifest, pixels: ExportedPixels, arrays: Arrays) ->
 
 
 def pixel_function(transform: ExportedTransform, masses: NDArray[Any] | None) -> PixelFunction:
-    """Build the pixel transform, which an exported flow first applies to pixel values, from stored settings.
-
-    Its type is affine, logit or marginal. A marginal one follows the distribution of the training pixels.
-
-    Args:
-        transform: The description.
-        masses: The masses of a marginal transform, float64 ``(256,)``; None for another one.
-
-    Raises:
-        ValueError: The description or the masses are not possible.
-    """
+    """Build the pixel transform; ``masses`` ``(256,)`` are for a marginal one. ``ValueError`` if not possible."""
     if transform.type == "marginal":
         if masses is None or masses.dtype != np.float64 or masses.shape != (BINS,) or not (masses > 0).all():
             raise ValueError(f"expected {MASSES}, {BINS} numbers above 0")

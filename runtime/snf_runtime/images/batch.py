@@ -17,22 +17,12 @@ T = TypeVar("T")
 
 
 def batch_of(images: Sequence[Pixels], preprocessing: Preprocessing) -> Batch:
-    """Combine preprocessed images into a batch: a list if the model works on tiles, else one array.
-
-    A model of tiles gets a list of arrays. Other models get one array, as their images all have the same size.
-
-    Args:
-        images: The images, uint8 ``(C, H, W)`` each, after ``preprocessing``; at least one.
-        preprocessing: The preprocessing of the model.
-    """
+    """Combine preprocessed images into one array, or a list for a model of tiles."""
     return list(images) if preprocessing.tiled else np.stack(images)
 
 
 def stacked(images: Batch) -> Pixels:
-    """Return a batch of images of equal size as one array ``(N, C, H, W)``.
-
-    Raises ``ValueError`` if the images have different sizes.
-    """
+    """Return images as one array; raise ``ValueError`` if their sizes differ."""
     if isinstance(images, np.ndarray):
         return images
     sizes = {image.shape for image in images}
@@ -42,18 +32,12 @@ def stacked(images: Batch) -> Pixels:
 
 
 def chosen(images: Batch, rows: NDArray[np.integer]) -> Batch:
-    """Return the images of a batch that have the given indices, as a batch.
-
-    An array gives an array, and a list gives a list.
-    """
+    """Return the images with the given indices, as an array or list like ``images``."""
     return images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()]
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Concatenate several batches of images into one batch.
-
-    The result is an array if all batches are arrays of images of one size, otherwise a list.
-    """
+    """Concatenate batches: an array if all images have one size, otherwise a list."""
     arrays = [batch for batch in batches if isinstance(batch, np.ndarray)]
     if len(arrays) == len(batches) and len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)
@@ -61,15 +45,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> None:
-    """Check that images have the type and the shape that a model takes.
-
-    The type is uint8. Raises ``ValueError`` otherwise.
-
-    Args:
-        images: The images.
-        shape: Channels, height and width of the images; of a model of tiles those of a tile.
-        tiled: Whether the images may have any height and width.
-    """
+    """Raise ``ValueError`` unless images are uint8 of ``shape``, which with ``tiled`` is that of a tile."""
     if isinstance(images, np.ndarray) and not (tiled and images.ndim == 4):
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise ValueError(f"expected uint8 images (N, {shape}), got {images.dtype} {images.shape}")
@@ -82,16 +58,7 @@ def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> N
 
 
 def in_batches(items: Iterable[T], most: int, most_bytes: int, nbytes: Callable[[T], int]) -> Generator[list[T]]:
-    """Yield items, such as images, in batches with a limited number of items and of bytes.
-
-    A batch has at most ``most`` items and ``most_bytes`` bytes. A larger item has a batch of its own.
-
-    Args:
-        items: The items, such as decoded images.
-        most: Most items of a batch.
-        most_bytes: Most bytes of a batch.
-        nbytes: Returns the bytes of an item.
-    """
+    """Yield items in batches of at most ``most`` items and ``most_bytes`` bytes; a larger item has its own batch."""
     batch: list[T] = []
     size = 0
     for item in items:

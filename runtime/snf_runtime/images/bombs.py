@@ -25,14 +25,7 @@ RUN_LENGTHS = {1, 2}
 
 
 def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Refuse an image file that takes too much time or memory to decode.
-
-    Raises ``ImageError`` if decoding would take far more than the pixels of the file need.
-
-    Args:
-        image: The file, opened by Pillow and not decoded.
-        data: Content of the file.
-    """
+    """Raise ``ImageError`` if decoding would take far more time or memory than the pixels of the file need."""
     if isinstance(image, TiffFile):
         check_tile(image)
     match image.format:
@@ -48,12 +41,7 @@ def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:
 
 
 def has_many_scans(data: bytes) -> bool:
-    """Return whether a JPEG file has more than 64 scans, which would make it slow to decode.
-
-    The result is also true if it has so many segments that the scans are not all counted.
-
-    Only markers are read. Bytes that look like markers within metadata, or after the end of the image, do not count.
-    """
+    """Return whether a JPEG file has more than 64 scans, or too many segments to count them, by its markers."""
     if data.count(b"\xff\xda") <= MAX_SCANS:
         return False
     position = scans = 0

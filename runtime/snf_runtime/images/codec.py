@@ -18,44 +18,12 @@ __all__ = ["DecodedImage", "Preprocessing", "decode_image", "decode_npy", "encod
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing, is_abandoned: Callable[[], bool] = never) -> DecodedImage:
-    """Decode an image file and convert it to the size and channels of a model.
-
-    The file is PNG, JPEG, WebP, BMP, TIFF or GIF. It is turned upright as its EXIF orientation says. Palettes, CMYK and
-    opaque alpha channels are converted, and 16 bits are brought to 8. If the preprocessing is "exact", images of
-    another size or colour are refused, because a conversion would change the score. Transparent images are refused,
-    except for an RGBA file and a model with 4 channels: no background is right for every model.
-
-    Args:
-        data: Content of the file.
-        preprocessing: Shape of the model's images, and how other sizes and colours are treated.
-        is_abandoned: Returns whether the image is no longer needed; asked again and again.
-
-    Returns:
-        The pixels, with the conversions that were made.
-
-    Raises:
-        ImageError: The file cannot be decoded or the model does not accept it.
-        DecodingAbandoned: The image is no longer needed.
-    """
+    """Decode an image file, upright, for a model; raise ``ImageError`` if it is damaged or the model refuses it."""
     return conform(open_image(data, lambda size: check_size(size, preprocessing), is_abandoned), preprocessing)
 
 
 def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pixels:
-    """Decode the content of a ``.npy`` file into a batch of images.
-
-    The result is uint8 ``(N, C, H, W)``.
-
-    The shape in the header is checked before the data are read. Pickled content, other sizes and other numbers of
-    channels are refused. A model of tiles takes any size.
-
-    Args:
-        data: Content of the file, a uint8 array ``(N, H, W)`` or ``(N, H, W, C)``.
-        preprocessing: Shape of the model's images.
-        max_images: Largest N.
-
-    Raises:
-        ImageError: The file is not such an array.
-    """
+    """Decode a uint8 array ``(N, H, W)`` or ``(N, H, W, C)`` to ``(N, C, H, W)``; the header is checked first."""
     if not data:
         raise ImageError("empty-image", "The file is empty", "expected a .npy file, got 0 bytes")
     file = io.BytesIO(data)
@@ -94,22 +62,14 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """Encode the pixels of an image as a PNG file, and return its bytes.
-
-    The pixels are uint8 ``(C, H, W)`` with 1 (grey), 3 (RGB) or 4 channels (RGBA).
-    """
+    """Encode pixels, uint8 ``(C, H, W)`` with 1 (grey), 3 (RGB) or 4 channels (RGBA), as a PNG file."""
     file = io.BytesIO()
     as_image(pixels).save(file, format="PNG")
     return file.getvalue()
 
 
 def image_grid(images: Pixels, gap: int = 2) -> Pixels:
-    """Arrange several images in a grid and return it as one image.
-
-    The grid is nearly square. The images are uint8 ``(N, C, H, W)`` and the result is ``(C, H', W')``.
-
-    The images are separated by grey lines of ``gap`` pixels. Empty places are grey.
-    """
+    """Arrange images, uint8 ``(N, C, H, W)``, in a nearly square grid with grey gaps, ``(C, H', W')``."""
     count, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

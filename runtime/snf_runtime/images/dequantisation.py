@@ -32,10 +32,7 @@ def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1)
 
 
 def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
-    """Return the random generator of an image's noise, seeded by the image's pixels and the model's weights.
-
-    It gives the dequantisation noise of the image.
-    """
+    """Return the generator of an image's noise, seeded by its pixels and the digest of the weights."""
     content = hashlib.sha256()
     content.update(weights_digest.encode())
     content.update(repr(tuple(image.shape)).encode())

@@ -27,8 +27,7 @@ FIRST_OF_SEVERAL = {"GIF", "MPO"}
 """Formats whose first picture stands for the file: a GIF animation, and a photograph with previews beside it."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 UNREADABLE, UPRIGHT, SIDEWAYS = 0, 1, 5
-"""Stand-in for an EXIF orientation that cannot be read, that of an upright image, and the first of those that exchange
-width and height."""
+"""EXIF orientations: stand-in for damaged ones, upright, and the first that swap width and height."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,22 +47,7 @@ def open_image(
     *,
     any_cost: bool = False,
 ) -> OpenedImage:
-    """Decode an image file, upright and in its original size and colour.
-
-    Of a GIF the first frame is taken. Other files with several frames or pages are refused, and so are numbers other
-    than unsigned integers of up to 16 bits, and files that take far more time to decode than their pixels need.
-
-    Args:
-        data: Content of the file.
-        check: Called with the upright width and height in the header before the file is decompressed; may raise.
-        is_abandoned: Returns whether the image is no longer needed; asked again and again.
-        any_cost: Whether to decode the file however long it takes, whatever colour it declares transparent, and signed
-            8-bit numbers as levels, such as one that an earlier version accepted.
-
-    Raises:
-        ImageError: The file is not an image that can be decoded.
-        DecodingAbandoned: The image is no longer needed.
-    """
+    """Decode a file, upright, in its size and colour; ``any_cost`` takes what an earlier version accepted."""
     if not data:
         raise ImageError("empty-image", "The file is empty", "expected an image file, got 0 bytes")
     with warnings.catch_warnings():
@@ -109,14 +93,7 @@ def open_image(
 
 
 def pixels_of(data: bytes, is_abandoned: Callable[[], bool] = never) -> int:
-    """Return the number of pixels of an image file, read from its header.
-
-    The file is not decoded. The result is 0 for a file whose header is not accepted.
-
-    Args:
-        data: Content of the file.
-        is_abandoned: Returns whether the image is no longer needed; asked again and again.
-    """
+    """Return the number of pixels by the header, 0 for one that is not accepted."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -150,10 +127,7 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _check_content(image: Image.Image, *, signs: bool) -> list[str]:
-    """Raise ``ImageError`` if the content of a file is of an unsupported kind; return what is to be said of it.
-
-    With ``signs`` signed 8-bit numbers are taken, as levels from 0 to 255.
-    """
+    """Refuse unsupported content, and return notes; ``signs`` takes signed 8-bit numbers as levels 0 to 255."""
     mode = image.mode
     if isinstance(image, tiff.TiffFile):
         tiff.check_kind(image)

@@ -15,10 +15,7 @@ MAX_FILE_BYTES = 256 * 2**20
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file of at most 256 MiB.
-
-    Raises ``ImageError`` if the file is larger or cannot be read.
-    """
+    """Return the content of a file of at most 256 MiB; raise ``ImageError`` if it is larger or cannot be read."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
             detail = "expected a plain file, no folder or pipe"
@@ -34,13 +31,7 @@ def read_file(path: Path) -> bytes:
 
 
 def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return two lists: the files in a folder to judge as images, and the files to skip.
-
-    Subfolders are included. Both lists are in natural order.
-
-    Skipped are hidden files, files of systems and texts. Links to folders are not followed. A link that leads nowhere,
-    or a folder that cannot be listed, is to be judged, so that reading it says what is wrong.
-    """
+    """Return files to judge and files to skip. What cannot be read is to be judged, so that reading it says why."""
     found: list[Path] = []
 
     def keep(error: OSError) -> None:

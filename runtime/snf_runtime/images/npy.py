@@ -22,15 +22,7 @@ MAX_BYTES = 2**63 - 1
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read shape, memory order and data type from the header of a ``.npy`` file.
-
-    The order is True for Fortran order (column-major).
-
-    The data are not read; the file is left at their start.
-
-    Raises:
-        ValueError: The header is damaged, a side is negative, or the array would have 2^63 bytes or more.
-    """
+    """Read shape, Fortran order and type and stop at the data; raise ``ValueError`` for a damaged or vast array."""
     version = np.lib.format.read_magic(file)
     if version not in READERS:
         raise ValueError(f"expected version 1.0, 2.0 or 3.0, got {version[0]}.{version[1]}")

@@ -16,30 +16,15 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class FilePlacement:
-    """Mapping from coordinates in a preprocessed image to those in its original file.
+    """Mapping of coordinates x in a preprocessed image to ``offset + scale * x`` in its upright original file."""
 
-    It undoes crop, stretch or pad. The coordinates are those of the upright file.
-
-    The file coordinate of x is ``offset + scale * x``, for either side.
-
-    Attributes:
-        size: Width and height of the upright file.
-        scale: Pixels of the file for each pixel of the model's image, across and down.
-        offset: Column and row of the file at the upper left corner of the model's image.
-    """
-
-    size: tuple[int, int]
-    scale: tuple[float, float] = (1.0, 1.0)
-    offset: tuple[float, float] = (0.0, 0.0)
+    size: tuple[int, int]  # width and height of the upright file
+    scale: tuple[float, float] = (1.0, 1.0)  # file pixels a pixel, across and down
+    offset: tuple[float, float] = (0.0, 0.0)  # column and row of the upper left corner
 
     @classmethod
     def of(cls, preprocessing: Preprocessing, source_size: tuple[int, int] | None) -> Self:
-        """Return the mapping of coordinates from a preprocessed image back to its original file.
-
-        Args:
-            preprocessing: The preprocessing by which the file became the model's image.
-            source_size: Upright width and height of the file; None for pixels that came as an array.
-        """
+        """Return the mapping back to a file of upright width and height, None for pixels that came as an array."""
         model = preprocessing.size
         if source_size is not None and preprocessing.tiled:
             return cls(source_size)
@@ -55,29 +40,18 @@ class FilePlacement:
         return cls(source_size, (across, down), (-across * left, -down * top))
 
     def box(self, box: Box) -> Box:
-        """Convert a box in the model's preprocessed image to pixels of the original file.
-
-        The result lies within the file and has at least one pixel. It covers the part of the given box that is not
-        padding.
-        """
+        """Convert a box without its padding; the result lies within the file and has at least one pixel."""
         left, right = self._side(box[0], box[2], 0)
         top, bottom = self._side(box[1], box[3], 1)
         return left, top, right, bottom
 
     def area(self, area: int, box: Box) -> int:
-        """Convert an area in pixels of the model's preprocessed image to pixels of the original file.
-
-        The result is at least 1 and at most the area of ``box``, which is in pixels of the file.
-        """
+        """Convert an area of pixels; at least 1, at most that of ``box``, which is in pixels of the file."""
         left, top, right, bottom = box
         return max(1, min(round(area * self.scale[0] * self.scale[1]), (right - left) * (bottom - top)))
 
     def place(self, place: tuple[int, int]) -> tuple[int, int]:
-        """Convert a pixel position in the model's preprocessed image to one in the original file.
-
-        The result is the column and row at the centre of the given pixel. A pixel of the padding gives the nearest
-        pixel of the file.
-        """
+        """Return the column and row in the file at the centre of a pixel; padding gives the nearest one."""
         column, row = (
             min(max(math.floor(offset + scale * (at + 0.5)), 0), size - 1)
             for at, size, scale, offset in zip(place, self.size, self.scale, self.offset, strict=True)

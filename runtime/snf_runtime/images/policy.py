@@ -1,9 +1,4 @@
-"""Rules for accepted image files: formats, file names that are skipped, and the largest number of pixels.
-
-They are the same for every way in which images arrive.
-
-The Python client and the console have copies of the names, which a test compares with these.
-"""
+"""Rules for accepted image files, the same for all ways in; a test compares the copies in client and console."""
 
 from __future__ import annotations
 
@@ -35,14 +30,7 @@ MAX_PIXELS = _max_pixels()
 
 
 def is_no_image(path: str) -> bool:
-    """Return whether the name of a file shows that it is not an image.
-
-    A file of this kind in a folder or an archive is skipped and only counted.
-
-    Such files are hidden, made by a system, or texts. All other files are judged, or named with the reason why not.
-
-    Args:
-        path: The path in the folder or archive, with ``/`` between its parts.
+    """Return whether a path (with ``/``) is hidden, of a system or a text: it is skipped and only counted.
 
     >>> [is_no_image(path) for path in ("a/.DS_Store", "__MACOSX/a.png", "Thumbs.db", "notes.TXT", "a.png", "a.heic")]
     [True, True, True, True, False, False]

@@ -31,8 +31,7 @@ MASKED = 128
 STRIP_PIXELS = 2**20
 """Most pixels that are copied from Pillow at a time."""
 RESAMPLING = Image.Resampling.BICUBIC
-"""Filter for resizing. Pillow widens it when an image shrinks, which avoids aliasing, and computes in integers, so that
-the result is the same on every machine. Bicubic overshoots less at edges than Lanczos, and saturates fewer pixels."""
+"""Pillow widens it against aliasing and computes in integers, the same everywhere. Lanczos overshoots more."""
 
 
 @dataclass(frozen=True)
@@ -77,92 +76,55 @@ class Preprocessing:
 
     @property
     def id(self) -> str:
-        """SHA-256 digest of the preprocessing settings, the same for equal settings.
-
-        It consists of ``sha256:`` and 64 hexadecimal digits.
-
-        It is that of the settings as JSON, without fields that have their default.
-        """
+        """SHA-256 of the settings as JSON, without those that have their default, with ``sha256:`` before it."""
         return _id(self)
 
     @property
     def tiled(self) -> bool:
-        """Whether images keep their size and are scored tile by tile."""
         return self.fit == "tiles"
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the model's images.
-
-        For a model of tiles they are those of a tile.
-        """
+        """Channels, height and width of the model's images, or of its tiles."""
         return self.channels, self.height, self.width
 
     @property
     def size(self) -> tuple[int, int]:
-        """The width and height of the model's images in pixels.
-
-        The order is that of Pillow.
-        """
+        """Width and height, Pillow's order."""
         return self.width, self.height
 
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """Decoded image file, turned upright by its EXIF orientation, before its size or colours are changed.
+    """Decoded image file, turned upright, before its size or colours are changed."""
 
-    Attributes:
-        image: The pixels, in mode ``I;16`` for 16-bit grey, else in a mode of 8 bits a channel.
-        format: The format of the file, as Pillow names it; None for pixels from an array.
-        mode: The mode of the file, as Pillow names it.
-        notes: What was done to the file, in words.
-        levels: Number of grey levels of 16-bit grey, where the file itself declares it.
-    """
-
-    image: Image.Image
+    image: Image.Image  # mode I;16 for 16-bit grey, else 8 bits a channel
     format: str | None
     mode: str
     notes: tuple[str, ...] = ()
-    levels: int | None = None
+    levels: int | None = None  # of 16-bit grey, where the file declares them
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image after conversion to the size and channels that a model expects.
+    """An image after conversion to the size and channels of a model."""
 
-    It also has the format and the size of its file.
-
-    Attributes:
-        pixels: Pixels, uint8 ``(C, H, W)``.
-        converted: The change of mode, such as ``P -> L``, or None.
-        resized: Whether the size was changed.
-        format: The format of the file; None for pixels from an array.
-        source_size: Upright width and height before resizing; None for pixels that already have the size of the model.
-        notes: What else was done to the file, in words.
-    """
-
-    pixels: Pixels
-    converted: str | None
+    pixels: Pixels  # uint8 (C, H, W)
+    converted: str | None  # the change of mode, such as P -> L
     resized: bool = False
     format: str | None = None
-    source_size: tuple[int, int] | None = None
+    source_size: tuple[int, int] | None = None  # upright width and height before resizing
     notes: tuple[str, ...] = ()
 
     @property
     def file_size(self) -> tuple[int, int]:
-        """The width and height of the original image file, in pixels.
-
-        They are those of the upright file, before resizing. For pixels from an array, they are those of the array.
-        """
+        """Width and height of the upright file, or array, before resizing."""
         _, height, width = self.pixels.shape
         return self.source_size or (width, height)
 
 
 def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert an opened image to a ``DecodedImage`` with the channels and size that a model expects.
-
-    Raises ``ImageError`` if the model refuses the image.
-    """
+    """Convert an opened image for a model; raise ``ImageError`` if the model refuses it."""
     image, notes = opened.image, opened.notes
     check_size(image.size, preprocessing)
     if image.mode == "I;16":
@@ -188,19 +150,7 @@ def conform(opened: OpenedImage, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[np.bool_]:
-    """Convert the defect mask of an image to a boolean array as large as the preprocessed image.
-
-    It is resized by the nearest pixel. The result is true where the grey level is at least half of white.
-
-    Colours become grey. Raises ``ImageError`` if the model refuses the size.
-
-    Args:
-        opened: The mask, as large as its image.
-        preprocessing: The preprocessing of the image.
-
-    Returns:
-        The mask, ``(H, W)``.
-    """
+    """Convert a defect mask to bool ``(H, W)`` by the nearest pixel, true from half of white."""
     image = opened.image
     check_size(image.size, preprocessing)
     if image.mode == "I;16":
@@ -211,39 +161,23 @@ def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[n
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:
-    """Convert an array of pixels to a ``DecodedImage`` with the channels and size that a model expects.
-
-    The pixels are uint8 ``(C, H, W)``. Raises ``ImageError`` if they are refused.
-
-    Args:
-        pixels: The pixels, with 1, 3 or 4 channels.
-        preprocessing: Shape of the model's images, and which conversions are allowed.
-    """
+    """Convert pixels, uint8 ``(C, H, W)``, for a model; raise ``ImageError`` if it refuses them."""
     return conform(opened_pixels(pixels), preprocessing)
 
 
 def opened_pixels(pixels: Pixels) -> OpenedImage:
-    """Convert an array of pixels to an ``OpenedImage``, the type that opening an image file returns.
-
-    The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The format of the result is None.
-    """
+    """Return pixels, uint8 ``(C, H, W)`` with 1, 3 or 4 channels, as an image without a format."""
     image = as_image(pixels)
     return OpenedImage(image, None, image.mode)
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Convert an array of pixels to a Pillow image.
-
-    The pixels are uint8 ``(C, H, W)`` with 1, 3 or 4 channels. The mode of the image is L, RGB or RGBA.
-    """
+    """Convert pixels, uint8 ``(C, H, W)``, to a Pillow image in mode L, RGB or RGBA."""
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
-    """Check that an image has a size that the model accepts.
-
-    If ``fit`` is "exact", ``size`` (width, height) must be that of the model. Raises ``ImageError`` otherwise.
-    """
+    """Raise ``ImageError`` for another width and height than the model's if ``fit`` is "exact"."""
     if preprocessing.fit == "exact" and size != preprocessing.size:
         raise ImageError(
             "wrong-image-shape",
@@ -253,10 +187,7 @@ def check_size(size: tuple[int, int], preprocessing: Preprocessing) -> None:
 
 
 def opaque(image: Image.Image) -> Image.Image:
-    """Convert an opaque Pillow image to mode L if its mode is grey, and otherwise to mode RGB.
-
-    Raises ``ImageError`` if any pixel is not fully opaque.
-    """
+    """Convert an image to L if its mode is grey, else RGB; raise ``ImageError`` unless it is fully opaque."""
     if image.mode in {"CMYK", "YCbCr"}:
         return image.convert("RGB")
     if image.mode == "1":
@@ -276,12 +207,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def is_grey(image: Image.Image, form: str | None) -> bool:
-    """Return whether all pixels of an image in mode L, I;16 or RGB are grey.
-
-    Args:
-        image: The pixels.
-        form: Format of the file, as Pillow names it.
-    """
+    """Return whether all pixels of an image in mode L, I;16 or RGB are grey; ``form`` is the format of its file."""
     if image.mode in {"L", "I;16"}:
         return True
     # libwebp gives each grey of a lossy file as (g, g, g) or, by its rounding of green, as (g + 1, g, g + 1).
@@ -293,10 +219,7 @@ def is_grey(image: Image.Image, form: str | None) -> bool:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
-    """Yield rows of an image and their pixels, uint8 ``(rows, W, C)``.
-
-    Pillow copies an image twice to make an array of it, which for 100 megapixels is memory that matters.
-    """
+    """Yield strips of rows as uint8 ``(rows, W, C)``: Pillow copies an image twice, too much of 100 megapixels."""
     width, height = image.size
     count = max(1, STRIP_PIXELS // width)
     for top in range(0, height, count):
@@ -306,12 +229,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[slice, Pixels]]:
 
 
 def to_eight_bits(image: Image.Image, levels: int) -> Image.Image:
-    """Convert a 16-bit grey image with a given number of grey levels to 8 bits.
-
-    Value ``v`` of ``levels`` becomes ``256 v // levels``, at most 255. The mode of the result is L.
-
-    With 65536 levels this is the upper byte, as Pillow takes it from 16-bit colours.
-    """
+    """Convert 16-bit grey: ``v`` of ``levels`` becomes ``256 v // levels``, at most 255; of 65536 the upper byte."""
     values = np.asarray(image, dtype=np.uint32) * 256 // levels
     return Image.fromarray(np.minimum(values, 255).astype(np.uint8))
 
@@ -358,12 +276,7 @@ def _to_size(
 
 
 def padded_size(size: tuple[int, int], into: tuple[int, int]) -> tuple[int, int]:
-    """Return the width and height to which an image is scaled to fit in a frame, before padding is added.
-
-    Args:
-        size: Width and height of the image.
-        into: Width and height of the frame.
-    """
+    """Return the width and height of an image scaled to fit into a frame."""
     scale = min(into[0] / size[0], into[1] / size[1])
     # A side never becomes 0 pixels.
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -30,11 +30,7 @@ LARGE_TILE_PIXELS = 2**24
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
-    """Pillow's TIFF reader with a check that raises ``ImageError`` if a file has too many strips or tiles.
-
-    They are counted before Pillow makes objects of them. Channels that are stored one after the other, in planes, are
-    read with all bits of their values.
-    """
+    """Pillow's TIFF reader, which refuses too many strips or tiles early, and reads planes in full depth."""
 
     def _setup(self) -> None:
         _check_arrays(self)
@@ -51,18 +47,7 @@ Image.register_open(TiffFile.format, TiffFile, TiffImagePlugin._accept)
 
 
 def whole_tag(image: TiffFile, tag: int, absent: int = 0) -> int:
-    """Return the whole-number value of a TIFF file's tag, such as its number of channels.
-
-    A damaged file may have text, bytes or a fraction there.
-
-    Args:
-        image: The file, opened by Pillow.
-        tag: Number of the tag.
-        absent: Value where the file does not have the tag.
-
-    Raises:
-        ImageError: The value is not a whole number.
-    """
+    """Return the whole number of a tag, or raise ``ImageError`` for the text or fraction of a damaged file."""
     value = image.tag_v2.get(tag, absent)
     if not isinstance(value, int):
         raise unsupported_image(
@@ -81,10 +66,7 @@ def check_tile(image: TiffFile) -> None:
 
 
 def check_kind(image: TiffFile) -> None:
-    """Check that a TIFF file starts with its picture, not a preview, and has only channels that Pillow decodes.
-
-    Raises ``ImageError`` otherwise.
-    """
+    """Raise ``ImageError`` unless a TIFF file starts with its picture and has only channels that Pillow decodes."""
     if whole_tag(image, NEW_SUBFILE_TYPE) & PREVIEW:
         raise unsupported_image(
             "its first picture is a preview, as in raw files of cameras; develop and save it as PNG"
@@ -97,21 +79,16 @@ def check_kind(image: TiffFile) -> None:
 
 
 def bits(image: TiffFile) -> int:
-    """Return the number of bits per channel of a TIFF file.
-
-    It is the largest of all channels. Values for missing channels are ignored.
-    """
+    """Return the most bits of the present channels."""
     values = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
     return int(max(values[: len(image.getbands())]))
 
 
 def is_signed(image: TiffFile) -> bool:
-    """Return whether the pixel values of a TIFF file are signed numbers."""
     return SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ())
 
 
 def white_is_zero(image: TiffFile) -> bool:
-    """Return whether the pixel value 0 means white instead of black in a TIFF file."""
     return bool(image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO)
 
 

@@ -21,60 +21,35 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Division of an image into overlapping square tiles.
-
-    A tile consists of places. A place is a square with sides of ``stride`` pixels, which has features of its own.
-
-    Where the image ends within a tile, it is extended by mirroring. Tiles are numbered by rows, from the top left.
-
-    Attributes:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        side: Side of a tile in pixels.
-        stride: Side of a place in pixels, which divides ``side``.
-        tops: First rows of the rows of tiles in pixels, rising multiples of ``stride``.
-        lefts: First columns of the columns of tiles in pixels, in the same way.
-    """
+    """Division of an image into overlapping square tiles of places, numbered by rows and mirrored beyond the edges."""
 
     height: int
     width: int
-    side: int
-    stride: int
-    tops: tuple[int, ...]
-    lefts: tuple[int, ...]
+    side: int  # of a tile, pixels
+    stride: int  # side of a place, pixels; divides side
+    tops: tuple[int, ...]  # first rows of the rows of tiles, rising multiples of stride
+    lefts: tuple[int, ...]  # first columns of the columns of tiles
 
     def __len__(self) -> int:
         return len(self.tops) * len(self.lefts)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The numbers of rows and columns of places (squares with sides of ``stride`` pixels) that cover the image.
-
-        The last ones may reach beyond its edges.
-        """
+        """Rows and columns of places that cover the image; the last may reach beyond its edges."""
         return math.ceil(self.height / self.stride), math.ceil(self.width / self.stride)
 
     @property
     def middle(self) -> int:
-        """The index of a tile in the middle of the image."""
         return len(self.tops) // 2 * len(self.lefts) + len(self.lefts) // 2
 
     def box(self, number: int) -> tuple[int, int, int, int]:
-        """Return the bounding box of the tile with a given number, cut off at the image's edges.
-
-        The box is left, top, right and bottom in pixels.
-        """
+        """Return left, top, right and bottom in pixels of a tile, cut off at the image's edges."""
         row, column = divmod(number, len(self.lefts))
         top, left = self.tops[row], self.lefts[column]
         return left, top, min(left + self.side, self.width), min(top + self.side, self.height)
 
     def cut(self, image: Pixels, number: int) -> Pixels:
-        """Return the pixels of the tile with a given number, uint8 ``(C, side, side)``.
-
-        Args:
-            image: The image, uint8 ``(C, H, W)``.
-            number: The number of the tile.
-        """
+        """Return the pixels of a tile, uint8 ``(C, side, side)``, from an image ``(C, H, W)``."""
         row, column = divmod(number, len(self.lefts))
         top, left = self.tops[row], self.lefts[column]
         part = np.ascontiguousarray(image[:, top : top + self.side, left : left + self.side])
@@ -82,24 +57,13 @@ class TilePlan:
         return np.pad(part, ((0, 0), (0, below), (0, right)), mode="symmetric") if below or right else part
 
     def merged(self, values: NDArray[Value]) -> NDArray[Value]:
-        """Merge the value grids of overlapping tiles into one grid that covers the whole image.
-
-        The shapes are ``(tiles, side / stride, side / stride) -> grid``.
-
-        Where tiles overlap, the value is that of the tile whose centre is nearest.
-        """
+        """Bring values at places of tiles on the grid of the image; where tiles overlap the nearest centre counts."""
         (row, inner_row), (column, inner_column) = self._nearest
         in_rows = values.reshape(len(self.tops), len(self.lefts), *values.shape[1:])
         return in_rows[row[:, None], column, inner_row[:, None], inner_column]
 
     def summed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up the values of overlapping tiles place by place, in one grid that covers the whole image.
-
-        The result has the sum at each place of the grid. Values beyond the edges of the grid are left out.
-
-        Args:
-            values: The values of the tiles, ``(tiles, side / stride, side / stride)``.
-        """
+        """Add up values at places of overlapping tiles on the grid of the image."""
         rows, columns = self.grid
         places = values.shape[1]
         total = np.zeros((self.tops[-1] // self.stride + places, self.lefts[-1] // self.stride + places))
@@ -125,16 +89,7 @@ class TilePlan:
 
 @lru_cache(maxsize=4096)
 def tile_plan(height: int, width: int, side: int, stride: int) -> TilePlan:
-    """Return the division of an image into as few evenly spaced, overlapping tiles as possible.
-
-    Neighbouring tiles share at least p // 8 of the p places along a side, and at least 1. Tiles of a single place do
-    not overlap. Raises ``ValueError`` if ``side`` is not a multiple of ``stride``.
-
-    Args:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        side: Side of a tile in pixels, a multiple of ``stride``.
-        stride: Side of a place in pixels.
+    """Return as few evenly spaced tiles as share ``max(p // 8, 1)`` of p places a side, or none where p is 1.
 
     >>> tile_plan(300, 600, 256, 16)
     TilePlan(height=300, width=600, side=256, stride=16, tops=(0, 48), lefts=(0, 176, 352))
