@@ -26,7 +26,7 @@ def _new_error(kind: type[ModelsError], arguments: tuple[Any, ...]) -> ModelsErr
 
 
 class ModelsError(Exception):
-    """Base class of the errors of service and runtime: a ``slug``, stable over releases, ``title``, ``kind``, ``detail``."""
+    """Base class of the errors of service and runtime: a stable ``slug``, a ``title``, a ``kind`` and a ``detail``."""
 
     slug = "models-error"
     title = "The request cannot be served"

@@ -1,8 +1,4 @@
-"""Statistics of latent channels: the energy of each channel, and the correlations along diagonals.
-
-After the squeezes of a flow over images, the channels of a level are its finest details by direction and colour. Noise,
-blur and foreign textures change how energy is shared among them, also where its sum over all channels stays the same.
-"""
+"""Energies of latent channels and correlations along diagonals, which noise, blur and foreign textures change."""
 
 from __future__ import annotations
 
@@ -22,12 +18,7 @@ MAX_CHANNELS = 16
 
 
 def energies(latent: Array) -> Array:
-    """Return the logarithm of the energy (mean square) of each latent channel, for each image.
-
-    The energy is the mean square of the latents e, ``(N, C, H, W) -> (N, C)``.
-
-    For images from an exact flow each is about N(0, 2 / (H W)).
-    """
+    """Return ln of the mean square of each channel, about N(0, 2 / (H W)) for images from an exact flow."""
     images, channels = latent.shape[:2]
     # Each channel is one row, so that its sum does not depend on the number of images.
     squares = sums(np.square(latent).reshape(images * channels, -1)).reshape(images, channels)
@@ -36,32 +27,17 @@ def energies(latent: Array) -> Array:
 
 
 def falling(latent: Array) -> Array:
-    """Return each image's correlation between latents and their lower-right neighbours (falling diagonals).
-
-    The neighbour lies below and to the right. For latents e it is Σ e(i, j) e(i+1, j+1) / Σ e², ``(N,)``.
-
-    For images from an exact flow it is about N(0, (H - 1) (W - 1) / (H W d)) for d latents ``(N, C, H, W)``.
-    """
+    """Return Σ e(i, j) e(i+1, j+1) / Σ e² of d latents, about N(0, (H - 1) (W - 1) / (H W d)) under an exact flow."""
     return correlation(latent, latent[..., 1:, 1:], latent[..., :-1, :-1])
 
 
 def rising(latent: Array) -> Array:
-    """Return each image's correlation between latents and their upper-right neighbours (rising diagonals).
-
-    The neighbour lies above and to the right. For latents e it is Σ e(i+1, j) e(i, j+1) / Σ e², ``(N,)``.
-
-    For images from an exact flow it is about N(0, (H - 1) (W - 1) / (H W d)) for d latents ``(N, C, H, W)``.
-    """
+    """Return Σ e(i+1, j) e(i, j+1) / Σ e² of latents, distributed as :func:`falling`."""
     return falling(latent[..., ::-1])
 
 
 def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
-    """Return the names of the statistics of a flow's latent channels, such as ``energy-1-3``.
-
-    This one is the logarithm of the mean square of channel 3 at level 1. Others are correlations along diagonals.
-
-    There are none for a flow that mixes all pixels at once.
-    """
+    """Return names such as ``energy-1-3`` (level, channel); none for a flow that mixes all pixels."""
     names: list[str] = []
     for number, level in enumerate(frozen.levels, start=1):
         if level.latent_shape is None or not _is_grid(frozen, level):
@@ -74,18 +50,11 @@ def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def is_channel_statistic(name: str) -> bool:
-    """Return whether a name is that of a channel statistic, such as ``energy-1-3`` for channel 3 of level 1.
-
-    The names are those of :func:`channel_statistic_names`.
-    """
     return name.partition("-")[0] in KINDS
 
 
 def channel_statistics(flow_pass: FlowPass) -> Array:
-    """Return the energies of each image's latent channels, and the correlations of latents along diagonals.
-
-    The shape is ``(N, M)`` in float64. The names are those of :func:`channel_statistic_names`.
-    """
+    """Return the statistics of :func:`channel_statistic_names`, float64 ``(N, M)``."""
     columns: list[Array] = [np.zeros((len(flow_pass), 0))]
     scales = iter(flow_pass.latents.scales)
     for level in flow_pass.frozen.levels:

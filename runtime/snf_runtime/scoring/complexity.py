@@ -6,21 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVELS = 256
-"""Number of pixel values."""
 
 
 def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Predict each pixel from its neighbours, and return the entropy of each image's prediction errors.
-
-    It measures the complexity of an image. A pixel is predicted by the median of left, upper and left + upper - upper
-    left, each channel by itself (the MED predictor of LOCO-I, Weinberger et al. 2000, 3.1). Residuals are modulo 256;
-    the entropy is over all channels. Unlike the size of a compressed file, the result is the same on every machine.
-
-    Args:
-        images: Pixels, uint8 ``(N, C, H, W)``.
-
-    Returns:
-        The entropy, ``(N,)`` in bits/dim.
+    """Return the entropy in bits/dim of MED residuals modulo 256 (LOCO-I, Weinberger et al. 2000, 3.1).
 
     >>> flat = np.full((1, 1, 8, 8), 7, dtype=np.uint8)
     >>> float(residual_entropy(flat)[0]) < 0.2

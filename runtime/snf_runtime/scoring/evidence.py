@@ -20,21 +20,11 @@ from snf_runtime.scoring.white_level import white_levels
 
 @dataclass(frozen=True)
 class FeatureEvidence:
-    """Negative log-densities of image features, from which anomaly verdicts are computed.
+    """Negative log-densities of features up to constants, under several fits, for the T tiles of all images in turn."""
 
-    They are given up to constants, under one or more fits of a flow.
-
-    An image is one tile, or where there are ``plans`` several, which follow each other: T tiles in all.
-
-    Attributes:
-        places: At each place of the tiles, ``(T, fits, rows, columns)`` in nats.
-        pooled: Of each group of the pooled features, ``(T, fits, groups)`` in nats.
-        plans: The tiles of each image; None where every image is one tile.
-    """
-
-    places: NDArray[np.floating]
-    pooled: NDArray[np.floating]
-    plans: tuple[TilePlan, ...] | None = None
+    places: NDArray[np.floating]  # (T, fits, rows, columns) in nats
+    pooled: NDArray[np.floating]  # (T, fits, groups) in nats
+    plans: tuple[TilePlan, ...] | None = None  # None where every image is one tile
 
     def __len__(self) -> int:
         return len(self.places) if self.plans is None else len(self.plans)
@@ -49,10 +39,6 @@ class FeatureEvidence:
 
     @classmethod
     def join(cls, parts: Sequence[FeatureEvidence]) -> FeatureEvidence:
-        """Join the negative log-densities of several batches of images into one ``FeatureEvidence`` object.
-
-        There must be at least one batch.
-        """
         plans = [plan for part in parts if part.plans is not None for plan in part.plans]
         return cls(
             np.concatenate([part.places for part in parts]),
@@ -62,50 +48,30 @@ class FeatureEvidence:
 
     @cached_property
     def tiles(self) -> list[tuple[int, int]]:
-        """The index range ``(start, stop)`` of each image's tiles among the tiles of all images.
-
-        They are its first tile, and the tile after its last one.
-        """
+        """The range ``(start, stop)`` of each image's tiles among all."""
         counts = [1] * len(self.places) if self.plans is None else [len(plan) for plan in self.plans]
         ends = list(accumulate(counts))
         return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
 
     @property
     def nbytes(self) -> int:
-        """The size in bytes of the arrays of negative log-densities of image features.
-
-        It is that of the arrays ``places`` and ``pooled``.
-        """
         return self.places.nbytes + self.pooled.nbytes
 
     @property
     def fits(self) -> int:
-        """The number of fits of the flow: one to all training images, and any others that leave out a part.
-
-        Of several fits, the first is to all training images, and each other one leaves one fold out.
-        """
+        """The number of fits: the first is to all training images, each other one leaves a fold out."""
         return int(self.places.shape[1])
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of images from which anomaly verdicts are computed.
+    """Statistics of images from which verdicts are computed."""
 
-    They are statistics of whole images, of grid cells and of features.
-
-    Attributes:
-        whole: Statistics of the whole image, ``(N, K)``; K is 0 for a density of features alone.
-        cells: Log-likelihood of each cell of a coarse grid, ``(N, cells)`` in nats.
-        features: The evidence of features of a backbone, or None.
-        white_levels: The white level of each image, ``(N,)``; not part of the anomaly statistic.
-        channels: Statistics of the channels of latents, ``(N, M)``; None where there are none.
-    """
-
-    whole: NDArray[np.float64]
-    cells: NDArray[np.float64]
+    whole: NDArray[np.float64]  # (N, K); K is 0 for a density of features alone
+    cells: NDArray[np.float64]  # log-likelihoods, (N, cells) in nats
     features: FeatureEvidence | None = None
-    white_levels: NDArray[np.uint8] | None = None
-    channels: NDArray[np.float64] | None = None
+    white_levels: NDArray[np.uint8] | None = None  # (N,); not part of the anomaly statistic
+    channels: NDArray[np.float64] | None = None  # of latents, (N, M)
 
     def __len__(self) -> int:
         return len(self.whole)
@@ -118,10 +84,7 @@ class Evidence:
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Concatenate the evidence (anomaly statistics) of several batches of images into one object.
-
-        White levels and statistics of channels are None unless all batches have them.
-        """
+        """Concatenate evidence; what not all parts have is None."""
         features = [part.features for part in parts if part.features is not None]
         levels = [part.white_levels for part in parts if part.white_levels is not None]
         channels = [part.channels for part in parts if part.channels is not None]
@@ -135,14 +98,7 @@ class Evidence:
 
 
 def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute the ``Evidence`` of images under a pixel flow: the statistics that anomaly verdicts are based on.
-
-    They come from the pixels of N images, and from the latents and log-dets of the flow.
-
-    Args:
-        images: Pixels, uint8 ``(N, C, H, W)``.
-        flow_pass: The pass of their first dequantisation draw.
-    """
+    """Compute the evidence of images, uint8 ``(N, C, H, W)``, from the pass of their first draw."""
     cells = pool(flow_pass.additive_map())
     return Evidence(
         whole_image_statistics(images, flow_pass),

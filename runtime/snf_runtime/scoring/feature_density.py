@@ -29,50 +29,24 @@ class FeatureEngine(TiledEngine, Protocol):
     """Interface of an engine that runs a backbone network and the flows over its features."""
 
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return the squared norms of feature latents for each image, under each separate fit of the flow.
-
-        Fit 0 is to all training images; each other fit leaves a part of them out.
-
-        They are ||z||² of the latents z, at each place and of the pooled features.
-
-        Args:
-            images: Pixels, uint8 ``(N, C, H, W)``.
-
-        Returns:
-            Squares at places, float64 ``(N, fits, rows, columns)``, and of each
-            group of pooled features, ``(N, fits, groups)``.
-        """
+        """Return ||z||² at places ``(N, fits, rows, columns)`` and of pooled features ``(N, fits, groups)``."""
         ...
 
 
 @dataclass(frozen=True)
 class FeaturePass:
-    """Result of scoring a group of images with normalizing flows over image features.
-
-    It holds negative log-densities, from which log-likelihoods and evidence are computed.
-
-    Attributes:
-        flows: The layout of the flows over the features, or the flows themselves.
-        features: ||z||² / 2 of the latents: negative log-densities up to constants, in float64.
-        image: Height and width of the images or, where they have several tiles, of a tile.
-        draws: The number of draws of each image, which are all equal.
-    """
+    """Negative log-densities of a group of images under flows over features."""
 
     flows: FeatureLayout
-    features: FeatureEvidence
-    image: tuple[int, int]
-    draws: int = 1
+    features: FeatureEvidence  # ||z||² / 2 in float64
+    image: tuple[int, int]  # height and width of an image, or of a tile
+    draws: int = 1  # of each image, all equal
 
     def __len__(self) -> int:
         return len(self.features) * self.draws
 
     def terms(self) -> Array:
-        """Return each image's log-prior and log-determinant, for the pixels (scale 0) and the features (scale 1).
-
-        The shape is ``(N, 2, 2)``, in nats. Both terms are 0 for scale 0, the pixels.
-
-        Those of an image are sums over its tiles.
-        """
+        """Return log-prior and log-det of the features, scale 1, summed over tiles; 0 of the pixels, scale 0."""
         terms = np.zeros((len(self.features), 2, 2))
         dimensions = math.prod(self.flows.feature_shape)
         priors = -self.features.places[:, 0].sum((1, 2)) - 0.5 * dimensions * math.log(2 * math.pi)
@@ -85,24 +59,14 @@ class FeaturePass:
         return terms.repeat(self.draws, 0)
 
     def compared_maps(self) -> Array:
-        """Return the log-likelihood maps, in nats, that heat maps compare with averages over normal images.
-
-        They are the additive maps of images or, with tiles, the log-densities at the places of each tile up to
-        constants.
-        """
+        """Return the additive maps or, with tiles, the log-densities at places of each tile up to constants."""
         if self.features.plans is None:
             return self.additive_map()
         maps: Array = -self.features.places[:, 0].astype(np.float64, copy=False)
         return maps
 
     def additive_map(self) -> Array:
-        """Return maps of what each pixel contributes to the log-likelihood of the features of its image.
-
-        The shape is ``(N, H, W)``, in nats. The contributions sum to the log-likelihood.
-
-        The contribution of a place is divided among the pixels that are nearest to it. Log-det and constants are
-        divided evenly among all pixels. Images of several tiles are not supported.
-        """
+        """Return each pixel's contribution in nats: a place's is divided among its nearest pixels. Not for tiles."""
         assert self.features.plans is None
         (height, width), (rows, columns) = self.image, self.features.places.shape[2:]
         nearest = np.arange(height) * rows // height, np.arange(width) * columns // width
@@ -111,29 +75,16 @@ class FeaturePass:
 
     @property
     def constants(self) -> tuple[float, float]:
-        """The log-determinant and the Gaussian normalising constant, in nats: both are the same for every image.
-
-        They are the log-det, and -D/2·ln 2π for D feature values.
-        """
+        """Log-det and -D/2·ln 2π of D features, in nats."""
         return self.flows.constant_log_det, -0.5 * math.prod(self.flows.feature_shape) * math.log(2 * math.pi)
 
     def rows(self, chosen: slice) -> FeaturePass:
-        """Return a new ``FeaturePass`` with only the results of some rows, given as a slice.
-
-        A row is one draw of an image.
-
-        Each image has ``draws`` rows, one after the other.
-        """
+        """Return the results of some rows; each image has ``draws`` of them in turn."""
         numbers = np.arange(len(self))[chosen] // self.draws
         return FeaturePass(self.flows, self.features[numbers], self.image)
 
     def evidence(self) -> FeatureEvidence:
-        """Return the features' negative log-densities, from which anomaly verdicts are computed.
-
-        They are given up to constants, in nats.
-
-        Images may have thousands of tiles, whose evidence is kept in float32.
-        """
+        """Return negative log-densities up to constants, of thousands of tiles in float32."""
         if self.features.plans is None:
             return self.features
         places, pooled = (part.astype(np.float32) for part in (self.features.places, self.features.pooled))
@@ -141,18 +92,7 @@ class FeaturePass:
 
 
 def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) -> Array:
-    """Divide the value at each place (cell of the feature grid) evenly among the pixels of that place.
-
-    The results are maps of pixels, ``(N, H, W)``.
-
-    A small image has places without a pixel of their own. Their values are divided evenly among all pixels.
-
-    Args:
-        places: Values at places, ``(N, rows, columns)``.
-        row: The row of places of each row of pixels, ``(H,)``.
-        column: The column of places of each column of pixels, ``(W,)``.
-        even: Numbers that are divided evenly among all pixels, too.
-    """
+    """Divide values of places among their nearest pixels; those of places without pixels, and ``even``, among all."""
     rows, columns = places.shape[1:]
     by_row, by_column = np.bincount(row, minlength=rows), np.bincount(column, minlength=columns)
     maps = (places / np.maximum(by_row[:, None] * by_column, 1))[:, row][:, :, column]
@@ -164,21 +104,7 @@ def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) 
 
 
 class FeatureDensity:
-    """Probability density of image features, computed by a frozen backbone network and a frozen flow.
-
-    It is a density over the space of the features at places.
-
-    There is no dequantisation noise, so every draw of an image gives the same log-likelihood. The log-likelihood of an
-    image of several tiles is the sum of those of its tiles.
-
-    Args:
-        engine: The engine that runs the backbone and the flows.
-        flows: The layout of the flows over the features, or the flows themselves.
-        weights_digest: SHA-256 of the weights of the flows, in hexadecimal.
-        image_shape: Channels, height and width of the images, or of their tiles.
-        input_size: Height and width to which images or tiles are enlarged for the backbone.
-        tiled: Whether images have any size, and are cut into tiles.
-    """
+    """Density of features at places, without noise: all draws are equal. Tiles of an image add up."""
 
     kind: DensityKind = "feature_density"
     statistics: tuple[str, ...] = ()
@@ -210,17 +136,7 @@ class FeatureDensity:
     def passes(
         self, images: Batch, draws: int = 1, at_once: int | None = None
     ) -> Iterator[tuple[int, FeaturePass | None]]:
-        """Run images or tiles through the model in groups that fit in memory, and yield each group's results.
-
-        Args:
-            images: Pixels, uint8 ``(N, C, H, W)`` or, where there are tiles, ``(C, H, W)`` each.
-            draws: The number of draws; they are equal, and those of an image follow each other.
-            at_once: The largest number of draws, or of tiles, in a group; None for that of this density.
-
-        Yields:
-            The number of the first draw of a group, and the result of the group; None instead of a result after a
-            group of tiles that completes no image.
-        """
+        """Run draws or tiles in groups; yield the first draw and result of each, None where no image is complete."""
         at_once = at_once or self.at_once
         if self.tiled:
             yield from self._tiled_passes(images, draws, at_once)
@@ -250,15 +166,11 @@ class FeatureDensity:
             measured, waiting, first = [together[complete:]], waiting - complete, last
 
     def plan(self, image: Pixels) -> TilePlan:
-        """Return the ``TilePlan`` that divides an image, uint8 ``(C, H, W)``, into tiles."""
         side = self.image_shape[1]
         return tile_plan(*size_of(image), side, side // self.flows.feature_shape[1])
 
     def measure(self, images: Pixels) -> FeaturePass:
-        """Return a ``FeaturePass`` with the negative log-densities of the features of images.
-
-        The images or tiles are uint8 ``(N, C, H, W)``, and are computed as one group.
-        """
+        """Run images or tiles, uint8 ``(N, C, H, W)``, as one group."""
         return FeaturePass(self.flows, self._measured(images), self.image_shape[1:])
 
     def _measured(self, images: Pixels) -> FeatureEvidence:
@@ -266,10 +178,6 @@ class FeatureDensity:
         return FeatureEvidence(0.5 * squares, 0.5 * pooled)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the evidence on a batch of images: statistics from which anomaly verdicts are computed.
-
-        ``found`` is the :class:`FeaturePass` of the images.
-        """
         assert isinstance(found, FeaturePass)
         nothing = np.zeros((len(found), 0))
         return Evidence(nothing, nothing, features=found.evidence(), white_levels=white_levels(images))

@@ -16,30 +16,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FlowPass:
-    """Latents and log-determinants of images that were run through a flow.
-
-    Uniform noise was added to the images. Log-dets are log |det dz/dx|, and all values are float64.
-
-    Attributes:
-        frozen: The layout of the flow.
-        pixel_log_slopes: log|dy/dx| of the pixel transform, ``(N, C, H, W)`` in nats.
-        latents: Latents and log-dets of all levels.
-    """
+    """Latents and log-dets in float64 of dequantised images that were run through a flow."""
 
     frozen: FlowLayout
-    pixel_log_slopes: Array
+    pixel_log_slopes: Array  # log|dy/dx| of the pixel transform, nats
     latents: Latents
 
     def __len__(self) -> int:
         return len(self.pixel_log_slopes)
 
     def terms(self) -> Array:
-        """Return the log-prior and log-determinant of each image at each level of the flow.
-
-        The pixel transform counts as a level, too: the shape is ``(N, L + 1, 2)`` for L levels. All terms sum to log p.
-
-        They are in nats. Row 0 is the pixel transform; rows 1 to L are the levels.
-        """
+        """Return log-prior and log-det of the pixel transform and the L levels, ``(N, L + 1, 2)`` in nats."""
         latents = self.latents
         terms = np.zeros((len(self), len(self.frozen.levels) + 1, 2))
         terms[:, 0, 1] = sums(self.pixel_log_slopes)
@@ -54,14 +41,7 @@ class FlowPass:
         return terms
 
     def additive_map(self) -> Array:
-        """Return maps of what each pixel contributes to the log-likelihood of its image.
-
-        The shape is ``(N, H, W)``, in nats. The contributions sum to log p(x) of the image.
-
-        M(i, j) = pixel transform + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W), where m_l is Σ_c log N(e) +
-        prior log-det + Σ_steps log s at a location of level l. Data-independent log-dets are distributed evenly. The
-        sum of M over the pixels is the log-likelihood.
-        """
+        """Return pixel terms + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W) in nats, which sum to log p."""
         result: Array = self.pixel_log_slopes.sum(1)
         height, width = result.shape[1:]
         scales = iter(self.latents.scales)
@@ -78,14 +58,10 @@ class FlowPass:
         return total
 
     def compared_maps(self) -> Array:
-        """Return the per-pixel log-likelihood maps that heat maps compare with averages over normal images.
-
-        They are the additive maps, ``(N, H, W)`` in nats.
-        """
+        """Return the additive maps."""
         return self.additive_map()
 
     def rows(self, chosen: slice) -> FlowPass:
-        """Return a new ``FlowPass`` with the results for only the images in the slice ``chosen``."""
         latents = {
             part.name: [values[chosen] for values in getattr(self.latents, part.name)] for part in fields(Latents)
         }
@@ -93,23 +69,12 @@ class FlowPass:
 
 
 def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
-    """Run a flow on dequantised images (pixels plus uniform noise) and return a ``FlowPass``.
-
-    The result holds their latents and log-dets.
-
-    Args:
-        engine: The engine that runs the flow.
-        frozen: The layout of the flow.
-        x: Dequantised images, float64 ``(N, C, H, W)`` in [0, 256).
-    """
+    """Run a flow on dequantised images, float64 ``(N, C, H, W)`` in [0, 256)."""
     y, log_slopes = frozen.pixel_function.map_with_slope(x)
     return FlowPass(frozen, log_slopes, engine.forward(y))
 
 
 def sums(values: Array) -> Array:
-    """Return the sum of all values of each image in a batch, ``(N, ...) -> (N,)``.
-
-    Each image is one row, so that its sum does not depend on the number of images.
-    """
+    """Return the sum of each image as one row, so that it does not depend on the number of images."""
     total: Array = np.ascontiguousarray(values).reshape(len(values), -1).sum(1)
     return total

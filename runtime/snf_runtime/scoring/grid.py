@@ -26,14 +26,11 @@ class Region:
     right: int
 
     def shape(self) -> tuple[int, int]:
-        """Return the numbers of rows and columns of cells in this rectangle."""
         return self.bottom - self.top, self.right - self.left
 
 
 def cell_side(height: int, width: int) -> int:
-    """Return the side length in pixels of the square grid cells into which an image is divided.
-
-    It is a sixteenth of the longer side of the image, rounded up.
+    """Return the side of a cell in pixels: a sixteenth of the longer side of the image, rounded up.
 
     >>> cell_side(28, 28), cell_side(32, 32), cell_side(64, 64)
     (2, 2, 4)
@@ -42,19 +39,13 @@ def cell_side(height: int, width: int) -> int:
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """Return the number of rows and columns of the cell grid over an image of a given size.
-
-    There are at most 16 of each. The size of the image is in pixels.
-    """
+    """Return rows and columns of cells over an image, at most 16 each."""
     side = cell_side(height, width)
     return math.ceil(height / side), math.ceil(width / side)
 
 
 def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum the values of pixel maps within each square cell of a coarse grid over the image.
-
-    The grid has at most 16 x 16 square cells, ``(N, H, W) -> (N, cells)``.
-    """
+    """Sum maps over cells, ``(N, H, W) -> (N, cells)``."""
     height, width = maps.shape[1:]
     side = cell_side(height, width)
     rows = np.add.reduceat(maps, np.arange(0, height, side), axis=1)
@@ -64,12 +55,7 @@ def pool(maps: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=64)
 def regions(rows: int, columns: int) -> list[list[Region]]:
-    """Return a grid's regions by shape: a list for each size of square, then one of full rows and columns.
-
-    The shapes are squares of 2x2, 4x4 and 6x6 cells, then lines: full rows and columns.
-
-    Only squares that are smaller than the grid are included. The last list, rows and columns, is never empty.
-    """
+    """Return the squares of each size smaller than the grid, then full rows and columns, which are never empty."""
     shapes = [
         [
             Region(top, top + side, left, left + side)
@@ -85,10 +71,7 @@ def regions(rows: int, columns: int) -> list[list[Region]]:
 
 
 def members(of_one_shape: Sequence[Region], columns: int) -> NDArray[np.intp]:
-    """Return the flat indices of the grid cells that make up each of several image regions, which have one shape.
-
-    The grid has ``columns`` columns and is flattened by rows. The shape of the result is ``(regions, cells)``.
-    """
+    """Return the flat indices of each region's cells, ``(regions, cells)``, in a grid flattened by rows."""
     height, width = of_one_shape[0].shape()
     corners = np.array([region.top * columns + region.left for region in of_one_shape], np.intp)
     cells: NDArray[np.intp] = corners[:, None, None] + np.arange(height)[:, None] * columns + np.arange(width)

@@ -1,7 +1,4 @@
-"""Density of pixels, with statistics of features added for anomaly verdicts.
-
-The log-likelihood is that of the pixels.
-"""
+"""Density of pixels, with statistics of features added for anomaly verdicts."""
 
 from __future__ import annotations
 
@@ -18,14 +15,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class HybridDensity:
-    """Density with log-likelihoods of pixels only, but anomaly verdicts that also use backbone features.
-
-    Its evidence includes that of a density of features.
-
-    Args:
-        pixels: The density that gives log-likelihoods and heat maps.
-        features: The density whose evidence is added.
-    """
+    """Density with log-likelihoods of pixels alone, whose evidence includes that of features."""
 
     kind: DensityKind = "density"
     tiled = False
@@ -47,18 +37,10 @@ class HybridDensity:
         self.tile = pixels.tile
 
     def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
-        """Yield the results of the pixel flow for groups of images.
-
-        Features are not computed here but by :meth:`evidence`.
-
-        The arguments are those of :meth:`PixelDensity.passes`.
-        """
+        """Yield the passes of the pixel flow; features are computed by :meth:`evidence`."""
         return self.pixels.passes(images, draws, at_once or self.at_once)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the pixel and feature statistics of images, from which anomaly verdicts are computed.
-
-        Those of pixels come from ``density_pass``, and those of features from a pass that is run here.
-        """
+        """Return the pixels' evidence from their pass, with that of features from a pass of its own."""
         features = self.features.measure(stacked(images)).evidence()
         return replace(self.pixels.evidence(images, density_pass), features=features)

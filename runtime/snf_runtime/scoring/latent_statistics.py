@@ -1,8 +1,4 @@
-"""Statistics of whole images from their pass through a flow.
-
-No statistic is an exact linear combination of others. Docstrings give the distribution of a statistic for images from
-an exact flow; in practice images are compared with the statistics of a reference set.
-"""
+"""Statistics of whole images from their pass through a flow; none is an exact linear combination of others."""
 
 from __future__ import annotations
 
@@ -25,95 +21,44 @@ TINY = 1e-300
 
 
 def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return the spread that a flow's prior predicts for one level's latents, as a mean value for each image.
-
-    It is the mean log2 standard deviation of the level's Gaussian prior, which differs from image to image.
-
-    Args:
-        prior_log_det: Log-det of the prior at each location, ``(N, H, W)`` in nats.
-        dimensions: The number d of latents.
-
-    Returns:
-        The statistic, ``(N,)``.
-    """
+    """Return the mean log2 standard deviation of a level's prior, from its log-det in nats and d latents."""
     return -sums(prior_log_det) / (dimensions * math.log(2))
 
 
 def volume(log_det: Array, dimensions: int) -> Array:
-    """Return, for each image, by how much one level of the flow contracts volume, in bits/dim.
-
-    It is -Λ / (D ln 2) for the D values of the level, where Λ is its log |det dz/dx| without the constant part.
-
-    Together with :func:`radius` and :func:`spread` it gives the contribution of the level to bits/dim.
-
-    Args:
-        log_det: Log-det of the level at each location, ``(N, H, W)`` in nats.
-        dimensions: The number D of values of the level.
-
-    Returns:
-        The statistic, ``(N,)``.
-    """
+    """Return -Λ / (D ln 2) in bits/dim: by how much a level of D values with log-det Λ contracts volume."""
     return -sums(log_det) / (dimensions * math.log(2))
 
 
 def radius(latent: Array) -> Array:
-    """Return the log mean square of each image's latents, a measure of their distance from the origin.
-
-    It is log(||e||² / d) for d latents e, ``(N, C, H, W) -> (N,)``.
-
-    For images from an exact flow it is about N(0, 2/d).
-    """
+    """Return log(||e||² / d) of d latents, about N(0, 2/d) for images from an exact flow."""
     result: Array = np.log(_mean(np.square(latent)) + TINY)
     return result
 
 
 def correlation(latent: Array, first: Array, second: Array) -> Array:
-    """Return each image's correlation between neighbouring latents, given as arrays ``first`` and ``second``.
-
-    It is the sum of their products over Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
-    """
+    """Return the sum of products of neighbours ``first`` and ``second`` over Σ e²."""
     return sums(first * second) / (sums(np.square(latent)) + TINY)
 
 
 def horizontal(latent: Array) -> Array:
-    """Return the correlation between each latent value and its right neighbour, for each image.
-
-    It is Σ e(j) e(j+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
-
-    For images from an exact flow it is about N(0, (W - 1) / (W d)) for d latents.
-    """
+    """Return Σ e(j) e(j+1) / Σ e² of d latents, about N(0, (W - 1) / (W d)) for images from an exact flow."""
     return correlation(latent, latent[..., 1:], latent[..., :-1])
 
 
 def vertical(latent: Array) -> Array:
-    """Return the correlation between vertically neighbouring latents of each image.
-
-    It is Σ e(i) e(i+1) / Σ e² for latents e, ``(N, C, H, W) -> (N,)``.
-
-    For images from an exact flow it is about N(0, (H - 1) / (H d)) for d latents.
-    """
+    """Return Σ e(i) e(i+1) / Σ e² of d latents, about N(0, (H - 1) / (H d)) for images from an exact flow."""
     return horizontal(latent.swapaxes(2, 3))
 
 
 def kurtosis(latent: Array) -> Array:
-    """Return the excess kurtosis of the latents of each image.
-
-    It is mean e⁴ / (mean e²)² - 3 for latents e, ``(N, C, H, W) -> (N,)``.
-
-    For images from an exact flow it is about N(0, 24/d) for d latents.
-    """
+    """Return mean e⁴ / (mean e²)² - 3 of d latents, about N(0, 24/d) for images from an exact flow."""
     square = np.square(latent)
     return _mean(np.square(square)) / (np.square(_mean(square)) + TINY) - 3
 
 
 def reconstruction(errors: Array) -> Array:
-    """Return each image's mean log reconstruction error over the layers of a level with learned inverses.
-
-    Each error is ||R W x - x||² / ||x||² of a layer with a learned inverse R ≈ W⁻¹. The result is ``(N,)``.
-
-    The learned inverse R is fitted to activations of training images, and its errors are larger on others. If R is
-    exact up to the precision of the weights, the statistic is rounding noise.
-    """
+    """Return the mean log of ||R W x - x||² / ||x||² over layers: a learned R ≈ W⁻¹ fits training images best."""
     result: Array = np.log(errors + TINY).mean(1)
     return result
 
@@ -124,10 +69,7 @@ def _mean(values: Array) -> Array:
 
 
 def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
-    """Return the names of a flow's image statistics, such as ``radius-2`` for the norm of level 2's latents.
-
-    They are in the order of the columns of :func:`whole_image_statistics`.
-    """
+    """Return names such as ``radius-2`` (level 2), in the order of :func:`whole_image_statistics`."""
     names = [COMPLEXITY, PIXEL_TERM]
     for number, level in enumerate(frozen.levels, start=1):
         kinds = ["volume"]
@@ -144,17 +86,7 @@ def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
 
 
 def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return statistics of each whole image for anomaly verdicts, such as complexity and the norms of latents.
-
-    The complexity is the entropy of the errors of predicting pixels from their neighbours.
-
-    Args:
-        images: Pixels, uint8 ``(N, C, H, W)``.
-        flow_pass: Their pass through the flow.
-
-    Returns:
-        The K statistics named by :func:`statistic_names`, float64 ``(N, K)``.
-    """
+    """Return the statistics of :func:`statistic_names`, float64 ``(N, K)``."""
     size = images[0].size
     columns = [
         residual_entropy(images),

@@ -10,55 +10,30 @@ from snf_runtime.scoring.pixel_transforms import PixelFunction
 
 @dataclass(frozen=True)
 class LevelLayout:
-    """Sizes of one level of a flow over pixels, and the image-independent part of the level's log-determinant.
+    """Sizes and constants of one level of a flow over pixels."""
 
-    A level is a group of layers at one resolution. The layout has none of its weights.
-
-    Attributes:
-        size: Height and width of the activations of the level.
-        kept: Channels that are passed on to the next level, 0 at the last level.
-        latent_shape: Channels, height and width of the latents, or None if the level has none.
-        has_prior: Whether a coupling whitens the latents of the level.
-        constant_log_det: Sum of the data-independent log-dets of the level, in nats.
-        reconstruction_sizes: For each layer with a learned inverse R of its matrix W and a known error ||R W x - x||,
-            the number by which engines in float32 scale that error.
-    """
-
-    size: tuple[int, int]
-    kept: int
+    size: tuple[int, int]  # height and width
+    kept: int  # channels for the next level, 0 at the last
     latent_shape: Shape | None
-    has_prior: bool
-    constant_log_det: float
-    reconstruction_sizes: tuple[float, ...]
+    has_prior: bool  # a coupling whitens the latents
+    constant_log_det: float  # nats
+    reconstruction_sizes: tuple[float, ...]  # factors of float32 errors of layers with a learned inverse
 
 
 @dataclass(frozen=True)
 class FlowLayout:
-    """The structure of a normalizing flow over image pixels, as needed for scoring, without weights.
-
-    Attributes:
-        image_shape: Channels, height and width of the images.
-        pixel_function: The pixel transform.
-        levels: The levels, finest scale first.
-        is_spatial: Whether every layer keeps image locations apart. False if a layer connects all pixels.
-        precision: Arithmetic of the middle convolutions of the coupling networks.
-    """
+    """What scoring needs of a flow over pixels, without weights."""
 
     image_shape: Shape
     pixel_function: PixelFunction
-    levels: tuple[LevelLayout, ...]
-    is_spatial: bool
+    levels: tuple[LevelLayout, ...]  # finest scale first
+    is_spatial: bool  # False if a layer connects all pixels
     precision: Precision
 
 
 @dataclass(frozen=True)
 class FeatureLayout:
-    """Shape of image features, and the constant log-determinant of the flow over these features.
+    """What scoring needs of flows over features."""
 
-    Attributes:
-        feature_shape: Channels, rows and columns of the features at places.
-        constant_log_det: Log-det of the first fit over places, in nats: it is a term of every score.
-    """
-
-    feature_shape: Shape
-    constant_log_det: float
+    feature_shape: Shape  # channels, rows and columns at places
+    constant_log_det: float  # of the first fit over places, nats

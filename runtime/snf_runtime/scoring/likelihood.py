@@ -25,15 +25,9 @@ Observer: TypeAlias = Callable[[DensityPass, Evidence], None]
 
 @dataclass(frozen=True)
 class LogLikelihoodTerm:
-    """Contribution of one level of a normalizing flow to the log-likelihood of an image, in nats.
+    """Contribution of one scale to a log-likelihood, in nats."""
 
-    Attributes:
-        scale: 0 for the pixel transform, l for level l.
-        log_prior: Log-density of the latents of the scale.
-        log_det: Log-det of the bijections of the scale.
-    """
-
-    scale: int
+    scale: int  # 0 for the pixel transform, l for level l
     log_prior: float
     log_det: float
 
@@ -81,43 +75,21 @@ class Likelihood:
 
 
 def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood]:
-    """Return the log-likelihoods of a batch of images, or raise ``ScoreNotFinite`` if one is not finite.
-
-    Arguments are those of :func:`score_each`.
-    """
+    """Return all log-likelihoods, or raise ``ScoreNotFinite``; arguments are those of :func:`score_each`."""
     return require_finite(score_each(density, images, draws))
 
 
 def score_each(
     density: ImageDensity, images: Batch, draws: int = 1, observe: Observer | None = None
 ) -> list[Likelihood | ScoreNotFinite]:
-    """Return a ``Likelihood`` for each image, or a ``ScoreNotFinite`` error if its value is not finite.
-
-    The error is a ``ScoreNotFinite`` object, which is returned and not raised.
-
-    Args:
-        density: The density of a model.
-        images: Pixels, uint8 ``(N, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
-        draws: The number of dequantisation draws.
-        observe: Called with every group of images, to compute more of it; None to compute nothing more.
-
-    Returns:
-        N results; an image whose log-likelihood is not finite has its error in its place.
-
-    Raises:
-        ValueError: The images have another shape or type, or ``draws`` is below 1.
-    """
+    """Return each image's likelihood, or the error of one that is not finite; ``observe`` gets every group."""
     return finish(score_steps(density, images, draws, WITHOUT_PAUSES * density.at_once, observe))
 
 
 def score_steps(
     density: ImageDensity, images: Batch, draws: int = 1, at_once: int | None = None, observe: Observer | None = None
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Score images group by group in a generator, so that the caller can do other work in between.
-
-    It yields between groups of at most ``at_once`` dequantised images or tiles, of :attr:`ImageDensity.at_once` unless
-    given, and returns what :func:`score_each` returns.
-    """
+    """Do the work of :func:`score_each` in a generator that yields between groups of ``at_once``."""
     check_batch(images, density.image_shape, tiled=density.tiled)
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
@@ -147,7 +119,7 @@ def score_steps(
 
 
 def require_finite(scored: Sequence[Likelihood | ImageError]) -> list[Likelihood]:
-    """Return the log-likelihoods if all images have one; otherwise raise the first error in the list."""
+    """Return the likelihoods, or raise the first error."""
     likelihoods = []
     for score in scored:
         if isinstance(score, ImageError):

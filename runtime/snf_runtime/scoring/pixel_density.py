@@ -24,18 +24,7 @@ from snf_runtime.scoring.layout import FlowLayout
 
 
 class PixelDensity:
-    """Probability density of the pixels of 8-bit images under a normalizing flow.
-
-    It is p(x + u) for pixels x and dequantisation noise u. Log-densities are in nats.
-
-    The dequantisation noise u is a function of the image and the weights (:func:`content_stream`), so a score does not
-    depend on the other images.
-
-    Args:
-        engine: The engine that runs the flow.
-        frozen: The layout of the flow, or the flow itself.
-        weights_digest: SHA-256 of the weights, in hexadecimal, which keys the noise.
-    """
+    """Density p(x + u) of pixels x, with noise u by image and weights, so that a score depends on no other image."""
 
     kind: DensityKind = "density"
     tiled = False
@@ -56,35 +45,14 @@ class PixelDensity:
 
     @cached_property
     def statistics(self) -> tuple[str, ...]:
-        """The names of the image statistics from which anomaly verdicts are computed.
-
-        Those of the whole image come first, then those of latent channels.
-
-        The names are in the order of the columns.
-        """
         return (*statistic_names(self.frozen), *channel_statistic_names(self.frozen))
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """The numbers of rows and columns of cells into which an image is divided for local statistics.
-
-        None for a flow that mixes all pixels at once.
-        """
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
     def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
-        """Run images through the flow in groups, and yield the latents and log-determinants of each group.
-
-        Memory thus does not grow with the number of images.
-
-        Args:
-            images: Pixels, uint8 ``(N, C, H, W)``.
-            draws: The number of dequantisation draws.
-            at_once: The largest number of dequantised images in a group; None for that of this density.
-
-        Yields:
-            The number of the first dequantised image of a pass, and the pass. The draws of an image follow each other.
-        """
+        """Run draws in groups, so that memory is bounded; yield the first draw of each and its pass."""
         start = 0
         points = _dequantised_points(stacked(images), self.weights_digest, draws)
         while chunk := list(islice(points, at_once or self.at_once)):
@@ -92,10 +60,6 @@ class PixelDensity:
             start += len(chunk)
 
     def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        """Return the evidence for anomaly verdicts: statistics of images and of their pass through the flow.
-
-        ``found`` is the pass of the first draw of each image.
-        """
         assert isinstance(found, FlowPass)
         return gather(stacked(images), found)
 

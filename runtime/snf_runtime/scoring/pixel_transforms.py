@@ -1,8 +1,4 @@
-"""Pixel transforms: fixed maps of pixel values from [0, 256) to the real line, the first step of every flow.
-
-They compute in float64, because 1 - v loses too many digits in float32 near the ends of the range. Their inverses and
-their fits are in ``models.bijections.pixels``.
-"""
+"""Pixel transforms from [0, 256) to the real line, in float64; inverses are in ``models.bijections.pixels``."""
 
 from __future__ import annotations
 
@@ -28,48 +24,28 @@ DERIVATIVES = 6
 
 
 class PixelFunction(Protocol):
-    """Interface of a pixel transform, the first step of a flow, which maps each pixel value separately."""
+    """Pixel transform: the first step of a flow, which maps each pixel value separately."""
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the log slope of the transform at each value.
-
-        They are y and log|dy/dx| in nats for pixel values x in [0, 256), both in the shape of ``x``.
-        """
+        """Return y and log|dy/dx| in nats for x in [0, 256)."""
         ...
 
 
 @dataclass(frozen=True)
 class AffineFunction:
-    """Pixel transform that scales pixel values to the range from -1/2 to 1/2.
-
-    It is y = x/256 - 1/2.
-    """
+    """Pixel transform y = x/256 - 1/2."""
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the log slope of the transform at each value.
-
-        They are y and log|dy/dx| = -log 256 for pixel values x, both in the shape of ``x``.
-        """
         return x / PIXEL_RANGE - 0.5, np.full_like(x, -math.log(PIXEL_RANGE))
 
 
 @dataclass(frozen=True)
 class LogitFunction:
-    """Pixel transform that maps pixel values to the real line by the logit function.
-
-    It is y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a).
-
-    Attributes:
-        alpha: The margin a, in (0, 1/2).
-    """
+    """Pixel transform y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a), for the margin a in (0, 1/2)."""
 
     alpha: float
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the log slope of the transform at each value.
-
-        They are y and log|dy/dx| = log(1 - 2a) - log 256 - log v - log(1 - v), both in the shape of ``x``.
-        """
         v = (x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha)
         y = np.log(v / (1 - v))
         # log v + log(1 - v) of v = sigmoid(y), without cancellation at either end.
@@ -80,35 +56,19 @@ class LogitFunction:
 
 @dataclass(frozen=True, eq=False)
 class MarginalFunction:
-    """Pixel transform that maps the overall distribution of training pixel values to a mixture of Gaussians.
+    """Pixel transform y = G⁻¹(F(x)), from the distribution F of training pixels to a mixture G of three normals."""
 
-    It is y = G⁻¹(F(x)), where F is the distribution function of training pixels, and G that of the mixture.
-
-    F is linear over each of the 256 bins and squashed into [e, 1 - e]. G is the distribution function of a mixture of
-    N(-4.5, 1), N(0, 1.5²) and N(4.5, 1) with the masses of the first bin, the bins between, and the last bin.
-
-    Attributes:
-        masses: The masses of the bins, float64 ``(256,)``; the sum is 1.
-    """
-
-    masses: Array
+    masses: Array  # of the 256 bins of F; the sum is 1
 
     def map_with_slope(self, x: Array) -> tuple[Array, Array]:
-        """Return the transformed pixel values and the log slope of the transform at each value.
-
-        They are y and log|dy/dx| = log((1 - 2e) p_bin) - log G'(y) for pixel values x, in the shape of ``x``.
-        """
+        """Return y and log((1 - 2e) p_bin) - log G'(y)."""
         bins = np.clip(np.floor(x), 0, 255).astype(np.intp)
         share = self._edges[bins] + self._widths[bins] * (x - bins)
         y = self._quantile(share)
         return y, self._log_widths[bins] - np.log(self._table.mixture(y)[1])
 
     def _quantile(self, share: Array) -> Array:
-        """Solve G(y) = share for y, by cubic interpolation in a table and one Newton step.
-
-        The cubic has the values y and the slopes 1 / G'(y) of the solution at both ends of a cell of width 0.003, so
-        that its error is below 1e-9; the Newton step squares it.
-        """
+        """Solve G(y) = share: by cubics on cells of width 0.003, error below 1e-9, which a Newton step squares."""
         grid, values, slopes = self._table.grid, self._table.derivatives[0], self._table.derivatives[1]
         cell = np.clip(np.searchsorted(values, share), 1, len(grid) - 1)
         low, high, start = grid[cell - 1], grid[cell], values[cell - 1]
@@ -142,18 +102,7 @@ class MarginalFunction:
 
 
 class _MixtureTable:
-    """The distribution function G of a mixture of normals, and its density G', between the nodes of a fine grid.
-
-    Neither needs the error function, which NumPy lacks: it is computed at each node, once for all tables. In between G
-    is the Taylor series around the nearest node, whose derivatives are Hermite polynomials times normal densities.
-
-    Args:
-        weights: Weights of the three normals.
-
-    Attributes:
-        grid: The nodes y, ``(NODES,)``.
-        derivatives: G and its derivatives at the nodes, ``(DERIVATIVES + 1, NODES)``.
-    """
+    """G and its density G' by Taylor series (Hermite polynomials) around nodes: NumPy lacks the error function."""
 
     def __init__(self, weights: tuple[float, float, float]) -> None:
         self.grid = np.linspace(-LIMIT, LIMIT, NODES)

@@ -17,17 +17,7 @@ AT_ONCE = 2**22
 
 
 def white_levels(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the white level of each image: the 99 % quantile of its pixel values.
-
-    It is the smallest level that at least 99 % of the values of the image do not exceed.
-
-    It follows light and exposure, and varies less between images of a scene than their mean does.
-
-    Args:
-        images: Pixels, uint8 ``(C, H, W)`` each.
-
-    Returns:
-        A level of each image, ``(N,)``.
+    """Return the smallest level that 99 % of an image's values do not exceed: it varies less than means do.
 
     >>> white_levels([np.arange(100, dtype=np.uint8).reshape(1, 10, 10)]).tolist()
     [98]

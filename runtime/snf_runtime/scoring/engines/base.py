@@ -36,56 +36,33 @@ class Latents:
 
 
 class TiledEngine(Protocol):
-    """Interface of engines that run flows on batches of a fixed number of images, called tiles.
-
-    The flows are over the pixels or the features of images.
-
-    The result for an image is the same to the last bit alone, in every batch and at every position in it. An engine is
-    not thread-safe.
-    """
+    """Engine that runs a flow on tiles of images: an image has the same bits in every batch. Not thread-safe."""
 
     @property
-    def name(self) -> str:
-        """The name of the library that the engine computes with, "torch" or "openvino"."""
-        ...
+    def name(self) -> str: ...
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in coupling networks, "float32" or "bfloat16".
-
-        An engine that runs flows over features has "float32".
-        """
+        """The arithmetic of the 1x1 convolutions in coupling networks; "float32" for features."""
         ...
 
     @property
     def tile(self) -> int:
-        """The number of images in one batch, which are computed together; more images take several batches."""
+        """The images that are computed together; more take several runs."""
         ...
 
     @property
-    def threads(self) -> int:
-        """The number of CPU threads that the engine computes with."""
-        ...
+    def threads(self) -> int: ...
 
 
 def images_at_once(engine: TiledEngine, pixels: int) -> int:
-    """Return how many images an engine should compute in one step; other work may run between steps.
-
-    They take the time of a step, and fill a tile in any case.
-
-    Args:
-        engine: The engine.
-        pixels: Pixels of an image that it processes, H·W.
-    """
+    """Return the images of ``pixels`` pixels that take a step's time; they fill a tile in any case."""
     return max(engine.tile, step_size(pixels, engine.threads))
 
 
 class Engine(TiledEngine, Protocol):
-    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents."""
+    """Backend that runs a trained flow from pixels to latents."""
 
     def forward(self, y: Array) -> Latents:
-        """Run the flow on images after the pixel transform, and return their latents and log-determinants.
-
-        ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
-        """
+        """Run the flow on images after the pixel transform, float64 ``(N, C, H, W)``."""
         ...

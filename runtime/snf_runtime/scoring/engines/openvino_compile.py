@@ -21,61 +21,32 @@ NEVER = 1e6
 
 @dataclass
 class Graph:
-    """An OpenVINO graph, not compiled yet, that processes a fixed number of images per run.
-
-    Each output has a kind, such as latents, and a level of the flow.
-
-    Attributes:
-        model: The graph.
-        outputs: Kind and level of each output, in order.
-    """
+    """An OpenVINO graph, not compiled, for a fixed number of images, with the kind and level of each output."""
 
     model: ov.Model
     outputs: Outputs
 
 
 class ProgramCache(Protocol):
-    """Interface of a cache of compiled OpenVINO graphs and their measured fastest numbers of images per run.
-
-    Such a number is the tile size of a graph: images per thread and run.
-    """
+    """Cache of compiled graphs and their measured tile sizes (images for each thread and run)."""
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
         """Compile a graph for the CPU, or load the compiled graph from the cache."""
         ...
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored measurement of how many images per run are fastest for a network, or None if missing.
-
-        The network is a graph, which is the form that OpenVINO runs. The number of images, for each thread and run, is
-        its tile size.
-
-        ``model`` is the graph for one image. The tile size is for ``lanes`` threads.
-        """
+        """Return the stored measurement for ``lanes`` threads; ``model`` is the graph for one image."""
         ...
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
-        """Store the measured tile size (images per thread and run) of a graph in the cache.
-
-        ``model`` is the graph for one image.
-        """
+        """Store a measurement; ``model`` is the graph for one image."""
         ...
 
 
 def compile_program(
     graph: Callable[[int], Graph], threads: int, largest: int, cache: ProgramCache | None = None
 ) -> Program:
-    """Compile an OpenVINO graph into a ``Program`` that runs on any number of images.
-
-    If there is a cache, the tile size is measured. Unless single images and waves give the same results to the last
-    bit, the program only uses waves.
-
-    Args:
-        graph: A function that returns the graph for a number of images.
-        threads: Threads on the CPU.
-        largest: The largest tile size: the groups in which images come must fill a tile of it on each thread.
-        cache: Where compiled graphs and measured tile sizes are kept; None to compile each time, and measure nothing.
-    """
+    """Compile a graph. It runs in waves alone unless single images have the same bits; a cache measures tiles."""
     compiler = _Compiler(threads, cache)
     one = graph(1)
     single = compiler.lanes(one, 1)
@@ -98,10 +69,7 @@ def compile_program(
 
 
 def compile_settings(lanes: int, threads: int) -> dict[str, Any]:
-    """Return the OpenVINO settings, by name, for compiling a graph for the CPU.
-
-    The graph runs on ``lanes`` batches at once, with ``threads`` threads.
-    """
+    """Return OpenVINO's settings to run ``lanes`` batches at once on ``threads`` threads."""
     return {
         "NUM_STREAMS": lanes,
         "INFERENCE_NUM_THREADS": threads,
@@ -117,7 +85,6 @@ class _Compiler:
     cache: ProgramCache | None
 
     def lanes(self, graph: Graph, lanes: int) -> Lanes:
-        """Return a graph compiled to run on ``lanes`` batches at once."""
         settings = compile_settings(lanes, self.threads)
         if self.cache is not None:
             return Lanes(self.cache.compile(graph.model, settings), lanes)

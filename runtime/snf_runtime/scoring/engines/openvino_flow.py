@@ -14,18 +14,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOFlow:
-    """Engine that runs a flow over pixels with OpenVINO on CPUs.
-
-    It computes in float32, and the 1x1 convolutions of coupling networks in :attr:`precision`. Log-dets, log |det
-    dz/dx|, are summed in float64.
-
-    Args:
-        layout: The layout of the flow.
-        program: The program of its graph.
-
-    Attributes:
-        program: The program.
-    """
+    """Engine that runs a flow over pixels: in float32, 1x1 convolutions in ``precision``, log-det sums in float64."""
 
     name = "openvino"
 
@@ -35,24 +24,17 @@ class OpenVINOFlow:
 
     @property
     def precision(self) -> Precision:
-        """The number format of the 1x1 convolutions in the coupling networks, "float32" or "bfloat16"."""
         return self._layout.precision
 
     @property
     def tile(self) -> int:
-        """The number of images that each CPU thread computes in one run of the compiled graph."""
         return self.program.tiling.tile
 
     @property
     def threads(self) -> int:
-        """The number of CPU threads that the engine computes with."""
         return self.program.tiling.lanes
 
     def forward(self, y: Array) -> Latents:
-        """Run the flow on images after the pixel transform, and return their latents and log-determinants.
-
-        ``y`` holds N images after the pixel transform, float64 ``(N, C, H, W)``.
-        """
         parts = dict(zip(self.program.outputs, self.program([y.astype(np.float32)]), strict=True))
         scales, log_dets, prior_log_dets, errors = [], [], [], []
         for index, level in enumerate(self._layout.levels):

@@ -1,8 +1,4 @@
-"""Import of the OpenVINO library without its telemetry. All modules import OpenVINO from here.
-
-``import openvino`` imports ``openvino_telemetry`` if it is installed, which writes a client id
-into the user's home folder and sends an event to an analytics host. Without that module OpenVINO uses a stub.
-"""
+"""Import of OpenVINO, for all modules, without the telemetry that writes a client id and sends an event."""
 
 from __future__ import annotations
 

@@ -22,54 +22,25 @@ Outputs = Sequence[tuple[GraphPart, int]]
 
 @cache
 def core() -> ov.Core:
-    """Return the OpenVINO runtime object that all code of this process shares.
-
-    It is an ``ov.Core``, which the first call creates and later calls reuse.
-    """
+    """Return the OpenVINO runtime that all code of this process shares."""
     return ov.Core()
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled OpenVINO graph, with an optional function that stores it to avoid another compilation.
-
-    Attributes:
-        model: The compiled graph.
-        name: The name under which a cache has it; None without a cache.
-        store: A function that stores the exported graph; None if it is stored already, or is not to be.
-    """
+    """A compiled graph, with its name in a cache and a function that stores it, where there are any."""
 
     model: ov.CompiledModel
     name: str | None = None
     store: Callable[[bytes], None] | None = None
 
     def keep(self) -> None:
-        """Store the compiled graph in the cache, unless it is there already or is not to be cached.
-
-        ``store`` is None in these cases.
-        """
         if self.store is not None:
             self.store(self.model.export_model().getvalue())
 
 
 class Program:
-    """Compiled OpenVINO graph that runs on any number of images.
-
-    A few images are fastest one after the other with all threads each; many images are fastest if threads do not wait
-    for each other, in waves, in which each thread computes a full tile. Both give an image the same bits.
-
-    Args:
-        outputs: Kind and level of each output of the graph.
-        tiling: The tile size.
-        single: The graph for one image, computed by all threads.
-        wave: Function that returns the graph for a tile on each thread when it is first needed. None instead of it:
-            images are computed one by one, which takes longer.
-
-    Attributes:
-        outputs: Kind and level of each output, in order.
-        tiling: The tile size.
-        single: The graph for one image.
-    """
+    """Compiled graph for any number of images, run one by one or in waves of a tile a thread, with the same bits."""
 
     def __init__(self, outputs: Outputs, tiling: Tiling, single: Lanes, wave: Callable[[], Lanes | None]) -> None:
         self.outputs = outputs
@@ -81,10 +52,7 @@ class Program:
 
     @property
     def wave(self) -> Lanes | None:
-        """The compiled graph for a wave: a run in which every CPU thread computes a batch of images.
-
-        The first call opens it. None where it cannot be opened.
-        """
+        """The graph that runs a tile on every thread, opened by the first call; None where that fails."""
         with self._opening:
             if self._open_wave is not None:
                 self._wave, self._open_wave = self._open_wave(), None
@@ -118,17 +86,11 @@ class Lanes:
         self._output_shapes = [tuple(port.get_shape())[1:] for port in model.outputs]
 
     def outputs(self, images: int) -> Arrays:
-        """Return new, uninitialised arrays for the outputs of the compiled graph on a given number of images.
-
-        There is a float32 array for each output, with a row for each of ``images`` images.
-        """
+        """Return uninitialised float32 arrays for the outputs of ``images`` images."""
         return [np.empty((images, *shape), dtype=np.float32) for shape in self._output_shapes]
 
     def on_noise(self, images: int) -> tuple[Callable[[], None], Arrays]:
-        """Return a function that runs this OpenVINO graph on random images, to time the graph or check its outputs.
-
-        The function runs ``images`` images. The arrays that it fills with results are returned, too.
-        """
+        """Return a function that runs the graph on random images, and the arrays that it fills."""
         random = np.random.default_rng(0)
         shapes = [(images, *shape) for shape in self._input_shapes]
         inputs: Inputs

@@ -1,7 +1,4 @@
-"""Measurement of the tile size, which is the number of images that are computed at once.
-
-It is measured once for each machine and model.
-"""
+"""Measurement of the tile size, the number of images computed at once, once for each machine and model."""
 
 from __future__ import annotations
 
@@ -28,12 +25,7 @@ ROUNDS, SECONDS = 7, 2.0
 
 @dataclass(frozen=True)
 class Tiling:
-    """Number of images that each CPU thread computes per run, and the times of a full run and of one image.
-
-    This number is the tile. Times are in seconds. They are assumed if there is no measurement.
-
-    ``wave`` is the time of ``lanes`` tiles in parallel, one per thread, and ``single`` that of an image alone with all
-    threads.
+    """Images that a thread computes in a run, with the seconds of ``lanes`` tiles in parallel and of one image.
 
     >>> Tiling(tile=4, lanes=2, wave=0.1, single=0.016).waves(23)
     3
@@ -55,19 +47,13 @@ class Tiling:
                 raise ValueError(f"expected a {name} of more than 0 s, a float, got {time_taken!r}")
 
     def waves(self, images: int) -> int:
-        """Return in how many parallel runs of all threads, called waves, to compute a given number of images.
-
-        In each run every thread computes a tile. Images that do not fill a run get one more, if that is faster than to
-        compute them one by one.
-        """
+        """Return how many full runs to compute images in; the rest is computed one by one if that is faster."""
         full, rest = divmod(images, self.tile * self.lanes)
         return full + (rest * self.single > self.wave)
 
 
 def largest_tile(pixels: int) -> int:
-    """Return the largest number of images of a given size per run for which other work waits only briefly.
-
-    It is 1, 4 or 16 images of ``pixels`` pixels each. Several have at most 262,144 pixels together.
+    """Return 1, 4 or 16 images of ``pixels`` pixels: several have at most 262,144 together.
 
     >>> largest_tile(28 * 28), largest_tile(256 * 256), largest_tile(1024 * 1024)
     (16, 4, 1)
@@ -76,25 +62,12 @@ def largest_tile(pixels: int) -> int:
 
 
 def unmeasured(lanes: int, tile: int = DEFAULT_TILE) -> Tiling:
-    """Return a :class:`Tiling` with assumed run times, for a graph whose run times were not measured.
-
-    It is for ``lanes`` threads. A tile has 4 images by default.
-
-    An image alone is assumed to take a tenth more time than in a full wave.
-    """
+    """Return assumed times, in which an image alone takes a tenth more than in a full wave."""
     return Tiling(tile=tile, lanes=lanes, wave=1.0, single=1.1 / (tile * lanes))
 
 
 def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterable[int]) -> int:
-    """Time a function with several numbers of images per run, and return the number that is fastest per image.
-
-    A tile size is a number of images per run. The result is the first candidate whose time per image is within 3 % of
-    the best.
-
-    Args:
-        run: A function of the tile size that returns a function that computes a wave.
-        candidates: The tile sizes to measure.
-    """
+    """Return the first candidate whose time per image is within 3 % of the best."""
     works = {tile: run(tile) for tile in candidates}
     least: dict[int, float] = {}
     for tile, work in works.items():
@@ -111,10 +84,7 @@ def fastest_tile(run: Callable[[int], Callable[[], object]], candidates: Iterabl
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Measure the run time of a function, in seconds.
-
-    It is the shortest of 7 runs, after a run that is not timed.
-    """
+    """Return the shortest of 7 run times, after a run that is not timed."""
     work()
     return min(_once(work) for _ in range(ROUNDS))
 
