@@ -54,10 +54,8 @@ SHARES = (0.48, 0.1, 0.22, 0.2)
 MOST = (2000, 500, 1000, 100)
 BLOCKS = 100
 """Runs of consecutive images that are kept together: images that follow each other may show the same part."""
-MAX_SIDE, SIDE_STEP, MIN_SIDE = 128, 16, 32
+MAX_SIDE, SIDE_STEP, MIN_SIDE = 64, 16, 32
 """Largest side of images for a flow over pixels; larger ones get sides that are multiples of 16, at least 32."""
-BATCH, MAX_BATCH = 16, 64
-"""Images a step at the largest size, and at small ones."""
 TIME_SHARES: dict[FamilyName, float] = {"features": 0.1, "pixels": 0.25, "hybrid": 0.3}
 """Shares of the minutes for the trainings; the limits have the rest."""
 REPORT_S = 0.5
@@ -112,7 +110,7 @@ def compare_families(
             artifact = train(
                 images[family],
                 PRESET_OF[family],
-                find_preset(PRESET_OF[family]).config(_settings(family, parameters, images[family].image_shape)),
+                find_preset(PRESET_OF[family]).config(_settings(family, parameters)),
                 folder / family,
                 observe=progress.of_training,
                 should_stop=should_stop,
@@ -228,15 +226,11 @@ def _resized(dataset: Dataset, smaller: Preprocessing) -> Dataset:
     return replace(dataset, train=fit, statistics=statistics, calibration=ranks, test=good)
 
 
-def _settings(family: FamilyName, parameters: RecommendParameters, shape: tuple[int, int, int]) -> dict[str, Any]:
+def _settings(family: FamilyName, parameters: RecommendParameters) -> dict[str, Any]:
     of_features = {"backbone": parameters.backbone, "feature_side": parameters.feature_side}
     if family == "features":
         return of_features
-    of_pixels = {
-        "max_minutes": TIME_SHARES[family] * parameters.minutes,
-        "batch_size": min(MAX_BATCH, max(BATCH, BATCH * MAX_SIDE**2 // (shape[1] * shape[2]))),
-        "seed": parameters.seed,
-    }
+    of_pixels = {"max_minutes": TIME_SHARES[family] * parameters.minutes, "seed": parameters.seed}
     return of_pixels if family == "pixels" else of_pixels | of_features
 
 
