@@ -22,29 +22,16 @@ GRADIENTS_IGNORED = (
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:
-    """Return a model's p-value calibration as the bytes of a safetensors file.
-
-    A calibration holds statistics of normal images. Each of its arrays is stored under a dotted name, such as
-    ``folds.0.ordered``.
-    """
     return save(to_arrays(calibration))
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a model's p-value calibration atomically to a safetensors file.
-
-    Readers of ``path`` find either the old file or all of the new file.
-    """
+    """Write a calibration atomically."""
     write_atomically(path, calibration_bytes(calibration))
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Return a model's p-value calibration, read from a safetensors file.
-
-    Raises ``ArtifactError`` if the file is unreadable or incomplete.
-
-    The text of the error names the file.
-    """
+    """Read a calibration; ``ArtifactError`` names a file that is unreadable or incomplete."""
     try:
         return from_arrays(Calibration, read_arrays(path))
     except KeyError as error:
@@ -63,12 +50,7 @@ def gradient_warning(folder: Path) -> str | None:
 
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
-    """Return a p-value calibration added to a published model, and the summary of the calibration.
-
-    The digest of the calibration and the weights that it belongs to are checked first.
-
-    Raises ``ArtifactError`` where the calibration is missing or damaged, or belongs to weights with another digest.
-    """
+    """Return an added calibration and its summary; ``ArtifactError`` if damaged or of other weights."""
     record = read_record(folder)
     check_files(folder, record, weights_sha256)
     calibration = load_calibration(folder / ARRAYS)

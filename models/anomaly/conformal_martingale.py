@@ -20,7 +20,6 @@ Counts = NDArray[np.int64]
 BLOCK = 128
 """Images that are ranked at once; the work is proportional to the square."""
 EARLIER = np.tri(BLOCK, k=-1, dtype=bool)
-"""Whether an image of a block, by row, comes after another, by column."""
 PATIENCE = 100.0
 """Number of images after which 41 % of the capital has been bet. A larger number finds early changes later."""
 SLOPES = (-1.5, -0.5, 0.5, 1.5)
@@ -36,39 +35,17 @@ SMALLEST = 1e-15
 
 @dataclass(eq=False)
 class RankCounts:
-    """Histogram of calibration images and past images of a stream, from which a drift test ranks each new image.
+    """Histogram in fixed cells of calibration and past images: exact ranks in bounded memory, whatever the ties."""
 
-    The cells are fixed in advance, so that ranks are exact whatever the share of equal values, and memory is bounded.
-
-    Attributes:
-        counts: Images of each cell, the most extreme cell first, ``(cells,)``.
-        images: Number of images that were added to those of the calibration.
-    """
-
-    counts: Counts
-    images: int = 0
+    counts: Counts  # the most extreme cell first
+    images: int = 0  # added to those of the calibration
 
     @classmethod
     def of(cls, calibration: ArrayLike) -> RankCounts:
-        """Return the histogram of calibration images, the initial state of a drift test.
-
-        ``calibration`` is the number of calibration images in each cell, ``(cells,)``.
-        """
         return cls(np.array(calibration, dtype=np.int64))
 
     def add(self, cells: Counts) -> Array:
-        """Return each new image's rank among all earlier images, and add the images to the histogram.
-
-        The images are counted in their order of arrival. Images in the same cell are ordered by chance: the rank is
-        (#{more extreme} + u #{tied, itself included}) / #{all, itself included}, u uniform in (0, 1). Each u follows
-        from the image's number in the stream, so that the same stream has the same ranks in any process.
-
-        Args:
-            cells: The cell of each image, ``(m,)``.
-
-        Returns:
-            Ranks in (0, 1), ``(m,)``.
-        """
+        """Return (#{more extreme} + u #{tied, itself too}) / #{all} of each image in turn; its number gives u."""
         ranks = [self._add_block(cells[start : start + BLOCK]) for start in range(0, len(cells), BLOCK)]
         return np.concatenate([np.empty(0), *ranks])
 
@@ -94,35 +71,15 @@ def _uniform(start: int, count: int) -> Array:
 
 @dataclass(eq=False)
 class ConformalMartingale:
-    """Conformal test martingale for drift: a capital bet against the uniformity of ranks among earlier images.
-
-    The capital of the test starts at 1. A large capital is evidence that the ranks are not independent and uniform.
-
-    The capital is divided equally among eight bets, each with a density on (0, 1), by which a rank multiplies the bet.
-    It is bet little by little: after t images the share 1 / (1 + ln(1 + t / 100)) of it has not been bet, so that a
-    change is found however late it comes. All amounts are kept as logarithms.
-
-    Attributes:
-        images: The number of ranks so far.
-        log_bets: The natural logarithm of the capital in each bet, ``(8,)``; -inf before the first rank.
-        log_capital: The natural logarithm of the capital, bet or not.
-        log_highest: The largest ``log_capital`` so far, at least 0.
-    """
+    """Capital in eight bets against uniform ranks, of which 1 / (1 + ln(1 + t / 100)) is unbet after t images."""
 
     images: int = 0
     log_bets: Array = field(default_factory=lambda: np.full(BETS, -np.inf))
     log_capital: float = 0.0
-    log_highest: float = 0.0
+    log_highest: float = 0.0  # at least 0
 
     def bet(self, ranks: Array) -> Array:
-        """Update the betting capital by the ranks of new images; return the log of the capital after each image.
-
-        Each rank is that of an image among all earlier images.
-
-        A capital that grows is evidence of drift.
-
-        The ranks are in (0, 1), ``(m,)``, and the result has the same shape.
-        """
+        """Bet on ranks in (0, 1), and return ln of the capital after each."""
         if not len(ranks):
             return np.empty(0)
         images = self.images + np.arange(len(ranks) + 1)
@@ -155,14 +112,7 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the log-densities of a drift test's eight bets at given ranks of images among earlier ones.
-
-    The drift test bets by these densities that ranks are not uniform.
-
-    The logarithms are natural.
-
-    The ranks are in (0, 1), ``(m,)``. The result has a row for each of the eight bets, ``(8, m)``.
-    """
+    """Return the natural log-densities of the eight bets at ranks, ``(8, m)``."""
     from scipy.special import betaln  # noqa: PLC0415 - SciPy takes long to import, and a start does without
 
     slopes = [np.log1p(slope * (ranks - 0.5)) for slope in SLOPES]

@@ -13,13 +13,7 @@ CONFIDENCE = 0.95
 
 
 def clopper_pearson(found: float, images: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the lower and the upper Clopper-Pearson confidence bound of a proportion.
-
-    The lower and the upper bound each hold with the given confidence.
-
-    They are quantiles of Beta(k, n - k + 1) and of Beta(k + 1, n - k) for k found of n (Clopper and Pearson 1934). The
-    numbers may be fractions (Korn and Graubard 1998).
-    """
+    """Return both one-sided bounds of a share (Clopper & Pearson 1934); fractions are fine (Korn & Graubard 1998)."""
     from scipy.special import betaincinv  # noqa: PLC0415 - SciPy takes long to import, and a start does without
 
     lower = 0.0 if found == 0 else float(betaincinv(found, images - found + 1, 1 - confidence))
@@ -29,15 +23,7 @@ def clopper_pearson(found: float, images: float, confidence: float = CONFIDENCE)
 
 @lru_cache(maxsize=128)  # An evaluation asks for all of its scores, and most have as many images.
 def false_alarm_interval(calibration: int, tests: int, alpha: float, level: float = 0.99) -> tuple[float, float]:
-    """Return a prediction interval for the false-alarm rate on normal test images.
-
-    The result is (low, high). With a probability of at least ``level``, the flagged share of ``tests`` normal images is
-    from low to high.
-
-    It holds for images that are exchangeable with the calibration images. Given n calibration images, the test at
-    ``alpha`` flags a new image with a probability of distribution Beta(k, n + 1 - k), where k = floor(alpha (n + 1))
-    ranks are flagged. The count in ``tests`` images is Beta-binomial (Bates et al. 2023).
-    """
+    """Return the interval of the flagged share of ``tests`` exchangeable images: Beta-binomial (Bates et al. 2023)."""
     ranks = flagged_ranks(calibration, alpha)
     if ranks == 0:
         return 0.0, 0.0
@@ -51,13 +37,7 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
 
 
 def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENCE) -> float | None:
-    """Return the largest p-value threshold whose false-alarm rate is at most ``alpha`` with high confidence.
-
-    The rate is at most ``alpha`` with probability ``confidence`` or more. The result is None if no threshold is safe.
-
-    There is none with too few calibration images.
-
-    The rate at threshold k / (n + 1) is Beta(k, n + 1 - k), whatever the images (Vovk 2012; Bates et al. 2023).
+    """Return the largest k / (n + 1) whose rate Beta(k, n + 1 - k) is at most ``alpha`` with confidence, or None.
 
     >>> safe_threshold(100, 0.01) is None, safe_threshold(1000, 0.01) < 0.01
     (True, True)
@@ -71,11 +51,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
 
 
 def images_needed(alpha: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many calibration images are needed to bound the false-alarm rate by ``alpha`` with ``confidence``.
-
-    This is the smallest number for which :func:`safe_threshold` is not None.
-
-    One flagged rank of n + 1 is safe where 1 - (1 - alpha)^n is at least the confidence.
+    """Return the least n with 1 - (1 - alpha)^n >= ``confidence``, for which :func:`safe_threshold` is not None.
 
     >>> images_needed(0.01), safe_threshold(298, 0.01), safe_threshold(299, 0.01) == 1 / 300
     (299, None, True)

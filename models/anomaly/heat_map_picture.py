@@ -28,18 +28,7 @@ OUTLINE_SHARE = 100
 
 
 def colours(anomaly: Array, threshold: float | None) -> NDArray[np.uint8]:
-    """Return the colours of a heat map, which lie over the image: RGBA, transparent where nothing stands out.
-
-    Amber starts at the threshold and turns to red at three times the threshold. Blue is where the image is more likely
-    than usual by as much. Regions are outlined in yellow.
-
-    Args:
-        anomaly: The anomaly map, ``(H, W)``, larger = more anomalous.
-        threshold: The value from which a pixel is anomalous; None leaves everything transparent.
-
-    Returns:
-        The pixels, ``(H * k, W * k, 4)``, enlarged by a whole number.
-    """
+    """Return RGBA ``(H * k, W * k, 4)``: amber at the threshold, red at thrice, blue if likely, yellow outlines."""
     pixels = np.zeros((*anomaly.shape, 4), np.uint8)
     if threshold is None:
         return enlarged(pixels)
@@ -57,17 +46,7 @@ def colours(anomaly: Array, threshold: float | None) -> NDArray[np.uint8]:
 
 
 def overlay(image: NDArray[np.uint8], anomaly: Array, threshold: float | None, scale: int = 1) -> bytes:
-    """Return the bytes of a PNG that shows an image in grey below the colours of its heat map.
-
-    Args:
-        image: The pixels, ``(C, H, W)``.
-        anomaly: The anomaly map, ``(H / scale, W / scale)``, rounded down.
-        threshold: The value from which a pixel is anomalous; None for an image without colours.
-        scale: Pixels of the image along each side of a pixel of the map; only one of them is shown.
-
-    Returns:
-        The content of a PNG file, as large as the map times a whole number.
-    """
+    """Return a PNG of a grey image ``(C, H, W)`` below the colours of its map, reduced by ``scale``."""
     height, width = anomaly.shape
     grey = image[:3, scale // 2 :: scale, scale // 2 :: scale][:, :height, :width].mean(0)
     below = enlarged(np.rint(grey).astype(np.uint8)[..., None].repeat(3, 2))
@@ -78,10 +57,7 @@ def overlay(image: NDArray[np.uint8], anomaly: Array, threshold: float | None, s
 
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a small image enlarged by an integer factor, to at most 256 pixels a side.
-
-    The image is ``(H, W, C)``. The factor is as large as possible, and a larger image keeps its size.
-    """
+    """Enlarge a small image ``(H, W, C)`` by the largest whole number to at most 256 pixels a side."""
     factor = max(1, OVERLAY_SIDE // max(pixels.shape[:2]))
     size = (pixels.shape[1] * factor, pixels.shape[0] * factor)
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST))

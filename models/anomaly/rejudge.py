@@ -1,7 +1,4 @@
-"""Recomputation of anomaly verdicts from stored image statistics, under any calibration of the same model.
-
-The calibration must belong to the weights and the precision that the images were scored with.
-"""
+"""Verdicts from stored image statistics, by any calibration of the same weights and precision."""
 
 from __future__ import annotations
 
@@ -19,28 +16,15 @@ from snf_runtime.scoring.evidence import Evidence
 
 @dataclass(frozen=True)
 class StoredEvidence:
-    """Stored statistics of a scored image, from which its verdict can be computed again.
-
-    The image itself is not needed for that.
-
-    Attributes:
-        evidence: The evidence, one row.
-        alpha: The false-alarm rate that was asked for; None for the default of the calibration.
-        precision: The arithmetic that the evidence was computed in.
-    """
+    """Stored statistics of a scored image, by which it is judged again."""
 
     evidence: Evidence
-    alpha: float | None
+    alpha: float | None  # None: the calibration's default
     precision: Precision
 
     @classmethod
     def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
-        """Return a copy of an image's anomaly statistics to store, so that the image can be judged again later.
-
-        The white level is left out.
-
-        The arrays are copied, because a view would keep those of the whole batch in memory.
-        """
+        """Copy evidence, without white level: a view would keep the whole batch in memory."""
         features = evidence.features
         copied = None
         if features is not None:
@@ -51,20 +35,13 @@ class StoredEvidence:
 
     @property
     def nbytes(self) -> int:
-        """The size of the stored image statistics in bytes."""
         evidence = self.evidence
         parts = (evidence.whole, evidence.cells, evidence.channels, evidence.features)
         return sum(part.nbytes for part in parts if part is not None)
 
 
 def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:
-    """Return whether each image is anomalous under a calibration, judged from stored image statistics.
-
-    The calibration must belong to the weights and the precision that the images were scored with.
-
-    None where the image would not be judged: the calibration cannot attain the false-alarm rate that was asked for, or
-    is not for images of this size.
-    """
+    """Return whether each image is anomalous; None where its rate is not attainable, or its size not calibrated."""
     if not stored:
         return []
     p = calibration.p_values(Evidence.join([image.evidence for image in stored]))

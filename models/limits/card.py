@@ -1,7 +1,4 @@
-"""Model card of a model version, with a section about the detection limit if that was measured.
-
-The module does not import PyTorch.
-"""
+"""Model card of a version, with its detection limit if that was measured; free of torch."""
 
 from __future__ import annotations
 
@@ -18,15 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def card_text(registry: Registry, name: str, version: int) -> str:
-    """Return the model card of a model version as Markdown.
-
-    It is the card of the artifact, then the detection limit if that was measured.
-
-    A version with damaged calibrations still has its card.
-
-    Raises:
-        ArtifactError: The artifact has no card.
-    """
+    """Return the card as Markdown, also for damaged calibrations; raise ``ArtifactError`` if there is none."""
     text = read_file(registry.with_calibration(name, version, OWN).path, CARD).decode(errors="replace")
     try:
         active = registry.calibrations(name, version).active()
@@ -38,15 +27,7 @@ def card_text(registry: Registry, name: str, version: int) -> str:
 
 
 def limit_section(number: int, record: LimitRecord, active: int) -> str:
-    """Return the Markdown text on a detection limit (smallest reliably found defect size) for a model card.
-
-    It states everything that the measured limit depends on.
-
-    Args:
-        number: The number of the limit.
-        record: The limit.
-        active: The number of the calibration in use.
-    """
+    """Return Markdown on a limit with everything that it depends on; ``active`` is the calibration in use."""
     _, height, width = record.image_shape
     undamaged = record.undamaged
     alarms = "" if undamaged.share is None else f", {undamaged.flagged} of them are flagged without a defect"
@@ -75,10 +56,7 @@ def limit_section(number: int, record: LimitRecord, active: int) -> str:
 
 
 def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return Markdown lines with a warning if a detection limit is not from the active calibration.
-
-    The list is empty if the limit was measured with the active calibration.
-    """
+    """Return a warning in Markdown lines, if the limit was measured with another calibration."""
     if record.calibration == active:
         return []
     return [

@@ -1,7 +1,4 @@
-"""Disk record of the defects measured so far, to resume an interrupted measurement of a detection limit.
-
-The record has the number of flagged images for each defect.
-"""
+"""Record of the defects measured so far, to resume an interrupted measurement of a detection limit."""
 
 from __future__ import annotations
 
@@ -27,19 +24,7 @@ class _Counts(BaseModel):
 
 
 class CellJournal:
-    """Record of the number of flagged images for each simulated defect, to resume an interrupted measurement.
-
-    A cell is one shape, size and contrast of a defect. What is measured are detection limits, the smallest defects
-    found.
-
-    The numbers are in one JSON file that is replaced after each defect.
-
-    Counts of another plan (weights, calibration, images, seed, false-alarm rate) are ignored, as is a damaged file.
-
-    Args:
-        folder: The folder of the file; None to keep the counts in memory only.
-        plan: A digest of what the counts depend on.
-    """
+    """Flagged images of each defect, in a JSON file or memory; a damaged file or another plan's counts are ignored."""
 
     def __init__(self, folder: Path | None, plan: str) -> None:
         self._path = None if folder is None else folder / FILE
@@ -48,17 +33,9 @@ class CellJournal:
         self._began = time.monotonic()
 
     def get(self, key: str) -> int | None:
-        """Return the recorded number of flagged images among those with the simulated defect ``key``.
-
-        It is None if the count of the defect is not finished.
-        """
         return self._counts.found.get(key)
 
     def put(self, key: str, found: int) -> None:
-        """Record that ``found`` images with the simulated defect ``key`` were flagged.
-
-        An interrupted measurement later resumes from these records.
-        """
         self._counts.found[key] = found
         self._counts.seconds = self.seconds_before + time.monotonic() - self._began
         if self._path is not None:

@@ -1,7 +1,4 @@
-"""SVG chart of a measured detection limit: the share of found defects by defect size.
-
-There is a panel for each defect shape. Free of torch.
-"""
+"""SVG chart of a detection limit, the share of found defects by size, a panel for each shape; free of torch."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from models.artifacts.detection_limit import FOUND_SHARE, LimitCurve, LimitRecor
 
 COLUMNS = 2
 WIDTH, HEIGHT = 310, 220
-"""Size of a panel."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 42
 LEGEND = 26
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "4 1", "12 2 2 2", "6 2 1 2", "3 1 1 1")
@@ -30,12 +26,7 @@ STYLE = Markup(
 
 
 def limit_chart(record: LimitRecord) -> str:
-    """Return an SVG chart of the share of defects found at each size, with the detection limits marked.
-
-    It shows the found shares with their 95 % bounds, the goal of 0.9 and the limits. The picture needs no other file.
-
-    A ring marks the limit of a curve. Sizes are equally spaced.
-    """
+    """Return a self-contained SVG of the found shares with 95 % bounds, the goal of 0.9, and a ring at each limit."""
     shapes = list(dict.fromkeys(curve.shape for curve in record.curves))
     contrasts = sorted({curve.contrast for curve in record.curves if curve.contrast is not None})
     rows = -(-len(shapes) // COLUMNS)
@@ -111,10 +102,7 @@ def _description(record: LimitRecord) -> str:
 
 
 def limit_text(curve: LimitCurve) -> str:
-    """Return the smallest reliably found defect size as text, such as ``6 pixels``.
-
-    It is such as ``none up to 12 pixels`` where even the largest size is not found reliably.
-    """
+    """Return the limit as ``6 pixels`` or ``none up to 12 pixels``."""
     return f"none up to {curve.cells[-1].size} pixels" if curve.limit is None else f"{curve.limit} pixels"
 
 

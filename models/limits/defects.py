@@ -29,25 +29,15 @@ RING = 2
 
 @dataclass(frozen=True)
 class Defect:
-    """Kind of simulated defect: its shape, its size in pixels and its contrast in grey levels.
-
-    Attributes:
-        shape: The shape.
-        size: Length of a scratch, diameter of a spot, stain (at half its height) and hole, side of a missing part.
-        contrast: Grey levels that are added or subtracted; None for a hole and a missing part.
-    """
+    """Kind of a simulated defect."""
 
     shape: Shape
-    size: int
-    contrast: int | None = None
+    size: int  # pixels: length, diameter (stain: at half its height) or side
+    contrast: int | None = None  # grey levels; None for a hole and a missing part
 
 
 def defect_sizes(height: int, width: int) -> tuple[int, ...]:
-    """Return the sizes in pixels of artificial defects to draw into images of a given height and width.
-
-    A model is then tested on the images with these defects.
-
-    Each size is about 1.4 times the one before, up to half of the shorter side of the images.
+    """Return sizes in pixels, each about 1.4 times the one before, up to half of the shorter side.
 
     >>> defect_sizes(28, 28)
     (2, 3, 4, 6, 8, 12)
@@ -61,38 +51,17 @@ def defect_sizes(height: int, width: int) -> tuple[int, ...]:
 
 
 def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tuple[Shape, int | None]]:
-    """Return all combinations of the given defect shapes and contrasts in grey levels, as pairs.
-
-    A hole and a missing part have no contrast (None).
-    """
+    """Return all pairs of shapes and contrasts; a hole and a missing part have none."""
     return [(shape, contrast) for shape in shapes for contrast in (sorted(contrasts) if shape in GRADED else [None])]
 
 
 def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
-    """Return the random generator for the position, angle and sign (lighter or darker) of a defect.
-
-    For the image number ``image`` it is the same in any order and batch.
-    """
+    """Return the generator of a defect's place, angle and sign, the same in any order and batch."""
     return np.random.default_rng([seed, SHAPES.index(defect.shape), defect.size, defect.contrast or 0, image])
 
 
 def add_defect(image: Image, defect: Defect, rng: np.random.Generator) -> tuple[Image, Mask]:
-    """Return a copy of an image with a simulated defect, such as a scratch, and the mask of the defect.
-
-    The place is on a bright part of the image: a hole in the dark background would not be a fault.
-
-    A pixel x that the defect covers by the share a becomes x + s a c for contrast c and sign s, x (1 - a) in a hole,
-    and the mean of a ring around the square in a missing part. Values are rounded, and clipped to 0..255. The sign is
-    random; where clipping would remove more than half of the contrast, it is the sign that keeps more.
-
-    Args:
-        image: The image, uint8 ``(C, H, W)``; at least twice ``defect.size`` high and wide.
-        defect: The defect.
-        rng: The random generator of its place, angle and sign.
-
-    Returns:
-        The damaged image, uint8 ``(C, H, W)``, and the mask, ``(H, W)``; pixels outside of the mask are unchanged.
-    """
+    """Return a copy with a defect on a bright part (a hole in dark background is no fault), and its mask."""
     cover = COVERS[defect.shape](defect.size, rng)
     values = image.astype(np.float64)
     height, width = cover.shape

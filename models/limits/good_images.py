@@ -1,7 +1,4 @@
-"""Choice of defect-free images, unused in training, for measuring a detection limit.
-
-No p-value of the model is a rank among them. Free of torch.
-"""
+"""Choice of good images, unused in training and in ranks, for measuring a detection limit; free of torch."""
 
 from __future__ import annotations
 
@@ -113,10 +110,7 @@ def good_images(
 
 
 def check_unused(name: str, manifest: Manifest, calibration: CalibrationSummary) -> None:
-    """Check that a dataset has images used neither to train the model nor to calibrate its p-values.
-
-    Raises ``DatasetUnfit`` otherwise. ``name`` is the name of the dataset.
-    """
+    """Raise ``DatasetUnfit`` unless a dataset has images used neither in training nor in ranks."""
     if name == manifest.training.dataset and is_in_folds(manifest):
         of_fold = calibration.calibration_images // calibration.folds
         # A calibration of another dataset, or of an earlier version, does not say in which fold an image was.

@@ -1,7 +1,4 @@
-"""Measurement of a detection limit: the smallest defects that a model reliably flags.
-
-Synthetic defects of several sizes are drawn into good images, and the images that the model flags are counted.
-"""
+"""Measurement of a detection limit: defects of several sizes are drawn into good images, and flags are counted."""
 
 from __future__ import annotations
 
@@ -185,7 +182,6 @@ class _Batches:
             yield start, self._pixels[start : min(start + self._size, self._count)]
 
     def digest(self) -> str:
-        """Return a digest of the images, in hexadecimal."""
         content = hashlib.sha256(repr(self._preprocessing.shape).encode())
         for _, images in self:
             for image in images:
@@ -268,14 +264,7 @@ class _Counter:
 
 
 def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:
-    """Return copies of images, each with one simulated defect of the given kind at a random position.
-
-    Args:
-        images: The images, uint8 ``(n, C, H, W)`` or, of several sizes, ``(C, H, W)`` each.
-        defect: The kind of defect.
-        seed: The seed of places, angles and signs.
-        first: The number of the first image among all that get this defect.
-    """
+    """Return copies with one defect each; ``first`` is the number of the first among all with this defect."""
     damaged = [
         add_defect(image, defect, defect_rng(seed, defect, index))[0] for index, image in enumerate(images, first)
     ]

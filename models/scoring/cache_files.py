@@ -1,7 +1,4 @@
-"""Reading and writing of files in the engine cache, with checksums and a size limit.
-
-Each file starts with the SHA-256 of its content. Files that were unused for long are deleted.
-"""
+"""Files of the engine cache: each starts with the SHA-256 of its content; those unused for long are deleted."""
 
 from __future__ import annotations
 
@@ -27,12 +24,7 @@ LEFTOVER_S = 3600.0
 
 
 def read_cached(path: Path) -> bytes | None:
-    """Return the bytes of a file in the cache of compiled models, or None if it is missing or unusable.
-
-    The time of its last use is updated.
-
-    A file that is damaged or cannot be read is logged and not used.
-    """
+    """Return the content of a file and update its last use; None, and a log line, where it is missing or damaged."""
     try:
         whole = path.read_bytes()
     except FileNotFoundError:
@@ -49,10 +41,7 @@ def read_cached(path: Path) -> bytes | None:
 
 
 def note_use(path: Path) -> None:
-    """Set the last-use time of a file in the cache of compiled models to the current time.
-
-    The files that were unused for the longest time are deleted first.
-    """
+    """Set the last use of a file: those unused for the longest time are deleted first."""
     try:
         os.utime(path)
     except OSError as error:  # such as a read-only folder, in which nothing is deleted either
@@ -60,13 +49,7 @@ def note_use(path: Path) -> None:
 
 
 def write_cached(path: Path, content: bytes) -> None:
-    """Write a file to the cache of compiled models; a failed write is only logged.
-
-    Nothing is written if the disk has no room, which is logged, too.
-
-    Beyond 4 GiB in the folder, the files that were unused for the longest time are deleted, and unfinished ones of
-    killed processes.
-    """
+    """Write a file, or log why not; delete the longest unused beyond 4 GiB, and leftovers of killed processes."""
     try:
         require_room(path.parent, len(content))
         write_atomically(path, hashlib.sha256(content).digest() + content)

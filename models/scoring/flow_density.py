@@ -10,15 +10,7 @@ from snf_runtime.scoring.pixel_density import PixelDensity
 
 
 class FlowDensity(PixelDensity):
-    """Probability density of 8-bit images, computed with an immutable flow that can also draw samples.
-
-    An engine runs the flow in both directions.
-
-    Args:
-        engine: The engine that runs the flow.
-        frozen: The flow.
-        weights_digest: SHA-256 of the weights, in hexadecimal, which keys the noise.
-    """
+    """Density of pixels whose frozen flow is in memory, so that it can be sampled."""
 
     engine: FlowEngine
     frozen: FrozenFlow
@@ -28,10 +20,6 @@ class FlowDensity(PixelDensity):
 
 
 def pixels_of(density: ImageDensity) -> FlowDensity | None:
-    """Return a model's density over pixels if it is a ``FlowDensity``, which holds the flow itself; else None.
-
-    ``density`` is the pixel density itself, or a hybrid density that contains it. Returns None for a model of features
-    alone, and for a density opened from the cache, which has no frozen flow.
-    """
+    """Return the density of pixels with its flow; None for features alone, and for one opened from the cache."""
     pixels = density.pixels if isinstance(density, HybridDensity) else density
     return pixels if isinstance(pixels, FlowDensity) else None

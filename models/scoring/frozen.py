@@ -18,46 +18,26 @@ from snf_runtime.scoring.layout import FlowLayout, LevelLayout
 
 LARGEST_ROUND_TRIP_ERROR = 1e-6
 PROBES = 4
-"""Images of white noise that an inverse is checked with."""
+"""Images of white noise."""
 
 
 @dataclass(frozen=True)
 class FrozenLevel(LevelLayout):
-    """One resolution level of an immutable flow, with its layers, sizes and precomputed constants.
-
-    Attributes:
-        steps: The frozen bijections of the level.
-        prior: The coupling that whitens the latents of the level, or None.
-    """
+    """A level of a frozen flow, with its layers."""
 
     steps: tuple[FrozenStep, ...]
-    prior: FrozenStep | None
+    prior: FrozenStep | None  # the coupling that whitens the latents
 
 
 @dataclass(frozen=True)
 class FrozenFlow(FlowLayout):
-    """Immutable copy of a trained flow for scoring and sampling, with determinants computed in advance.
-
-    It takes images of one shape.
-
-    Attributes:
-        levels: The levels, finest scale first.
-        pixels: The pixel transform with its inverse.
-    """
+    """Immutable copy of a trained flow for images of one shape, with determinants computed in advance."""
 
     levels: tuple[FrozenLevel, ...]
     pixels: Elementwise
 
     def with_precision(self, precision: Precision) -> FrozenFlow:
-        """Return this flow with its coupling networks rounded to another number format, such as bfloat16.
-
-        If the flow has this precision already, it is returned itself.
-
-        The convolutions between the first and the last layer of each network are in float32 or bfloat16.
-
-        Raises:
-            ValueError: The flow is in bfloat16 already, so that its float32 weights are lost.
-        """
+        """Return this flow with rounded 1x1 convolutions; ``ValueError`` if its float32 weights are lost."""
         if precision == self.precision:
             return self
         if precision == "float32":
@@ -74,32 +54,16 @@ class FrozenFlow(FlowLayout):
 
     @property
     def has_learned_inverse(self) -> bool:
-        """Whether any layer of the flow has a learned approximate inverse.
-
-        Images can then be sampled with it.
-        """
         return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
-        """Return the shape (C, H, W) of the latents of each level that has latents, finest scale first."""
+        """Return (C, H, W) of the levels that have latents, finest scale first."""
         return [level.latent_shape for level in self.levels if level.latent_shape is not None]
 
 
 @torch.no_grad()
 def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
-    """Return a dict, by layer name, of the log-determinants in a flow that are the same for all images.
-
-    They are log |det dz/dx| in nats. Layers without parameters, such as permutations, are left out.
-
-    The cost is given by each bijection. Scoring computes no other determinants.
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-
-    Raises:
-        SingularLayer: A log-det is infinite or NaN.
-    """
+    """Return the image-independent log |det dz/dx| in nats by layer; raise ``SingularLayer`` if not finite."""
     log_dets = {
         name: bijection.constant_log_det_at(shape)
         for _, steps, _ in walk(flow, image_shape)
@@ -114,21 +78,7 @@ def constant_log_dets(flow: Flow, image_shape: Shape) -> dict[str, float]:
 
 @torch.no_grad()
 def require_invertible(flow: Flow, image_shape: Shape) -> None:
-    """Check that a flow's layers can be inverted in float64, and raise ``SingularLayer`` if one cannot.
-
-    The exact inverse of each layer must give back its input.
-
-    Only layers whose log-det is the same for all images are checked: all others are invertible by construction. The
-    error of an inverse is about the condition number of the layer times 1e-16.
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-
-    Raises:
-        SingularLayer: A layer is singular, or so close to it that white noise comes back with a relative error above
-            ``LARGEST_ROUND_TRIP_ERROR``.
-    """
+    """Raise ``SingularLayer`` if white noise comes back from a layer with an error: about its condition times 1e-16."""
     generator = torch.Generator().manual_seed(0)
     for _, steps, _ in walk(flow, image_shape):
         for name, bijection, shape in steps:
@@ -149,20 +99,7 @@ def require_invertible(flow: Flow, image_shape: Shape) -> None:
 
 @torch.no_grad()
 def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = None) -> FrozenFlow:
-    """Return an immutable copy of a trained flow that stores the constant log-determinants of its layers.
-
-    Scoring and sampling with the copy compute no determinants.
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-        log_dets: Stored log-dets of the layers by name, in nats; None to compute them.
-
-    Raises:
-        KeyError: ``log_dets`` lacks a layer.
-        UninitializedModel: A layer has not been initialised.
-        ValueError: A layer inside a level changes the size of the images.
-    """
+    """Return an immutable copy; ``log_dets`` None: compute them. ``UninitializedModel`` for an uninitialised layer."""
     known = constant_log_dets(flow, image_shape) if log_dets is None else log_dets
     levels = []
     for level, steps, shape in walk(flow, image_shape):

@@ -21,13 +21,7 @@ PIXELS, FEATURES = "pixels.", "features."
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
-    """Return the image-independent log-determinants of a model's layers, as a dict by layer name.
-
-    They are in nats, computed in float64.
-
-    Raises:
-        SingularLayer: A layer over pixels has no inverse in float64.
-    """
+    """Return the image-independent log-dets by layer, in nats; ``SingularLayer`` if a layer has no inverse."""
     if isinstance(flows, FeatureFlows):
         return flows.log_dets()
     flow = flows if isinstance(flows, Flow) else flows.pixels
@@ -42,10 +36,7 @@ def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, fl
 
 
 def layers_with_log_dets(flows: TrainedFlows, architecture: Architecture) -> set[str]:
-    """Return the names of layers whose log-determinant is stored, as it does not depend on the image.
-
-    Their log-determinant is the same for all images.
-    """
+    """Return the names of layers whose log-det is stored, as it does not depend on the image."""
     if isinstance(flows, Flow):
         return layers_with_log_det(flows, architecture.image_shape)
     if isinstance(flows, FeatureFlows):
@@ -61,22 +52,7 @@ def open_density(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> ImageDensity:
-    """Return the probability density of a trained model, ready to score images.
-
-    It holds the frozen flows and the engines that run them.
-
-    Args:
-        flows: The trained flows.
-        architecture: Their architecture.
-        log_dets: The stored log-dets of the layers by name, in nats.
-        weights_digest: SHA-256 of the weights, in hexadecimal.
-        options: Options of the engines.
-
-    Raises:
-        EngineUnavailable: An engine cannot run here.
-        BackboneMissing: The backbone of a feature model is not installed here.
-        UninitializedModel: A layer has not been initialised.
-    """
+    """Freeze the flows and open engines; ``EngineUnavailable``, ``BackboneMissing`` or ``UninitializedModel``."""
     options = options or EngineOptions()
     features = frozen_features(flows, log_dets)
     if features is not None and options.precision not in (None, "float32"):
@@ -92,10 +68,6 @@ def open_density(
 
 
 def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dict[str, float]) -> FrozenFlow | None:
-    """Return an immutable copy of a model's flow over pixels; None for a model of features alone.
-
-    The arguments are those of :func:`open_density`.
-    """
     if isinstance(flows, Flow):
         return freeze(flows, architecture.image_shape, log_dets)
     if isinstance(flows, FeatureFlows):
@@ -104,7 +76,6 @@ def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dic
 
 
 def frozen_features(flows: TrainedFlows, log_dets: dict[str, float]) -> FrozenFeatureFlows | None:
-    """Return an immutable copy of a model's flows over image features, or None if it has only a pixel flow."""
     if isinstance(flows, FeatureFlows):
         return freeze_features(flows, log_dets)
     if isinstance(flows, Flow):
@@ -123,10 +94,6 @@ def open_pixels(
     weights_digest: str,
     options: EngineOptions | None = None,
 ) -> FlowDensity:
-    """Prepare a trained flow for scoring, and return an object that computes likelihoods of images with it.
-
-    The flow is frozen. The arguments are those of :func:`open_density`.
-    """
     frozen = freeze(flow, architecture.image_shape, log_dets)
     engine = open_engine(frozen, options)
     return FlowDensity(engine, frozen, weights_digest)

@@ -1,7 +1,4 @@
-"""A density that is ready for scoring, with facts about its flows, which need not be loaded yet.
-
-Free of torch.
-"""
+"""A density that is ready for scoring, with facts about its flows, which need not be loaded; free of torch."""
 
 from __future__ import annotations
 
@@ -20,22 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedDensity:
-    """Probability density of a model, ready to score images, with a fact that is needed before its flows are loaded.
-
-    Attributes:
-        density: The density.
-        has_learned_inverse: Whether images can be sampled by a learned inverse.
-    """
+    """A density, with whether its flows, not loaded yet, can be sampled by a learned inverse."""
 
     density: ImageDensity
     has_learned_inverse: bool
 
 
 def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
-    """Split a model's density into its density over pixels and its density over features.
-
-    A density that is missing is None.
-    """
+    """Return the densities over pixels and over features, None where missing."""
     if isinstance(density, HybridDensity):
         return density.pixels, density.features
     return (
@@ -45,10 +34,7 @@ def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity
 
 
 def open_waves(density: ImageDensity) -> None:
-    """Load or compile in advance the OpenVINO graphs of a model for waves (many images split over threads).
-
-    No image then has to wait for them.
-    """
+    """Open the graphs for waves in advance, so that no image has to wait for them."""
     for part in parts_of(density):
         program = None if part is None else program_of(part.engine)
         if program is not None:
@@ -56,6 +42,6 @@ def open_waves(density: ImageDensity) -> None:
 
 
 def program_of(engine: TiledEngine) -> Program | None:
-    """Return the ``Program`` of an OpenVINO engine (its compiled graphs), or None for a PyTorch engine."""
+    """Return the compiled graphs of an OpenVINO engine, None for torch."""
     program: Program | None = getattr(engine, "program", None)
     return program

@@ -26,23 +26,7 @@ def sample_frozen(
     inverse: Inverse = "exact",
     first: int = 0,
 ) -> NDArray[np.float64]:
-    """Draw random images from a frozen (immutable) flow, without rounding the pixel values.
-
-    Images are the inverse of normal noise. Image i of a seed depends only on the seed and i. No global random state is
-    used.
-
-    Args:
-        engine: The engine that runs the flow.
-        frozen: The flow.
-        n: The number of images.
-        temperature: Standard deviation of the latents.
-        seed: The seed.
-        inverse: The exact or the learned inverse of the flow.
-        first: Number of the first image of the seed.
-
-    Returns:
-        Images, float64 ``(n, C, H, W)``.
-    """
+    """Draw images, float64 ``(n, C, H, W)``: image i depends on the seed and i alone."""
     shapes = frozen.latent_shapes()
     dimensions = int(np.prod(frozen.image_shape))
     noise = np.stack([np.random.default_rng((seed, i)).standard_normal(dimensions) for i in range(first, first + n)])
@@ -54,26 +38,11 @@ def sample_frozen(
 
 
 def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Round continuous pixel values down to whole numbers, clip them to [0, 255] and return them as uint8."""
     return np.floor(images).clip(0, 255).astype(np.uint8)
 
 
 class Sampler:
-    """Source of reproducible random images from a trained flow.
-
-    Image i depends only on the seed and on i.
-
-    Args:
-        engine: The engine that runs the flow.
-        frozen: The flow.
-        threads: Threads on the CPU; None for the number that torch uses.
-
-    Attributes:
-        has_learned_inverse: Whether images can be drawn with the learned inverse.
-        engine_name: The name of the engine.
-        precision: The arithmetic of the coupling networks.
-        tile: The number of images that the engine computes at once.
-    """
+    """Source of random images of a flow: image i depends on the seed and i alone."""
 
     def __init__(self, engine: FlowEngine, frozen: FrozenFlow, threads: int | None = None) -> None:
         self.engine = engine
@@ -86,41 +55,19 @@ class Sampler:
 
     @property
     def at_once(self) -> int:
-        """Number of images that :meth:`sample_steps` draws between two pauses for other work.
-
-        It is a tile for each thread, and less for large images.
-        """
+        """Images between two pauses: a tile a thread, fewer large ones."""
         return step_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
 
     def sample(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.uint8]:
-        """Draw ``n`` random images, always the same ones for the same seed.
-
-        Image i depends only on the seed and on i.
-
-        Args:
-            n: The number of images.
-            temperature: Standard deviation of the latents.
-            seed: The seed.
-            inverse: The exact or the learned inverse of the flow.
-            first: Number of the first image of the seed.
-
-        Returns:
-            Images, uint8 ``(n, C, H, W)``.
-
-        Raises:
-            NoLearnedInverse: ``inverse`` is "learned" and the model has no learned inverse.
-        """
+        """Draw images from ``first`` on, uint8 ``(n, C, H, W)``; ``NoLearnedInverse`` if the flow has none."""
         return to_pixels(self.sample_continuous(n, temperature, seed, inverse, first))
 
     def sample_steps(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
     ) -> Steps[NDArray[np.uint8]]:
-        """Return a generator that draws random images in small groups, with pauses for other work.
-
-        It finally returns ``n`` images, uint8 ``(n, C, H, W)``.
-        """
+        """Draw as :meth:`sample` in a generator that pauses between small groups."""
         parts = []
         for first in range(0, n, self.at_once):
             if first:
@@ -131,12 +78,7 @@ class Sampler:
     def sample_continuous(
         self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
     ) -> NDArray[np.float64]:
-        """Draw random images from the flow, without rounding their pixel values to whole numbers.
-
-        Returns ``n`` images, float64 ``(n, C, H, W)``.
-
-        Arguments and errors are those of :meth:`sample`.
-        """
+        """Draw as :meth:`sample`, but unrounded in float64."""
         if inverse == "learned" and not self.has_learned_inverse:
             raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
         return sample_frozen(self.engine, self.frozen, n, temperature, seed, inverse, first)

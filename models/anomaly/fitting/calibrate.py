@@ -39,22 +39,7 @@ def calibrate(
     precise: ImageDensity | None = None,
     unseen: Sequence[FeatureEvidence] | None = None,
 ) -> tuple[Calibration, CalibrationSummary]:
-    """Calibrate a model on normal images, so that new images can get p-values.
-
-    Returns the calibration and its summary.
-
-    Args:
-        density: The density whose scores the calibration is for.
-        reference: The images to calibrate on.
-        pinned: The image, ``(C, H, W)``, that is scored again whenever the model is loaded.
-        progress: Called with the progress; what it raises ends the work.
-        precise: The density in float32 to compare with, where ``density`` has another precision.
-        unseen: Feature evidence by fits that have not seen the images; see :func:`fit_cross`.
-
-    Raises:
-        ScoreNotFinite: The flow overflows on a reference image.
-        DatasetUnfit: All calibration images are copies of statistics images.
-    """
+    """Calibrate a model; raise ``ScoreNotFinite`` on overflow, ``DatasetUnfit`` where all images are copies."""
     names, grid = density.statistics, density.grid
 
     # Features give the anomaly maps where there are any.

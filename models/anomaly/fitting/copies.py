@@ -1,7 +1,4 @@
-"""Copies among reference images: equal pixels, and images that were saved, resized or brightened again.
-
-A group of copies is one independent image, so it gives one rank.
-"""
+"""Copies among reference images, equal or saved, resized or brightened again: a group of copies gives one rank."""
 
 from __future__ import annotations
 
@@ -17,10 +14,7 @@ from snf_runtime.images.preprocessing import as_image
 SIDE = 32
 """Side of the grey pictures that are compared, in pixels."""
 NEAR = 0.07
-"""Largest distance of near copies, as a share of the median distance of two images of the set.
-
-Perceptual hashes of 64 bits do not serve: those of one pair of digits in 400 differ in at most 3 bits.
-"""
+"""Largest distance, as a share of the median; hashes of 64 bits confuse one pair of digits in 400 within 3 bits."""
 FLAT = 1.0
 """Standard deviation, in grey levels, up to which a picture shows too little to be compared."""
 PAIRS = 5000
@@ -31,14 +25,7 @@ SEED = 0
 
 
 def first_copies(*parts: ImageRows) -> NDArray[np.intp]:
-    """Return, for each image, the index of the first image that it is a copy of, or its own index.
-
-    Copies have equal pixels or, as grey pictures of 32x32 pixels less their mean and divided by their spread, a small
-    distance. Among more than ``MAX_COMPARED`` images only copies with equal pixels are found.
-
-    Args:
-        parts: The images, one part after the other.
-    """
+    """Return the first image that each is a copy of; beyond ``MAX_COMPARED`` images only equal pixels count."""
     pictures, exact = _pictures(parts)
     if len(exact) > MAX_COMPARED:
         return np.array(exact, dtype=np.intp)
@@ -56,14 +43,7 @@ def first_copies(*parts: ImageRows) -> NDArray[np.intp]:
 
 
 def one_fold_for_copies(folds: NDArray[np.integer], first: NDArray[np.intp]) -> NDArray[np.int8]:
-    """Return folds from 0 on in which all copies of an image are in its fold, ``(n,)``.
-
-    The folds are unchanged where fewer than two would be left.
-
-    Args:
-        folds: The fold of each image, ``(n,)``.
-        first: What :func:`first_copies` returns.
-    """
+    """Return folds with copies in one fold, or ``folds`` where fewer than two would be left."""
     used, together = np.unique(folds[first], return_inverse=True)
     return together.astype(np.int8) if len(used) > 1 else folds.astype(np.int8)
 

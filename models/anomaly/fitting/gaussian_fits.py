@@ -15,29 +15,14 @@ MIN_SPREAD = 1e-9
 
 
 def fit_gaussian(samples: Array) -> Gaussian:
-    """Return a Gaussian distribution fitted to samples, with a regularised (Ledoit-Wolf) covariance matrix.
-
-    The samples are ``(n, K)``.
-
-    The covariance is shrunk towards a multiple of the identity matrix (Ledoit & Wolf 2004).
-    """
+    """Fit a Gaussian with a covariance shrunk towards the identity (Ledoit & Wolf 2004)."""
     values, vectors = np.linalg.eigh(shrunk_covariance(samples - samples.mean(0)))
     root = (vectors / np.sqrt(values)) @ vectors.T
     return Gaussian(samples.mean(0), root)
 
 
 def fit_mixture(samples: Array, images_a_component: int, regularisation: float, images: int | None = None) -> Mixture:
-    """Return a mixture of one to five Gaussian distributions, fitted to statistics of images.
-
-    Two or more Gaussians are fitted by expectation-maximisation.
-
-    Args:
-        samples: K statistics of n images, ``(n, K)``.
-        images_a_component: Images for each component; there are at most five components. A single component, for
-            few images, has a Ledoit-Wolf covariance.
-        regularisation: Added to the variances of the standardised statistics.
-        images: The number of images by which the number of components is chosen; None for n.
-    """
+    """Fit one to five Gaussians by the number of ``images`` (None: n); a single one is shrunk by Ledoit-Wolf."""
     from sklearn.mixture import GaussianMixture  # noqa: PLC0415 - only fitting needs it, and it takes time to load
 
     location, scale = samples.mean(0), np.maximum(samples.std(0), MIN_SPREAD)
@@ -51,10 +36,7 @@ def fit_mixture(samples: Array, images_a_component: int, regularisation: float, 
 
 
 def shrunk_covariance(centred: Array) -> Array:
-    """Return the shrunk covariance matrix (Ledoit-Wolf estimate) of samples that have mean 0.
-
-    The samples are float64 ``(n, K)`` and the covariance is ``(K, K)``, which always has an inverse.
-    """
+    """Return the Ledoit-Wolf covariance of centred samples, which always has an inverse."""
     from sklearn.covariance import ledoit_wolf_shrinkage  # noqa: PLC0415 - only fitting needs it, and it loads slowly
 
     # The function that also shrinks checks settings and samples four times, which takes longer than all arithmetic.

@@ -1,7 +1,4 @@
-"""Reference images for a calibration, and their selection from a dataset.
-
-This module is free of torch.
-"""
+"""Reference images for a calibration, and their selection from a dataset; free of torch."""
 
 from __future__ import annotations
 
@@ -34,10 +31,7 @@ MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 
 
 class ImageRows(Protocol):
-    """Protocol of a read-only sequence of images that is read in batches, by slices.
-
-    Each of the n images is uint8 ``(C, H, W)``.
-    """
+    """Images, uint8 ``(C, H, W)`` each, that are read by slices."""
 
     def __len__(self) -> int: ...
 
@@ -46,24 +40,12 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Normal images on which a model is calibrated.
-
-    They are either two sets, the first to fit statistics to and the second to rank new images among, or a single set
-    with folds for both.
-
-    Attributes:
-        dataset: The name of the dataset.
-        digest: The digest of its images.
-        statistics: The images to which statistics are fitted; all images where there are folds.
-        calibration: The images that p-values are ranks among; empty where there are folds.
-        folds: The fold of each image in cross-conformal calibration, ``(n,)``.
-        suspect_share: The expected share of images that are not normal.
-    """
+    """Normal images to calibrate on: two sets, to fit to and to rank among, or one set with folds for both."""
 
     dataset: str
     digest: str
-    statistics: ImageRows
-    calibration: ImageRows
+    statistics: ImageRows  # fitted to; all images where there are folds
+    calibration: ImageRows  # ranked among; empty where there are folds
     folds: NDArray[np.int8] | None = None
     suspect_share: float = 0.0
 
@@ -77,14 +59,7 @@ def evenly_spaced(images: int, most: int) -> NDArray[np.intp]:
 
 
 class EvenlySpaced:
-    """Sequence of images picked at even spacing from several image arrays, shuffled by default.
-
-    It has at most ``most`` images, which are read when they are sliced.
-
-    The order is seeded, so it is the same each time. The first images come from all groups. If ``shuffled`` is false,
-    the images keep their order. A calibration needs it: it holds out blocks of images, as images that follow each other
-    may show the same part.
-    """
+    """At most ``most`` evenly spaced images, in a seeded order from all groups, or their own, as folds are blocks."""
 
     def __init__(self, parts: Sequence[Images], most: int, *, shuffled: bool = True) -> None:
         self._parts = parts
@@ -114,10 +89,6 @@ class EvenlySpaced:
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
-    """Return the options for loading a dataset's images in the size and colours that a model expects.
-
-    The options are the image size, the fit (crop, pad, ...), the colours and the levels.
-    """
     size = (preprocessing.height, preprocessing.width)
     return ImageOptions(
         image_size=size, fit=preprocessing.fit, colour=preprocessing.colour, levels=preprocessing.levels
@@ -125,20 +96,7 @@ def as_seen(preprocessing: Preprocessing) -> ImageOptions:
 
 
 def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
-    """Select the reference images from a dataset: the images on which a model is calibrated.
-
-    Of the model's own training data these are the statistics and calibration parts, which training held out. Of another
-    dataset, the training part gives the statistics, and the statistics and calibration parts give the p-values. No
-    group of images is in both parts. The images keep the order of the dataset.
-
-    Args:
-        dataset: The dataset, loaded with the configuration of :func:`as_seen`.
-        manifest: The manifest of the model.
-
-    Raises:
-        DatasetUnfit: The images have another shape than the model's, there are fewer than 20, or the model was fitted
-            to all of them.
-    """
+    """Return the parts that training held out or, of another dataset, all; ``DatasetUnfit`` if fewer than 20."""
     check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
     own = dataset.digest == manifest.training.dataset_digest
     if own:
@@ -171,11 +129,7 @@ def _parts(
 
 
 def images_in_memory(images: Images, architecture: Architecture) -> int:
-    """Return how many of the given images a calibration can use within its memory limit.
-
-    The statistics (evidence) may take 1 GiB, which limits models that use tiles or large images. The result is at least
-    20, or the number of all images if there are fewer.
-    """
+    """Return how many images fit into 1 GiB of evidence, at least 20 if there are so many."""
     needed = evidence_bytes(images, architecture)
     if needed <= MAX_EVIDENCE_BYTES:
         return len(images)
@@ -183,15 +137,7 @@ def images_in_memory(images: Images, architecture: Architecture) -> int:
 
 
 def evidence_bytes(images: ImageRows, architecture: Architecture, fits: int | None = None) -> int:
-    """Return the number of bytes of memory that the anomaly statistics (evidence) of images need.
-
-    The result is 0 for a model with pixels.
-
-    Args:
-        images: The images.
-        architecture: The architecture of the model.
-        fits: The number of fits of the features; None for that of the architecture.
-    """
+    """Return the bytes of the images' evidence, 0 for a model with pixels; ``fits`` None is the architecture's."""
     if not isinstance(architecture, FeatureArchitecture):
         return 0
     places = architecture.rows * architecture.columns * (fits or len(architecture.grids))
@@ -207,13 +153,7 @@ def evidence_bytes(images: ImageRows, architecture: Architecture, fits: int | No
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a dataset's images have the wrong shape or are too few to calibrate a model.
-
-    This is so if the images have another shape than those of the model, if there are fewer than 20, or if the model was
-    fitted to all of them.
-
-    Of the dataset with the name of the model's training dataset, the images that training left out are counted.
-    """
+    """Raise ``DatasetUnfit`` for another shape, fewer than 20 held-out images, or a model fitted to all."""
     check_shape(name, summary.image_shape, manifest.preprocessing)
     own = name == manifest.training.dataset
     if own:
@@ -234,10 +174,7 @@ def is_in_folds(manifest: Manifest) -> bool:
 
 
 def check_held_out(name: str, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset, with none held out.
-
-    ``name`` is the name of the dataset, for the error message.
-    """
+    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset."""
     if is_in_folds(manifest):
         raise DatasetUnfit(
             f"the model was fitted to all images of {name}, so only the calibration that came with it can rank them: "
@@ -255,10 +192,7 @@ def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preproces
 
 
 def check_count(name: str, images: int, *, own: bool) -> None:
-    """Raise ``DatasetUnfit`` if a dataset has fewer than 20 images to calibrate on.
-
-    ``own`` is whether the model was trained on this dataset.
-    """
+    """Raise ``DatasetUnfit`` for fewer than 20 images; ``own``: of the model's training dataset."""
     if images < MIN_REFERENCE:
         left = "images that training left out" if own else "images to calibrate on"
         raise DatasetUnfit(f"{name} has {images} {left}, at least {MIN_REFERENCE} are needed")

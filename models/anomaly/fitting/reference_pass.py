@@ -30,21 +30,7 @@ def collect_evidence(
     standard: MapReference | None = None,
     keep_maps: bool = False,
 ) -> ReferenceEvidence:
-    """Return the log-likelihoods and statistics of normal images under a model, to calibrate an anomaly test.
-
-    The images are passed through the model in batches. The statistics are those that new images are judged by.
-
-    Args:
-        density: The density of the model.
-        images: The images, ``(n, C, H, W)``, or ``(C, H, W)`` each for a density of tiles.
-        progress: Called with the number of images done; what it raises ends the work.
-        standard: Mean and deviation at each pixel, to compute the largest value of each anomaly map of pixels; None for
-            features, or without spatial structure.
-        keep_maps: Whether to keep the log-likelihood maps of all images.
-
-    Raises:
-        ScoreNotFinite: The flow overflows on an image, which therefore cannot be a reference.
-    """
+    """Pass images through the model in batches; ``standard`` gives map maxima. May raise ``ScoreNotFinite``."""
     evidence: list[Evidence] = []
     log_likelihoods: list[float] = []
     total: NDArray[np.float64] | None = None

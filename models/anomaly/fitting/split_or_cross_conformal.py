@@ -21,38 +21,19 @@ Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReferenceEvidence:
-    """Statistics and log-likelihoods of normal images, to which a model's p-value calibration is fitted.
-
-    For n images it also holds the sums of their log-likelihood maps.
-
-    Attributes:
-        evidence: The evidence of each image.
-        log_likelihoods: Log-likelihoods in nats, ``(n,)``.
-        map_sum: The sum of the maps of the log-likelihood over the images, ``(H, W)``, or over the tiles of images,
-            ``(rows, columns)``; None without spatial structure.
-        map_squares: The sum of their squares.
-        image: Height and width of the images in pixels, where anomaly maps are computed from features.
-        map_maxima: The largest value of each anomaly map of pixels, ``(n,)``, where the reference of the pixels was
-            known before.
-        maps: Log-likelihood maps in nats, ``(n, H, W)``, where it was not.
-        summed: The number of maps in ``map_sum``; None for one of each image.
-    """
+    """Statistics and log-likelihoods of n normal images, and sums of their log-likelihood maps."""
 
     evidence: Evidence
     log_likelihoods: Array
-    map_sum: Array | None
+    map_sum: Array | None  # over images, (H, W), or over tiles, (rows, columns)
     map_squares: Array | None
-    image: tuple[int, int] | None = None
-    map_maxima: Array | None = None
-    maps: NDArray[np.float32] | None = None
-    summed: int | None = None
+    image: tuple[int, int] | None = None  # height and width, where maps come from features
+    map_maxima: Array | None = None  # where the pixels' reference was known before
+    maps: NDArray[np.float32] | None = None  # (n, H, W) in nats, where it was not
+    summed: int | None = None  # maps in map_sum; None: one of each image
 
     def pixels(self) -> MapReference | None:
-        """Return the mean and standard deviation of each pixel's log-likelihood over the images.
-
-        For a model that scores images in tiles they are those at each place of a tile. Very small deviations are
-        raised. The result is None without a spatial map.
-        """
+        """Return mean and deviation, with the smallest raised, at each pixel or place of a tile; None without maps."""
         if self.map_sum is None or self.map_squares is None:
             return None
         return _map_reference(
@@ -60,17 +41,7 @@ class ReferenceEvidence:
         )
 
     def maxima_of(self, inside: NDArray[np.bool_], fold: NDArray[np.bool_], statistic: Statistic) -> Array | None:
-        """Return the largest anomaly-map value of each image that the mask ``inside`` selects.
-
-        The result is None if the images have no anomaly map.
-
-        Maps of pixels are standardised by those of the images outside the fold, unless the values are known.
-
-        Args:
-            inside: Which of the images, ``(n,)``.
-            fold: The images of their fold, ``(n,)``.
-            statistic: The statistic whose features give the maps, where it has any.
-        """
+        """Return the map maxima of images ``inside``, standardised by those outside their ``fold`` unless known."""
         if statistic.features is not None:
             if self.evidence.features is None or self.image is None:
                 return None
@@ -87,13 +58,7 @@ class ReferenceEvidence:
 
 
 def _place_maxima(maps: Sequence[Array], image: tuple[int, int] | None) -> Array:
-    """Return the largest value of the anomaly map of each image, ``(N,)`` in nats.
-
-    Args:
-        maps: The values at places of each image, ``(rows, columns)``.
-        image: Height and width of the images in pixels; None for images of several tiles, whose maps are those of the
-            places.
-    """
+    """Return the largest value of each map in nats; ``image`` is None for tiles, whose maps are of places."""
     return np.array([(places if image is None else of_places(places, image)).max() for places in maps])
 
 
@@ -111,18 +76,7 @@ def fit_split(
     suspect_share: float = 0.0,
     ranked: NDArray[np.bool_] | None = None,
 ) -> Calibration:
-    """Return a split-conformal calibration, with statistics fitted to one image set and p-values from a second.
-
-    Args:
-        statistics: The evidence to which the statistics are fitted.
-        calibration: The evidence of the images that p-values are ranks among.
-        names: The names of the whole-image statistics.
-        grid: Rows and columns of cells; None for a flow without spatial structure.
-        suspect_share: The expected share of images that are not normal. This share of the most anomalous images is
-            left out of the fit, which is then repeated. All images of the second set give ranks: ranks without the
-            most anomalous ones would raise the rate of false alarms by that share.
-        ranked: Which calibration images give a rank, ``(n,)``; None for all of them.
-    """
+    """Fit to one set and rank among another, suspect images included: without them there were more false alarms."""
     everything = np.ones(len(calibration.evidence), dtype=bool)
     ranked = everything if ranked is None else ranked
     fold = _fold(statistics.evidence, calibration, (ranked, everything), names, grid, suspect_share)
@@ -141,25 +95,7 @@ def fit_cross(
     unseen: Sequence[FeatureEvidence] | None = None,
     ranked: NDArray[np.bool_] | None = None,
 ) -> Calibration:
-    """Return a p-value calibration fitted to a small set of normal images by cross-conformal prediction.
-
-    The images are divided into folds.
-
-    Each fold is scored by a fit to the other folds (Vovk 2015).
-
-    For each fold the statistics are fitted to the other folds, and p-values are ranks among the images of the fold.
-    Where the features of each fold have a fit of their own, made without it, that fit judges the fold.
-
-    Args:
-        reference: The evidence of n reference images.
-        folds: The fold of each image, ``(n,)``.
-        names: The names of the whole-image statistics.
-        grid: Rows and columns of cells; None for a flow without spatial structure.
-        suspect_share: The expected share of images that are not normal, as in :func:`fit_split`.
-        unseen: For each fold with a fit of its own, the feature evidence of the images outside it, each by a fit that
-            has seen neither the fold nor the image, ``(n - fold, 1, rows, columns)``.
-        ranked: Which images give a rank, ``(n,)``; None for all of them.
-    """
+    """Rank each fold by a fit to the others (Vovk 2015); ``unseen`` is feature evidence by fits without the fold."""
     evidence = reference.evidence
     ranked = np.ones(len(evidence), dtype=bool) if ranked is None else ranked
     fitted = []
@@ -201,10 +137,7 @@ def _fold(
     suspect_share: float,
     feature_fit: int = 0,
 ) -> Fold:
-    """Return a fold with the values of its images; ``suspect_share`` concerns the fit alone.
-
-    ``rows`` are the images that give a rank, and all images of the fold.
-    """
+    """Return a fold; ``rows`` are its images that give a rank, and all; ``suspect_share`` concerns the fit only."""
     statistic = fit_statistic(fitted_to, names, grid)
     if suspect_share:
         statistic = fit_statistic(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
@@ -219,9 +152,6 @@ def _fold(
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
-    """Return the indices of all but the most anomalous images, in rising order.
-
-    ``suspect_share`` is the share of images that is left out.
-    """
+    """Return the indices of all but the share of the most anomalous images."""
     count = max(1, len(values) - round(suspect_share * len(values)))
     return np.sort(np.argsort(values, kind="stable")[:count])

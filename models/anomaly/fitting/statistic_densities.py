@@ -43,26 +43,9 @@ CONSTANT = 1e-12
 
 
 def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, few: int = FEW) -> Statistic:
-    """Return the anomaly statistic, a measure of how unusual an image is, fitted to normal images.
-
-    Densities are fitted to the statistics of whole images, of regions and of features, as far as the model has them.
-
-    Statistics of pixels have many parameters. On new images their surprise is therefore larger than on those that they
-    were fitted to, and the most overfitted group would hide all others. With few images the survival functions are
-    therefore those of images that the densities were not fitted to.
-
-    Statistics of features have few parameters. Where a model has both, each surprise is replaced by that of its rank
-    among images that the group was not fitted to. The weight of a group is divided by the inflation of its surprise
-    on such images, so that an overfitted one counts less. With n < ``few`` images those of pixels are divided by
-    few / n at least.
-
-    Args:
-        evidence: The evidence of the reference images.
-        names: The names of its whole-image statistics; none for a density of features alone.
-        grid: Rows and columns of cells; None for a flow without spatial structure.
-        few: Images below which statistics of pixels are unreliable: their survival functions come from folds, and in a
-            model that also has features they have less weight.
-    """
+    """Fit densities to the groups of statistics, and weigh down or measure anew those that overfit."""
+    # Statistics of pixels have many parameters: new images surprise them more than those that they were fitted to, and
+    # the most overfitted group would hide all others.
     if evidence.features is not None:
         fitted = _fit(evidence, names, grid)
         if len(fitted.kinds) == 1:
@@ -88,16 +71,7 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
 
 
 def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
-    """Return a statistical model of the log-likelihoods of image regions, fitted to normal images.
-
-    It is fitted to the log-likelihoods of grid cells.
-
-    Args:
-        cells: Log-likelihoods of grid cells, ``(n, cells)`` in nats.
-        complexity: Complexities, ``(n,)``.
-        grid: Rows and columns of cells.
-        images: The number of images by which the complexity of the fit is chosen; None for n.
-    """
+    """Fit the model of cells, in nats; ``images`` (None: n) decides how complex it is."""
     deviation = cells.std(0)
     location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
     standardised = (cells - location) / scale
@@ -115,13 +89,7 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: in
 
 
 def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeFamily:
-    """Return probability densities fitted to whole-image statistics, such as complexity, of normal images.
-
-    Args:
-        statistics: K statistics of n images, ``(n, K)``; column 0 is image complexity.
-        names: Their names.
-        images: The number of images by which the complexity of the fit is chosen; None for n.
-    """
+    """Fit the densities of whole-image statistics; column 0 is complexity. ``images``: see :func:`fit_local`."""
     used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
     complexity = statistics[:, 0]
     location, scale = np.atleast_1d(complexity.mean()), np.atleast_1d(max(float(complexity.std()), 1e-9))
@@ -148,11 +116,7 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
 def fit_view(
     statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float, images: int | None
 ) -> DensityView:
-    """Return a ``DensityView`` with a Gaussian mixture fitted to given columns of normal images' statistics.
-
-    The result also has the survival function of the negative log-density on these images. ``columns`` selects columns
-    of the statistics, ``(n, K)``. See :func:`fit_mixture`.
-    """
+    """Fit a mixture to some columns, with the survival function of its surprisal."""
     chosen = np.array(columns, dtype=np.int64)
     density = fit_mixture(statistics[:, chosen], images_a_component, regularisation, images)
     return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
@@ -175,11 +139,7 @@ def _by_folds(images: int, few: int) -> bool:
 
 
 def _images_of_fits(images: int) -> int:
-    """Return the least images of a fit to all folds but one.
-
-    It decides how many knots and components all fits have, also that to all images: survival functions hold for
-    densities of one complexity.
-    """
+    """Return the images of a fit to all folds but one, by which all fits choose knots and components alike."""
     return images - math.ceil(images / HELD_OUT_FOLDS)
 
 
@@ -190,10 +150,7 @@ def _on_held_out(
     measure: Callable[[Statistic, Evidence], Array],
     images: int | None = None,
 ) -> Array:
-    """Return what statistics fitted to all other folds measure of the images of each fold, ``(n, columns)``.
-
-    ``images`` is the number of images by which the complexity of the fits is chosen; None for that of each fit.
-    """
+    """Return what fits to the other folds measure of each fold, ``(n, columns)``; ``images``: see :func:`fit_local`."""
     return _by_fold(
         len(evidence),
         lambda others, fold: measure(_fit(evidence[others], names, grid, images), evidence[fold]),
@@ -201,14 +158,7 @@ def _on_held_out(
 
 
 def _by_fold(images: int, measure: Callable[[Rows, Rows], Array]) -> Array:
-    """Return what ``measure`` gives for the images of each fold, in the order of the images.
-
-    Folds are blocks: images that follow each other may show the same part.
-
-    Args:
-        images: The number n of images.
-        measure: Function of the images outside a fold and of those inside, ``(n,)`` each.
-    """
+    """Return ``measure`` of the images outside and inside each fold, a block: neighbours may show the same part."""
     folds = np.arange(images) * HELD_OUT_FOLDS // images
     return np.concatenate([measure(folds != fold, folds == fold) for fold in range(HELD_OUT_FOLDS)])
 
@@ -225,12 +175,7 @@ def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:
 
 
 def _with_tails(family: WholeFamily, surprisals: Array) -> WholeFamily:
-    """Return a family with the survival functions of normal images whose surprisals by its densities are known.
-
-    Args:
-        family: The family.
-        surprisals: -ln of each density of n normal images, ``(n, views)`` in nats.
-    """
+    """Return a family with the survival functions of surprisals ``(n, views)`` in nats."""
     columns = surprisals.T
     views = tuple(replace(view, tail=Tail.fit(column)) for view, column in zip(family.views, columns, strict=True))
     surprises = np.stack([view.tail.surprise(column) for view, column in zip(views, columns, strict=True)], 1)
@@ -244,16 +189,7 @@ def _region_tails(z: Array) -> tuple[tuple[Tail, ...], Tail]:
 
 
 def _predictors(regions: Sequence[Region], columns: int, precision: Array, scale: Array) -> Array:
-    """Return the coefficients of the deviations of regions of one shape, ``(regions, cells)``.
-
-    They are w' C P_B / sqrt(w' C w) as in :class:`LocalFamily`, for cells divided by their standard deviations w.
-
-    Args:
-        regions: The regions.
-        columns: Columns of the grid.
-        precision: The precision matrix P of the divided cells, ``(cells, cells)``.
-        scale: The standard deviations, ``(cells,)`` in nats.
-    """
+    """Return w' C P_B / sqrt(w' C w) of :class:`LocalFamily` for cells divided by w, ``(regions, cells)``."""
     inside = members(regions, columns)
     deviations = scale[inside]
     weights = np.linalg.solve(precision[inside[:, :, None], inside[:, None]], deviations[:, :, None])

@@ -1,9 +1,4 @@
-"""Disk cache of compiled OpenVINO graphs, so that later starts need not compile them again.
-
-Graphs are found by a digest of their content.
-
-OpenVINO's own cache is not used: for graphs that are built in memory, different graphs have the same key.
-"""
+"""Disk cache of compiled OpenVINO graphs; OpenVINO's own gives different graphs built in memory the same key."""
 
 from __future__ import annotations
 
@@ -29,23 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class CompiledCache:
-    """Disk cache of compiled OpenVINO graphs, so that a program compiles each graph only at its first start.
-
-    Damaged files, and files of another version of OpenVINO, are compiled again.
-
-    Args:
-        folder: The folder.
-    """
+    """Cache of compiled graphs in a folder; damaged files, and those of another OpenVINO, are compiled again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._digest: tuple[ov.Model, str] | None = None
 
     def compile(self, model: ov.Model, settings: dict[str, Any]) -> Compiled:
-        """Return a graph compiled for the CPU, read from the cache folder if the same graph was compiled before.
-
-        A new one is written to the folder by :meth:`Compiled.keep` only. Damaged files are logged and not used.
-        """
+        """Return a compiled graph, cached or new; :meth:`Compiled.keep` writes a new one to the folder."""
         name = _key(self._digest_of(model), settings)
         stored = self.stored(name, settings)
         if stored is not None:
@@ -54,10 +40,7 @@ class CompiledCache:
         return Compiled(compiled, name, partial(write_cached, self.path(name)))
 
     def stored(self, name: str, settings: dict[str, Any]) -> Compiled | None:
-        """Return a compiled graph, loaded from the cache by its name, or None if it is missing or unusable.
-
-        ``settings`` are those that it was compiled with.
-        """
+        """Return the graph that was compiled with ``settings``, or None if its file is missing or unusable."""
         exported = read_cached(self.path(name))
         if exported is None:
             return None
@@ -68,19 +51,10 @@ class CompiledCache:
             return None
 
     def path(self, name: str) -> Path:
-        """Return the path of the cache file for the compiled graph with a given name."""
         return self._folder / f"{name}.blob"
 
     def tiling(self, model: ov.Model, lanes: int) -> Tiling | None:
-        """Return the stored measurement of a network's fastest tile size (images per run), or None if missing.
-
-        The network is a graph, which is the form that OpenVINO runs.
-
-        A tile is the fixed number of images that are computed at once. The size was measured with ``lanes`` threads.
-        ``model`` is the graph for one image.
-
-        A damaged file is logged and not used.
-        """
+        """Return the measured tile size for ``lanes`` threads; ``model`` is the graph for one image."""
         path = self._tiling_path(model, lanes)
         try:
             tiling = Tiling(**json.loads(path.read_bytes()))
@@ -92,10 +66,7 @@ class CompiledCache:
         return tiling if tiling.lanes == lanes else None
 
     def keep_tiling(self, model: ov.Model, tiling: Tiling) -> None:
-        """Store the measured tile size of a graph, which is the number of images computed at once.
-
-        ``model`` is the graph for one image. A failed write is logged and ignored.
-        """
+        """Store a measured tile size; ``model`` is the graph for one image. A failed write is logged."""
         path = self._tiling_path(model, tiling.lanes)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,16 +85,7 @@ class CompiledCache:
 
 
 def open_program(graph: Callable[[int], Graph], pixels: int, threads: int | None, cache: Path | None) -> Program:
-    """Compile an OpenVINO graph, or load it from the cache, and return a program that runs it on images.
-
-    It takes any number of images, and computes them in batches of fixed size or one by one.
-
-    Args:
-        graph: A function that returns the graph for a number of images.
-        pixels: Pixels of an image that the graph processes, H·W.
-        threads: Threads on the CPU; None for :func:`models.threads.thread_count`.
-        cache: Folder for compiled graphs and measured tile sizes, or None.
-    """
+    """Compile or load the program of a graph for images of ``pixels`` pixels; without a cache no tile is measured."""
     found = None if cache is None else CompiledCache(cache)
     return compile_program(graph, thread_count(threads), largest_tile(pixels), found)
 

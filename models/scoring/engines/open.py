@@ -14,15 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> FlowEngine:
-    """Return the backend that runs a flow: OpenVINO on a CPU if it supports the flow, else PyTorch.
-
-    Args:
-        frozen: The flow.
-        options: Engine, precision, device and threads; None for the defaults.
-
-    Raises:
-        EngineUnavailable: The engine does not support the flow or the device.
-    """
+    """Return OpenVINO on a CPU if it supports the flow, else torch, or what the options name."""
     options = options or EngineOptions()
     frozen = frozen.with_precision(options.precision or frozen.precision)
     if options.name == "torch" or options.device != "cpu":
@@ -43,7 +35,7 @@ def open_engine(frozen: FrozenFlow, options: EngineOptions | None = None) -> Flo
 
 
 def openvino_obstacle(frozen: FrozenFlow) -> str | None:
-    """Return why OpenVINO cannot run a flow on this machine, as text, or None if it can."""
+    """Return why OpenVINO cannot run a flow here, or None."""
     from models.scoring.engines.openvino_graph import supports_forward  # noqa: PLC0415 - as above
     from snf_runtime.scoring.engines.openvino_program import core  # noqa: PLC0415 - as above
 

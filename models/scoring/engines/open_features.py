@@ -20,20 +20,7 @@ def open_feature_engine(
     flows: FrozenFeatureFlows,
     options: EngineOptions,
 ) -> FeatureEngine:
-    """Return the engine, OpenVINO or PyTorch, that runs a backbone network and the flows over its features.
-
-    It uses OpenVINO unless the options name torch.
-
-    Args:
-        store: The backbones of this machine.
-        backbone: The backbone of the model.
-        architecture: The architecture of the model.
-        flows: Its frozen flows.
-        options: Engine, device, threads and cache.
-
-    Raises:
-        EngineUnavailable: The device is not the CPU, or torch cannot run the backbone.
-    """
+    """Return OpenVINO unless the options name torch; raise ``EngineUnavailable`` for another device than a CPU."""
     if _uses_openvino(backbone, options):
         from models.scoring.engines.openvino_feature_engine import feature_engine  # noqa: PLC0415 - OpenVINO takes time to load
 
@@ -51,20 +38,7 @@ def open_extractor(
     size: tuple[int, int],
     options: EngineOptions,
 ) -> FeatureExtractor:
-    """Return a callable that computes features of images with a backbone network, for fitting flows.
-
-    It uses the same backend as scoring.
-
-    Args:
-        store: The backbones of this machine.
-        backbone: The backbone.
-        image_shape: Channels, height and width of the images.
-        size: Height and width to which they are enlarged.
-        options: Engine, device, threads and cache.
-
-    Raises:
-        EngineUnavailable: The device is not the CPU, or torch cannot run the backbone.
-    """
+    """Return what extracts features to fit flows, by the same backend as scoring."""
     if _uses_openvino(backbone, options):
         from models.scoring.engines.openvino_feature_engine import OpenVINOExtractor  # noqa: PLC0415 - as above
 

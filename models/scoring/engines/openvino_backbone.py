@@ -20,21 +20,7 @@ Network = Callable[[Node], dict[str, Node]]
 
 
 def open_network(store: BackboneStore, backbone: Backbone) -> Network:
-    """Open a backbone network, and return a function that adds it to an OpenVINO graph.
-
-    The function takes the node of a normalised image, and returns the network's nodes as a dict by name.
-
-    The digest of the weights is checked first.
-
-    All graphs that are made of it share its weights.
-
-    Args:
-        store: The backbones of this machine.
-        backbone: The backbone.
-
-    Raises:
-        BackboneUnfit: The weights are damaged, or OpenVINO cannot read them.
-    """
+    """Open a backbone whose digest is checked, shared by all graphs; raise ``BackboneUnfit`` for damaged weights."""
     if backbone.format == "onnx":
         store.verified(backbone)
         return _onnx(store.path(backbone), backbone)
@@ -42,18 +28,7 @@ def open_network(store: BackboneStore, backbone: Backbone) -> Network:
 
 
 def outputs_of(network: Network, backbone: Backbone, image: Node) -> tuple[list[Node], Node]:
-    """Add a backbone network to an OpenVINO graph, and return the nodes of its feature maps.
-
-    The result is a list of these nodes, and separately the node of the deepest feature map.
-
-    Args:
-        network: The network of the backbone.
-        backbone: Its description, which names the outputs.
-        image: A normalised image, float32 ``(1, 3, H, W)``.
-
-    Raises:
-        BackboneUnfit: An output is missing, or has another type or shape than the description says.
-    """
+    """Return the nodes of the feature maps and the deepest one; ``BackboneUnfit`` if one is not as described."""
     _, _, height, width = image.get_shape()
     tensors = network(image)
 

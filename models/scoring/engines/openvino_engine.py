@@ -20,18 +20,7 @@ Array = NDArray[np.float64]
 
 
 class OpenVINOEngine(OpenVINOFlow):
-    """Backend that runs a flow and its inverse on CPUs with OpenVINO.
-
-    It maps images after the pixel transform to latents, and back.
-
-    Flows whose inverse is not supported by a graph are inverted by :class:`TorchEngine`.
-
-    Args:
-        frozen: The flow.
-        threads: Threads on the CPU; None for all cores.
-        cache: Folder for compiled graphs and measured tile sizes, or None.
-        forward: The program of the graph from pixels to latents, if it is open; None to open it.
-    """
+    """OpenVINO engine of a flow and its inverse; an inverse without a graph is run by :class:`TorchEngine`."""
 
     def __init__(
         self,
@@ -52,10 +41,6 @@ class OpenVINOEngine(OpenVINOFlow):
         self._torch = TorchEngine(frozen, threads=threads)
 
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to the input of the flow: images after the pixel transform, such as logits.
-
-        Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
-        """
         if not supports_inverse(self.frozen):
             return self._torch.inverse(scales, inverse)
         if inverse not in self._inverses:

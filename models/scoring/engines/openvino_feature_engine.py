@@ -1,7 +1,4 @@
-"""OpenVINO engine for a backbone with flows over its features, and an extractor of features.
-
-Each runs as one compiled graph on CPUs.
-"""
+"""OpenVINO engine for a backbone with flows over its features, and an extractor of features."""
 
 from __future__ import annotations
 
@@ -31,40 +28,13 @@ def feature_engine(
     threads: int | None = None,
     cache: Path | None = None,
 ) -> OpenVINOFeatureEngine:
-    """Return an OpenVINO engine that runs a backbone network and the flows over its features as one graph.
-
-    Args:
-        store: The backbones of this machine.
-        backbone: The backbone.
-        image_shape: Channels, height and width of the images.
-        input_size: Height and width to which they are enlarged for the backbone.
-        flows: The flows over the features.
-        threads: Threads on the CPU; None for all cores.
-        cache: Folder for compiled graphs and measured tile sizes, or None.
-
-    Raises:
-        BackboneUnfit: The weights of the backbone are damaged, or it does not have the outputs of its description.
-    """
+    """Return the engine; raise ``BackboneUnfit`` for damaged weights or outputs that are not as described."""
     graphs = FeatureGraphs(open_network(store, backbone), backbone, image_shape, input_size, flows)
     return OpenVINOFeatureEngine(open_program(graphs, math.prod(input_size), threads, cache))
 
 
 class OpenVINOExtractor:
-    """Callable that computes features of images by a backbone network, with OpenVINO in float32.
-
-    The features are exactly those that :class:`OpenVINOFeatureEngine` computes.
-
-    Args:
-        store: The backbones of this machine.
-        backbone: The backbone.
-        image_shape: Channels, height and width of the images.
-        input_size: Height and width to which they are enlarged for the backbone.
-        threads: Threads on the CPU; None for all cores.
-        cache: Folder for compiled graphs and measured tile sizes, or None.
-
-    Raises:
-        BackboneUnfit: The weights of the backbone are damaged, or it does not have the outputs of its description.
-    """
+    """Extractor whose float32 features are exactly those that :class:`OpenVINOFeatureEngine` computes."""
 
     def __init__(
         self,

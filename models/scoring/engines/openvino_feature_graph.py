@@ -26,25 +26,10 @@ ROWS = DEFAULT_TILE
 
 
 class FeatureGraphs:
-    """Builder of OpenVINO graphs that compute features of 8-bit images with a backbone network.
+    """Builder of graphs from 8-bit images to features, or to ||z||² of flows over them, at places and pooled."""
 
-    With flows, a graph returns squared norms of latents in place of features. Each graph is for a fixed number of
-    images.
-
-    The outputs are "places" and "pooled". Without flows they are the features, ``(images, C, rows, columns)`` and
-    ``(images, K)``; with flows they are ||z||² of the latents, ``(images, fits, rows, columns)`` and
-    ``(images, fits, groups)``.
-
-    A graph runs the backbone on one image after the other, because the activations of several do not fit in CPU caches,
-    and then the flows on all of them, so that it reads their matrices once.
-
-    Args:
-        network: The network of the backbone.
-        backbone: Its description.
-        image_shape: Channels, height and width of the images.
-        size: Height and width to which they are enlarged.
-        flows: The flows over the features, or None.
-    """
+    # The backbone runs on one image after the other, as activations of several do not fit in CPU caches. Flows run on
+    # all images at once, which reads their matrices once.
 
     def __init__(
         self,
@@ -66,11 +51,7 @@ class FeatureGraphs:
             ]
 
     def __call__(self, images: int) -> Graph:
-        """Return the graph for ``images`` images, uint8 ``(images, C, H, W)``.
-
-        Raises:
-            BackboneUnfit: The network cannot be used as its description says.
-        """
+        """Return the graph for a number of images; raise ``BackboneUnfit`` if the network is not as described."""
         start = op.parameter([images, *self._image_shape], np.uint8, name="image")
         features = [self._features(image) for image in _parts(start.output(0), images)]
         places, pooled = [parts[0] for parts in features], [parts[1] for parts in features]
@@ -90,14 +71,7 @@ class FeatureGraphs:
 
 
 class _Squares:
-    """Part of a graph that maps the features of images to ||z||² of the latents z of each fit at each place.
-
-    Args:
-        layers: The layer of each fit.
-        sides: Rows and columns of places.
-        steps: The steps after the layer, where there is a single one.
-        groups: The numbers of channels in groups, the latents of which are summed apart; None for a single group.
-    """
+    """Part of a graph from features to ||z||² of each fit at each place; with groups of channels, of each group."""
 
     def __init__(
         self,
@@ -115,10 +89,7 @@ class _Squares:
         self._position = np.argsort(order)
 
     def __call__(self, features: list[Node]) -> Node:
-        """Return a node for the squares of features ``(1, C, rows, columns)`` each, ``(N, fits, rows, columns)``.
-
-        With groups of channels it is ``(N, fits, groups)``, of features at a single place.
-        """
+        """Return the node ``(N, fits, rows, columns)`` or, with groups, ``(N, fits, groups)`` at a single place."""
         images, channels = len(features), int(features[0].get_shape()[1])
         by_place = [_reshaped(op.transpose(x, op.constant([2, 3, 0, 1])), -1, 1, channels) for x in features]
         x = joined(by_place + by_place[-1:] * (ROWS - images))
@@ -145,12 +116,7 @@ class _Squares:
 
 
 class _LayersOfGrid:
-    """Local affine layers with the same grid, by one product ``(cells, places * N, C) x (cells, C, layers * C)``.
-
-    Args:
-        layers: The layers.
-        sides: Rows and columns of places.
-    """
+    """Local affine layers of one grid, by one product ``(cells, places * N, C) x (cells, C, layers * C)``."""
 
     def __init__(self, layers: Sequence[FrozenLocalAffine], sides: tuple[int, int]) -> None:
         self._layers = len(layers)

@@ -43,13 +43,11 @@ class _Outputs:
 
 
 def supports_forward(frozen: FrozenFlow) -> bool:
-    """Return whether every layer of a flow can be converted to OpenVINO for scoring, from images to latents."""
     known = (FrozenCoupling, FrozenAdditiveCoupling, FrozenSqueeze, FrozenConvolution, FrozenSpline)
     return _all_steps(frozen, lambda step: isinstance(step, known) or _is_1x1(step))
 
 
 def supports_inverse(frozen: FrozenFlow) -> bool:
-    """Return whether every layer of a flow can be converted to OpenVINO for sampling, from latents to images."""
     return _all_steps(frozen, lambda step: isinstance(step, FrozenCoupling | FrozenSqueeze) or _is_1x1(step))
 
 
@@ -62,18 +60,7 @@ def _all_steps(frozen: FrozenFlow, known: Callable[[FrozenStep], bool]) -> bool:
 
 
 def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
-    """Return an OpenVINO graph that maps a fixed number of images to latents.
-
-    Its inputs are images after the pixel transform. Its outputs also include log-slopes, the logarithms of derivatives.
-
-    The outputs of a level are, if it has them, the log slopes of its steps, ``(images, K, H, W)``, those of its prior,
-    its latents, and the reconstruction errors of learned inverses, ``(images, layers)``. The caller sums the log slopes
-    in float64.
-
-    Args:
-        frozen: The flow.
-        images: The number of images of the graph.
-    """
+    """Return the graph to each level's log slopes, which the caller sums in float64, latents and errors."""
     start = op.parameter([images, *frozen.image_shape], np.float32, name="image")
     x, outputs = start.output(0), _Outputs()
     for index, level in enumerate(frozen.levels):
@@ -99,18 +86,7 @@ def forward_graph(frozen: FrozenFlow, images: int) -> Graph:
 
 
 def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
-    """Return an OpenVINO graph of the inverse flow, from latents to images after the pixel transform.
-
-    The graph does not invert the pixel transform, such as the logit.
-
-    Args:
-        frozen: The flow.
-        images: The number of images of the graph.
-        inverse: The exact or the learned inverse of the flow.
-
-    Returns:
-        The graph, with an input for each scale, finest scale first.
-    """
+    """Return the graph from latents, finest scale first, to images after the pixel transform."""
     starts = [op.parameter([images, *shape], np.float32) for shape in frozen.latent_shapes()]
     *remaining, x = [start.output(0) for start in starts]
     for level in reversed(frozen.levels):
@@ -132,10 +108,7 @@ def inverse_graph(frozen: FrozenFlow, images: int, inverse: Inverse) -> Graph:
 
 
 def forward_node(step: FrozenStep, x: Node) -> tuple[Node, Node | None]:
-    """Return OpenVINO nodes for the output and the log-slopes (logarithms of derivatives) of a flow layer.
-
-    Log-slopes are None if the log-determinant of the layer is the same for all images.
-    """
+    """Return nodes of a layer's output and its log slopes, None if they are the same for all images."""
     if isinstance(step, FrozenAffine):
         return _affine(step.forward_map, x), None
     if isinstance(step, FrozenCoupling):
@@ -215,12 +188,7 @@ def _convolve(x: Node, weight: Tensor, bias: Tensor) -> Node:
 
 
 def _convolve_to_few(x: Node, weight: Tensor, bias: Tensor) -> Node:
-    """Return a node for a float32 convolution, by one product for all taps if there are few output channels.
-
-    w * x = Σ_t shift_t(w_t x): a product gives w_t x for all taps t as channels, and a convolution of zeros and ones
-    shifts and sums them exactly. A convolution with fewer outputs than a vector register holds wastes the rest of the
-    register; all taps together fill it.
-    """
+    """Convolve by one product for all taps, Σ_t shift_t(w_t x), which fills vector registers with few outputs."""
     outputs, inputs, height, width = weight.shape
     taps = height * width
     if _filled(outputs * taps) >= _filled(outputs) * taps:
@@ -280,12 +248,10 @@ def _split(x: Node, kept: int) -> tuple[Node, Node]:
 
 
 def joined(parts: list[Node], axis: int = 1) -> Node:
-    """Return an OpenVINO node that concatenates the given nodes, along the channels by default."""
     return parts[0] if len(parts) == 1 else op.concat(parts, axis).output(0)
 
 
 def constant(values: NDArray[np.float32] | np.float32) -> Node:
-    """Return an OpenVINO node for a constant float32 array or number."""
     return op.constant(np.ascontiguousarray(values)).output(0)
 
 

@@ -26,17 +26,13 @@ Array = NDArray[np.float64]
 Result = TypeVar("Result")
 
 CUDA_TILE = 64
-"""Tile size on a CUDA device."""
 WARM_UPS = 3
 """Calls before a CUDA graph is captured: libraries choose kernels and allocate workspaces in the first calls."""
 
 
 @dataclass(frozen=True)
 class TensorLatents:
-    """Latents and log-determinants of images under a flow, as PyTorch tensors.
-
-    The fields are those of :class:`Latents`.
-    """
+    """:class:`Latents` as torch tensors."""
 
     scales: list[Tensor]
     log_dets: list[Tensor]
@@ -79,18 +75,11 @@ class TorchEngine:
 
     @property
     def precision(self) -> Precision:
-        """Number format of the coupling networks, "float32" or "bfloat16".
-
-        With "bfloat16" only the 1x1 convolution of each network is in bfloat16, and its other layers are in float32.
-        """
+        """Arithmetic of the 1x1 convolution of each coupling network; its other layers are in float32."""
         return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Array) -> Latents:
-        """Map a batch of images to the latents and log-determinants of the flow.
-
-        ``y`` are images after the pixel transform, float64 ``(N, C, H, W)``.
-        """
         images = self._filled(torch.from_numpy(y))
         with torch_threads(self.threads), self._memory():
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(images, self.tile)]
@@ -98,10 +87,6 @@ class TorchEngine:
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
-        """Map latents back to the input of the flow: images after the pixel transform, such as logits.
-
-        Returns ``(N, C, H, W)``. The caller inverts the pixel transform.
-        """
         filled = [self._filled(torch.from_numpy(scale)) for scale in scales]
         tiles = zip(*(torch.split(scale, self.tile) for scale in filled), strict=True)
         with torch_threads(self.threads), self._memory():
@@ -180,16 +165,7 @@ def _joined(tiles: list[list[Tensor]], count: int) -> list[Array]:
 
 
 class CudaGraph(Generic[Result]):
-    """Function of a GPU tensor, captured as a CUDA graph so that calls have no Python overhead.
-
-    The tensor always has the shape of ``example``.
-
-    Each call overwrites the results of the call before.
-
-    Args:
-        function: The function.
-        example: A tensor of the shape and type of the arguments, on a CUDA device.
-    """
+    """Function of a CUDA tensor shaped as ``example``, captured as a CUDA graph; calls overwrite earlier results."""
 
     def __init__(self, function: Callable[[Tensor], Result], example: Tensor) -> None:
         self._input = example.clone()
@@ -207,7 +183,6 @@ class CudaGraph(Generic[Result]):
                 self._output = function(self._input)
 
     def __call__(self, x: Tensor) -> Result:
-        """Replay the captured function on ``x`` and return its result."""
         self._input.copy_(x)
         self._graph.replay()
         return self._output

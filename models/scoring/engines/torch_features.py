@@ -19,18 +19,7 @@ Array = NDArray[np.float64]
 
 
 class TorchFeatureEngine:
-    """PyTorch engine that runs a backbone network and the flows over its features.
-
-    The backbone computes in the number format of its extractor, the flows in float64.
-
-    Images are computed in tiles of a fixed size, the last one filled up, so that a result is the same to the last bit
-    in every batch.
-
-    Args:
-        extractor: The extractor, in float32 to score and in float64 to check scores.
-        flows: The flows.
-        threads: Threads on the CPU; None for the number that torch uses.
-    """
+    """Engine of a backbone (in its extractor's type) and its flows (float64), in tiles: a batch changes no bit."""
 
     name = "torch"
     precision: Precision = "float32"
@@ -43,13 +32,7 @@ class TorchFeatureEngine:
 
     @torch.inference_mode()
     def squares(self, images: Pixels) -> tuple[Array, Array]:
-        """Return, for each image, the squared norm of the latent vector at each place (feature map position).
-
-        The norm is taken over channels.
-
-        Places have the shape ``(N, fits, rows, columns)``. The squared norms for pooled features are returned, too,
-        ``(N, fits, groups)``.
-        """
+        """Return ||z||² over channels at places ``(N, fits, rows, columns)`` and pooled ``(N, fits, groups)``."""
         count, fits = len(images), len(self._flows.places)
         places = np.empty((count, fits, *self._flows.feature_shape[1:]))
         pooled = np.empty((count, fits, len(self._flows.groups)))

@@ -1,7 +1,4 @@
-"""Cache file of a prepared density, to open a model without loading its flows.
-
-The name of the file is a digest of what the density was made from, and by which software and processor.
-"""
+"""Cache file to open a model without its flows, named by a digest of what made it: model, software, processor."""
 
 from __future__ import annotations
 
@@ -40,17 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedFile:
-    """Cache file that names a model's compiled graphs, so that the model opens without its trained flows.
-
-    It has the layout of the model's flows and the names of the graphs that run them.
-
-    It is for one model, precision, number of threads, processor and software version.
-
-    Attributes:
-        path: The file.
-        manifest: The manifest of the model, whose files are verified.
-        options: Options of the engine.
-    """
+    """Cache file for one model, precision, number of threads, processor and software version."""
 
     path: Path
     manifest: Manifest
@@ -58,23 +45,14 @@ class PreparedFile:
 
     @classmethod
     def of(cls, manifest: Manifest, options: EngineOptions) -> Self:
-        """Return the cache file that belongs to a model and its engine options; it need not exist yet.
-
-        The options must have a cache and a precision.
-        """
+        """Return the file, which need not exist, for options with a cache and a precision."""
         assert options.cache is not None
         made_from = (manifest.model_dump_json(), options.precision, thread_count(options.threads), *_made_by())
         name = hashlib.sha256(repr(made_from).encode()).hexdigest()[:32]
         return cls(options.cache / f"{name}.density", manifest, options)
 
     def open(self) -> OpenedDensity | None:
-        """Open the model's density from this cache file, or return None if the file is missing or unusable.
-
-        A file that cannot be used is logged.
-
-        Raises:
-            BackboneMissing: The backbone of the model is not installed here.
-        """
+        """Open the density, or log why not and return None; raise ``BackboneMissing`` if that is not installed."""
         content = read_cached(self.path)
         if content is None:
             return None
@@ -89,12 +67,7 @@ class PreparedFile:
             return None
 
     def keep(self, opened: OpenedDensity) -> None:
-        """Write to this cache file how to reopen a model's density from its compiled graphs.
-
-        The model then opens faster next time.
-
-        Nothing is stored if torch computes a part of it, or if a compiled graph is not in the cache.
-        """
+        """Write how to reopen a density, unless torch computes a part or a graph is not in the cache."""
         record = record_of(opened)
         if record is None:
             return
@@ -110,10 +83,7 @@ class PreparedFile:
             write_cached(self.path, record.to_json())
 
     def discard(self, reason: str) -> None:
-        """Delete this cache file, and log the reason why it cannot be used.
-
-        The density must then be opened from its flows and stored again.
-        """
+        """Delete the file and log why: the density must be opened from its flows."""
         log.warning("the prepared density %s is not used and is made again: %s", self.path.name, reason)
         self._remove()
 
@@ -152,10 +122,7 @@ def _processor() -> tuple[str, ...]:
 
 
 def code_digest() -> str:
-    """Return the SHA-256, in hexadecimal, of the source code that builds OpenVINO graphs from weights.
-
-    The code also makes the layouts of flows.
-    """
+    """Return the SHA-256 of the source code that makes graphs and layouts from weights."""
     digest = hashlib.sha256()
     for folder in SOURCES:
         for path in sorted(folder.rglob("*.py")):

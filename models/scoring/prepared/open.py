@@ -32,25 +32,12 @@ log = logging.getLogger(__name__)
 
 
 class GraphLost(LookupError):
-    """Raised if a compiled graph of a model cannot be loaded from the cache on disk.
-
-    A record in the cache names the graph. The log has the reason.
-    """
+    """Raised if a compiled graph that a record names cannot be loaded from the cache."""
 
 
 @dataclass(frozen=True)
 class Opener:
-    """Loader that prepares a model for scoring from its stored description and its cached compiled graphs.
-
-    The description is called the record. What the loader returns is the model's density.
-
-    Args:
-        manifest: The manifest of the model.
-        precision: The arithmetic of the graphs.
-        threads: Threads on the CPU.
-        cache: The cache with the compiled graphs.
-        on_lost: Called where a graph that is opened later cannot be used, so that the record is not used again.
-    """
+    """Loader of a density from its record and the cache; ``on_lost`` is called if a later graph cannot be used."""
 
     manifest: Manifest
     precision: Precision
@@ -59,12 +46,7 @@ class Opener:
     on_lost: Callable[[], None]
 
     def open(self, record: PreparedRecord) -> OpenedDensity:
-        """Load the compiled graphs named in ``record``, and return the model's density that scores with them.
-
-        Raises:
-            GraphLost: A compiled graph is missing or damaged.
-            ValueError: The record does not fit the model.
-        """
+        """Raise ``GraphLost`` for a missing or damaged graph, ``ValueError`` if the record does not fit the model."""
         pixels = None if record.pixels is None else self._pixels(record.pixels)
         features = None if record.features is None else self._features(record.features)
         density: ImageDensity | None = pixels or features

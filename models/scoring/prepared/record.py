@@ -1,7 +1,4 @@
-"""Stored record of a density: the layout of its flows and the names of its compiled graphs.
-
-The compiled graphs themselves are files in the cache.
-"""
+"""Stored record of a density: the layout of its flows and the names of its compiled graphs in the cache."""
 
 from __future__ import annotations
 
@@ -19,13 +16,7 @@ from snf_runtime.scoring.pixel_transforms import AffineFunction, LogitFunction, 
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Stored form of a ``Program`` of OpenVINO graphs: their names in the cache, and the batch size.
-
-    A program runs a model's flows on images.
-
-    One graph is for a single image, the other for a tile on each thread. A tile is a fixed number of images computed at
-    once.
-    """
+    """Names of the compiled graphs for one image and for a tile on each thread, with the tile size."""
 
     tiling: Tiling
     single: str
@@ -34,29 +25,17 @@ class PreparedProgram:
 
 @dataclass(frozen=True)
 class PreparedPixels:
-    """Stored description of a flow over pixels, used to load and run the compiled graphs of the flow.
-
-    Attributes:
-        flow: Its description.
-        masses: The masses of a marginal pixel transform; None for another one.
-        program: The program of its graph.
-        has_learned_inverse: Whether images can be sampled by a learned inverse.
-    """
+    """Description of a flow over pixels and its program."""
 
     flow: ExportedPixels
-    masses: tuple[float, ...] | None
+    masses: tuple[float, ...] | None  # of a marginal pixel transform
     program: PreparedProgram
     has_learned_inverse: bool
 
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """Stored description of a model's flows over image features, with the names of their compiled graphs.
-
-    It has the shape of the features and a constant term of the scores.
-
-    The program runs the backbone and the flows as one graph.
-    """
+    """Description of flows over features; the program runs the backbone and the flows as one graph."""
 
     layout: FeatureLayout
     program: PreparedProgram
@@ -64,26 +43,17 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """Stored description of a model's density, with the names of its compiled graphs.
-
-    The record lets the model score images without loading its trained flows.
-
-    It has the flow over pixels, the flows over features, or both.
-    """
+    """Description of a density, of pixels, features or both, that scores without its trained flows."""
 
     pixels: PreparedPixels | None
     features: PreparedFeatures | None
 
     def to_json(self) -> bytes:
-        """Return this description of a model's density, with the names of compiled graphs, as JSON bytes."""
         return json.dumps(asdict(self), allow_nan=False).encode()
 
     @classmethod
     def of_json(cls, content: bytes) -> PreparedRecord:
-        """Parse the stored description of a model's density from JSON; raise ``ValueError`` if it is invalid.
-
-        JSON that is nested too deeply raises ``RecursionError``.
-        """
+        """Raise ``ValueError`` for an invalid record, ``RecursionError`` for one nested too deeply."""
         record = from_json(cls, parse_json(content))
         if record.pixels is None and record.features is None:
             raise ValueError("expected pixels or features, got neither")
@@ -91,11 +61,7 @@ class PreparedRecord:
 
 
 def record_of(opened: OpenedDensity) -> PreparedRecord | None:
-    """Return a record to reopen a model's density from cached graphs, or None if that is impossible.
-
-    This is the layout of its flows and the names of their compiled graphs. It is impossible if torch computes a part of
-    the density, if a graph is not in the cache, or if the pixel transform is not affine, logit or marginal.
-    """
+    """Return the record; None for torch, a graph not in the cache, or an unknown pixel transform."""
     pixels, features = parts_of(opened.density)
     of_pixels = of_features = None
     if pixels is not None:
@@ -117,16 +83,7 @@ def record_of(opened: OpenedDensity) -> PreparedRecord | None:
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
-    """Return a description of a flow over pixels: its pixel transform, level layout and graph outputs.
-
-    With it, log-likelihoods are computed from the outputs of the graph.
-
-    Returns None if its pixel transform is not affine, logit or marginal.
-
-    Args:
-        frozen: The layout of the flow, or the flow itself.
-        outputs: Kind and level of each output of its graph.
-    """
+    """Describe a flow over pixels; None unless its pixel transform is affine, logit or marginal."""
     function = frozen.pixel_function
     if isinstance(function, AffineFunction):
         transform = ExportedTransform("affine")
