@@ -29,7 +29,7 @@ from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from worker.broker.celery_app import make_celery
 from worker.broker.connection import redis_client
-from worker.jobs.duration_model import DurationModel
+from worker.jobs.measured_trainings import MeasuredTrainings
 from worker.jobs.store import JobLimits, JobStore
 from worker.jobs.worker_registry import WorkerRegistry
 from worker.settings import Settings
@@ -96,7 +96,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
         jobs=job_store,
         celery=make_celery(settings),
         workers=worker_registry,
-        durations=DurationModel(client, settings.key_prefix),
+        trainings=MeasuredTrainings(client, settings.key_prefix),
     )
 
     scoring_queue.start()

@@ -70,7 +70,7 @@ json=(--header 'Content-Type: application/json' --data "$job")
 
 echo "2. Estimate"
 call "${json[@]}" "$url/v1/jobs/estimate"
-echo "   $(number seconds 0) s, $(number memory_bytes 0) bytes of memory, $(value parameters) parameters"
+echo "   $(number seconds 0) s, $(number memory_bytes 0) bytes of memory (-: unknown until it runs)"
 echo "   $(value workers) workers, $(value waiting) jobs before this one"
 
 echo "3. Train with $preset, at most $steps steps and $minutes minutes"

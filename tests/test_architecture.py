@@ -173,12 +173,9 @@ STARTS_WITHOUT_TORCH = [
     "models.scorer",
     "models.scoring.prepared.file",
     "models.training.config",
-    "models.training.cost.throughput",
-    "app.jobs.estimates",
     "worker.attempts.shard_work",
     "worker.runtime.main",
     "worker.runtime.tasks",
-    "worker.runtime.throughput",
 ]
 IMPORTS = """
 import importlib, sys

@@ -76,7 +76,7 @@ def print_job(job: JobView, options: str = "") -> None:
         "step": "{step} of {steps}".format_map(job.progress) if {"step", "steps"} <= job.progress.keys() else "",
         "ETA": duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
         "bits/dim": _bits(job),
-        "expected to take": duration(job.estimate.seconds) if job.estimate else "",
+        "expected to take": _expected(job),
         "attempts": str(job.attempts),
         "checkpoint": "" if job.checkpoint_step is None else f"step {job.checkpoint_step}",
         "queued": _moment(job.created_at.isoformat()),
@@ -167,6 +167,12 @@ def job_counts(job: JobView) -> JudgedCounts:
 def _bits(job: JobView) -> str:
     bits = job.metrics.get("bits_per_dim")
     return "" if bits is None else f"{bits:.4f}"
+
+
+def _expected(job: JobView) -> str:
+    if job.estimate is None or (job.estimate.seconds is None and job.status != "queued"):
+        return ""
+    return "unknown until it runs" if job.estimate.seconds is None else duration(job.estimate.seconds)
 
 
 def _moment(text: str) -> str:

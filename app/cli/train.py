@@ -33,7 +33,7 @@ from snf_runtime.judged_counts import USAGE
 from worker.private_home import user_umask
 
 if TYPE_CHECKING:
-    from models.datasets import Dataset, DatasetStore
+    from models.datasets import Dataset
     from models.registry.version import ModelVersion
     from models.training.config import TrainingConfig
     from models.training.distributed import Ranks
@@ -93,7 +93,7 @@ def train(
         bool,
         typer.Option(
             "--force",
-            help="Train even if it is expected to need more memory than there is, or more than two weeks.",
+            help="With --url: train even if an earlier job needed more memory than workers have, or for two weeks.",
         ),
     ] = False,
     detach: Annotated[
@@ -149,7 +149,7 @@ def train(
 
         ranks = processes.enter_context(ranks_of_torchrun(device))
         config = _config_of_run(folder, recipe, parameters, ranks, restart=restart)
-        dataset = _load(data, recipe, config, settings, check=device == "cpu" and not force)
+        dataset = _load(data, config, settings)
         start = _start_of_run(name, data, recipe, config, device)
         try:
             with recorded_run(start, settings, folder, write=ranks.first) as record:
@@ -243,41 +243,11 @@ def _set_aside(folder: Path, ranks: Ranks) -> None:
     ranks.value_of_first(0.0)  # the others wait
 
 
-def _load(data: str, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings, *, check: bool) -> Dataset:
-    """Return the images of a training, after a check of its time and memory if ``check`` is set."""
+def _load(data: str, config: TrainingConfig, settings: Settings) -> Dataset:
     from models.datasets import DatasetStore, load_dataset
 
     store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-    if check:
-        _require_feasible(data, recipe, config, settings, store)
     return load_dataset(data, settings.data_dir, store, config)
-
-
-def _require_feasible(
-    data: str, recipe: TrainingRecipe, config: TrainingConfig, settings: Settings, store: DatasetStore
-) -> None:
-    from models.datasets import summarize
-    from models.training.config import MAX_MINUTES
-    from models.training.cost.estimate import estimate_training
-    from worker.runtime.machine import memory_of_this_machine
-
-    summary = summarize(data, settings.data_dir, store, config)
-    architecture = recipe.architecture_for(summary.image_shape, config, settings.backbones_dir)
-    estimate = estimate_training(architecture, config, summary)
-    if estimate.seconds > 60 * MAX_MINUTES:
-        raise fail(
-            f"the training is expected to take {estimate.seconds / 86_400:,.0f} days on this machine, expected at most "
-            f"{MAX_MINUTES // 1440}. Use fewer steps, a smaller preset or --max-minutes, or train anyway with --force",
-            USAGE,
-        )
-    needed = estimate.memory_bytes
-    available = memory_of_this_machine()
-    if available is not None and needed > available:
-        raise fail(
-            f"the training is expected to need {needed} bytes of memory; this machine has {available}. "
-            "Use a smaller batch_size or preset, or train anyway with --force",
-            USAGE,
-        )
 
 
 @contextmanager

@@ -75,14 +75,14 @@ def submit_job(
 
     Types are training, bulk scoring, calibration, evaluation, the measurement of a detection limit, and recommendation.
 
-    A training that is expected to need more memory than every running worker has, or more than two weeks, is refused
-    too, unless `force` is true. Without a running worker the memory is not known, and `fits` of the estimate is null.
+    A training is refused, unless `force` is true, if the latest one of its kind needed more memory than every running
+    worker has, or so much time that this one would take more than two weeks.
     A job that no running worker can take is queued, and `waits_for` says so.
 
-    The answer to a training job contains the expected time and memory. A training registers a version of `model`, which
-    is served without a restart. A scoring writes a Parquet file with a row per image, a calibration adds a calibration
-    to the model, and an evaluation writes a report as JSON and HTML. A limit is stored beside the model, and a
-    recommendation compares the families of models and registers none.
+    The answer to a training job contains the expected time and memory, null where no such training has run. A training
+    registers a version of `model`, which is served without a restart. A scoring writes a Parquet file with a
+    row per image, a calibration adds a calibration to the model, and an evaluation writes a report as JSON and HTML. A
+    limit is stored beside the model, and a recommendation compares the families of models and registers none.
 
     A job that changes what is served needs the role `admin`: a training with `promote`, a calibration
     without `"activate": false`.
@@ -104,7 +104,7 @@ def estimate_job(
     service: JobServiceDep,
     jobs: JobStoreDep,
 ) -> EstimatedJob:
-    """Check a job request and estimate its time and memory, without queueing the job.
+    """Check a job request and estimate its time and memory by earlier jobs, without queueing the job.
 
     The answer also names the queue. Only a training has an estimate.
     """

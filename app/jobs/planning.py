@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from app.http.errors import Problem, field_problem, invalid, invalid_fields
-from app.jobs.estimates import JobEstimate, estimate_job
 from app.jobs.model_job_checks import CHECKS, check_output, check_recommendation, require_model, unknown_dataset
 from app.jobs.parameters import refuse_conversions
 from app.jobs.schemas import Estimate, JobRequest
@@ -27,14 +27,11 @@ from models.training.architecture_file import find_recipe
 from models.training.config import MAX_MINUTES, TrainingConfig
 from models.training.expected_ranks import ExpectedRanks
 from models.training.recipe import TrainingRecipe
-from worker.jobs.duration_model import DurationModel
+from worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
 from worker.jobs.submission import training_queue
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import DeviceKind, Queue
 from worker.settings import Settings
-
-GUESS_FACTOR = 10
-"""How many times a guessed time or memory must exceed what there is before a job is refused."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,11 @@ def plan_job(
     registry: Registry,
     datasets: DatasetStore,
     workers: WorkerRegistry,
-    durations: DurationModel,
+    trainings: MeasuredTrainings,
 ) -> JobPlan:
     """Check that a job can succeed, on the disk and in the job store, without queueing it; raise 422."""
     if request.type == "train":
-        return _plan_training(request, settings, datasets, workers, durations)
+        return _plan_training(request, settings, datasets, workers, trainings)
     if request.type == "recommend":
         check_recommendation(request, settings.data_dir, datasets)
         trainers = sum(Queue.TRAIN_CPU in worker.queues for worker in workers.workers())
@@ -72,12 +69,11 @@ def plan_job(
 
 
 def require_feasible(plan: JobPlan) -> None:
-    """Raise 422 for a training beyond two weeks or every worker's memory; a guess must be tenfold."""
+    """Raise 422 for a training that an earlier one shows to take over two weeks, or more than every worker's memory."""
     estimate = plan.estimate
     if estimate is None:
         return
-    most_seconds = 60 * MAX_MINUTES * (GUESS_FACTOR if estimate.basis == "guessed" else 1)
-    if estimate.seconds > most_seconds:
+    if estimate.seconds is not None and estimate.seconds > 60 * MAX_MINUTES:
         days = estimate.seconds / 86_400
         long = f"{days:.0f} days" if days < 1000 else f"{days / 365.25:,.0f} years"
         raise Problem(
@@ -102,7 +98,11 @@ def require_feasible(plan: JobPlan) -> None:
 
 
 def _plan_training(
-    request: JobRequest, settings: Settings, datasets: DatasetStore, workers: WorkerRegistry, durations: DurationModel
+    request: JobRequest,
+    settings: Settings,
+    datasets: DatasetStore,
+    workers: WorkerRegistry,
+    trainings: MeasuredTrainings,
 ) -> JobPlan:
     if not is_name(request.model):
         raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
@@ -113,19 +113,18 @@ def _plan_training(
     running = workers.workers()
     queue = Queue.TRAIN_CPU if closed_form else training_queue(request.device, running)
     device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
-    expected = estimate_job(recipe.name, architecture, config, dataset, device, settings, durations)
     serving = [worker for worker in running if queue in worker.queues]
     memories = [_memory_for_training(worker, queue) for worker in serving]
     available = max((memory for memory in memories if memory is not None), default=None)
     ranks = ExpectedRanks.of(architecture, config, dataset)
+    measured = trainings.latest(kind_of_training(architecture, config, device))
+    seconds = math.inf if measured is None else measured.seconds(config.max_steps, dataset.images)
+    if config.max_minutes is not None:
+        seconds = min(seconds, 60 * config.max_minutes)
     estimate = Estimate(
-        seconds=expected.seconds,
-        memory_bytes=expected.memory_bytes,
-        parameters=expected.parameters,
-        slowness=expected.slowdown,
-        measured=expected.basis == "earlier jobs",
-        basis=expected.basis,
-        fits=_fits(expected, available),
+        seconds=seconds if math.isfinite(seconds) else None,
+        memory_bytes=None if measured is None else measured.memory_bytes,
+        fits=_fits(measured, dataset.images, available),
         available_bytes=available,
         ranked_images=ranks.images,
         smallest_alpha=ranks.smallest_alpha,
@@ -134,13 +133,13 @@ def _plan_training(
     return JobPlan(request.model, queue, len(serving), estimate, preset=recipe.name)
 
 
-def _fits(expected: JobEstimate, available: int | None) -> bool | None:
-    """Return whether a training fits into memory; None where that is not known, or only guessed and not far off."""
-    if available is None:
+def _fits(measured: MeasuredTraining | None, images: int, available: int | None) -> bool | None:
+    """Return whether a training fits into memory; None if no training of its kind with as many images has shown it."""
+    if measured is None or available is None:
         return None
-    if expected.basis == "guessed":
-        return False if expected.memory_bytes > GUESS_FACTOR * available else None
-    return available >= expected.memory_bytes
+    if measured.memory_bytes <= available:
+        return True if images <= measured.images else None
+    return False if images >= measured.images else None
 
 
 def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:

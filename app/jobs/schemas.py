@@ -91,22 +91,22 @@ class JobRequest(BaseModel):
 
 
 class Estimate(Answer):
-    """Expected duration in seconds and peak memory in bytes of a training job."""
+    """Expected duration in seconds and peak memory in bytes of a training job, by the latest one of its kind.
 
-    seconds: float = Field(description="Expected time from its start to the registered model.")
-    memory_bytes: int = Field(description="Expected peak memory of the training process.")
-    parameters: int = Field(description="Numbers that the model learns; 0 if they were not counted in time.")
-    slowness: float = Field(description="`seconds` divided by those of the reference machine.")
-    measured: bool = Field(description="Whether `seconds` follow from earlier trainings here.")
-    basis: Literal["earlier jobs", "measured", "assumed", "guessed"] | None = Field(
-        None,
-        description="Source of `seconds`: earlier trainings here, the measured speed of this machine, the speed of "
-        "another machine, or, if the work was not counted within a second, the sizes of images and batches. null: a "
-        "job of an earlier version.",
+    Trainings are of one kind if they have the same architecture, image shape, device and settings, but for steps,
+    minutes, seed and learning rate.
+    """
+
+    seconds: float | None = Field(
+        description="Expected time from its start to the registered model, `max_minutes` at most. null: unknown until "
+        "it runs; then `eta_seconds` of its progress follows from its own steps."
+    )
+    memory_bytes: int | None = Field(
+        description="Peak memory of the training process of the latest one of its kind. null: unknown until it runs."
     )
     fits: bool | None = Field(
         description="Whether a running worker gives a training that much memory; null if that is not known: no "
-        "worker serves the queue, or the memory is guessed and less than ten times as much."
+        "worker serves the queue, or no training of its kind with as many images has run."
     )
     available_bytes: int | None = Field(
         None, description="Most memory that a running worker of the queue gives a training; null: not known."

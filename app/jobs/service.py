@@ -15,7 +15,7 @@ from models.atomic_files import locked
 from models.datasets import DatasetStore
 from models.disk_space import require_room
 from models.registry.registry import Registry
-from worker.jobs.duration_model import DurationModel
+from worker.jobs.measured_trainings import MeasuredTrainings
 from worker.jobs.record import Job
 from worker.jobs.retention import remove_job
 from worker.jobs.store import JobStore
@@ -43,11 +43,11 @@ class JobService:
     jobs: JobStore
     celery: Celery
     workers: WorkerRegistry
-    durations: DurationModel
+    trainings: MeasuredTrainings
 
     def plan(self, request: JobRequest) -> JobPlan:
         """Check that a job can succeed, without queueing it; raise 422."""
-        return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.durations)
+        return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.trainings)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
         """Check and queue a job; a repeated key returns the earlier one; raise 403, 422 or ``TooManyJobs``."""

@@ -76,6 +76,10 @@ class DatasetSummary:
     tiles: float = 1.0  # mean for each image
     whole_folds: int = 0  # of all images, for models whose whole fit is repeated
 
+    @property
+    def images(self) -> int:
+        return self.train + self.statistics + self.calibration + self.test
+
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetSummary:
         few, whole = (0 if each is None else int(each.max()) + 1 for each in (dataset.folds, dataset.whole_folds))

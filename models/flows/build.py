@@ -10,7 +10,7 @@ from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
 from models.flows.flow import Flow, Level
 from models.flows.layers.couplings import AffineCouplingSpec
-from models.flows.layers.spec import LayerSpec, describe_layer
+from models.flows.layers.spec import describe_layer
 from models.flows.level_specs import LevelSpec, SplitSpec
 from models.flows.no_init import NoRandomness
 
@@ -23,7 +23,6 @@ PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
 
 def build_flow(
     architecture: PixelArchitecture,
-    build_layer: Callable[[LayerSpec, Shape], Bijection] | None = None,
     *,
     context: int = 0,
 ) -> Flow:
@@ -34,7 +33,6 @@ def build_flow(
 
     Args:
         architecture: The architecture.
-        build_layer: Gives the layer for a description and the shape of its images; by default what it builds.
         context: Length of the context of a conditional flow, which all layers and splits get that can take one. Such a
             flow is for the library alone: it is neither trained by jobs nor stored.
 
@@ -42,11 +40,11 @@ def build_flow(
         ValueError: The architecture asks for a layer that does not exist, or does not suit its images.
     """
     layered = architecture.layered()
-    build_layer = build_layer or (lambda spec, shape: spec.build_with(shape, context))
     levels = []
     for level in layered.shaped():
-        steps: list[Bijection] = [build_layer(layer, level.shape) for layer in level.layers]
-        prior = build_layer(level.spec.split.coupling(), level.shape) if level.spec.split is not None else None
+        steps: list[Bijection] = [layer.build_with(level.shape, context) for layer in level.layers]
+        split = level.spec.split
+        prior = None if split is None else split.coupling().build_with(level.shape, context)
         assert prior is None or isinstance(prior, AffineCoupling)
         levels.append(Level(steps, prior, squeeze=level.spec.squeeze))
     return Flow(PIXEL_TRANSFORMS[layered.pixel_transform](), levels)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from models.atomic_files import make_folder
 from models.datasets import Dataset, DatasetSummary
 from models.devices import find_device
 from models.errors import ArchitectureInvalid
+from models.features.extractor import FeatureExtractor
 from models.features.store import DEFAULT_FOLDER, BackboneStore
-from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
+from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from models.flows.build import describe_flow
 from models.flows.flow import Flow
 from models.flows.level_specs import sentence
@@ -33,7 +35,6 @@ from models.threads import torch_threads
 from models.training.architecture_file import document_of, parse_architecture
 from models.training.artifact import TrainedModel, write_artifact
 from models.training.config import TrainingConfig, earlier_settings
-from models.training.cost.estimate import phases_in_steps
 from models.training.distributed import SINGLE_PROCESS, Ranks
 from models.training.expected_ranks import ExpectedRanks, whole_folds
 from models.training.feature_fit_images import TrainingImages, every_image
@@ -48,10 +49,13 @@ from models.training.same_run_check import RunRecord, claim_folder, stored_threa
 from models.training.schedule import Schedule
 from models.training.step_memory import release_memory
 from models.training.training_digest import weights_of
-from models.training.validation_plan import PhaseSteps
+from models.training.validation_plan import phases_in_steps
+from snf_runtime.images.batch import stacked
 
 MAX_FOLDED_BYTES = 2 * MAX_EVIDENCE_BYTES
 """Most bytes of the evidence of images under all fits that are repeated in folds."""
+TIMED_IMAGES = 8
+"""Images by which the speed of a backbone is measured."""
 
 
 def train(
@@ -146,7 +150,9 @@ def train(
     ranks_expected = ExpectedRanks.of(architecture, config, DatasetSummary.of(dataset))
     observe({"event": "log", "message": ranks_expected.sentence})
     trained = None
-    costs = None if isinstance(architecture, FeatureArchitecture) else _phases(dataset, architecture, config, observe)
+    costs = phases_in_steps(config, DatasetSummary.of(dataset))
+    if isinstance(architecture, HybridArchitecture):
+        costs = replace(costs, features_seconds=_seconds_of_fit(dataset, architecture.features, config, options))
     schedule = Schedule(config, len(dataset.statistics), costs, began)
     if not isinstance(flow_architecture, FeatureArchitecture):
         # No name for the trainer: its gradients and moments are freed before the model is evaluated.
@@ -189,6 +195,29 @@ def _recipe_of(recipe: str | TrainingRecipe | Flow, dataset: Dataset) -> Trainin
     return parse_architecture(document_of(described, "built-by-hand", {}))
 
 
+def _seconds_of_fit(
+    dataset: Dataset, architecture: FeatureArchitecture, config: TrainingConfig, options: EngineOptions
+) -> float:
+    """Return the expected seconds of the backbone for all images of a hybrid model, measured on a few of them."""
+    extractor = _open_backbone(architecture, config, options)
+    few = stacked(dataset.train[:TIMED_IMAGES])
+    extractor(few)
+    began = time.monotonic()
+    extractor(few)
+    passes = 3 if config.suspect_share else 1  # suspects are found by a first fit, and left out of a second one
+    images = passes * len(dataset.train) + len(dataset.statistics) + len(dataset.calibration) + len(dataset.test)
+    return images * (time.monotonic() - began) / len(few)
+
+
+def _open_backbone(
+    architecture: FeatureArchitecture, config: TrainingConfig, options: EngineOptions
+) -> FeatureExtractor:
+    store = BackboneStore(options.backbones or DEFAULT_FOLDER)
+    return open_extractor(
+        store, store.find(config.backbone), architecture.image_shape, architecture.input_size, options
+    )
+
+
 def _fit_features(
     dataset: Dataset,
     architecture: FeatureArchitecture | HybridArchitecture,
@@ -206,9 +235,7 @@ def _fit_features(
     if folds is not None:
         # As in the calibration: no fit has seen a copy of an image that it ranks.
         folds = one_fold_for_copies(folds, first_copies(images))
-    store = BackboneStore(options.backbones or DEFAULT_FOLDER)
-    backbone = store.find(config.backbone)
-    extractor = open_extractor(store, backbone, features.image_shape, features.input_size, options)
+    extractor = _open_backbone(features, config, options)
 
     def report(part: str, done: int, total: int) -> None:
         observe({"event": "scoring", "part": part, "done": done, "images": total})
@@ -276,19 +303,6 @@ def _rising(observe: Observer) -> Observer:
         observe(event)
 
     return forward
-
-
-def _phases(
-    dataset: Dataset, architecture: PixelArchitecture | HybridArchitecture, config: TrainingConfig, observe: Observer
-) -> PhaseSteps:
-    """Return the steps that other phases take; zeros where their work cannot be counted."""
-    try:
-        return phases_in_steps(architecture, config, DatasetSummary.of(dataset))
-    except Exception as error:
-        # A training must not fail because its remaining time is unknown.
-        message = f"the remaining time leaves out the evaluation, whose work cannot be counted: {error}"
-        observe({"event": "log", "message": message})
-        return PhaseSteps()
 
 
 def source_commit() -> str | None:

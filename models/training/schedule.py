@@ -115,10 +115,10 @@ class Schedule:
         if self._limit is not None:
             evaluation = min(evaluation, EVALUATION_SHARE * self._limit)
         last = self._next_validation_seconds(state) if self._progress < 1 else 0.0
-        return last + self._costs.features * step + evaluation
+        return last + self._costs.features_seconds + evaluation
 
     def _next_validation_seconds(self, state: TrainingState) -> float:
-        """Return how long the next validation takes: as the last one, or as counted before the first."""
+        """Return how long the next validation takes: as the last one, or by a rule of thumb before the first."""
         if self._validation_seconds is not None:
             return self._validation_seconds
         images = self._plan(state).images

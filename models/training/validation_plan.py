@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from models.datasets import DatasetSummary
 from models.training.config import TrainingConfig
 
 VALIDATION_SHARE = 0.1
 """Largest share of the training time that validations may take, previews included."""
 PLANNED_SHARE = 0.06
-"""Share that is planned for them: the work of a validation is counted, and its time may differ."""
+"""Share that is planned for them: the time of a validation is a rule of thumb, and may differ."""
 EVALUATION_SHARE = 0.25
 """Largest share of a budget in minutes for evaluation and calibration; with less time they have fewer images."""
 STEPS_BETWEEN_VALIDATIONS = 25
@@ -18,6 +19,10 @@ WANTED_VALIDATIONS = 4
 """Validations for which images are left out, where so many of all images would take too long."""
 MIN_IMAGES = 64
 """Images that a validation has at least, where there are so many."""
+VALIDATION_STEPS = 5.0
+"""Rule of thumb, in steps: log-dets, errors of learned inverses, preview and checkpoint of a validation."""
+EVALUATION_PASSES = 2.0
+"""Rule of thumb: an image is evaluated and calibrated in the time in which so many are trained."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,8 @@ class PhaseSteps:
     validation: float = 0.0  # without its images: log-dets, freezing, preview and checkpoint
     validation_image: float = 0.0  # one image of a validation
     quality: float = 0.0  # measuring the learned inverses, a part of ``validation``
-    features: float = 0.0  # fit after the last step
     evaluation: float = 0.0  # with all images
+    features_seconds: float = 0.0  # fit after the last step, in seconds
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,15 @@ class ValidationPlan:
     images: int
 
 
+def phases_in_steps(config: TrainingConfig, splits: DatasetSummary) -> PhaseSteps:
+    """Return the other phases in steps, by numbers of images alone, so that no plan depends on the machine."""
+    image = 1 / min(config.batch_size, splits.train)  # scored at most in the time in which it is trained
+    held_out = splits.statistics + splits.calibration + splits.test
+    return PhaseSteps(VALIDATION_STEPS, image, VALIDATION_STEPS, EVALUATION_PASSES * held_out * image)
+
+
 def plan_validations(config: TrainingConfig, images: int, steps: int, costs: PhaseSteps) -> ValidationPlan:
-    """Plan by counted work alone: reduce the number of validations first, then the images of each."""
+    """Plan by numbers of steps and images alone: reduce the number of validations first, then the images of each."""
     most_images = min(config.validation_images, images)
     most = max(1, min(config.validations, steps // STEPS_BETWEEN_VALIDATIONS))
     allowed = PLANNED_SHARE * steps

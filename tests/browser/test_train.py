@@ -50,7 +50,7 @@ def filled(page: Page, model: str, steps: int) -> None:
     page.get_by_text("steps", exact=True).click()
     page.get_by_label("Steps", exact=True).fill(str(steps))
     estimate = page.get_by_role("region", name="Estimate")
-    expect(estimate).to_contain_text(re.compile(r"\d+:\d\d.*33,144", re.DOTALL))
+    expect(estimate).to_contain_text(re.compile("unknown until it runs|[0-9]:[0-9]{2}", re.IGNORECASE))
     expect(estimate).to_contain_text("train-cpu")
 
 
@@ -205,7 +205,7 @@ def followed(house: httpx.Client, home: Path, tmp_path_factory: pytest.TempPathF
     Registry(home / "registry").publish(barely_trained(tmp_path_factory), "followed")
     architecture = {"family": "glow", "levels": 1, "steps": 1, "hidden": 4}
     # Two validations, and so two previews: at steps 160 and 320.
-    parameters = {"max_steps": 320, "batch_size": 16, "validation_images": 20, "image_size": 8}
+    parameters = {"max_steps": 320, "batch_size": 16, "validation_images": 20, "validations": 2, "image_size": 8}
     training = {"type": "train", "dataset": "mnist-mini", "model": "followed", "architecture": architecture}
     answer = house.post("/v1/jobs", json=training | {"parameters": parameters})
     assert answer.status_code == 202, answer.text

@@ -27,12 +27,11 @@ from models.flows.architecture import (
 )
 from models.flows.level_specs import LevelSpec
 from models.training.config import TrainingConfig
-from models.training.cost.operation_counter import OperationCounter
 from models.training.loop import Trainer
 from models.training.optimizer import coupling_kernels
 from models.training.presets import PRESETS, find_preset
 from tests.models.training.runs import small_digits, trainer_in
-from tests.support.waiting import NoWaiting
+from tests.support.waiting import NoWaiting, ValuesAreOne
 
 SHAPE = (1, 16, 16)
 NAMES = sorted(name for name, preset in PRESETS.items() if preset.family not in ("features", "hybrid"))
@@ -94,7 +93,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
 def take_steps(folder: Path, architecture: PixelArchitecture, config: TrainingConfig) -> Trainer:
     """Take whole steps on the meta device: gradients, clipping, optimiser, multipliers, average."""
     batch: Tensor = torch.empty(8, *SHAPE, dtype=torch.float64, device="meta")
-    with OperationCounter():  # the start may wait
+    with ValuesAreOne():  # the start may wait
         trainer = Trainer(small_digits(SHAPE[-1]), architecture, config, folder, lambda _event: None, "meta")
         trainer._step(batch, 0, 0.5)  # brings constants to the device
     with NoWaiting():

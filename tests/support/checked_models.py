@@ -31,7 +31,6 @@ from models.training.loop import Trainer
 from models.training.objective import inverse_quality
 from models.training.presets import PRESETS, Preset
 from models.training.recipe import TrainingRecipe
-from models.training.validation_plan import PhaseSteps
 from tests.models.flows.test_layers import example
 from tests.models.helpers import real_images
 from tests.models.training.test_architecture_file import BUDGET, with_layer
@@ -183,8 +182,7 @@ def train_twice(model: CheckedModel, folder: Path, backbones: Path) -> TrainedTw
             engine=EngineOptions("torch", threads=1, backbones=backbones),
         )
 
-    # The remaining time, which events tell, takes as long to count as the training.
-    with remembered(trainers), patch.object(run, "phases_in_steps", return_value=PhaseSteps()):
+    with remembered(trainers):
         with pytest.raises(Interrupted, match=f"after step {INTERRUPTED}|while fitting"):
             train(Path("resumed"), stop_at=INTERRUPTED)
         artifact = train(Path("resumed"))

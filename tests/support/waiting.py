@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from models.training.cost.operator_outcomes import operate
-
 aten = torch.ops.aten
 
 READS = {
@@ -43,13 +41,24 @@ class NoWaiting(TorchDispatchMode):
         assert operation not in READS, f"{func} waits for the device"
         if operation in (aten.index, aten.index_put, aten.index_put_):
             assert all(index.dtype != torch.bool for index in _tensors(args[1])), f"{func} by a mask waits"
-        inputs: list[Tensor] = []
-        # What an operator returns on the meta device is computed in Python: once for all calls with such arguments.
-        outcome = operate(func, args, kwargs or {}, inputs)
+        outcome = func(*args, **(kwargs or {}))
         scalars = operation not in COPIES
-        places = {each.device.type for each in inputs + _tensors(outcome) if each.is_meta or each.dim() or not scalars}
+        places = {
+            each.device.type for each in _tensors((args, kwargs, outcome)) if each.is_meta or each.dim() or not scalars
+        }
         assert len(places) < 2, f"{func} brings together tensors of {', '.join(sorted(places))}"
         return outcome
+
+
+class ValuesAreOne(TorchDispatchMode):
+    """Context manager in which a number that is read from the meta device is 1."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten._local_scalar_dense.default:
+            return torch.ones((), dtype=args[0].dtype).item()
+        return func(*args, **(kwargs or {}))
 
 
 def _tensors(values: Any) -> list[Tensor]:

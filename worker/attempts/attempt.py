@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -49,7 +49,6 @@ class JobSpec(BaseModel):
     promote: bool
     device: Literal["cpu", "cuda"] = "cpu"
     retry_of: str | None = None
-    estimate: dict[str, Any] | None = None
 
     @property
     def output(self) -> str | None:
@@ -181,7 +180,7 @@ def _run(work: Work, folder: Path, spec: JobSpec, settings: Settings, events: Ev
     except Exception as problem:
         # The cause may be the machine: the supervisor repeats the attempt, and the record gets the error.
         log.exception("the attempt crashed")
-        error = explain(problem, settings.train_memory_bytes, spec.estimate)
+        error = explain(problem, settings.train_memory_bytes)
         events.write(error)
         # Another attempt would need as much.
         return ExitCode.REFUSED if error["type"] == "memory-limit" else 1
@@ -228,7 +227,7 @@ def _refuse(problem: "ModelsError", events: EventLog) -> int:
     return 1 if isinstance(problem, LocationUnavailable | RayUnavailable) else ExitCode.REFUSED
 
 
-def explain(problem: Exception, limit: int | None, estimate: Mapping[str, Any] | None = None) -> dict[str, str]:
+def explain(problem: Exception, limit: int | None) -> dict[str, str]:
     """Return the error event of an unexpected exception; ``limit`` is the memory limit in bytes."""
     from models.devices import OUT_OF_MEMORY, lack_of_memory
 
@@ -237,11 +236,10 @@ def explain(problem: Exception, limit: int | None, estimate: Mapping[str, Any] |
         return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
     if lack != OUT_OF_MEMORY or limit is None:
         return _error("out-of-memory", "Out of memory", lack)
-    expected = f"; {estimate['memory_bytes'] / 1e9:.1f} GB were expected" if estimate else ""
     return _error(
         "memory-limit",
         "The job needs more memory than it may take",
-        f"it reached the limit of {limit / 1e9:.1f} GB{expected}. The limit is SNF_TRAIN_MEMORY_BYTES, or less where "
+        f"it reached the limit of {limit / 1e9:.1f} GB. The limit is SNF_TRAIN_MEMORY_BYTES, or less where "
         "other programs had taken it when the attempt began. A smaller image_size, batch_size or preset needs less",
     )
 

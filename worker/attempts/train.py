@@ -2,10 +2,14 @@
 
 # ruff: noqa: PLC0415  # PyTorch takes seconds to import: signals and niceness are set before that
 
+import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.artifacts.manifest import TrainingRecord, read_manifest
+from models.datasets import Dataset, DatasetSummary
 from models.registry.version import ModelVersion
 from models.scoring.options import EngineName, EngineOptions
 from models.training.config import TrainingConfig
@@ -14,13 +18,17 @@ from worker.attempts.attempt import BEGAN, Fence, JobSpec, attempt
 from worker.attempts.progress import FitReporter, PreparationReporter, write_note
 from worker.attempts.stop_flag import StopFlag
 from worker.broker.connection import redis_client
+from worker.errors import BrokerDown
 from worker.jobs.event_log import EventLog
+from worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training, peak_memory_bytes
 from worker.jobs.retention import adopt_earlier, drop_training_files
 from worker.jobs.store import JobStore
 from worker.runs.record import RunStart
 from worker.runs.recorder import RunRecorder
 from worker.runs.store import RunStore
 from worker.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
@@ -68,8 +76,13 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
         start = _start(spec, version.manifest.training.preset, version.manifest.training.config)
     with RunRecorder(RunStore(settings.run_records_dir), start, lambda: spec.id, spec.attempt) as record:
         if version is None:
-            datasets = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-            dataset = load_dataset(spec.dataset, settings.data_dir, datasets, config, prepared)
+            dataset = load_dataset(
+                spec.dataset,
+                settings.data_dir,
+                DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes),
+                config,
+                prepared,
+            )
             if recipe.family == "features":
                 fit = FitReporter(events, passes_of_fit(dataset, config))
             artifact = train(
@@ -85,6 +98,7 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
                 engine=_engine(settings),
                 began=BEGAN,
             )
+            _store_measured(spec, settings, recipe, config, dataset, read_manifest(artifact).training)
             # Before the registry is locked, because an outage of Redis may last.
             fence.require()
             version = registry.publish(
@@ -99,6 +113,33 @@ def run(folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop:
             write_note(events, problem)
     drop_training_files(folder)
     events.write(_published(version, live))
+
+
+def _store_measured(
+    spec: JobSpec,
+    settings: Settings,
+    recipe: TrainingRecipe,
+    config: TrainingConfig,
+    dataset: Dataset,
+    training: TrainingRecord,
+) -> None:
+    """Store what a training took that ran in one attempt and was not limited in minutes."""
+    if spec.attempt > 1 or spec.retry_of is not None or config.max_minutes is not None:
+        return
+    architecture = recipe.architecture_for(dataset.image_shape, config, settings.backbones_dir)
+    images = DatasetSummary.of(dataset).images
+    steps, seconds = training.steps, training.seconds if training.steps else 0.0
+    measured = MeasuredTraining(
+        step_seconds=seconds / max(steps, 1),
+        image_seconds=max(0.0, time.monotonic() - BEGAN - seconds) / images,
+        images=images,
+        memory_bytes=peak_memory_bytes(),
+    )
+    try:
+        trainings = MeasuredTrainings(redis_client(settings), settings.key_prefix)
+        trainings.store(kind_of_training(architecture, config, spec.device), measured)
+    except BrokerDown as problem:
+        log.info("the time and memory of the training are not stored: %s", problem.detail)
 
 
 def _published(version: ModelVersion, live: int | None) -> dict[str, Any]:

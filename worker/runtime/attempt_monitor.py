@@ -33,7 +33,6 @@ class AttemptMonitor:
         self._last_event = time.monotonic()
         self.stale = False
         self.stalled = False
-        self.met_outage = False
 
     def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
         """Return the exit code; the process is killed if it makes no progress or has lost its lease."""
@@ -78,7 +77,7 @@ class AttemptMonitor:
             # No other worker can take the job while the broker is down, so the process goes on.
             if not self._outage:
                 log.warning("job %s goes on without the broker: %s", self._job_id, problem.detail)
-            self._outage = self.met_outage = True
+            self._outage = True
             self._last_event = now  # a process that waits for the broker reports nothing
             return RequestedAction.GO_ON
         if self._outage:

@@ -11,7 +11,6 @@ from worker.broker.celery_app import make_celery
 from worker.broker.connection import durability_risks, redis_client
 from worker.broker.runtime_folder import runtime_folder_in_use
 from worker.errors import BrokerDown
-from worker.jobs.duration_model import DurationModel
 from worker.jobs.record import Job
 from worker.jobs.store import JobStore
 from worker.jobs.worker_registry import WorkerRegistry
@@ -25,7 +24,6 @@ from worker.runtime.reconciler import Reconciler
 from worker.runtime.reconnect_watchdog import Watchdog
 from worker.runtime.supervisor import Supervisor
 from worker.runtime.tasks import register_tasks
-from worker.runtime.throughput import ThroughputMeter
 from worker.runtime.worker_name import worker_name
 from worker.settings import Settings, load_settings
 
@@ -52,8 +50,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
             except BrokerDown as problem:
                 log.info("no workers are called to assist with job %s: %s", job.id, problem.detail)
 
-    durations = DurationModel(client, settings.key_prefix)
-    supervisor = Supervisor(store, settings, stopping, command, device, durations, call_for_help)
+    supervisor = Supervisor(store, settings, stopping, command, device, call_for_help)
     assistant = Assistant(store, settings, stopping, device, queues)
     worker = celery.Worker(
         queues=[queue.value for queue in queues],
@@ -82,7 +79,6 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         receiving=lambda: watchdog.receiving,
     )
     reconciler = Reconciler(store, celery, settings, registry)
-    meter = ThroughputMeter(settings, device, busy=lambda: (supervisor.job or assistant.job) is not None)
 
     def on_shutting_down(**_: object) -> None:
         # Runs inside the signal handler: only a flag may be set here.
@@ -97,11 +93,9 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     warn_of_durability_risks(client)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     watchdog.start()
-    meter.start()
     try:
         worker.start()
     finally:
-        meter.stop()
         watchdog.stop()
         reconciler.stop()
         announcer.stop()

@@ -16,8 +16,7 @@ from structlog.contextvars import bound_contextvars
 from models.atomic_files import make_folder
 from models.disk_space import storage_error
 from models.locations.location import Location
-from worker.errors import BrokerDown, JobNotFound, StaleAttempt
-from worker.jobs.duration_model import DurationModel
+from worker.errors import BrokerDown, StaleAttempt
 from worker.jobs.event_log import AttemptSummary, EventReader
 from worker.jobs.record import Job, Status
 from worker.jobs.store import JobStore
@@ -74,7 +73,6 @@ class Supervisor:
         stopping: threading.Event,
         command: Command = attempt_command,
         device: str = CPU,
-        durations: DurationModel | None = None,
         on_start: Callable[[Job], None] = lambda _job: None,
     ) -> None:
         self._store = store
@@ -82,12 +80,10 @@ class Supervisor:
         self._stopping = stopping
         self._command = command
         self._device = device
-        self._durations = durations
         self._on_start = on_start
         self._room = DiskRoom(settings.jobs_dir)
         self._job_id: str | None = None
         self._deaths = 0  # attempts in a row that crashed without a new checkpoint
-        self._met_outage = False  # whether the broker was down at some time during the newest attempt
 
     @property
     def back_off_s(self) -> float:
@@ -106,7 +102,6 @@ class Supervisor:
         if not self._room.allows(job_id):
             log.info("job %s is not taken: it met a full disk and waits for more room", job_id)
             return Outcome.NOT_TAKEN
-        self._met_outage = False
         delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
         attempt = self._retry_in_outage(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
         if attempt is None:
@@ -144,7 +139,6 @@ class Supervisor:
             code = monitor.until_exit(process, reader, summary)
         finally:
             process.close()
-        self._met_outage |= monitor.met_outage
         if monitor.stalled:
             why = f"the process reported no progress for {self._settings.stall_seconds:g} s and was killed"
             summary.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
@@ -162,7 +156,7 @@ class Supervisor:
         folder = self._settings.jobs_dir / job.id
         make_folder(folder)
         fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote"}
-        spec = job.model_dump(mode="json", include=fields | {"retry_of", "estimate"})
+        spec = job.model_dump(mode="json", include=fields | {"retry_of"})
         spec |= {"attempt": attempt, "device": kind_of(self._device)}
         temporary = folder / f"job.json.{attempt}"
         temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")
@@ -185,8 +179,6 @@ class Supervisor:
             log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
             return Outcome.LOST
         log.info("job %s is %s", job.id, status)
-        if status is Status.SUCCEEDED:
-            self._learn_duration(job.id)
         return _OUTCOMES[status]
 
     def _judge(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> tuple[Status, dict[str, Any]]:
@@ -240,21 +232,11 @@ class Supervisor:
             try:
                 return call()
             except BrokerDown:
-                self._met_outage = True
                 if self._stopping.is_set() and deadline is None:
                     deadline = time.monotonic() + _STOPPING_PATIENCE_S
                 if deadline is not None and time.monotonic() > deadline:
                     raise
                 time.sleep(_OUTAGE_S)
-
-    def _learn_duration(self, job_id: str) -> None:
-        # In an outage an attempt waits before it starts, before it publishes, and before its end is recorded.
-        if self._durations is None or self._met_outage:
-            return
-        try:
-            self._durations.learn(self._store.get(job_id), kind_of(self._device))
-        except (BrokerDown, JobNotFound) as problem:
-            log.info("the duration of job %s is not stored: %s", job_id, problem.detail)
 
 
 def attempt_environment(settings: Settings, device: str) -> dict[str, str]:

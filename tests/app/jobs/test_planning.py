@@ -1,6 +1,5 @@
 """Jobs that cannot succeed are refused before they are queued."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,20 +10,21 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.http.errors import Problem
-from app.jobs import estimates
 from app.jobs.planning import JobPlan, plan_job, require_feasible
 from app.jobs.schemas import Estimate, JobRequest
 from app.main import create_app
-from models.datasets import DatasetStore
+from models.datasets import DatasetStore, summarize
 from models.features.lite0 import LITE0
 from models.features.store import BackboneStore
 from models.registry.registry import Registry
+from models.training.config import TrainingConfig
+from models.training.presets import find_preset
 from tests.support.disks import Disk
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from worker.broker.connection import redis_client
 from worker.errors import BrokerDown
-from worker.jobs.duration_model import DurationModel
+from worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
 from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from worker.queues import Queue
 from worker.settings import Settings
@@ -32,9 +32,11 @@ from worker.settings import Settings
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
 
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "WAIT_S", 300.0)
+MEASURED = MeasuredTraining(step_seconds=0.1, image_seconds=0.01, images=600, memory_bytes=2**29)
+
+
+def _trainings(measured: MeasuredTraining | None = None) -> MeasuredTrainings:
+    return cast(MeasuredTrainings, SimpleNamespace(latest=lambda _kind: measured))
 
 
 def _running(*workers: WorkerInfo) -> WorkerRegistry:
@@ -79,13 +81,32 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     )
     settings = Settings(home=tmp_path)
     workers = _running(worker)
-    durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 2.0))
-    request = JobRequest(type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny")
-    plan = plan_job(
-        request, settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations
+    datasets = DatasetStore(tmp_path / "datasets")
+    request = JobRequest(
+        type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny", parameters={"max_steps": 50}
     )
-    assert plan.estimate is not None
-    assert (plan.queue, plan.workers, plan.estimate.fits, plan.estimate.measured) == (queue, 1, fits, True)
+    of_same = replace_images(MEASURED, summarize("mnist-mini", None, datasets, TrainingConfig()).images)
+
+    def estimate(measured: MeasuredTraining | None, **parameters: float) -> Estimate:
+        changed = request.model_copy(update={"parameters": request.parameters | parameters})
+        plan = plan_job(changed, settings, Registry(settings.registry_dir), datasets, workers, _trainings(measured))
+        assert (plan.queue, plan.workers) == (queue, 1)
+        assert plan.estimate is not None
+        return plan.estimate
+
+    found = estimate(of_same)
+    assert (found.fits, found.memory_bytes) == (fits, MEASURED.memory_bytes)
+    assert found.seconds == pytest.approx(50 * 0.1 + of_same.images * 0.01)
+    # Of other numbers of images a training shows only that fewer of them fit, and more do not.
+    assert estimate(replace_images(MEASURED, of_same.images - 1)).fits in {False, None}
+    assert estimate(replace_images(MEASURED, of_same.images + 1)).fits in {True, None}
+    unknown = estimate(None)
+    assert (unknown.seconds, unknown.memory_bytes, unknown.fits) == (None, None, None)
+    assert [estimate(measured, max_minutes=0.05).seconds for measured in (of_same, None)] == [3.0, 3.0]
+
+
+def replace_images(measured: MeasuredTraining, images: int) -> MeasuredTraining:
+    return measured.model_copy(update={"images": images})
 
 
 @pytest.mark.parametrize("preset", ["snf-features", "snf-hybrid"])
@@ -112,8 +133,8 @@ def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pyte
         started_at=datetime.now(UTC),
     )
     workers = _running(gpu)
-    durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 1.0))
-    common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations)
+    trainings = _trainings()
+    common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, trainings)
 
     def request(preset: str, device: str) -> JobRequest:
         return JobRequest.model_validate(
@@ -128,13 +149,11 @@ def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pyte
 
     unknown = cast(WorkerRegistry, SimpleNamespace(workers=down))
     with pytest.raises(Problem, match="on a CPU"):  # said before the workers are asked for
-        plan_job(request("snf-features", "cuda"), *common[:3], unknown, durations)
+        plan_job(request("snf-features", "cuda"), *common[:3], unknown, trainings)
 
 
 def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:
-    estimate = Estimate(
-        seconds=1.0, memory_bytes=3000, parameters=1, slowness=1.0, measured=False, fits=False, available_bytes=2000
-    )
+    estimate = Estimate(seconds=1.0, memory_bytes=3000, fits=False, available_bytes=2000)
     plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
     with pytest.raises(Problem) as refused:
         require_feasible(plan)
@@ -146,37 +165,12 @@ def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figure
     require_feasible(replace(plan, estimate=None))
 
 
-@pytest.mark.parametrize(
-    ("basis", "days", "refused"), [("assumed", 15, True), ("guessed", 15, False), ("guessed", 141, True)]
-)
-def test_a_training_that_would_take_too_long_is_refused_with_the_time(basis: str, days: int, refused: bool) -> None:
-    estimate = Estimate.model_validate(
-        {"seconds": 86_400.0 * days, "memory_bytes": 1, "parameters": 1, "slowness": 1.0, "measured": False}
-        | {"fits": True, "basis": basis}
-    )
-    plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
-    if not refused:
-        require_feasible(plan)
-        return
-    with pytest.raises(Problem, match=f"expected to take {days} days; expected at most 14 days") as problem:
+def test_a_training_that_would_take_too_long_is_refused_with_the_time() -> None:
+    plan = JobPlan("m", Queue.TRAIN_CPU, 1, Estimate(seconds=86_400.0 * 15, memory_bytes=1, fits=True))
+    with pytest.raises(Problem, match="expected to take 15 days; expected at most 14 days") as problem:
         require_feasible(plan)
     assert (problem.value.status, problem.value.slug) == (422, "too-long-expected")
-
-
-def test_what_fits_no_machine_is_refused_before_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training of 273 years is refused on a guess; minutes, or force, let it start."""
-    monkeypatch.setattr(estimates, "WAIT_S", 0.0)
-    monkeypatch.setattr(estimates, "_counting", lambda: ThreadPoolExecutor(1))
-    settings = service_settings(tmp_path)
-    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-2l-16k"}
-    endless = {"parameters": {"max_steps": 10_000_000, "batch_size": 4096}}
-    workers = _running()
-    durations = cast(DurationModel, SimpleNamespace(slowdown=lambda _device, _preset: 1e4))
-    common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, durations)
-    with pytest.raises(Problem, match=r"expected to take .* years; expected at most 14 days"):
-        require_feasible(plan_job(JobRequest.model_validate(request | endless), *common))
-    limited = {"parameters": endless["parameters"] | {"max_minutes": 10}}
-    require_feasible(plan_job(JobRequest.model_validate(request | limited), *common))
+    require_feasible(replace(plan, estimate=Estimate(seconds=None, memory_bytes=None, fits=None)))
 
 
 def test_a_queued_job_says_what_it_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +212,10 @@ def test_a_refused_training_is_queued_when_forced(settings: Settings) -> None:
         unknown = client.post("/v1/jobs", json=request)
         assert (unknown.status_code, unknown.json()["estimate"]["fits"]) == (202, None)
         presence.announce(small, 60)
+        config = find_preset("snf-glow-tiny").config({})
+        kind = kind_of_training(find_preset("snf-glow-tiny").architecture_for((1, 28, 28), config), config, "cpu")
+        trainings = MeasuredTrainings(redis_client(settings), settings.key_prefix)
+        trainings.store(kind, MEASURED)
         refused = client.post("/v1/jobs", json=request, headers=key)
         assert (refused.status_code, refused.json()["type"]) == (422, "out-of-memory-expected")
         assert refused.json()["available_bytes"] == 2**20 < refused.json()["memory_bytes"]

@@ -159,19 +159,6 @@ def score_one(client: httpx.Client, ref: str, data: bytes, **query: Any) -> floa
     return value
 
 
-def await_estimate(client: httpx.Client, request: dict[str, Any]) -> dict[str, Any]:
-    """Asks until the work of the job is counted, which may take longer than an answer; answers the whole body."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        answer = client.post("/v1/jobs/estimate", json=request)
-        assert answer.status_code == 200, answer.text
-        body: dict[str, Any] = answer.json()
-        if body["estimate"]["basis"] != "guessed":
-            return body
-        time.sleep(0.3)
-    raise AssertionError(f"the work of {request} was not counted in 60 s")
-
-
 def await_job(client: httpx.Client, job_id: str, *statuses: str, seconds: float = 240) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

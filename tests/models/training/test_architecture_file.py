@@ -48,12 +48,10 @@ from models.training.architecture_file import (
     parse_architecture,
     read_architecture_file,
 )
-from models.training.cost.estimate import estimate_training
 from models.training.presets import PRESETS
 from models.training.run import train
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
-from tests.models.training.test_cost import splits
 
 SHAPE = (1, 8, 8)
 BUDGET = {"max_steps": 4, "batch_size": 16, "validations": 1, "validation_images": 20, "warmup_steps": 0}
@@ -194,17 +192,6 @@ def test_the_papers_5x5_glow_has_its_published_shape() -> None:
     summary = preset.architecture((1, 28, 28), config.pixel_transform).summary()  # type: ignore[union-attr]
     assert summary == "Glow, 2 levels of 4 steps, width 16, self-normalizing 5x5 convolutions"
     assert (config.multiplier, config.reconstruction_weight, config.learning_rate) == ("geco", 1.0, 1e-3)
-
-
-def test_estimates_count_an_architecture_from_a_file() -> None:
-    recipe = parse_architecture(with_layer(example_of("woodbury")))
-    config = recipe.config({})
-    architecture = recipe.architecture_for(SHAPE, config)
-    shaped = architecture.layered().shaped()
-    counted = sum(layer.parameters(level.shape) for level in shaped for layer in level.layers)
-    # The split is an affine coupling of 4 channels.
-    split = next(kind for kind in layer_types() if kind.type_name() == "affine-coupling").model_validate({"width": 4})
-    assert estimate_training(architecture, config, splits(SHAPE)).parameters == counted + split.parameters((4, 4, 4))
 
 
 def test_a_short_form_by_place_is_by_place_in_all_layers_and_leaves_the_key_out_otherwise() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models.datasets import DatasetSummary
 from models.training import schedule as module
 from models.training.checkpoint import TrainingState
 from models.training.config import MAX_STEPS, TrainingConfig
@@ -16,6 +17,7 @@ from models.training.validation_plan import (
     MIN_IMAGES,
     VALIDATION_SHARE,
     PhaseSteps,
+    phases_in_steps,
     plan_validations,
 )
 from tests.models.helpers import QUICK
@@ -100,7 +102,7 @@ def timed(minutes: float, **changes: int) -> TrainingConfig:
 def test_a_budget_in_minutes_holds_start_steps_validations_and_evaluation(
     clock: list[float], minutes: float, step_seconds: float, off: float
 ) -> None:
-    """Steps end when what follows still fits, also where counted work is off by a factor of two."""
+    """Steps end when what follows still fits, also where the rule of thumb is off by a factor of two."""
     schedule = Schedule(timed(minutes), 5000, COSTS, began=clock[0] - 5)
     true = PhaseSteps(COSTS.validation * off, COSTS.validation_image * off, evaluation=COSTS.evaluation)
     played = Played(schedule, clock, step_seconds, true, first_step_seconds=1.0).run()
@@ -125,14 +127,16 @@ def test_progress_counts_the_evaluation(clock: list[float]) -> None:
     for config in (TrainingConfig(max_steps=400), timed(2)):
         played = Played(Schedule(config, 5000, COSTS), clock, 0.25).run()
         assert played.left[-1] == pytest.approx(COSTS.evaluation * 0.25, rel=0.1)
+        fitting = Played(Schedule(config, 5000, replace(COSTS, features_seconds=7.0)), clock, 0.25).run()
+        assert fitting.left[-1] == pytest.approx(7 + COSTS.evaluation * 0.25, rel=0.1)
         assert played.fractions[-1] < 0.95
         halfway = played.fractions[len(played.fractions) // 2]
         assert 0.35 < halfway < 0.5
 
 
 def test_a_slow_first_step_ends_no_training(clock: list[float]) -> None:
-    """The fit of features after it is 200 steps long: by the first step alone it would fill the whole budget."""
-    costs = replace(COSTS, features=200.0)
+    """A validation is 200 steps long: by the first step alone it would fill the whole budget."""
+    costs = replace(COSTS, validation=200.0)
     played = Played(Schedule(timed(1), 5000, costs), clock, 0.05, costs, first_step_seconds=3.0).run()
     assert played.state.step > 500
 
@@ -189,6 +193,13 @@ def test_planned_validations_take_less_than_a_tenth(steps: int, fixed: float) ->
         assert plan.count * (fixed + plan.images * costs.validation_image) <= VALIDATION_SHARE * steps
     if steps == 100_000:
         assert plan == plan_validations(TrainingConfig(max_steps=steps), 5000, steps, PhaseSteps())
+
+
+def test_other_phases_follow_from_numbers_of_images() -> None:
+    costs = phases_in_steps(TrainingConfig(batch_size=50), DatasetSummary((1, 28, 28), 800, 100, 100, 50))
+    assert (costs.validation_image, costs.evaluation) == (1 / 50, 2 * 250 / 50)
+    few = phases_in_steps(TrainingConfig(batch_size=50), DatasetSummary((1, 28, 28), 10, 2, 2, 2))
+    assert few.validation_image == 1 / 10
 
 
 def test_short_trainings_validate_at_their_end() -> None:

@@ -7,14 +7,6 @@ import { get, isAbort } from "../service.js";
 import { problem } from "./messages.js";
 
 const DEBOUNCE_MS = 350;
-const RETRY_MS = 1000; // while the work of a training is being counted
-const MAX_RETRIES = 10;
-const BASIS = {
-  "earlier jobs": "earlier trainings here",
-  measured: "measured speed of this machine",
-  assumed: "rough guess: no training has run here, and the speed of this machine is not measured yet",
-  guessed: "guess: the work is still being counted",
-};
 
 export class Estimate {
   constructor({ changed }) {
@@ -32,12 +24,10 @@ export class Estimate {
     this.changed();
   }
 
-  async load(request, signal, retries = MAX_RETRIES) {
+  async load(request, signal) {
     try {
       const answer = await get("/v1/jobs/estimate", { method: "POST", json: request, signal, patient: true });
-      const counting = retries > 0 && answer.estimate?.basis === "guessed";
-      Object.assign(this, { answer, error: null, pending: counting });
-      if (counting) this.timer = setTimeout(() => this.load(request, signal, retries - 1), RETRY_MS);
+      Object.assign(this, { answer, error: null, pending: false });
     } catch (error) {
       if (isAbort(error) || signal.aborted) return;
       Object.assign(this, { answer: null, error, pending: false });
@@ -61,14 +51,13 @@ export class Estimate {
   numbers() {
     const { estimate, queue, waiting, workers, waits_for: waitsFor } = this.answer;
     return html`<div class="estimate ${this.pending ? "stale" : ""}">
-        <div><strong>${estimate ? duration(estimate.seconds) : "–"}</strong><span class="small faint">time</span></div>
+        <div><strong>${duration(estimate?.seconds)}</strong><span class="small faint">time</span></div>
         <div><strong>${bytes(estimate?.memory_bytes)}</strong><span class="small faint">memory</span></div>
-        <div><strong>${whole(estimate?.parameters || null)}</strong><span class="small faint">parameters</span></div>
       </div>
+      ${estimate && estimate.seconds == null ? html`<p class="faint small">Unknown until it runs: no such training has run here.</p>` : nothing}
       ${facts([
         ["queue", `${queue}: ${waiting ? `${count(waiting, "job")} ahead` : "empty"}`],
         ["workers", workers ? `${whole(workers)} running` : null],
-        ["basis", BASIS[estimate?.basis] ?? null],
         ["smallest alpha", estimate?.smallest_alpha ? `${smallestRate(estimate.smallest_alpha)}; 1 % takes ${whole(estimate.images_for_default)} good images` : null],
       ])}
       ${waitsFor ? notice(`The job ${waitsFor}.`, "warn") : nothing}

@@ -172,7 +172,7 @@ export class Job {
       <div class="tiles">
         ${tile(steps(job), "done")}
         ${tile(finished ? null : duration(job.progress.eta_seconds), "ETA")}
-        ${tile(duration(elapsed), job.estimate ? `elapsed, ${duration(job.estimate.seconds)} estimated` : "elapsed")}
+        ${tile(duration(elapsed), job.estimate?.seconds ? `elapsed, ${duration(job.estimate.seconds)} estimated` : "elapsed")}
         ${tile(job.progress.images_per_second == null ? null : whole(job.progress.images_per_second), "images/s")}
         ${tile(job.attempts || null, "attempt")}
         ${tile(job.checkpoint_step == null ? null : `step ${whole(job.checkpoint_step)}`, "checkpoint")}
@@ -180,8 +180,7 @@ export class Job {
       <details><summary>Job details</summary>${facts([
         ["id", html`<code>${job.id}</code>`], ["queue", job.queue], ["device", job.device],
         ...Object.entries(job.parameters).map(([name, value]) => [name.replaceAll("_", " "), setting(value)]),
-        ["promote", job.promote ? "yes" : null], ["expected memory", job.estimate ? bytes(job.estimate.memory_bytes) : null],
-        ["parameters", job.estimate ? whole(job.estimate.parameters) : null],
+        ["promote", job.promote ? "yes" : null], ["expected memory", job.estimate?.memory_bytes ? bytes(job.estimate.memory_bytes) : null],
         ["retry of", job.retry_of ? html`<a href="#/train/${job.retry_of}">${job.retry_of}</a>` : null],
       ])}</details>
     </section>`;

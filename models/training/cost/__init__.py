@@ -1,1 +1,0 @@
-"""Cost of a training run: work counted on the meta device, and the time and memory that follow from it."""
