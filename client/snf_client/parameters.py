@@ -64,10 +64,7 @@ class LimitParameters(TypedDict):
 
 
 class RecommendParameters(TypedDict):
-    """Settings of a comparison of pixel, feature and hybrid models.
-
-    They are the time budget, the false-alarm rate, the defects, the seed, the backbone and the image options.
-    """
+    """Settings of a comparison of pixel, feature and hybrid models."""
 
     image_size: NotRequired[list[int] | int | None]
     """Side, or [height, width], that images are brought to; unset: their own size where all have the same, else a size that suits them. With fit tiles the side of a tile; unset: 256."""

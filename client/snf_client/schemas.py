@@ -146,12 +146,7 @@ class ComparedCalibration(BaseModel):
 
 
 class ComparedImages(BaseModel):
-    """Numbers of images that a model comparison used to fit, calibrate and test the models.
-
-    The tests are on good images with injected defects.
-
-    No image is counted twice.
-    """
+    """Numbers of images that a model comparison used to fit, calibrate and test the models. None is counted twice."""
 
     model_config = ConfigDict(frozen=True)
     fit: int = Field(..., description="Images of the train part that the families were fitted to.")

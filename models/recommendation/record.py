@@ -21,10 +21,7 @@ MIN_TRAIN = 100
 
 
 class RecommendParameters(ImageOptions):
-    """Settings of a comparison of pixel, feature and hybrid models.
-
-    They are the time budget, the false-alarm rate, the defects, the seed, the backbone and the image options.
-    """
+    """Settings of a comparison of pixel, feature and hybrid models."""
 
     minutes: float = Field(
         10.0,
@@ -59,7 +56,7 @@ class RecommendParameters(ImageOptions):
 
 
 class _RecordPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # records of earlier versions have other fields too
 
 
 class FamilyResult(_RecordPart):
@@ -104,12 +101,7 @@ class FamilyResult(_RecordPart):
 
 
 class ComparedImages(_RecordPart):
-    """Numbers of images that a model comparison used to fit, calibrate and test the models.
-
-    The tests are on good images with injected defects.
-
-    No image is counted twice.
-    """
+    """Numbers of images that a model comparison used to fit, calibrate and test the models. None is counted twice."""
 
     fit: int = Field(ge=1, description="Images of the train part that the families were fitted to.")
     statistics: int = Field(ge=1, description="Images of the train part that fitted the anomaly statistics.")

@@ -18,7 +18,7 @@ from models.limits.good_images import GoodImages
 from models.limits.measure import measure_limits
 from models.recommendation import compare
 from models.recommendation.compare import choose_images, compare_families
-from models.recommendation.record import RecommendationRecord, RecommendParameters
+from models.recommendation.record import ComparedImages, RecommendationRecord, RecommendParameters
 from models.scorer import Scorer
 from models.scoring.options import EngineOptions
 from models.training.interrupted import Interrupted
@@ -201,3 +201,8 @@ def test_too_few_images_are_refused_with_the_number_that_is_needed() -> None:
 def test_images_of_any_size_are_for_features_alone() -> None:
     with pytest.raises(ValidationError, match="so train snf-features"):
         RecommendParameters(fit="tiles")
+
+
+def test_results_of_earlier_versions_are_read() -> None:
+    numbers = {"fit": 2, "statistics": 1, "ranks": 0, "good": 1}
+    assert ComparedImages.model_validate(numbers | {"good_part": "statistics"}).model_dump() == numbers
