@@ -1,7 +1,4 @@
-"""Comparison of two calibrations of a model version by thresholds and verdicts.
-
-It shows what changes if the second calibration becomes the active one.
-"""
+"""Comparison of two calibrations of a model version by thresholds and verdicts."""
 
 from __future__ import annotations
 
@@ -30,22 +27,7 @@ NOT_KEPT = "images of bulk jobs are not among them"
 def compare(
     registry: Registry, ref: str, number: int, recent: RecentEvidence | None = None, against: int | None = None
 ) -> CalibrationComparison:
-    """Compare a p-value calibration of a model version with another one, by default the one in use.
-
-    The answer has the smallest alpha, the threshold, and the verdicts on the newest images.
-
-    Args:
-        registry: The registry.
-        ref: The model version.
-        number: The calibration.
-        recent: Evidence of the newest images that were scored; None outside of a service.
-        against: The calibration to compare with; None for the one in use.
-
-    Raises:
-        ModelNotFound: The model does not exist.
-        CalibrationNotFound: A calibration does not exist.
-        ArtifactError: The model or a calibration is damaged.
-    """
+    """Compare a calibration with ``against`` (None: the one in use), also by verdicts on ``recent`` evidence."""
     name, version = registry.locate(parse_ref(ref))
     calibrations = registry.calibrations(name, version)
     used = calibrations.active() if against is None else against

@@ -1,7 +1,4 @@
-"""API answers that compare two calibrations of a model version.
-
-They show what changes if the second calibration becomes the active one.
-"""
+"""API answers that compare two calibrations of a model version."""
 
 from __future__ import annotations
 

@@ -21,22 +21,14 @@ MAX_VERSIONS = 16
 
 @dataclass(eq=False)
 class VersionEvidence:
-    """Anomaly statistics of the last images (at most 200) that a model version scored.
-
-    With these statistics the same images can be judged by another calibration.
-
-    ``weights`` is the digest of the model's weights.
-    """
+    """Evidence of the last images of a model version under one digest of weights."""
 
     weights: str
     images: deque[StoredEvidence] = field(default_factory=deque)
     nbytes: int = 0
 
     def add(self, image: StoredEvidence) -> None:
-        """Store the anomaly statistics of a scored image, so that another calibration can judge the image later.
-
-        Beyond 200 images or 8 MiB, the statistics of the oldest images are dropped.
-        """
+        """Keep evidence, and drop the oldest beyond 200 images or 8 MiB."""
         self.images.append(image)
         self.nbytes += image.nbytes
         while len(self.images) > MAX_IMAGES or self.nbytes > MAX_BYTES:
@@ -44,27 +36,14 @@ class VersionEvidence:
 
 
 class RecentEvidence:
-    """Store of anomaly statistics of recently scored images, to recompute p-values with another calibration.
-
-    At most 200 images and 8 MiB are kept of each of the 16 model versions that scored last. The evidence consists of
-    float arrays, not images.
-
-    A restart forgets it. May be used from any thread.
-    """
+    """Evidence of the last images of the 16 versions that scored last. A restart forgets it. Thread-safe."""
 
     def __init__(self) -> None:
         self._versions: OrderedDict[tuple[str, int], VersionEvidence] = OrderedDict()
         self._lock = threading.Lock()
 
     def record(self, name: str, version: int, weights: str, images: Sequence[StoredEvidence]) -> None:
-        """Store the anomaly statistics of images that a model version has just scored.
-
-        Args:
-            name: The model.
-            version: The number of its version.
-            weights: The digest of its weights.
-            images: The evidence of each image.
-        """
+        """Keep the evidence of images that a version with the digest ``weights`` has scored."""
         if not images:
             return
         with self._lock:
@@ -78,12 +57,7 @@ class RecentEvidence:
                 self._versions.popitem(last=False)
 
     def of(self, name: str, version: int, weights: str) -> list[StoredEvidence]:
-        """Return a list of the anomaly statistics of the last images that a model version scored.
-
-        They are in the order in which the images were scored.
-
-        ``weights`` is the digest of its weights: evidence under others is not returned.
-        """
+        """Return the evidence under the digest ``weights``, in the order of scoring."""
         with self._lock:
             known = self._versions.get((name, version))
             return [] if known is None or known.weights != weights else list(known.images)

@@ -30,12 +30,7 @@ FROM_SUMMARY = (
 
 
 def listing(registry: Registry, ref: str) -> CalibrationList:
-    """Return all p-value calibrations of a model version, given its reference, as an API answer.
-
-    The answer includes the number of the calibration in use.
-
-    Raises ``ModelNotFound`` or ``ArtifactError``.
-    """
+    """Return all calibrations of a version; raise ``ModelNotFound`` or ``ArtifactError``."""
     name, version = registry.locate(parse_ref(ref))
     calibrations = registry.calibrations(name, version)
     active, numbers = calibrations.active(), calibrations.numbers()
@@ -45,13 +40,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
 
 
 def show(registry: Registry, ref: str, number: int) -> CalibrationView:
-    """Return an API answer about the p-value calibration ``number`` of a model version.
-
-    Raises:
-        ModelNotFound: The model does not exist.
-        CalibrationNotFound: The calibration does not exist.
-        ArtifactError: The model is damaged.
-    """
+    """Return a calibration; raise ``ModelNotFound``, ``CalibrationNotFound`` or ``ArtifactError``."""
     name, version = registry.locate(parse_ref(ref))
     calibrations = registry.calibrations(name, version)
     if number != OWN:
@@ -60,15 +49,7 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
-    """Select which calibration of a model version gives the p-values of scored images from now on.
-
-    ``number`` is stored. All calibrations of the version are returned.
-
-    Raises:
-        ModelNotFound: The model does not exist.
-        CalibrationNotFound: The calibration does not exist.
-        ArtifactError: The model or the calibration is damaged.
-    """
+    """Activate a calibration and return all; raise ``ModelNotFound``, ``CalibrationNotFound`` or ``ArtifactError``."""
     name, version = registry.locate(parse_ref(ref))
     weights = registry.with_calibration(name, version, OWN).manifest.log_dets.weights_sha256
     registry.calibrations(name, version).choose(number, weights)
@@ -76,12 +57,7 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
 
 
 def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return the calibration ``number`` that a model version uses, as an API answer with ``active`` set.
-
-    The number must be that of the calibration in use, which is not checked.
-
-    The answer for a damaged calibration has the reason in ``problem`` and no data.
-    """
+    """Return the calibration in use, which is not checked; a damaged one has its ``problem`` and no data."""
     return _view(registry, name, version, number, active=True)
 
 
@@ -130,13 +106,7 @@ def _sound(
 
 @lru_cache(maxsize=256)
 def advice(images: int) -> tuple[Threshold, ...]:
-    """Return the recommended p-value threshold for each of six false-alarm rates from 0.1 to 10 %.
-
-    Each threshold keeps its false-alarm rate with 95 % confidence. It is None if there are too few images.
-
-    Args:
-        images: Number of calibration images, in a single fold.
-    """
+    """Return thresholds for six rates with 95 % confidence, from the images of a single fold."""
     return tuple(
         Threshold(alpha=alpha, threshold=safe_threshold(images, alpha), images_needed=images_needed(alpha))
         for alpha in USUAL_ALPHAS

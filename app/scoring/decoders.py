@@ -15,8 +15,7 @@ from app.scoring.decoding_room import DecodingRoom
 from snf_runtime.images.policy import MAX_PIXELS
 
 SMALL_PIXELS, SMALL_BYTES = 2**21, 2**21
-"""Most pixels and bytes of a small image, such as one of Full HD. Decoding it takes some tens of milliseconds, and
-about a tenth of a second at worst."""
+"""Most pixels and bytes of a small image, such as Full HD, decoded in a tenth of a second at worst."""
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -24,10 +23,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Decoding:
-    """Task of decoding one request's images in a pool of threads, with its progress so far.
-
-    It has the function, the files, the number of pixels of each file, and the results so far.
-    """
+    """Task of decoding one request's images in a pool of threads, with its progress so far."""
 
     caller: str
     function: Callable[[Any], Any]
@@ -40,17 +36,7 @@ class Decoding:
 
 
 class Decoders:
-    """Pool of threads that decode images, shared fairly among callers.
-
-    A free thread takes an image of the caller that has used the least time.
-
-    It alternates between the requests of that caller. This is start-time fair queueing (Goyal, Vin, Cheng 1996): a
-    caller that returns starts where the last turn began, so waiting does not save up time.
-
-    Args:
-        threads: Number of threads.
-        most_pixels: Most pixels that are decoded at the same time; an image of more is decoded alone.
-    """
+    """Pool of threads, shared by start-time fair queueing (Goyal, Vin, Cheng 1996): waiting saves up no time."""
 
     def __init__(self, threads: int, most_pixels: int = MAX_PIXELS) -> None:
         self._threads = threads
@@ -65,19 +51,7 @@ class Decoders:
     async def map(
         self, caller: str, function: Callable[[Item], T], items: Sequence[Item], pixels: Sequence[int] = ()
     ) -> list[T]:
-        """Apply a function, such as an image decoder, to each item of a request, on the threads of the pool.
-
-        Cancelling the waiting task cancels the items that have not begun.
-
-        Args:
-            caller: Name of the caller, for fair turns.
-            function: Function of an item; what it raises is raised here.
-            items: Items of the request.
-            pixels: Pixels of each item that is decoded; empty where the function decodes nothing.
-
-        Returns:
-            The results in the order of the items.
-        """
+        """Apply a function to the items of a request, in order; cancelling cancels the items that have not begun."""
         if not items:
             return []
         decoding = Decoding(caller, function, items, pixels or [0] * len(items), [None] * len(items))
@@ -95,7 +69,7 @@ class Decoders:
                 self._remove(decoding)
 
     def close(self) -> None:
-        """Cancel the images that wait for decoding, finish those in progress, and wait for the threads to end."""
+        """Cancel what waits, finish what is in progress, and wait for the threads."""
         with self._lock:
             for line in self._lines.values():
                 for decoding in line:
@@ -160,33 +134,16 @@ class Decoders:
 
 @dataclass(frozen=True)
 class DecodingLanes:
-    """Two pools of decoding threads: one for requests of small images, one for all others.
-
-    An image is decoded as a whole, and one of 100 megapixels takes seconds. The operating system shares the processor
-    between the threads of both lanes, so that a small image never waits for the end of a large one.
-
-    Attributes:
-        small: Threads for requests whose images are all small.
-        large: Threads for requests with a larger image.
-    """
+    """Pools for requests of small images and for all others: a small one never waits for seconds of a large one."""
 
     small: Decoders
     large: Decoders
 
     def lane(self, files: Iterable[bytes], pixels: Iterable[int] = ()) -> Decoders:
-        """Return the decoding pool for a request: ``small`` if all its images are small, else ``large``.
-
-        Args:
-            files: Content of its image files.
-            pixels: Pixels of its images, as far as they are known.
-        """
+        """Return the pool for a request, by its files and the pixels that are known."""
         small = all(len(data) <= SMALL_BYTES for data in files) and all(count <= SMALL_PIXELS for count in pixels)
         return self.small if small else self.large
 
     def close(self) -> None:
-        """Shut down the thread pools for small and for large images; images still waiting are cancelled.
-
-        The call returns when the images that are being decoded are finished.
-        """
         self.small.close()
         self.large.close()

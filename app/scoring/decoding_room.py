@@ -8,15 +8,7 @@ from contextlib import contextmanager
 
 
 class DecodingRoom:
-    """Limit on the number of pixels that are decoded at the same time.
-
-    Only one waiting thread at a time gets room, so that small images cannot pass a large one again and again.
-
-    Decoders take up to 16 bytes a pixel (WebP), so this bounds the memory of decoding.
-
-    Args:
-        pixels: Most pixels. An image that has more is decoded alone.
-    """
+    """Limit on pixels decoded at once, up to 16 bytes each (WebP); a large image waits alone and is not passed."""
 
     def __init__(self, pixels: int) -> None:
         self._capacity = self._free = pixels
@@ -25,13 +17,7 @@ class DecodingRoom:
 
     @contextmanager
     def hold(self, pixels: int) -> Iterator[None]:
-        """Context manager that waits for room to decode an image, within a limit on pixels decoded at once.
-
-        The room is free again when the block ends.
-
-        Args:
-            pixels: Pixels of the image, by its header.
-        """
+        """Wait for room for an image of ``pixels`` pixels, which the block holds."""
         pixels = min(pixels, self._capacity)
         # Only the first in line looks for room. Otherwise small images would pass a large one again and again.
         with self._first, self._changed:

@@ -11,11 +11,7 @@ from typing import Any
 from snf_runtime.steps import STEP, Steps
 
 BATCH = STEP
-"""Most images in a batch, each counted once per draw, unless a single image counts more.
-
-Few enough that callers of the last batch can send again while the next batch is scored. If all clients were in one
-batch, the thread would be idle until all of them were answered.
-"""
+"""Most images, each once per draw, in a batch: few enough that clients send again while the next one is scored."""
 
 UNSHARED = BATCH // 4
 """Number of waiting requests that a request with unshared steps counts as, because each of its turns takes a step."""
@@ -26,21 +22,7 @@ FADING = 0.98
 
 @dataclass(eq=False)
 class WorkItem:
-    """Work of one request in the scoring queue, with its results so far.
-
-    It is either a function with its images, which shares batches with other requests, or a generator that runs in
-    steps.
-
-    Args:
-        caller: Name of the caller that sent the request.
-        images: Images of the work, each counted once per draw.
-        future: Future of the results.
-        function: Function that maps several items to as many results. Batches are shared with equal functions.
-        items: Arguments of the function.
-        room: Most items in one batch.
-        steps: Work that is not shared, instead of a function.
-        result: Results of the items so far, or of the steps in the end.
-    """
+    """Work of one request: a function of items, which shares batches with equal functions, or steps of its own."""
 
     caller: str
     images: int
@@ -58,53 +40,38 @@ class WorkItem:
 
     @property
     def waiting(self) -> int:
-        """The weight with which this work counts against the limit on waiting requests.
-
-        It is 1 for images that share batches, and 8 for a generator.
-        """
+        """The weight against the limit on waiting requests: 1 for a function, 8 for steps."""
         return UNSHARED if self.function is None else 1
 
     @property
     def abandoned(self) -> bool:
-        """Whether the request was cancelled, so that the results of its work are no longer needed."""
+        """Whether the request was cancelled."""
         return self.future.cancelled()
 
     @property
     def finished(self) -> bool:
-        """Whether the work has ended: all results are complete, or an error has occurred."""
         return self.ended or self.error is not None
 
     @property
     def part(self) -> Sequence[Any]:
-        """The inputs of this request, such as images, that are part of the current batch."""
+        """The items in the current batch."""
         begin = len(self.result)
         return self.items[begin : begin + self.in_hand]
 
     @property
     def images_in_hand(self) -> int:
-        """The number of images that this request contributes to the current batch.
-
-        An image scored with k random noise draws counts k times.
-        """
+        """The images in the current batch, each once per draw."""
         return self.in_hand * self.images // len(self.items) if self.items else 0
 
     def take(self, most: int) -> int:
-        """Add up to ``most`` unprocessed items of this request to the current batch; return how many were added."""
+        """Add up to ``most`` items to the current batch, and return how many."""
         taken = min(most, len(self.items) - len(self.result) - self.in_hand)
         self.in_hand += taken
         return taken
 
 
 class FairLine:
-    """Queue of scoring work that shares computing time fairly among callers.
-
-    The caller with the least computing time so far is served next.
-
-    Fair queueing (Demers, Keshav, Shenker 1989) over callers, each of which is charged the seconds of its work. The
-    requests of a caller take turns. ``level`` is the time that a caller would have used that had always waited. A
-    caller that returns starts one turn below the level, never lower. So waiting does not save up time, and a caller
-    that uses less than its share is served next whenever it returns. Not thread-safe.
-    """
+    """Fair queue over callers (Demers, Keshav, Shenker 1989), by seconds; waiting saves up no time. Not thread-safe."""
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[WorkItem, None]] = {}
@@ -116,14 +83,13 @@ class FairLine:
         return bool(self._lines)
 
     def add(self, item: WorkItem) -> None:
-        """Add the work of a request to the queue."""
         if item.caller not in self._lines:
             self._lines[item.caller] = {}
             self._used[item.caller] = max(self._start, self._used.get(item.caller, self._start))
         self._lines[item.caller][item] = None
 
     def remove(self, item: WorkItem) -> None:
-        """Remove the work of a request from the queue; do nothing if it is not there."""
+        """Remove work, if it is there."""
         line = self._lines.get(item.caller)
         if line is not None and item in line:
             del line[item]
@@ -131,10 +97,7 @@ class FairLine:
                 del self._lines[item.caller]
 
     def take(self) -> list[WorkItem]:
-        """Remove the work items to process next from the queue, and return them as a list.
-
-        It is one generator, or requests that can share one batch.
-        """
+        """Remove and return the next work: one generator, or requests that share a batch."""
         first = next(iter(self._lines[self._order()[0]]))
         batch = [first] if first.function is None else self._batch(first)
         for item in batch:
@@ -142,10 +105,7 @@ class FairLine:
         return batch
 
     def charge(self, batch: Sequence[WorkItem], seconds: float) -> None:
-        """Count the computing time of a batch against the callers whose items it contained.
-
-        The ``seconds`` are divided among them in proportion to their items.
-        """
+        """Divide the seconds of a batch among its callers by their items."""
         total = sum(item.in_hand for item in batch) or 1
         for item in batch:
             self._used[item.caller] = self._used.get(item.caller, self._start) + seconds * (item.in_hand or 1) / total
@@ -162,12 +122,7 @@ class FairLine:
         return sorted(self._lines, key=self._used.__getitem__)
 
     def _batch(self, first: WorkItem) -> list[WorkItem]:
-        """Return ``first`` and the work that shares its batch, with the items of this turn.
-
-        Half of the batch is for the request whose turn it is. The other half takes one item per request, in turn of the
-        callers, so that a single image is in the next batch however large the other requests are. The rest goes to
-        the oldest requests, so that requests end one after the other.
-        """
+        """Fill a batch: half for ``first``, then one item a request in turn of callers, then the oldest requests."""
         batch, room = [first], first.room
         room -= first.take(max(1, room // 2))
         for item in _in_turn([_equal(self._lines[caller], first) for caller in self._order()]):
@@ -185,7 +140,6 @@ def _equal(line: Iterable[WorkItem], first: WorkItem) -> Iterator[WorkItem]:
 
 
 def _in_turn(lines: Sequence[Iterator[WorkItem]]) -> Iterator[WorkItem]:
-    """Yield one element of each iterator in rotation until all iterators are exhausted."""
     while lines:
         left = []
         for line in lines:

@@ -49,49 +49,31 @@ class RequestedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgeImages:
-    """Callable that scores images by one model, averaging log-likelihoods over ``draws`` dequantisation draws.
-
-    For each image it returns the log-likelihood and the anomaly verdict, or the error.
-
-    Two of them are equal where model and number of draws are, so that ``ScoringQueue.run_each`` can join their batches.
-    """
+    """Function that scores images by one model and number of draws; equal ones join their batches in the queue."""
 
     scorer: Scorer
     draws: int
 
     def __call__(self, images: Sequence[RequestedImage]) -> list[Judgement]:
-        """Return the score and verdict, or the error, of each image, independent of its batch mates."""
         pixels = batch_of([image.pixels for image in images], self.scorer.preprocessing)
         return self.scorer.judge_each(pixels, [image.alpha for image in images], self.draws)
 
 
 @dataclass(frozen=True)
 class Admission:
-    """An accepted scoring request, with its loaded model, its image limit and its deadline.
-
-    Attributes:
-        scope: Scope of the request, with its caller.
-        caller: Name of the caller.
-        loaded: The model.
-        limit: Most images of the request.
-        time: Deadline of the request.
-        held: Context managers that are left when the request is answered.
-    """
+    """An accepted scoring request."""
 
     scope: Scope
     caller: str
     loaded: Loaded
-    limit: int
+    limit: int  # most images
     time: RequestDeadline
-    held: AsyncExitStack
+    held: AsyncExitStack  # left when the request is answered
 
 
 @dataclass(frozen=True)
 class Judging:
-    """Pipeline, shared by all scoring endpoints, that computes the scores and anomaly verdicts of images.
-
-    All ways into the service use it, so that they share limits, queue and drift tests.
-    """
+    """Pipeline of all scoring endpoints, so that they share limits, queue and drift tests."""
 
     settings: Settings
     pool: ModelPool
@@ -105,21 +87,7 @@ class Judging:
     async def admit(
         self, scope: Scope, ref: str, query: ScoreQuery, timeout_ms: int | None
     ) -> AsyncIterator[Admission]:
-        """Context manager that admits a scoring request and loads the requested model, or refuses the request.
-
-        This comes before the body of the request is read.
-
-        The deadline of the request applies to the block.
-
-        Args:
-            scope: Scope of the request, with its caller.
-            ref: DriftReference of the model, which is loaded if necessary.
-            query: Options of the scores.
-            timeout_ms: Deadline in milliseconds; None for the default of the service.
-
-        Raises:
-            Problem: The request is not valid, exceeds a limit, or passed its deadline.
-        """
+        """Load the model, before the body is read, and apply the deadline to the block; raise ``Problem``."""
         # A draw is a pass through the flow: the queue counts passes, and so does the limit of a request.
         limit = min(self.settings.max_images_per_request, self.queue.largest // query.draws)
         if limit == 0:
@@ -134,36 +102,12 @@ class Judging:
             yield Admission(scope, caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
-        """Reserve room in memory for the full-size images of a request, or refuse the request.
-
-        The room is reserved until the request is answered.
-
-        Images keep their full size where the model scores them tile by tile.
-
-        A default deadline is extended in proportion to the pixels.
-
-        Args:
-            admission: The request, of a model of tiles.
-            query: Options of the scores.
-            pixels: Pixels of all images of the request.
-
-        Raises:
-            Problem: 413 where a request may never hold as many pixels, 429 where it may not now.
-        """
+        """Hold room until the answer for full-size images; raise ``Problem`` 413 if never, 429 if not now."""
         admission.held.enter_context(self.large.hold(admission.caller, pixels))
         admission.time.extend(SECONDS_PER_MEGAPIXEL * query.draws * pixels / 1e6)
 
     async def judge(self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
-        """Score images through the scoring queue, and return the score or the error of each image in order.
-
-        Args:
-            admission: The request.
-            images: Its images, uint8 ``(C, H, W)`` each, in the size that the model takes.
-            query: Options of the scores.
-
-        Raises:
-            Problem: 429 where the caller exceeds its share of the queue, 503 where the queue is closing.
-        """
+        """Score preprocessed images in the queue; raise ``Problem`` 429 above a caller's share, 503 while it closes."""
         if not images:
             return []
         caller, scorer = admission.caller, admission.loaded.scorer
@@ -189,17 +133,7 @@ class Judging:
     def record(
         self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
     ) -> None:
-        """Record a request's results for the service metrics and for tests of drift from the calibration images.
-
-        All images are counted in the metrics, their evidence is kept, and with a ``source`` their statistics go to the
-        drift test.
-
-        Args:
-            loaded: The model.
-            query: Options of the scores.
-            judgements: Results of the images that were scored.
-            failed: Types of the errors of the other images.
-        """
+        """Count images in the metrics, keep evidence and, with a ``source``, add to the drift test."""
         verdicts = [image.verdict for image in judgements if not isinstance(image, ImageError)]
         errors = [image.slug for image in judgements if isinstance(image, ImageError)]
         flagged = sum(verdict.is_anomaly for verdict in verdicts)

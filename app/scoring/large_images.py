@@ -10,49 +10,26 @@ from app.http.shares import FairShares
 from snf_runtime.images.policy import MAX_PIXELS
 
 SECONDS_PER_MEGAPIXEL = 3.0
-"""Time that the default deadline of a request grows by for each million pixels of its large images: several times that
-of one core."""
+"""Growth of the default deadline for large images: several times the time of one core."""
 WAIT_S = 10
-"""Wait that a refusal asks for, in seconds."""
+"""Seconds that a refusal asks to wait."""
 
 
 def check_pixels(pixels: int, most: int = 2 * MAX_PIXELS) -> None:
-    """Raise a 413 error if the images of a request have too many pixels in total.
-
-    Args:
-        pixels: Pixels of all images of the request, by their headers.
-        most: Most pixels, those of two of the largest images.
-    """
+    """Raise ``Problem`` 413 for more pixels, by the headers, than two of the largest images have."""
     if pixels > most:
         raise _too_many(f"the image files of one request may have {most} pixels together, got {pixels}")
 
 
 class LargeImages:
-    """Limit on the pixels of full-size images in memory, shared fairly among the callers of the service.
-
-    It is for models that score images tile by tile in their full size. Images count from before they are decoded until
-    they are scored.
-
-    Images of other models are brought to a small size when they are decoded, and do not count.
-
-    Args:
-        max_pixels: Most pixels of a request, and of all open requests.
-    """
+    """Limit on pixels in memory, shared fairly, of images that tile models score in full size."""
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
         self._pixels = FairShares(max_pixels, max_pixels)
 
     @contextmanager
     def hold(self, caller: str, pixels: int) -> Iterator[None]:
-        """Context manager that counts the pixels of a request's images against the limit on pixels in memory.
-
-        Args:
-            caller: Name of the caller.
-            pixels: Pixels of all images of the request, by their headers.
-
-        Raises:
-            Problem: 413 where a request may never hold as many pixels, 429 where it may not now.
-        """
+        """Count pixels while the block runs; raise ``Problem`` 413 if never possible, 429 if not now."""
         if pixels > self._pixels.capacity:
             raise _too_many(
                 f"images of this model keep their size, and one request may carry {self._pixels.capacity} pixels of "

@@ -1,11 +1,4 @@
-"""The scoring queue: one thread, shared fairly among callers, runs all models.
-
-The thread takes work whenever it is free and never waits for more to arrive: batches grow while it is busy. Each turn
-takes at most about the time of a batch; ``FairLine`` decides on the order.
-
-Two limits keep waiting short, both shared fairly among callers: the number of images bounds the accepted work, and the
-number of waiting requests bounds the wait of a small request.
-"""
+"""The scoring queue: one thread runs all models, fairly among callers; batches grow while it is busy."""
 
 from __future__ import annotations
 
@@ -32,24 +25,13 @@ LONGEST_WAIT_S = 60
 """Longest wait that a refusal asks for, in seconds."""
 
 CLOSE_S = 5.0
-"""Longest wait for the turn of the scoring thread at the end of the service, in seconds."""
+"""Longest wait for the turn of the scoring thread at the end, in seconds."""
 
 log = logging.getLogger(__name__)
 
 
 class ScoringQueue:
-    """Queue of scoring requests, processed by one thread that is shared fairly among callers.
-
-    A request that exceeds the limits is refused with 429.
-
-    An image counts once per pass through the flow, because the limits bound time.
-
-    Args:
-        capacity: Most images that wait or are being scored.
-        requests: Most requests that wait for their first turn.
-        metrics: Metrics that record batch sizes and waiting times.
-        largest: Number of images of the largest request that an idle queue accepts.
-    """
+    """Queue with one scoring thread; limits on images bound accepted work, those on requests the wait of small ones."""
 
     def __init__(self, capacity: int, requests: int, metrics: ServiceMetrics, largest: int = 0) -> None:
         self.capacity = capacity
@@ -66,34 +48,20 @@ class ScoringQueue:
 
     @property
     def images(self) -> int:
-        """The number of images that wait or are being scored.
-
-        An image counts once for each pass through the model.
-        """
+        """Images that wait or are scored, each once per pass."""
         return self.capacity - self._images.free
 
     @property
     def turn_s(self) -> float:
-        """Seconds since the scoring thread began its current batch or step, or 0 if it is idle.
-
-        Reading this never blocks.
-
-        A turn takes about the time of a batch. That of a thread that hangs, or has died, never ends.
-        """
+        """Seconds since the current turn began, 0 if idle; that of a dead thread never ends. Never blocks."""
         began = self._turn_began
         return 0.0 if began is None else time.perf_counter() - began
 
     def start(self) -> None:
-        """Start the thread that scores the images of queued requests."""
         self._thread.start()
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Finish the accepted work, and wait for the scoring thread to end.
-
-        New work is refused with a 503 error.
-
-        A thread that hangs is logged after ``timeout_s`` seconds, and ends with the process.
-        """
+        """Refuse new work with 503, finish the accepted work, and log a thread that hangs."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -102,25 +70,7 @@ class ScoringQueue:
             log.error("the scoring thread did not end within %g s; its work is given up", timeout_s)
 
     async def run(self, caller: str, steps: Steps[T], images: int) -> T:
-        """Run a computation, given as a generator, step by step in the scoring thread; return its result.
-
-        Other requests run between its steps.
-
-        Each step has a turn of its own.
-
-        Cancelling the waiting task, as a deadline does, cancels the steps that have not begun.
-
-        Args:
-            caller: Name of the caller.
-            steps: A generator; each step should take at most about the time of a batch.
-            images: Number of images that the work counts as in the limits.
-
-        Returns:
-            The result of the generator.
-
-        Raises:
-            Problem: 429 where the caller exceeds its share of the queue, 503 where the queue is closing.
-        """
+        """Run steps of about a batch's time in turns of their own; cancelling ends them. ``Problem`` 429 or 503."""
         result: T = await self._result(
             WorkItem(caller, images, asyncio.get_running_loop().create_future(), steps=steps)
         )
@@ -134,26 +84,7 @@ class ScoringQueue:
         images_an_item: int = 1,
         at_once: int = BATCH,
     ) -> list[T]:
-        """Apply ``function`` to a request's items in batches on the scoring thread, and return the results.
-
-        Requests with an equal function share batches.
-
-        Cancelling the waiting task cancels the items that are not in the current batch.
-
-        Args:
-            caller: Name of the caller.
-            function: Maps several items to one result each, independent of the other items of the batch. An error fails
-                all requests in the batch.
-            items: Items of the request.
-            images_an_item: Number of images that an item counts as in the limits.
-            at_once: Most images in a batch.
-
-        Returns:
-            The results in the order of the items.
-
-        Raises:
-            Problem: 429 where the caller exceeds its share of the queue, 503 where the queue is closing.
-        """
+        """Apply a function in batches shared with equal functions; its error fails all. ``Problem`` 429 or 503."""
         if not items:
             return []
         future = asyncio.get_running_loop().create_future()
@@ -163,14 +94,7 @@ class ScoringQueue:
         return results
 
     def check(self, caller: str, images: int = 1) -> None:
-        """Raise a 429 error if the queue cannot accept a caller's request with ``images`` images.
-
-        The check reserves nothing.
-
-        Args:
-            caller: Name of the caller.
-            images: Number of images in the request.
-        """
+        """Raise ``Problem`` 429 if the queue cannot take a request; nothing is reserved."""
         if not self._requests.take(caller):
             raise self._too_many_requests(caller)
         self._requests.give_back(caller)

@@ -50,19 +50,11 @@ class Upload:
 
 @dataclass(frozen=True)
 class ImageUploads:
-    """The images in the body of a scoring request, not decoded yet.
-
-    They are image files, or one NumPy array.
-
-    Attributes:
-        uploads: Encoded images, or the bytes of an array.
-        many: Whether images fail individually, as in a form.
-        array: Whether the upload is an array in the format ``.npy``.
-    """
+    """The images of a request before decoding: files, or one NumPy array."""
 
     uploads: tuple[Upload, ...]
-    many: bool = False
-    array: bool = False
+    many: bool = False  # images fail individually, as in a form
+    array: bool = False  # the upload is a .npy file
 
 
 @dataclass(frozen=True)
@@ -74,17 +66,7 @@ class Item:
 
 
 async def read_batch(request: Request, preprocessing: Preprocessing, max_images: int) -> ImageUploads:
-    """Read the images in the body of a request, without decoding them.
-
-    The body is a form, a single image file, or a NumPy array.
-
-    Raises a 400, 413, 415 or 422 error.
-
-    Args:
-        request: The request.
-        preprocessing: Preprocessing of the model, which bounds the size of an array.
-        max_images: Most images of the request.
-    """
+    """Read a form, an image file or an array without decoding; raise ``Problem`` 400, 413, 415 or 422."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == MULTIPART:
         return ImageUploads(await _read_form(request, max_images), many=True)
@@ -130,7 +112,6 @@ async def _read_form(request: Request, max_images: int) -> tuple[Upload, ...]:
 
 
 def too_many(limit: int) -> Problem:
-    """Return a ``Problem`` with status 413, for a request with more than ``limit`` images."""
     return Problem(
         413,
         "too-many-images",
@@ -142,16 +123,7 @@ def too_many(limit: int) -> Problem:
 async def source_pixels(
     batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str
 ) -> list[int]:
-    """Return the number of pixels of each image file, before the files are decoded.
-
-    For an array, the list has a single entry, the total.
-
-    Args:
-        batch: The body of the request.
-        preprocessing: Preprocessing of the model.
-        decoders: Threads that read the headers.
-        caller: Name of the caller.
-    """
+    """Return the pixels of each file by its header; of an array a single total."""
     if batch.array:
         return [len(batch.uploads[0].data) // preprocessing.channels]
     if preprocessing.fit == "exact":  # files of another size are refused by their headers
@@ -169,23 +141,7 @@ async def decode_batch(
     max_images: int,
     sizes: Sequence[int],
 ) -> list[Item]:
-    """Decode the images of a request, and return the results in the order of the images.
-
-    In a form, an image that cannot be decoded gets an error as its result.
-
-    Cancelling the waiting task, as a deadline does, also ends the decoding of images that have begun.
-
-    Args:
-        batch: The body of the request.
-        preprocessing: Preprocessing of the model.
-        decoders: Threads that decode.
-        caller: Name of the caller.
-        max_images: Most images of an array.
-        sizes: Pixels of each image file, from ``source_pixels``.
-
-    Raises:
-        ImageError: The only image cannot be decoded.
-    """
+    """Decode in order; in a form errors are results, else ``ImageError`` is raised. Cancelling ends decoding."""
     if batch.array:
         decode = partial(decode_npy, preprocessing=preprocessing, max_images=max_images)
         [stack] = await decoders.map(caller, decode, [batch.uploads[0].data])
@@ -222,15 +178,7 @@ def _abandoned_after() -> Iterator[Callable[[], bool]]:
 
 
 def decode_upload(upload: Upload, preprocessing: Preprocessing, is_abandoned: Callable[[], bool] = never) -> Item:
-    """Decode an image file to the size and channels that a model needs.
-
-    The result contains the error if that fails.
-
-    Args:
-        upload: The file.
-        preprocessing: Preprocessing of the model.
-        is_abandoned: Returns whether the image is no longer needed; decoding then raises ``DecodingAbandoned``.
-    """
+    """Decode a file for a model; the item has the error if that fails."""
     try:
         return Item(upload.filename, decode_image(upload.data, preprocessing, is_abandoned))
     except ImageError as error:
@@ -238,8 +186,5 @@ def decode_upload(upload: Upload, preprocessing: Preprocessing, is_abandoned: Ca
 
 
 def decoded(items: Sequence[Item]) -> dict[int, Pixels]:
-    """Return a dictionary that maps the index of each decoded image in the request to the image's pixels.
-
-    Pixels are uint8 ``(channels, height, width)``. Images that could not be decoded are left out.
-    """
+    """Return the pixels, uint8 ``(C, H, W)``, of the images that could be decoded, by index."""
     return {index: item.image.pixels for index, item in enumerate(items) if isinstance(item.image, DecodedImage)}

@@ -25,17 +25,7 @@ if TYPE_CHECKING:
 
 
 def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
-    """Return the answer to a scoring request as JSON bytes, with a score or an error for each image.
-
-    Args:
-        loaded: The model that scored.
-        items: All images of the request.
-        judged: The result of each image that could be decoded, by its index.
-        fdr: Whether to add false-discovery rates.
-
-    Raises:
-        Problem: 422, where no image has a score.
-    """
+    """Return the answer for all items; raise ``Problem`` 422 if no image has a score."""
     results = [image_result(index, item, judged.get(index), loaded) for index, item in enumerate(items)]
     verdicts = {index: image.verdict for index, image in judged.items() if not isinstance(image, ImageError)}
     if not verdicts:
@@ -60,10 +50,7 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
 def image_result(
     index: int, item: Item, judgement: Judgement | None, loaded: Loaded
 ) -> schemas.ScoredImage | schemas.FailedImage:
-    """Return the API answer for one image: its log-likelihood and anomaly verdict, or its error.
-
-    ``judgement`` is None if the image could not be decoded.
-    """
+    """Return the answer for one image; ``judgement`` is None if it could not be decoded."""
     if isinstance(item.image, ImageError):
         return _failed(index, item, item.image)
     assert judgement is not None
@@ -106,17 +93,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
 
 
 def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> schemas.HeatMap:
-    """Return the API form of an image's heat map: each pixel's contribution to the log-likelihood.
-
-    It has a PNG overlay, its colours alone and a NumPy array, all in base64.
-
-    They may be smaller than a large image of several tiles.
-
-    Args:
-        pixels: The pixels of the model's image, uint8 ``(C, H, W)``.
-        heat_map: Its maps.
-        regions: The regions of the anomaly map in pixels of the file; None where the calibration has no threshold.
-    """
+    """Return a heat map as overlay, colours and array in base64, reduced for large images of tiles."""
     from models.anomaly.heat_map_picture import colours, overlay  # noqa: PLC0415 - SciPy takes time to load
 
     channels = heat_map.channels

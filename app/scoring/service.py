@@ -26,27 +26,13 @@ MAX_EXPLAINED_PIXELS = 2**20
 
 @dataclass(frozen=True)
 class ScoringService:
-    """Service that answers HTTP requests to score images with a model.
-
-    It decodes the images, has them scored, and encodes the response.
-    """
+    """Service that decodes the images of a request, has them scored, and encodes the answer."""
 
     judging: Judging
     decoders: DecodingLanes
 
     async def score(self, ref: str, request: Request, query: ScoreQuery, timeout_ms: int | None) -> bytes:
-        """Score the images in a request's body with the model ``ref``, and return the answer as JSON bytes.
-
-        Args:
-            ref: Reference of the model.
-            request: The request, whose body holds the images.
-            query: Options of the scores.
-            timeout_ms: Deadline in milliseconds; None for the default of the service.
-
-        Raises:
-            Problem: The request is not valid, exceeds a limit, or passed its deadline.
-            ImageError: The only image of the request is not judged.
-        """
+        """Return JSON; raise ``Problem`` for the request, ``ImageError`` if its only image is not judged."""
         async with self.judging.admit(request.scope, ref, query, timeout_ms) as admission:
             items, many = await self._decoded(admission, request, query)
             images = decoded(items)
@@ -63,11 +49,7 @@ class ScoringService:
         return answer_json(loaded, items, judged, fdr=query.fdr)
 
     async def _decoded(self, admission: Admission, request: Request, query: ScoreQuery) -> tuple[list[Item], bool]:
-        """Return the decoded images of a request in their order, and whether they fail individually.
-
-        Raises:
-            ImageError: The only image cannot be decoded.
-        """
+        """Return the decoded images, and whether they fail individually; else raise ``ImageError``."""
         caller, limit, scorer = admission.caller, admission.limit, admission.loaded.scorer
         preprocessing = scorer.preprocessing
         if query.explain:
