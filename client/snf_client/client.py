@@ -31,7 +31,7 @@ from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, Service
 
 
 class _Client(Resource[S]):
-    """Base class of both clients, with the calls to the service that are the same for blocking and awaiting."""
+    """The calls that are the same for blocking and awaiting."""
 
     def __init__(self, transport: S) -> None:
         super().__init__(transport)

@@ -138,12 +138,7 @@ class _Body(BaseModel):
 
 
 def error_of(response: httpx.Response) -> ClientError:
-    """Return the exception for an unsuccessful HTTP response.
-
-    It is a ``ProblemError`` for 4xx and 5xx, else an ``UnexpectedAnswer``.
-
-    Redirections are not followed: the request may have a key and a body, which are for the given address alone.
-    """
+    """Return the exception for an unsuccessful response; redirections are errors: key and body are for one address."""
     if response.status_code >= 400:
         return problem_of(response)
     target = response.headers.get("location")
@@ -154,12 +149,7 @@ def error_of(response: httpx.Response) -> ClientError:
 
 
 def problem_of(response: httpx.Response) -> ProblemError:
-    """Return the exception for an HTTP error response, chosen by its status.
-
-    For example, it is ``NotFound`` for 404.
-
-    If the body is not a problem document (RFC 9457), the title names the status and the detail is empty.
-    """
+    """Return the exception for the status of an error response; without a problem document the detail is empty."""
     status = response.status_code
     kind = _BY_STATUS.get(status, InvalidRequest if status < 500 else ServiceFailed)
     wait = _retry_after(response.headers.get("retry-after", ""))

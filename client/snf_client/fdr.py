@@ -1,7 +1,4 @@
-"""Benjamini-Hochberg q-values, for the client and for the service.
-
-The client computes them over all images of a call, which may take several requests.
-"""
+"""Benjamini-Hochberg q-values, for the service and for the client over all requests of a call."""
 
 from __future__ import annotations
 
@@ -9,13 +6,7 @@ from collections.abc import Sequence
 
 
 def q_values(p_values: Sequence[float]) -> list[float]:
-    """Return the Benjamini-Hochberg q-value of each p-value.
-
-    A q-value is the smallest false-discovery rate at which its image is flagged.
-
-    The false-discovery rate is the expected share of false alarms among the flagged images. With the p-values in
-    ascending order p_(1) <= ... <= p_(n), the q-value of p_(i) is the minimum over j >= i of p_(j) n / j, at most 1
-    (Benjamini and Hochberg 1995).
+    """Return the least false-discovery rate at which each p-value is flagged (Benjamini and Hochberg 1995).
 
     >>> q_values([0.01, 0.04, 0.03, 0.005])
     [0.02, 0.04, 0.04, 0.02]

@@ -47,23 +47,17 @@ class UnreadableFile(Exception):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Batch of images that are sent together in one scoring request.
-
-    They are arrays of the same shape, or any mix of paths, bytes and PIL images.
-    """
+    """Images of one request: arrays of the same shape, or any mix of paths, bytes and PIL images."""
 
     images: tuple[ImageLike, ...]
 
     @property
     def names(self) -> list[str | None]:
-        """The file path of each image as text, in order; None for an image given as bytes, array or PIL image."""
+        """The path of each image; None for one without a file."""
         return [_path_text(image) if isinstance(image, str | Path) else None for image in self.images]
 
     def body(self) -> dict[str, Any]:
-        """Return the keyword arguments with which ``httpx`` sends the images in a request body.
-
-        Arrays become ``content``. All other images become ``files``, whose content is read here.
-        """
+        """Return the body as keywords of ``httpx``: ``content`` of arrays or ``files``, which are read here."""
         if isinstance(self.images[0], np.ndarray):
             buffer = io.BytesIO()
             np.save(buffer, np.stack(self.images))  # type: ignore[arg-type]
@@ -71,36 +65,19 @@ class ImageBatch:
         return {"files": [("images", (_name(image, index), _encode(image))) for index, image in enumerate(self.images)]}
 
     def halves(self) -> tuple[ImageBatch, ImageBatch]:
-        """Split the batch into two: the first half of the images (rounded down), and the rest."""
         middle = len(self.images) // 2
         return ImageBatch(self.images[:middle]), ImageBatch(self.images[middle:])
 
 
 def batches(images: ImagesLike, size: int) -> Iterator[ImageBatch]:
-    """Split images into batches of at most ``size`` consecutive images.
-
-    A batch ends early where the shape of arrays changes, and between arrays and other images.
-
-    Images are taken from an iterator only when their batch is asked for.
-
-    Raises:
-        TypeError: If an image is of no supported type or an array is not of type uint8.
-        ValueError: If an array does not have the shape of an image.
-    """
+    """Split images, as they are asked for, into batches; one also ends where kind or shape of arrays changes."""
     for _, alike in groupby(iter_images(images), _array_shape):
         while batch := tuple(islice(alike, size)):
             yield ImageBatch(batch)
 
 
 def iter_images(images: ImagesLike) -> Iterator[ImageLike]:
-    """Yield the given images one by one, after checking the type of each and the shape of arrays.
-
-    The argument is a single image, an array (N, H, W[, C]) or an iterable.
-
-    Raises:
-        TypeError: If an image is of no supported type or an array is not of type uint8.
-        ValueError: If an array does not have the shape of an image.
-    """
+    """Yield images one by one; raise ``TypeError`` for an unsupported type, ``ValueError`` for another shape."""
     if isinstance(images, np.ndarray):
         several = images.ndim == 4 or (images.ndim == 3 and images.shape[-1] not in CHANNELS)
         yield from map(_check_array, images if several else [images])

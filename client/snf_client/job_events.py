@@ -1,7 +1,4 @@
-"""Typed events of a job, a reader that survives lost connections, and polling of the state of the job.
-
-A reader gets every event once and in order, across lost connections and restarts of the service.
-"""
+"""Typed events of a job, a reader that survives lost connections and restarts, and polling of its state."""
 
 from __future__ import annotations
 
@@ -128,15 +125,7 @@ _EVENT_TYPES: dict[str, type[Event]] = {
 
 
 class JobEventReader:
-    """Reader of a job's events that continues after lost connections.
-
-    It keeps the id of the last event and the number of connections lost in a row.
-
-    Args:
-        job_id: The job.
-        after: Id of the last event that is already known; empty: read from the first.
-        retries: Limits on connecting to a service that has not answered yet.
-    """
+    """Reader of a job's events after the id ``after``, which continues after lost connections."""
 
     def __init__(self, job_id: str, after: str, retries: Retries) -> None:
         self.over = False
@@ -147,18 +136,12 @@ class JobEventReader:
         self._retries = retries
 
     def call(self) -> Call[None]:
-        """Return the request that opens a stream of the job's events, without sending it.
-
-        The stream starts after the last event that was parsed.
-        """
+        """Return the unsent request for the events after the last one that was parsed."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self._last_id} if self._last_id else {})
         return Call("GET", self._path, read_nothing, headers=headers, read_timeout_s=SILENCE_S)
 
     def parse(self, message: ServerSentEvent) -> Event | None:
-        """Parse a server-sent message as a job event, and remember its id for a later reconnection.
-
-        Returns None for a message without data.
-        """
+        """Parse a message and keep its id; return None for one without data."""
         if not message.data:
             return None
         self._last_id, self._lost_connections, self._contacted = message.id, 0, True
@@ -168,24 +151,13 @@ class JobEventReader:
         return _EVENT_TYPES.get(message.event, Event).model_validate(data | known)
 
     def end_of_stream(self, status: int) -> ServiceUnavailable | None:
-        """Return an error if the stream of a job's events stopped too early, before the job's end; else None.
-
-        It stopped too early if the job's ``end`` event was not received.
-
-        Args:
-            status: HTTP status of the stream; 204 means that there are no more events.
-        """
+        """Return an error if the stream stopped before ``end``; status 204 means that there is no more."""
         if status == 204:
             self.over = True
         return None if self.over else ServiceUnavailable("the service ended the stream of events", sent=True)
 
     def pause(self, error: ClientError) -> float:
-        """Return the seconds to wait before reconnecting to a job's event stream after an error.
-
-        Raises:
-            ClientError: The given error, if connecting again is of no use or was tried often enough: about five
-                minutes for a service that has answered before, else as often as any other call.
-        """
+        """Return the seconds before reconnecting, or raise ``error`` if that is of no use or was tried too often."""
         self._lost_connections += 1
         call = self.call()
         policy, limit = RECONNECTING, MAX_LOST_CONNECTIONS
@@ -200,13 +172,7 @@ class JobEventReader:
 
 
 class JobPolling:
-    """Schedule for polling the status of a job until it ends.
-
-    The pauses grow from 0.1 to 2 seconds. There may be a time limit.
-
-    Args:
-        timeout: Longest wait in all, seconds; None: no limit.
-    """
+    """Pauses between requests for a job's status, from 0.1 to 2 seconds, with a time limit if any."""
 
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
@@ -214,11 +180,7 @@ class JobPolling:
         self._next = FIRST_POLL_S
 
     def pause(self, job: JobView) -> float:
-        """Return the seconds until the next status request, at most 2; raise ``TimeoutError`` at the time limit.
-
-        Raises:
-            TimeoutError: If the longest wait is over.
-        """
+        """Return the seconds until the next request; raise ``TimeoutError`` at the time limit."""
         left = LONGEST_POLL_S if self._end is None else self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"job {job.id} is {job.status} after {self._timeout:g} s")

@@ -34,22 +34,14 @@ class FilesProblem(ValueError):
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Files in a folder and its subfolders, split into possible images and skipped files.
+    """Files of a folder and its subfolders in natural order."""
 
-    They are in natural order. The skipped files are only counted.
-
-    Attributes:
-        files: Files that may be images. Links that lead nowhere, pipes, and folders that cannot be listed are among
-            them, so that reading them says what is wrong.
-        skipped: Hidden files, files of systems, and texts: their names are no images'.
-    """
-
-    files: list[Path]
-    skipped: list[Path]
+    files: list[Path]  # also what cannot be read, so that reading it says why
+    skipped: list[Path]  # hidden files, files of systems, and texts
 
     @property
     def note(self) -> str | None:
-        """A sentence that counts the skipped files and names up to three; None if none was skipped."""
+        """A sentence that names up to three skipped files, if there are any."""
         if not self.skipped:
             return None
         count = "1 file was" if len(self.skipped) == 1 else f"{len(self.skipped)} files were"
@@ -58,31 +50,18 @@ class FolderFiles:
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a path has the suffix of an image file, such as .png or .TIFF."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def is_no_image(path: PurePath) -> bool:
-    """Return whether the name of a file shows that it is not an image.
-
-    A file of a folder is then skipped, and only counted.
-
-    Such files are hidden, made by a system, or texts. All other files are judged, whatever their names.
-
-    Args:
-        path: Path relative to the folder.
-    """
+    """Return whether a path in a folder is hidden, of a system or a text; all other files are judged."""
     name = path.name.lower()
     hidden = any(part.startswith(".") or part == SYSTEM_FOLDER for part in path.parts)
     return hidden or name in SYSTEM_FILES or name.endswith(TEXT_SUFFIXES)
 
 
 def natural_order(path: PurePath) -> tuple[tuple[tuple[str | int, ...], ...], str]:
-    """Return a sort key that orders paths naturally, so that 2 comes before 10.
-
-    Paths are compared folder by folder, and runs of digits by their number.
-
-    The console sorts dropped folders in the same way (``js/score/natural_order.js``).
+    """Return a sort key by which 2 comes before 10, as the console's ``js/score/natural_order.js``.
 
     >>> sorted(map(PurePath, ["a/10.png", "a/2.png", "a/02.png"]), key=natural_order)
     [PurePosixPath('a/02.png'), PurePosixPath('a/2.png'), PurePosixPath('a/10.png')]
@@ -93,10 +72,7 @@ def natural_order(path: PurePath) -> tuple[tuple[tuple[str | int, ...], ...], st
 
 
 def files_in(folder: Path) -> FolderFiles:
-    """Return all files under a folder in natural order, split into possible images and skipped files.
-
-    Links to folders are not followed.
-    """
+    """Return all files under a folder, without following links to folders."""
     found: list[Path] = []
 
     def keep(error: OSError) -> None:
@@ -120,22 +96,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
-    """Find the files to upload among given paths, and return images and other files separately.
-
-    The other files are those that were given without the suffix of an image, such as archives and arrays. All files of
-    a folder count as images, except those that ``is_no_image`` skips.
-
-    Args:
-        paths: Files, and folders that are searched for images.
-
-    Returns:
-        The images by name, and the other files. The name of an image is its path relative to the deepest folder that
-        all images have in common, so that images of one folder stay a group. Files of a folder whose names are no
-        images' are there with an empty file in their place: their names are counted, and their content is not read.
-
-    Raises:
-        FilesProblem: If a path does not exist or cannot be read, or no file was found.
-    """
+    """Return images by their names below the common folder, and other files; raise ``FilesProblem`` for none."""
     images: list[Path] = []
     skipped: list[Path] = []
     others: list[Path] = []
@@ -166,29 +127,19 @@ def split_paths(paths: list[Path]) -> tuple[dict[str, Path], list[Path]]:
 
 
 def size_of(file: BinaryIO) -> int:
-    """Return the total size in bytes of an open file on disk, independent of its read position."""
+    """Return the bytes of an open file, whatever its position."""
     return os.fstat(file.fileno()).st_size
 
 
 class TarStream:
-    """Readable stream of a tar archive that is built from files on the fly.
-
-    The archive is not compressed and never held as a whole.
-
-    Args:
-        files: The files by their names in the archive.
-    """
+    """Readable stream of an uncompressed tar archive, which is never held as a whole."""
 
     def __init__(self, files: dict[str, Path]) -> None:
         self._pieces = _tar_pieces(files)
         self._rest = b""
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes of the archive, at most ``size`` of them; empty bytes mean its end.
-
-        Raises:
-            FilesProblem: If a file became shorter while it was read.
-        """
+        """Raise ``FilesProblem`` if a file became shorter."""
         while not self._rest and (piece := next(self._pieces, None)) is not None:
             self._rest = piece
         piece, self._rest = self._rest[:size], self._rest[size:]
@@ -200,12 +151,7 @@ class _Readable(Protocol):
 
 
 class ByteCounter:
-    """Counter of the bytes sent in an upload, which reports them to a progress function.
-
-    Args:
-        progress: Function that is called after every read; None: no function.
-        total: Bytes in all.
-    """
+    """Counter of the bytes of an upload, which reports them after every read."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
@@ -213,27 +159,19 @@ class ByteCounter:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """Add ``count`` to the number of bytes sent in an upload, and call its progress function.
-
-        The progress function, if there is one, gets the bytes so far and the bytes in all.
-        """
         self._done += count
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)
 
 
 class CountedStream:
-    """Wrapper of a readable stream that counts the bytes read from it, to report upload progress.
-
-    Each read adds its number of bytes to a ``ByteCounter``.
-    """
+    """Readable stream that counts the bytes read."""
 
     def __init__(self, stream: _Readable, counter: ByteCounter) -> None:
         self._stream = stream
         self._counter = counter
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes of the stream, at most ``size``, and count them; empty bytes mean its end."""
         data = self._stream.read(size)
         self._counter.add(len(data))
         return data
@@ -244,16 +182,7 @@ class CountedStream:
 
 
 class CountedFile(CountedStream):
-    """Wrapper of an open file on disk that counts the bytes read from it, to report upload progress.
-
-    Each read adds its number of bytes to a ``ByteCounter``. What is appended to the file meanwhile is not read, because
-    the length of a request is sent first.
-
-    Args:
-        file: The file.
-        counter: Counter of the bytes.
-        size: Bytes to read.
-    """
+    """Open file that counts the bytes read, of ``size`` at most: the length of a request is sent first."""
 
     def __init__(self, file: BinaryIO, counter: ByteCounter, size: int) -> None:
         super().__init__(file, counter)
@@ -261,11 +190,7 @@ class CountedFile(CountedStream):
         self._left = size
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes of the file, at most ``size``, and count them; empty bytes mean its end.
-
-        Raises:
-            FilesProblem: If the file became shorter while it was read.
-        """
+        """Raise ``FilesProblem`` if the file became shorter."""
         wanted = min(size, self._left)
         data = super().read(wanted)
         if wanted and not data:
@@ -274,7 +199,7 @@ class CountedFile(CountedStream):
         return data
 
     def fileno(self) -> int:
-        """Return the descriptor of the wrapped file; httpx calls this method to find the file's length."""
+        """Return the descriptor, by which httpx finds the length."""
         return self._file.fileno()
 
 

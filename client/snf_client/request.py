@@ -32,54 +32,29 @@ class RetryWhen(Enum):
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """Description of one HTTP request to the service, which a transport such as ``SyncTransport`` sends.
-
-    It includes the function that parses the response, and a retry rule.
-
-    Args:
-        method: HTTP method.
-        path: Path of the request.
-        parse: Function that turns a successful response into the result.
-        params: Query parameters.
-        headers: Headers of the request.
-        body: Body, as keywords of ``httpx``: ``json``, ``content``, ``data`` or ``files``.
-        open_body: Context manager that opens files and gives the body, instead of ``body``.
-        save_to: File that the body of the response is written to; it appears once it is complete.
-        retry_when: Condition for sending the call again.
-        accept: Error statuses that count as success.
-        read_timeout_s: Longest wait for the next bytes of the response, seconds. None: no limit. Negative: the
-            timeout of the client.
-        follow: Function that returns the call whose result replaces the first one, such as that for the next page of a
-            list; None: there is none.
-    """
+    """One HTTP request, not sent yet, with the parser of its response and a retry rule."""
 
     method: str
     path: str
     parse: Callable[[httpx.Response], T]
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
-    open_body: Callable[[], AbstractContextManager[Mapping[str, Any]]] | None = None
-    save_to: Path | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)  # keywords of httpx: json, content, data or files
+    open_body: Callable[[], AbstractContextManager[Mapping[str, Any]]] | None = None  # opens files and gives the body
+    save_to: Path | None = None  # appears once it is complete
     retry_when: RetryWhen = RetryWhen.ALWAYS
-    accept: tuple[int, ...] = ()
-    read_timeout_s: float | None = -1.0
-    follow: Callable[[T], Call[T] | None] | None = None
+    accept: tuple[int, ...] = ()  # error statuses that count as success
+    read_timeout_s: float | None = -1.0  # None: no limit; negative: that of the client
+    follow: Callable[[T], Call[T] | None] | None = None  # gives the call whose result replaces this one
 
 
 def path(*parts: str | int) -> str:
-    """Return the URL path of an API endpoint: ``/v1/`` and the given segments, percent-encoded.
-
-    The segments ``a`` and ``b`` give ``/v1/a/b``. The characters ``:`` and ``@`` stay.
-    """
+    """Return ``/v1/`` and the percent-encoded segments, in which ``:`` and ``@`` stay."""
     return "/v1/" + "/".join(quote(str(part), safe=":@") for part in parts)
 
 
 def query(**params: Any) -> dict[str, Any]:
-    """Return the given parameters of a URL query as a dict, without those that are None.
-
-    Booleans become "true" or "false".
-    """
+    """Return the parameters that are not None, with booleans as "true" or "false"."""
     return {
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in params.items()
@@ -88,14 +63,7 @@ def query(**params: Any) -> dict[str, Any]:
 
 
 def all_pages(place: str, schema: type[M], entries: str, before: M | None = None) -> Call[M]:
-    """Return a call that reads all pages of a list into one.
-
-    Args:
-        place: Path of the list.
-        schema: Schema of a page, with the cursor ``next``.
-        entries: Field with the entries of a page.
-        before: The pages before, as one.
-    """
+    """Return a call that reads all pages of a list into one, ``before`` being those read so far."""
 
     def parse(response: httpx.Response) -> M:
         page = read_json(schema)(response)
@@ -110,13 +78,7 @@ def all_pages(place: str, schema: type[M], entries: str, before: M | None = None
 
 
 def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
-    """Return a function that parses the JSON body of an HTTP response into an object of type ``schema``.
-
-    ``schema`` is a pydantic model.
-
-    Raises:
-        UnexpectedAnswer: From the returned function, if the response does not fit the schema.
-    """
+    """Return a parser of JSON bodies, which raises ``UnexpectedAnswer`` for another schema."""
 
     def parse(response: httpx.Response) -> M:
         try:
@@ -128,10 +90,7 @@ def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
 
 
 def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
-    """Return the ``UnexpectedAnswer`` error for a response whose JSON does not have the expected format.
-
-    Its message names the first wrong field.
-    """
+    """Return an error that names the first wrong field."""
     [first, *_] = error.errors()
     where = ".".join(map(str, first["loc"])) or "its body"
     return UnexpectedAnswer(
@@ -141,30 +100,17 @@ def unexpected(response: httpx.Response, expected: str, error: ValidationError) 
 
 
 def read_bytes(media_type: str) -> Callable[[httpx.Response], bytes]:
-    """Return a function that checks an HTTP response's media type and returns its body as bytes.
-
-    Raises:
-        UnexpectedAnswer: From the returned function, if the response is not of that media type.
-    """
+    """Return a parser of bodies of a media type, which raises ``UnexpectedAnswer`` for another one."""
     return lambda response: _of_type(response, media_type).content
 
 
 def read_text(media_type: str) -> Callable[[httpx.Response], str]:
-    """Return a function that checks an HTTP response's media type and returns its body as text.
-
-    The text is decoded by the charset in the headers of the response.
-
-    Raises:
-        UnexpectedAnswer: From the returned function, if the response is not of that media type.
-    """
+    """Return a parser of texts of a media type, decoded by their charset, which raises ``UnexpectedAnswer``."""
     return lambda response: _of_type(response, media_type).text
 
 
 def _of_type(response: httpx.Response, media_type: str) -> httpx.Response:
-    """Return the response if its body is of a media type, and raise ``UnexpectedAnswer`` otherwise.
-
-    Some servers answer every address with a page.
-    """
+    """Raise ``UnexpectedAnswer`` for another media type: some servers answer every address with a page."""
     given = response.headers.get("content-type", "")
     if given.partition(";")[0].strip().lower() != media_type:
         raise UnexpectedAnswer(
@@ -175,4 +121,4 @@ def _of_type(response: httpx.Response, media_type: str) -> httpx.Response:
 
 
 def read_nothing(_response: httpx.Response) -> None:
-    """Ignore an HTTP response and return None, for calls without a result, such as deletions."""
+    """Return None, for calls without a result."""

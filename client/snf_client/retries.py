@@ -48,11 +48,7 @@ class Retries:
     on_retry: OnRetry | None = None
 
     def pause(self, error: BaseException | None, failures: int) -> float:
-        """Return the seconds to wait before a failed request is sent again.
-
-        They follow the ``Retry-After`` of the error. Without it, the pause doubles with every failure, up to
-        ``longest_pause``.
-        """
+        """Return the seconds before the next attempt, by ``Retry-After`` or doubled with every failure."""
         retry_after = error.retry_after if isinstance(error, ProblemError) else None
         if retry_after is not None:
             return retry_after * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
@@ -60,10 +56,7 @@ class Retries:
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
     def max_attempts(self, *, contacted: bool) -> int:
-        """Return the largest number of times that a request is sent, the first time included.
-
-        By default it is 10, or 4 while the service has never answered.
-        """
+        """Return the most attempts, fewer while the service has never answered."""
         return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
 
     def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
@@ -96,10 +89,7 @@ class _StopAfter(stop_base):
 
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
-    """Return whether a request that failed with ``error`` may be sent again under the rule ``retry_when``.
-
-    It may after a lost connection or HTTP 429, 502 or 503, as far as ``retry_when`` permits.
-    """
+    """Return whether a request may be sent again after a lost connection or HTTP 429, 502 or 503."""
     if may_be_done(error):
         return retry_when is RetryWhen.ALWAYS
     match error:
@@ -111,10 +101,7 @@ def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
 
 
 def may_be_done(error: BaseException) -> bool:
-    """Return whether the service may have carried out a request that raised ``error`` in the client.
-
-    It may if its response was lost, or if a proxy answered HTTP 502.
-    """
+    """Return whether the service may have done a request: its response was lost, or a proxy answered 502."""
     match error:
         case ServiceUnavailable(sent=sent):
             return sent

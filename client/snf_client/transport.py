@@ -30,10 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServiceConnection:
-    """Settings of the connection to the service, such as its URL and the timeout.
-
-    They also have the request headers and the retry limits. The timeout is in seconds.
-    """
+    """Settings of the connection, with the timeout in seconds."""
 
     url: httpx.URL
     headers: dict[str, str]
@@ -42,17 +39,7 @@ class ServiceConnection:
 
     @classmethod
     def to(cls, url: str | None, key: str | None, timeout: float, retries: Retries | None) -> Self:
-        """Create connection settings; an address or key that is None is taken from environment variables.
-
-        Args:
-            url: Address of the service; None: that in ``SNF_URL``, else ``http://127.0.0.1:8000``.
-            key: API key; None: that in ``SNF_API_KEY``, else no key is sent.
-            timeout: Longest wait for the next bytes of a response, seconds.
-            retries: Limits on repeating failed calls; None: the defaults.
-
-        Raises:
-            ValueError: If the address is not that of an HTTP server, or the key cannot be sent.
-        """
+        """Fill in what is None from ``SNF_URL``, ``SNF_API_KEY`` and defaults; ``ValueError`` if unusable."""
         text = url or os.environ.get("SNF_URL") or DEFAULT_URL
         wrong = ValueError(f"expected an address such as {DEFAULT_URL}, got {text!r}")
         try:
@@ -71,10 +58,7 @@ class ServiceConnection:
 
 
 class _Attempts(Generic[T]):
-    """Attempts to make one call; if the response to a deletion was lost, a later "not found" counts as success.
-
-    A deletion whose response was lost may have been done: its next attempt accepts that there is nothing to delete.
-    """
+    """Attempts of one call: if the response to a deletion was lost, a later "not found" counts as success."""
 
     def __init__(self, call: Call[T]) -> None:
         self._call = call
@@ -91,8 +75,6 @@ class _Attempts(Generic[T]):
 
 
 class _Transport:
-    """Base class of the transports, which send requests to the service by a blocking or an asyncio HTTP client."""
-
     def __init__(self, connection: ServiceConnection) -> None:
         self.retries = connection.retries
         self._connection = connection
@@ -128,23 +110,14 @@ class _Transport:
 
 
 class SyncTransport(_Transport):
-    """HTTP client that sends requests to the service and blocks until each one is answered.
-
-    It repeats failed requests if that is safe.
-    """
+    """Transport that blocks, and repeats failed requests if ``may_retry`` says so."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
 
     def send(self, call: Call[T]) -> T:
-        """Send a request and return its parsed response; repeat it after failures if that is safe.
-
-        ``may_retry`` decides whether a failed request is repeated.
-
-        Raises:
-            ClientError: If the last attempt failed.
-        """
+        """Return the parsed response; raise ``ClientError`` if the last attempt failed."""
         while True:
             result: T = Retrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
             following = call.follow(result) if call.follow else None
@@ -154,13 +127,7 @@ class SyncTransport(_Transport):
 
     @contextmanager
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
-        """Context manager that sends a request once and provides its response as a stream.
-
-        The body of the response has not arrived yet.
-
-        Raises:
-            ClientError: If the request fails or its response is an HTTP error.
-        """
+        """Send a request once and provide the response before its body; raise ``ClientError``."""
         with self._request(call) as options, self._http.stream(**options) as response:
             self._contacted = True
             if _is_error(response, call):
@@ -169,11 +136,9 @@ class SyncTransport(_Transport):
             yield response
 
     def pause(self, seconds: float) -> None:
-        """Sleep for ``seconds`` seconds and block the calling thread meanwhile."""
         time.sleep(seconds)
 
     def close(self) -> None:
-        """Close the HTTP connections to the service; further requests fail."""
         self._closed = True
         self._http.close()
 
@@ -189,23 +154,14 @@ class SyncTransport(_Transport):
 
 
 class AsyncTransport(_Transport):
-    """HTTP client for ``asyncio`` that sends requests to the service without blocking the event loop.
-
-    It repeats failed requests if that is safe.
-    """
+    """Transport for ``asyncio``, which repeats failed requests if ``may_retry`` says so."""
 
     def __init__(self, connection: ServiceConnection) -> None:
         super().__init__(connection)
         self._http = httpx.AsyncClient(base_url=connection.url, headers=connection.headers)
 
     async def send(self, call: Call[T]) -> T:
-        """Send a request and return its parsed response; repeat it after failures if that is safe.
-
-        ``may_retry`` decides whether a failed request is repeated.
-
-        Raises:
-            ClientError: If the last attempt failed.
-        """
+        """Return the parsed response; raise ``ClientError`` if the last attempt failed."""
         while True:
             result: T = await AsyncRetrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
             following = call.follow(result) if call.follow else None
@@ -215,13 +171,7 @@ class AsyncTransport(_Transport):
 
     @asynccontextmanager
     async def stream(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
-        """Context manager that sends a request once and provides its response as a stream.
-
-        The body of the response has not arrived yet.
-
-        Raises:
-            ClientError: If the request fails or its response is an HTTP error.
-        """
+        """Send a request once and provide the response before its body; raise ``ClientError``."""
         with self._request(call) as options:
             if isinstance(options.get("content"), Iterator):
                 options["content"] = _asynchronous(options["content"])
@@ -233,11 +183,9 @@ class AsyncTransport(_Transport):
                 yield response
 
     async def pause(self, seconds: float) -> None:
-        """Sleep for ``seconds`` seconds without blocking the asyncio event loop."""
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        """Close the HTTP connections to the service; further requests fail."""
         self._closed = True
         await self._http.aclose()
 
@@ -280,19 +228,12 @@ S = TypeVar("S", bound=_Transport)
 
 
 class Resource(Generic[S]):
-    """Base class for groups of API calls, such as all calls about models."""
-
     def __init__(self, transport: S) -> None:
         self._transport = transport
 
 
 class operation(Generic[P, T]):  # noqa: N801 - a decorator, as ``property`` is
-    """Decorator that turns a method returning a ``Call`` (an HTTP request) into one that sends it.
-
-    The method then returns the parsed response.
-
-    With a ``SyncTransport`` the method returns the result, with an ``AsyncTransport`` an awaitable of it.
-    """
+    """Decorator of a method that returns a ``Call``: it sends it and returns the result, or an awaitable of it."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Call[T]]) -> None:
         self._describe = describe

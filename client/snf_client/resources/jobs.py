@@ -56,11 +56,7 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(AnyJobResult)
 
 
 class _Jobs(Resource[S]):
-    """Base class of the calls that submit, control and read jobs, for the blocking and the asyncio client.
-
-    A submission that failed is repeated as any other call. Its idempotency key ``key``, random by default, makes sure
-    that only one job results.
-    """
+    """Calls for jobs. The idempotency key of a submission, random by default, makes sure that repeats give one job."""
 
     @operation
     def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:

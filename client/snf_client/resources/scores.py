@@ -50,10 +50,7 @@ class ScoreOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ScoreParameters:
-    """Model and options that all HTTP requests of one scoring call have in common.
-
-    ``model`` is a reference such as ``name`` or ``name:3``.
-    """
+    """Model and options of all requests of one scoring call."""
 
     model: str
     alpha: float | None = None
@@ -68,18 +65,12 @@ class ScoreParameters:
 
     @property
     def batch_size(self) -> int:
-        """The largest number of images sent in one scoring request.
-
-        It is 32 // ``draws``, or 8 // ``draws`` with heat maps, but at least 1.
-        """
+        """Most images of a request: 32 // ``draws``, or 8 // ``draws`` with heat maps, at least 1."""
         images = DETAILED_REQUEST_IMAGES if self.explain else REQUEST_IMAGES
         return max(1, images // max(1, self.draws))  # the service says what is wrong with other numbers of draws
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
-        """Return a ``Call`` object, the unsent HTTP request that scores a batch of images.
-
-        The image files are read here.
-        """
+        """Return the unsent request for a batch, whose files are read here."""
         body = batch.body()
         return Call(
             "POST",
@@ -117,14 +108,10 @@ class ScorePart:
         return f"{self.model}:{self.version} with calibration {self.calibration}"
 
     def with_results(self, results: Iterable[ImageResult]) -> ScorePart:
-        """Return a copy of this object with the scores and errors of its images replaced by ``results``."""
         return replace(self, results=tuple(results))
 
     def starting_at(self, first: int) -> ScorePart:
-        """Return a copy of this object whose image results are numbered upwards from ``first``.
-
-        The numbers are in the field ``index``.
-        """
+        """Return a copy whose results have an ``index`` from ``first`` on."""
         return self.with_results(
             result.model_copy(update={"index": first + place}) for place, result in enumerate(self.results)
         )
@@ -142,17 +129,7 @@ class ScorePart:
 
 
 def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
-    """Combine the image results of several scoring requests, in their order, into one ``Scores`` object.
-
-    ``fdr`` adds Benjamini-Hochberg q-values.
-
-    Raises:
-        ModelChanged: If not all images were scored by the same version and calibration of the model.
-        ProblemError: The error of the first request, if no image could be scored.
-        OSError: The error of the first file, if no file could be read.
-        UnreadableFile: The same, for a file that is no plain file or too large.
-        ValueError: If there is no image.
-    """
+    """Join parts into ``Scores``; raise ``ModelChanged``, ``ValueError`` if empty, or the first error if all failed."""
     whole = sum(parts, ScorePart(()))
     if whole.model is None or whole.version is None or whole.calibration is None:
         if whole.refusal is None:
@@ -169,10 +146,7 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
 
 
 def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
-    """Score images by blocking HTTP requests, and yield the results in image order, batch by batch.
-
-    Up to ``in_flight`` threads send requests at the same time.
-    """
+    """Yield results in image order, with ``in_flight`` requests at a time by threads."""
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
@@ -196,11 +170,7 @@ def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images
 
 
 def _in_thread(score: Callable[[ImageBatch], ScorePart], batch: ImageBatch) -> Future[ScorePart]:
-    """Score a batch in a thread of its own, for which the end of the program does not wait.
-
-    A program that is interrupted would otherwise go on until the service answers. It waits for the threads of a
-    ``ThreadPoolExecutor``.
-    """
+    """Score in a thread for which, unlike an executor's, an interrupted program does not wait."""
     future: Future[ScorePart] = Future()
 
     def run() -> None:
@@ -216,10 +186,7 @@ def _in_thread(score: Callable[[ImageBatch], ScorePart], batch: ImageBatch) -> F
 async def score_async(
     transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
 ) -> AsyncGenerator[ScorePart]:
-    """Score images by ``asyncio`` HTTP requests, and yield the results in image order, batch by batch.
-
-    Up to ``in_flight`` asyncio tasks send requests at the same time.
-    """
+    """Yield results in image order, with ``in_flight`` requests at a time by tasks."""
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:
