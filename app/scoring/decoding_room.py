@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class DecodingRoom:
-    """Limit on pixels decoded at once, up to 16 bytes each (WebP); a large image waits alone and is not passed."""
+    """Limit on pixels decoded at once, each up to 16 bytes (WebP); small images cannot pass a large one."""
 
     def __init__(self, pixels: int) -> None:
         self._capacity = self._free = pixels

@@ -59,7 +59,7 @@ def evenly_spaced(images: int, most: int) -> NDArray[np.intp]:
 
 
 class EvenlySpaced:
-    """At most ``most`` evenly spaced images, in a seeded order from all groups, or their own, as folds are blocks."""
+    """At most ``most`` evenly spaced images, in a seeded order or, as the blocks of a calibration need, their own."""
 
     def __init__(self, parts: Sequence[Images], most: int, *, shuffled: bool = True) -> None:
         self._parts = parts

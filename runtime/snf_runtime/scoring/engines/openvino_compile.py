@@ -46,7 +46,7 @@ class ProgramCache(Protocol):
 def compile_program(
     graph: Callable[[int], Graph], threads: int, largest: int, cache: ProgramCache | None = None
 ) -> Program:
-    """Compile a graph. It runs in waves alone unless single images have the same bits; a cache measures tiles."""
+    """Compile a graph, with a tile size measured if there is a cache; without equal bits only waves are used."""
     compiler = _Compiler(threads, cache)
     one = graph(1)
     single = compiler.lanes(one, 1)
