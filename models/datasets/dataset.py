@@ -73,7 +73,6 @@ class DatasetSummary:
     calibration: int
     test: int
     folds: int = 0  # of ``statistics``, where they also serve calibration
-    tiles: float = 1.0  # mean for each image
     whole_folds: int = 0  # of all images, for models whose whole fit is repeated
 
     @property

@@ -25,8 +25,6 @@ from models.images.options import ImageOptions
 from models.locations.location import Location
 from models.naming import check_name, is_name
 from models.texts.suggestions import choices
-from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.images.tiles import tile_plan
 
 
 class DatasetStore:
@@ -156,18 +154,10 @@ class DatasetStore:
 def summarize_report(report: DatasetReport, config: ImageOptions) -> DatasetSummary:
     """Raise ``DatasetUnfit`` if the images cannot be used as ``config`` asks."""
     preprocessing = choose_preprocessing(config, report.facts, report.name)
-    split, tiles = report.split, _mean_tiles(report, preprocessing) if preprocessing.tiled else 1.0
+    split = report.split
     parts = split.train, split.statistics, split.calibration
     whole_folds = FOLDS if report.images <= MOST_REPEATED else 0
-    return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), tiles, whole_folds)
-
-
-def _mean_tiles(report: DatasetReport, preprocessing: Preprocessing) -> float:
-    """Return the mean number of tiles of the images of the most frequent sizes, whatever the stride of the backbone."""
-    side = preprocessing.height
-    stride = side // 8 if side % 8 == 0 else side
-    tiles = sum(size.images * len(tile_plan(size.height, size.width, side, stride)) for size in report.sizes)
-    return tiles / max(1, sum(size.images for size in report.sizes))
+    return DatasetSummary(preprocessing.shape, *parts, 0, len(split.folds), whole_folds)
 
 
 def _taken(name: str) -> DatasetTaken:
