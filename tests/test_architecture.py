@@ -173,7 +173,7 @@ STARTS_WITHOUT_TORCH = [
     "models.scorer",
     "models.scoring.prepared.file",
     "models.training.config",
-    "worker.attempts.shard_work",
+    "worker.attempts.score",
     "worker.runtime.main",
     "worker.runtime.tasks",
 ]

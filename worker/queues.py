@@ -2,16 +2,9 @@ from enum import StrEnum
 from typing import Literal
 
 JobType = Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
+"""Types of jobs; each is also the name of the module in ``worker.attempts`` that runs its attempts."""
 ModelJobType = Literal["score", "calibrate", "evaluate", "limit"]
 """Job types that work with a registered model."""
-ATTEMPT_MODULES: dict[JobType, str] = {
-    "train": "worker.attempts.train",
-    "score": "worker.attempts.score",
-    "calibrate": "worker.attempts.calibrate",
-    "evaluate": "worker.attempts.evaluate",
-    "limit": "worker.attempts.limit",
-    "recommend": "worker.attempts.recommend",
-}
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 

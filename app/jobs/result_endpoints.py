@@ -29,12 +29,9 @@ from app.jobs.views import curve_answer
 from models.evaluation.report import CONTENT_SECURITY_POLICY
 from models.evaluation.schema import EvaluationReport
 from models.recommendation.record import RecommendationRecord
-from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
-from worker.attempts.recommend import RECORD as RECOMMENDATION
-from worker.attempts.score import RESULT
 from worker.jobs.curve import read_curve, thin
 from worker.jobs.event_file import FILE, Event
-from worker.jobs.record import WITH_RESULT
+from worker.jobs.record import RECOMMENDATION, REPORT_HTML, REPORT_JSON, SCORES, WITH_RESULT
 from worker.settings import Settings
 
 # Plain functions: the router runs them in threads, where job store and disk may block.
@@ -219,7 +216,7 @@ def get_job_result(
             extensions={"job_status": job.status.value, "job_error": None, "output": job.result["output"]},
         )
     if job.type == "score":
-        path = folder_of(job.id, settings) / RESULT
+        path = folder_of(job.id, settings) / SCORES
         return FileResponse(path, media_type=PARQUET, filename=f"{job.id}.parquet")
     if job.type == "recommend":
         return FileResponse(folder_of(job.id, settings) / RECOMMENDATION, media_type="application/json")

@@ -36,7 +36,7 @@ IMPORTED = (
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
     "celery.concurrency.solo", "celery.worker", "worker.runtime.main", "tests.worker.support.helpers",
-    "app.main", "app.http.connections", "worker.launch.launcher", "worker.attempts.score_on_ray",
+    "app.main", "app.http.connections", "worker.launch.launcher", "worker.attempts.score",
     "models.scoring.prepared.open", "models.scoring.engines.openvino_engine", "models.loading.flow_model",
     "models.scoring.engines.openvino_feature_engine", "models.limits.measure", "models.recommendation.compare",
     "models.datasets.ingest.fill", "models.datasets.references.create_reference",
@@ -356,7 +356,7 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     known = {*sys.path, ""}
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in known]
     sys.argv = request["argv"]
-    started = sys.argv[1] if sys.argv[0] == "worker.runtime.lifeline" else sys.argv[0]
+    started = sys.argv[1] if sys.argv[0] in ("worker.runtime.lifeline", "worker.attempts.attempt") else sys.argv[0]
     Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])
     # Budgets in minutes count from the start of a process, which imports this module first.
     vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()

@@ -9,8 +9,8 @@ REPORT_S = 0.5
 """Shortest time in seconds between two reports of a job's progress."""
 UNCHANGED_S = 5.0
 """Time in seconds after which a report without any progress is written all the same."""
-PREPARING_S = 5.0
-"""Shortest time in seconds between two reports on the preparation of a dataset."""
+NOTE_S = 5.0
+"""Shortest time in seconds between two notes on the preparation of a dataset, or on the check of score files."""
 
 
 class ProgressReporter:
@@ -20,20 +20,22 @@ class ProgressReporter:
         self.done = done
         self._events = events
         self._total = total
+        self._part, self._before_part = "", 0
         self._done_before = self._reported = done
-        self._began = self._checked_at = self._reported_at = time.monotonic()
+        self._began = self._reported_at = time.monotonic()
         events.write({"event": "started", "step": done, "steps": total})
 
-    @property
-    def due(self) -> bool:
-        return time.monotonic() - self._checked_at >= REPORT_S
+    def report(self, done: int, total: int | None = None, part: str = "") -> None:
+        """Write a progress event, at most one every 0.5 s and always the last.
 
-    def report(self, done: int, total: int | None = None) -> None:
-        """Write a progress event, at most one every 0.5 s and always the last; ``total`` replaces the total."""
-        self.done = done
+        ``total`` replaces the total. ``done`` counts from the begin of ``part``, where the work has several.
+        """
         changed = total is not None and total != self._total
         self._total = total if total is not None else self._total
-        self._checked_at = now = time.monotonic()
+        if part != self._part:
+            self._part, self._before_part = part, self.done
+        self.done = done = min(self._before_part + done, self._total)
+        now = time.monotonic()
         waited = now - self._reported_at
         if done == self._reported and not changed:
             if waited < UNCHANGED_S:
@@ -59,77 +61,38 @@ class ProgressReporter:
         self._events.write({"event": "checkpoint", "step": self.done})
 
 
-def write_note(events: EventLog, text: str) -> None:
-    """Append a text message to the event file of a job, as an event of type ``log``."""
-    events.write({"event": "log", "message": text})
-
-
-def checking_reporter(events: EventLog) -> Callable[[int, int], None]:
-    """Return a callback that reports the final check of score files, every few seconds at most."""
+def note_reporter(events: EventLog, text: str, go_on: Callable[[], None] = lambda: None) -> Callable[[int, int], None]:
+    """Return a callback that notes the progress of a preparation or a check, every few seconds at most."""
     reported_at = time.monotonic()
 
     def report(done: int, total: int) -> None:
         nonlocal reported_at
-        if time.monotonic() - reported_at >= PREPARING_S:
+        if time.monotonic() - reported_at >= NOTE_S:
             reported_at = time.monotonic()
-            write_note(events, f"checking the parts: {done} of {total}")
+            events.write({"event": "log", "message": f"{text}: {done} of {total}"})
+        go_on()  # raises an error where the job must stop
 
     return report
-
-
-class FitReporter:
-    """Writer of progress events of a fit whose images pass through the model in several parts."""
-
-    def __init__(self, events: EventLog, total: int) -> None:
-        self._reporter = ProgressReporter(events, total)
-        self._total = total
-        self._part = ""
-        self._before = self._done = 0
-
-    @property
-    def done(self) -> int:
-        """The number of images processed so far; an image that is processed several times counts each time."""
-        return self._reporter.done
-
-    def report(self, part: str, done: int) -> None:
-        if part != self._part:
-            self._part, self._before = part, self._before + self._done
-        self._done = done
-        self._reporter.report(min(self._before + done, self._total))
 
 
 class LabelledProgress:
     """Writer of progress events of a job that scores several named groups of images."""
 
-    def __init__(self, events: EventLog) -> None:
+    def __init__(self, events: EventLog, go_on: Callable[[], None]) -> None:
         self._events = events
+        self._go_on = go_on  # raises an error where the job must stop
         self._reporter: ProgressReporter | None = None
         self._label = ""
 
     def report(self, label: str, done: int, total: int) -> None:
         """Write a progress event, every 0.5 s at most and always the last, and a log event for a new label."""
+        self._go_on()
         self._reporter = self._reporter or ProgressReporter(self._events, total, done)
         if label != self._label:
             self._label = label
-            write_note(self._events, label)
+            self._events.write({"event": "log", "message": label})
         self._reporter.report(done, total)
 
     def checkpoint(self) -> None:
         if self._reporter is not None:
             self._reporter.checkpoint()
-
-
-class PreparationReporter:
-    """Reporter that logs how many images have been resized so far while a job prepares a dataset."""
-
-    def __init__(self, events: EventLog) -> None:
-        self._events = events
-        self._reported_at = time.monotonic()
-
-    def report(self, done: int, total: int) -> bool:
-        """Log how many images are resized, at most every 5 s; return whether an event was written."""
-        if time.monotonic() - self._reported_at < PREPARING_S:
-            return False
-        self._reported_at = time.monotonic()
-        write_note(self._events, f"prepares the images: {done} of {total}")
-        return True

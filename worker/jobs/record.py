@@ -33,6 +33,9 @@ class Status(StrEnum):
 WITH_RESULT = frozenset({Status.SUCCEEDED, Status.PARTIAL})
 TERMINAL = WITH_RESULT | {Status.FAILED, Status.CANCELLED}
 ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
+SCORES, REPORT_JSON, REPORT_HTML = "scores.parquet", "report.json", "report.html"
+RECOMMENDATION = "recommendation.json"
+"""Files with the result in a job's folder: of a scoring, an evaluation and a recommendation."""
 
 
 class RequestedAction(StrEnum):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
-from worker.queues import ATTEMPT_MODULES, JobType
+from worker.queues import JobType
 from worker.runtime.lifeline import Lifeline, child_environment
 
 
@@ -34,7 +34,7 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    return [sys.executable, "-m", ATTEMPT_MODULES[type], str(folder)]
+    return [sys.executable, "-m", "worker.attempts.attempt", f"worker.attempts.{type}", str(folder)]
 
 
 class AttemptProcess:
@@ -93,7 +93,7 @@ class AttemptProcess:
 
 
 def assistant_command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", ATTEMPT_MODULES["score"], str(folder), "--assist"]
+    return [*attempt_command(folder, "score"), "--assist"]
 
 
 def explain_exit(code: int) -> str:

@@ -39,7 +39,13 @@ def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) ->
     backbone = described(description, name, hashlib.sha256(content).hexdigest())
     if store.has(backbone):
         return backbone, False
-    check_onnx(content, backbone)
+    # Alone in a folder, so that it cannot name other files as parts of itself.
+    with TemporaryDirectory() as folder:
+        alone = Path(folder, "model.onnx")
+        alone.write_bytes(content)
+        order = {"file": os.fspath(alone), "backbone": backbone.model_dump(mode="json")}
+        limits = ProcessLimits(BASE_BYTES + FACTOR * size, ONNX_SECONDS, ONNX_SECONDS)
+        _run(run_onnx, order, limits, "check", "the ONNX file")
     store.add(backbone, content)
     return backbone, True
 
@@ -60,17 +66,6 @@ def described(description: bytes, name: str, sha256: str) -> Backbone:
         raise BackboneUnfit(f"the description is not valid: {'; '.join(reasons)}") from error
     except ValueError as error:
         raise BackboneUnfit(f"expected JSON as description: {error}") from error
-
-
-def check_onnx(content: bytes, backbone: Backbone) -> None:
-    """Raise ``BackboneUnfit`` unless OpenVINO runs the file and its outputs fit at two sizes of images."""
-    limits = ProcessLimits(BASE_BYTES + FACTOR * len(content), ONNX_SECONDS, ONNX_SECONDS)
-    # Alone in a folder, so that it cannot name other files as parts of itself.
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "model.onnx")
-        file.write_bytes(content)
-        order = {"file": os.fspath(file), "backbone": backbone.model_dump(mode="json")}
-        _run(run_onnx, order, limits, "check", "the ONNX file")
 
 
 def add_lite0(store: BackboneStore) -> bool:

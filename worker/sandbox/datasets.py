@@ -17,7 +17,7 @@ from models.datasets.references.create_reference import NewReference, fill_refer
 from models.errors import DatasetRefused
 from models.locations.location import Location
 from models.locations.object_store import store_variables
-from worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, Progress, run_sandboxed
+from worker.sandbox.process import LimitExceeded, ProcessKilled, ProcessLimits, Progress, run_sandboxed
 from worker.settings import Settings
 
 BYTES_PER_CPU_S = 100_000
@@ -104,9 +104,7 @@ def _refusals(reading: Callable[[], str], advice: str, killed: str) -> Iterator[
         raise DatasetRefused(
             "reading-limit", "Reading the files takes too much", f"reading {reading()} takes {error}; {advice}"
         ) from error
-    except ProcessDied as error:
-        if not error.by_signal:
-            raise
+    except ProcessKilled as error:
         detail = f"the system killed the process that read {killed} are not damaged"
         raise DatasetRefused("reading-failed", "The files cannot be read", detail) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import resource
 import selectors
@@ -21,7 +20,7 @@ from typing import Any
 
 from models.disk_space import storage_errors
 from models.errors import ErrorKind, ModelsError
-from worker.process_tuning import tune_process
+from worker.process_tuning import limit_memory, lower_limit, prefer_oom_kill, tune_process
 from worker.runtime.lifeline import Lifeline, watch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,15 +33,11 @@ MAX_MESSAGE_BYTES, MAX_LOG_BYTES = 2**20, 2**12
 NICENESS = 10
 GRACE_CPU_S = 5
 """Processor time in seconds between the signal at the limit and the kill."""
-OOM_SCORE_ADJ = 900
-"""Adjustment of the out-of-memory score, at most 1000: killed before worker, broker and service."""
 INHERITED = {
     "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "SNF_HOME",
 }  # fmt: skip
 """Environment variables that the process inherits; all others might hold keys or passwords."""
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Function that gets the number of finished units and the number of all units."""
@@ -59,26 +54,16 @@ class ProcessLimits:
     wall_s: float  # real time
 
 
-class RelayedError(ModelsError):
-    """Error from a child process, raised again with the type name and the text of the original."""
-
-    def __init__(self, slug: str, title: str, kind: ErrorKind, detail: str) -> None:
-        super().__init__(detail)
-        self.slug = slug
-        self.title = title
-        self.kind = kind
-
-
 class LimitExceeded(Exception):
     """Raised when a child process exceeded its limit of memory or time; the text names the limit."""
 
 
 class ProcessDied(Exception):
-    """Raised when a child process ended without an answer; ``by_signal`` is True if a signal killed it."""
+    """Raised when a child process ended without an answer."""
 
-    def __init__(self, detail: str, *, by_signal: bool) -> None:
-        super().__init__(detail)
-        self.by_signal = by_signal
+
+class ProcessKilled(ProcessDied):
+    """Raised when a signal ended a child process."""
 
 
 def run_sandboxed(
@@ -88,7 +73,7 @@ def run_sandboxed(
     progress: Progress = lambda _done, _total: None,
     variables: Mapping[str, str] | None = None,
 ) -> Any:
-    """Return ``task(order)`` of a child process; raise ``RelayedError``, ``LimitExceeded`` or ``ProcessDied``.
+    """Return ``task(order)`` of a child process; raise its ``ModelsError``, ``LimitExceeded`` or ``ProcessDied``.
 
     An error of ``progress`` ends the process. ``variables`` are added to its environment.
     """
@@ -111,7 +96,7 @@ def run_sandboxed(
     try:
         with process:
             try:
-                return _OutputReader(process, limits, progress).answer()
+                return _await_answer(process, limits, progress)
             finally:
                 if process.poll() is None:
                     # The process may end meanwhile; macOS then refuses to signal a group of zombies.
@@ -121,100 +106,62 @@ def run_sandboxed(
         lifeline.close()
 
 
-class _OutputReader:
-    """Reader of both outputs of a process until it ends."""
-
-    def __init__(self, process: subprocess.Popen[bytes], limits: ProcessLimits, progress: Progress) -> None:
-        self._process = process
-        self._limits = limits
-        self._progress = progress
-        self._deadline = time.monotonic() + limits.wall_s
-        self._unread = self._log = b""
-        self._at = (0, 0)
-        self._message: Any = None
-
-    def answer(self) -> Any:
-        """Return the result; raise the errors of ``run_sandboxed``."""
-        self._read_all()
-        match self._message:
-            case {"result": result}:
-                return result
-            case {"problem": {"slug": str(slug), "title": str(title), "kind": str(kind), "detail": str(detail)}}:
-                raise RelayedError(slug, title, ErrorKind(kind), detail)
-            case {"limit": "memory"}:
-                raise LimitExceeded(f"more than {self._limits.memory_bytes} bytes of memory")
-        raise self._death()
-
-    def _read_all(self) -> None:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        with selectors.DefaultSelector() as outputs:
-            outputs.register(self._process.stdout, selectors.EVENT_READ, self._take)
-            outputs.register(self._process.stderr, selectors.EVENT_READ, self._take_log)
-            while outputs.get_map():
-                for output, _ in outputs.select(LOOK_S):
-                    data = os.read(output.fd, 2**16)
-                    if data:
-                        output.data(data)
-                    else:
-                        outputs.unregister(output.fileobj)
-                self._progress(*self._at)
-                if time.monotonic() > self._deadline:
-                    raise self._too_long()
-
-    def _take(self, data: bytes) -> None:
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        if len(self._unread) > MAX_MESSAGE_BYTES:
-            raise ProcessDied(f"its answer is longer than {MAX_MESSAGE_BYTES} bytes", by_signal=False)
-        for line in lines:
-            match json.loads(line):
-                case {"progress": [int(done), int(total)]}:
-                    self._at = done, total
-                case message:
-                    self._message = message
-
-    def _take_log(self, data: bytes) -> None:
-        self._log = (self._log + data)[-MAX_LOG_BYTES:]
-
-    def _death(self) -> Exception:
-        try:
-            code = self._process.wait(max(0.0, self._deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return self._too_long()
-        if code == -signal.SIGXCPU:
-            return LimitExceeded(f"more than {self._limits.cpu_s} s of processor time")
-        log = self._log.decode(errors="replace")
-        if code < 0:
-            return ProcessDied(f"ended by {signal.Signals(-code).name}: {log}", by_signal=True)
-        return ProcessDied(f"ended with exit code {code} and no answer:\n{log}", by_signal=False)
-
-    def _too_long(self) -> LimitExceeded:
-        return LimitExceeded(f"more than {self._limits.wall_s:g} s")
-
-
-def limit_memory(most: int | None) -> None:
-    """Limit the bytes of memory that this process can allocate, on Linux."""
-    if most is not None:
-        _lower_limit(resource.RLIMIT_DATA, most, most)
-
-
-def _lower_limit(kind: int, soft: int, hard: int) -> None:
-    """Set a resource limit of this process, but never above its present hard limit."""
-    _, inherited = resource.getrlimit(kind)
-    if inherited != resource.RLIM_INFINITY:
-        soft, hard = min(soft, inherited), min(hard, inherited)
+def _await_answer(process: subprocess.Popen[bytes], limits: ProcessLimits, progress: Progress) -> Any:
+    """Return the result; raise the errors of ``run_sandboxed``."""
+    deadline = time.monotonic() + limits.wall_s
+    too_long = LimitExceeded(f"more than {limits.wall_s:g} s")
+    answer, log = _read_outputs(process, deadline, too_long, progress)
+    match answer:
+        case {"result": result}:
+            return result
+        case {"problem": {"slug": str(slug), "title": str(title), "kind": str(kind), "detail": str(detail)}}:
+            error = ModelsError(detail)
+            error.slug, error.title, error.kind = slug, title, ErrorKind(kind)
+            raise error
+        case {"limit": "memory"}:
+            raise LimitExceeded(f"more than {limits.memory_bytes} bytes of memory")
     try:
-        resource.setrlimit(kind, (soft, hard))
-    except (ValueError, OSError) as problem:
-        log.warning("the system refuses to set resource limit %d to %d: %s", kind, soft, problem)
+        code = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        raise too_long from None
+    if code == -signal.SIGXCPU:
+        raise LimitExceeded(f"more than {limits.cpu_s} s of processor time")
+    if code < 0:
+        raise ProcessKilled(f"ended by {signal.Signals(-code).name}: {log}")
+    raise ProcessDied(f"ended with exit code {code} and no answer:\n{log}")
 
 
-def prefer_oom_kill() -> None:
-    """Make the Linux kernel kill this process and its children first when memory runs out."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text(f"{OOM_SCORE_ADJ}\n", encoding="ascii")
-    except OSError as problem:
-        log.debug("the kernel has no out-of-memory score: %s", problem)
+def _read_outputs(
+    process: subprocess.Popen[bytes], deadline: float, too_long: LimitExceeded, progress: Progress
+) -> tuple[Any, str]:
+    """Read both outputs until they end; return the last message that is no progress, and the end of stderr."""
+    unread = log = b""
+    at, answer = (0, 0), None
+    with selectors.DefaultSelector() as outputs:
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            outputs.register(pipe, selectors.EVENT_READ)
+        while outputs.get_map():
+            for output, _ in outputs.select(LOOK_S):
+                data = os.read(output.fd, 2**16)
+                if not data:
+                    outputs.unregister(output.fileobj)
+                elif output.fileobj is process.stderr:
+                    log = (log + data)[-MAX_LOG_BYTES:]
+                else:
+                    *lines, unread = (unread + data).split(b"\n")
+                    for message in map(json.loads, lines):
+                        match message:
+                            case {"progress": [int(done), int(total)]}:
+                                at = done, total
+                            case _:
+                                answer = message
+            if len(unread) > MAX_MESSAGE_BYTES:
+                raise ProcessDied(f"its answer is longer than {MAX_MESSAGE_BYTES} bytes")
+            progress(*at)
+            if time.monotonic() > deadline:
+                raise too_long
+    return answer, log.decode(errors="replace")
 
 
 def main() -> None:
@@ -226,36 +173,26 @@ def main() -> None:
     limits = ProcessLimits(**given["limits"])
     limit_memory(limits.memory_bytes)
     prefer_oom_kill()
-    _lower_limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + GRACE_CPU_S)
-    _lower_limit(resource.RLIMIT_CORE, 0, 0)
-    # Other output of the process must not mix with the answers.
-    answers = os.dup(1)
+    lower_limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + GRACE_CPU_S)
+    lower_limit(resource.RLIMIT_CORE, 0, 0)
+    # Other output of the process must not mix with the messages.
+    messages = os.dup(1)
     os.dup2(2, 1)
-    progress = _ProgressWriter(answers)
-    answer = _answer(sys.argv[1], given["order"], progress)
-    progress.write()
-    _write(answers, answer)
+    written, at = 0.0, (0, 0)
+
+    def progress(done: int, total: int) -> None:
+        nonlocal written, at
+        at = done, total
+        if time.monotonic() - written > PROGRESS_S:
+            written = time.monotonic()
+            _write(messages, {"progress": at})
+
+    answer = _run(sys.argv[1], given["order"], progress)
+    _write(messages, {"progress": at})
+    _write(messages, answer)
 
 
-class _ProgressWriter:
-    """Writer of progress messages, a few a second, and of the last one."""
-
-    def __init__(self, answers: int) -> None:
-        self._answers = answers
-        self._written = 0.0
-        self._at = (0, 0)
-
-    def __call__(self, done: int, total: int) -> None:
-        self._at = done, total
-        if time.monotonic() - self._written > PROGRESS_S:
-            self.write()
-
-    def write(self) -> None:
-        self._written = time.monotonic()
-        _write(self._answers, {"progress": self._at})
-
-
-def _answer(task: str, order: Any, progress: Progress) -> dict[str, Any]:
+def _run(task: str, order: Any, progress: Progress) -> dict[str, Any]:
     module, _, name = task.partition(":")
     try:
         with storage_errors():
@@ -267,10 +204,10 @@ def _answer(task: str, order: Any, progress: Progress) -> dict[str, Any]:
         return {"limit": "memory"}
 
 
-def _write(answers: int, message: dict[str, Any]) -> None:
+def _write(messages: int, message: dict[str, Any]) -> None:
     data = memoryview(json.dumps(message).encode() + b"\n")
     while data:
-        data = data[os.write(answers, data) :]
+        data = data[os.write(messages, data) :]
 
 
 if __name__ == "__main__":

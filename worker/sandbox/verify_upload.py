@@ -29,7 +29,7 @@ def verify_upload(folder: Path, backbones: Path, progress: Progress) -> None:
     memory = BASE_BYTES + FACTOR * sum(path.stat().st_size for path in folder.iterdir())
     try:
         order = [os.fspath(folder), os.fspath(backbones)]
-        problem = run_sandboxed(load_model, order, ProcessLimits(memory, SECONDS, SECONDS), progress)
+        problem = run_sandboxed(find_problem, order, ProcessLimits(memory, SECONDS, SECONDS), progress)
     except LimitExceeded as error:
         raise ArtifactRefused(f"loading the model takes {error}") from error
     except ProcessDied as error:
@@ -39,15 +39,11 @@ def verify_upload(folder: Path, backbones: Path, progress: Progress) -> None:
         raise ArtifactRefused(problem)
 
 
-def load_model(order: list[str], _progress: Progress) -> str | None:
-    """Return the problem of an uploaded model, in the sandboxed process."""
-    return find_problem(*map(Path, order))
-
-
-def find_problem(folder: Path, backbones: Path) -> str | None:
-    """Return a phrase that says why an uploaded model cannot be used, or None."""
+def find_problem(order: list[str], _progress: Progress) -> str | None:
+    """Return a phrase that says why an uploaded model cannot be used, or None; runs in the sandboxed process."""
     from models.devices import lack_of_memory  # noqa: PLC0415 - imports PyTorch, which only the sandboxed process needs
 
+    folder, backbones = map(Path, order)
     try:
         check_files(folder)
         Scorer.load(folder, options=EngineOptions(backbones=backbones))

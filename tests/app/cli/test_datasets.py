@@ -13,8 +13,7 @@ from app.jobs.schemas import JobRequest
 from models.datasets import DatasetStore
 from models.registry.registry import Registry
 from tests.models.datasets.sample_files import mixed, source, zipped
-from worker.attempts.attempt import JobSpec
-from worker.attempts.stop_flag import StopFlag
+from worker.attempts.attempt import Attempt, JobSpec, StopFlag
 from worker.attempts.train import run
 from worker.jobs.event_log import EventLog
 from worker.settings import Settings
@@ -63,15 +62,14 @@ def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for question in ("require", "check_before_publish"):
-        monkeypatch.setattr(f"worker.attempts.train.Fence.{question}", lambda _: None)
-    monkeypatch.setattr("worker.attempts.progress.PREPARING_S", 0.0)
+    for question in ("require_lease", "check_before_publish"):
+        monkeypatch.setattr(Attempt, question, lambda _: None)
+    monkeypatch.setattr("worker.attempts.progress.NOTE_S", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
     job, preset = "0" * 26, "snf-glow-tiny"
     spec = JobSpec(id=job, attempt=1, model="m", dataset="photos", preset=preset, parameters=PARAMETERS, promote=False)
-    stop = StopFlag()
-    run(folder, spec, settings, EventLog(folder, 1), stop)
+    run(Attempt(folder, spec, settings, EventLog(folder, 1), StopFlag()))
     manifest = Registry(settings.registry_dir).resolve("m").manifest
     assert manifest.preprocessing.shape == (3, 8, 8)
     assert manifest.preprocessing.fit == "crop"

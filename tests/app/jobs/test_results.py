@@ -8,9 +8,8 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from tests.support.local import LOCAL
-from worker.attempts.evaluate import REPORT_HTML, REPORT_JSON
 from worker.broker.connection import redis_client
-from worker.jobs.record import Job, Status, new_job_id
+from worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Status, new_job_id
 from worker.jobs.store import JobStore
 from worker.queues import JobType, Queue
 from worker.settings import Settings

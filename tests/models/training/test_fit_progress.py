@@ -14,7 +14,7 @@ from models.training.fit_feature_flows import UNITS, passes_of_fit
 from models.training.presets import find_preset
 from models.training.run import train
 from tests.models.datasets.sample_files import pngs, source, zipped
-from worker.attempts.progress import FitReporter
+from worker.attempts.progress import ProgressReporter
 from worker.jobs.event_file import FILE, read_chunk
 from worker.jobs.event_log import AttemptSummary, EventLog
 
@@ -51,12 +51,12 @@ def test_progress_reaches_its_end(
     assert (dataset.whole_folds is not None) == (name == "digits")
     total = passes_of_fit(dataset, config)
     log = EventLog(tmp_path, 1)
-    fit = FitReporter(log, total)
+    fit = ProgressReporter(log, total)
 
     def observe(event: dict[str, Any]) -> None:
         log.write(event)
         if event["event"] == "scoring":
-            fit.report(event["part"], event["done"] * UNITS.get(event["part"], 1))
+            fit.report(event["done"] * UNITS.get(event["part"], 1), part=event["part"])
 
     engine = EngineOptions("torch", threads=1, backbones=backbones)
     folder = tmp_path / "run"

@@ -15,14 +15,16 @@ from worker.settings import Settings
 pytestmark = pytest.mark.usefixtures("forked")
 
 PROGRAM = """
+import sys
 from pathlib import Path
-from worker.attempts.attempt import attempt
+from worker.attempts.attempt import prepare_process, run_attempt
 
-def work(folder, spec, settings, events, stop):
+def work(attempt):
+    folder, events = attempt.folder, attempt.events
     events.write({{"event": "checkpoint", "step": 1}})
     {work}
 
-raise SystemExit(attempt(work))
+raise SystemExit(run_attempt(work, Path(sys.argv[1]), *prepare_process()))
 """
 WORK = {
     "a full disk": "Path('/dev/full').write_text('weights')",
@@ -39,13 +41,15 @@ WORK = {
 
 READ_ONLY = """
 import errno
+import sys
+from pathlib import Path
 import worker.attempts.attempt as module
 
 def refuse(folder, attempt):
     raise OSError(errno.EROFS, "Read-only file system", str(folder / "events.jsonl"))
 
 module.EventLog = refuse
-raise SystemExit(module.attempt(lambda *_: None))
+raise SystemExit(module.run_attempt(lambda _: None, Path(sys.argv[1]), *module.prepare_process()))
 """
 
 

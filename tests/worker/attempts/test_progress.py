@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from worker.attempts.progress import FitReporter, PreparationReporter, ProgressReporter
+from worker.attempts.progress import ProgressReporter, note_reporter
 from worker.jobs.event_file import FILE, read_chunk
 from worker.jobs.event_log import EventLog
 
@@ -32,9 +32,7 @@ def events(folder: Path, *kinds: str) -> list[dict[str, Any]]:
 def test_reports_are_throttled_and_the_last_one_is_written(tmp_path: Path, clock: Clock) -> None:
     progress = ProgressReporter(EventLog(tmp_path, 1), 100, done=20)
     progress.report(30)  # too soon
-    assert not progress.due
     clock.now += 1
-    assert progress.due
     progress.report(40)
     clock.now += 1
     progress.report(40)  # nothing new
@@ -66,19 +64,19 @@ def test_a_checkpoint_is_written_at_once(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_the_preparation_of_images_is_reported_every_few_seconds(tmp_path: Path, clock: Clock) -> None:
-    preparation = PreparationReporter(EventLog(tmp_path, 1))
-    assert not preparation.report(1, 9)
+    report = note_reporter(EventLog(tmp_path, 1), "prepares the images")
+    report(1, 9)
     clock.now += 5
-    assert preparation.report(2, 9)
-    assert not preparation.report(3, 9)
+    report(2, 9)
+    report(3, 9)
     assert [event["message"] for event in events(tmp_path, "log")] == ["prepares the images: 2 of 9"]
 
 
 def test_parts_of_a_fit_add_up(tmp_path: Path, clock: Clock) -> None:
-    fit = FitReporter(EventLog(tmp_path, 1), 100)
+    fit = ProgressReporter(EventLog(tmp_path, 1), 100)
     for part, done in (("features", 20), ("features", 40), ("statistics", 10), ("statistics", 30), ("test", 60)):
         clock.now += 1
-        fit.report(part, done)
+        fit.report(done, part=part)
     (started,) = events(tmp_path, "started")
     assert (started["step"], started["steps"]) == (0, 100)
     written = events(tmp_path, "metrics")

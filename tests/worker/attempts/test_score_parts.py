@@ -15,7 +15,7 @@ from models.locations.location import Location
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 from worker.attempts.attempt import JobSpec
-from worker.attempts.score_parts import begin_parts, join_parts
+from worker.attempts.score import open_parts
 from worker.private_home import USER_UMASK
 from worker.settings import Settings
 
@@ -32,13 +32,13 @@ def test_a_link_that_was_made_after_the_check_leads_nowhere(tmp_path: Path) -> N
     (allowed := tmp_path / "allowed").mkdir()
     (tmp_path / "outside").mkdir()
     settings = Settings(home=tmp_path / "home", allowed_locations=(Location.parse(str(allowed)).url,))
-    spec, folder = spec_of(allowed / "scores"), tmp_path / "parts"
-    begin_parts(folder, tmp_path / "table.parquet", spec, settings, PLAN)
+    spec = spec_of(allowed / "scores")
+    open_parts(tmp_path, spec, settings, PLAN, join=False)
     (allowed / "scores").rename(tmp_path / "earlier")
     (allowed / "scores").symlink_to(tmp_path / "outside")
-    for prepare in (begin_parts, join_parts):
+    for join in (False, True):
         with pytest.raises(LocationRefused, match=r"scores may not be named over HTTP"):
-            prepare(folder, tmp_path / "table.parquet", spec, settings, PLAN)
+            open_parts(tmp_path, spec, settings, PLAN, join=join)
     assert not list((tmp_path / "outside").iterdir())
 
 
@@ -58,11 +58,11 @@ import sys
 from pathlib import Path
 from models.bulk.part_tables import table_of
 from tests.worker.attempts.test_score_parts import PLAN, spec_of
-from worker.attempts.score_parts import begin_parts
+from worker.attempts.score import open_parts
 from worker.settings import Settings
 base = Path(sys.argv[1])
 settings = Settings(home=base / "home", allowed_locations=(base.as_uri(),))
-parts = begin_parts(base / "parts", base / "table.parquet", spec_of(base / "lots" / "scores"), settings, PLAN)
+parts = open_parts(base, spec_of(base / "lots" / "scores"), settings, PLAN, join=False)
 parts.write(0, table_of([{"path": "a.png", "is_anomaly": False}]))
 parts.finish(lambda: False, lambda _done, _total: None)
 """

@@ -23,11 +23,8 @@ from models.training.recipe import TrainingRecipe
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import new_job, until
-from worker.attempts.attempt import Fence, JobSpec, explain, lock_folder
-from worker.attempts.attempt import attempt as attempt_process
-from worker.attempts.stop_flag import StopFlag
+from worker.attempts.attempt import Attempt, JobSpec, StopFlag, explain, lock_folder, run_attempt
 from worker.attempts.train import run
-from worker.broker.connection import redis_client
 from worker.broker.embedded import EmbeddedBroker
 from worker.errors import StaleAttempt
 from worker.jobs.event_log import AttemptSummary, EventLog, EventReader
@@ -146,7 +143,7 @@ def test_a_job_that_an_earlier_version_began_goes_on_with_its_optimiser(
     def train(_dataset: object, recipe: TrainingRecipe, config: TrainingConfig, *_: object, **__: object) -> None:
         raise Reached(recipe.name, config.optimizer)
 
-    monkeypatch.setattr("models.training.run.train", train)
+    monkeypatch.setattr("worker.attempts.train.train", train)
     begun, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT))
     checkpoints = settings.jobs_dir / begun.id / "checkpoints"
     (checkpoints / "step-00000002").mkdir(parents=True)
@@ -157,7 +154,7 @@ def test_a_job_that_an_earlier_version_began_goes_on_with_its_optimiser(
         folder.mkdir(parents=True, exist_ok=True)
         attempt = store.take(job.id, "w", 30) or 0
         with pytest.raises(Reached, match=f"snf-glow-small.*{optimizer}"):
-            run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+            run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
 
 
 @pytest.mark.usefixtures("forked")
@@ -225,16 +222,16 @@ def test_a_stale_attempt_publishes_nothing(
             take_over()
         return folder / "artifact"
 
-    def require(fence: Fence) -> None:
-        still_there(fence)
-        if trained:  # it is asked once more under the lock of the registry
+    def require(attempt: Attempt, *patience: float) -> None:
+        still_there(attempt, *patience)
+        if trained and not patience:  # it is asked once more under the lock of the registry
             take_over()
 
-    still_there = Fence.require
-    monkeypatch.setattr(Fence, "require", require)
-    monkeypatch.setattr("models.training.run.train", slow_training)
+    still_there = Attempt.require_lease
+    monkeypatch.setattr(Attempt, "require_lease", require)
+    monkeypatch.setattr("worker.attempts.train.train", slow_training)
     with pytest.raises(StaleAttempt):
-        run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+        run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert Registry(settings.registry_dir).versions("digits") == []
     assert [path.name for path in settings.registry_dir.glob("digits/*") if path.name != ".lock"] == []
     assert (folder / "events.jsonl").read_text() == ""
@@ -253,57 +250,52 @@ def test_an_attempt_that_slept_through_anothers_success_publishes_no_second_vers
         registry.publish(folder / "artifact", "digits")
         return folder / "artifact"
 
-    monkeypatch.setattr("models.training.run.train", training_beside_another)
-    run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    monkeypatch.setattr("worker.attempts.train.train", training_beside_another)
+    run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert registry.versions("digits") == [1]
 
 
-def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings) -> None:
     folder = settings.jobs_dir / "some-job"
     folder.mkdir(parents=True)
     (folder / "job.json").write_text(spec_of(new_job(), 1).model_dump_json())
     nowhere = settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0", "lease_seconds": 0.1})
-    monkeypatch.setattr("worker.attempts.attempt.prepare_process", lambda: (nowhere, StopFlag()))
-    monkeypatch.setattr(sys, "argv", ["trainer", str(folder)])
-
-    def work(_folder: Path, spec: JobSpec, settings: Settings, _events: EventLog, stop: StopFlag) -> None:
-        Fence(JobStore(redis_client(settings), settings.key_prefix), spec, settings, stop).check_before_publish()
-
-    assert attempt_process(work) == ExitCode.PREEMPTED
+    assert run_attempt(Attempt.check_before_publish, folder, nowhere, StopFlag()) == ExitCode.PREEMPTED
     assert not (folder / "events.jsonl").exists() or (folder / "events.jsonl").read_text() == ""
 
 
-def test_the_fence_stops_a_stale_trainer_between_two_steps(store: JobStore, settings: Settings) -> None:
+def test_a_stale_trainer_stops_between_two_steps(store: JobStore, settings: Settings, tmp_path: Path) -> None:
     job, _ = store.create(new_job())
-    attempt = store.take(job.id, "slow", 0.05) or 0
+    number = store.take(job.id, "slow", 0.05) or 0
     eager = settings.model_copy(update={"heartbeat_seconds": 0.01})
-    fence = Fence(store, spec_of(job, attempt), eager, StopFlag())
+    attempt = Attempt(tmp_path, spec_of(job, number), eager, EventLog(tmp_path, number), StopFlag())
     time.sleep(0.1)
-    fence.check_periodically()  # the lease ran out, but nobody took the job: going on harms nobody
+    attempt.should_stop()  # the lease ran out, but nobody took the job: going on harms nobody
     store.expire(job.id, 3)
     time.sleep(0.05)
     with pytest.raises(StaleAttempt):
-        fence.check_periodically()
+        attempt.should_stop()
 
 
 def test_the_end_of_a_training_waits_for_a_broker_that_is_down(
-    store: JobStore, settings: Settings, broker: EmbeddedBroker
+    store: JobStore, settings: Settings, broker: EmbeddedBroker, tmp_path: Path
 ) -> None:
     job, _ = store.create(new_job())
-    attempt = store.take(job.id, "w", 0.1) or 0
+    number = store.take(job.id, "w", 0.1) or 0
     stop = StopFlag()
-    fence = Fence(store, spec_of(job, attempt), settings.model_copy(update={"lease_seconds": 0.1}), stop)
+    brief = settings.model_copy(update={"lease_seconds": 0.1})
+    attempt = Attempt(tmp_path, spec_of(job, number), brief, EventLog(tmp_path, number), stop)
     broker.stop()
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(fence.require)
+        waiting = pool.submit(attempt.require_lease)
         with pytest.raises(TimeoutError):
             waiting.result(1.5)  # far longer than the lease
         again = EmbeddedBroker(settings)
         again.start()
         waiting.result(10)
         again.stop()
-        stopped = pool.submit(fence.require)
-        stop.ask()
+        stopped = pool.submit(attempt.require_lease)
+        stop.set()
         with pytest.raises(Interrupted):
             stopped.result(10)
 
@@ -318,8 +310,8 @@ def test_a_death_between_publishing_and_promoting_is_made_good(
     registry.publish(artifact_of(job, folder), "digits")
     assert registry.resolve("digits").version == 1, "the first attempt died before it moved the alias"
     attempt = store.take(job.id, "next", 30) or 0
-    monkeypatch.setattr("models.training.run.train", lambda *_, **__: pytest.fail("it must not train again"))
-    run(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag())
+    monkeypatch.setattr("worker.attempts.train.train", lambda *_, **__: pytest.fail("it must not train again"))
+    run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert registry.resolve("digits").version == 2
     assert registry.versions("digits") == [1, 2]
     # What is registered needs no recipe any more, and no record: the disk of the records takes no writes.
@@ -327,7 +319,7 @@ def test_a_death_between_publishing_and_promoting_is_made_good(
     shutil.rmtree(settings.run_records_dir)
     settings.run_records_dir.touch()
     gone = spec_of(job, attempt).model_copy(update={"preset": "no-such-preset"})
-    run(folder, gone, settings, EventLog(folder, attempt), StopFlag())
+    run(Attempt(folder, gone, settings, EventLog(folder, attempt), StopFlag()))
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["published", "log", "published"]
     assert events[1]["message"].startswith("the record of this training could not be written")

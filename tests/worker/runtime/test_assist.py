@@ -13,6 +13,7 @@ from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import new_job
 from tests.worker.support.scoring import scoring
 from worker.attempts import score
+from worker.attempts.attempt import StopFlag
 from worker.jobs.store import JobStore
 from worker.queues import Queue
 from worker.runtime.assist import Assistant, takes_assistants
@@ -43,10 +44,8 @@ def test_a_full_disk_ends_the_process_of_an_assistant(settings: Settings, monkey
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(score, "prepare_process", lambda: (settings, None))
-    monkeypatch.setattr(score, "assist", full)
-    monkeypatch.setattr(sys, "argv", ["score", "folder", "--assist"])
-    assert score.main() == ExitCode.NO_ROOM
+    monkeypatch.setattr(score, "score_free_shards", full)
+    assert score.assist(settings.home, settings, StopFlag()) == ExitCode.NO_ROOM
 
 
 def test_a_scoring_that_ray_runs_takes_no_assistants(settings: Settings) -> None:

@@ -27,8 +27,12 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(barely_trained(tmp_path_factory), tmp_path / "spoilt"))
 
 
+def problem_of(folder: Path) -> str | None:
+    return find_problem([str(folder), str(folder)], lambda _done, _total: None)
+
+
 def test_a_good_one(folder: Path) -> None:
-    assert find_problem(folder, folder) is None
+    assert problem_of(folder) is None
 
 
 @pytest.mark.usefixtures("new_sandboxes")
@@ -57,5 +61,5 @@ def test_a_process_with_limits_says_what_it_finds(folder: Path) -> None:
 )
 def test_a_bad_one(folder: Path, spoil: Callable[[Path], None], says: str) -> None:
     spoil(folder)
-    assert says in (find_problem(folder, folder) or "")
+    assert says in (problem_of(folder) or "")
     assert not Path("/tmp/snf-exploited").exists()

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from worker.attempts.stop_flag import StopFlag
+from worker.attempts.attempt import StopFlag
 from worker.jobs.event_log import EventLog
 from worker.runtime.process import ExitCode
 

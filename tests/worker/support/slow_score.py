@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.slow_images import SlowImages, WorkWithoutModel
-from worker.attempts import score_inputs, score_on_ray
-from worker.attempts.score import main
+from worker.attempts import attempt, score
 
 VARIABLE = "TEST_PART_SECONDS"
 SECONDS = 0.4
@@ -31,7 +30,9 @@ def assistant_command(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    vars(score_inputs)["DatasetImages"] = lambda *_args: journal(Path(sys.argv[1]))
+    images = journal(Path(sys.argv[1]))
+    vars(score)["DatasetImages"] = lambda *_args: images
     if WITHOUT_MODEL in os.environ:
-        vars(score_on_ray)["BulkWork"] = WorkWithoutModel
-    raise SystemExit(main())
+        vars(score)["BulkWork"] = WorkWithoutModel
+    sys.argv.insert(1, score.__name__)
+    raise SystemExit(attempt.main())
