@@ -3,7 +3,7 @@
 PyTorch's profiler measures whole steps of trainings on random images of 1x28x28, batch 100, after one that does not
 count. The time of a backward operation belongs to the part whose forward operation it is of. In a self-normalizing
 layer the second product of each pass, by R, belongs to the reconstruction penalty. Writes
-``results/step_profile.{json,md}`` and the table of ``docs/training.md``.
+``results/step_profile.{json,md}``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -39,8 +38,6 @@ from models.training.loop import Trainer
 from models.training.presets import find_preset
 
 RESULTS = Path(__file__).parent / "results"
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
-MARKED = re.compile(r"(?<=<!-- step profile -->\n).*?(?=<!-- end -->)", re.DOTALL)
 """The table of the page, between its marks."""
 SHAPE = (1, 28, 28)
 CASES = (
@@ -207,9 +204,6 @@ def main() -> None:
     document = {"machine": machine, "batch_size": arguments.batch, "steps": arguments.steps, "shares": profiles}
     write_atomically(arguments.out / "step_profile.json", (json.dumps(document, indent=1) + "\n").encode())
     write_atomically(arguments.out / "step_profile.md", table.encode())
-    if arguments.out == RESULTS:
-        page = MARKED.sub(lambda _match: table, PAGE.read_text(encoding="utf-8"))
-        write_atomically(PAGE, page.encode())
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ from snf_client.errors import problem_of
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 ROW = re.compile(r"^\| +(\d+) \| `([a-z-]+)` \| .+ \| `(\w+)` \|$", re.MULTILINE)
 NOT_PROVOKED = {
+    "too-long-expected": "needs an earlier training of the same kind",
+    "out-of-memory-expected": "needs an earlier training of the same kind that took more memory than there is",
     "model-failed": "needs a model that is whole and cannot be loaded",
     "storage-read-only": "needs a disk that is mounted read-only",
     "upload-cut-off": "the caller who cuts off an upload gets no answer",

@@ -220,12 +220,4 @@ def provocations(http: httpx.Client, job: str) -> dict[str, Callable[[], Answer]
             submit(http, {"idempotency-key": "once"}, device="cuda", parameters={"max_steps": steps})
             for steps in (1, 2)
         ][1],
-        "too-long-expected": lambda: submit(
-            http,
-            preset="snf-glow-2l-16k",
-            parameters={"max_steps": 10_000_000, "batch_size": 4096, "image_size": [512, 512]},
-        ),
-        "out-of-memory-expected": lambda: submit(
-            http, preset="snf-glow-medium", parameters={"max_steps": 1, "batch_size": 400, "image_size": [1024, 1024]}
-        ),
     }

@@ -26,7 +26,7 @@ def test_the_time_of_a_step_belongs_to_its_parts() -> None:
     table = step_profile.as_markdown({"tiny": rows})
     assert f"| {NETS}, backward | {100 * shares[NETS, True]:.0f} % |\n" in table
     assert f"| {SPLINES}, forward |  |\n" in table
-    (written,) = step_profile.MARKED.findall(step_profile.PAGE.read_text(encoding="utf-8"))
+    written = (step_profile.RESULTS / "step_profile.md").read_text(encoding="utf-8")
     assert [row for row in rows if f"| {row} |" not in written] == []
 
 
