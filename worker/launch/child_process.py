@@ -160,10 +160,11 @@ class ChildProcess:
             self._lifeline = None
 
 
-def share_threads(processes: Sequence[ChildProcess]) -> None:
-    """Divide the threads of ``OMP_NUM_THREADS``, or the cores, evenly among processes that are not started yet."""
-    count = max(1, thread_count(None) // len(processes))
-    for process in processes:
+def share_threads(workers: Sequence[ChildProcess], *, beside_service: bool) -> None:
+    """Divide the threads of ``OMP_NUM_THREADS``, or the cores, among workers; a service beside them keeps half."""
+    # The service may use all cores: it computes in bursts. A training of as many threads would wait for each of them.
+    count = max(1, thread_count(None) // (len(workers) * (2 if beside_service else 1)))
+    for process in workers:
         process._variables["OMP_NUM_THREADS"] = str(count)
 
 

@@ -126,11 +126,9 @@ class Installation:
             )
         # Only the service checks keys: no other process gets any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
-        self._others = [
-            *worker_processes(settings, worker),
-            ChildProcess("service", service, settings, keys, beats=True, patience_s=_BUSY_S),
-        ]
-        share_threads(self._others)
+        workers = worker_processes(settings, worker)
+        share_threads(workers, beside_service=True)
+        self._others = [*workers, ChildProcess("service", service, settings, keys, beats=True, patience_s=_BUSY_S)]
 
     def run(self) -> int:
         """Run all processes until a stop is requested; return the exit code."""

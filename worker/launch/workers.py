@@ -72,7 +72,7 @@ def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callab
         asked.set()
 
     previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    share_threads(processes)
+    share_threads(processes, beside_service=False)
     try:
         for process in processes:
             process.start()
