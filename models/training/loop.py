@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -47,8 +48,8 @@ from snf_runtime.scoring.likelihood import bits_per_dim
 Observer = Callable[[dict[str, Any]], None]
 """A function that receives the events of a training, each a dictionary with the key ``event``."""
 
-COMPARISONS = 2
-"""Steps with each of two numbers of threads, of which the shortest counts."""
+COMPARISONS = 3
+"""Steps with each of two numbers of threads, whose median counts: beside a busy process single steps may be short."""
 TOLERANCE = 1.03
 """How many times as long a step with half the threads may take, to leave the other cores to other processes."""
 
@@ -75,7 +76,7 @@ def choose_threads(
     with released_memory():
         while most > 1:
             usual, fewer = map(
-                min, zip(*((seconds(most), seconds(most // 2)) for _ in range(COMPARISONS)), strict=True)
+                median, zip(*((seconds(most), seconds(most // 2)) for _ in range(COMPARISONS)), strict=True)
             )
             if fewer > TOLERANCE * usual:
                 break

@@ -26,8 +26,9 @@ from tests.models.helpers import QUICK, real_images
 from tests.models.training.runs import TORCH, Events, small_digits
 
 STEP_S: dict[str, dict[int, float]] = {"one": {1: 0.05, 2: 0.08}, "two": {1: 0.08, 2: 0.05}}
-DISTURBED = [0, 0, 0.05, 0, 0, 0.08, 0, 0, 0.9, 0, 0, 0.08]
-"""Seconds before each look at the clock."""
+DISTURBED = [0, 0, 0.05, 0, 0, 0.08, 0, 0, 0.9, 0, 0, 0.08, 0, 0, 0.05, 0, 0, 0.08]
+BUSY = [0, 0, 0.9, 0, 0, 0.08, 0, 0, 0.05, 0, 0, 0.08, 0, 0, 0.9, 0, 0, 0.08]
+"""Seconds before each look at the clock: with two threads, with one, and so on."""
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,7 @@ def timer(seconds: Callable[[int], float]) -> Callable[[], float]:
         (2, lambda count: {2: 0.100, 1: 0.102}[count], 1),  # the second core is worth more to others
         (4, lambda count: {4: 0.09, 2: 0.03, 1: 0.04}[count], 2),
         (2, iter(DISTURBED), 2),  # a disturbance
+        (2, iter(BUSY), 1),  # a process that computes beside it, and rests once
     ],
 )
 def test_the_fastest_number_is_chosen(most: int, seconds: Any, expected: int) -> None:
