@@ -369,6 +369,26 @@ class Conditional(Bijection):
         z, log_slope = self.map_with_slope(x, context)
         return z, sum_samples(log_slope)
 
+    @abstractmethod
+    def inverse_with_slope(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the inputs that :meth:`map_with_slope` maps to ``z``, and the same log-slopes at them."""
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the inputs that the layer maps to ``z`` given the contexts, and the log-determinant of the inverse.
+
+        Args:
+            z: Outputs of the layer, ``(N, C, H, W)``.
+            context: Contexts, ``(N, K)``; None for a layer without one.
+
+        Returns:
+            x and log|det dx/dz| in nats, ``(N,)``.
+
+        Raises:
+            ValueError: ``z`` or ``context`` has another shape, or a context is missing or not expected.
+        """
+        x, log_slope = self.inverse_with_slope(z, context)
+        return x, -sum_samples(log_slope)
+
     def freeze(self, shape: Shape) -> FrozenStep:
         """Return an immutable float64 copy of this layer for scoring; later training does not change it.
 

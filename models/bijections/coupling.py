@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bijections.autograd_calls import call
-from models.bijections.base import Conditional, Shape, check_context, check_images, refuse_context, sum_samples
+from models.bijections.base import Conditional, Shape, check_context, check_images, refuse_context
 from models.bijections.coupling_products import CouplingProducts
 from models.bijections.frozen import Inverse
 from models.bijections.spline import Knots, check_spline, knots_of
@@ -176,22 +176,11 @@ class HalfCoupling(Conditional):
         moved, log_slope = self.transform(moved, self.net(kept, context))
         return torch.cat([kept, moved], dim=1), log_slope
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x = (z1, g⁻¹(z2)), and each image's log-determinant of the inverse.
-
-        Args:
-            z: Outputs of the layer, ``(N, C, H, W)``.
-            context: Contexts, ``(N, K)``; None for a layer without one.
-
-        Returns:
-            x and log|det dx/dz| in nats, ``(N,)``.
-
-        Raises:
-            ValueError: ``z`` or ``context`` has another shape, or a context is missing or not expected.
-        """
+    def inverse_with_slope(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x = (z1, g⁻¹(z2)) and log g'(x2)."""
         kept, moved = self._halves(z)
         moved, log_slope = self.restore(moved, self.net(kept, context))
-        return torch.cat([kept, moved], dim=1), -sum_samples(log_slope)
+        return torch.cat([kept, moved], dim=1), log_slope
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_images(x, self.channels)

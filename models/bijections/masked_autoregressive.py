@@ -74,19 +74,8 @@ class MaskedAutoregressive(Conditional):
         log_scale, shift = log_scale_and_shift(F.linear(F.relu(hidden), self.last.weight * self.after, self.last.bias))
         return (vectors * torch.exp(log_scale) + shift).view(x.shape), log_scale.view(x.shape)
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the images that the layer maps to ``z`` given the contexts, computed value after value.
-
-        Args:
-            z: Outputs of the layer, ``(N, C, H, W)``.
-            context: Contexts, ``(N, K)``; None for a layer without one.
-
-        Returns:
-            x and log|det dx/dz| in nats, ``(N,)``.
-
-        Raises:
-            ValueError: ``z`` or ``context`` has another shape, or a context is missing or not expected.
-        """
+    def inverse_with_slope(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x and log s, both ``(N, C, H, W)``, computed value after value."""
         values = vectors_of(z, self.dimensions).split(1, dim=1)
         first, middle = (self.first.weight * self.before).unbind(1), self.middle.weight * self.between
         last = (self.last.weight * self.after).unflatten(0, (2, -1)).unbind(1)
@@ -101,7 +90,7 @@ class MaskedAutoregressive(Conditional):
             hidden = hidden + x * first[place]
             found[place] = x, log_scale
         x, log_scales = (torch.cat(parts, 1) for parts in zip(*(found[n] for n in sorted(found)), strict=True))
-        return x.view(z.shape), -log_scales.sum(1)
+        return x.view(z.shape), log_scales.view(z.shape)
 
     def _offset(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Return what is added to the first hidden layer beside the values: the bias, and a map of the context."""
