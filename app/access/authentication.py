@@ -67,8 +67,9 @@ class Authentication:
             try:
                 if is_open(scope["path"]):
                     self._take_open(scope)
-                    if scope["path"] == READINESS:
-                        self._identify(scope)
+                    if scope["path"] == READINESS and (given_key(scope) or not self._keys.needed):
+                        with suppress(Problem):  # a wrong key gets what no key gets
+                            self._identify(scope)
                 else:
                     self._admit(scope)
             except Problem as problem:
@@ -84,24 +85,18 @@ class Authentication:
             detail = f"an address gets {OPEN_RATE.amount} answers without a key in {OPEN_RATE.get_expiry()} s; wait"
             raise Problem(429, "too-many-requests", "Too Many Requests", detail, headers={"Retry-After": "10"})
 
-    def _identify(self, scope: Scope) -> None:
-        """Store the caller of a path that needs no key; a wrong key gets what no key gets."""
+    def _identify(self, scope: Scope) -> HeldKey | None:
+        """Store the caller, and return the key, or None where the service has no keys."""
         address = address_of(scope)
-        if not self._keys.needed:
-            scope[SCOPE] = keyless(address)
-        elif given_key(scope):
-            with suppress(Problem):
-                scope[SCOPE] = _caller(self._key(scope, address), address)
+        key = self._key(scope, address) if self._keys.needed else None
+        scope[SCOPE] = keyless(address) if key is None else Caller(f"key:{key.id}", address, key.role, key.name)
+        return key
 
     def _admit(self, scope: Scope) -> None:
-        address = address_of(scope)
-        if not self._keys.needed:
-            scope[SCOPE] = keyless(address)
-            return
-        key = self._key(scope, address)
-        scope[SCOPE] = _caller(key, address)
-        allowance = scope[ALLOWANCE] = Allowance(key, self._limits)
-        allowance.take_request()
+        key = self._identify(scope)
+        if key is not None:
+            allowance = scope[ALLOWANCE] = Allowance(key, self._limits)
+            allowance.take_request()
 
     def _key(self, scope: Scope, address: str) -> HeldKey:
         text = given_key(scope)
@@ -159,10 +154,6 @@ class Authentication:
         }
         attempts.unreported = 0
         self._writer.put(self._audit, record)
-
-
-def _caller(key: HeldKey, address: str) -> Caller:
-    return Caller(f"key:{key.id}", address, key.role, key.name)
 
 
 def is_open(path: str) -> bool:
