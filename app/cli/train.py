@@ -136,8 +136,8 @@ def train(
             data, name, chosen | {"parameters": sent, "promote": promote, "force": force}, url, key, detach, as_json
         )
         return
-    if detach:
-        raise fail("--detach: for a job of a service, needs --url", USAGE)
+    if detach or force:
+        raise fail(f"--{'detach' if detach else 'force'}: for a job of a service, needs --url", USAGE)
     settings, device = read_settings(writes=True), device or "cpu"
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
