@@ -4,7 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tests.support.fork_server import NAME_LENGTH
@@ -29,10 +29,13 @@ def kill(home: Path, module: str) -> None:
     os.kill(pid_of(home, module), signal.SIGKILL)
 
 
-@contextmanager
-def halted_training(home: Path) -> Iterator[int]:
+def halted_training(home: Path) -> AbstractContextManager[int]:
     """Stops the trainer within the block, so that its job cannot end; yields its process id."""
-    pid = pid_of(home, "worker.attempts.train")
+    return halted(pid_of(home, "worker.attempts.train"))
+
+
+@contextmanager
+def halted(pid: int) -> Iterator[int]:
     os.kill(pid, signal.SIGSTOP)
     try:
         yield pid

@@ -12,7 +12,7 @@ import pytest
 from models.datasets import DatasetStore, Source
 from models.registry.calibrations import NOT_ASKED, CalibrationStore
 from models.registry.registry import Registry
-from tests.end_to_end.support.processes import told_to_stop
+from tests.end_to_end.support.processes import halted, told_to_stop
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
@@ -101,13 +101,9 @@ def test_one_that_is_cancelled_publishes_nothing(
     thread, outcomes = in_background(real, job)
     await_scoring(settings, job)
     # It scores nothing until it is asked to end: the rest takes less time than that.
-    attempt = forked.pids[str(settings.jobs_dir / job.id)]
-    os.kill(attempt, signal.SIGSTOP)
-    try:
+    with halted(forked.pids[str(settings.jobs_dir / job.id)]) as attempt:
         store.request_cancel(job.id)
         until(lambda: told_to_stop(attempt), 60)
-    finally:
-        os.kill(attempt, signal.SIGCONT)
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert calibrations.numbers() == [0]

@@ -1,8 +1,6 @@
 """An evaluation in real processes: what a cancelled one has scored is not scored again."""
 
 import json
-import os
-import signal
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 
 from models.datasets import DatasetStore, Source
 from models.evaluation.schema import EvaluationReport
-from tests.end_to_end.support.processes import told_to_stop
+from tests.end_to_end.support.processes import halted, told_to_stop
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
@@ -56,13 +54,9 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     journal = settings.jobs_dir / job.id / "events.jsonl"
     until(lambda: outcomes or (journal.exists() and '"checkpoint"' in journal.read_text()), 120, every=0.005)
     # It scores nothing until it is asked to end, so that there are sets left for its retry.
-    attempt = forked.pids[str(settings.jobs_dir / job.id)]
-    os.kill(attempt, signal.SIGSTOP)
-    try:
+    with halted(forked.pids[str(settings.jobs_dir / job.id)]) as attempt:
         store.request_cancel(job.id)
         until(lambda: told_to_stop(attempt), 60)
-    finally:
-        os.kill(attempt, signal.SIGCONT)
     thread.join(60)
     assert outcomes == [Outcome.CANCELLED]
     assert store.get(job.id).checkpoint_step
