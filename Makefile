@@ -59,7 +59,7 @@ client-schemas: $(VENV)/installed-test  ## generate the client's requests and re
 	$(BIN)/python client/generate_schemas.py
 
 docs: $(VENV)/installed-docs  ## write build/api, pages of the library, the client and the runner from their docstrings
-	$(BIN)/pdoc --docformat google --output-directory build/api models snf_client snf_runtime
+	$(BIN)/pdoc --docformat google --output-directory build/api snf_models snf_client snf_runtime
 
 notebooks: $(VENV)/installed-docs  ## run examples/notebooks and store their outputs
 	$(BIN)/jupyter execute --inplace examples/notebooks/*.ipynb

@@ -2,8 +2,8 @@
 
     SNF_DATA_DIR=... python -m benchmarks.anomaly [--images 10000] [MODEL ...]
 
-Each shipped model against another dataset and against graded faults of its own test images (``models.evaluation``, as
-``snf evaluate`` does it).
+Each shipped model against another dataset and against graded faults of its own test images (``snf_models.evaluation``,
+as ``snf evaluate`` does it).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.needs import data_dir
-from models.atomic_files import write_atomically
-from models.datasets.builtin import FILES
-from models.datasets.ingest.uploaded_files import Source
-from models.datasets.store import DatasetStore
-from models.evaluation.assemble import Subject
-from models.evaluation.evaluate import evaluate
-from models.evaluation.schema import EvaluationParameters, EvaluationReport
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets.builtin import FILES
+from snf_models.datasets.ingest.uploaded_files import Source
+from snf_models.datasets.store import DatasetStore
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 
 RESULTS = Path(__file__).parent / "results"
 AGAINST = {"mnist-snf-glow": "fashion-mnist", "fashion-snf-glow": "mnist", "cifar10-snf-glow": "svhn"}

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.reference_images import ReferenceImages
-from models.atomic_files import write_atomically
-from models.flows.build import build_flow
-from models.scoring.engines.open import open_engine
-from models.scoring.frozen import freeze
-from models.training.presets import find_preset
+from snf_models.anomaly.fitting.calibrate import calibrate
+from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.atomic_files import write_atomically
+from snf_models.flows.build import build_flow
+from snf_models.scoring.engines.open import open_engine
+from snf_models.scoring.frozen import freeze
+from snf_models.training.presets import find_preset
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity

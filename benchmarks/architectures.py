@@ -25,17 +25,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.bijections.pixels import MarginalPixels
-from models.datasets import load_dataset
-from models.flows.architecture import LayeredArchitecture
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.flows.layers.couplings import AffineCouplingSpec
-from models.flows.layers.spec import ImageShape, LayerSpec, layer_types
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import freeze
-from models.training.config import TrainingConfig
-from models.training.objective import BatchLoss, SelfNormalizingObjective
+from snf_models.bijections.pixels import MarginalPixels
+from snf_models.datasets import load_dataset
+from snf_models.flows.architecture import LayeredArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.flows.layers.couplings import AffineCouplingSpec
+from snf_models.flows.layers.spec import ImageShape, LayerSpec, layer_types
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import freeze
+from snf_models.training.config import TrainingConfig
+from snf_models.training.objective import BatchLoss, SelfNormalizingObjective
 from snf_runtime.scoring.flow_pass import run_flow
 
 RESULTS = Path(__file__).parent / "results" / "architectures.json"
@@ -109,7 +109,7 @@ def _random_step(chance: random.Random, shape: ImageShape) -> dict[str, Any]:
 @cache
 def _kinds() -> list[type[LayerSpec]]:
     """Return the layer types of this package; to look for those of others takes a hundredth of a second each time."""
-    return [kind for kind in layer_types() if kind.__module__.startswith("models.")]
+    return [kind for kind in layer_types() if kind.__module__.startswith("snf_models.")]
 
 
 def _random_layer(chance: random.Random, shape: ImageShape) -> dict[str, Any]:

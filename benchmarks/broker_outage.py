@@ -31,9 +31,9 @@ from typing import Any
 from benchmarks.faults_checks import newest_step, read_events
 from benchmarks.installation import PatientClient, end_all, machine, processes, running, snf_up, until
 from benchmarks.steady import Steady, readiness, score
-from worker.broker.connection import broker_url
-from worker.broker.embedded import EmbeddedBroker
-from worker.settings import Settings
+from snf_worker.broker.connection import broker_url
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 60.0
@@ -206,7 +206,7 @@ def main() -> int:
         with ExitStack() as stack:
             client = stack.enter_context(snf_up(home, **settings))
             for _ in range(1, arguments.workers):
-                stack.enter_context(running("app.cli.main", "worker", home=home, **settings))
+                stack.enter_context(running("snf_app.cli.main", "worker", home=home, **settings))
             scoring = stack.enter_context(Steady(client.port, score))
             asking = stack.enter_context(Steady(client.port, readiness))
             outages = Outages(home, client, broker, arguments.workers)

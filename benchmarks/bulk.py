@@ -31,16 +31,16 @@ from pyarrow import parquet
 
 from benchmarks.installation import Running, end_all, machine, until
 from benchmarks.needs import with_files
-from models.datasets import DatasetStore, Source
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.jobs.submission import submit_on_model
-from worker.jobs.worker_registry import WorkerRegistry
-from worker.settings import Settings
+from snf_models.datasets import DatasetStore, Source
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import submit_on_model
+from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow:1"
@@ -77,7 +77,7 @@ class PeakMemory:
             for folder in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError, StopIteration, ValueError):
                     line = (folder / "cmdline").read_bytes()
-                    if b"worker.attempts.score" in line and self._home in line:
+                    if b"snf_worker.attempts.score" in line and self._home in line:
                         status = (folder / "status").read_text().splitlines()
                         peak = next(row for row in status if row.startswith("VmHWM"))
                         self.bytes = max(self.bytes, 1024 * int(peak.split()[1]))
@@ -98,7 +98,7 @@ class Workplace:
         """Run so many workers with so many threads each."""
         options = {"train_threads": threads, "nice": 0, "runtime_dir": self.settings.runtime_dir, "lease_seconds": 10}
         with ExitStack() as stack:
-            started = [Running("worker.runtime.main", home=self.settings.home, **options) for _ in range(count)]
+            started = [Running("snf_worker.runtime.main", home=self.settings.home, **options) for _ in range(count)]
             for worker in started:
                 stack.callback(worker.stop)
             until("workers", 60, lambda: len(self._presence.workers()) == count)
@@ -174,7 +174,7 @@ def main() -> None:
     for name, count in (("all", len(images)), ("few", 10_000), ("shared", arguments.shared)):
         np.savez(home / f"{name}.npz", x_train=images[:count, 0])
         DatasetStore(settings.datasets_dir).create(name, [Source(home / f"{name}.npz", f"{name}.npz")])
-    broker = Running("worker.broker.embedded", home=home, runtime_dir=home / "run")
+    broker = Running("snf_worker.broker.embedded", home=home, runtime_dir=home / "run")
     try:
         place = Workplace(settings)
         until("the broker", 60, lambda: broker_answers(place))

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from benchmarks.needs import data_dir
 from benchmarks.speed.machine import describe
-from models.datasets import Dataset, Images, load_dataset
-from models.datasets.dataset import digest_of
-from models.evaluation.metrics import separation
-from models.scorer import Scorer
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.datasets import Dataset, Images, load_dataset
+from snf_models.datasets.dataset import digest_of
+from snf_models.evaluation.metrics import separation
+from snf_models.scorer import Scorer
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from snf_runtime.scoring.likelihood import bits_per_dim
 
 RESULTS = Path(__file__).parent / "results"

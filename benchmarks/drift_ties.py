@@ -27,16 +27,16 @@ from rich.progress import track
 
 from benchmarks.elpv import cells
 from benchmarks.needs import data_dir
-from models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.statistic_densities import fit_statistic
-from models.atomic_files import write_atomically
-from models.datasets import Dataset, load_dataset
-from models.datasets.dataset import digest_of
-from models.registry.registry import ZOO
-from models.scorer import Scorer
-from models.training.config import TrainingConfig
-from models.training.run import train
+from snf_models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.fitting.statistic_densities import fit_statistic
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.datasets.dataset import digest_of
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
+from snf_models.training.config import TrainingConfig
+from snf_models.training.run import train
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.scoring.evidence import Evidence
 

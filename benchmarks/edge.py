@@ -44,7 +44,7 @@ MEGABYTES = 300
 
 def command(home: Path, *arguments: str) -> None:
     """Run a command of ``snf``; raises ``RuntimeError`` where it fails."""
-    words = [sys.executable, "-m", "app.cli.main", *arguments]
+    words = [sys.executable, "-m", "snf_app.cli.main", *arguments]
     done = subprocess.run(words, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"snf {' '.join(arguments)}:\n{done.stderr}")
@@ -161,7 +161,7 @@ def main() -> int:
         found |= {"packages": packages(python), "megabytes": size_of(home / "venv" / "lib")}
         found["import_torch_s"] = seconds_of([sys.executable, "-c", "import torch"])
         port = free_port()
-        with running("app.server", home=home, port=port) as service, PatientClient(port) as client:
+        with running("snf_app.server", home=home, port=port) as service, PatientClient(port) as client:
             client.await_ready(service)
             wanted = {model: by_service(client, model, paths) for model in MODELS}
         for model in MODELS:

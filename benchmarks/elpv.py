@@ -23,17 +23,17 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.needs import data_dir
-from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.heat_map_picture import enlarged, overlay
-from models.atomic_files import write_atomically
-from models.datasets.dataset import Dataset, digest_of
-from models.evaluation.baselines import NAMES, Baselines
-from models.evaluation.metrics import intervals, separation
-from models.scorer import Scorer
-from models.scoring.engines.torch_engine import TorchEngine
-from models.training.config import TrainingConfig
-from models.training.run import train
+from snf_models.anomaly.fitting.calibrate import calibrate
+from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.anomaly.heat_map_picture import enlarged, overlay
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.evaluation.baselines import NAMES, Baselines
+from snf_models.evaluation.metrics import intervals, separation
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.training.config import TrainingConfig
+from snf_models.training.run import train
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.pixel_density import PixelDensity

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.needs import builtin_dir
-from models.atomic_files import write_atomically
-from models.datasets import load_dataset
-from models.flows.flow import Flow
-from models.loading.load_flows import load_artifact
-from models.registry.registry import ZOO
-from models.scorer import Scorer
-from models.scoring.engines.flow_engine import FlowEngine
-from models.scoring.engines.open import open_engine
-from models.scoring.frozen import FrozenFlow, freeze
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import load_dataset
+from snf_models.flows.flow import Flow
+from snf_models.loading.load_flows import load_artifact
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.flow_engine import FlowEngine
+from snf_models.scoring.engines.open import open_engine
+from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.dequantisation import content_noise
 

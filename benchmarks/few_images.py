@@ -21,15 +21,15 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.needs import data_dir
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.statistic_densities import FEW, fit_statistic
-from models.atomic_files import write_atomically
-from models.datasets import load_dataset
-from models.datasets.builtin import FILES
-from models.evaluation.corruptions import Corruption, corrupt
-from models.evaluation.metrics import separation
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.fitting.statistic_densities import FEW, fit_statistic
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import load_dataset
+from snf_models.datasets.builtin import FILES
+from snf_models.evaluation.corruptions import Corruption, corrupt
+from snf_models.evaluation.metrics import separation
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.scoring.evidence import Evidence
 

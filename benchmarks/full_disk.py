@@ -186,7 +186,7 @@ class Callers:
     def command(self, words: str) -> str:
         """Run a command on the home; return its output."""
         done = subprocess.run(
-            [sys.executable, "-m", "app.cli.main", *words.split()],
+            [sys.executable, "-m", "snf_app.cli.main", *words.split()],
             env=os.environ | {"SNF_HOME": str(self._home)},
             cwd=ROOT,
             capture_output=True,

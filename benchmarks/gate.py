@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.http.errors import problem_of
 from benchmarks.speed.machine import cores, describe
-from models.artifacts.fitness import Measure
-from models.artifacts.manifest import read_manifest
-from models.atomic_files import write_atomically
-from models.datasets import Dataset, load_dataset
-from models.errors import ModelsError
-from models.registry.registry import Registry
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_app.http.errors import problem_of
+from snf_models.artifacts.fitness import Measure
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.errors import ModelsError
+from snf_models.registry.registry import Registry
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 
 RESULTS = Path(__file__).parent / "results"
 PRESETS = ("snf-glow-tiny", "snf-fc-2l", "snf-features")

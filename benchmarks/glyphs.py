@@ -22,16 +22,16 @@ from rich.console import Console
 
 from benchmarks.anomaly import compact, table
 from benchmarks.needs import end
-from models.atomic_files import write_atomically
-from models.datasets import load_dataset
-from models.datasets.ingest.uploaded_files import Source
-from models.datasets.store import DatasetStore
-from models.evaluation.assemble import Subject
-from models.evaluation.evaluate import evaluate
-from models.evaluation.schema import EvaluationParameters
-from models.scorer import Scorer
-from models.training.config import TrainingConfig
-from models.training.run import train
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import load_dataset
+from snf_models.datasets.ingest.uploaded_files import Source
+from snf_models.datasets.store import DatasetStore
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.schema import EvaluationParameters
+from snf_models.scorer import Scorer
+from snf_models.training.config import TrainingConfig
+from snf_models.training.run import train
 
 FONTS = Path("/usr/share/fonts")
 RESULTS = Path(__file__).parent / "results"

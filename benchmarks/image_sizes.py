@@ -21,13 +21,13 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.needs import data_dir
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
-from models.datasets import Dataset, load_dataset
-from models.datasets.dataset import digest_of
-from models.scorer import Scorer
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.datasets.dataset import digest_of
+from snf_models.scorer import Scorer
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.preprocessing import Pixels, Preprocessing

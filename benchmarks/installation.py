@@ -26,12 +26,12 @@ from tests.support.paths import ROOT
 READY_S = 120
 STOP_S = 90
 MODULES = {
-    "worker.broker.embedded": "keeper",
-    "worker.runtime.main": "worker",
-    "app.server": "service",
-    "worker.attempts.train": "trainer",
-    "worker.sandbox.datasets:read_files": "reader",
-    "app.cli.main": "launcher",
+    "snf_worker.broker.embedded": "keeper",
+    "snf_worker.runtime.main": "worker",
+    "snf_app.server": "service",
+    "snf_worker.attempts.train": "trainer",
+    "snf_worker.sandbox.datasets:read_files": "reader",
+    "snf_app.cli.main": "launcher",
 }
 
 
@@ -139,7 +139,7 @@ def snf_up(home: Path, **settings: Any) -> Iterator[PatientClient]:
     """Run everything that ``snf up`` starts; raises ``RuntimeError`` where it leaves a process behind."""
     port = free_port()
     with (
-        running("app.cli.main", "up", home=home, port=port, runtime_dir=home / "run", **settings) as launcher,
+        running("snf_app.cli.main", "up", home=home, port=port, runtime_dir=home / "run", **settings) as launcher,
         PatientClient(port) as client,
     ):
         client.await_ready(launcher)

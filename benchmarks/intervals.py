@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import norm
 
-from models.anomaly.false_alarms import false_alarm_interval, safe_threshold
-from models.atomic_files import write_atomically
-from models.evaluation.metrics import auroc_gain, intervals
-from models.limits.rule import limit_cell, limit_curve
+from snf_models.anomaly.false_alarms import false_alarm_interval, safe_threshold
+from snf_models.atomic_files import write_atomically
+from snf_models.evaluation.metrics import auroc_gain, intervals
+from snf_models.limits.rule import limit_cell, limit_curve
 
 Array = NDArray[np.float64]
 

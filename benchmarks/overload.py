@@ -165,7 +165,7 @@ def measure(model: str, seconds: float, rates: list[float], threads: int | None)
     settings: dict[str, Any] = {} if threads is None else {"threads": threads}
     with (
         tempfile.TemporaryDirectory(prefix="snf-overload-") as home,
-        running("app.cli.main", "serve", home=Path(home), **settings) as client,
+        running("snf_app.cli.main", "serve", home=Path(home), **settings) as client,
     ):
         port = client.base_url.port
         assert port is not None

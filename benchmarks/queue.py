@@ -51,8 +51,8 @@ FILTERS: dict[str, dict[str, str]] = {"all": {}, "queued": {"status": "queued"}}
 def without_workers(home: Path, settings: dict[str, Any]) -> Iterator[PatientClient]:
     """Run a broker and a service alone."""
     with (
-        running("worker.broker.embedded", home=home, **settings),
-        running("app.server", home=home, **settings) as service,
+        running("snf_worker.broker.embedded", home=home, **settings),
+        running("snf_app.server", home=home, **settings) as service,
         PatientClient(settings["port"]) as client,
     ):
         client.await_ready(service)
@@ -150,7 +150,7 @@ def taken_first(client: PatientClient, home: Path, settings: dict[str, Any]) -> 
         jobs = {job["id"]: job["started_at"] for page in pages for job in page}
         return sorted(jobs, key=lambda job: str(jobs[job]))[:HEAD] if len(jobs) >= HEAD else []
 
-    with running("worker.runtime.main", home=home, **settings, devices="cpu"):
+    with running("snf_worker.runtime.main", home=home, **settings, devices="cpu"):
         found: list[str] = until("jobs taken", 300, started)
     return found
 

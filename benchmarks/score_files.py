@@ -51,10 +51,10 @@ TARGETS = {
 
 def score_pixels(array: Path) -> None:
     """Score an array of ``(N, H, W)`` as a bare loop does; what one turn of the first side runs."""
-    from models.registry.registry import Registry  # noqa: PLC0415 - the other sides need none of it
-    from models.scorer import Scorer  # noqa: PLC0415
-    from models.threads import one_blas_thread  # noqa: PLC0415
-    from worker.settings import load_settings  # noqa: PLC0415
+    from snf_models.registry.registry import Registry  # noqa: PLC0415 - the other sides need none of it
+    from snf_models.scorer import Scorer  # noqa: PLC0415
+    from snf_models.threads import one_blas_thread  # noqa: PLC0415
+    from snf_worker.settings import load_settings  # noqa: PLC0415
 
     one_blas_thread()
     pixels, options = np.load(array)[:, None], load_settings().engine_options
@@ -80,7 +80,7 @@ class Sides:
 
     def turns(self) -> dict[str, Callable[[], float]]:
         """Return what gives the seconds an image of each side."""
-        snf = ["-m", "app.cli.main", "score", "-m", MODEL]
+        snf = ["-m", "snf_app.cli.main", "score", "-m", MODEL]
         commands: dict[str, Callable[[str], list[str]]] = {
             BARE: lambda name: ["-m", "benchmarks.score_files", "--pixels", str(self._home / f"{name}.npy")],
             "snf score FOLDER --json": lambda name: [*snf, str(self._home / name), "--json"],
@@ -113,7 +113,7 @@ def measure(images: np.ndarray[Any, np.dtype[np.uint8]], rounds: int) -> dict[st
     """Return images a second of each side, and of each the part of the scorer's."""
     with tempfile.TemporaryDirectory(prefix="snf-files-") as folder:
         home, port = Path(folder), free_port()
-        with running("app.server", home=home, port=port) as service, PatientClient(port) as client:
+        with running("snf_app.server", home=home, port=port) as service, PatientClient(port) as client:
             client.await_ready(service)
             sides = Sides(home, images, f"http://127.0.0.1:{port}")
             seconds = in_turns(sides.turns(), rounds)

@@ -25,17 +25,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.machine import describe
 from benchmarks.speed.train import steps_of, training
-from models.atomic_files import write_atomically
-from models.bijections import convolution, self_normalizing_gradient
-from models.bijections.base import Bijection
-from models.bijections.coupling import AffineCoupling, CouplingNet
-from models.bijections.spline import SplineActivation
-from models.bijections.squeeze import Squeeze
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.training import loop
-from models.training.batches import Batches
-from models.training.loop import Trainer
-from models.training.presets import find_preset
+from snf_models.atomic_files import write_atomically
+from snf_models.bijections import convolution, self_normalizing_gradient
+from snf_models.bijections.base import Bijection
+from snf_models.bijections.coupling import AffineCoupling, CouplingNet
+from snf_models.bijections.spline import SplineActivation
+from snf_models.bijections.squeeze import Squeeze
+from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.training import loop
+from snf_models.training.batches import Batches
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import find_preset
 
 RESULTS = Path(__file__).parent / "results"
 """The table of the page, between its marks."""

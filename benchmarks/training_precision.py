@@ -21,14 +21,14 @@ from benchmarks.needs import data_dir
 from benchmarks.paper.turns import stop_signals
 from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
-from models.atomic_files import write_atomically
-from models.datasets import Dataset, load_dataset
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.scoring.frozen import freeze
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.presets import find_preset
-from models.training.validation import validation_bits_per_dim
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.scoring.frozen import freeze
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import find_preset
+from snf_models.training.validation import validation_bits_per_dim
 from snf_runtime.images.batch import stacked
 
 RESULTS = Path(__file__).parent / "results"

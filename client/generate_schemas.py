@@ -70,8 +70,8 @@ Generated from the service's OpenAPI document by ``make client-schemas``; do not
 def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI document of the service in this source tree."""
     sys.path.insert(0, str(ROOT))
-    from app.main import create_app
-    from worker.settings import Settings
+    from snf_app.main import create_app
+    from snf_worker.settings import Settings
 
     return create_app(Settings()).openapi()
 

@@ -15,8 +15,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads this when it 
 
 import ray
 
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 
 
 class Score:

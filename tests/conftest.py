@@ -19,12 +19,12 @@ import pytest
 import typer.testing
 from coverage import Coverage
 
+from snf_worker.process_tuning import tune_process
 from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
 from tests.support.tiles import tiles_of
 from tests.support.unmeasured import MEASURED, is_unmeasured
-from worker.process_tuning import tune_process
 
 if TYPE_CHECKING:
     from xdist.remote import Producer

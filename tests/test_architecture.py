@@ -16,17 +16,17 @@ from tests.support.paths import ROOT
 from tests.support.unmeasured import listed, unmeasured
 
 PACKAGES = {
-    "models": ROOT / "models",
-    "worker": ROOT / "worker",
-    "app": ROOT / "app",
+    "snf_models": ROOT / "models" / "snf_models",
+    "snf_worker": ROOT / "worker" / "snf_worker",
+    "snf_app": ROOT / "app" / "snf_app",
     "snf_client": ROOT / "client" / "snf_client",
     "snf_runtime": ROOT / "runtime" / "snf_runtime",
 }
 MAY_IMPORT = {
     "snf_runtime": {"snf_runtime"},
-    "models": {"models", "snf_runtime"},
-    "worker": {"worker", "models", "snf_runtime"},
-    "app": {"app", "worker", "models", "snf_runtime", "snf_client"},
+    "snf_models": {"snf_models", "snf_runtime"},
+    "snf_worker": {"snf_worker", "snf_models", "snf_runtime"},
+    "snf_app": {"snf_app", "snf_worker", "snf_models", "snf_runtime", "snf_client"},
     "snf_client": {"snf_client"},
 }
 LAYERS = (
@@ -47,10 +47,10 @@ LAYERS = (
     {"recommendation"},
     {"zoo"},
 )
-"""Folders and modules at the top of ``models``; each imports from its own folder and from the layers above."""
+"""Folders and modules at the top of ``snf_models``; each imports from its own folder and from the layers above."""
 LOOSE = {
-    "app": {"main", "server", "state", "pages"},
-    "worker": {
+    "snf_app": {"main", "server", "state", "pages"},
+    "snf_worker": {
         "settings",
         "service_settings",
         "errors",
@@ -60,7 +60,7 @@ LOOSE = {
         "child_environment",
         "private_home",
     },
-    "models": {
+    "snf_models": {
         "scorer",
         "audit",
         "errors",
@@ -76,10 +76,10 @@ RUNTIME_NEEDS = {"numpy", "openvino", "PIL"}
 """What the runner is installed with."""
 DOMAIN_FILES = {"endpoints.py", "schemas.py"}
 NOT_DOMAINS = {"http", "metrics", "cli", "console"}
-"""Folders of ``app`` that have no calls of their own."""
+"""Folders of ``snf_app`` that have no calls of their own."""
 LONGEST = 500
 GENERATED = {ROOT / "client" / "snf_client" / name for name in ("schemas.py", "parameters.py")}
-"""Made from the OpenAPI document of the service, so its classes repeat those of ``app``."""
+"""Made from the OpenAPI document of the service, so its classes repeat those of ``snf_app``."""
 
 
 def sources(package: str) -> list[Path]:
@@ -119,25 +119,25 @@ def test_the_runner_imports_what_it_is_installed_with() -> None:
 
 def test_folders_of_models_import_in_one_direction() -> None:
     layer_of = {name: number for number, names in enumerate(LAYERS) for name in names}
-    for source in sources("models"):
-        own = source.relative_to(ROOT / "models").parts[0].removesuffix(".py")
+    for source in sources("snf_models"):
+        own = source.relative_to(PACKAGES["snf_models"]).parts[0].removesuffix(".py")
         if own == "__init__":
             continue
         for module in imports(source):
             package, _, rest = module.partition(".")
             name = rest.split(".")[0]
-            if package == "models" and name != own:
+            if package == "snf_models" and name != own:
                 assert layer_of[name] < layer_of[own], f"{source.relative_to(ROOT)} imports {module}"
 
 
 @pytest.mark.parametrize("package", sorted(LOOSE))
 def test_only_named_files_are_loose(package: str) -> None:
-    loose = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    loose = {path.stem for path in PACKAGES[package].glob("*.py")} - {"__init__"}
     assert loose <= LOOSE[package]
 
 
 def test_folders_of_calls_have_the_same_file_names() -> None:
-    folders = [path for path in (ROOT / "app").iterdir() if path.is_dir() and (path / "__init__.py").exists()]
+    folders = [path for path in PACKAGES["snf_app"].iterdir() if path.is_dir() and (path / "__init__.py").exists()]
     domains = [folder for folder in folders if folder.name not in NOT_DOMAINS]
     assert len(domains) > 8
     for folder in domains:
@@ -164,18 +164,18 @@ def test_no_file_is_too_long(package: str) -> None:
 
 
 STARTS_WITHOUT_TORCH = [
-    "app.cli.main",
-    "app.main",
-    "models.datasets",
+    "snf_app.cli.main",
+    "snf_app.main",
+    "snf_models.datasets",
     "snf_runtime.images.codec",
-    "models.training.presets",
-    "models.registry.registry",
-    "models.scorer",
-    "models.scoring.prepared.file",
-    "models.training.config",
-    "worker.attempts.score",
-    "worker.runtime.main",
-    "worker.runtime.tasks",
+    "snf_models.training.presets",
+    "snf_models.registry.registry",
+    "snf_models.scorer",
+    "snf_models.scoring.prepared.file",
+    "snf_models.training.config",
+    "snf_worker.attempts.score",
+    "snf_worker.runtime.main",
+    "snf_worker.runtime.tasks",
 ]
 IMPORTS = """
 import importlib, sys
@@ -186,7 +186,7 @@ for module in sys.argv[1:]:
 
 
 STARTS_WITHOUT_NUMPY = """
-import sys, worker.settings, worker.launch.launcher
+import sys, snf_worker.settings, snf_worker.launch.launcher
 loaded = {"numpy", "PIL", "torch", "celery"} & sys.modules.keys()
 assert not loaded, loaded
 """

@@ -16,10 +16,10 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from app.main import create_app
-from models.flows.architecture import FeatureArchitecture
-from models.registry.registry import Registry
-from models.training.presets import PRESETS
+from snf_app.main import create_app
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.registry.registry import Registry
+from snf_models.training.presets import PRESETS
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png
 from tests.support.backbones import backbone_folder
@@ -83,7 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     backbones = backbone_folder(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.state.Registry", partial(Registry, zoo=tmp_path_factory.mktemp("no-zoo")))
+        patch.setattr("snf_app.state.Registry", partial(Registry, zoo=tmp_path_factory.mktemp("no-zoo")))
         settings = service_settings(home, threads=1, backbones=backbones)
         with TestClient(create_app(settings), base_url=LOCAL) as client:
             yield client

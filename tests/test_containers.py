@@ -13,13 +13,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from models.locations.store_errors import KEYS
+from snf_models.locations.store_errors import KEYS
+from snf_worker.broker.connection import redis_client, translate_redis_errors
+from snf_worker.errors import BrokerDown
+from snf_worker.settings import Settings
 from tests.support.command_parser import parse
 from tests.support.paths import ROOT
 from tests.worker.support.redis_server import redis_program
-from worker.broker.connection import redis_client, translate_redis_errors
-from worker.errors import BrokerDown
-from worker.settings import Settings
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())

@@ -13,17 +13,17 @@ import torch
 from fastapi.testclient import TestClient
 from torch.distributions import Distribution, MultivariateNormal
 
-from models.bijections.pixels import LogitPixels
-from models.features.flows import freeze_features
-from models.features.store import BackboneStore
-from models.flows.build import build_flow
-from models.flows.flow import Flow, Level
-from models.flows.layers import spec
-from models.flows.layers.spec import layer_types
-from models.scoring.engines.torch_features import TorchFeatureEngine
-from models.scoring.frozen import freeze
-from models.training.architecture_file import parse_architecture
-from models.training.presets import PRESETS
+from snf_models.bijections.pixels import LogitPixels
+from snf_models.features.flows import freeze_features
+from snf_models.features.store import BackboneStore
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow, Level
+from snf_models.flows.layers import spec
+from snf_models.flows.layers.spec import layer_types
+from snf_models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_models.scoring.frozen import freeze
+from snf_models.training.architecture_file import parse_architecture
+from snf_models.training.presets import PRESETS
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.likelihood import score_images
 from tests.support.paths import ROOT
@@ -41,7 +41,7 @@ def page(backbones: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(BackboneStore.__init__, "__defaults__", (backbones,))
-        patch.setattr("models.training.presets.PRESETS", dict(PRESETS))
+        patch.setattr("snf_models.training.presets.PRESETS", dict(PRESETS))
         patch.setattr(spec, "_types", dict(spec._types))
         text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
         assert FEWER_STEPS[0] in text
@@ -122,7 +122,7 @@ def test_the_file_of_the_page_on_architectures_is_one() -> None:
     config = recipe.config({})
     flow = build_flow(recipe.architecture_for((1, 28, 28), config))
     assert (len(flow.level_list()[0].steps), config.multiplier) == (13, "geco")
-    own = [kind.type_name() for kind in layer_types() if kind.__module__.startswith("models.")]
+    own = [kind.type_name() for kind in layer_types() if kind.__module__.startswith("snf_models.")]
     assert [name for name in own if f"`{name}`" not in text] == []
 
 

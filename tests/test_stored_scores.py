@@ -25,13 +25,13 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from app.cli.judging_model import JudgingModel
-from app.cli.model_tables import print_calibrations, print_model
-from app.main import create_app
-from models.anomaly.calibration_file import GRADIENTS_IGNORED
-from models.datasets import load_dataset
-from models.registry.registry import Registry
+from snf_app.cli.judging_model import JudgingModel
+from snf_app.cli.model_tables import print_calibrations, print_model
+from snf_app.main import create_app
 from snf_client.schemas import CalibrationList, ModelDetail
+from snf_models.anomaly.calibration_file import GRADIENTS_IGNORED
+from snf_models.datasets import load_dataset
+from snf_models.registry.registry import Registry
 from tests.support.local import LOCAL
 from tests.support.paths import DATA
 from tests.support.service_settings import service_settings

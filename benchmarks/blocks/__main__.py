@@ -20,17 +20,17 @@ from benchmarks.blocks.spatial_coupling import SpatialCoupling
 from benchmarks.needs import data_dir
 from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
-from models.atomic_files import write_atomically
-from models.bijections.coupling import AffineCoupling
-from models.bijections.pixels import MarginalPixels
-from models.datasets import Dataset, load_dataset
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.training.batches import Batches
-from models.training.config import INITIALIZATION_IMAGES
-from models.training.loop import Trainer
-from models.zoo.__main__ import DATASETS, recipe_of
+from snf_models.atomic_files import write_atomically
+from snf_models.bijections.coupling import AffineCoupling
+from snf_models.bijections.pixels import MarginalPixels
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.training.batches import Batches
+from snf_models.training.config import INITIALIZATION_IMAGES
+from snf_models.training.loop import Trainer
+from snf_models.zoo.__main__ import DATASETS, recipe_of
 from snf_runtime.images.batch import stacked
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.autograd_calls import call
-from models.bijections.base import Bijection, Shape, sum_samples
-from models.bijections.coupling import LOG_SCALE_BOUND, CouplingNet
-from models.bijections.coupling_products import CouplingProducts
-from models.bijections.frozen import FrozenMap
+from snf_models.bijections.autograd_calls import call
+from snf_models.bijections.base import Bijection, Shape, sum_samples
+from snf_models.bijections.coupling import LOG_SCALE_BOUND, CouplingNet
+from snf_models.bijections.coupling_products import CouplingProducts
+from snf_models.bijections.frozen import FrozenMap
 
 BEFORE = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 """The taps of a 3x3 kernel that see patches before its own in reading order."""

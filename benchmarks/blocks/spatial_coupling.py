@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.bijections.base import Bijection, Shape
-from models.bijections.coupling import AffineCoupling
-from models.bijections.frozen import FrozenMap
+from snf_models.bijections.base import Bijection, Shape
+from snf_models.bijections.coupling import AffineCoupling
+from snf_models.bijections.frozen import FrozenMap
 
 
 class SpatialCoupling(Bijection):

@@ -15,8 +15,8 @@ from benchmarks.by_reference.images import LAYOUTS, first_files
 from benchmarks.by_reference.output import different, lost_and_doubled, size_of, values
 from benchmarks.by_reference.rows import Row, verdict
 from benchmarks.by_reference.synthetic import Work
-from models.bulk.sources import index_location
-from models.locations.location import Location
+from snf_models.bulk.sources import index_location
+from snf_models.locations.location import Location
 from tests.support.s3 import FaultyProxy, S3Server, faulty_server, s3_server
 
 FILES, IMAGES = 2_000, 20_000

@@ -17,11 +17,12 @@ SPREAD_OVER, RANDOM_OVER = 0.6, 0.95
 
 
 def scoring_processes(home: Path) -> list[int]:
-    """Return the processes of jobs of a home that score: ``worker.attempts.score``."""
+    """Return the processes of jobs of a home that score: ``snf_worker.attempts.score``."""
     return [
         pid
         for pid, line in command_lines().items()
-        if b"worker.attempts.score" in line and any(part.startswith(os.fsencode(home)) for part in line.split(b"\0"))
+        if b"snf_worker.attempts.score" in line
+        and any(part.startswith(os.fsencode(home)) for part in line.split(b"\0"))
     ]
 
 

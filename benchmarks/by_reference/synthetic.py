@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import models
+import snf_models
 import snf_runtime
 from benchmarks.by_reference import ways
 from benchmarks.by_reference.images import digits, first_files
@@ -27,8 +27,8 @@ from benchmarks.by_reference.output import different, images_per_second, lost_an
 from benchmarks.by_reference.rows import Row, Rows, busy_cores, verdict
 from benchmarks.by_reference.ways import MODEL, Scoring
 from benchmarks.scaling.compute import limit, together
-from models.bulk.plan import part_size
-from models.score_rows.judged_rows import BATCH
+from snf_models.bulk.plan import part_size
+from snf_models.score_rows.judged_rows import BATCH
 
 PROCESSES = 2
 MAX_KILLS, PARTS_A_KILL = 10, 4
@@ -148,7 +148,7 @@ def _undisturbed(work: Work) -> NDArray[np.float64]:
 def _code_digest() -> str:
     """Return 12 hex digits of the code that scores: another version of it may round otherwise."""
     digest = hashlib.sha256()
-    for package in (models, snf_runtime):
+    for package in (snf_models, snf_runtime):
         for path in sorted(Path(package.__path__[0]).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.by_reference.kills import descendants, scoring_processes
 from benchmarks.installation import PatientClient, processes, running, snf_up, until
 from benchmarks.needs import extra
-from models.bulk.ray_engine import PartActor
-from models.locations.location import Location
+from snf_models.bulk.ray_engine import PartActor
+from snf_models.locations.location import Location
 from tests.end_to_end.support.service import environment
 from tests.support.paths import ROOT
 from tests.support.ray_cluster import RayCluster, cluster_of_one
@@ -72,7 +72,7 @@ def jobs(home: Path, folder: Path, workers: int, **options: Any) -> Iterator[Cal
     settings = {**JOBS, "allowed_locations": Location.parse(str(folder.parent)).url}
     with snf_up(home, **settings) as client, ExitStack() as stack:
         for _ in range(workers - 1):
-            stack.enter_context(running("app.cli.main", "worker", home=home, runtime_dir=home / "run", **settings))
+            stack.enter_context(running("snf_app.cli.main", "worker", home=home, runtime_dir=home / "run", **settings))
         until("workers", 120, lambda: len(client.document("/v1/workers")["workers"]) == workers)
         reference = {"name": "images", "location": Location.parse(str(folder)).url}
         client.post("/v1/datasets/references", json=reference, timeout=LONGEST_S).raise_for_status()
@@ -126,7 +126,7 @@ def bulk(
     log = home / "bulk.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli.main", "bulk", images, "--out", out, "--model", MODEL, *options],
+            [sys.executable, "-m", "snf_app.cli.main", "bulk", images, "--out", out, "--model", MODEL, *options],
             cwd=ROOT,
             env=environment(home, threads=THREADS) | dict(variables),
             stdin=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ from benchmarks.features.common import run_of
 from benchmarks.needs import data_dir, end
 from benchmarks.speed.machine import cores
 from benchmarks.speed.peers import PeerUnavailable
-from models.errors import BackboneMissing
+from snf_models.errors import BackboneMissing
 
 CELLS = "elpv64.npz"
 WHAT = {

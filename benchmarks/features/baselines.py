@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 
-from models.features.extractor import FeatureExtractor
+from snf_models.features.extractor import FeatureExtractor
 from snf_runtime.images.preprocessing import Pixels
 
 BATCH = 32

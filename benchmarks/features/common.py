@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from benchmarks.speed.machine import describe
-from models.atomic_files import write_atomically
-from models.features.backbone import Backbone
-from models.features.lite0 import LITE0
-from models.features.store import DEFAULT_FOLDER, BackboneStore
-from models.scoring.options import EngineName, EngineOptions
+from snf_models.atomic_files import write_atomically
+from snf_models.features.backbone import Backbone
+from snf_models.features.lite0 import LITE0
+from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
+from snf_models.scoring.options import EngineName, EngineOptions
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from app.drift.streams import DriftReference, Stream
 from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on_split
-from models.anomaly.false_alarms import false_alarm_interval
-from models.anomaly.fitting.reference_images import reference_of
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.datasets import load_dataset
-from models.datasets.dataset import Dataset, digest_of
-from models.datasets.splits import split_images
-from models.registry.registry import ZOO
-from models.scorer import Scorer
+from snf_app.drift.streams import DriftReference, Stream
+from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.datasets import load_dataset
+from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.datasets.splits import split_images
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.evidence import Evidence
-from worker.settings import Settings
+from snf_worker.settings import Settings
 
 NAME = "darker"
 PARTS_OF_RUN = ("elpv", "mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")

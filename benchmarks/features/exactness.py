@@ -16,12 +16,12 @@ from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import fitted_model
 from benchmarks.features.trained import trained_on_split
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.features.extractor import TorchExtractor
-from models.flows.architecture import FeatureArchitecture
-from models.scorer import Scorer
-from models.scoring.engines.torch_features import TorchFeatureEngine
-from models.scoring.options import EngineName, EngineOptions
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.features.extractor import TorchExtractor
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_models.scoring.options import EngineName, EngineOptions
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.feature_density import FeatureDensity
 

@@ -18,9 +18,9 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import fitted_model
 from benchmarks.features.measures import MEASURES
 from benchmarks.features.ood import AGAINST, evidence_path, fitted_statistic, kinds_of, read_evidence
-from models.anomaly.false_alarms import false_alarm_interval
-from models.registry.registry import ZOO
-from models.scorer import Scorer
+from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.hybrid_density import HybridDensity

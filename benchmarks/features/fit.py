@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.elpv import cells
 from benchmarks.features.common import FeatureRun
-from models.features.store import DEFAULT_FOLDER
+from snf_models.features.store import DEFAULT_FOLDER
 
 NAME = "fit"
 IMAGES = 1250
@@ -61,12 +61,22 @@ def enlarged_cells(run: FeatureRun, count: int) -> np.ndarray[Any, np.dtype[np.u
 
 def snf(environment: dict[str, str], *arguments: str) -> None:
     """Run a command of ``snf`` to its end."""
-    subprocess.run([sys.executable, "-m", "app.cli.main", *arguments], env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "snf_app.cli.main", *arguments], env=environment, check=True)
 
 
 def training(environment: dict[str, str], name: str) -> dict[str, Any]:
     """Train once; return the seconds to the end of every part and of the whole process."""
-    command = [sys.executable, "-m", "app.cli.main", "train", "--data", "cells", "--preset", "snf-features", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "snf_app.cli.main",
+        "train",
+        "--data",
+        "cells",
+        "--preset",
+        "snf-features",
+        "--json",
+    ]
     started = time.monotonic()
     parts: dict[str, float] = {}
     with subprocess.Popen([*command, "--name", name], env=environment, stdout=subprocess.PIPE, text=True) as process:

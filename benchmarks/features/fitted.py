@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
 from benchmarks.features.measures import measured
-from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.reference_images import ReferenceImages
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.features.fit import FitChoice
-from models.features.flows import freeze_features
-from models.flows.architecture import FeatureArchitecture
-from models.training.fit_feature_flows import fit_features
-from models.training.presets import find_preset
+from snf_models.anomaly.fitting.calibrate import calibrate
+from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.features.fit import FitChoice
+from snf_models.features.flows import freeze_features
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.training.fit_feature_flows import fit_features
+from snf_models.training.presets import find_preset
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity

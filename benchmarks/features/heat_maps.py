@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on_split
-from models.anomaly.heat_map_picture import enlarged, overlay
+from snf_models.anomaly.heat_map_picture import enlarged, overlay
 
 SHOWN = 20
 A_ROW = 10

@@ -11,22 +11,22 @@ from rich.console import Console
 from benchmarks.features.cells import SolarCells, pixel_flow
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on
-from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.reference_images import EvenlySpaced, ReferenceImages
-from models.artifacts.detection_limit import LimitCurve, LimitParameters, LimitRecord
-from models.artifacts.manifest import LogDets, Manifest
-from models.datasets import Dataset, load_dataset
-from models.datasets.dataset import digest_of
-from models.features.flows import FeatureFlows, HybridFlows, TrainedFlows
-from models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
-from models.flows.flow import Flow
-from models.limits.chart import limit_text
-from models.limits.good_images import STATISTICS, GoodImages
-from models.limits.measure import measure_limits
-from models.loading.load_flows import Artifact, load_artifact
-from models.registry.registry import ZOO
-from models.scorer import Scorer
-from models.scoring.open_density import log_dets_of, open_density
+from snf_models.anomaly.fitting.calibrate import calibrate
+from snf_models.anomaly.fitting.reference_images import EvenlySpaced, ReferenceImages
+from snf_models.artifacts.detection_limit import LimitCurve, LimitParameters, LimitRecord
+from snf_models.artifacts.manifest import LogDets, Manifest
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.datasets.dataset import digest_of
+from snf_models.features.flows import FeatureFlows, HybridFlows, TrainedFlows
+from snf_models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
+from snf_models.flows.flow import Flow
+from snf_models.limits.chart import limit_text
+from snf_models.limits.good_images import STATISTICS, GoodImages
+from snf_models.limits.measure import measure_limits
+from snf_models.loading.load_flows import Artifact, load_artifact
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
+from snf_models.scoring.open_density import log_dets_of, open_density
 
 NAME = "limits"
 Kind = Literal["pixel model", "feature model", "hybrid"]

@@ -24,12 +24,12 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.patchcore import ANOMALIB
 from benchmarks.features.trained import trained_scorer
 from benchmarks.speed.peers import PeerUnavailable, peer_environment
-from models.anomaly.false_alarms import false_alarm_interval
-from models.datasets import load_dataset
-from models.evaluation.localisation_metrics import FOUND, PIMO_RANGE, Mask, aupimo, localise
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.datasets import load_dataset
+from snf_models.evaluation.localisation_metrics import FOUND, PIMO_RANGE, Mask, aupimo, localise
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.anomaly.anomaly_map import SMOOTHING, of_pixels
 from snf_runtime.anomaly.conformal import threshold
 from snf_runtime.images.preprocessing import Pixels

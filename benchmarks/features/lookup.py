@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.artifacts.manifest import Precision
-from models.bijections.local_affine import FrozenLocalAffine
-from models.features.extractor import FeatureExtractor
-from models.features.flows import FrozenFeatureFlows, sums_of_groups
+from snf_models.artifacts.manifest import Precision
+from snf_models.bijections.local_affine import FrozenLocalAffine
+from snf_models.features.extractor import FeatureExtractor
+from snf_models.features.flows import FrozenFeatureFlows, sums_of_groups
 from snf_runtime.images.preprocessing import Pixels
 
 BATCH = 32
@@ -76,7 +76,7 @@ def digest_of_image(image: Pixels) -> bytes:
 
 
 class LookupExtractor:
-    """A function from images to their features, as :class:`models.features.extractor.FeatureExtractor` says."""
+    """A function from images to their features, as :class:`snf_models.features.extractor.FeatureExtractor` says."""
 
     def __init__(self, table: FeatureTable) -> None:
         self.table = table

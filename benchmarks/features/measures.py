@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.metrics import separation
+from snf_models.evaluation.metrics import separation
 from snf_runtime.anomaly.conformal import p_values
 
 Array = NDArray[np.float64]

@@ -27,16 +27,16 @@ from benchmarks.installation import resident_bytes
 from benchmarks.speed.http_servers import start
 from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.peers import QUIET, ROOT
-from models.anomaly.false_alarms import false_alarm_interval
-from models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
-from models.artifacts.files import WEIGHTS
-from models.atomic_files import sha256_file, write_atomically
-from models.datasets.dataset import Dataset
-from models.features.store import DEFAULT_FOLDER
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
+from snf_models.artifacts.files import WEIGHTS
+from snf_models.atomic_files import sha256_file, write_atomically
+from snf_models.datasets.dataset import Dataset
+from snf_models.features.store import DEFAULT_FOLDER
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.anomaly.verdict_reason import VerdictReason
 from snf_runtime.images.codec import encode_png
@@ -216,7 +216,7 @@ class MosaicRun:
             own = environment(home, shipped=False, backbones=DEFAULT_FOLDER.resolve(), threads=self.run.threads)
             variables = own | QUIET | {"SNF_PORT": "{port}", "PYTHONPATH": str(ROOT)}
             variables |= {"SNF_RUNTIME_DIR": str(home / "run")}
-            command = [sys.executable, "-m", "app.server"]
+            command = [sys.executable, "-m", "snf_app.server"]
             server = start("service", command, variables, home, f"/v1/models/{MODEL}/score")
             try:
                 server.await_ready(encode_png(self.tested[0][:, : self.tile, : self.tile]))

@@ -14,18 +14,18 @@ from rich.console import Console
 from benchmarks.features.baselines import FeatureBaselines
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.measures import MEASURES, measured, measured_by_rank
-from models.anomaly.fitting.reference_images import EvenlySpaced
-from models.anomaly.fitting.reference_pass import collect_evidence
-from models.anomaly.fitting.statistic_densities import fit_statistic
-from models.atomic_files import write_atomically
-from models.datasets import Dataset, load_dataset
-from models.features.flows import freeze_features
-from models.flows.architecture import FeatureArchitecture
-from models.registry.registry import ZOO
-from models.scorer import Scorer
-from models.scoring.engines.open_features import open_extractor, open_feature_engine
-from models.training.fit_feature_flows import fit_features
-from models.training.presets import find_preset
+from snf_models.anomaly.fitting.reference_images import EvenlySpaced
+from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.fitting.statistic_densities import fit_statistic
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.features.flows import freeze_features
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.open_features import open_extractor, open_feature_engine
+from snf_models.training.fit_feature_flows import fit_features
+from snf_models.training.presets import find_preset
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.anomaly.statistics.combined import Statistic
 from snf_runtime.images.preprocessing import Pixels

@@ -9,10 +9,10 @@ import numpy as np
 from benchmarks.features.cells import CellSplit
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import PRESET
-from models.datasets.dataset import Dataset, digest_of
-from models.scorer import Scorer
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.scorer import Scorer
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from snf_runtime.images.preprocessing import Pixels
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.greedy_clients import decoding, scoring, sockets
 from benchmarks.greedy_clients.polite import PAUSE_S, PoliteClient, watching_memory
 from benchmarks.installation import PatientClient, machine, percentile, running
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import free_port
 from tests.support.resizing import resizing_artifact
 
@@ -72,7 +72,7 @@ def be_greedy(way: str, model: str, port: int) -> None:
 def measure(way: str, model: str, home: Path, seconds: float) -> Row:
     """Measure one way against a new service."""
     port = free_port()
-    with running("app.server", home=home, port=port) as service, PatientClient(port) as patient:
+    with running("snf_app.server", home=home, port=port) as service, PatientClient(port) as patient:
         patient.await_ready(service)
         polite = PoliteClient(port, model)
         polite.batch_seconds(BATCH, 5)

@@ -33,7 +33,7 @@ from benchmarks.paper.rows import GROUPS
 from benchmarks.paper.run import Stopped
 from benchmarks.paper.turns import Options, train_group
 from benchmarks.speed.machine import cores, describe
-from models.errors import FolderTaken
+from snf_models.errors import FolderTaken
 
 WORK = Path.home() / ".cache" / "snf-density" / "paper"
 

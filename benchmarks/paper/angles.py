@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.bijections.coupling import CouplingNet
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.training.objective import self_normalizing_layers
+from snf_models.bijections.coupling import CouplingNet
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.training.objective import self_normalizing_layers
 
 
 def exact_twin(architecture: Any) -> Flow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.training.batches import Batches
+from snf_models.training.batches import Batches
 
 AUGMENTED = frozenset({"cifar10"})
 """Datasets whose rows the paper trained with augmentation."""

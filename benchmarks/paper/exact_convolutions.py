@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.bijections.autograd_calls import call
-from models.bijections.convolution import ExactConv
-from models.bijections.convolution_matrix import materialise
-from models.bijections.nearest_inverse import LogDet, nearest_to_whole_inverse
-from models.flows.flow import Flow
+from snf_models.bijections.autograd_calls import call
+from snf_models.bijections.convolution import ExactConv
+from snf_models.bijections.convolution_matrix import materialise
+from snf_models.bijections.nearest_inverse import LogDet, nearest_to_whole_inverse
+from snf_models.flows.flow import Flow
 
 
 class DenseConv(ExactConv):

@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.paper.exact_convolutions import WAYS
 from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import exponent, in_turns, timed
-from models.bijections.base import Bijection, SelfNormalizing
-from models.bijections.convolution import SelfNormalizingConv
-from models.bijections.convolution_matrix import convolve, correlate, flip
-from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
-from models.flows.flow import standard_normal_log_prob
+from snf_models.bijections.base import Bijection, SelfNormalizing
+from snf_models.bijections.convolution import SelfNormalizingConv
+from snf_models.bijections.convolution_matrix import convolve, correlate, flip
+from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
+from snf_models.flows.flow import standard_normal_log_prob
 
 DIMENSIONS = (512, 1024, 2048, 4096)
 CHANNELS = 8

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.datasets import Dataset
-from models.datasets.dataset import digest_of
-from models.errors import DatasetUnfit
+from snf_models.datasets import Dataset
+from snf_models.datasets.dataset import digest_of
+from snf_models.errors import DatasetUnfit
 from snf_runtime.images.npy import npy_header
 
 NAME = "imagenet32"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.needs import builtin_dir
 from benchmarks.paper import imagenet32
-from models.datasets import Dataset, load_dataset
+from snf_models.datasets import Dataset, load_dataset
 
 STAND_IN = "stand-in"
 """Name of the images that take the place of ImageNet32 where its files are missing: those of CIFAR-10."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.flows.flow import Flow
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import FrozenFlow, freeze
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.scoring.flow_pass import run_flow
 
 CHUNK = 100

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 from benchmarks.paper.rows import Family, Group, Row
-from models.flows.architecture import PixelArchitecture
-from models.training.config import TrainingConfig
-from models.training.presets import find_preset
+from snf_models.flows.architecture import PixelArchitecture
+from snf_models.training.config import TrainingConfig
+from snf_models.training.presets import find_preset
 
 Recipe = Literal["published", "converged"]
 RECIPES: tuple[Recipe, ...] = ("published", "converged")

@@ -22,15 +22,15 @@ from benchmarks.paper.likelihood import evaluate, export, exported_nats
 from benchmarks.paper.plateau import plateau_of
 from benchmarks.paper.recipes import Recipe, architecture_of, config_of
 from benchmarks.paper.rows import Group, Row
-from models.atomic_files import write_atomically
-from models.datasets import Dataset
-from models.errors import TrainingDiverged
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.objective import inverse_errors
-from models.training.same_run_check import RunRecord, claim_folder
+from snf_models.atomic_files import write_atomically
+from snf_models.datasets import Dataset
+from snf_models.errors import TrainingDiverged
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.objective import inverse_errors
+from snf_models.training.same_run_check import RunRecord, claim_folder
 from snf_runtime.images.batch import stacked
 
 CURVE, BEST, TEST, DIVERGED = "curve.json", "best.safetensors", "test.npz", "diverged.txt"

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from models.registry.registry import ZOO
-from models.scorer import Scorer
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
 
 SHOWN = 16
 SEED = 0

@@ -17,10 +17,10 @@ import numpy as np
 from benchmarks.bulk import MODEL, Workplace, broker_answers, moment
 from benchmarks.by_reference.rows import busy_cores
 from benchmarks.installation import running, until
-from models.datasets import DatasetStore, Source
-from worker.broker.connection import redis_client
-from worker.jobs.record import Job
-from worker.settings import Settings
+from snf_models.datasets import DatasetStore, Source
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Job
+from snf_worker.settings import Settings
 
 IDLE_S = 20.0
 PART, FINER = 2_000, 8
@@ -67,7 +67,7 @@ def measure(few: int, many: int, home: Path) -> dict[str, Any]:
         DatasetStore(settings.datasets_dir).create(name, [Source(home / f"{name}.npz", f"{name}.npz")])
     jobs = {"few": ("few", few, PART), "many": ("many", many, PART), "fine": ("many", many, PART // FINER)}
     taken: dict[str, Traffic] = {}
-    with running("worker.broker.embedded", home=home, runtime_dir=home / "run"):
+    with running("snf_worker.broker.embedded", home=home, runtime_dir=home / "run"):
         place = Workplace(settings)
         until("the broker", 60, lambda: broker_answers(place))
         with place.workers(1, 1):

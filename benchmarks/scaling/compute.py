@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.speed.ours import COMPILED
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
-from models.threads import one_blas_thread
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
+from snf_models.threads import one_blas_thread
 
 Images: TypeAlias = NDArray[np.uint8]
 

@@ -1,7 +1,7 @@
 """A load test of one and two replicas of the service.
 
-The replicas are processes of ``app.server`` on one ``SNF_HOME``, each with one scoring thread and a port of its own,
-and a client in this process gives them single images in turn.
+The replicas are processes of ``snf_app.server`` on one ``SNF_HOME``, each with one scoring thread and a port of its
+own, and a client in this process gives them single images in turn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def replicas(home: Path, count: int) -> Iterator[list[tuple[int, Running]]]:
         for _ in range(count):
             port = free_port()
             process = stack.enter_context(
-                running("app.server", home=home, port=port, threads=1, runtime_dir=home / "run")
+                running("snf_app.server", home=home, port=port, threads=1, runtime_dir=home / "run")
             )
             stack.enter_context(PatientClient(port)).await_ready(process)
             started.append((port, process))

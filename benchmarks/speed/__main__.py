@@ -19,7 +19,7 @@ from benchmarks.speed.context import Context
 from benchmarks.speed.machine import cores
 from benchmarks.speed.peers import ROOT
 from benchmarks.speed.results import RESULTS, Results
-from models.datasets.builtin import FILES
+from snf_models.datasets.builtin import FILES
 
 WHAT = ("score", "deviation", "sample", "train", "http", "startup", "memory", "growth")
 

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 from benchmarks.speed.peers import ROOT
-from models.datasets import load_dataset
-from models.errors import ModelsError
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.datasets import load_dataset
+from snf_models.errors import ModelsError
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 
 ARTIFACTS = ROOT / "var" / "speed"
 STEPS, BATCH, CHECKED = 2, 32, 16

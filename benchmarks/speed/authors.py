@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.bijections.convolution import ExactConv
-from models.bijections.convolution_matrix import materialise
-from models.bijections.pixels import LogitPixels
-from models.bijections.spline import MIN_SHARE, MIN_SLOPE, SplineActivation
-from models.bijections.squeeze import Squeeze
-from models.flows.flow import Flow
+from snf_models.bijections.convolution import ExactConv
+from snf_models.bijections.convolution_matrix import materialise
+from snf_models.bijections.pixels import LogitPixels
+from snf_models.bijections.spline import MIN_SHARE, MIN_SLOPE, SplineActivation
+from snf_models.bijections.squeeze import Squeeze
+from snf_models.flows.flow import Flow
 
 PIXELS = 256.0
 

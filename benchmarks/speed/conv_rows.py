@@ -11,7 +11,7 @@ from benchmarks.speed.authors import PlainFlow
 from benchmarks.speed.context import Context
 from benchmarks.speed.ours import Ours, random_flow
 from benchmarks.speed.pairing import Target, in_turns, ratio, timed
-from models.scoring.frozen import constant_log_dets, freeze
+from snf_models.scoring.frozen import constant_log_dets, freeze
 from snf_runtime.scoring.likelihood import score_images
 
 PRESET, SHAPE, IMAGES = "snf-conv-9l", (1, 28, 28), 100

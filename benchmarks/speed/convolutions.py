@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
-from models.bijections.coupling import FrozenCoupling
-from models.scoring.engines.flow_engine import FlowEngine
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import FrozenFlow
+from snf_models.bijections.coupling import FrozenCoupling
+from snf_models.scoring.engines.flow_engine import FlowEngine
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import FrozenFlow
 
 if TYPE_CHECKING:
     from snf_runtime.scoring.engines.openvino_library import ov

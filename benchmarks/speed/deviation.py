@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from benchmarks.needs import builtin_dir
 from benchmarks.speed.context import Context
 from benchmarks.speed.pairing import Ratio, Target
-from models.anomaly.fitting.reference_images import ReferenceImages
-from models.datasets import Dataset, load_dataset
-from models.loading.load_flows import load_artifact
-from models.registry.registry import ZOO
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.loading.load_flows import load_artifact
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 
 TITLE = "Deviation of bfloat16 scores from float32"
 MODELS = ("mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow")

@@ -10,8 +10,8 @@ from benchmarks.speed.convolutions import convolutions_alone
 from benchmarks.speed.ours import Ours, coupling_work
 from benchmarks.speed.pairing import Target, Turn, in_turns, ratio
 from benchmarks.speed.peers import Child, PeerUnavailable, child, environments
-from models.flows.architecture import GlowArchitecture
-from models.training.presets import find_preset
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.training.presets import find_preset
 
 LIBRARIES = ("normflows", "nflows")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

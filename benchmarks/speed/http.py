@@ -27,9 +27,9 @@ from benchmarks.speed.ours import options
 from benchmarks.speed.pairing import WARM_UP, Ratio, Target, Turn, in_turns, ratio, timed
 from benchmarks.speed.peers import PeerUnavailable, child, environments
 from benchmarks.speed.results import figure
-from models.flows.architecture import GlowArchitecture
-from models.scorer import Scorer
-from models.training.presets import find_preset
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.scorer import Scorer
+from snf_models.training.presets import find_preset
 from tests.support.paths import DIGITS
 
 TITLE = "Speed over HTTP, side by side"

@@ -146,7 +146,7 @@ def our_service(home: Path, model: str, threads: int) -> Server:
     """Start the product's service on an installation."""
     variables = environment(home) | QUIET | {"SNF_PORT": "{port}", "SNF_THREADS": str(threads)}
     variables |= {"SNF_RUNTIME_DIR": str(home / "run"), "PYTHONPATH": IMPORT_PATH}
-    return start("service", [sys.executable, "-m", "app.server"], variables, home, f"/v1/models/{model}/score")
+    return start("service", [sys.executable, "-m", "snf_app.server"], variables, home, f"/v1/models/{model}/score")
 
 
 def free_port() -> int:

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from benchmarks.speed.pairing import Turn, timed
 from benchmarks.speed.peers import ROOT
-from models.artifacts.manifest import Precision
-from models.bijections.coupling import CouplingNet
-from models.bijections.frozen import Inverse
-from models.errors import EngineUnavailable
-from models.flows.architecture import Architecture
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.scoring.engines import open as engines
-from models.scoring.engines.flow_engine import FlowEngine
-from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.options import EngineOptions
-from models.scoring.sampling import sample_frozen
-from models.training.presets import find_preset
+from snf_models.artifacts.manifest import Precision
+from snf_models.bijections.coupling import CouplingNet
+from snf_models.bijections.frozen import Inverse
+from snf_models.errors import EngineUnavailable
+from snf_models.flows.architecture import Architecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines import open as engines
+from snf_models.scoring.engines.flow_engine import FlowEngine
+from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring.options import EngineOptions
+from snf_models.scoring.sampling import sample_frozen
+from snf_models.training.presets import find_preset
 from snf_runtime.images.dequantisation import content_stream
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity

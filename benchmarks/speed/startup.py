@@ -13,7 +13,7 @@ from benchmarks.speed.artifact import registry
 from benchmarks.speed.context import Context
 from benchmarks.speed.http_servers import Server, our_service
 from benchmarks.speed.pairing import Target, in_turns, ratio, timed
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from tests.support.paths import DIGITS
 
 TITLE = "Time to start"

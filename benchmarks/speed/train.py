@@ -23,18 +23,18 @@ from benchmarks.speed.ours import random_images
 from benchmarks.speed.pairing import Target, Turn, in_turns, ratio, timed
 from benchmarks.speed.peers import PeerUnavailable, child, environments
 from benchmarks.speed.training_products import coupling_products, dense_products
-from models.bijections.dense import SelfNormalizingDense
-from models.datasets import Dataset
-from models.flows.architecture import (
+from snf_models.bijections.dense import SelfNormalizingDense
+from snf_models.datasets import Dataset
+from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
     FullyConnectedArchitecture,
     GlowArchitecture,
     PixelArchitecture,
 )
-from models.training.config import TrainingConfig
-from models.training.divergence import ReportHistory
-from models.training.loop import Trainer
-from models.training.presets import find_preset
+from snf_models.training.config import TrainingConfig
+from snf_models.training.divergence import ReportHistory
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import find_preset
 
 TITLE = "Training speed, side by side"
 BATCH = 100

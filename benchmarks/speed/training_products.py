@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
-from models.bijections.coupling import CouplingNet
-from models.training.loop import Trainer
+from snf_models.bijections.coupling import CouplingNet
+from snf_models.training.loop import Trainer
 
 
 def dense_products(x: Tensor, weight: Tensor, inverse: Tensor, slope: Tensor) -> None:

@@ -109,7 +109,7 @@ class TrainingConfig(TypedDict):
     """Settings of a training run: steps, batch size, learning rate, penalties and precision.
 
     Presets and architecture files have other defaults for some of them. Those of the shipped models are in
-    ``models/zoo``.
+    ``models/snf_models/zoo``.
     """
 
     image_size: NotRequired[list[int] | int | None]

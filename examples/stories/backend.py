@@ -67,7 +67,7 @@ def service(home: Path, command: str, **settings: str) -> Iterator[httpx.Client]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SNF_") and name != "REDIS_URL"}
     own = {"SNF_HOME": str(home), "SNF_PORT": str(port), **settings}
     with (home / "output").open("wb") as output:
-        words = [sys.executable, "-m", "app.cli.main", command]
+        words = [sys.executable, "-m", "snf_app.cli.main", command]
         process = subprocess.Popen(words, env=clean | own, stdout=output, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
@@ -121,7 +121,7 @@ def with_keys(http: httpx.Client, home: Path) -> dict[str, Callable[[], Answer]]
     """Create a key with limits, and return the calls that are refused from then on."""
     words = "keys create line-1 --role score --requests 3/hour --images 1/hour"
     created = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", *words.split()],
+        [sys.executable, "-m", "snf_app.cli.main", *words.split()],
         env=os.environ | {"SNF_HOME": str(home)},
         capture_output=True,
         text=True,

@@ -27,7 +27,7 @@ from snf_client import Client
 
 ROOT = Path(__file__).parents[2]
 WATCH = ROOT / "examples" / "watch_folder.py"
-DIGITS = ROOT / "models" / "data" / "mnist-mini" / "images.npz"
+DIGITS = ROOT / "models" / "snf_models" / "data" / "mnist-mini" / "images.npz"
 NOISY, BROKEN = 0.1, 0.02
 """Shares of the arriving images."""
 URL = os.environ.get("SNF_URL", "http://127.0.0.1:8000")
@@ -49,7 +49,7 @@ def train(client: Client, images: Pixels, name: str, steps: int) -> None:
         for number, pixels in enumerate(images):
             Image.fromarray(pixels).save(Path(folder) / f"{number:05}.png")
         # As `snf datasets upload NAME FOLDER --url URL`.
-        upload = [sys.executable, "-m", "app.cli.main", "datasets", "upload", name, folder, "--url", URL]
+        upload = [sys.executable, "-m", "snf_app.cli.main", "datasets", "upload", name, folder, "--url", URL]
         subprocess.run(upload, check=True, stdout=subprocess.DEVNULL)
     job = client.jobs.train(name, name, preset="snf-glow-tiny", parameters={"max_steps": steps}, promote=True)
     for event in client.jobs.events(job.id):

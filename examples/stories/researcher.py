@@ -23,17 +23,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from models.bijections.coupling import CouplingNet
-from models.datasets import Dataset, load_dataset
-from models.flows.architecture import GlowArchitecture
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.loading.load_flows import load_artifact
-from models.scorer import Scorer
-from models.training.config import TrainingConfig
-from models.training.objective import SelfNormalizingObjective, self_normalizing_layers
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.bijections.coupling import CouplingNet
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.loading.load_flows import load_artifact
+from snf_models.scorer import Scorer
+from snf_models.training.config import TrainingConfig
+from snf_models.training.objective import SelfNormalizingObjective, self_normalizing_layers
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from snf_runtime.images.dequantisation import content_noise
 
 LEARNED, EXACT = "snf-glow-tiny", "exact-glow-tiny"

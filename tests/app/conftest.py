@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.main import Service
-from models.registry.registry import ZOO, Registry
+from snf_app.main import Service
+from snf_models.registry.registry import ZOO, Registry
 
 MODEL = "mnist-snf-glow"
 """The shipped model that tests score with."""
@@ -34,7 +34,7 @@ def one_document() -> Iterator[None]:
 
 def _services_with(zoo: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.state.Registry", partial(Registry, zoo=zoo))
+        patch.setattr("snf_app.state.Registry", partial(Registry, zoo=zoo))
         yield
 
 

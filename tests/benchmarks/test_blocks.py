@@ -8,8 +8,8 @@ import torch
 from benchmarks.blocks.__main__ import Block, replace_couplings
 from benchmarks.blocks.patch_causal import PatchCausal
 from benchmarks.blocks.spatial_coupling import SpatialCoupling
-from models.flows.architecture import GlowArchitecture
-from models.flows.build import build_flow
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.flows.build import build_flow
 
 SHAPE = (2, 4, 6)
 

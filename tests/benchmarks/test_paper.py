@@ -24,13 +24,13 @@ from benchmarks.paper.rows import CONVOLUTIONAL, DENSE, GROUPS, PROJECTION, Grou
 from benchmarks.paper.run import Run, Stopped, gap_of
 from benchmarks.paper.turns import Options, train_group
 from benchmarks.speed import train as speed_train
-from models.bijections.convolution import SelfNormalizingConv
-from models.errors import DatasetUnfit, FolderTaken
-from models.flows.architecture import ConvolutionalArchitecture, FullyConnectedArchitecture
-from models.flows.build import build_flow
-from models.flows.flow import walk
-from models.training.batches import Batches
-from models.training.config import TrainingConfig
+from snf_models.bijections.convolution import SelfNormalizingConv
+from snf_models.errors import DatasetUnfit, FolderTaken
+from snf_models.flows.architecture import ConvolutionalArchitecture, FullyConnectedArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import walk
+from snf_models.training.batches import Batches
+from snf_models.training.config import TrainingConfig
 
 STEPS = 6
 FEW = {"batch_size": 8}

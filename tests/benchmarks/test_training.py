@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import step_profile, training_precision
 from benchmarks.step_profile import DATA, LINEAR, NETS, OPTIMIZER, OTHERS, PENALTY, PIXELS, REST, SPLINES
-from models.datasets import load_dataset
+from snf_models.datasets import load_dataset
 
 
 def test_the_time_of_a_step_belongs_to_its_parts() -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Fit
 from tests.browser.accessibility import axe

@@ -6,10 +6,10 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from snf_worker.keys.key_file import KeyFile
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.end_to_end.support.service import MNIST, serving
-from worker.keys.key_file import KeyFile
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import slow_uploads, toast

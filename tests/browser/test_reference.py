@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Page, expect
 
-from models.locations.location import Location
+from snf_models.locations.location import Location
 from tests.browser.collector import Collector
 from tests.browser.model_pages import fits
 from tests.support.referenced import digits, put

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
-from models.registry.registry import Registry
 from snf_client.local_files import files_in
+from snf_models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, paste, toast

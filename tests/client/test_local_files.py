@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import pytest
 from PIL import Image
 
-from app.scoring.schemas import SCORED_DIGIT
+from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client import AsyncClient, Client, InvalidRequest, ModelChanged, UnexpectedAnswer
 from snf_client.images import MAX_FILE_BYTES, UnreadableFile, batches
 from snf_client.local_files import FilesProblem, Progress, files_in, split_paths

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 def test_importing_the_client_loads_no_module_of_the_server() -> None:
     code = """
         import sys, snf_client
-        server = ("app", "worker", "models", "torch", "fastapi", "celery", "redis", "scipy", "sklearn", "typer")
+        server = ("snf_app", "snf_worker", "snf_models", "torch", "fastapi", "celery", "redis", "sklearn", "typer")
         print([name for name in server if name in sys.modules])
     """
     done = subprocess.run(

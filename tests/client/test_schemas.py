@@ -6,11 +6,11 @@ from typing import Any, get_type_hints
 import pytest
 from pydantic import ValidationError
 
-from app.scoring.schemas import SCORED_DIGIT
 from client.generate_schemas import PARAMETERS, TARGET, generate, generate_parameters, openapi_document
-from models.training.config import TrainingConfig
+from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client.parameters import TrainingConfig as TrainingParameters
 from snf_client.schemas import JobRequest, Scores
+from snf_models.training.config import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 

@@ -45,7 +45,7 @@ def test_an_address_that_others_reach_has_a_key(keyed: httpx.Client, keyed_home:
     assert keyed.get("/v1/models").status_code == 401
     key = (keyed_home / "api-key").read_text().strip()
     assert keyed.get("/v1/models", headers={"x-api-key": key}).status_code == 200
-    said = (keyed_home / "app.server.log").read_text()
+    said = (keyed_home / "snf_app.server.log").read_text()
     assert str(keyed_home / "api-key") in said
     assert key not in said
 

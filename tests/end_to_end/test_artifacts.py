@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from models.artifacts.files import NAMES
-from models.artifacts.tar import pack
-from models.registry.registry import Registry
+from snf_models.artifacts.files import NAMES
+from snf_models.artifacts.tar import pack
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import MNIST, MODEL, score_one, serving
 from tests.end_to_end.support.uploads import half_a_post
 from tests.models.artifacts.spoilt_models import (

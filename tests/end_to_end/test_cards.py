@@ -9,7 +9,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from models.registry.registry import ZOO
+from snf_models.registry.registry import ZOO
 from tests.end_to_end.support.service import serving
 
 PATH = "/v1/models/mnist-snf-glow/card"

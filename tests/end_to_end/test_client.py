@@ -303,7 +303,7 @@ def scored_across_a_kill(url: str, home: Path, places: NDArray[np.int64]) -> lis
         """Requests take a few hundred images ahead: those after the kill are sent to a service that is not there."""
         for count, place in enumerate(places):
             if count == len(places) // 2:
-                kill(home, "app.server")
+                kill(home, "snf_app.server")
             yield ARRAY[place]
 
     def noted(error: ClientError, _seconds: float) -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from app.health.version import package_version
+from snf_app.health.version import package_version
 from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import score_one, snf, snf_process
 from tests.support.paths import DIGITS, ROOT
@@ -23,7 +23,7 @@ from tests.support.paths import DIGITS, ROOT
 
 def test_help_needs_no_torch(tmp_path: Path) -> None:
     slow = ("torch", "fastapi", "httpx", "numpy", "PIL")
-    code = f"import sys, app.cli.main, worker.settings; print(*(name in sys.modules for name in {slow}))"
+    code = f"import sys, snf_app.cli.main, snf_worker.settings; print(*(name in sys.modules for name in {slow}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from typer.core import TyperCommand, TyperGroup
 
-from models.datasets import load_dataset
+from snf_models.datasets import load_dataset
 from tests.end_to_end.support.service import await_job, running, snf
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.command_parser import SNF

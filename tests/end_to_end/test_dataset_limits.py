@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home, shipped=False, measured=True) as client:
+    with running("snf_app.server", home=home, shipped=False, measured=True) as client:
         yield client
 
 

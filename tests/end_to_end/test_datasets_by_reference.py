@@ -11,9 +11,9 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from models.bulk.output import stored_output
-from models.locations.location import Location
 from snf_client import Client
+from snf_models.bulk.output import stored_output
+from snf_models.locations.location import Location
 from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import MODEL, await_job, installed, running, serving, snf
 from tests.support.ports import free_port

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import serving
 from tests.end_to_end.support.uploads import half_a_post
 from tests.support.image_files import jpeg_of_scans, png

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.datasets import DatasetStore, Source, load_dataset
-from models.registry.registry import Registry
 from snf_client import Client
+from snf_models.datasets import DatasetStore, Source, load_dataset
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.documented import (
     DATA,
     NOT_RUN,

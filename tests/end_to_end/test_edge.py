@@ -25,7 +25,18 @@ from tests.support.paths import DIGITS, ROOT
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 
 NEEDED = ("numpy", "numpy.libs", "PIL", "pillow.libs", "openvino")
-ABSENT = ("torch", "scipy", "sklearn", "pydantic", "pyarrow", "safetensors", "app", "models", "worker", "snf_client")
+ABSENT = (
+    "torch",
+    "scipy",
+    "sklearn",
+    "pydantic",
+    "pyarrow",
+    "safetensors",
+    "snf_app",
+    "snf_models",
+    "snf_worker",
+    "snf_client",
+)
 PROGRAM = f"""
 import sys, importlib.util
 assert [name for name in {ABSENT} if importlib.util.find_spec(name)] == []

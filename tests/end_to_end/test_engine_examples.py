@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from models.scorer import Scorer
+from snf_models.scorer import Scorer
 from tests.support.compiled_cache import compiled, share_compiled_with_user
 from tests.support.paths import DIGITS, ROOT
 from tests.support.ray_cluster import ENVIRONMENT, RayCluster

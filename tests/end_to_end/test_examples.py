@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.datasets import load_dataset
+from snf_models.datasets import load_dataset
 from tests.end_to_end.support import service
 from tests.end_to_end.support.service import MNIST, serving
 from tests.support.paths import DIGITS, IMPORT_PATH, ROOT

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
 from tests.support.trained import barely_trained

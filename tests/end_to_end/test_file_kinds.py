@@ -45,7 +45,7 @@ def seen(artifact: Path, module_home: Path, tmp_path_factory: pytest.TempPathFac
         (folder / kind.name).parent.mkdir(exist_ok=True)
         (folder / kind.name).write_bytes(kind.data)
     with (
-        running("app.cli.main", "serve", home=module_home, shipped=False) as service,
+        running("snf_app.cli.main", "serve", home=module_home, shipped=False) as service,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in environment(module_home, shipped=False).items():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import environment, serving
 from tests.support.documents import Block, blocks
 from tests.support.paths import DIGITS, ROOT

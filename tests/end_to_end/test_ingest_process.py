@@ -33,7 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(home: Path) -> Iterator[httpx.Client]:
-    with running("app.server", home=home, shipped=False, measured=True) as client:
+    with running("snf_app.server", home=home, shipped=False, measured=True) as client:
         upload(client, "warm", GOOD).raise_for_status()
         yield client
 
@@ -43,7 +43,7 @@ def readers(home: Path) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"worker.sandbox.datasets:read_files" in (folder / "cmdline").read_bytes().split(b"\0") and (
+            if b"snf_worker.sandbox.datasets:read_files" in (folder / "cmdline").read_bytes().split(b"\0") and (
                 f"SNF_HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0")
             ):
                 found.append(int(folder.name))
@@ -107,7 +107,7 @@ def test_a_client_that_leaves_ends_the_reader(service: httpx.Client, home: Path)
 def test_a_service_that_is_killed_takes_the_reader_along(tmp_path: Path) -> None:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.server"],
+        [sys.executable, "-m", "snf_app.server"],
         cwd=ROOT,
         env=environment(tmp_path, shipped=False, measured=True, port=port),
     )

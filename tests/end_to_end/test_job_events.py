@@ -19,13 +19,13 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
-from app.jobs.event_streams import POLL_S
+from snf_app.jobs.event_streams import POLL_S
+from snf_worker.broker.connection import redis_client
+from snf_worker.settings import Settings
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, submit, written
 from tests.end_to_end.support.processes import halted_training, kill
 from tests.end_to_end.support.service import answers, await_job, running, serving, snf, snf_process
 from tests.worker.support.helpers import until
-from worker.broker.connection import redis_client
-from worker.settings import Settings
 
 STREAMS = 4
 """Streams that one client gets: half of all."""
@@ -148,7 +148,7 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
     until(lambda: count("checkpoint") and count("metrics"))
     with halted_training(module_home):
         until(lambda: patient.count("checkpoint") and patient.count("metrics"))
-    kill(module_home, "worker.attempts.train")
+    kill(module_home, "snf_worker.attempts.train")
     before = count("metrics")
     until(lambda: count("metrics") > before)
     with halted_training(module_home):
@@ -160,7 +160,7 @@ def followed(house: httpx.Client, module_home: Path) -> Followed:
     until(lambda: count("checkpoint") > before)
     with halted_training(module_home):
         until(lambda: patient.count("checkpoint") > seen)
-        kill(module_home, "app.server")
+        kill(module_home, "snf_app.server")
         until(lambda: answers(house))
     done = await_job(house, job["id"], "succeeded")
     for client in clients:

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.keys import keys
+from snf_app.cli.keys import keys
 from tests.end_to_end.support.service import running, serving, snf
 from tests.worker.support.helpers import until
 
 KEY = "correct-horse-battery-staple"
-ATTEMPT = "worker.attempts.score"
+ATTEMPT = "snf_worker.attempts.score"
 
 Commands = tuple[list[str], list[str]]
 
@@ -44,14 +44,16 @@ def with_attempt(commands: Commands) -> Commands | None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the variables of processes from /proc")
 def test_keys_are_in_the_environment_of_the_service_alone(home: Path) -> None:
-    with running("app.cli.main", "up", home=home, shipped=False, api_keys=KEY, api_key=KEY, devices="cpu") as client:
+    with running(
+        "snf_app.cli.main", "up", home=home, shipped=False, api_keys=KEY, api_key=KEY, devices="cpu"
+    ) as client:
         client.headers["x-api-key"] = KEY
         until(lambda: client.get("/v1/workers").json()["workers"])
         job = {"type": "score", "dataset": "mnist-mini", "model": "digits"}
         client.post("/v1/jobs", json=job).raise_for_status()
         having, lacking = until(lambda: with_attempt(processes_with(KEY, home)))
-    assert sorted(command.split()[-1] for command in having) == ["app.server", "up"]
-    for part in ("worker.broker.embedded", "worker.runtime.main", ATTEMPT):
+    assert sorted(command.split()[-1] for command in having) == ["snf_app.server", "up"]
+    for part in ("snf_worker.broker.embedded", "snf_worker.runtime.main", ATTEMPT):
         assert any(part in command for command in lacking), (part, lacking)
 
 

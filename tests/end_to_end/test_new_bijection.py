@@ -42,7 +42,7 @@ def test_three_files_become_a_served_model(tmp_path: Path, monkeypatch: pytest.M
     subprocess.run([sys.executable, "-m", *install, package], check=True, timeout=120)
     before = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(installed), *before]))
-    trained = run_module("app.cli.main", *train, cwd=ROOT, env=environment(home, shipped=False))
+    trained = run_module("snf_app.cli.main", *train, cwd=ROOT, env=environment(home, shipped=False))
     assert trained.returncode == 0, trained.stderr
 
     with serving(home, shipped=False) as client:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from tests.end_to_end.support.service import files, score_one, serving
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until

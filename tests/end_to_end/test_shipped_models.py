@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from app.scoring.schemas import SCORED_DIGIT
-from models.loading.load_flows import load_artifact
-from models.registry.registry import ZOO, Registry
+from snf_app.scoring.schemas import SCORED_DIGIT
+from snf_models.loading.load_flows import load_artifact
+from snf_models.registry.registry import ZOO, Registry
 from snf_runtime.images.dequantisation import content_noise
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS, ROOT
@@ -31,7 +31,7 @@ def test_the_box_holds_three_models_with_their_cards(house: httpx.Client) -> Non
         manifest = house.get(f"/v1/models/{name}").json()["manifest"]
         card = (ZOO / name / "1" / "card.md").read_text()
         assert f"{manifest['evaluation']['test_bits_per_dim']:.4f} bits/dim" in card
-        assert f"models/zoo/{name}/1/card.md" in (ROOT / "README.md").read_text()
+        assert f"models/snf_models/zoo/{name}/1/card.md" in (ROOT / "README.md").read_text()
 
 
 def test_the_documented_answer_is_a_real_one(house: httpx.Client) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import pid_of
 from tests.end_to_end.support.service import MODEL, files, running, score_one
 from tests.support.compiled_cache import share_compiled
 from tests.support.paths import DIGITS
-from worker.settings import Settings
 
 THREADS = 1
 
@@ -27,7 +27,7 @@ def test_torch_is_imported_for_samples_but_not_for_scores(home: Path) -> None:
     path = Registry(home / "registry").resolve(MODEL).path
     scorer = Scorer.load(path, options=replace(Settings(home=home).engine_options, threads=THREADS))
     png = DIGITS[0].read_bytes()
-    with running("app.server", home=home, shipped=False, measured=False, threads=THREADS) as client:
+    with running("snf_app.server", home=home, shipped=False, measured=False, threads=THREADS) as client:
         pid = pid_of(home)
         score = score_one(client, MODEL, png)
         heat_map = client.post(f"/v1/models/{MODEL}/score", files=files(*DIGITS[:3]), params={"explain": True})
@@ -42,4 +42,4 @@ def test_torch_is_imported_for_samples_but_not_for_scores(home: Path) -> None:
         assert scorer.sample(2, seed=3).tobytes() in samples.content
         assert score_one(client, MODEL, png) == score
         assert client.get(f"/v1/models/{MODEL}/audit", params={"n": 1}).json()["agrees"]
-    assert (home / "app.server.log").read_text().count("digits/1 loaded in") == 1
+    assert (home / "snf_app.server.log").read_text().count("digits/1 loaded in") == 1

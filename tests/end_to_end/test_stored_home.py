@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from snf_worker.settings import Settings
 from tests.end_to_end.support.service import await_job, running, score_one
 from tests.support.paths import DATA
 from tests.support.stored_home import unpack
-from worker.settings import Settings
 
 TRAINED, CALIBRATED, PAUSED = (
     "01m8b0wkam1erjd7danqy350ns",

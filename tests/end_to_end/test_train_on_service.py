@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.common import INTERRUPTED
+from snf_app.cli.common import INTERRUPTED
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
@@ -41,7 +41,7 @@ def test_an_interrupt_leaves_the_job_running_and_says_how_to_go_on(home: Path, h
     url = str(house.base_url)
     endless = settings(FEW_IMAGES | {"max_steps": 1_000_000})
     process = subprocess.Popen(
-        interruptible("-m", "app.cli.main", *COMMAND, "--name", "left", *endless, "--url", url),
+        interruptible("-m", "snf_app.cli.main", *COMMAND, "--name", "left", *endless, "--url", url),
         cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None

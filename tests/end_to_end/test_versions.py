@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
 from snf_runtime.judged_counts import USAGE
 from tests.end_to_end.support.service import await_job, files, snf
 from tests.support.paths import DIGITS

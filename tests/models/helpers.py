@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
-from models.artifacts.manifest import FILE
-from models.atomic_files import sha256_file
-from models.bijections.conformance import randomise
-from models.bijections.frozen import Inverse
-from models.bijections.pixels import MarginalPixels
-from models.datasets import load_dataset
-from models.flows.architecture import GlowArchitecture, PixelTransform, depth
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.scoring.engines.flow_engine import FlowEngine
-from models.scoring.engines.open import open_engine
-from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.options import EngineName, EngineOptions
-from models.training.config import TrainingConfig
-from models.training.objective import Loss, SelfNormalizingObjective
+from snf_models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
+from snf_models.artifacts.manifest import FILE
+from snf_models.atomic_files import sha256_file
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.frozen import Inverse
+from snf_models.bijections.pixels import MarginalPixels
+from snf_models.datasets import load_dataset
+from snf_models.flows.architecture import GlowArchitecture, PixelTransform, depth
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.flow_engine import FlowEngine
+from snf_models.scoring.engines.open import open_engine
+from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.training.config import TrainingConfig
+from snf_models.training.objective import Loss, SelfNormalizingObjective
 from snf_runtime.scoring.engines.base import Engine
 from snf_runtime.scoring.flow_pass import run_flow
 

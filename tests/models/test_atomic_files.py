@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from models.atomic_files import locked, make_folder, new_folder, remove_leftovers, write_atomically
-from models.registry.registry import Registry
-from models.scoring.cache_files import read_cached, write_cached
-from worker.keys.key_file import KeyFile
+from snf_models.atomic_files import locked, make_folder, new_folder, remove_leftovers, write_atomically
+from snf_models.registry.registry import Registry
+from snf_models.scoring.cache_files import read_cached, write_cached
+from snf_worker.keys.key_file import KeyFile
 
 Events = list[tuple[str, int]]
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.artifacts.manifest import Deviation
-from models.audit import audit, recompute
-from models.bijections.conformance import jacobian_log_det, randomise
-from models.loading.load_flows import load_artifact
-from models.scorer import Scorer
-from models.scoring.options import EngineName
-from models.training.architecture_file import parse_architecture
-from models.training.presets import find_preset
-from models.training.recipe import TrainingRecipe
-from models.training.run import train
+from snf_models.artifacts.manifest import Deviation
+from snf_models.audit import audit, recompute
+from snf_models.bijections.conformance import jacobian_log_det, randomise
+from snf_models.loading.load_flows import load_artifact
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineName
+from snf_models.training.architecture_file import parse_architecture
+from snf_models.training.presets import find_preset
+from snf_models.training.recipe import TrainingRecipe
+from snf_models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, real_images
 from tests.models.training.test_presets import cropped

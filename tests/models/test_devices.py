@@ -16,20 +16,20 @@ import pytest
 import torch
 from torch import Tensor
 
-import models.training.loop
-import models.training.objective
-from models.flows.architecture import (
+import snf_models.training.loop
+import snf_models.training.objective
+from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
     FeatureArchitecture,
     HybridArchitecture,
     LayeredArchitecture,
     PixelArchitecture,
 )
-from models.flows.level_specs import LevelSpec
-from models.training.config import TrainingConfig
-from models.training.loop import Trainer
-from models.training.optimizer import coupling_kernels
-from models.training.presets import PRESETS, find_preset
+from snf_models.flows.level_specs import LevelSpec
+from snf_models.training.config import TrainingConfig
+from snf_models.training.loop import Trainer
+from snf_models.training.optimizer import coupling_kernels
+from snf_models.training.presets import PRESETS, find_preset
 from tests.models.training.runs import small_digits, trainer_in
 from tests.support.waiting import NoWaiting, ValuesAreOne
 
@@ -82,10 +82,10 @@ def different_cases() -> Iterator[Any]:
 @pytest.fixture
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a training take the meta device."""
-    monkeypatch.setattr(models.training.loop, "find_device", torch.device)
+    monkeypatch.setattr(snf_models.training.loop, "find_device", torch.device)
     # Noise comes from the CPU, by a copy for which a GPU is not waited for.
     sent = lambda noise, device: torch.empty(noise.shape, dtype=noise.dtype, device=device)  # noqa: E731
-    monkeypatch.setattr(models.training.objective, "send", sent)
+    monkeypatch.setattr(snf_models.training.objective, "send", sent)
     # The optimiser has a fused kernel for it, too, and does not know that.
     monkeypatch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_, **__: None)
 
@@ -134,7 +134,7 @@ class TestSteps:
 
     def test_a_tensor_left_behind_would_be_seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         config = TrainingConfig(batch_size=8)
-        monkeypatch.setattr(models.training.objective.SelfNormalizingObjective, "to", lambda self, _device: self)
+        monkeypatch.setattr(snf_models.training.objective.SelfNormalizingObjective, "to", lambda self, _device: self)
         with pytest.raises((RuntimeError, AssertionError), match=r"device|brings together"):
             take_steps(tmp_path, small("snf-glow-tiny", config), config)
 

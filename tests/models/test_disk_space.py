@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import SGD
 
-from models.atomic_files import new_folder, write_atomically
-from models.disk_space import (
+from snf_models.atomic_files import new_folder, write_atomically
+from snf_models.disk_space import (
     RESERVE,
     folder_bytes,
     folder_problem,
@@ -21,8 +21,8 @@ from models.disk_space import (
     storage_errors,
     usable_bytes,
 )
-from models.errors import ErrorKind, StorageFull, StorageReadOnly
-from models.training.checkpoint import TrainingState, save_checkpoint
+from snf_models.errors import ErrorKind, StorageFull, StorageReadOnly
+from snf_models.training.checkpoint import TrainingState, save_checkpoint
 from tests.support.disks import MIB, Disk
 
 GIB = 2**30

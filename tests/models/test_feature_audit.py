@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.audits.views import audit_view
-from app.registry.loaded import Loaded
-from models.audit import audit, count_images
-from models.bijections.local_affine import cell_of_places
-from models.errors import BackboneMissing, SamplesUnsupported
-from models.features.extractor import TorchExtractor
-from models.features.flows import FeatureFlows, HybridFlows
-from models.features.store import BackboneStore
-from models.flows.architecture import FeatureArchitecture
-from models.loading.load_flows import load_artifact
-from models.registry.version import ModelVersion
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_app.audits.views import audit_view
+from snf_app.registry.loaded import Loaded
+from snf_models.audit import audit, count_images
+from snf_models.bijections.local_affine import cell_of_places
+from snf_models.errors import BackboneMissing, SamplesUnsupported
+from snf_models.features.extractor import TorchExtractor
+from snf_models.features.flows import FeatureFlows, HybridFlows
+from snf_models.features.store import BackboneStore
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.loading.load_flows import load_artifact
+from snf_models.registry.version import ModelVersion
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
 

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from models.prefetch import prefetch
+from snf_models.prefetch import prefetch
 
 
 class Source:

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifacts.files import WEIGHTS
-from models.registry.registry import ZOO
-from models.scorer import Scorer
-from models.scoring.options import EngineName, EngineOptions
-from models.threads import torch_threads
-from models.training.interrupted import Interrupted
-from models.training.loop import choose_threads
-from models.training.presets import PRESETS
-from models.training.run import train
-from models.training.same_run_check import FILE
+from snf_models.artifacts.files import WEIGHTS
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.threads import torch_threads
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import choose_threads
+from snf_models.training.presets import PRESETS
+from snf_models.training.run import train
+from snf_models.training.same_run_check import FILE
 from tests.models.helpers import QUICK, real_images
 from tests.models.training.runs import TORCH, Events, small_digits
 

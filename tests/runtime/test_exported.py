@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.datasets import load_dataset
-from models.errors import ArtifactError, EngineUnavailable, StorageFull
-from models.exports.folder import _notice, export_model, pixel_part
-from models.features.lite0 import LITE0
-from models.features.lite0 import NOTICE as LITE0_NOTICE
-from models.registry.version import ModelVersion
-from models.scorer import Scorer
-from models.scoring.frozen import freeze
-from models.scoring.options import EngineOptions
+from snf_models.datasets import load_dataset
+from snf_models.errors import ArtifactError, EngineUnavailable, StorageFull
+from snf_models.exports.folder import _notice, export_model, pixel_part
+from snf_models.features.lite0 import LITE0
+from snf_models.features.lite0 import NOTICE as LITE0_NOTICE
+from snf_models.registry.version import ModelVersion
+from snf_models.scorer import Scorer
+from snf_models.scoring.frozen import freeze
+from snf_models.scoring.options import EngineOptions
 from snf_runtime import Model
 from snf_runtime.anomaly.conformal import DIGITS as DECIMALS
 from snf_runtime.anomaly.judged import JudgedImage
@@ -266,11 +266,11 @@ def test_an_export_is_whole_or_not_there(
     artifact: Path, tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, scorer = loaded(artifact, options)
-    monkeypatch.setattr("models.disk_space.usable_bytes", lambda _: 2**22)
+    monkeypatch.setattr("snf_models.disk_space.usable_bytes", lambda _: 2**22)
     with pytest.raises(StorageFull, match=r"[45]\d{6} bytes are needed"):  # the model takes less than a megabyte
         export_model(version, scorer, tmp_path / "model", "openvino")
     monkeypatch.undo()
-    monkeypatch.setattr("models.exports.folder._pinned", lambda _: 1 / 0)
+    monkeypatch.setattr("snf_models.exports.folder._pinned", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_model(version, scorer, tmp_path / "model", "openvino")
     assert list(tmp_path.iterdir()) == []

@@ -6,9 +6,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from models.bijections.base import Elementwise
-from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.datasets import load_dataset
+from snf_models.bijections.base import Elementwise
+from snf_models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
+from snf_models.datasets import load_dataset
 from snf_runtime.scoring.pixel_transforms import DEVIATIONS, MEANS, SQUASH, MarginalFunction
 
 ROUNDING = 1e-15

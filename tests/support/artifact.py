@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.scorer import Scorer
+from snf_models.scorer import Scorer
 from tests.support.trained import barely_trained
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.atomic_files import locked
-from models.features.store import BackboneStore
+from snf_models.atomic_files import locked
+from snf_models.features.store import BackboneStore
+from snf_worker.sandbox.backbones import add_lite0
 from tests.support.onnx_files import attribute, model, node
 from tests.support.paths import shared_folder
-from worker.sandbox.backbones import add_lite0
 
 TINY: dict[str, Any] = {
     "mean": [127.0, 127.0, 127.0],

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from app.cli.main import cli
+from snf_app.cli.main import cli
 
 SNF = typer.main.get_command(cli)
-STARTS = ("snf", "app.cli.main")
+STARTS = ("snf", "snf_app.cli.main")
 """Words behind which the command line of ``snf`` begins."""
 
 

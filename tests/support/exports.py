@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from models.atomic_files import locked
-from models.exports.folder import export_model
-from models.registry.version import ModelVersion
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.atomic_files import locked
+from snf_models.exports.folder import export_model
+from snf_models.registry.version import ModelVersion
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.exported.manifest import FILE
 from tests.support.paths import shared_folder
 from tests.support.trained import barely_trained

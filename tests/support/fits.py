@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.artifacts.manifest import FILE
-from models.datasets import load_dataset
+from snf_models.artifacts.manifest import FILE
+from snf_models.datasets import load_dataset
 from snf_runtime.images.placement import Box
 from snf_runtime.images.preprocessing import Fit
 

@@ -32,14 +32,16 @@ from tests.support.paths import ROOT
 from tests.support.unmeasured import unmeasured
 
 IMPORTED = (
-    "models.scorer", "models.training.run", "models.evaluation.evaluate", "models.bulk.plan", "worker.attempts.attempt",
+    "snf_models.scorer", "snf_models.training.run", "snf_models.evaluation.evaluate", "snf_models.bulk.plan",
+    "snf_worker.attempts.attempt",
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
-    "celery.concurrency.solo", "celery.worker", "worker.runtime.main", "tests.worker.support.helpers",
-    "app.main", "app.http.connections", "worker.launch.launcher", "worker.attempts.score",
-    "models.scoring.prepared.open", "models.scoring.engines.openvino_engine", "models.loading.flow_model",
-    "models.scoring.engines.openvino_feature_engine", "models.limits.measure", "models.recommendation.compare",
-    "models.datasets.ingest.fill", "models.datasets.references.create_reference",
+    "celery.concurrency.solo", "celery.worker", "snf_worker.runtime.main", "tests.worker.support.helpers",
+    "snf_app.main", "snf_app.http.connections", "snf_worker.launch.launcher", "snf_worker.attempts.score",
+    "snf_models.scoring.prepared.open", "snf_models.scoring.engines.openvino_engine", "snf_models.loading.flow_model",
+    "snf_models.scoring.engines.openvino_feature_engine", "snf_models.limits.measure",
+    "snf_models.recommendation.compare",
+    "snf_models.datasets.ingest.fill", "snf_models.datasets.references.create_reference",
     "tests.support.sandboxes",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""
@@ -233,7 +235,7 @@ def forked_by(server: ForkServer, module: str) -> AbstractContextManager[None]:
 
 def forked_attempts(server: ForkServer) -> AbstractContextManager[None]:
     """Attempts that this process starts are forks of that server."""
-    return forked_by(server, "worker.runtime.process")
+    return forked_by(server, "snf_worker.runtime.process")
 
 
 def listen(path: Path) -> socket.socket:
@@ -356,10 +358,12 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     known = {*sys.path, ""}
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in known]
     sys.argv = request["argv"]
-    started = sys.argv[1] if sys.argv[0] in ("worker.runtime.lifeline", "worker.attempts.attempt") else sys.argv[0]
+    started = (
+        sys.argv[1] if sys.argv[0] in ("snf_worker.runtime.lifeline", "snf_worker.attempts.attempt") else sys.argv[0]
+    )
     Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])
     # Budgets in minutes count from the start of a process, which imports this module first.
-    vars(sys.modules["worker.attempts.attempt"])["BEGAN"] = time.monotonic()
+    vars(sys.modules["snf_worker.attempts.attempt"])["BEGAN"] = time.monotonic()
     import coverage  # noqa: PLC0415 - as above
 
     coverage.process_startup()

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import json, sys
-from app.cli.main import main
+from snf_app.cli.main import main
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["snf", *arguments]
     try:

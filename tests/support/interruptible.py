@@ -15,7 +15,7 @@ def interruptible(*words: str) -> list[str]:
     """Return the command ``python *words``, which SIGINT interrupts.
 
     Args:
-        words: what follows the interpreter, such as ``-m app.cli.main score``.
+        words: what follows the interpreter, such as ``-m snf_app.cli.main score``.
 
     Returns:
         Words for ``subprocess``.

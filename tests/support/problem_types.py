@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.http.errors import STATUSES
-from models.datasets.ingest.items import TITLES
-from models.errors import ErrorKind
+from snf_app.http.errors import STATUSES
+from snf_models.datasets.ingest.items import TITLES
+from snf_models.errors import ErrorKind
 from tests.support.paths import ROOT
 
 STANDARD = {

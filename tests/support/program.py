@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 from tests.support.fork_server import Process, fork_server
 
-SERVICES = {"up": "tests.support.forking_house", "serve": "app.server"}
+SERVICES = {"up": "tests.support.forking_house", "serve": "snf_app.server"}
 """Commands of `snf` that start services, and the modules that do so as forks."""
 popen = subprocess.Popen
 
@@ -23,7 +23,7 @@ popen = subprocess.Popen
 def start(command: list[Any], **options: Any) -> Process:
     """Starts a process as `subprocess.Popen` does; a service is forked."""
     match command:
-        case [sys.executable, "-m", "app.cli.main", name] if name in SERVICES:
+        case [sys.executable, "-m", "snf_app.cli.main", name] if name in SERVICES:
             return fork_server().popen([sys.executable, "-m", SERVICES[name]], cwd=Path.cwd(), **options)
     return popen(command, **options)
 

@@ -10,7 +10,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.locations.location import Location
+from snf_models.locations.location import Location
 from tests.support.paths import ROOT
 
 Form = Literal["folder", "tar", "parquet", "parquet-struct"]

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from models.registry.registry import ZOO
+from snf_models.registry.registry import ZOO
 
 
 def resizing_artifact(folder: Path, name: str = "mnist-snf-glow") -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.registry.registry import Registry
-from worker.jobs.record import new_job_id
-from worker.runs.record import RunStart
-from worker.runs.recorder import RunRecorder
-from worker.runs.store import RunStore
+from snf_models.registry.registry import Registry
+from snf_worker.jobs.record import new_job_id
+from snf_worker.runs.record import RunStart
+from snf_worker.runs.recorder import RunRecorder
+from snf_worker.runs.store import RunStore
 
 SHIPPED = "mnist-snf-glow:1"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from models.locations.location import Location
+from snf_models.locations.location import Location
 from tests.support.ports import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}

@@ -14,7 +14,7 @@ NEW = "TEST_NEW_SANDBOXES"
 
 def forked() -> AbstractContextManager[None]:
     """Sandboxes of this process are forks, which start in milliseconds."""
-    return started_by(_start, "worker.sandbox.process")
+    return started_by(_start, "snf_worker.sandbox.process")
 
 
 def _start(command: Sequence[str], **options: Any) -> Process:

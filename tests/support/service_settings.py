@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from snf_worker.settings import Settings
 from tests.support.compiled_cache import share_compiled
-from worker.settings import Settings
 
 
 def service_settings(home: Path, **changes: Any) -> Settings:

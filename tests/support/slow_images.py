@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.artifacts.manifest import read_manifest
-from models.bulk.output import open_output
-from models.bulk.part import Stopped
-from models.bulk.part_tables import PartSummary, table_of
-from models.bulk.plan import BulkPlan
-from models.bulk.sources import DatasetImages
-from models.bulk.work import BulkWork, OpenWork
-from models.datasets.image_source import ImageSource, NamedImage
-from models.loading.model_files import ModelFiles
-from models.locations.location import Location
-from models.score_rows.judged_rows import batches_of
-from models.score_rows.row import failed_row
-from models.scoring.options import EngineOptions
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.bulk.output import open_output
+from snf_models.bulk.part import Stopped
+from snf_models.bulk.part_tables import PartSummary, table_of
+from snf_models.bulk.plan import BulkPlan
+from snf_models.bulk.sources import DatasetImages
+from snf_models.bulk.work import BulkWork, OpenWork
+from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.loading.model_files import ModelFiles
+from snf_models.locations.location import Location
+from snf_models.score_rows.judged_rows import batches_of
+from snf_models.score_rows.row import failed_row
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 
 

@@ -98,6 +98,6 @@ def pack(home: Path, archive: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="snf-home-") as folder:
         home = Path(folder)
-        with running("app.cli.main", "up", home=home, shipped=False) as client:
+        with running("snf_app.cli.main", "up", home=home, shipped=False) as client:
             fill(client, home)
         pack(home, Path(sys.argv[1]))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.atomic_files import locked
-from models.datasets import DatasetStore, Source, load_dataset
-from models.scoring.options import EngineOptions
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.atomic_files import locked
+from snf_models.datasets import DatasetStore, Source, load_dataset
+from snf_models.scoring.options import EngineOptions
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png
 from tests.support.backbones import backbone_folder

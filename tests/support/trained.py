@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from models.atomic_files import locked
-from models.datasets import load_dataset
-from models.scoring.options import EngineOptions
-from models.training.config import TrainingConfig
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.atomic_files import locked
+from snf_models.datasets import load_dataset
+from snf_models.scoring.options import EngineOptions
+from snf_models.training.config import TrainingConfig
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from tests.models.helpers import QUICK
 from tests.support.backbones import backbone_folder
 from tests.support.compiled_cache import compiled

@@ -14,13 +14,13 @@ import httpx
 from pyarrow import parquet
 from typer.testing import CliRunner, Result
 
-from app.cli.main import cli
-from models.bulk.part import score_part
-from models.datasets.image_source import StoredImages
-from models.datasets.store import DatasetStore
-from models.scorer import Scorer
+from snf_app.cli.main import cli
 from snf_client import Client
 from snf_client.resources.scores import ImageResult
+from snf_models.bulk.part import score_part
+from snf_models.datasets.image_source import StoredImages
+from snf_models.datasets.store import DatasetStore
+from snf_models.scorer import Scorer
 from tests.support.file_kinds import FileKind
 from tests.support.paths import ROOT
 from tests.support.programs import run_program
@@ -28,7 +28,7 @@ from tests.support.programs import run_program
 MODEL = "digits"
 REQUEST = 32
 COUNTED = "counted"
-SOURCE = (ROOT / "app" / "console" / "js" / "score" / "intake.js").read_text()
+SOURCE = (ROOT / "app" / "snf_app" / "console" / "js" / "score" / "intake.js").read_text()
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.jobs.record import Job
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import submit_training
+from snf_worker.runtime.supervisor import Supervisor
+from snf_worker.settings import Settings
 from tests.support.compiled_cache import share_compiled
 from tests.support.fork_server import Process, fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.worker.support.helpers import Start, Submit, fake_command, new_job
 from tests.worker.support.redis_server import RedisServer, redis_settings
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.record import Job
-from worker.jobs.store import JobStore
-from worker.jobs.submission import submit_training
-from worker.runtime.supervisor import Supervisor
-from worker.settings import Settings
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker import log_setup
+from snf_worker.log_setup import MAX_LIKE, PERIOD_S, configure_logging
 from tests.support.service_settings import service_settings
-from worker import log_setup
-from worker.log_setup import MAX_LIKE, PERIOD_S, configure_logging
 
 FORGED = "/v1/models/x\n2026-01-01 [info] all is well\x1b[2J\u202egnp.exe\u2028\x85"
 

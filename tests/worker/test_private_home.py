@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.private_home import protect_home
 from tests.support.in_turn import PROGRAM
 from tests.support.paths import DATA, ROOT
 from tests.support.programs import run_program
-from worker.private_home import protect_home
 
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 

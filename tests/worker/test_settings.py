@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app.access.key_ring import KeyRefused, KeyRing
+from snf_app.access.key_ring import KeyRefused, KeyRing
+from snf_worker.keys.first_key import ensure_keys
+from snf_worker.keys.key_file import KeyFile, digest_of
+from snf_worker.runtime.lifeline import child_environment
+from snf_worker.runtime.supervisor import attempt_environment
+from snf_worker.settings import Settings, load_settings
 from tests.support.paths import ROOT
-from worker.keys.first_key import ensure_keys
-from worker.keys.key_file import KeyFile, digest_of
-from worker.runtime.lifeline import child_environment
-from worker.runtime.supervisor import attempt_environment
-from worker.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)

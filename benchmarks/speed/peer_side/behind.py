@@ -38,8 +38,8 @@ def _pixels(images: Sequence[Image.Image]) -> np.ndarray:
 
 
 def _ours() -> Score:
-    from models.scorer import Scorer
-    from models.scoring.options import EngineOptions
+    from snf_models.scorer import Scorer
+    from snf_models.scoring.options import EngineOptions
 
     options = EngineOptions(threads=torch.get_num_threads(), cache=Path(os.environ["SPEED_CACHE"]))
     scorer = Scorer.load(Path(os.environ["SPEED_ARTIFACT"]), options=options)

@@ -1,4 +1,4 @@
-"""Pixel transforms from [0, 256) to the real line, in float64; inverses are in ``models.bijections.pixels``."""
+"""Pixel transforms from [0, 256) to the real line, in float64; inverses are in ``snf_models.bijections.pixels``."""
 
 from __future__ import annotations
 

@@ -15,20 +15,20 @@ import pytest
 from fastapi.testclient import TestClient
 from limits import parse
 
-from app.access import authentication
-from app.access.failed_attempts import FREE_ATTEMPTS
-from app.access.key_ring import CHECK_S, KeyRing
-from app.main import create_app
-from models.registry.registry import Registry
+from snf_app.access import authentication
+from snf_app.access.failed_attempts import FREE_ATTEMPTS
+from snf_app.access.key_ring import CHECK_S, KeyRing
+from snf_app.main import create_app
+from snf_models.registry.registry import Registry
+from snf_worker.keys.key_file import KeyFile
+from snf_worker.keys.roles import Role
+from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.own_thread import answers
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained
-from worker.keys.key_file import KeyFile
-from worker.keys.roles import Role
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -100,7 +100,7 @@ def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: p
             assert str(tmp_path) not in answer.text
         assert client.get("/v1/presets").status_code == 401
         assert client.get("/v1/presets", headers=bearer("open-sesame-0123")).status_code == 200
-        said = [record for record in caplog.records if record.name == "app.access.key_ring"]
+        said = [record for record in caplog.records if record.name == "snf_app.access.key_ring"]
         assert [record.levelname for record in said] == ["ERROR"]
         assert str(path) in said[0].getMessage()
         path.rmdir() if how == "a folder" else path.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def test_a_service_that_starts_with_a_damaged_file_is_closed(tmp_path: Path) -> 
 
 def test_wrong_keys_are_slowed_down_and_leave_a_trace(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = make(tmp_path, "a", "admin")
-    with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "app.access.authentication"):
+    with serving(tmp_path) as client, caplog.at_level(logging.WARNING, "snf_app.access.authentication"):
         assert client.get("/v1/presets", headers=key).status_code == 200
         guesses = (client.build_request("GET", "/v1/presets", headers=bearer(f"snf_{n}_guess")) for n in range(95))
         refused = answers(client, guesses)

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from app.access.origins import OriginCheck
-from app.main import create_app
+from snf_app.access.origins import OriginCheck
+from snf_app.main import create_app
+from snf_worker.settings import Settings
 from tests.support.service_settings import service_settings
-from worker.settings import Settings
 
 CONSOLE = "https://console.example"
 

@@ -10,16 +10,16 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.access.authentication import is_open
-from app.access.permissions import REFUSALS, role_of
-from app.http.request_log import SAFE, UNCHANGING
-from app.main import create_app
+from snf_app.access.authentication import is_open
+from snf_app.access.permissions import REFUSALS, role_of
+from snf_app.http.request_log import SAFE, UNCHANGING
+from snf_app.main import create_app
+from snf_worker.keys.key_file import KeyFile
+from snf_worker.keys.roles import ROLES, Role, includes
 from tests.support.local import LOCAL
 from tests.support.own_thread import answers
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
-from worker.keys.key_file import KeyFile
-from worker.keys.roles import ROLES, Role, includes
 
 PAGE = ROOT / "docs" / "api-roles.md"
 WRITE = "SNF_WRITE_TABLES"

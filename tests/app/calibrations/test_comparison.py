@@ -12,17 +12,17 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app.calibrations.comparison_schemas import COMPARISON, CalibrationComparison
-from app.calibrations.recent_evidence import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
-from app.main import create_app
-from models.anomaly.calibration_file import calibration_bytes
-from models.anomaly.fitting.reference_images import reference_of
-from models.anomaly.rejudge import StoredEvidence
-from models.artifacts.manifest import Precision
-from models.datasets import Dataset
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_app.calibrations.comparison_schemas import COMPARISON, CalibrationComparison
+from snf_app.calibrations.recent_evidence import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
+from snf_app.main import create_app
+from snf_models.anomaly.calibration_file import calibration_bytes
+from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.rejudge import StoredEvidence
+from snf_models.artifacts.manifest import Precision
+from snf_models.datasets import Dataset
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.helpers import real_images
 from tests.support.local import LOCAL
@@ -58,7 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def client(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TestClient]:
     """A service that has just started, with calibration 0 in use."""
-    monkeypatch.setattr("app.state.Registry", partial(Registry, zoo=tmp_path / "none"))
+    monkeypatch.setattr("snf_app.state.Registry", partial(Registry, zoo=tmp_path / "none"))
     with TestClient(create_app(service_settings(home, engine="torch")), LOCAL) as client:
         client.put(ACTIVE, json={"calibration": 0}).raise_for_status()
         yield client

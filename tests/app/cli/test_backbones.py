@@ -10,10 +10,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from models.features.backbone import Backbone
-from models.features.lite0 import LITE0
-from models.features.store import DESCRIPTION, BackboneStore
+from snf_app.cli.main import cli
+from snf_models.features.backbone import Backbone
+from snf_models.features.lite0 import LITE0
+from snf_models.features.store import DESCRIPTION, BackboneStore
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.paths import ROOT
 
@@ -101,7 +101,9 @@ def test_a_folder_that_cannot_be_written(folder: Path, files: list[str]) -> None
 
 
 def test_adding_again_loads_no_torch(backbones: Path) -> None:
-    code = "import sys, app.cli.main as m; sys.argv[0] = 'snf'\ntry: m.main()\nfinally: print('torch' in sys.modules)"
+    code = (
+        "import sys, snf_app.cli.main as m; sys.argv[0] = 'snf'\ntry: m.main()\nfinally: print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, "backbones", "add", "efficientnet-lite0", "--quiet"],
         cwd=ROOT,

@@ -15,13 +15,13 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from app.cli.score_dataset import download_table
-from models.bulk.output import stored_output
-from models.bulk.part_tables import part_bytes
-from models.locations.location import Location
+from snf_app.cli.main import cli
+from snf_app.cli.score_dataset import download_table
 from snf_client import Client
 from snf_client.schemas import JobView
+from snf_models.bulk.output import stored_output
+from snf_models.bulk.part_tables import part_bytes
+from snf_models.locations.location import Location
 from snf_runtime.judged_counts import NOT_JUDGED, USAGE
 from tests.support.paths import DIGITS
 

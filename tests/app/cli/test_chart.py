@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from app.cli.chart import BLANK, MARGIN, ROWS, Chart, Line
-from app.cli.live import Observer, live_view, terminal_view
+from snf_app.cli.chart import BLANK, MARGIN, ROWS, Chart, Line
+from snf_app.cli.live import Observer, live_view, terminal_view
 
 WIDTH = 49
 COLUMNS = WIDTH - MARGIN

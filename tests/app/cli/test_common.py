@@ -14,11 +14,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.calibrations.views import view_of
-from app.cli.common import INTERRUPTED, error_messages, fail
-from app.cli.main import cli
-from app.registry.views import detail
-from models.registry.registry import Registry
+from snf_app.calibrations.views import view_of
+from snf_app.cli.common import INTERRUPTED, error_messages, fail
+from snf_app.cli.main import cli
+from snf_app.registry.views import detail
+from snf_models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.client.scripted_server import Answer, scripted
 from tests.support.in_turn import in_turn
@@ -41,7 +41,7 @@ def test_a_file_that_becomes_shorter_while_it_is_sent(tmp_path: Path, monkeypatc
     def bytes_bar(*_labels: str) -> nullcontext[Callable[[int, int], None]]:
         return nullcontext(lambda _done, _total: os.truncate(file, 100_000))
 
-    monkeypatch.setattr("app.cli.model_files.bytes_bar", bytes_bar)
+    monkeypatch.setattr("snf_app.cli.model_files.bytes_bar", bytes_bar)
     with scripted() as server:
         done = CliRunner().invoke(cli, ["models", "import", "first", str(file), "--url", server.url])
     assert done.exit_code == USAGE
@@ -64,7 +64,7 @@ def test_output_that_nobody_reads_is_no_anomaly(command: list[str], buffered: bo
     environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
     read, write = os.pipe()
     os.close(read)
-    line = [sys.executable, "-m", "app.cli.main", *command]
+    line = [sys.executable, "-m", "snf_app.cli.main", *command]
     done = subprocess.run(
         line, cwd=ROOT, env=environment, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120, check=False
     )
@@ -78,7 +78,7 @@ def test_output_that_nobody_reads_is_no_anomaly(command: list[str], buffered: bo
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full, a file on a full disk")
 def test_a_full_disk_below_short_output(capfd: pytest.CaptureFixture[str]) -> None:
     with Path("/dev/full").open("w") as full:
-        line = [sys.executable, "-m", "app.cli.main", "keys", "list", "--json"]
+        line = [sys.executable, "-m", "snf_app.cli.main", "keys", "list", "--json"]
         assert subprocess.run(line, cwd=ROOT, stdout=full, timeout=120, check=False).returncode == FAILED
     assert capfd.readouterr().err == "snf: There is no room on the disk: [Errno 28] No space left on device\n"
 
@@ -95,7 +95,7 @@ def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
         released.wait()
 
     with scripted(Answer(body=model), Answer(before=hold)) as server:
-        line = interruptible("-m", "app.cli.main", "score", str(DIGITS[0]), "--url", server.url)
+        line = interruptible("-m", "snf_app.cli.main", "score", str(DIGITS[0]), "--url", server.url)
         with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert asked.wait(60)

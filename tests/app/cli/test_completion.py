@@ -12,7 +12,7 @@ from tests.support.paths import IMPORT_PATH, ROOT
 PROGRAM = """
 import os, sys
 sys.argv = ["snf"]
-from app.cli.main import main
+from snf_app.cli.main import main
 for line in sys.stdin.read().splitlines():
     os.environ |= {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
     try:

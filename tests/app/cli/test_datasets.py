@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from app.http.errors import Problem
-from app.jobs.planning import check_training
-from app.jobs.schemas import JobRequest
-from models.datasets import DatasetStore
-from models.registry.registry import Registry
+from snf_app.cli.main import cli
+from snf_app.http.errors import Problem
+from snf_app.jobs.planning import check_training
+from snf_app.jobs.schemas import JobRequest
+from snf_models.datasets import DatasetStore
+from snf_models.registry.registry import Registry
+from snf_worker.attempts.attempt import Attempt, JobSpec, StopFlag
+from snf_worker.attempts.train import run
+from snf_worker.jobs.event_log import EventLog
+from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import mixed, source, zipped
-from worker.attempts.attempt import Attempt, JobSpec, StopFlag
-from worker.attempts.train import run
-from worker.jobs.event_log import EventLog
-from worker.settings import Settings
 
 PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}
 
@@ -64,7 +64,7 @@ def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for question in ("require_lease", "check_before_publish"):
         monkeypatch.setattr(Attempt, question, lambda _: None)
-    monkeypatch.setattr("worker.attempts.progress.NOTE_S", 0.0)
+    monkeypatch.setattr("snf_worker.attempts.progress.NOTE_S", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
     job, preset = "0" * 26, "snf-glow-tiny"

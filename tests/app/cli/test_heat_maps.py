@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.main import cli
+from snf_app.cli.main import cli
 from snf_runtime.judged_counts import NOT_JUDGED, USAGE
 from tests.support.paths import DIGITS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import main
+from snf_app.cli import main
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.disks import refuse_writes
 from tests.support.paths import DIGITS

@@ -9,13 +9,13 @@ from typing import get_origin
 import pytest
 import typer
 
-from app.cli.job_submission import LISTS, TEXTS, job_request
-from app.jobs.model_job_checks import CalibrationParameters, ScoringParameters
-from app.jobs.schemas import JobRequest
-from models.artifacts.detection_limit import LimitParameters
-from models.evaluation.schema import EvaluationParameters
-from models.recommendation.record import RecommendParameters
-from models.training.config import TrainingConfig
+from snf_app.cli.job_submission import LISTS, TEXTS, job_request
+from snf_app.jobs.model_job_checks import CalibrationParameters, ScoringParameters
+from snf_app.jobs.schemas import JobRequest
+from snf_models.artifacts.detection_limit import LimitParameters
+from snf_models.evaluation.schema import EvaluationParameters
+from snf_models.recommendation.record import RecommendParameters
+from snf_models.training.config import TrainingConfig
 
 PARAMETERS = (
     *(ScoringParameters, CalibrationParameters, EvaluationParameters, LimitParameters, RecommendParameters),

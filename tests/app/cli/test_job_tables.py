@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.common import url_option
-from app.cli.job_tables import outcome, print_curve, print_job, print_jobs
-from app.cli.main import cli
+from snf_app.cli.common import url_option
+from snf_app.cli.job_tables import outcome, print_curve, print_job, print_jobs
+from snf_app.cli.main import cli
 from snf_client.schemas import CurvePoint, JobList, JobView, TrainingCurve, Validation
 from tests.client.scripted_server import Answer, scripted
 

@@ -7,16 +7,16 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.calibrations.views import view_of
-from app.cli.common import client_schema
-from app.cli.main import cli
-from app.cli.model_tables import print_model, print_models
-from app.registry.views import detail
-from models.registry.registry import Registry
+from snf_app.calibrations.views import view_of
+from snf_app.cli.common import client_schema
+from snf_app.cli.main import cli
+from snf_app.cli.model_tables import print_model, print_models
+from snf_app.registry.views import detail
 from snf_client.schemas import ModelDetail, ModelPage, ModelSummary, UnfitReason
+from snf_models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED
+from snf_worker.settings import Settings
 from tests.client.scripted_server import Answer, scripted
-from worker.settings import Settings
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from app.cli.run_export import figures, results, settings
-from app.runs.views import run_detail
+from snf_app.cli.main import cli
+from snf_app.cli.run_export import figures, results, settings
+from snf_app.runs.views import run_detail
 from snf_client.schemas import RunDetail
 from snf_runtime.judged_counts import USAGE
+from snf_worker.runs.store import RunStore
 from tests.support.runs import SHIPPED, recorded
-from worker.runs.store import RunStore
 
 OTHER = {"max_steps": 40, "batch_size": 32, "learning_rate": 0.002, "image_size": None}
 

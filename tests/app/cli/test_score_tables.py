@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.calibrations.views import view_of
-from app.cli.main import cli
-from app.cli.score_tables import JsonOutput, TableOutput
-from app.registry.views import detail
-from app.scoring.schemas import SCORED_DIGIT
-from models.registry.registry import Registry
+from snf_app.calibrations.views import view_of
+from snf_app.cli.main import cli
+from snf_app.cli.score_tables import JsonOutput, TableOutput
+from snf_app.registry.views import detail
+from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import FailedImage, ItemError, ScoredImage, Scores
+from snf_models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED
 from tests.client.scripted_server import Answer, scripted
 from tests.support.paths import DIGITS

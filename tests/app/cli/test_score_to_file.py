@@ -15,21 +15,21 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from app.calibrations.views import view_of
-from app.cli.common import client_schema
-from app.cli.judging_model import JudgingModel
-from app.cli.main import cli
-from app.cli.remarks import Remarks
-from app.cli.score_to_file import GivenFiles, LocalPartScorer, RemotePartScorer
-from app.registry.views import detail
-from app.scoring.schemas import SCORED_DIGIT
-from models.bulk.part import Stopped
-from models.bulk.part_tables import write_part
-from models.bulk.plan import NEWER, BulkPlan, open_plan
-from models.registry.registry import Registry
+from snf_app.calibrations.views import view_of
+from snf_app.cli.common import client_schema
+from snf_app.cli.judging_model import JudgingModel
+from snf_app.cli.main import cli
+from snf_app.cli.remarks import Remarks
+from snf_app.cli.score_to_file import GivenFiles, LocalPartScorer, RemotePartScorer
+from snf_app.registry.views import detail
+from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
+from snf_models.bulk.part import Stopped
+from snf_models.bulk.part_tables import write_part
+from snf_models.bulk.plan import NEWER, BulkPlan, open_plan
+from snf_models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.paths import DIGITS
 

@@ -9,23 +9,18 @@ from typing import Any
 
 import pytest
 
-from app.calibrations.comparison_schemas import COMPARISON
-from app.calibrations.views import listing, view_of
-from app.cli import dataset_tables, evaluation_tables, job_tables, limit_tables, model_tables, recommend_tables
-from app.cli.backbones import list_backbones
-from app.cli.keys import create, list_keys
-from app.cli.presets import layers, list_presets
-from app.cli.score_tables import TableOutput
-from app.cli.tables import TableColumn, print_facts, print_table
-from app.datasets.schemas import EXAMPLE, REPORT_EXAMPLE
-from app.limits.schemas import LIMIT
-from app.registry.views import detail
-from app.scoring.schemas import SCORED_DIGIT
-from models.artifacts.detection_limit import LimitRecord
-from models.flows.layers.spec import layer_types
-from models.recommendation.record import RecommendationRecord
-from models.registry.registry import Registry
-from models.training.presets import PRESETS
+from snf_app.calibrations.comparison_schemas import COMPARISON
+from snf_app.calibrations.views import listing, view_of
+from snf_app.cli import dataset_tables, evaluation_tables, job_tables, limit_tables, model_tables, recommend_tables
+from snf_app.cli.backbones import list_backbones
+from snf_app.cli.keys import create, list_keys
+from snf_app.cli.presets import layers, list_presets
+from snf_app.cli.score_tables import TableOutput
+from snf_app.cli.tables import TableColumn, print_facts, print_table
+from snf_app.datasets.schemas import EXAMPLE, REPORT_EXAMPLE
+from snf_app.limits.schemas import LIMIT
+from snf_app.registry.views import detail
+from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas import (
     Audit,
@@ -43,6 +38,11 @@ from snf_client.schemas import (
     Scores,
     UnfitReason,
 )
+from snf_models.artifacts.detection_limit import LimitRecord
+from snf_models.flows.layers.spec import layer_types
+from snf_models.recommendation.record import RecommendationRecord
+from snf_models.registry.registry import Registry
+from snf_models.training.presets import PRESETS
 from tests.app.cli.test_job_tables import job
 from tests.models.evaluation.test_report import made
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from app.cli.common import INTERRUPTED
-from app.cli.main import cli
-from models.registry.registry import Registry
-from models.training.interrupted import Interrupted
-from models.training.parameter_texts import parameter_groups
-from models.training.presets import find_preset
-from models.training.same_run_check import FILE, RunRecord
+from snf_app.cli.common import INTERRUPTED
+from snf_app.cli.main import cli
+from snf_models.registry.registry import Registry
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.parameter_texts import parameter_groups
+from snf_models.training.presets import find_preset
+from snf_models.training.same_run_check import FILE, RunRecord
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
@@ -32,7 +32,7 @@ from tests.worker.support.helpers import until
 @pytest.mark.timeout(120)
 def test_the_first_process_alone_reports_and_registers(tmp_path: Path) -> None:
     """They are forks with the variables that torchrun gives, as `test_distributed.py` shows."""
-    command = [sys.executable, "-m", "app.cli.main", "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny"]
+    command = [sys.executable, "-m", "snf_app.cli.main", "train", "--data", "mnist-mini", "--preset", "snf-glow-tiny"]
     command += ["--max-steps", "2", "--name", "digits", "--json"]
     command += [f"--set={given}" for given in ("image_size=8", "batch_size=8", "validation_images=8", "validations=1")]
     environment = {
@@ -78,7 +78,7 @@ def test_the_help_does_not_load_pytorch() -> None:
     program = "\n".join(
         (
             "import sys",
-            "from app.cli.main import cli",
+            "from snf_app.cli.main import cli",
             "try: cli(['train', '--help'])",
             "finally: assert 'torch' not in sys.modules",
         )
@@ -111,7 +111,7 @@ def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
         assert not place.exists()
         raise Interrupted("stopped")
 
-    monkeypatch.setattr("models.training.run.train", interrupted)
+    monkeypatch.setattr("snf_models.training.run.train", interrupted)
     restarted = CliRunner().invoke(cli, [*command, "--restart"], env=env)
     assert restarted.exit_code == INTERRUPTED
     assert f"the earlier run is now in {folder}~1" in restarted.stderr
@@ -122,7 +122,7 @@ def test_a_gpu_without_memory_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> Path:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("models.training.run.train", full)
+    monkeypatch.setattr("snf_models.training.run.train", full)
     failed = CliRunner().invoke(cli, ["train", "--data", "mnist-mini"], env={"SNF_HOME": str(tmp_path), "SNF_URL": ""})
     assert failed.exit_code == FAILED
     assert "the GPU has no more memory: a smaller batch_size" in failed.stderr

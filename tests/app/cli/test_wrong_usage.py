@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import main
+from snf_app.cli import main
 from snf_runtime.judged_counts import FAILED, NOT_JUDGED, USAGE
 from tests.support.compiled_cache import share_compiled
 from tests.support.documents import check_table

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.datasets.form import DatasetForm
-from app.http.errors import Problem
-from models.errors import StorageFull
+from snf_app.datasets.form import DatasetForm
+from snf_app.http.errors import Problem
+from snf_models.errors import StorageFull
 
 FORM = "multipart/form-data; boundary=together"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.datasets.views import entries
-from models.datasets import DatasetStore
-from models.locations.location import Location
+from snf_app.datasets.views import entries
+from snf_models.datasets import DatasetStore
+from snf_models.locations.location import Location
 from tests.support.referenced import digits, put
 
 

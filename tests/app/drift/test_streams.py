@@ -12,11 +12,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from app.drift import monitor as drift_monitor
-from app.drift.monitor import DriftMonitor
-from app.drift.schemas import Drift
-from app.drift.streams import DriftReference, Key
-from models.registry.version import ModelVersion
+from snf_app.drift import monitor as drift_monitor
+from snf_app.drift.monitor import DriftMonitor
+from snf_app.drift.schemas import Drift
+from snf_app.drift.streams import DriftReference, Key
+from snf_models.registry.version import ModelVersion
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from tests.support.service_settings import service_settings
 

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from app.registry.loaded import ModelListing
-from app.registry.model_pool import ModelPool, reason_of
-from app.scoring.judging_pipeline import JudgeImages, RequestedImage
-from models.errors import ArtifactError
+from snf_app.main import create_app
+from snf_app.registry.loaded import ModelListing
+from snf_app.registry.model_pool import ModelPool, reason_of
+from snf_app.scoring.judging_pipeline import JudgeImages, RequestedImage
+from snf_models.errors import ArtifactError
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.settings import Settings
 from tests.app.conftest import MODEL
 from tests.support.compiled_cache import share_compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.settings import Settings
 
 
 @pytest.fixture

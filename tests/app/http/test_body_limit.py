@@ -7,8 +7,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from app.http.body_limit import BodyLimit, BodyTooLarge, TooMuchInFlight
-from app.http.body_pace import BodyTooSlow, PacedBody, PaceLimits
+from snf_app.http.body_limit import BodyLimit, BodyTooLarge, TooMuchInFlight
+from snf_app.http.body_pace import BodyTooSlow, PacedBody, PaceLimits
 
 PATIENT = PaceLimits(60.0, 0)
 

@@ -5,9 +5,9 @@ import resource
 
 import pytest
 
-from app.access.callers import network_of
-from app.http.connection_limits import ConnectionLimits, ConnectionWatch
-from worker.settings import Settings
+from snf_app.access.callers import network_of
+from snf_app.http.connection_limits import ConnectionLimits, ConnectionWatch
+from snf_worker.settings import Settings
 
 
 class Idle:

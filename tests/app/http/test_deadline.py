@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app.http.deadline import deadline
-from app.http.errors import Problem
+from snf_app.http.deadline import deadline
+from snf_app.http.errors import Problem
 
 
 async def work(timeout_ms: int | None, seconds: float) -> float:

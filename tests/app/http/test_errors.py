@@ -9,18 +9,18 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from app.access.permissions import role_needed
-from app.health import endpoints as operations
-from app.http.errors import pointer_of
-from app.http.json_route import JsonRoute
-from app.inference_protocol import endpoints as inference
-from app.jobs import endpoints as jobs
-from app.jobs import event_endpoints as job_events
-from app.jobs import result_endpoints as job_files
-from app.main import Service, create_app
-from app.registry import endpoints as models
-from app.samples import endpoints as samples
-from app.scoring import endpoints as scores
+from snf_app.access.permissions import role_needed
+from snf_app.health import endpoints as operations
+from snf_app.http.errors import pointer_of
+from snf_app.http.json_route import JsonRoute
+from snf_app.inference_protocol import endpoints as inference
+from snf_app.jobs import endpoints as jobs
+from snf_app.jobs import event_endpoints as job_events
+from snf_app.jobs import result_endpoints as job_files
+from snf_app.main import Service, create_app
+from snf_app.registry import endpoints as models
+from snf_app.samples import endpoints as samples
+from snf_app.scoring import endpoints as scores
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 

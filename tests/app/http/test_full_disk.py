@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from models.registry.registry import Registry
+from snf_app.main import create_app
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.uploads import GOOD
 from tests.support.disks import MIB, Disk, refuse_writes
 from tests.support.local import LOCAL

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from snf_app.main import create_app
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import Service, create_app
+from snf_app.main import Service, create_app
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.paths import ROOT

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from models.registry.registry import Registry
+from snf_app.main import create_app
+from snf_models.registry.registry import Registry
 from tests.app.conftest import MODEL
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import pngs, zipped

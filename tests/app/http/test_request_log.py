@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.http.request_log import REFUSED_RATE, _bounded
-from app.main import create_app
+from snf_app.http.request_log import REFUSED_RATE, _bounded
+from snf_app.main import create_app
+from snf_worker.keys.key_file import KeyFile
+from snf_worker.log_setup import configure_logging
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
-from worker.keys.key_file import KeyFile
-from worker.log_setup import configure_logging
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -68,7 +68,7 @@ def test_an_answer_and_all_log_lines_have_the_id_of_the_request(
     def fail() -> str:
         raise RuntimeError("the test wants it")
 
-    monkeypatch.setattr("app.health.endpoints.package_version", fail)
+    monkeypatch.setattr("snf_app.health.endpoints.package_version", fail)
     configure_logging(settings, "service", terminal=False)
     given = {"X-Request-Id": "line-1:42"}
     with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.http.shares import FairShares
+from snf_app.http.shares import FairShares
 
 CALLERS = ("a", "b", "c", "d")
 

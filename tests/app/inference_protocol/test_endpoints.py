@@ -14,19 +14,19 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from torch import Tensor
 
-from app.http.errors import Problem
-from app.inference_protocol import endpoints as inference
-from app.inference_protocol import request_body
-from app.inference_protocol.request_body import MEDIA_TYPES
-from app.main import create_app
-from models.registry.registry import Registry
+from snf_app.http.errors import Problem
+from snf_app.inference_protocol import endpoints as inference
+from snf_app.inference_protocol import request_body
+from snf_app.inference_protocol.request_body import MEDIA_TYPES
+from snf_app.main import create_app
+from snf_models.registry.registry import Registry
 from snf_runtime.scoring.flow_pass import FlowPass
+from snf_worker.keys.key_file import KeyFile
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import unfit_artifact
 from tests.worker.support.helpers import until
-from worker.keys.key_file import KeyFile
 
 MODEL = "mnist-snf-glow"
 MODEL_PATH = f"/v2/models/{MODEL}"

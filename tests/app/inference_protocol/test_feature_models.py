@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_app.main import create_app
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.judged import JudgedImage
 from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL

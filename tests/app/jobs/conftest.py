@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.settings import Settings
 from tests.support.service_settings import service_settings
-from worker.broker.embedded import EmbeddedBroker
-from worker.settings import Settings
 
 
 @pytest.fixture

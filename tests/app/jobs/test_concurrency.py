@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.jobs.planning import JobPlan
-from app.jobs.schemas import JobRequest
-from app.jobs.service import JobService
-from app.main import create_app
+from snf_app.jobs.planning import JobPlan
+from snf_app.jobs.schemas import JobRequest
+from snf_app.jobs.service import JobService
+from snf_app.main import create_app
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
 from tests.end_to_end.support.jobs import TRAINING
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
-from worker.errors import BrokerDown
-from worker.jobs.store import JobStore
-from worker.settings import Settings
 
 POLLERS = 64
 """More than the threads of the framework."""

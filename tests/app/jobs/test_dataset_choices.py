@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.jobs.choice_schemas import CHOICES, JobDatasets
-from app.main import create_app
-from models.anomaly.fitting.reference_images import check_summary
-from models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
-from models.datasets import DatasetSummary
-from models.errors import DatasetUnfit
-from models.registry.registry import Registry
+from snf_app.jobs.choice_schemas import CHOICES, JobDatasets
+from snf_app.main import create_app
+from snf_models.anomaly.fitting.reference_images import check_summary
+from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
+from snf_models.datasets import DatasetSummary
+from snf_models.errors import DatasetUnfit
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import DIGITS, npz, pngs, zipped
 from tests.support.local import LOCAL
@@ -34,7 +34,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     registry = Registry(settings.registry_dir)
     registry.publish(barely_trained(tmp_path_factory), "digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.state.Registry", partial(Registry, zoo=home / "none"))
+        patch.setattr("snf_app.state.Registry", partial(Registry, zoo=home / "none"))
         with TestClient(create_app(settings), LOCAL) as made:
             for name, content in (
                 ("own", ("own.zip", zipped(pngs(120, 6)))),

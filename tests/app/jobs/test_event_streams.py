@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from app.http.errors import Problem
-from app.jobs import event_streams
-from app.jobs.event_streams import EventStream, EventStreams
-from app.jobs.store_monitor import JobStoreMonitor
-from app.jobs.timeline import Cursor
+from snf_app.http.errors import Problem
+from snf_app.jobs import event_streams
+from snf_app.jobs.event_streams import EventStream, EventStreams
+from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_app.jobs.timeline import Cursor
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.jobs.event_file import read_chunk
+from snf_worker.jobs.event_log import EventLog
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.event_file import read_chunk
-from worker.jobs.event_log import EventLog
-from worker.jobs.store import JobStore
-from worker.settings import Settings
 
 
 @pytest.fixture

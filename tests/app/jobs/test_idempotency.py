@@ -3,9 +3,9 @@
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from snf_app.main import create_app
+from snf_worker.settings import Settings
 from tests.support.local import LOCAL
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from snf_app.main import create_app
+from snf_worker.settings import Settings
 from tests.end_to_end.support.jobs import TRAINING
 from tests.support.disks import MIB, Disk
 from tests.support.local import LOCAL
-from worker.settings import Settings
 
 
 @pytest.fixture

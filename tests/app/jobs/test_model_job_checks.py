@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from snf_app.main import create_app
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import DIGITS, npz, pngs, zipped
 from tests.support.local import LOCAL

@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from app.jobs.parameters import PARAMETERS
-from app.main import create_app
-from models.training.config import TrainingConfig
+from snf_app.jobs.parameters import PARAMETERS
+from snf_app.main import create_app
+from snf_models.training.config import TrainingConfig
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 

@@ -9,25 +9,25 @@ from typing import cast
 import pytest
 from fastapi.testclient import TestClient
 
-from app.http.errors import Problem
-from app.jobs.planning import JobPlan, plan_job, require_feasible
-from app.jobs.schemas import Estimate, JobRequest
-from app.main import create_app
-from models.datasets import DatasetStore, summarize
-from models.features.lite0 import LITE0
-from models.features.store import BackboneStore
-from models.registry.registry import Registry
-from models.training.config import TrainingConfig
-from models.training.presets import find_preset
+from snf_app.http.errors import Problem
+from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
+from snf_app.jobs.schemas import Estimate, JobRequest
+from snf_app.main import create_app
+from snf_models.datasets import DatasetStore, summarize
+from snf_models.features.lite0 import LITE0
+from snf_models.features.store import BackboneStore
+from snf_models.registry.registry import Registry
+from snf_models.training.config import TrainingConfig
+from snf_models.training.presets import find_preset
+from snf_worker.broker.connection import redis_client
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
+from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from snf_worker.queues import Queue
+from snf_worker.settings import Settings
 from tests.support.disks import Disk
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
-from worker.broker.connection import redis_client
-from worker.errors import BrokerDown
-from worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
-from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from worker.queues import Queue
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 

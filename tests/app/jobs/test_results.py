@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from snf_app.main import create_app
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Status, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import JobType, Queue
+from snf_worker.settings import Settings
 from tests.support.local import LOCAL
-from worker.broker.connection import redis_client
-from worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Status, new_job_id
-from worker.jobs.store import JobStore
-from worker.queues import JobType, Queue
-from worker.settings import Settings
 
 REF = {"model": "digits", "version": 2, "ref": "digits:2"}
 

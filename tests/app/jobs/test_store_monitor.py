@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 from redis.exceptions import ResponseError
 
-from app.jobs import store_monitor
-from app.jobs.store_monitor import JobStoreMonitor
+from snf_app.jobs import store_monitor
+from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.store import JobStore
 from tests.worker.support.helpers import until
-from worker.errors import BrokerDown
-from worker.jobs.store import JobStore
 
 
 @pytest.mark.parametrize("error", [BrokerDown("no answer"), ResponseError("BUSY Redis is busy running a script")])

@@ -9,16 +9,16 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from app import pages
-from app.jobs.store_monitor import JobStoreMonitor
-from app.main import create_app
-from app.metrics.registry import ServiceMetrics
+from snf_app import pages
+from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_app.main import create_app
+from snf_app.metrics.registry import ServiceMetrics
+from snf_worker.queues import Queue
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.worker.support.helpers import until
-from worker.queues import Queue
 
 MODEL = {"model": "mnist-snf-glow", "version": "1"}
 SCORE = "/v1/models/mnist-snf-glow/score"
@@ -104,7 +104,7 @@ def test_images_are_counted_by_model_and_error(client: TestClient) -> None:
 
 def test_a_failure_of_the_service_is_a_500(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     before = values(client)
-    monkeypatch.setattr("app.registry.endpoints.detail", lambda *_: 1 / 0)
+    monkeypatch.setattr("snf_app.registry.endpoints.detail", lambda *_: 1 / 0)
     assert client.get("/v1/models/mnist-snf-glow").status_code == 500
     labels = {"route": "/v1/models/{ref}", "method": "GET", "status": "500"}
     name = "snf_http_requests_total"
@@ -161,8 +161,8 @@ class HangingStore:
 
 
 def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.store_monitor.PING_S", 0.01)
-    monkeypatch.setattr("app.jobs.store_monitor.STALE_S", 0.2)
+    monkeypatch.setattr("snf_app.jobs.store_monitor.PING_S", 0.01)
+    monkeypatch.setattr("snf_app.jobs.store_monitor.STALE_S", 0.2)
     store = HangingStore()
     watch = JobStoreMonitor(store)  # type: ignore[arg-type]
     assert watch.waiting == {}

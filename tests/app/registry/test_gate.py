@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from models.artifacts.tar import pack
-from models.registry.registry import Registry
+from snf_app.main import create_app
 from snf_client.errors import Conflict, problem_of
 from snf_client.schemas import ModelDetail, ModelPage
+from snf_models.artifacts.tar import pack
+from snf_models.registry.registry import Registry
+from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained, unfit_artifact
 from tests.worker.support.helpers import until
-from worker.settings import Settings
 
 
 @pytest.fixture

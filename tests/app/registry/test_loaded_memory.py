@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from app.registry import loaded_memory
-from app.registry.loaded_memory import MAX_BESIDE, MAX_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
-from models.registry.registry import Registry
+from snf_app.main import create_app
+from snf_app.registry import loaded_memory
+from snf_app.registry.loaded_memory import MAX_BESIDE, MAX_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
+from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from app.registry.loaded import PoolEntry
-from app.registry.loaded_memory import LoadedMemory
-from app.registry.model_pool import ModelPool
-from models.errors import ArtifactError, ModelNotFound
-from models.registry.registry import Registry
-from models.registry.version import ModelVersion
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_app.registry.loaded import PoolEntry
+from snf_app.registry.loaded_memory import LoadedMemory
+from snf_app.registry.model_pool import ModelPool
+from snf_models.errors import ArtifactError, ModelNotFound
+from snf_models.registry.registry import Registry
+from snf_models.registry.version import ModelVersion
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from tests.support.trained import barely_trained
 
 
@@ -127,7 +127,7 @@ def test_the_next_version_of_an_alias_is_not_dropped(
 def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
     registry: Registry, loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.registry.model_pool.POLL_S", 0.02)
+    monkeypatch.setattr("snf_app.registry.model_pool.POLL_S", 0.02)
     loads.wait["b", 1] = threading.Event()
     pool = ModelPool(registry, EngineOptions(), limit=2**40)
     pool.start()

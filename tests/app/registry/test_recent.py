@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.registry.recent import MAX_AGE_S, Recent
+from snf_app.registry.recent import MAX_AGE_S, Recent
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cost_s: float) -> None:
         self.now, self.calls, self._cost_s = 1000.0, 0, cost_s
-        monkeypatch.setattr("app.registry.recent.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("snf_app.registry.recent.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def compute(self) -> int:
         self.now += self._cost_s

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
+from snf_app.main import create_app
+from snf_worker.runs.store import RunStore
 from tests.support.local import LOCAL
 from tests.support.runs import SHIPPED, recorded
 from tests.support.service_settings import service_settings
-from worker.runs.store import RunStore
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 

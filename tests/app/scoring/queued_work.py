@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
-from app.metrics.registry import ServiceMetrics
-from app.scoring.queue import ScoringQueue
+from snf_app.metrics.registry import ServiceMetrics
+from snf_app.scoring.queue import ScoringQueue
 from snf_runtime.steps import Steps
 
 T = TypeVar("T")

@@ -10,10 +10,10 @@ import pytest
 from fastapi.testclient import TestClient
 from torch import Tensor
 
-from app.main import create_app
-from app.metrics.registry import ServiceMetrics
-from app.scoring.queue import ScoringQueue
-from models.scorer import Scorer
+from snf_app.main import create_app
+from snf_app.metrics.registry import ServiceMetrics
+from snf_app.scoring.queue import ScoringQueue
+from snf_models.scorer import Scorer
 from snf_runtime.scoring.flow_pass import FlowPass
 from snf_runtime.steps import Steps
 from tests.end_to_end.support.service import files

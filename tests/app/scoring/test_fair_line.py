@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.scoring.fair_line import BATCH, FairLine, WorkItem
+from snf_app.scoring.fair_line import BATCH, FairLine, WorkItem
 from snf_runtime.steps import Steps
 
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from app.main import create_app
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_app.main import create_app
 from snf_client.schemas import ModelDetail, ModelPage, Scores
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import feature_artifact, hybrid_artifact
-from worker.settings import Settings
 
 MODELS = ("parts", "both")
 

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from app.scoring.judging_pipeline import JudgeImages, RequestedImage
-from models.scorer import Scorer
+from snf_app.scoring.judging_pipeline import JudgeImages, RequestedImage
+from snf_models.scorer import Scorer
 from snf_runtime.images.preprocessing import Preprocessing
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from app.http.deadline import deadline
-from app.http.errors import Problem
-from app.metrics.registry import ServiceMetrics
-from app.scoring.fair_line import BATCH
-from app.scoring.queue import ScoringQueue
+from snf_app.http.deadline import deadline
+from snf_app.http.errors import Problem
+from snf_app.metrics.registry import ServiceMetrics
+from snf_app.scoring.fair_line import BATCH
+from snf_app.scoring.queue import ScoringQueue
 from snf_runtime.steps import Steps
 from tests.app.scoring.queued_work import ME, OTHER, Calls, Doubled, busy, noting, running, step
 

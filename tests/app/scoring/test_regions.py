@@ -16,18 +16,18 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from app.main import create_app
-from models.registry.registry import Registry
+from snf_app.cli.main import cli
+from snf_app.main import create_app
 from snf_client.schemas import Scores
+from snf_models.registry.registry import Registry
 from snf_runtime.images.preprocessing import Fit
+from snf_worker.settings import Settings
 from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
 from tests.support.image_files import encoded, exif
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
 from tests.support.service_settings import service_settings
 from tests.support.trained import feature_artifact
-from worker.settings import Settings
 
 ALPHA = 0.1
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
-from app.scoring.decoders import SMALL_BYTES, SMALL_PIXELS, Decoders, DecodingLanes
-from app.scoring.decoding_room import DecodingRoom
-from app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch, source_pixels
-from models.errors import ImageError
+from snf_app.scoring.decoders import SMALL_BYTES, SMALL_PIXELS, Decoders, DecodingLanes
+from snf_app.scoring.decoding_room import DecodingRoom
+from snf_app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch, source_pixels
+from snf_models.errors import ImageError
 from snf_runtime.images.bounded_file import DecodingAbandoned
 from snf_runtime.images.codec import DecodedImage, Preprocessing, encode_png
 
@@ -120,7 +120,7 @@ def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Not
         decoded.append(None)
         return DecodedImage(pixels=np.zeros((1, 28, 28), np.uint8), converted=None, resized=False)
 
-    monkeypatch.setattr("app.scoring.request_images.decode_image", slow)
+    monkeypatch.setattr("snf_app.scoring.request_images.decode_image", slow)
     many = ImageUploads((Upload(None, png(7)),) * 64, many=True)
     single = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
 
@@ -291,7 +291,7 @@ def test_a_request_names_the_pixels_of_its_large_images(monkeypatch: pytest.Monk
             held.append(pixels)
             return super().hold(pixels)
 
-    monkeypatch.setattr("app.scoring.decoders.DecodingRoom", Room)
+    monkeypatch.setattr("snf_app.scoring.decoders.DecodingRoom", Room)
     decoders = Decoders(1)
     batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
     sizes = asyncio.run(source_pixels(batch, SMALL, decoders, ME))
@@ -310,7 +310,7 @@ def test_cancelling_ends_the_decoding_that_has_begun(one_thread: Decoders, monke
         ended.set()
         raise DecodingAbandoned
 
-    monkeypatch.setattr("app.scoring.request_images.decode_image", slow)
+    monkeypatch.setattr("snf_app.scoring.request_images.decode_image", slow)
     batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
 
     async def main() -> None:

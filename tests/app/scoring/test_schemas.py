@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from app.access.schemas import CallerView
-from app.audits.schemas import Audit
-from app.datasets.schemas import DatasetDetail, DatasetList
-from app.health.schemas import Health
-from app.http.openapi_examples import SCHEMAS
-from app.jobs.schemas import JobList, JobView, Previews, WorkerList
-from app.presets.schemas import PresetList
-from app.registry.schemas import Aliases, AliasTarget, ModelPage
-from app.scoring.schemas import Reference
+from snf_app.access.schemas import CallerView
+from snf_app.audits.schemas import Audit
+from snf_app.datasets.schemas import DatasetDetail, DatasetList
+from snf_app.health.schemas import Health
+from snf_app.http.openapi_examples import SCHEMAS
+from snf_app.jobs.schemas import JobList, JobView, Previews, WorkerList
+from snf_app.presets.schemas import PresetList
+from snf_app.registry.schemas import Aliases, AliasTarget, ModelPage
+from snf_app.scoring.schemas import Reference
 
 
 @pytest.mark.parametrize("model", [Aliases, AliasTarget, Audit, DatasetDetail, DatasetList, PresetList, Reference])

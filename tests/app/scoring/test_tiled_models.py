@@ -17,21 +17,21 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from app.http.deadline import RequestDeadline, deadline
-from app.http.errors import Problem
-from app.main import create_app
-from app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
-from models.anomaly.calibration_file import calibration_bytes
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_app.cli.main import cli
+from snf_app.http.deadline import RequestDeadline, deadline
+from snf_app.http.errors import Problem
+from snf_app.main import create_app
+from snf_app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
+from snf_models.anomaly.calibration_file import calibration_bytes
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.images.codec import encode_png
+from snf_worker.settings import Settings
 from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
-from worker.settings import Settings
 
 SIZES = [(2, 3), (5, 2), (1, 1), (4, 4)]
 
@@ -114,7 +114,7 @@ def test_regions_are_in_pixels_of_the_image(client: TestClient) -> None:
 
 
 def test_heat_maps_of_many_pixels_are_of_one_image(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.scoring.service.MAX_EXPLAINED_PIXELS", 10_000)
+    monkeypatch.setattr("snf_app.scoring.service.MAX_EXPLAINED_PIXELS", 10_000)
     image = mosaic(5, 4, 4)
     assert post(client, image, explain=True).status_code == 200
     refused = post(client, image, image, explain=True)
@@ -165,7 +165,7 @@ def test_a_large_image_has_more_time(client: TestClient, settings: Settings, mon
             given.append(time)
             yield time
 
-    monkeypatch.setattr("app.scoring.judging_pipeline.deadline", watched)
+    monkeypatch.setattr("snf_app.scoring.judging_pipeline.deadline", watched)
     image = mosaic(6, 20, 20)
     for timeout_ms, passes in ((None, 1), (None, 2), (60_000, 1)):
         [result] = post(client, image, timeout_ms=timeout_ms, draws=passes).raise_for_status().json()["results"]

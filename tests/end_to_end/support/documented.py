@@ -59,10 +59,10 @@ ONLY_PARSED = {
     "snf models export my-parts s3://lots/models/my-parts": "the same",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
     "snf train --data parts --name my-parts --device cuda": "needs a GPU; tests/models/test_devices.py has a stand-in",
-    "snf train --data mnist --architecture models/zoo/mnist-snf-glow.json --name digits --max-minutes 45": (
+    "snf train --data mnist --architecture models/snf_models/zoo/mnist-snf-glow.json --name digits --max-minutes 45": (
         "takes 45 minutes of 60,000 images that not every machine has; test_zoo.py starts from the file"
     ),
-    "torchrun --nproc-per-node 4 -m app.cli.main train --data lots --device cuda": (
+    "torchrun --nproc-per-node 4 -m snf_app.cli.main train --data lots --device cuda": (
         "needs GPUs; tests/app/cli/test_train.py trains with two such processes, test_distributed.py starts torchrun"
     ),
     "docker compose exec api snf keys create line-1 --role score": "needs containers; security.md's keys are created",
@@ -78,7 +78,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
     "make test-browser": "has two processes of its own, and continuous integration runs it",
-    "SNF_DATA_DIR=... python -m models.zoo mnist-snf-glow --work var/zoo": (
+    "SNF_DATA_DIR=... python -m snf_models.zoo mnist-snf-glow --work var/zoo": (
         "takes 45 minutes and replaces a shipped model; test_zoo.py starts from its file"
     ),
     "pip install ./runtime": "`python -m benchmarks.edge` installs it",

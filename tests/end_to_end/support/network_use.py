@@ -45,7 +45,7 @@ def main() -> None:
     if alone:
         raise_loopback()
     before = without_route() if alone else 0
-    with running("app.cli.main", "up", home=home, shipped=MNIST) as client:
+    with running("snf_app.cli.main", "up", home=home, shipped=MNIST) as client:
         score_one(client, MNIST, DIGITS[0].read_bytes())
         for path in ("/", "/docs", "/metrics"):
             client.get(path, follow_redirects=True).raise_for_status()

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.fork_server import NAME_LENGTH
 
 
-def pid_of(home: Path, module: str = "app.server") -> int:
+def pid_of(home: Path, module: str = "snf_app.server") -> int:
     """The process of an installation that runs a module."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -31,7 +31,7 @@ def kill(home: Path, module: str) -> None:
 
 def halted_training(home: Path) -> AbstractContextManager[int]:
     """Stops the trainer within the block, so that its job cannot end; yields its process id."""
-    return halted(pid_of(home, "worker.attempts.train"))
+    return halted(pid_of(home, "snf_worker.attempts.train"))
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def _shipped_models(home: Path, only: str | Literal[False]) -> Path:
     folder = home / "shipped"
     folder.mkdir(exist_ok=True)
     if not (folder / only).exists():
-        (folder / only).symlink_to(ROOT / "models" / "zoo" / only)
+        (folder / only).symlink_to(ROOT / "models" / "snf_models" / "zoo" / only)
     return folder
 
 
@@ -63,7 +63,7 @@ def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedPro
     import torch
     from typer.testing import CliRunner
 
-    from app.cli.main import cli
+    from snf_app.cli.main import cli
 
     variables = {**dict.fromkeys(os.environ), **environment(home, **settings)}
     threads = torch.get_num_threads()
@@ -75,7 +75,7 @@ def snf(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedPro
 def snf_process(home: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Runs a command of `snf` in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "app.cli.main", *arguments],
+        [sys.executable, "-m", "snf_app.cli.main", *arguments],
         cwd=ROOT,
         env=environment(home, **settings),
         capture_output=True,
@@ -88,7 +88,7 @@ def snf_process(home: Path, *arguments: str, **settings: Any) -> subprocess.Comp
 @contextmanager
 def installed(artifact: Path) -> Iterator[Path]:
     """A new `SNF_HOME` that has the artifact."""
-    from models.registry.registry import Registry
+    from snf_models.registry.registry import Registry
 
     home = Path(tempfile.mkdtemp(prefix="snf-home-"))
     Registry(home / "registry").publish(artifact, MODEL)
@@ -128,7 +128,7 @@ def running(*arguments: str, home: Path, forked: bool = False, **changes: Any) -
 
 def serving(home: Path, **changes: Any) -> AbstractContextManager[httpx.Client]:
     """Runs a service alone, forked, until the block ends."""
-    return running("app.server", home=home, forked=True, **changes)
+    return running("snf_app.server", home=home, forked=True, **changes)
 
 
 def await_ready(client: httpx.Client, process: Process, log: Path) -> None:

@@ -7,18 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.bijections.conformance import randomise
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.flows.architecture import (
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.flows.architecture import (
     Architecture,
     ConvolutionalArchitecture,
     FullyConnectedArchitecture,
     PixelTransform,
 )
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import FrozenFlow, freeze
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.scoring.flow_pass import FlowPass, run_flow
 from tests.models.helpers import dequantised, glow, real_images
 

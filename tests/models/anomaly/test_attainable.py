@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from models.anomaly.fitting.split_or_cross_conformal import fit_cross
-from models.errors import AlphaUnattainable
+from snf_models.anomaly.fitting.split_or_cross_conformal import fit_cross
+from snf_models.errors import AlphaUnattainable
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split
 
 

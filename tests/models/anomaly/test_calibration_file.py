@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
-from models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
-from models.anomaly.fitting.split_or_cross_conformal import fit_cross, fit_split
-from models.artifacts.files import CALIBRATION
-from models.errors import ArtifactError
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
+from snf_models.anomaly.fitting.split_or_cross_conformal import fit_cross, fit_split
+from snf_models.artifacts.files import CALIBRATION
+from snf_models.errors import ArtifactError
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again

@@ -7,14 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.anomaly.fitting import copies
-from models.anomaly.fitting.calibrate import calibrate
-from models.anomaly.fitting.copies import first_copies, one_fold_for_copies
-from models.anomaly.fitting.reference_images import ReferenceImages, reference_of
-from models.artifacts.manifest import CalibrationSummary
-from models.datasets import Dataset
-from models.errors import DatasetUnfit
-from models.scorer import Scorer
+from snf_models.anomaly.fitting import copies
+from snf_models.anomaly.fitting.calibrate import calibrate
+from snf_models.anomaly.fitting.copies import first_copies, one_fold_for_copies
+from snf_models.anomaly.fitting.reference_images import ReferenceImages, reference_of
+from snf_models.artifacts.manifest import CalibrationSummary
+from snf_models.datasets import Dataset
+from snf_models.errors import DatasetUnfit
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.helpers import real_images

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.anomaly.fitting.reference_images import reference_of
-from models.anomaly.fitting.split_or_cross_conformal import fit_split
-from models.anomaly.fitting.statistic_densities import fit_statistic
-from models.datasets import Dataset
-from models.evaluation.corruptions import Corruption, corrupt
-from models.evaluation.metrics import separation
-from models.scorer import Scorer
+from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.fitting.split_or_cross_conformal import fit_split
+from snf_models.anomaly.fitting.statistic_densities import fit_statistic
+from snf_models.datasets import Dataset
+from snf_models.evaluation.corruptions import Corruption, corrupt
+from snf_models.evaluation.metrics import separation
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
 from snf_runtime.anomaly.statistics.combined import Statistic

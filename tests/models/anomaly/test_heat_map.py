@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.anomaly.fitting.calibrate import ReferenceImages, calibrate
-from models.anomaly.heat_map_picture import OVERLAY_SIDE, colours, overlay
-from models.datasets import load_dataset
-from models.errors import HeatMapUnsupported
-from models.flows.architecture import FullyConnectedArchitecture
-from models.loading.load_flows import Artifact, load_artifact
-from models.scorer import Scorer
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.flow_density import FlowDensity
-from models.scoring.frozen import freeze, layers_with_log_det
+from snf_models.anomaly.fitting.calibrate import ReferenceImages, calibrate
+from snf_models.anomaly.heat_map_picture import OVERLAY_SIDE, colours, overlay
+from snf_models.datasets import load_dataset
+from snf_models.errors import HeatMapUnsupported
+from snf_models.flows.architecture import FullyConnectedArchitecture
+from snf_models.loading.load_flows import Artifact, load_artifact
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.flow_density import FlowDensity
+from snf_models.scoring.frozen import freeze, layers_with_log_det
 from snf_runtime.anomaly.calibration import MapReference
 from snf_runtime.anomaly.pixel_contributions import standardise
 from tests.models.anomaly.flows import fully_connected

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from models.errors import ScoreNotFinite
+from snf_models.errors import ScoreNotFinite
 from snf_runtime.anomaly.judged import JudgedImage, judge_scored
 
 

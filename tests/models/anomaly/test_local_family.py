@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
-from models.anomaly.fitting.statistic_densities import fit_local
-from models.datasets import load_dataset
-from models.registry.registry import ZOO
-from models.scorer import Scorer
+from snf_models.anomaly.fitting.statistic_densities import fit_local
+from snf_models.datasets import load_dataset
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.verdict_reason import region_reason
 from snf_runtime.images.dequantisation import content_noise
 from snf_runtime.scoring.flow_pass import run_flow

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bijections.actnorm import ActNorm
-from models.bijections.conformance import mark_initialized, randomise
-from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
-from models.bijections.frozen import FrozenAffine
-from models.flows.architecture import PixelTransform
-from models.flows.flow import Flow
-from models.scoring.frozen import freeze
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.conformance import mark_initialized, randomise
+from snf_models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from snf_models.bijections.frozen import FrozenAffine
+from snf_models.flows.architecture import PixelTransform
+from snf_models.flows.flow import Flow
+from snf_models.scoring.frozen import freeze
 from snf_runtime.scoring.latent_statistics import reconstruction, statistic_names, whole_image_statistics
 from tests.models.anomaly.flows import fully_connected, glow_and_frozen, images_of, off_inverse, one_pass
 from tests.models.helpers import glow

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.anomaly.calibration_file import calibration_bytes
-from models.anomaly.fitting.reference_images import reference_of
-from models.anomaly.rejudge import StoredEvidence, rejudge
-from models.datasets import Dataset
-from models.errors import ImageError
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.anomaly.calibration_file import calibration_bytes
+from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.rejudge import StoredEvidence, rejudge
+from snf_models.datasets import Dataset
+from snf_models.errors import ImageError
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from tests.models.helpers import real_images
 from tests.support.backbones import backbone_folder
 from tests.support.compiled_cache import compiled

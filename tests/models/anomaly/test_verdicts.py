@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.datasets import load_dataset
-from models.errors import ImageError
-from models.scorer import Scorer
+from snf_models.datasets import load_dataset
+from snf_models.errors import ImageError
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.statistics.combined import merge, weights
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.scoring.evidence import Evidence

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
-from models.atomic_files import sha256_file
-from models.loading.verification import image_digest
+from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from snf_models.atomic_files import sha256_file
+from snf_models.loading.verification import image_digest
 from tests.models.helpers import edit_manifest
 
 

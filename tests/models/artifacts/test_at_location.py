@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from models.artifacts.at_location import cached_artifact, fetch_artifact, files_at, write_artifact
-from models.artifacts.files import WEIGHTS
-from models.artifacts.manifest import FILE
-from models.disk_space import RESERVE
-from models.errors import ArtifactRefused, StorageFull
-from models.locations.errors import LocationNotFound
-from models.locations.location import Location
-from models.scorer import Scorer
+from snf_models.artifacts.at_location import cached_artifact, fetch_artifact, files_at, write_artifact
+from snf_models.artifacts.files import WEIGHTS
+from snf_models.artifacts.manifest import FILE
+from snf_models.disk_space import RESERVE
+from snf_models.errors import ArtifactRefused, StorageFull
+from snf_models.locations.errors import LocationNotFound
+from snf_models.locations.location import Location
+from snf_models.scorer import Scorer
 from tests.support.s3 import S3Server
 
 MANY = 2**30

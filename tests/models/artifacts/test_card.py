@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from models.artifacts.card import model_card
-from models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest, read_manifest
-from models.flows.architecture import HybridArchitecture
-from models.training.presets import find_preset
+from snf_models.artifacts.card import model_card
+from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest, read_manifest
+from snf_models.flows.architecture import HybridArchitecture
+from snf_models.training.presets import find_preset
 
 CHOICE = GridChoice(grid=8, shrinkage=0.05, mean_shrinkage=0.4, held_out_nats=-0.3)
 FIT = FeatureFitRecord(backbone="efficientnet-lite0", grids=(CHOICE, CHOICE), pooled=CHOICE, fits=6)
@@ -17,7 +17,7 @@ FIT = FeatureFitRecord(backbone="efficientnet-lite0", grids=(CHOICE, CHOICE), po
 
 @pytest.fixture
 def of_pixels() -> Manifest:
-    return read_manifest(Path("models/zoo/mnist-snf-glow/1"))
+    return read_manifest(Path("models/snf_models/zoo/mnist-snf-glow/1"))
 
 
 @pytest.fixture
@@ -92,5 +92,5 @@ def test_the_licence_of_the_images_is_named(of_pixels: Manifest, dataset: str, l
 
 @pytest.mark.parametrize("name", ["mnist-snf-glow", "fashion-snf-glow", "cifar10-snf-glow"])
 def test_the_cards_of_shipped_models_are_those_of_their_manifests(name: str) -> None:
-    folder = Path("models/zoo") / name / "1"
+    folder = Path("models/snf_models/zoo") / name / "1"
     assert (folder / "card.md").read_text() == model_card(read_manifest(folder))

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from models.archives.tar import MAX_EXTENDED
-from models.artifacts.files import CARD, NAMES, SAMPLES, WEIGHTS
-from models.artifacts.manifest import FILE
-from models.artifacts.tar import MAX_BYTES, pack, unpack
-from models.errors import ArtifactError, ArtifactRefused
+from snf_models.archives.tar import MAX_EXTENDED
+from snf_models.artifacts.files import CARD, NAMES, SAMPLES, WEIGHTS
+from snf_models.artifacts.manifest import FILE
+from snf_models.artifacts.tar import MAX_BYTES, pack, unpack
+from snf_models.errors import ArtifactError, ArtifactRefused
 
 SMALL = {name: name.encode() * 100 for name in NAMES}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.bijections.convolution_matrix import Size
+from snf_models.bijections.convolution_matrix import Size
 
 
 def placements(

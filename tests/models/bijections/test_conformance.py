@@ -1,6 +1,6 @@
 """The contract of a bijection, checked for every one of them: a new layer is one line in ``CASES``.
 
-The checks are in :mod:`models.bijections.conformance`, which checks bijections of other packages as well.
+The checks are in :mod:`snf_models.bijections.conformance`, which checks bijections of other packages as well.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ import pytest
 import torch
 from torch import Tensor
 
-import models.bijections
-from models.bijections import conformance
-from models.bijections.actnorm import ActNorm
-from models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
-from models.bijections.base import Bijection, ChannelAffine, Conditional, Elementwise, SelfNormalizing
-from models.bijections.conformance import Case, Shape, build, inputs
-from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
-from models.bijections.convolution import ExactConv, SelfNormalizingConv
-from models.bijections.coupling import AffineCoupling, HalfCoupling, SplineCoupling
-from models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
-from models.bijections.emerging import AutoregressiveConv, EmergingConv
-from models.bijections.exponential import ExponentialConv
-from models.bijections.identity import Identity
-from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
-from models.bijections.masked_autoregressive import MaskedAutoregressive
-from models.bijections.matrix_inverse import MatrixInverse
-from models.bijections.periodic import PeriodicConv
-from models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from models.bijections.spline import SplineActivation
-from models.bijections.squeeze import Squeeze
-from models.bijections.two_layer_inverse import TwoLayerInverseConv
-from models.bijections.woodbury import WoodburyConv
+import snf_models.bijections
+from snf_models.bijections import conformance
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
+from snf_models.bijections.base import Bijection, ChannelAffine, Conditional, Elementwise, SelfNormalizing
+from snf_models.bijections.conformance import Case, Shape, build, inputs
+from snf_models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
+from snf_models.bijections.convolution import ExactConv, SelfNormalizingConv
+from snf_models.bijections.coupling import AffineCoupling, HalfCoupling, SplineCoupling
+from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
+from snf_models.bijections.emerging import AutoregressiveConv, EmergingConv
+from snf_models.bijections.exponential import ExponentialConv
+from snf_models.bijections.identity import Identity
+from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
+from snf_models.bijections.masked_autoregressive import MaskedAutoregressive
+from snf_models.bijections.matrix_inverse import MatrixInverse
+from snf_models.bijections.periodic import PeriodicConv
+from snf_models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
+from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU
+from snf_models.bijections.spline import SplineActivation
+from snf_models.bijections.squeeze import Squeeze
+from snf_models.bijections.two_layer_inverse import TwoLayerInverseConv
+from snf_models.bijections.woodbury import WoodburyConv
 from tests.models.helpers import real_images
 from tests.support.unmeasured import unmeasured
 
@@ -289,8 +289,8 @@ def test_the_suite_needs_neither_pytest_nor_the_tests_nor_assert_statements(tmp_
     program = (
         "import sys\n"
         "sys.modules.update(pytest=None, tests=None)\n"
-        "from models.bijections.conformance import Case, check\n"
-        "from models.bijections.coupling import AffineCoupling\n"
+        "from snf_models.bijections.conformance import Case, check\n"
+        "from snf_models.bijections.coupling import AffineCoupling\n"
         "print(check(Case('coupling', lambda: AffineCoupling(4, 8, context=2), ((4, 2, 2),))))\n"
         "AffineCoupling.restore = AffineCoupling.transform\n"
         "try:\n"
@@ -305,7 +305,7 @@ def test_the_suite_needs_neither_pytest_nor_the_tests_nor_assert_statements(tmp_
 
 def test_every_bijection_is_in_the_table() -> None:
     found = set()
-    for module in pkgutil.iter_modules(models.bijections.__path__, "models.bijections."):
+    for module in pkgutil.iter_modules(snf_models.bijections.__path__, "snf_models.bijections."):
         for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if issubclass(kind, Bijection) and not inspect.isabstract(kind):
                 found.add(kind)

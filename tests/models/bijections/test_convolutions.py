@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from models.bijections import convolution
-from models.bijections.convolution import ExactConv
-from models.bijections.convolution_matrix import (
+from snf_models.bijections import convolution
+from snf_models.bijections.convolution import ExactConv
+from snf_models.bijections.convolution_matrix import (
     FactorisedConvolution,
     Size,
     convolve,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bijections.conformance import randomise
-from models.bijections.coupling import PRODUCTS_FROM_WIDTH, CouplingNet
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.coupling import PRODUCTS_FROM_WIDTH, CouplingNet
 
 SIZE = 6, 4
 

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from models.bijections.base import LogDetGradient
-from models.bijections.conformance import randomise
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.bijections.each_matrix import inverses, log_abs_dets, solutions
-from models.bijections.local_affine import (
+from snf_models.bijections.base import LogDetGradient
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.each_matrix import inverses, log_abs_dets, solutions
+from snf_models.bijections.local_affine import (
     ExactLocalAffine,
     SelfNormalizingLocalAffine,
     cell_of_places,
     places_of_cells,
 )
-from models.threads import torch_threads
+from snf_models.threads import torch_threads
 
 
 @pytest.mark.parametrize(("height", "width", "grid"), [(4, 6, 1), (4, 6, 2), (5, 7, 3), (14, 14, 8), (3, 2, 16)])

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from models.bijections import convolution
-from models.bijections import nearest_inverse as module
-from models.bijections.convolution import ExactConv
-from models.bijections.convolution_matrix import (
+from snf_models.bijections import convolution
+from snf_models.bijections import nearest_inverse as module
+from snf_models.bijections.convolution import ExactConv
+from snf_models.bijections.convolution_matrix import (
     FactorisedConvolution,
     LinAlgError,
     Size,
@@ -18,7 +18,7 @@ from models.bijections.convolution_matrix import (
     materialise,
     multiplicity,
 )
-from models.bijections.nearest_inverse import nearest_inverse
+from snf_models.bijections.nearest_inverse import nearest_inverse
 from tests.models.bijections.convolutions import matrix, near_identity, placements
 
 KERNELS = pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (1, 3), (3, 3), (5, 3)], ids=str)

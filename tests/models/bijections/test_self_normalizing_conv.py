@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.bijections.base import LogDetGradient, Shape
-from models.bijections.convolution import SelfNormalizingConv, newton_schulz
-from models.bijections.convolution_matrix import FactorisedConvolution, Size
+from snf_models.bijections.base import LogDetGradient, Shape
+from snf_models.bijections.convolution import SelfNormalizingConv, newton_schulz
+from snf_models.bijections.convolution_matrix import FactorisedConvolution, Size
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal
 
 CASES = pytest.mark.parametrize(

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.bijections.actnorm import ActNorm
-from models.bijections.additive_coupling import PlaceCoupling
-from models.bijections.base import Bijection
-from models.bijections.conformance import randomise
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.bijections.pixels import AffinePixels, LogitPixels
-from models.bijections.squeeze import Squeeze
-from models.errors import UninitializedModel
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.additive_coupling import PlaceCoupling
+from snf_models.bijections.base import Bijection
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.pixels import AffinePixels, LogitPixels
+from snf_models.bijections.squeeze import Squeeze
+from snf_models.errors import UninitializedModel
 from tests.models.bijections.test_conformance import marginal_pixels
 from tests.models.helpers import real_images
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bijections.base import Bijection, Shape
-from models.bijections.conformance import jacobian_log_det, randomise
-from models.bijections.emerging import AutoregressiveConv, EmergingConv, skew, unskew
-from models.bijections.exponential import ExponentialConv, apply_exponential, terms_needed
-from models.bijections.periodic import PeriodicConv, transfer
-from models.threads import torch_threads
+from snf_models.bijections.base import Bijection, Shape
+from snf_models.bijections.conformance import jacobian_log_det, randomise
+from snf_models.bijections.emerging import AutoregressiveConv, EmergingConv, skew, unskew
+from snf_models.bijections.exponential import ExponentialConv, apply_exponential, terms_needed
+from snf_models.bijections.periodic import PeriodicConv, transfer
+from snf_models.threads import torch_threads
 from tests.models.bijections.convolutions import matrix, near_identity, normal
 
 SHAPES = ((1, 5, 7), (3, 4, 3), (2, 6, 3))

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bijections.base import Shape
-from models.bijections.convolution import SelfNormalizingConv
-from models.bijections.convolution_matrix import FactorisedConvolution, Size, flip
-from models.bijections.two_layer_inverse import TwoLayerInverseConv, place
-from models.flows.architecture import ConvolutionalArchitecture
-from models.flows.build import build_flow
-from models.training.config import TrainingConfig
-from models.training.objective import SelfNormalizingObjective, inverse_errors
+from snf_models.bijections.base import Shape
+from snf_models.bijections.convolution import SelfNormalizingConv
+from snf_models.bijections.convolution_matrix import FactorisedConvolution, Size, flip
+from snf_models.bijections.two_layer_inverse import TwoLayerInverseConv, place
+from snf_models.flows.architecture import ConvolutionalArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.training.config import TrainingConfig
+from snf_models.training.objective import SelfNormalizingObjective, inverse_errors
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 from tests.models.helpers import CountedCalls, dequantised, real_images
 

@@ -16,21 +16,21 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from models.artifacts.manifest import read_manifest
-from models.bulk import local_engine
-from models.bulk.callbacks import Callbacks
-from models.bulk.engines import bulk_engine
-from models.bulk.output import Output, open_output
-from models.bulk.part import Stopped
-from models.bulk.plan import BulkPlan
-from models.bulk.sources import DatasetImages
-from models.bulk.work import BulkWork
-from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
-from models.loading.model_files import ModelFiles
-from models.locations.errors import LocationUnavailable
-from models.locations.location import Location
-from models.scoring.options import EngineOptions
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.bulk import local_engine
+from snf_models.bulk.callbacks import Callbacks
+from snf_models.bulk.engines import bulk_engine
+from snf_models.bulk.output import Output, open_output
+from snf_models.bulk.part import Stopped
+from snf_models.bulk.plan import BulkPlan
+from snf_models.bulk.sources import DatasetImages
+from snf_models.bulk.work import BulkWork
+from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
+from snf_models.loading.model_files import ModelFiles
+from snf_models.locations.errors import LocationUnavailable
+from snf_models.locations.location import Location
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.compiled_cache import compiled
 from tests.support.forked_context import forked_context
@@ -163,10 +163,10 @@ def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_
 DRIVER = """
 import signal, sys
 from pathlib import Path
-from models.bulk import local_engine
-from models.bulk.callbacks import Callbacks
-from models.bulk.local_engine import LocalEngine
-from models.bulk.part import Stopped
+from snf_models.bulk import local_engine
+from snf_models.bulk.callbacks import Callbacks
+from snf_models.bulk.local_engine import LocalEngine
+from snf_models.bulk.part import Stopped
 from tests.support.slow_images import WorkWithoutModel, slow_work
 
 if __name__ == "__main__":

@@ -15,18 +15,18 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from models.bulk.completion import complete
-from models.bulk.merge_parts import merge_parts
-from models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
-from models.bulk.part import Stopped
-from models.bulk.part_tables import PartSummary, table_of
-from models.bulk.plan import BulkPlan, open_plan, part_size
-from models.bulk.sources import chosen_part_size, index_location
-from models.disk_space import waits_for_room
-from models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
-from models.locations.entry import FileEntry
-from models.locations.location import Location
-from models.score_rows.row import failed_row
+from snf_models.bulk.completion import complete
+from snf_models.bulk.merge_parts import merge_parts
+from snf_models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
+from snf_models.bulk.part import Stopped
+from snf_models.bulk.part_tables import PartSummary, table_of
+from snf_models.bulk.plan import BulkPlan, open_plan, part_size
+from snf_models.bulk.sources import chosen_part_size, index_location
+from snf_models.disk_space import waits_for_room
+from snf_models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
+from snf_models.locations.entry import FileEntry
+from snf_models.locations.location import Location
+from snf_models.score_rows.row import failed_row
 from snf_runtime.images.codec import Preprocessing
 from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server

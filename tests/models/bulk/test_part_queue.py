@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from models.bulk.callbacks import Callbacks
-from models.bulk.part_queue import PartQueue, typed
-from models.bulk.plan import BulkPlan
-from models.errors import (
+from snf_models.bulk.callbacks import Callbacks
+from snf_models.bulk.part_queue import PartQueue, typed
+from snf_models.bulk.plan import BulkPlan
+from snf_models.errors import (
     AlphaUnattainable,
     DatasetNotFound,
     ImageError,
@@ -19,7 +19,7 @@ from models.errors import (
     PartFailed,
     StorageFull,
 )
-from models.locations.errors import LocationUnavailable
+from snf_models.locations.errors import LocationUnavailable
 
 PLAN = BulkPlan(
     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=250, images_per_part=100

@@ -15,16 +15,16 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from models.bulk.completion import PartsDamaged
-from models.bulk.merge_parts import TableContent, convert_table, merge_parts, read_content
-from models.bulk.part import Stopped, score_part
-from models.bulk.part_tables import write_part
-from models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
-from models.bulk.sources import ImageFiles, open_source
-from models.datasets.image_source import ImageSource, NamedImage
-from models.errors import AlphaUnattainable, DatasetNotFound, ImageError, PlanDiffers, ScoreNotFinite
-from models.score_rows.row import SCHEMA
-from models.scorer import Scorer
+from snf_models.bulk.completion import PartsDamaged
+from snf_models.bulk.merge_parts import TableContent, convert_table, merge_parts, read_content
+from snf_models.bulk.part import Stopped, score_part
+from snf_models.bulk.part_tables import write_part
+from snf_models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
+from snf_models.bulk.sources import ImageFiles, open_source
+from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, PlanDiffers, ScoreNotFinite
+from snf_models.score_rows.row import SCHEMA
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.judged import Judgement
 from snf_runtime.images.codec import Preprocessing
 from tests.models.datasets.sample_files import pngs
@@ -126,7 +126,7 @@ def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path
 def test_parts_make_one_file_whatever_their_size(
     scorer: Scorer, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.bulk.merge_parts.GROUP_ROWS", 16)
+    monkeypatch.setattr("snf_models.bulk.merge_parts.GROUP_ROWS", 16)
     images = ImageFiles(files[:40], scorer.preprocessing)
     merged = []
     for size in (7, 16, 40):

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from models.atomic_files import LEFTOVER
-from models.bulk import ray_engine
-from models.bulk.callbacks import Callbacks
-from models.bulk.engines import bulk_engine
-from models.bulk.local_engine import LocalEngine
-from models.bulk.output import Output
-from models.bulk.part import Stopped
-from models.bulk.ray_engine import RayEngine
-from models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUnavailable, StorageFull
-from models.scoring.options import EngineOptions
+from snf_models.atomic_files import LEFTOVER
+from snf_models.bulk import ray_engine
+from snf_models.bulk.callbacks import Callbacks
+from snf_models.bulk.engines import bulk_engine
+from snf_models.bulk.local_engine import LocalEngine
+from snf_models.bulk.output import Output
+from snf_models.bulk.part import Stopped
+from snf_models.bulk.ray_engine import RayEngine
+from snf_models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUnavailable, StorageFull
+from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled
 from tests.support.ray_cluster import RayCluster
 from tests.support.slow_images import Fault, WorkWithoutModel, slow_work
@@ -178,8 +178,8 @@ def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost
 
 CONNECT = """
 import signal, sys
-from models.bulk import ray_connection
-from models.errors import RayUnavailable
+from snf_models.bulk import ray_connection
+from snf_models.errors import RayUnavailable
 
 signal.signal(signal.SIGALRM, lambda *_: print("a signal was handled", flush=True))
 signal.setitimer(signal.ITIMER_REAL, 2)

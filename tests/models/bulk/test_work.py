@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from models.artifacts.at_location import cached_artifact, write_artifact
-from models.artifacts.manifest import FILE, read_manifest
-from models.bulk.engine_choice import choose_engine
-from models.bulk.output import Output
-from models.bulk.plan import BulkPlan
-from models.bulk.sources import DatasetImages
-from models.bulk.work import BulkWork
-from models.errors import ArtifactError, EngineUnavailable
-from models.loading.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
-from models.locations.location import Location
-from models.scorer import load_files
-from models.scoring.options import EngineOptions
+from snf_models.artifacts.at_location import cached_artifact, write_artifact
+from snf_models.artifacts.manifest import FILE, read_manifest
+from snf_models.bulk.engine_choice import choose_engine
+from snf_models.bulk.output import Output
+from snf_models.bulk.plan import BulkPlan
+from snf_models.bulk.sources import DatasetImages
+from snf_models.bulk.work import BulkWork
+from snf_models.errors import ArtifactError, EngineUnavailable
+from snf_models.loading.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
+from snf_models.locations.location import Location
+from snf_models.scorer import load_files
+from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled
 
 

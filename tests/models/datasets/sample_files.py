@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.datasets import Source
+from snf_models.datasets import Source
 from snf_runtime.images.codec import encode_png
 from tests.models.helpers import real_images
 

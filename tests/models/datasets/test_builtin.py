@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.datasets import DatasetSummary, dataset_names, load_dataset, summarize
-from models.errors import DatasetNotFound, DatasetUnfit
+from snf_models.datasets import DatasetSummary, dataset_names, load_dataset, summarize
+from snf_models.errors import DatasetNotFound, DatasetUnfit
 from tests.models.helpers import real_images
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.datasets import DatasetStore, load_dataset
-from models.datasets import prepared as module
-from models.datasets.cache_folders import KEPT, hold, make_room
-from models.training.config import TrainingConfig
+from snf_models.datasets import DatasetStore, load_dataset
+from snf_models.datasets import prepared as module
+from snf_models.datasets.cache_folders import KEPT, hold, make_room
+from snf_models.training.config import TrainingConfig
 from tests.models.datasets.sample_files import npz, source
 
 LOCK = "record.json"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from models.datasets import DatasetStore
-from models.errors import ErrorKind, StorageFull
+from snf_models.datasets import DatasetStore
+from snf_models.errors import ErrorKind, StorageFull
 from tests.models.datasets.sample_files import pngs, source, tarred, zipped
 from tests.support.disks import MIB, Disk
 
@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up(store: DatasetStore, tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("models.datasets.ingest.fill._contact_sheet", full)
+    monkeypatch.setattr("snf_models.datasets.ingest.fill._contact_sheet", full)
     with pytest.raises(StorageFull, match="No space left"):
         store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
     assert list(store.root.iterdir()) == []

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import DatasetStore
-from models.datasets.ingest.items import safe_path
-from models.datasets.ingest.limits import Limits
-from models.errors import DatasetRefused, ImageError
+from snf_models.datasets import DatasetStore
+from snf_models.datasets.ingest.items import safe_path
+from snf_models.datasets.ingest.limits import Limits
+from snf_models.errors import DatasetRefused, ImageError
 from snf_runtime.images.codec import decode_npy
 from snf_runtime.images.npy import npy_header
 from snf_runtime.images.preprocessing import Preprocessing

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.datasets import DatasetStore
-from models.datasets.ingest.limits import Limits
-from models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
-from models.training.config import TrainingConfig
+from snf_models.datasets import DatasetStore
+from snf_models.datasets.ingest.limits import Limits
+from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
+from snf_models.training.config import TrainingConfig
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.hostile_files import headed
 from tests.models.datasets.odd_archives import (

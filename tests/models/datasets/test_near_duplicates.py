@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.main import cli
-from models.datasets import DatasetStore
-from models.errors import DatasetRefused
-from models.images.options import ImageOptions
+from snf_app.cli.main import cli
+from snf_models.datasets import DatasetStore
+from snf_models.errors import DatasetRefused
+from snf_models.images.options import ImageOptions
 from snf_runtime.images.codec import encode_png
+from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
-from worker.settings import Settings
 
 BRIGHTER = 3
 FILES = pngs(30) | {f"lot9/again-{i}.png": encode_png(DIGITS[i].clip(max=250) + 5) for i in range(BRIGHTER)}

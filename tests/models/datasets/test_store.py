@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.datasets import DatasetStore, dataset_names, load_dataset, summarize
-from models.datasets.cache_folders import KEPT, make_room
-from models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
-from models.datasets.dataset import Dataset
-from models.datasets.ingest.near_duplicates import near_pairs
-from models.disk_space import folder_bytes
-from models.errors import DatasetNotFound, DatasetUnfit, StorageFull
-from models.images.provenance import provenance_warning
-from models.loading.load_flows import load_artifact
-from models.scoring.options import EngineOptions
-from models.training.config import TrainingConfig
-from models.training.presets import PRESETS
-from models.training.run import train
+from snf_models.datasets import DatasetStore, dataset_names, load_dataset, summarize
+from snf_models.datasets.cache_folders import KEPT, make_room
+from snf_models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
+from snf_models.datasets.dataset import Dataset
+from snf_models.datasets.ingest.near_duplicates import near_pairs
+from snf_models.disk_space import folder_bytes
+from snf_models.errors import DatasetNotFound, DatasetUnfit, StorageFull
+from snf_models.images.provenance import provenance_warning
+from snf_models.loading.load_flows import load_artifact
+from snf_models.scoring.options import EngineOptions
+from snf_models.training.config import TrainingConfig
+from snf_models.training.presets import PRESETS
+from snf_models.training.run import train
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from models.evaluation.baselines import NAMES, Baselines, PrincipalComponents, intensity_moments, png_sizes
+from snf_models.evaluation.baselines import NAMES, Baselines, PrincipalComponents, intensity_moments, png_sizes
 from tests.models.helpers import real_images
 
 

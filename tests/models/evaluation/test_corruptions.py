@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.evaluation.corruptions import (
+from snf_models.evaluation.corruptions import (
     GRADES,
     Corruption,
     Kind,

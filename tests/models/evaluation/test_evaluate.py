@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.datasets import DatasetStore, load_dataset
-from models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
-from models.evaluation import compared_scores as scores_module
-from models.evaluation.assemble import Subject
-from models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
-from models.evaluation.corruptions import corruptions
-from models.evaluation.evaluate import evaluate
-from models.evaluation.image_sets import ImageSets, evenly
-from models.evaluation.schema import EvaluationParameters, EvaluationReport
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.datasets import DatasetStore, load_dataset
+from snf_models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
+from snf_models.evaluation import compared_scores as scores_module
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
+from snf_models.evaluation.corruptions import corruptions
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.image_sets import ImageSets, evenly
+from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
@@ -60,7 +60,7 @@ def subject(scorer: Scorer, store: DatasetStore, dataset: str, **parameters: obj
 def report(digits: Scorer, store: DatasetStore) -> EvaluationReport:
     """Against their negatives and the grossest grade of every fault."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.evaluation.evaluate.corruptions", lambda *size: corruptions(*size)[4::5])
+        patch.setattr("snf_models.evaluation.evaluate.corruptions", lambda *size: corruptions(*size)[4::5])
         return evaluate(subject(digits, store, "digits", against=["negatives"], corruptions=True))
 
 

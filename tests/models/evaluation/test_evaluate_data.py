@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from models.evaluation.assemble import Subject
-from models.evaluation.evaluate import evaluate
-from models.evaluation.schema import EvaluationParameters, EvaluationReport
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from tests.support.compiled_cache import compiled
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from models.bulk.part import score_part
-from models.bulk.sources import ImageFiles
-from models.datasets import DatasetStore
-from models.evaluation.assemble import Subject
-from models.evaluation.evaluate import evaluate
-from models.evaluation.report import render_html
-from models.evaluation.schema import EvaluationParameters, EvaluationReport
-from models.scorer import Scorer
+from snf_models.bulk.part import score_part
+from snf_models.bulk.sources import ImageFiles
+from snf_models.datasets import DatasetStore
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.report import render_html
+from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
+from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
 from tests.support.compiled_cache import compiled

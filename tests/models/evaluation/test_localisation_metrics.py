@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.evaluation.localisation_metrics import PIMO_RANGE, PRO_LIMIT, aupimo, localise
-from models.evaluation.masks import pair_masks
+from snf_models.evaluation.localisation_metrics import PIMO_RANGE, PRO_LIMIT, aupimo, localise
+from snf_models.evaluation.masks import pair_masks
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_]]

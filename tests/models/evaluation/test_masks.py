@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from models.datasets import DatasetStore
-from models.errors import DatasetNotFound, DatasetUnfit
-from models.evaluation import evaluate as evaluate_module
-from models.evaluation.assemble import Subject
-from models.evaluation.evaluate import evaluate
-from models.evaluation.localisation_metrics import localise
-from models.evaluation.measure_localisation import reduced
-from models.evaluation.report import render_html
-from models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
-from models.scorer import Scorer
+from snf_models.datasets import DatasetStore
+from snf_models.errors import DatasetNotFound, DatasetUnfit
+from snf_models.evaluation import evaluate as evaluate_module
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.localisation_metrics import localise
+from snf_models.evaluation.measure_localisation import reduced
+from snf_models.evaluation.report import render_html
+from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
+from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import source, zipped
 from tests.models.helpers import real_images

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from app.cli.evaluation_tables import print_report
-from models.evaluation import schema
-from models.evaluation.report import CONTENT_SECURITY_POLICY, render_html, summary
+from snf_app.cli.evaluation_tables import print_report
+from snf_models.evaluation import schema
+from snf_models.evaluation.report import CONTENT_SECURITY_POLICY, render_html, summary
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"meta", "img", "br", "link", "input"}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.errors import EngineUnavailable
-from models.exports.folder import pixel_part
-from models.exports.serialized import serialized
-from models.scoring.frozen import FrozenFlow, freeze
+from snf_models.errors import EngineUnavailable
+from snf_models.exports.folder import pixel_part
+from snf_models.exports.serialized import serialized
+from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.exported.manifest import ENDINGS, GraphFormat
 from snf_runtime.scoring.engines.openvino_library import op, ov
 from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
@@ -70,8 +70,8 @@ def test_a_type_without_a_form_in_onnx_is_named() -> None:
 
 
 def test_onnx_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "models.exports.onnx_graph")
+    monkeypatch.delitem(sys.modules, "snf_models.exports.onnx_graph")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    importlib.import_module("models.exports.onnx_graph")
+    importlib.import_module("snf_models.exports.onnx_graph")
     with pytest.raises(EngineUnavailable, match=r"snf-density\[onnx\]"):
         serialized(None, "onnx")

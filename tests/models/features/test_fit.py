@@ -9,10 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine, cell_of_places
-from models.features import fit
-from models.features.fit import FitChoice, HeldOut, LocalGaussian, Target, choose, fit_layer
-from models.features.moments import FeatureMoments
+from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine, cell_of_places
+from snf_models.features import fit
+from snf_models.features.fit import FitChoice, HeldOut, LocalGaussian, Target, choose, fit_layer
+from snf_models.features.moments import FeatureMoments
 
 SHAPE = (5, 6, 7)
 

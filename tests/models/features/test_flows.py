@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from models.bijections.base import SelfNormalizing
-from models.bijections.conformance import jacobian_log_det, randomise
-from models.features.flows import FeatureFlows, build_feature_flows, freeze_features
-from models.flows.architecture import FeatureArchitecture, Linear
+from snf_models.bijections.base import SelfNormalizing
+from snf_models.bijections.conformance import jacobian_log_det, randomise
+from snf_models.features.flows import FeatureFlows, build_feature_flows, freeze_features
+from snf_models.flows.architecture import FeatureArchitecture, Linear
 
 SHAPE = (4, 3, 2)
 

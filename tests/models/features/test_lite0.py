@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import BackboneUnfit
-from models.features.extractor import TorchExtractor, normalised, on_one_grid
-from models.features.lite0 import BLOCKS, LITE0, Arrays, fold_normalisations, weight_shapes
-from models.features.lite0_check import LOGITS, SIDE, check_image, check_weights
-from models.features.lite0_network import Lite0Network
-from models.features.store import BackboneStore
-from worker.sandbox.backbones import package_file
+from snf_models.errors import BackboneUnfit
+from snf_models.features.extractor import TorchExtractor, normalised, on_one_grid
+from snf_models.features.lite0 import BLOCKS, LITE0, Arrays, fold_normalisations, weight_shapes
+from snf_models.features.lite0_check import LOGITS, SIDE, check_image, check_weights
+from snf_models.features.lite0_network import Lite0Network
+from snf_models.features.store import BackboneStore
+from snf_worker.sandbox.backbones import package_file
 
 
 @pytest.fixture(scope="module")

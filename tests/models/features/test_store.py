@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 
-from models.errors import BackboneMissing, BackboneUnfit, StorageFull
-from models.features.backbone import Backbone
-from models.features.extractor import TorchExtractor
-from models.features.lite0 import LITE0
-from models.features.lite0_check import check_image
-from models.features.store import DESCRIPTION, BackboneStore
+from snf_models.errors import BackboneMissing, BackboneUnfit, StorageFull
+from snf_models.features.backbone import Backbone
+from snf_models.features.extractor import TorchExtractor
+from snf_models.features.lite0 import LITE0
+from snf_models.features.lite0_check import check_image
+from snf_models.features.store import DESCRIPTION, BackboneStore
 from tests.support.backbones import TINY
 from tests.support.disks import MIB, Disk
 

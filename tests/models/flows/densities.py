@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.bijections.conformance import randomise
-from models.bijections.dense import ExactDense
-from models.flows.architecture import PixelTransform
-from models.flows.distribution import FlowDistribution
-from models.flows.layers.couplings import AffineCouplingSpec
-from models.flows.layers.elementwise import SmoothLeakyReLUSpec, SplineSpec
-from models.flows.layers.linear import ExactDenseSpec, LUOneByOneSpec, RelativeDenseSpec, SelfNormalizingDenseSpec
-from models.flows.layers.spec import LayerSpec
-from models.flows.vectors import STEP, vector_flow
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.dense import ExactDense
+from snf_models.flows.architecture import PixelTransform
+from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.layers.couplings import AffineCouplingSpec
+from snf_models.flows.layers.elementwise import SmoothLeakyReLUSpec, SplineSpec
+from snf_models.flows.layers.linear import ExactDenseSpec, LUOneByOneSpec, RelativeDenseSpec, SelfNormalizingDenseSpec
+from snf_models.flows.layers.spec import LayerSpec
+from snf_models.flows.vectors import STEP, vector_flow
 from tests.models.helpers import dequantised, glow, real_images
 
 PIXELS: tuple[PixelTransform, ...] = ("affine", "logit", "marginal")

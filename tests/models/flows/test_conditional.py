@@ -12,22 +12,22 @@ from scipy.integrate import trapezoid
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from models.bijections.conformance import jacobian_log_det, randomise
-from models.bijections.coupling import AffineCoupling, SplineCoupling
-from models.bijections.masked_autoregressive import MaskedAutoregressive
-from models.bijections.pixels import LogitPixels
-from models.errors import ArchitectureInvalid
-from models.flows.architecture import GlowArchitecture
-from models.flows.build import build_flow, describe_flow
-from models.flows.distribution import FlowDistribution
-from models.flows.flow import Flow, Level
-from models.flows.gaussian_base import GaussianBase
-from models.flows.layers.couplings import AffineCouplingSpec, MaskedAutoregressiveSpec, SplineCouplingSpec
-from models.flows.layers.linear import LUOneByOneSpec, SelfNormalizingOneByOneSpec
-from models.flows.layers.spec import LayerSpec
-from models.flows.vectors import vector_flow
-from models.scoring.frozen import freeze
-from models.training.architecture_file import parse_architecture
+from snf_models.bijections.conformance import jacobian_log_det, randomise
+from snf_models.bijections.coupling import AffineCoupling, SplineCoupling
+from snf_models.bijections.masked_autoregressive import MaskedAutoregressive
+from snf_models.bijections.pixels import LogitPixels
+from snf_models.errors import ArchitectureInvalid
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.flows.build import build_flow, describe_flow
+from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.flow import Flow, Level
+from snf_models.flows.gaussian_base import GaussianBase
+from snf_models.flows.layers.couplings import AffineCouplingSpec, MaskedAutoregressiveSpec, SplineCouplingSpec
+from snf_models.flows.layers.linear import LUOneByOneSpec, SelfNormalizingOneByOneSpec
+from snf_models.flows.layers.spec import LayerSpec
+from snf_models.flows.vectors import vector_flow
+from snf_models.scoring.frozen import freeze
+from snf_models.training.architecture_file import parse_architecture
 from tests.models.helpers import dequantised, real_images
 
 STEPS: dict[str, tuple[LayerSpec, ...]] = {

@@ -19,23 +19,23 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from models.bijections.actnorm import ActNorm
-from models.bijections.base import SelfNormalizing
-from models.bijections.conformance import jacobian_log_det, mark_initialized, randomise
-from models.bijections.coupling import AffineCoupling
-from models.bijections.pixels import LogitPixels, MarginalPixels
-from models.errors import SamplesUnsupported
-from models.flows.distribution import FlowDistribution
-from models.flows.flow import Flow, Level
-from models.flows.gaussian_base import GaussianBase
-from models.flows.layers.elementwise import ActNormSpec
-from models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec
-from models.flows.layers.spec import LayerSpec, layer_types
-from models.flows.vectors import STEP, vector_flow
-from models.loading.load_flows import load_distribution
-from models.scorer import Scorer
-from models.training.config import TrainingConfig
-from models.training.objective import SelfNormalizingObjective
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.base import SelfNormalizing
+from snf_models.bijections.conformance import jacobian_log_det, mark_initialized, randomise
+from snf_models.bijections.coupling import AffineCoupling
+from snf_models.bijections.pixels import LogitPixels, MarginalPixels
+from snf_models.errors import SamplesUnsupported
+from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.flow import Flow, Level
+from snf_models.flows.gaussian_base import GaussianBase
+from snf_models.flows.layers.elementwise import ActNormSpec
+from snf_models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec
+from snf_models.flows.layers.spec import LayerSpec, layer_types
+from snf_models.flows.vectors import STEP, vector_flow
+from snf_models.loading.load_flows import load_distribution
+from snf_models.scorer import Scorer
+from snf_models.training.config import TrainingConfig
+from snf_models.training.objective import SelfNormalizingObjective
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.flows.densities import PIXELS, STEPS, images, linear, points, vectors
 from tests.models.helpers import dequantised, flat_latents, glow, real_images

@@ -14,12 +14,12 @@ from torch.distributions import (
     Normal,
 )
 
-from models.bijections.conformance import randomise
-from models.flows.distribution import FlowDistribution
-from models.flows.flow import latent_shapes
-from models.flows.gaussian_base import GaussianBase
-from models.flows.layers.linear import LUOneByOneSpec
-from models.flows.vectors import vector_flow
+from snf_models.bijections.conformance import randomise
+from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.flow import latent_shapes
+from snf_models.flows.gaussian_base import GaussianBase
+from snf_models.flows.layers.linear import LUOneByOneSpec
+from snf_models.flows.vectors import vector_flow
 from tests.models.flows.densities import linear, points, vectors
 from tests.models.helpers import dequantised, glow, real_images
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from models.features.flows import TrainedFlows, build_flows
-from models.flows.no_init import NoRandomness
-from models.training.presets import PRESETS
+from snf_models.features.flows import TrainedFlows, build_flows
+from snf_models.flows.no_init import NoRandomness
+from snf_models.training.presets import PRESETS
 
 
 def layout(flow: TrainedFlows) -> dict[str, Any]:

@@ -11,19 +11,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.bijections.conformance import randomise
-from models.datasets import Dataset
-from models.flows.architecture import (
+from snf_models.bijections.conformance import randomise
+from snf_models.datasets import Dataset
+from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
     FullyConnectedArchitecture,
     GlowArchitecture,
     PixelArchitecture,
 )
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.training.config import TrainingConfig
-from models.training.loop import Trainer
-from models.training.objective import SelfNormalizingObjective
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.training.config import TrainingConfig
+from snf_models.training.loop import Trainer
+from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, real_images
 
 SIDE = 8

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from models.bijections.actnorm import ActNorm
-from models.bijections.base import Bijection
-from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
-from models.bijections.pixels import AffinePixels
-from models.errors import ArchitectureInvalid
-from models.flows.architecture import GlowArchitecture
-from models.flows.build import build_flow
-from models.flows.flow import Flow, Level
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.base import Bijection
+from snf_models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from snf_models.bijections.pixels import AffinePixels
+from snf_models.errors import ArchitectureInvalid
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow, Level
 from tests.models.helpers import dequantised, real_images
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import ImageError
+from snf_models.errors import ImageError
 from snf_runtime.images.bombs import MAX_SCANS
 from snf_runtime.images.bounded_file import DecodingAbandoned
 from snf_runtime.images.file_decoding import open_image, pixels_of

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import ErrorKind, ImageError
+from snf_models.errors import ErrorKind, ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
 from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.policy import FORMATS

@@ -15,14 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import ImageError
+from snf_models.errors import ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image
 from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.preprocessing import DecodedImage
+from snf_worker.service_settings import ServiceSettings
 from tests.models.helpers import real_images
 from tests.support.image_files import HIGH, WIDE, encoded, exif, tiff
 from tests.support.paths import ROOT
-from worker.service_settings import ServiceSettings
 
 DIGIT = real_images(1)[0, 0]
 GREY = Preprocessing(channels=1, height=28, width=28)

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.errors import ImageError
+from snf_models.errors import ImageError
 from snf_runtime.images.batch import check_batch, in_batches
 from snf_runtime.images.codec import decode_image, decode_npy, encode_png
 from snf_runtime.images.preprocessing import Preprocessing

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.artifacts.detection_limit import LimitParameters, LimitRecord
-from models.artifacts.manifest import FeatureFitRecord, GridChoice
-from models.datasets import load_dataset
-from models.errors import AlphaUnattainable, ArtifactError, DatasetUnfit, LimitNotFound
-from models.limits.card import card_text, limit_section
-from models.limits.chart import limit_chart
-from models.limits.defects import Defect, add_defect, defect_rng
-from models.limits.good_images import GoodImages, good_images
-from models.limits.measure import measure_limits
-from models.registry.limits import LimitStore
-from models.registry.registry import ZOO, Registry
-from models.scorer import Scorer
+from snf_models.artifacts.detection_limit import LimitParameters, LimitRecord
+from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice
+from snf_models.datasets import load_dataset
+from snf_models.errors import AlphaUnattainable, ArtifactError, DatasetUnfit, LimitNotFound
+from snf_models.limits.card import card_text, limit_section
+from snf_models.limits.chart import limit_chart
+from snf_models.limits.defects import Defect, add_defect, defect_rng
+from snf_models.limits.good_images import GoodImages, good_images
+from snf_models.limits.measure import measure_limits
+from snf_models.registry.limits import LimitStore
+from snf_models.registry.registry import ZOO, Registry
+from snf_models.scorer import Scorer
 from tests.support.compiled_cache import compiled
 
 MODEL = "mnist-snf-glow"

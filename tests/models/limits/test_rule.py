@@ -2,8 +2,8 @@ from math import comb
 
 import pytest
 
-from models.anomaly.false_alarms import clopper_pearson
-from models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
+from snf_models.anomaly.false_alarms import clopper_pearson
+from snf_models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 
 
 def at_least(found: int, images: int, share: float) -> float:

@@ -16,14 +16,14 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
-from models.artifacts.manifest import FILE, read_manifest
-from models.atomic_files import sha256_file
-from models.datasets import load_dataset
-from models.errors import ArtifactError
-from models.loading.load_flows import load_artifact
-from models.loading.verification import image_digest
-from models.scorer import Scorer
+from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from snf_models.artifacts.manifest import FILE, read_manifest
+from snf_models.atomic_files import sha256_file
+from snf_models.datasets import load_dataset
+from snf_models.errors import ArtifactError
+from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.verification import image_digest
+from snf_models.scorer import Scorer
 from tests.models.helpers import edit_manifest, sign_again
 from tests.support.compiled_cache import compiled
 

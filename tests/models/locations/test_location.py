@@ -15,8 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.locations.errors import FileChanged, FileUnreadable, LocationNotFound, LocationRefused, LocationUnavailable
-from models.locations.location import Location
+from snf_models.locations.errors import (
+    FileChanged,
+    FileUnreadable,
+    LocationNotFound,
+    LocationRefused,
+    LocationUnavailable,
+)
+from snf_models.locations.location import Location
 from tests.support.ports import free_port
 from tests.support.s3 import S3Server, faulty_server
 
@@ -225,8 +231,8 @@ def test_a_server_that_is_down_gives_a_sentence_in_bounded_time(s3: S3Server, mo
 def test_a_server_that_never_answers_gives_a_sentence_in_bounded_time(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.locations.object_store.READ_SECONDS", 1)
-    monkeypatch.setattr("models.locations.object_store.RETRY_SECONDS", 3)
+    monkeypatch.setattr("snf_models.locations.object_store.READ_SECONDS", 1)
+    monkeypatch.setattr("snf_models.locations.object_store.RETRY_SECONDS", 3)
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
         began = time.monotonic()
@@ -291,7 +297,7 @@ def test_a_link_that_appears_after_the_check_is_not_followed(tmp_path: Path, mon
     (tmp_path / "lots").mkdir()
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "lots/7.png").symlink_to(tmp_path / "secret")
-    monkeypatch.setattr("models.locations.disk._real_parts", lambda _path, _root: ["7.png"])
+    monkeypatch.setattr("snf_models.locations.disk._real_parts", lambda _path, _root: ["7.png"])
     with pytest.raises(FileUnreadable, match="symbolic links"):
         Location((tmp_path / "lots").as_uri()).child("7.png").read()
 

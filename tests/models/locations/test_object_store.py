@@ -11,11 +11,11 @@ import httpx
 import pytest
 from obstore.exceptions import GenericError
 
-from models.errors import ErrorKind, ModelsError
-from models.locations.errors import FileUnreadable, LocationRefused, LocationUnavailable
-from models.locations.location import Location
-from models.locations.object_store import store_variables
-from models.locations.store_errors import store_error
+from snf_models.errors import ErrorKind, ModelsError
+from snf_models.locations.errors import FileUnreadable, LocationRefused, LocationUnavailable
+from snf_models.locations.location import Location
+from snf_models.locations.object_store import store_variables
+from snf_models.locations.store_errors import store_error
 from tests.support.s3 import S3Server
 
 
@@ -69,7 +69,7 @@ def answer(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         nonlocal current
         current = (status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode())
 
-    monkeypatch.setattr("models.locations.object_store.MAX_RETRIES", 1)
+    monkeypatch.setattr("snf_models.locations.object_store.MAX_RETRIES", 1)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")

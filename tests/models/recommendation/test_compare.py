@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from models.datasets import Dataset, Images, load_dataset
-from models.errors import DatasetUnfit, ScoreNotFinite
-from models.images.options import ImageOptions
-from models.limits.defects import defect_sizes
-from models.limits.good_images import GoodImages
-from models.limits.measure import measure_limits
-from models.recommendation import compare
-from models.recommendation.compare import choose_images, compare_families
-from models.recommendation.record import ComparedImages, RecommendationRecord, RecommendParameters
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
-from models.training.interrupted import Interrupted
+from snf_models.datasets import Dataset, Images, load_dataset
+from snf_models.errors import DatasetUnfit, ScoreNotFinite
+from snf_models.images.options import ImageOptions
+from snf_models.limits.defects import defect_sizes
+from snf_models.limits.good_images import GoodImages
+from snf_models.limits.measure import measure_limits
+from snf_models.recommendation import compare
+from snf_models.recommendation.compare import choose_images, compare_families
+from snf_models.recommendation.record import ComparedImages, RecommendationRecord, RecommendParameters
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
+from snf_models.training.interrupted import Interrupted
 from tests.support.backbones import backbone_folder
 
 FAST: dict[str, Any] = {"feature_side": 32, "shapes": ("missing-part",)}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models.registry.calibrations import CalibrationStore
-from models.registry.registry import Registry
+from snf_models.registry.calibrations import CalibrationStore
+from snf_models.registry.registry import Registry
 
 
 @pytest.fixture

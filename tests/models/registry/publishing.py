@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from models.artifacts.manifest import CalibrationSummary
-from models.registry.calibrations import CalibrationStore
-from models.registry.registry import Registry
+from snf_models.artifacts.manifest import CalibrationSummary
+from snf_models.registry.calibrations import CalibrationStore
+from snf_models.registry.registry import Registry
 
 
 def publish_versions(root: Path, artifact: Path, count: int, answers: multiprocessing.Queue[int]) -> None:

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.calibrations.views import listing
-from models.anomaly.calibration_file import calibration_bytes
-from models.anomaly.false_alarms import images_needed, safe_threshold
-from models.anomaly.fitting import reference_images
-from models.anomaly.fitting.calibrate import calibrate, count_image_passes
-from models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
-from models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
-from models.bulk.plan import BulkPlan, join_plan, open_plan
-from models.datasets import Dataset, load_dataset, summarize
-from models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
-from models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
-from models.registry.registry import ZOO, Registry
-from models.scorer import Scorer
+from snf_app.calibrations.views import listing
+from snf_models.anomaly.calibration_file import calibration_bytes
+from snf_models.anomaly.false_alarms import images_needed, safe_threshold
+from snf_models.anomaly.fitting import reference_images
+from snf_models.anomaly.fitting.calibrate import calibrate, count_image_passes
+from snf_models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
+from snf_models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
+from snf_models.bulk.plan import BulkPlan, join_plan, open_plan
+from snf_models.datasets import Dataset, load_dataset, summarize
+from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
+from snf_models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
+from snf_models.registry.registry import ZOO, Registry
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import USUAL_ALPHAS
 from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import AliasRequired, ModelNotFound, NoLiveVersion, VersionInUse
-from models.registry.registry import Registry
+from snf_models.errors import AliasRequired, ModelNotFound, NoLiveVersion, VersionInUse
+from snf_models.registry.registry import Registry
 from tests.models.helpers import edit_manifest
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.trained import unfit_artifact
@@ -121,7 +121,7 @@ def killed_after_the_version_appeared(registry: Registry, artifact: Path, name: 
     """Publish in a process that is killed as soon as the version's folder has its name."""
     program = (
         "import os, signal, sys; from pathlib import Path; "
-        "from models.registry import registry as module; original = module.new_folder\n"
+        "from snf_models.registry import registry as module; original = module.new_folder\n"
         "from contextlib import contextmanager\n"
         "@contextmanager\n"
         "def then_die(path, size):\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from models.artifacts.files import WEIGHTS
-from models.artifacts.manifest import FILE
-from models.errors import (
+from snf_models.artifacts.files import WEIGHTS
+from snf_models.artifacts.manifest import FILE
+from snf_models.errors import (
     AliasRequired,
     ArtifactError,
     InvalidName,
@@ -21,10 +21,10 @@ from models.errors import (
     ModelReadOnly,
     VersionInUse,
 )
-from models.naming import ModelRef, parse_ref
-from models.registry.aliases import MAX_ALIASES, TooManyAliases
-from models.registry.registry import Registry
-from models.scorer import Scorer
+from snf_models.naming import ModelRef, parse_ref
+from snf_models.registry.aliases import MAX_ALIASES, TooManyAliases
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
 from tests.models.registry.publishing import publish_versions
 from tests.support.forked_context import forked_context
 
@@ -224,7 +224,7 @@ def test_a_removal_that_was_cut_off_leaves_no_alias_of_nothing(
         removed.append(path)
         shutil.rmtree(path)
 
-    monkeypatch.setattr("models.registry.registry.remove_folder", remove_two)
+    monkeypatch.setattr("snf_models.registry.registry.remove_folder", remove_two)
     with pytest.raises(OSError, match="the disk is gone"):
         registry.remove_model("digits")
     assert registry.versions("digits") == [2]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from models.scorer import Scorer
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.judged import JudgedImage
 
 SIZES = (1, 2, 5, 37)

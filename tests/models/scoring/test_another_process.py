@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.registry.registry import ZOO
-from models.scorer import Scorer
+from snf_models.registry.registry import ZOO
+from snf_models.scorer import Scorer
 from tests.models.helpers import half_with_noise
 from tests.support.paths import IMPORT_PATH
 
@@ -25,9 +25,9 @@ STATISTICS = 1e-9
 
 PROGRAM = """
 import json, pathlib, pickle, sys, zlib
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
-from models.threads import thread_count
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
+from snf_models.threads import thread_count
 answer = {"loaded before": "torch" in sys.modules, "counted": thread_count(None)}
 artifact, shipped = map(pathlib.Path, sys.argv[1:])
 loaded = Scorer.load(artifact)

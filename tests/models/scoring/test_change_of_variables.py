@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.bijections.actnorm import ActNorm
-from models.bijections.base import Bijection
-from models.bijections.conformance import mark_initialized, randomise
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.bijections.coupling import AffineCoupling
-from models.flows.flow import standard_normal_log_prob
-from models.scorer import Scorer
-from models.scoring.engines.torch_engine import TorchEngine
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.base import Bijection
+from snf_models.bijections.conformance import mark_initialized, randomise
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.coupling import AffineCoupling
+from snf_models.flows.flow import standard_normal_log_prob
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.torch_engine import TorchEngine
 from tests.models.helpers import frozen_glow, images_back, scores_of
 
 

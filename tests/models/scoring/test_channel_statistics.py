@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.flows.architecture import PixelTransform
-from models.flows.flow import Flow
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import freeze
+from snf_models.flows.architecture import PixelTransform
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import freeze
 from snf_runtime.scoring.channel_statistics import (
     MAX_CHANNELS,
     channel_statistic_names,

@@ -15,15 +15,17 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
-import models.anomaly
+import snf_models.anomaly
 import snf_runtime.anomaly
-from models.datasets import load_dataset
+from snf_models.datasets import load_dataset
 from snf_runtime.scoring.complexity import residual_entropy
 from tests.models.helpers import real_images
 
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 
-FILES = [file for package in (models.anomaly, snf_runtime.anomaly) for file in Path(package.__path__[0]).glob("*.py")]
+FILES = [
+    file for package in (snf_models.anomaly, snf_runtime.anomaly) for file in Path(package.__path__[0]).glob("*.py")
+]
 
 
 def photo_crops(count: int, height: int, width: int) -> NDArray[np.uint8]:

@@ -7,13 +7,13 @@ from dataclasses import fields
 import pytest
 import torch
 
-from models.bijections.frozen import moved
-from models.errors import DeviceNotFound, EngineUnavailable
-from models.flows.flow import Flow
-from models.scoring.engines.open import open_engine
-from models.scoring.engines.torch_engine import TensorLatents, TorchEngine
-from models.scoring.frozen import freeze
-from models.scoring.options import EngineOptions
+from snf_models.bijections.frozen import moved
+from snf_models.errors import DeviceNotFound, EngineUnavailable
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.open import open_engine
+from snf_models.scoring.engines.torch_engine import TensorLatents, TorchEngine
+from snf_models.scoring.frozen import freeze
+from snf_models.scoring.options import EngineOptions
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import frozen_glow, glow, images_back, scores_of, transformed
 from tests.models.scoring.test_engines import FLOAT32, points

@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.bijections.coupling import FrozenCoupling
-from models.bijections.frozen import FrozenAffine, FrozenStep
-from models.errors import EngineUnavailable
-from models.flows.flow import Flow
-from models.scoring.engines.compiled_cache import CompiledCache, graph_digest
-from models.scoring.engines.open import open_engine
-from models.scoring.engines.openvino_engine import OpenVINOEngine
-from models.scoring.engines.openvino_graph import forward_graph
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import FrozenFlow, freeze
-from models.scoring.options import EngineName, EngineOptions
-from models.threads import torch_threads
+from snf_models.bijections.coupling import FrozenCoupling
+from snf_models.bijections.frozen import FrozenAffine, FrozenStep
+from snf_models.errors import EngineUnavailable
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.compiled_cache import CompiledCache, graph_digest
+from snf_models.scoring.engines.open import open_engine
+from snf_models.scoring.engines.openvino_engine import OpenVINOEngine
+from snf_models.scoring.engines.openvino_graph import forward_graph
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.threads import torch_threads
 from snf_runtime.scoring.engines.openvino_program import Lanes, core
 from snf_runtime.scoring.engines.tiles import CANDIDATES, Tiling
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
@@ -219,7 +219,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             found.append(True)
             return runtime.compile_model(*arguments)
 
-    monkeypatch.setattr("models.scoring.engines.compiled_cache.core", Counting)
+    monkeypatch.setattr("snf_models.scoring.engines.compiled_cache.core", Counting)
     return found
 
 
@@ -341,7 +341,7 @@ class TestCache:
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
     ) -> None:
         OpenVINOEngine(frozen, 1, tmp_path)
-        monkeypatch.setattr("models.scoring.cache_files.MAX_BYTES", 1)
+        monkeypatch.setattr("snf_models.scoring.cache_files.MAX_BYTES", 1)
         OpenVINOEngine(frozen, 2, tmp_path)
         assert not list(tmp_path.glob("*.blob"))
 

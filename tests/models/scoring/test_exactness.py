@@ -12,19 +12,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.bijections.actnorm import ActNorm
-from models.bijections.conformance import jacobian_log_det, randomise
-from models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
-from models.datasets import load_dataset
-from models.flows.architecture import PixelTransform
-from models.flows.flow import Flow
-from models.loading.load_flows import load_artifact
-from models.scorer import Scorer
-from models.scoring.engines.flow_engine import FlowEngine
-from models.scoring.engines.open import open_engine
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
-from models.scoring.options import EngineName, EngineOptions
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.conformance import jacobian_log_det, randomise
+from snf_models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from snf_models.datasets import load_dataset
+from snf_models.flows.architecture import PixelTransform
+from snf_models.flows.flow import Flow
+from snf_models.loading.load_flows import load_artifact
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.flow_engine import FlowEngine
+from snf_models.scoring.engines.open import open_engine
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from snf_models.scoring.options import EngineName, EngineOptions
 from snf_runtime.images.dequantisation import content_noise
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.likelihood import Likelihood, score_images

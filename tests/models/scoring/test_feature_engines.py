@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 from torch import Tensor
 
-from models.bijections.conformance import randomise
-from models.errors import BackboneUnfit
-from models.features.backbone import Backbone, BackboneOutput
-from models.features.extractor import TorchExtractor, normalised, on_one_grid
-from models.features.flows import FrozenFeatureFlows, build_feature_flows, freeze_features
-from models.features.lite0 import LITE0, weight_shapes
-from models.features.store import BackboneStore
-from models.flows.architecture import FeatureArchitecture
-from models.scoring.engines.openvino_backbone import open_network
-from models.scoring.engines.openvino_feature_engine import OpenVINOExtractor, feature_engine
-from models.scoring.engines.openvino_feature_graph import FeatureGraphs
-from models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_models.bijections.conformance import randomise
+from snf_models.errors import BackboneUnfit
+from snf_models.features.backbone import Backbone, BackboneOutput
+from snf_models.features.extractor import TorchExtractor, normalised, on_one_grid
+from snf_models.features.flows import FrozenFeatureFlows, build_feature_flows, freeze_features
+from snf_models.features.lite0 import LITE0, weight_shapes
+from snf_models.features.store import BackboneStore
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.scoring.engines.openvino_backbone import open_network
+from snf_models.scoring.engines.openvino_feature_engine import OpenVINOExtractor, feature_engine
+from snf_models.scoring.engines.openvino_feature_graph import FeatureGraphs
+from snf_models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
 from snf_runtime.scoring.feature_density import FeatureDensity

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.bijections.coupling import AffineCoupling
-from models.flows.architecture import PixelTransform
-from models.flows.flow import Flow
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from snf_models.bijections.coupling import AffineCoupling
+from snf_models.flows.architecture import PixelTransform
+from snf_models.flows.flow import Flow
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.grid import Region, cell_side, grid_shape, members, pool, regions
 from tests.models.anomaly.flows import GLOW_IDS, GLOWS, convolutional, glow_and_frozen, images_of, one_pass

@@ -8,17 +8,17 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.bijections.base import Bijection
-from models.bijections.conformance import randomise
-from models.bijections.conv1x1 import ExactConv1x1, LUConv1x1
-from models.bijections.convolution import ExactConv
-from models.bijections.dense import ExactDense
-from models.bijections.exponential import ExponentialConv
-from models.bijections.frozen import FrozenAffine
-from models.bijections.pixels import AffinePixels
-from models.errors import SingularLayer
-from models.flows.flow import Flow, Level
-from models.scoring.frozen import constant_log_dets, freeze, require_invertible
+from snf_models.bijections.base import Bijection
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.conv1x1 import ExactConv1x1, LUConv1x1
+from snf_models.bijections.convolution import ExactConv
+from snf_models.bijections.dense import ExactDense
+from snf_models.bijections.exponential import ExponentialConv
+from snf_models.bijections.frozen import FrozenAffine
+from snf_models.bijections.pixels import AffinePixels
+from snf_models.errors import SingularLayer
+from snf_models.flows.flow import Flow, Level
+from snf_models.scoring.frozen import constant_log_dets, freeze, require_invertible
 
 SHAPE = (4, 6, 6)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.errors import ScoreNotFinite
-from models.scorer import Scorer
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.options import EngineOptions
+from snf_models.errors import ScoreNotFinite
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.options import EngineOptions
 from snf_runtime.scoring.engines.base import Latents
 from snf_runtime.scoring.likelihood import score_each, score_images
 from snf_runtime.scoring.pixel_density import PixelDensity

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.audit import audit
-from models.datasets import load_dataset
-from models.errors import ArtifactError, BackboneMissing, StorageFull
-from models.loading.flow_model import FlowModel
-from models.loading.load_flows import load_artifact
-from models.scorer import Scorer
-from models.scoring.cache_files import DIGEST_BYTES, write_cached
-from models.scoring.opened_density import OpenedDensity, open_waves
-from models.scoring.options import EngineOptions
-from models.scoring.prepared.file import PreparedFile
-from models.threads import thread_count
+from snf_models.audit import audit
+from snf_models.datasets import load_dataset
+from snf_models.errors import ArtifactError, BackboneMissing, StorageFull
+from snf_models.loading.flow_model import FlowModel
+from snf_models.loading.load_flows import load_artifact
+from snf_models.scorer import Scorer
+from snf_models.scoring.cache_files import DIGEST_BYTES, write_cached
+from snf_models.scoring.opened_density import OpenedDensity, open_waves
+from snf_models.scoring.options import EngineOptions
+from snf_models.scoring.prepared.file import PreparedFile
+from snf_models.threads import thread_count
 from snf_runtime.scoring.engines.openvino_compile import NEVER
 from snf_runtime.scoring.likelihood import score_images
 from tests.models.helpers import edit_manifest
@@ -35,12 +35,12 @@ from tests.support.paths import ROOT
 from tests.support.tiled import mosaic, tiled_artifact
 from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
 
-SHIPPED = ROOT / "models" / "zoo" / "mnist-snf-glow" / "1"
+SHIPPED = ROOT / "models" / "snf_models" / "zoo" / "mnist-snf-glow" / "1"
 IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
 from tests.models.scoring.scored_bits import bits_of
 cache, folder = map(Path, sys.argv[1:])
 print(bits_of(Scorer.load(folder, options=EngineOptions(threads=2, cache=cache))))
@@ -291,7 +291,7 @@ def test_a_bad_calibration_leaves_what_is_good_for_others(
         raise ArtifactError("the statistic of the pinned image is 1.0, stored is 2.0")
 
     with monkeypatch.context() as patch:
-        patch.setattr("models.loading.open_model.check_pinned_statistic", refuse)
+        patch.setattr("snf_models.loading.open_model.check_pinned_statistic", refuse)
         with pytest.raises(ArtifactError, match="stored is 2"):
             Scorer.load(artifact, options=copied)
     assert not Scorer.load(artifact, options=copied).has_trained
@@ -327,7 +327,7 @@ def test_other_code_and_other_weights_have_their_own(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     if what == "other-code":
-        monkeypatch.setattr("models.scoring.prepared.file._made_by", lambda: ("another version",))
+        monkeypatch.setattr("snf_models.scoring.prepared.file._made_by", lambda: ("another version",))
     assert Scorer.load(barely_trained(tmp_path_factory, seed=int(what == "other-model")), options=copied).has_trained
 
 
@@ -350,7 +350,7 @@ def test_a_full_disk_costs_time_alone(
     def full(*_: object) -> None:
         raise StorageFull("the disk is full")
 
-    monkeypatch.setattr("models.scoring.cache_files.require_room", full)
+    monkeypatch.setattr("snf_models.scoring.cache_files.require_room", full)
     artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path)
     assert Scorer.load(artifact, options=options).has_trained
     assert "is not stored in the cache: the disk is full" in caplog.text

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.scoring.engines.compiled_cache import open_program
-from models.scoring.engines.openvino_graph import forward_graph
+from snf_models.scoring.engines.compiled_cache import open_program
+from snf_models.scoring.engines.openvino_graph import forward_graph
 from snf_runtime.scoring.engines.tiles import CANDIDATES, ROUNDS, Tiling, fastest_tile, largest_tile, unmeasured
 from snf_runtime.steps import step_size
 from tests.models.helpers import frozen_glow

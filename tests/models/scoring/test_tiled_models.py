@@ -12,28 +12,28 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
-from models.anomaly.rejudge import StoredEvidence, rejudge
-from models.artifacts.detection_limit import LimitParameters
-from models.audit import recompute_features
-from models.bulk.part import score_part
-from models.bulk.sources import ImageFiles, open_source
-from models.datasets import DatasetStore, load_dataset
-from models.datasets.image_source import StoredImages
-from models.errors import DatasetUnfit, SizeNotCalibrated
-from models.evaluation.assemble import Subject
-from models.evaluation.evaluate import evaluate
-from models.evaluation.image_sets import ImageSet
-from models.evaluation.measure_localisation import few
-from models.evaluation.schema import EvaluationParameters
-from models.features.flows import FeatureFlows
-from models.flows.architecture import FeatureArchitecture
-from models.limits.good_images import good_images
-from models.limits.measure import measure_limits
-from models.scorer import Scorer
-from models.training.config import TrainingConfig
-from models.training.presets import find_preset
-from models.training.run import folds_of_fit
+from snf_models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
+from snf_models.anomaly.rejudge import StoredEvidence, rejudge
+from snf_models.artifacts.detection_limit import LimitParameters
+from snf_models.audit import recompute_features
+from snf_models.bulk.part import score_part
+from snf_models.bulk.sources import ImageFiles, open_source
+from snf_models.datasets import DatasetStore, load_dataset
+from snf_models.datasets.image_source import StoredImages
+from snf_models.errors import DatasetUnfit, SizeNotCalibrated
+from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.image_sets import ImageSet
+from snf_models.evaluation.measure_localisation import few
+from snf_models.evaluation.schema import EvaluationParameters
+from snf_models.features.flows import FeatureFlows
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.limits.good_images import good_images
+from snf_models.limits.measure import measure_limits
+from snf_models.scorer import Scorer
+from snf_models.training.config import TrainingConfig
+from snf_models.training.presets import find_preset
+from snf_models.training.run import folds_of_fit
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.anomaly.pixel_contributions import tile_maps
 from snf_runtime.anomaly.statistics.features import FeatureFamily
@@ -350,7 +350,7 @@ def test_maps_in_memory_are_counted_by_the_size_of_the_images(
     images = ImageSet(OTHERS, StoredImages(store, OTHERS, scorer.preprocessing, "path"), scorer.preprocessing)
     sizes = [mosaic(seed)[0].size for seed in range(100, 140)]
     assert images.sizes.prod(1).tolist() == sizes
-    module = "models.evaluation.measure_localisation"
+    module = "snf_models.evaluation.measure_localisation"
     assert len(few(images)) == 40
     monkeypatch.setattr(f"{module}.MAX_VALUES", 10 * max(sizes))
     assert sum(image.pixels[0].size for batch in few(images).decoded() for image in batch) <= 10 * max(sizes)
@@ -393,12 +393,12 @@ def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkey
     assert evidence_bytes(large, architecture) == 60 * evidence.features.places.nbytes
     assert images_in_memory(large, architecture) == 60
     monkeypatch.setattr(
-        "models.anomaly.fitting.reference_images.MAX_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
+        "snf_models.anomaly.fitting.reference_images.MAX_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
     )
     assert images_in_memory(large, architecture) == 30
     dataset, events = load_dataset(TRAINED_ON, None, store, as_seen(scorer.preprocessing)), []
     assert folds_of_fit(dataset, architecture, events.append) is dataset.whole_folds
-    monkeypatch.setattr("models.training.run.MAX_FOLDED_BYTES", 1000)
+    monkeypatch.setattr("snf_models.training.run.MAX_FOLDED_BYTES", 1000)
     assert folds_of_fit(dataset, architecture, events.append) is None
     assert [event["event"] for event in events] == ["log"]
 

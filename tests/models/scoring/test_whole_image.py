@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.bijections.coupling import AffineCoupling
-from models.bijections.spline import SplineActivation
-from models.datasets import load_dataset
-from models.flows.architecture import PixelTransform
-from models.flows.flow import Flow
-from models.scorer import Scorer
-from models.scoring.engines.torch_engine import TorchEngine
-from models.scoring.frozen import freeze
+from snf_models.bijections.coupling import AffineCoupling
+from snf_models.bijections.spline import SplineActivation
+from snf_models.datasets import load_dataset
+from snf_models.flows.architecture import PixelTransform
+from snf_models.flows.flow import Flow
+from snf_models.scorer import Scorer
+from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.frozen import freeze
 from snf_runtime.scoring.complexity import residual_entropy
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.latent_statistics import (

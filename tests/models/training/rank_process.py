@@ -18,17 +18,17 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-import models.training.divergence
-import models.training.validation_plan
-from models.datasets import Dataset
-from models.errors import RanksUnfit, TrainingDiverged
-from models.training.config import TrainingConfig
-from models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.presets import PRESETS
-from models.training.schedule import Schedule
-from models.training.validation_plan import PhaseSteps
+import snf_models.training.divergence
+import snf_models.training.validation_plan
+from snf_models.datasets import Dataset
+from snf_models.errors import RanksUnfit, TrainingDiverged
+from snf_models.training.config import TrainingConfig
+from snf_models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import PRESETS
+from snf_models.training.schedule import Schedule
+from snf_models.training.validation_plan import PhaseSteps
 from tests.models.helpers import real_images
 
 Run = Mapping[str, Any]
@@ -112,9 +112,9 @@ def train(
 
 def main() -> None:
     """Take all trainings, with a report for each step and validations that may be four steps apart."""
-    models.training.validation_plan.STEPS_BETWEEN_VALIDATIONS = 4
-    models.training.divergence.REPORT_SECONDS = 0
-    models.training.divergence.REPORT_SHARE = 1e9
+    snf_models.training.validation_plan.STEPS_BETWEEN_VALIDATIONS = 4
+    snf_models.training.divergence.REPORT_SECONDS = 0
+    snf_models.training.divergence.REPORT_SHARE = 1e9
     folder = Path(sys.argv[1])
     with ranks_of_torchrun() as ranks:
         second = ranks.rank == 1

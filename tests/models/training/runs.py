@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from models.datasets import Dataset
-from models.scoring.options import EngineOptions
-from models.training.config import TrainingConfig
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.presets import PRESETS
+from snf_models.datasets import Dataset
+from snf_models.scoring.options import EngineOptions
+from snf_models.training.config import TrainingConfig
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import PRESETS
 from tests.models.helpers import QUICK, real_images
 
 Events = list[dict[str, Any]]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.training.batches import Batches
-from models.training.config import Augmentation, TrainingConfig
+from snf_models.training.batches import Batches
+from snf_models.training.config import Augmentation, TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import run
 

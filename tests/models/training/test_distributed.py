@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.errors import DeviceNotFound, RanksUnfit
-from models.training.config import TrainingConfig
-from models.training.distributed import Ranks, ranks_of_torchrun
-from models.training.objective import SelfNormalizingObjective
+from snf_models.errors import DeviceNotFound, RanksUnfit
+from snf_models.training.config import TrainingConfig
+from snf_models.training.distributed import Ranks, ranks_of_torchrun
+from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
 from tests.models.training.rank_process import COMPARED, DIED, Outcome, tensors_of, trainer_in
 from tests.support.fork_server import fork_server
@@ -95,8 +95,8 @@ def at_the_end(folder: Path, part: str) -> dict[str, Tensor]:
 def test_two_processes_train_what_one_does(
     name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
-    monkeypatch.setattr("models.training.divergence.REPORT_SHARE", 1e9)
+    monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", 0)
+    monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
     trainer, events = trainer_in(tmp_path, COMPARED[name])
     trainer.take_steps(lambda: False)
     steps = COMPARED[name]["max_steps"]

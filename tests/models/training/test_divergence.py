@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.errors import TrainingDiverged
-from models.training.averaging import average
-from models.training.config import TrainingConfig
-from models.training.divergence import DIVERGED_REPORTS, ReportHistory, SkippedSteps, Skips
-from models.training.loop import Trainer
-from models.training.objective import Loss
+from snf_models.errors import TrainingDiverged
+from snf_models.training.averaging import average
+from snf_models.training.config import TrainingConfig
+from snf_models.training.divergence import DIVERGED_REPORTS, ReportHistory, SkippedSteps, Skips
+from snf_models.training.loop import Trainer
+from snf_models.training.objective import Loss
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, run, trainer_in
 
@@ -65,8 +65,8 @@ def overflowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Trainings whose loss is infinite at some steps, with skips noticed as on a CPU, and as on a GPU."""
 
     def make(folder: Path, bad: Container[int], report_seconds: float = 0.5, **settings: Any) -> Overflowing:
-        monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", report_seconds)
-        monkeypatch.setattr("models.training.divergence.REPORT_SHARE", 1e9)
+        monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", report_seconds)
+        monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
         trainer, events = trainer_in(folder, QUICK.model_copy(update=settings))
         trainer.deferred = request.param
         loss_of = trainer.loss_of
@@ -175,6 +175,6 @@ def test_a_divergence_is_measured_from_the_first_report_before_an_interruption(
     resumed, _ = trainer_in(tmp_path)
     assert resumed.state.first_bits_per_dim == stopped.state.first_bits_per_dim == first
     resumed.state = replace(resumed.state, first_bits_per_dim=first - 100)
-    monkeypatch.setattr("models.training.divergence.DIVERGED_REPORTS", 1)
+    monkeypatch.setattr("snf_models.training.divergence.DIVERGED_REPORTS", 1)
     with pytest.raises(TrainingDiverged, match=f"bits/dim rose from {first - 100:.2f}"):
         resumed.run(lambda: False)

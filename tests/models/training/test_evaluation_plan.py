@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.artifacts.manifest import read_manifest
-from models.datasets import Dataset, load_dataset
-from models.scorer import Scorer
-from models.training import evaluation_plan as module
-from models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.scorer import Scorer
+from snf_models.training import evaluation_plan as module
+from snf_models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from tests.models.training.runs import TORCH, small_digits
 
 DIGITS = load_dataset("mnist-mini", None)

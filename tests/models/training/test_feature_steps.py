@@ -11,18 +11,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.audit import audit
-from models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
-from models.datasets import Dataset, load_dataset
-from models.features.flows import FeatureFlows
-from models.flows.architecture import FeatureArchitecture, Linear
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
-from models.training import feature_steps
-from models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
-from models.training.fit_feature_flows import FittedFeatures, fit_features
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.audit import audit
+from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.features.flows import FeatureFlows
+from snf_models.flows.architecture import FeatureArchitecture, Linear
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
+from snf_models.training import feature_steps
+from snf_models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
+from snf_models.training.fit_feature_flows import FittedFeatures, fit_features
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from tests.support.backbones import backbone_folder
 
 SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000

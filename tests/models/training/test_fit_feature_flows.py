@@ -9,11 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.bijections.local_affine import SelfNormalizingLocalAffine
-from models.features.fit import FitChoice, fit_layer
-from models.features.moments import FeatureMoments
-from models.flows.architecture import FeatureArchitecture
-from models.training.fit_feature_flows import FittedFeatures, fit_features
+from snf_models.bijections.local_affine import SelfNormalizingLocalAffine
+from snf_models.features.fit import FitChoice, fit_layer
+from snf_models.features.moments import FeatureMoments
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.training.fit_feature_flows import FittedFeatures, fit_features
 from tests.models.helpers import real_images
 
 SHAPE, GROUPS = (3, 4, 4), (2, 3)

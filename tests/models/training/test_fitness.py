@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifacts.card import model_card
-from models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord
-from models.artifacts.manifest import Manifest, read_manifest
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.datasets import load_dataset
-from models.features.fit import choose, one_gaussian
-from models.features.moments import FeatureMoments
-from models.scorer import Scorer
-from models.scoring.flow_density import FlowDensity
-from models.scoring.open_density import open_density
-from models.training import validation_plan
-from models.training.config import TrainingConfig
-from models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.presets import PRESETS
-from models.training.run import train
-from models.training.trained_flow import TrainedFlow
+from snf_models.artifacts.card import model_card
+from snf_models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord
+from snf_models.artifacts.manifest import Manifest, read_manifest
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.datasets import load_dataset
+from snf_models.features.fit import choose, one_gaussian
+from snf_models.features.moments import FeatureMoments
+from snf_models.scorer import Scorer
+from snf_models.scoring.flow_density import FlowDensity
+from snf_models.scoring.open_density import open_density
+from snf_models.training import validation_plan
+from snf_models.training.config import TrainingConfig
+from snf_models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import PRESETS
+from snf_models.training.run import train
+from snf_models.training.trained_flow import TrainedFlow
 from tests.models.helpers import QUICK
 from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact

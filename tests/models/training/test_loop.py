@@ -13,22 +13,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.artifacts.files import WEIGHTS
-from models.atomic_files import sha256_file
-from models.datasets import Dataset, load_dataset
-from models.devices import find_device
-from models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound
-from models.loading.load_flows import load_artifact
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
-from models.training.architecture_file import parse_architecture
-from models.training.batches import Batches
-from models.training.config import MAX_STEPS, TrainingConfig
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.precision import training_precision
-from models.training.presets import find_preset
-from models.training.run import train
+from snf_models.artifacts.files import WEIGHTS
+from snf_models.atomic_files import sha256_file
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.devices import find_device
+from snf_models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound
+from snf_models.loading.load_flows import load_artifact
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
+from snf_models.training.architecture_file import parse_architecture
+from snf_models.training.batches import Batches
+from snf_models.training.config import MAX_STEPS, TrainingConfig
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.precision import training_precision
+from snf_models.training.presets import find_preset
+from snf_models.training.run import train
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, run, small_digits, trainer_in
 
@@ -286,7 +286,7 @@ def test_a_thread_prepares_the_batches_of_an_accelerator(monkeypatch: pytest.Mon
         return batch_of(self, step)
 
     monkeypatch.setattr(Batches, "batch", batch)
-    monkeypatch.setattr("models.training.batches.send", lambda tensor, device: (tensor, device))
+    monkeypatch.setattr("snf_models.training.batches.send", lambda tensor, device: (tensor, device))
     ahead = batches.from_step(5, torch.device("cuda"))
     for step in (5, 6, 7):
         tensor, device = next(ahead)

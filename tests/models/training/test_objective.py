@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.flows.flow import Flow
-from models.training.objective import Loss, self_normalizing_layers
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.flows.flow import Flow
+from snf_models.training.objective import Loss, self_normalizing_layers
 from tests.models.helpers import CountedCalls, dequantised, glow, real_images, training_loss
 
 Gradients = dict[str, Tensor]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from models.bijections.conformance import randomise
-from models.bijections.coupling import CouplingNet
-from models.errors import SettingUnsupported
-from models.flows.architecture import GlowArchitecture
-from models.flows.build import build_flow
-from models.flows.flow import Flow
-from models.training.architecture_file import parse_architecture
-from models.training.config import TrainingConfig
-from models.training.optimizer import (
+from snf_models.bijections.conformance import randomise
+from snf_models.bijections.coupling import CouplingNet
+from snf_models.errors import SettingUnsupported
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.flows.build import build_flow
+from snf_models.flows.flow import Flow
+from snf_models.training.architecture_file import parse_architecture
+from snf_models.training.config import TrainingConfig
+from snf_models.training.optimizer import (
     MOMENTUM,
     STEP,
     FusedAdam,
@@ -26,7 +26,7 @@ from models.training.optimizer import (
     make_optimizer,
     orthogonalize,
 )
-from models.training.presets import find_preset
+from snf_models.training.presets import find_preset
 
 RATE = 0.01
 SHAPE = 1, 8, 8

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from models.training.config import TrainingConfig
-from models.training.parameter_texts import parameter_groups, preset_defaults
-from models.training.presets import PRESETS
+from snf_models.training.config import TrainingConfig
+from snf_models.training.parameter_texts import parameter_groups, preset_defaults
+from snf_models.training.presets import PRESETS
 from tests.support.documents import check_table
 from tests.support.paths import ROOT
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import Dataset
-from models.errors import DatasetUnfit
-from models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from models.training import loop
-from models.training.loop import Trainer
-from models.training.presets import PRESETS, find_preset
+from snf_models.datasets import Dataset
+from snf_models.errors import DatasetUnfit
+from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.training import loop
+from snf_models.training.loop import Trainer
+from snf_models.training.presets import PRESETS, find_preset
 from tests.models.helpers import real_images
 
 OF_PIXELS = {name for name, preset in PRESETS.items() if preset.family not in ("features", "hybrid")}

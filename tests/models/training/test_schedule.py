@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import DatasetSummary
-from models.training import schedule as module
-from models.training.checkpoint import TrainingState
-from models.training.config import MAX_STEPS, TrainingConfig
-from models.training.schedule import Schedule
-from models.training.validation_plan import (
+from snf_models.datasets import DatasetSummary
+from snf_models.training import schedule as module
+from snf_models.training.checkpoint import TrainingState
+from snf_models.training.config import MAX_STEPS, TrainingConfig
+from snf_models.training.schedule import Schedule
+from snf_models.training.validation_plan import (
     MIN_IMAGES,
     VALIDATION_SHARE,
     PhaseSteps,

@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from models.datasets import Dataset
-from models.flows.architecture import GlowArchitecture
-from models.training.config import TrainingConfig
-from models.training.training_digest import identity_of
+from snf_models.datasets import Dataset
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.training.config import TrainingConfig
+from snf_models.training.training_digest import identity_of
 
 GLOW = (
     '{"channels":1,"height":28,"width":28,"pixel_transform":"marginal","family":"glow","levels":2,"steps":8,'

@@ -13,17 +13,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.datasets import Dataset
-from models.errors import TrainingDiverged
-from models.flows.flow import Flow
-from models.scoring.frozen import freeze
-from models.training.config import TrainingConfig
-from models.training.interrupted import Interrupted
-from models.training.loop import Trainer
-from models.training.objective import SelfNormalizingObjective
-from models.training.presets import PRESETS
-from models.training.trimming import WINDOW, Suspects
-from models.training.validation import trimmed_bits_per_dim, validation_bits_per_dim
+from snf_models.datasets import Dataset
+from snf_models.errors import TrainingDiverged
+from snf_models.flows.flow import Flow
+from snf_models.scoring.frozen import freeze
+from snf_models.training.config import TrainingConfig
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.loop import Trainer
+from snf_models.training.objective import SelfNormalizingObjective
+from snf_models.training.presets import PRESETS
+from snf_models.training.trimming import WINDOW, Suspects
+from snf_models.training.validation import trimmed_bits_per_dim, validation_bits_per_dim
 from tests.models.helpers import QUICK, dequantised, glow, real_images
 
 SHAPE = (1, 16, 16)
@@ -237,9 +237,9 @@ def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted:
 
 def test_suspects_that_get_unlikely_are_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is learned from counts; there the same rise is one."""
-    monkeypatch.setattr("models.training.divergence.REPORT_SECONDS", 0)
-    monkeypatch.setattr("models.training.divergence.REPORT_SHARE", 1e9)
-    monkeypatch.setattr("models.training.divergence.DIVERGED_REPORTS", 3)
+    monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", 0)
+    monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
+    monkeypatch.setattr("snf_models.training.divergence.DIVERGED_REPORTS", 3)
     loss_of = SelfNormalizingObjective.loss
     spoiled = {"log_likelihood": True, "trimmed": False}
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifacts.manifest import read_manifest
-from models.bijections.actnorm import ActNorm
-from models.bijections.conv1x1 import SelfNormalizingConv1x1
-from models.datasets import load_dataset
-from models.flows.build import build_flow
-from models.registry.registry import ZOO
-from models.training.config import MAX_STEPS
-from models.zoo.__main__ import DATASETS, MINUTES, recipe_of
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.datasets import load_dataset
+from snf_models.flows.build import build_flow
+from snf_models.registry.registry import ZOO
+from snf_models.training.config import MAX_STEPS
+from snf_models.zoo.__main__ import DATASETS, MINUTES, recipe_of
 from tests.models.helpers import dequantised
 
 

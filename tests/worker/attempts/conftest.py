@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from models.registry.registry import Registry
+from snf_models.registry.registry import Registry
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.supervisor import Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer, fork_server, forked_attempts
 from tests.support.trained import barely_trained
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Supervisor
-from worker.settings import Settings
 
 
 @pytest.fixture

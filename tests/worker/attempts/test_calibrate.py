@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from models.datasets import DatasetStore, Source
-from models.registry.calibrations import NOT_ASKED, CalibrationStore
-from models.registry.registry import Registry
+from snf_models.datasets import DatasetStore, Source
+from snf_models.registry.calibrations import NOT_ASKED, CalibrationStore
+from snf_models.registry.registry import Registry
+from snf_worker.jobs.event_log import AttemptSummary
+from snf_worker.jobs.record import Job, Status, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import halted, told_to_stop
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
 from tests.worker.support.scoring import in_background
-from worker.jobs.event_log import AttemptSummary
-from worker.jobs.record import Job, Status, new_job_id
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("forked")
 

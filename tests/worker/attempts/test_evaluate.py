@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import DatasetStore, Source
-from models.evaluation.schema import EvaluationReport
+from snf_models.datasets import DatasetStore, Source
+from snf_models.evaluation.schema import EvaluationReport
+from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import halted, told_to_stop
 from tests.models.datasets.sample_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
 from tests.worker.support.scoring import MODEL
-from worker.jobs.record import Job, new_job_id
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 AGAINST = [f"lot-{number}" for number in range(6)]
 """So many sets that there are some left when the attempt has been stopped after the first one."""

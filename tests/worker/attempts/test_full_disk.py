@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from snf_worker.jobs.event_log import EventReader
+from snf_worker.runtime.process import AttemptProcess, ExitCode
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
-from worker.jobs.event_log import EventReader
-from worker.runtime.process import AttemptProcess, ExitCode
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("forked")
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from worker.attempts.attempt import prepare_process, run_attempt
+from snf_worker.attempts.attempt import prepare_process, run_attempt
 
 def work(attempt):
     folder, events = attempt.folder, attempt.events
@@ -33,7 +33,7 @@ WORK = {
     ),
     "the reserve of the disk": (
         "import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(total=64, free=0)\n"
-        "    from models.atomic_files import new_folder\n"
+        "    from snf_models.atomic_files import new_folder\n"
         "    new_folder(folder / 'checkpoint').__enter__()"
     ),
 }
@@ -43,7 +43,7 @@ READ_ONLY = """
 import errno
 import sys
 from pathlib import Path
-import worker.attempts.attempt as module
+import snf_worker.attempts.attempt as module
 
 def refuse(folder, attempt):
     raise OSError(errno.EROFS, "Read-only file system", str(folder / "events.jsonl"))
@@ -85,7 +85,7 @@ def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
 
 def test_a_full_quota_fails_the_job(settings: Settings) -> None:
     """A quota has no room again by itself."""
-    work = "from models.datasets.ingest.limits import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
+    work = "from snf_models.datasets.ingest.limits import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
     code, events, log = run_attempt(PROGRAM.format(work=work), settings)
     assert code == ExitCode.REFUSED, log
     assert events[-1]["type"] == "storage-full"

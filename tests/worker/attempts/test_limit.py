@@ -6,19 +6,19 @@ import signal
 import threading
 from datetime import UTC, datetime
 
-from models.artifacts.detection_limit import LimitParameters
-from models.limits.good_images import good_images
-from models.limits.measure import measure_limits
-from models.registry.registry import Registry
-from models.scorer import Scorer
-from models.scoring.options import EngineOptions
+from snf_models.artifacts.detection_limit import LimitParameters
+from snf_models.limits.good_images import good_images
+from snf_models.limits.measure import measure_limits
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer
+from snf_models.scoring.options import EngineOptions
+from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
-from worker.jobs.record import Job, new_job_id
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 MODEL = "mnist-snf-glow"
 PARAMETERS = {"images": 40, "shapes": ["missing-part"], "contrasts": [64]}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from worker.attempts.progress import ProgressReporter, note_reporter
-from worker.jobs.event_file import FILE, read_chunk
-from worker.jobs.event_log import EventLog
+from snf_worker.attempts.progress import ProgressReporter, note_reporter
+from snf_worker.jobs.event_file import FILE, read_chunk
+from snf_worker.jobs.event_log import EventLog
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("worker.attempts.progress.time", clock)
+    monkeypatch.setattr("snf_worker.attempts.progress.time", clock)
     return clock
 
 

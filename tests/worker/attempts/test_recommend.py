@@ -10,19 +10,19 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from models.datasets import DatasetStore, Source
-from models.recommendation.record import RecommendationRecord
-from models.registry.registry import Registry
+from snf_models.datasets import DatasetStore, Source
+from snf_models.recommendation.record import RecommendationRecord
+from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
+from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import zipped
 from tests.models.helpers import real_images
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until
-from worker.jobs.record import Job, new_job_id
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 PARAMETERS = {"image_size": 27, "feature_side": 64, "shapes": ["missing-part"]}
 """A size that no pixel flow takes: a comparison of seconds."""

@@ -10,20 +10,20 @@ from collections import Counter
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import submit_on_model
+from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.runtime.process import assistant_command
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT
 from tests.worker.support import slow_score
 from tests.worker.support.helpers import Start, until
 from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, rows, scoring, unfinished
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.jobs.record import Status
-from worker.jobs.store import JobStore
-from worker.jobs.submission import submit_on_model
-from worker.jobs.worker_registry import WorkerRegistry
-from worker.runtime.process import assistant_command
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 
 @pytest.fixture

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from models.bulk.merge_parts import merge_parts
-from models.bulk.output import stored_output
-from models.locations.location import Location
-from models.registry.registry import Registry
+from snf_models.bulk.merge_parts import merge_parts
+from snf_models.bulk.output import stored_output
+from snf_models.locations.location import Location
+from snf_models.registry.registry import Registry
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.ray_cluster import RayCluster
 from tests.support.trained import barely_trained
 from tests.worker.support import slow_score
 from tests.worker.support.helpers import alive, until
 from tests.worker.support.scoring import MODEL, in_background, scoring
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("digits")
 

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from models.bulk.merge_parts import merge_parts
-from models.bulk.output import stored_output
+from snf_models.bulk.merge_parts import merge_parts
+from snf_models.bulk.output import stored_output
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.s3 import S3Server, faulty_server
 from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, scoring, unfinished
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("digits")
 

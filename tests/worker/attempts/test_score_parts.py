@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from models.bulk.plan import BulkPlan
-from models.locations.errors import LocationRefused
-from models.locations.location import Location
+from snf_models.bulk.plan import BulkPlan
+from snf_models.locations.errors import LocationRefused
+from snf_models.locations.location import Location
+from snf_worker.attempts.attempt import JobSpec
+from snf_worker.attempts.score import open_parts
+from snf_worker.private_home import USER_UMASK
+from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
-from worker.attempts.attempt import JobSpec
-from worker.attempts.score import open_parts
-from worker.private_home import USER_UMASK
-from worker.settings import Settings
 
 PLAN = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.05, count=1)
 
@@ -47,7 +47,7 @@ import os, sys
 from pathlib import Path
 from tests.support.fork_server import fork_server
 from tests.support.paths import ROOT
-from worker.private_home import protect_home
+from snf_worker.private_home import protect_home
 os.umask(0o027)
 protect_home(Path(sys.argv[1]) / "home")
 command = [sys.executable, "-m", "tests.worker.support.given_program", sys.argv[2], sys.argv[1]]
@@ -56,10 +56,10 @@ raise SystemExit(fork_server().popen(command, stdout=sys.stdout.buffer, env=os.e
 ATTEMPT = """
 import sys
 from pathlib import Path
-from models.bulk.part_tables import table_of
+from snf_models.bulk.part_tables import table_of
 from tests.worker.attempts.test_score_parts import PLAN, spec_of
-from worker.attempts.score import open_parts
-from worker.settings import Settings
+from snf_worker.attempts.score import open_parts
+from snf_worker.settings import Settings
 base = Path(sys.argv[1])
 settings = Settings(home=base / "home", allowed_locations=(base.as_uri(),))
 parts = open_parts(base, spec_of(base / "lots" / "scores"), settings, PLAN, join=False)

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import DatasetStore
-from models.locations.location import Location
+from snf_models.datasets import DatasetStore
+from snf_models.locations.location import Location
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.referenced import digits, put
 from tests.worker.support.scoring import scoring
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 
 @pytest.mark.usefixtures("digits")

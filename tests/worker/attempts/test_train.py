@@ -15,24 +15,24 @@ from typing import Any
 import pytest
 import torch
 
-from models.devices import OUT_OF_GPU_MEMORY
-from models.registry.registry import ZOO, Registry
-from models.training.config import TrainingConfig
-from models.training.interrupted import Interrupted
-from models.training.recipe import TrainingRecipe
+from snf_models.devices import OUT_OF_GPU_MEMORY
+from snf_models.registry.registry import ZOO, Registry
+from snf_models.training.config import TrainingConfig
+from snf_models.training.interrupted import Interrupted
+from snf_models.training.recipe import TrainingRecipe
+from snf_worker.attempts.attempt import Attempt, JobSpec, StopFlag, explain, lock_folder, run_attempt
+from snf_worker.attempts.train import run
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.errors import StaleAttempt
+from snf_worker.jobs.event_log import AttemptSummary, EventLog, EventReader
+from snf_worker.jobs.record import Job
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.process import ExitCode, attempt_command
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import new_job, until
-from worker.attempts.attempt import Attempt, JobSpec, StopFlag, explain, lock_folder, run_attempt
-from worker.attempts.train import run
-from worker.broker.embedded import EmbeddedBroker
-from worker.errors import StaleAttempt
-from worker.jobs.event_log import AttemptSummary, EventLog, EventReader
-from worker.jobs.record import Job
-from worker.jobs.store import JobStore
-from worker.runtime.process import ExitCode, attempt_command
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
 LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 0.1}
@@ -143,7 +143,7 @@ def test_a_job_that_an_earlier_version_began_goes_on_with_its_optimiser(
     def train(_dataset: object, recipe: TrainingRecipe, config: TrainingConfig, *_: object, **__: object) -> None:
         raise Reached(recipe.name, config.optimizer)
 
-    monkeypatch.setattr("worker.attempts.train.train", train)
+    monkeypatch.setattr("snf_worker.attempts.train.train", train)
     begun, _ = store.create(new_job(preset="snf-glow-small", parameters=SHORT))
     checkpoints = settings.jobs_dir / begun.id / "checkpoints"
     (checkpoints / "step-00000002").mkdir(parents=True)
@@ -229,7 +229,7 @@ def test_a_stale_attempt_publishes_nothing(
 
     still_there = Attempt.require_lease
     monkeypatch.setattr(Attempt, "require_lease", require)
-    monkeypatch.setattr("worker.attempts.train.train", slow_training)
+    monkeypatch.setattr("snf_worker.attempts.train.train", slow_training)
     with pytest.raises(StaleAttempt):
         run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert Registry(settings.registry_dir).versions("digits") == []
@@ -250,7 +250,7 @@ def test_an_attempt_that_slept_through_anothers_success_publishes_no_second_vers
         registry.publish(folder / "artifact", "digits")
         return folder / "artifact"
 
-    monkeypatch.setattr("worker.attempts.train.train", training_beside_another)
+    monkeypatch.setattr("snf_worker.attempts.train.train", training_beside_another)
     run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert registry.versions("digits") == [1]
 
@@ -310,7 +310,7 @@ def test_a_death_between_publishing_and_promoting_is_made_good(
     registry.publish(artifact_of(job, folder), "digits")
     assert registry.resolve("digits").version == 1, "the first attempt died before it moved the alias"
     attempt = store.take(job.id, "next", 30) or 0
-    monkeypatch.setattr("worker.attempts.train.train", lambda *_, **__: pytest.fail("it must not train again"))
+    monkeypatch.setattr("snf_worker.attempts.train.train", lambda *_, **__: pytest.fail("it must not train again"))
     run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert registry.resolve("digits").version == 2
     assert registry.versions("digits") == [1, 2]

@@ -3,8 +3,8 @@
 import pytest
 import redis
 
-from worker.broker.connection import translate_redis_errors
-from worker.errors import BrokerDown
+from snf_worker.broker.connection import translate_redis_errors
+from snf_worker.errors import BrokerDown
 
 MISCONF = "MISCONF Valkey is configured to save RDB snapshots, but it's currently unable to persist to disk."
 

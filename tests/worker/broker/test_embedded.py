@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.broker.connection import durability_risks, redis_client, socket_path
+from snf_worker.broker.embedded import EmbeddedBroker, ServerState, keep
+from snf_worker.errors import BrokerStartFailed
+from snf_worker.jobs.record import Job
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk, refuse_writes
 from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import alive, new_job, until
-from worker.broker.connection import durability_risks, redis_client, socket_path
-from worker.broker.embedded import EmbeddedBroker, ServerState, keep
-from worker.errors import BrokerStartFailed
-from worker.jobs.record import Job
-from worker.jobs.store import JobStore
-from worker.settings import Settings
 
 
 def server_pid(settings: Settings) -> int:
@@ -74,7 +74,7 @@ def test_a_second_one_attaches_and_leaves_the_server_alone(settings: Settings, b
 def start_keeper(settings: Settings, **environment: str) -> Process:
     """Starts the process that keeps a server, which is forked."""
     everything = {**os.environ, **settings.environment(), **environment}
-    command = [sys.executable, "-m", "worker.broker.embedded"]
+    command = [sys.executable, "-m", "snf_worker.broker.embedded"]
     with (settings.home / "keeper.txt").open("ab") as output:
         return fork_server().popen(command, stdout=output, env=everything, cwd=ROOT)
 
@@ -195,7 +195,7 @@ def test_the_server_of_another_installation_in_the_runtime_folder_is_refused(
 def test_a_server_in_another_container_says_whose_it_is(
     original: tuple[Settings, int], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.broker.embedded.listener_folder", lambda *_: None)
+    monkeypatch.setattr("snf_worker.broker.embedded.listener_folder", lambda *_: None)
     with pytest.raises(BrokerStartFailed, match="another installation"):
         EmbeddedBroker(settings).start()
     assert EmbeddedBroker(original[0]).start() == "attached"

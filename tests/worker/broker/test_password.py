@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.broker.connection import broker_url, celery_url, redis_client
-from worker.errors import BrokerStartFailed
-from worker.settings import Settings
+from snf_worker.broker.connection import broker_url, celery_url, redis_client
+from snf_worker.errors import BrokerStartFailed
+from snf_worker.settings import Settings
 
 
 @pytest.mark.parametrize(

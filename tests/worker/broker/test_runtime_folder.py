@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.broker.runtime_folder import runtime_folder_in_use
+from snf_worker.errors import BrokerStartFailed
+from snf_worker.jobs.state_changes import ChangeReader
+from snf_worker.settings import Settings
 from tests.support.in_turn import PROGRAM
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.programs import run_module, run_program
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.broker.runtime_folder import runtime_folder_in_use
-from worker.errors import BrokerStartFailed
-from worker.jobs.state_changes import ChangeReader
-from worker.settings import Settings
 
 Spoil = Callable[[Path, pytest.MonkeyPatch], None]
 
@@ -100,7 +100,7 @@ def test_the_launcher_starts_nothing_beside_the_broker_of_another_installation(
 ) -> None:
     other = settings.model_copy(update={"home": home / "other"})
     environment = {**os.environ, **other.environment(), "SNF_PORT": str(free_port())}
-    done = run_module("app.cli.main", "up", cwd=ROOT, env=environment, timeout=60)
+    done = run_module("snf_app.cli.main", "up", cwd=ROOT, env=environment, timeout=60)
     assert done.returncode == 3
     assert str(home / "broker") in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -7,12 +7,12 @@ import pytest
 from kombu.connection import Connection
 from kombu.utils.url import url_to_parts
 
-from worker.broker.celery_app import TASK, make_celery, queue_keys
-from worker.broker.connection import broker_url, celery_url, redis_client, socket_path
-from worker.broker.embedded import EmbeddedBroker
-from worker.errors import BrokerStartFailed
-from worker.queues import Queue
-from worker.settings import Settings
+from snf_worker.broker.celery_app import TASK, make_celery, queue_keys
+from snf_worker.broker.connection import broker_url, celery_url, redis_client, socket_path
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.errors import BrokerStartFailed
+from snf_worker.queues import Queue
+from snf_worker.settings import Settings
 
 
 def test_urls(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.shards import Shards
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.clock_watch import ClockWatch
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import make_reconciler
-from worker.broker.connection import redis_client
-from worker.jobs.record import Job, Status
-from worker.jobs.shards import Shards
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.clock_watch import ClockWatch
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 HOUR_MS = 3_600_000

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.broker.connection import redis_client
-from worker.errors import (
+from snf_worker.broker.connection import redis_client
+from snf_worker.errors import (
     StaleAttempt,
 )
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.settings import Settings
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
 
 Add = Callable[..., Job]
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from worker.jobs.record import Job
-from worker.jobs.store import JobStore
-from worker.queues import Queue
+from snf_worker.jobs.record import Job
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
 
 Add = Callable[..., Job]
 

@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
-from models.artifacts.manifest import read_manifest
-from models.datasets import load_dataset
-from models.registry.registry import ZOO
-from models.training.config import TrainingConfig
-from models.training.presets import find_preset
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.datasets import load_dataset
+from snf_models.registry.registry import ZOO
+from snf_models.training.config import TrainingConfig
+from snf_models.training.presets import find_preset
+from snf_worker.attempts.attempt import JobSpec
+from snf_worker.attempts.train import _store_measured
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
-from worker.attempts.attempt import JobSpec
-from worker.attempts.train import _store_measured
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
-from worker.settings import Settings
 
 PRESET = find_preset("snf-glow-tiny")
 

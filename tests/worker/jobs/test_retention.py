@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 
+from snf_worker.errors import JobConflict, JobNotFound
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.retention import remove_job
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import make_reconciler
-from worker.errors import JobConflict, JobNotFound
-from worker.jobs.record import Job, Status
-from worker.jobs.retention import remove_job
-from worker.jobs.store import JobStore
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 ENDS = (Status.SUCCEEDED, Status.PARTIAL, Status.FAILED, Status.CANCELLED)

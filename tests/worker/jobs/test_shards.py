@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from worker.broker.connection import redis_client
-from worker.jobs.shards import Shards
-from worker.settings import Settings
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.shards import Shards
+from snf_worker.settings import Settings
 
 
 @pytest.fixture(params=["valkey", "redis"])

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.worker.support.helpers import new_job
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.errors import (
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.errors import (
     BrokerDown,
     IdempotencyConflict,
     JobConflict,
     JobNotFound,
     StaleAttempt,
 )
-from worker.jobs.record import Job, RequestedAction, Status, new_job_id
-from worker.jobs.store import JobStore
-from worker.settings import Settings
+from snf_worker.jobs.record import Job, RequestedAction, Status, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
+from tests.worker.support.helpers import new_job
 
 Add = Callable[..., Job]
 

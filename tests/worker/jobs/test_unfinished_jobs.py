@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from snf_worker.broker.connection import redis_client
+from snf_worker.errors import JobConflict, JobInUse, JobNotFound, TooManyJobs
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobLimits, JobStore
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
-from worker.broker.connection import redis_client
-from worker.errors import JobConflict, JobInUse, JobNotFound, TooManyJobs
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobLimits, JobStore
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 

@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 
 import pytest
 
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.submission import training_queue
+from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from snf_worker.queues import Queue
+from snf_worker.runtime.announcer import Announcer
+from snf_worker.runtime.machine import memory_of_this_machine
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.errors import BrokerDown
-from worker.jobs.submission import training_queue
-from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from worker.queues import Queue
-from worker.runtime.announcer import Announcer
-from worker.runtime.machine import memory_of_this_machine
-from worker.settings import Settings
 
 
 @pytest.fixture

@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 import pytest
 import redis
 
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from snf_worker.launch import hang_watch, launcher
+from snf_worker.launch.hang_watch import HangWatch, broker_probe, worker_probe
+from snf_worker.launch.workers import worker_processes
+from snf_worker.runtime import lifeline
+from snf_worker.runtime.lifeline import Lifeline
+from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import run_program
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from worker.launch import hang_watch, launcher
-from worker.launch.hang_watch import HangWatch, broker_probe, worker_probe
-from worker.launch.workers import worker_processes
-from worker.runtime import lifeline
-from worker.runtime.lifeline import Lifeline
-from worker.settings import Settings
 
 PID = 4242
 
@@ -130,7 +130,7 @@ def test_a_launcher_gives_its_workers_the_host_name_that_it_probes_for(
     named = (
         f"import os, socket; os.environ.update(SNF_WORKER_HOST={given['SNF_WORKER_HOST']!r});"
         "socket.gethostname = lambda: 'another-name';"
-        "from worker.runtime.worker_name import worker_name; print(worker_name(1))"
+        "from snf_worker.runtime.worker_name import worker_name; print(worker_name(1))"
     )
     assert run_program(settings, named) == f"{socket.gethostname()}:1"
 

@@ -13,40 +13,40 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.jobs.record import Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import submit_training
+from snf_worker.launch.launcher import address, port_problem, welcome
+from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import pid_of
 from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.unmeasured import MEASURED
 from tests.worker.support.helpers import alive, reaches, until
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.record import Status
-from worker.jobs.store import JobStore
-from worker.jobs.submission import submit_training
-from worker.launch.launcher import address, port_problem, welcome
-from worker.settings import Settings
 
 UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
 """Before a launcher whose processes need no coverage: they do what those of other tests do."""
 HASTY = (
-    "from worker.launch import hang_watch, launcher\n"
-    "from worker.settings import Settings\n"
+    "from snf_worker.launch import hang_watch, launcher\n"
+    "from snf_worker.settings import Settings\n"
     "hang_watch._EVERY_S, launcher._BUSY_S = 0.3, 3.0\n"
     "Settings.kill_after_seconds = 3.0\n"
 )
 """Before a launcher that takes a few seconds of silence for a hang."""
 FORKING = (
     "from tests.support.fork_server import fork_server, forked_by\n"
-    "forked_by(fork_server(), 'worker.launch.child_process').__enter__()\n"
+    "forked_by(fork_server(), 'snf_worker.launch.child_process').__enter__()\n"
 )
 """Before a launcher whose processes are forks, which start in milliseconds; their parent is another process."""
 PROGRAM = (
-    "from worker.launch import child_process\n"
-    "from worker.launch.launcher import supervise\n"
+    "from snf_worker.launch import child_process\n"
+    "from snf_worker.launch.launcher import supervise\n"
     "child_process._FIRST_PAUSE_S = 0.05\n"
-    "from worker.settings import load_settings\n"
+    "from snf_worker.settings import load_settings\n"
     "raise SystemExit(supervise(load_settings(), worker='tests.worker.support.fake_worker',"
     " service='{service}'))"
 )

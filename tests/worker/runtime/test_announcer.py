@@ -5,10 +5,10 @@ from typing import cast
 
 import pytest
 
+from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from snf_worker.runtime.announcer import Announcer
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
-from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from worker.runtime.announcer import Announcer
-from worker.settings import Settings
 
 
 class Registry:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from snf_worker.attempts import score
+from snf_worker.attempts.attempt import StopFlag
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.assist import Assistant, takes_assistants
+from snf_worker.runtime.process import ExitCode
+from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import new_job
 from tests.worker.support.scoring import scoring
-from worker.attempts import score
-from worker.attempts.attempt import StopFlag
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.assist import Assistant, takes_assistants
-from worker.runtime.process import ExitCode
-from worker.settings import Settings
 
 
 def test_an_assistant_without_room_starts_nothing_and_comes_again(
@@ -33,7 +33,7 @@ def test_an_assistant_without_room_starts_nothing_and_comes_again(
     def command(_folder: Path) -> list[str]:
         return [sys.executable, "-c", f"raise SystemExit({int(codes.pop(0))})"]
 
-    monkeypatch.setattr("worker.runtime.assist.assistant_command", command)
+    monkeypatch.setattr("snf_worker.runtime.assist.assistant_command", command)
     with monkeypatch.context() as full:
         Disk(full, total=64 * MIB, free=MIB)
         assert assistant.run(job.id) is None

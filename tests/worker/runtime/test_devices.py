@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import dispatch
+from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.launch.child_process import stop_all
+from snf_worker.launch.workers import worker_processes
+from snf_worker.queues import Queue
+from snf_worker.runtime.devices import find_devices, queues_of, variables
+from snf_worker.runtime.main import queues_to_serve
+from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server, forked_by
 from tests.worker.support.helpers import until
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.jobs.submission import dispatch
-from worker.jobs.worker_registry import WorkerRegistry
-from worker.launch.child_process import stop_all
-from worker.launch.workers import worker_processes
-from worker.queues import Queue
-from worker.runtime.devices import find_devices, queues_of, variables
-from worker.runtime.main import queues_to_serve
-from worker.settings import Settings
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
 def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
     parts = worker_processes(both, "tests.worker.support.fake_worker")
-    with forked_by(fork_server(), "worker.launch.child_process"):
+    with forked_by(fork_server(), "snf_worker.launch.child_process"):
         for part in parts:
             part.start()
     try:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 import pytest
 
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.runs.recorder import RunRecorder
+from snf_worker.runs.store import RunStore
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.runs import start as started_run
 from tests.worker.support.helpers import Start, fake_command, make_reconciler
 from tests.worker.support.lossy_store import LosesAnswers
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.runs.recorder import RunRecorder
-from worker.runs.store import RunStore
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 
@@ -25,10 +25,10 @@ Add = Callable[..., Job]
 KILLED_AT_THE_END = """
 import os, signal, threading
 from tests.worker.support.helpers import fake_command
-from worker.broker.connection import redis_client
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Supervisor
-from worker.settings import load_settings
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.supervisor import Supervisor
+from snf_worker.settings import load_settings
 
 class Killed(JobStore):
     def finish(self, *args):

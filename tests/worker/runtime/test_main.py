@@ -10,6 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery, queue_keys
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import dispatch
+from snf_worker.queues import Queue
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import (
     Start,
     Submit,
@@ -21,15 +30,6 @@ from tests.worker.support.helpers import (
     until,
 )
 from tests.worker.support.redis_server import RedisServer
-from worker.broker.celery_app import make_celery, queue_keys
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.errors import BrokerDown
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.jobs.submission import dispatch
-from worker.queues import Queue
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 
@@ -42,11 +42,12 @@ def server(request: pytest.FixtureRequest) -> str:
 def test_the_worker_never_imports_torch(tmp_path: Path) -> None:
     program = (
         "import sys, threading\n"
-        "import worker.runtime.main, worker.launch.launcher, worker.jobs.submission, worker.runtime.reconciler\n"
-        "from worker.settings import load_settings\n"
-        "from worker.broker.celery_app import make_celery\n"
+        "import snf_worker.runtime.main, snf_worker.launch.launcher\n"
+        "import snf_worker.jobs.submission, snf_worker.runtime.reconciler\n"
+        "from snf_worker.settings import load_settings\n"
+        "from snf_worker.broker.celery_app import make_celery\n"
         "make_celery(load_settings()).finalize()\n"
-        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'app')))"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'snf_app')))"
     )
     assert run_program(Settings(home=tmp_path), program) == "[]"
 

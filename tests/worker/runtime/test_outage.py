@@ -13,17 +13,17 @@ from statistics import median
 
 import pytest
 
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.jobs.record import Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
+from snf_worker.launch.workers import check_workers
+from snf_worker.runtime.main import NOT_RECEIVING
+from snf_worker.settings import Settings
 from tests.support.paths import ROOT
 from tests.support.programs import run_module
 from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
-from worker.broker.connection import redis_client
-from worker.broker.embedded import EmbeddedBroker
-from worker.jobs.record import Status
-from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
-from worker.launch.workers import check_workers
-from worker.runtime.main import NOT_RECEIVING
-from worker.settings import Settings
 
 LEASE = {"lease_seconds": 1.0, "heartbeat_seconds": 0.3}
 
@@ -117,7 +117,7 @@ def test_the_health_check_in_an_outage_blames_no_worker(settings: Settings, brok
     healthy, why = check_workers(settings)
     assert (healthy, why) == (False, "no worker of cpu is alive on this machine")
     environment = {**os.environ, **settings.environment()}
-    answer = run_module("app.cli.main", "worker", "--check", cwd=ROOT, env=environment, timeout=60)
+    answer = run_module("snf_app.cli.main", "worker", "--check", cwd=ROOT, env=environment, timeout=60)
     assert (answer.returncode, answer.stdout.strip()) == (1, why)
     broker.stop()
     healthy, why = check_workers(settings)
@@ -132,7 +132,7 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere worke
 def test_the_health_check_finds_a_worker_whose_machine_had_another_name(settings: Settings, served: None) -> None:
     assert not check_workers(settings)[0]
     environment = {**os.environ, **settings.environment(), "SNF_WORKER_HOST": "earlier-name"}
-    with subprocess.Popen([sys.executable, "-m", "worker.runtime.main"], env=environment, cwd=ROOT) as worker:
+    with subprocess.Popen([sys.executable, "-m", "snf_worker.runtime.main"], env=environment, cwd=ROOT) as worker:
         try:
             until(lambda: check_workers(settings)[0])
             assert check_workers(settings)[1] == f"earlier-name:{worker.pid} (cpu): idle"

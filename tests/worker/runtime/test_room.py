@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.room import DiskRoom
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import fake_command
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.runtime.room import DiskRoom
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 
@@ -51,7 +51,7 @@ def test_a_job_whose_output_is_on_a_full_disk_is_tried_when_that_disk_has_room(
     """The disk of the jobs has as much room as before."""
     jobs, output = tmp_path / "jobs", tmp_path / "output"
     free = {jobs: 2**30, output: 0}
-    monkeypatch.setattr("worker.runtime.room.usable_bytes", free.__getitem__)
+    monkeypatch.setattr("snf_worker.runtime.room.usable_bytes", free.__getitem__)
     room = DiskRoom(jobs)
     room.note_failure("job", output)
     assert not room.allows("job")
@@ -73,7 +73,7 @@ def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_
     supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
-    monkeypatch.setattr("worker.runtime.room.BACK_OFF_S", 0.0)
+    monkeypatch.setattr("snf_worker.runtime.room.BACK_OFF_S", 0.0)
     job = add("full")
     for attempt in range(1, 5):
         assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
@@ -83,9 +83,9 @@ def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_
         disk.free += 4 * MIB
     assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
     assert supervisor.back_off_s == 0
-    monkeypatch.setattr("worker.runtime.room.BACK_OFF_S", 30.0)
+    monkeypatch.setattr("snf_worker.runtime.room.BACK_OFF_S", 30.0)
     assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "there is more room, but it was tried just now"
-    monkeypatch.setattr("worker.runtime.room.RETRY_S", 0.0)
+    monkeypatch.setattr("snf_worker.runtime.room.RETRY_S", 0.0)
     assert [supervisor.run(job.id) for _ in range(2)] == [Outcome.QUEUED_AGAIN] * 2, "an hour later it is tried again"
 
 
@@ -109,7 +109,7 @@ def test_a_process_that_could_write_no_event_met_what_the_folder_is(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mount_read_only(_job: Job) -> None:
-        monkeypatch.setattr("worker.runtime.room.folder_problem", lambda *_, **__: "read-only")
+        monkeypatch.setattr("snf_worker.runtime.room.folder_problem", lambda *_, **__: "read-only")
 
     job = add("full-once")
     supervisor = Supervisor(store, settings, stopping, command=fake_command, on_start=mount_read_only)
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_made_waits_for_the_disk(
     def full(_folder: Path) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("worker.runtime.supervisor.make_folder", full)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.make_folder", full)
     job = add("succeed")
     assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error

@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
+from snf_worker.broker.embedded import EmbeddedBroker
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import alive, fake_command, until
 from tests.worker.support.lossy_store import LosesAnswers
-from worker.broker.embedded import EmbeddedBroker
-from worker.errors import BrokerDown
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 Add = Callable[..., Job]
 
@@ -292,7 +292,7 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
     add: Add,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.runtime.supervisor._STOPPING_PATIENCE_S", 0.0)
+    monkeypatch.setattr("snf_worker.runtime.supervisor._STOPPING_PATIENCE_S", 0.0)
     short = settings.model_copy(update={"lease_seconds": 0.1})
     job = add("succeed")
     losing.lose = {"take": 100}

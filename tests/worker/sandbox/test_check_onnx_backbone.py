@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.errors import BackboneUnfit, ModelsError
-from models.features.store import BackboneStore
+from snf_models.errors import BackboneUnfit, ModelsError
+from snf_models.features.store import BackboneStore
+from snf_worker.sandbox import backbones as module
+from snf_worker.sandbox.backbones import add_onnx, described
+from snf_worker.sandbox.process import ProcessLimits
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.onnx_files import attribute, model, node
-from worker.sandbox import backbones as module
-from worker.sandbox.backbones import add_onnx, described
-from worker.sandbox.process import ProcessLimits
 
 SHA256 = "0" * 64
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from models.errors import BackboneMissing, BackboneUnfit, ModelsError
-from models.features.lite0 import LITE0
-from models.features.store import BackboneStore
-from worker.sandbox import backbones as module
-from worker.sandbox.backbones import add_lite0, convert, package_file
-from worker.sandbox.process import ProcessLimits
+from snf_models.errors import BackboneMissing, BackboneUnfit, ModelsError
+from snf_models.features.lite0 import LITE0
+from snf_models.features.store import BackboneStore
+from snf_worker.sandbox import backbones as module
+from snf_worker.sandbox.backbones import add_lite0, convert, package_file
+from snf_worker.sandbox.process import ProcessLimits
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import DatasetStore, Source
-from models.errors import DatasetRefused, ErrorKind, ModelsError
+from snf_models.datasets import DatasetStore, Source
+from snf_models.errors import DatasetRefused, ErrorKind, ModelsError
+from snf_worker.sandbox import datasets as module
+from snf_worker.sandbox.datasets import ingest
+from snf_worker.sandbox.process import ProcessLimits
+from snf_worker.settings import Settings
 from tests.models.datasets.hostile_files import white_images
 from tests.models.datasets.sample_files import mixed, npz, pngs, source, tarred, zipped
-from worker.sandbox import datasets as module
-from worker.sandbox.datasets import ingest
-from worker.sandbox.process import ProcessLimits
-from worker.settings import Settings
 
 
 @pytest.fixture

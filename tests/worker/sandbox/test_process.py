@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from models.errors import ErrorKind, ModelsError
+from snf_models.errors import ErrorKind, ModelsError
+from snf_worker.sandbox.process import NICENESS, LimitExceeded, ProcessDied, ProcessKilled, ProcessLimits, run_sandboxed
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import alive, until
 from tests.worker.support.limited_child import work
-from worker.sandbox.process import NICENESS, LimitExceeded, ProcessDied, ProcessKilled, ProcessLimits, run_sandboxed
 
 pytestmark = pytest.mark.usefixtures("new_sandboxes")
 
@@ -24,7 +24,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts th
 PARENT = """
 import sys
 from tests.worker.support.limited_child import work
-from worker.sandbox.process import ProcessLimits, run_sandboxed
+from snf_worker.sandbox.process import ProcessLimits, run_sandboxed
 run_sandboxed(work, {"wait beside a child": sys.argv[1]}, ProcessLimits(2**30, 60, 600))
 """
 
@@ -71,7 +71,7 @@ def test_a_lower_limit_that_was_inherited_stays() -> None:
     program = (
         "import resource\n"
         "from tests.worker.support.limited_child import work\n"
-        "from worker.sandbox.process import ProcessLimits, run_sandboxed\n"
+        "from snf_worker.sandbox.process import ProcessLimits, run_sandboxed\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31))\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (50, 50))\n"
         "print(run_sandboxed(work, 'limits', ProcessLimits(2**33, 60, 60)))\n"

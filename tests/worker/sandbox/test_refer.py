@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from models.datasets import DatasetStore
+from snf_models.datasets import DatasetStore
+from snf_worker.sandbox.datasets import refer
+from snf_worker.settings import Settings
 from tests.support.referenced import digits, put
 from tests.support.s3 import S3Server
-from worker.sandbox.datasets import refer
-from worker.settings import Settings
 
 
 @pytest.mark.usefixtures("new_sandboxes")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import ArtifactRefused
+from snf_models.errors import ArtifactRefused
+from snf_worker.sandbox.verify_upload import find_problem, verify_upload
 from tests.models.artifacts.spoilt_models import (
     a_card_in_another_encoding,
     a_file_outside,
@@ -18,7 +19,6 @@ from tests.models.artifacts.spoilt_models import (
     weights_with_a_huge_header,
 )
 from tests.support.trained import barely_trained
-from worker.sandbox.verify_upload import find_problem, verify_upload
 
 
 @pytest.fixture

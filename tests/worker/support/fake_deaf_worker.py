@@ -4,11 +4,11 @@ import sys
 
 from kombu.transport.virtual import QoS
 
+from snf_worker.log_setup import configure_logging
+from snf_worker.runtime import reconnect_watchdog
+from snf_worker.runtime.main import run_worker
+from snf_worker.settings import load_settings
 from tests.worker.support.helpers import fake_command
-from worker.log_setup import configure_logging
-from worker.runtime import reconnect_watchdog
-from worker.runtime.main import run_worker
-from worker.settings import load_settings
 
 if __name__ == "__main__":
     for_good = sys.argv[1] == "for-good"

@@ -5,8 +5,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
-from worker.runtime.lifeline import beat
-from worker.settings import load_settings
+from snf_worker.runtime.lifeline import beat
+from snf_worker.settings import load_settings
 
 
 class Handler(BaseHTTPRequestHandler):

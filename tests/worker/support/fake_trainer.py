@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from worker.attempts.attempt import StopFlag
-from worker.jobs.event_log import EventLog
-from worker.runtime.process import ExitCode
+from snf_worker.attempts.attempt import StopFlag
+from snf_worker.jobs.event_log import EventLog
+from snf_worker.runtime.process import ExitCode
 
 
 def main() -> int:

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Job, Status, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.queues import JobType
+from snf_worker.runtime.reconciler import Reconciler
+from snf_worker.settings import Settings
 from tests.support.fork_server import Process
 from tests.support.unmeasured import MEASURED
-from worker.broker.celery_app import make_celery
-from worker.broker.connection import redis_client
-from worker.jobs.record import Job, Status, new_job_id
-from worker.jobs.store import JobStore
-from worker.jobs.worker_registry import WorkerRegistry
-from worker.queues import JobType
-from worker.runtime.reconciler import Reconciler
-from worker.settings import Settings
 
 Start = Callable[..., Process]
 Submit = Callable[..., Job]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.errors import DatasetRefused
+from snf_models.errors import DatasetRefused
 
 
 def use_torch(_order: Any, _progress: Callable[[int, int], None]) -> bool:

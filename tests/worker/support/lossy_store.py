@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from worker.broker.connection import redis_client
-from worker.errors import BrokerDown
-from worker.jobs import lua_scripts as lua
-from worker.jobs.record import Job, Status
-from worker.jobs.store import JobStore
-from worker.settings import Settings
+from snf_worker.broker.connection import redis_client
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs import lua_scripts as lua
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
 
 
 class LosesAnswers(JobStore):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
-from worker.settings import Settings
 
 
 def redis_settings(settings: Settings, folder: Path) -> Settings:

@@ -8,12 +8,12 @@ from typing import Any
 
 from pyarrow import parquet
 
+from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.store import JobStore
+from snf_worker.queues import Queue
+from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
-from worker.jobs.record import Job, new_job_id
-from worker.jobs.store import JobStore
-from worker.queues import Queue
-from worker.runtime.supervisor import Outcome, Supervisor
-from worker.settings import Settings
 
 MODEL = "digits:1"
 IMAGES = 600

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from snf_worker.attempts import attempt, score
 from tests.support.slow_images import SlowImages, WorkWithoutModel
-from worker.attempts import attempt, score
 
 VARIABLE = "TEST_PART_SECONDS"
 SECONDS = 0.4

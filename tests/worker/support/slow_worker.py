@@ -1,11 +1,11 @@
 """A worker of scorings whose parts take time to read, and whose processes are forks."""
 
+from snf_worker.log_setup import configure_logging
+from snf_worker.runtime import assist
+from snf_worker.runtime.main import run_worker
+from snf_worker.settings import load_settings
 from tests.support.fork_server import fork_server, forked_attempts
 from tests.worker.support import slow_score
-from worker.log_setup import configure_logging
-from worker.runtime import assist
-from worker.runtime.main import run_worker
-from worker.settings import load_settings
 
 if __name__ == "__main__":
     settings = load_settings()

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.optimize import curve_fit
 
-from models.datasets import load_dataset
-from models.scorer import Scorer
+from snf_models.datasets import load_dataset
+from snf_models.scorer import Scorer
 from snf_runtime.anomaly.density.conditioning import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
 from snf_runtime.scoring.latent_statistics import COMPLEXITY
 

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
-from models.anomaly.fitting.gaussian_fits import MAX_COMPONENTS, fit_gaussian, fit_mixture, shrunk_covariance
+from snf_models.anomaly.fitting.gaussian_fits import MAX_COMPONENTS, fit_gaussian, fit_mixture, shrunk_covariance
 
 Array = NDArray[np.float64]
 

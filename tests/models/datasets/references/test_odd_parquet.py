@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.bulk.part import score_range
-from models.datasets.image_source import NamedImage
-from models.datasets.references import parquet_rows
-from models.datasets.references.build_index import build_index
-from models.datasets.references.encoded_image import EncodedImage
-from models.datasets.references.index import ReferenceRecord
-from models.datasets.references.referenced_files import ReferencedFiles
-from models.errors import DatasetRefused, ImageError, PartFailed
-from models.locations.location import Location
-from models.scorer import Scorer
+from snf_models.bulk.part import score_range
+from snf_models.datasets.image_source import NamedImage
+from snf_models.datasets.references import parquet_rows
+from snf_models.datasets.references.build_index import build_index
+from snf_models.datasets.references.encoded_image import EncodedImage
+from snf_models.datasets.references.index import ReferenceRecord
+from snf_models.datasets.references.referenced_files import ReferencedFiles
+from snf_models.errors import DatasetRefused, ImageError, PartFailed
+from snf_models.locations.location import Location
+from snf_models.scorer import Scorer
 from tests.support.paths import ROOT
 from tests.support.referenced import digits, parquet_of
 
@@ -150,7 +150,7 @@ def grown_kib(tmp_path: Path, count: int, size: int) -> int:
     script = f"""
 import resource
 from pathlib import Path
-from models.datasets.references.referenced_files import ReferencedFiles
+from snf_models.datasets.references.referenced_files import ReferencedFiles
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = ReferencedFiles(Path({str(tmp_path / "reference.sqlite")!r}))
@@ -189,7 +189,7 @@ def test_a_lack_of_memory_is_no_damage(
         monkeypatch.setattr(parquet_rows, "_read_rows", fail)
         with pytest.raises(type(lack)):
             read(tmp_path)
-        monkeypatch.setattr("models.datasets.references.parquet_columns.image_column", fail)
+        monkeypatch.setattr("snf_models.datasets.references.parquet_columns.image_column", fail)
         with pytest.raises(type(lack)):
             index()
         monkeypatch.undo()

@@ -11,12 +11,12 @@ from uuid import uuid4
 import pyarrow as pa
 import pytest
 
-from models.datasets.references.build_index import build_index
-from models.datasets.references.index import ReferenceRecord, read_record
-from models.datasets.references.source import ReferencedImages
-from models.errors import DatasetNotFound, DatasetRefused, ImageError
-from models.locations.errors import LocationNotFound, LocationUnavailable
-from models.locations.location import Location
+from snf_models.datasets.references.build_index import build_index
+from snf_models.datasets.references.index import ReferenceRecord, read_record
+from snf_models.datasets.references.source import ReferencedImages
+from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError
+from snf_models.locations.errors import LocationNotFound, LocationUnavailable
+from snf_models.locations.location import Location
 from snf_runtime.images.codec import Preprocessing, decode_image
 from tests.support.ports import free_port
 from tests.support.referenced import FORMS, Form, digits, parquet_of, put, tar_of
@@ -241,7 +241,7 @@ def test_a_server_that_goes_down_is_no_property_of_the_images(
         put(place, form, FILES[:10])
         images = refer(place)
         with monkeypatch.context() as patch:
-            patch.setattr("models.locations.object_store.MAX_RETRIES", 1)
+            patch.setattr("snf_models.locations.object_store.MAX_RETRIES", 1)
             patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
             with pytest.raises(LocationUnavailable, match="no connection to the server can be made"):
                 list(images.read(0, 10))

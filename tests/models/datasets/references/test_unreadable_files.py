@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from models.datasets.references.build_index import build_index
-from models.datasets.references.referenced_files import ReferencedFiles
-from models.errors import ImageError
-from models.locations.disk import DiskFile
-from models.locations.entry import FileEntry
-from models.locations.errors import LocationUnavailable
-from models.locations.location import Location
+from snf_models.datasets.references.build_index import build_index
+from snf_models.datasets.references.referenced_files import ReferencedFiles
+from snf_models.errors import ImageError
+from snf_models.locations.disk import DiskFile
+from snf_models.locations.entry import FileEntry
+from snf_models.locations.errors import LocationUnavailable
+from snf_models.locations.location import Location
 from tests.support.referenced import digits, parquet_of, tar_of
 
 FILES = digits(12)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Query, Request
+
+from snf_app.access.callers import caller_of
+from snf_app.access.permissions import MayScore
+from snf_app.audits.schemas import Audit
+from snf_app.audits.views import audit_view
+from snf_app.http.deadline import TimeoutMs, deadline
+from snf_app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
+from snf_app.http.errors import responses
+from snf_app.http.router import Router
+from snf_runtime.steps import Steps
+
+if TYPE_CHECKING:
+    from snf_models.audit import Audited
+    from snf_models.scorer import Scorer
+
+COST = 16
+"""Images that an audited image counts in the queue: a float64 pass, layer by layer, takes that many times as long."""
+
+router = Router(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
+
+Count = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=16,
+        description="Number of images; each is a pass in float64. For a model of features alone at most those that are "
+        "stored with it.",
+    ),
+]
+
+
+@router.get(
+    "",
+    operation_id="audit_model",
+    summary="Compute scores again without cached values",
+    responses=responses(401, 404, 409, 422, 429, 500, 503, 504),
+)
+async def audit_model(
+    ref: str,
+    request: Request,
+    settings: SettingsDep,
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    n: Count = 4,
+    timeout_ms: TimeoutMs = None,
+) -> Audit:
+    """Compare a model's log-likelihoods of up to 16 images with a recomputation in float64.
+
+    Images that are stored with the model are scored twice: as served, and in float64 without cached values. The answer
+    has the differences.
+
+    The second pass uses no cached or frozen value: each layer computes its log-determinant again, and features are
+    extracted in float64. If fewer than `n` images are stored with the model, the rest are samples, the same at every
+    audit.
+    """
+    async with deadline(timeout_ms, settings.request_timeout_s):
+        loaded = await pool.acquire(ref)
+        caller, cost = caller_of(request.scope).name, min(n * COST, queue.largest)
+        queue.check(caller, cost)  # before seconds of loading
+        await pool.load_trained(loaded)
+        return audit_view(loaded, await queue.run(caller, _audit(loaded.scorer, n), cost))
+
+
+def _audit(scorer: Scorer, count: int) -> Steps[list[Audited]]:
+    """Return the audits of ``count`` images, one per step."""
+    from snf_models.audit import audit, count_images  # noqa: PLC0415 - it imports torch, which is loaded by now
+
+    audited = []
+    for index in range(count_images(scorer, count)):
+        if index:
+            yield
+        audited.append(audit(scorer, index))
+    return audited

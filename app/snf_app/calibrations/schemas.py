@@ -1,0 +1,148 @@
+"""Requests and answers of the calibration endpoints."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from snf_app.calibrations.comparison_schemas import CalibrationComparison
+from snf_app.http.schemas import Answer, Whole
+from snf_models.artifacts.manifest import Deviation, Precision
+from snf_models.naming import Name
+
+LINE: dict[str, Any] = {
+    "number": 1,
+    "active": True,
+    "created": "2026-07-01T12:00:00Z",
+    "job": "06f8m2q1x3z4c5v6b7n8m9k0j1",
+    "dataset": "line-1",
+    "statistics_images": 1600,
+    "calibration_images": 400,
+    "copies": 0,
+    "tiles": None,
+    "folds": 1,
+    "precision": "float32",
+    "deviation": None,
+    "smallest_p": 0.0024937655860349127,
+    "thresholds": [
+        {"alpha": 0.001, "threshold": None, "images_needed": 2995},
+        {"alpha": 0.005, "threshold": None, "images_needed": 598},
+        {"alpha": 0.01, "threshold": 0.0024937655860349127, "images_needed": 299},
+        {"alpha": 0.02, "threshold": 0.00997506234413965, "images_needed": 149},
+        {"alpha": 0.05, "threshold": 0.032418952618453865, "images_needed": 59},
+        {"alpha": 0.1, "threshold": 0.07481296758104738, "images_needed": 29},
+    ],
+    "problem": None,
+    "warning": None,
+    "reason": None,
+}
+"""An example, whose numbers a test computes."""
+
+
+class CalibrationRequest(BaseModel):
+    """Request to calibrate the p-values of a model on a dataset of normal images.
+
+    While the new calibration is active, the p-values of the model are ranks among images of this dataset.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
+
+    dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
+    activate: StrictBool | None = Field(
+        None,
+        description="Whether the new calibration becomes the active one. Null: it does unless it attains fewer of "
+        "the rates 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 than the one in use at that time.",
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Arithmetic of scores while this calibration is active. `bfloat16`: for the middle convolutions of "
+        "the coupling networks, faster on CPUs that support it. The distance of scores from float32 is measured as "
+        "`deviation`.",
+    )
+
+
+class CalibrationChoice(BaseModel):
+    """Request to select, by its number, the calibration with which a model version judges images.
+
+    The calibration with this number gives the p-values from then on, unless `dry_run` is true.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]}
+    )
+
+    calibration: Whole = Field(ge=0, description="Its number; 0 is the model's own calibration.")
+    dry_run: StrictBool = Field(False, description="Change nothing, and answer with a `comparison`.")
+
+
+class Threshold(Answer):
+    """P-value threshold that keeps the false-alarm rate within a given limit.
+
+    If p-values up to the threshold are flagged, at most a share `alpha` of normal images is flagged, with 95 %
+    confidence.
+    """
+
+    alpha: float = Field(description="False-alarm rate.")
+    threshold: float | None = Field(description="`alpha` for scoring; null where there are too few images.")
+    images_needed: int = Field(description="Fewest calibration images for a threshold.")
+
+
+class CalibrationView(Answer):
+    """Calibration of a model's p-values as an API answer: dataset, image counts and p-value thresholds.
+
+    Fields are null if the file of the calibration is damaged.
+    """
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LINE]})
+
+    number: int = Field(description="0 is the model's own calibration.")
+    active: bool = Field(description="Whether scoring uses it.")
+    created: datetime | None
+    job: str | None = Field(description="The job that made it; null for a model that was not trained by a job.")
+    dataset: str | None
+    statistics_images: int | None = Field(description="Images to which the statistics were fitted.")
+    calibration_images: int | None = Field(description="Images among which p-values are ranks.")
+    copies: int | None = Field(
+        None, description="Further calibration images that are copies of others: a group of copies gives one rank."
+    )
+    tiles: tuple[int, int] | None = Field(
+        None, description="Fewest and most tiles of a calibration image: other images are not judged. Null: all are."
+    )
+    folds: int | None = Field(
+        description="More than 1: both kinds are the same images, and each fold is judged by the fit to the others."
+    )
+    precision: Precision | None = Field(description="Arithmetic of scores while it is active.")
+    deviation: Deviation | None = Field(
+        description="Distance of scores of its calibration images from float32, nats; null for float32."
+    )
+    smallest_p: float | None = Field(
+        description="Smallest p-value it can give, and so the smallest `alpha` of a request."
+    )
+    thresholds: list[Threshold] = Field(
+        description="Thresholds for images like those of the calibration. Empty with several folds, and where an "
+        "earlier version left suspect images out."
+    )
+    problem: str | None = Field(description="Why it cannot be used.")
+    warning: str | None = Field(
+        None, description="`gradient-evidence-ignored`, in words, for a calibration of an earlier version; else null."
+    )
+    reason: str | None = Field(
+        None,
+        description="Why it did not become active when it was made, unless it was chosen since, or that it replaced a "
+        "damaged one; else null.",
+    )
+
+
+class CalibrationList(Answer):
+    """List of all p-value calibrations of a model version, as an API answer.
+
+    They are in ascending order of number. `active` is the number of the calibration in use.
+    """
+
+    model: str
+    version: int
+    active: int
+    calibrations: list[CalibrationView]
+    comparison: CalibrationComparison | None = Field(None, description="Of a `dry_run`: what would change. Else null.")

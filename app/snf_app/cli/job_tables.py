@@ -1,0 +1,186 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from snf_app.cli.new_version import published_line
+from snf_app.cli.progress import duration
+from snf_app.cli.tables import TableColumn, print_facts, print_table
+from snf_runtime.judged_counts import JudgedCounts
+
+if TYPE_CHECKING:
+    from snf_client.schemas import JobList, JobView, RunDetail, TrainingCurve
+
+STYLES = {
+    "running": "cyan",
+    "succeeded": "green",
+    "partial": "yellow",
+    "failed": "bold red",
+    "cancelled": "dim",
+    "paused": "yellow",
+}
+
+ENDED_WITH_RESULT = ("succeeded", "partial")
+
+
+def print_jobs(page: JobList) -> None:
+    from rich.text import Text
+
+    columns = (
+        TableColumn("id"),
+        TableColumn("type"),
+        TableColumn("status"),
+        TableColumn("model", fold=20),
+        TableColumn("dataset", fold=12, drop=3),
+        TableColumn("done", drop=4),
+        TableColumn("ETA", drop=2),
+        TableColumn("bits/dim", drop=1),
+    )
+    rows = [
+        (
+            job.id,
+            job.type,
+            Text(job.status, STYLES.get(job.status, "")),
+            job.model or "recommendation",
+            job.dataset,
+            "" if job.status in ENDED_WITH_RESULT else _percent(job),
+            duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
+            _bits(job),
+        )
+        for job in page.jobs
+    ]
+    print_table(columns, rows)
+    for job in page.jobs:
+        if job.waits_for:
+            typer.echo(f"{job.id} waits: {job.waits_for}")
+
+
+def print_job(job: JobView, options: str = "") -> None:
+    """Print a job as a table of two columns; suggested commands end with ``options`` of ``url_option``."""
+    from rich.text import Text
+
+    from snf_models.texts.validation_texts import value_text
+
+    ended = job.status in ENDED_WITH_RESULT
+    facts: dict[str, str | Text] = {
+        "status": Text(job.status, STYLES.get(job.status, "")),
+        "model": job.model,
+        "dataset": job.dataset,
+        "preset": job.preset if job.type == "train" else "",
+        "parameters": ", ".join(f"{name} {value_text(value)}" for name, value in job.parameters.items()),
+        "queue": job.queue if job.place_in_line is None else f"{job.queue}, {job.place_in_line} before it",
+        "waits": job.waits_for or "",
+        "done": _percent(job),
+        "step": "{step} of {steps}".format_map(job.progress) if {"step", "steps"} <= job.progress.keys() else "",
+        "ETA": duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
+        "bits/dim": _bits(job),
+        "expected to take": _expected(job),
+        "attempts": str(job.attempts),
+        "checkpoint": "" if job.checkpoint_step is None else f"step {job.checkpoint_step}",
+        "queued": _moment(job.created_at.isoformat()),
+        "started": _moment(job.started_at.isoformat() if job.started_at else ""),
+        "finished": _moment(job.finished_at.isoformat() if job.finished_at else ""),
+        "retry of": job.retry_of or "",
+        "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
+        "outcome": Text(outcome(job, options), "bold red" if is_unfit(job) else "") if ended else "",
+    }
+    print_facts(facts, f"{job.type} {job.id}")
+
+
+def print_curve(curve: TrainingCurve | RunDetail) -> None:
+    """Draw bits/dim and reconstruction error by step, or print a note if there is too little to draw."""
+    from rich.console import Console
+
+    from snf_app.cli.live import LearningCurves
+
+    if len(curve.points) < 2:
+        Console().print("no curve yet: it starts with the second report of the training")
+        return
+    if all(point.bits_per_dim is None for point in curve.points):
+        Console().print("no curve: no report has bits/dim (a model of features is fitted in closed form)")
+        return
+    curves = LearningCurves()
+    for point in curve.points:
+        curves.add({"event": "metrics", **point.model_dump()})
+    for validation in curve.validations:
+        curves.add({"event": "validation", **validation.model_dump()})
+    Console().print(curves)
+    Console().print(f"steps {curve.points[0].step} to {curve.points[-1].step}")
+
+
+def outcome(job: JobView, options: str = "") -> str:
+    """Return a result in words, such as ``registered digits:2``; suggested commands end with ``options``."""
+    result = job.result or {}
+    if "proposal" in result:
+        proposed = result["proposal"] and f"proposes {result['proposal']} ({result['preset']})"
+        return f"{proposed or 'proposes no family'}: {'; '.join(result['reasons'])}"
+    if "limit" in result:
+        return limit_outcome(result)
+    if "calibration" in result:
+        return calibration_outcome(result, options)
+    if "ref" in result:
+        # Jobs of earlier versions have no list of reasons and no live version.
+        unfit = [reason["detail"] for reason in result.get("unfit", ())]
+        live = result.get("live_version", result["version"] if result.get("live") else None)
+        smallest = result.get("smallest_p")
+        return published_line(result["ref"], live=live, unfit=unfit, options=options, smallest_p=smallest)
+    if "anomalies" in result:
+        place = f"; the scores are in {result['output']}" if "output" in result else ""
+        return f"{job_counts(job).text}{place}"
+    return f"job {job.id} succeeded"
+
+
+def calibration_outcome(result: dict[str, Any], options: str = "") -> str:
+    """Return the new calibration, its smallest false-alarm rate, and whether and why it is in use."""
+    number, ref, reason = result["calibration"], result["ref"], result.get("reason")
+    made = f"calibration {number} of {ref}, smallest alpha {result['smallest_p']:.4g}"
+    if result.get("active") is None:
+        return made
+    if result["active"]:
+        return f"{made}; it is in use now" + (f" ({reason})" if reason else "")
+    return f"{made}; it is not in use: {reason}\n`snf models use-calibration {ref} {number}{options}` puts it to use"
+
+
+def limit_outcome(result: dict[str, Any]) -> str:
+    """Return the smallest size found for each kind of defect, in pixels or ``none``, or why none is known."""
+    made = f"detection limit {result['limit']} of {result['ref']} at alpha {result['alpha']:.4g}"
+    if result["not_determinable"]:
+        return f"{made} is not determinable: {result['not_determinable']}"
+    sizes = (f"{label}: {'none' if size is None else f'{size} pixels'}" for label, size in result["sizes"].items())
+    return f"{made}; {'; '.join(sizes)}"
+
+
+def is_unfit(job: JobView) -> bool:
+    """Return whether a job trained a version that failed a check, so that it does not become live by itself."""
+    return bool((job.result or {}).get("unfit"))
+
+
+def job_counts(job: JobView) -> JudgedCounts:
+    """Return the counts of a bulk scoring job; 0 for other jobs."""
+    result = job.result or {}
+    errors = result.get("errors", 0)
+    return JudgedCounts(result.get("images", 0) - errors, result.get("anomalies", 0), errors)
+
+
+def _bits(job: JobView) -> str:
+    bits = job.metrics.get("bits_per_dim")
+    return "" if bits is None else f"{bits:.4f}"
+
+
+def _expected(job: JobView) -> str:
+    if job.estimate is None or (job.estimate.seconds is None and job.status != "queued"):
+        return ""
+    return "unknown until it runs" if job.estimate.seconds is None else duration(job.estimate.seconds)
+
+
+def _moment(text: str) -> str:
+    return f"{text[:10]} {text[11:19]} UTC" if text else ""
+
+
+def _percent(job: JobView) -> str:
+    if job.status in ENDED_WITH_RESULT:
+        return "100 %"
+    fraction = job.progress.get("fraction")
+    return "" if fraction is None else f"{100 * fraction:.0f} %"

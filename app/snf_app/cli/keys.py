@@ -1,0 +1,218 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snf_app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
+from snf_app.cli.tables import TableColumn, print_table
+from snf_runtime.judged_counts import FAILED, USAGE
+from snf_worker.keys.roles import ROLES, Role
+
+if TYPE_CHECKING:
+    from snf_worker.keys.key_file import KeyFile, StoredKey
+    from snf_worker.settings import Settings
+
+HELP = "Create, list, revoke and rotate API keys. Without a subcommand: list. Services notice within a second."
+keys = typer.Typer(help=HELP, invoke_without_command=True)
+
+UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+MAX_DURATION = timedelta(days=3650)
+
+Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=False)]
+
+
+@keys.callback(help=HELP)
+def list_by_default(context: typer.Context, as_json: Json = False) -> None:
+    """Run ``snf keys list`` if ``snf keys`` is called without a subcommand."""
+    if context.invoked_subcommand is None:
+        list_keys(as_json)
+    else:
+        refuse_before_subcommand(context)
+
+
+def _role(text: str) -> Role:
+    """Read a role of a key; a wrong one is an error of usage that names the most similar role."""
+    from snf_models.texts.suggestions import choices
+
+    for role in ROLES:
+        if role == text:
+            return role
+    raise typer.BadParameter(f"there is no role {text!r}; {choices(text, ROLES)}")
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Holder of the key: a person, a camera, a program.", show_default=False)],
+    role: Annotated[
+        Role,
+        typer.Option(
+            "--role",
+            parser=_role,
+            metavar="|".join(ROLES),
+            help="Permissions of the key; each role includes the ones before.",
+        ),
+    ],
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="Time for which the key is valid: 90d, 12h, 30m.")
+    ] = None,
+    requests: Annotated[str | None, typer.Option("--requests", help="Requests at most: 600/minute.")] = None,
+    images: Annotated[str | None, typer.Option("--images", help="Images scored or drawn at most: 10000/hour.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Create an API key and print it once; it cannot be shown again.
+
+    Only the hash of the key is stored.
+    """
+    end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
+    from snf_models.naming import NAME, NAME_RULE
+    from snf_worker.keys.first_key import import_key_file
+    from snf_worker.keys.key_file import RATE
+
+    _check("NAME", name, NAME, NAME_RULE)
+    for option, rate in (("--requests", requests), ("--images", images)):
+        _check(option, rate, RATE, "a rate such as 600/minute")
+    settings = read_settings(writes=True)
+    with _key_file(settings) as file:
+        is_first = not settings.has_keys
+        imported = None if settings.keys_file.exists() else import_key_file(settings)
+        if imported is not None:
+            typer.echo(f"snf: the key in {settings.key_file} stays valid, as {imported.name}, role admin", err=True)
+            _record(settings, "key-imported", imported)
+        key, text = file.create(name, role, expires=end, requests=requests, images=images)
+    _print_secret(key, text, as_json)
+    if is_first:
+        typer.echo("snf: from now on every caller must show a key, the console too", err=True)
+    _record(settings, "key-created", key)
+
+
+@keys.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """List all API keys, also expired and revoked ones: id, name, role, state and limits, never the secret text."""
+    settings = read_settings()
+    with _key_file(settings) as file:
+        stored = file.read() if settings.keys_file.exists() else ()
+    if as_json:
+        print_json({"keys": [_view(key) for key in stored]})
+        return
+    columns = (
+        TableColumn("id"),
+        TableColumn("name", fold=16),
+        TableColumn("role"),
+        TableColumn("state"),
+        TableColumn("created", drop=1),
+        TableColumn("expires", drop=3),
+        TableColumn("limits", fold=16, drop=2),
+    )
+    rows = []
+    for key in stored:
+        limits = [f"{rate} {unit}" for unit, rate in (("requests", key.requests), ("images", key.images)) if rate]
+        times = [f"{time:%Y-%m-%d}" if time else "" for time in (key.created, key.expires)]
+        rows.append((key.id, key.name, key.role, key.state(datetime.now(UTC)), *times, ", ".join(limits)))
+    print_table(columns, rows)
+
+
+@keys.command()
+def revoke(ref: Ref, as_json: Json = False) -> None:
+    """Make an API key permanently invalid, given its name or id.
+
+    Running services refuse it within a second.
+    """
+    settings = read_settings(writes=True)
+    with _key_file(settings) as file:
+        key = file.revoke(ref)
+    _record(settings, "key-revoked", key)
+    if as_json:
+        print_json(_view(key))
+    else:
+        typer.echo(f"revoked {key.name} ({key.id})")
+
+
+@keys.command()
+def rotate(
+    ref: Ref,
+    overlap: Annotated[
+        str, typer.Option("--overlap", help="Time for which the old text stays valid: 24h; 0m: not at all.")
+    ] = "1h",
+    as_json: Json = False,
+) -> None:
+    """Give an API key a new secret text, and print that text.
+
+    The old text stays valid for --overlap, by default 1 hour.
+    """
+    duration = _duration(overlap, "--overlap")
+    settings = read_settings(writes=True)
+    with _key_file(settings) as file:
+        key, text = file.rotate(ref, duration)
+    _print_secret(key, text, as_json)
+    _record(settings, "key-rotated", key)
+
+
+@contextmanager
+def _key_file(settings: Settings) -> Iterator[KeyFile]:
+    """Give the stored keys; an error inside the block ends the command with a message."""
+    from snf_worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable
+
+    require_local("snf keys", "keys are made and revoked on the machine of the service")
+    try:
+        yield KeyFile(settings.keys_file)
+    except KeyConflict as error:
+        raise fail(str(error), USAGE) from error
+    except KeysUnreadable as error:
+        raise fail(f"{error}; restore it from a backup, or remove it and make new keys", FAILED) from error
+    except OSError as error:
+        raise fail(f"{error.filename or settings.keys_file}: {error.strerror}", FAILED) from error
+
+
+def _record(settings: Settings, event: str, key: StoredKey) -> None:
+    """Write a change of the keys to the audit log; a failure to write does not undo the change."""
+    from snf_app.http.request_log import audit_file, timestamp
+
+    who = {"time": timestamp(), "event": event, "caller": "command line", "user": _user()}
+    try:
+        audit_file(settings).write([who | {"id": key.id, "name": key.name, "for_role": key.role}])
+    except OSError as error:
+        typer.echo(f"snf: the audit log cannot be written: {error}", err=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return str(os.getuid())
+
+
+def _print_secret(key: StoredKey, text: str, as_json: bool) -> None:
+    if as_json:
+        print_json(_view(key) | {"key": text})
+        return
+    # Only the text goes to stdout, so that it can be piped into a secret store.
+    typer.echo(f"snf: {key.name} ({key.id}), role {key.role}; this key is not shown again:", err=True)
+    typer.echo(text)
+
+
+def _view(key: StoredKey) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    shown = key.model_dump(mode="json", exclude={"digest", "replaced"})
+    replaced = key.replaced.until if key.replaced is not None and key.replaced.until > now else None
+    return shown | {"state": key.state(now), "replaced_valid_until": replaced and replaced.isoformat()}
+
+
+def _duration(text: str, option: str) -> timedelta:
+    parts = re.fullmatch(r"([0-9]{1,6})([mhd])", text)
+    duration = int(parts[1]) * UNITS[parts[2]] if parts else None
+    if duration is None or duration > MAX_DURATION:
+        raise fail(f"{option}: expected a time such as 90d, 12h or 30m, at most 3650d; got {text!r}", USAGE)
+    return duration
+
+
+def _check(option: str, text: str | None, pattern: str, expected: str) -> None:
+    if text is not None and re.fullmatch(pattern, text) is None:
+        raise fail(f"{option}: expected {expected}; got {text!r}", USAGE)

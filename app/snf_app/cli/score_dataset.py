@@ -1,0 +1,100 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from snf_app.cli.common import error_messages, fail, print_json, url_option
+from snf_app.cli.existing_output import ENDINGS, check_held
+from snf_app.cli.job_tables import job_counts
+from snf_app.cli.judging_model import JudgingModel, judging_model
+from snf_app.cli.out_file import check_place
+from snf_app.cli.progress import labelled_bar
+from snf_app.cli.remarks import print_notes
+from snf_app.cli.remote import follow_job, service, service_url
+from snf_runtime.judged_counts import USAGE
+from snf_worker.private_home import user_umask
+
+if TYPE_CHECKING:
+    from snf_client import Client
+    from snf_client.parameters import ScoringParameters
+    from snf_client.schemas import JobView
+    from snf_runtime.judged_counts import JudgedCounts
+
+
+def score_dataset(
+    dataset: str,
+    out: Path,
+    model: str,
+    alpha: float | None,
+    *,
+    url: str | None,
+    key: str | None,
+    force: bool,
+    as_json: bool,
+) -> JudgedCounts:
+    """Score a dataset by a job of a service, save the table, and return the counts."""
+    with service(service_url(url), key) as client, labelled_bar() as bar:
+        judging = judging_model(model, client)
+        check_held(out, judging, None, dataset=dataset, force=force)
+
+        def observe(event: dict[str, Any]) -> None:
+            if event["event"] == "metrics":
+                bar(f"scoring {dataset}", event["step"], event["steps"])
+
+        # The same version and calibration as those that the file was checked for.
+        parameters: ScoringParameters = {"calibration": judging.calibration}
+        if alpha is not None:
+            parameters["alpha"] = alpha
+        job = client.jobs.score(dataset, judging.ref, parameters=parameters)
+        download = f"snf jobs download {job.id}{url_option(url)}"
+        typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job: `{download}` fetches its table", err=True)
+        job = follow_job(client, job.id, observe)
+        fetch_table(client, job.id, out)
+    if as_json:
+        print_json({"job": job.id, "model": job.model, "out": str(out), **(job.result or {})})
+    else:
+        typer.echo(f"the table is in {out}")
+    print_notes(judging.warnings, to_stderr=True)
+    return job_counts(job)
+
+
+def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
+    """Save a job's table; exit with code 2 for other jobs, a wrong ``out`` or, without ``force``, other content."""
+    if job.type != "score":
+        raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
+    check_place(out, ENDINGS)
+    model = JudgingModel(job.model, int(job.parameters.get("calibration") or 0))
+    check_held(out, model, None, dataset=job.dataset, force=force)
+    output = (job.result or {}).get("output")
+    if output is None:
+        fetch_table(client, job.id, out)
+    else:
+        _fetch_parts(output, job, out)
+
+
+def fetch_table(client: Client, job_id: str, out: Path) -> None:
+    """Download a job's Parquet table, and convert it to the format of the ending of ``out``."""
+    from snf_models.bulk.merge_parts import convert_table
+
+    with user_umask():
+        if out.suffix == ".parquet":
+            client.jobs.download(job_id, out)
+            return
+        with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
+            convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)
+
+
+def _fetch_parts(url: str, job: JobView, out: Path) -> None:
+    """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
+    from snf_models.bulk.output import stored_output
+    from snf_models.bulk.part_tables import PartSummary
+    from snf_models.locations.location import Location
+
+    result = job.result or {}
+    counts = PartSummary(result["images"], result["errors"], result["anomalies"])
+    with error_messages(), user_umask():
+        stored_output(Location(url), result["plan"]).merge(out.absolute(), counts)

@@ -1,0 +1,125 @@
+# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Scoring of image files in this process; files are decoded and results written while the model computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from snf_app.cli.common import client_schema, read_settings, registry
+
+if TYPE_CHECKING:
+    from snf_app.registry.loaded import Loaded
+    from snf_app.scoring.request_images import Item
+    from snf_client.resources.scores import ScoreParameters, ScorePart
+    from snf_runtime.anomaly.judged import Judgement
+
+DECODERS = min(4, os.cpu_count() or 1)
+FILES_PER_TASK = 8
+"""Files that a thread decodes at a time: handing over a single small file costs more than decoding it."""
+REQUESTS_PER_BATCH = 4
+"""Images of a batch as a multiple of those of a request: a verdict costs less in a large batch."""
+LARGE_BATCH_BYTES = 64 * 2**20
+"""Most bytes of a batch of several images that keep their size."""
+PREFETCHED = 2
+"""Batches that are decoded or scored ahead, so that the model never waits."""
+
+
+def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
+    """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
+    from snf_app.registry.loaded import Loaded
+    from snf_models.prefetch import prefetch
+    from snf_models.scorer import Scorer
+    from snf_models.threads import one_blas_thread
+
+    one_blas_thread()
+    settings = read_settings()
+    version = registry().resolve(parameters.model)
+    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings.engine_options))
+    loaded.scorer.calibration.check_alpha(parameters.alpha)
+    if parameters.explain:
+        loaded.scorer.require_spatial()
+    decoded = _decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size)
+    if loaded.scorer.preprocessing.tiled:
+        # Large images are not kept ahead: the memory is that of one batch.
+        scored = _scored(decoded, loaded, parameters)
+    else:
+        scored = prefetch(_scored(prefetch(decoded, PREFETCHED), loaded, parameters), PREFETCHED)
+    with closing(scored) as batches:
+        first = 0
+        for items, outcomes in batches:
+            yield _part(loaded, items, outcomes, first)
+            first += len(items)
+
+
+def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list[Item]]:
+    from snf_runtime.images.batch import in_batches
+
+    if loaded.scorer.preprocessing.tiled:
+        yield from in_batches((_item(path, loaded) for path in files), size, LARGE_BATCH_BYTES, _bytes)
+        return
+
+    def decode(paths: Sequence[Path]) -> list[Item]:
+        return [_item(path, loaded) for path in paths]
+
+    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
+        for start in range(0, len(files), size):
+            batch = files[start : start + size]
+            pieces = [batch[at : at + FILES_PER_TASK] for at in range(0, len(batch), FILES_PER_TASK)]
+            yield [item for items in pool.map(decode, pieces) for item in items]
+
+
+def _bytes(item: Item) -> int:
+    from snf_runtime.images.codec import DecodedImage
+
+    return item.image.pixels.nbytes if isinstance(item.image, DecodedImage) else 0
+
+
+def _item(path: Path, loaded: Loaded) -> Item:
+    from snf_app.scoring.request_images import Item, Upload, decode_upload
+    from snf_models.errors import ImageError
+    from snf_runtime.images.image_folder import read_file
+    from snf_runtime.images.policy import path_text
+
+    name = path_text(path)
+    try:
+        data = read_file(path)
+    except ImageError as error:
+        return Item(name, error)
+    return decode_upload(Upload(name, data), loaded.scorer.preprocessing)
+
+
+def _scored(
+    batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
+) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
+    from snf_app.scoring.request_images import decoded
+    from snf_runtime.images.batch import batch_of
+
+    scorer = loaded.scorer
+    with closing(batches):
+        for items in batches:
+            images = decoded(items)
+            if not images:
+                yield items, {}
+                continue
+            pixels = batch_of(list(images.values()), scorer.preprocessing)
+            judged = scorer.judge_each(pixels, parameters.alpha, parameters.draws, explain=parameters.explain)
+            yield items, dict(zip(images, judged, strict=True))
+
+
+def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> ScorePart:
+    from snf_app.scoring.responses import image_result
+    from snf_client.resources.scores import ScorePart
+    from snf_client.schemas import FailedImage, ScoredImage
+
+    def result(place: int, item: Item) -> ScoredImage | FailedImage:
+        own = image_result(first + place, item, outcomes.get(place), loaded)
+        return client_schema(ScoredImage, own) if own.status == "ok" else client_schema(FailedImage, own)
+
+    version = loaded.version
+    results = tuple(result(place, item) for place, item in enumerate(items))
+    return ScorePart(results, version.name, version.version, version.calibration)

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query, Request, Response
+
+from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
+from snf_app.datasets.form import FILE, NAME, NEAR_DUPLICATES
+from snf_app.datasets.schemas import DatasetDetail, DatasetList, ReferenceRequest
+from snf_app.datasets.views import detail, entries, refuse_builtin, refuse_used
+from snf_app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
+from snf_app.http.errors import Problem, responses
+from snf_app.http.openapi import located
+from snf_app.http.query import PageQuery
+from snf_app.http.router import Router
+from snf_app.scoring.request_images import MULTIPART
+from snf_models.atomic_files import locked
+from snf_models.datasets import dataset_names
+from snf_models.datasets.builtin import NAMES
+from snf_models.errors import DatasetNotFound
+from snf_models.naming import NAME_PATTERN
+
+PATH = "/v1/datasets"
+
+# Plain functions: the framework runs them in threads, where disk, network and job store may block.
+router = Router(prefix=PATH, tags=["datasets"])
+
+DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
+
+_FORM = {
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": [NAME, FILE],
+                "additionalProperties": False,
+                "properties": {
+                    NAME: {
+                        "type": "string",
+                        "pattern": NAME_PATTERN,
+                        "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
+                        "examples": ["bottles"],
+                    },
+                    NEAR_DUPLICATES: {
+                        "type": "string",
+                        "enum": ["keep", "drop"],
+                        "default": "keep",
+                        "description": "`drop` leaves out all but the first of images that are alike. Each is listed "
+                        "in the report.",
+                    },
+                    FILE: {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"type": "string", "format": "binary"},
+                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy file, or images: PNG, JPEG, "
+                        "WebP, BMP, TIFF or GIF, one or many. Folders in archives and in file names are groups, which "
+                        "the split keeps together.",
+                    },
+                },
+            }
+        }
+    },
+}
+
+
+@router.post(
+    "",
+    operation_id="upload_dataset",
+    summary="Upload a dataset",
+    dependencies=[MayTrain],
+    status_code=201,
+    responses={
+        201: located("The dataset can be trained on.", "dataset"),
+        **responses(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 507),
+    },
+    openapi_extra={"requestBody": _FORM},
+)
+def upload_dataset(
+    request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
+) -> DatasetDetail:
+    """Store uploaded images or archives as a new dataset.
+
+    The answer has its counts, its split and a report of rejected files.
+
+    Single files that are not usable images are left out and listed in the report. An archive or array that is damaged,
+    unsafe or too large is refused as a whole, and nothing of it is stored.
+    """
+    dataset = detail(uploads.receive(request), store, settings.data_dir)
+    response.headers["Location"] = dataset.links["self"]
+    return dataset
+
+
+@router.post(
+    "/references",
+    operation_id="refer_dataset",
+    summary="Refer to images at a location",
+    dependencies=[MayTrain],
+    status_code=201,
+    responses={
+        201: located("Jobs of type score take the dataset, and with `inspect` all others.", "dataset"),
+        **responses(400, 401, 409, 413, 415, 422, 429, 500, 503, 507),
+    },
+)
+def refer_dataset(
+    reference: ReferenceRequest,
+    request: Request,
+    uploads: DatasetUploadsDep,
+    store: DatasetStoreDep,
+    settings: SettingsDep,
+    response: Response,
+) -> DatasetDetail:
+    """Create a dataset of images at a storage location, without copying them.
+
+    The images stay where they are. The answer tells what was found there.
+
+    The files are listed, tar archives are read once, and of Parquet files only the metadata is read. Every file is
+    indexed, or counted with a reason in `reference`. A file that changes later gives errors of its images. 503 if the
+    location cannot be reached. The request takes as long as the indexing, at most an hour; it ends when the caller
+    leaves, and then there is no dataset.
+    """
+    uploads.refer(request, reference)
+    dataset = detail(reference.name, store, settings.data_dir)
+    response.headers["Location"] = dataset.links["self"]
+    return dataset
+
+
+@router.get(
+    "",
+    operation_id="list_datasets",
+    summary="List the datasets",
+    dependencies=[MayRead],
+    responses=responses(401, 422, 500),
+)
+def list_datasets(store: DatasetStoreDep, settings: SettingsDep, query: Annotated[PageQuery, Query()]) -> DatasetList:
+    """List the datasets of the service, also those that cannot be used, built-in ones first and then by name.
+
+    `problem` is the reason why a dataset cannot be used, else null. `next` in the answer is the value of `after` for
+    the next page, or null on the last page.
+    """
+    names, after = query.page(dataset_names(settings.data_dir, store), _place)
+    return DatasetList(datasets=entries(store, settings.data_dir, names), next=after)
+
+
+def _place(name: str) -> tuple[int, str]:
+    return NAMES.index(name) if name in NAMES else len(NAMES), name
+
+
+@router.get(
+    "/{name}",
+    operation_id="get_dataset",
+    summary="Show a dataset",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
+    """Show a dataset's number of images, their sizes, and their split for training, calibration and testing.
+
+    For a dataset that was uploaded, or refers to images that were inspected, it also has near duplicates. Rejected
+    files are listed for all but built-in datasets.
+    """
+    return detail(name, store, settings.data_dir)
+
+
+@router.get(
+    "/{name}/contact-sheet",
+    operation_id="get_dataset_contact_sheet",
+    summary="Show the contact sheet of a dataset",
+    dependencies=[MayTrain],
+    response_class=Response,
+    responses={
+        **responses(401, 404, 422, 500),
+        200: {
+            "description": "Up to 100 images, evenly spread over the paths.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
+)
+def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
+    """Return a PNG picture that shows up to 100 images of a dataset.
+
+    404 for a built-in dataset, and 422 for a dataset by reference that was not inspected.
+    """
+    if name in NAMES:
+        raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
+    try:
+        content = store.contact_sheet(name).read_bytes()
+    except FileNotFoundError:
+        raise DatasetNotFound(f"the dataset {name!r} has just been deleted") from None
+    return Response(content, media_type="image/png")
+
+
+@router.delete(
+    "/{name}",
+    operation_id="delete_dataset",
+    summary="Delete a dataset",
+    dependencies=[MayAdminister],
+    status_code=204,
+    response_class=Response,
+    responses=responses(401, 404, 409, 422, 500, 503, 507),
+)
+def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep, settings: SettingsDep) -> None:
+    """Delete a dataset and the images that the service stores for it.
+
+    409 for a built-in dataset, and while a job that has not ended uses the dataset.
+
+    Models that were trained on it stay, and so do the images of a dataset by reference.
+    """
+    refuse_builtin(name)
+    with locked(settings.jobs_dir):
+        refuse_used(name, jobs)
+        store.delete(name)

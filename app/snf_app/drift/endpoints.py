@@ -1,0 +1,94 @@
+"""Endpoints that show drift of the images scored by a model version, and acknowledge its alarms."""
+
+from __future__ import annotations
+
+from fastapi import Request, Response
+
+from snf_app.access.callers import caller_of
+from snf_app.access.permissions import MayAdminister, MayRead
+from snf_app.drift.schemas import DriftReport
+from snf_app.http.dependencies import DriftMonitorDep, ModelPoolDep
+from snf_app.http.errors import Problem, responses
+from snf_app.http.router import Router
+
+# Plain functions: the framework runs them in threads, where bets and disk may block.
+router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])
+
+
+@router.get(
+    "",
+    operation_id="get_drift",
+    summary="Show drift of a model",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 409, 422, 500),
+)
+def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
+    """Show whether the images that a model has scored differ from its calibration images.
+
+    Only images with a `source` count, which this process of the service scored.
+
+    All sources together come first, then each source. The model version has the same list in its field `drift`.
+    """
+    version, _ = pool.find(ref)
+    return DriftReport(
+        model=version.name,
+        version=version.version,
+        calibration=version.calibration,
+        drift=monitor.of(version),
+    )
+
+
+@router.delete(
+    "",
+    operation_id="acknowledge_drift",
+    summary="Acknowledge drift of all sources together",
+    status_code=204,
+    response_class=Response,
+    dependencies=[MayAdminister],
+    responses=responses(401, 404, 409, 422, 500, 507),
+)
+def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
+    """End the drift alarm that covers all sources of a model's images together, and restart its test.
+
+    The test starts anew at the next image. Alarms and tests of single sources stay.
+
+    Streams are those of the active calibration, in this process of the service. 404 `drift-not-found` if no image was
+    scored since the last acknowledgement.
+    """
+    _acknowledge(ref, None, request, pool, monitor)
+
+
+@router.delete(
+    "/{source:path}",
+    operation_id="acknowledge_source_drift",
+    summary="Acknowledge drift of a source",
+    status_code=204,
+    response_class=Response,
+    dependencies=[MayAdminister],
+    responses=responses(401, 404, 409, 422, 500, 507),
+)
+def acknowledge_source_drift(
+    ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
+) -> None:
+    """End a model's drift alarm for one image source, such as a camera, and restart the source's drift test.
+
+    The test starts anew at the next image of the source. The alarm and the test of all sources together stay.
+
+    `source` is the label that requests name, also with slashes: `line-1/left`. 404 `drift-not-found` for a source of
+    which no image was scored since the last acknowledgement.
+    """
+    _acknowledge(ref, source, request, pool, monitor)
+
+
+def _acknowledge(ref: str, source: str | None, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
+    version, _ = pool.find(ref)
+    caller = caller_of(request.scope)
+    if not monitor.acknowledge(version, source, caller.label or caller.name):
+        images = "no image with a source" if source is None else f"no image of the source {source!r}"
+        raise Problem(
+            404,
+            "drift-not-found",
+            "No drift is watched",
+            f"{images} was scored by {version.name}:{version.version} with calibration {version.calibration} since "
+            "the last acknowledgement",
+        )

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import Request, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from snf_app.access.callers import SCOPE
+from snf_app.access.permissions import MayRead
+from snf_app.health.readiness import readiness_of
+from snf_app.health.schemas import Health, Readiness
+from snf_app.health.version import package_version
+from snf_app.http.dependencies import (
+    DrainingDep,
+    JobStoreMonitorDep,
+    MetricsDep,
+    ModelPoolDep,
+    ScoringQueueDep,
+    SettingsDep,
+)
+from snf_app.http.errors import responses
+from snf_app.http.router import Router
+from snf_app.registry.loaded import ModelState
+
+router = Router(tags=["operations"])
+
+
+@router.get("/healthz", operation_id="health", summary="Check that the process runs", responses=responses(429))
+async def health() -> Health:
+    """Answer 200 while the process runs; neither the models nor the job store is checked."""
+    return Health(status="alive", version=package_version())
+
+
+@router.get(
+    "/readyz",
+    operation_id="readiness",
+    summary="Check that the service can score",
+    responses={
+        503: {"model": Readiness, "description": "Loading, draining or stuck, or all models have failed."},
+        **responses(429),
+    },
+)
+async def readiness(
+    pool: ModelPoolDep,
+    queue: ScoringQueueDep,
+    job_store: JobStoreMonitorDep,
+    stopping: DrainingDep,
+    settings: SettingsDep,
+    request: Request,
+    response: Response,
+) -> Readiness:
+    """Answer 200 if images can be scored, else 503.
+
+    It is 503 while models load, if all have failed, and while the service stops.
+
+    It is 503 as well while scoring is stuck: a batch has been worked on for longer than a request may take. The answer
+    lists the models, and the reasons of those that could not be loaded; without a key, where the service has keys,
+    `models` and `failed` are empty.
+    """
+    readiness = await readiness_of(pool, queue, stopping, settings)
+    listing = readiness.listing if SCOPE in request.scope else []
+    failed = {
+        f"{version.name}:{version.version}": reason or "unknown"
+        for version, (state, reason) in pool.states().items()
+        if state is ModelState.FAILED and listing
+    }
+    unreadable = [model for model in listing if model.state is ModelState.FAILED and model.live is None]
+    failed |= {model.name: model.reason or "unknown" for model in unreadable}
+    response.status_code = 200 if readiness.status == "ready" else 503
+    return Readiness(
+        status=readiness.status,
+        reason=readiness.reason,
+        models={model.name: model.state.value for model in listing},
+        failed=failed,
+        jobs="ok" if job_store.answers else "degraded",
+        queue={"images": queue.images, "capacity": queue.capacity},
+    )
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    dependencies=[MayRead],
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
+)
+async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
+    """Return the metrics of the service in the text format of Prometheus.
+
+    They cover requests, images, queues, models and drift. The call does not wait for the job store.
+    """
+    text = await asyncio.to_thread(metrics.render, pool.registered)
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

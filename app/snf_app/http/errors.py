@@ -1,0 +1,311 @@
+"""Errors of the service as RFC 9457 problem details, and their description in OpenAPI."""
+
+from __future__ import annotations
+
+import http
+import logging
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from snf_app.http.methods import allowed_methods
+from snf_app.http.schemas import RULES
+from snf_app.inference_protocol.error_answers import error_answer, has_protocol
+from snf_models.disk_space import storage_error
+from snf_models.errors import ErrorKind, ModelsError, NoLiveVersion
+from snf_models.texts.validation_texts import plain_text, with_value
+from snf_worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
+
+MEDIA_TYPE = "application/problem+json"
+
+PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""Reason phrases of RFC 9110 that some Python versions lack; slugs are made of them and must not change."""
+
+STATUSES = {
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.INVALID: 422,
+    ErrorKind.BUSY: 429,
+    ErrorKind.NO_SPACE: 507,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.FAILED: 500,
+}
+
+REMOVED = {
+    "monitor": "there is no such parameter any more: only images with a `source` are watched for drift",
+    "detail": "verdicts with gradients have been removed: leave `detail` out",
+    "thorough": "verdicts with gradients have been removed: leave `thorough` out",
+}
+"""What to say of parameters that earlier versions had."""
+
+POINTERS = {
+    "alpha-unattainable": "/query/alpha",
+    "explain-unsupported": "/query/explain",
+    "no-learned-inverse": "/query/inverse",
+    "location-refused": "/body/location",
+    "location-not-found": "/body/location",
+    "unsuitable-column": "/body/column",
+}
+"""The part of a request that an error is about, by the error's slug."""
+RETRY_S = {ErrorKind.UNAVAILABLE: 30}
+"""Seconds after which a caller may try again, by the kind of an error that does not say so itself."""
+ERROR = "snf.error"
+"""Key of a request's scope that holds its error, for metrics."""
+REQUEST_ID = "snf.request_id"
+
+log = logging.getLogger(__name__)
+
+
+class FieldProblem(BaseModel):
+    """Error in one part of a request, such as an invalid query parameter.
+
+    It has the path to the part, such as /query/alpha, and tells what is wrong there.
+    """
+
+    pointer: str = Field(
+        description="Where: `/body/...`, `/query/...`, `/header/...` or `/path/...`.",
+        examples=["/query/alpha"],
+    )
+    detail: str = Field(description="What is wrong there.", examples=["expected a value less than 1, got 2"])
+
+
+class ProblemDetails(BaseModel):
+    """Body of an error response: a JSON object of problem details (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="Stable name of this kind of problem.", examples=["model-not-found"])
+    title: str = Field(description="The same for every problem of this type.", examples=["No such model"])
+    status: int = Field(description="The HTTP status.", examples=[404])
+    detail: str = Field(description="What happened this time.", examples=["no model is named 'dogs'"])
+    instance: str = Field(description="Path of the request.", examples=["/v1/models/dogs"])
+    errors: list[FieldProblem] | None = Field(None, description="The wrong parts of the request.")
+
+
+class Problem(Exception):
+    """HTTP error response of a kind ``slug``; ``detail`` says what was expected, what came, and what to do."""
+
+    def __init__(
+        self,
+        status: int,
+        slug: str,
+        title: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldProblem] | None = None,
+        headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.title = title
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+        self.extensions = dict(extensions or {})
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    """Return a 422 error for the part of a request at ``pointer``, such as ``/query/alpha``."""
+    return invalid_fields([FieldProblem(pointer=pointer, detail=detail)])
+
+
+def invalid_fields(fields: Sequence[FieldProblem]) -> Problem:
+    """Return a 422 error (``Problem``) that points at all invalid parts of a request; its detail names three."""
+    detail = "; ".join(f"{field.pointer}: {field.detail}" for field in fields[:3])
+    return Problem(422, "invalid-request", "The request is not valid", detail, errors=fields)
+
+
+def malformed_json(detail: str) -> Problem:
+    fields = [FieldProblem(pointer="/body", detail=detail)]
+    return Problem(400, "malformed-json", "The body is not valid JSON", f"/body: {detail}", errors=fields)
+
+
+def unsupported_media_type(got: str, accepted: Sequence[str]) -> Problem:
+    names = ", ".join(accepted)
+    return Problem(
+        415,
+        "unsupported-media-type",
+        "Unsupported Media Type",
+        f"the body's content type is {got or 'not given'!r}; expected one of {names}",
+        headers={"Accept": names},
+    )
+
+
+def draining() -> Problem:
+    """Return a 503 error (``Problem``) that refuses or ends a request while the service shuts down."""
+    return Problem(503, "draining", "The service is stopping", "no new work is taken", headers={"Retry-After": "5"})
+
+
+def field_problem(error: Mapping[str, Any], parent: tuple[str, ...] = (), known: Collection[str] = ()) -> FieldProblem:
+    """Convert an item of ``ValidationError.errors()``; ``known`` are parameters to suggest for an unknown one."""
+    match error["type"]:
+        case "string_pattern_mismatch":
+            rule = RULES.get(error["ctx"]["pattern"], "other characters or another length")
+            detail = f"expected {rule}"
+        case "extra_forbidden":
+            detail = REMOVED.get(str(error["loc"][-1])) or plain_text(error, known)
+            detail = detail if detail.endswith("?") else f"{detail}; see /docs for all parameters"
+        case _:
+            detail = plain_text(error)
+    detail = with_value(detail, error.get("input"))
+    return FieldProblem(pointer=pointer_of((*parent, *error["loc"])), detail=detail)
+
+
+def status_of(error: ModelsError | JobsError | Problem) -> int:
+    return error.status if isinstance(error, Problem) else STATUSES[error.kind]
+
+
+def problem_response(problem: Problem, instance: str) -> Response:
+    """Return an error response of RFC 9457, or below ``/v2`` of the Open Inference Protocol."""
+    if has_protocol(instance):
+        return error_answer(problem.status, f"{problem.title}: {problem.detail}", problem.headers)
+    body = ProblemDetails(
+        type=problem.slug,
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=instance,
+        errors=list(problem.errors) if problem.errors else None,
+        **problem.extensions,
+    )
+    return Response(
+        body.model_dump_json(exclude={"errors"} if body.errors is None else None),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def problem_of(error: Exception, pointer: str | None = None, known: Collection[str] = ()) -> Problem:  # noqa: PLR0911 - one for each kind
+    """Convert any exception; an unexpected one becomes a 500 error without internal details."""
+    error = storage_error(error) or error
+    match error:
+        case Problem():
+            return error
+        case BrokerDown():
+            # The error's own detail names sockets and hosts, which belong into the log only.
+            return Problem(
+                status_of(error),
+                error.slug,
+                error.title,
+                "the job store does not answer; scoring goes on",
+                headers={"Retry-After": str(error.retry_after_s)},
+            )
+        case ModelsError() | JobsError():
+            members = _members(error)
+            retry_s = error.retry_after_s if isinstance(error, TooManyJobs) else RETRY_S.get(error.kind)
+            headers = None if retry_s is None else {"Retry-After": str(retry_s)}
+            pointer = pointer or POINTERS.get(error.slug)
+            return Problem(
+                status_of(error),
+                error.slug,
+                error.title,
+                error.detail,
+                errors=[FieldProblem(pointer=pointer, detail=error.detail)] if pointer else None,
+                headers=headers,
+                extensions=members,
+            )
+        case RequestValidationError():
+            first = error.errors()[0]
+            if first["type"] == "json_invalid":  # which comes alone
+                return malformed_json(f"expected valid JSON: {first['ctx']['error']}")
+            return invalid_fields([field_problem(item, (), known) for item in error.errors()])
+        case HTTPException():
+            title = phrase(error.status_code)
+            return Problem(
+                error.status_code,
+                title.lower().replace(" ", "-"),
+                title,
+                str(error.detail) if error.detail else title,
+                headers=error.headers,
+            )
+        case _:
+            return Problem(
+                500,
+                "internal-error",
+                "The service failed",
+                "An unexpected error happened; the service's log has its traceback.",
+            )
+
+
+def _members(error: ModelsError | JobsError) -> dict[str, Any]:
+    """Return the further members of the problem of an error, by which a program can act."""
+    if isinstance(error, JobInUse):
+        return {"job": error.job}
+    if not isinstance(error, NoLiveVersion):
+        return {}
+    return {"unfit": [{"code": code, "detail": detail} for code, detail in error.unfit]}
+
+
+def phrase(status: int) -> str:
+    """Return the standard reason phrase of an HTTP status code, such as ``Not Found`` for 404."""
+    return PHRASES.get(status) or http.HTTPStatus(status).phrase
+
+
+def pointer_of(location: Sequence[str | int]) -> str:
+    """Convert a list of keys and indices to a JSON pointer (RFC 6901), such as ``/query/alpha``."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+async def _answer_storage(request: Request, error: Exception) -> Response:
+    """Answer an exception of a disk that takes no writes; pass on any other exception of the operating system."""
+    if storage_error(error) is None:
+        raise error
+    return await _answer(request, error)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    request.scope[ERROR] = error
+    if problem.status in (404, 405) and problem.detail == problem.title:
+        problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
+    if problem.status == 405:
+        # The router names the methods of one of the path's routes.
+        problem.headers["Allow"] = allowed_methods(request.app.routes, request.scope)
+    if problem.status >= 500:
+        if REQUEST_ID in request.scope:  # an unexpected error is answered outside the middleware that adds the header
+            problem.headers["X-Request-Id"] = request.scope[REQUEST_ID]
+        log.warning("%s %s: %s: %s", request.method, request.url.path, problem.slug, error)
+    return problem_response(problem, request.url.path)
+
+
+async def _note_disconnect(request: Request, _error: Exception) -> Response:
+    """Answer a client that has left: nothing reads the answer, but logs and metrics count it."""
+    return await _answer(
+        request, Problem(400, "upload-cut-off", "The upload was cut off", "the client disconnected before the end")
+    )
+
+
+def install(app: FastAPI) -> None:
+    for kind in (Problem, ModelsError, JobsError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(ClientDisconnect, _note_disconnect)
+    for kind in (OSError, sqlite3.Error):
+        app.add_exception_handler(kind, _answer_storage)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI descriptions of errors, for FastAPI's argument ``responses``."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
+    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
+
+
+def add_schema(openapi: dict[str, Any]) -> None:
+    """Add the error schema, and 400, 403, 422 and with a body 408 to all operations, in place."""
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            anywhere = responses(400, 403, 422, *((408,) if "requestBody" in operation else ()))
+            described = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
+            operation["responses"] = dict(sorted(described.items()))
+    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    nested = schema.pop("$defs", {})
+    openapi.setdefault("components", {}).setdefault("schemas", {}).update(ProblemDetails=schema, **nested)

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Path, Request
+from starlette.responses import Response
+
+from snf_app.access.permissions import MayRead, MayScore
+from snf_app.health.readiness import readiness_of
+from snf_app.http.deadline import TimeoutMs
+from snf_app.http.dependencies import (
+    DrainingDep,
+    InferenceServiceDep,
+    ModelPoolDep,
+    RegistryDep,
+    ScoringQueueDep,
+    SettingsDep,
+)
+from snf_app.http.errors import responses
+from snf_app.http.router import Router
+from snf_app.inference_protocol.error_answers import PREFIX, error_answer
+from snf_app.inference_protocol.metadata import metadata_of, server_metadata
+from snf_app.inference_protocol.openapi import BINARY_ANSWER, BODY
+from snf_app.inference_protocol.output_tensors import EncodedAnswer
+from snf_app.inference_protocol.request_body import HEADER_LENGTH
+from snf_app.inference_protocol.schemas import (
+    InferAnswer,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from snf_app.registry.loaded import ModelState
+from snf_app.registry.model_pool import ModelPool
+from snf_models.registry.registry import Registry
+
+router = Router(prefix=PREFIX, tags=["open inference protocol"])
+
+MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
+Name = Annotated[
+    str, Path(description="Name of a model; without a version also `name@alias`.", examples=["mnist-snf-glow"])
+]
+Version = Annotated[str, Path(description="Number of a version.", examples=["1"])]
+
+
+@router.get(
+    "",
+    operation_id="oip_server_metadata",
+    summary="Show name, version and extensions",
+    dependencies=[MayRead],
+    responses=responses(401, 500),
+)
+async def show_server() -> ServerMetadata:
+    """Show the name and version of this service, and its extensions of the Open Inference Protocol."""
+    return server_metadata()
+
+
+@router.get(
+    "/health/live",
+    operation_id="oip_server_live",
+    summary="Check that the process runs",
+    responses=responses(429),
+)
+async def check_live() -> ServerLive:
+    """Answer 200 while the service process runs."""
+    return ServerLive(live=True)
+
+
+@router.get(
+    "/health/ready",
+    operation_id="oip_server_ready",
+    summary="Check that the service can score",
+    response_model=ServerReady,
+    responses=responses(429, 503),
+)
+async def check_ready(
+    pool: ModelPoolDep, queue: ScoringQueueDep, stopping: DrainingDep, settings: SettingsDep
+) -> ServerReady | Response:
+    """Answer 200 if images can be scored, else 503.
+
+    It is the same check as `/readyz`.
+    """
+    readiness = await readiness_of(pool, queue, stopping, settings)
+    if readiness.status != "ready":
+        return error_answer(503, f"The service is not ready: {readiness.reason or readiness.status}")
+    return ServerReady(ready=True)
+
+
+@router.get(
+    MODEL,
+    operation_id="oip_model_metadata",
+    summary="Show the tensors of a model",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 409, 422, 500),
+)
+async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
+    """Show a model's versions, and the names, types and shapes of its input and output tensors.
+
+    It also tells what the numbers of its live version mean.
+
+    409 where all versions are unfit.
+    """
+    return await _metadata(name, pool, registry)
+
+
+@router.get(
+    VERSION,
+    operation_id="oip_version_metadata",
+    summary="Show the tensors of a version",
+    dependencies=[MayRead],
+    responses=responses(401, 404, 422, 500),
+)
+async def show_version(name: Name, version: Version, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
+    """Show the names, types and shapes of the input and output tensors of a model version.
+
+    It also has the versions of the model, and tells what the numbers of this version mean.
+    """
+    return await _metadata(f"{name}:{version}", pool, registry)
+
+
+async def _metadata(ref: str, pool: ModelPool, registry: Registry) -> ModelMetadata:
+    def read() -> ModelMetadata:
+        version, _ = pool.find(ref)
+        return metadata_of(version, registry.versions(version.name))
+
+    return await asyncio.to_thread(read)
+
+
+@router.get(
+    f"{MODEL}/ready",
+    operation_id="oip_model_ready",
+    summary="Check that a model can score",
+    dependencies=[MayRead],
+    response_model=ModelReady,
+    responses=responses(401, 404, 409, 422, 500, 503),
+)
+async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
+    """Answer 200 if a model can score images, else 503.
+
+    It is 200 if the model is loaded, or is loaded at its first request. It is 503 while it loads, and if that failed.
+    """
+    return await _readiness(name, pool)
+
+
+@router.get(
+    f"{VERSION}/ready",
+    operation_id="oip_version_ready",
+    summary="Check that a version can score",
+    dependencies=[MayRead],
+    response_model=ModelReady,
+    responses=responses(401, 404, 422, 500, 503),
+)
+async def check_version(name: Name, version: Version, pool: ModelPoolDep) -> ModelReady | Response:
+    """Answer 200 if a model version can score images, else 503.
+
+    It is 200 if the version is loaded, or is loaded at its first request. It is 503 while it loads, or if that failed.
+    """
+    return await _readiness(f"{name}:{version}", pool)
+
+
+async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
+    version, entry = await asyncio.to_thread(pool.find, ref)
+    if entry is not None and entry.state is not ModelState.READY:
+        reason = entry.reason or entry.state
+        return error_answer(503, f"The model {version.name}:{version.version} is not ready: {reason}")
+    return ModelReady(name=version.name, ready=True)
+
+
+@router.post(
+    f"{MODEL}/infer",
+    operation_id="oip_infer",
+    summary="Score a tensor of images",
+    dependencies=[MayScore],
+    response_model=InferAnswer,
+    responses=BINARY_ANSWER | responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra={"requestBody": BODY},
+)
+async def infer(name: Name, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None) -> Response:
+    """Score a tensor of images with a model, and return the scores as output tensors.
+
+    The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, each with one float64 per
+    image. For a model of features `bits_per_dim` is NaN, in JSON null.
+
+    The input is `image`, UINT8 `[N, channels, height, width]`, in JSON or as bytes after the JSON object (binary tensor
+    data extension). The numbers equal those of `/v1/models/{ref}/score` to the bit. An image without a finite
+    likelihood fails the request (422). Binary outputs follow the JSON object of the answer, whose length is in the
+    header `Inference-Header-Content-Length`.
+    """
+    return _response(await inference.infer(name, request, timeout_ms))
+
+
+@router.post(
+    f"{VERSION}/infer",
+    operation_id="oip_version_infer",
+    summary="Score a tensor of images with a version",
+    dependencies=[MayScore],
+    response_model=InferAnswer,
+    responses=BINARY_ANSWER | responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
+    openapi_extra={"requestBody": BODY},
+)
+async def infer_with_version(
+    name: Name, version: Version, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None
+) -> Response:
+    """Score a tensor of images with one version of a model, and return the scores as output tensors.
+
+    Request and answer are those of `/v2/models/{name}/infer`.
+    """
+    return _response(await inference.infer(f"{name}:{version}", request, timeout_ms))
+
+
+def _response(answer: EncodedAnswer) -> Response:
+    if answer.binary is None:
+        return Response(answer.json, media_type="application/json")
+    headers = {HEADER_LENGTH: str(len(answer.json))}
+    return Response(answer.json + answer.binary, headers=headers, media_type="application/octet-stream")

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from snf_app.http.schemas import REF, Answer, Name
+from snf_app.registry.schemas import UnfitReason
+from snf_worker.queues import JobType
+
+
+class JobRequest(BaseModel):
+    """Request to run a background job, such as a training or the scoring of a dataset.
+
+    A job trains, calibrates or evaluates a model, measures its detection limit, scores a dataset, or recommends a
+    family of models.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "train",
+                    "dataset": "mnist-mini",
+                    "model": "my-digits",
+                    "preset": "snf-glow-tiny",
+                    "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
+                },
+                {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
+                {"type": "calibrate", "dataset": "line-1", "model": "my-parts"},
+                {
+                    "type": "evaluate",
+                    "dataset": "fashion-mnist",
+                    "model": "fashion-snf-glow",
+                    "parameters": {"against": ["mnist"], "corruptions": True},
+                },
+                {
+                    "type": "limit",
+                    "dataset": "fashion-mnist",
+                    "model": "fashion-snf-glow",
+                    "parameters": {"shapes": ["scratch", "spot"], "contrasts": [64, 128]},
+                },
+                {"type": "recommend", "dataset": "line-1", "parameters": {"minutes": 10}},
+            ]
+        },
+    )
+
+    type: JobType = Field(
+        description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
+        "model on a dataset without training, `evaluate` how well it separates a dataset's images from others, or "
+        "measure its detection `limit`: the smallest defects that it finds in good images; or `recommend` a family of "
+        "models for a dataset, without a model."
+    )
+    dataset: Name = Field(
+        description="The dataset to train on, to score, or to calibrate on; for an evaluation, the normal images; "
+        "for a limit, the good images; for a recommendation, those that the families are compared on."
+    )
+    model: str = Field(
+        "",
+        pattern=REF,
+        description="train: name that the model is registered under, a new version if it exists. recommend: none. "
+        "Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) "
+        "are fixed when the job is queued.",
+    )
+    preset: str = Field("snf-glow-small", description="train: the preset of architecture and training.")
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="train: an architecture in place of a preset: its `levels` with their layers, or a `family` with "
+        "its numbers, and optionally `name`, the image shape, and default parameters under `training`.",
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="All optional, but that an evaluation needs `against` or `corruptions`; unknown ones are refused. "
+        "Those of a training are in place of the preset's own.",
+    )
+    promote: StrictBool = Field(
+        False,
+        description="train: move the alias `live` to the new version, fit or not; the first fit one gets it anyway.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="train: the device; `auto` is a GPU if a running worker has one, else the CPU."
+    )
+    force: StrictBool = Field(
+        False,
+        description="train: queue it even if it is expected to need more memory than any running worker has, or more "
+        "than two weeks.",
+    )
+
+
+class Estimate(Answer):
+    """Expected duration in seconds and peak memory in bytes of a training job, by the latest one of its kind.
+
+    Trainings are of one kind if they have the same architecture, image shape, device and settings, but for steps,
+    minutes, seed and learning rate.
+    """
+
+    seconds: float | None = Field(
+        description="Expected time from its start to the registered model, `max_minutes` at most. null: unknown until "
+        "it runs; then `eta_seconds` of its progress follows from its own steps."
+    )
+    memory_bytes: int | None = Field(
+        description="Peak memory of the training process of the latest one of its kind. null: unknown until it runs."
+    )
+    fits: bool | None = Field(
+        description="Whether a running worker gives a training that much memory; null if that is not known: no "
+        "worker serves the queue, or no training of its kind with as many images has run."
+    )
+    available_bytes: int | None = Field(
+        None, description="Most memory that a running worker of the queue gives a training; null: not known."
+    )
+    ranked_images: int | None = Field(
+        None, description="Images that p-values will be ranks among; null: a job of an earlier version."
+    )
+    smallest_alpha: float | None = Field(None, description="Smallest `alpha` that is attainable with these ranks.")
+    images_for_default: int | None = Field(
+        None, description="Uploaded good images from which on an `alpha` of 0.01 is attainable with such a model."
+    )
+
+
+class EstimatedJob(Answer):
+    """Estimate for a job that was checked but not queued: its worker queue, expected time and memory.
+
+    It also has the number of jobs that wait in that queue.
+    """
+
+    queue: str = Field(description="Queue that it would wait in.")
+    waiting: int = Field(description="Jobs that wait in that queue already.")
+    workers: int = Field(description="Running workers that serve that queue.")
+    waits_for: str | None = Field(None, description="What it would wait for where no running worker serves that queue.")
+    estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
+
+
+class WorkerView(Answer):
+    """A running worker process, with its device (CPU or GPU), its job queues and its current job."""
+
+    name: str
+    device: str
+    queues: list[str]
+    memory_bytes: int | None = Field(description="Memory of its machine or container.")
+    train_memory_bytes: int | None = Field(
+        description="Most memory that a training may use (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
+    )
+    started_at: datetime
+    state: Literal["idle", "busy", "not-receiving"] = Field(
+        description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."
+    )
+    job: str | None = Field(description="Id of the job that it runs.")
+
+
+class WorkerList(Answer):
+    """All running worker processes, which execute the background jobs, sorted by name."""
+
+    workers: list[WorkerView]
+
+
+class JobView(Answer):
+    """A background job, with its parameters, status, progress and result.
+
+    It also has the latest metrics, the error of a failed job, and links to further calls.
+    """
+
+    id: str
+    type: JobType
+    status: Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"] = Field(
+        description="`partial`: a scoring that ended, with at least one image that could not be judged."
+    )
+    queue: str = Field(description="Queue of the job, which decides on its device.")
+    place_in_line: int | None = Field(
+        None, description="Number of jobs ahead of it in its queue, while it waits. Not in lists."
+    )
+    waits_for: str | None = Field(
+        None, description="What a queued job waits for: a worker that serves its queue, or room on the disk."
+    )
+    dataset: str
+    model: str
+    preset: str = Field(description="Name of the preset, or of the architecture in its place.")
+    architecture: dict[str, Any] | None = Field(None, description="The architecture, where there is no preset.")
+    parameters: dict[str, Any]
+    promote: bool
+    device: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    checkpoint_step: int | None = Field(description="Step of the newest checkpoint, from which the job would continue.")
+    cancel_requested: bool
+    pause_requested: bool
+    retry_of: str | None = Field(description="Id of the job of which this is a retry.")
+    estimate: Estimate | None = Field(description="Expected time and memory of the whole job when it was queued.")
+    progress: dict[str, Any] = Field(description="step, steps, epoch, images_per_second, eta_seconds, fraction.")
+    metrics: dict[str, Any] = Field(
+        description="Latest value of each metric of the training; in `evaluation` those of the finished model."
+    )
+    error: dict[str, Any] | None
+    result: dict[str, Any] | None = Field(
+        description="The registered model version, whether it is live and why it is unfit, the counts of a scoring "
+        "and its `output` and `plan` if it has one, or the number of the new calibration or detection limit, or the "
+        "proposed family."
+    )
+    links: dict[str, str]
+
+
+class JobList(Answer):
+    """A page of background jobs, newest first, with the cursor for the next page."""
+
+    jobs: list[JobView]
+    next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
+
+
+class CurvePoint(Answer):
+    """Metrics of one training step in a learning curve, such as bits per dimension and learning rate.
+
+    A metric is null if it was not finite, or if the training does not have it.
+    """
+
+    step: int
+    epoch: int | None = None
+    time: datetime
+    attempt: int
+    bits_per_dim: float | None = None
+    reconstruction_error: float | None = None
+    learning_rate: float | None = None
+    images_per_second: float | None = None
+
+
+class Validation(Answer):
+    """Metrics, such as bits/dim, of a model on held-out validation images at one step of its training."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    step: int
+    time: datetime
+    attempt: int
+    bits_per_dim: float | None = None
+
+
+class TrainingCurve(Answer):
+    """Learning curve of a training job: metrics of its training steps, and of its validations.
+
+    A step that was repeated after a restart occurs once.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "job": "06f8m2q1x3z4c5v6b7n8m9k0j1",
+                    "points": [
+                        {
+                            "step": 40,
+                            "epoch": 0,
+                            "time": "2026-07-01T12:00:02.125Z",
+                            "attempt": 1,
+                            "bits_per_dim": 2.41,
+                            "reconstruction_error": 0.0012,
+                            "learning_rate": 0.001,
+                            "images_per_second": 1850.5,
+                        }
+                    ],
+                    "validations": [
+                        {"step": 40, "time": "2026-07-01T12:00:02.514Z", "attempt": 1, "bits_per_dim": 2.38}
+                    ],
+                }
+            ]
+        },
+    )
+
+    job: str
+    points: list[CurvePoint]
+    validations: list[Validation]
+
+
+class Preview(Answer):
+    """Link to a PNG grid of images drawn from a model at one training step: the step, and the URL path."""
+
+    step: int
+    url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
+
+
+class Previews(Answer):
+    """PNG grids of images drawn from the model at some steps of a training job, earliest first."""
+
+    job: str
+    samples: list[Preview]
+
+
+class _VersionResult(Answer):
+    model: str
+    version: int
+    ref: str = Field(examples=["my-digits:1"])
+    links: dict[str, str]
+
+
+class JobResult(_VersionResult):
+    """Result of a training job: the model version that it registered.
+
+    It also says whether the version became live and, for an unfit version, why it is unfit.
+    """
+
+    live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
+    unfit: list[UnfitReason] = Field([], description="Why it is unfit to become live by itself; empty if it is fit.")
+    smallest_p: float | None = Field(
+        None, description="Smallest p-value that it can give, and so the smallest `alpha`; null as for `live`."
+    )
+
+
+class CalibrationResult(_VersionResult):
+    """Result of a calibration job: the new calibration of a model version's p-values.
+
+    It has the number of the calibration and the smallest p-value that it can give.
+    """
+
+    calibration: int = Field(description="Its number.")
+    smallest_p: float = Field(description="Smallest p-value that it can give.")
+    active: bool | None = Field(
+        None, description="Whether it became the active calibration; null for jobs of earlier versions."
+    )
+    reason: str | None = Field(None, description="Why it did not, or that it replaced a damaged one; else null.")
+
+
+class LimitResult(_VersionResult):
+    """Result of a job that measured the smallest defect sizes that a model version still finds.
+
+    It also has the number of the new detection limit.
+    """
+
+    limit: int = Field(description="Its number.")
+    calibration: int = Field(description="The calibration whose p-values counted.")
+    alpha: float = Field(description="False-alarm rate at which defects are found.")
+    sizes: dict[str, int | None] = Field(
+        description="Limit in pixels of each shape and contrast; null if the largest defect is not found often enough."
+    )
+    not_determinable: str | None = Field(description="Why no limit can be stated; else null.")

@@ -1,0 +1,379 @@
+"""Query parameters and answers of the scoring endpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from snf_app.drift.schemas import SOURCE
+from snf_app.http.schemas import Answer
+
+
+class ScoreQuery(BaseModel):
+    """Query parameters of a scoring request, such as the false-alarm rate; unknown parameters are refused."""
+
+    alpha: float | None = Field(
+        None, gt=0, lt=1, description="False-alarm rate of the verdicts. Default: 0.01 where the model can."
+    )
+    draws: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Dequantisation draws an image to average over. All are equal for a density of features, which "
+        "has no noise.",
+    )
+    fdr: bool = Field(False, description="Add Benjamini-Hochberg q-values over the images of this request.")
+    explain: bool = Field(False, description="Add a heat map to every result.")
+    source: str | None = Field(
+        None,
+        pattern=SOURCE,
+        description="Source of the images, such as a camera or a lot. Only images with a source count in the tests of "
+        "drift, which are made by source and for all sources together.",
+        examples=["line-1/left"],
+    )
+
+
+class Term(Answer):
+    """Contribution of one scale of the flow to a log-likelihood, in nats.
+
+    Scale 0 is the transform of the pixels. A density of features has scale 1 alone; its scale 0 is 0.
+    """
+
+    scale: int
+    log_prior: float = Field(description="Log-density of the latents that leave the flow at this scale, nats.")
+    log_det: float = Field(description="Sum of the log-determinants of this scale's bijections, nats.")
+
+
+class Draws(Answer):
+    """Mean, standard error and other statistics of a log-likelihood over several draws of dequantisation noise."""
+
+    k: int = Field(description="Number of draws.")
+    mean: float = Field(description="Mean of log p over the draws, nats.")
+    standard_error: float = Field(description="Standard error of that mean, nats.")
+    iw_bound: float = Field(description="Importance-weighted lower bound of the log-mass, nats.")
+
+
+class Reason(Answer):
+    """One reason why an image is unusual, such as a deviating statistic or an unusual region.
+
+    The reason has the size of the deviation, its share of the evidence, and a sentence about it.
+    """
+
+    feature: str = Field(
+        description="A statistic of the whole image, with its scale, or `region`; of the features of a backbone "
+        "`feature-place`, `feature-area`, `feature-mean` or `feature-image`."
+    )
+    z: float = Field(
+        description="Standard deviations from the value expected at the image's complexity; for the features of a "
+        "backbone the surprise -ln p in nats."
+    )
+    share: float = Field(description="Its share of the evidence, between 0 and 1.")
+    text: str = Field(description="The same in words.")
+    box: tuple[int, int, int, int] | None = Field(
+        None,
+        description="Left, top, right, bottom of a region or place, in pixels of the upright file. Of features: the "
+        "strongest region of the anomaly map; without a region, the most unusual place where the reason has one.",
+    )
+
+
+class Anomaly(Answer):
+    """Anomaly verdict on an image, and its p-value, the rate at which normal images look at least as unusual."""
+
+    p_value: float = Field(description="Conformal p-value: small is anomalous.")
+    score: float = Field(description="-log10 of the p-value: large is anomalous.")
+    is_anomaly: bool = Field(description="Whether the p-value is at most alpha.")
+    alpha: float = Field(description="False-alarm rate of this verdict.")
+    statistic: float = Field(description="Evidence in nats; it also orders images beyond the smallest p-value.")
+    extrapolated: bool = Field(description="Whether the image is more anomalous than every calibration image.")
+    smallest_p: float = Field(description="Smallest p-value that this model's calibration set can give.")
+    reasons: list[Reason] | None = None
+
+
+class PreprocessingNote(Answer):
+    """Changes made to an image before scoring, and a warning if its file is unlike the training images."""
+
+    id: str = Field(description="Digest of the model's preprocessing.")
+    resized: bool
+    fit: Literal["crop", "stretch", "pad"] | None = Field(
+        default=None,
+        description="How it was resized, if it was. Heat maps are of the image after that, boxes are in pixels of the "
+        "file.",
+    )
+    converted: str | None = Field(description="The colour conversion, if there was any.")
+    size: tuple[int, int] | None = Field(
+        default=None, description="Width and height of the upright file in pixels; all boxes are in these pixels."
+    )
+    warning: str | None = Field(
+        description="How the file differs from the training images in format or size, if it does. A model can mistake "
+        "that for an anomaly."
+    )
+    notes: list[str] = Field(
+        default=[],
+        description="What else was done to the file, in words, if anything: turned by its EXIF orientation, the first "
+        "frame of a GIF, 16 bits brought to 8. Boxes and heat maps are of the upright image.",
+        examples=[["turned as its EXIF orientation 6 says"]],
+    )
+
+
+class ItemError(Answer):
+    """The error of one image that could not be scored: type, title, HTTP status and detail, as in RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class ImageRegion(Answer):
+    """Region of pixels that touch at sides or corners, all with anomaly values at or above a threshold."""
+
+    box: tuple[int, int, int, int] = Field(
+        description="Left, top, right, bottom in pixels of the upright file; the box covers the whole region."
+    )
+    area: int = Field(description="Area of the region, in pixels of the file.")
+    peak: float = Field(description="Largest value of the anomaly map in the region.")
+    place: tuple[int, int] = Field(description="Column and row of that value in the file.")
+
+
+class HeatMap(Answer):
+    """Contribution of each pixel to the log-likelihood of an image, and where its anomaly map passes the threshold."""
+
+    png: str = Field(
+        description="The image in grey under its colours, PNG, base64. Amber is at the threshold, red at three times "
+        "that or more. Blue is more likely than usual by as much. Regions are outlined in yellow."
+    )
+    layer: str = Field("", description="The colours alone, on a transparent ground: RGBA, PNG, base64.")
+    npy: str = Field(description="float64 array (channels, H, W) as `.npy`, base64.")
+    channels: list[str] = Field(
+        description="`nats`: the exact map, whose sum is the log-likelihood at the first draw. `z`: the same in "
+        "standard deviations from the reference images at that pixel. `anomaly`: the map whose regions are listed, "
+        "larger where the image is more anomalous."
+    )
+    scale: int = Field(
+        1,
+        description="Pixels of the image along each side of a pixel of picture and array: more than 1 for an image of "
+        "over 1,048,576 pixels that a model scored tile by tile. Boxes are in pixels of the image all the same.",
+    )
+    lowest_z: float
+    highest_z: float
+    threshold: float | None = Field(
+        None,
+        description="Value of the channel `anomaly` that the maps of at most the share `alpha` of images like the "
+        "calibration images reach anywhere; null for a calibration of an earlier version: calibrate again for regions.",
+    )
+    regions: list[ImageRegion] | None = Field(
+        None,
+        description="Regions at or above the threshold, the strongest first, at most 20; null without a threshold.",
+    )
+    region_count: int | None = Field(None, description="Number of all regions.")
+
+
+class ScoredImage(Answer):
+    """The anomaly verdict on one image, and its log-likelihood: a log-density in nats, not a probability.
+
+    `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
+    features compare only under one model.
+    """
+
+    index: int = Field(description="Place of the image in the request.")
+    filename: str | None
+    status: Literal["ok"]
+    log_likelihood: float
+    bits_per_dim: float | None = Field(description="Bits for each value of the image; null for a density of features.")
+    kind: str = Field(
+        description="`density` of the pixels, `lower_bound` for a model whose number is a bound of it, or "
+        "`feature_density` of features at places that are taken as independent."
+    )
+    draws: Draws | None = None
+    terms: list[Term] | None = None
+    anomaly: Anomaly
+    preprocessing: PreprocessingNote | None = None
+    heat_map: HeatMap | None = Field(None, description="With `explain=true`.")
+
+
+class FailedImage(Answer):
+    """An image of a request that could not be scored: its index, its file name and the error."""
+
+    index: int
+    filename: str | None
+    status: Literal["error"]
+    error: ItemError
+
+
+class Fdr(Answer):
+    """Benjamini-Hochberg q-values of a request's images, for control of the false-discovery rate (FDR).
+
+    Flag all images whose q-value is at most q: then the expected share of false alarms among them is at most q.
+    """
+
+    q_values: list[float | None] = Field(
+        description="Benjamini-Hochberg q-value of each result; null where there is no score."
+    )
+
+
+SCORED_DIGIT: dict[str, Any] = {
+    "model": "mnist-snf-glow",
+    "version": 1,
+    "calibration": 0,
+    "count": 1,
+    "results": [
+        {
+            "index": 0,
+            "filename": "00027-4.png",
+            "status": "ok",
+            "log_likelihood": -515.775259564148,
+            "bits_per_dim": 0.9491153178398141,
+            "kind": "density",
+            "terms": [
+                {"scale": 0, "log_prior": 0.0, "log_det": 527.4800457090118},
+                {"scale": 1, "log_prior": -543.106352393462, "log_det": -873.1151301719015},
+                {"scale": 2, "log_prior": -554.0081105263091, "log_det": 926.9742878185127},
+            ],
+            "anomaly": {
+                "p_value": 0.9754049190161967,
+                "score": 0.010815058569955968,
+                "is_anomaly": False,
+                "alpha": 0.01,
+                "statistic": 0.09661120923494887,
+                "extrapolated": False,
+                "smallest_p": 0.0001999600079984003,
+                "reasons": [
+                    {
+                        "feature": "energy-2",
+                        "z": 1.3813130416882302,
+                        "share": 0.2692347560210005,
+                        "text": "details at scale 2 in some colours or directions are stronger than usual",
+                        "box": None,
+                    },
+                    {
+                        "feature": "region",
+                        "z": 2.500236202886006,
+                        "share": 0.2690067852991445,
+                        "text": "rows 18-25, columns 8-15: plainer than its surroundings suggest",
+                        "box": [8, 18, 16, 26],
+                    },
+                    {
+                        "feature": "unevenness-3",
+                        "z": -1.1170918626269883,
+                        "share": 0.08268198959731904,
+                        "text": "log-density varies less from place to place than usual",
+                        "box": None,
+                    },
+                ],
+            },
+            "preprocessing": {
+                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
+                "resized": False,
+                "converted": None,
+                "size": [28, 28],
+                "warning": None,
+            },
+        },
+    ],
+}
+"""The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
+
+
+SCORED_PART: dict[str, Any] = {
+    "model": "line-1",
+    "version": 3,
+    "calibration": 0,
+    "count": 1,
+    "results": [
+        {
+            "index": 0,
+            "filename": "0815.png",
+            "status": "ok",
+            "log_likelihood": 9214.5,
+            "bits_per_dim": None,
+            "kind": "feature_density",
+            "terms": [
+                {"scale": 0, "log_prior": 0.0, "log_det": 0.0},
+                {"scale": 1, "log_prior": -61240.25, "log_det": 70454.75},
+            ],
+            "anomaly": {
+                "p_value": 0.0024937655860349127,
+                "score": 2.603144372620182,
+                "is_anomaly": True,
+                "alpha": 0.01,
+                "statistic": 7.9,
+                "extrapolated": True,
+                "smallest_p": 0.0024937655860349127,
+                "reasons": [
+                    {
+                        "feature": "feature-place",
+                        "z": 8.6,
+                        "share": 1.0,
+                        "text": "rows 88-131, columns 120-183: features unlike those of normal images in this region",
+                        "box": [120, 88, 184, 132],
+                    }
+                ],
+            },
+            "preprocessing": {
+                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
+                "resized": False,
+                "converted": None,
+                "size": [256, 256],
+                "warning": None,
+            },
+        }
+    ],
+}
+"""An answer of a model of features."""
+
+
+class Scores(Answer):
+    """The answer to a scoring request: the model version that was used, and a score or an error for each image."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT, SCORED_PART]})
+
+    model: str
+    version: int
+    calibration: int = Field(description="Number of the calibration of the verdicts.")
+    count: int = Field(description="Number of results.")
+    results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
+    fdr: Fdr | None = None
+
+
+class Quantile(Answer):
+    """Smallest anomaly statistic, in nats, that flags an image as an anomaly at a given false-alarm rate."""
+
+    alpha: float = Field(description="False-alarm rate.")
+    statistic: float = Field(
+        description="Smallest statistic T, nats, with p <= `alpha`; approximate for a calibration of several folds."
+    )
+
+
+class Reference(Answer):
+    """Histogram of the anomaly statistic, in nats, over a model's calibration images."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "line-1",
+                    "version": 3,
+                    "calibration": 1,
+                    "count": 400,
+                    "smallest_p": 0.0024937655860349127,
+                    "edges": [-1.5, 1.0, 3.5, 19.0],
+                    "counts": [310, 89, 1],
+                    "quantiles": [{"alpha": 0.1, "statistic": 1.402117}, {"alpha": 0.01, "statistic": 3.118302}],
+                }
+            ]
+        },
+    )
+
+    model: str
+    version: int
+    calibration: int = Field(description="The active calibration; 0 is the model's own.")
+    count: int = Field(description="Calibration images.")
+    smallest_p: float = Field(description="Smallest p-value that this number of images can give.")
+    edges: list[float] = Field(
+        description="Edges of the bins, nats, one more than bins. All bins but the last are equally wide and end at "
+        "the 99.9 % quantile; the last bin extends to the largest T."
+    )
+    counts: list[int] = Field(description="Calibration images in each bin.")
+    quantiles: list[Quantile] = Field(description="For every common `alpha` that this number of images can attain.")

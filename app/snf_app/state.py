@@ -1,0 +1,139 @@
+"""Application state: the long-lived parts of the service, started and stopped with the application."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypedDict
+
+from snf_app.calibrations.recent_evidence import RecentEvidence
+from snf_app.datasets.uploads import DatasetUploads
+from snf_app.drift.monitor import DriftMonitor
+from snf_app.health.state_collector import StateCollector
+from snf_app.inference_protocol.service import InferenceService
+from snf_app.jobs.event_streams import EventStreams
+from snf_app.jobs.service import JobService
+from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_app.metrics.loop_lag import measure_loop_lag
+from snf_app.metrics.registry import ServiceMetrics
+from snf_app.registry.imports import ModelUploads
+from snf_app.registry.loaded_memory import memory_limit
+from snf_app.registry.model_pool import ModelPool
+from snf_app.scoring.decoders import Decoders, DecodingLanes
+from snf_app.scoring.judging_pipeline import Judging
+from snf_app.scoring.large_images import LargeImages
+from snf_app.scoring.queue import ScoringQueue
+from snf_app.scoring.service import ScoringService
+from snf_models.datasets import DatasetStore
+from snf_models.registry.registry import Registry
+from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.measured_trainings import MeasuredTrainings
+from snf_worker.jobs.store import JobLimits, JobStore
+from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.settings import Settings
+
+DECODERS = 2
+"""Threads that decode small images beside the scoring thread, and threads that decode large ones."""
+
+
+class AppState(TypedDict):
+    """Objects that live as long as the service, such as the model pool and the scoring queue.
+
+    Endpoints get them from ``request.state``.
+    """
+
+    settings: Settings
+    metrics: ServiceMetrics
+    draining: threading.Event
+    registry: Registry
+    model_pool: ModelPool
+    model_uploads: ModelUploads
+    scoring_queue: ScoringQueue
+    scoring_service: ScoringService
+    inference_service: InferenceService
+    drift_monitor: DriftMonitor
+    recent_evidence: RecentEvidence
+    dataset_store: DatasetStore
+    dataset_uploads: DatasetUploads
+    job_store: JobStore
+    job_store_monitor: JobStoreMonitor
+    event_streams: EventStreams
+    job_service: JobService
+    worker_registry: WorkerRegistry
+
+
+@asynccontextmanager
+async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
+    """Context manager that starts the service's long-lived objects, such as the model pool, and stops them.
+
+    At the end, the scoring thread gets a few seconds to finish the accepted work. Images that wait to be decoded and
+    models that wait to be loaded are cancelled.
+    """
+    client = redis_client(settings)
+    job_limits = JobLimits(settings.max_jobs_per_caller, settings.max_jobs)
+    job_store = JobStore(client, settings.key_prefix, settings.idempotency_hours * 3600, job_limits)
+    job_store_monitor = JobStoreMonitor(job_store)
+    event_streams = EventStreams(settings, job_store_monitor, draining)
+    dataset_store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
+    dataset_uploads = DatasetUploads(settings, dataset_store, draining)
+    worker_registry = WorkerRegistry(client, settings.key_prefix)
+    metrics = ServiceMetrics()
+    registry = Registry(settings.registry_dir)
+    model_pool = ModelPool(registry, settings.engine_options, memory_limit(settings))
+    scoring_queue = ScoringQueue(
+        settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
+    )
+    decoders = DecodingLanes(small=Decoders(DECODERS), large=Decoders(DECODERS))
+    drift_monitor = DriftMonitor(settings)
+    recent_evidence = RecentEvidence()
+    judging = Judging(settings, model_pool, scoring_queue, metrics, drift_monitor, recent_evidence, large=LargeImages())
+    job_service = JobService(
+        settings=settings,
+        registry=registry,
+        datasets=dataset_store,
+        jobs=job_store,
+        celery=make_celery(settings),
+        workers=worker_registry,
+        trainings=MeasuredTrainings(client, settings.key_prefix),
+    )
+
+    scoring_queue.start()
+    model_pool.start()
+    job_store_monitor.start()
+    dataset_uploads.start()
+    drift_monitor.start()
+    metrics.registry.register(StateCollector(scoring_queue, model_pool, job_store_monitor, drift_monitor))
+    try:
+        async with measure_loop_lag(metrics):
+            yield AppState(
+                settings=settings,
+                metrics=metrics,
+                draining=draining,
+                registry=registry,
+                model_pool=model_pool,
+                model_uploads=ModelUploads(settings, registry, draining),
+                scoring_queue=scoring_queue,
+                scoring_service=ScoringService(judging, decoders),
+                inference_service=InferenceService(judging, decoders),
+                drift_monitor=drift_monitor,
+                recent_evidence=recent_evidence,
+                dataset_store=dataset_store,
+                dataset_uploads=dataset_uploads,
+                job_store=job_store,
+                job_store_monitor=job_store_monitor,
+                event_streams=event_streams,
+                job_service=job_service,
+                worker_registry=worker_registry,
+            )
+    finally:
+        draining.set()
+        dataset_uploads.stop()
+        job_store_monitor.stop()
+        decoders.close()
+        scoring_queue.close()
+        drift_monitor.close()
+        model_pool.close()
+        await event_streams.close()
+        client.close()

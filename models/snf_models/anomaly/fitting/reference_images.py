@@ -1,0 +1,202 @@
+"""Reference images for a calibration, and their selection from a dataset; free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_models.artifacts.manifest import Manifest
+from snf_models.datasets import Dataset, DatasetSummary, Images
+from snf_models.errors import DatasetUnfit
+from snf_models.flows.architecture import Architecture, FeatureArchitecture
+from snf_models.images.options import ImageOptions
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.images.tiles import size_of, tile_plan
+
+MIN_REFERENCE = 20
+SEED = 0
+MAX_EVIDENCE_BYTES = 2**30
+"""Most bytes of the evidence of a part: where images have many tiles, fewer images are taken."""
+BYTES_OF_PLACE = 4
+"""Bytes of the evidence of a place of a tile, in float32."""
+MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
+"""Most images of each part, evenly spaced: more would change only the last digit of a p-value."""
+
+
+class ImageRows(Protocol):
+    """Images, uint8 ``(C, H, W)`` each, that are read by slices."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Images: ...
+
+
+@dataclass(frozen=True)
+class ReferenceImages:
+    """Normal images to calibrate on: two sets, to fit to and to rank among, or one set with folds for both."""
+
+    dataset: str
+    digest: str
+    statistics: ImageRows  # fitted to; all images where there are folds
+    calibration: ImageRows  # ranked among; empty where there are folds
+    folds: NDArray[np.int8] | None = None
+    suspect_share: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.statistics) + len(self.calibration)
+
+
+def evenly_spaced(images: int, most: int) -> NDArray[np.intp]:
+    """Return the indices of at most ``most`` evenly spaced images out of ``images``, in rising order."""
+    return np.linspace(0, images - 1, min(most, images)).round().astype(np.intp)
+
+
+class EvenlySpaced:
+    """At most ``most`` evenly spaced images, in a seeded order or, as the blocks of a calibration need, their own."""
+
+    def __init__(self, parts: Sequence[Images], most: int, *, shuffled: bool = True) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(map(len, parts)))
+        self._places = evenly_spaced(self._ends[-1], most)
+        if shuffled:
+            self._places = np.random.default_rng(SEED).permutation(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: slice, /) -> Images:
+        places = self._places[rows]
+        arrays = [part for part in self._parts if isinstance(part, np.ndarray)]
+        if len(arrays) < len(self._parts):
+            return [self._image(place) for place in places.tolist()]
+        images = np.empty((len(places), *arrays[0].shape[1:]), dtype=np.uint8)
+        for part, end in zip(arrays, self._ends, strict=True):
+            inside = (places >= end - len(part)) & (places < end)
+            images[inside] = part[places[inside] - (end - len(part))]
+        return images
+
+    def _image(self, place: int) -> NDArray[np.uint8]:
+        number = bisect_right(self._ends, place)
+        image: NDArray[np.uint8] = self._parts[number][place - self._ends[number] + len(self._parts[number])]
+        return image
+
+
+def as_seen(preprocessing: Preprocessing) -> ImageOptions:
+    size = (preprocessing.height, preprocessing.width)
+    return ImageOptions(
+        image_size=size, fit=preprocessing.fit, colour=preprocessing.colour, levels=preprocessing.levels
+    )
+
+
+def reference_of(dataset: Dataset, manifest: Manifest) -> ReferenceImages:
+    """Return the parts that training held out or, of another dataset, all; ``DatasetUnfit`` if fewer than 20."""
+    check_shape(dataset.name, dataset.image_shape, manifest.preprocessing)
+    own = dataset.digest == manifest.training.dataset_digest
+    if own:
+        check_held_out(dataset.name, manifest)
+    if own and dataset.folds is not None:
+        parts: tuple[ImageRows, ImageRows] = dataset.statistics, dataset.calibration
+    elif own:
+        parts = _parts([dataset.statistics], [dataset.calibration], manifest)
+    else:
+        parts = _parts([dataset.train], [dataset.statistics, dataset.calibration], manifest)
+    reference = ReferenceImages(
+        dataset.name,
+        dataset.digest,
+        *parts,
+        folds=dataset.folds if own else None,
+        suspect_share=manifest.calibration.suspect_share if own else 0.0,
+    )
+    check_count(dataset.name, len(reference), own=own)
+    return reference
+
+
+def _parts(
+    statistics: Sequence[Images], calibration: Sequence[Images], manifest: Manifest
+) -> tuple[ImageRows, ImageRows]:
+    most = (
+        min(limit, sum(images_in_memory(part, manifest.architecture) for part in parts))
+        for parts, limit in ((statistics, MAX_STATISTICS), (calibration, MAX_CALIBRATION))
+    )
+    return EvenlySpaced(statistics, next(most), shuffled=False), EvenlySpaced(calibration, next(most), shuffled=False)
+
+
+def images_in_memory(images: Images, architecture: Architecture) -> int:
+    """Return how many images fit into 1 GiB of evidence, at least 20 if there are so many."""
+    needed = evidence_bytes(images, architecture)
+    if needed <= MAX_EVIDENCE_BYTES:
+        return len(images)
+    return min(len(images), max(MIN_REFERENCE, len(images) * MAX_EVIDENCE_BYTES // needed))
+
+
+def evidence_bytes(images: ImageRows, architecture: Architecture, fits: int | None = None) -> int:
+    """Return the bytes of the images' evidence, 0 for a model with pixels; ``fits`` None is the architecture's."""
+    if not isinstance(architecture, FeatureArchitecture):
+        return 0
+    places = architecture.rows * architecture.columns * (fits or len(architecture.grids))
+    if not architecture.tiled:
+        return 2 * BYTES_OF_PLACE * places * len(images)  # in float64
+    side = architecture.height
+    each = (images[number : number + 1][0] for number in range(len(images)))
+    return (
+        BYTES_OF_PLACE
+        * places
+        * sum(len(tile_plan(*size_of(image), side, side // architecture.rows)) for image in each)
+    )
+
+
+def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:
+    """Raise ``DatasetUnfit`` for another shape, fewer than 20 held-out images, or a model fitted to all."""
+    check_shape(name, summary.image_shape, manifest.preprocessing)
+    own = name == manifest.training.dataset
+    if own:
+        check_held_out(name, manifest)
+    held_out = summary.statistics + summary.calibration
+    check_count(name, held_out if own else summary.train + held_out, own=own)
+
+
+def folds_digest(folds: NDArray[np.integer]) -> str:
+    """Return the SHA-256 of the fold of every image, in hexadecimal."""
+    return hashlib.sha256(folds.astype(np.int8).tobytes()).hexdigest()
+
+
+def is_in_folds(manifest: Manifest) -> bool:
+    """Return whether a model was fitted to all images, and once more without each of several folds of them."""
+    fit = manifest.training.feature_fit
+    return fit is not None and fit.fits > 1
+
+
+def check_held_out(name: str, manifest: Manifest) -> None:
+    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset."""
+    if is_in_folds(manifest):
+        raise DatasetUnfit(
+            f"the model was fitted to all images of {name}, so only the calibration that came with it can rank them: "
+            "choose other images"
+        )
+
+
+def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
+    """Raise ``DatasetUnfit`` if a dataset's images do not have the model's input shape ``(C, H, W)``."""
+    if shape != preprocessing.shape:
+        raise DatasetUnfit(
+            f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "
+            "(channels x height x width)"
+        )
+
+
+def check_count(name: str, images: int, *, own: bool) -> None:
+    """Raise ``DatasetUnfit`` for fewer than 20 images; ``own``: of the model's training dataset."""
+    if images < MIN_REFERENCE:
+        left = "images that training left out" if own else "images to calibrate on"
+        raise DatasetUnfit(f"{name} has {images} {left}, at least {MIN_REFERENCE} are needed")
+
+
+def _text(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,463 @@
+"""Base classes of bijections, and the contract that every bijection keeps."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from snf_models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
+from snf_runtime import kinds
+from snf_runtime.scoring.pixel_transforms import PixelFunction
+
+Shape = kinds.Shape
+LogDetGradient = Literal["paper", "newton-schulz"]
+"""Approximation of W^-1 in the gradient of log|det W|: the learned inverse R ("paper"), or 2R - R W R, a Newton-Schulz
+step from R ("newton-schulz")."""
+
+
+class Bijection(nn.Module):
+    """Base class of invertible layers z = f(x).
+
+    Each direction also returns the log-determinant log|det| of its Jacobian.
+
+    The suite in :mod:`snf_models.bijections.conformance` checks these promises for every bijection:
+
+    - ``forward(x)`` returns ``(z, log_det)`` and ``inverse(z)`` returns ``(x, log_det)``. ``log_det`` is the log-det of
+      the direction that was called, one value for each sample, shape ``(N,)``, in nats.
+    - Neither direction changes its input or draws noise, and samples of a batch do not influence each other.
+    - Both directions are exact in evaluation mode. In training mode a bijection may leave out the value of the log-det
+      (``omits_log_det``) and estimate its gradient.
+    """
+
+    constant_log_det: ClassVar[bool] = False
+    """Whether the log-det is the same for all inputs of a given shape."""
+    learned_inverse: ClassVar[bool] = False
+    """Whether the bijection learns an approximate inverse, :meth:`approximate_inverse`, beside the map."""
+    omits_log_det: ClassVar[bool] = False
+    """Whether training mode returns log-det 0 with the right gradient, which avoids the cost of a determinant."""
+    cheap_inverse: ClassVar[bool] = False
+    """Whether the exact inverse takes about as long as the map, and undoes the map of training mode, too."""
+    takes_context: ClassVar[bool] = False
+    """Whether the class is :class:`Conditional`: its layers may depend on a context, a vector for each sample."""
+    context: int = 0
+    """Length of the context that this layer depends on; 0 for none."""
+
+    def given(self, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Return what this layer takes after its input: ``(context,)`` if it depends on a context, else ``()``."""
+        return () if context is None or not self.context else (context,)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each sample.
+
+        Args:
+            x: Inputs, ``(N, C, H, W)``.
+
+        Returns:
+            z and log|det dz/dx| in nats, ``(N,)``.
+        """
+
+    @abstractmethod
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the inputs that the layer maps to ``z``, and each sample's log-determinant of the inverse.
+
+        Args:
+            z: Outputs of :meth:`forward`.
+
+        Returns:
+            x and log|det dx/dz| in nats, ``(N,)``.
+        """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape (C, H, W) of the output for an input of ``shape``.
+
+        By default it is the shape of the input.
+        """
+        return shape
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return the layer's log-determinant for images of ``shape`` if it does not depend on the image.
+
+        It is log|det dz/dx| in nats for images of ``shape`` (C, H, W). If the log-determinant depends on the image, the
+        result is 0.0.
+        """
+        if self.constant_log_det:
+            raise TypeError(f"{type(self).__name__} must define constant_log_det_at")
+        return 0.0
+
+    def freeze(self, shape: Shape) -> FrozenStep:
+        """Return an immutable float64 copy of this layer for scoring.
+
+        The copy omits a log-determinant log|det dz/dx| that is equal for all images.
+
+        Args:
+            shape: Channels, height and width of the inputs.
+
+        Raises:
+            TypeError: The log-det depends on the data and the class does not define how it is frozen.
+        """
+        if not self.constant_log_det:
+            raise TypeError(f"{type(self).__name__} must define freeze")
+        module = copy.deepcopy(self).double().eval()
+        learned = module.approximate_inverse if self.learned_inverse else None
+        return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
+
+    def approximate_inverse(self, z: Tensor) -> Tensor:
+        """Return the inputs for the outputs ``z``, computed by the layer's learned approximate inverse.
+
+        The result is approximate, or exact if the layer learns no inverse.
+        """
+        return self.inverse(z)[0]
+
+
+class ChannelAffine(Bijection):
+    """Base class of layers that apply the same affine map to the channels of each pixel.
+
+    The map is z = A x + b on the C channels of a pixel.
+
+    The composition of two such maps is another one, so freezing folds neighbours into one.
+    """
+
+    constant_log_det: ClassVar[bool] = True
+
+    @abstractmethod
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return the matrix and offset of this layer's affine map z = A x + b.
+
+        The matrix A is ``(C, C)`` and the offset b ``(C,)``. They map the C channels of each pixel.
+        """
+
+    @abstractmethod
+    def log_abs_det(self) -> Tensor:
+        """Return the log-determinant of the matrix that maps the channels of a pixel.
+
+        It is log|det A| in nats, a scalar tensor.
+        """
+
+    def learned_affine(self) -> tuple[Tensor, Tensor] | None:
+        """Return the matrix and the offset of the approximate inverse that the layer has learned.
+
+        They are ``(C, C)`` and ``(C,)``. The result is None if no inverse is learned.
+        """
+        return None
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
+
+        It is H·W·log|det A| in nats for the matrix A of the channels.
+        """
+        return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
+
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenAffine:
+        """Return an immutable float64 copy of this layer for scoring.
+
+        The copy has the learned inverse if the layer has learned an inverse.
+
+        Matrix and offset are computed in float64, also where they are products of float32 parameters.
+        """
+        exact = copy.deepcopy(self).double()
+        matrix, offset = (part.clone() for part in exact.affine())
+        learned = exact.learned_affine()
+        return FrozenAffine((matrix, offset), None if learned is None else (learned[0].clone(), learned[1].clone()))
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return the log-determinant of the layer for each image of a batch.
+
+        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
+        """
+        locations = x.shape[2] * x.shape[3]
+        return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
+
+
+class SelfNormalizing(Bijection):
+    """Base class of layers that learn an approximate inverse of their weights in training.
+
+    The layer is z = W x + b, and it learns a matrix R ≈ W⁻¹ (Keller et al. 2021).
+
+    The forward pass in training mode stores the reconstruction error ||R W x - x||² of each sample, and the training
+    objective collects it with :meth:`pop_reconstruction_error`. If ``symmetric`` is set, the error is
+    ½ ||R W x - x||² + ½ ||W R y - y||² at y = W x, without a gradient through y.
+    """
+
+    learned_inverse: ClassVar[bool] = True
+    omits_log_det: ClassVar[bool] = True
+    weight: nn.Parameter
+    symmetric: bool = False
+    gradient: LogDetGradient = "paper"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reconstruction_error: Tensor | None = None
+
+    @property
+    def learns_inverse(self) -> bool:
+        """Whether training updates the parameters of the learned inverse; False if those parameters are fixed."""
+        return any(each.requires_grad for name, each in self.named_parameters() if name.endswith("inverse_weight"))
+
+    @abstractmethod
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """Return the inputs multiplied by the weights of the layer, without the offset.
+
+        It is W x for the weight matrix W, in the shape of ``x``.
+        """
+
+    @abstractmethod
+    def apply_inverse_weight(self, z: Tensor) -> Tensor:
+        """Return ``z`` multiplied by the layer's learned approximate inverse of its weights.
+
+        It is R z for the learned R ≈ W⁻¹, in the shape of ``z``. The offset of the layer is not subtracted.
+        """
+
+    @abstractmethod
+    def refresh_inverse(self, shape: Shape) -> None:
+        """Replace the layer's learned approximate inverse by the exact inverse of its weights.
+
+        If the learned matrix R cannot represent the exact W⁻¹, it becomes an approximation.
+
+        Args:
+            shape: Channels, height and width of the inputs.
+        """
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return ``x`` multiplied by the layer's weights and then by the learned approximate inverse.
+
+        The result is R W x for the weights W and the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹.
+        """
+        return self.apply_inverse_weight(self.apply_weight(x))
+
+    def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
+        """Store the learned inverse's reconstruction errors on the samples of a batch, for the training loss.
+
+        ``pop_reconstruction_error`` returns them.
+
+        They are the errors ||R W x - x||² of the learned R ≈ W⁻¹. If ``symmetric`` is set, they are ½ ||R W x - x||² +
+        ½ ||W R y - y||² at y = W x.
+
+        Args:
+            error: ||R W x - x||² of each sample, ``(N,)``.
+            y: W x, used if ``symmetric`` is set.
+        """
+        if self.symmetric:
+            data = y.detach()
+            back = self.apply_weight(self.apply_inverse_weight(data)) - data
+            error = 0.5 * (error + sum_samples(back.square()))
+        self._reconstruction_error = error
+
+    def store_reconstruction_error(self, error: Tensor) -> None:
+        """Store given reconstruction errors, to be returned later by ``pop_reconstruction_error``.
+
+        The errors, ``(N,)``, were computed before and are stored as they are.
+        """
+        self._reconstruction_error = error
+
+    def pop_reconstruction_error(self) -> Tensor:
+        """Return the learned inverse's reconstruction errors on the last training batch, and forget them.
+
+        They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``, or the symmetric errors of the class if ``symmetric``
+        is set.
+
+        Raises:
+            RuntimeError: No forward pass in training mode has run since the last call.
+        """
+        error, self._reconstruction_error = self._reconstruction_error, None
+        if error is None:
+            raise RuntimeError("expected a forward pass in training mode before the reconstruction error is taken")
+        return error
+
+
+class Elementwise(Bijection):
+    """Base class of invertible layers that map each value separately.
+
+    Therefore log|det dz/dx| is the sum of log|dz_i/dx_i| over the values x_i.
+    """
+
+    @property
+    def domain(self) -> Constraint:
+        """The values that the layer can map, as a PyTorch constraint; by default all real numbers."""
+        return constraints.real
+
+    @abstractmethod
+    def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output of the layer and the logarithm of its slope for each input value.
+
+        They are z = f(x) and log|dz/dx|, both in the shape of ``x``.
+        """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each sample.
+
+        The inputs are ``(N, ...)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
+        """
+        z, log_slope = self.map_with_slope(x)
+        return z, sum_samples(log_slope)
+
+    def settled(self) -> Elementwise:
+        """Return a copy of this layer for scoring, unaffected by later training of the layer."""
+        return copy.deepcopy(self)
+
+    def pixel_function(self) -> PixelFunction:
+        """Return the function that this layer computes, as a ``PixelFunction`` object for NumPy arrays.
+
+        It is used for scoring, where this layer is the pixel transform of a flow.
+
+        Only functions of :mod:`snf_runtime` can be exported. This one runs the layer itself.
+        """
+        return TorchPixelFunction(self)
+
+    def freeze(self, shape: Shape) -> FrozenStep:
+        """Return an immutable float64 copy of this layer for scoring.
+
+        Later training does not change the copy.
+        """
+        return _frozen_slopes(self)
+
+
+class Conditional(Bijection):
+    """Base class of layers z = f(x; c) with a triangular Jacobian, which may depend on a context c.
+
+    A context is a vector of K numbers for each sample, such as a class in one-hot form. The layer is a bijection of x
+    for each c, and models p(x | c). Its log-det is the sum of the log-slopes log|dz_i/dx_i|.
+
+    Args:
+        context: The length K of a context; 0 for a layer of x alone.
+
+    Raises:
+        ValueError: ``context`` is negative.
+    """
+
+    takes_context: ClassVar[bool] = True
+    flat: ClassVar[bool] = False
+    """Whether the layer connects each pixel with all others."""
+
+    def __init__(self, context: int = 0) -> None:
+        super().__init__()
+        if context < 0:
+            raise ValueError(f"expected the length of a context, 0 for none, got {context}")
+        self.context = context
+
+    @abstractmethod
+    def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the layer's outputs ``(N, C, H, W)``, and the log-slopes that add up to its log-determinant.
+
+        The log-slopes are log|dz_i/dx_i| of the values that the layer changes, ``(N, C', H, W)``. The arguments are
+        those of :meth:`forward`.
+        """
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the layer's outputs given the contexts, and the log-determinant of its Jacobian for each sample.
+
+        Args:
+            x: Inputs, ``(N, C, H, W)``.
+            context: Contexts, ``(N, K)``; None for a layer without one.
+
+        Returns:
+            z and log|det dz/dx| in nats, ``(N,)``.
+
+        Raises:
+            ValueError: ``x`` or ``context`` has another shape, or a context is missing or not expected.
+        """
+        z, log_slope = self.map_with_slope(x, context)
+        return z, sum_samples(log_slope)
+
+    @abstractmethod
+    def inverse_with_slope(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the inputs that :meth:`map_with_slope` maps to ``z``, and the same log-slopes at them."""
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the inputs that the layer maps to ``z`` given the contexts, and the log-determinant of the inverse.
+
+        Args:
+            z: Outputs of the layer, ``(N, C, H, W)``.
+            context: Contexts, ``(N, K)``; None for a layer without one.
+
+        Returns:
+            x and log|det dx/dz| in nats, ``(N,)``.
+
+        Raises:
+            ValueError: ``z`` or ``context`` has another shape, or a context is missing or not expected.
+        """
+        x, log_slope = self.inverse_with_slope(z, context)
+        return x, -sum_samples(log_slope)
+
+    def freeze(self, shape: Shape) -> FrozenStep:
+        """Return an immutable float64 copy of this layer for scoring; later training does not change it.
+
+        Raises:
+            ValueError: The layer takes a context.
+        """
+        refuse_context(self.context)
+        return _frozen_slopes(self, flat=self.flat)
+
+
+def _frozen_slopes(layer: Elementwise | Conditional, *, flat: bool = False) -> FrozenMap:
+    module = copy.deepcopy(layer).double().eval()
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_slope = module.map_with_slope(x)
+        return z, log_slope.sum(1)
+
+    return FrozenMap(forward, lambda z: module.inverse(z)[0], flat=flat)
+
+
+@dataclass(frozen=True)
+class TorchPixelFunction:
+    """Wrapper that applies the map of an elementwise PyTorch layer to float64 NumPy arrays."""
+
+    layer: Elementwise
+
+    @torch.no_grad()
+    def map_with_slope(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the layer's output and the log of the layer's slope at each value of the array ``x``.
+
+        They are y and log|dy/dx| in nats, both in the shape of ``x``.
+        """
+        y, log_slope = self.layer.map_with_slope(torch.from_numpy(x))
+        return y.numpy(), log_slope.numpy()
+
+
+def check_images(x: Tensor, channels: int) -> None:
+    """Raise ``ValueError`` unless the tensor ``x`` has the shape ``(N, C, H, W)`` with C = ``channels``."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
+
+
+def check_context(context: Tensor | None, samples: int, length: int) -> None:
+    """Raise ``ValueError`` unless there is a context ``(samples, length)``, or none if ``length`` is 0."""
+    got = None if context is None else tuple(context.shape)
+    if got != ((samples, length) if length else None):
+        expected = f"a context of shape ({samples}, {length})" if length else "no context: the layer takes none"
+        raise ValueError(f"expected {expected}, got {'none' if got is None else got}")
+
+
+def refuse_context(length: int) -> None:
+    """Raise ``ValueError`` if a flow or layer that is to be trained by a job, stored or frozen takes a context."""
+    if length:
+        raise ValueError(
+            f"expected no context, got layers with a context of {length} numbers: models that are trained by jobs, "
+            "stored and served take images alone; use FlowDistribution in Python"
+        )
+
+
+def vectors_of(x: Tensor, dimensions: int) -> Tensor:
+    """Return images ``(N, C, H, W)`` as vectors ``(N, D)``. Raises ``ValueError`` for another shape."""
+    if x.dim() != 4 or x.shape[1:].numel() != dimensions:
+        raise ValueError(f"expected images (N, C, H, W) of {dimensions} dimensions, got {tuple(x.shape)}")
+    return x.flatten(1)
+
+
+def sum_samples(x: Tensor) -> Tensor:
+    """Return, for each sample of a batch, the sum of all its values.
+
+    The sum is over every axis but the first, ``(N, ...) -> (N,)``.
+    """
+    return torch.sum(x.flatten(1), dim=1)

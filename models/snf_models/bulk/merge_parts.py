@@ -1,0 +1,193 @@
+"""Result file of a bulk scoring as Parquet, CSV or JSON lines: merging, conversion and reading."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, TypeAlias
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from snf_models.atomic_files import new_file
+from snf_models.bulk.completion import PartsDamaged
+from snf_models.bulk.part_tables import COMPRESSION, FILES, PartSummary, is_damage, labelled, open_table, summary_of
+from snf_models.errors import OutputTaken
+from snf_models.score_rows.row import SCHEMA
+
+GROUP_ROWS = 100_000
+"""Rows of a row group, which a reader holds in memory at once."""
+_STAND_IN = "\0"
+"""Character that stands for a carriage return while a CSV file is read."""
+LARGEST_FIELD = 2**20
+"""Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
+
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+"""Function that returns a value as JSON; ``json.dumps`` would make an encoder for every value."""
+
+Tables: TypeAlias = Iterable[Any]
+"""Arrow tables with the columns of ``SCHEMA``, one after the other."""
+Values: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TableContent:
+    """Content of a file of scores."""
+
+    model: str  # ``name:version``
+    calibration: int
+    dataset: str | None  # None for image files
+    paths: tuple[str, ...]  # in order
+
+
+def merge_parts(
+    parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str], expected: PartSummary | None = None
+) -> PartSummary:
+    """Join the parts into one file; raise ``PartsDamaged``, or ``OutputTaken`` if the counts are not ``expected``."""
+    summary = PartSummary(0, 0, 0)
+
+    def tables() -> Iterator[Any]:
+        nonlocal summary
+        for table in _row_groups(parts):
+            summary += summary_of(table)
+            yield labelled(table, metadata)
+
+    with new_file(path) as file:
+        WRITERS[path.suffix](tables(), file, metadata)
+        if expected not in (None, summary):
+            raise OutputTaken(f"the parts have {summary}, expected {expected}")
+    return summary
+
+
+def convert_table(table: Path, path: Path) -> None:
+    """Convert a Parquet file, also of an earlier version, whose missing columns are null."""
+    with open_table(table) as file:
+        metadata = _text_metadata(file)
+    merge_parts([table], path, metadata)
+
+
+def read_content(path: Path) -> TableContent | None:
+    """Return None if the file cannot be read as scores in the format of its extension."""
+    try:
+        return READERS[path.suffix](path)
+    except (KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
+        return None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return None
+
+
+def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
+    held = SCHEMA.empty_table()
+    for index, part in enumerate(parts):
+        with open_table(part) as file:
+            for group in range(file.num_row_groups):
+                rows = _read_group(file, group, index, part)
+                # A part that an earlier version wrote lacks the newer columns.
+                held = pa.concat_tables([held, rows], promote_options="default")
+                while held.num_rows >= GROUP_ROWS:
+                    yield held.slice(0, GROUP_ROWS).combine_chunks()
+                    held = held.slice(GROUP_ROWS)
+    if held.num_rows:
+        yield held.combine_chunks()
+
+
+def _read_group(file: parquet.ParquetFile, group: int, index: int, part: Path | BinaryIO) -> Any:
+    try:
+        return file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        name = part.name if isinstance(part, Path) else f"part {index}"
+        raise PartsDamaged({index: f"{name} is damaged ({error})"}) from error
+
+
+def _write_parquet(tables: Tables, file: BinaryIO, metadata: Mapping[str, str]) -> None:
+    schema = SCHEMA.with_metadata(dict(metadata))
+    with parquet.ParquetWriter(file, schema, compression=COMPRESSION) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=GROUP_ROWS)
+
+
+def _write_csv(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(_Lines(text))
+    writer.writerow(SCHEMA.names)
+    for table in tables:
+        writer.writerows(map(_cell, row.values()) for row in table.to_pylist())
+    text.detach()
+
+
+class _Lines:
+    """Text file with rows that end with a newline; the ``csv`` writer uses CR LF, so that it quotes names with a CR."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def write(self, row: str) -> None:
+        self._text.write(row.removesuffix("\r\n") + "\n")
+
+
+def _cell(value: Any) -> str:
+    """Return a value as text: numbers, booleans and lists as JSON, so that numbers keep all digits; null as ''."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else ENCODE(value)
+
+
+def _write_jsonl(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
+    for table in tables:
+        file.writelines(ENCODE(row).encode() + b"\n" for row in table.to_pylist())
+
+
+def _read_parquet(path: Path) -> TableContent:
+    with open_table(path) as file:
+        metadata, paths = _text_metadata(file), file.read(["path"])["path"].to_pylist()
+    dataset = metadata["snf.dataset"]
+    # A table of an earlier version without a calibration has scores of the model's own one.
+    calibration = int(metadata.get("snf.calibration", "0"))
+    return TableContent(metadata["snf.model"], calibration, None if dataset == FILES else dataset, tuple(paths))
+
+
+def _read_csv(path: Path) -> TableContent:
+    csv.field_size_limit(LARGEST_FIELD)
+    with path.open(encoding="utf-8", newline="") as file:
+        by_newline = "\r" not in file.readline()
+    with path.open(encoding="utf-8", newline="\n" if by_newline else "") as file:
+        # Where rows end with a newline alone, earlier versions wrote a carriage return in a name without quotes.
+        return _content_of(csv.DictReader(line.replace("\r", _STAND_IN) if by_newline else line for line in file))
+
+
+def _read_jsonl(path: Path) -> TableContent:
+    with path.open(encoding="utf-8") as file:
+        return _content_of(map(json.loads, file))
+
+
+def _content_of(rows: Iterable[Values]) -> TableContent:
+    paths = []
+    row: Values = {}
+    for row in rows:
+        paths.append(str(row["path"]).replace(_STAND_IN, "\r"))
+    return TableContent(str(row["model"]), int(row["calibration"]), row["dataset"] or None, tuple(paths))
+
+
+def _text_metadata(file: parquet.ParquetFile) -> dict[str, str]:
+    stored = file.schema_arrow.metadata or {}
+    return {key.decode(): value.decode() for key, value in stored.items()}
+
+
+WRITERS: dict[str, Callable[[Tables, BinaryIO, Mapping[str, str]], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+}
+READERS: dict[str, Callable[[Path], TableContent]] = {
+    ".parquet": _read_parquet,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}

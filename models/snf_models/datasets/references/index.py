@@ -1,0 +1,168 @@
+"""Index of a dataset by reference: an SQLite file that records where every image is stored."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from snf_models.atomic_files import new_path
+from snf_models.datasets.report import RejectedFile
+from snf_models.errors import DatasetNotFound
+from snf_models.locations.location import Location
+
+REFERENCE = "reference.sqlite"
+SCHEMA = (
+    # Files with images, by the place of their first image in the dataset.
+    """CREATE TABLE files (
+        first INTEGER PRIMARY KEY, images INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+        size INTEGER NOT NULL, version TEXT NOT NULL)""",
+    # Images in tar archives, by their place in the dataset.
+    """CREATE TABLE members (
+        place INTEGER PRIMARY KEY, name TEXT NOT NULL, start INTEGER NOT NULL, size INTEGER NOT NULL)""",
+    # Row groups of Parquet files, by the place of their first image in the dataset.
+    "CREATE TABLE groups (place INTEGER PRIMARY KEY, images INTEGER NOT NULL, number INTEGER NOT NULL)",
+    "CREATE TABLE record (json TEXT NOT NULL)",
+)
+FileKind = Literal["image", "tar", "parquet"]
+
+
+class IndexedFile(NamedTuple):
+    """A file with images, the first of which has the index ``first`` in the dataset."""
+
+    first: int
+    images: int
+    kind: FileKind
+    name: str
+    size: int
+    version: str
+
+
+class TarMember(NamedTuple):
+    """Byte range of an image in a tar archive; ``place`` is its index in the dataset."""
+
+    place: int
+    name: str
+    start: int
+    size: int
+
+
+class RowGroup(NamedTuple):
+    """Images in a row group of a Parquet file, from ``place`` in the dataset on."""
+
+    place: int
+    images: int
+    number: int
+
+
+class ReferenceRecord(BaseModel):
+    """Description of a dataset by reference, whose images are not copied: its location and its files.
+
+    It counts the images, and the files that were ignored or rejected.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    location: str = Field(description="URL of the file or folder.")
+    is_file: bool = Field(description="Whether the location is a file, else a folder.")
+    column: str | None = Field(description="Column of Parquet files that was named, if any.")
+    by_request: bool = Field(
+        default=False,
+        description="Whether a request named the location. Then SNF_ALLOWED_LOCATIONS must still list it "
+        "when a job reads the images.",
+    )
+    created: datetime = Field(description="When the files were indexed.")
+    images: int = Field(description="Images, whether or not they can be decoded.")
+    files: dict[FileKind, int] = Field(description="Files with images, by kind.")
+    bytes: int = Field(description="Size of these files.")
+    ignored: int = Field(description="Skipped by their names: hidden files, those of systems, texts, and labels.")
+    rejected: int = Field(description="Files and members of archives that cannot be read, such as compressed archives.")
+    rejected_files: list[RejectedFile] = Field(description="The first 100.")
+    rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
+    digest: str = Field(description="SHA-256 of names, sizes and versions of the files, in their order.")
+
+    @property
+    def folder(self) -> Location:
+        """The folder that file names in the index are relative to."""
+        location = Location(self.location)
+        return location.parent if self.is_file else location
+
+
+class ReferenceIndex:
+    def __init__(self, index: sqlite3.Connection) -> None:
+        self._index = index
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[ReferenceIndex]:
+        """Open an index; raise ``DatasetNotFound`` if there is no such file."""
+        try:
+            index = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        except sqlite3.OperationalError as error:
+            raise DatasetNotFound(f"the index {path.name} of a dataset by reference cannot be read: {error}") from error
+        with closing(index):
+            yield cls(index)
+
+    def record(self) -> ReferenceRecord:
+        return ReferenceRecord.model_validate_json(self._index.execute("SELECT json FROM record").fetchone()[0])
+
+    def largest_group(self) -> int:
+        """Return the images of the largest row group of Parquet files, 1 without these."""
+        return int(self._index.execute("SELECT coalesce(max(images), 1) FROM groups").fetchone()[0])
+
+    def files(self, start: int, stop: int) -> Iterator[IndexedFile]:
+        """Yield the files that have any of the images ``start`` to ``stop - 1``."""
+        rows = self._index.execute(
+            "SELECT first, images, kind, name, size, version FROM files WHERE first < ? AND first >= "
+            "(SELECT max(first) FROM files WHERE first <= ?) ORDER BY first",
+            (stop, start),
+        )
+        yield from map(IndexedFile._make, rows)
+
+    def members(self, start: int, stop: int) -> Iterator[TarMember]:
+        """Yield those of the images ``start`` to ``stop - 1`` that are in tar archives."""
+        rows = self._index.execute(
+            "SELECT place, name, start, size FROM members WHERE place >= ? AND place < ? ORDER BY place", (start, stop)
+        )
+        yield from map(TarMember._make, rows)
+
+    def groups(self, start: int, stop: int) -> Iterator[RowGroup]:
+        """Yield the row groups with images ``start`` to ``stop - 1``, which are in one Parquet file."""
+        rows = self._index.execute(
+            "SELECT place, images, number FROM groups WHERE place < ? AND place + images > ? AND place >= "
+            "(SELECT max(place) FROM groups WHERE place <= ?) ORDER BY place",
+            (stop, start, start),
+        )
+        yield from map(RowGroup._make, rows)
+
+
+@contextmanager
+def new_index(path: Path) -> Iterator[sqlite3.Connection]:
+    """Create an index that appears after the ``with`` block, complete and durable."""
+    with new_path(path) as temporary, closing(_connect(temporary)) as index:
+        index.execute("PRAGMA journal_mode = OFF")
+        index.execute("PRAGMA synchronous = OFF")
+        index.execute("BEGIN")
+        for statement in SCHEMA:
+            index.execute(statement)
+        yield index
+        index.execute("COMMIT")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # One writer of a file that only this process can see: no journal and no locks.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
+
+
+def read_record(path: Path) -> ReferenceRecord:
+    """Read the record; raise ``DatasetNotFound`` if the file is unreadable."""
+    try:
+        with ReferenceIndex.open(path) as index:
+            return index.record()
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        raise DatasetNotFound(f"the index {path.name} of a dataset by reference cannot be read: {error}") from error

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from snf_models.datasets.choose_preprocessing import ImageFacts
+from snf_models.datasets.ingest.near_duplicates import near_pairs
+from snf_models.images.provenance import Split
+from snf_runtime.images.preprocessing import GREY_MODES
+
+LISTED = 100
+EXAMPLES = 20
+
+
+class _ReportPart(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class RejectedFile(_ReportPart):
+    """An uploaded file that was left out of a dataset, and the reason."""
+
+    path: str
+    reason: str
+
+
+class SizeCount(_ReportPart):
+    """A width and a height in pixels, and how many images of a dataset have this size."""
+
+    width: int
+    height: int
+    images: int
+
+
+class Duplicates(_ReportPart):
+    """Summary of one kind of duplicates in a dataset, either exact duplicates or near duplicates.
+
+    It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
+    """
+
+    images: int = Field(description="Images that have another like them.")
+    sets: int = Field(description="Sets of duplicates, or pairs of near duplicates.")
+    examples: list[list[str]]
+
+
+class DatasetReport(_ReportPart):
+    """Report on the images of a dataset, made when all of them are first read.
+
+    That is at the upload, or at the inspection of a dataset by reference.
+
+    It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
+    """
+
+    format_version: Literal[1] = 1
+    name: str
+    created: datetime
+    images: int
+    bytes: int = Field(description="Sum of the originals.")
+    rejected: int
+    rejected_files: list[RejectedFile] = Field(description="The first 100.")
+    rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
+    ignored: int = Field(description="Skipped by their names: hidden files, those of systems, and texts.")
+    formats: dict[str, int]
+    modes: dict[str, int] = Field(description="Images by the mode of their file, as Pillow names it.")
+    coloured: int = Field(description="Images with colour; grey in a colour file is grey.")
+    sizes: list[SizeCount] = Field(description="The 100 most frequent.")
+    different_sizes: int
+    facts: ImageFacts
+    duplicates: Duplicates = Field(description="Of equal pixels.")
+    near_duplicates: Duplicates = Field(
+        description="Of different pixels, by 64-bit difference hashes at most 3 bits apart."
+    )
+    groups: dict[str, int] = Field(description="Images a group, the 100 largest; '' has those in no folder.")
+    different_groups: int
+    split: Split
+    notes: list[str] = Field(description="Advice to read before training.")
+
+
+class Findings:
+    """Counts of the files that are left out of a new dataset, by reason; the first 100 rejected are listed."""
+
+    def __init__(self) -> None:
+        self.files: list[RejectedFile] = []
+        self.slugs: Counter[str] = Counter()
+        self.ignored = 0
+
+    def reject(self, path: str, slug: str, reason: str) -> None:
+        self.slugs[slug] += 1
+        if len(self.files) < LISTED:
+            self.files.append(RejectedFile(path=path, reason=reason))
+
+
+def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:
+    count, total, coloured, smallest_w, smallest_h, largest_w, largest_h = index.execute(
+        "SELECT count(*), sum(bytes), sum(NOT grey), min(width), min(height), max(width), max(height) FROM images"
+    ).fetchone()
+    (median,) = index.execute(
+        "SELECT min(width, height) FROM images ORDER BY 1 LIMIT 1 OFFSET ?", ((count - 1) // 2,)
+    ).fetchone()
+    # A file without colour channels must be converted to serve as colour.
+    modes = _histogram(index, "mode")
+    grey_files = sum(count for mode, count in modes.items() if mode in GREY_MODES)
+    facts = ImageFacts(
+        smallest=(smallest_w, smallest_h),
+        largest=(largest_w, largest_h),
+        median_shorter_side=median,
+        coloured=coloured > 0,
+        channels=1 if coloured == 0 else 3 if grey_files == 0 else None,
+    )
+    sizes = index.execute(
+        f"SELECT width, height, count(*) FROM images GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {LISTED}"  # noqa: S608
+    )
+    near = _near(index)
+    return DatasetReport(
+        name=name,
+        created=datetime.now(UTC).replace(microsecond=0),
+        images=count,
+        bytes=total,
+        rejected=findings.slugs.total(),
+        rejected_files=findings.files,
+        rejected_by=dict(sorted(findings.slugs.items())),
+        ignored=findings.ignored,
+        formats=_histogram(index, "format"),
+        modes=modes,
+        coloured=coloured,
+        sizes=[SizeCount(width=width, height=height, images=images) for width, height, images in sizes],
+        different_sizes=_distinct(index, "width * 65536 + height"),
+        facts=facts,
+        duplicates=_exact(index),
+        near_duplicates=near,
+        groups=_histogram(index, '"group"'),
+        different_groups=_distinct(index, '"group"'),
+        split=split,
+        notes=_notes(count, split, findings, facts, modes, near),
+    )
+
+
+def _notes(
+    count: int, split: Split, findings: Findings, facts: ImageFacts, modes: dict[str, int], near: Duplicates
+) -> list[str]:
+    notes = [f"split {split.rule.replace('-', ' ')} as {split.parts}: {split.reason}"]
+    if split.folds:
+        notes.append(
+            f"{count} images are few: p-values of pixel models rest on {split.statistics} of them, by "
+            f"{len(split.folds)}-fold cross-conformal prediction, and none is below {1 / (split.statistics + 1):.2g}; "
+            f"those of snf-features rest on all"
+        )
+    if facts.smallest != facts.largest:
+        notes.append("sizes differ: unless a fit is set, training resizes images and crops them to their middle")
+    if facts.channels is None:
+        notes.append(
+            "some images are grey and some have colour: unless a colour is set, training converts all to colour"
+        )
+    if "I;16" in modes:
+        notes.append(
+            f"{modes['I;16']} images have 16 bits: every 256 grey levels become one, unless the option levels of a "
+            "training says how many levels the camera has, such as 4096"
+        )
+    if near.images:
+        pairs = "1 pair" if near.sets == 1 else f"{near.sets} pairs"
+        notes.append(
+            f"near duplicates: {near.images} images in {pairs}, as is usual for parts that look alike; where they show "
+            "the same part, an upload can leave out all but the first"
+        )
+    if findings.ignored:
+        skipped = "1 file was" if findings.ignored == 1 else f"{findings.ignored} files were"
+        notes.append(f"{skipped} skipped, as hidden files, files of systems and texts such as .txt and .json are")
+    if findings.slugs:
+        left_out = findings.slugs.total()
+        notes.append("1 file was left out" if left_out == 1 else f"{left_out} files were left out")
+    return notes
+
+
+def _histogram(index: sqlite3.Connection, column: str) -> dict[str, int]:
+    rows = index.execute(
+        f"SELECT {column}, count(*) FROM images GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {LISTED}"  # noqa: S608
+    )
+    return dict(rows.fetchall())
+
+
+def _distinct(index: sqlite3.Connection, expression: str) -> int:
+    count: int = index.execute(f"SELECT count(DISTINCT {expression}) FROM images").fetchone()[0]  # noqa: S608
+    return count
+
+
+def _exact(index: sqlite3.Connection) -> Duplicates:
+    repeated = "SELECT digest, count(*) AS n FROM images GROUP BY digest HAVING n > 1"
+    sets, images = index.execute(f"SELECT count(*), total(n) FROM ({repeated})").fetchone()  # noqa: S608
+    largest = index.execute(f"{repeated} ORDER BY n DESC, min(path) LIMIT {EXAMPLES}").fetchall()
+    examples = [
+        [
+            path
+            for (path,) in index.execute(
+                "SELECT path FROM images WHERE digest = ? ORDER BY path LIMIT ?", (digest, EXAMPLES)
+            )
+        ]
+        for digest, _ in largest
+    ]
+    return Duplicates(images=int(images), sets=sets, examples=examples)
+
+
+def _near(index: sqlite3.Connection) -> Duplicates:
+    # One row for each hash: different pixels with the same hash are near duplicates, too.
+    rows = index.execute(
+        "SELECT dhash, count(DISTINCT digest), count(*), min(path), max(path) FROM images GROUP BY dhash ORDER BY dhash"
+    ).fetchall()
+    hashes = np.array([row[0] + 2**63 for row in rows], dtype=np.uint64)
+    pairs = near_pairs(hashes)
+    crowded = [place for place, row in enumerate(rows) if row[1] > 1]
+    near = np.union1d(pairs.ravel(), np.array(crowded, dtype=np.int64))
+    examples = [[rows[place][3], rows[place][4]] for place in crowded[:EXAMPLES]]
+    examples += [[rows[left][3], rows[right][3]] for left, right in pairs[: EXAMPLES - len(examples)]]
+    return Duplicates(images=sum(rows[place][2] for place in near), sets=len(pairs) + len(crowded), examples=examples)

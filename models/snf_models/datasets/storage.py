@@ -1,0 +1,179 @@
+"""Files of an uploaded dataset: all original images in one, and an SQLite index of their positions."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_models.datasets.ingest.fingerprint import fingerprint
+from snf_models.datasets.ingest.items import ImageFile, ImagePixels
+from snf_models.datasets.ingest.limits import DiskQuota
+from snf_models.datasets.ingest.near_duplicates import KeptHashes, NearDuplicates
+from snf_models.datasets.references.index import REFERENCE
+from snf_models.datasets.references.originals import ReferencedOriginals
+from snf_models.errors import ImageError
+from snf_models.images.provenance import ARRAY
+from snf_runtime.images.file_decoding import open_image
+from snf_runtime.images.preprocessing import OpenedImage, opened_pixels
+
+ORIGINALS = "originals.bin"
+INDEX = "index.sqlite"
+SCHEMA = """
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    "group" TEXT,
+    format TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    grey INTEGER NOT NULL,   -- whether the pixels have no colour, whatever the mode
+    digest BLOB NOT NULL,    -- SHA-256 of the pixels
+    dhash INTEGER NOT NULL,  -- signed, as SQLite's integers are
+    start INTEGER NOT NULL,  -- where the original begins in originals.bin, or its place in a dataset by reference
+    bytes INTEGER NOT NULL,
+    part INTEGER,            -- 0 train, 1 statistics, 2 calibration
+    fold INTEGER             -- of part 1 where it serves calibration, too
+)
+"""
+ROW_BYTES = 256
+"""Approximate size of a row of the table in bytes."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image of a dataset: an encoded file, or the pixels ``(C, H, W)`` of an array."""
+
+    path: str
+    format: str
+    mode: str
+    width: int
+    height: int
+    start: int  # position in ``originals.bin`` in bytes, or index in a dataset by reference
+    bytes: int
+
+
+class StorageWriter:
+    def __init__(
+        self, originals: BinaryIO | None, index: sqlite3.Connection, room: DiskQuota, near_duplicates: NearDuplicates
+    ) -> None:
+        self._originals = originals
+        self._room = room
+        self._kept = KeptHashes() if near_duplicates == "drop" else None
+        self.index = index
+
+    def add(self, item: ImageFile | ImagePixels, place: int = 0) -> bool:
+        """Store an image; return False if its path is taken. Raises ``ImageError`` for near duplicates, too."""
+        if isinstance(item, ImagePixels):
+            opened, data, group = opened_pixels(item.pixels), np.ascontiguousarray(item.pixels).tobytes(), item.group
+        else:
+            opened, data, group = open_image(item.data), item.data, None
+        seen = fingerprint(opened)
+        if self._kept is not None and (twin := self._kept.twin(seen.dhash)) is not None:
+            raise ImageError("near-duplicate", "A near duplicate is left out", f"it is a near duplicate of {twin}")
+        self._room.take(ROW_BYTES + (0 if self._originals is None else len(data)))
+        row = (
+            item.path, group, opened.format or ARRAY, seen.mode, seen.width, seen.height, seen.grey, seen.digest,
+            seen.dhash - 2**63, place if self._originals is None else self._originals.tell(), len(data),
+        )  # fmt: skip
+        added = self.index.execute(
+            'INSERT OR IGNORE INTO images (path, "group", format, mode, width, height, grey, digest, dhash, start,'
+            " bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        ).rowcount
+        if not added:
+            return False
+        if self._originals is not None:
+            self._originals.write(data)
+        if self._kept is not None:
+            self._kept.add(seen.dhash, item.path)
+        return True
+
+    def different_images(self) -> int:
+        count: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
+        return count
+
+
+@contextmanager
+def write_storage(
+    folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
+) -> Iterator[StorageWriter]:
+    """Create the files of a dataset, complete after the block; without ``copies`` there are no originals."""
+    # One writer in a folder of its own: no journal and no locks, which network file systems lack.
+    uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
+    with (
+        (folder / ORIGINALS).open("xb") if copies else nullcontext() as originals,
+        closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as index,
+    ):
+        index.execute("PRAGMA journal_mode = OFF")
+        index.execute("PRAGMA synchronous = OFF")
+        index.execute("BEGIN")
+        index.execute(SCHEMA)
+        yield StorageWriter(originals, index, room, near_duplicates)
+        index.execute("COMMIT")
+
+
+class Storage:
+    """Reader of stored images; those of a dataset by reference are read from where they are."""
+
+    def __init__(self, original: Callable[[int, int], bytes], index: sqlite3.Connection) -> None:
+        self._original = original
+        self.index = index
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path) -> Iterator[Self]:
+        with closing(open_index(folder)) as index:
+            if (folder / REFERENCE).exists():
+                with closing(ReferencedOriginals(folder / REFERENCE)) as referenced:
+                    yield cls(lambda place, _size: referenced.read(place), index)
+                return
+            with (folder / ORIGINALS).open("rb") as originals:
+                yield cls(partial(_read, originals), index)
+
+    def images(self, order: str) -> Iterator[Stored]:
+        """``order`` is an SQL expression such as ``part, path``."""
+        columns = "path, format, mode, width, height, start, bytes"
+        for row in self.index.execute(f"SELECT {columns} FROM images ORDER BY {order}"):  # noqa: S608  # our own words
+            yield Stored(*row)
+
+    def ranks(self, order: str) -> Iterator[int]:
+        """Yield for each image, by ``start``, its position from 0 in the given order."""
+        ranked = f"SELECT start, row_number() OVER (ORDER BY {order}) - 1 AS rank FROM images"  # noqa: S608
+        for (rank,) in self.index.execute(f"SELECT rank FROM ({ranked}) ORDER BY start"):  # noqa: S608  # our own words
+            yield rank
+
+    def sizes(self, order: str) -> NDArray[np.int64]:
+        """Return heights and widths in pixels, ``(n, 2)``."""
+        rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
+        return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
+
+    def folds(self) -> list[int]:
+        """Return the fold of each image held out from training, by path."""
+        return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
+
+    def image(self, stored: Stored) -> OpenedImage:
+        """Open an image in its original size, upright; raise ``ImageError`` if it is damaged."""
+        data = self._original(stored.start, stored.bytes)
+        if stored.format != ARRAY:
+            # It was accepted, maybe by an earlier version with other limits on the time of decoding.
+            return open_image(data, any_cost=True)
+        return opened_pixels(np.frombuffer(data, np.uint8).reshape(-1, stored.height, stored.width))
+
+
+def _read(originals: BinaryIO, start: int, size: int) -> bytes:
+    originals.seek(start)
+    return originals.read(size)
+
+
+def open_index(folder: Path) -> sqlite3.Connection:
+    """Open the index without locks, as it never changes."""
+    return sqlite3.connect(f"{(folder.absolute() / INDEX).as_uri()}?mode=ro&immutable=1", uri=True)

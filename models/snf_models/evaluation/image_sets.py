@@ -1,0 +1,239 @@
+"""Sets of images for an evaluation, read with the preprocessing of the model. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_models.datasets.builtin import builtin_file, load_builtin
+from snf_models.datasets.image_source import NamedImage, StoredImages
+from snf_models.datasets.storage import INDEX
+from snf_models.datasets.store import DatasetStore
+from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
+from snf_models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
+from snf_models.evaluation.corruptions import Corruption, corrupt_chunks
+from snf_models.evaluation.schema import EvaluationParameters
+from snf_models.training.config import TrainingConfig
+from snf_runtime.images.batch import Batch, batch_of, in_batches, stacked
+from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform_pixels
+
+Images: TypeAlias = NDArray[np.uint8]
+Rows: TypeAlias = NDArray[np.int64]
+
+BATCH = 250
+BATCH_BYTES = 16 * 2**20
+"""Most images and bytes of a batch."""
+FITTED = 2000
+FITTED_BYTES = 256 * 2**20
+"""Most images, and bytes of them, to which baselines are fitted; all are in memory together."""
+SEED = 0
+PARTS_BUILTIN = (
+    "baselines are fitted to its statistics part, thresholds of single scores come from its calibration part, and its "
+    "test part is tested"
+)
+PARTS_STORED = (
+    "split at random, seeded: baselines are fitted to a quarter, thresholds of single scores come from another, and "
+    "the other half is tested"
+)
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Chosen images of one part of a built-in dataset."""
+
+    part: str
+    pixels: Images
+    rows: Rows
+    preprocessing: Preprocessing
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """Names such as ``test/00017``."""
+        return [f"{self.part}/{row:05d}" for row in self.rows]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Height and width in pixels before the preprocessing, ``(count, 2)``."""
+        return np.tile(np.array(self.pixels.shape[2:], dtype=np.int64), (self.count, 1))
+
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        for row in self.rows[start:stop].tolist():
+            image = self.pixels[row]
+            name = f"{self.part}/{row:05d}"
+            if image.shape == self.preprocessing.shape:
+                yield name, DecodedImage(image, None)
+                continue
+            try:
+                yield name, conform_pixels(image, self.preprocessing)
+            except ImageError as error:
+                yield name, error
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one dataset, with a simulated fault if any."""
+
+    dataset: str
+    source: ArrayImages | StoredImages
+    preprocessing: Preprocessing
+    corruption: Corruption | None = None
+
+    def __len__(self) -> int:
+        return self.source.count
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.source.names
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Height and width in pixels before the preprocessing, ``(n, 2)``."""
+        return self.source.sizes
+
+    def file_size(self, place: int) -> tuple[int, int] | None:
+        """Return width and height of the upright file; None if there is none, or it is unusable."""
+        _, image = next(self.source.read(place, place + 1))
+        return None if isinstance(image, ImageError) else image.source_size
+
+    def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
+        """Choose images, and apply a fault when they are read."""
+        return replace(self.chosen(rows), corruption=corruption)
+
+    def chosen(self, rows: Rows) -> ImageSet:
+        """Choose images by rising indices."""
+        source = self.source
+        chosen = (
+            replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
+        )
+        return replace(self, source=chosen)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield at most 250 images at once, with the fault; raise ``DatasetUnfit``, ``DatasetNotFound``."""
+        batches = self._batches()
+        return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
+
+    def decoded(self) -> Iterator[list[DecodedImage]]:
+        """Yield images with the size of their files, without the fault; raise as :meth:`batches`."""
+        images = (self._usable(image) for _, image in self.source.read(0, len(self)))
+        yield from in_batches(images, BATCH, BATCH_BYTES, lambda image: image.pixels.nbytes)
+
+    def _batches(self) -> Iterator[Batch]:
+        for batch in self.decoded():
+            yield batch_of([image.pixels for image in batch], self.preprocessing)
+
+    def _usable(self, image: DecodedImage | ImageError) -> DecodedImage:
+        if isinstance(image, ImageError):
+            detail = f"{image.title}: {image.detail}; the option adapt converts size and colour"
+            raise DatasetUnfit(f"{self.dataset}: {detail}") from image
+        return image
+
+
+@dataclass(frozen=True)
+class Normals:
+    """Normal images in three disjoint parts."""
+
+    fit: ImageSet  # for baselines
+    thresholds: ImageSet  # for single scores
+    test: ImageSet  # compared with anomalous images
+    parts: str  # a description for the report
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """Reader that checks datasets and selects their images."""
+
+    used: tuple[str, ...]  # datasets of training and calibration
+    own: Preprocessing  # of the model
+    parameters: EvaluationParameters
+    data_dir: Path | None
+    store: DatasetStore | None
+
+    @property
+    def images(self) -> int:
+        """Most images of a set."""
+        return self.parameters.images
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return adapted(self.own, self.parameters.adapt)
+
+    def normals(self, name: str) -> Normals:
+        """Return the normal images in three parts; raise ``DatasetNotFound``, ``DatasetUnfit``."""
+        check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
+        path = builtin_file(name, self.data_dir)
+        if path is not None:
+            dataset = load_builtin(name, path, TrainingConfig())
+            chosen = [
+                self._array_set(name, part, stacked(pixels), min(most, self.images))
+                for part, pixels, most in (
+                    ("statistics", dataset.statistics, self._fitted),
+                    ("calibration", dataset.calibration, self.images),
+                    ("test", dataset.test, self.images),
+                )
+            ]
+            return Normals(chosen[0], chosen[1], chosen[2], PARTS_BUILTIN)
+        store = self._stored(name)
+        shuffled = np.random.default_rng(SEED).permutation(store.report(name).images)
+        half = len(shuffled) // 2
+        pieces = (
+            np.sort(shuffled[: half // 2][: self._fitted]),
+            np.sort(shuffled[half // 2 : half][: self.images]),
+            np.sort(shuffled[half:][: self.images]),
+        )
+        fit, thresholds, test = (self._stored_set(store, name, piece) for piece in pieces)
+        return Normals(fit, thresholds, test, PARTS_STORED)
+
+    def anomalous(self, name: str, normal: str) -> ImageSet:
+        """Return evenly spaced images, the test part of a built-in dataset; raise as :meth:`normals`."""
+        check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
+        path = builtin_file(name, self.data_dir)
+        if path is not None:
+            test = load_builtin(name, path, TrainingConfig()).test
+            return self._array_set(name, "test", stacked(test), self.images)
+        store = self._stored(name)
+        return self._stored_set(store, name, evenly(store.report(name).images, self.images))
+
+    def stamp(self, name: str) -> str:
+        """Return a text that changes when the dataset is replaced; raise ``DatasetNotFound``."""
+        path = builtin_file(name, self.data_dir)
+        try:
+            status = (path or self._stored(name).root / name / INDEX).stat()
+        except OSError as error:
+            raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile") from error
+        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+
+    @property
+    def _fitted(self) -> int:
+        return max(1, min(FITTED, FITTED_BYTES // math.prod(self.preprocessing.shape)))
+
+    def _array_set(self, name: str, part: str, pixels: Images, most: int) -> ImageSet:
+        source = ArrayImages(part, pixels, evenly(len(pixels), most), self.preprocessing)
+        return ImageSet(name, source, self.preprocessing)
+
+    def _stored_set(self, store: DatasetStore, name: str, rows: Rows) -> ImageSet:
+        source = StoredImages(store, name, self.preprocessing, "path", rows.tolist())
+        return ImageSet(name, source, self.preprocessing)
+
+    def _stored(self, name: str) -> DatasetStore:
+        if self.store is None:
+            raise not_found(name, self.data_dir, self.store)
+        return self.store
+
+
+def evenly(count: int, most: int) -> Rows:
+    """Return at most ``most`` of ``count`` indices, evenly spaced.
+
+    >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(np.int64)

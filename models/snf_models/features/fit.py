@@ -1,0 +1,199 @@
+"""Closed-form fit of local affine flows, with grid and shrinkage chosen by held-out log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from snf_models.bijections.base import Shape
+from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
+from snf_models.features.moments import FeatureMoments, MomentSum
+from snf_models.flows.architecture import FINEST_GRID
+from snf_models.threads import torch_threads
+
+GRIDS = (1, 2, 4, 8, 16)
+"""Grids that are tried, by their cells along each side, coarsest first; each divides the finest grid."""
+SHRINKAGES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+"""Degrees of shrinkage of covariances that are tried."""
+MEAN_SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Degrees of shrinkage of means that are tried."""
+START_SHRINKAGE, START_MEAN_SHRINKAGE = SHRINKAGES.index(0.1), 0
+FEW_CELLS = 64
+"""Number of cells of the finest grid up to which held-out likelihoods are computed in all cells."""
+RIDGE = 1e-3
+"""Number that is added to the diagonal of every covariance of standardised features."""
+SMALLEST_DEVIATION = 1e-6
+"""Smallest number that a channel is divided by to standardise it."""
+
+Target = Literal["all-places", "identity"]
+"""What covariances are shrunk towards: that of all places, or the identity where there is a single place."""
+
+
+@dataclass(frozen=True)
+class FitChoice:
+    """Settings of a Gaussian fit, with their result."""
+
+    grid: int  # cells along each side
+    shrinkage: float  # share of the target in every covariance, 0 to 1
+    mean_shrinkage: float  # share of the cell's mean in the mean of every place, 0 to 1
+    held_out: float  # mean negative log-likelihood, nats for each feature value
+
+
+def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
+    """Cross-validate grids and shrinkages, each grid from the best of the next coarser one; return the best first."""
+    if len(folds) < 2:
+        raise ValueError(f"expected at least two folds to choose by, got {len(folds)}")
+    filled = [fold for fold in folds if moments.images[fold] > 0]
+    trains = [moments.total([other for other in folds if other != fold]) for fold in filled]
+    helds = [moments.total([fold]) for fold in filled]
+    sides = moments.shape[1:]
+    covariance, mean = START_SHRINKAGE, START_MEAN_SHRINKAGE
+    choices = []
+    with each_thread_alone() as pool:
+        for grid in (grid for grid in GRIDS if grid == 1 or grid // 2 < max(sides)):
+            held_out = list(pool.map(partial(HeldOut, grid=grid, target=target), trains, helds))
+            value = cache(partial(_mean_nats, pool, held_out))
+            while True:
+                before = covariance, mean
+                if grid > 1 or target == "identity":
+                    covariance = _descend(partial(value, mean=mean), covariance, len(SHRINKAGES))
+                if max(sides) > 1:
+                    mean = _descend(partial(value, covariance), mean, len(MEAN_SHRINKAGES))
+                if (covariance, mean) == before:
+                    break
+            choices.append(FitChoice(grid, SHRINKAGES[covariance], MEAN_SHRINKAGES[mean], value(covariance, mean)))
+    return sorted(choices, key=lambda choice: choice.held_out)
+
+
+def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
+    """Return the held-out loss, nats for each value, of one Gaussian for all places, to compare choices with."""
+    filled = [fold for fold in folds if moments.images[fold] > 0]
+    values = [
+        HeldOut(moments.total([other for other in folds if other != fold]), moments.total([fold]), 1, "all-places")
+        for fold in filled
+    ]
+    return sum(value.nats(0.0, 1.0) for value in values) / len(values)
+
+
+class HeldOut:
+    """Likelihood of held-out features from their moments, as the sum of (x - m)^T V^-1 (x - m) is tr(V^-1 S)."""
+
+    def __init__(self, train: MomentSum, held: MomentSum, grid: int, target: Target) -> None:
+        some = evaluated_cells(train.shape)
+        places = held.places(grid, some)
+        used = places > 0
+        # The cells of the finest grid have no places of others: only those that are used are summed.
+        only = used if len(used) == len(train.products) else None
+        step = train.cell_means(grid) - train.means
+        self._scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
+        outer = self._scale[:, None] * self._scale
+        self._eye = torch.eye(len(self._scale), dtype=torch.float64)
+        self._aim = self._eye if target == "identity" else train.everywhere / outer
+        count = (train.images * train.places(grid)[used])[:, None, None]
+        self._within = train.scatter(grid, train.means, only)[used] / count / outer
+        self._between = train.images * train.products_at_places(grid, step, step, only)[used] / count / outer
+        rest = held.sums - held.images * train.means
+        cross = held.products_at_places(grid, rest, step, some)[used] / outer
+        self._held = held.scatter(grid, train.means, some)[used] / outer
+        self._cross = cross + cross.mT
+        self._step = held.images * held.products_at_places(grid, step, step, some)[used] / outer
+        self._weights = held.images * places[used]
+
+    def nats(self, shrinkage: float, mean_shrinkage: float) -> float:
+        """Return the mean negative log-likelihood, nats for each value, over :func:`evaluated_cells`."""
+        b = mean_shrinkage
+        covariances = (1 - shrinkage) * (self._within + b * b * self._between) + shrinkage * self._aim
+        factors = torch.linalg.cholesky(covariances + RIDGE * self._eye)
+        scatter = self._held - b * self._cross + b * b * self._step
+        squares = (torch.cholesky_inverse(factors) * scatter).sum((1, 2))
+        log_dets = 2 * factors.diagonal(dim1=1, dim2=2).log().sum(1) + 2 * self._scale.log().sum()
+        channels = len(self._scale)
+        total = 0.5 * (squares + self._weights * (log_dets + channels * math.log(2 * math.pi))).sum()
+        return float(total / (self._weights.sum() * channels))
+
+
+def evaluated_cells(shape: Shape) -> Tensor:
+    """Return which cells of the finest grid compare fits, bool ``(cells,)``: all up to 64, else a quarter."""
+    rows, columns = min(shape[1], FINEST_GRID), min(shape[2], FINEST_GRID)
+    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    some = (row + 2 * column) % 4 == 0 if rows * columns > FEW_CELLS else torch.ones(rows, columns, dtype=torch.bool)
+    return some.flatten()
+
+
+@dataclass(frozen=True)
+class LocalGaussian:
+    """A mean for each place and a covariance for each cell of a grid."""
+
+    grid: int
+    means: Tensor  # of shifted features, ``(places, C)``
+    scale: Tensor  # divisor of each channel, ``(C,)``
+    factors: Tensor  # Cholesky factors of the covariances of divided features, ``(cells, C, C)``
+
+    @classmethod
+    def fit(cls, train: MomentSum, grid: int, shrinkage: float, mean_shrinkage: float, target: Target) -> LocalGaussian:
+        means = (1 - mean_shrinkage) * train.means + mean_shrinkage * train.cell_means(grid)
+        scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
+        outer = scale[:, None] * scale
+        covariances = train.scatter(grid, means) / (train.images * train.places(grid))[:, None, None] / outer
+        eye = torch.eye(len(scale), dtype=torch.float64)
+        aim = eye if target == "identity" else train.everywhere / outer
+        mixed = (1 - shrinkage) * covariances + shrinkage * aim + RIDGE * eye
+        return cls(grid, means, scale, torch.linalg.cholesky(mixed))
+
+    @torch.no_grad()
+    def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
+        """Set W = L^-1 D^-1, the mean and R = D L, the linear flow of greatest likelihood."""
+        eye = torch.eye(len(self.scale), dtype=torch.float64).expand_as(self.factors)
+        inverse = torch.linalg.solve_triangular(self.factors, eye, upper=False)
+        layer.weight.copy_(inverse / self.scale)
+        layer.mean.copy_((self.means + shift).T.reshape(layer.shape))
+        if isinstance(layer, SelfNormalizingLocalAffine):
+            layer.inverse_weight.copy_(self.scale[:, None] * self.factors)
+
+
+def fit_layer(
+    layer: ExactLocalAffine,
+    moments: FeatureMoments,
+    folds: Sequence[int],
+    choice: FitChoice,
+    target: Target = "all-places",
+) -> None:
+    """Fit a layer in closed form to the features of some folds."""
+    train = moments.total(list(folds))
+    with torch_threads(1):
+        gaussian = LocalGaussian.fit(train, choice.grid, choice.shrinkage, choice.mean_shrinkage, target)
+        gaussian.set_weights(layer, train.shift)
+
+
+def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mean: int) -> float:
+    """Return the mean over folds of the held-out loss, for the numbers of two shrinkages."""
+    shrinkages = SHRINKAGES[covariance], MEAN_SHRINKAGES[mean]
+    values: list[float] = list(pool.map(lambda part: part.nats(*shrinkages), held_out))
+    return sum(values) / len(values)
+
+
+@contextmanager
+def each_thread_alone() -> Iterator[Executor]:
+    """Yield a pool of single-threaded tasks: threads that share a small matrix mostly wait for each other."""
+    threads = torch.get_num_threads()
+    with torch_threads(1), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield pool
+
+
+def _descend(value: Callable[[int], float], start: int, count: int) -> int:
+    """Return a number below ``count`` whose value is the smallest among its neighbours, by descent from ``start``."""
+    best = start
+    while True:
+        neighbours = [place for place in (best - 1, best + 1) if 0 <= place < count]
+        better = min(neighbours, key=value)
+        if value(better) >= value(best):
+            return best
+        best = better

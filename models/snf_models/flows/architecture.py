@@ -1,0 +1,374 @@
+"""Architectures of flows as data, stored in the manifest of a model and read by the builder.
+
+The module does not import PyTorch.
+
+A :class:`LayeredArchitecture` lists every layer, and it is what the builder builds. The other families are short forms
+of it with a few numbers, which :meth:`layered` writes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from snf_models.flows.layers.convolutions import (
+    EmergingConvolutionSpec,
+    ExactConvolutionSpec,
+    ExponentialConvolutionSpec,
+    SelfNormalizingConvolutionSpec,
+    TwoLayerInverseConvolutionSpec,
+)
+from snf_models.flows.layers.couplings import Place
+from snf_models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
+from snf_models.flows.layers.linear import (
+    ExactDenseSpec,
+    ExactOneByOneSpec,
+    LUOneByOneSpec,
+    RelativeDenseSpec,
+    SelfNormalizingDenseSpec,
+    SelfNormalizingOneByOneSpec,
+)
+from snf_models.flows.layers.spec import LayerSpec
+from snf_models.flows.level_specs import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
+from snf_runtime.kinds import DensityKind
+
+PixelTransform = Literal["affine", "logit", "marginal"]
+Linear = Annotated[str, Field(max_length=64)]
+"""Name of a linear layer in the tables below."""
+Kernel = Annotated[int, Field(ge=1, le=15)]
+
+LINEAR_1X1: Mapping[str, type[LayerSpec]] = {
+    "exact": ExactOneByOneSpec,
+    "self-normalizing": SelfNormalizingOneByOneSpec,
+    "lu": LUOneByOneSpec,
+}
+LINEAR_CONVOLUTIONS: Mapping[str, type[LayerSpec]] = {
+    "exact": ExactConvolutionSpec,
+    "self-normalizing": SelfNormalizingConvolutionSpec,
+    "self-normalizing-two-layer": TwoLayerInverseConvolutionSpec,
+    "emerging": EmergingConvolutionSpec,
+    "exponential": ExponentialConvolutionSpec,
+}
+LINEAR_DENSE: Mapping[str, type[LayerSpec]] = {
+    "exact": ExactDenseSpec,
+    "self-normalizing": SelfNormalizingDenseSpec,
+    "relative": RelativeDenseSpec,
+}
+"""Layer types by the ``linear`` of a short form."""
+ALWAYS_3X3 = EmergingConvolutionSpec, ExponentialConvolutionSpec
+"""Convolutions that are 3x3 in every short form."""
+
+
+FINEST_GRID = 16
+"""Cells along each side of the finest grid of local maps: a matrix for each place of a large image takes gigabytes."""
+
+
+class _ImageArchitecture(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(ge=1, le=4)
+    height: int = Field(ge=1, le=1024)
+    width: int = Field(ge=1, le=1024)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The channels, height and width of the images that the flow models."""
+        return self.channels, self.height, self.width
+
+    @property
+    def kind(self) -> DensityKind:
+        """What the log-likelihood is a density of: "density" of pixels, or "feature_density" of features alone."""
+        return "density"
+
+
+class _PixelArchitecture(_ImageArchitecture):
+    pixel_transform: PixelTransform = "logit"
+
+    def _written_out(self, levels: list[LevelSpec]) -> LayeredArchitecture:
+        shape = {"channels": self.channels, "height": self.height, "width": self.width}
+        try:
+            return LayeredArchitecture(levels=tuple(levels), pixel_transform=self.pixel_transform, **shape)
+        except ValidationError as error:
+            raise ValueError(sentence(error, None)) from error
+
+
+class LayeredArchitecture(_PixelArchitecture):
+    """Architecture of a normalizing flow, as a list of all its levels and their layers.
+
+    It is checked against the shape of the images.
+
+    Raises:
+        pydantic.ValidationError: A layer cannot take the images that it gets, or the flow is too large.
+    """
+
+    family: Literal["layers"] = "layers"
+    levels: tuple[LevelSpec, ...] = Field(max_length=16)
+
+    @model_validator(mode="after")
+    def _fits_images(self) -> Self:
+        self.shaped()
+        return self
+
+    def layered(self) -> LayeredArchitecture:
+        """Return this architecture unchanged, as it lists all its layers already."""
+        return self
+
+    def shaped(self) -> list[ShapedLevel]:
+        """Return each level of the flow together with the image shape (C, H, W) on which its layers work."""
+        return shaped(self.levels, self.image_shape)
+
+    def summary(self) -> str:
+        """Return a one-line summary of the architecture: the numbers of its levels and of its layers by type.
+
+        An example is "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5".
+        """
+        return summary_of(self.levels)
+
+
+class GlowArchitecture(_PixelArchitecture):
+    """Settings of a Glow, a multi-scale normalizing flow (Kingma & Dhariwal 2018).
+
+    Each level is a squeeze (2x2 pixels become channels), repeated steps, and a split that turns half of the channels
+    into latents. A step is activation normalisation, a 1x1 convolution and an affine coupling.
+    """
+
+    family: Literal["glow"] = "glow"
+    levels: int = Field(ge=1, le=8)
+    steps: int = Field(ge=1, le=64, description="Steps a level.")
+    hidden: int = Field(ge=1, le=1024, description="Width of the coupling nets.")
+    linear: Linear = "self-normalizing"
+    # Left out of documents where it is 1, so that checkpoints of earlier versions still belong to their trainings.
+    kernel: Kernel = Field(1, exclude_if=lambda side: side == 1, description="Side of the convolutions.")
+    place: Place = False
+
+    def summary(self) -> str:
+        """Return a one-line summary of the architecture: its levels, steps, coupling width and convolutions.
+
+        An example is "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions".
+        """
+        size = f"{self.kernel}x{self.kernel}"
+        return (
+            f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}"
+            f"{' by place' if self.place else ''}, {self.linear} {size} convolutions"
+        )
+
+    def layered(self) -> LayeredArchitecture:
+        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
+
+        Raises ``ValueError`` if the settings give no possible flow.
+        """
+        linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else _linear(LINEAR_1X1, self.linear)()
+        split = SplitSpec(width=self.hidden, place=self.place)
+        step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, split.coupling()))
+        return self._written_out(
+            [LevelSpec(steps=(step,), split=None if last else split) for last in _lasts(self.levels)]
+        )
+
+
+class ConvolutionalArchitecture(_PixelArchitecture):
+    """Settings of a flow of convolutions and spline activations (Keller et al. 2021, sec. 5).
+
+    The convolutions are in blocks. There is a squeeze (2x2 pixels become channels) between blocks and no split, and no
+    activation after the last convolution. The paper has nine layers in three blocks.
+    """
+
+    family: Literal["convolutional"] = "convolutional"
+    blocks: int = Field(3, ge=1, le=6)
+    layers: int = Field(3, ge=1, le=16, description="Convolutions a block.")
+    kernel: Kernel = 3
+    linear: Linear = "self-normalizing"
+
+    def summary(self) -> str:
+        """Return a one-line summary of the architecture: its convolutions, blocks and activations.
+
+        An example is "9 self-normalizing convolutions in 3 blocks, spline activations".
+        """
+        return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
+
+    def layered(self) -> LayeredArchitecture:
+        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
+
+        Raises ``ValueError`` if the settings give no possible flow.
+        """
+        convolution = _convolution(self.linear, self.kernel)
+        inner = [convolution, SplineSpec()] * self.layers
+        # No activation after the last layer, whose outputs are the latents.
+        return self._written_out(
+            [
+                LevelSpec(squeeze=block > 0, steps=tuple(inner[:-1] if last else inner))
+                for block, last in enumerate(_lasts(self.blocks))
+            ]
+        )
+
+
+class FullyConnectedArchitecture(_PixelArchitecture):
+    """Settings of a flow of fully connected layers and smooth leaky ReLUs (Keller et al. 2021, sec. 5)."""
+
+    family: Literal["fully-connected"] = "fully-connected"
+    layers: int = Field(2, ge=1, le=16)
+    linear: Linear = "self-normalizing"
+
+    def summary(self) -> str:
+        """Return a one-line summary of the architecture: its dense layers and their activations.
+
+        An example is "2 self-normalizing dense layers, smooth leaky ReLU".
+        """
+        return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
+
+    def layered(self) -> LayeredArchitecture:
+        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
+
+        Raises ``ValueError`` if the settings give no possible flow.
+        """
+        steps = [_linear(LINEAR_DENSE, self.linear)(), SmoothLeakyReLUSpec()] * self.layers
+        return self._written_out([LevelSpec(squeeze=False, steps=tuple(steps[:-1]))])
+
+
+def _linear(types: Mapping[str, type[LayerSpec]], name: str) -> type[LayerSpec]:
+    if name not in types:
+        raise ValueError(f"expected a linear layer of {', '.join(types)}, got {name!r}")
+    return types[name]
+
+
+def _convolution(name: str, kernel: int) -> LayerSpec:
+    layer_type = _linear(LINEAR_CONVOLUTIONS, name)
+    sized = {} if layer_type in ALWAYS_3X3 else {"kernel": kernel}
+    return layer_type.model_validate(sized)
+
+
+def _lasts(count: int) -> list[bool]:
+    """Return whether each of a number of levels is the last one."""
+    return [number == count for number in range(1, count + 1)]
+
+
+PixelArchitecture = Annotated[
+    LayeredArchitecture | GlowArchitecture | ConvolutionalArchitecture | FullyConnectedArchitecture,
+    Field(discriminator="family"),
+]
+"""Architectures of flows over pixels."""
+
+
+class FeatureArchitecture(_ImageArchitecture):
+    """Settings of a normalizing flow over image features, which a frozen backbone network computes.
+
+    Its layers are local affine maps, with a matrix for each cell of a grid.
+
+    Glow steps may follow, where there is a single fit.
+    """
+
+    family: Literal["features"] = "features"
+    backbone: str = Field(max_length=64)
+    backbone_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="Digest of the backbone: weights, normalisation, outputs."
+    )
+    input_height: int = Field(ge=1, le=4096, description="Height to which images are enlarged for the backbone.")
+    input_width: int = Field(ge=1, le=4096)
+    tiled: bool = Field(False, description="Whether images have any size: height and width are those of a tile.")
+    feature_channels: int = Field(ge=1, le=8192)
+    rows: int = Field(ge=1, le=512, description="Rows of places with a feature vector.")
+    columns: int = Field(ge=1, le=512)
+    pooled: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]] = Field(
+        description="Features of the whole image, in two groups with a density of their own: means, and the deepest."
+    )
+    grids: tuple[int, ...] = Field(
+        min_length=1, max_length=16, description="Cells along each side, of the fit to all images and of later ones."
+    )
+    linear: Linear = "self-normalizing"
+    steps: int = Field(0, ge=0, le=8, description="Glow steps after the local affine map: 1x1 convolution, coupling.")
+    hidden: int = Field(64, ge=1, le=1024, description="Channels of the hidden layers of the couplings.")
+
+    @property
+    def kind(self) -> DensityKind:
+        """Kind of the density that the flow models, always "feature_density"."""
+        return "feature_density"
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the feature map that the flow models."""
+        return self.feature_channels, self.rows, self.columns
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the backbone network's input."""
+        return self.input_height, self.input_width
+
+    def summary(self) -> str:
+        """Describe the model in one line of text: its image features, and the flow layers that follow them.
+
+        It names the backbone and the grid.
+        """
+        grid = min(self.grids[0], max(self.rows, self.columns))
+        each = f" of each tile of {self.height}x{self.width} pixels" if self.tiled else ""
+        return f"{self.feature_channels} features at {self.rows}x{self.columns} places{each} of {self.backbone}, " + (
+            f"{self.linear} local affine maps on a {grid}x{grid} grid"
+            + (f", {self.steps} Glow step{'s' if self.steps > 1 else ''}" if self.steps else "")
+        )
+
+
+class HybridArchitecture(_ImageArchitecture):
+    """Settings of a hybrid model: one flow over the pixels and one over the features of the same images.
+
+    Both contribute to one verdict.
+    """
+
+    family: Literal["hybrid"] = "hybrid"
+    pixels: PixelArchitecture
+    features: FeatureArchitecture
+
+    def summary(self) -> str:
+        """Return a one-line text that describes the flow over pixels and the flow over features."""
+        return f"{self.pixels.summary()}; {self.features.summary()}"
+
+
+Architecture = Annotated[
+    LayeredArchitecture
+    | GlowArchitecture
+    | ConvolutionalArchitecture
+    | FullyConnectedArchitecture
+    | FeatureArchitecture
+    | HybridArchitecture,
+    Field(discriminator="family"),
+]
+
+
+def require_kernel(architecture: PixelArchitecture) -> None:
+    """Check that an architecture in short form (settings without a layer list) has a supported kernel size.
+
+    Raises ``ValueError`` if it has another kernel size.
+
+    Models of earlier versions may have such a form; their convolutions are 3x3.
+    """
+    if not isinstance(architecture, GlowArchitecture | ConvolutionalArchitecture):
+        return
+    linear, kernel = architecture.linear, architecture.kernel
+    of_1x1 = isinstance(architecture, GlowArchitecture) and kernel == 1
+    if LINEAR_CONVOLUTIONS.get(linear) in ALWAYS_3X3 and kernel != 3 and not of_1x1:
+        raise ValueError(f"kernel: expected 3 for {linear} convolutions of a short form, got {kernel}")
+
+
+def features_of(architecture: Architecture) -> FeatureArchitecture | None:
+    """Return the description of the flow over features that an architecture contains.
+
+    It is None for a flow over pixels alone.
+    """
+    if isinstance(architecture, HybridArchitecture):
+        return architecture.features
+    return architecture if isinstance(architecture, FeatureArchitecture) else None
+
+
+def depth(height: int, width: int) -> int:
+    """Return how many times both sides of an image can be halved.
+
+    The sides must stay whole numbers of at least 4 pixels.
+
+    It is the number of levels of a multi-scale flow.
+
+    >>> depth(28, 28), depth(32, 32), depth(64, 64), depth(27, 28)
+    (2, 3, 4, 0)
+    """
+    levels = 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) // 2 >= 4:
+        height, width, levels = height // 2, width // 2, levels + 1
+    return levels

@@ -1,0 +1,302 @@
+"""Flows as distributions of PyTorch: log-densities and samples as tensors, for images and for vectors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.distributions.constraints import Constraint
+
+from snf_models.bijections.base import Bijection, SelfNormalizing, Shape
+from snf_models.flows.flow import Flow, latent_shapes, standard_normal_log_prob
+
+
+class FlowDistribution(nn.Module, Distribution):
+    """PyTorch distribution of images or vectors that is given by a normalizing flow.
+
+    It is a module, so that ``parameters``, ``to``, ``double`` and ``state_dict`` work, and a distribution of PyTorch,
+    so that it stands wherever ``torch.distributions`` takes one. Threads must not share it while it is in training
+    mode, or while one of them calls :meth:`self_normalizing_objective`.
+
+    :meth:`log_prob` is exact, in its values and in its gradients, in evaluation mode and in training mode; only a
+    convolution exponential takes fewer terms of its series in training mode. It differs from the ``log_likelihood`` of
+    a scorer in its argument: ``log_prob`` is the log-density at a given point, and a ``log_likelihood`` is that at an
+    8-bit image plus noise that is a function of image and model.
+
+    The base distribution is standard normal, or ``base`` for the latents of the coarsest scale.
+
+    With layers that take a context (:class:`~snf_models.bijections.base.Conditional`) it is a conditional distribution
+    p(x | c). The context c is a vector of ``flow.context`` numbers for each sample, and the base distribution gets
+    none. Without such layers, the context is that of the base distribution.
+
+    Args:
+        flow: The flow, which is shared, not copied.
+        event_shape: Shape of a sample: ``(C, H, W)`` of images or ``(D,)`` of vectors. The layers of the flow treat a
+            vector as an image ``(D, 1, 1)``.
+        base: A module that maps a context to a distribution of the latents, such as
+            :class:`~snf_models.flows.gaussian_base.GaussianBase`. Its batch shape is that of the context. The shape of
+            the latents is ``(D,)`` for vectors, and for images the last of
+            :func:`~snf_models.flows.flow.latent_shapes`.
+        validate_args: Whether arguments are checked; None for the default of ``torch.distributions``.
+
+    Raises:
+        ValueError: ``event_shape`` is neither that of an image nor that of a vector.
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+    has_rsample = True
+
+    def __init__(
+        self,
+        flow: Flow,
+        event_shape: Sequence[int],
+        base: nn.Module | None = None,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        Distribution.__init__(self, event_shape=torch.Size(event_shape), validate_args=validate_args)
+        self.flow = flow
+        self.base = base
+        self.image_shape = _image_shape(event_shape)
+        self.latent_shapes = latent_shapes(flow, self.image_shape)
+
+    @property
+    def support(self) -> Constraint:
+        """PyTorch constraint on the values that an image or vector of the distribution can have.
+
+        The values are those that the first layer of the flow, the pixel transform, can map.
+        """
+        dimensions = len(self.event_shape)
+        support: Constraint = constraints.independent(self.flow.pixels.domain, dimensions)
+        return support
+
+    def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the log-density of images or vectors, as :meth:`log_prob` does.
+
+        Wrappers of modules, such as ``DistributedDataParallel``, call this method.
+        """
+        return self.log_prob(value, context)
+
+    def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the exact log-density of images or vectors, in nats.
+
+        Its gradient in the parameters is exact, too. The layers compute their determinants with it, so that training
+        by it costs O(D³) a step where a layer mixes D values. In training mode a convolution exponential takes fewer
+        terms of its series, and an exact dense layer computes its determinant in float32 if its weights are.
+
+        Args:
+            value: Dequantised images, pixels from 0 to 255 plus noise in [0, 1), ``(..., C, H, W)``; or vectors,
+                ``(..., D)``.
+            context: The context of the layers, vectors ``(..., K)``; or of the base distribution, such as class labels
+                ``(...)``. Its shape ``(...)`` is broadcast with that of ``value``.
+
+        Returns:
+            Log-densities, ``(...)``, in the type of the parameters.
+
+        Raises:
+            ValueError: The shape, the type or the values of an argument are not possible.
+        """
+        # The flow itself, because recomputation in the backward pass would run the layers in their own mode.
+        with _in_mode([self.flow, *self._estimating_layers()], training=False):
+            return self._log_density(value, context)
+
+    def self_normalizing_objective(
+        self, value: Tensor, context: Tensor | None = None, reconstruction_weight: float = 1.0
+    ) -> Tensor:
+        """Return a training objective with the self-normalizing gradient (Keller et al. 2021).
+
+        Training maximises the mean of the objective.
+
+        It is ½ log p_f(x) + ½ log p_g(x) - λ Σ_k ||R_k W_k h_k - h_k||² for the weights W_k, the learned inverses R_k
+        and the inputs h_k of the self-normalizing layers k (eq. 3). No determinant of these layers is computed: the
+        *value* lacks their log-dets, so it is no log-density, and the *gradient* is that of the paper (eq. 10 and 11).
+        Relative-gradient layers have their own gradient, and their log-dets are missing in the value, too. For a flow
+        of exact layers it is :meth:`log_prob`.
+
+        Args:
+            value: Images or vectors, as for :meth:`log_prob`.
+            context: The context, as for :meth:`log_prob`.
+            reconstruction_weight: The weight λ of the errors of the learned inverses.
+
+        Returns:
+            Values of the objective, ``(...)``.
+        """
+        layers = list(self._estimating_layers())
+        with _in_mode(layers, training=True):
+            objective = self._log_density(value, context)
+        for layer in layers:
+            if isinstance(layer, SelfNormalizing):
+                errors = layer.pop_reconstruction_error().view(self._leading(value, self._vectors(context)))
+                objective = objective - reconstruction_weight * errors
+        return objective
+
+    def initialize(self, value: Tensor, context: Tensor | None = None) -> None:
+        """Initialise the flow's normalisation layers from a batch of images or vectors.
+
+        A layer that is not initialised yet is set so that its outputs for the batch have mean 0 and deviation 1.
+
+        Args:
+            value: Images, ``(N, C, H, W)``, or vectors, ``(N, D)``.
+            context: The context of the layers, ``(N, K)``; None for a flow without one.
+        """
+        self._check(value)
+        self.flow.initialize(value.reshape(-1, *self.image_shape), self._vectors(context))
+
+    def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+        """Draw random images or vectors, without gradients.
+
+        Arguments and result are those of :meth:`rsample`.
+        """
+        with torch.no_grad():
+            return self._draw(torch.Size(sample_shape), context, with_gradients=False)
+
+    def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
+        """Draw random images or vectors, with gradients for the parameters of the flow and its base distribution.
+
+        A sample is the exact inverse of the flow at random latents from torch's global generator. The base
+        distribution must have ``rsample``, too.
+
+        Args:
+            sample_shape: Shape of the samples to draw, for each element of the context.
+            context: The context of the layers, vectors ``(..., K)``; or of the base distribution, such as class labels
+                ``(...)``. Its shape ``(...)`` is broadcast with ``batch_shape``.
+
+        Returns:
+            Samples, ``(*sample_shape, *broadcast shape, *event_shape)``. Pixels are real numbers.
+        """
+        return self._draw(torch.Size(sample_shape), context, with_gradients=True)
+
+    def _draw(self, sample_shape: torch.Size, context: Tensor | None, *, with_gradients: bool) -> Tensor:
+        base, vectors, like = self._base_of(context), self._vectors(context), self._like()
+        batch: torch.Size = torch.broadcast_shapes(self.batch_shape, () if vectors is None else vectors.shape[:-1])
+        if base is not None:
+            batch = torch.broadcast_shapes(batch, base.batch_shape)
+            base = base if base.batch_shape == batch else base.expand(batch)
+        leading = sample_shape + batch
+        count = math.prod(leading)
+        latents = [torch.randn(count, *shape, dtype=like.dtype, device=like.device) for shape in self.latent_shapes]
+        if base is not None:
+            coarsest = base.rsample(sample_shape) if with_gradients else base.sample(sample_shape)
+            latents[-1] = coarsest.to(like).reshape(count, *self.latent_shapes[-1])
+        return self.flow.inverse(latents, _flat(vectors, leading)).reshape(*leading, *self.event_shape)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:
+        """Return a copy of the distribution with another batch shape.
+
+        The copy shares the flow and its parameters with the original.
+        """
+        expanded = copy.copy(self)
+        expanded._batch_shape = torch.Size(batch_shape)
+        return expanded
+
+    def _log_density(self, value: Tensor, context: Tensor | None) -> Tensor:
+        self._check(value)
+        base, vectors, like = self._base_of(context), self._vectors(context), self._like()
+        leading = self._leading(value, vectors)
+        x = value.expand(*leading, *self.event_shape).reshape(math.prod(leading), *self.image_shape)
+        y, pixel_log_det = self.flow.pixels(x.double())
+        output = self.flow.forward_pixels(y.to(like.dtype), pixel_log_det.to(like.dtype), _flat(vectors, leading))
+        log_density = output.log_likelihood.view(leading)
+        if base is None:
+            return log_density
+        coarsest = output.latents[-1]
+        # The context of a base is broadcast after the flow, which does not depend on it.
+        log_base = base.log_prob(coarsest.view(*leading, *base.event_shape))
+        return log_density - standard_normal_log_prob(coarsest).view(leading) + log_base
+
+    def _base_of(self, context: Tensor | None) -> Distribution | None:
+        if self.base is not None:
+            base: Distribution = self.base(None if self.flow.context else context)
+            expected = self.event_shape if len(self.event_shape) == 1 else torch.Size(self.latent_shapes[-1])
+            if base.event_shape != expected:
+                raise ValueError(
+                    f"expected a base distribution of latents {tuple(expected)}, got one of {tuple(base.event_shape)}"
+                )
+            return base
+        if context is not None and not self.flow.context:
+            raise ValueError(
+                "expected no context: the base distribution of this flow is standard normal, and no layer takes one"
+            )
+        return None
+
+    def _vectors(self, context: Tensor | None) -> Tensor | None:
+        """Return the context of the layers in the type of the flow; None for a flow whose layers take none."""
+        length = self.flow.context
+        if not length:
+            return None
+        if context is None or context.shape[-1:] != (length,):
+            got = "none" if context is None else tuple(context.shape)
+            raise ValueError(
+                f"expected a context of shape (..., {length}), got {got}; class labels are given as one-hot vectors"
+            )
+        if self._validate_args and not context.isfinite().all():
+            raise ValueError("expected a context of finite numbers, got NaN or infinity")
+        return context.to(self._like())
+
+    def _check(self, value: Tensor) -> None:
+        if not value.is_floating_point():
+            raise ValueError(
+                f"expected real numbers, got {value.dtype}; 8-bit pixels become real ones by noise in [0, 1)"
+            )
+        if value.shape[value.dim() - len(self.event_shape) :] != self.event_shape:
+            shape = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"expected a tensor of shape (..., {shape}), got {tuple(value.shape)}")
+        if self._validate_args:
+            inside: Tensor = self.flow.pixels.domain.check(value)
+            if not inside.all():
+                outside = int((~inside).sum())
+                raise ValueError(
+                    f"expected values in {self.flow.pixels.domain}, got {outside} of {value.numel()} outside of it"
+                )
+
+    def _leading(self, value: Tensor, vectors: Tensor | None) -> torch.Size:
+        own = value.shape[: value.dim() - len(self.event_shape)]
+        given = () if vectors is None else vectors.shape[:-1]
+        leading: torch.Size = torch.broadcast_shapes(own, self.batch_shape, given)
+        return leading
+
+    def _like(self) -> Tensor:
+        """Return a tensor of the type and the device of the flow."""
+        return next(self.flow.levels.parameters(), torch.empty(0))
+
+    def _estimating_layers(self) -> Iterator[Bijection]:
+        """Yield the layers whose log-det has the value 0 in training mode, and an estimate of its gradient."""
+        for module in self.flow.modules():
+            if isinstance(module, Bijection) and module.omits_log_det:
+                yield module
+
+
+def _image_shape(event_shape: Sequence[int]) -> Shape:
+    match tuple(event_shape):
+        case (channels, height, width):
+            return channels, height, width
+        case (dimensions,):
+            return dimensions, 1, 1
+    raise ValueError(f"expected the shape of an image (C, H, W) or of a vector (D,), got {tuple(event_shape)}")
+
+
+def _flat(vectors: Tensor | None, leading: torch.Size) -> Tensor | None:
+    """Return vectors ``(..., K)``, broadcast to a leading shape, as ``(N, K)``."""
+    if vectors is None:
+        return None
+    return vectors.expand(*leading, -1).reshape(math.prod(leading), vectors.shape[-1])
+
+
+@contextmanager
+def _in_mode(modules: Sequence[nn.Module], *, training: bool) -> Iterator[None]:
+    """Run modules in training or evaluation mode for a while; their parts keep their own mode."""
+    before = [(module, module.training) for module in modules]
+    for module, _ in before:
+        module.training = training
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training

@@ -1,0 +1,283 @@
+"""Measurement of a detection limit: defects of several sizes are drawn into good images, and flags are counted."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.anomaly.fitting.reference_images import ImageRows, check_shape
+from snf_models.artifacts.detection_limit import (
+    MIN_LIMIT_IMAGES,
+    LimitCell,
+    LimitParameters,
+    LimitRecord,
+    UndamagedImages,
+)
+from snf_models.errors import DatasetUnfit
+from snf_models.limits.cells import CellJournal
+from snf_models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
+from snf_models.limits.good_images import GoodImages
+from snf_models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
+from snf_models.scorer import Scorer
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.judged import without_other_sizes
+from snf_runtime.images.batch import Batch
+from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.scoring.likelihood import Likelihood, score_each
+
+BATCH = 64
+BATCH_BYTES = 32 * 2**20
+"""Most images and bytes of a batch."""
+UNDAMAGED = "without defects"
+
+Progress = Callable[[str, int, int], None]
+"""A function that is called with the defect in work, the images scored, and the most that may have to be scored."""
+
+
+def measure_limits(
+    scorer: Scorer,
+    good: GoodImages,
+    parameters: LimitParameters | None = None,
+    *,
+    progress: Progress = lambda _label, _done, _total: None,
+    folder: Path | None = None,
+    finished: Callable[[], None] = lambda: None,
+    calibration: int | None = None,
+    job: str | None = None,
+) -> LimitRecord:
+    """Measure the smallest size of simulated defects that a model finds in at least 90 % of images.
+
+    There is a limit for each shape and contrast.
+
+    Each image gets one defect; it is found if its p-value is at most alpha. Sizes are tried from the largest down,
+    until hardly half are found. With fewer than 29 images, or if more of them are flagged without a defect than alpha
+    explains, nothing is measured, and the record says why.
+
+    Args:
+        scorer: The model, with the calibration whose p-values count.
+        good: The images that get the defects.
+        parameters: Shapes, contrasts, false-alarm rate and seed. Of more than ``images`` images the first are taken.
+        progress: Called before each size and after each batch; what it raises ends the work. The first call counts the
+            images of the sizes that another run finished.
+        folder: Where counts of finished sizes are kept. Another run with this folder does not repeat them.
+        finished: Called when a size is finished and its count is stored.
+        calibration: Number of the calibration, for the record.
+        job: Id of the job, for the record.
+
+    Raises:
+        AlphaUnattainable: The calibration has too few images for the false-alarm rate.
+        DatasetUnfit: The images have another shape than the model's, are too small, or have a size that the
+            calibration is not for.
+    """
+    chosen = parameters or LimitParameters()
+    used = scorer.calibration
+    if good.fold is not None:
+        # The fits to the other folds have seen these images.
+        used = replace(used, folds=(used.folds[good.fold],))
+    alpha = used.check_alpha(chosen.alpha)
+    shape = scorer.preprocessing.shape
+    pixels = _Batches(good.pixels, min(len(good.pixels), chosen.images), scorer.preprocessing)
+    height, width = smallest = pixels.smallest()
+    if len(pixels) and not scorer.preprocessing.tiled:
+        check_shape(good.dataset, good.pixels[:1][0].shape, scorer.preprocessing)
+    kinds = defect_kinds(chosen.shapes, chosen.contrasts)
+    sizes = defect_sizes(*smallest)
+    if not sizes:
+        raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
+    digest = pixels.digest()
+    plan = _plan(scorer, digest, chosen.seed, alpha)
+    meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes)))
+    journal = CellJournal(folder, plan)
+    counter = _Counter(scorer, used, pixels, alpha, chosen.seed, journal, meter, finished)
+    began = time.monotonic()
+    undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
+    problem = limit_problem(good.dataset, undamaged, used.images, alpha)
+    curves = []
+    if problem is not None:
+        meter.skip(len(pixels) * len(kinds) * len(sizes))
+    for kind, contrast in kinds if problem is None else []:
+        cells: list[LimitCell] = []
+        for size in reversed(sizes):
+            if cells and not goes_on(cells[-1]):
+                meter.skip(len(pixels))
+                continue
+            found = counter.count(Defect(kind, size, contrast))
+            cells.append(limit_cell(size, found, len(pixels)))
+        curves.append(limit_curve(kind, contrast, cells))
+    meter.report()  # the last sizes may have been left out
+    return LimitRecord(
+        created=datetime.now(UTC).replace(microsecond=0),
+        job=job,
+        weights_sha256=scorer.log_det_digest,
+        calibration=calibration,
+        calibration_images=used.images,
+        smallest_p=used.smallest_p,
+        alpha=alpha,
+        dataset=good.dataset,
+        dataset_digest=digest,
+        part=good.part,
+        images=len(pixels),
+        image_shape=shape,
+        seed=chosen.seed,
+        shapes=chosen.shapes,
+        contrasts=chosen.contrasts,
+        sizes=sizes,
+        undamaged=undamaged,
+        curves=tuple(curves),
+        not_determinable=problem,
+        seconds=journal.seconds_before + time.monotonic() - began,
+    )
+
+
+def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
+    """Return a digest of everything that the counts depend on."""
+    summary = scorer.calibration_summary.model_dump_json()
+    text = repr((scorer.log_det_digest, scorer.engine_name, summary, digest, seed, alpha))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: int, alpha: float) -> str | None:
+    """Return a text that says why no detection limit can be stated, or None if one can be."""
+    if undamaged.images < MIN_LIMIT_IMAGES:
+        return (
+            f"{dataset} has {undamaged.images} good images for it, at least {MIN_LIMIT_IMAGES} are needed: if the "
+            f"defects in all of {MIN_LIMIT_IMAGES} images are found, the share is at least 0.9, with 95 % confidence"
+        )
+    _, high = false_alarm_interval(calibration_images, undamaged.images, alpha)
+    expected = round(high * undamaged.images)
+    if undamaged.flagged > expected:
+        return (
+            f"{undamaged.flagged} of {undamaged.images} images of {dataset} are flagged without a defect, at most "
+            f"{expected} are expected at alpha {alpha:g}: they are unlike the images of the calibration, so a defect "
+            "in them proves nothing"
+        )
+    return None
+
+
+class _Batches:
+    """The first ``count`` good images, read in batches that fit into memory whatever the size of an image."""
+
+    def __init__(self, pixels: ImageRows, count: int, preprocessing: Preprocessing) -> None:
+        self._pixels, self._count, self._preprocessing = pixels, count, preprocessing
+        # Images that are scored tile by tile may be large.
+        most = 1 if preprocessing.tiled else BATCH
+        self._size = max(1, min(most, BATCH_BYTES // math.prod(preprocessing.shape)))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def smallest(self) -> tuple[int, int]:
+        """Return the size in pixels of the model's images or, where they differ, what fits into all and into a tile."""
+        _, height, width = self._preprocessing.shape
+        if self._preprocessing.tiled:
+            for _, images in self:
+                height, width = min(height, images[0].shape[1]), min(width, images[0].shape[2])
+        return height, width
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        for start in range(0, self._count, self._size):
+            yield start, self._pixels[start : min(start + self._size, self._count)]
+
+    def digest(self) -> str:
+        content = hashlib.sha256(repr(self._preprocessing.shape).encode())
+        for _, images in self:
+            for image in images:
+                if self._preprocessing.tiled:
+                    content.update(repr(image.shape).encode())
+                content.update(np.ascontiguousarray(image).tobytes())
+        return content.hexdigest()
+
+
+class _Meter:
+    """Counter of scored images; the total shrinks by what need not be scored."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress = progress
+        self._total, self._done = total, 0
+        self._label = UNDAMAGED
+
+    def begin(self, label: str) -> None:
+        # A first report after a batch would count images whose size is not finished as the work of an earlier run.
+        self._label = label
+        self.report()
+
+    def add(self, images: int) -> None:
+        self._done += images
+        self.report()
+
+    def report(self) -> None:
+        self._progress(self._label, self._done, self._total)
+
+    def restore(self, images: int) -> None:
+        self._done += images
+
+    def skip(self, images: int) -> None:
+        self._total -= images
+
+
+class _Counter:
+    """Counter of flagged images, which takes counts of an earlier run from its journal."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        calibration: Calibration,
+        pixels: _Batches,
+        alpha: float,
+        seed: int,
+        journal: CellJournal,
+        meter: _Meter,
+        finished: Callable[[], None],
+    ) -> None:
+        self._density, self._calibration, self._pixels = scorer.density, calibration, pixels
+        self._alpha, self._seed = alpha, seed
+        self._journal, self._meter = journal, meter
+        self._finished = finished
+
+    def count(self, defect: Defect | None) -> int:
+        """Return how many images are flagged, each with its own defect or, for None, as they are."""
+        label = UNDAMAGED if defect is None else defect_label(defect)
+        known = self._journal.get(label)
+        if known is not None:
+            self._meter.restore(len(self._pixels))
+            return known
+        found = 0
+        self._meter.begin(label)
+        for start, images in self._pixels:
+            found += self._flagged(images if defect is None else damaged_images(images, defect, self._seed, start))
+            self._meter.add(len(images))
+        self._journal.put(label, found)
+        self._finished()
+        return found
+
+    def _flagged(self, images: Batch) -> int:
+        _, errors = without_other_sizes(self._density, self._calibration, images)
+        for error in errors.values():
+            raise DatasetUnfit(error.detail)
+        scores = score_each(self._density, images)
+        # An image without a finite likelihood is not judged, so its defect is not found.
+        evidence = [score.evidence for score in scores if isinstance(score, Likelihood) and score.evidence is not None]
+        return int((self._calibration.p_values(Evidence.join(evidence)) <= self._alpha).sum()) if evidence else 0
+
+
+def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:
+    """Return copies with one defect each; ``first`` is the number of the first among all with this defect."""
+    damaged = [
+        add_defect(image, defect, defect_rng(seed, defect, index))[0] for index, image in enumerate(images, first)
+    ]
+    return np.stack(damaged) if isinstance(images, np.ndarray) else damaged
+
+
+def defect_label(defect: Defect) -> str:
+    """Return a defect in words, such as ``spot, 64 grey levels, 6 pixels``."""
+    contrast = "" if defect.contrast is None else f", {defect.contrast} grey levels"
+    return f"{defect.shape.replace('-', ' ')}{contrast}, {defect.size} pixels"

@@ -1,0 +1,150 @@
+"""Verification of a model's files by digests, and of its scores by the pinned image. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_models.anomaly.calibration_file import load_added_calibration, load_calibration
+from snf_models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS, read_arrays
+from snf_models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
+from snf_models.atomic_files import sha256_file
+from snf_models.errors import ArtifactError
+from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.registry.version import ModelVersion
+from snf_runtime.anomaly.calibration import Calibration
+
+STATISTIC_TOLERANCE = 0.05
+"""Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
+PINNED_TOLERANCE = 1e-3
+"""Largest difference of a score from its stored value in nats, up to 784 dimensions."""
+RELATIVE_TOLERANCE = 1e-6
+"""Largest relative difference of a score, where that is more: sums in float32 of very unlikely images."""
+SLACK = 2.0
+"""Factor of the worst measured deviation that is added to the tolerances if the precision is not float32."""
+
+
+@dataclass(frozen=True)
+class VerifiedModel:
+    """Manifest, calibration and test images of a model, without its flows."""
+
+    manifest: Manifest
+    calibration: Calibration
+    pinned: NDArray[np.uint8]  # uint8 ``(n, C, H, W)``
+
+
+def verify_model(folder: Path) -> VerifiedModel:
+    """Check the digests of all files; raise ``ArtifactError``, which names the file."""
+    manifest = read_manifest(folder)
+    for name, digest in manifest.files.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise ArtifactError(f"{file_label(path)} is missing")
+        if sha256_file(path) != digest:
+            raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
+    for required in (WEIGHTS, CALIBRATION, PINNED):
+        if required not in manifest.files:
+            raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
+    if manifest.log_dets.weights_sha256 != manifest.files[WEIGHTS]:
+        raise ArtifactError(f"{file_label(folder / FILE)}: the stored log-dets belong to other weights")
+    architecture = manifest.architecture
+    if architecture.image_shape != manifest.preprocessing.shape:
+        raise ArtifactError(
+            f"{file_label(folder / FILE)}: the architecture and the preprocessing have images of different shapes"
+        )
+    if (isinstance(architecture, FeatureArchitecture) and architecture.tiled) != manifest.preprocessing.tiled:
+        raise ArtifactError(
+            f"{file_label(folder / FILE)}: only one of the architecture and the preprocessing is of tiles"
+        )
+    calibration = load_calibration(folder / CALIBRATION)
+    pinned = _read_pinned(folder / PINNED, architecture.image_shape)
+    if image_digest(pinned[0]) != manifest.pinned.image_sha256:
+        raise ArtifactError(f"{file_label(folder)}: the pinned image is not the one that the manifest names")
+    return VerifiedModel(manifest, calibration, pinned)
+
+
+def load_calibration_of(version: ModelVersion) -> Calibration:
+    """Load the calibration of a version without its weights; raise ``ArtifactError``."""
+    manifest = version.manifest
+    if version.calibration_path is not None:
+        return load_added_calibration(version.calibration_path, manifest.log_dets.weights_sha256)[0]
+    path = version.path / CALIBRATION
+    if not path.is_file():
+        raise ArtifactError(f"{file_label(path)} is missing")
+    if sha256_file(path) != manifest.files.get(CALIBRATION):
+        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
+    return load_calibration(path)
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest with the digests of the other files, which completes a folder."""
+    files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
+    (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of shape and pixels."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+
+
+def exact_tolerance(dimensions: int, log_likelihood: float) -> float:
+    """Return the largest error of a log-likelihood in float32, in nats, against float64.
+
+    >>> exact_tolerance(28 * 28, -900.0), exact_tolerance(28 * 28, -126523.0)
+    (0.001, 0.126523)
+    """
+    absolute = PINNED_TOLERANCE if dimensions <= 784 else 1e-5 * dimensions
+    return max(absolute, RELATIVE_TOLERANCE * abs(log_likelihood))
+
+
+def score_tolerance(dimensions: int, log_likelihood: float, summary: CalibrationSummary) -> float:
+    """Return the largest error of a log-likelihood, in nats, in the precision of a calibration."""
+    worst = 0.0 if summary.deviation is None else summary.deviation.worst
+    return exact_tolerance(dimensions, log_likelihood) + SLACK * worst
+
+
+def check_pinned_score(folder: Path, log_likelihood: float, manifest: Manifest, tolerance: float) -> None:
+    """Raise ``ArtifactError`` if the score differs from the stored one by more than ``tolerance`` nats."""
+    expected = manifest.pinned.log_likelihood
+    if not abs(log_likelihood - expected) <= tolerance:
+        raise ArtifactError(
+            f"{file_label(folder)}: the pinned image scores {log_likelihood:.6f} nats, stored are {expected:.6f}"
+        )
+
+
+def check_pinned_statistic(path: Path, statistic: float, summary: CalibrationSummary) -> None:
+    """Raise ``ArtifactError`` if the statistic differs by more than :func:`statistic_tolerance`."""
+    expected = summary.pinned_statistic
+    if not abs(statistic - expected) <= statistic_tolerance(expected, summary):
+        raise ArtifactError(
+            f"{file_label(path)}: the statistic of the pinned image is {statistic:.4f}, stored is {expected:.4f}"
+        )
+
+
+def statistic_tolerance(statistic: float, summary: CalibrationSummary) -> float:
+    """Return by how many nats the statistic of the pinned image may differ from the stored one."""
+    worst = 0.0 if summary.deviation is None else summary.deviation.worst_statistic
+    return STATISTIC_TOLERANCE * max(1, abs(statistic) / 1000) + SLACK * worst
+
+
+def check_precision(path: Path, precision: str, summary: CalibrationSummary) -> None:
+    """Raise ``ArtifactError`` if the calibration ``path`` is for another precision."""
+    if summary.precision != precision:
+        raise ArtifactError(
+            f"{file_label(path)} is for {summary.precision}, the engine computes in {precision}: create a calibration "
+            f"for {precision}"
+        )
+
+
+def _read_pinned(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    try:
+        pinned: NDArray[np.uint8] = read_arrays(path)["images"]
+    except KeyError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
+    if pinned.dtype != np.uint8 or pinned.shape[1:] != shape or not len(pinned):
+        raise ArtifactError(f"{file_label(path)}: expected images of {shape}, got {pinned.dtype} {pinned.shape}")
+    return pinned

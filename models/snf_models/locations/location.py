@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote
+
+from snf_models.locations.disk import DiskFile
+from snf_models.locations.entry import FileEntry, LocatedFile
+from snf_models.locations.errors import LocationRefused
+from snf_models.locations.object_store import StoreFile
+from snf_models.locations.range_file import RangeFile
+
+SCHEMES = ("s3", "gs", "az", "file")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<bucket>[^/]*)/?(?P<path>.*)", re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """URL of a file or folder; only ``file`` URLs are percent-encoded. Failing servers raise ``LocationUnavailable``.
+
+    >>> Location("s3://lots/2024/").child("line 1/7.png").url
+    's3://lots/2024/line 1/7.png'
+    """
+
+    url: str
+    _root: str | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        scheme, bucket, path = _parts(self.url)
+        url = _file_url(path) if scheme == "file" else f"{scheme}://{bucket}" + (f"/{path}" if path else "")
+        object.__setattr__(self, "url", url)
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """Return the location of a URL or of a path on this machine."""
+        if _URL.fullmatch(text):
+            return cls(text)
+        return cls(_file_url(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  # keeps links
+
+    @property
+    def path(self) -> str:
+        """The path within the bucket, or the absolute path of a file on this machine."""
+        return _parts(self.url)[2]
+
+    @property
+    def scheme(self) -> str:
+        """``s3``, ``gs``, ``az`` or ``file``."""
+        return _parts(self.url)[0]
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket or container; empty for a file on this machine."""
+        return _parts(self.url)[1]
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        folder = self.path.rpartition("/")[0]
+        return Location(
+            _file_url(folder or "/") if self.scheme == "file" else f"{self.scheme}://{self.bucket}/{folder}"
+        )
+
+    @property
+    def local_path(self) -> Path | None:
+        """None for an object store."""
+        return Path(self.path) if self.scheme == "file" else None
+
+    def child(self, name: str) -> Location:
+        """Return a location below this folder, out of which no link may lead; raise ``LocationRefused`` for ``..``."""
+        _check(name, self.url)
+        if self.scheme == "file":
+            return Location(_file_url(os.path.join(self.path, name)), _root=self._root or self.path)  # noqa: PTH118
+        return Location(f"{self.scheme}://{self.bucket}/{self.path}/{name}" if self.path else f"{self.url}/{name}")
+
+    def read(self, version: str | None = None) -> bytes:
+        """Return the content; raise ``LocationNotFound``, or ``FileChanged`` for another ``version``."""
+        return self._stored.read(None, version)
+
+    def read_range(self, start: int, stop: int, version: str | None = None) -> bytes:
+        """Return the bytes ``start`` to ``stop - 1``; raise as :meth:`read`."""
+        return self._stored.read((start, stop), version) if start < stop else b""
+
+    def open(self, version: str | None = None) -> RangeFile:
+        """Open one version of the file for reading and seeking; raise as :meth:`read`."""
+        entry = self._stored.entry(version)
+        return RangeFile(lambda start, stop: self.read_range(start, stop, entry.version), entry.size)
+
+    def stat(self) -> FileEntry | None:
+        """Return None if there is no file of exactly this name."""
+        return self._stored.stat()
+
+    def exists(self) -> bool:
+        """Return whether there is a file of exactly this name; a folder does not count."""
+        return self.stat() is not None
+
+    def write(self, data: bytes | Path) -> None:
+        """Write the file, whole and durably, from bytes or a local file."""
+        self._stored.write(data)
+
+    def write_new(self, data: bytes) -> bool:
+        """Write the file unless it exists; of several processes one writes it and gets True."""
+        return self._stored.write_new(data)
+
+    def delete(self) -> None:
+        self._stored.delete()
+
+    def files(self) -> Iterator[FileEntry]:
+        """Yield all files below this folder by the UTF-8 bytes of their names; raise ``LocationNotFound``."""
+        return self._stored.files()
+
+    @property
+    def _stored(self) -> LocatedFile:
+        scheme, bucket, path = _parts(self.url)
+        return (
+            DiskFile(self.url, path, self._root)
+            if scheme == "file"
+            else StoreFile(self.url, f"{scheme}://{bucket}", path)
+        )
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Return scheme, bucket and path; raise ``LocationRefused``."""
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise LocationRefused(f"expected a URL such as s3://bucket/folder or file:///folder, got {url[:200]!r}")
+    scheme, bucket, path = match["scheme"].lower(), match["bucket"], match["path"].rstrip("/")
+    if "@" in bucket or (scheme in SCHEMES and set(bucket) & set(":?")):
+        # Not repeated, as it may hold a key.
+        raise LocationRefused(
+            f"expected a bucket without '@', ':' and '?', as in {SCHEMES[0]}://bucket/folder; keys are "
+            "those of the environment"
+        )
+    if scheme not in SCHEMES:
+        raise LocationRefused(f"expected a URL of {', '.join(f'{name}://' for name in SCHEMES)}, got {url[:200]!r}")
+    if scheme == "file":
+        if bucket not in ("", "localhost"):
+            raise LocationRefused(f"expected file:/// with three slashes and an absolute path, got {url[:200]!r}")
+        path = unquote(path, errors="surrogateescape")
+    elif not bucket:
+        raise LocationRefused(f"expected a bucket, as in {scheme}://bucket/folder, got {url[:200]!r}")
+    if path:
+        _check(path, url)
+    return scheme, bucket, f"/{path}" if scheme == "file" else path
+
+
+def _check(path: str, url: str) -> None:
+    parts = path.split("/")
+    if ".." in parts or "." in parts or "" in parts:
+        raise LocationRefused(f"expected a path without '..', '.' and empty parts, got {path[:200]!a} in {url[:200]!r}")
+    if _CONTROL.search(path):
+        raise LocationRefused(f"expected a path without control characters, got {path[:200]!a} in {url[:200]!r}")
+
+
+def _file_url(path: str) -> str:
+    return "file://" + quote_from_bytes(os.fsencode(path), safe="/ ~!$&'()*+,;=:@[]")

@@ -1,0 +1,218 @@
+"""Numbered calibrations of a model version, one of which is active. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from snf_models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label
+from snf_models.atomic_files import locked, new_folder, remove_leftovers, sha256_file, write_atomically
+from snf_models.errors import ArtifactError, CalibrationNotFound
+from snf_models.naming import is_version
+from snf_models.registry.activation import UnlessCoarser
+
+log = logging.getLogger(__name__)
+
+FOLDER = "calibrations"
+RECORD = "calibration.json"
+ARRAYS = "calibration.safetensors"
+CHOICE = "active.json"
+NOT_ASKED = "it was made without becoming active"
+"""Why a calibration is not in use whose job was told not to activate it."""
+OWN = 0
+"""The number of the calibration in the artifact itself."""
+
+
+class ActiveCalibration(BaseModel):
+    """File ``active.json`` with the chosen calibration. One that is newer than ``newest`` is active instead."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calibration: int = Field(OWN, ge=0)
+    newest: int = Field(OWN, ge=0)
+
+
+class CalibrationStore:
+    """Calibrations in folders ``<version>/<number>/`` that never change. Writers hold the lock of the model's name."""
+
+    def __init__(self, root: Path, name: str, version: int, weights: Callable[[], str] | None = None) -> None:
+        self._weights = weights
+        self.folder = root / name / FOLDER / str(version)
+        self._label = f"{name}:{version}"
+        self._of_name = root / name
+
+    def numbers(self) -> list[int]:
+        """Return all numbers, rising, with 0 for the artifact's own calibration."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
+
+    def active(self) -> int:
+        """Return the active number, 0 if that is of other weights or deleted; raise ``ArtifactError``."""
+        # In this order: a calibration that does not become active writes the choice before its folder appears.
+        newest = self.numbers()[-1]
+        choice = self._choice()
+        number = newest if newest > choice.newest else choice.calibration
+        if (problem := self.foreign(number)) is None:
+            return number
+        _warn_once(problem)
+        return OWN
+
+    def foreign(self, number: int) -> str | None:
+        """Return a sentence about a calibration of other weights; else None."""
+        if number == OWN or self._weights is None:
+            return None
+        try:
+            if self.record(number).summary.weights_sha256 == self._weights():
+                return None
+        except (ArtifactError, CalibrationNotFound):
+            return None  # loading names it
+        return (
+            f"calibration {number} of {self._label} was made for other weights: these have changed since, and with "
+            f"them all scores of {self._label}; calibration {OWN} is used until a new one is made"
+        )
+
+    def path(self, number: int) -> Path | None:
+        """Return a folder, which may not exist; None for number 0."""
+        return None if number == OWN else self.folder / str(number)
+
+    def record(self, number: int) -> CalibrationRecord:
+        """Return the record of a calibration from 1 on; raise ``CalibrationNotFound``, ``ArtifactError``."""
+        if number not in self.numbers()[1:]:
+            raise self._unknown(number)
+        return read_record(self.folder / str(number))
+
+    def of_job(self, job: str) -> int | None:
+        for number in reversed(self.numbers()[1:]):
+            try:
+                if self.record(number).job == job:
+                    return number
+            except (ArtifactError, CalibrationNotFound) as problem:
+                # A damaged calibration of another job must not hide that of this job.
+                log.warning("skipping calibration %d of %s: %s", number, self._label, problem.detail)
+        return None
+
+    def publish(
+        self,
+        arrays: bytes,
+        summary: CalibrationSummary,
+        *,
+        job: str | None = None,
+        activate: bool | UnlessCoarser = True,
+        before_publish: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Store a calibration; a job publishes once. ``before_publish`` may raise as the last check."""
+        with locked(self._of_name):
+            remove_leftovers(self.folder)
+            known = None if job is None else self.of_job(job)
+            if known is not None:
+                return known
+            newest = self.numbers()[-1]
+            decision = None
+            try:
+                before, newest = self.active(), max(newest, self._choice().newest)
+            except ArtifactError as problem:
+                # The work of minutes must not be lost for a choice that can be repeated.
+                log.warning("the choice of %s is made anew: %s", self._label, problem.detail)
+                before, decision = newest, Activation(active=True, reason=f"no other was chosen: {problem.detail}")
+            # A number is never used again, also where its folder was deleted.
+            number = newest + 1
+            if isinstance(activate, bool):
+                decision = Activation(active=activate, reason=None if activate else NOT_ASKED)
+            elif decision is None:
+                decision = self._decide(number, summary, before, activate)
+            record = CalibrationRecord(
+                created=datetime.now(UTC).replace(microsecond=0),
+                job=job,
+                summary=summary,
+                sha256=hashlib.sha256(arrays).hexdigest(),
+                activation=decision,
+            )
+            with new_folder(self.folder / str(number)) as folder:
+                (folder / ARRAYS).write_bytes(arrays)
+                (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+                before_publish()
+                if not decision.active:
+                    self._choose(before, number)
+            # It is active once its folder exists; with the stored choice its deletion is an error, not another choice.
+            self._choose(number if decision.active else before, number)
+        return number
+
+    def _decide(self, number: int, new: CalibrationSummary, used: int, rule: UnlessCoarser) -> Activation:
+        try:
+            in_use = rule.own if used == OWN else self.checked_record(used, new.weights_sha256).summary
+        except (ArtifactError, CalibrationNotFound) as problem:
+            log.warning("calibration %d of %s is replaced: %s", used, self._label, problem.detail)
+            return Activation(active=True, reason=f"calibration {used}, used so far, is damaged: {problem.detail}")
+        return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
+
+    def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
+        """Check the file against the weights; raise ``CalibrationNotFound``, ``ArtifactError``."""
+        record = self.record(number)
+        check_files(self.folder / str(number), record, weights_sha256)
+        return record
+
+    def choose(self, number: int, weights_sha256: str) -> None:
+        """Activate a calibration, checked unless it is 0; raise ``CalibrationNotFound``, ``ArtifactError``."""
+        with locked(self._of_name):
+            if number != OWN:
+                self.checked_record(number, weights_sha256)
+            newest = self.numbers()[-1]
+            try:
+                newest = max(newest, self._choice().newest)
+            except ArtifactError as problem:
+                log.warning("%s is written anew", problem.detail)
+            self._choose(number, newest)
+
+    def _choice(self) -> ActiveCalibration:
+        path = self.folder / CHOICE
+        try:
+            return ActiveCalibration.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return ActiveCalibration()
+        except OSError as error:
+            raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise ArtifactError(f"{file_label(path)} is not a valid choice of a calibration") from error
+
+    def _choose(self, number: int, newest: int) -> None:
+        choice = ActiveCalibration(calibration=number, newest=newest)
+        write_atomically(self.folder / CHOICE, choice.model_dump_json().encode())
+
+    def _unknown(self, number: int) -> CalibrationNotFound:
+        there = ", ".join(map(str, self.numbers()))
+        return CalibrationNotFound(f"{self._label} has no calibration {number}; it has: {there}")
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(problem: str) -> None:
+    log.warning(problem)
+
+
+def read_record(folder: Path) -> CalibrationRecord:
+    """Read a record; raise ``ArtifactError``, which names the file."""
+    path = folder / RECORD
+    try:
+        return CalibrationRecord.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "/".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{file_label(path)} is not a valid record: {where}: {first['msg']}") from error
+
+
+def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
+    """Raise ``ArtifactError`` for a missing or damaged file, or one of other weights."""
+    path = folder / ARRAYS
+    if not path.is_file():
+        raise ArtifactError(f"{file_label(path)} is missing")
+    if sha256_file(path) != record.sha256:
+        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that {RECORD} gives")
+    if record.summary.weights_sha256 != weights_sha256:
+        raise ArtifactError(f"{file_label(path)} belongs to other weights than those of the model")

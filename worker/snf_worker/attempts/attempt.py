@@ -1,0 +1,326 @@
+"""``python -m snf_worker.attempts.attempt MODULE JOB_DIR``: run one attempt at a job by the ``run`` of a module."""
+
+# ruff: noqa: PLC0415  # signal handlers, niceness and limits are set before slow imports
+
+import fcntl
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from snf_models.disk_space import storage_error, storage_errors, waits_for_room
+from snf_models.errors import ModelsError, RayUnavailable
+from snf_models.training.interrupted import Interrupted
+from snf_worker.attempts.progress import note_reporter
+from snf_worker.broker.connection import redis_client
+from snf_worker.errors import BrokerDown, StaleAttempt
+from snf_worker.jobs.event_log import EventLog
+from snf_worker.jobs.retention import adopt_earlier
+from snf_worker.jobs.store import JobStore
+from snf_worker.process_tuning import limit_memory, prefer_oom_kill, tune_process
+from snf_worker.runtime.lifeline import watch
+from snf_worker.runtime.process import ExitCode, StopReason
+from snf_worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from snf_models.datasets import DatasetStore
+    from snf_models.registry.registry import Registry
+    from snf_models.registry.version import ModelVersion
+
+log = logging.getLogger(__name__)
+
+BEGAN = time.monotonic()
+"""Start of this process, from which a budget in minutes counts."""
+
+_OUTAGE_S = 0.5
+
+
+class StopFlag(threading.Event):
+    """Flag that asks the process of a job to stop, set by a signal, a message of the parent, or its death."""
+
+    reason = StopReason.PREEMPT
+
+    def install(self, grace_s: float) -> None:
+        """Install the handlers. If the supervisor is gone, the process is killed after ``grace_s`` seconds."""
+
+        def on_message(message: bytes) -> None:
+            self.reason = StopReason(message.decode())
+            self.set()
+
+        def on_orphaned() -> None:
+            self.set()
+            time.sleep(grace_s)
+            # A hung process would hold the lock of the folder for ever.
+            os.killpg(0, signal.SIGKILL)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: self.set())
+        watch(on_message, on_orphaned)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Exit code after a request to stop: 76 if the job was cancelled, 75 if a later attempt continues the job."""
+        return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
+
+
+class JobSpec(BaseModel):
+    """Description of one attempt to run a job, read from ``job.json``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    attempt: int
+    model: str
+    dataset: str
+    preset: str = ""
+    architecture: dict[str, Any] | None = None
+    parameters: dict[str, Any]
+    promote: bool
+    device: Literal["cpu", "cuda"] = "cpu"
+    retry_of: str | None = None
+
+    @property
+    def output(self) -> str | None:
+        """URL to which a scoring job writes its scores in parts; None for a table in the job's folder."""
+        url: str | None = self.parameters.get("output")
+        return url
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        masks = self.parameters.get("masks") or {}
+        return self.dataset, *(self.parameters.get("against") or ()), *masks.values()
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read ``job.json`` from a job's folder; raise ``OSError`` or ``ValidationError``."""
+        return cls.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
+
+    def open_model(self, registry: "Registry", calibration: int | None) -> "ModelVersion":
+        """Return the job's model with a calibration, by default the active one."""
+        from snf_models.naming import parse_ref
+
+        name, version = registry.locate(parse_ref(self.model))
+        number = registry.calibrations(name, version).active() if calibration is None else calibration
+        return registry.with_calibration(name, version, number)
+
+
+class Attempt:
+    """One attempt at a job: its folder, its events, requests to stop, and its lease.
+
+    An attempt that has lost its lease must write nothing more; its number is a fencing token.
+    """
+
+    def __init__(self, folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.settings = settings
+        self.events = events
+        self._stop = stop
+        self._checked = time.monotonic()
+
+    @cached_property
+    def store(self) -> JobStore:
+        return JobStore(redis_client(self.settings), self.settings.key_prefix)
+
+    @cached_property
+    def registry(self) -> "Registry":
+        from snf_models.registry.registry import Registry
+
+        return Registry(self.settings.registry_dir)
+
+    @cached_property
+    def datasets(self) -> "DatasetStore":
+        from snf_models.datasets import DatasetStore
+
+        return DatasetStore(self.settings.datasets_dir, quota=self.settings.dataset_quota_bytes)
+
+    def note(self, text: str) -> None:
+        self.events.write({"event": "log", "message": text})
+
+    def adopt(self, name: str, text: str) -> None:
+        """Continue from a subfolder of the jobs that this one retries, if it has none and one of them has."""
+        earlier = adopt_earlier(self.store, self.folder, self.spec.retry_of, name)
+        if earlier is not None:
+            self.note(f"{text} of job {earlier}")
+
+    def preparation(self) -> Callable[[int, int], None]:
+        """Return a callback for the preparation of a dataset, which notes its progress and raises as ``go_on``."""
+        return note_reporter(self.events, "prepares the images", self.go_on)
+
+    def should_stop(self) -> bool:
+        """Return whether to stop; raise ``StaleAttempt`` if the lease is lost.
+
+        Redis is asked once per heartbeat, and an outage is tolerated.
+        """
+        if time.monotonic() - self._checked >= self.settings.heartbeat_seconds:
+            try:
+                self._check_lease()
+            except BrokerDown as problem:
+                log.warning("cannot check the lease; the work continues: %s", problem.detail)
+                self._checked = time.monotonic()
+        return self._stop.is_set()
+
+    def go_on(self) -> None:
+        """Raise ``StaleAttempt`` if the lease is lost, or ``Interrupted`` if asked to stop."""
+        if self.should_stop():
+            raise Interrupted("asked to stop")
+
+    def require_lease(self, patience_s: float = math.inf) -> None:
+        """Raise ``StaleAttempt`` if the lease is lost, and in an outage ``Interrupted`` if asked to stop.
+
+        After an outage of ``patience_s`` seconds ``BrokerDown`` is raised.
+        """
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._check_lease()
+            except BrokerDown as problem:
+                if self._stop.is_set():
+                    raise Interrupted("asked to stop while the broker was down") from problem
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_OUTAGE_S)
+
+    def check_before_publish(self) -> None:
+        """Require the lease while the registry is locked, which must not last longer than a lease."""
+        self.require_lease(self.settings.lease_seconds)
+
+    def _check_lease(self) -> None:
+        if not self.store.holds(self.spec.id, self.spec.attempt):
+            raise StaleAttempt(f"attempt {self.spec.attempt} of job {self.spec.id} no longer holds its lease")
+        self._checked = time.monotonic()
+
+
+def main() -> int:
+    """Run an attempt, or with ``--assist`` help with one of another process; return the exit code."""
+    settings, stop = prepare_process()
+    module, folder = sys.argv[1], Path(sys.argv[2])
+    if sys.argv[3:] == ["--assist"]:
+        code: ExitCode = import_module(module).assist(folder, settings, stop)
+        return code
+    return run_attempt(lambda attempt: import_module(module).run(attempt), folder, settings, stop)
+
+
+def prepare_process() -> tuple[Settings, StopFlag]:
+    """Set priority, memory limit, logging and stop signals; return the settings and the stop flag."""
+    tune_process()
+    stop = StopFlag()
+    settings = load_settings()
+    stop.install(settings.stop_grace_seconds)
+    os.nice(settings.nice)
+    limit_memory(settings.train_memory_bytes)
+    prefer_oom_kill()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    return settings, stop
+
+
+def run_attempt(work: Callable[[Attempt], None], folder: Path, settings: Settings, stop: StopFlag) -> int:
+    """Run ``work`` on the job in a folder; return the exit code that stands for what it raises."""
+    spec = JobSpec.read(folder)
+    try:
+        events = EventLog(folder, spec.attempt)
+    except OSError as problem:
+        if storage_error(problem) is None:
+            raise
+        log.error("%s", problem)
+        return ExitCode.NO_ROOM
+    attempt = Attempt(folder, spec, settings, events, stop)
+    try:
+        with storage_errors(), lock_folder(folder, settings.lease_seconds):
+            _require_allowed(attempt)
+            work(attempt)
+    except (Interrupted, BrokerDown) as problem:
+        # An outage is no fault of the job: the next attempt continues from the checkpoint.
+        log.info("the attempt ends before the work is done: %s", problem)
+        return stop.exit_code
+    except StaleAttempt as problem:
+        log.error("%s", problem.detail)
+        return ExitCode.STALE
+    except Exception as problem:
+        return _report(problem, attempt)
+    return ExitCode.DONE
+
+
+@contextmanager
+def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
+    """Lock a job's folder for one process; raise ``StaleAttempt`` after ``patience_s`` seconds."""
+    with (folder / "trainer.lock").open("a", encoding="utf-8") as handle:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise StaleAttempt(f"another attempt works in {folder}") from None
+                time.sleep(0.2)
+        yield
+
+
+def _require_allowed(attempt: Attempt) -> None:
+    """Raise ``LocationRefused`` if a dataset was made of a location that callers may no longer name."""
+    from snf_models.locations.allowed import allowed_location
+
+    for name in filter(attempt.datasets.has, attempt.spec.datasets):
+        record = attempt.datasets.reference(name)
+        if record is not None and record.by_request:
+            allowed_location(record.location, attempt.settings.allowed_locations, attempt.settings.home)
+
+
+def _report(problem: Exception, attempt: Attempt) -> int:
+    """Write the error event of an attempt; return its exit code."""
+    from snf_models.locations.errors import LocationUnavailable
+
+    error = explain(problem, attempt.settings.train_memory_bytes)
+    expected = isinstance(problem, ModelsError | ValidationError)
+    log.error("%s: %s", error["type"], error["detail"], exc_info=None if expected else problem)
+    if isinstance(problem, ModelsError) and waits_for_room(problem):
+        with suppress(OSError):  # the exit code says the same
+            attempt.events.write(error)
+        return ExitCode.NO_ROOM
+    attempt.events.write(error)
+    # The cause may be the machine, the server of a location, or a cluster: the supervisor repeats the attempt.
+    repeat = isinstance(problem, LocationUnavailable | RayUnavailable)
+    return 1 if repeat or error["type"] in ("attempt-crashed", "out-of-memory") else ExitCode.REFUSED
+
+
+def explain(problem: Exception, limit: int | None) -> dict[str, str]:
+    """Return the error event of an exception; ``limit`` is the memory limit in bytes."""
+    if isinstance(problem, ModelsError):
+        return _error(problem.slug, problem.title, problem.detail)
+    if isinstance(problem, ValidationError):
+        return _error("invalid-parameters", "Invalid parameters", str(problem))
+    from snf_models.devices import OUT_OF_MEMORY, lack_of_memory
+
+    lack = lack_of_memory(problem)
+    if lack is None:
+        return _error("attempt-crashed", "The attempt crashed", f"{type(problem).__name__}: {problem}")
+    if lack != OUT_OF_MEMORY or limit is None:
+        return _error("out-of-memory", "Out of memory", lack)
+    return _error(
+        "memory-limit",
+        "The job needs more memory than it may take",
+        f"it reached the limit of {limit / 1e9:.1f} GB. The limit is SNF_TRAIN_MEMORY_BYTES, or less where "
+        "other programs had taken it when the attempt began. A smaller image_size, batch_size or preset needs less",
+    )
+
+
+def _error(slug: str, title: str, detail: str) -> dict[str, str]:
+    return {"event": "error", "type": slug, "title": title, "detail": detail}
+
+
+if __name__ == "__main__":
+    from snf_worker.attempts import attempt as module  # noqa: PLW0406 - the one that modules of attempts import
+
+    raise SystemExit(module.main())

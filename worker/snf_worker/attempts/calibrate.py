@@ -1,0 +1,63 @@
+"""Attempt to calibrate a model, from the start again after an interruption."""
+
+from typing import Any
+
+from snf_models.anomaly.calibration_file import calibration_bytes
+from snf_models.anomaly.fitting.calibrate import count_image_passes
+from snf_models.anomaly.fitting.reference_images import as_seen, reference_of
+from snf_models.datasets import load_dataset
+from snf_models.registry.activation import UnlessCoarser
+from snf_models.registry.calibrations import CalibrationStore
+from snf_models.scorer import Scorer
+from snf_worker.attempts.attempt import Attempt
+from snf_worker.attempts.progress import ProgressReporter
+
+
+def run(attempt: Attempt) -> None:
+    """Calibrate the p-values of a model on images taken as normal, and publish at most one calibration a job."""
+    spec, settings = attempt.spec, attempt.settings
+    attempt.require_lease()
+    # With the calibration of the artifact itself, so that a damaged later one can be replaced.
+    model = spec.open_model(attempt.registry, 0)
+    calibrations = attempt.registry.calibrations(model.name, model.version)
+    number = calibrations.of_job(spec.id)
+    if number is None:
+        scorer = Scorer.load(model.path, options=settings.job_engine_options)
+        seen = as_seen(scorer.preprocessing)
+        dataset = load_dataset(spec.dataset, settings.data_dir, attempt.datasets, seen, attempt.preparation())
+        reference = reference_of(dataset, scorer.manifest)
+        activate = spec.parameters.get("activate")
+        precision = spec.parameters.get("precision", "float32")
+        progress = ProgressReporter(attempt.events, count_image_passes(reference, precision))
+        passes: dict[str, int] = {}
+
+        def on_pass(part: str, done: int, _images: int) -> None:
+            attempt.go_on()
+            passes[part] = done
+            progress.report(sum(passes.values()))
+
+        def before_publish() -> None:
+            attempt.go_on()
+            attempt.check_before_publish()
+
+        calibration, summary = scorer.calibrate(reference, on_pass, precision)
+        attempt.require_lease()  # before the registry is locked, because an outage may last
+        number = calibrations.publish(
+            calibration_bytes(calibration),
+            summary,
+            job=spec.id,
+            activate=UnlessCoarser(scorer.manifest.calibration) if activate is None else activate,
+            before_publish=before_publish,
+        )
+    ref = f"{model.name}:{model.version}"
+    made = {"model": model.name, "version": model.version, "ref": ref, "calibration": number}
+    attempt.events.write({"event": "calibrated", **made, **_decided(calibrations, number)})
+
+
+def _decided(calibrations: CalibrationStore, number: int) -> dict[str, Any]:
+    """Return the smallest p-value of a calibration, and whether and why it became the active one."""
+    record = calibrations.record(number)
+    smallest, activation = record.summary.smallest_p, record.activation
+    if activation is None:  # made by an attempt of an earlier version
+        return {"smallest_p": smallest, "active": calibrations.active() == number, "reason": None}
+    return {"smallest_p": smallest, **activation.model_dump()}

@@ -1,0 +1,63 @@
+"""Attempt to find the smallest defects that a model detects."""
+
+import shutil
+
+from snf_models.artifacts.detection_limit import LimitParameters
+from snf_models.limits.good_images import good_images
+from snf_models.limits.measure import measure_limits
+from snf_models.scorer import Scorer
+from snf_worker.attempts.attempt import Attempt
+from snf_worker.attempts.progress import LabelledProgress
+
+CELLS = "cells"
+
+
+def run(attempt: Attempt) -> None:
+    """Measure the detection limit of a model with synthetic defects, and publish at most one limit a job."""
+    spec, settings, folder = attempt.spec, attempt.settings, attempt.folder
+    attempt.require_lease()
+    parameters = LimitParameters.model_validate(spec.parameters)
+    # By default with the calibration that was active when the job was queued.
+    model = spec.open_model(attempt.registry, parameters.calibration)
+    limits = attempt.registry.limits(model.name, model.version)
+    number = limits.of_job(spec.id)
+    if number is None:
+        attempt.adopt(CELLS, "goes on from the defects")
+        scorer = Scorer.load(model.path, model.calibration_path, settings.job_engine_options)
+        good = good_images(
+            spec.dataset,
+            scorer.manifest,
+            scorer.calibration_summary,
+            parameters.images,
+            settings.data_dir,
+            attempt.datasets,
+            attempt.preparation(),
+        )
+        progress = LabelledProgress(attempt.events, attempt.go_on)
+        record = measure_limits(
+            scorer,
+            good,
+            parameters,
+            progress=progress.report,
+            folder=folder / CELLS,
+            finished=progress.checkpoint,
+            calibration=model.calibration,
+            job=spec.id,
+        )
+        attempt.require_lease()  # before the registry is locked, because an outage may last
+        number = limits.publish(record, attempt.check_before_publish)
+    shutil.rmtree(folder / CELLS, ignore_errors=True)
+    record = limits.record(number)
+    attempt.events.write(
+        {
+            "event": "limited",
+            "model": model.name,
+            "version": model.version,
+            "ref": f"{model.name}:{model.version}",
+            "limit": number,
+            "calibration": record.calibration,
+            "alpha": record.alpha,
+            "sizes": {curve.label: curve.limit for curve in record.curves},
+            "not_determinable": record.not_determinable,
+        }
+    )

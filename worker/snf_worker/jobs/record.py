@@ -1,0 +1,146 @@
+"""The record of a job: its fields, its statuses, and its conversion to and from a Redis hash."""
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from snf_worker.queues import DeviceKind, JobType, Queue
+
+
+class Status(StrEnum):
+    """Status of a background job, such as queued, running, succeeded or failed.
+
+    Succeeded, partial, failed and cancelled are final. Partial is a scoring that could not judge every image.
+    """
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+WITH_RESULT = frozenset({Status.SUCCEEDED, Status.PARTIAL})
+TERMINAL = WITH_RESULT | {Status.FAILED, Status.CANCELLED}
+ACTIVE = frozenset({Status.STARTING, Status.RUNNING})
+SCORES, REPORT_JSON, REPORT_HTML = "scores.parquet", "report.json", "report.html"
+RECOMMENDATION = "recommendation.json"
+"""Files with the result in a job's folder: of a scoring, an evaluation and a recommendation."""
+
+
+class RequestedAction(StrEnum):
+    GO_ON = "go on"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+class Job(BaseModel):
+    """Record of a background job; all times are UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str = Field(description="Identifier; ids sort by time of creation")
+    type: JobType = "train"
+    queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; determines the device")
+    status: Status = Status.QUEUED
+    model: str = Field(
+        default="", description="Name of the model that is trained, or name:version of the one used; empty without one"
+    )
+    device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
+    dataset: str = Field(description="Name of the dataset")
+    preset: str = Field(default="", description="Name of the architecture preset; empty unless a model is trained")
+    architecture: dict[str, Any] | None = Field(
+        default=None, description="Architecture as submitted in place of a preset, whose name is then its own"
+    )
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters as submitted")
+    promote: bool = Field(default=False, description="Whether the new version becomes the live one")
+    created_at: datetime
+    started_at: datetime | None = Field(default=None, description="Start of the first attempt")
+    finished_at: datetime | None = None
+    attempts: int = Field(default=0, description="Number of attempts started; also the fencing token of the newest")
+    attempts_without_progress: int = Field(
+        default=0,
+        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # the name in older records
+        description="Attempts in a row that ended without a new checkpoint",
+    )
+    checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
+    cancel_requested: bool = False
+    pause_requested: bool = False
+    caller: str = Field(default="", description="Caller that submitted it, whose unfinished jobs are limited")
+    retry_of: str | None = Field(default=None, description="Job that this job retries, from its checkpoint")
+    estimate: dict[str, Any] | None = Field(default=None, description="Expected seconds and memory of the whole job")
+    progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
+    metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
+    error: dict[str, Any] | None = Field(default=None, description="Latest error: type, title, detail")
+    result: dict[str, Any] | None = Field(default=None, description="Result of a job that succeeded or is partial")
+    worker: str | None = Field(default=None, description="Worker that holds the lease")
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt, the fencing token; 0 before the first."""
+        return self.attempts
+
+    @property
+    def finished(self) -> bool:
+        return self.status in TERMINAL
+
+
+_JSON_FIELDS = frozenset({"architecture", "parameters", "progress", "metrics", "error", "result", "estimate"})
+
+
+def to_hash(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Convert fields to texts for a Redis hash: dictionaries as JSON, booleans as ``0`` or ``1``, without None."""
+    encoded = {}
+    for name, value in fields.items():
+        if name in _JSON_FIELDS:
+            encoded[name] = json.dumps(value, separators=(",", ":"))
+        elif isinstance(value, bool):
+            encoded[name] = str(int(value))
+        elif value is not None:
+            encoded[name] = str(value)
+    return encoded
+
+
+def from_hash(fields: Mapping[str, str]) -> Job:
+    return Job.model_validate(
+        {name: json.loads(value) if name in _JSON_FIELDS else value for name, value in fields.items()}
+    )
+
+
+class JobPage(BaseModel):
+    """One page of jobs, newest first; ``next`` is the cursor of the following page, or None."""
+
+    jobs: list[Job]
+    next: str | None = None
+
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_id_lock = threading.Lock()
+_last = [0, 0]
+
+
+def new_job_id() -> str:
+    """Return 26 characters from milliseconds and 80 random bits, which sort after earlier ids of this process."""
+    with _id_lock:
+        now = time.time_ns() // 1_000_000
+        if now > _last[0]:
+            _last[:] = [now, secrets.randbits(79)]
+        else:
+            # Same millisecond, or the clock went back: stay above the last id.
+            _last[1] += 1 + secrets.randbits(32)
+        number = (_last[0] << 80) | _last[1]
+    digits = []
+    for _ in range(26):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))

@@ -1,0 +1,215 @@
+"""The file of API keys, ``home/keys.json``: names, roles, limits, and a hash of each key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from snf_models.atomic_files import locked, write_atomically
+from snf_models.naming import Name
+from snf_worker.keys.roles import Role
+
+MAX_FILE_BYTES = 16 * 2**20
+TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"
+
+KeyState = Literal["active", "expired", "revoked"]
+Rate = Annotated[str, Field(pattern=RATE)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class KeysUnreadable(ValueError):
+    """Raised when the file of API keys is damaged or too large to be read."""
+
+
+class KeyConflict(ValueError):
+    """Raised when the name of a key is taken, or no valid key has the given name or id."""
+
+
+class _KeyModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReplacedSecret(_KeyModel):
+    """Hash of the previous secret of a rotated API key, valid until the time ``until``."""
+
+    digest: Digest
+    until: AwareDatetime
+
+
+class StoredKey(_KeyModel):
+    """API key in the key file, with a hash instead of the secret."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    name: Name
+    role: Role
+    digest: Digest
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
+    revoked: AwareDatetime | None = None
+    replaced: ReplacedSecret | None = None
+    imported: Digest | None = Field(None, description="Digest of the text in `home/api-key` that became this key.")
+    requests: Rate | None = Field(None, description="Largest rate of requests, such as 600/minute.")
+    images: Rate | None = Field(None, description="Largest rate of images, scored or sampled, such as 10000/hour.")
+
+    def state(self, now: datetime) -> KeyState:
+        if self.revoked is not None:
+            return "revoked"
+        return "expired" if self.expires is not None and self.expires <= now else "active"
+
+    def matches(self, given: str, now: datetime) -> bool:
+        """Compare a SHA-256 digest in hexadecimal in constant time; a replaced secret counts while it is valid."""
+        current = hmac.compare_digest(self.digest, given)
+        if self.replaced is None or self.replaced.until <= now:
+            return current
+        return current | hmac.compare_digest(self.replaced.digest, given)
+
+
+class _Content(_KeyModel):
+    format: Literal[1] = 1
+    keys: tuple[StoredKey, ...] = ()
+
+
+def digest_of(text: str) -> str:
+    """Return a key's SHA-256 digest. One pass is enough for 256 random bits; more would slow every request."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def id_in(text: str) -> str | None:
+    """Return the id part of an API key of the form ``snf_<id>_<secret>``, or None."""
+    match = TEXT.fullmatch(text)
+    return match[1] if match else None
+
+
+class KeyFile:
+    """Hashes of API keys, changed by several processes. Methods raise ``KeysUnreadable`` or ``OSError``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> tuple[StoredKey, ...]:
+        """Return all keys, including expired and revoked ones; raise ``FileNotFoundError``."""
+        with self.path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise KeysUnreadable(f"{self.path} is larger than {MAX_FILE_BYTES} bytes")
+        try:
+            keys = _Content.model_validate_json(text).keys
+        except ValidationError as error:
+            # Without the input, which would bring digests into logs.
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise KeysUnreadable(f"{self.path} is damaged: {place}: {first['msg']}") from None
+        if len({key.id for key in keys}) < len(keys):
+            raise KeysUnreadable(f"{self.path} is damaged: an id occurs twice")
+        return keys
+
+    def create(
+        self,
+        name: str,
+        role: Role,
+        *,
+        expires: datetime | None = None,
+        requests: str | None = None,
+        images: str | None = None,
+        deliver: Callable[[str], None] = lambda _text: None,
+    ) -> tuple[StoredKey, str]:
+        """Create a key and return its secret, which is not stored; no key is created if ``deliver`` raises."""
+        now = _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            if any(key.name == name and key.state(now) != "revoked" for key in keys):
+                raise KeyConflict(f"a key named {name!r} exists; revoke or rotate it, or choose another name")
+            id = secrets.token_hex(6)
+            text = _new_text(id)
+            key = StoredKey(
+                id=id,
+                name=name,
+                role=role,
+                digest=digest_of(text),
+                created=now,
+                expires=expires,
+                requests=requests,
+                images=images,
+            )
+            deliver(text)
+            self._write([*keys, key])
+        return key, text
+
+    def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
+        """Add a key, with a number after its name if that is taken; return None if it was stored before."""
+        id, digest, now = id_in(text), digest_of(text), _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            if any(key.id == id or digest in (key.digest, key.imported) for key in keys):
+                return None
+            taken = {key.name for key in keys if key.state(now) != "revoked"}
+            names = chain([name], (f"{name}-{number}" for number in count(2)))
+            key = StoredKey(
+                id=id or secrets.token_hex(6),
+                name=next(free for free in names if free not in taken),
+                role=role,
+                digest=digest,
+                imported=digest,
+                created=now,
+            )
+            self._write([*keys, key])
+        return key
+
+    def revoke(self, ref: str) -> StoredKey:
+        """Revoke the key with an id or name for good; raise ``KeyConflict`` if no valid key has it."""
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            key = _find(keys, ref)
+            revoked = key.model_copy(update={"revoked": _now(), "replaced": None})
+            self._write([revoked if stored is key else stored for stored in keys])
+        return revoked
+
+    def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
+        """Replace the secret of a key; the old one stays valid for ``overlap``; raise ``KeyConflict``."""
+        now = _now()
+        with locked(self.path.parent):
+            keys = self._read_or_none()
+            key = _find(keys, ref)
+            if key.state(now) == "expired":
+                raise KeyConflict(f"the key {key.name!r} expired at {key.expires:%Y-%m-%d %H:%M} UTC; create another")
+            text = _new_text(key.id)
+            replaced = ReplacedSecret(digest=key.digest, until=now + overlap) if overlap else None
+            rotated = key.model_copy(update={"digest": digest_of(text), "replaced": replaced})
+            self._write([rotated if stored is key else stored for stored in keys])
+        return rotated, text
+
+    def _read_or_none(self) -> tuple[StoredKey, ...]:
+        try:
+            return self.read()
+        except FileNotFoundError:
+            return ()
+
+    def _write(self, keys: Sequence[StoredKey]) -> None:
+        content = _Content(keys=tuple(keys)).model_dump_json(indent=1, exclude_none=True)
+        write_atomically(self.path, content.encode(), mode=0o600)
+
+
+def _find(keys: Sequence[StoredKey], ref: str) -> StoredKey:
+    """Return the API key with the id ``ref``, or else the key with this name that is not revoked."""
+    matching = [key for key in keys if key.revoked is None and ref in (key.id, key.name)]
+    if not matching:
+        raise KeyConflict(f"there is no key {ref!r} that is not revoked; `snf keys list` shows all")
+    return next((key for key in matching if key.id == ref), matching[0])
+
+
+def _new_text(id: str) -> str:
+    return f"snf_{id}_{secrets.token_urlsafe(32)}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

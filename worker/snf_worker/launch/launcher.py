@@ -1,0 +1,254 @@
+"""The launcher behind ``snf up``: it runs broker, workers and HTTP service as child processes."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+from snf_worker.broker.connection import redis_client
+from snf_worker.broker.disk_reserve import BrokerReserve
+from snf_worker.broker.embedded import EmbeddedBroker, ServerState
+from snf_worker.broker.runtime_folder import runtime_folder_in_use
+from snf_worker.errors import BrokerDown, BrokerStartFailed
+from snf_worker.jobs.store import JobStore
+from snf_worker.keys.first_key import ensure_keys
+from snf_worker.launch.child_process import ChildProcess, restart_dead, share_threads, stop_all
+from snf_worker.launch.hang_watch import broker_probe
+from snf_worker.launch.local_http import open_local
+from snf_worker.launch.workers import worker_processes
+from snf_worker.log_setup import configure_logging
+from snf_worker.private_home import protect_home
+from snf_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BUSY_S = 120.0
+"""Time without a heartbeat in which a service may be busy with requests."""
+_READY_S = 600.0
+"""Longest time in which the broker, and then the service, must get ready: they may import from a slow disk."""
+_BROKER_STOP_S = 15.0
+_ENOUGH_DEATHS = 5
+
+
+def supervise(
+    settings: Settings,
+    echo: Callable[[str], None] | None = None,
+    worker: str = "snf_worker.runtime.main",
+    service: str = "snf_app.server",
+) -> int:
+    """Run all until a signal; return 0, 1 if a process keeps dying early, 2 for a busy port or unfit devices."""
+    echo = _despite_full_disk(echo or _print)
+    busy = port_problem(settings.host, settings.port)
+    if busy is not None:
+        echo(busy)
+        return 2
+    try:
+        worker_processes(settings)
+    except ValueError as problem:
+        echo(str(problem))
+        return 2
+    remark = protect_home(settings.home)
+    configure_logging(settings, "launcher", terminal=False)
+    if remark is not None:
+        log.warning(remark)
+        echo(remark)
+    ensure_keys(settings, echo)
+    asked = threading.Event()
+
+    def ask(_signum: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with runtime_folder_in_use(settings), closing(Installation(settings, asked, echo, worker, service)) as parts:
+            return parts.run()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _drop_what_cannot_be_printed()
+
+
+def _drop_what_cannot_be_printed() -> None:
+    """Empty the buffer of stdout if its disk is full: else Python would end with exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        log.warning("the last output is lost: %s", error.strerror)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _despite_full_disk(echo: Callable[[str], None]) -> Callable[[str], None]:
+    """Return ``echo`` without its errors: the output may be a file on a full disk, and everything must go on."""
+
+    def try_to_echo(line: str) -> None:
+        try:
+            echo(line)
+        except OSError as error:
+            log.warning("not printed, %s: %s", error.strerror, line)
+
+    return try_to_echo
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+class Installation:
+    """Processes of ``snf up``: the broker, a worker for each device, and the HTTP service."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        stop: threading.Event,
+        echo: Callable[[str], None],
+        worker: str,
+        service: str,
+    ) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._echo = echo
+        self._broker = None
+        if not settings.redis_url:
+            broker = EmbeddedBroker(settings)
+            # Else the workers would take the jobs of the other installation while the broker cannot start.
+            broker.refuse_foreign_server()
+            # Its process replaces a server that hangs, and must have the time for that.
+            patience = 2 * broker.hang_s
+            self._broker = ChildProcess(
+                "broker", "snf_worker.broker.embedded", settings, probe=broker_probe(broker), patience_s=patience
+            )
+        # Only the service checks keys: no other process gets any.
+        keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
+        workers = worker_processes(settings, worker)
+        share_threads(workers, beside_service=True)
+        self._others = [*workers, ChildProcess("service", service, settings, keys, beats=True, patience_s=_BUSY_S)]
+
+    def run(self) -> int:
+        """Run all processes until a stop is requested; return the exit code."""
+        started = time.monotonic()
+        self._echo("starting broker, workers and service ...")
+        if self._broker is not None:
+            self._broker.start()
+            if not self._until(lambda: self._broker_answers() or not self._broker_has_room()):
+                return self._give_up("the broker")
+            if not self._broker_has_room():
+                self._echo(f"the disk of {self._settings.home} is full: jobs go on when there is room")
+        for process in self._others:
+            process.start()
+        if not self._until(self._service_is_ready):
+            return self._give_up("the service")
+        if not self._stop.is_set():
+            self._echo(welcome(self._settings, time.monotonic() - started))
+        while not self._stop.wait(0.2):
+            restart_dead(self._processes(), self._echo)
+        return 0
+
+    def close(self) -> None:
+        """Stop workers and service, then the broker: workers store interrupted jobs in it until their end."""
+        self._echo("stopping ...")
+        stop_all(self._others, time.monotonic() + self._settings.kill_after_seconds)
+        if self._broker is not None:
+            stop_all([self._broker], time.monotonic() + _BROKER_STOP_S)
+            self._stop_orphaned_server()
+        self._echo("stopped")
+
+    def _stop_orphaned_server(self) -> None:
+        # A killed broker process leaves its server behind, and its successor may not have adopted it yet.
+        server = EmbeddedBroker(self._settings)
+        if server.state() is ServerState.ABSENT:
+            return
+        try:
+            log.warning("a server outlived its broker process: %s", server.start(timeout=1.0))
+            server.stop()
+        except BrokerStartFailed as problem:
+            log.error("a server keeps running that cannot be stopped: %s", problem.detail)
+
+    def _processes(self) -> list[ChildProcess]:
+        return [*([self._broker] if self._broker is not None else []), *self._others]
+
+    def _until(self, ready: Callable[[], bool]) -> bool:
+        """Wait for ``ready`` or a request to stop; return False if time runs out or a process keeps dying."""
+        deadline = time.monotonic() + _READY_S
+        while not self._stop.is_set():
+            if ready():
+                return True
+            if time.monotonic() > deadline or any(p.deaths >= _ENOUGH_DEATHS for p in self._processes()):
+                return False
+            restart_dead(self._processes(), self._echo)
+            self._stop.wait(0.1)
+        return True
+
+    def _give_up(self, what: str) -> int:
+        self._echo(f"{what} did not get ready; the logs are in {self._settings.logs_dir}")
+        for process in self._processes():
+            if process.deaths:
+                self._echo(process.output_tail())
+        return 1
+
+    def _broker_answers(self) -> bool:
+        client = redis_client(self._settings)
+        try:
+            JobStore(client, self._settings.key_prefix).ping()
+        except BrokerDown:
+            return False
+        finally:
+            client.close()
+        return True
+
+    def _broker_has_room(self) -> bool:
+        return BrokerReserve(self._settings).has_room()
+
+    def _service_is_ready(self) -> bool:
+        try:
+            with open_local(f"{address(self._settings)}/readyz", timeout=2) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Return a text that explains why a server cannot listen on a host and port, or None if it can."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            probe.listen(1)
+    except OSError as error:
+        return (
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Stop the program that uses the port, or choose another port: SNF_PORT=8001"
+        )
+    return None
+
+
+def address(settings: Settings) -> str:
+    """Return the URL of the HTTP service for programs on this machine, such as ``http://127.0.0.1:8000``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def welcome(settings: Settings, seconds: float) -> str:
+    url = address(settings)
+    key = " -H 'Authorization: Bearer <key>'" if settings.has_keys else ""
+    image = next(iter(sorted(Path("tests/data").rglob("*.png"))), Path("image.png"))
+    body = '{"type": "train", "dataset": "mnist-mini", "preset": "snf-glow-tiny", "model": "first"}'
+    return f"""
+ready after {seconds:.1f} s: {url}   (documentation: {url}/docs)
+
+score an image:
+  curl -s{key} -F images=@{image} {url}/v1/models/mnist-snf-glow/score
+train a model on the built-in digits:
+  curl -s{key} -H 'Content-Type: application/json' -d '{body}' {url}/v1/jobs
+list the jobs:
+  curl -s{key} {url}/v1/jobs
+
+Ctrl-C stops everything. State and logs are in {settings.home}.
+"""

