@@ -12,8 +12,7 @@ from fastapi import FastAPI
 
 from snf_app import pages
 from snf_app.access import endpoints as access
-from snf_app.access.authentication import Authentication
-from snf_app.access.key_ring import KeyRing
+from snf_app.access.authentication import Authentication, KeyRing
 from snf_app.access.origins import OriginCheck
 from snf_app.access.permissions import describe, without_keys
 from snf_app.audits import endpoints as audits
@@ -23,23 +22,18 @@ from snf_app.drift import endpoints as drift
 from snf_app.health import endpoints as health
 from snf_app.health.version import package_version
 from snf_app.http import errors
-from snf_app.http.body_limit import BodyLimit
-from snf_app.http.body_pace import PaceLimits
-from snf_app.http.json_log import BackgroundLog
-from snf_app.http.methods import HeadAsGet
-from snf_app.http.openapi import remove_null_parameters
-from snf_app.http.openapi_examples import add_examples
-from snf_app.http.request_log import RequestLog
+from snf_app.http.bodies import BodyLimit, HeadAsGet, PaceLimits
+from snf_app.http.errors import describe_errors
+from snf_app.http.openapi import add_examples, remove_null_parameters
+from snf_app.http.request_log import BackgroundLog, RequestLog, RequestMetrics
 from snf_app.http.router import Router
 from snf_app.inference_protocol import endpoints as inference
-from snf_app.inference_protocol.error_answers import describe_errors
-from snf_app.inference_protocol.openapi import add_request_schemas
+from snf_app.inference_protocol.endpoints import add_request_schemas
 from snf_app.jobs import endpoints as jobs
 from snf_app.jobs import event_endpoints as job_events
 from snf_app.jobs import parameters as job_parameters
 from snf_app.jobs import result_endpoints as job_files
 from snf_app.limits import endpoints as limits
-from snf_app.metrics.middleware import RequestMetrics
 from snf_app.presets import endpoints as presets
 from snf_app.registry import artifact_endpoints as artifacts
 from snf_app.registry import card_endpoints as cards

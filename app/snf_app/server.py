@@ -14,8 +14,7 @@ from typing import cast
 
 import uvicorn
 
-from snf_app.http.connection_limits import ConnectionLimits, ConnectionWatch
-from snf_app.http.connections import Connection
+from snf_app.http.connections import Connection, ConnectionLimits, ConnectionWatch
 from snf_app.main import Service, create_app
 from snf_worker.broker.runtime_folder import runtime_folder_in_use
 from snf_worker.keys.first_key import ensure_keys

@@ -1,11 +1,13 @@
-"""Application state: the long-lived parts of the service, started and stopped with the application."""
+"""Application state and its FastAPI dependencies."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypedDict
+from typing import Annotated, Any, TypedDict
+
+from fastapi import Depends, Request
 
 from snf_app.calibrations.recent_evidence import RecentEvidence
 from snf_app.datasets.uploads import DatasetUploads
@@ -137,3 +139,35 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
         model_pool.close()
         await event_streams.close()
         client.close()
+
+
+def _part(name: str) -> Any:
+    # A coroutine, because FastAPI runs plain functions in a thread, which costs more than this lookup.
+    async def part(request: Request) -> Any:
+        return getattr(request.state, name)
+
+    return Depends(part)
+
+
+SettingsDep = Annotated[Settings, _part("settings")]
+MetricsDep = Annotated[ServiceMetrics, _part("metrics")]
+DrainingDep = Annotated[threading.Event, _part("draining")]
+"""Set once the service has been asked to stop."""
+
+RegistryDep = Annotated[Registry, _part("registry")]
+ModelPoolDep = Annotated[ModelPool, _part("model_pool")]
+ModelUploadsDep = Annotated[ModelUploads, _part("model_uploads")]
+ScoringQueueDep = Annotated[ScoringQueue, _part("scoring_queue")]
+ScoringServiceDep = Annotated[ScoringService, _part("scoring_service")]
+InferenceServiceDep = Annotated[InferenceService, _part("inference_service")]
+DriftMonitorDep = Annotated[DriftMonitor, _part("drift_monitor")]
+RecentEvidenceDep = Annotated[RecentEvidence, _part("recent_evidence")]
+
+DatasetStoreDep = Annotated[DatasetStore, _part("dataset_store")]
+DatasetUploadsDep = Annotated[DatasetUploads, _part("dataset_uploads")]
+
+JobStoreDep = Annotated[JobStore, _part("job_store")]
+JobStoreMonitorDep = Annotated[JobStoreMonitor, _part("job_store_monitor")]
+EventStreamsDep = Annotated[EventStreams, _part("event_streams")]
+JobServiceDep = Annotated[JobService, _part("job_service")]
+WorkerRegistryDep = Annotated[WorkerRegistry, _part("worker_registry")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from snf_app.access.key_ring import KeyRefused, KeyRing
+from snf_app.access.authentication import KeyRefused, KeyRing
 from snf_worker.keys.first_key import ensure_keys
 from snf_worker.keys.key_file import KeyFile, digest_of
 from snf_worker.runtime.lifeline import child_environment

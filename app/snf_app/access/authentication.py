@@ -3,26 +3,290 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from limits import parse
 from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from snf_app.access.callers import SCOPE, Caller, address_of, keyless, network_of
-from snf_app.access.failed_attempts import Attempts, FailedAttempts
-from snf_app.access.key_ring import HeldKey, KeyRefused, KeyRing, Refusal
-from snf_app.access.rate_limits import ALLOWANCE, Allowance, RateLimits, with_headers
+from snf_app.access.permissions import SCOPE, Caller, address_of, keyless, network_of
 from snf_app.http.errors import Problem, problem_response
-from snf_app.http.json_log import BackgroundLog
-from snf_app.http.request_log import audit_file, shortened, timestamp
+from snf_app.http.request_log import BackgroundLog, audit_file, shortened, timestamp
 from snf_app.metrics.registry import ServiceMetrics
-from snf_worker.keys.key_file import KeysUnreadable, digest_of
+from snf_worker.keys.key_file import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
+from snf_worker.keys.roles import Role
 from snf_worker.settings import Settings
+
+CHECK_S = 0.5
+"""Seconds between checks of the file; a change of the keys takes effect within that time."""
+
+Refusal = Literal["missing", "unknown", "expired", "revoked"]
+
+
+class KeyRefused(Exception):
+    """Raised with a ``reason``: ``missing``, ``unknown``, ``expired`` or ``revoked``."""
+
+    def __init__(self, reason: Refusal) -> None:
+        super().__init__(reason)
+        self.reason: Refusal = reason
+
+
+@dataclass(frozen=True)
+class HeldKey:
+    """API key that the service accepts, without its secret."""
+
+    id: str
+    name: str  # given by an administrator
+    role: Role
+    requests: str | None = None  # such as ``600/minute``; None for no limit
+    images: str | None = None
+
+
+class KeyRing:
+    """Keys of ``SNF_API_KEYS`` and of ``keys.json``. If that file is damaged or gone, keys are still needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = [
+            (digest_of(text), HeldKey(f"environment-{number}", f"SNF_API_KEYS, number {number}", "admin"))
+            for number, text in enumerate(settings.api_keys, 1)
+        ]
+        self._file = KeyFile(settings.keys_file)
+        self._stored: dict[str, StoredKey] = {}
+        self._imported: dict[str, StoredKey] = {}
+        self._problem: str | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._next_check = 0.0
+        self._lock = threading.Lock()
+        self._refresh()
+
+    @property
+    def needed(self) -> bool:
+        """Whether requests must carry an API key: there are keys, or a key file did exist."""
+        self._refresh()
+        return bool(self._environment) or self._seen is not None or self._problem is not None
+
+    def knows_id(self, text: str) -> bool:
+        """Return whether the id in an API key is in the key file; the secret is not checked."""
+        self._refresh()
+        return id_in(text) in self._stored
+
+    def find(self, text: str | None) -> HeldKey:
+        """Return the accepted key that matches a text; raise ``KeyRefused`` or ``KeysUnreadable``."""
+        self._refresh()
+        if not text:
+            raise KeyRefused("missing")
+        digest = digest_of(text)
+        # All keys are compared in full, so that the time does not depend on which of them matches.
+        matching = [held for known, held in self._environment if hmac.compare_digest(known, digest)]
+        if matching:
+            return matching[0]
+        if self._problem is not None:
+            raise KeysUnreadable(self._problem)
+        # Neither an id nor the digest of a given text is a secret, so this look-up may take any time.
+        stored = self._stored.get(id_in(text) or "") or self._imported.get(digest)
+        now = datetime.now(UTC)
+        if stored is None or not stored.matches(digest, now):
+            raise KeyRefused("unknown")
+        state = stored.state(now)
+        if state != "active":
+            raise KeyRefused(state)
+        return HeldKey(stored.id, stored.name, stored.role, stored.requests, stored.images)
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        with self._lock:
+            self._next_check = now + CHECK_S
+            try:
+                stat = self._file.path.stat()
+                version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                if version == self._seen and self._problem is None:
+                    return
+                keys = self._file.read()
+                self._stored = {key.id: key for key in keys}
+                self._imported = {key.imported: key for key in keys if key.imported is not None}
+            except FileNotFoundError:
+                if self._seen is not None:
+                    self._close(f"{self._file.path} is gone; put it back, or start the service again without keys")
+                return
+            except (KeysUnreadable, OSError) as error:
+                self._close(str(error))
+                return
+            if self._problem is not None:
+                log.warning("the keys can be read again")
+            self._seen, self._problem = version, None
+
+    def _close(self, problem: str) -> None:
+        if problem != self._problem:
+            log.error("no key of %s is accepted: %s", self._file.path, problem)
+        self._stored, self._imported, self._problem = {}, {}, problem
+
+
+FREE_ATTEMPTS = 10
+WINDOW_S = 60.0
+"""Seconds without a wrong key after which an address is forgotten."""
+MAX_WAIT_S = 60.0
+"""Longest wait in seconds; it starts at one second and doubles with every further wrong key."""
+MAX_REMEMBERED = 4096
+"""Most addresses, and most valid keys of addresses, to remember; the least recently used is dropped first."""
+
+
+@dataclass
+class Attempts:
+    """Wrong keys of an IPv4 address or an IPv6 /64 network."""
+
+    wrong: int = 0
+    unreported: int = 0  # since the last report in the audit log
+    blocked_until: float = 0.0  # on the clock of ``FailedAttempts``, in seconds
+    forget_at: float = 0.0
+
+
+class FailedAttempts:
+    """Counter that makes an address wait from the 10th wrong key on; keys valid from there need not."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._addresses: OrderedDict[str, Attempts] = OrderedDict()
+        self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def wait_s(self, address: str, digest: str) -> float:
+        """Return the seconds until an address's next key may be checked; 0 for a key that was valid from there."""
+        known = self._addresses.get(network_of(address))
+        if known is None or (address, digest) in self._right:
+            return 0.0
+        return max(0.0, known.blocked_until - self._clock())
+
+    def failed(self, address: str, digest: str) -> Attempts:
+        """Count a wrong API key, which doubles the wait from the 10th on; return the record of the address."""
+        self._right.pop((address, digest), None)
+        now = self._clock()
+        network = network_of(address)
+        known = self._addresses.pop(network, None)
+        if known is None or known.forget_at <= now:
+            known = Attempts()
+        known.wrong += 1
+        known.unreported += 1
+        if known.wrong >= FREE_ATTEMPTS:
+            known.blocked_until = now + min(MAX_WAIT_S, 2.0 ** min(known.wrong - FREE_ATTEMPTS, 30))
+        known.forget_at = max(now, known.blocked_until) + WINDOW_S
+        _remember(self._addresses, network, known)
+        return known
+
+    def held_off(self, address: str) -> None:
+        """Count a request refused unchecked, for the audit log; the wait stays the same."""
+        known = self._addresses.get(network_of(address))
+        if known is not None:
+            known.unreported += 1
+
+    def succeeded(self, address: str, digest: str) -> None:
+        """Record that a key, of which only the digest is stored, is valid from an address."""
+        self._right.pop((address, digest), None)
+        _remember(self._right, (address, digest), None)
+
+
+def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
+    memory[key] = value
+    if len(memory) > MAX_REMEMBERED:
+        memory.popitem(last=False)
+
+
+ALLOWANCE = "snf.allowance"
+"""Key of a request's scope that holds the ``Allowance`` of its API key."""
+
+
+class RateLimits:
+    """Counters of requests and images of each API key, over sliding time windows."""
+
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
+        """Count an amount against a rate such as ``600/minute``; raise 429, or 422 if the amount exceeds it alone."""
+        if rate is None:
+            return
+        limit = parse(rate)
+        if amount > limit.amount:
+            raise Problem(
+                422,
+                "larger-than-rate-limit",
+                "The request is larger than the rate limit",
+                f"it has {amount} {unit}, and the key {key.name!r} allows {rate}; send fewer at once",
+                extensions={"limit": rate, "unit": unit},
+            )
+        if self._limiter.hit(limit, key.id, unit, cost=amount):
+            return
+        wait = max(1, math.ceil(self._limiter.get_window_stats(limit, key.id, unit).reset_time - time.time()))
+        raise Problem(
+            429,
+            "rate-limited",
+            "Over the rate limit of the key",
+            f"the key {key.name!r} allows {rate} {unit}; try again in {wait} s",
+            headers={"Retry-After": str(wait)},
+            extensions={"limit": rate, "unit": unit},
+        )
+
+    def headers(self, key: HeldKey) -> dict[str, str]:
+        """Return ``RateLimit-Policy`` and ``RateLimit`` of draft-ietf-httpapi-ratelimit-headers-10, if any."""
+        policies, states = [], []
+        for unit, rate in (("requests", key.requests), ("images", key.images)):
+            if rate is not None:
+                limit = parse(rate)
+                window = self._limiter.get_window_stats(limit, key.id, unit)
+                reset = max(0, math.ceil(window.reset_time - time.time()))
+                policies.append(f'"{unit}";q={limit.amount};w={limit.get_expiry()}')
+                states.append(f'"{unit}";r={window.remaining};t={reset}')
+        return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)} if policies else {}
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Rate limits of a request's API key, with methods to count the request and its images."""
+
+    key: HeldKey
+    limits: RateLimits
+
+    def take_request(self) -> None:
+        """Count one request of the API key; raise a 429 ``Problem`` past its limit, such as 600 per minute."""
+        self.limits.take(self.key, "requests", self.key.requests, 1)
+
+    def take_images(self, count: int) -> None:
+        """Count a request's images; raise 429 past the limit, or 422 if they alone exceed it."""
+        self.limits.take(self.key, "images", self.key.images, count)
+
+
+def with_headers(scope: Scope, send: Send) -> Send:
+    """Return a ``send`` that adds the rate-limit headers of a request's API key to its answer."""
+    allowance = scope.get(ALLOWANCE)
+    if not isinstance(allowance, Allowance):
+        return send
+
+    async def limited(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(allowance.limits.headers(allowance.key))
+        await send(message)
+
+    return limited
+
+
+def take_images(scope: Scope, count: int) -> None:
+    """Count a request's images against the rate of its key, if it has one; raise 429 or 422."""
+    allowance = scope.get(ALLOWANCE)
+    if isinstance(allowance, Allowance):
+        allowance.take_images(count)
+
 
 READINESS = "/readyz"
 HEALTH_PATHS = frozenset({"/healthz", READINESS, "/v2/health/live", "/v2/health/ready"})

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from snf_app.access.callers import caller_of
-from snf_app.access.permissions import CallerScope, MayRead
+from snf_app.access.permissions import CallerScope, MayRead, caller_of
 from snf_app.access.schemas import CallerView
 from snf_app.http.errors import responses
 from snf_app.http.router import Router

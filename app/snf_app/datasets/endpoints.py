@@ -8,12 +8,11 @@ from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
 from snf_app.datasets.form import FILE, NAME, NEAR_DUPLICATES
 from snf_app.datasets.schemas import DatasetDetail, DatasetList, ReferenceRequest
 from snf_app.datasets.views import detail, entries, refuse_builtin, refuse_used
-from snf_app.http.dependencies import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from snf_app.http.errors import Problem, responses
 from snf_app.http.openapi import located
-from snf_app.http.query import PageQuery
-from snf_app.http.router import Router
+from snf_app.http.router import PageQuery, Router
 from snf_app.scoring.request_images import MULTIPART
+from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from snf_models.atomic_files import locked
 from snf_models.datasets import dataset_names
 from snf_models.datasets.builtin import NAMES

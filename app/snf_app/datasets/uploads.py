@@ -10,8 +10,8 @@ from starlette.requests import Request
 
 from snf_app.datasets.form import DatasetForm
 from snf_app.datasets.schemas import ReferenceRequest
-from snf_app.http.shares import FairShares
-from snf_app.http.upload_body import UploadBody, UploadWatch, upload_slot
+from snf_app.http.admission import FairShares
+from snf_app.http.bodies import UploadBody, UploadWatch, upload_slot
 from snf_app.http.upload_folders import UploadFolders, note_target
 from snf_models.atomic_files import make_folder
 from snf_models.datasets import DatasetStore

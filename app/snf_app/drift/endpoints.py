@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from fastapi import Request, Response
 
-from snf_app.access.callers import caller_of
-from snf_app.access.permissions import MayAdminister, MayRead
+from snf_app.access.permissions import MayAdminister, MayRead, caller_of
 from snf_app.drift.schemas import DriftReport
-from snf_app.http.dependencies import DriftMonitorDep, ModelPoolDep
 from snf_app.http.errors import Problem, responses
 from snf_app.http.router import Router
+from snf_app.state import DriftMonitorDep, ModelPoolDep
 
 # Plain functions: the framework runs them in threads, where bets and disk may block.
 router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])

@@ -5,12 +5,14 @@ import asyncio
 from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from snf_app.access.callers import SCOPE
-from snf_app.access.permissions import MayRead
+from snf_app.access.permissions import SCOPE, MayRead
 from snf_app.health.readiness import readiness_of
 from snf_app.health.schemas import Health, Readiness
 from snf_app.health.version import package_version
-from snf_app.http.dependencies import (
+from snf_app.http.errors import responses
+from snf_app.http.router import Router
+from snf_app.registry.loaded import ModelState
+from snf_app.state import (
     DrainingDep,
     JobStoreMonitorDep,
     MetricsDep,
@@ -18,9 +20,6 @@ from snf_app.http.dependencies import (
     ScoringQueueDep,
     SettingsDep,
 )
-from snf_app.http.errors import responses
-from snf_app.http.router import Router
-from snf_app.registry.loaded import ModelState
 
 router = Router(tags=["operations"])
 

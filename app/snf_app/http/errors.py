@@ -5,7 +5,7 @@ from __future__ import annotations
 import http
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,17 +13,63 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Scope
 
-from snf_app.http.methods import allowed_methods
 from snf_app.http.schemas import RULES
-from snf_app.inference_protocol.error_answers import error_answer, has_protocol
 from snf_models.disk_space import storage_error
 from snf_models.errors import ErrorKind, ModelsError, NoLiveVersion
 from snf_models.texts.validation_texts import plain_text, with_value
 from snf_worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
 
+PREFIX = "/v2"
+PROTOCOL_SCHEMA = "InferenceError"
+PROTOCOL_MEDIA_TYPE = "application/json"
+
+
+def has_protocol(path: str) -> bool:
+    """Return whether a URL path belongs to the Open Inference Protocol.
+
+    Errors of these paths have the form of the protocol.
+
+    >>> has_protocol("/v2"), has_protocol("/v2/models/m/infer"), has_protocol("/v20"), has_protocol("/v1/models")
+    (True, True, False, False)
+    """
+    return path == PREFIX or path.startswith(f"{PREFIX}/")
+
+
+def error_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": text}, status, headers)
+
+
+def describe_errors(openapi: dict[str, Any]) -> None:
+    content = {PROTOCOL_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{PROTOCOL_SCHEMA}"}}}
+    for path, calls in openapi["paths"].items():
+        if not has_protocol(path):
+            continue
+        for operation in calls.values():
+            # New entries: those of several operations may be one object.
+            operation["responses"] = {
+                status: answer | {"content": content} if int(status) >= 400 else answer
+                for status, answer in operation["responses"].items()
+            }
+    openapi["components"]["schemas"][PROTOCOL_SCHEMA] = {
+        "type": "object",
+        "description": "The body of every error answer of the Open Inference Protocol.",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "string",
+                "description": "What was expected and what came.",
+                "examples": ["No such model: no model is named 'dogs'"],
+            }
+        },
+    }
+
+
 MEDIA_TYPE = "application/problem+json"
+ROUTED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """Reason phrases of RFC 9110 that some Python versions lack; slugs are made of them and must not change."""
@@ -254,6 +300,23 @@ def phrase(status: int) -> str:
 def pointer_of(location: Sequence[str | int]) -> str:
     """Convert a list of keys and indices to a JSON pointer (RFC 6901), such as ``/query/alpha``."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
+    """Return the ``Allow`` header of a path; ``/v1/jobs/estimate`` is not an id of ``/v1/jobs/{job_id}``."""
+    root = scope.get("app_root_path", scope.get("root_path", ""))
+    found: set[str] = set()
+    literal: set[str] = set()
+    for route in routes:
+        for method in ROUTED:
+            # Matching writes into the scope of some routes.
+            match, _ = route.matches({**scope, "root_path": root, "method": method})
+            if match is Match.FULL and (method == "GET" or not isinstance(route, Mount)):
+                methods = {"GET", "HEAD"} if method == "GET" else {method}
+                found |= methods
+                if isinstance(route, Route) and not route.param_convertors:
+                    literal |= methods
+    return ", ".join(sorted(literal or found))
 
 
 async def _answer_storage(request: Request, error: Exception) -> Response:

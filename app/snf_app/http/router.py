@@ -1,16 +1,89 @@
+"""Routers that refuse unknown query parameters, and JSON routes that check roles before they read a body."""
+
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from inspect import iscoroutinefunction
+from json import JSONDecodeError
 from typing import Any, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from fastapi import APIRouter
-from fastapi.params import Depends
+from fastapi import APIRouter, Depends, Request, params
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from pydantic_core import from_json
+from starlette.responses import Response
 
-from snf_app.http.query import KnownQuery
+from snf_app.access.permissions import permit, role_needed
+from snf_app.http.bodies import read_body
+from snf_app.http.errors import REMOVED, FieldProblem, invalid_fields, pointer_of, problem_of, unsupported_media_type
+from snf_app.http.request_log import forget_body, note_body, shortened
+from snf_app.http.schemas import Name
+from snf_models.texts.suggestions import choices
+
+MAX_NAMED = 10
+"""Unknown parameters that an answer names at most."""
+
+
+class PageQuery(BaseModel):
+    """Query parameters of a list of named resources: where a page begins, and its size."""
+
+    after: Name | None = Field(None, description="`next` of the page before.")
+    limit: int = Field(200, ge=1, le=200, description="Most entries in one page.")
+
+    def page(self, names: Iterable[str], key: Callable[[str], Any] = str) -> tuple[list[str], str | None]:
+        """Return the names of this page, and ``after`` of the next one; ``key`` orders all names."""
+        rest = sorted((name for name in names if self.after is None or key(name) > key(self.after)), key=key)
+        shown = rest[: self.limit]
+        return shown, shown[-1] if len(rest) > self.limit else None
+
+
+async def require_known_query(request: Request) -> None:
+    """Raise 422 for query parameters that the route does not declare; pages outside of the API take any."""
+    if not request.query_params:
+        return
+    route: APIRoute = request.scope["route"]
+    known = _declared(route)
+    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    if not unknown or not route.include_in_schema:
+        return
+    # This runs before the other dependencies of the route: who may not make the call learns nothing of it.
+    role = role_needed(route.dependencies)
+    if role is not None:
+        permit(request.scope, role)
+    errors = [
+        FieldProblem(
+            pointer=pointer_of(("query", name)),
+            detail=REMOVED.get(name) or f"there is no such parameter; {choices(name, known)}",
+        )
+        for name in (shortened(name) for name in unknown[:MAX_NAMED])
+    ]
+    raise invalid_fields(errors)
+
+
+KnownQuery = Depends(require_known_query)
+"""The dependency of all routes."""
+
+
+def _declared(route: APIRoute) -> tuple[str, ...]:
+    """Return the names of the query parameters that a route and its dependencies declare."""
+    return tuple(dict.fromkeys(_names(route.dependant)))
+
+
+def _names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (info.alias or name for name, info in kind.model_fields.items())
+        else:
+            yield field.alias
+    for dependency in dependant.dependencies:
+        yield from _names(dependency)
+
 
 JOB_STORE_THREADS = 16
 _job_store_threads: RunVar[CapacityLimiter] = RunVar("job_store_threads")
@@ -37,7 +110,9 @@ def in_job_store_threads(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
 class Router(APIRouter):
     """Router of complete, shared routes that refuse undeclared query parameters. Including it would copy them."""
 
-    def __init__(self, *, dependencies: Sequence[Depends] = (), uses_job_store: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *, dependencies: Sequence[params.Depends] = (), uses_job_store: bool = False, **options: Any
+    ) -> None:
         super().__init__(dependencies=[KnownQuery, *dependencies], **options)
         self._uses_job_store = uses_job_store
 
@@ -46,3 +121,52 @@ class Router(APIRouter):
         if self._uses_job_store and not iscoroutinefunction(endpoint):
             endpoint = in_job_store_threads(endpoint)
         super().add_api_route(path, endpoint, **options)
+
+
+JSON = "application/json"
+MAX_BYTES = 64 * 1024
+"""Largest JSON body: parsing it must not hold up the event loop."""
+
+
+class JsonRoute(APIRoute):
+    """Route that checks role, then type and size of the body, which FastAPI reads before any dependency."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        role = role_needed(self.dependencies)
+        members = getattr(self.body_field and self.body_field.field_info.annotation, "model_fields", ())
+
+        async def handle_checked(request: Request) -> Response:
+            if role is not None:
+                permit(request.scope, role)
+            json_request = JsonRequest(request.scope, request.receive)
+            if self.body_field is not None:
+                await json_request.read()
+            try:
+                return await handle(json_request)
+            except RequestValidationError as error:
+                forget_body(request.scope)
+                raise problem_of(error, known=members) from error
+
+        return handle_checked
+
+
+class JsonRequest(Request):
+    """Request with a JSON body of at most 64 KiB, which is kept for the audit log."""
+
+    async def read(self) -> None:
+        """Read the body without parsing it; raise 415 if it is not JSON, and ``BodyTooLarge`` above 64 KiB."""
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != JSON:
+            raise unsupported_media_type(media_type, [JSON])
+        self._body = await read_body(self, MAX_BYTES)
+
+    async def json(self) -> Any:
+        """Return the parsed body; raise ``JSONDecodeError`` if it is invalid."""
+        try:
+            document = from_json(await self.body())
+        except ValueError as error:
+            # The one error that FastAPI answers as an invalid body.
+            raise JSONDecodeError(str(error), "", 0) from error
+        note_body(self.scope, document)
+        return document

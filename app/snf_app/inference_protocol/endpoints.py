@@ -1,15 +1,43 @@
+"""Endpoints of the Open Inference Protocol, and their description in OpenAPI."""
+
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import Path, Request
 from starlette.responses import Response
 
 from snf_app.access.permissions import MayRead, MayScore
 from snf_app.health.readiness import readiness_of
-from snf_app.http.deadline import TimeoutMs
-from snf_app.http.dependencies import (
+from snf_app.health.version import package_version
+from snf_app.http.admission import TimeoutMs
+from snf_app.http.errors import PREFIX, error_answer, responses
+from snf_app.http.router import Router
+from snf_app.inference_protocol.schemas import (
+    InferAnswer,
+    InferRequest,
+    ModelMetadata,
+    ModelParameters,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    TensorMetadata,
+)
+from snf_app.inference_protocol.service import (
+    HEADER_LENGTH,
+    INPUT,
+    INPUT_TYPE,
+    OUTPUT_TYPE,
+    OUTPUTS,
+    EncodedAnswer,
+    image_shape,
+)
+from snf_app.registry.loaded import ModelState
+from snf_app.registry.model_pool import ModelPool
+from snf_app.state import (
     DrainingDep,
     InferenceServiceDep,
     ModelPoolDep,
@@ -17,24 +45,86 @@ from snf_app.http.dependencies import (
     ScoringQueueDep,
     SettingsDep,
 )
-from snf_app.http.errors import responses
-from snf_app.http.router import Router
-from snf_app.inference_protocol.error_answers import PREFIX, error_answer
-from snf_app.inference_protocol.metadata import metadata_of, server_metadata
-from snf_app.inference_protocol.openapi import BINARY_ANSWER, BODY
-from snf_app.inference_protocol.output_tensors import EncodedAnswer
-from snf_app.inference_protocol.request_body import HEADER_LENGTH
-from snf_app.inference_protocol.schemas import (
-    InferAnswer,
-    ModelMetadata,
-    ModelReady,
-    ServerLive,
-    ServerMetadata,
-    ServerReady,
-)
-from snf_app.registry.loaded import ModelState
-from snf_app.registry.model_pool import ModelPool
 from snf_models.registry.registry import Registry
+from snf_models.registry.version import ModelVersion
+from snf_runtime.anomaly.conformal import default_alpha
+
+NAME = "snf-density"
+PLATFORM = "snf_density"
+EXTENSIONS = ("binary_tensor_data",)
+
+
+def server_metadata() -> ServerMetadata:
+    return ServerMetadata(name=NAME, version=package_version(), extensions=list(EXTENSIONS))
+
+
+def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
+    """Return the tensors and the meaning of scores of a version, read from disk; raise ``ArtifactError``."""
+    manifest, calibration = version.manifest, version.calibration_summary
+    shape = image_shape(manifest.preprocessing)
+    return ModelMetadata(
+        name=version.name,
+        versions=[str(number) for number in versions],
+        platform=PLATFORM,
+        inputs=[TensorMetadata(name=INPUT, datatype=INPUT_TYPE, shape=shape)],
+        outputs=[
+            TensorMetadata(name=name, datatype=OUTPUT_TYPE, shape=[-1], parameters={"unit": unit})
+            for name, unit in OUTPUTS.items()
+        ],
+        parameters=ModelParameters(
+            kind=manifest.architecture.kind,
+            version=version.version,
+            calibration=version.calibration,
+            smallest_p=calibration.smallest_p,
+            default_alpha=default_alpha(calibration.smallest_p),
+        ),
+    )
+
+
+REFERENCES = "#/components/schemas/{model}"
+EXAMPLE = {
+    "id": "lot-7",
+    "parameters": {"source": "line-1"},
+    "inputs": [{"name": "image", "shape": [1, 1, 2, 2], "datatype": "UINT8", "data": [0, 255, 17, 3]}],
+    "outputs": [{"name": "log_likelihood"}, {"name": "p_value"}],
+}
+"""A request for a model of 2 x 2 pixels."""
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": REFERENCES.format(model="InferRequest")}, "example": EXAMPLE},
+        "application/octet-stream": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": "The JSON object, and after it the bytes of its binary tensor. The header "
+                "`Inference-Header-Content-Length` has the length of the JSON object.",
+            }
+        },
+    },
+}
+"""The request body of inference, for FastAPI's argument ``openapi_extra``."""
+BINARY_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "application/octet-stream": {
+                "schema": {
+                    "type": "string",
+                    "format": "binary",
+                    "description": "The JSON object, and after it the bytes of the outputs that are binary.",
+                }
+            }
+        }
+    }
+}
+"""The answer with binary tensors, for FastAPI's argument ``responses``."""
+
+
+def add_request_schemas(openapi: dict[str, Any]) -> None:
+    """Add schemas in place: FastAPI does not, because it does not parse the body of these requests."""
+    schema = InferRequest.model_json_schema(ref_template=REFERENCES)
+    openapi["components"]["schemas"].update(schema.pop("$defs"), InferRequest=schema)
+
 
 router = Router(prefix=PREFIX, tags=["open inference protocol"])
 

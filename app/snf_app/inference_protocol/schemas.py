@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from snf_app.drift.schemas import SOURCE
-from snf_app.http.deadline import MAX_TIMEOUT_MS
+from snf_app.http.admission import MAX_TIMEOUT_MS
 from snf_app.http.schemas import Answer
 
 MAX_ID = 1024

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from snf_app.http.dependencies import JobStoreDep, SettingsDep
 from snf_app.http.router import in_job_store_threads
 from snf_app.jobs.endpoints import JOB_ID, JobId
+from snf_app.state import JobStoreDep, SettingsDep
 from snf_worker.errors import BrokerDown, JobNotFound
 from snf_worker.jobs.record import Job
 from snf_worker.settings import Settings

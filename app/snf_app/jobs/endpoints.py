@@ -6,7 +6,15 @@ from fastapi import Header, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
-from snf_app.http.dependencies import (
+from snf_app.http.errors import responses
+from snf_app.http.openapi import located
+from snf_app.http.router import JsonRoute, Router
+from snf_app.http.schemas import pattern
+from snf_app.jobs.choice_schemas import JobDatasets, JobDraft
+from snf_app.jobs.dataset_choices import dataset_choices
+from snf_app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
+from snf_app.jobs.views import NO_WORKER, job_view
+from snf_app.state import (
     DatasetStoreDep,
     JobServiceDep,
     JobStoreDep,
@@ -14,15 +22,6 @@ from snf_app.http.dependencies import (
     SettingsDep,
     WorkerRegistryDep,
 )
-from snf_app.http.errors import responses
-from snf_app.http.json_route import JsonRoute
-from snf_app.http.openapi import located
-from snf_app.http.router import Router
-from snf_app.http.schemas import pattern
-from snf_app.jobs.choice_schemas import JobDatasets, JobDraft
-from snf_app.jobs.dataset_choices import dataset_choices
-from snf_app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
-from snf_app.jobs.views import NO_WORKER, job_view
 from snf_worker.jobs.record import Status
 from snf_worker.queues import JobType
 

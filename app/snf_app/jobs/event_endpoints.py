@@ -5,15 +5,14 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Response
 
-from snf_app.access.callers import caller_of
-from snf_app.access.permissions import MayRead
-from snf_app.http.dependencies import DrainingDep, EventStreamsDep, SettingsDep
+from snf_app.access.permissions import MayRead, caller_of
 from snf_app.http.errors import draining, responses
 from snf_app.http.router import Router
 from snf_app.http.schemas import pattern
 from snf_app.jobs.dependencies import FollowedJob, folder_of
 from snf_app.jobs.event_streams import EventStream
 from snf_app.jobs.timeline import EVENT_ID, Cursor
+from snf_app.state import DrainingDep, EventStreamsDep, SettingsDep
 
 router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 

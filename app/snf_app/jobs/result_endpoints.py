@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
 from snf_app.access.permissions import MayRead
-from snf_app.http.dependencies import SettingsDep
 from snf_app.http.errors import Problem, responses
 from snf_app.http.router import Router
 from snf_app.jobs.dependencies import ExistingJob, folder_of
@@ -26,6 +25,7 @@ from snf_app.jobs.schemas import (
     TrainingCurve,
 )
 from snf_app.jobs.views import curve_answer
+from snf_app.state import SettingsDep
 from snf_models.evaluation.report import CONTENT_SECURITY_POLICY
 from snf_models.evaluation.schema import EvaluationReport
 from snf_models.recommendation.record import RecommendationRecord

@@ -7,8 +7,7 @@ from typing import Any
 from celery import Celery  # type: ignore[import-untyped]
 from starlette.types import Scope
 
-from snf_app.access.callers import caller_of
-from snf_app.access.permissions import require
+from snf_app.access.permissions import caller_of, require
 from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
 from snf_app.jobs.schemas import JobRequest
 from snf_models.atomic_files import locked

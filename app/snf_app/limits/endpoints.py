@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import Path, Response
 
 from snf_app.access.permissions import MayRead
-from snf_app.http.dependencies import RegistryDep
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.limits.schemas import LimitList, LimitView
+from snf_app.state import RegistryDep
 from snf_models.limits.chart import limit_chart
 from snf_models.naming import parse_ref
 

@@ -7,13 +7,13 @@ from pydantic import BaseModel, Field
 
 from snf_app.access.permissions import MayAdminister, MayTrain
 from snf_app.calibrations.views import view_of
-from snf_app.http.dependencies import ModelUploadsDep, RegistryDep
+from snf_app.http.bodies import ClosedStream
 from snf_app.http.errors import responses, unsupported_media_type
 from snf_app.http.openapi import located
-from snf_app.http.response_streams import ClosedStream
 from snf_app.http.router import Router
 from snf_app.registry.schemas import ModelDetail
 from snf_app.registry.views import detail
+from snf_app.state import ModelUploadsDep, RegistryDep
 from snf_models.artifacts.tar import pack
 from snf_models.naming import Name, parse_ref
 from snf_models.registry.calibrations import OWN

@@ -7,9 +7,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from snf_app.access.permissions import MayRead
-from snf_app.http.dependencies import RegistryDep
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
+from snf_app.state import RegistryDep
 from snf_models.artifacts.files import SAMPLES, read_file
 from snf_models.limits.card import card_text
 from snf_models.naming import parse_ref

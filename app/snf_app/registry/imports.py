@@ -8,8 +8,8 @@ from pathlib import Path
 
 from starlette.requests import Request
 
-from snf_app.http.shares import FairShares
-from snf_app.http.upload_body import UploadBody, UploadWatch, upload_slot
+from snf_app.http.admission import FairShares
+from snf_app.http.bodies import UploadBody, UploadWatch, upload_slot
 from snf_app.http.upload_folders import UploadFolders
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.artifacts.tar import unpack

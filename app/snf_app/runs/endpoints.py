@@ -6,12 +6,12 @@ from fastapi import Path, Query, Response
 from pydantic import BaseModel, Field
 
 from snf_app.access.permissions import MayAdminister, MayRead
-from snf_app.http.dependencies import SettingsDep
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.jobs.endpoints import JOB_ID
 from snf_app.runs.schemas import RunDetail, RunList
 from snf_app.runs.views import run_detail, run_list
+from snf_app.state import SettingsDep
 from snf_worker.runs.store import RunStore
 
 # Plain functions: the framework runs them in threads, where the disk may block.

@@ -8,17 +8,16 @@ from fastapi import Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from snf_app.access.callers import caller_of
-from snf_app.access.permissions import MayScore
-from snf_app.access.rate_limits import take_images
-from snf_app.http.deadline import TimeoutMs, deadline
-from snf_app.http.dependencies import ModelPoolDep, ScoringQueueDep, SettingsDep
+from snf_app.access.authentication import take_images
+from snf_app.access.permissions import MayScore, caller_of
+from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import invalid, responses
 from snf_app.http.router import Router
 from snf_app.registry.loaded import Loaded
 from snf_app.samples.encoding import MAX_SEED, draw_seed, encode
 from snf_app.samples.schemas import Sample, Samples
 from snf_app.scoring.request_images import NPY, Pixels
+from snf_app.state import ModelPoolDep, ScoringQueueDep, SettingsDep
 from snf_models.errors import NoLearnedInverse
 from snf_runtime.images.codec import encode_png
 from snf_runtime.steps import Steps

@@ -8,12 +8,12 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from snf_app.access.permissions import MayScore
-from snf_app.http.deadline import TimeoutMs
-from snf_app.http.dependencies import ScoringServiceDep
+from snf_app.http.admission import TimeoutMs
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
 from snf_app.scoring.schemas import ScoreQuery, Scores
+from snf_app.state import ScoringServiceDep
 
 router = Router(tags=["scores"], dependencies=[MayScore])
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.types import Scope
 
-from snf_app.access.callers import caller_of
+from snf_app.access.permissions import caller_of
 from snf_app.calibrations.recent_evidence import MAX_IMAGES as MAX_KEPT
 from snf_app.calibrations.recent_evidence import RecentEvidence
 from snf_app.drift.monitor import DriftMonitor
 from snf_app.drift.streams import DriftReference, Key
-from snf_app.http.deadline import RequestDeadline, deadline
+from snf_app.http.admission import RequestDeadline, deadline
 from snf_app.http.errors import invalid
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.registry.loaded import Loaded

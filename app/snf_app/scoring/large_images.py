@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from snf_app.http.admission import FairShares
 from snf_app.http.errors import Problem
-from snf_app.http.shares import FairShares
 from snf_runtime.images.policy import MAX_PIXELS
 
 SECONDS_PER_MEGAPIXEL = 3.0

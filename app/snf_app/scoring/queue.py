@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from snf_app.http.admission import FairShares
 from snf_app.http.errors import Problem, draining
-from snf_app.http.shares import FairShares
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_line import BATCH, FairLine, WorkItem
 from snf_runtime.steps import Steps

@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import Query
 
 from snf_app.access.permissions import MayRead
-from snf_app.http.deadline import TimeoutMs, deadline
-from snf_app.http.dependencies import ModelPoolDep, SettingsDep
+from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.registry.loaded import Loaded
 from snf_app.scoring.schemas import Quantile, Reference
+from snf_app.state import ModelPoolDep, SettingsDep
 
 router = Router(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
 

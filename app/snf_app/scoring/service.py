@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from snf_app.access.rate_limits import take_images
-from snf_app.http.disconnects import while_connected
+from snf_app.access.authentication import take_images
+from snf_app.http.admission import while_connected
 from snf_app.scoring.decoders import DecodingLanes
 from snf_app.scoring.judging_pipeline import Admission, Judging
 from snf_app.scoring.large_images import check_pixels

@@ -16,8 +16,7 @@ from fastapi.testclient import TestClient
 from limits import parse
 
 from snf_app.access import authentication
-from snf_app.access.failed_attempts import FREE_ATTEMPTS
-from snf_app.access.key_ring import CHECK_S, KeyRing
+from snf_app.access.authentication import CHECK_S, FREE_ATTEMPTS, KeyRing
 from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from snf_worker.keys.key_file import KeyFile
@@ -100,7 +99,7 @@ def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: p
             assert str(tmp_path) not in answer.text
         assert client.get("/v1/presets").status_code == 401
         assert client.get("/v1/presets", headers=bearer("open-sesame-0123")).status_code == 200
-        said = [record for record in caplog.records if record.name == "snf_app.access.key_ring"]
+        said = [record for record in caplog.records if record.name == "snf_app.access.authentication"]
         assert [record.levelname for record in said] == ["ERROR"]
         assert str(path) in said[0].getMessage()
         path.rmdir() if how == "a folder" else path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snf_app.access.callers import caller_of
+from snf_app.access.permissions import caller_of
 
 
 @pytest.mark.parametrize(

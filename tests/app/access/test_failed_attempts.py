@@ -2,7 +2,7 @@
 
 import pytest
 
-from snf_app.access.failed_attempts import FREE_ATTEMPTS, MAX_REMEMBERED, MAX_WAIT_S, WINDOW_S, FailedAttempts
+from snf_app.access.authentication import FREE_ATTEMPTS, MAX_REMEMBERED, MAX_WAIT_S, WINDOW_S, FailedAttempts
 
 
 class Clock:

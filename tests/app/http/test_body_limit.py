@@ -7,8 +7,7 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from snf_app.http.body_limit import BodyLimit, BodyTooLarge, TooMuchInFlight
-from snf_app.http.body_pace import BodyTooSlow, PacedBody, PaceLimits
+from snf_app.http.bodies import BodyLimit, BodyTooLarge, BodyTooSlow, PacedBody, PaceLimits, TooMuchInFlight
 
 PATIENT = PaceLimits(60.0, 0)
 

@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from snf_app.access.callers import network_of
-from snf_app.http.connection_limits import ConnectionLimits, ConnectionWatch
+from snf_app.access.permissions import network_of
+from snf_app.http.connections import ConnectionLimits, ConnectionWatch
 from snf_worker.settings import Settings
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from snf_app.http.deadline import deadline
+from snf_app.http.admission import deadline
 from snf_app.http.errors import Problem
 
 

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from snf_app.http.disconnects import while_connected
+from snf_app.http.admission import while_connected
 
 
 def request(messages: asyncio.Queue[Message]) -> Request:

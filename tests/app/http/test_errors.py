@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from snf_app.access.permissions import role_needed
 from snf_app.health import endpoints as operations
 from snf_app.http.errors import pointer_of
-from snf_app.http.json_route import JsonRoute
+from snf_app.http.router import JsonRoute
 from snf_app.inference_protocol import endpoints as inference
 from snf_app.jobs import endpoints as jobs
 from snf_app.jobs import event_endpoints as job_events

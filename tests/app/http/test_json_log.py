@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_app.http.json_log import WAITING, BackgroundLog, JsonLines
+from snf_app.http.request_log import WAITING, BackgroundLog, JsonLines
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -29,7 +29,7 @@ def test_full_files_are_renamed_and_the_oldest_goes(tmp_path: Path) -> None:
 
 
 def test_several_processes_lose_no_line(tmp_path: Path) -> None:
-    program = "import sys; from pathlib import Path; from snf_app.http.json_log import JsonLines\n"
+    program = "import sys; from pathlib import Path; from snf_app.http.request_log import JsonLines\n"
     program += "file = JsonLines(Path(sys.argv[1]), max_bytes=4000, kept=100)\n"
     program += "for n in range(200): file.write([{'who': sys.argv[2], 'n': n, 'padding': 'x' * 50}])"
     path = tmp_path / "a.jsonl"
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_leaves_no_half_line(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
-from snf_app.http.json_log import JsonLines
+from snf_app.http.request_log import JsonLines
 file = JsonLines(Path(sys.argv[1]))
 file.write([{"number": 1}])
 size = file.path.stat().st_size

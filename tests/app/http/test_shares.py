@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from snf_app.http.shares import FairShares
+from snf_app.http.admission import FairShares
 
 CALLERS = ("a", "b", "c", "d")
 

@@ -9,9 +9,8 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from snf_app.http.body_limit import BodyTooLarge
+from snf_app.http.bodies import CHUNK_BYTES, BodyTooLarge, UploadBody
 from snf_app.http.errors import Problem
-from snf_app.http.upload_body import CHUNK_BYTES, UploadBody
 
 
 class Client:

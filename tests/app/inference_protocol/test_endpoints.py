@@ -16,8 +16,8 @@ from torch import Tensor
 
 from snf_app.http.errors import Problem
 from snf_app.inference_protocol import endpoints as inference
-from snf_app.inference_protocol import request_body
-from snf_app.inference_protocol.request_body import MEDIA_TYPES
+from snf_app.inference_protocol import service as infer_service
+from snf_app.inference_protocol.service import MEDIA_TYPES
 from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from snf_runtime.scoring.flow_pass import FlowPass
@@ -349,9 +349,9 @@ def test_more_lists_than_a_tensor_needs_are_not_parsed(monkeypatch: pytest.Monke
     shape = (600, 3, 32, 32)  # nearly as much as its JSON may have
     nested = json.dumps(np.zeros(shape, np.uint8).tolist(), separators=(",", ":"))
     tensor = f'{{"inputs":[{{"name":"image","shape":{list(shape)},"datatype":"UINT8","data":{nested}}}]}}'
-    assert request_body.parse_request(request_body.InferBody(tensor.encode(), memoryview(b""))).inputs
-    monkeypatch.setattr(request_body, "from_json", None)
+    assert infer_service.parse_request(infer_service.InferBody(tensor.encode(), memoryview(b""))).inputs
+    monkeypatch.setattr(infer_service, "from_json", None)
     for part in (b"[],", b"{},", b"[[[[]]]],"):
-        body = b'{"inputs":[' + part * request_body.MAX_LISTS
+        body = b'{"inputs":[' + part * infer_service.MAX_LISTS
         with pytest.raises(Problem, match="at most 131072 lists and objects"):
-            request_body.parse_request(request_body.InferBody(body, memoryview(b"")))
+            infer_service.parse_request(infer_service.InferBody(body, memoryview(b"")))

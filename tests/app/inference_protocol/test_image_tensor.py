@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snf_app.http.body_limit import BodyTooLarge
+from snf_app.http.bodies import BodyTooLarge
 from snf_app.http.errors import Problem
-from snf_app.inference_protocol.image_tensor import CHUNK, image_input, pixels_of
-from snf_app.inference_protocol.request_body import InferBody, _json_length, parse_request
+from snf_app.inference_protocol.service import CHUNK, InferBody, _json_length, image_input, parse_request, pixels_of
 from snf_runtime.images.preprocessing import Preprocessing
 
 EXACT = Preprocessing(channels=3, height=2, width=4)

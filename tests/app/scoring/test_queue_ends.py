@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from snf_app.http.deadline import deadline
+from snf_app.http.admission import deadline
 from snf_app.http.errors import Problem
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_line import BATCH

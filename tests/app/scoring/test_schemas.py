@@ -9,7 +9,7 @@ from snf_app.access.schemas import CallerView
 from snf_app.audits.schemas import Audit
 from snf_app.datasets.schemas import DatasetDetail, DatasetList
 from snf_app.health.schemas import Health
-from snf_app.http.openapi_examples import SCHEMAS
+from snf_app.http.openapi import SCHEMAS
 from snf_app.jobs.schemas import JobList, JobView, Previews, WorkerList
 from snf_app.presets.schemas import PresetList
 from snf_app.registry.schemas import Aliases, AliasTarget, ModelPage

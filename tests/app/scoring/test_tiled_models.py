@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_app.http.deadline import RequestDeadline, deadline
+from snf_app.http.admission import RequestDeadline, deadline
 from snf_app.http.errors import Problem
 from snf_app.main import create_app
 from snf_app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
