@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 from benchmarks.speed.pairing import Turn, in_turns
-from snf_worker.process_tuning import tune_process
+from snf_worker.process_setup import tune_process
 
 SETTINGS = {
     "former": {},

@@ -34,7 +34,7 @@ from snf_models.atomic_files import write_atomically
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 from snf_runtime.scoring.white_level import LEVELS
-from snf_worker.service_settings import ServiceSettings
+from snf_worker.settings import ServiceSettings
 
 Array = NDArray[np.float64]
 

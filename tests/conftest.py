@@ -19,7 +19,7 @@ import pytest
 import typer.testing
 from coverage import Coverage
 
-from snf_worker.process_tuning import tune_process
+from snf_worker.process_setup import tune_process
 from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen

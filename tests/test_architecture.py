@@ -50,16 +50,7 @@ LAYERS = (
 """Folders and modules at the top of ``snf_models``; each imports from its own folder and from the layers above."""
 LOOSE = {
     "snf_app": {"main", "server", "state", "pages"},
-    "snf_worker": {
-        "settings",
-        "service_settings",
-        "errors",
-        "queues",
-        "log_setup",
-        "process_tuning",
-        "child_environment",
-        "private_home",
-    },
+    "snf_worker": {"settings", "errors", "log_setup", "process_setup", "keys"},
     "snf_models": {
         "scorer",
         "audit",
@@ -77,7 +68,7 @@ RUNTIME_NEEDS = {"numpy", "openvino", "PIL"}
 DOMAIN_FILES = {"endpoints.py", "schemas.py"}
 NOT_DOMAINS = {"http", "metrics", "cli", "console"}
 """Folders of ``snf_app`` that have no calls of their own."""
-LONGEST = 500
+LONGEST = 600
 GENERATED = {ROOT / "client" / "snf_client" / name for name in ("schemas.py", "parameters.py")}
 """Made from the OpenAPI document of the service, so its classes repeat those of ``snf_app``."""
 
@@ -175,7 +166,6 @@ STARTS_WITHOUT_TORCH = [
     "snf_models.training.config",
     "snf_worker.attempts.score",
     "snf_worker.runtime.main",
-    "snf_worker.runtime.tasks",
 ]
 IMPORTS = """
 import importlib, sys

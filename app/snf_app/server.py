@@ -16,11 +16,10 @@ import uvicorn
 
 from snf_app.http.connections import Connection, ConnectionLimits, ConnectionWatch
 from snf_app.main import Service, create_app
-from snf_worker.broker.runtime_folder import runtime_folder_in_use
-from snf_worker.keys.first_key import ensure_keys
+from snf_worker.broker.connection import runtime_folder_in_use
+from snf_worker.keys import ensure_keys
 from snf_worker.log_setup import configure_logging
-from snf_worker.private_home import protect_home
-from snf_worker.process_tuning import give_back_memory, tune_process
+from snf_worker.process_setup import give_back_memory, protect_home, tune_process
 from snf_worker.settings import Settings, load_settings
 
 SWITCH_S = 0.001

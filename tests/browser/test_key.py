@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from snf_worker.keys.key_file import KeyFile
+from snf_worker.keys import KeyFile
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.end_to_end.support.service import MNIST, serving

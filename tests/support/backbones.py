@@ -8,7 +8,7 @@ import pytest
 
 from snf_models.atomic_files import locked
 from snf_models.features.store import BackboneStore
-from snf_worker.sandbox.backbones import add_lite0
+from snf_worker.sandbox.uploads import add_lite0
 from tests.support.onnx_files import attribute, model, node
 from tests.support.paths import shared_folder
 

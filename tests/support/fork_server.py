@@ -33,7 +33,7 @@ from tests.support.unmeasured import unmeasured
 
 IMPORTED = (
     "snf_models.scorer", "snf_models.training.run", "snf_models.evaluation.evaluate", "snf_models.bulk.plan",
-    "snf_worker.attempts.attempt",
+    "snf_worker.attempts.run_attempt",
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
     "celery.concurrency.solo", "celery.worker", "snf_worker.runtime.main", "tests.worker.support.helpers",
@@ -359,11 +359,13 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in known]
     sys.argv = request["argv"]
     started = (
-        sys.argv[1] if sys.argv[0] in ("snf_worker.runtime.lifeline", "snf_worker.attempts.attempt") else sys.argv[0]
+        sys.argv[1]
+        if sys.argv[0] in ("snf_worker.runtime.parent_death", "snf_worker.attempts.run_attempt")
+        else sys.argv[0]
     )
     Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])
     # Budgets in minutes count from the start of a process, which imports this module first.
-    vars(sys.modules["snf_worker.attempts.attempt"])["BEGAN"] = time.monotonic()
+    vars(sys.modules["snf_worker.attempts.run_attempt"])["BEGAN"] = time.monotonic()
     import coverage  # noqa: PLC0415 - as above
 
     coverage.process_startup()

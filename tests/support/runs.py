@@ -7,9 +7,7 @@ from typing import Any
 
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.record import new_job_id
-from snf_worker.runs.record import RunStart
-from snf_worker.runs.recorder import RunRecorder
-from snf_worker.runs.store import RunStore
+from snf_worker.jobs.runs import RunRecorder, RunStart, RunStore
 
 SHIPPED = "mnist-snf-glow:1"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.private_home import protect_home
+from snf_worker.process_setup import protect_home
 from tests.support.in_turn import PROGRAM
 from tests.support.paths import DATA, ROOT
 from tests.support.programs import run_program

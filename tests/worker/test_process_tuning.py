@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.process_tuning import tune_process
+from snf_worker.process_setup import tune_process
 from tests.support.paths import ROOT
 
 CODE = """
 import atexit, gc
-from snf_worker.process_tuning import GC_THRESHOLD, tune_process
+from snf_worker.process_setup import GC_THRESHOLD, tune_process
 
 class Node:
     alive = 0
@@ -41,7 +41,7 @@ def test_cycles_are_freed_and_the_end_is_not_searched() -> None:
 
 BLOCKS = """
 import ctypes
-from snf_worker.process_tuning import give_back_memory
+from snf_worker.process_setup import give_back_memory
 
 class Figures(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd a b c d e".split()]
@@ -64,7 +64,7 @@ def test_large_blocks_are_memory_of_their_own(tune: str, blocks: int) -> None:
 
 
 IN_CLI = "import snf_app.cli.main as cli\ncli._run = lambda: __import__('torch')\ncli.main()"
-IN_ATTEMPT = "from snf_worker.attempts.attempt import prepare_process\nprepare_process()\nimport torch"
+IN_ATTEMPT = "from snf_worker.attempts.run_attempt import prepare_process\nprepare_process()\nimport torch"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ IN_ATTEMPT = "from snf_worker.attempts.attempt import prepare_process\nprepare_p
         ["-c", IN_CLI],
         ["-c", IN_ATTEMPT],
         ["-m", "snf_worker.sandbox.process", "tests.worker.support.limited_child:use_torch"],
-        ["-m", "snf_worker.runtime.lifeline", "timeit", "-n1", "-r1", "import torch"],
+        ["-m", "snf_worker.runtime.parent_death", "timeit", "-n1", "-r1", "import torch"],
     ],
     ids=["command line", "attempt", "sandbox", "service and worker"],
 )

@@ -9,9 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from snf_app.access.authentication import KeyRefused, KeyRing
-from snf_worker.keys.first_key import ensure_keys
-from snf_worker.keys.key_file import KeyFile, digest_of
-from snf_worker.runtime.lifeline import child_environment
+from snf_worker.keys import KeyFile, digest_of, ensure_keys
+from snf_worker.runtime.parent_death import child_environment
 from snf_worker.runtime.supervisor import attempt_environment
 from snf_worker.settings import Settings, load_settings
 from tests.support.paths import ROOT

@@ -4,7 +4,7 @@ from snf_app.access.permissions import CallerScope, MayRead, caller_of
 from snf_app.access.schemas import CallerView
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_worker.keys.roles import ROLES, includes
+from snf_worker.keys import ROLES, includes
 
 router = Router(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])
 

@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.types import Scope
 
 from snf_app.http.errors import Problem, responses
-from snf_worker.keys.roles import ROLES, Role, includes
+from snf_worker.keys import ROLES, Role, includes
 
 SCOPE = "snf.caller"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from snf_app.http.schemas import Answer
-from snf_worker.keys.roles import Role
+from snf_worker.keys import Role
 
 
 class CallerView(Answer):

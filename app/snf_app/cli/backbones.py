@@ -21,7 +21,7 @@ from snf_app.cli.common import (
 from snf_app.cli.progress import spinner
 from snf_app.cli.tables import TableColumn, print_facts, print_table
 from snf_runtime.judged_counts import FAILED, USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_models.features.backbone import Backbone
@@ -136,11 +136,11 @@ def add(
         raise fail(f"expected {LITE0.name} alone, or another name with --onnx and --description; got {name}", USAGE)
     with _store() as store, nullcontext() if quiet else spinner(f"adding {name}"):
         if onnx is None or description is None:
-            from snf_worker.sandbox.backbones import add_lite0
+            from snf_worker.sandbox.uploads import add_lite0
 
             backbone, added = LITE0, add_lite0(store)
         else:
-            from snf_worker.sandbox.backbones import add_onnx
+            from snf_worker.sandbox.uploads import add_onnx
 
             backbone, added = add_onnx(store, name, onnx, description.read_bytes())
     if as_json:

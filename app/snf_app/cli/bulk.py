@@ -31,7 +31,7 @@ from snf_app.cli.remarks import print_notes
 from snf_app.cli.score import Alpha
 from snf_app.cli.score_to_file import ScoringRate, print_summary
 from snf_runtime.judged_counts import USAGE, JudgedCounts
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_models.artifacts.manifest import CalibrationSummary, Manifest

@@ -106,7 +106,7 @@ def runs(context: typer.Context) -> list[str]:
     if url := _url(context):
         with _client(url) as client:
             return [run.id for run in client.runs.list(limit=50).runs]
-    from snf_worker.runs.store import RunStore
+    from snf_worker.jobs.runs import RunStore
     from snf_worker.settings import load_settings
 
     return [run.id for run in RunStore(load_settings().run_records_dir).list(50)]

@@ -12,7 +12,7 @@ from snf_app.cli.model_files import Ref
 from snf_app.cli.out_file import ADVICE
 from snf_app.cli.progress import spinner
 from snf_runtime.judged_counts import USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_models.scorer import Scorer

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snf_app.cli.common import fail
 from snf_runtime.judged_counts import USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_app.cli.judging_model import JudgingModel

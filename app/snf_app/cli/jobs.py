@@ -22,8 +22,7 @@ from snf_app.cli.new_version import print_published
 from snf_app.cli.out_file import Force
 from snf_app.cli.remote import follow_job, service, service_url
 from snf_app.cli.score_dataset import download_table
-from snf_worker.jobs.record import Status
-from snf_worker.queues import JobType
+from snf_worker.jobs.record import JobType, Status
 
 if TYPE_CHECKING:
     from snf_client import Client

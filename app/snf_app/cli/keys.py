@@ -14,10 +14,10 @@ import typer
 from snf_app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
 from snf_app.cli.tables import TableColumn, print_table
 from snf_runtime.judged_counts import FAILED, USAGE
-from snf_worker.keys.roles import ROLES, Role
+from snf_worker.keys import ROLES, Role
 
 if TYPE_CHECKING:
-    from snf_worker.keys.key_file import KeyFile, StoredKey
+    from snf_worker.keys import KeyFile, StoredKey
     from snf_worker.settings import Settings
 
 HELP = "Create, list, revoke and rotate API keys. Without a subcommand: list. Services notice within a second."
@@ -73,8 +73,7 @@ def create(
     """
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
     from snf_models.naming import NAME, NAME_RULE
-    from snf_worker.keys.first_key import import_key_file
-    from snf_worker.keys.key_file import RATE
+    from snf_worker.keys import RATE, import_key_file
 
     _check("NAME", name, NAME, NAME_RULE)
     for option, rate in (("--requests", requests), ("--images", images)):
@@ -158,7 +157,7 @@ def rotate(
 @contextmanager
 def _key_file(settings: Settings) -> Iterator[KeyFile]:
     """Give the stored keys; an error inside the block ends the command with a message."""
-    from snf_worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable
+    from snf_worker.keys import KeyConflict, KeyFile, KeysUnreadable
 
     require_local("snf keys", "keys are made and revoked on the machine of the service")
     try:

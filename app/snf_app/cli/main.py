@@ -27,8 +27,7 @@ from snf_app.cli.score import score
 from snf_app.cli.train import train
 from snf_app.cli.train_parameters import TrainCommand
 from snf_runtime.judged_counts import FAILED, USAGE
-from snf_worker.private_home import keep_files_private
-from snf_worker.process_tuning import tune_process
+from snf_worker.process_setup import keep_files_private, tune_process
 
 if TYPE_CHECKING:
     from snf_worker.settings import Settings
@@ -120,7 +119,7 @@ def worker(
     settings = read_settings(writes=not check)
     if check:
         raise typer.Exit(_check_workers(settings))
-    from snf_worker.launch.workers import run_workers
+    from snf_worker.launch.launcher import run_workers
 
     try:
         with error_messages():
@@ -131,7 +130,7 @@ def worker(
 
 
 def _check_workers(settings: Settings) -> int:
-    from snf_worker.launch.workers import check_workers
+    from snf_worker.launch.launcher import check_workers
 
     try:
         with error_messages():

@@ -29,7 +29,7 @@ from snf_app.cli.progress import bytes_bar, images_bar, spinner
 from snf_app.cli.remarks import print_notes
 from snf_app.cli.remote import service
 from snf_runtime.judged_counts import ANOMALY, USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client

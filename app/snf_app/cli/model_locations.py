@@ -69,7 +69,7 @@ def open_at_location(url: str) -> Path:
     """Return the folder of a model in this machine's cache, fetched and verified if it is new."""
     from snf_models.artifacts.at_location import cached_artifact
     from snf_models.locations.location import Location
-    from snf_worker.sandbox.verify_upload import verify_upload
+    from snf_worker.sandbox.uploads import verify_upload
 
     settings = read_settings(writes=True)
 

@@ -25,11 +25,11 @@ from snf_app.cli.out_file import Force, check_new, write_out
 from snf_app.cli.remote import service
 from snf_app.cli.run_tables import curves_csv, print_comparison, print_run, print_runs
 from snf_runtime.judged_counts import FAILED, USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client.schemas import RunDetail, RunList
-    from snf_worker.runs.store import RunStore
+    from snf_worker.jobs.runs import RunStore
 
 CURVE_POINTS = 1000
 """Points of a curve: far more than a terminal has columns."""
@@ -128,7 +128,7 @@ def export(
     Nothing is sent anywhere. Needs the extra `tensorboard`.
     """
     from snf_app.cli.run_export import to_tensorboard
-    from snf_worker.runs.store import RUN_ID
+    from snf_worker.jobs.runs import RUN_ID
 
     if to != "tensorboard":
         gone = "; the export to MLflow has been removed" if to == "mlflow" else ""
@@ -181,6 +181,6 @@ def _details(run_ids: list[str], url: str | None, key: str | None) -> list[RunDe
 
 
 def _store() -> RunStore:
-    from snf_worker.runs.store import RunStore
+    from snf_worker.jobs.runs import RunStore
 
     return RunStore(read_settings().run_records_dir)

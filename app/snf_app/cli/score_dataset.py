@@ -16,7 +16,7 @@ from snf_app.cli.progress import labelled_bar
 from snf_app.cli.remarks import print_notes
 from snf_app.cli.remote import follow_job, service, service_url
 from snf_runtime.judged_counts import USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client

@@ -22,7 +22,7 @@ from snf_app.cli.remarks import Remarks, print_notes
 from snf_app.cli.score_tables import preprocessing_note
 from snf_app.cli.tables import print_facts
 from snf_runtime.judged_counts import USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client

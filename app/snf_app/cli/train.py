@@ -30,7 +30,7 @@ from snf_app.cli.new_version import print_published, published_line
 from snf_app.cli.train_parameters import given_parameters, read_config
 from snf_app.cli.train_service import train_on_service
 from snf_runtime.judged_counts import USAGE
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_models.datasets import Dataset
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from snf_models.training.config import TrainingConfig
     from snf_models.training.distributed import Ranks
     from snf_models.training.recipe import TrainingRecipe
-    from snf_worker.runs.record import RunStart
+    from snf_worker.jobs.runs import RunStart
     from snf_worker.settings import Settings
 
 DEFAULT_PRESET = "snf-glow-small"
@@ -145,7 +145,7 @@ def train(
         from snf_models.training.distributed import ranks_of_torchrun
         from snf_models.training.interrupted import Interrupted
         from snf_models.training.run import train as run
-        from snf_worker.runs.recorder import recorded_run
+        from snf_worker.jobs.runs import recorded_run
 
         ranks = processes.enter_context(ranks_of_torchrun(device))
         config = _config_of_run(folder, recipe, parameters, ranks, restart=restart)
@@ -184,7 +184,7 @@ def train(
 
 
 def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: TrainingConfig, device: str) -> RunStart:
-    from snf_worker.runs.record import RunStart
+    from snf_worker.jobs.runs import RunStart
 
     parameters = config.model_dump(mode="json", include=set(recipe.parameters))
     return RunStart(

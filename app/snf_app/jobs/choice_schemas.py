@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from snf_app.http.schemas import REF, Answer
-from snf_worker.queues import JobType
+from snf_worker.jobs.record import JobType
 
 CHOICES: dict[str, Any] = {
     "datasets": [

@@ -22,8 +22,7 @@ from snf_app.state import (
     SettingsDep,
     WorkerRegistryDep,
 )
-from snf_worker.jobs.record import Status
-from snf_worker.queues import JobType
+from snf_worker.jobs.record import JobType, Status
 
 JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 

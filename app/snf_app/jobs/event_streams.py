@@ -20,8 +20,7 @@ from snf_app.http.errors import Problem
 from snf_app.jobs.store_monitor import JobStoreMonitor
 from snf_app.jobs.timeline import Advance, Cursor, Timeline, TimelineEvent
 from snf_worker.errors import BrokerDown
-from snf_worker.jobs.event_file import FILE
-from snf_worker.jobs.state_changes import ChangeReader, StateChanges
+from snf_worker.jobs.events import FILE, ChangeReader, StateChanges
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)

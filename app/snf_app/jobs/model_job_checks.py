@@ -34,7 +34,7 @@ from snf_models.registry.registry import Registry
 from snf_models.registry.version import ModelVersion
 from snf_models.texts.suggestions import choices
 from snf_runtime.anomaly.conformal import attainable_alpha
-from snf_worker.queues import ModelJobType
+from snf_worker.jobs.record import ModelJobType
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 

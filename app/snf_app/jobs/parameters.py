@@ -16,7 +16,7 @@ from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.naming import NAME_PATTERN
 from snf_models.recommendation.record import RecommendParameters
 from snf_models.training.config import TrainingConfig
-from snf_worker.queues import JobType
+from snf_worker.jobs.record import JobType
 
 
 class ScoringParameters(BaseModel):

@@ -28,9 +28,9 @@ from snf_models.training.config import MAX_MINUTES, TrainingConfig
 from snf_models.training.expected_ranks import ExpectedRanks
 from snf_models.training.recipe import TrainingRecipe
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
+from snf_worker.jobs.record import DeviceKind, Queue
 from snf_worker.jobs.submission import training_queue
 from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from snf_worker.queues import DeviceKind, Queue
 from snf_worker.settings import Settings
 
 

@@ -29,8 +29,7 @@ from snf_app.state import SettingsDep
 from snf_models.evaluation.report import CONTENT_SECURITY_POLICY
 from snf_models.evaluation.schema import EvaluationReport
 from snf_models.recommendation.record import RecommendationRecord
-from snf_worker.jobs.curve import read_curve, thin
-from snf_worker.jobs.event_file import FILE, Event
+from snf_worker.jobs.events import FILE, Event, read_curve, thin
 from snf_worker.jobs.record import RECOMMENDATION, REPORT_HTML, REPORT_JSON, SCORES, WITH_RESULT
 from snf_worker.settings import Settings
 

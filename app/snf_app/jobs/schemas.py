@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from snf_app.http.schemas import REF, Answer, Name
 from snf_app.registry.schemas import UnfitReason
-from snf_worker.queues import JobType
+from snf_worker.jobs.record import JobType
 
 
 class JobRequest(BaseModel):

@@ -15,7 +15,7 @@ from snf_models.datasets import DatasetStore
 from snf_models.disk_space import require_room
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.measured_trainings import MeasuredTrainings
-from snf_worker.jobs.record import Job
+from snf_worker.jobs.record import Job, JobType
 from snf_worker.jobs.retention import remove_job
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import (
@@ -28,7 +28,6 @@ from snf_worker.jobs.submission import (
     submit_training,
 )
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.queues import JobType
 from snf_worker.settings import Settings
 
 
@@ -56,7 +55,7 @@ class JobService:
         fingerprint = fingerprint_of(request.model_dump(mode="json", exclude=left_out))
         if idempotency_key is not None:
             idempotency_key = _own(idempotency_key, scope)
-        known = None if idempotency_key is None else self.jobs.known(idempotency_key, fingerprint)
+        known = None if idempotency_key is None else self.jobs.find_by_idempotency_key(idempotency_key, fingerprint)
         if known is not None:
             # Not checked again: its model or dataset may have been changed or deleted since.
             return known

@@ -7,8 +7,8 @@ import threading
 import time
 
 from snf_worker.errors import BrokerDown
+from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from snf_worker.jobs.event_file import Event, read_chunk
+from snf_worker.jobs.events import START, Event, StateChange, StateChanges, read_chunk
 from snf_worker.jobs.record import Status
-from snf_worker.jobs.state_changes import START, StateChange, StateChanges
 
 SETTLED_MS = 250
 """Age in milliseconds after which all events of a moment are in the journal."""

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from snf_app.jobs.schemas import CurvePoint, JobView, Validation
 from snf_models.disk_space import usable_bytes
-from snf_worker.jobs.curve import CurveEvents, thin
-from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.events import CurveEvents, thin
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.submission import ROOM_BYTES
-from snf_worker.queues import Queue
 
 NO_WORKER = {
     Queue.TRAIN_GPU: "waits for a worker with a GPU: none is running",

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from snf_app.metrics.registry import ServiceMetrics
-from snf_worker.runtime.lifeline import beat
+from snf_worker.runtime.parent_death import beat
 
 EVERY_S = 0.5
 

@@ -18,7 +18,7 @@ from snf_models.datasets.ingest.limits import DiskQuota
 from snf_models.naming import check_name
 from snf_models.registry.registry import Registry
 from snf_models.registry.version import ModelVersion
-from snf_worker.sandbox.verify_upload import verify_upload
+from snf_worker.sandbox.uploads import verify_upload
 from snf_worker.settings import Settings
 
 SLOTS = 2

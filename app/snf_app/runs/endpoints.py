@@ -12,7 +12,7 @@ from snf_app.jobs.endpoints import JOB_ID
 from snf_app.runs.schemas import RunDetail, RunList
 from snf_app.runs.views import run_detail, run_list
 from snf_app.state import SettingsDep
-from snf_worker.runs.store import RunStore
+from snf_worker.jobs.runs import RunStore
 
 # Plain functions: the framework runs them in threads, where the disk may block.
 router = Router(prefix="/v1/runs", tags=["jobs"])

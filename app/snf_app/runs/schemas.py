@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from snf_app.http.schemas import Answer
 from snf_app.jobs.schemas import CurvePoint, Validation
-from snf_worker.runs.record import TrainingRun
+from snf_worker.jobs.runs import TrainingRun
 
 RUN: dict[str, Any] = {
     "origin": "command",

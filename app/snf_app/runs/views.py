@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snf_app.jobs.views import curve_answer
 from snf_app.runs.schemas import RunDetail, RunList
-from snf_worker.runs.store import RunStore
+from snf_worker.jobs.runs import RunStore
 
 
 def run_list(store: RunStore, limit: int, after: str | None = None) -> RunList:

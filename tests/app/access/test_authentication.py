@@ -19,8 +19,7 @@ from snf_app.access import authentication
 from snf_app.access.authentication import CHECK_S, FREE_ATTEMPTS, KeyRing
 from snf_app.main import create_app
 from snf_models.registry.registry import Registry
-from snf_worker.keys.key_file import KeyFile
-from snf_worker.keys.roles import Role
+from snf_worker.keys import KeyFile, Role
 from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL

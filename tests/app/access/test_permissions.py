@@ -14,8 +14,7 @@ from snf_app.access.authentication import is_open
 from snf_app.access.permissions import REFUSALS, role_of
 from snf_app.http.request_log import SAFE, UNCHANGING
 from snf_app.main import create_app
-from snf_worker.keys.key_file import KeyFile
-from snf_worker.keys.roles import ROLES, Role, includes
+from snf_worker.keys import ROLES, KeyFile, Role, includes
 from tests.support.local import LOCAL
 from tests.support.own_thread import answers
 from tests.support.paths import ROOT

@@ -12,9 +12,9 @@ from snf_app.jobs.planning import check_training
 from snf_app.jobs.schemas import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
-from snf_worker.attempts.attempt import Attempt, JobSpec, StopFlag
+from snf_worker.attempts.run_attempt import Attempt, JobSpec, StopFlag
 from snf_worker.attempts.train import run
-from snf_worker.jobs.event_log import EventLog
+from snf_worker.jobs.events import EventLog
 from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import mixed, source, zipped
 
@@ -64,7 +64,7 @@ def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for question in ("require_lease", "check_before_publish"):
         monkeypatch.setattr(Attempt, question, lambda _: None)
-    monkeypatch.setattr("snf_worker.attempts.progress.NOTE_S", 0.0)
+    monkeypatch.setattr("snf_worker.attempts.run_attempt.NOTE_S", 0.0)
     folder = tmp_path / "job"
     folder.mkdir()
     job, preset = "0" * 26, "snf-glow-tiny"

@@ -18,7 +18,7 @@ from snf_app.cli.run_export import figures, results, settings
 from snf_app.runs.views import run_detail
 from snf_client.schemas import RunDetail
 from snf_runtime.judged_counts import USAGE
-from snf_worker.runs.store import RunStore
+from snf_worker.jobs.runs import RunStore
 from tests.support.runs import SHIPPED, recorded
 
 OTHER = {"max_steps": 40, "batch_size": 32, "learning_rate": 0.002, "image_size": None}

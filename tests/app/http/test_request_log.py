@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.http.request_log import REFUSED_RATE, _bounded
 from snf_app.main import create_app
-from snf_worker.keys.key_file import KeyFile
+from snf_worker.keys import KeyFile
 from snf_worker.log_setup import configure_logging
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings

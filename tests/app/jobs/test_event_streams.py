@@ -18,8 +18,7 @@ from snf_app.jobs.store_monitor import JobStoreMonitor
 from snf_app.jobs.timeline import Cursor
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
-from snf_worker.jobs.event_file import read_chunk
-from snf_worker.jobs.event_log import EventLog
+from snf_worker.jobs.events import EventLog, read_chunk
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job

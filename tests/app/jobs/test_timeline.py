@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from snf_app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, TimelineEvent
-from snf_worker.jobs.event_file import CHUNK_BYTES
+from snf_worker.jobs.events import CHUNK_BYTES, START, StateChange, StateChanges
 from snf_worker.jobs.record import Status
-from snf_worker.jobs.state_changes import START, StateChange, StateChanges
 
 NOW_MS = int(time.time() * 1000)
 """Events of these tests are long past, except where they say otherwise."""

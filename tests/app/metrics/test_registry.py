@@ -13,7 +13,7 @@ from snf_app import pages
 from snf_app.jobs.store_monitor import JobStoreMonitor
 from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
-from snf_worker.queues import Queue
+from snf_worker.jobs.record import Queue
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS

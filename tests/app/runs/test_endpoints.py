@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
-from snf_worker.runs.store import RunStore
+from snf_worker.jobs.runs import RunStore
 from tests.support.local import LOCAL
 from tests.support.runs import SHIPPED, recorded
 from tests.support.service_settings import service_settings

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from snf_worker.jobs.event_file import FILE, read_chunks
+from snf_worker.jobs.events import FILE, read_chunks
 
 TRAINING: dict[str, Any] = {
     "type": "train",

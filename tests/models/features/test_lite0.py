@@ -12,7 +12,7 @@ from snf_models.features.lite0 import BLOCKS, LITE0, Arrays, fold_normalisations
 from snf_models.features.lite0_check import LOGITS, SIDE, check_image, check_weights
 from snf_models.features.lite0_network import Lite0Network
 from snf_models.features.store import BackboneStore
-from snf_worker.sandbox.backbones import package_file
+from snf_worker.sandbox.uploads import package_file
 
 
 @pytest.fixture(scope="module")

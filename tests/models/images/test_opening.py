@@ -19,7 +19,7 @@ from snf_models.errors import ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image
 from snf_runtime.images.file_decoding import open_image
 from snf_runtime.images.preprocessing import DecodedImage
-from snf_worker.service_settings import ServiceSettings
+from snf_worker.settings import ServiceSettings
 from tests.models.helpers import real_images
 from tests.support.image_files import HIGH, WIDE, encoded, exif, tiff
 from tests.support.paths import ROOT

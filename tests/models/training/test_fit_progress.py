@@ -13,9 +13,8 @@ from snf_models.scoring.options import EngineOptions
 from snf_models.training.fit_feature_flows import UNITS, passes_of_fit
 from snf_models.training.presets import find_preset
 from snf_models.training.run import train
-from snf_worker.attempts.progress import ProgressReporter
-from snf_worker.jobs.event_file import FILE, read_chunk
-from snf_worker.jobs.event_log import AttemptSummary, EventLog
+from snf_worker.attempts.run_attempt import ProgressReporter
+from snf_worker.jobs.events import FILE, AttemptSummary, EventLog, read_chunk
 from tests.models.datasets.sample_files import pngs, source, zipped
 
 
@@ -36,7 +35,7 @@ def test_progress_reaches_its_end(
     parameters: dict[str, Any],
     share: float,
 ) -> None:
-    monkeypatch.setattr("snf_worker.attempts.progress.REPORT_S", 0.0)
+    monkeypatch.setattr("snf_worker.attempts.run_attempt.REPORT_S", 0.0)
     store = DatasetStore(tmp_path / "datasets")
     if name == "digits":
         store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40, 4)))])

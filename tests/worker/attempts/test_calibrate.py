@@ -12,10 +12,9 @@ import pytest
 from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.calibrations import NOT_ASKED, CalibrationStore
 from snf_models.registry.registry import Registry
-from snf_worker.jobs.event_log import AttemptSummary
-from snf_worker.jobs.record import Job, Status, new_job_id
+from snf_worker.jobs.events import AttemptSummary
+from snf_worker.jobs.record import Job, Queue, Status, new_job_id
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import halted, told_to_stop

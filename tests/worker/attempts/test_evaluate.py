@@ -9,9 +9,8 @@ import pytest
 
 from snf_models.datasets import DatasetStore, Source
 from snf_models.evaluation.schema import EvaluationReport
-from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import halted, told_to_stop

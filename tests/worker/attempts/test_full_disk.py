@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from snf_worker.jobs.event_log import EventReader
+from snf_worker.jobs.events import EventReader
 from snf_worker.runtime.process import AttemptProcess, ExitCode
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("forked")
 PROGRAM = """
 import sys
 from pathlib import Path
-from snf_worker.attempts.attempt import prepare_process, run_attempt
+from snf_worker.attempts.run_attempt import prepare_process, run_attempt
 
 def work(attempt):
     folder, events = attempt.folder, attempt.events
@@ -43,7 +43,7 @@ READ_ONLY = """
 import errno
 import sys
 from pathlib import Path
-import snf_worker.attempts.attempt as module
+import snf_worker.attempts.run_attempt as module
 
 def refuse(folder, attempt):
     raise OSError(errno.EROFS, "Read-only file system", str(folder / "events.jsonl"))

@@ -12,9 +12,8 @@ from snf_models.limits.measure import measure_limits
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
-from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer

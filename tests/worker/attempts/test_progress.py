@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from snf_worker.attempts.progress import ProgressReporter, note_reporter
-from snf_worker.jobs.event_file import FILE, read_chunk
-from snf_worker.jobs.event_log import EventLog
+from snf_worker.attempts.run_attempt import ProgressReporter, note_reporter
+from snf_worker.jobs.events import FILE, EventLog, read_chunk
 
 
 class Clock:
@@ -21,7 +20,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("snf_worker.attempts.progress.time", clock)
+    monkeypatch.setattr("snf_worker.attempts.run_attempt.time", clock)
     return clock
 
 

@@ -14,9 +14,8 @@ from snf_models.datasets import DatasetStore, Source
 from snf_models.recommendation.record import RecommendationRecord
 from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
-from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import zipped

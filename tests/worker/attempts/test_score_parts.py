@@ -12,9 +12,9 @@ import pytest
 from snf_models.bulk.plan import BulkPlan
 from snf_models.locations.errors import LocationRefused
 from snf_models.locations.location import Location
-from snf_worker.attempts.attempt import JobSpec
+from snf_worker.attempts.run_attempt import JobSpec
 from snf_worker.attempts.score import open_parts
-from snf_worker.private_home import USER_UMASK
+from snf_worker.process_setup import USER_UMASK
 from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
@@ -47,7 +47,7 @@ import os, sys
 from pathlib import Path
 from tests.support.fork_server import fork_server
 from tests.support.paths import ROOT
-from snf_worker.private_home import protect_home
+from snf_worker.process_setup import protect_home
 os.umask(0o027)
 protect_home(Path(sys.argv[1]) / "home")
 command = [sys.executable, "-m", "tests.worker.support.given_program", sys.argv[2], sys.argv[1]]

@@ -20,11 +20,11 @@ from snf_models.registry.registry import ZOO, Registry
 from snf_models.training.config import TrainingConfig
 from snf_models.training.interrupted import Interrupted
 from snf_models.training.recipe import TrainingRecipe
-from snf_worker.attempts.attempt import Attempt, JobSpec, StopFlag, explain, lock_folder, run_attempt
+from snf_worker.attempts.run_attempt import Attempt, JobSpec, StopFlag, explain, lock_folder, run_attempt
 from snf_worker.attempts.train import run
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import StaleAttempt
-from snf_worker.jobs.event_log import AttemptSummary, EventLog, EventReader
+from snf_worker.jobs.events import AttemptSummary, EventLog, EventReader
 from snf_worker.jobs.record import Job
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.process import ExitCode, attempt_command

@@ -11,7 +11,7 @@ from snf_worker.broker.celery_app import TASK, make_celery, queue_keys
 from snf_worker.broker.connection import broker_url, celery_url, redis_client, socket_path
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerStartFailed
-from snf_worker.queues import Queue
+from snf_worker.jobs.record import Queue
 from snf_worker.settings import Settings
 
 

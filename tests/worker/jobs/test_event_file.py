@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from snf_worker.jobs.curve import read_curve, thin
-from snf_worker.jobs.event_file import FILE, read_chunk, read_chunks
-from snf_worker.jobs.event_log import EventLog, EventReader
+from snf_worker.jobs.events import FILE, EventLog, EventReader, read_chunk, read_chunks, read_curve, thin
 
 
 def steps(path: Path, offset: int = 0) -> list[int]:
@@ -111,7 +109,7 @@ def test_a_resumed_attempt_without_any_report_drops_those_beyond_its_checkpoint(
 def test_the_curve_of_a_long_training_is_thinned_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: int
 ) -> None:
-    monkeypatch.setattr("snf_worker.jobs.curve.MAX_EVENTS", 8)
+    monkeypatch.setattr("snf_worker.jobs.events.MAX_EVENTS", 8)
     (tmp_path / FILE).write_text(told(1, "started", 0) + "".join(told(1, "metrics", n) for n in range(1, reports + 1)))
     kept = [event["step"] for event in read_curve(tmp_path / FILE).points]
     assert 4 <= len(kept) <= 9

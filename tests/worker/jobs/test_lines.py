@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from snf_worker.jobs.record import Job
+from snf_worker.jobs.record import Job, Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 
 Add = Callable[..., Job]
 

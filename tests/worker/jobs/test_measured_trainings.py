@@ -9,7 +9,7 @@ from snf_models.datasets import load_dataset
 from snf_models.registry.registry import ZOO
 from snf_models.training.config import TrainingConfig
 from snf_models.training.presets import find_preset
-from snf_worker.attempts.attempt import JobSpec
+from snf_worker.attempts.run_attempt import JobSpec
 from snf_worker.attempts.train import _store_measured
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker

@@ -78,10 +78,10 @@ def test_idempotency_key(store: JobStore) -> None:
 
     store.request_cancel(first.id)
     store.remove(first.id)
-    assert store.known("key", "another") is None
+    assert store.find_by_idempotency_key("key", "another") is None
     fresh, new = store.create(new_job(), "key", "another")
     assert (new, fresh.id != first.id) == (True, True), "the key of a deleted job is free again"
-    assert store.known("key", "another") == fresh
+    assert store.find_by_idempotency_key("key", "another") == fresh
 
 
 def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: Add) -> None:

@@ -9,10 +9,9 @@ import pytest
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
+from snf_worker.jobs.record import Queue
 from snf_worker.jobs.submission import training_queue
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from snf_worker.queues import Queue
-from snf_worker.runtime.announcer import Announcer
+from snf_worker.jobs.worker_registry import Heartbeat, WorkerInfo, WorkerRegistry
 from snf_worker.runtime.machine import memory_of_this_machine
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
@@ -37,7 +36,7 @@ def test_a_worker_that_died_is_gone_after_its_life(registry: WorkerRegistry) -> 
 
 def test_a_worker_says_what_it_does_and_signs_off(registry: WorkerRegistry, settings: Settings) -> None:
     job: list[str | None] = [None]
-    announcer = Announcer(registry, settings, name="me", device="cuda:1", queues=[Queue.TRAIN_GPU], job=lambda: job[0])
+    announcer = Heartbeat(registry, settings, name="me", device="cuda:1", queues=[Queue.TRAIN_GPU], job=lambda: job[0])
     announcer.start()
     (found,) = until(registry.workers)
     assert (found.device, found.queues, found.job) == ("cuda:1", (Queue.TRAIN_GPU,), None)
@@ -59,7 +58,7 @@ def test_jobs_go_where_a_worker_can_take_them(registry: WorkerRegistry) -> None:
 
 
 def test_an_outage_is_told(registry: WorkerRegistry, broker: EmbeddedBroker, settings: Settings) -> None:
-    announcer = Announcer(registry, settings, name="me", device="cpu", queues=[], job=lambda: None)
+    announcer = Heartbeat(registry, settings, name="me", device="cpu", queues=[], job=lambda: None)
     announcer.start()
     broker.stop()
     with pytest.raises(BrokerDown):

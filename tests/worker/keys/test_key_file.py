@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from snf_worker.keys.key_file import KeyConflict, KeyFile, KeysUnreadable, digest_of, id_in
-from snf_worker.keys.roles import ROLES, includes
+from snf_worker.keys import ROLES, KeyConflict, KeyFile, KeysUnreadable, digest_of, id_in, includes
 
 NOW = datetime.now(UTC)
 
@@ -97,7 +96,7 @@ def test_writers_wait_for_each_other(file: KeyFile) -> None:
 
 
 def test_writers_in_other_processes_too(file: KeyFile) -> None:
-    program = "import sys; from snf_worker.keys.key_file import KeyFile; from pathlib import Path\n"
+    program = "import sys; from snf_worker.keys import KeyFile; from pathlib import Path\n"
     program += "for n in range(20): KeyFile(Path(sys.argv[1])).create(f'{sys.argv[2]}-{n}', 'read')"
     command = [sys.executable, "-c", program, str(file.path)]
     running = [subprocess.Popen([*command, name]) for name in ("a", "b")]

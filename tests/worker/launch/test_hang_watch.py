@@ -12,11 +12,11 @@ import redis
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from snf_worker.launch import hang_watch, launcher
-from snf_worker.launch.hang_watch import HangWatch, broker_probe, worker_probe
-from snf_worker.launch.workers import worker_processes
-from snf_worker.runtime import lifeline
-from snf_worker.runtime.lifeline import Lifeline
+from snf_worker.launch import child_process, launcher
+from snf_worker.launch.child_process import HangWatch, broker_probe, worker_probe
+from snf_worker.launch.launcher import worker_processes
+from snf_worker.runtime import parent_death as lifeline
+from snf_worker.runtime.parent_death import ParentDeathPipe
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import run_program
@@ -45,9 +45,9 @@ def once_alive(patience_s: float = 0.0) -> HangWatch:
 
 
 def test_a_minute_without_any_answer_is_needed_and_ten_at_the_start() -> None:
-    assert misses_until_hung(once_alive()) * hang_watch._EVERY_S >= 60
-    assert misses_until_hung(once_alive(patience_s=600)) * hang_watch._EVERY_S >= 600
-    assert misses_until_hung(watch_of(lambda: False)) * hang_watch._EVERY_S >= 600
+    assert misses_until_hung(once_alive()) * child_process._EVERY_S >= 60
+    assert misses_until_hung(once_alive(patience_s=600)) * child_process._EVERY_S >= 600
+    assert misses_until_hung(watch_of(lambda: False)) * child_process._EVERY_S >= 600
     assert launcher._READY_S >= 600, "also where `snf up` starts everything for the first time"
 
 
@@ -71,7 +71,7 @@ def test_one_answer_starts_the_count_anew_and_a_fault_of_the_probe_does_not_coun
 
 
 def test_a_child_that_sends_heartbeats_is_alive_whatever_its_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    line, gone = Lifeline(), threading.Event()
+    line, gone = ParentDeathPipe(), threading.Event()
     monkeypatch.setenv(lifeline.VARIABLE, str(line.fd))
     monkeypatch.setattr(lifeline, "_parent", None)
     lifeline.beat()  # no parent
@@ -130,7 +130,7 @@ def test_a_launcher_gives_its_workers_the_host_name_that_it_probes_for(
     named = (
         f"import os, socket; os.environ.update(SNF_WORKER_HOST={given['SNF_WORKER_HOST']!r});"
         "socket.gethostname = lambda: 'another-name';"
-        "from snf_worker.runtime.worker_name import worker_name; print(worker_name(1))"
+        "from snf_worker.runtime.machine import worker_name; print(worker_name(1))"
     )
     assert run_program(settings, named) == f"{socket.gethostname()}:1"
 

@@ -31,9 +31,9 @@ from tests.worker.support.helpers import alive, reaches, until
 UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
 """Before a launcher whose processes need no coverage: they do what those of other tests do."""
 HASTY = (
-    "from snf_worker.launch import hang_watch, launcher\n"
+    "from snf_worker.launch import child_process, launcher\n"
     "from snf_worker.settings import Settings\n"
-    "hang_watch._EVERY_S, launcher._BUSY_S = 0.3, 3.0\n"
+    "child_process._EVERY_S, launcher._BUSY_S = 0.3, 3.0\n"
     "Settings.kill_after_seconds = 3.0\n"
 )
 """Before a launcher that takes a few seconds of silence for a hang."""

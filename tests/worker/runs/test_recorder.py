@@ -16,8 +16,7 @@ from snf_models.errors import TrainingDiverged
 from snf_models.registry.registry import Registry
 from snf_models.training.interrupted import Interrupted
 from snf_worker.errors import JobConflict, RunNotFound, StaleAttempt
-from snf_worker.runs.recorder import CRASHED, RunRecorder, record_failure, recorded_run
-from snf_worker.runs.store import MAX_POINTS, RECORD, RunStore
+from snf_worker.jobs.runs import CRASHED, MAX_POINTS, RECORD, RunRecorder, RunStore, record_failure, recorded_run
 from snf_worker.settings import Settings
 from tests.support.runs import SHIPPED, metrics, recorded, start, validation
 
@@ -230,7 +229,7 @@ def test_a_run_that_another_caller_removes_at_the_same_time_is_not_found(
         remove_folder(folder)
         remove_folder(folder)
 
-    monkeypatch.setattr("snf_worker.runs.store.remove_folder", removed_twice)
+    monkeypatch.setattr("snf_worker.jobs.runs.remove_folder", removed_twice)
     with pytest.raises(RunNotFound):
         store.remove(ids[0])
     with store.in_use(ids[1]), pytest.raises(JobConflict, match="is being trained or deleted"):

@@ -5,8 +5,7 @@ from typing import cast
 
 import pytest
 
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
-from snf_worker.runtime.announcer import Announcer
+from snf_worker.jobs.worker_registry import Heartbeat, WorkerInfo, WorkerRegistry
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
 
@@ -36,7 +35,7 @@ def test_it_goes_on_after_a_fault_of_job_or_registry(caplog: pytest.LogCaptureFi
             raise fault
 
     hasty = Settings(heartbeat_seconds=0.001)
-    announcer = Announcer(cast(WorkerRegistry, registry), hasty, name="me", device="cpu", queues=[], job=job)
+    announcer = Heartbeat(cast(WorkerRegistry, registry), hasty, name="me", device="cpu", queues=[], job=job)
     with caplog.at_level(logging.ERROR):
         announcer.start()
         until(lambda: registry.announced, 10)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from snf_worker.attempts import score
-from snf_worker.attempts.attempt import StopFlag
+from snf_worker.attempts.run_attempt import StopFlag
+from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
-from snf_worker.runtime.assist import Assistant, takes_assistants
+from snf_worker.runtime.helper import HelperProcess, takes_assistants
 from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
@@ -27,13 +27,13 @@ def test_an_assistant_without_room_starts_nothing_and_comes_again(
     job, _ = store.create(new_job(type="score", queue=Queue.SCORE))
     (settings.jobs_dir / job.id).mkdir(parents=True)
     store.take(job.id, "w", 60)
-    assistant = Assistant(store, settings, stopping, "cpu", [Queue.SCORE])
+    assistant = HelperProcess(store, settings, stopping, "cpu", [Queue.SCORE])
     codes = [ExitCode.NO_ROOM, ExitCode.REFUSED]
 
     def command(_folder: Path) -> list[str]:
         return [sys.executable, "-c", f"raise SystemExit({int(codes.pop(0))})"]
 
-    monkeypatch.setattr("snf_worker.runtime.assist.assistant_command", command)
+    monkeypatch.setattr("snf_worker.runtime.helper.assistant_command", command)
     with monkeypatch.context() as full:
         Disk(full, total=64 * MIB, free=MIB)
         assert assistant.run(job.id) is None

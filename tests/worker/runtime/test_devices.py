@@ -7,14 +7,13 @@ import pytest
 
 from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import dispatch
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.launch.child_process import stop_all
-from snf_worker.launch.workers import worker_processes
-from snf_worker.queues import Queue
-from snf_worker.runtime.devices import find_devices, queues_of, variables
+from snf_worker.launch.launcher import worker_processes
+from snf_worker.runtime.machine import find_devices, queues_of, variables
 from snf_worker.runtime.main import queues_to_serve
 from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server, forked_by

@@ -10,9 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.runs import RunRecorder, RunStore
 from snf_worker.jobs.store import JobStore
-from snf_worker.runs.recorder import RunRecorder
-from snf_worker.runs.store import RunStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.runs import start as started_run

@@ -79,7 +79,7 @@ def test_an_attempt_takes_no_memory_of_others(tmp_path: Path, own: int | None, f
 def test_the_kernel_ends_a_process_of_a_job_and_its_children_first(settings: Settings) -> None:
     program = (
         "import subprocess\n"
-        "from snf_worker.attempts.attempt import prepare_process\n"
+        "from snf_worker.attempts.run_attempt import prepare_process\n"
         "prepare_process()\n"
         "print(open('/proc/self/oom_score_adj').read(), end='', flush=True)\n"
         "subprocess.run(['cat', '/proc/self/oom_score_adj'], check=True)"

@@ -14,10 +14,9 @@ from snf_worker.broker.celery_app import make_celery, queue_keys
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
-from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import dispatch
-from snf_worker.queues import Queue
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import (
     Start,

@@ -11,8 +11,7 @@ import pytest
 
 from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.runtime.room import DiskRoom
-from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.runtime.supervisor import DiskSpaceGuard, Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import fake_command
@@ -51,8 +50,8 @@ def test_a_job_whose_output_is_on_a_full_disk_is_tried_when_that_disk_has_room(
     """The disk of the jobs has as much room as before."""
     jobs, output = tmp_path / "jobs", tmp_path / "output"
     free = {jobs: 2**30, output: 0}
-    monkeypatch.setattr("snf_worker.runtime.room.usable_bytes", free.__getitem__)
-    room = DiskRoom(jobs)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.usable_bytes", free.__getitem__)
+    room = DiskSpaceGuard(jobs)
     room.note_failure("job", output)
     assert not room.allows("job")
     free[output] = 2**30
@@ -73,7 +72,7 @@ def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_
     supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
-    monkeypatch.setattr("snf_worker.runtime.room.BACK_OFF_S", 0.0)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.BACK_OFF_S", 0.0)
     job = add("full")
     for attempt in range(1, 5):
         assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
@@ -83,9 +82,9 @@ def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_
         disk.free += 4 * MIB
     assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
     assert supervisor.back_off_s == 0
-    monkeypatch.setattr("snf_worker.runtime.room.BACK_OFF_S", 30.0)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.BACK_OFF_S", 30.0)
     assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "there is more room, but it was tried just now"
-    monkeypatch.setattr("snf_worker.runtime.room.RETRY_S", 0.0)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.RETRY_S", 0.0)
     assert [supervisor.run(job.id) for _ in range(2)] == [Outcome.QUEUED_AGAIN] * 2, "an hour later it is tried again"
 
 
@@ -109,7 +108,7 @@ def test_a_process_that_could_write_no_event_met_what_the_folder_is(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def mount_read_only(_job: Job) -> None:
-        monkeypatch.setattr("snf_worker.runtime.room.folder_problem", lambda *_, **__: "read-only")
+        monkeypatch.setattr("snf_worker.runtime.supervisor.folder_problem", lambda *_, **__: "read-only")
 
     job = add("full-once")
     supervisor = Supervisor(store, settings, stopping, command=fake_command, on_start=mount_read_only)

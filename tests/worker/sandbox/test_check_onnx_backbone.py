@@ -9,9 +9,9 @@ import pytest
 
 from snf_models.errors import BackboneUnfit, ModelsError
 from snf_models.features.store import BackboneStore
-from snf_worker.sandbox import backbones as module
-from snf_worker.sandbox.backbones import add_onnx, described
+from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
+from snf_worker.sandbox.uploads import add_onnx, described
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.onnx_files import attribute, model, node
 

@@ -12,9 +12,9 @@ import torch
 from snf_models.errors import BackboneMissing, BackboneUnfit, ModelsError
 from snf_models.features.lite0 import LITE0
 from snf_models.features.store import BackboneStore
-from snf_worker.sandbox import backbones as module
-from snf_worker.sandbox.backbones import add_lite0, convert, package_file
+from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
+from snf_worker.sandbox.uploads import add_lite0, convert, package_file
 
 
 @pytest.fixture
@@ -74,10 +74,10 @@ def test_the_package_is_not_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     package = tmp_path / "some_weights"
     (package / "models").mkdir(parents=True)
     (package / "__init__.py").write_text("raise AssertionError('it is imported')")
-    (package / module.FILE).write_bytes(b"")
+    (package / module.LITE0_FILE).write_bytes(b"")
     monkeypatch.setattr(module, "PACKAGE", "some_weights")
     monkeypatch.syspath_prepend(tmp_path)
-    assert package_file() == package / module.FILE
+    assert package_file() == package / module.LITE0_FILE
 
 
 def test_code_in_the_file_is_not_run(tmp_path: Path, installed: Callable[[object], Path]) -> None:

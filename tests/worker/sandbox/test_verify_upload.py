@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snf_models.errors import ArtifactRefused
-from snf_worker.sandbox.verify_upload import find_problem, verify_upload
+from snf_worker.sandbox.uploads import find_problem, verify_upload
 from tests.models.artifacts.spoilt_models import (
     a_card_in_another_encoding,
     a_file_outside,

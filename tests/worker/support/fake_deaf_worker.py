@@ -5,7 +5,7 @@ import sys
 from kombu.transport.virtual import QoS
 
 from snf_worker.log_setup import configure_logging
-from snf_worker.runtime import reconnect_watchdog
+from snf_worker.runtime import main
 from snf_worker.runtime.main import run_worker
 from snf_worker.settings import load_settings
 from tests.worker.support.helpers import fake_command
@@ -19,7 +19,7 @@ if __name__ == "__main__":
         return not for_good and self is not first[0]
 
     QoS.can_consume = can_consume
-    reconnect_watchdog._RECONNECTING_S = 2.5
+    main._RECONNECTING_S = 2.5
     settings = load_settings()
     configure_logging(settings, "worker")
     raise SystemExit(run_worker(settings, fake_command))

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from snf_worker.attempts.attempt import StopFlag
-from snf_worker.jobs.event_log import EventLog
+from snf_worker.attempts.run_attempt import StopFlag
+from snf_worker.jobs.events import EventLog
 from snf_worker.runtime.process import ExitCode
 
 

@@ -13,10 +13,9 @@ import pytest
 
 from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.record import Job, Status, new_job_id
+from snf_worker.jobs.record import Job, JobType, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.queues import JobType
 from snf_worker.runtime.reconciler import Reconciler
 from snf_worker.settings import Settings
 from tests.support.fork_server import Process

@@ -8,9 +8,8 @@ from typing import Any
 
 from pyarrow import parquet
 
-from snf_worker.jobs.record import Job, new_job_id
+from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
-from snf_worker.queues import Queue
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import until

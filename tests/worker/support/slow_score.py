@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from snf_worker.attempts import attempt, score
+from snf_worker.attempts import run_attempt as attempt
+from snf_worker.attempts import score
 from tests.support.slow_images import SlowImages, WorkWithoutModel
 
 VARIABLE = "TEST_PART_SECONDS"

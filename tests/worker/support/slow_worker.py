@@ -1,7 +1,7 @@
 """A worker of scorings whose parts take time to read, and whose processes are forks."""
 
 from snf_worker.log_setup import configure_logging
-from snf_worker.runtime import assist
+from snf_worker.runtime import helper as assist
 from snf_worker.runtime.main import run_worker
 from snf_worker.settings import load_settings
 from tests.support.fork_server import fork_server, forked_attempts

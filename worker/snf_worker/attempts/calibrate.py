@@ -9,8 +9,7 @@ from snf_models.datasets import load_dataset
 from snf_models.registry.activation import UnlessCoarser
 from snf_models.registry.calibrations import CalibrationStore
 from snf_models.scorer import Scorer
-from snf_worker.attempts.attempt import Attempt
-from snf_worker.attempts.progress import ProgressReporter
+from snf_worker.attempts.run_attempt import Attempt, ProgressReporter
 
 
 def run(attempt: Attempt) -> None:

@@ -8,8 +8,7 @@ from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
 from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
 from snf_models.scorer import Scorer
-from snf_worker.attempts.attempt import Attempt
-from snf_worker.attempts.progress import LabelledProgress
+from snf_worker.attempts.run_attempt import Attempt, LabelledProgress
 from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON
 
 SETS = "sets"

@@ -6,8 +6,7 @@ from snf_models.artifacts.detection_limit import LimitParameters
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.scorer import Scorer
-from snf_worker.attempts.attempt import Attempt
-from snf_worker.attempts.progress import LabelledProgress
+from snf_worker.attempts.run_attempt import Attempt, LabelledProgress
 
 CELLS = "cells"
 

@@ -7,7 +7,7 @@ from snf_models.datasets import load_dataset
 from snf_models.images.options import ImageOptions
 from snf_models.recommendation.compare import compare_families
 from snf_models.recommendation.record import RecommendationRecord, RecommendParameters
-from snf_worker.attempts.attempt import Attempt
+from snf_worker.attempts.run_attempt import Attempt
 from snf_worker.jobs.record import RECOMMENDATION
 
 MODELS = "models"

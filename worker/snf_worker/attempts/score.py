@@ -31,13 +31,12 @@ from snf_models.scorer import load_files
 from snf_models.threads import one_blas_thread
 from snf_models.training.interrupted import Interrupted
 from snf_runtime.anomaly.conformal import attainable_alpha
-from snf_worker.attempts.attempt import Attempt, JobSpec, StopFlag
-from snf_worker.attempts.progress import REPORT_S, ProgressReporter, note_reporter
+from snf_worker.attempts.run_attempt import REPORT_S, Attempt, JobSpec, ProgressReporter, StopFlag, note_reporter
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown, JobNotFound
 from snf_worker.jobs.record import ACTIVE, SCORES
 from snf_worker.jobs.store import JobStore
-from snf_worker.private_home import user_umask
+from snf_worker.process_setup import user_umask
 from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings
 

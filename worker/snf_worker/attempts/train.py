@@ -14,15 +14,12 @@ from snf_models.training.fit_feature_flows import UNITS, passes_of_fit
 from snf_models.training.recipe import TrainingRecipe
 from snf_models.training.run import train
 from snf_models.training.same_run_check import begun_config
-from snf_worker.attempts.attempt import BEGAN, Attempt, JobSpec
-from snf_worker.attempts.progress import ProgressReporter
+from snf_worker.attempts.run_attempt import BEGAN, Attempt, JobSpec, ProgressReporter
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training, peak_memory_bytes
 from snf_worker.jobs.retention import drop_training_files
-from snf_worker.runs.record import RunStart
-from snf_worker.runs.recorder import RunRecorder
-from snf_worker.runs.store import RunStore
+from snf_worker.jobs.runs import RunRecorder, RunStart, RunStore
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from celery.signals import setup_logging  # type: ignore[import-untyped]
 from kombu.connection import Connection
 
 from snf_worker.broker.connection import celery_url
-from snf_worker.queues import Queue
+from snf_worker.jobs.record import Queue
 from snf_worker.settings import Settings
 
 TASK = "worker.run_job"
@@ -56,7 +56,7 @@ def make_celery(settings: Settings) -> Celery:
         # A worker takes one message at a time.
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=0,
-        worker_pool="snf_worker.runtime.tasks:WakingThreads",
+        worker_pool="snf_worker.runtime.main:WakingThreads",
         worker_concurrency=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,

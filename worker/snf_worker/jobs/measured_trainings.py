@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from snf_models.flows.architecture import Architecture
 from snf_models.training.config import TrainingConfig
 from snf_worker.broker.connection import translate_redis_errors
-from snf_worker.queues import DeviceKind
+from snf_worker.jobs.record import DeviceKind
 
 _KEPT_S = 90 * 86_400
 _OTHER_SETTINGS = {"max_steps", "max_minutes", "seed", "learning_rate", "final_learning_rate", "warmup_steps"}

@@ -9,11 +9,10 @@ import redis
 from snf_worker.broker.connection import translate_redis_errors
 from snf_worker.errors import IdempotencyConflict, JobConflict, JobInUse, JobNotFound, TooManyJobs
 from snf_worker.jobs import lua_scripts as lua
-from snf_worker.jobs.leases import LeaseStore, now_text
-from snf_worker.jobs.record import TERMINAL, Job, JobPage, Status, from_hash, to_hash
+from snf_worker.jobs.leases import LeaseStore, utc_now_iso
+from snf_worker.jobs.record import TERMINAL, Job, JobPage, JobType, Status, from_hash, to_hash
 from snf_worker.jobs.shards import Shards
 from snf_worker.jobs.waiting_lines import WaitingLines
-from snf_worker.queues import JobType
 
 
 class JobLimits(NamedTuple):
@@ -67,7 +66,7 @@ class JobStore(LeaseStore):
                 raise _too_many(f"{value} jobs are unfinished, and {self._limits.altogether} may be")
         return self.get(value), verdict == "created"
 
-    def known(self, idempotency_key: str, fingerprint: str) -> Job | None:
+    def find_by_idempotency_key(self, idempotency_key: str, fingerprint: str) -> Job | None:
         """Return the job stored with an idempotency key, or None; raise ``IdempotencyConflict``."""
         with translate_redis_errors():
             key = self._key(f"idempotency:{idempotency_key}")
@@ -135,7 +134,7 @@ class JobStore(LeaseStore):
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a queued or paused job, or ask a running one to stop; raise ``JobConflict`` if it is over."""
-        self._refuse(job_id, self._run(lua.CANCEL, job_id, now_text()), *TERMINAL)
+        self._refuse(job_id, self._run(lua.CANCEL, job_id, utc_now_iso()), *TERMINAL)
         return self.get(job_id)
 
     def request_pause(self, job_id: str) -> Job:

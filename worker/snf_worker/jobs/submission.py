@@ -13,10 +13,9 @@ from kombu.exceptions import OperationalError
 
 from snf_worker.broker.celery_app import FIRST, IN_ORDER, TASK
 from snf_worker.errors import BrokerDown, JobConflict
-from snf_worker.jobs.record import Job, Status, new_job_id
+from snf_worker.jobs.record import DeviceKind, Job, ModelJobType, Queue, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerInfo
-from snf_worker.queues import DeviceKind, ModelJobType, Queue
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def retry(
     key = f" retry {job_id}"
     request = job.model_dump(mode="json", include=fields)
     fingerprint = fingerprint_of(request)
-    known = store.known(key, fingerprint)
+    known = store.find_by_idempotency_key(key, fingerprint)
     if known is not None:
         return known
     before_new()

@@ -7,8 +7,7 @@ import redis
 
 from snf_worker.broker.connection import translate_redis_errors
 from snf_worker.jobs import lua_scripts as lua
-from snf_worker.jobs.record import Job
-from snf_worker.queues import Queue
+from snf_worker.jobs.record import Job, Queue
 
 
 class WaitingLines:

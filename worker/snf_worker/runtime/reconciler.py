@@ -10,17 +10,31 @@ from celery import Celery  # type: ignore[import-untyped]
 
 from snf_worker.broker.celery_app import queue_keys
 from snf_worker.errors import BrokerDown
-from snf_worker.jobs.record import Status
+from snf_worker.jobs.record import Queue, Status
 from snf_worker.jobs.retention import clear_removed, sweep_old_jobs
+from snf_worker.jobs.runs import RunStore, record_failure
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import send_again
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.queues import Queue
-from snf_worker.runs.recorder import record_failure
-from snf_worker.runs.store import RunStore
-from snf_worker.runtime.assist import call_assistants
-from snf_worker.runtime.clock_watch import ClockWatch
+from snf_worker.runtime.helper import call_assistants
 from snf_worker.settings import Settings
+
+
+class ClockWatch:
+    """Detector of jumps of the Redis server's clock over ``tolerance_s`` against this process's monotonic clock."""
+
+    def __init__(self, tolerance_s: float) -> None:
+        self._tolerance_s = tolerance_s
+        self._offset_s: float | None = None
+
+    def jump(self, server_s: float, monotonic_s: float) -> float:
+        """Return the seconds by which the server's clock jumped since the last call, negative if set back, or 0."""
+        offset_s = server_s - monotonic_s
+        before_s, self._offset_s = self._offset_s, offset_s
+        if before_s is None or abs(offset_s - before_s) <= self._tolerance_s:
+            return 0.0
+        return offset_s - before_s
+
 
 log = logging.getLogger(__name__)
 

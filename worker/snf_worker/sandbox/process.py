@@ -20,8 +20,8 @@ from typing import Any
 
 from snf_models.disk_space import storage_errors
 from snf_models.errors import ErrorKind, ModelsError
-from snf_worker.process_tuning import limit_memory, lower_limit, prefer_oom_kill, tune_process
-from snf_worker.runtime.lifeline import Lifeline, watch
+from snf_worker.process_setup import limit_memory, lower_limit, prefer_oom_kill, tune_process
+from snf_worker.runtime.parent_death import ParentDeathPipe, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.5
@@ -78,7 +78,7 @@ def run_sandboxed(
     An error of ``progress`` ends the process. ``variables`` are added to its environment.
     """
     environment = {name: os.environ[name] for name in INHERITED & os.environ.keys()} | dict(variables or {})
-    lifeline = Lifeline()
+    lifeline = ParentDeathPipe()
     with tempfile.TemporaryFile() as given:  # with a pipe both processes might wait for each other
         given.write(json.dumps({"limits": asdict(limits), "order": order}).encode())
         given.seek(0)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from snf_worker.process_tuning import tune_process
+from snf_worker.process_setup import tune_process
 
 VARIABLE = "SNF_LIFELINE_FD"
 
@@ -29,7 +29,7 @@ def child_environment(*changes: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
-class Lifeline:
+class ParentDeathPipe:
     """Socket pair: the child reads end of file once the parent is gone, and sends the parent heartbeats."""
 
     def __init__(self) -> None:
@@ -109,6 +109,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from snf_worker.runtime import lifeline  # noqa: PLW0406 - the one whose ``beat`` others import
+    from snf_worker.runtime import parent_death as lifeline  # noqa: PLW0406 - the one whose ``beat`` others import
 
     lifeline.main()

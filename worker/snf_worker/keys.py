@@ -1,5 +1,3 @@
-"""The file of API keys, ``home/keys.json``: names, roles, limits, and a hash of each key."""
-
 from __future__ import annotations
 
 import hashlib
@@ -10,13 +8,23 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from snf_models.atomic_files import locked, write_atomically
 from snf_models.naming import Name
-from snf_worker.keys.roles import Role
+from snf_worker.settings import Settings
+
+Role = Literal["read", "score", "train", "admin"]
+
+ROLES: tuple[Role, ...] = get_args(Role)
+"""All roles in ascending order; each role includes the permissions of those before it."""
+
+
+def includes(held: Role, needed: Role) -> bool:
+    return ROLES.index(held) >= ROLES.index(needed)
+
 
 MAX_FILE_BYTES = 16 * 2**20
 TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
@@ -213,3 +221,53 @@ def _new_text(id: str) -> str:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+FIRST = "first"
+
+
+def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
+    """Create the first admin key in ``home/api-key`` if other machines can reach the service and it has none."""
+    if not settings.needs_keys:
+        return
+    path = settings.key_file
+    try:
+        imported = import_key_file(settings)
+    except (KeysUnreadable, OSError) as error:
+        if not settings.keys_file.exists():
+            raise
+        # The service starts all the same, and accepts no key.
+        echo(f"the key in {path} cannot be added to the stored keys: {error}")
+        return
+    if imported is not None:
+        echo(
+            f"the key in {path} stays valid: its hash is stored as {imported.name!r} with the role admin. "
+            "Keep the key elsewhere and delete the file"
+        )
+    elif not settings.keys_file.exists():
+        _make_first(settings, echo)
+
+
+def import_key_file(settings: Settings) -> StoredKey | None:
+    """Store the key in ``home/api-key`` as an admin key, unless it was stored before; a revoked key stays so."""
+    try:
+        text = settings.key_file.read_text(encoding="utf-8", errors="surrogateescape").strip()
+    except FileNotFoundError:
+        return None
+    return KeyFile(settings.keys_file).import_text(FIRST, "admin", text) if text else None
+
+
+def _make_first(settings: Settings, echo: Callable[[str], None]) -> None:
+    path = settings.key_file
+    if path.exists() and not path.read_bytes().strip():
+        raise ValueError(f"{path} is empty; delete it, and the service creates a key")
+    try:
+        KeyFile(settings.keys_file).create(
+            FIRST, "admin", deliver=lambda text: write_atomically(path, f"{text}\n".encode(), mode=0o600)
+        )
+    except KeyConflict:
+        return  # another service on this home has just created it
+    echo(
+        f"the address {settings.host} needs an API key: created one with the role admin, see {path}. "
+        "Keep the key elsewhere and delete the file; `snf keys create` creates more keys"
+    )

@@ -9,13 +9,11 @@ from kombu.exceptions import OperationalError
 
 from snf_worker.broker.celery_app import ASSIST, FIRST
 from snf_worker.errors import BrokerDown, JobNotFound
-from snf_worker.jobs.record import ACTIVE, Job
+from snf_worker.jobs.record import ACTIVE, Job, Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerRegistry, WorkerState
-from snf_worker.queues import Queue
 from snf_worker.runtime.process import AttemptProcess, ExitCode, StopReason, assistant_command
-from snf_worker.runtime.room import room_problem
-from snf_worker.runtime.supervisor import attempt_environment
+from snf_worker.runtime.supervisor import attempt_environment, room_problem
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ def call_assistants(celery: Celery, registry: WorkerRegistry, job: Job, most: in
     return count
 
 
-class Assistant:
+class HelperProcess:
     """Starter of the process in which an idle worker helps; that process owns no part of the job."""
 
     def __init__(

@@ -1,1 +1,0 @@
-"""Records of training runs, of jobs and of the command line: parameters, curve and result, to be compared later."""
