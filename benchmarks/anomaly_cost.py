@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.reference_images import ReferenceImages
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.calibrate import calibrate
+from snf_models.anomaly.reference_images import ReferenceImages
+from snf_models.disk import write_atomically
 from snf_models.flows.build import build_flow
 from snf_models.scoring.engines.open import open_engine
 from snf_models.scoring.frozen import freeze

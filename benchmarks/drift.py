@@ -29,8 +29,8 @@ from rich.progress import Progress
 from scipy.stats import norm
 
 from snf_app.drift.streams import DriftReference, Stream
-from snf_models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
+from snf_models.disk import write_atomically
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.anomaly.conformal import p_values as conformal_p_values
 from snf_runtime.scoring.white_level import LEVELS

@@ -27,12 +27,12 @@ from rich.progress import track
 
 from benchmarks.elpv import cells
 from benchmarks.needs import data_dir
-from snf_models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
-from snf_models.anomaly.fitting.statistic_densities import fit_statistic
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.calibrate import collect_evidence
+from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.datasets.dataset import digest_of
+from snf_models.disk import write_atomically
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig

@@ -23,11 +23,11 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.needs import data_dir
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.anomaly.calibrate import calibrate
 from snf_models.anomaly.heat_map_picture import enlarged, overlay
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.disk import write_atomically
 from snf_models.evaluation.baselines import NAMES, Baselines
 from snf_models.evaluation.metrics import intervals, separation
 from snf_models.scorer import Scorer

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.needs import builtin_dir
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import load_dataset
+from snf_models.disk import write_atomically
 from snf_models.flows.flow import Flow
 from snf_models.loading.load_flows import load_artifact
 from snf_models.registry.registry import ZOO

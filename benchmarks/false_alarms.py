@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.needs import data_dir
-from snf_models.anomaly.false_alarms import false_alarm_interval
-from snf_models.anomaly.fitting.statistic_densities import fit_statistic
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.exchangeability import false_alarm_interval
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Images, load_dataset
 from snf_models.datasets.builtin import FILES
+from snf_models.disk import write_atomically
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import p_values

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.installation import PatientClient, processes
 from benchmarks.repeated import Repeated
-from snf_models.atomic_files import sha256_file
+from snf_models.disk import sha256_file
 
 SAMPLE_S = 0.1
 AFTER_TRAINING = {"scoring", "evaluation", "published"}

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.needs import data_dir
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
-from snf_models.anomaly.fitting.statistic_densities import FEW, fit_statistic
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.calibrate import collect_evidence
+from snf_models.anomaly.statistic_densities import FEW, fit_statistic
 from snf_models.datasets import load_dataset
 from snf_models.datasets.builtin import FILES
+from snf_models.disk import write_atomically
 from snf_models.evaluation.corruptions import Corruption, corrupt
 from snf_models.evaluation.metrics import separation
 from snf_models.registry.registry import Registry

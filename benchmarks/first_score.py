@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.installation import PatientClient, snf_up
 from benchmarks.needs import end, extra
 from benchmarks.speed.machine import cores, describe
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 from tests.support.paths import DIGITS
 
 with extra("test"):

@@ -21,10 +21,9 @@ from typing import Any
 
 from benchmarks.speed.machine import cores, describe
 from snf_app.http.errors import problem_of
-from snf_models.artifacts.fitness import Measure
-from snf_models.artifacts.manifest import read_manifest
-from snf_models.atomic_files import write_atomically
+from snf_models.artifacts.manifest import Measure, read_manifest
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.disk import write_atomically
 from snf_models.errors import ModelsError
 from snf_models.registry.registry import Registry
 from snf_models.training.presets import find_preset

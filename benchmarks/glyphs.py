@@ -22,10 +22,10 @@ from rich.console import Console
 
 from benchmarks.anomaly import compact, table
 from benchmarks.needs import end
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import load_dataset
-from snf_models.datasets.ingest.uploaded_files import Source
 from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.uploads import Source
+from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.schema import EvaluationParameters

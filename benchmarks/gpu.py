@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from benchmarks.needs import data_dir, end
 from benchmarks.speed.machine import cores, describe
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.devices import find_device
+from snf_models.disk import write_atomically
 from snf_models.errors import DeviceNotFound
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.scoring.engines.open import open_engine

@@ -21,8 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.needs import data_dir
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
-from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
+from snf_models.anomaly.calibrate import ReferenceEvidence, collect_evidence, fit_split
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.datasets.dataset import digest_of
 from snf_models.scorer import Scorer

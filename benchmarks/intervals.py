@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import norm
 
-from snf_models.anomaly.false_alarms import false_alarm_interval, safe_threshold
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.exchangeability import false_alarm_interval, safe_threshold
+from snf_models.disk import write_atomically
 from snf_models.evaluation.metrics import auroc_gain, intervals
 from snf_models.limits.rule import limit_cell, limit_curve
 

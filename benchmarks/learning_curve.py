@@ -22,8 +22,8 @@ import torch
 from benchmarks.needs import data_dir, extra
 from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.disk import write_atomically
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.scoring.frozen import freeze
 from snf_models.training.config import TrainingConfig

@@ -25,12 +25,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.machine import describe
 from benchmarks.speed.train import steps_of, training
-from snf_models.atomic_files import write_atomically
 from snf_models.bijections import convolution, self_normalizing_gradient
 from snf_models.bijections.base import Bijection
 from snf_models.bijections.coupling import AffineCoupling, CouplingNet
 from snf_models.bijections.spline import SplineActivation
 from snf_models.bijections.squeeze import Squeeze
+from snf_models.disk import write_atomically
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.training import loop
 from snf_models.training.batches import Batches

@@ -21,8 +21,8 @@ from benchmarks.needs import data_dir
 from benchmarks.paper.turns import stop_signals
 from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.disk import write_atomically
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.scoring.frozen import freeze
 from snf_models.training.interrupted import Interrupted

@@ -31,9 +31,8 @@ MAY_IMPORT = {
 }
 LAYERS = (
     {"texts"},
-    {"errors", "prefetch", "threads"},
-    {"disk_space"},
-    {"atomic_files", "devices", "naming", "archives"},
+    {"errors", "threads"},
+    {"disk", "devices", "naming", "archives"},
     {"images", "bijections", "locations"},
     {"flows", "datasets"},
     {"artifacts", "features"},
@@ -57,9 +56,10 @@ LOOSE = {
         "errors",
         "naming",
         "devices",
-        "atomic_files",
-        "disk_space",
-        "prefetch",
+        "archives",
+        "disk",
+        "images",
+        "texts",
         "threads",
     },
 }

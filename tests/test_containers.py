@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from snf_models.locations.store_errors import KEYS
+from snf_models.locations.object_store import KEYS
 from snf_worker.broker.connection import redis_client, translate_redis_errors
 from snf_worker.errors import BrokerDown
 from snf_worker.settings import Settings

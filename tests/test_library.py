@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from torch.distributions import Distribution, MultivariateNormal
 
 from snf_models.bijections.pixels import LogitPixels
+from snf_models.features.backbones import BackboneStore
 from snf_models.features.flows import freeze_features
-from snf_models.features.store import BackboneStore
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow, Level
 from snf_models.flows.layers import spec

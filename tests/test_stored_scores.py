@@ -29,8 +29,8 @@ from snf_app.cli.judging_model import JudgingModel
 from snf_app.cli.model_tables import print_calibrations, print_model
 from snf_app.main import create_app
 from snf_client.schemas import CalibrationList, ModelDetail
-from snf_models.anomaly.calibration_file import GRADIENTS_IGNORED
 from snf_models.datasets import load_dataset
+from snf_models.registry.calibrations import GRADIENTS_IGNORED
 from snf_models.registry.registry import Registry
 from tests.support.local import LOCAL
 from tests.support.paths import DATA

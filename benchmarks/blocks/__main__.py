@@ -20,10 +20,10 @@ from benchmarks.blocks.spatial_coupling import SpatialCoupling
 from benchmarks.needs import data_dir
 from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
-from snf_models.atomic_files import write_atomically
 from snf_models.bijections.coupling import AffineCoupling
 from snf_models.bijections.pixels import MarginalPixels
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.disk import write_atomically
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow

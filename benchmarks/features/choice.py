@@ -15,12 +15,11 @@ from scipy.stats import spearmanr
 from benchmarks.features.cells import CellSplit, SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import LookupEngine, LookupExtractor
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.calibrate import collect_evidence
 from snf_models.bijections.local_affine import SelfNormalizingLocalAffine
 from snf_models.evaluation.metrics import separation
-from snf_models.features.fit import SHRINKAGES, FitChoice, HeldOut, choose, fit_layer
+from snf_models.features.fit import SHRINKAGES, FeatureMoments, FitChoice, HeldOut, choose, fit_layer
 from snf_models.features.flows import FeatureFlows, freeze_features
-from snf_models.features.moments import FeatureMoments
 from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.scoring.feature_density import FeatureDensity
 

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 
 from benchmarks.speed.machine import describe
-from snf_models.atomic_files import write_atomically
-from snf_models.features.backbone import Backbone
-from snf_models.features.lite0 import LITE0
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
+from snf_models.disk import write_atomically
+from snf_models.features.backbones import DEFAULT_FOLDER, LITE0, Backbone, BackboneStore
 from snf_models.scoring.options import EngineName, EngineOptions
 
 RESULTS = Path(__file__).parents[1] / "results"

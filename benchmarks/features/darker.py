@@ -12,12 +12,11 @@ from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on_split
 from snf_app.drift.streams import DriftReference, Stream
-from snf_models.anomaly.false_alarms import false_alarm_interval
-from snf_models.anomaly.fitting.reference_images import reference_of
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.calibrate import collect_evidence
+from snf_models.anomaly.exchangeability import false_alarm_interval
+from snf_models.anomaly.reference_images import reference_of
 from snf_models.datasets import load_dataset
-from snf_models.datasets.dataset import Dataset, digest_of
-from snf_models.datasets.splits import split_images
+from snf_models.datasets.dataset import Dataset, digest_of, split_images
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_runtime.images.preprocessing import Pixels

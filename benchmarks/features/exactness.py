@@ -16,7 +16,7 @@ from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import fitted_model
 from benchmarks.features.trained import trained_on_split
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.calibrate import collect_evidence
 from snf_models.features.extractor import TorchExtractor
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.scorer import Scorer

@@ -18,7 +18,7 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import fitted_model
 from benchmarks.features.measures import MEASURES
 from benchmarks.features.ood import AGAINST, evidence_path, fitted_statistic, kinds_of, read_evidence
-from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import p_values

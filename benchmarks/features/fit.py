@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.elpv import cells
 from benchmarks.features.common import FeatureRun
-from snf_models.features.store import DEFAULT_FOLDER
+from snf_models.features.backbones import DEFAULT_FOLDER
 
 NAME = "fit"
 IMAGES = 1250

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
 from benchmarks.features.measures import measured
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.reference_images import ReferenceImages
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
+from snf_models.anomaly.calibrate import calibrate, collect_evidence
+from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.features.fit import FitChoice
 from snf_models.features.flows import freeze_features
 from snf_models.flows.architecture import FeatureArchitecture

@@ -24,7 +24,7 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.patchcore import ANOMALIB
 from benchmarks.features.trained import trained_scorer
 from benchmarks.speed.peers import PeerUnavailable, peer_environment
-from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.datasets import load_dataset
 from snf_models.evaluation.localisation_metrics import FOUND, PIMO_RANGE, Mask, aupimo, localise
 from snf_models.registry.registry import Registry

@@ -27,12 +27,12 @@ from benchmarks.installation import resident_bytes
 from benchmarks.speed.http_servers import start
 from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.peers import QUIET, ROOT
-from snf_models.anomaly.false_alarms import false_alarm_interval
-from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
+from snf_models.anomaly.calibrate import ReferenceEvidence, fit_split
+from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.artifacts.files import WEIGHTS
-from snf_models.atomic_files import sha256_file, write_atomically
 from snf_models.datasets.dataset import Dataset
-from snf_models.features.store import DEFAULT_FOLDER
+from snf_models.disk import sha256_file, write_atomically
+from snf_models.features.backbones import DEFAULT_FOLDER
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_models.training.presets import find_preset

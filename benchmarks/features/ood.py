@@ -14,11 +14,11 @@ from rich.console import Console
 from benchmarks.features.baselines import FeatureBaselines
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.measures import MEASURES, measured, measured_by_rank
-from snf_models.anomaly.fitting.reference_images import EvenlySpaced
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
-from snf_models.anomaly.fitting.statistic_densities import fit_statistic
-from snf_models.atomic_files import write_atomically
+from snf_models.anomaly.calibrate import collect_evidence
+from snf_models.anomaly.reference_images import EvenlySpaced
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.disk import write_atomically
 from snf_models.features.flows import freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.registry.registry import ZOO

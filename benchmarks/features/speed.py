@@ -12,8 +12,7 @@ import numpy as np
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fit import SIDE, enlarged_cells
 from benchmarks.features.trained import trained_scorer
-from snf_models.features.backbone import Backbone
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import Backbone, BackboneStore
 from snf_models.scorer import Scorer
 from snf_models.scoring.engines.openvino_feature_engine import OpenVINOExtractor
 from snf_runtime.images.preprocessing import Pixels

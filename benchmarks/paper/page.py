@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.paper import tables
 from benchmarks.paper.provenance import exported, machines
-from snf_models.atomic_files import make_folder, write_atomically
+from snf_models.disk import make_folder, write_atomically
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reproduction.md"

@@ -23,7 +23,7 @@ from benchmarks.paper.recipes import Recipe, architecture_of, config_of
 from benchmarks.paper.rows import Group, Row
 from benchmarks.paper.run import CURVE
 from benchmarks.paper.waiting import finish_on
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 from snf_models.training.interrupted import Interrupted
 from snf_models.training.loop import Trainer
 

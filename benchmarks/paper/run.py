@@ -22,8 +22,8 @@ from benchmarks.paper.likelihood import evaluate, export, exported_nats
 from benchmarks.paper.plateau import plateau_of
 from benchmarks.paper.recipes import Recipe, architecture_of, config_of
 from benchmarks.paper.rows import Group, Row
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import Dataset
+from snf_models.disk import write_atomically
 from snf_models.errors import TrainingDiverged
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snf_models.atomic_files import make_folder, write_atomically
+from snf_models.disk import make_folder, write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results" / "paper"
 

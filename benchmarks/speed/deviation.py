@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.needs import builtin_dir
 from benchmarks.speed.context import Context
 from benchmarks.speed.pairing import Ratio, Target
-from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.loading.load_flows import load_artifact
 from snf_models.registry.registry import ZOO

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.speed.machine import describe
 from benchmarks.speed.pairing import Ratio, Target
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results"
 

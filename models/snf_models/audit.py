@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snf_models.errors import ScoreNotFinite
+from snf_models.features.backbones import DEFAULT_FOLDER, BackboneStore
 from snf_models.features.extractor import TorchExtractor
 from snf_models.features.flows import FeatureFlows, HybridFlows
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.flows.flow import Flow
 from snf_models.scorer import Scorer

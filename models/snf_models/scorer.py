@@ -30,8 +30,8 @@ from snf_runtime.scoring.likelihood import Likelihood, Observer, score_images, s
 from snf_runtime.steps import Steps, finish
 
 if TYPE_CHECKING:
-    from snf_models.anomaly.fitting.calibrate import Progress
-    from snf_models.anomaly.fitting.reference_images import ReferenceImages
+    from snf_models.anomaly.calibrate import Progress
+    from snf_models.anomaly.reference_images import ReferenceImages
     from snf_models.bijections.frozen import Inverse
     from snf_models.features.flows import TrainedFlows
     from snf_models.loading.flow_model import FlowModel

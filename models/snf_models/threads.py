@@ -1,10 +1,14 @@
-"""Numbers of CPU threads for engines, PyTorch and BLAS. PyTorch is imported when a function needs it."""
+"""Numbers of CPU threads, and generators that compute ahead in other threads."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -39,3 +43,57 @@ def torch_threads(count: int) -> Iterator[None]:
 def one_blas_thread() -> None:
     """Limit BLAS to one thread: products of verdicts are small, and more would compete with the flow."""
     threadpool_limits(1, user_api="blas")
+
+
+T = TypeVar("T")
+
+
+def prefetch(items: Generator[T], count: int = 2) -> Generator[T]:
+    """Compute items ahead in another thread, which also closes the generator: SQLite and files need the same thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        pending = deque(pool.submit(_next, items) for _ in range(count))
+        try:
+            while item := pending.popleft().result():
+                pending.append(pool.submit(_next, items))
+                yield item[0]
+        finally:
+            for future in pending:
+                future.cancel()
+            pool.submit(items.close).result()
+
+
+def _next(items: Generator[T]) -> tuple[T] | None:
+    for item in items:
+        return (item,)
+    return None
+
+
+THREADS = 8
+AHEAD_BYTES = 64 * 2**20
+"""Bytes that are read ahead; a single piece may be larger."""
+
+
+@dataclass(frozen=True)
+class Piece(Generic[T]):
+    size: int
+    read: Callable[[], T]
+
+
+def read_ahead(pieces: Iterable[Piece[T]]) -> Generator[T]:
+    """Read pieces in several threads and yield them in order; errors in the threads are raised here."""
+    with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
+        pending: deque[tuple[int, Future[T]]] = deque()
+        waiting = 0
+        try:
+            for piece in pieces:
+                while pending and (waiting + piece.size > AHEAD_BYTES or len(pending) >= 2 * THREADS):
+                    size, future = pending.popleft()
+                    yield future.result()
+                    waiting -= size
+                pending.append((piece.size, pool.submit(piece.read)))
+                waiting += piece.size
+            while pending:
+                yield pending.popleft()[1].result()
+        finally:
+            for _, future in pending:
+                future.cancel()

@@ -8,8 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from snf_models.artifacts.files import NAMES
-from snf_models.artifacts.tar import pack
+from snf_models.artifacts.files import NAMES, pack
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import MNIST, MODEL, score_one, serving
 from tests.end_to_end.support.uploads import half_a_post

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from snf_models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
 from snf_models.artifacts.manifest import FILE
-from snf_models.atomic_files import sha256_file
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.frozen import Inverse
 from snf_models.bijections.pixels import MarginalPixels
 from snf_models.datasets import load_dataset
+from snf_models.disk import sha256_file
 from snf_models.flows.architecture import GlowArchitecture, PixelTransform, depth
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from snf_models.features.backbone import Backbone, BackboneOutput
+from snf_models.features.backbones import Backbone, BackboneOutput
 
 FLOAT, INTS = 1, 7
 LAYERS = (("early", "image", 3, 6, 4), ("late", "early.relu", 6, 8, 2), ("deep", "late.relu", 8, 10, 2))

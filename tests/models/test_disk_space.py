@@ -11,15 +11,16 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import SGD
 
-from snf_models.atomic_files import new_folder, write_atomically
-from snf_models.disk_space import (
+from snf_models.disk import (
     RESERVE,
     folder_bytes,
     folder_problem,
+    new_folder,
     require_room,
     storage_error,
     storage_errors,
     usable_bytes,
+    write_atomically,
 )
 from snf_models.errors import ErrorKind, StorageFull, StorageReadOnly
 from snf_models.training.checkpoint import TrainingState, save_checkpoint

@@ -14,12 +14,12 @@ from snf_app.registry.loaded import Loaded
 from snf_models.audit import audit, count_images
 from snf_models.bijections.local_affine import cell_of_places
 from snf_models.errors import BackboneMissing, SamplesUnsupported
+from snf_models.features.backbones import BackboneStore
 from snf_models.features.extractor import TorchExtractor
 from snf_models.features.flows import FeatureFlows, HybridFlows
-from snf_models.features.store import BackboneStore
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.loading.load_flows import load_artifact
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from snf_models.prefetch import prefetch
+from snf_models.threads import prefetch
 
 
 class Source:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from snf_models.datasets import load_dataset
 from snf_models.errors import ArtifactError, EngineUnavailable, StorageFull
 from snf_models.exports.folder import _notice, export_model, pixel_part
-from snf_models.features.lite0 import LITE0
-from snf_models.features.lite0 import NOTICE as LITE0_NOTICE
-from snf_models.registry.version import ModelVersion
+from snf_models.features.backbones import LITE0
+from snf_models.features.backbones import NOTICE as LITE0_NOTICE
+from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze
 from snf_models.scoring.options import EngineOptions
@@ -266,7 +266,7 @@ def test_an_export_is_whole_or_not_there(
     artifact: Path, tmp_path: Path, options: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, scorer = loaded(artifact, options)
-    monkeypatch.setattr("snf_models.disk_space.usable_bytes", lambda _: 2**22)
+    monkeypatch.setattr("snf_models.disk.usable_bytes", lambda _: 2**22)
     with pytest.raises(StorageFull, match=r"[45]\d{6} bytes are needed"):  # the model takes less than a megabyte
         export_model(version, scorer, tmp_path / "model", "openvino")
     monkeypatch.undo()

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snf_models.atomic_files import locked
-from snf_models.features.store import BackboneStore
+from snf_models.disk import locked
+from snf_models.features.backbones import BackboneStore
 from snf_worker.sandbox.uploads import add_lite0
 from tests.support.onnx_files import attribute, model, node
 from tests.support.paths import shared_folder

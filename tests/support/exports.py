@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from snf_models.atomic_files import locked
+from snf_models.disk import locked
 from snf_models.exports.folder import export_model
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.exported.manifest import FILE

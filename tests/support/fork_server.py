@@ -41,7 +41,7 @@ IMPORTED = (
     "snf_models.scoring.prepared.open", "snf_models.scoring.engines.openvino_engine", "snf_models.loading.flow_model",
     "snf_models.scoring.engines.openvino_feature_engine", "snf_models.limits.measure",
     "snf_models.recommendation.compare",
-    "snf_models.datasets.ingest.fill", "snf_models.datasets.references.create_reference",
+    "snf_models.datasets.store", "snf_models.datasets.store",
     "tests.support.sandboxes",
 )  # fmt: skip
 """Modules that take long to import and start no thread."""

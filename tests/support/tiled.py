@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from snf_models.atomic_files import locked
 from snf_models.datasets import DatasetStore, Source, load_dataset
+from snf_models.disk import locked
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.presets import find_preset
 from snf_models.training.run import train

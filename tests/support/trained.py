@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.atomic_files import locked
 from snf_models.datasets import load_dataset
+from snf_models.disk import locked
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
 from snf_models.training.presets import find_preset

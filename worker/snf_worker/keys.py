@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from snf_models.atomic_files import locked, write_atomically
+from snf_models.disk import locked, write_atomically
 from snf_models.naming import Name
 from snf_worker.settings import Settings
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from snf_models.locations.errors import LocationRefused
+from snf_models.errors import LocationRefused
 from snf_models.locations.location import Location
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_worker.jobs.record import Queue

@@ -10,15 +10,14 @@ import numpy as np
 from snf_app.calibrations.comparison_schemas import CalibrationComparison, ComparedCalibration, ComparedVerdicts
 from snf_app.calibrations.recent_evidence import RecentEvidence
 from snf_models.naming import parse_ref
-from snf_models.registry.activation import attainable
-from snf_models.registry.calibrations import OWN
+from snf_models.registry.calibrations import OWN, attainable
 from snf_models.registry.registry import Registry
 from snf_runtime.anomaly.conformal import threshold
 
 if TYPE_CHECKING:
     from snf_models.anomaly.rejudge import StoredEvidence
     from snf_models.artifacts.manifest import Precision
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion
     from snf_runtime.anomaly.calibration import Calibration
 
 NOT_KEPT = "images of bulk jobs are not among them"

@@ -6,12 +6,11 @@ from datetime import datetime
 from functools import lru_cache
 
 from snf_app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
-from snf_models.anomaly.calibration_file import gradient_warning
-from snf_models.anomaly.false_alarms import images_needed, safe_threshold
+from snf_models.anomaly.exchangeability import images_needed, safe_threshold
 from snf_models.artifacts.manifest import CalibrationSummary
 from snf_models.errors import ArtifactError, CalibrationNotFound
 from snf_models.naming import parse_ref
-from snf_models.registry.calibrations import OWN
+from snf_models.registry.calibrations import OWN, gradient_warning
 from snf_models.registry.registry import Registry
 from snf_runtime.anomaly.conformal import USUAL_ALPHAS
 

@@ -24,8 +24,7 @@ from snf_runtime.judged_counts import FAILED, USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
-    from snf_models.features.backbone import Backbone
-    from snf_models.features.store import BackboneStore
+    from snf_models.features.backbones import Backbone, BackboneStore
 
 HELP = "Add, list and show backbones, the frozen networks of feature models. Without a subcommand: list."
 backbones = typer.Typer(help=HELP, invoke_without_command=True)
@@ -128,7 +127,7 @@ def add(
 
     The file is checked in a process with limits. A backbone that is there already stays as it is.
     """
-    from snf_models.features.lite0 import LITE0
+    from snf_models.features.backbones import LITE0
 
     if (onnx is None) != (description is None):
         raise fail("expected both --onnx and --description, or none of them", USAGE)
@@ -153,7 +152,7 @@ def add(
 @contextmanager
 def _store() -> Iterator[BackboneStore]:
     """Give the backbones of this machine; an error inside the block ends the command with a message."""
-    from snf_models.features.store import BackboneStore
+    from snf_models.features.backbones import BackboneStore
 
     require_local("snf backbones", "backbones are added on each machine that scores or trains")
     settings = read_settings()

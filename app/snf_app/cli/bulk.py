@@ -108,13 +108,13 @@ def bulk(
         raise fail("--processes: of the engine local; a Ray cluster has an actor for each core or GPU", USAGE)
     settings = read_settings(writes=True)  # before the imports of the work, in which an invalid setting has no message
     with error_messages(), _interruptible(), stop_on_signals() as stop:
-        from snf_models.atomic_files import make_folder
         from snf_models.bulk.engine_choice import choose_engine
         from snf_models.bulk.engines import bulk_engine
         from snf_models.bulk.output import open_output, plan_at
         from snf_models.bulk.plan import BulkPlan
         from snf_models.bulk.sources import chosen_part_size
         from snf_models.bulk.work import BulkWork
+        from snf_models.disk import make_folder
         from snf_models.errors import PlanDiffers
         from snf_models.loading.model_files import content_digest
         from snf_models.locations.location import Location
@@ -178,7 +178,7 @@ def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tu
     from snf_models.datasets import DatasetStore, dataset_names
     from snf_models.errors import DatasetNotFound
     from snf_models.locations.location import Location
-    from snf_models.texts.suggestions import choices
+    from snf_models.texts import choices
 
     settings = read_settings()
     names = dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))

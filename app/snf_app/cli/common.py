@@ -66,7 +66,7 @@ def fail(message: str, code: int) -> typer.Exit:
 def error_messages() -> Iterator[None]:
     """Exit with a message for known errors: code 2 for wrong usage, 3 for failures, a full disk, lack of memory."""
     from snf_app.http.errors import Problem, status_of
-    from snf_models.disk_space import storage_error
+    from snf_models.disk import storage_error
     from snf_models.errors import ModelsError, StorageReadOnly
     from snf_worker.errors import JobsError
 
@@ -96,7 +96,7 @@ def read_settings(*, writes: bool = False) -> Settings:
     """Return the settings; exit with code 2 if one is invalid or ``home`` cannot be used, or written if ``writes``."""
     from pydantic import ValidationError
 
-    from snf_models.disk_space import folder_problem
+    from snf_models.disk import folder_problem
     from snf_worker.settings import load_settings
 
     try:
@@ -144,7 +144,7 @@ def refuse_gradients(option: typer.CallbackParam, value: object) -> None:
 
 def fail_validation(error: ValidationError, whole: str, known: Collection[str] = ()) -> typer.Exit:
     """Print what is wrong with each value, or with the ``whole``; return the exit with code 2 to raise."""
-    from snf_models.texts.validation_texts import error_line
+    from snf_models.texts import error_line
 
     return fail(error_line(error, known, whole), USAGE)
 

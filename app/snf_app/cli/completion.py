@@ -80,7 +80,7 @@ def datasets(context: typer.Context) -> list[str]:
 
 @_completer
 def backbones(_context: typer.Context) -> list[str]:
-    from snf_models.features.store import BackboneStore
+    from snf_models.features.backbones import BackboneStore
     from snf_worker.settings import load_settings
 
     return BackboneStore(load_settings().backbones_dir).names()

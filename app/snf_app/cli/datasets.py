@@ -29,7 +29,7 @@ from snf_runtime.judged_counts import USAGE
 if TYPE_CHECKING:
     from snf_client.schemas import DatasetDetail
     from snf_models.datasets import DatasetStore
-    from snf_models.datasets.ingest.near_duplicates import NearDuplicates
+    from snf_models.datasets.report import NearDuplicates
     from snf_worker.settings import Settings
 
 HELP = "List, show, upload, refer to and delete datasets. Without a subcommand: list."
@@ -224,7 +224,7 @@ def _refer(settings: Settings, name: str, location: str, column: str | None, ins
 
 def _delete(settings: Settings, name: str) -> None:
     from snf_app.datasets.views import refuse_builtin, refuse_used
-    from snf_models.atomic_files import locked
+    from snf_models.disk import locked
     from snf_worker.broker.connection import redis_client
     from snf_worker.errors import BrokerDown
     from snf_worker.jobs.store import JobStore

@@ -107,7 +107,7 @@ class HeatMapWriter:
 
     def _replace_earlier(self) -> None:
         """Delete earlier heat maps: an image that is not judged this time would keep its own."""
-        from snf_models.atomic_files import write_atomically
+        from snf_models.disk import write_atomically
 
         for file in {*earlier_files(self._folder), *_present(self._folder, self._record)}:
             file.unlink()

@@ -61,7 +61,7 @@ def print_job(job: JobView, options: str = "") -> None:
     """Print a job as a table of two columns; suggested commands end with ``options`` of ``url_option``."""
     from rich.text import Text
 
-    from snf_models.texts.validation_texts import value_text
+    from snf_models.texts import value_text
 
     ended = job.status in ENDED_WITH_RESULT
     facts: dict[str, str | Text] = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from snf_client import Client
     from snf_client.resources.scores import ScorePart
     from snf_client.schemas import ModelDetail
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class JudgingModel:
 
     @classmethod
     def of_version(cls, version: ModelVersion) -> JudgingModel:
-        from snf_models.anomaly.calibration_file import gradient_warning  # noqa: PLC0415 - NumPy waits for the work
+        from snf_models.registry.calibrations import gradient_warning  # noqa: PLC0415 - NumPy waits for the work
 
         ref = f"{version.name}:{version.version}"
         warnings = [f"{ref} is unfit: {check.sentence}" for check in version.manifest.unfit]

@@ -40,7 +40,7 @@ def list_by_default(context: typer.Context, as_json: Json = False) -> None:
 
 def _role(text: str) -> Role:
     """Read a role of a key; a wrong one is an error of usage that names the most similar role."""
-    from snf_models.texts.suggestions import choices
+    from snf_models.texts import choices
 
     for role in ROLES:
         if role == text:

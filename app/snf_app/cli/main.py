@@ -177,7 +177,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(FAILED)
     except Exception as error:
-        from snf_models.disk_space import storage_error
+        from snf_models.disk import storage_error
 
         if problem := storage_error(error):
             typer.echo(f"snf: {problem.title}: {error}", err=True)

@@ -192,8 +192,8 @@ def _located(model: str, client: Client | None) -> tuple[str, int, int]:
 
 
 def _pack(model: str, target: Path) -> None:
-    from snf_models.artifacts.tar import pack
-    from snf_models.atomic_files import new_file
+    from snf_models.artifacts.files import pack
+    from snf_models.disk import new_file
 
     pieces = pack(_folder(model))
     with user_umask(), new_file(target.absolute()) as file:
@@ -206,9 +206,8 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
     from snf_app.registry.imports import register_artifact
     from snf_app.registry.views import detail
     from snf_client.schemas import ModelDetail
-    from snf_models.archives.tar import PIECE_BYTES
-    from snf_models.artifacts.at_location import fetch_artifact
-    from snf_models.artifacts.tar import unpack
+    from snf_models.archives import PIECE_BYTES
+    from snf_models.artifacts.files import fetch_artifact, unpack
     from snf_models.locations.location import Location
     from snf_models.naming import check_name
 

@@ -27,8 +27,7 @@ def is_url(text: str) -> bool:
 
 def write_to_location(model: str, folder: Path | None, url: str, client: Client | None, *, force: bool) -> None:
     """Write a version to a URL; exit with code 2 if a model is there, unless ``force`` is set."""
-    from snf_models.artifacts.at_location import files_at, write_artifact
-    from snf_models.artifacts.tar import unpack
+    from snf_models.artifacts.files import files_at, unpack, write_artifact
     from snf_models.locations.location import Location
 
     location = Location(url)
@@ -48,8 +47,7 @@ def write_to_location(model: str, folder: Path | None, url: str, client: Client 
 @contextmanager
 def tar_of(file: str) -> Iterator[Path]:
     """Yield the path of a tar file; a model at a URL is packed into a temporary one."""
-    from snf_models.artifacts.at_location import fetch_artifact
-    from snf_models.artifacts.tar import pack
+    from snf_models.artifacts.files import fetch_artifact, pack
     from snf_models.locations.location import Location
 
     if not is_url(file):
@@ -67,7 +65,7 @@ def tar_of(file: str) -> Iterator[Path]:
 
 def open_at_location(url: str) -> Path:
     """Return the folder of a model in this machine's cache, fetched and verified if it is new."""
-    from snf_models.artifacts.at_location import cached_artifact
+    from snf_models.artifacts.files import cached_artifact
     from snf_models.locations.location import Location
     from snf_worker.sandbox.uploads import verify_upload
 

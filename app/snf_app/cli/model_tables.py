@@ -21,8 +21,7 @@ if TYPE_CHECKING:
         ModelSummary,
         Threshold,
     )
-    from snf_models.artifacts.fitness import FitnessRecord
-    from snf_models.artifacts.manifest import TrainingRecord
+    from snf_models.artifacts.manifest import FitnessRecord, TrainingRecord
     from snf_models.flows.architecture import Architecture
 
 SHOWN_ALPHA = 0.01

@@ -298,7 +298,7 @@ def delete(
             else:
                 client.models.delete_version(name, version)
     else:
-        from snf_models.atomic_files import locked
+        from snf_models.disk import locked
 
         with error_messages(), locked(read_settings().jobs_dir):
             _refuse_used(name, version)

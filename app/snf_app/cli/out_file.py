@@ -35,7 +35,7 @@ def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
 
 def write_out(out: Path, content: bytes) -> None:
     """Write a file by the user's umask; exit with code 2 if the folder is not writable, 3 for other errors."""
-    from snf_models.atomic_files import write_atomically
+    from snf_models.disk import write_atomically
 
     with error_messages(), user_umask():
         write_atomically(out.absolute(), content)

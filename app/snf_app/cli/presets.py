@@ -79,7 +79,7 @@ def layers(as_json: Json = False) -> None:
     """
     require_local("snf presets layers", LOCAL)
     from snf_models.flows.layers.spec import layer_types
-    from snf_models.texts.validation_texts import value_text
+    from snf_models.texts import value_text
 
     rows = []
     for layer_type in layer_types():

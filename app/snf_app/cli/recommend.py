@@ -74,7 +74,7 @@ def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
 
 def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
     from snf_models.datasets import DatasetStore, load_dataset
-    from snf_models.images.options import ImageOptions
+    from snf_models.images import ImageOptions
     from snf_models.recommendation.compare import compare_families
     from snf_models.training.interrupted import Interrupted
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from snf_app.cli.common import fail
-from snf_models.atomic_files import new_folder
+from snf_models.disk import new_folder
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:

@@ -173,6 +173,6 @@ def _number(value: float | None, form: str, missing: str = "") -> str:
 
 
 def _value(value: object) -> str:
-    from snf_models.texts.validation_texts import value_text
+    from snf_models.texts import value_text
 
     return value_text(tuple(value) if isinstance(value, list) else value)

@@ -32,9 +32,8 @@ PREFETCHED = 2
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
     """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
     from snf_app.registry.loaded import Loaded
-    from snf_models.prefetch import prefetch
     from snf_models.scorer import Scorer
-    from snf_models.threads import one_blas_thread
+    from snf_models.threads import one_blas_thread, prefetch
 
     one_blas_thread()
     settings = read_settings()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from snf_client.schemas import ModelDetail
     from snf_models.bulk.part_tables import PartSummary
     from snf_models.bulk.plan import BulkPlan, OpenPlan
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion
     from snf_models.score_rows.row import Row
     from snf_models.scorer import Scorer
 

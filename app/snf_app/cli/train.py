@@ -34,7 +34,7 @@ from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_models.datasets import Dataset
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion
     from snf_models.training.config import TrainingConfig
     from snf_models.training.distributed import Ranks
     from snf_models.training.recipe import TrainingRecipe

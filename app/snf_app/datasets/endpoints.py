@@ -13,9 +13,9 @@ from snf_app.http.openapi import located
 from snf_app.http.router import PageQuery, Router
 from snf_app.scoring.request_images import MULTIPART
 from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
-from snf_models.atomic_files import locked
 from snf_models.datasets import dataset_names
 from snf_models.datasets.builtin import NAMES
+from snf_models.disk import locked
 from snf_models.errors import DatasetNotFound
 from snf_models.naming import NAME_PATTERN
 

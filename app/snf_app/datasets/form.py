@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from snf_app.http.errors import Problem, invalid, unsupported_media_type
 from snf_app.scoring.request_images import MULTIPART
 from snf_models.datasets import Source
-from snf_models.datasets.ingest.near_duplicates import NearDuplicates
+from snf_models.datasets.report import NearDuplicates
 from snf_models.naming import NAME_RULE, is_name
 
 NAME, FILE, NEAR_DUPLICATES = "name", "file", "near_duplicates"

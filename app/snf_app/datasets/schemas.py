@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from snf_app.http.schemas import Answer, Name
-from snf_models.datasets.references.index import ReferenceRecord
+from snf_models.datasets.reference_index import ReferenceRecord
 from snf_models.datasets.report import DatasetReport
 
 EXAMPLE: dict[str, Any] = {

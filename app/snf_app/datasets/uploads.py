@@ -13,10 +13,10 @@ from snf_app.datasets.schemas import ReferenceRequest
 from snf_app.http.admission import FairShares
 from snf_app.http.bodies import UploadBody, UploadWatch, upload_slot
 from snf_app.http.upload_folders import UploadFolders, note_target
-from snf_models.atomic_files import make_folder
 from snf_models.datasets import DatasetStore
-from snf_models.datasets.ingest.limits import DiskQuota
-from snf_models.locations.allowed import allowed_location
+from snf_models.datasets.upload_items import DiskQuota
+from snf_models.disk import make_folder
+from snf_models.locations.location import allowed_location
 from snf_worker.sandbox.datasets import ingest, refer
 from snf_worker.settings import Settings
 

@@ -8,10 +8,9 @@ from snf_app.http.errors import Problem
 from snf_app.jobs.in_use import refuse_in_use
 from snf_models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from snf_models.datasets.builtin import NAMES, builtin_file
-from snf_models.datasets.catalogue import check_stored
-from snf_models.datasets.store import summarize_report
+from snf_models.datasets.store import check_stored, summarize_report
 from snf_models.errors import ModelsError
-from snf_models.images.options import ImageOptions
+from snf_models.images import ImageOptions
 from snf_worker.jobs.store import JobStore
 
 NOTHING_KNOWN: dict[str, object] = {

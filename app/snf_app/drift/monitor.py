@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from snf_app.drift import storage
 from snf_app.drift.schemas import Drift
 from snf_app.drift.streams import DriftReference, Key, ModelStreams, Stream, label_of
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion
 from snf_worker.settings import Settings
 
 EVERY_S = 5.0

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from snf_app.drift.schemas import Drift
-from snf_models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
+from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_runtime.anomaly.conformal import statistic_cells
 
 if TYPE_CHECKING:
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion
     from snf_models.scorer import Scorer
 
 OFF = 1e300

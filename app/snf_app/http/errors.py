@@ -18,9 +18,9 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
 from snf_app.http.schemas import RULES
-from snf_models.disk_space import storage_error
+from snf_models.disk import storage_error
 from snf_models.errors import ErrorKind, ModelsError, NoLiveVersion
-from snf_models.texts.validation_texts import plain_text, with_value
+from snf_models.texts import plain_text, with_value
 from snf_worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
 
 PREFIX = "/v2"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from snf_models.atomic_files import remove_leftovers
+from snf_models.disk import remove_leftovers
 
 LOCK = "lock"
 TARGET = "target"

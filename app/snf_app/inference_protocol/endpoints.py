@@ -45,8 +45,7 @@ from snf_app.state import (
     ScoringQueueDep,
     SettingsDep,
 )
-from snf_models.registry.registry import Registry
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion, Registry
 from snf_runtime.anomaly.conformal import default_alpha
 
 NAME = "snf-density"

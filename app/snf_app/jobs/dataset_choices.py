@@ -12,8 +12,7 @@ from snf_app.jobs.schemas import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.errors import DatasetNotFound, DatasetUnfit
 from snf_models.evaluation.checks import check_anomalous
-from snf_models.registry.registry import Registry
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.settings import Settings
 
 DATASET = "/body/dataset"

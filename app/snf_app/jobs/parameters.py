@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from snf_app.http.errors import field_problem, invalid_fields
-from snf_models.artifacts.detection_limit import LimitParameters
 from snf_models.artifacts.manifest import Precision
 from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.naming import NAME_PATTERN
 from snf_models.recommendation.record import RecommendParameters
+from snf_models.registry.limits import LimitParameters
 from snf_models.training.config import TrainingConfig
 from snf_worker.jobs.record import JobType
 

@@ -10,9 +10,8 @@ from starlette.types import Scope
 from snf_app.access.permissions import caller_of, require
 from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
 from snf_app.jobs.schemas import JobRequest
-from snf_models.atomic_files import locked
 from snf_models.datasets import DatasetStore
-from snf_models.disk_space import require_room
+from snf_models.disk import locked, require_room
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.measured_trainings import MeasuredTrainings
 from snf_worker.jobs.record import Job, JobType

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from snf_app.jobs.schemas import CurvePoint, JobView, Validation
-from snf_models.disk_space import usable_bytes
+from snf_models.disk import usable_bytes
 from snf_worker.jobs.events import CurveEvents, thin
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.submission import ROOM_BYTES

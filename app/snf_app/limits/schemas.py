@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from snf_app.http.schemas import Answer
-from snf_models.artifacts.detection_limit import LimitRecord
+from snf_models.registry.limits import LimitRecord
 
 CELL: dict[str, Any] = {"size": 12, "found": 40, "images": 40, "share": 1.0, "lower": 0.927842475, "upper": 1.0}
 LIMIT: dict[str, Any] = {

@@ -14,7 +14,7 @@ from snf_app.http.router import Router
 from snf_app.registry.schemas import ModelDetail
 from snf_app.registry.views import detail
 from snf_app.state import ModelUploadsDep, RegistryDep
-from snf_models.artifacts.tar import pack
+from snf_models.artifacts.files import pack
 from snf_models.naming import Name, parse_ref
 from snf_models.registry.calibrations import OWN
 

@@ -14,7 +14,7 @@ from snf_app.jobs.in_use import refuse_used_model, refuse_used_version
 from snf_app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from snf_app.registry.views import detail, summary, unfit_reasons
 from snf_app.state import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep, SettingsDep
-from snf_models.atomic_files import locked
+from snf_models.disk import locked
 
 router = Router(prefix="/v1/models", tags=["models"])
 versions_router = Router(

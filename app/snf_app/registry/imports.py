@@ -11,13 +11,12 @@ from starlette.requests import Request
 from snf_app.http.admission import FairShares
 from snf_app.http.bodies import UploadBody, UploadWatch, upload_slot
 from snf_app.http.upload_folders import UploadFolders
+from snf_models.artifacts.files import unpack
 from snf_models.artifacts.manifest import FILE, read_manifest
-from snf_models.artifacts.tar import unpack
-from snf_models.atomic_files import write_atomically
-from snf_models.datasets.ingest.limits import DiskQuota
+from snf_models.datasets.upload_items import DiskQuota
+from snf_models.disk import write_atomically
 from snf_models.naming import check_name
-from snf_models.registry.registry import Registry
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.sandbox.uploads import verify_upload
 from snf_worker.settings import Settings
 

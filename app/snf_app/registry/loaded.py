@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion
 
 if TYPE_CHECKING:
     from snf_models.scorer import Scorer

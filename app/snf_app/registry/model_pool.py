@@ -13,12 +13,11 @@ from snf_app.http.errors import Problem, draining
 from snf_app.registry.loaded import Loaded, ModelListing, ModelState, PoolEntry
 from snf_app.registry.loaded_memory import LoadedMemory
 from snf_app.registry.recent import Recent
-from snf_models.disk_space import folder_bytes
+from snf_models.disk import folder_bytes
 from snf_models.errors import ModelNotFound, ModelsError, NoLiveVersion
 from snf_models.naming import ModelRef, parse_ref
 from snf_models.registry.calibrations import OWN
-from snf_models.registry.registry import Registry
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scoring.options import EngineOptions
 
 POLL_S = 1.0

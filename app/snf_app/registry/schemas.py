@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from snf_app.calibrations.schemas import CalibrationView
 from snf_app.drift.schemas import Drift
 from snf_app.http.schemas import Answer, Whole
-from snf_models.artifacts.fitness import UnfitCode
-from snf_models.artifacts.manifest import Precision
+from snf_models.artifacts.manifest import Precision, UnfitCode
 from snf_runtime.images.preprocessing import Fit
 from snf_runtime.kinds import DensityKind
 

@@ -7,10 +7,9 @@ from snf_app.calibrations.schemas import CalibrationView
 from snf_app.drift.schemas import Drift
 from snf_app.registry import schemas
 from snf_app.registry.loaded import ModelListing, ModelState, PoolEntry
-from snf_models.artifacts.fitness import FitnessCheck
-from snf_models.artifacts.manifest import Manifest
-from snf_models.disk_space import folder_bytes
-from snf_models.registry.version import ModelVersion
+from snf_models.artifacts.manifest import FitnessCheck, Manifest
+from snf_models.disk import folder_bytes
+from snf_models.registry.registry import ModelVersion
 from snf_models.training.presets import PRESETS
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from snf_app.registry.loaded import Loaded
 from snf_app.scoring import schemas
 from snf_app.scoring.request_images import FIELD, Item, Pixels
 from snf_models.errors import ImageError, ModelsError
-from snf_models.images.provenance import provenance_warning
+from snf_models.images import provenance_warning
 from snf_runtime.images.codec import DecodedImage, encode_png
 from snf_runtime.images.placement import FilePlacement
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from snf_models.artifacts.fitness import in_words
-from snf_models.artifacts.manifest import Evaluation, FeatureFitRecord, FeatureStepsRecord, Manifest
+from snf_models.artifacts.manifest import Evaluation, FeatureFitRecord, FeatureStepsRecord, Manifest, in_words
 from snf_models.datasets.builtin import LICENCES
 from snf_models.flows.architecture import (
     Architecture,
@@ -10,7 +9,7 @@ from snf_models.flows.architecture import (
     PixelArchitecture,
     features_of,
 )
-from snf_models.texts.validation_texts import value_text
+from snf_models.texts import value_text
 
 SIZES = {
     "exact": "refused",

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, TextIO, TypeAlias
 import pyarrow as pa
 from pyarrow import parquet
 
-from snf_models.atomic_files import new_file
 from snf_models.bulk.completion import PartsDamaged
 from snf_models.bulk.part_tables import COMPRESSION, FILES, PartSummary, is_damage, labelled, open_table, summary_of
+from snf_models.disk import new_file
 from snf_models.errors import OutputTaken
 from snf_models.score_rows.row import SCHEMA
 

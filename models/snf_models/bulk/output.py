@@ -14,14 +14,13 @@ from typing import BinaryIO
 import pyarrow as pa
 from pydantic import ValidationError
 
-from snf_models.atomic_files import LEFTOVER, remove_leftovers
 from snf_models.bulk.completion import DamagedPart, PartsDamaged
 from snf_models.bulk.merge_parts import merge_parts
 from snf_models.bulk.part import Stopped
 from snf_models.bulk.part_tables import PartSummary, labelled, part_bytes, read_footer, summary_of
 from snf_models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
-from snf_models.errors import OutputTaken, PlanDiffers
-from snf_models.locations.errors import LocationNotFound
+from snf_models.disk import LEFTOVER, remove_leftovers
+from snf_models.errors import LocationNotFound, OutputTaken, PlanDiffers
 from snf_models.locations.location import Location
 
 PLAN, SUMMARY = "_plan.json", "_summary.json"

@@ -12,9 +12,9 @@ import pyarrow as pa
 from snf_models.bulk.part_tables import PartSummary, table_of, write_table
 from snf_models.datasets.image_source import ImageSource
 from snf_models.errors import PartFailed
-from snf_models.prefetch import prefetch
 from snf_models.score_rows.judged_rows import batches_of, judged_rows
 from snf_models.score_rows.row import SCHEMA
+from snf_models.threads import prefetch
 
 if TYPE_CHECKING:
     from snf_models.scorer import Scorer

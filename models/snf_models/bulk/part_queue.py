@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from snf_models.bulk.callbacks import Callbacks
 from snf_models.bulk.plan import BulkPlan
-from snf_models.disk_space import storage_error
+from snf_models.disk import storage_error
 from snf_models.errors import ErrorKind, ModelsError, PartFailed
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from snf_models.atomic_files import write_atomically
 from snf_models.bulk.completion import DamagedPart
+from snf_models.disk import write_atomically
 from snf_models.score_rows.row import SCHEMA, Row
 
 COMPRESSION = "zstd"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snf_models.artifacts.manifest import Precision
-from snf_models.atomic_files import make_folder, remove_leftovers, sync_folder, write_atomically
 from snf_models.bulk.completion import DamagedPart, PartsDamaged
+from snf_models.disk import make_folder, remove_leftovers, sync_folder, write_atomically
 from snf_models.errors import PlanDiffers
 from snf_runtime.kinds import DensityKind
 

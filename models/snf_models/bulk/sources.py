@@ -18,23 +18,20 @@ from weakref import finalize
 
 import numpy as np
 
-from snf_models.atomic_files import remove_leftovers, sha256_file
 from snf_models.bulk.plan import part_size
 from snf_models.datasets.builtin import builtin_file
-from snf_models.datasets.cache_folders import remove_unused, share
-from snf_models.datasets.catalogue import dataset_names
-from snf_models.datasets.image_source import ImageSource, NamedImage, StoredImages, file_stamp
-from snf_models.datasets.ingest.items import refused
-from snf_models.datasets.ingest.members import archive_errors
-from snf_models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress
-from snf_models.datasets.references.build_index import Listing, build_index, list_files
-from snf_models.datasets.references.index import SCHEMA as INDEX_SCHEMA
-from snf_models.datasets.references.source import ReferencedImages
-from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.dataset import Progress, no_progress
+from snf_models.datasets.image_source import ImageSource, NamedImage, ReferencedImages, StoredImages, file_stamp
+from snf_models.datasets.prepared import LEFTOVER_SECONDS, remove_unused, share
+from snf_models.datasets.reference_index import SCHEMA as INDEX_SCHEMA
+from snf_models.datasets.references import Listing, build_index, list_files
+from snf_models.datasets.store import DatasetStore, dataset_names
+from snf_models.datasets.upload_items import archive_errors, refused
+from snf_models.disk import remove_leftovers, sha256_file
 from snf_models.errors import DatasetNotFound, ImageError
-from snf_models.locations.entry import FileEntry
+from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
-from snf_models.texts.suggestions import choices
+from snf_models.texts import choices
 from snf_runtime.images.codec import Preprocessing, decode_image
 from snf_runtime.images.image_folder import read_file
 from snf_runtime.images.npy import npy_header

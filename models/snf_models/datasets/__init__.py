@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from snf_models.datasets.catalogue import count_images, dataset_names, load_dataset, summarize
 from snf_models.datasets.dataset import Dataset, DatasetSummary, Images
-from snf_models.datasets.ingest.uploaded_files import Source
-from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.store import DatasetStore, count_images, dataset_names, load_dataset, summarize
+from snf_models.datasets.uploads import Source
 
 __all__ = [
     "Dataset",

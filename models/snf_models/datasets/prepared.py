@@ -2,32 +2,156 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self, overload
 from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snf_models.atomic_files import new_folder, remove_leftovers
-from snf_models.datasets.cache_folders import hold, make_room
-from snf_models.datasets.dataset import PARTS, Dataset, Images
-from snf_models.datasets.ingest.limits import DiskQuota
-from snf_models.datasets.mapped_images import PIXELS as OWN_SIZES
-from snf_models.datasets.mapped_images import SIZES, MappedImages
+from snf_models.datasets.dataset import MOST_REPEATED, PARTS, Dataset, Images, Progress, folds_of_all
 from snf_models.datasets.report import DatasetReport
-from snf_models.datasets.splits import MOST_REPEATED, folds_of_all
 from snf_models.datasets.storage import Storage, open_index
-from snf_models.errors import DatasetUnfit, ImageError
-from snf_models.images.provenance import Provenance, Split
+from snf_models.datasets.upload_items import DiskQuota
+from snf_models.disk import new_folder, remove_folder, remove_leftovers
+from snf_models.errors import DatasetUnfit, ImageError, StorageFull
+from snf_models.images import Provenance, Split
 from snf_runtime.images.preprocessing import Preprocessing, conform
+
+KEPT = 8
+"""Most caches of a dataset, unless more are in use: each image size and colour that was asked for makes one."""
+
+
+def hold(lock: Path) -> int | None:
+    """Lock a pixel cache, and return the descriptor whose closing releases it; None if it is gone or being removed."""
+    descriptor = share(lock)
+    if descriptor is not None:
+        with suppress(OSError):  # of a folder that may only be read
+            os.utime(lock)
+    return descriptor
+
+
+def share(path: Path) -> int | None:
+    """Lock a file against :func:`remove_unused` without changing it; None if it is gone or being removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        removed = not _is_at(descriptor, path)
+    except OSError:  # it is being removed
+        removed = True
+    if removed:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
+    """Remove the least recently used caches that are not in use until ``require`` raises no ``StorageFull``."""
+    locks: list[tuple[float, Path]] = []
+    for cache in folder.glob("[!.]*"):
+        with suppress(FileNotFoundError, NotADirectoryError):  # another process removed it, or it is no cache
+            locks.append(((cache / lock).stat().st_mtime, cache / lock))
+    surplus = len(locks) - KEPT + 1
+    for _, path in sorted(locks):
+        try:
+            require()
+            full = False
+        except StorageFull:
+            full = True
+        if not full and surplus <= 0:
+            return
+        surplus -= remove_unused(path, partial(remove_folder, path.parent))
+    require()
+
+
+def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
+    """Remove a cache or a file unless a process uses it; return whether it is gone."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:  # another process removed it
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(descriptor, lock):  # another process has made the cache anew
+            return False
+        remove()
+    except FileNotFoundError:  # another process removed it after it was opened
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Between the opening of a file and its lock, another process may remove its folder and make a new one."""
+    return os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+OWN_SIZES = "pixels.bin"
+SIZES = "sizes.npy"
+
+
+class MappedImages(Sequence[NDArray[np.uint8]]):
+    """Images of different sizes, uint8 ``(C, H, W)``, one after the other in a memory-mapped file."""
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        channels: int,
+        sizes: NDArray[np.int64],
+        starts: NDArray[np.int64] | None = None,
+    ) -> None:
+        lengths = channels * sizes[:, 0] * sizes[:, 1]
+        self._pixels = pixels
+        self._channels = channels
+        self._sizes = sizes
+        self._starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if starts is None else starts
+
+    @classmethod
+    def open(cls, folder: Path, channels: int, images: int) -> Self | None:
+        """Return the images of ``pixels.bin`` and ``sizes.npy``; None if these are missing or damaged."""
+        try:
+            sizes = np.load(folder / SIZES, allow_pickle=False)
+            path = folder / OWN_SIZES
+            sound = sizes.dtype == np.int64 and sizes.shape == (images, 2) and bool((sizes > 0).all())
+            # As Python's whole numbers, which do not overflow.
+            if not sound or sum(channels * height * width for height, width in sizes.tolist()) != path.stat().st_size:
+                return None
+            return cls(np.memmap(path, np.uint8, "r"), channels, sizes)
+        except (OSError, ValueError):
+            return None
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, rows: int) -> NDArray[np.uint8]: ...
+
+    @overload
+    def __getitem__(self, rows: slice) -> MappedImages: ...
+
+    def __getitem__(self, rows: int | slice) -> NDArray[np.uint8] | MappedImages:
+        if isinstance(rows, slice):
+            return MappedImages(self._pixels, self._channels, self._sizes[rows], self._starts[rows])
+        height, width = self._sizes[rows].tolist()
+        start = int(self._starts[rows])
+        shape = self._channels, height, width
+        return np.asarray(self._pixels[start : start + self._channels * height * width]).reshape(shape)
+
 
 PREPARED = "prepared"
 MAX_MADE = 2
@@ -36,14 +160,8 @@ PIXELS = "pixels.npy"
 RECORD = "record.json"
 ORDER = "part, path"
 
-Progress = Callable[[int, int], None]
-"""A function that is called with the work done and all work. What it raises ends the work and leaves no files."""
 LEFTOVER_SECONDS = 24 * 3600
 """Age from which a temporary file belongs to a killed process."""
-
-
-def no_progress(_done: int, _total: int) -> None:
-    pass
 
 
 class Prepared(BaseModel):

@@ -1,9 +1,10 @@
-"""Files of an uploaded dataset: all original images in one, and an SQLite index of their positions."""
+"""Files of a dataset: all original images in one, and an SQLite index of their positions."""
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -12,17 +13,89 @@ from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from snf_models.datasets.ingest.fingerprint import fingerprint
-from snf_models.datasets.ingest.items import ImageFile, ImagePixels
-from snf_models.datasets.ingest.limits import DiskQuota
-from snf_models.datasets.ingest.near_duplicates import KeptHashes, NearDuplicates
-from snf_models.datasets.references.index import REFERENCE
-from snf_models.datasets.references.originals import ReferencedOriginals
-from snf_models.errors import ImageError
-from snf_models.images.provenance import ARRAY
+from snf_models.datasets.reference_index import REFERENCE, EncodedImage
+from snf_models.datasets.references import ReferencedFiles
+from snf_models.datasets.report import KeptHashes, NearDuplicates
+from snf_models.datasets.upload_items import DiskQuota, ImageFile, ImagePixels
+from snf_models.errors import DatasetNotFound, ImageError
+from snf_models.images import ARRAY
 from snf_runtime.images.file_decoding import open_image
-from snf_runtime.images.preprocessing import OpenedImage, opened_pixels
+from snf_runtime.images.preprocessing import OpenedImage, is_grey, opaque, opened_pixels, to_eight_bits
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Images with equal digests are duplicates, those with similar ``dhash`` near duplicates."""
+
+    mode: str  # as Pillow names it
+    width: int
+    height: int
+    grey: bool  # whether the pixels have no colour, whatever the mode
+    digest: bytes  # SHA-256 of size and pixels; that of the grey image for a colour file with grey pixels
+    dhash: int  # 64 bits
+
+
+def fingerprint(opened: OpenedImage) -> Fingerprint:
+    """Compute the fingerprint; raise ``ImageError`` for an image with transparent pixels."""
+    image = opened.image
+    plain = image if image.mode == "I;16" else opaque(image)
+    grey = is_grey(plain, opened.format)
+    if grey and plain.mode == "RGB":
+        plain = plain.convert("L")
+    content = hashlib.sha256(f"{plain.mode} {plain.width} {plain.height} ".encode())
+    content.update(plain.tobytes())
+    visible = brightened(plain) if plain.mode == "I;16" else plain
+    return Fingerprint(opened.mode, image.width, image.height, grey, content.digest(), difference_hash(visible))
+
+
+def brightened(image: Image.Image) -> Image.Image:
+    """Scale a 16-bit grey image to 8 bits so that its brightest pixel is white, unless no value is above 255."""
+    return to_eight_bits(image, max(256, int(np.asarray(image).max()) + 1))
+
+
+def difference_hash(image: Image.Image) -> int:
+    """Each bit says whether a pixel of the grey image at 9x8 pixels is darker than its right neighbour."""
+    shrunken = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR))
+    return int.from_bytes(np.packbits(shrunken[:, :-1] < shrunken[:, 1:]).tobytes(), "big")
+
+
+MAX_AHEAD = 2**20
+"""Most images of one range, which doubles while images are read in order: each rereads the start of its row group."""
+
+
+class ReferencedOriginals:
+    """Reader of encoded images, which reads whole ranges ahead where images are read in order."""
+
+    def __init__(self, path: Path) -> None:
+        self._files = ReferencedFiles(path)
+        self._range: Generator[EncodedImage] | None = None
+        self._next = self._stop = 0
+        self._length = 1
+
+    def read(self, place: int) -> bytes:
+        """Return an encoded image; raise ``ImageError``, ``LocationUnavailable`` or ``DatasetNotFound``."""
+        if self._range is None or not self._next <= place < self._stop:
+            in_order = self._next <= place < self._stop + self._length
+            self._length = min(2 * self._length, MAX_AHEAD) if in_order else 1
+            self.close()
+            self._range = self._files.read(place, place + self._length)
+            self._next, self._stop = place, place + self._length
+        for image in self._range:
+            self._next = image.place + 1
+            if image.place == place:
+                if isinstance(image.content, ImageError):
+                    raise image.content
+                return image.content
+        raise DatasetNotFound(f"expected an image at the place {place} of the dataset, got none")
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._range is not None:
+            self._range.close()
+            self._range = None
+
 
 ORIGINALS = "originals.bin"
 INDEX = "index.sqlite"

@@ -1,30 +1,172 @@
+"""The datasets of this machine: those of users in a store, and built-in ones by name."""
+
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
-from snf_models.atomic_files import make_folder, new_folder, remove_folder, remove_leftovers
-from snf_models.datasets.builtin import NAMES
-from snf_models.datasets.choose_preprocessing import choose_preprocessing
-from snf_models.datasets.dataset import Dataset, DatasetSummary
-from snf_models.datasets.ingest.fill import REPORT, SHEET, NewDataset, fill_folder
-from snf_models.datasets.ingest.limits import DiskQuota, Limits
-from snf_models.datasets.ingest.near_duplicates import NearDuplicates
-from snf_models.datasets.ingest.uploaded_files import Source
-from snf_models.datasets.prepared import LEFTOVER_SECONDS, Progress, no_progress, prepare
-from snf_models.datasets.references.create_reference import NewReference, fill_reference
-from snf_models.datasets.references.index import REFERENCE, ReferenceRecord, read_record
-from snf_models.datasets.report import DatasetReport
-from snf_models.datasets.splits import FOLDS, MOST_REPEATED
-from snf_models.disk_space import storage_errors
-from snf_models.errors import DatasetNotFound, DatasetTaken, DatasetUnfit
-from snf_models.images.options import ImageOptions
+from snf_models.datasets.builtin import NAMES, builtin_file, load_builtin, summarize_builtin
+from snf_models.datasets.dataset import (
+    FOLDS,
+    MIN_IMAGES,
+    MOST_REPEATED,
+    Dataset,
+    DatasetSummary,
+    Progress,
+    group_and_split,
+    no_progress,
+)
+from snf_models.datasets.prepared import LEFTOVER_SECONDS, prepare
+from snf_models.datasets.reference_index import REFERENCE, ReferenceRecord, read_record
+from snf_models.datasets.references import ReferencedFiles, build_index
+from snf_models.datasets.report import DatasetReport, Findings, NearDuplicates, make_report
+from snf_models.datasets.storage import Storage, StorageWriter, write_storage
+from snf_models.datasets.upload_items import DiskQuota, Ignored, ImageFile, ImagePixels, Limits, Rejected, UploadMeter
+from snf_models.datasets.uploads import Source, read_sources
+from snf_models.disk import make_folder, new_folder, remove_folder, remove_leftovers, storage_errors
+from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
+from snf_models.images import ImageOptions, choose_preprocessing
 from snf_models.locations.location import Location
 from snf_models.naming import check_name, is_name
-from snf_models.texts.suggestions import choices
+from snf_models.texts import choices
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.images.preprocessing import Preprocessing, conform
+
+REPORT = "report.json"
+SHEET = "contact_sheet.png"
+SHEET_IMAGES = 100
+THUMBNAIL = Preprocessing(channels=3, height=64, width=64, fit="pad", colour="rgb")
+
+
+@dataclass(frozen=True)
+class NewDataset:
+    name: str
+    sources: Sequence[Source]
+    limits: Limits
+    quota: int | None  # bytes of all datasets together
+    near_duplicates: NearDuplicates = "keep"
+
+    @property
+    def packed(self) -> int:
+        return sum(source.path.stat().st_size for source in self.sources)
+
+
+def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
+    """Write images, index, report and contact sheet of an upload; ``progress`` gets the bytes read, and all."""
+    room = DiskQuota(folder.parent, new.quota)
+    packed = new.packed
+    room.require(packed)
+    meter, findings = UploadMeter(packed, new.limits), Findings()
+    with write_storage(folder, room, new.near_duplicates) as writer:
+        for item in read_sources(new.sources, meter):
+            if isinstance(item, Ignored):
+                findings.ignored += 1
+            elif isinstance(item, Rejected):
+                findings.reject(item.path, item.slug, item.reason)
+            else:
+                add_image(writer, item, findings)
+            progress(min(meter.done, meter.packed), meter.packed)
+        report = report_on(new.name, writer, findings)
+    write_report(folder, report)
+    progress(packed, packed)
+
+
+def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Findings, place: int = 0) -> None:
+    try:
+        if not writer.add(item, place):
+            findings.reject(item.path, "name-taken", "another file has this name")
+    except ImageError as error:
+        findings.reject(item.path, error.slug, error.detail)
+
+
+def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
+    """Divide a new dataset into parts and report on it; raise ``DatasetRefused`` if there are too few images."""
+    different = writer.different_images()
+    if different < MIN_IMAGES:
+        raise _too_few(different, findings)
+    return make_report(name, writer.index, findings, group_and_split(writer.index))
+
+
+def write_report(folder: Path, report: DatasetReport) -> None:
+    (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
+    (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _too_few(images: int, findings: Findings) -> DatasetRefused:
+    detail = f"{images} different images can be used, at least {MIN_IMAGES} are needed"
+    if findings.files:
+        first = findings.files[0]
+        detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
+    if findings.ignored:
+        detail += f"; {findings.ignored} files were skipped, because their names are no images'"
+    return DatasetRefused("dataset-too-small", "The dataset is too small", detail)
+
+
+def _contact_sheet(folder: Path, count: int) -> bytes:
+    chosen = set(np.linspace(0, count - 1, min(count, SHEET_IMAGES)).round().astype(int).tolist())
+    with Storage.open(folder) as storage:
+        thumbnails = [
+            conform(storage.image(stored), THUMBNAIL).pixels
+            for place, stored in enumerate(storage.images("path"))
+            if place in chosen
+        ]
+    return encode_png(image_grid(np.stack(thumbnails)))
+
+
+@dataclass(frozen=True)
+class NewReference:
+    """A dataset by reference to be created."""
+
+    name: str
+    location: str
+    column: str | None = None  # of Parquet files, None to find it
+    inspect: bool = False  # read every image once, as jobs other than scoring need
+    quota: int | None = None  # bytes of all datasets together
+    by_request: bool = False  # whether a request to the service named the location
+
+
+def fill_reference(folder: Path, new: NewReference, progress: Progress = no_progress) -> None:
+    """Write an index, and with inspection a table of the images, a report and a contact sheet."""
+    room = DiskQuota(folder.parent, new.quota)
+    room.require(0)
+    passes = 2 if new.inspect else 1
+    record = build_index(
+        Location(new.location),
+        folder / REFERENCE,
+        column=new.column,
+        by_request=new.by_request,
+        progress=lambda done, total: progress(done, passes * total),
+    )
+    room.take((folder / REFERENCE).stat().st_size)
+    room.require(0)
+    if new.inspect:
+        _inspect(folder, new.name, record, room, progress)
+
+
+def _inspect(folder: Path, name: str, record: ReferenceRecord, room: DiskQuota, progress: Progress) -> None:
+    findings = Findings()
+    findings.ignored, findings.files = record.ignored, list(record.rejected_files)
+    findings.slugs = Counter(record.rejected_by)
+    done, total = record.bytes, 2 * record.bytes
+    with (
+        write_storage(folder, room, copies=False) as writer,
+        closing(ReferencedFiles(folder / REFERENCE).read(0, record.images)) as files,
+    ):
+        for place, path, content in files:
+            if isinstance(content, ImageError):
+                findings.reject(path, content.slug, content.detail)
+            else:
+                add_image(writer, ImageFile(path, content), findings, place)
+                done += len(content)
+            progress(min(done, total), total)
+        report = report_on(name, writer, findings)
+    write_report(folder, report)
 
 
 class DatasetStore:
@@ -162,3 +304,67 @@ def summarize_report(report: DatasetReport, config: ImageOptions) -> DatasetSumm
 
 def _taken(name: str) -> DatasetTaken:
     return DatasetTaken(f"a dataset {name!r} exists already; choose another name or delete it first")
+
+
+def dataset_names(data_dir: Path | None, store: DatasetStore | None = None) -> list[str]:
+    builtin = [name for name in NAMES if builtin_file(name, data_dir) is not None]
+    return builtin + (store.names() if store is not None else [])
+
+
+def summarize(
+    name: str, data_dir: Path | None, store: DatasetStore | None = None, config: ImageOptions | None = None
+) -> DatasetSummary:
+    """Summarize without decoding an image; raise ``DatasetNotFound``, ``DatasetUnfit``."""
+    config = config or ImageOptions()
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        return summarize_builtin(name, path, config)
+    return summarize_report(check_stored(name, data_dir, store).report(name), config)
+
+
+def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
+    """Count the images, in a dataset by reference also those that cannot be decoded."""
+    record = None if builtin_file(name, data_dir) else check_stored(name, data_dir, store).reference(name)
+    if record is not None:
+        return record.images
+    summary = summarize(name, data_dir, store)
+    return summary.train + summary.statistics + summary.calibration + summary.test
+
+
+def load_dataset(
+    name: str,
+    data_dir: Path | None,
+    store: DatasetStore | None = None,
+    config: ImageOptions | None = None,
+    progress: Progress = no_progress,
+) -> Dataset:
+    """Load the images of a built-in or user dataset, divided into parts such as training images.
+
+    The parts are for training, statistics, calibration and testing. The images get the size and colour that ``config``
+    sets.
+
+    Args:
+        name: The dataset.
+        data_dir: The folder of built-in datasets.
+        store: The datasets of users.
+        config: Size, fit and colour of the images. Default: chosen to suit the images.
+        progress: Called with the number of prepared images, and of all; what it raises ends the work.
+
+    Raises:
+        DatasetNotFound: There is no such dataset.
+        DatasetUnfit: The configuration does not fit the images.
+        StorageFull: There is no room for the prepared pixels.
+    """
+    config = config or ImageOptions()
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        return load_builtin(name, path, config)
+    return check_stored(name, data_dir, store).load(name, config, progress)
+
+
+def check_stored(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetStore:
+    """Return the store, or raise ``DatasetNotFound``, which suggests names of datasets."""
+    if store is None or name in NAMES or not store.has(name):
+        hint = "" if data_dir else "; set SNF_DATA_DIR to a folder with mnist.npz, fashion_mnist.npz or cifar10.npz"
+        raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}{hint}")
+    return store

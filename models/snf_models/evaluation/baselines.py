@@ -8,7 +8,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.anomaly.fitting.gaussian_fits import fit_gaussian
+from snf_models.anomaly.statistic_densities import fit_gaussian
 from snf_runtime.anomaly.density.gaussian import Gaussian
 from snf_runtime.images.codec import encode_png
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.anomaly.false_alarms import false_alarm_interval
+from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.evaluation import schema
 from snf_models.evaluation.compared_scores import COMBINED, ImageScores, ScoreColumn
 from snf_models.evaluation.curves import roc_points

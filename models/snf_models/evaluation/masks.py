@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from snf_models.datasets.storage import Storage
 from snf_models.datasets.store import DatasetStore
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
-from snf_models.texts.suggestions import choices
+from snf_models.texts import choices
 from snf_runtime.images.preprocessing import Preprocessing, conform_mask
 
 SUFFIX = "_mask"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from snf_models.anomaly.false_alarms import clopper_pearson
+from snf_models.anomaly.exchangeability import clopper_pearson
 
 Array: TypeAlias = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]

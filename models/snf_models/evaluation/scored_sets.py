@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 from snf_models.evaluation.compared_scores import ImageScores, ScoreSuite
 from snf_models.evaluation.image_sets import ImageSet
 from snf_models.evaluation.same_size_pixels import pictures

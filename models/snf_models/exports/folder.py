@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 
 from snf_models.artifacts.files import CARD as ARTIFACT_CARD
 from snf_models.artifacts.files import read_file
-from snf_models.atomic_files import new_folder, sha256_file
+from snf_models.disk import new_folder, sha256_file
 from snf_models.errors import ArtifactError, EngineUnavailable
 from snf_models.exports.serialized import serialized
-from snf_models.features.backbone import Backbone
-from snf_models.features.lite0 import LITE0
-from snf_models.features.lite0 import NOTICE as LITE0_NOTICE
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
+from snf_models.features.backbones import DEFAULT_FOLDER, LITE0, Backbone, BackboneStore
+from snf_models.features.backbones import NOTICE as LITE0_NOTICE
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.loading.verification import statistic_tolerance
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer
 from snf_models.scoring.engines.open import openvino_obstacle
 from snf_models.scoring.frozen import FrozenFlow

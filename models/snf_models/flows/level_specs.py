@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from snf_models.flows.layers.couplings import AffineCouplingSpec, Place, Width
 from snf_models.flows.layers.spec import AnyLayer, ImageShape, LayerSpec, parse_layer
-from snf_models.texts.validation_texts import plain_text
+from snf_models.texts import plain_text
 
 MAX_LAYERS = 2048
 """Most layers of a flow."""

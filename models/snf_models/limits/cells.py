@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from snf_models.artifacts.detection_limit import FOUND_SHARE, LimitCurve, LimitRecord
+from snf_models.registry.limits import FOUND_SHARE, LimitCurve, LimitRecord
 
 COLUMNS = 2
 WIDTH, HEIGHT = 310, 220

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.artifacts.detection_limit import GRADED, SHAPES, Shape
 from snf_models.evaluation.corruptions import random_rectangle
+from snf_models.registry.limits import GRADED, SHAPES, Shape
 
 Array: TypeAlias = NDArray[np.float64]
 Image: TypeAlias = NDArray[np.uint8]

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from snf_models.anomaly.fitting.copies import first_copies, one_fold_for_copies
-from snf_models.anomaly.fitting.reference_images import (
+from snf_models.anomaly.reference_images import (
     SEED,
     EvenlySpaced,
     ImageRows,
@@ -17,13 +16,15 @@ from snf_models.anomaly.fitting.reference_images import (
     check_held_out,
     check_shape,
     evenly_spaced,
+    first_copies,
     folds_digest,
     is_in_folds,
+    one_fold_for_copies,
 )
-from snf_models.artifacts.detection_limit import MIN_LIMIT_IMAGES
 from snf_models.artifacts.manifest import CalibrationSummary, Manifest
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import DatasetUnfit
+from snf_models.registry.limits import MIN_LIMIT_IMAGES
 from snf_models.training.feature_fit_images import ChosenImages, every_image
 
 STATISTICS = "statistics part"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from snf_models.anomaly.false_alarms import clopper_pearson
-from snf_models.artifacts.detection_limit import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
+from snf_models.anomaly.exchangeability import clopper_pearson
+from snf_models.registry.limits import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
 
 HOPELESS = 0.5
 """Smaller defects are left out once the upper bound of the found share is below this."""

@@ -3,8 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
-from snf_models.anomaly.fitting.calibrate import Progress, calibrate
-from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.anomaly.calibrate import Progress, calibrate
+from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.artifacts.manifest import CalibrationSummary, Precision
 from snf_models.errors import SamplesUnsupported
 from snf_models.features.flows import FrozenFeatureFlows

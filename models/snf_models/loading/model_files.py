@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from snf_models.artifacts.at_location import cached_artifact
+from snf_models.artifacts.files import cached_artifact
 from snf_models.artifacts.manifest import FILE, file_label
 from snf_models.errors import ArtifactError
 from snf_models.locations.location import Location

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from snf_models.anomaly.calibration_file import load_added_calibration
 from snf_models.artifacts.files import CALIBRATION, WEIGHTS
 from snf_models.artifacts.manifest import CalibrationSummary, file_label
 from snf_models.errors import ArtifactError, ScoreNotFinite, UninitializedModel
@@ -21,7 +20,7 @@ from snf_models.loading.verification import (
     score_tolerance,
     verify_model,
 )
-from snf_models.registry.calibrations import ARRAYS
+from snf_models.registry.calibrations import ARRAYS, load_added_calibration
 from snf_models.scoring.opened_density import OpenedDensity
 from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count, torch_threads

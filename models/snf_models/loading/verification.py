@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.anomaly.calibration_file import load_added_calibration, load_calibration
 from snf_models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS, read_arrays
 from snf_models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
-from snf_models.atomic_files import sha256_file
+from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.calibrations import load_added_calibration, load_calibration
+from snf_models.registry.registry import ModelVersion
 from snf_runtime.anomaly.calibration import Calibration
 
 STATISTIC_TOLERANCE = 0.05

@@ -10,18 +10,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from snf_models.atomic_files import new_file, sync_folder, write_if_absent
-from snf_models.disk_space import storage_error
-from snf_models.errors import StorageFull
-from snf_models.locations.entry import FileEntry
-from snf_models.locations.errors import (
+from snf_models.disk import new_file, storage_error, sync_folder, write_if_absent
+from snf_models.errors import (
     FileChanged,
     FileUnreadable,
     LocationNotFound,
     LocationRefused,
     LocationUnavailable,
+    StorageFull,
 )
+
+
+class FileEntry(NamedTuple):
+    """Name, size in bytes and version of a file. In a listing the name is relative to the folder."""
+
+    name: str
+    size: int
+    version: str  # ETag, or time of change and size: differs where the content may differ
+    problem: str | None = None  # why it cannot be read, such as a link that leads nowhere
+
+
+class LocatedFile(Protocol):
+    def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
+        """Return the bytes of ``span``, ``(start, stop)``, or all; raise ``FileChanged`` for another version."""
+        ...
+
+    def entry(self, version: str | None) -> FileEntry: ...
+
+    def stat(self) -> FileEntry | None: ...
+
+    def write(self, data: bytes | Path) -> None: ...
+
+    def write_new(self, data: bytes) -> bool:
+        """Write the file unless it exists; return whether it was written."""
+        ...
+
+    def delete(self) -> None: ...
+
+    def files(self) -> Iterator[FileEntry]:
+        """Yield all files below this folder, in the order of the UTF-8 bytes of their names."""
+        ...
+
 
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
 """Errors that another attempt would give again."""

@@ -1,17 +1,66 @@
+"""URLs of files and folders, and which of them a request may name."""
+
 from __future__ import annotations
 
+import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote
 
-from snf_models.locations.disk import DiskFile
-from snf_models.locations.entry import FileEntry, LocatedFile
-from snf_models.locations.errors import LocationRefused
+from snf_models.errors import LocationRefused
+from snf_models.locations.disk import DiskFile, FileEntry, LocatedFile
 from snf_models.locations.object_store import StoreFile
-from snf_models.locations.range_file import RangeFile
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+class RangeFile(io.RawIOBase):
+    """Seekable binary file that gets bytes ``start`` to ``stop - 1`` by a call of ``read``, without a buffer."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__()
+        self._read = read
+        self.size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        if position < 0:
+            raise ValueError(f"expected a position of at least 0, got {position}")
+        self._position = position
+        return position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        stop = self.size if size is None or size < 0 else min(self._position + size, self.size)
+        if stop <= self._position:
+            return b""
+        data = self._read(self._position, stop)
+        self._position = stop
+        return data
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        with memoryview(buffer) as view, view.cast("B") as target:
+            data = self.read(len(target))
+            target[: len(data)] = data
+        return len(data)
+
 
 SCHEMES = ("s3", "gs", "az", "file")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<bucket>[^/]*)/?(?P<path>.*)", re.DOTALL)
@@ -163,3 +212,35 @@ def _check(path: str, url: str) -> None:
 
 def _file_url(path: str) -> str:
     return "file://" + quote_from_bytes(os.fsencode(path), safe="/ ~!$&'()*+,;=:@[]")
+
+
+SETTING = "SNF_ALLOWED_LOCATIONS"
+
+
+def allowed_location(url: str, prefixes: Sequence[str], home: Path) -> Location:
+    """Return the location of a URL below one of ``prefixes`` and outside ``home``; raise ``LocationRefused``."""
+    location = Location(url)
+    if not prefixes:
+        raise LocationRefused(
+            f"{location} may not be named over HTTP: expected a location below one of {SETTING}, which is not set"
+        )
+    place = _resolved(location)
+    if not any(_is_within(place, _resolved(Location(prefix))) for prefix in prefixes):
+        raise LocationRefused(
+            f"{location} may not be named over HTTP: expected a location below one of {SETTING}: {', '.join(prefixes)}"
+        )
+    own = _resolved(Location.parse(str(home)))
+    if _is_within(place, own) or _is_within(own, place):
+        raise LocationRefused(f"{location} may not be named over HTTP: expected a folder apart from SNF_HOME")
+    return place
+
+
+def _resolved(location: Location) -> Location:
+    return Location.parse(os.path.realpath(location.path)) if location.scheme == "file" else location
+
+
+def _is_within(place: Location, folder: Location) -> bool:
+    if (place.scheme, place.bucket) != (folder.scheme, folder.bucket):
+        return False
+    path = folder.path.rstrip("/")
+    return not path or place.path == path or place.path.startswith(f"{path}/")

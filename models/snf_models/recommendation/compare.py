@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from snf_models.anomaly.fitting.reference_images import evenly_spaced
-from snf_models.artifacts.detection_limit import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
+from snf_models.anomaly.reference_images import evenly_spaced
 from snf_models.datasets import Dataset, Images
-from snf_models.datasets.splits import FOLDS
+from snf_models.datasets.dataset import FOLDS
 from snf_models.errors import (
     BackboneMissing,
     BackboneUnfit,
@@ -39,6 +38,7 @@ from snf_models.recommendation.record import (
     check_train_images,
 )
 from snf_models.recommendation.rule import NOT_COVERED, mean_rank, propose, typical_limit
+from snf_models.registry.limits import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.interrupted import Interrupted

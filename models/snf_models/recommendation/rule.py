@@ -11,8 +11,8 @@ from statistics import fmean
 
 import numpy as np
 
-from snf_models.artifacts.detection_limit import LimitCurve
 from snf_models.recommendation.record import FAMILIES, FamilyName, FamilyResult
+from snf_models.registry.limits import LimitCurve
 
 NEAR = 0.5
 """Largest difference of two mean ranks, in steps of the grid of sizes, that is a tie."""

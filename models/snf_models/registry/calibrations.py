@@ -5,17 +5,57 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
+from snf_models.artifacts.files import read_arrays
 from snf_models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label
-from snf_models.atomic_files import locked, new_folder, remove_leftovers, sha256_file, write_atomically
+from snf_models.disk import locked, new_folder, remove_leftovers, sha256_file, write_atomically
 from snf_models.errors import ArtifactError, CalibrationNotFound
 from snf_models.naming import is_version
-from snf_models.registry.activation import UnlessCoarser
+from snf_runtime.anomaly.calibration import Calibration
+from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
+from snf_runtime.anomaly.conformal import USUAL_ALPHAS
+
+
+def attainable(smallest_p: float) -> tuple[float, ...]:
+    """Return the usual false-alarm rates that are at least ``smallest_p``."""
+    return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
+
+
+@dataclass(frozen=True)
+class UnlessCoarser:
+    """Rule that activates a calibration unless a usual rate is lost. ``own`` is the summary of calibration 0."""
+
+    own: CalibrationSummary
+
+    @staticmethod
+    def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
+        """Decide whether calibration ``number`` replaces ``used``, with a reason if not.
+
+        >>> UnlessCoarser.decide(1, 1 / 61, 0, 1 / 66).active
+        True
+        >>> UnlessCoarser.decide(1, 1 / 31, 0, 1 / 66).reason.partition("; ")[0]
+        'its smallest p-value is 0.0323, that of calibration 0 in use 0.0152: it could no longer flag at alpha 0.02'
+        """
+        lost = [f"{alpha:g}" for alpha in attainable(used_smallest_p) if alpha < smallest_p]
+        if not lost:
+            return Activation(active=True)
+        *others, last = lost
+        alphas = f"{', '.join(others)} and {last}" if others else last
+        return Activation(
+            active=False,
+            reason=f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use "
+            f"{used_smallest_p:.3g}: it could no longer flag at alpha {alphas}; choose calibration {number} to use it "
+            "all the same",
+        )
+
 
 log = logging.getLogger(__name__)
 
@@ -216,3 +256,48 @@ def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) ->
         raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that {RECORD} gives")
     if record.summary.weights_sha256 != weights_sha256:
         raise ArtifactError(f"{file_label(path)} belongs to other weights than those of the model")
+
+
+GRADIENTS_IGNORED = (
+    "gradient-evidence-ignored: it was also made for verdicts with gradients, which have been removed; verdicts are "
+    "those without gradients, whose p-values stay the same. A new calibration has no such evidence"
+)
+
+
+def calibration_bytes(calibration: Calibration) -> bytes:
+    return save(to_arrays(calibration))
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """Write a calibration atomically."""
+    write_atomically(path, calibration_bytes(calibration))
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a calibration; ``ArtifactError`` names a file that is unreadable or incomplete."""
+    try:
+        return from_arrays(Calibration, read_arrays(path))
+    except KeyError as error:
+        raise ArtifactError(f"{file_label(path)} lacks {error.args[0]}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error}") from error
+
+
+def gradient_warning(folder: Path) -> str | None:
+    """Return a warning where the calibration in a folder has evidence of gradients, as earlier versions made it."""
+    try:
+        with safe_open(folder / ARRAYS, "numpy") as arrays:
+            return GRADIENTS_IGNORED if "fisher" in arrays.keys() else None  # noqa: SIM118 - it cannot be iterated
+    except (OSError, SafetensorError):
+        return None  # loading names it
+
+
+def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
+    """Return an added calibration and its summary; ``ArtifactError`` if damaged or of other weights."""
+    record = read_record(folder)
+    check_files(folder, record, weights_sha256)
+    calibration = load_calibration(folder / ARRAYS)
+    if calibration.images != record.summary.calibration_images:
+        expected = record.summary.calibration_images
+        raise ArtifactError(f"{file_label(folder / ARRAYS)}: expected {expected} images, got {calibration.images}")
+    return calibration, record.summary

@@ -2,33 +2,139 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from snf_models.artifacts.fitness import FitnessCheck, in_words
-from snf_models.artifacts.manifest import FILE, file_label, read_manifest
-from snf_models.atomic_files import locked, new_folder, remove_folder, remove_leftovers, write_atomically
-from snf_models.disk_space import folder_bytes
+from snf_models.artifacts.manifest import (
+    FILE,
+    CalibrationRecord,
+    CalibrationSummary,
+    FitnessCheck,
+    Manifest,
+    file_label,
+    in_words,
+    read_manifest,
+)
+from snf_models.disk import folder_bytes, locked, new_folder, remove_folder, remove_leftovers, write_atomically
 from snf_models.errors import (
     AliasRequired,
     ArtifactError,
+    ErrorKind,
     ModelNotFound,
     ModelReadOnly,
+    ModelsError,
     NoLiveVersion,
     VersionInUse,
 )
 from snf_models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
-from snf_models.registry.aliases import MAX_ALIASES, TooManyAliases, announce_live, read_aliases, write_aliases
 from snf_models.registry.calibrations import FOLDER as CALIBRATIONS
-from snf_models.registry.calibrations import OWN, RECORD, CalibrationStore
+from snf_models.registry.calibrations import OWN, RECORD, CalibrationStore, read_record
 from snf_models.registry.limits import FOLDER as LIMITS
 from snf_models.registry.limits import LimitStore
-from snf_models.registry.version import ModelVersion, file_identity
-from snf_models.texts.suggestions import choices
+from snf_models.texts import choices
+
+ALIASES, ANNOUNCED = "aliases.json", "announced-live"
+MAX_ALIASES = 100
+"""Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
+
+
+class TooManyAliases(ModelsError):
+    slug = "too-many-aliases"
+    title = "The model has too many aliases"
+    kind = ErrorKind.CONFLICT
+
+
+def read_aliases(folder: Path, versions: Collection[int]) -> dict[str, int]:
+    """Read aliases. A version that was announced as live is live if it exists. Raises ``ArtifactError``."""
+    path, announced = folder / ALIASES, _announced(folder)
+    try:
+        stored = json.loads(path.read_text()) if path.exists() else {}
+        aliases = {str(alias): int(version) for alias, version in stored.items()}
+        if announced is not None and announced in versions:
+            aliases[LIVE] = announced
+        return aliases
+    except OSError as error:
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{file_label(path)} is not a map of aliases to versions: {error}") from error
+
+
+def write_aliases(folder: Path, aliases: Mapping[str, int]) -> None:
+    """Replace the file of aliases; remove the announcement. The caller holds the lock of the folder."""
+    write_atomically(folder / ALIASES, json.dumps(aliases, indent=1).encode())
+    (folder / ANNOUNCED).unlink(missing_ok=True)
+
+
+def announce_live(folder: Path, version: int, *, live: bool) -> None:
+    """Note whether a new version is live, before its folder appears. The caller holds the lock."""
+    if live:
+        write_atomically(folder / ANNOUNCED, str(version).encode())
+    elif _announced(folder) == version:  # by a publication that did not come to its end
+        (folder / ANNOUNCED).unlink()
+
+
+def _announced(folder: Path) -> int | None:
+    try:
+        return int((folder / ANNOUNCED).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+Stamp = tuple[int, int, int]
+"""Inode, time of change in ns and size of a file."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of a model with the calibration for its p-values. Free of torch."""
+
+    name: str
+    version: int
+    path: Path
+    read_only: bool
+    stamp: Stamp | None  # of the manifest: another model may later have the same name and version
+    calibration: int = OWN
+    calibration_path: Path | None = None  # None for number 0, which is part of the artifact
+    calibration_stamp: Stamp | None = None  # of its record
+
+    @property
+    def manifest(self) -> Manifest:
+        """The cached manifest; raises ``ArtifactError``."""
+        return _cached_manifest(self.path, self.stamp)
+
+    @property
+    def calibration_summary(self) -> CalibrationSummary:
+        """The cached summary of the calibration; raises ``ArtifactError``."""
+        if self.calibration_path is None:
+            return self.manifest.calibration
+        return _cached_record(self.calibration_path, self.calibration_stamp).summary
+
+
+@lru_cache(maxsize=1024)
+def _cached_manifest(path: Path, _stamp: Stamp | None) -> Manifest:
+    return read_manifest(path)  # an artifact is immutable once written
+
+
+@lru_cache(maxsize=1024)
+def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
+    return read_record(path)  # as immutable
+
+
+def file_identity(path: Path) -> Stamp | None:
+    """Return the identity of a file, or None if there is no file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # reading the manifest raises the error
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from snf_models.artifacts.manifest import Manifest
 from snf_models.datasets.image_source import NamedImage
 from snf_models.errors import ImageError
-from snf_models.images.provenance import remark
+from snf_models.images import remark
 from snf_models.score_rows.row import Row, failed_row, row_of
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import DecodedImage

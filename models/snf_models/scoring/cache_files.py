@@ -8,8 +8,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from snf_models.atomic_files import remove_leftovers, write_atomically
-from snf_models.disk_space import require_room
+from snf_models.disk import remove_leftovers, require_room, write_atomically
 from snf_models.errors import StorageFull
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from snf_models.errors import EngineUnavailable
+from snf_models.features.backbones import DEFAULT_FOLDER, BackboneStore
 from snf_models.features.flows import FeatureFlows, FrozenFeatureFlows, TrainedFlows, freeze_features
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
 from snf_models.flows.architecture import Architecture, features_of
 from snf_models.flows.flow import Flow
 from snf_models.scoring.engines.open import open_engine

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-from snf_models.anomaly.calibration_file import save_calibration
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.reference_images import ImageRows, ReferenceImages, images_in_memory
+from snf_models.anomaly.calibrate import calibrate
+from snf_models.anomaly.reference_images import ImageRows, ReferenceImages, images_in_memory
 from snf_models.artifacts.card import model_card
 from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from snf_models.artifacts.manifest import (
@@ -32,12 +31,13 @@ from snf_models.artifacts.manifest import (
     PinnedSample,
     TrainingRecord,
 )
-from snf_models.atomic_files import new_folder, remove_leftovers, sha256_file
 from snf_models.datasets import Dataset, Images
+from snf_models.disk import new_folder, remove_leftovers, sha256_file
 from snf_models.features.fit import FitChoice
 from snf_models.features.flows import HybridFlows, TrainedFlows
 from snf_models.flows.architecture import Architecture
 from snf_models.loading.verification import image_digest, seal
+from snf_models.registry.calibrations import save_calibration
 from snf_models.scoring.flow_density import pixels_of
 from snf_models.scoring.open_density import log_dets_of, open_density
 from snf_models.scoring.options import EngineOptions

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snf_models.datasets import Images
 from snf_models.devices import send
-from snf_models.prefetch import prefetch
+from snf_models.threads import prefetch
 from snf_models.training.augmentation import augmented
 from snf_models.training.config import Augmentation
 from snf_runtime.images.batch import stacked

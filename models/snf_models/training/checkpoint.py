@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from snf_models.atomic_files import new_folder, sha256_file
+from snf_models.disk import new_folder, sha256_file
 
 KEPT = 2
 """Number of newest checkpoints that are kept beside the best one."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from snf_models.images.options import ImageOptions
+from snf_models.images import ImageOptions
 
 INITIALIZATION_IMAGES = 512
 """Number of images that initialise the activation normalisation of a flow before its first step."""

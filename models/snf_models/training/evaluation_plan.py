@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from snf_models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows
+from snf_models.anomaly.reference_images import EvenlySpaced, ImageRows
 from snf_models.datasets import Dataset
 from snf_runtime.images.batch import stacked
 from snf_runtime.scoring.density import ImageDensity

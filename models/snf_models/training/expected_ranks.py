@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from snf_models.datasets import DatasetSummary
-from snf_models.datasets.splits import held_out_sizes
+from snf_models.datasets.dataset import held_out_sizes
 from snf_models.flows.architecture import Architecture, FeatureArchitecture
 from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.conformal import DEFAULT_ALPHA, smallest_p

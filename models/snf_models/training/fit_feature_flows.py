@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from snf_models.bijections.local_affine import ExactLocalAffine
 from snf_models.datasets import Dataset, DatasetSummary
 from snf_models.features.extractor import FeatureExtractor
-from snf_models.features.fit import FitChoice, choose, fit_layer, one_gaussian
+from snf_models.features.fit import FeatureMoments, FitChoice, choose, fit_layer, one_gaussian
 from snf_models.features.flows import LOCAL_LAYERS, FeatureFlows, sums_of_groups
-from snf_models.features.moments import FeatureMoments
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.training.config import TrainingConfig
 from snf_models.training.expected_ranks import whole_folds

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snf_models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
+from snf_models.artifacts.manifest import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Measure
 from snf_models.datasets import Dataset
 from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.scoring.flow_density import FlowDensity, pixels_of

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from snf_models.atomic_files import remove_leftovers
 from snf_models.bijections.pixels import MarginalPixels
 from snf_models.datasets import Dataset
 from snf_models.devices import fastest_convolutions, find_device
+from snf_models.disk import remove_leftovers
 from snf_models.errors import DamagedCheckpoints, RanksUnfit, SingularLayer, TrainingDiverged
 from snf_models.flows.architecture import PixelArchitecture
 from snf_models.flows.build import build_flow

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from snf_models.texts.validation_texts import value_text
+from snf_models.texts import value_text
 from snf_models.training.config import GROUPS, TrainingConfig
 from snf_models.training.presets import PRESETS
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snf_models.errors import DatasetUnfit, PresetNotFound
-from snf_models.features.backbone import LARGEST_SIDE, Backbone
-from snf_models.features.lite0 import LITE0
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
+from snf_models.features.backbones import DEFAULT_FOLDER, LARGEST_SIDE, LITE0, Backbone, BackboneStore
 from snf_models.flows.architecture import (
     FINEST_GRID,
     Architecture,
@@ -23,8 +21,8 @@ from snf_models.flows.architecture import (
     PixelTransform,
     depth,
 )
-from snf_models.images.options import ImageOptions
-from snf_models.texts.suggestions import choices
+from snf_models.images import ImageOptions
+from snf_models.texts import choices
 from snf_models.training.config import TrainingConfig
 from snf_models.training.recipe import OF_FEATURES, require_features, require_layers, training_config
 

@@ -13,7 +13,7 @@ from snf_models.errors import WHITENING_LAYERS, DatasetUnfit, SettingUnsupported
 from snf_models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from snf_models.flows.layers.couplings import Coupling
 from snf_models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec, SelfNormalizingOneByOneSpec
-from snf_models.texts.validation_texts import error_line
+from snf_models.texts import error_line
 from snf_models.training.config import TrainingConfig
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})

@@ -16,15 +16,14 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from snf_models.anomaly.fitting.copies import first_copies, one_fold_for_copies
-from snf_models.anomaly.fitting.reference_images import MAX_EVIDENCE_BYTES, evidence_bytes
+from snf_models.anomaly.reference_images import MAX_EVIDENCE_BYTES, evidence_bytes, first_copies, one_fold_for_copies
 from snf_models.artifacts.manifest import FILE, Manifest, read_manifest
-from snf_models.atomic_files import make_folder
 from snf_models.datasets import Dataset, DatasetSummary
 from snf_models.devices import find_device
+from snf_models.disk import make_folder
 from snf_models.errors import ArchitectureInvalid
+from snf_models.features.backbones import DEFAULT_FOLDER, BackboneStore
 from snf_models.features.extractor import FeatureExtractor
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
 from snf_models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
 from snf_models.flows.build import describe_flow
 from snf_models.flows.flow import Flow

@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 from snf_models.errors import FolderTaken
-from snf_models.texts.validation_texts import value_text
+from snf_models.texts import value_text
 from snf_models.training.config import TrainingConfig, earlier_settings
 from snf_models.training.recipe import TrainingRecipe
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from snf_models.atomic_files import remove_leftovers, write_atomically
 from snf_models.bijections.frozen import Inverse
+from snf_models.disk import remove_leftovers, write_atomically
 from snf_models.errors import EngineUnavailable
 from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.scoring.frozen import FrozenFlow

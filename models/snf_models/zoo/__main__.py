@@ -17,14 +17,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from snf_models.anomaly.calibration_file import save_calibration
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.reference_images import ReferenceImages
+from snf_models.anomaly.calibrate import calibrate
+from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.artifacts.card import model_card
 from snf_models.artifacts.files import CALIBRATION, CARD
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.loading.load_flows import load_artifact
 from snf_models.loading.verification import seal
+from snf_models.registry.calibrations import save_calibration
 from snf_models.registry.registry import ZOO
 from snf_models.scoring.open_density import open_density
 from snf_models.training.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file

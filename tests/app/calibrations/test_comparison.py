@@ -15,11 +15,11 @@ from PIL import Image
 from snf_app.calibrations.comparison_schemas import COMPARISON, CalibrationComparison
 from snf_app.calibrations.recent_evidence import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
 from snf_app.main import create_app
-from snf_models.anomaly.calibration_file import calibration_bytes
-from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.rejudge import StoredEvidence
 from snf_models.artifacts.manifest import Precision
 from snf_models.datasets import Dataset
+from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions

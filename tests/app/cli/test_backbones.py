@@ -11,9 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_models.features.backbone import Backbone
-from snf_models.features.lite0 import LITE0
-from snf_models.features.store import DESCRIPTION, BackboneStore
+from snf_models.features.backbones import DESCRIPTION, LITE0, Backbone, BackboneStore
 from tests.support.backbones import TINY, tiny_onnx
 from tests.support.paths import ROOT
 

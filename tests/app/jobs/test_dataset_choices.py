@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.jobs.choice_schemas import CHOICES, JobDatasets
 from snf_app.main import create_app
-from snf_models.anomaly.fitting.reference_images import check_summary
+from snf_models.anomaly.reference_images import check_summary
 from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
 from snf_models.datasets import DatasetSummary
 from snf_models.errors import DatasetUnfit

@@ -14,8 +14,7 @@ from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
 from snf_app.jobs.schemas import Estimate, JobRequest
 from snf_app.main import create_app
 from snf_models.datasets import DatasetStore, summarize
-from snf_models.features.lite0 import LITE0
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import LITE0, BackboneStore
 from snf_models.registry.registry import Registry
 from snf_models.training.config import TrainingConfig
 from snf_models.training.presets import find_preset

@@ -14,8 +14,7 @@ from snf_app.registry.loaded import PoolEntry
 from snf_app.registry.loaded_memory import LoadedMemory
 from snf_app.registry.model_pool import ModelPool
 from snf_models.errors import ArtifactError, ModelNotFound
-from snf_models.registry.registry import Registry
-from snf_models.registry.version import ModelVersion
+from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from tests.support.trained import barely_trained

@@ -22,7 +22,7 @@ from snf_app.http.admission import RequestDeadline, deadline
 from snf_app.http.errors import Problem
 from snf_app.main import create_app
 from snf_app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
-from snf_models.anomaly.calibration_file import calibration_bytes
+from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.judged import JudgedImage

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_split
+from snf_models.anomaly.calibrate import ReferenceEvidence, fit_split
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.scoring.evidence import Evidence
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from snf_models.anomaly.fitting.split_or_cross_conformal import fit_cross
+from snf_models.anomaly.calibrate import fit_cross
 from snf_models.errors import AlphaUnattainable
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split
 

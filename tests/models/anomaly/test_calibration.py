@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
+from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.conformal import MAX_STATISTIC
 from snf_runtime.anomaly.find_reasons import MAX_REASONS, MIN_SHARE

@@ -12,10 +12,10 @@ import torch
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 
-from snf_models.anomaly.calibration_file import from_arrays, load_calibration, save_calibration, to_arrays
-from snf_models.anomaly.fitting.split_or_cross_conformal import fit_cross, fit_split
+from snf_models.anomaly.calibrate import fit_cross, fit_split
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.errors import ArtifactError
+from snf_models.registry.calibrations import from_arrays, load_calibration, save_calibration, to_arrays
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration

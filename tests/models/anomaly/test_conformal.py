@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, betabinom, binom
 
-from snf_models.anomaly.false_alarms import CONFIDENCE, false_alarm_interval, safe_threshold
+from snf_models.anomaly.exchangeability import CONFIDENCE, false_alarm_interval, safe_threshold
 from snf_runtime.anomaly.conformal import (
     ALPHAS,
     USUAL_ALPHAS,

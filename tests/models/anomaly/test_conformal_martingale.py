@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, kstest, norm
 
-from snf_models.anomaly.conformal_martingale import (
+from snf_models.anomaly.exchangeability import (
     BETS,
     SHAPES,
     ConformalMartingale,

@@ -7,10 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from snf_models.anomaly.fitting import copies
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.copies import first_copies, one_fold_for_copies
-from snf_models.anomaly.fitting.reference_images import ReferenceImages, reference_of
+from snf_models.anomaly import reference_images as copies
+from snf_models.anomaly.calibrate import calibrate
+from snf_models.anomaly.reference_images import ReferenceImages, first_copies, one_fold_for_copies, reference_of
 from snf_models.artifacts.manifest import CalibrationSummary
 from snf_models.datasets import Dataset
 from snf_models.errors import DatasetUnfit

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
-from snf_models.anomaly.fitting.statistic_densities import fit_statistic
+from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.errors import AlphaUnattainable
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays

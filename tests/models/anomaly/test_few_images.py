@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from snf_models.anomaly.fitting.reference_images import reference_of
-from snf_models.anomaly.fitting.split_or_cross_conformal import fit_split
-from snf_models.anomaly.fitting.statistic_densities import fit_statistic
+from snf_models.anomaly.calibrate import fit_split
+from snf_models.anomaly.reference_images import reference_of
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Dataset
 from snf_models.evaluation.corruptions import Corruption, corrupt
 from snf_models.evaluation.metrics import separation

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snf_models.anomaly.fitting.calibrate import ReferenceImages, calibrate
+from snf_models.anomaly.calibrate import ReferenceImages, calibrate
 from snf_models.anomaly.heat_map_picture import OVERLAY_SIDE, colours, overlay
 from snf_models.datasets import load_dataset
 from snf_models.errors import HeatMapUnsupported

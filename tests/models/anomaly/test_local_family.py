@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
-from snf_models.anomaly.fitting.statistic_densities import fit_local
+from snf_models.anomaly.statistic_densities import fit_local
 from snf_models.datasets import load_dataset
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer

@@ -11,13 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from snf_models.anomaly.calibration_file import load_calibration, save_calibration
-from snf_models.anomaly.false_alarms import false_alarm_interval
-from snf_models.anomaly.fitting.reference_pass import collect_evidence
-from snf_models.anomaly.fitting.split_or_cross_conformal import ReferenceEvidence, fit_cross, fit_split
+from snf_models.anomaly.calibrate import ReferenceEvidence, collect_evidence, fit_cross, fit_split
+from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.datasets import load_dataset
 from snf_models.errors import ArtifactError
+from snf_models.registry.calibrations import load_calibration, save_calibration
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration

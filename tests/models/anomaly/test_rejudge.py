@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snf_models.anomaly.calibration_file import calibration_bytes
-from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.rejudge import StoredEvidence, rejudge
 from snf_models.datasets import Dataset
 from snf_models.errors import ImageError
+from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from tests.models.helpers import real_images

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from snf_models.anomaly.calibration_file import load_calibration, save_calibration
-from snf_models.anomaly.fitting.statistic_densities import fit_statistic
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.errors import ArtifactError
+from snf_models.registry.calibrations import load_calibration, save_calibration
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly import evidences

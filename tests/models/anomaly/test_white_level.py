@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from snf_models.anomaly.conformal_martingale import ConformalMartingale, RankCounts
+from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_models.datasets import load_dataset
 from snf_runtime.scoring.white_level import white_levels
 

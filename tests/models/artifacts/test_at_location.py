@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.artifacts.at_location import cached_artifact, fetch_artifact, files_at, write_artifact
-from snf_models.artifacts.files import WEIGHTS
+from snf_models.artifacts.files import WEIGHTS, cached_artifact, fetch_artifact, files_at, write_artifact
 from snf_models.artifacts.manifest import FILE
-from snf_models.disk_space import RESERVE
-from snf_models.errors import ArtifactRefused, StorageFull
-from snf_models.locations.errors import LocationNotFound
+from snf_models.disk import RESERVE
+from snf_models.errors import ArtifactRefused, LocationNotFound, StorageFull
 from snf_models.locations.location import Location
 from snf_models.scorer import Scorer
 from tests.support.s3 import S3Server

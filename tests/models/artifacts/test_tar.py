@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.archives.tar import MAX_EXTENDED
-from snf_models.artifacts.files import CARD, NAMES, SAMPLES, WEIGHTS
+from snf_models.archives import MAX_EXTENDED
+from snf_models.artifacts.files import CARD, MAX_BYTES, NAMES, SAMPLES, WEIGHTS, pack, unpack
 from snf_models.artifacts.manifest import FILE
-from snf_models.artifacts.tar import MAX_BYTES, pack, unpack
 from snf_models.errors import ArtifactError, ArtifactRefused
 
 SMALL = {name: name.encode() * 100 for name in NAMES}

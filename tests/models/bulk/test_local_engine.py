@@ -26,9 +26,8 @@ from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.sources import DatasetImages
 from snf_models.bulk.work import BulkWork
 from snf_models.datasets.image_source import ImageSource, NamedImage
-from snf_models.errors import EngineUnavailable, PartFailed, PlanDiffers, StorageFull
+from snf_models.errors import EngineUnavailable, LocationUnavailable, PartFailed, PlanDiffers, StorageFull
 from snf_models.loading.model_files import ModelFiles
-from snf_models.locations.errors import LocationUnavailable
 from snf_models.locations.location import Location
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing

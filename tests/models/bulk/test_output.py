@@ -22,9 +22,9 @@ from snf_models.bulk.part import Stopped
 from snf_models.bulk.part_tables import PartSummary, table_of
 from snf_models.bulk.plan import BulkPlan, open_plan, part_size
 from snf_models.bulk.sources import chosen_part_size, index_location
-from snf_models.disk_space import waits_for_room
+from snf_models.disk import waits_for_room
 from snf_models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
-from snf_models.locations.entry import FileEntry
+from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
 from snf_models.score_rows.row import failed_row
 from snf_runtime.images.codec import Preprocessing

@@ -14,12 +14,12 @@ from snf_models.errors import (
     AlphaUnattainable,
     DatasetNotFound,
     ImageError,
+    LocationUnavailable,
     ModelsError,
     NoLiveVersion,
     PartFailed,
     StorageFull,
 )
-from snf_models.locations.errors import LocationUnavailable
 
 PLAN = BulkPlan(
     model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=250, images_per_part=100

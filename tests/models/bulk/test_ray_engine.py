@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from snf_models.atomic_files import LEFTOVER
 from snf_models.bulk import ray_engine
 from snf_models.bulk.callbacks import Callbacks
 from snf_models.bulk.engines import bulk_engine
@@ -22,6 +21,7 @@ from snf_models.bulk.local_engine import LocalEngine
 from snf_models.bulk.output import Output
 from snf_models.bulk.part import Stopped
 from snf_models.bulk.ray_engine import RayEngine
+from snf_models.disk import LEFTOVER
 from snf_models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUnavailable, StorageFull
 from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled

@@ -12,8 +12,7 @@ from snf_models.bulk.sources import BuiltinImages, ImageFiles, index_location, o
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.datasets.image_source import ImageSource, NamedImage, StoredImages
 from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError
-from snf_models.locations.disk import DiskFile
-from snf_models.locations.entry import FileEntry
+from snf_models.locations.disk import DiskFile, FileEntry
 from snf_models.locations.location import Location
 from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.artifacts.at_location import cached_artifact, write_artifact
+from snf_models.artifacts.files import cached_artifact, write_artifact
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.bulk.engine_choice import choose_engine
 from snf_models.bulk.output import Output

@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up(store: DatasetStore, tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("snf_models.datasets.ingest.fill._contact_sheet", full)
+    monkeypatch.setattr("snf_models.datasets.store._contact_sheet", full)
     with pytest.raises(StorageFull, match="No space left"):
         store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
     assert list(store.root.iterdir()) == []

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from snf_models.datasets import DatasetStore
-from snf_models.datasets.ingest.items import safe_path
-from snf_models.datasets.ingest.limits import Limits
+from snf_models.datasets.upload_items import Limits, safe_path
 from snf_models.errors import DatasetRefused, ImageError
 from snf_runtime.images.codec import decode_npy
 from snf_runtime.images.npy import npy_header

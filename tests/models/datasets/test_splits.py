@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from snf_models.anomaly.false_alarms import safe_threshold
-from snf_models.datasets.splits import SplitAssignment, held_out_sizes, split_images
+from snf_models.anomaly.exchangeability import safe_threshold
+from snf_models.datasets.dataset import SplitAssignment, held_out_sizes, split_images
 from snf_runtime.anomaly.conformal import smallest_p
 
 

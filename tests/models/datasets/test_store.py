@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from snf_models.datasets import DatasetStore, dataset_names, load_dataset, summarize
-from snf_models.datasets.cache_folders import KEPT, make_room
-from snf_models.datasets.choose_preprocessing import ImageFacts, choose_preprocessing
 from snf_models.datasets.dataset import Dataset
-from snf_models.datasets.ingest.near_duplicates import near_pairs
-from snf_models.disk_space import folder_bytes
+from snf_models.datasets.prepared import KEPT, make_room
+from snf_models.datasets.report import near_pairs
+from snf_models.disk import folder_bytes
 from snf_models.errors import DatasetNotFound, DatasetUnfit, StorageFull
-from snf_models.images.provenance import provenance_warning
+from snf_models.images import ImageFacts, choose_preprocessing, provenance_warning
 from snf_models.loading.load_flows import load_artifact
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig

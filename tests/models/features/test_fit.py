@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine, cell_of_places
 from snf_models.features import fit
-from snf_models.features.fit import FitChoice, HeldOut, LocalGaussian, Target, choose, fit_layer
-from snf_models.features.moments import FeatureMoments
+from snf_models.features.fit import FeatureMoments, FitChoice, HeldOut, LocalGaussian, Target, choose, fit_layer
 
 SHAPE = (5, 6, 7)
 

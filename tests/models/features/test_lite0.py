@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from snf_models.errors import BackboneUnfit
-from snf_models.features.extractor import TorchExtractor, normalised, on_one_grid
-from snf_models.features.lite0 import BLOCKS, LITE0, Arrays, fold_normalisations, weight_shapes
-from snf_models.features.lite0_check import LOGITS, SIDE, check_image, check_weights
-from snf_models.features.lite0_network import Lite0Network
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import BLOCKS, LITE0, Arrays, BackboneStore, fold_normalisations, weight_shapes
+from snf_models.features.extractor import (
+    LOGITS,
+    SIDE,
+    Lite0Network,
+    TorchExtractor,
+    check_image,
+    check_weights,
+    normalised,
+    on_one_grid,
+)
 from snf_worker.sandbox.uploads import package_file
 
 

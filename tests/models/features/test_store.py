@@ -13,11 +13,8 @@ from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 
 from snf_models.errors import BackboneMissing, BackboneUnfit, StorageFull
-from snf_models.features.backbone import Backbone
-from snf_models.features.extractor import TorchExtractor
-from snf_models.features.lite0 import LITE0
-from snf_models.features.lite0_check import check_image
-from snf_models.features.store import DESCRIPTION, BackboneStore
+from snf_models.features.backbones import DESCRIPTION, LITE0, Backbone, BackboneStore
+from snf_models.features.extractor import TorchExtractor, check_image
 from tests.support.backbones import TINY
 from tests.support.disks import MIB, Disk
 

@@ -2,7 +2,7 @@ from math import comb
 
 import pytest
 
-from snf_models.anomaly.false_alarms import clopper_pearson
+from snf_models.anomaly.exchangeability import clopper_pearson
 from snf_models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
 from snf_models.artifacts.manifest import FILE, read_manifest
-from snf_models.atomic_files import sha256_file
 from snf_models.datasets import load_dataset
+from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
 from snf_models.loading.load_flows import load_artifact
 from snf_models.loading.verification import image_digest

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.locations.allowed import allowed_location
-from snf_models.locations.errors import LocationRefused
+from snf_models.errors import LocationRefused
+from snf_models.locations.location import allowed_location
 
 NO_HOME = Path("/nowhere/home")
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from snf_models.locations.errors import (
+from snf_models.errors import (
     FileChanged,
     FileUnreadable,
     LocationNotFound,

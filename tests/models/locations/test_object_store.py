@@ -11,11 +11,9 @@ import httpx
 import pytest
 from obstore.exceptions import GenericError
 
-from snf_models.errors import ErrorKind, ModelsError
-from snf_models.locations.errors import FileUnreadable, LocationRefused, LocationUnavailable
+from snf_models.errors import ErrorKind, FileUnreadable, LocationRefused, LocationUnavailable, ModelsError
 from snf_models.locations.location import Location
-from snf_models.locations.object_store import store_variables
-from snf_models.locations.store_errors import store_error
+from snf_models.locations.object_store import store_error, store_variables
 from tests.support.s3 import S3Server
 
 

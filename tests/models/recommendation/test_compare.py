@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from snf_models.datasets import Dataset, Images, load_dataset
 from snf_models.errors import DatasetUnfit, ScoreNotFinite
-from snf_models.images.options import ImageOptions
+from snf_models.images import ImageOptions
 from snf_models.limits.defects import defect_sizes
 from snf_models.limits.good_images import GoodImages
 from snf_models.limits.measure import measure_limits

@@ -7,13 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snf_models.anomaly.calibration_file import calibration_bytes
-from snf_models.anomaly.fitting.calibrate import calibrate
-from snf_models.anomaly.fitting.reference_images import reference_of
+from snf_models.anomaly.calibrate import calibrate
+from snf_models.anomaly.reference_images import reference_of
 from snf_models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, read_manifest
 from snf_models.datasets import Dataset, load_dataset
-from snf_models.registry.activation import UnlessCoarser, attainable
-from snf_models.registry.calibrations import ARRAYS, CHOICE, NOT_ASKED, RECORD, CalibrationStore
+from snf_models.registry.calibrations import (
+    ARRAYS,
+    CHOICE,
+    NOT_ASKED,
+    RECORD,
+    CalibrationStore,
+    UnlessCoarser,
+    attainable,
+    calibration_bytes,
+)
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer
 from tests.support.documents import check_table

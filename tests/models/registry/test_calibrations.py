@@ -13,16 +13,15 @@ import numpy as np
 import pytest
 
 from snf_app.calibrations.views import listing
-from snf_models.anomaly.calibration_file import calibration_bytes
-from snf_models.anomaly.false_alarms import images_needed, safe_threshold
-from snf_models.anomaly.fitting import reference_images
-from snf_models.anomaly.fitting.calibrate import calibrate, count_image_passes
-from snf_models.anomaly.fitting.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
+from snf_models.anomaly import reference_images
+from snf_models.anomaly.calibrate import calibrate, count_image_passes
+from snf_models.anomaly.exchangeability import images_needed, safe_threshold
+from snf_models.anomaly.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from snf_models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
 from snf_models.bulk.plan import BulkPlan, join_plan, open_plan
 from snf_models.datasets import Dataset, load_dataset, summarize
 from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
-from snf_models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore
+from snf_models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore, calibration_bytes
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import USUAL_ALPHAS

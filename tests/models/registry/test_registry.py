@@ -22,8 +22,7 @@ from snf_models.errors import (
     VersionInUse,
 )
 from snf_models.naming import ModelRef, parse_ref
-from snf_models.registry.aliases import MAX_ALIASES, TooManyAliases
-from snf_models.registry.registry import Registry
+from snf_models.registry.registry import MAX_ALIASES, Registry, TooManyAliases
 from snf_models.scorer import Scorer
 from tests.models.registry.publishing import publish_versions
 from tests.support.forked_context import forked_context

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from snf_models.bijections.conformance import randomise
 from snf_models.errors import BackboneUnfit
-from snf_models.features.backbone import Backbone, BackboneOutput
+from snf_models.features.backbones import LITE0, Backbone, BackboneOutput, BackboneStore, weight_shapes
 from snf_models.features.extractor import TorchExtractor, normalised, on_one_grid
 from snf_models.features.flows import FrozenFeatureFlows, build_feature_flows, freeze_features
-from snf_models.features.lite0 import LITE0, weight_shapes
-from snf_models.features.store import BackboneStore
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.scoring.engines.openvino_backbone import open_network
 from snf_models.scoring.engines.openvino_feature_engine import OpenVINOExtractor, feature_engine

@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from snf_models.anomaly.fitting.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
+from snf_models.anomaly.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from snf_models.anomaly.rejudge import StoredEvidence, rejudge
-from snf_models.artifacts.detection_limit import LimitParameters
 from snf_models.audit import recompute_features
 from snf_models.bulk.part import score_part
 from snf_models.bulk.sources import ImageFiles, open_source
@@ -30,6 +29,7 @@ from snf_models.features.flows import FeatureFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
+from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig
 from snf_models.training.presets import find_preset
@@ -393,7 +393,7 @@ def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkey
     assert evidence_bytes(large, architecture) == 60 * evidence.features.places.nbytes
     assert images_in_memory(large, architecture) == 60
     monkeypatch.setattr(
-        "snf_models.anomaly.fitting.reference_images.MAX_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
+        "snf_models.anomaly.reference_images.MAX_EVIDENCE_BYTES", evidence_bytes(large, architecture) // 2
     )
     assert images_in_memory(large, architecture) == 30
     dataset, events = load_dataset(TRAINED_ON, None, store, as_seen(scorer.preprocessing)), []

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snf_models.anomaly.fitting.reference_images import folds_digest
-from snf_models.artifacts.detection_limit import LimitParameters
+from snf_models.anomaly.reference_images import folds_digest
 from snf_models.datasets import DatasetStore, load_dataset, summarize
 from snf_models.datasets.dataset import DatasetSummary
 from snf_models.errors import AlphaUnattainable, DatasetUnfit
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
+from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> tuple[
     folder = tmp_path_factory.mktemp("ranks")
     store, said = DatasetStore(folder / "datasets"), list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("snf_models.datasets.splits.SMALL", 100)
+        patch.setattr("snf_models.datasets.dataset.SMALL", 100)
         store.create("digits", [source(folder / "uploads", npz(images=real_images(150)[:, 0]))])
     config = find_preset("snf-features").config({"feature_side": 32})
     dataset = load_dataset("digits", None, store, config)

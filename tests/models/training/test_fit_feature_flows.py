@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from snf_models.bijections.local_affine import SelfNormalizingLocalAffine
-from snf_models.features.fit import FitChoice, fit_layer
-from snf_models.features.moments import FeatureMoments
+from snf_models.features.fit import FeatureMoments, FitChoice, fit_layer
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.training.fit_feature_flows import FittedFeatures, fit_features
 from tests.models.helpers import real_images

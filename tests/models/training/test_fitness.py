@@ -13,12 +13,10 @@ import pytest
 import torch
 
 from snf_models.artifacts.card import model_card
-from snf_models.artifacts.fitness import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord
-from snf_models.artifacts.manifest import Manifest, read_manifest
+from snf_models.artifacts.manifest import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Manifest, read_manifest
 from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
 from snf_models.datasets import load_dataset
-from snf_models.features.fit import choose, one_gaussian
-from snf_models.features.moments import FeatureMoments
+from snf_models.features.fit import FeatureMoments, choose, one_gaussian
 from snf_models.scorer import Scorer
 from snf_models.scoring.flow_density import FlowDensity
 from snf_models.scoring.open_density import open_density

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from snf_models.artifacts.files import WEIGHTS
-from snf_models.atomic_files import sha256_file
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.devices import find_device
+from snf_models.disk import sha256_file
 from snf_models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound
 from snf_models.loading.load_flows import load_artifact
 from snf_models.scorer import Scorer

@@ -33,7 +33,7 @@ WORK = {
     ),
     "the reserve of the disk": (
         "import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(total=64, free=0)\n"
-        "    from snf_models.atomic_files import new_folder\n"
+        "    from snf_models.disk import new_folder\n"
         "    new_folder(folder / 'checkpoint').__enter__()"
     ),
 }
@@ -85,7 +85,7 @@ def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
 
 def test_a_full_quota_fails_the_job(settings: Settings) -> None:
     """A quota has no room again by itself."""
-    work = "from snf_models.datasets.ingest.limits import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
+    work = "from snf_models.datasets.upload_items import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
     code, events, log = run_attempt(PROGRAM.format(work=work), settings)
     assert code == ExitCode.REFUSED, log
     assert events[-1]["type"] == "storage-full"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from snf_models.bulk.plan import BulkPlan
-from snf_models.locations.errors import LocationRefused
+from snf_models.errors import LocationRefused
 from snf_models.locations.location import Location
 from snf_worker.attempts.run_attempt import JobSpec
 from snf_worker.attempts.score import open_parts

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from snf_models.atomic_files import remove_folder
+from snf_models.disk import remove_folder
 from snf_models.errors import TrainingDiverged
 from snf_models.registry.registry import Registry
 from snf_models.training.interrupted import Interrupted

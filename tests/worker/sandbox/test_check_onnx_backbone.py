@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from snf_models.errors import BackboneUnfit, ModelsError
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import BackboneStore
 from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
 from snf_worker.sandbox.uploads import add_onnx, described

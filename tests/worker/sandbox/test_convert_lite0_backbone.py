@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from snf_models.errors import BackboneMissing, BackboneUnfit, ModelsError
-from snf_models.features.lite0 import LITE0
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import LITE0, BackboneStore
 from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
 from snf_worker.sandbox.uploads import add_lite0, convert, package_file

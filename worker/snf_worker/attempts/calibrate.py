@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from snf_models.anomaly.calibration_file import calibration_bytes
-from snf_models.anomaly.fitting.calibrate import count_image_passes
-from snf_models.anomaly.fitting.reference_images import as_seen, reference_of
+from snf_models.anomaly.calibrate import count_image_passes
+from snf_models.anomaly.reference_images import as_seen, reference_of
 from snf_models.datasets import load_dataset
-from snf_models.registry.activation import UnlessCoarser
-from snf_models.registry.calibrations import CalibrationStore
+from snf_models.registry.calibrations import CalibrationStore, UnlessCoarser, calibration_bytes
 from snf_models.scorer import Scorer
 from snf_worker.attempts.run_attempt import Attempt, ProgressReporter
 

@@ -2,7 +2,7 @@
 
 import shutil
 
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html

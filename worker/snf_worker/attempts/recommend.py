@@ -2,9 +2,9 @@
 
 import shutil
 
-from snf_models.atomic_files import write_atomically
 from snf_models.datasets import load_dataset
-from snf_models.images.options import ImageOptions
+from snf_models.disk import write_atomically
+from snf_models.images import ImageOptions
 from snf_models.recommendation.compare import compare_families
 from snf_models.recommendation.record import RecommendationRecord, RecommendParameters
 from snf_worker.attempts.run_attempt import Attempt

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snf_models.disk_space import storage_error, storage_errors, waits_for_room
+from snf_models.disk import storage_error, storage_errors, waits_for_room
 from snf_models.errors import ModelsError, RayUnavailable
 from snf_models.training.interrupted import Interrupted
 from snf_worker.broker.connection import redis_client
@@ -32,8 +32,7 @@ from snf_worker.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from snf_models.datasets import DatasetStore
-    from snf_models.registry.registry import Registry
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion, Registry
 
 
 REPORT_S = 0.5
@@ -364,7 +363,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 def _require_allowed(attempt: Attempt) -> None:
     """Raise ``LocationRefused`` if a dataset was made of a location that callers may no longer name."""
-    from snf_models.locations.allowed import allowed_location
+    from snf_models.locations.location import allowed_location
 
     for name in filter(attempt.datasets.has, attempt.spec.datasets):
         record = attempt.datasets.reference(name)
@@ -374,7 +373,7 @@ def _require_allowed(attempt: Attempt) -> None:
 
 def _report(problem: Exception, attempt: Attempt) -> int:
     """Write the error event of an attempt; return its exit code."""
-    from snf_models.locations.errors import LocationUnavailable
+    from snf_models.errors import LocationUnavailable
 
     error = explain(problem, attempt.settings.train_memory_bytes)
     expected = isinstance(problem, ModelsError | ValidationError)

@@ -20,12 +20,10 @@ from snf_models.bulk.plan import BulkPlan, OpenPlan, Parts, join_plan, open_plan
 from snf_models.bulk.sources import DatasetImages, chosen_part_size
 from snf_models.bulk.work import BulkWork
 from snf_models.datasets.image_source import ImageSource
-from snf_models.disk_space import storage_errors, waits_for_room
-from snf_models.errors import ModelsError
+from snf_models.disk import storage_errors, waits_for_room
+from snf_models.errors import LocationUnavailable, ModelsError
 from snf_models.loading.model_files import ModelFiles, content_digest
-from snf_models.locations.allowed import allowed_location
-from snf_models.locations.errors import LocationUnavailable
-from snf_models.locations.location import Location
+from snf_models.locations.location import Location, allowed_location
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_files
 from snf_models.threads import one_blas_thread

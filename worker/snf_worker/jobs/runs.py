@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from snf_models.atomic_files import make_folder, remove_folder, remove_leftovers, write_atomically
+from snf_models.disk import make_folder, remove_folder, remove_leftovers, write_atomically
 from snf_models.errors import ModelsError
 from snf_models.training.interrupted import Interrupted
 from snf_worker.errors import JobConflict, JobsError, RunNotFound
@@ -25,7 +25,7 @@ from snf_worker.process_setup import private_umask
 from snf_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from snf_models.registry.version import ModelVersion
+    from snf_models.registry.registry import ModelVersion
 
 
 Origin = Literal["job", "command"]

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
-from snf_models.atomic_files import make_folder
-from snf_models.disk_space import folder_problem, require_room, storage_error, usable_bytes
+from snf_models.disk import folder_problem, make_folder, require_room, storage_error, usable_bytes
 from snf_models.errors import StorageFull, StorageReadOnly
 from snf_models.locations.location import Location
 from snf_worker.errors import BrokerDown, StaleAttempt

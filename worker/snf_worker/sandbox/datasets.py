@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from snf_models.datasets import DatasetStore, Source
-from snf_models.datasets.ingest.fill import NewDataset, fill_folder
-from snf_models.datasets.ingest.limits import Limits
-from snf_models.datasets.ingest.near_duplicates import NearDuplicates
-from snf_models.datasets.references.create_reference import NewReference, fill_reference
+from snf_models.datasets.report import NearDuplicates
+from snf_models.datasets.store import NewDataset, NewReference, fill_folder, fill_reference
+from snf_models.datasets.upload_items import Limits
 from snf_models.errors import DatasetRefused
 from snf_models.locations.location import Location
 from snf_models.locations.object_store import store_variables

@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from snf_models.disk_space import storage_errors
+from snf_models.disk import storage_errors
 from snf_models.errors import ErrorKind, ModelsError
 from snf_worker.process_setup import limit_memory, lower_limit, prefer_oom_kill, tune_process
 from snf_worker.runtime.parent_death import ParentDeathPipe, watch

@@ -18,9 +18,7 @@ from pydantic import ValidationError
 from snf_models.artifacts.files import CARD, NAMES, SAMPLES, read_file
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.errors import ArtifactRefused, BackboneMissing, BackboneUnfit, ModelsError
-from snf_models.features.backbone import Backbone
-from snf_models.features.lite0 import LITE0, Arrays, fold_normalisations
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import LITE0, Arrays, Backbone, BackboneStore, fold_normalisations
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, Progress, Task, run_sandboxed
@@ -125,7 +123,7 @@ def convert(source: Path) -> Arrays:
     """Return the weights by name, with batch normalisations merged into convolutions; raise ``BackboneUnfit``."""
     import torch
 
-    from snf_models.features.lite0_check import check_weights
+    from snf_models.features.extractor import check_weights
 
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
-from snf_models.texts.suggestions import closest
+from snf_models.texts import closest
 
 if TYPE_CHECKING:
     from snf_models.bijections.base import Bijection

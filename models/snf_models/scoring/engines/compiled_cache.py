@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snf_models.atomic_files import write_atomically
+from snf_models.disk import write_atomically
 from snf_models.scoring.cache_files import read_cached, write_cached
 from snf_models.threads import thread_count
 from snf_runtime.scoring.engines.openvino_compile import Graph, compile_program

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from snf_models.errors import EngineUnavailable
-from snf_models.features.backbone import Backbone
+from snf_models.features.backbones import Backbone, BackboneStore
 from snf_models.features.extractor import FeatureExtractor, TorchExtractor
 from snf_models.features.flows import FrozenFeatureFlows
-from snf_models.features.store import BackboneStore
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_models.scoring.options import EngineOptions

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from snf_models.errors import BackboneUnfit
-from snf_models.features.backbone import Backbone, BackboneOutput
-from snf_models.features.lite0 import BLOCKS, Arrays, same_padding
-from snf_models.features.store import BackboneStore
+from snf_models.features.backbones import BLOCKS, Arrays, Backbone, BackboneOutput, BackboneStore, same_padding
 from snf_models.scoring.engines.openvino_graph import Node, constant
 from snf_runtime.scoring.engines.openvino_library import FrontEndManager, op, ov
 

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_models.bijections.base import Shape
-from snf_models.features.backbone import Backbone
+from snf_models.features.backbones import Backbone, BackboneStore
 from snf_models.features.flows import FrozenFeatureFlows
-from snf_models.features.store import BackboneStore
 from snf_models.scoring.engines.compiled_cache import open_program
 from snf_models.scoring.engines.openvino_backbone import open_network
 from snf_models.scoring.engines.openvino_feature_graph import FeatureGraphs

@@ -12,7 +12,7 @@ from torch import Tensor
 from snf_models.bijections.base import Shape
 from snf_models.bijections.frozen import FrozenStep
 from snf_models.bijections.local_affine import FrozenLocalAffine, places_of_cells
-from snf_models.features.backbone import Backbone
+from snf_models.features.backbones import Backbone
 from snf_models.features.extractor import SMOOTHING
 from snf_models.features.flows import FrozenFeatureFlows
 from snf_models.scoring.engines.openvino_backbone import Network, outputs_of

@@ -13,7 +13,7 @@ from typing import Self
 
 import snf_runtime
 from snf_models.artifacts.manifest import Manifest
-from snf_models.features.store import DEFAULT_FOLDER, BackboneStore
+from snf_models.features.backbones import DEFAULT_FOLDER, BackboneStore
 from snf_models.flows.architecture import features_of
 from snf_models.scoring.cache_files import read_cached, write_cached
 from snf_models.scoring.engines.compiled_cache import CompiledCache

@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 from sklearn.mixture import GaussianMixture
 
-from snf_models.anomaly.fitting.gaussian_fits import MAX_COMPONENTS, fit_gaussian, fit_mixture, shrunk_covariance
+from snf_models.anomaly.statistic_densities import MAX_COMPONENTS, fit_gaussian, fit_mixture, shrunk_covariance
 
 Array = NDArray[np.float64]
 

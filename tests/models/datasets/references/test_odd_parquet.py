@@ -14,12 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from snf_models.bulk.part import score_range
+from snf_models.datasets import parquet as parquet_rows
 from snf_models.datasets.image_source import NamedImage
-from snf_models.datasets.references import parquet_rows
-from snf_models.datasets.references.build_index import build_index
-from snf_models.datasets.references.encoded_image import EncodedImage
-from snf_models.datasets.references.index import ReferenceRecord
-from snf_models.datasets.references.referenced_files import ReferencedFiles
+from snf_models.datasets.reference_index import EncodedImage, ReferenceRecord
+from snf_models.datasets.references import ReferencedFiles, build_index
 from snf_models.errors import DatasetRefused, ImageError, PartFailed
 from snf_models.locations.location import Location
 from snf_models.scorer import Scorer
@@ -150,7 +148,7 @@ def grown_kib(tmp_path: Path, count: int, size: int) -> int:
     script = f"""
 import resource
 from pathlib import Path
-from snf_models.datasets.references.referenced_files import ReferencedFiles
+from snf_models.datasets.references import ReferencedFiles
 import pyarrow.parquet
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = ReferencedFiles(Path({str(tmp_path / "reference.sqlite")!r}))
@@ -189,7 +187,7 @@ def test_a_lack_of_memory_is_no_damage(
         monkeypatch.setattr(parquet_rows, "_read_rows", fail)
         with pytest.raises(type(lack)):
             read(tmp_path)
-        monkeypatch.setattr("snf_models.datasets.references.parquet_columns.image_column", fail)
+        monkeypatch.setattr("snf_models.datasets.parquet.image_column", fail)
         with pytest.raises(type(lack)):
             index()
         monkeypatch.undo()

@@ -11,11 +11,10 @@ from uuid import uuid4
 import pyarrow as pa
 import pytest
 
-from snf_models.datasets.references.build_index import build_index
-from snf_models.datasets.references.index import ReferenceRecord, read_record
-from snf_models.datasets.references.source import ReferencedImages
-from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError
-from snf_models.locations.errors import LocationNotFound, LocationUnavailable
+from snf_models.datasets.image_source import ReferencedImages
+from snf_models.datasets.reference_index import ReferenceRecord, read_record
+from snf_models.datasets.references import build_index
+from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError, LocationNotFound, LocationUnavailable
 from snf_models.locations.location import Location
 from snf_runtime.images.codec import Preprocessing, decode_image
 from tests.support.ports import free_port

@@ -11,12 +11,11 @@ import pytest
 
 from snf_models.bulk.sources import open_source
 from snf_models.datasets import DatasetStore, Source, count_images, dataset_names
-from snf_models.datasets.image_source import StoredImages
-from snf_models.datasets.references.encoded_image import EncodedImage
-from snf_models.datasets.references.referenced_files import ReferencedFiles
-from snf_models.datasets.references.source import ReferencedImages
+from snf_models.datasets.image_source import ReferencedImages, StoredImages
+from snf_models.datasets.reference_index import EncodedImage
+from snf_models.datasets.references import ReferencedFiles
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
-from snf_models.images.options import ImageOptions
+from snf_models.images import ImageOptions
 from snf_models.locations.location import Location
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.referenced import FORMS, Form, NamedFile, digits, parquet_of, put

@@ -10,12 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from snf_models.datasets.references.build_index import build_index
-from snf_models.datasets.references.referenced_files import ReferencedFiles
-from snf_models.errors import ImageError
-from snf_models.locations.disk import DiskFile
-from snf_models.locations.entry import FileEntry
-from snf_models.locations.errors import LocationUnavailable
+from snf_models.datasets.references import ReferencedFiles, build_index
+from snf_models.errors import ImageError, LocationUnavailable
+from snf_models.locations.disk import DiskFile, FileEntry
 from snf_models.locations.location import Location
 from tests.support.referenced import digits, parquet_of, tar_of
 

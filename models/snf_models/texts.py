@@ -1,15 +1,40 @@
-"""Texts of parameter values, and of pydantic errors without the vocabulary of pydantic."""
+"""Texts of parameter values, suggestions of names, and errors of pydantic in plain words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
-
-from snf_models.texts.suggestions import closest
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+MAX_CHARACTERS = 100
+"""Longest name to which another one is sought."""
+
+
+def closest(name: str, known: Collection[str]) -> str | None:
+    """Return the most similar name, or None if none is similar enough.
+
+    >>> closest("max_step", ["max_steps", "seed"]), closest("huge", ["max_steps", "seed"])
+    ('max_steps', None)
+    """
+    # No name is that long, and comparing would take time.
+    return next(iter(get_close_matches(name, known, n=1)), None) if len(name) <= MAX_CHARACTERS else None
+
+
+def choices(name: str, known: Collection[str]) -> str:
+    """Return the end of an error text: a similar name, if any, and all names.
+
+    >>> choices("mnist-min", ["mnist", "parts"])
+    'did you mean mnist? There are: mnist, parts'
+    >>> choices("huge", ["mnist", "parts"])
+    'there are: mnist, parts'
+    """
+    names, meant = ", ".join(known) or "none", closest(name, known)
+    return f"there are: {names}" if meant is None else f"did you mean {meant}? There are: {names}"
+
 
 MAX_SHOWN_CHARACTERS = 40
 """Longest wrong value that a message repeats."""

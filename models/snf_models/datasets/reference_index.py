@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from snf_models.atomic_files import new_path
 from snf_models.datasets.report import RejectedFile
-from snf_models.errors import DatasetNotFound
+from snf_models.datasets.upload_items import Limits
+from snf_models.disk import new_path
+from snf_models.errors import DatasetNotFound, ImageError
 from snf_models.locations.location import Location
 
 REFERENCE = "reference.sqlite"
@@ -166,3 +167,25 @@ def read_record(path: Path) -> ReferenceRecord:
             return index.record()
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         raise DatasetNotFound(f"the index {path.name} of a dataset by reference cannot be read: {error}") from error
+
+
+class EncodedImage(NamedTuple):
+    """Index, name and undecoded bytes of an image, or the reason why it cannot be read."""
+
+    place: int
+    name: str
+    content: bytes | ImageError
+
+
+def unreadable(detail: str) -> ImageError:
+    return ImageError("unreadable-image", "The file cannot be read", detail)
+
+
+def changed() -> ImageError:
+    return unreadable(
+        "the file has changed or is gone since the dataset was made; delete the dataset and refer to the files again"
+    )
+
+
+def too_large() -> ImageError:
+    return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")

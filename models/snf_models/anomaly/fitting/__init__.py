@@ -1,1 +1,0 @@
-"""Calibration of a model: statistics of reference images are computed, and densities are fitted to them."""

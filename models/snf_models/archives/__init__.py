@@ -1,1 +1,0 @@
-"""Tar archives, written and read as streams."""

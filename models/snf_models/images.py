@@ -1,0 +1,216 @@
+"""Options for training images, the preprocessing chosen from them, and where images come from. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from snf_models.errors import DatasetUnfit
+from snf_runtime.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, DecodedImage, Fit, Preprocessing
+
+Side = Annotated[int, Field(ge=4, le=1024)]
+BothSides = tuple[Side, Side]
+
+
+def _both_sides(value: object) -> object:
+    """Return [height, width] for a side given as a number. Text from a command line is parsed as JSON."""
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
+    return (value, value) if isinstance(value, int) else value
+
+
+OneOrBoth = BeforeValidator(_both_sides, json_schema_input_type=BothSides | Side | None)
+
+
+class ImageOptions(BaseModel):
+    """Options for how training images are brought to one size and one number of colour channels.
+
+    If the size, the fit or the colour is unset, it is chosen from the images. The side of tiles is 256 if it is unset.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    image_size: Annotated[BothSides | None, OneOrBoth] = Field(
+        None,
+        description="Side, or [height, width], that images are brought to; unset: their own size where all have the "
+        "same, else a size that suits them. With fit tiles the side of a tile; unset: 256.",
+    )
+    automatic_side: Side = Field(
+        64, description="Largest side that is chosen where the images differ in size and image_size is unset."
+    )
+    fit: Fit | None = Field(
+        None,
+        description="How images of another size are brought to the model's, in training and in scoring: exact (they "
+        "are refused), crop, stretch, pad, or tiles (none are resized; they are scored tile by tile, by presets of "
+        "features alone); unset: exact where all images have the model's size, else crop.",
+    )
+    colour: Colour | None = Field(
+        None,
+        description="Channels of the model: exact (those of the images, others are refused), grey or rgb; unset: exact "
+        "where all images have the same channels, else rgb.",
+    )
+    levels: int | None = Field(
+        None,
+        ge=256,
+        le=MAX_LEVELS,
+        description="Grey levels of 16-bit grey files: 4096 for a camera of 12 bits; unset: 65536.",
+    )
+
+
+MAX_MODEL_SIDE = 1024
+TILE_SIDE = 256
+"""Side of the tiles of a model with fit tiles, where image_size is unset."""
+
+
+class ImageFacts(BaseModel):
+    """Summary of the image sizes and colours in a dataset, used to choose a model's input size and colour mode."""
+
+    model_config = ConfigDict(frozen=True)
+
+    smallest: tuple[int, int] = Field(description="Smallest width and smallest height, pixels.")
+    largest: tuple[int, int] = Field(description="Largest width and largest height, pixels.")
+    median_shorter_side: int
+    coloured: bool = Field(description="Whether any image has colour.")
+    channels: int | None = Field(description="Channels that every image has as it is; None where they differ.")
+
+
+def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
+    """Choose what the configuration leaves open to suit the images; the default size is theirs where all have one.
+
+    >>> facts = ImageFacts(smallest=(40, 50), largest=(640, 480), median_shorter_side=51, coloured=True, channels=3)
+    >>> choose_preprocessing(ImageOptions(), facts, "photos")
+    Preprocessing(channels=3, height=48, width=48, fit='crop', colour='exact', levels=65536)
+    """
+    width, height = _size(config, facts)
+    as_they_are = facts.smallest == facts.largest == (width, height)
+    fit = config.fit or ("exact" if as_they_are else "crop")
+    if fit == "tiles" and width != height:
+        raise DatasetUnfit(f"fit tiles takes square tiles, got image_size {height}x{width}; set image_size to one side")
+    if fit == "exact" and not as_they_are:
+        sizes = " to ".join(dict.fromkeys("{}x{}".format(*size) for size in (facts.smallest, facts.largest)))
+        raise DatasetUnfit(
+            f"the images of {name} are {sizes} (width x height), fit exact takes {width}x{height} alone; "
+            "set fit to crop, stretch or pad"
+        )
+    colour: Colour = config.colour or ("rgb" if facts.channels is None else "exact")
+    channels = facts.channels if colour == "exact" else CHANNELS[colour]
+    if channels is None:
+        raise DatasetUnfit(f"some images of {name} are grey and some have colour; set colour to rgb or grey")
+    levels = config.levels or MAX_LEVELS
+    return Preprocessing(channels=channels, height=height, width=width, fit=fit, colour=colour, levels=levels)
+
+
+def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
+    if config.image_size is not None:
+        return config.image_size[1], config.image_size[0]
+    if config.fit == "tiles":
+        return TILE_SIDE, TILE_SIDE
+    if facts.smallest == facts.largest and max(facts.largest) <= MAX_MODEL_SIDE:
+        return facts.largest
+    side = min(config.automatic_side, max(4, facts.median_shorter_side // 4 * 4))
+    return side, side
+
+
+ARRAY = "array"
+"""Format of pixels that come from an array, not from an image file."""
+LOSSLESS = {"PNG", "BMP", "TIFF", "GIF", ARRAY}
+SIZE_FACTOR = 1.5
+"""Factor by which the shorter side may be outside the range of the training images before there is a warning."""
+
+
+class Provenance(BaseModel):
+    """Properties of a model's training image files, to compare others with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    formats: dict[str, int] = {}
+    smallest: tuple[int, int] = Field((0, 0), description="Width, height of the image with the shortest shorter side.")
+    largest: tuple[int, int] = Field((0, 0), description="Width, height of the image with the longest shorter side.")
+    converted: dict[str, int] = Field({}, description="Images by the change of mode they went through.")
+    resized: int = 0
+
+    def with_image(self, image: DecodedImage) -> Self:
+        """Return the properties with one more image."""
+        file, size = image.format or ARRAY, image.source_size or image.pixels.shape[:0:-1]
+        size = (int(size[0]), int(size[1]))
+        first = not self.formats
+        converted = self.converted
+        if image.converted is not None:
+            converted = {**converted, image.converted: converted.get(image.converted, 0) + 1}
+        return self.model_copy(
+            update={
+                "formats": {**self.formats, file: self.formats.get(file, 0) + 1},
+                "smallest": size if first or min(size) < min(self.smallest) else self.smallest,
+                "largest": size if first or min(size) > min(self.largest) else self.largest,
+                "converted": converted,
+                "resized": self.resized + image.resized,
+            }
+        )
+
+
+class Split(BaseModel):
+    """Division of a dataset into parts for training and calibration, with the number of images in each.
+
+    The parts are for training, for fitting anomaly statistics, and for calibrating p-values.
+
+    If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
+    prediction.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["by-group", "by-image", "in-order"]
+    reason: str
+    seed: int | None = None
+    train: int
+    statistics: int
+    calibration: int
+    groups: dict[str, list[str]] = Field({}, description="Groups of a part, the first 100 by name.")
+    folds: list[int] = Field(
+        [], description="Images of each fold of `statistics` where there are too few for a calibration part, else none."
+    )
+
+    @property
+    def parts(self) -> str:
+        """Text such as "60 training/20 statistics/20 calibration".
+
+        >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
+        '60 training/40 reference in 5 folds'
+        """
+        if self.folds:
+            return f"{self.train} training/{self.statistics} reference in {len(self.folds)} folds"
+        return f"{self.train} training/{self.statistics} statistics/{self.calibration} calibration"
+
+
+def remark(trained: Provenance | None, image: DecodedImage) -> str | None:
+    """Return what was done to a scored file and how it is unlike the training images, or None."""
+    warning = provenance_warning(trained, image)
+    converted = f"converted {image.converted}" if image.converted else None
+    return "; ".join(filter(None, (*image.notes, converted, warning))) or None
+
+
+def provenance_warning(trained: Provenance | None, image: DecodedImage) -> str | None:
+    """Return a warning if a scored file is of another format than the training images or far from their sizes.
+
+    >>> import numpy as np
+    >>> image = DecodedImage(np.zeros((1, 64, 64), np.uint8), None, True, "JPEG", (4000, 3000))
+    >>> print(provenance_warning(Provenance(formats={"PNG": 60}, smallest=(64, 64), largest=(64, 64)), image))
+    scored image is JPEG, training images were PNG; scored image is 4000x3000, training images were 64x64
+    """
+    if trained is None or not trained.formats or image.format is None or image.source_size is None:
+        return None
+    differences = []
+    if image.format not in trained.formats and not (image.format in LOSSLESS and LOSSLESS & trained.formats.keys()):
+        names = ["uncompressed" if name == ARRAY else name for name in sorted(trained.formats)]
+        differences.append(f"scored image is {image.format}, training images were {' and '.join(names)}")
+    low, high = min(trained.smallest), min(trained.largest)
+    if not low / SIZE_FACTOR <= min(image.source_size) <= high * SIZE_FACTOR:
+        sizes = ["{}x{}".format(*size) for size in (trained.smallest, trained.largest)]
+        differences.append(
+            f"scored image is {image.source_size[0]}x{image.source_size[1]}, "
+            f"training images were {' to '.join(dict.fromkeys(sizes))}"
+        )
+    return "; ".join(differences) or None

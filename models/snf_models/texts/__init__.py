@@ -1,1 +1,0 @@
-"""Texts for people that several parts share."""
