@@ -25,9 +25,9 @@ from snf_models.anomaly.calibrate import calibrate
 from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.disk import write_atomically
 from snf_models.flows.build import build_flow
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.engines.open import open_engine
 from snf_models.scoring.frozen import freeze
-from snf_models.training.presets import find_preset
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity

@@ -30,8 +30,7 @@ from snf_models.datasets import load_dataset
 from snf_models.flows.architecture import LayeredArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
-from snf_models.flows.layers.couplings import AffineCouplingSpec
-from snf_models.flows.layers.spec import ImageShape, LayerSpec, layer_types
+from snf_models.flows.layers import AffineCouplingSpec, ImageShape, LayerSpec, layer_types
 from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.scoring.frozen import freeze
 from snf_models.training.config import TrainingConfig

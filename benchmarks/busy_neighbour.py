@@ -40,10 +40,10 @@ def train_when_asked(name: str, preset: str, side: int, seconds: float) -> None:
     import torch  # noqa: PLC0415 - it reads the settings
 
     from benchmarks.speed.train import training  # noqa: PLC0415
+    from snf_models.errors import Interrupted  # noqa: PLC0415
+    from snf_models.pipeline.loop import choose_threads  # noqa: PLC0415
+    from snf_models.pipeline.presets import find_preset  # noqa: PLC0415
     from snf_models.threads import torch_threads  # noqa: PLC0415
-    from snf_models.training.interrupted import Interrupted  # noqa: PLC0415
-    from snf_models.training.loop import choose_threads  # noqa: PLC0415
-    from snf_models.training.presets import find_preset  # noqa: PLC0415
 
     recipe = find_preset(preset)
     config = recipe.config({"max_steps": 100_000, "pixel_transform": "affine"})

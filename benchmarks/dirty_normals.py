@@ -24,9 +24,9 @@ from benchmarks.speed.machine import describe
 from snf_models.datasets import Dataset, Images, load_dataset
 from snf_models.datasets.dataset import digest_of
 from snf_models.evaluation.metrics import separation
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_runtime.scoring.likelihood import bits_per_dim
 
 RESULTS = Path(__file__).parent / "results"

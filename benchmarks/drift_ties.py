@@ -33,10 +33,10 @@ from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.datasets.dataset import digest_of
 from snf_models.disk import write_atomically
+from snf_models.pipeline.run import train
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig
-from snf_models.training.run import train
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from snf_runtime.scoring.evidence import Evidence
 

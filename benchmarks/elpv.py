@@ -30,10 +30,10 @@ from snf_models.datasets.dataset import Dataset, digest_of
 from snf_models.disk import write_atomically
 from snf_models.evaluation.baselines import NAMES, Baselines
 from snf_models.evaluation.metrics import intervals, separation
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.training.config import TrainingConfig
-from snf_models.training.run import train
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.pixel_density import PixelDensity

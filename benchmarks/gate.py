@@ -25,9 +25,9 @@ from snf_models.artifacts.manifest import Measure, read_manifest
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.disk import write_atomically
 from snf_models.errors import ModelsError
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.registry.registry import Registry
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 
 RESULTS = Path(__file__).parent / "results"
 PRESETS = ("snf-glow-tiny", "snf-fc-2l", "snf-features")

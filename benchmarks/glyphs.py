@@ -29,9 +29,9 @@ from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.schema import EvaluationParameters
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig
-from snf_models.training.run import train
 
 FONTS = Path("/usr/share/fonts")
 RESULTS = Path(__file__).parent / "results"

@@ -24,17 +24,17 @@ from numpy.typing import NDArray
 
 from benchmarks.needs import data_dir, end
 from benchmarks.speed.machine import cores, describe
+from snf_models.bijections.devices import find_device
 from snf_models.datasets import Dataset, load_dataset
-from snf_models.devices import find_device
 from snf_models.disk import write_atomically
 from snf_models.errors import DeviceNotFound
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.engines.open import open_engine
 from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_models.scoring.options import EngineOptions
-from snf_models.training.loop import Trainer
-from snf_models.training.precision import training_precision
-from snf_models.training.presets import find_preset
+from snf_models.training.optimizer import training_precision
 from snf_runtime.images.dequantisation import content_noise
 from snf_runtime.scoring.engines.base import Engine
 from snf_runtime.scoring.flow_pass import run_flow

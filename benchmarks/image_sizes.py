@@ -24,9 +24,9 @@ from benchmarks.needs import data_dir
 from snf_models.anomaly.calibrate import ReferenceEvidence, collect_evidence, fit_split
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.datasets.dataset import digest_of
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_runtime.anomaly.statistics.features import FeatureFamily
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.preprocessing import Pixels, Preprocessing

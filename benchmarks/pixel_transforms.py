@@ -21,9 +21,9 @@ from rich.table import Table
 from benchmarks.needs import data_dir
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.flows.architecture import PixelTransform
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import PRESETS
 from snf_models.training.config import TrainingConfig
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import PRESETS
 
 DATASETS = ("mnist", "fashion-mnist")
 RESULT = Path(__file__).parent / "results" / "pixel_transforms.json"

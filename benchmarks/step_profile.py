@@ -25,17 +25,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed.machine import describe
 from benchmarks.speed.train import steps_of, training
-from snf_models.bijections import convolution, self_normalizing_gradient
+from snf_models.bijections import convolution, matrices
+from snf_models.bijections.activations import SplineActivation
 from snf_models.bijections.base import Bijection
+from snf_models.bijections.channels import Squeeze
 from snf_models.bijections.coupling import AffineCoupling, CouplingNet
-from snf_models.bijections.spline import SplineActivation
-from snf_models.bijections.squeeze import Squeeze
 from snf_models.disk import write_atomically
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from snf_models.training import loop
+from snf_models.pipeline import loop
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import find_preset
 from snf_models.training.batches import Batches
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import find_preset
 
 RESULTS = Path(__file__).parent / "results"
 """The table of the page, between its marks."""
@@ -111,7 +111,7 @@ def labels(trainer: Trainer) -> Iterator[None]:
         for owner, name, label in calls:
             stack.enter_context(patch.object(owner, name, labelled(getattr(owner, name), label)))
         # A self-normalizing product has two products in each pass: by W, then by R for the reconstruction error.
-        for owner, name in ((self_normalizing_gradient, "mix_channels"), (convolution, "convolve")):
+        for owner, name in ((matrices, "mix_channels"), (convolution, "convolve")):
             stack.enter_context(patch.object(owner, name, every_second(getattr(owner, name), PENALTY)))
         yield
 

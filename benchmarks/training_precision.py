@@ -23,12 +23,11 @@ from benchmarks.speed.machine import cores, describe
 from benchmarks.speed.results import machine_line
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.disk import write_atomically
+from snf_models.errors import Interrupted
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.pipeline.loop import Trainer, validation_bits_per_dim
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.frozen import freeze
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import find_preset
-from snf_models.training.validation import validation_bits_per_dim
 from snf_runtime.images.batch import stacked
 
 RESULTS = Path(__file__).parent / "results"

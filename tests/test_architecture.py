@@ -29,18 +29,21 @@ MAY_IMPORT = {
     "snf_app": {"snf_app", "snf_worker", "snf_models", "snf_runtime", "snf_client"},
     "snf_client": {"snf_client"},
 }
+LIBRARY = ("bijections", "flows", "training")
+"""Folders of ``snf_models`` that could be published alone: they import each other, in this order, and the runner."""
 LAYERS = (
+    *({name} for name in LIBRARY),
     {"texts"},
     {"errors", "threads"},
-    {"disk", "devices", "naming", "archives"},
-    {"images", "bijections", "locations"},
-    {"flows", "datasets"},
+    {"disk", "naming", "archives"},
+    {"images", "locations"},
+    {"datasets"},
     {"artifacts", "features"},
     {"registry", "scoring"},
     {"anomaly"},
     {"score_rows"},
     {"loading"},
-    {"scorer", "training"},
+    {"scorer", "pipeline"},
     {"audit", "evaluation", "bulk", "exports"},
     {"limits"},
     {"recommendation"},
@@ -55,7 +58,6 @@ LOOSE = {
         "audit",
         "errors",
         "naming",
-        "devices",
         "archives",
         "disk",
         "images",
@@ -121,6 +123,14 @@ def test_folders_of_models_import_in_one_direction() -> None:
                 assert layer_of[name] < layer_of[own], f"{source.relative_to(ROOT)} imports {module}"
 
 
+def test_the_library_imports_nothing_of_the_rest() -> None:
+    own = {f"snf_models.{name}" for name in LIBRARY}
+    for source in sources("snf_models"):
+        if source.relative_to(PACKAGES["snf_models"]).parts[0] in LIBRARY:
+            imported = {".".join(module.split(".")[:2]) for module in imports(source)}
+            assert {module for module in imported if module.startswith("snf_models")} <= own, source
+
+
 @pytest.mark.parametrize("package", sorted(LOOSE))
 def test_only_named_files_are_loose(package: str) -> None:
     loose = {path.stem for path in PACKAGES[package].glob("*.py")} - {"__init__"}
@@ -159,7 +169,7 @@ STARTS_WITHOUT_TORCH = [
     "snf_app.main",
     "snf_models.datasets",
     "snf_runtime.images.codec",
-    "snf_models.training.presets",
+    "snf_models.pipeline.presets",
     "snf_models.registry.registry",
     "snf_models.scorer",
     "snf_models.scoring.prepared.file",

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from snf_app.main import create_app
 from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import Registry
-from snf_models.training.presets import PRESETS
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png
 from tests.support.backbones import backbone_folder

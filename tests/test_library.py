@@ -16,14 +16,14 @@ from torch.distributions import Distribution, MultivariateNormal
 from snf_models.bijections.pixels import LogitPixels
 from snf_models.features.backbones import BackboneStore
 from snf_models.features.flows import freeze_features
+from snf_models.flows import layers
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow, Level
-from snf_models.flows.layers import spec
-from snf_models.flows.layers.spec import layer_types
+from snf_models.flows.layers import layer_types
+from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.presets import PRESETS
 from snf_models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_models.scoring.frozen import freeze
-from snf_models.training.architecture_file import parse_architecture
-from snf_models.training.presets import PRESETS
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.likelihood import score_images
 from tests.support.paths import ROOT
@@ -41,8 +41,8 @@ def page(backbones: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(BackboneStore.__init__, "__defaults__", (backbones,))
-        patch.setattr("snf_models.training.presets.PRESETS", dict(PRESETS))
-        patch.setattr(spec, "_types", dict(spec._types))
+        patch.setattr("snf_models.pipeline.presets.PRESETS", dict(PRESETS))
+        patch.setattr(layers, "_types", dict(layers._types))
         text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
         assert FEWER_STEPS[0] in text
         for block in BLOCKS.findall(text.replace(*FEWER_STEPS)):

@@ -27,9 +27,9 @@ from snf_models.disk import write_atomically
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
+from snf_models.pipeline.loop import Trainer
 from snf_models.training.batches import Batches
 from snf_models.training.config import INITIALIZATION_IMAGES
-from snf_models.training.loop import Trainer
 from snf_models.zoo.__main__ import DATASETS, recipe_of
 from snf_runtime.images.batch import stacked
 

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snf_models.bijections.autograd_calls import call
-from snf_models.bijections.base import Bijection, Shape, sum_samples
-from snf_models.bijections.coupling import LOG_SCALE_BOUND, CouplingNet
-from snf_models.bijections.coupling_products import CouplingProducts
+from snf_models.bijections.base import Bijection, Shape, call, sum_samples
+from snf_models.bijections.coupling import LOG_SCALE_BOUND, CouplingNet, CouplingProducts
 from snf_models.bijections.frozen import FrozenMap
 
 BEFORE = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])

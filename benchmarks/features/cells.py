@@ -14,11 +14,11 @@ from benchmarks.features.lookup import FeatureTable
 from snf_models.datasets.dataset import Dataset, digest_of
 from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.flow import Flow
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.engines.open_features import open_extractor
 from snf_models.scoring.open_density import log_dets_of, open_pixels
 from snf_models.training.config import TrainingConfig
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import find_preset
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.pixel_density import PixelDensity
 

@@ -16,8 +16,8 @@ from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.features.fit import FitChoice
 from snf_models.features.flows import freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_models.training.fit_feature_flows import fit_features
-from snf_models.training.presets import find_preset
+from snf_models.pipeline.feature_fit import fit_features
+from snf_models.pipeline.presets import find_preset
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity

@@ -33,10 +33,10 @@ from snf_models.artifacts.files import WEIGHTS
 from snf_models.datasets.dataset import Dataset
 from snf_models.disk import sha256_file, write_atomically
 from snf_models.features.backbones import DEFAULT_FOLDER
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.anomaly.verdict_reason import VerdictReason
 from snf_runtime.images.codec import encode_png

@@ -21,11 +21,11 @@ from snf_models.datasets import Dataset, load_dataset
 from snf_models.disk import write_atomically
 from snf_models.features.flows import freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.pipeline.feature_fit import fit_features
+from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_models.scoring.engines.open_features import open_extractor, open_feature_engine
-from snf_models.training.fit_feature_flows import fit_features
-from snf_models.training.presets import find_preset
 from snf_runtime.anomaly.conformal import p_values
 from snf_runtime.anomaly.statistics.combined import Statistic
 from snf_runtime.images.preprocessing import Pixels

@@ -10,9 +10,9 @@ from benchmarks.features.cells import CellSplit
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import PRESET
 from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_runtime.images.preprocessing import Pixels
 
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snf_models.bijections.autograd_calls import call
+from snf_models.bijections.base import call
 from snf_models.bijections.convolution import ExactConv
-from snf_models.bijections.convolution_matrix import materialise
-from snf_models.bijections.nearest_inverse import LogDet, nearest_to_whole_inverse
+from snf_models.bijections.convolution_matrix import LogDet, materialise, nearest_to_whole_inverse
 from snf_models.flows.flow import Flow
 
 

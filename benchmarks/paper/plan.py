@@ -24,8 +24,8 @@ from benchmarks.paper.rows import Group, Row
 from benchmarks.paper.run import CURVE
 from benchmarks.paper.waiting import finish_on
 from snf_models.disk import write_atomically
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
+from snf_models.errors import Interrupted
+from snf_models.pipeline.loop import Trainer
 
 POINTS = 24
 """Points of a learning curve, evenly spaced."""

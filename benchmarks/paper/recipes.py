@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 
 from benchmarks.paper.rows import Family, Group, Row
 from snf_models.flows.architecture import PixelArchitecture
+from snf_models.pipeline.presets import find_preset
 from snf_models.training.config import TrainingConfig
-from snf_models.training.presets import find_preset
 
 Recipe = Literal["published", "converged"]
 RECIPES: tuple[Recipe, ...] = ("published", "converged")

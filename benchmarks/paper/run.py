@@ -24,13 +24,12 @@ from benchmarks.paper.recipes import Recipe, architecture_of, config_of
 from benchmarks.paper.rows import Group, Row
 from snf_models.datasets import Dataset
 from snf_models.disk import write_atomically
-from snf_models.errors import TrainingDiverged
+from snf_models.errors import Interrupted, TrainingDiverged
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.run import RunRecord, claim_folder
 from snf_models.training.objective import inverse_errors
-from snf_models.training.same_run_check import RunRecord, claim_folder
 from snf_runtime.images.batch import stacked
 
 CURVE, BEST, TEST, DIVERGED = "curve.json", "best.safetensors", "test.npz", "diverged.txt"

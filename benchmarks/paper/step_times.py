@@ -22,7 +22,7 @@ from benchmarks.paper.recipes import architecture_of, config_of
 from benchmarks.paper.rows import CIFAR10, CONVOLUTIONAL, DENSE, GLOW, Group, Row
 from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import Turn, in_turns, ratio, timed
-from snf_models.training.loop import Trainer
+from snf_models.pipeline.loop import Trainer
 
 REPEAT = {"dense": 20, "convolutional": 1, "glow": 1, "cifar10": 1}
 """Steps a turn."""

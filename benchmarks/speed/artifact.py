@@ -8,10 +8,10 @@ from pathlib import Path
 from benchmarks.speed.peers import ROOT
 from snf_models.datasets import load_dataset
 from snf_models.errors import ModelsError
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 
 ARTIFACTS = ROOT / "var" / "speed"
 STEPS, BATCH, CHECKED = 2, 32, 16

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snf_models.bijections.activations import MIN_SHARE, MIN_SLOPE, SplineActivation
+from snf_models.bijections.channels import Squeeze
 from snf_models.bijections.convolution import ExactConv
 from snf_models.bijections.convolution_matrix import materialise
 from snf_models.bijections.pixels import LogitPixels
-from snf_models.bijections.spline import MIN_SHARE, MIN_SLOPE, SplineActivation
-from snf_models.bijections.squeeze import Squeeze
 from snf_models.flows.flow import Flow
 
 PIXELS = 256.0

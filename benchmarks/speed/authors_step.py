@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from benchmarks.speed.authors import PlainConvolution, PlainFlow
-from snf_models.bijections.autograd_calls import call
+from snf_models.bijections.base import call
 from snf_models.bijections.convolution import SelfNormalizingConv
 from snf_models.bijections.convolution_matrix import flip, same_padding
 from snf_models.flows.flow import Flow

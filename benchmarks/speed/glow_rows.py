@@ -11,7 +11,7 @@ from benchmarks.speed.ours import Ours, coupling_work
 from benchmarks.speed.pairing import Target, Turn, in_turns, ratio
 from benchmarks.speed.peers import Child, PeerUnavailable, child, environments
 from snf_models.flows.architecture import GlowArchitecture
-from snf_models.training.presets import find_preset
+from snf_models.pipeline.presets import find_preset
 
 LIBRARIES = ("normflows", "nflows")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

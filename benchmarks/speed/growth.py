@@ -12,9 +12,9 @@ from benchmarks.speed.memory import forget_peak, peak_mib
 from benchmarks.speed.ours import DIGEST, flow_of, open_engine, random_images
 from benchmarks.speed.pairing import Ratio, Target, Turn, exponent, in_turns, ratio, timed
 from snf_models.flows.architecture import GlowArchitecture
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.engines.flow_engine import FlowEngine
 from snf_models.scoring.frozen import FrozenFlow, freeze
-from snf_models.training.presets import find_preset
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 TITLE = "How time and memory grow"

@@ -28,8 +28,8 @@ from benchmarks.speed.pairing import WARM_UP, Ratio, Target, Turn, in_turns, rat
 from benchmarks.speed.peers import PeerUnavailable, child, environments
 from benchmarks.speed.results import figure
 from snf_models.flows.architecture import GlowArchitecture
+from snf_models.pipeline.presets import find_preset
 from snf_models.scorer import Scorer
-from snf_models.training.presets import find_preset
 from tests.support.paths import DIGITS
 
 TITLE = "Speed over HTTP, side by side"

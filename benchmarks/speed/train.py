@@ -31,10 +31,10 @@ from snf_models.flows.architecture import (
     GlowArchitecture,
     PixelArchitecture,
 )
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import find_preset
 from snf_models.training.config import TrainingConfig
 from snf_models.training.divergence import ReportHistory
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import find_preset
 
 TITLE = "Training speed, side by side"
 BATCH = 100

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
 from snf_models.bijections.coupling import CouplingNet
-from snf_models.training.loop import Trainer
+from snf_models.pipeline.loop import Trainer
 
 
 def dense_products(x: Tensor, weight: Tensor, inverse: Tensor, slope: Tensor) -> None:

@@ -29,11 +29,11 @@ from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.loading.load_flows import load_artifact
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import SelfNormalizingObjective, self_normalizing_layers
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_runtime.images.dequantisation import content_noise
 
 LEARNED, EXACT = "snf-glow-tiny", "exact-glow-tiny"

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from snf_models.bijections.errors import (
+    WHITENING_LAYERS,
+    ArchitectureInvalid,
+    DeviceNotFound,
+    RanksUnfit,
+    SettingUnsupported,
+    UninitializedModel,
+)
 from snf_runtime.errors import (
     AlphaUnattainable,
     ArtifactError,
@@ -18,15 +26,21 @@ from snf_runtime.errors import (
 )
 
 __all__ = [
+    "WHITENING_LAYERS",
     "AlphaUnattainable",
+    "ArchitectureInvalid",
     "ArtifactError",
+    "DeviceNotFound",
     "EngineUnavailable",
     "ErrorKind",
     "HeatMapUnsupported",
     "ImageError",
     "ModelsError",
+    "RanksUnfit",
     "ScoreNotFinite",
+    "SettingUnsupported",
     "SizeNotCalibrated",
+    "UninitializedModel",
     "unsupported_image",
 ]
 
@@ -125,25 +139,6 @@ class PresetNotFound(ModelsError):
     kind = ErrorKind.INVALID
 
 
-class ArchitectureInvalid(ModelsError):
-    """No flow can be built from the description of an architecture."""
-
-    slug = "architecture-invalid"
-    title = "The architecture is not valid"
-    kind = ErrorKind.INVALID
-
-
-WHITENING_LAYERS = "an exact or self-normalizing 1x1 convolution"
-
-
-class SettingUnsupported(ArchitectureInvalid):
-    """A training setting needs a layer type that the flow does not have."""
-
-    def __init__(self, setting: str, layers: str) -> None:
-        super().__init__(f"{setting}: expected a flow with {layers}, got one without")
-        self.setting = setting
-
-
 class DatasetUnfit(ModelsError):
     """A model or preset cannot use a dataset, for example because of its image size."""
 
@@ -197,22 +192,6 @@ class FolderTaken(ModelsError):
     kind = ErrorKind.CONFLICT
 
 
-class DeviceNotFound(ModelsError):
-    """A device other than ``cpu``, ``cuda`` and ``cuda:N``, or one that this machine does not have."""
-
-    slug = "device-not-found"
-    title = "The device is not there"
-    kind = ErrorKind.INVALID
-
-
-class RanksUnfit(ModelsError):
-    """Processes cannot train together: too few images in a batch, different starts, or an unsuitable device."""
-
-    slug = "ranks-unfit"
-    title = "The processes cannot train together"
-    kind = ErrorKind.INVALID
-
-
 class TrainingDiverged(ModelsError):
     """Infinite or NaN values, or a likelihood that stays far below its first value."""
 
@@ -230,13 +209,6 @@ class SingularLayer(ModelsError):
 
     slug = "singular-layer"
     title = "A layer of the flow has no inverse"
-
-
-class UninitializedModel(ModelsError):
-    """The normalisation layers have not got their values from a first batch or a file."""
-
-    slug = "uninitialized-model"
-    title = "The model has no weights yet"
 
 
 class NoLearnedInverse(ModelsError):
@@ -326,3 +298,7 @@ class FileChanged(ModelsError):
     slug = "file-changed"
     title = "The file has changed"
     kind = ErrorKind.CONFLICT
+
+
+class Interrupted(Exception):
+    """``should_stop`` ended a training run, which the next run resumes from its checkpoint."""

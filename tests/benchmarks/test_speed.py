@@ -13,9 +13,9 @@ from benchmarks.speed.ours import coupling_work, dequantised, random_flow, rando
 from benchmarks.speed.pairing import Ratio, Target, exponent, in_turns, ratio
 from benchmarks.speed.peer_side.load_client import answer_of
 from benchmarks.speed.results import Results, Row
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.frozen import constant_log_dets
 from snf_models.training.objective import BatchLoss, SelfNormalizingObjective
-from snf_models.training.presets import find_preset
 
 
 def test_ratios_are_taken_within_a_round() -> None:

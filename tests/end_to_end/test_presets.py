@@ -2,7 +2,7 @@
 
 import httpx
 
-from snf_models.training.presets import PRESETS, find_preset
+from snf_models.pipeline.presets import PRESETS, find_preset
 
 
 def test_what_is_listed_is_what_a_job_takes(house: httpx.Client) -> None:

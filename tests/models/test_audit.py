@@ -15,12 +15,11 @@ from snf_models.artifacts.manifest import Deviation
 from snf_models.audit import audit, recompute
 from snf_models.bijections.conformance import jacobian_log_det, randomise
 from snf_models.loading.load_flows import load_artifact
+from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.presets import TrainingRecipe, find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineName
-from snf_models.training.architecture_file import parse_architecture
-from snf_models.training.presets import find_preset
-from snf_models.training.recipe import TrainingRecipe
-from snf_models.training.run import train
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, real_images
 from tests.models.training.test_presets import cropped

@@ -16,20 +16,20 @@ import pytest
 import torch
 from torch import Tensor
 
-import snf_models.training.loop
+import snf_models.pipeline.loop
 import snf_models.training.objective
 from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
     FeatureArchitecture,
     HybridArchitecture,
     LayeredArchitecture,
+    LevelSpec,
     PixelArchitecture,
 )
-from snf_models.flows.level_specs import LevelSpec
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import PRESETS, find_preset
 from snf_models.training.config import TrainingConfig
-from snf_models.training.loop import Trainer
 from snf_models.training.optimizer import coupling_kernels
-from snf_models.training.presets import PRESETS, find_preset
 from tests.models.training.runs import small_digits, trainer_in
 from tests.support.waiting import NoWaiting, ValuesAreOne
 
@@ -82,7 +82,7 @@ def different_cases() -> Iterator[Any]:
 @pytest.fixture
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a training take the meta device."""
-    monkeypatch.setattr(snf_models.training.loop, "find_device", torch.device)
+    monkeypatch.setattr(snf_models.pipeline.loop, "find_device", torch.device)
     # Noise comes from the CPU, by a copy for which a GPU is not waited for.
     sent = lambda noise, device: torch.empty(noise.shape, dtype=noise.dtype, device=device)  # noqa: E731
     monkeypatch.setattr(snf_models.training.objective, "send", sent)

@@ -23,7 +23,7 @@ from snf_models.disk import (
     write_atomically,
 )
 from snf_models.errors import ErrorKind, StorageFull, StorageReadOnly
-from snf_models.training.checkpoint import TrainingState, save_checkpoint
+from snf_models.pipeline.checkpoint import TrainingState, save_checkpoint
 from tests.support.disks import MIB, Disk
 
 GIB = 2**30

@@ -13,15 +13,14 @@ import pytest
 import torch
 
 from snf_models.artifacts.files import WEIGHTS
+from snf_models.errors import Interrupted
+from snf_models.pipeline.loop import choose_threads
+from snf_models.pipeline.presets import PRESETS
+from snf_models.pipeline.run import FILE, train
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.threads import torch_threads
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import choose_threads
-from snf_models.training.presets import PRESETS
-from snf_models.training.run import train
-from snf_models.training.same_run_check import FILE
 from tests.models.helpers import QUICK, real_images
 from tests.models.training.runs import TORCH, Events, small_digits
 

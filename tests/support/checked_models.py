@@ -18,19 +18,18 @@ from numpy.typing import NDArray
 from snf_models.audit import recompute, recompute_features
 from snf_models.bijections.base import SelfNormalizing, Shape
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.errors import Interrupted
 from snf_models.features.flows import FeatureFlows, HybridFlows, TrainedFlows
 from snf_models.flows.architecture import Architecture, FeatureArchitecture
 from snf_models.flows.flow import Flow, walk
-from snf_models.flows.layers.spec import layer_types
+from snf_models.flows.layers import layer_types
 from snf_models.loading.load_flows import Artifact, load_artifact
+from snf_models.pipeline import run
+from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import PRESETS, Preset, TrainingRecipe
 from snf_models.scoring.options import EngineOptions
-from snf_models.training import run
-from snf_models.training.architecture_file import parse_architecture
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
 from snf_models.training.objective import inverse_quality
-from snf_models.training.presets import PRESETS, Preset
-from snf_models.training.recipe import TrainingRecipe
 from tests.models.flows.test_layers import example
 from tests.models.helpers import real_images
 from tests.models.training.test_architecture_file import BUDGET, with_layer

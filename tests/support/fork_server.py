@@ -32,7 +32,7 @@ from tests.support.paths import ROOT
 from tests.support.unmeasured import unmeasured
 
 IMPORTED = (
-    "snf_models.scorer", "snf_models.training.run", "snf_models.evaluation.evaluate", "snf_models.bulk.plan",
+    "snf_models.scorer", "snf_models.pipeline.run", "snf_models.evaluation.evaluate", "snf_models.bulk.plan",
     "snf_worker.attempts.run_attempt",
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",

@@ -85,7 +85,7 @@ def error_messages() -> Iterator[None]:
     except typer.Exit:  # a RuntimeError
         raise
     except (MemoryError, RuntimeError) as error:
-        from snf_models.devices import lack_of_memory
+        from snf_models.bijections.devices import lack_of_memory
 
         if (lack := lack_of_memory(error)) is None:
             raise

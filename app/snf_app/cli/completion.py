@@ -88,7 +88,7 @@ def backbones(_context: typer.Context) -> list[str]:
 
 @_completer
 def presets(_context: typer.Context) -> list[str]:
-    from snf_models.training.presets import PRESETS
+    from snf_models.pipeline.presets import PRESETS
 
     return list(PRESETS)
 

@@ -32,7 +32,7 @@ def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as
 @presets.command("list")
 def list_presets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the training presets: name, kind of architecture, linear layers and purpose."""
-    from snf_models.training.presets import PRESETS
+    from snf_models.pipeline.presets import PRESETS
 
     columns = ("name", "family", "linear", "purpose")
     presets: Iterable[object] = PRESETS.values()
@@ -56,8 +56,8 @@ def show(
     """Print a preset as an architecture file in JSON, with all layers, for `snf train --architecture`."""
     require_local("snf presets show", LOCAL)
     from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
-    from snf_models.training.architecture_file import document_of
-    from snf_models.training.presets import find_preset
+    from snf_models.pipeline.architecture_file import document_of
+    from snf_models.pipeline.presets import find_preset
 
     given = re.fullmatch(r"(\d{1,4})x(\d{1,4})x(\d{1,4})", image_shape)
     if given is None:
@@ -78,7 +78,7 @@ def layers(as_json: Json = False) -> None:
     Layer types of installed packages are included.
     """
     require_local("snf presets layers", LOCAL)
-    from snf_models.flows.layers.spec import layer_types
+    from snf_models.flows.layers import layer_types
     from snf_models.texts import value_text
 
     rows = []

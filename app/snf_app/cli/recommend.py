@@ -74,9 +74,9 @@ def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
 
 def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
     from snf_models.datasets import DatasetStore, load_dataset
-    from snf_models.images import ImageOptions
+    from snf_models.errors import Interrupted
     from snf_models.recommendation.compare import compare_families
-    from snf_models.training.interrupted import Interrupted
+    from snf_models.training.config import ImageOptions
 
     settings = read_settings(writes=True)
     store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)

@@ -34,10 +34,10 @@ from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_models.datasets import Dataset
+    from snf_models.pipeline.presets import TrainingRecipe
     from snf_models.registry.registry import ModelVersion
     from snf_models.training.config import TrainingConfig
     from snf_models.training.distributed import Ranks
-    from snf_models.training.recipe import TrainingRecipe
     from snf_worker.jobs.runs import RunStart
     from snf_worker.settings import Settings
 
@@ -141,10 +141,9 @@ def train(
     settings, device = read_settings(writes=True), device or "cpu"
     given, folder = folder, folder or settings.home / "runs" / name
     with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
-        from snf_models.errors import FolderTaken
+        from snf_models.errors import FolderTaken, Interrupted
+        from snf_models.pipeline.run import train as run
         from snf_models.training.distributed import ranks_of_torchrun
-        from snf_models.training.interrupted import Interrupted
-        from snf_models.training.run import train as run
         from snf_worker.jobs.runs import recorded_run
 
         ranks = processes.enter_context(ranks_of_torchrun(device))
@@ -209,7 +208,7 @@ def print_version(version: ModelVersion, live: int | None, as_json: bool) -> Non
 
 def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingRecipe, dict[str, Any] | None]:
     from snf_models.errors import ArchitectureInvalid, PresetNotFound
-    from snf_models.training.architecture_file import find_recipe, read_architecture_file
+    from snf_models.pipeline.architecture_file import find_recipe, read_architecture_file
 
     if preset is not None and architecture is not None:
         raise fail("expected --preset or --architecture, got both", USAGE)
@@ -226,7 +225,7 @@ def _config_of_run(
     folder: Path, recipe: TrainingRecipe, parameters: dict[str, Any], ranks: Ranks, *, restart: bool
 ) -> TrainingConfig:
     """Return the settings of a run that may have begun in a folder, unless it is to begin anew."""
-    from snf_models.training.same_run_check import begun_config
+    from snf_models.pipeline.run import begun_config
 
     if restart:
         _set_aside(folder, ranks)

@@ -12,8 +12,8 @@ from snf_runtime.judged_counts import USAGE
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from snf_models.pipeline.presets import TrainingRecipe
     from snf_models.training.config import TrainingConfig
-    from snf_models.training.recipe import TrainingRecipe
 
 NAME_COLUMNS = 24
 
@@ -26,7 +26,7 @@ class TrainCommand(TyperCommand):
         from rich.console import Console
         from rich.panel import Panel
 
-        from snf_models.training.parameter_texts import parameter_groups, preset_defaults
+        from snf_models.pipeline.presets import parameter_groups, preset_defaults
 
         console = Console(highlight=False, markup=False)
         tables = {f"Parameters of --set: {title}": _table() for title in parameter_groups()}
@@ -59,7 +59,7 @@ def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig
     """Return the settings of a recipe with the given changes; exit with code 2 if one is invalid."""
     from pydantic import ValidationError
 
-    from snf_models.training.recipe import settings_error
+    from snf_models.pipeline.presets import settings_error
 
     try:
         return recipe.config(given)

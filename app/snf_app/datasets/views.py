@@ -10,7 +10,7 @@ from snf_models.datasets import DatasetStore, DatasetSummary, dataset_names, sum
 from snf_models.datasets.builtin import NAMES, builtin_file
 from snf_models.datasets.store import check_stored, summarize_report
 from snf_models.errors import ModelsError
-from snf_models.images import ImageOptions
+from snf_models.training.config import ImageOptions
 from snf_worker.jobs.store import JobStore
 
 NOTHING_KNOWN: dict[str, object] = {

@@ -29,7 +29,6 @@ from snf_models.evaluation.checks import check_anomalous, check_normals
 from snf_models.evaluation.masks import check_masks
 from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.flows.architecture import features_of
-from snf_models.images import ImageOptions
 from snf_models.limits.good_images import check_unused
 from snf_models.locations.location import allowed_location
 from snf_models.naming import parse_ref
@@ -38,6 +37,7 @@ from snf_models.registry.calibrations import OWN
 from snf_models.registry.limits import LimitParameters
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.texts import choices
+from snf_models.training.config import ImageOptions
 from snf_runtime.anomaly.conformal import attainable_alpha
 from snf_worker.jobs.record import ModelJobType
 

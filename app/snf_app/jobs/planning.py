@@ -22,11 +22,10 @@ from snf_models.errors import (
 )
 from snf_models.flows.architecture import Architecture
 from snf_models.naming import is_name
+from snf_models.pipeline.architecture_file import find_recipe
+from snf_models.pipeline.presets import ExpectedRanks, TrainingRecipe
 from snf_models.registry.registry import Registry
-from snf_models.training.architecture_file import find_recipe
 from snf_models.training.config import MAX_MINUTES, TrainingConfig
-from snf_models.training.expected_ranks import ExpectedRanks
-from snf_models.training.recipe import TrainingRecipe
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.jobs.record import DeviceKind, Queue
 from snf_worker.jobs.submission import training_queue

@@ -7,8 +7,8 @@ from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.jobs.schemas import JobRequest
 from snf_app.presets.schemas import PresetList, PresetView
+from snf_models.pipeline.presets import PRESETS, Preset
 from snf_models.training.config import TrainingConfig
-from snf_models.training.presets import PRESETS, Preset
 
 router = Router(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
 

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from snf_app.http.schemas import Answer
-from snf_models.training.presets import Family
+from snf_models.pipeline.presets import Family
 
 
 class PresetView(Answer):

@@ -9,8 +9,8 @@ from snf_app.registry import schemas
 from snf_app.registry.loaded import ModelListing, ModelState, PoolEntry
 from snf_models.artifacts.manifest import FitnessCheck, Manifest
 from snf_models.disk import folder_bytes
+from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import ModelVersion
-from snf_models.training.presets import PRESETS
 
 if TYPE_CHECKING:
     from snf_app.drift.monitor import DriftMonitor

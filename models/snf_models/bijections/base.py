@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import wraps
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from snf_models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
 from snf_runtime import kinds
 from snf_runtime.scoring.pixel_transforms import PixelFunction
+
+Gradients = TypeVar("Gradients")
+
+
+def call(function: type[Function], *inputs: Any) -> Any:
+    """Apply an autograd function; ``Function.apply`` itself declares no types."""
+    return function.apply(*inputs)
+
+
+def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
+    """Decorate a backward pass to raise an error if second derivatives are requested.
+
+    Tensors that are kept for the pass have no derivatives of their own, so that second ones would lack terms.
+    ``once_differentiable`` of PyTorch notices it only where the incoming gradients need gradients themselves.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Any) -> Gradients:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"expected first derivatives alone, got create_graph=True in {backward.__qualname__}, whose second "
+                "derivatives are not implemented; take gradients with create_graph=False"
+            )
+        return backward(ctx, *gradients)
+
+    return checked
+
 
 Shape = kinds.Shape
 LogDetGradient = Literal["paper", "newton-schulz"]
@@ -57,50 +87,26 @@ class Bijection(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each sample.
-
-        Args:
-            x: Inputs, ``(N, C, H, W)``.
-
-        Returns:
-            z and log|det dz/dx| in nats, ``(N,)``.
-        """
+        """Return z and log|det dz/dx| in nats, ``(N,)``, for inputs ``x``, ``(N, C, H, W)``."""
 
     @abstractmethod
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that the layer maps to ``z``, and each sample's log-determinant of the inverse.
-
-        Args:
-            z: Outputs of :meth:`forward`.
-
-        Returns:
-            x and log|det dx/dz| in nats, ``(N,)``.
-        """
+        """Return the x that :meth:`forward` maps to ``z``, and log|det dx/dz| in nats, ``(N,)``."""
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape (C, H, W) of the output for an input of ``shape``.
-
-        By default it is the shape of the input.
-        """
+        """Return the shape (C, H, W) of outputs for inputs of ``shape``; by default the same."""
         return shape
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the layer's log-determinant for images of ``shape`` if it does not depend on the image.
-
-        It is log|det dz/dx| in nats for images of ``shape`` (C, H, W). If the log-determinant depends on the image, the
-        result is 0.0.
-        """
+        """Return log|det dz/dx| in nats for images of ``shape`` (C, H, W); 0 if it depends on the image."""
         if self.constant_log_det:
             raise TypeError(f"{type(self).__name__} must define constant_log_det_at")
         return 0.0
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy of this layer for scoring.
+        """Return an immutable float64 copy for scoring inputs of ``shape`` (C, H, W).
 
-        The copy omits a log-determinant log|det dz/dx| that is equal for all images.
-
-        Args:
-            shape: Channels, height and width of the inputs.
+        The copy omits a log-det that is equal for all images.
 
         Raises:
             TypeError: The log-det depends on the data and the class does not define how it is frozen.
@@ -112,17 +118,12 @@ class Bijection(nn.Module):
         return FrozenMap(lambda x: (module.forward(x)[0], None), lambda z: module.inverse(z)[0], learned)
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the inputs for the outputs ``z``, computed by the layer's learned approximate inverse.
-
-        The result is approximate, or exact if the layer learns no inverse.
-        """
+        """Return the inputs for ``z`` by the learned inverse, or the exact ones if none is learned."""
         return self.inverse(z)[0]
 
 
 class ChannelAffine(Bijection):
-    """Base class of layers that apply the same affine map to the channels of each pixel.
-
-    The map is z = A x + b on the C channels of a pixel.
+    """Base class of layers that apply one affine map z = A x + b to the C channels of each pixel.
 
     The composition of two such maps is another one, so freezing folds neighbours into one.
     """
@@ -131,50 +132,29 @@ class ChannelAffine(Bijection):
 
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Return the matrix and offset of this layer's affine map z = A x + b.
-
-        The matrix A is ``(C, C)`` and the offset b ``(C,)``. They map the C channels of each pixel.
-        """
+        """Return A, ``(C, C)``, and b, ``(C,)``."""
 
     @abstractmethod
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the matrix that maps the channels of a pixel.
-
-        It is log|det A| in nats, a scalar tensor.
-        """
+        """Return log|det A| in nats, the share of a pixel, a scalar tensor."""
 
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
-        """Return the matrix and the offset of the approximate inverse that the layer has learned.
-
-        They are ``(C, C)`` and ``(C,)``. The result is None if no inverse is learned.
-        """
+        """Return matrix and offset of the learned inverse, or None if none is learned."""
         return None
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
-
-        It is H·W·log|det A| in nats for the matrix A of the channels.
-        """
         return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring.
-
-        The copy has the learned inverse if the layer has learned an inverse.
-
-        Matrix and offset are computed in float64, also where they are products of float32 parameters.
-        """
+        """Compute matrix and offset in float64, also where they are products of float32 parameters."""
         exact = copy.deepcopy(self).double()
         matrix, offset = (part.clone() for part in exact.affine())
         learned = exact.learned_affine()
         return FrozenAffine((matrix, offset), None if learned is None else (learned[0].clone(), learned[1].clone()))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-determinant of the layer for each image of a batch.
-
-        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
-        """
+        """Return H·W·log|det A| in nats for each image, ``(N,)``."""
         locations = x.shape[2] * x.shape[3]
         return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
@@ -201,52 +181,27 @@ class SelfNormalizing(Bijection):
 
     @property
     def learns_inverse(self) -> bool:
-        """Whether training updates the parameters of the learned inverse; False if those parameters are fixed."""
+        """Whether training updates the learned inverse; False if it is fixed."""
         return any(each.requires_grad for name, each in self.named_parameters() if name.endswith("inverse_weight"))
 
     @abstractmethod
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the inputs multiplied by the weights of the layer, without the offset.
-
-        It is W x for the weight matrix W, in the shape of ``x``.
-        """
+        """Return W x in the shape of ``x``, without the offset."""
 
     @abstractmethod
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return ``z`` multiplied by the layer's learned approximate inverse of its weights.
-
-        It is R z for the learned R ≈ W⁻¹, in the shape of ``z``. The offset of the layer is not subtracted.
-        """
+        """Return R z for the learned R ≈ W⁻¹, in the shape of ``z``."""
 
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
-        """Replace the layer's learned approximate inverse by the exact inverse of its weights.
-
-        If the learned matrix R cannot represent the exact W⁻¹, it becomes an approximation.
-
-        Args:
-            shape: Channels, height and width of the inputs.
-        """
+        """Replace R by the exact W⁻¹ for inputs of ``shape`` (C, H, W), or by the nearest that R can represent."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return ``x`` multiplied by the layer's weights and then by the learned approximate inverse.
-
-        The result is R W x for the weights W and the learned R ≈ W⁻¹. It equals ``x`` if R = W⁻¹.
-        """
+        """Return R W x, which equals ``x`` if R = W⁻¹."""
         return self.apply_inverse_weight(self.apply_weight(x))
 
     def keep_reconstruction_error(self, error: Tensor, y: Tensor) -> None:
-        """Store the learned inverse's reconstruction errors on the samples of a batch, for the training loss.
-
-        ``pop_reconstruction_error`` returns them.
-
-        They are the errors ||R W x - x||² of the learned R ≈ W⁻¹. If ``symmetric`` is set, they are ½ ||R W x - x||² +
-        ½ ||W R y - y||² at y = W x.
-
-        Args:
-            error: ||R W x - x||² of each sample, ``(N,)``.
-            y: W x, used if ``symmetric`` is set.
-        """
+        """Store the errors ||R W x - x||², ``(N,)``, made symmetric at y = W x if ``symmetric`` is set."""
         if self.symmetric:
             data = y.detach()
             back = self.apply_weight(self.apply_inverse_weight(data)) - data
@@ -254,17 +209,11 @@ class SelfNormalizing(Bijection):
         self._reconstruction_error = error
 
     def store_reconstruction_error(self, error: Tensor) -> None:
-        """Store given reconstruction errors, to be returned later by ``pop_reconstruction_error``.
-
-        The errors, ``(N,)``, were computed before and are stored as they are.
-        """
+        """Store errors as they are, ``(N,)``."""
         self._reconstruction_error = error
 
     def pop_reconstruction_error(self) -> Tensor:
-        """Return the learned inverse's reconstruction errors on the last training batch, and forget them.
-
-        They are ||R W x - x||² for the learned R ≈ W⁻¹, ``(N,)``, or the symmetric errors of the class if ``symmetric``
-        is set.
+        """Return the errors of the last training batch, ``(N,)``, and forget them.
 
         Raises:
             RuntimeError: No forward pass in training mode has run since the last call.
@@ -276,49 +225,30 @@ class SelfNormalizing(Bijection):
 
 
 class Elementwise(Bijection):
-    """Base class of invertible layers that map each value separately.
-
-    Therefore log|det dz/dx| is the sum of log|dz_i/dx_i| over the values x_i.
-    """
+    """Base class of layers that map each value separately: log|det dz/dx| = Σ log|dz_i/dx_i|."""
 
     @property
     def domain(self) -> Constraint:
-        """The values that the layer can map, as a PyTorch constraint; by default all real numbers."""
+        """The values that the layer can map; by default all real numbers."""
         return constraints.real
 
     @abstractmethod
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output of the layer and the logarithm of its slope for each input value.
-
-        They are z = f(x) and log|dz/dx|, both in the shape of ``x``.
-        """
+        """Return z = f(x) and log|dz/dx|, both in the shape of ``x``."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each sample.
-
-        The inputs are ``(N, ...)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
-        """
         z, log_slope = self.map_with_slope(x)
         return z, sum_samples(log_slope)
 
     def settled(self) -> Elementwise:
-        """Return a copy of this layer for scoring, unaffected by later training of the layer."""
+        """Return a copy for scoring, unaffected by later training."""
         return copy.deepcopy(self)
 
     def pixel_function(self) -> PixelFunction:
-        """Return the function that this layer computes, as a ``PixelFunction`` object for NumPy arrays.
-
-        It is used for scoring, where this layer is the pixel transform of a flow.
-
-        Only functions of :mod:`snf_runtime` can be exported. This one runs the layer itself.
-        """
+        """Return the function on NumPy arrays, for scoring; only functions of ``snf_runtime`` can be exported."""
         return TorchPixelFunction(self)
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy of this layer for scoring.
-
-        Later training does not change the copy.
-        """
         return _frozen_slopes(self)
 
 
@@ -347,21 +277,14 @@ class Conditional(Bijection):
 
     @abstractmethod
     def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs ``(N, C, H, W)``, and the log-slopes that add up to its log-determinant.
-
-        The log-slopes are log|dz_i/dx_i| of the values that the layer changes, ``(N, C', H, W)``. The arguments are
-        those of :meth:`forward`.
-        """
+        """Return z ``(N, C, H, W)`` and the log-slopes log|dz_i/dx_i| of the values that change, ``(N, C', H, W)``."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs given the contexts, and the log-determinant of its Jacobian for each sample.
+        """Return z and log|det dz/dx| in nats, ``(N,)``.
 
         Args:
             x: Inputs, ``(N, C, H, W)``.
             context: Contexts, ``(N, K)``; None for a layer without one.
-
-        Returns:
-            z and log|det dz/dx| in nats, ``(N,)``.
 
         Raises:
             ValueError: ``x`` or ``context`` has another shape, or a context is missing or not expected.
@@ -374,27 +297,12 @@ class Conditional(Bijection):
         """Return the inputs that :meth:`map_with_slope` maps to ``z``, and the same log-slopes at them."""
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the inputs that the layer maps to ``z`` given the contexts, and the log-determinant of the inverse.
-
-        Args:
-            z: Outputs of the layer, ``(N, C, H, W)``.
-            context: Contexts, ``(N, K)``; None for a layer without one.
-
-        Returns:
-            x and log|det dx/dz| in nats, ``(N,)``.
-
-        Raises:
-            ValueError: ``z`` or ``context`` has another shape, or a context is missing or not expected.
-        """
+        """Return x and log|det dx/dz| in nats, ``(N,)``, for arguments as those of :meth:`forward`."""
         x, log_slope = self.inverse_with_slope(z, context)
         return x, -sum_samples(log_slope)
 
     def freeze(self, shape: Shape) -> FrozenStep:
-        """Return an immutable float64 copy of this layer for scoring; later training does not change it.
-
-        Raises:
-            ValueError: The layer takes a context.
-        """
+        """Freeze as :meth:`Bijection.freeze`; raise ``ValueError`` if the layer takes a context."""
         refuse_context(self.context)
         return _frozen_slopes(self, flat=self.flat)
 
@@ -411,22 +319,18 @@ def _frozen_slopes(layer: Elementwise | Conditional, *, flat: bool = False) -> F
 
 @dataclass(frozen=True)
 class TorchPixelFunction:
-    """Wrapper that applies the map of an elementwise PyTorch layer to float64 NumPy arrays."""
+    """The map of an elementwise layer on float64 NumPy arrays."""
 
     layer: Elementwise
 
     @torch.no_grad()
     def map_with_slope(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the layer's output and the log of the layer's slope at each value of the array ``x``.
-
-        They are y and log|dy/dx| in nats, both in the shape of ``x``.
-        """
         y, log_slope = self.layer.map_with_slope(torch.from_numpy(x))
         return y.numpy(), log_slope.numpy()
 
 
 def check_images(x: Tensor, channels: int) -> None:
-    """Raise ``ValueError`` unless the tensor ``x`` has the shape ``(N, C, H, W)`` with C = ``channels``."""
+    """Raise ``ValueError`` unless ``x`` has the shape ``(N, C, H, W)`` with C = ``channels``."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
 
@@ -456,8 +360,5 @@ def vectors_of(x: Tensor, dimensions: int) -> Tensor:
 
 
 def sum_samples(x: Tensor) -> Tensor:
-    """Return, for each sample of a batch, the sum of all its values.
-
-    The sum is over every axis but the first, ``(N, ...) -> (N,)``.
-    """
+    """Return the sum of each sample, ``(N, ...) -> (N,)``."""
     return torch.sum(x.flatten(1), dim=1)

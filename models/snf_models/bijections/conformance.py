@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from snf_models.bijections.actnorm import ActNorm
 from snf_models.bijections.base import Bijection, SelfNormalizing
+from snf_models.bijections.channels import ActNorm
 
 Shape = tuple[int, ...]
 

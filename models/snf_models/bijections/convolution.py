@@ -1,19 +1,28 @@
-"""Invertible k x k convolutions with zero padding: exact, and self-normalizing."""
+"""Invertible k x k convolutions with zero padding: exact, and self-normalizing with one or two learned kernels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.autograd_calls import call, first_derivatives
-from snf_models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, check_images
+from snf_models.bijections.base import (
+    Bijection,
+    LogDetGradient,
+    SelfNormalizing,
+    Shape,
+    call,
+    check_images,
+    first_derivatives,
+)
 from snf_models.bijections.convolution_matrix import (
     ON_CPU,
     FactorisedConvolution,
+    LogDet,
     Size,
     check_kernel,
     compose,
@@ -22,10 +31,11 @@ from snf_models.bijections.convolution_matrix import (
     flip,
     materialise,
     multiplicity,
+    nearest_inverse,
+    same_padding,
 )
+from snf_models.bijections.devices import constant
 from snf_models.bijections.frozen import Inverse
-from snf_models.bijections.nearest_inverse import LogDet, nearest_inverse
-from snf_models.devices import constant
 
 
 class ExactConv(Bijection):
@@ -39,8 +49,8 @@ class ExactConv(Bijection):
 
     Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det, with the half-bandwidth b of T(w)
     (:class:`~snf_models.bijections.convolution_matrix.FactorisedConvolution`). Its gradient costs as much, or O(D²·b)
-    where it takes the whole inverse (:func:`~snf_models.bijections.nearest_inverse.nearest_inverse`). On an accelerator
-    the log-det costs O(D³).
+    where it takes the whole inverse (:func:`~snf_models.bijections.convolution_matrix.nearest_inverse`). On an
+    accelerator the log-det costs O(D³).
 
     Args:
         channels: The number of channels C.
@@ -58,22 +68,11 @@ class ExactConv(Bijection):
         self.weight = nn.Parameter(nn.init.dirac_(torch.empty_like(noise)) + noise)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the exact log-determinant of the layer's Jacobian for each image.
-
-        z = w * x + b for images ``x``, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is in nats, ``(N,)``.
-        """
         check_images(x, self.channels)
         return convolve(self.weight, x) + self._offset(), self.log_det(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
-
-        The exact x with w * x + b = z is solved by LU in float64. The log-determinant log|det dx/dz| is in nats,
-        ``(N,)``.
-
-        Raises:
-            torch.linalg.LinAlgError: T(w) is singular.
-        """
+        """Return the exact x with w * x + b = z by LU in float64; raise ``LinAlgError`` if T(w) is singular."""
         check_images(z, self.channels)
         centred = z - self._offset()
         if torch.is_grad_enabled():
@@ -84,10 +83,6 @@ class ExactConv(Bijection):
         return factors.solve(centred), -z.new_tensor(factors.log_abs_det).expand(len(z))
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Return the log-determinant of the layer's Jacobian for each image of a batch.
-
-        It is log|det dz/dx| in nats, the same value for each image of ``x``, ``(N,)``.
-        """
         image = (x.shape[2], x.shape[3])
         if torch.is_grad_enabled() and self.weight.requires_grad:
             if self.weight.device.type in ON_CPU:
@@ -99,20 +94,10 @@ class ExactConv(Bijection):
         return log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer's Jacobian for any image of ``shape`` (C, H, W).
-
-        It is log|det dz/dx| in nats, in float64.
-        """
         return FactorisedConvolution(self.weight, shape[1:]).log_abs_det
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy of this layer for scoring and sampling.
-
-        The copy is for images of ``shape`` (C, H, W).
-
-        The LU factors for the inverse are computed at its first use.
-        """
         return FrozenConvolution(self.weight.double().clone(), self._offset().double().clone(), shape[1:])
 
     def _offset(self) -> Tensor:
@@ -164,13 +149,6 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         self.inverse_weight = nn.Parameter(flip(self.weight.detach()).clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
-
-        The outputs are z = w * x + b, and the log-determinant is log|det dz/dx| of each image. In training the
-        log-determinant is 0, with an estimate of its gradient.
-
-        The estimate uses the learned inverse kernel r in place of the exact inverse.
-        """
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
@@ -179,56 +157,28 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         return y + self._offset(), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs that give the outputs ``z``, computed by the learned inverse kernel.
-
-        x ≈ r * (z - b), ``(N, C, H, W)``, with the learned kernel r of this layer z = w * x + b.
-        """
         check_images(z, self.channels)
         return convolve(self.inverse_weight, z - self._offset())
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return images convolved with the layer's kernel, without the layer's offset.
-
-        It is w * x for the kernel w and images ``x``, ``(N, C, H, W)``.
-        """
         return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return images convolved with the kernel that the layer learns as its approximate inverse.
-
-        It is r * z for images ``z``, ``(N, C, H, W)``, and the kernel r that learns to undo w.
-        """
         return convolve(self.inverse_weight, z)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned inverse kernel to the kernel whose convolution is closest to the exact inverse.
-
-        The distance is the Frobenius norm between the matrices of both maps on images of ``shape``.
-
-        Cost: O(D·b²) for D values of an image and half-bandwidth b, or O(D²·b) where it takes the whole inverse
-        (:func:`~snf_models.bijections.nearest_inverse.nearest_inverse`).
-        """
+        """Set r to the kernel whose matrix on images of ``shape`` is nearest to the exact inverse (Frobenius norm)."""
         self.inverse_weight.copy_(nearest_inverse(self.weight, shape[1:])[1])
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenConvolution:
-        """Return an immutable float64 copy of this layer for scoring, with its learned inverse kernel."""
         return replace(super().freeze(shape), learned_map=(self.inverse_weight.double().clone(),))
 
 
 @dataclass(frozen=True)
 class FrozenConvolution:
-    """Immutable float64 form of a trained convolution layer, for scoring and sampling.
-
-    It is z = w * x + b for images of a fixed size.
-
-    Attributes:
-        weight: The kernel w, ``(C, C, kh, kw)``.
-        offset: The offset b, ``(1, C, 1, 1)``.
-        image: Height and width of the images.
-        learned_map: The kernels of the learned inverse, applied in this order, or None.
-    """
+    """Frozen form of a convolution z = w * x + b for images of a fixed size."""
 
     weight: Tensor
     offset: Tensor
@@ -236,19 +186,9 @@ class FrozenConvolution:
     learned_map: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the layer's outputs, and None in place of the log-determinant, which is constant.
-
-        The outputs are w * x + b, ``(N, C, H, W)``. The log-determinant log|det dz/dx| is equal for all images and not
-        computed here.
-        """
         return convolve(self.weight, x) + self.offset, None
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``; ``inverse`` chooses the exact or the learned inverse.
-
-        x solves w * x + b = z exactly. If ``inverse`` is "learned" and there are learned kernels, they give an
-        approximate x.
-        """
         x = z - self.offset
         if inverse == "learned" and self.learned_map is not None:
             for kernel in self.learned_map:
@@ -267,7 +207,7 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 
     The gradient of log|det| is computed with the learned kernel (Keller et al. 2021).
 
-    It is :class:`~snf_models.bijections.self_normalizing_gradient.SelfNormalizingProduct` for the matrices of
+    It is :class:`~snf_models.bijections.matrices.SelfNormalizingProduct` for the matrices of
     convolutions. m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With
     incoming gradients δ of y, c_n of the log-det and v_n of the reconstruction error of sample n, e = r * y - x and δx
     = flip(w) * δ, the gradients are, up to sign,
@@ -282,12 +222,6 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return convolved images, zeros in place of log-determinants, and reconstruction errors.
-
-        Training needs only the gradients of the log-determinants, which the backward pass computes.
-
-        The convolution is y = w * x, and the error of the learned inverse kernel r is ||r * y - x||².
-        """
         y = convolve(weight, x)
         error = convolve(inverse_weight, y) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -297,10 +231,6 @@ class SelfNormalizingConvolution(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Return the loss gradients with respect to the images, the kernel and the learned inverse kernel.
-
-        No matrix is inverted. None stands for the argument ``gradient`` of :meth:`forward`.
-        """
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         kernel = (weight.shape[2], weight.shape[3])
@@ -319,32 +249,195 @@ class SelfNormalizingConvolution(torch.autograd.Function):
 def self_normalizing_convolution(
     x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return convolved images, zeros in place of log-determinants, and reconstruction errors.
-
-    Training needs only the gradients of the log-determinants, which the backward pass computes.
-
-    A reconstruction error tells how far the learned inverse is from restoring an image.
-
-    Args:
-        x: Images, ``(N, C, H, W)``.
-        weight: The kernel w, ``(C, C, kh, kw)``.
-        inverse_weight: The kernel r of the learned inverse, ``(C, C, kh, kw)``.
-        gradient: The approximation of the inverse in the gradient of the log-det.
-
-    Returns:
-        w * x, a log-det of value 0, ``(N,)``, and the reconstruction error ||r * w * x - x||², ``(N,)``.
-    """
+    """Return w * x, log-dets of value 0 with their gradients, and errors ||r * w * x - x||², ``(N,)`` each."""
     outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingConvolution, x, weight, inverse_weight, gradient)
     return outputs
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
-    """Return an approximate inverse of a convolution kernel, improved by one Newton-Schulz iteration.
-
-    Returns 2r - r * w * r for the kernel w and its approximate inverse r, where * is convolution, cropped to the size
-    of r.
-
-    Away from the border it turns an error E of r into an error of order E².
-    """
+    """Return 2r - r * w * r, cropped to the size of r: away from the border an error E of r becomes one of order E²."""
     there_and_back = compose(weight, inverse_weight)
     return 2 * inverse_weight - compose(inverse_weight, there_and_back, crop=True)
+
+
+class TwoLayerInverseConv(ExactConv, SelfNormalizing):
+    """Invertible k x k convolution whose approximate inverse is learned as two successive convolutions.
+
+    The layer z = w * x + b learns two k x k kernels with r2 * (r1 * (z - b)) ≈ x.
+
+    The inverse of a convolution is not a convolution. R = T(r2) T(r1), with a larger support of 2k - 1, can approximate
+    it better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes
+    no determinant: the log-det has value 0, and its gradient with respect to w is that of tr(R T(w)) for fixed R, which
+    is exact for R = T(w)^-1 (:class:`TwoLayerInverseConvolution`). Evaluation mode is exact, as in
+    :class:`~snf_models.bijections.convolution.ExactConv`.
+
+    An inverse from another class of functions also needs a constraint on its Jacobian, E_v ||J_g J_f v - v||² with
+    v ~ N(0, I). Both maps are linear, so this is the reconstruction error of white noise: train with
+    ``noise_reconstruction`` above 0. r1 starts as 2·identity - w, the inverse to first order in w - identity, and r2 as
+    the identity.
+
+    Cost of a training step: nine convolutions of O(N·C²·kh·kw·H·W), and O(C³·kh²·kw²).
+
+    Args:
+        channels: The number of channels C.
+        kernel: Height and width of w, r1 and r2, both odd.
+    """
+
+    def __init__(self, channels: int, kernel: Size = (3, 3)) -> None:
+        super().__init__(channels, kernel)
+        identity = nn.init.dirac_(torch.empty_like(self.weight))
+        self.first_inverse_weight = nn.Parameter(2 * identity - self.weight.detach())
+        self.second_inverse_weight = nn.Parameter(identity)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return super().forward(x)
+        check_images(x, self.channels)
+        y, log_det, error = call(
+            TwoLayerInverseConvolution,
+            x,
+            self.weight,
+            self.first_inverse_weight,
+            self.second_inverse_weight,
+            self.gradient,
+        )
+        self.keep_reconstruction_error(error, y)
+        return y + self._offset(), log_det
+
+    def approximate_inverse(self, z: Tensor) -> Tensor:
+        check_images(z, self.channels)
+        return self.apply_inverse_weight(z - self._offset())
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        return convolve(self.weight, x)
+
+    def apply_inverse_weight(self, z: Tensor) -> Tensor:
+        return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
+
+    @torch.no_grad()
+    def refresh_inverse(self, shape: Shape) -> None:
+        """Set r1 to the kernel nearest to the exact inverse, r2 to the identity: the gradient of w becomes exact."""
+        self.first_inverse_weight.copy_(nearest_inverse(self.weight, shape[1:])[1])
+        nn.init.dirac_(self.second_inverse_weight)
+
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenConvolution:
+        first, second = self.first_inverse_weight.double().clone(), self.second_inverse_weight.double().clone()
+        return replace(super().freeze(shape), learned_map=(first, second))
+
+
+class TwoLayerInverseConvolution(torch.autograd.Function):
+    """PyTorch autograd function of a convolution, with gradients computed by an inverse learned as two kernels.
+
+    The two kernels are applied one after the other.
+
+    The function is w * x. The gradient of log|det| is computed with the learned inverse.
+
+    They are the gradients of :class:`~snf_models.bijections.matrices.SelfNormalizingProduct` for W =
+    T(w) and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that
+    of <T(w), T(a) T(b)> (:func:`place`). With the incoming gradients δ of y, c_n of the log-det and v_n of the
+    reconstruction error of sample n, h = r1 * y, e = r2 * h - x, δx = flip(w) * δ and ε_n = 2 v_n e_n, they are
+
+        dw  = x ⋆ (½ δ + flip(r1) * flip(r2) * ε) + ½ Σc P(flip(r1), flip(r2))
+        dr1 = y ⋆ flip(r2) * (ε - ½ δx)           - ½ Σc P(flip(r2), flip(w))
+        dr2 = h ⋆ (ε - ½ δx)                      - ½ Σc P(flip(w), flip(r1))
+
+    The last column is ½ Σc times the gradient of tr(W R) with respect to each kernel, which for R = W^-1 is that of
+    log|det W| with respect to w and that of -log|det R| with respect to r1 and r2. The gradient of x is δx.
+
+    If ``gradient`` is "newton-schulz", the last term of dw is ½ Σc m·flip(r) with the middle taps r of 2 r2 * r1 -
+    r2 * r1 * w * r2 * r1 and the multiplicity m of the taps, as in
+    :class:`~snf_models.bijections.convolution.SelfNormalizingConvolution`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, first: Tensor, second: Tensor, gradient: LogDetGradient
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = convolve(weight, x)
+        hidden = convolve(first, y)
+        error = convolve(second, hidden) - x
+        ctx.save_for_backward(x, y, hidden, error, weight, first, second)
+        ctx.gradient = gradient
+        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        grad_y, grad_log_det, grad_error = gradients
+        x, y, hidden, error, weight, first, second = ctx.saved_tensors
+        kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
+        forth, back_first, back_second = flip(weight), flip(first), flip(second)
+        share = 0.5 * grad_log_det.sum()
+        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
+        grad_x = convolve(forth, grad_y)
+        back = weighted_error - 0.5 * grad_x
+        error_at_y = convolve(back_first, convolve(back_second, weighted_error))
+        if ctx.gradient == "newton-schulz":
+            taps = constant(multiplicity, kernel, image, device=weight.device, dtype=weight.dtype)
+            log_det_gradient = taps * flip(newton_schulz_middle(weight, first, second))
+        else:
+            log_det_gradient = place(back_first, back_second, image)
+        grad_weight = correlate(x, 0.5 * grad_y + error_at_y, kernel) + share * log_det_gradient
+        grad_first = correlate(y, convolve(back_second, back), kernel) - share * place(back_second, forth, image)
+        grad_second = correlate(hidden, back, kernel) - share * place(forth, back_first, image)
+        return grad_x, grad_weight, grad_first, grad_second, None
+
+
+def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the middle taps of 2r - r * w * r for r = r2 * r1, as many as w has."""
+    down, right = same_padding(weight)
+    learned = compose(second, first)
+    middle = learned[:, :, down : down + weight.shape[2], right : right + weight.shape[3]]
+    return 2 * middle - compose(learned, compose(weight, learned), crop=True)
+
+
+def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
+    """Sum the entries of a product of two convolution matrices, with one sum for each weight of a kernel.
+
+    In the matrix of a convolution each weight of its kernel stands at many entries. The sum is over these entries.
+
+    It is the gradient with respect to w of the Frobenius inner product <T(w), T(outer) T(inner)>, where T(k) is the
+    matrix of the convolution by k.
+
+    Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
+
+        P[d] = Σ_t n(d, t) outer[t] inner[d - t],
+
+    where n(d, t) is the number of locations u of the image for which u + d and u + t are in the image too. P / m with
+    m = n(d, 0) is the projection of the product on convolutions. Cost: O(C³·kh²·kw²).
+
+    Args:
+        outer: The kernel that is applied second, ``(C, C, kh, kw)``.
+        inner: The kernel that is applied first, ``(C, C, kh, kw)``.
+        image: Height and width of the images.
+
+    Returns:
+        P, ``(C, C, kh, kw)``.
+    """
+    down, right = same_padding(outer)
+    height, width = outer.shape[2:]
+    # Shifts d - t outside the kernel fall on the padding, which is 0.
+    padded = F.pad(inner, (right, right, down, down))
+    rows, columns = torch.arange(height, device=outer.device), torch.arange(width, device=outer.device)
+    down_by, right_by = rows[:, None] - rows + 2 * down, columns[:, None] - columns + 2 * right
+    shifted = padded[:, :, down_by[:, None, :, None], right_by[None, :, None, :]]
+    counts = constant(triple_multiplicity, (height, width), image, device=outer.device, dtype=outer.dtype)
+    return torch.einsum("omtu,mcabtu,abtu->ocab", outer, shifted, counts)
+
+
+@lru_cache(maxsize=256)
+def triple_multiplicity(kernel: Size, image: Size) -> Tensor:
+    """Return, float64 ``(kh, kw, kh, kw)``, how many pixels u have u + d and u + t in the image, for taps d, then t.
+
+    The tensor is cached and must not be modified.
+    """
+    rows, columns = (_overlaps(side, length) for side, length in zip(kernel, image, strict=True))
+    return torch.einsum("at,bu->abtu", rows, columns)
+
+
+def _overlaps(kernel: int, side: int) -> Tensor:
+    shift = torch.arange(kernel, dtype=torch.float64, device="cpu") - kernel // 2
+    lowest = torch.minimum(shift[:, None], shift[None, :]).clamp(max=0)
+    highest = torch.maximum(shift[:, None], shift[None, :]).clamp(min=0)
+    return (side - highest + lowest).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Linear algebra of convolutions: their matrices, LU factors, transposes, products and projections.
+"""Linear algebra of convolutions: their matrices, LU factors, transposes, products and nearest inverses.
 
 T(w) is the matrix of the convolution with kernel w, ``(O, C, kh, kw)`` with odd kh and kw, stride 1 and zero padding
 that keeps the image size: T(w) vec(x) = vec(w * x), where vec(x) is ``x.flatten(1)``, in the order (channel, row,
@@ -8,7 +8,7 @@ column). D = C·H·W is the number of values of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import register_flop_formula
 
-from snf_models.devices import constant
+from snf_models.bijections.base import first_derivatives
+from snf_models.bijections.devices import constant
 
 Size = tuple[int, int]
 """Height and width."""
@@ -32,74 +33,38 @@ LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-
 
 
 def check_kernel(kernel: Size) -> None:
-    """Raise ``ValueError`` unless the height and the width of a convolution kernel are both odd and positive."""
+    """Raise ``ValueError`` unless both sides of a kernel are odd and positive."""
     if min(kernel) < 1 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
         raise ValueError(f"expected a kernel with odd sides, got {kernel[0]}x{kernel[1]}")
 
 
 def same_padding(weight: Tensor) -> Size:
-    """Return the zero padding that keeps the image size in a convolution with a given kernel.
-
-    It is (vertical, horizontal), in pixels on each side.
-
-    Args:
-        weight: The kernel, ``(O, C, kh, kw)`` with odd kh and kw.
-    """
+    """Return the vertical and horizontal padding that keeps the image size."""
     return weight.shape[2] // 2, weight.shape[3] // 2
 
 
 def convolve(weight: Tensor, x: Tensor) -> Tensor:
-    """Return images convolved with a kernel, zero-padded so that the image size stays the same.
-
-    The images ``x`` are ``(N, C, H, W)``, the kernel is ``(O, C, kh, kw)``, and the result is ``(N, O, H, W)``.
-
-    Cost: O(N·O·C·kh·kw·H·W).
-    """
+    """Return w * x, ``(N, O, H, W)``, for w ``(O, C, kh, kw)``, with zero padding that keeps the size."""
     return F.conv2d(x, weight, padding=same_padding(weight))
 
 
 def flip(weight: Tensor) -> Tensor:
-    """Return the kernel of the transposed convolution: channel axes swapped, height and width mirrored.
-
-    The result has the shape ``(C, O, kh, kw)`` for a kernel w of shape ``(O, C, kh, kw)``.
-
-    T(flip(w)) = T(w)^T for the convolution matrix T(w).
-    """
+    """Return the kernel of the transposed convolution, ``(C, O, kh, kw)``: T(flip(w)) = T(w)^T."""
     return weight.transpose(0, 1).flip(2, 3)
 
 
 def correlate(x: Tensor, z: Tensor, kernel: Size) -> Tensor:
-    """Return the gradient with respect to a convolution kernel, given the inputs and the output gradients.
-
-    It is the gradient of the inner products Σ_n <w * x_n, z_n> with respect to the kernel w, for images x_n and z_n.
-
-    Element i is Σ_n <B_i x_n, z_n> with B_i = dT(w)/dw_i. Cost: that of :func:`convolve`.
-
-    Args:
-        x: Inputs, ``(N, C, H, W)``.
-        z: Images in the shape of the outputs, ``(N, O, H, W)``.
-        kernel: Height and width of w.
-
-    Returns:
-        The gradient, ``(O, C, kh, kw)``.
-    """
+    """Return the gradient of Σ_n <w * x_n, z_n> in w, ``(O, C, *kernel)``: Σ_n <B_i x_n, z_n> for B_i = dT(w)/dw_i."""
     shape = (z.shape[1], x.shape[1], *kernel)
     gradient: Tensor = conv2d_weight(x, shape, z, padding=(kernel[0] // 2, kernel[1] // 2))
     return gradient
 
 
 def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
-    """Return one kernel that combines two successive convolutions.
-
-    It acts on images as ``inner`` followed by ``outer`` does, except near the border.
+    """Return the kernel of ``inner`` followed by ``outer``, as away from the border.
 
     Its sides are k_outer + k_inner - 1. With ``crop`` only the middle is returned, of sides k_inner - k_outer + 1.
     Cost: O(O·M·C·k⁴) for M channels between the two.
-
-    Args:
-        outer: The kernel that is applied second, ``(O, M, k, k)``.
-        inner: The kernel that is applied first, ``(M, C, k, k)``.
-        crop: Whether to return only the middle.
     """
     height, width = outer.shape[2:]
     padding = (0, 0) if crop else (height - 1, width - 1)
@@ -147,41 +112,22 @@ def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dil
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
-    """Return the rows of the identity matrix, each reshaped to the shape of an image.
-
-    There are D = C·H·W images, float64 ``(D, C, H, W)``. Image i is 1 at its value i in flattened order, else 0.
-    """
+    """Return the D = C·H·W unit vectors as images, float64 ``(D, C, H, W)``."""
     dimensions = channels * math.prod(image)
     return torch.eye(dimensions, dtype=torch.float64, device=device).view(dimensions, channels, *image)
 
 
 def materialise(weight: Tensor, image: Size) -> Tensor:
-    """Return the matrix by which a zero-padded convolution multiplies flattened images of a given size.
-
-    The matrix is D x D for images of D = C·H·W values, float64 and differentiable.
-
-    T(w) vec(x) = vec(w * x) for the kernel w, the matrix T(w) and images x. Cost: O(D·C²·kh·kw·H·W).
-
-    Args:
-        weight: The kernel w, ``(C, C, kh, kw)``.
-        image: Height H and width W of the images, D = C·H·W.
-    """
+    """Return T(w), float64 ``(D, D)`` and differentiable. Cost: O(D·C²·kh·kw·H·W)."""
     units = identity_images(weight.shape[1], image, weight.device)
     return convolve(weight.double(), units).flatten(1).T
 
 
 def project(inverse_images: Tensor, kernel: Size) -> Tensor:
-    """Return the kernel of the convolution whose matrix is nearest to a given matrix, such as an exact inverse.
+    """Return the kernel whose matrix is nearest (Frobenius norm) to M, given by columns as images, ``(D, C, H, W)``.
 
-    Nearest is meant in the Frobenius norm. The matrix is given by its D columns, each as an image.
-
-    This is the orthogonal projection r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For
-    M = T(w)^-1, flip(r)·m is the exact gradient of log|det T(w)|. Cost: O(C²·kh·kw·H·W), the entries of M that a kernel
-    can have.
-
-    Args:
-        inverse_images: M applied to the unit vectors, float64 ``(D, C, H, W)``.
-        kernel: Height and width of r.
+    It is r_i = <B_i, M> / m_i with B_i = dT(w)/dw_i and the multiplicity m. For M = T(w)^-1, flip(r)·m is the exact
+    gradient of log|det T(w)|.
     """
     channels, image = inverse_images.shape[1], (inverse_images.shape[2], inverse_images.shape[3])
     entries = inverse_images.reshape(channels, *image, channels, *image).permute(3, 4, 5, 0, 1, 2)
@@ -211,27 +157,15 @@ def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -
 
 
 def half_bandwidth(weight: Tensor, width: int) -> int:
-    """Return the half-bandwidth of a convolution's matrix: the largest distance of nonzeros from the diagonal.
-
-    It is b such that the matrix is 0 at (i, j) if |i - j| > b, for images of ``width`` pixels.
-
-    It is C·(ph·W + pw) + C - 1 in the order (row, column, channel), with the padding (ph, pw).
-
-    Args:
-        weight: The kernel, ``(C, C, kh, kw)``.
-        width: Width W of the images in pixels.
-    """
+    """Return b such that T(w) is 0 at (i, j) if |i - j| > b, in the order (row, column, channel)."""
     channels, padding = weight.shape[0], same_padding(weight)
     return channels * (padding[0] * width + padding[1]) + channels - 1
 
 
 def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
-    """Return the matrix of a convolution as a NumPy array in the band storage format of LAPACK.
+    """Return T(w) in the band storage of LAPACK, float64 ``(3b + 1, D)``, in the order (row, column, channel).
 
-    The result is float64 ``(3b + 1, C·H·W)`` for half-bandwidth b.
-
-    Rows and columns are in the order (row, column, channel). Entry (i, j) of T(w) is element [2b + i - j, j] of the
-    result, ``(3b + 1, D)``, for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
+    Entry (i, j) is element [2b + i - j, j] for half-bandwidth b. Cost: O(C²·kh·kw·H·W).
     """
     taps = weight.detach().double().cpu().numpy()
     channels, (height, width) = taps.shape[0], image
@@ -252,16 +186,9 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
 
 @torch.library.custom_op("snf::factorise_band", mutates_args=())
 def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the LU factors and row swaps of the band matrix of a convolution.
+    """Return LAPACK's LU factors ``(D, 3b + 1)`` and row swaps ``(D,)`` of T(w). Cost: O(D·b²).
 
-    The factors are ``(D, 3b + 1)`` for a D x D matrix of half-bandwidth b.
-
-    The factorisation is LAPACK's ``gbtrf``, in float64. Cost: O(D·b²). It is an operator of PyTorch, so that its work
-    can be counted on the meta device like that of any other.
-
-    Args:
-        weight: The kernel, ``(C, C, kh, kw)``.
-        image: Height and width of the images.
+    It is an operator of PyTorch, so that its work can be counted on the meta device.
     """
     half = half_bandwidth(weight, image[1])
     factors, swaps, _ = lapack.dgbtrf(band(weight, (image[0], image[1])), half, half, overwrite_ab=True)
@@ -278,18 +205,7 @@ def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("snf::solve_band", mutates_args=())
 def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Solve linear systems with the band matrix of a convolution, given its LU factors.
-
-    Returns the solution x of T x = z, or of T^T x = z, for each row z, ``(N, D)``, from the LU factors of T.
-
-    Cost: O(N·D·b) for half-bandwidth b.
-
-    Args:
-        factors: The LU factors from :func:`factorise_band`, ``(D, 3b + 1)``.
-        swaps: The row swaps from :func:`factorise_band`, ``(D,)``.
-        rows: The right-hand sides z, ``(N, D)``, float64.
-        transpose: Whether to solve with T^T.
-    """
+    """Solve T x = z or T^T x = z for each row z, float64 ``(N, D)``, by :func:`factorise_band`. Cost: O(N·D·b)."""
     half = (factors.shape[1] - 1) // 3
     solution, _ = lapack.dgbtrs(
         factors.numpy().T, half, half, rows.cpu().numpy().T, swaps.numpy(), trans=int(transpose)
@@ -344,20 +260,7 @@ class FactorisedConvolution:
         self.log_abs_det = float(diagonal.abs().log().sum())
 
     def solve(self, z: Tensor, side: Literal["matrix", "transpose"] = "matrix") -> Tensor:
-        """Return the result of applying the exact inverse of this convolution to the images ``z``.
-
-        For ``side`` "transpose" it is the inverse of the transposed convolution.
-
-        Args:
-            z: Images, ``(N, C, H, W)``.
-            side: The matrix of the system: T(w) or its transpose.
-
-        Returns:
-            The solutions in the shape and type of ``z``.
-
-        Raises:
-            torch.linalg.LinAlgError: T(w) is singular.
-        """
+        """Return T(w)^-1 z, or T(w)^-T z for ``side`` "transpose"; raise ``LinAlgError`` if T(w) is singular."""
         if self.log_abs_det == -math.inf:
             raise LinAlgError("the convolution has no inverse: the matrix of its kernel is singular")
         right = z.detach().double()
@@ -373,8 +276,123 @@ class FactorisedConvolution:
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
-        """Return the inverse of this convolution's matrix, with each column reshaped to an image.
-
-        The matrix is D x D, and the result float64 ``(D, C, H, W)``.
-        """
+        """Return T(w)^-1, each column as an image, float64 ``(D, C, H, W)``."""
         return self.solve(identity_images(self.channels, self.image, self.device))
+
+
+LARGEST_FACTOR = 100.0
+"""Largest entry of C S_i^-1 and S_i^-1 B. The error of the blocks, in units of the rounding error, grows with its
+square: larger ones need pivots."""
+
+Blocks = tuple[Tensor, Tensor, Tensor]
+
+
+def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
+    """Return a convolution's log-determinant, and the kernel of the convolution nearest to the exact inverse.
+
+    Both are in float64.
+
+    T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The kernel r minimises the Frobenius
+    norm of T(r) - T(w)^-1: r_i = <B_i, T(w)^-1> / m_i with B_i = dT(w)/dw_i and the multiplicity m. flip(r)·m is the
+    exact gradient of log|det T(w)|.
+
+    r depends on few entries of T(w)^-1, a selected inverse (Takahashi, Fagan and Chin 1973). With the p = kh // 2 rows
+    of pixels that a kernel reaches as one block, T(w) is block tridiagonal, and its blocks are the same everywhere: A
+    on the diagonal, B above it, C below it. The blocks of G = T(w)^-1 on these three diagonals are, for n = H / p,
+
+        S_1 = A and S_i+1 = A - C S_i^-1 B, so that log|det T(w)| = Σ_i log|det S_i|,
+        G_n,n = S_n^-1 and G_i,i = S_i^-1 + S_i^-1 B G_i+1,i+1 C S_i^-1,
+        G_i,i+1 = -S_i^-1 B G_i+1,i+1 and G_i+1,i = -G_i+1,i+1 C S_i^-1.
+
+    Cost: O(n·(C·W·p)³), against O(D²·b) for all of T(w)^-1 with half-bandwidth b. Blocks are not pivoted among each
+    other, which is accurate as long as C S_i^-1 and S_i^-1 B are small (Demmel, Higham and Schreiber 1995). Where they
+    are not, where p does not divide H, and on an accelerator, the whole inverse is computed.
+
+    Args:
+        weight: The kernel w, ``(C, C, kh, kw)``.
+        image: Height H and width W of the images.
+
+    Returns:
+        log|det T(w)| in nats, ``()``, and r, ``(C, C, kh, kw)``.
+
+    Raises:
+        torch.linalg.LinAlgError: T(w) is singular.
+    """
+    weight = weight.detach()
+    kernel = (weight.shape[2], weight.shape[3])
+    rows = max(1, kernel[0] // 2)
+    if weight.device.type in ON_CPU and image[0] % rows == 0:
+        log_det, sums, largest = _selected_inverse(weight, image, rows)
+        if weight.is_meta or (math.isfinite(log_det) and float(largest) <= LARGEST_FACTOR):
+            channels, width = weight.shape[0], image[1]
+            entries = torch.cat([block.view(channels, rows, width, channels, rows, width) for block in sums], 4)
+            return log_det, nearest_kernel(entries, kernel, image, above=rows)
+    return nearest_to_whole_inverse(weight, image)
+
+
+def nearest_to_whole_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
+    """Return the values of :func:`nearest_inverse` by the whole inverse. Cost: O(D²·b)."""
+    factors = FactorisedConvolution(weight, image)
+    log_det = torch.tensor(factors.log_abs_det, dtype=torch.float64, device=weight.device)
+    return log_det, project(factors.inverse_images(), (weight.shape[2], weight.shape[3]))
+
+
+def _selected_inverse(weight: Tensor, image: Size, rows: int) -> tuple[Tensor, Blocks, Tensor]:
+    """Return log|det T(w)|, the sums of the blocks of its inverse along three diagonals, and the largest factor.
+
+    The sums are of the blocks below the diagonal, on it and above it, with ``rows`` rows of pixels each. The factor is
+    the largest entry of C S_i^-1 and S_i^-1 B.
+    """
+    channels, width = weight.shape[0], image[1]
+    size = channels * rows * width
+    # Two blocks of rows have all three kinds of blocks.
+    two = materialise(weight, (2 * rows, width)).view(channels, 2, rows * width, channels, 2, rows * width)
+    blocks = two.permute(1, 4, 0, 2, 3, 5).reshape(2, 2, size, size)
+    diagonal, above, below = blocks[0, 0], blocks[0, 1], blocks[1, 0]
+    identity = torch.eye(size, dtype=two.dtype, device=two.device)
+    log_det, largest = two.new_zeros(()), two.new_zeros(())
+    factors: list[Blocks] = []
+    block, schur = identity, diagonal
+    for index in range(image[0] // rows):
+        if index:
+            lower, upper = below @ block, block @ above
+            factors.append((block, lower, upper))
+            largest = torch.maximum(largest, torch.maximum(lower.abs().max(), upper.abs().max()))
+            schur = diagonal - lower @ above
+        lu, pivots, _ = torch.linalg.lu_factor_ex(schur)
+        log_det = log_det + lu.diagonal().abs().log().sum()
+        block = torch.linalg.lu_solve(lu, pivots, identity)
+    on_sum, above_sum, below_sum = block.clone(), torch.zeros_like(block), torch.zeros_like(block)
+    for inverse, lower, upper in reversed(factors):
+        above_diagonal = -upper @ block
+        below_sum -= block @ lower
+        above_sum += above_diagonal
+        block = inverse - above_diagonal @ lower
+        on_sum += block
+    return log_det, (below_sum, on_sum, above_sum), largest
+
+
+class LogDet(torch.autograd.Function):
+    """log|det T(w)| in float64, ``()``, and its gradient flip(r) m in w; -inf and not a number if T(w) is singular."""
+
+    @staticmethod
+    def forward(weight: Tensor, image: Size, inverse_of: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Compute by ``inverse_of``, which is :func:`nearest_inverse` or a function alike."""
+        try:
+            log_det, inverse = inverse_of(weight, image)
+        except LinAlgError:
+            return weight.new_tensor(-math.inf, dtype=torch.float64), torch.full_like(weight, math.nan)
+        kernel = (weight.shape[2], weight.shape[3])
+        taps = constant(multiplicity, kernel, image, device=inverse.device, dtype=inverse.dtype)
+        return log_det, (flip(inverse) * taps).to(weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, _inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (of_weight,) = ctx.saved_tensors
+        return gradients[0].to(of_weight) * of_weight, None, None

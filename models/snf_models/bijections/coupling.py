@@ -1,6 +1,6 @@
 """Coupling layers: half of the channels, and a context, determine a monotone map of each value of the other half.
 
-The maps are affine with bounded scales, or rational-quadratic splines.
+The maps are shifts, affine with bounded scales, or rational-quadratic splines.
 """
 
 from __future__ import annotations
@@ -8,17 +8,154 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.autograd_calls import call
-from snf_models.bijections.base import Conditional, Shape, check_context, check_images, refuse_context
-from snf_models.bijections.coupling_products import CouplingProducts
+from snf_models.bijections.activations import Knots, check_spline, knots_of
+from snf_models.bijections.base import (
+    Conditional,
+    Shape,
+    call,
+    check_context,
+    check_images,
+    first_derivatives,
+    refuse_context,
+)
 from snf_models.bijections.frozen import Inverse
-from snf_models.bijections.spline import Knots, check_spline, knots_of
+
+SIDE = 3
+TAPS = SIDE * SIDE
+
+ImageBatchSize = tuple[int, int, int]
+"""Height and width of images, and their number."""
+
+
+class CouplingProducts(torch.autograd.Function):
+    """PyTorch autograd function of a coupling network's convolutions, computed as matrix products.
+
+    They are 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
+
+    Each convolution is a product of a matrix and all P = H·W·N pixels. The first one multiplies the 3x3 surroundings of
+    the pixels, ``(9K, P)``; the last one gives the share of each pixel in its 3x3 surroundings, ``(9·out, P)``, and the
+    shares are summed. A row of ones takes the biases into the products. A library of convolutions wastes most of its
+    vector registers where there are few channels on one side. The images are the last dimension, so that pixels which
+    are moved or added together are neighbours in memory whatever the channels.
+
+    Products are in ``dtype``, sums of shares in float32. Cost: that of the convolutions; each direction reads and
+    writes the surroundings once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dtype: torch.dtype,
+        first: Tensor,
+        first_bias: Tensor,
+        place: Tensor | None,
+        middle: Tensor,
+        middle_bias: Tensor,
+        last: Tensor,
+        last_bias: Tensor,
+    ) -> Tensor:
+        """Return the outputs of the network, ``(N, K, H, W) -> (N, out, H, W)``; products are in ``dtype``."""
+        images, _, height, width = x.shape
+        size = height, width, images
+        weights = (
+            _with_bias(first.permute(0, 2, 3, 1).flatten(1), first_bias).to(dtype),
+            _with_bias(middle.flatten(1), middle_bias).to(dtype),
+            _by_shares(last).to(dtype),
+        )
+        surroundings = _surroundings(x.to(dtype), ones=True)
+        # The row of ones below the outputs takes the bias of the next product.
+        hidden = torch.ones(len(first) + 1, surroundings.shape[1], dtype=dtype)
+        outputs = torch.mm(weights[0], surroundings, out=hidden[:-1])
+        if place is not None:
+            outputs.view(-1, *size).add_(place.to(dtype).unsqueeze(-1))
+        F.relu_(outputs)
+        second = F.relu_(weights[1] @ hidden)
+        ctx.save_for_backward(surroundings, hidden, second, *weights)
+        ctx.size, ctx.has_place, ctx.dtypes = size, place is not None, (x.dtype, first.dtype)
+        return _sum_of_shares(weights[2] @ second, size).to(x.dtype).add_(last_bias.to(x.dtype).view(-1, 1, 1))
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = gradients
+        surroundings, hidden, second, first, middle, last = ctx.saved_tensors
+        of_input, of_weights = ctx.dtypes
+        shares = _surroundings(grad.to(first.dtype))
+        grad_second = _masked(last.T @ shares, second)
+        grad_hidden = _masked(middle[:, :-1].T @ grad_second, hidden[:-1])
+        grad_last = (shares @ second.T).to(of_weights)
+        grad_middle = (grad_second @ hidden.T).to(of_weights)
+        grad_first = (grad_hidden @ surroundings.T).to(of_weights)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _sum_of_shares(first[:, :-1].T @ grad_hidden, ctx.size).to(of_input)
+        grad_place = grad_hidden.view(-1, *ctx.size).sum(-1).to(of_weights) if ctx.has_place else None
+        width = len(middle)
+        return (
+            grad_x,
+            None,
+            grad_first[:, :-1].view(width, SIDE, SIDE, -1).permute(0, 3, 1, 2),
+            grad_first[:, -1],
+            grad_place,
+            grad_middle[:, :-1].view(width, width, 1, 1),
+            grad_middle[:, -1],
+            grad_last.view(SIDE, SIDE, -1, width).permute(2, 3, 0, 1).flip(2, 3),
+            grad.sum((0, 2, 3)).to(of_weights),
+        )
+
+
+def _with_bias(matrix: Tensor, bias: Tensor) -> Tensor:
+    """Return a matrix with the bias of its outputs as last column, ``(O, I + 1)``."""
+    return torch.cat([matrix, bias.unsqueeze(1)], 1)
+
+
+def _by_shares(weight: Tensor) -> Tensor:
+    """Return a kernel ``(O, I, 3, 3)`` as a matrix that gives the share of a pixel in its surroundings, ``(9 O, I)``.
+
+    Taps are mirrored: the left tap adds a pixel to the output that lies to its right.
+    """
+    return weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
+
+
+def _surroundings(x: Tensor, *, ones: bool = False) -> Tensor:
+    """Return the 3x3 pixels around each pixel, zeros beyond the border, ``(9 C, H·W·N)``, and a row of ``ones``."""
+    images, channels, height, width = x.shape
+    padded = x.new_zeros(channels, height + 2, width + 2, images)
+    padded[:, 1:-1, 1:-1] = x.permute(1, 2, 3, 0)
+    of_channel, of_row, of_pixel, _ = padded.stride()
+    windows = padded.as_strided(
+        (SIDE, SIDE, channels, height, width, images), (of_row, of_pixel, of_channel, of_row, of_pixel, 1)
+    )
+    rows = x.new_ones(TAPS * channels + ones, height * width * images)
+    rows[: TAPS * channels].view(windows.shape).copy_(windows)
+    return rows
+
+
+def _sum_of_shares(shares: Tensor, size: ImageBatchSize) -> Tensor:
+    """Return the sum of all shares in each pixel, ``(9 C, H·W·N) -> (N, C, H, W)``: the transpose of surroundings."""
+    height, width, images = size
+    taps = shares.view(SIDE, SIDE, -1, *size)
+    # Sums are in float32 at least.
+    dtype = torch.promote_types(shares.dtype, torch.float32)
+    padded = torch.zeros(taps.shape[2], height + 2, width + 2, images, dtype=dtype)
+    for row in range(SIDE):
+        for column in range(SIDE):
+            padded[:, row : row + height, column : column + width] += taps[row, column]
+    return padded[:, 1:-1, 1:-1].permute(3, 0, 1, 2).contiguous()
+
+
+def _masked(grad: Tensor, output: Tensor) -> Tensor:
+    """Return the gradient of the inputs of a ReLU with the given outputs; ``grad`` is overwritten."""
+    masked: Tensor = torch.ops.aten.threshold_backward.grad_input(grad, output, 0, grad_input=grad)
+    return masked
+
 
 LOG_SCALE_BOUND = 2.0
 """Bound of |log s|, so that a coupling multiplies by at most e² (Keller et al. 2021, published settings)."""
@@ -66,19 +203,6 @@ class CouplingNet(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the numbers that determine the map of a coupling layer, such as log-scales and shifts.
-
-        Args:
-            x: Inputs, ``(N, in, H, W)``.
-            context: Contexts, ``(N, K)``; None for a network without one.
-
-        Returns:
-            Numbers, ``(N, out, H, W)``.
-
-        Raises:
-            ValueError: The network depends on the place, and ``x`` has another height or width; or the context has
-                another shape, is missing or is not expected.
-        """
         check_context(context, len(x), self.of_context.in_features if self.of_context is not None else 0)
         if self.place is not None and x.shape[2:] != self.place.shape[1:]:
             height, width = self.place.shape[1:]
@@ -119,10 +243,7 @@ class CouplingNet(nn.Module):
 
     @torch.no_grad()
     def settled(self) -> tuple[Weights, Weights, Weights]:
-        """Return float64 copies of the weights and biases of the network's three convolutions, for scoring.
-
-        The learned gain is folded into the last convolution.
-        """
+        """Return float64 weights and biases of the three convolutions, with the gain folded into the last."""
         first, middle, (weight, bias) = (
             (layer.weight.double().clone(), _bias(layer).double().clone())
             for layer in (self.first, self.middle, self.last)
@@ -159,6 +280,8 @@ class HalfCoupling(Conditional):
     ) -> None:
         super().__init__(context)
         self.channels = channels
+        self.width = width
+        self.place = places is not None
         self.kept = (channels + 1) // 2
         self.net = CouplingNet(self.kept, numbers * (channels - self.kept), width, places, context)
 
@@ -171,13 +294,11 @@ class HalfCoupling(Conditional):
         """Return the values x2 that :meth:`transform` maps to ``moved``, and log g'(x2)."""
 
     def map_with_slope(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return z = (x1, g(x2)) and log g'(x2) for images ``(N, C, H, W)`` and contexts ``(N, K)``."""
         kept, moved = self._halves(x)
         moved, log_slope = self.transform(moved, self.net(kept, context))
         return torch.cat([kept, moved], dim=1), log_slope
 
     def inverse_with_slope(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x = (z1, g⁻¹(z2)) and log g'(x2)."""
         kept, moved = self._halves(z)
         moved, log_slope = self.restore(moved, self.net(kept, context))
         return torch.cat([kept, moved], dim=1), log_slope
@@ -217,15 +338,6 @@ class AffineCoupling(HalfCoupling):
         return (moved - shift) * torch.exp(-log_scale), log_scale
 
     def freeze(self, shape: Shape) -> FrozenCoupling:
-        """Return an immutable copy of this layer for scoring.
-
-        Its network computes in float32 and all else in float64.
-
-        The gain of the last layer is folded into its weights.
-
-        Raises:
-            ValueError: The layer takes a context.
-        """
         refuse_context(self.context)
         first, middle, last = (
             (weight.float().contiguous(memory_format=torch.channels_last), bias.float())
@@ -290,17 +402,7 @@ class SplineCoupling(HalfCoupling):
 
 @dataclass(frozen=True)
 class FrozenCoupling:
-    """Immutable affine coupling layer for scoring.
-
-    Its network computes in float32, its 1x1 convolution optionally in bfloat16. All else is in float64.
-
-    Attributes:
-        kept: Channels of the half that is kept.
-        first: Weight and bias of the first convolution.
-        middle: Weight and bias of the 1x1 convolution, most of the work; may be in bfloat16 (:meth:`in_bfloat16`).
-        last: Weight and bias of the last convolution.
-        place: The map that is added to the result of the first convolution, ``(width, H, W)``, or None.
-    """
+    """Frozen form of an affine coupling: its network in float32, all else in float64."""
 
     kept: int
     first: Weights
@@ -309,32 +411,17 @@ class FrozenCoupling:
     place: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each pixel's contribution to the Jacobian's log-determinant.
-
-        z is ``(N, C, H, W)``. The parts add up to log|det dz/dx| in nats, ``(N, H, W)``.
-        """
         kept, moved = x[:, : self.kept], x[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, moved * log_scale.exp() + shift], dim=1), log_scale.sum(1)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the exact inputs that the layer maps to the outputs ``z``.
-
-        ``z`` is ``(N, C, H, W)``. The layer learns no inverse, so the argument ``inverse`` has no effect.
-        """
         kept, moved = z[:, : self.kept], z[:, self.kept :]
         log_scale, shift = self._scale_and_shift(kept)
         return torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
 
     def in_bfloat16(self) -> FrozenCoupling:
-        """Return a copy of this layer whose network computes its middle convolution in bfloat16, which is faster.
-
-        The middle convolution is 1x1.
-
-        This object is unchanged.
-
-        The sums of the convolution are in float32.
-        """
+        """Return a copy whose 1x1 convolution, most of the work, is in bfloat16 with sums in float32."""
         weight, bias = self.middle
         return replace(self, middle=(weight.bfloat16(), bias.bfloat16()))
 
@@ -349,3 +436,89 @@ class FrozenCoupling:
 def _bias(convolution: nn.Conv2d) -> Tensor:
     assert convolution.bias is not None
     return convolution.bias
+
+
+class AdditiveCoupling(HalfCoupling):
+    """Additive coupling layer: half of the channels determine a shift of the rest.
+
+    A network of the first half, which stays as it is, gives the shift (Dinh et al. 2015, 3.2).
+
+    z1 = x1 and z2 = x2 + t(x1), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. The
+    log-det is 0. t starts at 0.
+
+    Cost: that of the network, the same in both directions.
+
+    Args:
+        channels: Channels C, at least 2.
+        width: Channels of the hidden layers of the network.
+        places: Height and width of the images for a network that depends on the place; None for any size.
+        context: The length K of the context, of which t is a function, too; 0 for a layer without one.
+    """
+
+    constant_log_det: ClassVar[bool] = True
+
+    def __init__(self, channels: int, width: int, places: tuple[int, int] | None = None, *, context: int = 0) -> None:
+        if channels < 2:
+            raise ValueError(f"expected at least 2 channels to couple, got {channels}")
+        super().__init__(channels, 1, width, places, context)
+
+    def transform(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return moved + numbers, torch.zeros_like(moved)
+
+    def restore(self, moved: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return moved - numbers, torch.zeros_like(moved)
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        return 0.0
+
+    def freeze(self, shape: Shape) -> FrozenAdditiveCoupling:
+        refuse_context(self.context)
+        place = None if self.net.place is None else self.net.place.detach().double().clone()
+        return FrozenAdditiveCoupling(self.kept, *self.net.settled(), place)
+
+
+class PlaceCoupling(AdditiveCoupling):
+    """Additive coupling layer with position-dependent shifts, which needs images of one fixed size.
+
+    The network adds a learned map, the same for all images, to the result of its first convolution, so that t may
+    differ from place to place.
+
+    Args:
+        shape: Channels C, at least 2, height and width of the grid of places.
+        hidden: Channels of the hidden layers of the network.
+        context: The length K of the context; 0 for a layer without one.
+    """
+
+    def __init__(self, shape: Shape, hidden: int, *, context: int = 0) -> None:
+        super().__init__(shape[0], hidden, shape[1:], context=context)
+        self.shape = shape
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        return x[:, : self.kept], x[:, self.kept :]
+
+
+@dataclass(frozen=True)
+class FrozenAdditiveCoupling:
+    """Frozen form of an additive coupling, in float64."""
+
+    kept: int
+    first: Weights
+    middle: Weights
+    last: Weights
+    place: Tensor | None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        kept, moved = x[:, : self.kept], x[:, self.kept :]
+        return torch.cat([kept, moved + self._shift(kept)], dim=1), None
+
+    def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
+        kept, moved = z[:, : self.kept], z[:, self.kept :]
+        return torch.cat([kept, moved - self._shift(kept)], dim=1)
+
+    def _shift(self, kept: Tensor) -> Tensor:
+        hidden = F.conv2d(kept, *self.first, padding=1)
+        hidden = F.relu(hidden if self.place is None else hidden + self.place)
+        hidden = F.relu(F.conv2d(hidden, *self.middle))
+        return F.conv2d(hidden, *self.last, padding=1)

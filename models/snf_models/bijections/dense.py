@@ -1,4 +1,4 @@
-"""Dense linear layers over a whole image: exact, self-normalizing, and trained by the relative gradient."""
+"""Linear layers over a whole image: dense matrices, and the identity plus low-rank mixing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from snf_models.bijections.autograd_calls import call, first_derivatives
-from snf_models.bijections.base import Bijection, Shape, vectors_of
-from snf_models.bijections.frozen import FrozenAffine
-from snf_models.bijections.matrix_inverse import MatrixInverse
-from snf_models.bijections.self_normalizing_gradient import by_columns, mix_channels, self_normalizing_product
+from snf_models.bijections.base import Bijection, Shape, call, first_derivatives, vectors_of
+from snf_models.bijections.frozen import FrozenAffine, FrozenMap
+from snf_models.bijections.matrices import MatrixInverse, by_columns, mix_channels, self_normalizing_product
 
 
 class ExactDense(Bijection):
@@ -37,21 +35,12 @@ class ExactDense(Bijection):
         self.bias = nn.Parameter(torch.randn(dimensions) * dimensions**-0.5)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
-
-        The outputs are W x + b for flattened images, in the shape of ``x``. The log-determinant is log|det W| in nats,
-        ``(N,)``.
-        """
         z = (mix_channels(self.weight, self._vectors(x)) + self.bias).view(x.shape)
         # A gradient needs no more than the precision of the layer, and float64 takes several times as long.
         log_abs_det = torch.linalg.slogdet(self.weight if self.training else self.weight.double()).logabsdet
         return z, log_abs_det.to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's inputs for given outputs ``z``, and the log-determinant of this inverse map.
-
-        The exact x = W⁻¹ (z - b) is in the shape of ``z``. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
-        """
         factors, pivots = torch.linalg.lu_factor(self.weight.double())
         centred = (self._vectors(z) - self.bias).double()
         x: Tensor = torch.linalg.lu_solve(factors, pivots, centred.T).T
@@ -60,15 +49,10 @@ class ExactDense(Bijection):
 
     @torch.no_grad()
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer's Jacobian, which is the same for all images.
-
-        It is log|det dz/dx| = log|det W| in nats. Cost: O(D³) for D values.
-        """
         return float(torch.linalg.slogdet(self.weight.double()).logabsdet)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring."""
         return FrozenAffine((self.weight.double().clone(), self.bias.double().clone()), flat=True)
 
     def _vectors(self, x: Tensor) -> Tensor:
@@ -81,7 +65,7 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
     The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T (:class:`~snf_models.bijections.self_normalizing_gradient.SelfNormalizingProduct`). The reconstruction error
+    of W^-T (:class:`~snf_models.bijections.matrices.SelfNormalizingProduct`). The reconstruction error
     ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
     :class:`ExactDense`. W and R start as the identity.
 
@@ -96,13 +80,6 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
         self.inverse_weight = nn.Parameter(by_columns(torch.eye(dimensions)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
-
-        The outputs are z = W x + b, and the log-determinant is log|det dz/dx| of each image. In training the
-        log-determinant is 0, with an estimate of its gradient.
-
-        The estimate uses the learned inverse R in place of W⁻¹.
-        """
         if not self.training:
             return super().forward(x)
         y, log_det, error = self_normalizing_product(self._vectors(x), self.weight, self.inverse_weight, self.gradient)
@@ -110,29 +87,16 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
         return (y + self.bias).view(x.shape), log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs that give the outputs ``z``, computed by the layer's learned inverse.
-
-        x ≈ R (z - b) in the shape of ``z``, with the learned R ≈ W⁻¹ of this layer z = W x + b.
-        """
         return mix_channels(self.inverse_weight, self._vectors(z) - self.bias).view(z.shape)
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return the images ``x`` multiplied as flattened vectors by the weight matrix, without the offset.
-
-        It is W x in the shape of ``x``, ``(N, C, H, W)``.
-        """
         return mix_channels(self.weight, self._vectors(x)).view(x.shape)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return the images ``z`` multiplied as flattened vectors by the learned inverse of the weight matrix.
-
-        It is R z for the learned R ≈ W⁻¹, in the shape ``(N, C, H, W)``.
-        """
         return mix_channels(self.inverse_weight, self._vectors(z)).view(z.shape)
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
-        """Return an immutable float64 copy of this layer for scoring, with its learned approximate inverse."""
         exact = super().freeze(shape)
         learned = self.inverse_weight.double().clone()
         return replace(exact, learned_map=(learned, -learned @ exact.forward_map[1]))
@@ -161,13 +125,6 @@ class RelativeGradientDense(ExactDense):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
-
-        Training needs only the gradient of the log-determinant, not its value.
-
-        The outputs are z = W x + b, and the log-determinant is log|det W| for each image. In training the
-        log-determinant is 0, and its gradient needs no W⁻¹.
-        """
         if not self.training:
             return super().forward(x)
         outputs: tuple[Tensor, Tensor] = call(RelativeProduct, self._vectors(x), self.weight, self.bias)
@@ -195,11 +152,6 @@ class RelativeProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs W x + b, and zeros in place of the log-determinants.
-
-        The outputs are W x + b for vectors ``x``, ``(N, D)``. Of the log-determinant, ``(N,)``, only the gradient is
-        used.
-        """
         z = torch.addmm(bias, x, weight.T)
         ctx.save_for_backward(z, weight, bias)
         return z, x.new_zeros(x.shape[0])
@@ -207,18 +159,95 @@ class RelativeProduct(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss gradients for the layer's inputs, weights and bias; the last two are relative gradients.
-
-        A relative gradient is with respect to the coefficients A and a of a change of the outputs from z to z + A z +
-        a.
-
-        The gradient of x is the ordinary gradient. The relative gradients are dW and db in the docstring of the class.
-
-        No matrix is inverted.
-        """
         grad_z, grad_log_det = gradients
         z, weight, bias = ctx.saved_tensors
         share = grad_log_det.sum()
         grad_weight = (grad_z.T @ (z @ weight)).addcmul_(share, weight)
         grad_bias = grad_z.T @ (z @ bias) + grad_z.sum(0) + share * bias
         return grad_z @ weight, grad_weight, grad_bias
+
+
+class WoodburyConv(Bijection):
+    """Invertible linear layer that mixes the channels and the pixels of images by low-rank matrices.
+
+    It is (I + U_c V_c) X (I + U_s V_s) on images X (Lu & Huang 2020).
+
+    U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
+    channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
+    Woodbury identity the inverse has the same form, (I + U V)^-1 = I - U (I + V U)^-1 V. All factors start as normal
+    noise of deviation 0.01, so the map starts close to the identity. The memory-efficient variant of the paper, which
+    separates rows and columns, is not used.
+
+    Cost: O(N·C·H·W·(r_c + r_s)) in both directions, O(C·r_c² + H·W·r_s² + r_c³ + r_s³) for the log-det and for the
+    factors of the inverse.
+
+    Args:
+        shape: Channels, height and width of the images.
+        channel_rank: The rank r_c.
+        spatial_rank: The rank r_s.
+    """
+
+    constant_log_det: ClassVar[bool] = True
+
+    def __init__(self, shape: Shape, channel_rank: int, spatial_rank: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.channel_rank, self.spatial_rank = channel_rank, spatial_rank
+        channels, locations = shape[0], shape[1] * shape[2]
+        self.channel_left = nn.Parameter(0.01 * torch.randn(channels, channel_rank))
+        self.channel_right = nn.Parameter(0.01 * torch.randn(channel_rank, channels))
+        self.spatial_left = nn.Parameter(0.01 * torch.randn(locations, spatial_rank))
+        self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(x)
+        return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(z)
+        return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
+
+    @torch.no_grad()
+    def constant_log_det_at(self, shape: Shape) -> float:
+        return float(self._log_det())
+
+    @torch.no_grad()
+    def freeze(self, shape: Shape) -> FrozenMap:
+        factors = tuple(factor.double().clone() for factor in self._factors())
+        inverse = _inverse_factors(factors)
+        return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z), flat=True)
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):
+            raise ValueError(f"expected images (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+
+    def _factors(self) -> tuple[Tensor, ...]:
+        return self.channel_left, self.channel_right, self.spatial_left, self.spatial_right
+
+    def _log_det(self) -> Tensor:
+        channel_left, channel_right, spatial_left, spatial_right = (factor.double() for factor in self._factors())
+        channels, locations = self.shape[0], self.shape[1] * self.shape[2]
+        channel_log_det: Tensor = torch.linalg.slogdet(_core(channel_left, channel_right)).logabsdet
+        spatial_log_det: Tensor = torch.linalg.slogdet(_core(spatial_left, spatial_right)).logabsdet
+        return locations * channel_log_det + channels * spatial_log_det
+
+
+def _core(left: Tensor, right: Tensor) -> Tensor:
+    """Return I + V U, ``(rank, rank)``."""
+    return torch.eye(right.shape[0], dtype=left.dtype, device=left.device) + right @ left
+
+
+def _mix(factors: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """Return (I + U_c V_c) X (I + U_s V_s) for images X, ``(N, C, H, W)``."""
+    channel_left, channel_right, spatial_left, spatial_right = factors
+    y = x.flatten(2)
+    y = y + channel_left @ (channel_right @ y)
+    return (y + (y @ spatial_left) @ spatial_right).view(x.shape)
+
+
+def _inverse_factors(factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return U and -(I + V U)⁻¹ V, for both sides."""
+    channel_left, channel_right, spatial_left, spatial_right = factors
+    channel_solved = torch.linalg.solve(_core(channel_left, channel_right), channel_right)
+    spatial_solved = torch.linalg.solve(_core(spatial_left, spatial_right), spatial_right)
+    return channel_left, -channel_solved, spatial_left, -spatial_solved

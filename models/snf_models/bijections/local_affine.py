@@ -11,21 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snf_models.bijections.autograd_calls import call, first_derivatives
-from snf_models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape
-from snf_models.bijections.each_matrix import inverses, log_abs_dets
+from snf_models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, call, first_derivatives
+from snf_models.bijections.devices import constant
 from snf_models.bijections.frozen import Inverse
-from snf_models.bijections.self_normalizing_gradient import improved_inverse
-from snf_models.devices import constant
+from snf_models.bijections.matrices import improved_inverse, inverses, log_abs_dets
 
 
 @lru_cache(maxsize=64)
 def cell_of_places(height: int, width: int, grid: int) -> Tensor:
-    """Return, for each pixel of an image, the index of its cell in a grid over the image.
-
-    The grid has ``grid`` x ``grid`` cells. The result is ``(height * width,)``.
-
-    A side with fewer places than cells has a cell for each place. Cells and places are numbered by rows.
+    """Return the cell of each place in a grid of at most ``grid`` x ``grid`` cells, ``(height * width,)``, by rows.
 
     >>> cell_of_places(2, 4, 2).tolist(), cell_of_places(2, 2, 8).tolist()
     ([0, 0, 1, 1, 2, 2, 3, 3], [0, 1, 2, 3])
@@ -36,21 +30,14 @@ def cell_of_places(height: int, width: int, grid: int) -> Tensor:
 
 
 def cell_count(height: int, width: int, grid: int) -> int:
-    """Return the number of cells in a grid over an image, with at most ``grid`` cells along each side.
-
-    A side with fewer pixels than ``grid`` has a cell for each pixel.
-    """
     return min(grid, height) * min(grid, width)
 
 
 @lru_cache(maxsize=64)
 def places_of_cells(height: int, width: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Return a table of the pixels in each grid cell, and the index of each pixel in this table.
+    """Return a table of the places of each cell, ``(cells, most)``, and the index of each place in it, ``(places,)``.
 
-    The table is ``(cells, most)``, and the indices are ``(places,)``.
-
-    Cells with fewer than ``most`` places repeat their first one, so that one batched product serves all cells. Indices
-    are those of the flattened table.
+    Cells with fewer than ``most`` places repeat their first one, so that one batched product serves all cells.
     """
     cells = cell_of_places(height, width, grid).numpy()
     members = [np.flatnonzero(cells == cell) for cell in range(cell_count(height, width, grid))]
@@ -82,15 +69,7 @@ def _indices(numbers: NDArray[np.int64]) -> Tensor:
 
 
 def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
-    """Multiply each pixel's channels by the matrix of the grid cell that contains the pixel.
-
-    Returns the products, ``(N, C, H, W)``.
-
-    Args:
-        matrices: A matrix for each cell, ``(cells, C, C)``.
-        x: Images, ``(N, C, H, W)``.
-        grid: Cells along each side.
-    """
+    """Multiply the channels at each place of images ``(N, C, H, W)`` by the matrix of its cell, ``(cells, C, C)``."""
     images, channels, height, width = x.shape
     table, position = (constant(part, height, width, grid, device=x.device) for part in (_places, _position))
     gathered = x.flatten(2)[:, :, table.flatten()].view(images, channels, *table.shape)
@@ -128,54 +107,33 @@ class ExactLocalAffine(Bijection):
         self.mean = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and the log-determinant of the layer's Jacobian for each image.
-
-        The outputs are W (x - m) for images ``x``, ``(N, C, H, W)``. The log-determinant is Σ_p log|det W| in nats,
-        ``(N,)``.
-        """
         self._check(x)
         return self.apply_weight(x - self.mean), self.log_abs_det().to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the inputs that the layer maps to ``z``, and each image's log-determinant of the inverse.
-
-        The inputs are W⁻¹ z + m, and the log-determinant is -Σ_p log|det W| in nats, ``(N,)``. Cost: O(C³) a cell.
-        """
         self._check(z)
         exact = inverses(self.weight)
         return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
 
     def apply_weight(self, x: Tensor) -> Tensor:
-        """Return ``x`` with each pixel's channels multiplied by the weight matrix of its region (a grid cell).
-
-        It is W x in the shape of ``x``. The mean m is not subtracted.
-        """
         return apply_by_cell(self.weight, x, self.grid)
 
     def log_abs_det(self) -> Tensor:
-        """Return the log-determinant of the layer's Jacobian for a whole image, the same for every image.
-
-        It is Σ_p log|det W_c(p)| over all places p, in nats, as a float64 scalar. Cost: O(C³) a cell.
-        """
+        """Return Σ_p log|det W_c(p)| in nats, the log-det of a whole image. Cost: O(C³) a cell."""
         counts = constant(_sizes, *self.shape[1:], self.grid, device=self.weight.device)
         return (counts * log_abs_dets(self.weight.double())).sum()
 
     def constant_log_det_at(self, shape: Shape) -> float:
-        """Return the log-determinant of the layer's Jacobian for any image of shape ``shape``, in nats.
-
-        ``shape`` must be the shape of the layer.
-        """
         return float(self.log_abs_det().detach())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenLocalAffine:
-        """Return an immutable float64 copy of this layer for scoring."""
         matrices = self.weight.detach().double().clone()
         mean = self.mean.detach().double().clone()
         return FrozenLocalAffine(matrices, self.learned_matrices(), mean, self.grid)
 
     def learned_matrices(self) -> Tensor | None:
-        """Return None, as this layer learns no inverse matrices; its self-normalizing subclass does."""
+        """Return float64 copies of the learned inverses, ``(cells, C, C)``, or None."""
         return None
 
     def _check(self, x: Tensor) -> None:
@@ -189,7 +147,7 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
     The layer z = W_c (x - m_p) learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T, as in :class:`~snf_models.bijections.conv1x1.SelfNormalizingConv1x1`. The reconstruction error ||R W x -
+    of W^-T, as in :class:`~snf_models.bijections.channels.SelfNormalizingConv1x1`. The reconstruction error ||R W x -
     x||² of each sample is stored for the training objective. Evaluation mode is exact. R starts as the identity.
 
     Cost of a training step: six products of O(N·C²·H·W), no term in C³.
@@ -204,13 +162,6 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         self.inverse_weight = nn.Parameter(self.weight.detach().clone())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the layer's outputs and each image's log-determinant, exact in evaluation and 0 in training.
-
-        Training needs only the gradient of the log-determinant, not its value.
-
-        The outputs are W (x - m). In training the log-determinant is 0, with a gradient estimated by the learned
-        inverse R.
-        """
         if not self.training:
             return super().forward(x)
         self._check(x)
@@ -220,57 +171,27 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return z, log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        """Return the approximate inputs that give the outputs ``z``, computed by the layer's learned inverse.
-
-        The result is R z + m, ``(N, C, H, W)``.
-        """
         self._check(z)
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
-        """Return ``z`` with each pixel's channels multiplied by the learned inverse matrix of the pixel's grid cell.
-
-        It is R z, ``(N, C, H, W)``. The mean is not added.
-        """
         return apply_by_cell(self.inverse_weight, z, self.grid)
 
     @torch.no_grad()
     def refresh_inverse(self, shape: Shape) -> None:
-        """Set the learned inverse of each image region's weight matrix to the exact inverse.
-
-        The regions are the cells of a grid over the image.
-
-        Cost: O(C³) a cell.
-        """
         self.inverse_weight.copy_(inverses(self.weight.double()))
 
     def learned_matrices(self) -> Tensor:
-        """Return a float64 copy of the learned inverse matrix of each grid cell.
-
-        The matrices are ``(cells, C, C)``.
-        """
         return self.inverse_weight.detach().double().clone()
 
 
 class LocalProduct(torch.autograd.Function):
-    """PyTorch autograd function that multiplies each pixel's channels by the matrix of the pixel's grid cell.
-
-    It is y = W_c x with the gradients of the self-normalizing objective, which invert no matrix.
-
-    The gradients are those of :class:`~snf_models.bijections.self_normalizing_gradient.SelfNormalizingProduct`, for the
-    matrices of each cell and the places in it.
-    """
+    """W_c x with gradients as in :class:`~snf_models.bijections.matrices.SelfNormalizingProduct`, for each cell."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return W x and, for each sample, a log-determinant (value 0, gradients only) and a reconstruction error.
-
-        W is the matrix of the grid cell that contains a pixel, and x the channels of the pixel.
-
-        The products are W x. The error is ||R W x - x||² of each sample, ``(N,)``.
-        """
         y = apply_by_cell(weight, x, grid)
         error = apply_by_cell(inverse_weight, y, grid) - x
         ctx.save_for_backward(x, y, error, weight, inverse_weight)
@@ -280,10 +201,6 @@ class LocalProduct(torch.autograd.Function):
     @staticmethod
     @first_derivatives
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the loss gradients for the input images, the matrix of each image region and its learned inverse.
-
-        They are those with respect to x, W and R. The grid and the kind of gradient get None.
-        """
         grad_y, grad_log_det, grad_error = gradients
         x, y, error, weight, inverse_weight = ctx.saved_tensors
         grid: int = ctx.grid
@@ -307,16 +224,7 @@ def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:
 
 @dataclass(frozen=True)
 class FrozenLocalAffine:
-    """Immutable float64 affine layer for scoring, with one matrix for each cell of a grid over the image.
-
-    It is z = W_c (x - m_p), with the exact and, where there is any, the learned inverse of every matrix.
-
-    Attributes:
-        matrices: W of each cell, ``(cells, C, C)``.
-        learned_map: The learned inverse R of each cell, or None.
-        mean: The mean m of each place, ``(C, H, W)``.
-        grid: Cells along each side.
-    """
+    """Frozen form of a local affine layer z = W_c (x - m_p)."""
 
     matrices: Tensor
     learned_map: Tensor | None
@@ -324,25 +232,12 @@ class FrozenLocalAffine:
     grid: int
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """Return the layer's outputs, and None in place of the log-determinant, which is constant.
-
-        The outputs are W (x - m). The log-determinant is the same for all inputs.
-        """
         return apply_by_cell(self.matrices, x - self.mean, self.grid), None
 
     @cached_property
     def inverse_matrices(self) -> Tensor:
-        """The exact inverses of the weight matrices of all grid cells, ``(cells, C, C)``.
-
-        The inverses W⁻¹ are computed at the first use, because scoring does not need them. Cost: O(C³) a cell.
-        """
         return inverses(self.matrices)
 
     def inverse(self, z: Tensor, inverse: Inverse) -> Tensor:
-        """Return the inputs that the layer maps to ``z``, computed by the exact or the learned inverse matrices.
-
-        They are W⁻¹ z + m exactly. If ``inverse`` is "learned" and an inverse R was learned, they are the approximate R
-        z + m.
-        """
         learned = self.learned_map if inverse == "learned" else None
         return apply_by_cell(self.inverse_matrices if learned is None else learned, z, self.grid) + self.mean

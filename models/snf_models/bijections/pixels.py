@@ -45,21 +45,12 @@ class AffinePixels(Elementwise):
     constant_log_det = True
 
     def pixel_function(self) -> PixelFunction:
-        """Return an object that computes this pixel transform on NumPy arrays."""
         return AffineFunction()
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
-
-        They are y = x/256 - 1/2 for pixels x in [0, 256), and log|dy/dx| = -log 256, both in the shape of ``x``.
-        """
         return x / PIXEL_RANGE - 0.5, torch.full_like(x, -math.log(PIXEL_RANGE))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
-
-        x = 256·(z + 1/2) is not clamped to [0, 256). The log-determinant log|det dx/dz| is in nats, ``(N,)``.
-        """
         return (z + 0.5) * PIXEL_RANGE, sum_samples(torch.full_like(z, math.log(PIXEL_RANGE)))
 
 
@@ -83,34 +74,17 @@ class LogitPixels(Elementwise):
 
     @property
     def domain(self) -> Constraint:
-        """The interval of pixel values on which the logit transform is defined, as a PyTorch constraint.
-
-        These are the values with v in [0, 1], for v and the margin a of the class. The interval is a little larger than
-        [0, 256].
-        """
         return _interval(-self.alpha * PIXEL_RANGE, (1 / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE)
 
     def pixel_function(self) -> PixelFunction:
-        """Return an object that computes this pixel transform on NumPy arrays."""
         return LogitFunction(self.alpha)
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
-
-        They are y = log v - log(1 - v), v ≈ x/256, for pixels x in [0, 256), and log|dy/dx|, both in the shape of
-        ``x``.
-        """
         v = (x / PIXEL_RANGE + self.alpha) * (1 - 2 * self.alpha)
         low, high = torch.log(v), torch.log1p(-v)
         return low - high, math.log1p(-2 * self.alpha) - math.log(PIXEL_RANGE) - (low + high)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
-
-        x ≈ 256·sigmoid(z) is not clamped to [0, 256). The log-determinant log|det dx/dz| is in nats, ``(N,)``.
-
-        x = 256·(sigmoid(z)/(1 - 2a) - a), which may lie outside [0, 256) by the margin a.
-        """
         x = (torch.sigmoid(z) / (1 - 2 * self.alpha) - self.alpha) * PIXEL_RANGE
         # log v + log(1 - v) of v = sigmoid(z), without cancellation at either end.
         flatness = torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)
@@ -147,11 +121,10 @@ class MarginalPixels(Elementwise):
 
     @property
     def domain(self) -> Constraint:
-        """The interval [0, 256] of pixel values to which this transform can be applied."""
         return _interval(0.0, PIXEL_RANGE)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the distribution of pixels to another device, but keep it in float64 when a flow changes its type."""
+        """Move to another device, but stay in float64 when a flow changes its type."""
         masses = self.masses
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         empty = masses.is_meta and not self.masses.is_meta  # ``to_empty``
@@ -159,10 +132,7 @@ class MarginalPixels(Elementwise):
         return self
 
     def fit(self, images: NDArray[np.uint8]) -> None:
-        """Set the pixel distribution of this transform to the smoothed pixel histogram of training images.
-
-        F becomes the smoothed histogram of the images, uint8 ``(N, ...)``.
-        """
+        """Set F to the smoothed histogram of training images, uint8 ``(N, ...)``."""
         self._settled = None
         counts = np.zeros(256, dtype=np.float64)
         for start in range(0, len(images), COUNTED_AT_ONCE):
@@ -174,16 +144,6 @@ class MarginalPixels(Elementwise):
         self.masses.copy_(masses / masses.sum())
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the transformed pixel values and, for each one, the logarithm of the transform's slope.
-
-        y = G⁻¹(F(x)), where F is the distribution function of training pixels and G that of a mixture of three normals.
-
-        Args:
-            x: Pixels in [0, 256), of any shape.
-
-        Returns:
-            y and log|dy/dx| of each value, both in the shape of ``x``.
-        """
         edges = self._edges()
         bins = x.detach().floor().long().clamp(0, 255)
         share = edges[bins] + edges.diff()[bins] * (x.to(edges.dtype) - bins)
@@ -191,10 +151,6 @@ class MarginalPixels(Elementwise):
         return y.to(x.dtype), self._log_slope(y, bins).to(x.dtype)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pixel values that map to ``z``, and each image's log-determinant of the inverse.
-
-        The pixels x are in [0, 256]. The log-determinant log|det dx/dz| is in nats, ``(N,)``.
-        """
         edges = self._edges()
         y = z.to(edges.dtype)
         share = _distribution(self._normals(y)).clamp(edges[0], edges[-1])
@@ -203,17 +159,9 @@ class MarginalPixels(Elementwise):
         return x.to(z.dtype), -sum_samples(self._log_slope(y, bins)).to(z.dtype)
 
     def pixel_function(self) -> PixelFunction:
-        """Return an object that computes this pixel transform on NumPy arrays.
-
-        The transform makes pixel values follow a mixture of Gaussians.
-        """
         return MarginalFunction(self.masses.cpu().numpy().copy())
 
     def settled(self) -> MarginalPixels:
-        """Return a copy of this transform for faster scoring, with the tables of its functions computed in advance.
-
-        Later training does not change the copy.
-        """
         settled = copy.deepcopy(self)
         settled._settled = self._edges(), self._table()
         return settled

@@ -31,10 +31,11 @@ from snf_models.datasets.upload_items import DiskQuota, Ignored, ImageFile, Imag
 from snf_models.datasets.uploads import Source, read_sources
 from snf_models.disk import make_folder, new_folder, remove_folder, remove_leftovers, storage_errors
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
-from snf_models.images import ImageOptions, choose_preprocessing
+from snf_models.images import choose_preprocessing
 from snf_models.locations.location import Location
 from snf_models.naming import check_name, is_name
 from snf_models.texts import choices
+from snf_models.training.config import ImageOptions
 from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.images.preprocessing import Preprocessing, conform
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from snf_models.bijections.additive_coupling import PlaceCoupling
 from snf_models.bijections.base import Bijection, Shape
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.channels import SelfNormalizingConv1x1
+from snf_models.bijections.coupling import PlaceCoupling
 from snf_models.bijections.frozen import FrozenStep
 from snf_models.bijections.local_affine import ExactLocalAffine, FrozenLocalAffine, SelfNormalizingLocalAffine
 from snf_models.flows.architecture import LINEAR_1X1, Architecture, FeatureArchitecture, HybridArchitecture

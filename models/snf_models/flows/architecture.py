@@ -8,36 +8,183 @@ of it with a few numbers, which :meth:`layered` writes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
-from snf_models.flows.layers.convolutions import (
+from snf_models.flows.layers import (
+    ActNormSpec,
+    AffineCouplingSpec,
+    AnyLayer,
     EmergingConvolutionSpec,
     ExactConvolutionSpec,
-    ExponentialConvolutionSpec,
-    SelfNormalizingConvolutionSpec,
-    TwoLayerInverseConvolutionSpec,
-)
-from snf_models.flows.layers.couplings import Place
-from snf_models.flows.layers.elementwise import ActNormSpec, SmoothLeakyReLUSpec, SplineSpec
-from snf_models.flows.layers.linear import (
     ExactDenseSpec,
     ExactOneByOneSpec,
+    ExponentialConvolutionSpec,
+    ImageShape,
+    LayerSpec,
     LUOneByOneSpec,
+    Place,
     RelativeDenseSpec,
+    SelfNormalizingConvolutionSpec,
     SelfNormalizingDenseSpec,
     SelfNormalizingOneByOneSpec,
+    SmoothLeakyReLUSpec,
+    SplineSpec,
+    TwoLayerInverseConvolutionSpec,
+    Width,
+    parse_layer,
 )
-from snf_models.flows.layers.spec import LayerSpec
-from snf_models.flows.level_specs import LevelSpec, RepeatSpec, ShapedLevel, SplitSpec, sentence, shaped, summary_of
 from snf_runtime.kinds import DensityKind
+
+MAX_LAYERS = 2048
+"""Most layers of a flow."""
+MAX_PARAMETERS = 2**30
+"""Most learned numbers of a flow: 4 GiB in float32."""
+MAX_MATRIX = 2**31
+"""Most elements of a matrix that a layer computes with: 16 GiB in float64."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RepeatSpec(_Part):
+    """Layers that a flow repeats, each time with weights of its own."""
+
+    repeat: int = Field(ge=1, le=256)
+    steps: tuple[AnyLayer, ...] = Field(min_length=1, max_length=64)
+
+
+def _parse_step(value: object) -> object:
+    if isinstance(value, dict) and "repeat" in value:
+        return RepeatSpec.model_validate(value)
+    return value if isinstance(value, RepeatSpec) else parse_layer(value)
+
+
+Step = Annotated[SerializeAsAny[LayerSpec] | RepeatSpec, BeforeValidator(_parse_step)]
+"""A layer, or layers that are repeated."""
+
+
+class SplitSpec(_Part):
+    """Split of half of the channels at the end of a level into latents, with a Gaussian prior given the other half."""
+
+    width: Width
+    place: Place = False
+
+    def coupling(self) -> AffineCouplingSpec:
+        """Return the prior, described as the coupling that whitens the latents."""
+        return AffineCouplingSpec(width=self.width, place=self.place)
+
+
+class LevelSpec(_Part):
+    """Level of a multi-scale flow: an optional squeeze of 2x2 pixels into channels, layers, an optional split."""
+
+    squeeze: bool = True
+    steps: tuple[Step, ...] = Field(max_length=MAX_LAYERS)
+    split: SplitSpec | None = None
+
+    def layers(self) -> Iterator[tuple[str, LayerSpec]]:
+        """Yield position and description of each layer, repeated ones too: "3", or "2.1" in repeated steps."""
+        for number, step in enumerate(self.steps, 1):
+            if isinstance(step, RepeatSpec):
+                for _ in range(step.repeat):
+                    yield from ((f"{number}.{inner}", layer) for inner, layer in enumerate(step.steps, 1))
+            else:
+                yield str(number), step
+
+    @property
+    def size(self) -> int:
+        """The number of layers, without squeeze and split."""
+        return sum(step.repeat * len(step.steps) if isinstance(step, RepeatSpec) else 1 for step in self.steps)
+
+
+@dataclass(frozen=True)
+class ShapedLevel:
+    """A level with the shape (C, H, W) between its squeeze and its split, which its layers keep."""
+
+    spec: LevelSpec
+    shape: ImageShape
+
+    @property
+    def layers(self) -> list[LayerSpec]:
+        return [layer for _, layer in self.spec.layers()]
+
+
+def shaped(levels: Sequence[LevelSpec], image_shape: ImageShape) -> list[ShapedLevel]:
+    """Return each level with its image shape; raise ``ValueError``, which names level and step, if it does not fit."""
+    if not levels:
+        raise ValueError("expected at least one level, got none")
+    count = sum(level.size for level in levels)
+    if count > MAX_LAYERS:
+        raise ValueError(f"expected at most {MAX_LAYERS} layers, got {count}")
+    shape, parameters, found = image_shape, 0, []
+    for number, level in enumerate(levels, 1):
+        if level.squeeze:
+            shape = _squeezed(shape, number)
+        for position, layer in level.layers():
+            parameters += _parameters(layer, shape, f"level {number}, step {position} (`{layer.type}`)")
+        found.append(ShapedLevel(level, shape))
+        if level.split is not None:
+            where = f"level {number}, split"
+            if number == len(levels):
+                raise ValueError(f"{where}: expected none in the last level, all of whose channels are latents")
+            parameters += _parameters(level.split.coupling(), shape, where)
+            shape = ((shape[0] + 1) // 2, *shape[1:])
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(f"level {number}: expected at most {MAX_PARAMETERS} parameters up to here, got more")
+    if parameters == 0:
+        raise ValueError("expected at least one layer with parameters, got none")
+    return found
+
+
+def _squeezed(shape: ImageShape, level: int) -> ImageShape:
+    channels, height, width = shape
+    if height % 2 or width % 2:
+        raise ValueError(f"level {level}, squeeze: expected images with even sides, got {height}x{width}")
+    return 4 * channels, height // 2, width // 2
+
+
+def _parameters(layer: LayerSpec, shape: ImageShape, where: str) -> int:
+    """Return the number of parameters of a layer, after checks of its images and of its size."""
+    try:
+        layer.check(shape)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    parameters, matrix = layer.parameters(shape), layer.matrix(shape)
+    size = "x".join(map(str, shape))
+    if parameters > MAX_PARAMETERS:
+        raise ValueError(f"{where}: expected at most {MAX_PARAMETERS} parameters, got {parameters} for images {size}")
+    if matrix > MAX_MATRIX:
+        raise ValueError(
+            f"{where}: expected a log-determinant by a matrix of at most {MAX_MATRIX} elements, got {matrix} for "
+            f"images {size}; squeeze more, or take a smaller kernel"
+        )
+    return parameters
+
+
+def summary_of(levels: Sequence[LevelSpec]) -> str:
+    """Return such as "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5"."""
+    kinds = Counter[str]()
+    for level in levels:
+        for step in level.steps:
+            if isinstance(step, RepeatSpec):
+                for layer in step.steps:
+                    kinds[layer.summary()] += step.repeat
+            else:
+                kinds[step.summary()] += 1
+    parts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    plural = "s" if len(levels) > 1 else ""
+    return f"{len(levels)} level{plural}, {kinds.total()} layers: {parts}"
+
 
 PixelTransform = Literal["affine", "logit", "marginal"]
 Linear = Annotated[str, Field(max_length=64)]
 """Name of a linear layer in the tables below."""
-Kernel = Annotated[int, Field(ge=1, le=15)]
+KernelSide = Annotated[int, Field(ge=1, le=15)]
 
 LINEAR_1X1: Mapping[str, type[LayerSpec]] = {
     "exact": ExactOneByOneSpec,
@@ -74,12 +221,11 @@ class _ImageArchitecture(BaseModel):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The channels, height and width of the images that the flow models."""
         return self.channels, self.height, self.width
 
     @property
     def kind(self) -> DensityKind:
-        """What the log-likelihood is a density of: "density" of pixels, or "feature_density" of features alone."""
+        """What the log-likelihood is a density of: pixels, or features alone."""
         return "density"
 
 
@@ -87,11 +233,16 @@ class _PixelArchitecture(_ImageArchitecture):
     pixel_transform: PixelTransform = "logit"
 
     def _written_out(self, levels: list[LevelSpec]) -> LayeredArchitecture:
-        shape = {"channels": self.channels, "height": self.height, "width": self.width}
-        try:
-            return LayeredArchitecture(levels=tuple(levels), pixel_transform=self.pixel_transform, **shape)
-        except ValidationError as error:
-            raise ValueError(sentence(error, None)) from error
+        # Every field is valid: what remains is that the layers fit the images.
+        written_out = LayeredArchitecture.model_construct(
+            channels=self.channels,
+            height=self.height,
+            width=self.width,
+            pixel_transform=self.pixel_transform,
+            levels=tuple(levels),
+        )
+        written_out.shaped()
+        return written_out
 
 
 class LayeredArchitecture(_PixelArchitecture):
@@ -112,18 +263,12 @@ class LayeredArchitecture(_PixelArchitecture):
         return self
 
     def layered(self) -> LayeredArchitecture:
-        """Return this architecture unchanged, as it lists all its layers already."""
         return self
 
     def shaped(self) -> list[ShapedLevel]:
-        """Return each level of the flow together with the image shape (C, H, W) on which its layers work."""
         return shaped(self.levels, self.image_shape)
 
     def summary(self) -> str:
-        """Return a one-line summary of the architecture: the numbers of its levels and of its layers by type.
-
-        An example is "2 levels, 8 layers: 4 actnorm, 4 self-normalizing-convolution 5x5".
-        """
         return summary_of(self.levels)
 
 
@@ -140,14 +285,10 @@ class GlowArchitecture(_PixelArchitecture):
     hidden: int = Field(ge=1, le=1024, description="Width of the coupling nets.")
     linear: Linear = "self-normalizing"
     # Left out of documents where it is 1, so that checkpoints of earlier versions still belong to their trainings.
-    kernel: Kernel = Field(1, exclude_if=lambda side: side == 1, description="Side of the convolutions.")
+    kernel: KernelSide = Field(1, exclude_if=lambda side: side == 1, description="Side of the convolutions.")
     place: Place = False
 
     def summary(self) -> str:
-        """Return a one-line summary of the architecture: its levels, steps, coupling width and convolutions.
-
-        An example is "Glow, 2 levels of 8 steps, width 64, self-normalizing 1x1 convolutions".
-        """
         size = f"{self.kernel}x{self.kernel}"
         return (
             f"Glow, {self.levels} levels of {self.steps} steps, width {self.hidden}"
@@ -155,10 +296,7 @@ class GlowArchitecture(_PixelArchitecture):
         )
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
-
-        Raises ``ValueError`` if the settings give no possible flow.
-        """
+        """Return the same flow as a list of layers; raise ``ValueError`` if the settings give none."""
         linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else _linear(LINEAR_1X1, self.linear)()
         split = SplitSpec(width=self.hidden, place=self.place)
         step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, split.coupling()))
@@ -177,21 +315,13 @@ class ConvolutionalArchitecture(_PixelArchitecture):
     family: Literal["convolutional"] = "convolutional"
     blocks: int = Field(3, ge=1, le=6)
     layers: int = Field(3, ge=1, le=16, description="Convolutions a block.")
-    kernel: Kernel = 3
+    kernel: KernelSide = 3
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a one-line summary of the architecture: its convolutions, blocks and activations.
-
-        An example is "9 self-normalizing convolutions in 3 blocks, spline activations".
-        """
         return f"{self.blocks * self.layers} {self.linear} convolutions in {self.blocks} blocks, spline activations"
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
-
-        Raises ``ValueError`` if the settings give no possible flow.
-        """
         convolution = _convolution(self.linear, self.kernel)
         inner = [convolution, SplineSpec()] * self.layers
         # No activation after the last layer, whose outputs are the latents.
@@ -211,17 +341,9 @@ class FullyConnectedArchitecture(_PixelArchitecture):
     linear: Linear = "self-normalizing"
 
     def summary(self) -> str:
-        """Return a one-line summary of the architecture: its dense layers and their activations.
-
-        An example is "2 self-normalizing dense layers, smooth leaky ReLU".
-        """
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
     def layered(self) -> LayeredArchitecture:
-        """Return the same architecture as a ``LayeredArchitecture``, which lists every layer.
-
-        Raises ``ValueError`` if the settings give no possible flow.
-        """
         steps = [_linear(LINEAR_DENSE, self.linear)(), SmoothLeakyReLUSpec()] * self.layers
         return self._written_out([LevelSpec(squeeze=False, steps=tuple(steps[:-1]))])
 
@@ -281,24 +403,17 @@ class FeatureArchitecture(_ImageArchitecture):
 
     @property
     def kind(self) -> DensityKind:
-        """Kind of the density that the flow models, always "feature_density"."""
         return "feature_density"
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the feature map that the flow models."""
         return self.feature_channels, self.rows, self.columns
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels of the backbone network's input."""
         return self.input_height, self.input_width
 
     def summary(self) -> str:
-        """Describe the model in one line of text: its image features, and the flow layers that follow them.
-
-        It names the backbone and the grid.
-        """
         grid = min(self.grids[0], max(self.rows, self.columns))
         each = f" of each tile of {self.height}x{self.width} pixels" if self.tiled else ""
         return f"{self.feature_channels} features at {self.rows}x{self.columns} places{each} of {self.backbone}, " + (
@@ -318,7 +433,6 @@ class HybridArchitecture(_ImageArchitecture):
     features: FeatureArchitecture
 
     def summary(self) -> str:
-        """Return a one-line text that describes the flow over pixels and the flow over features."""
         return f"{self.pixels.summary()}; {self.features.summary()}"
 
 
@@ -334,11 +448,9 @@ Architecture = Annotated[
 
 
 def require_kernel(architecture: PixelArchitecture) -> None:
-    """Check that an architecture in short form (settings without a layer list) has a supported kernel size.
+    """Raise ``ValueError`` for a short form with 3x3 convolutions alone that gives another kernel.
 
-    Raises ``ValueError`` if it has another kernel size.
-
-    Models of earlier versions may have such a form; their convolutions are 3x3.
+    Models of earlier versions may have such a form.
     """
     if not isinstance(architecture, GlowArchitecture | ConvolutionalArchitecture):
         return
@@ -349,21 +461,14 @@ def require_kernel(architecture: PixelArchitecture) -> None:
 
 
 def features_of(architecture: Architecture) -> FeatureArchitecture | None:
-    """Return the description of the flow over features that an architecture contains.
-
-    It is None for a flow over pixels alone.
-    """
+    """Return the flow over features in an architecture; None for a flow over pixels alone."""
     if isinstance(architecture, HybridArchitecture):
         return architecture.features
     return architecture if isinstance(architecture, FeatureArchitecture) else None
 
 
 def depth(height: int, width: int) -> int:
-    """Return how many times both sides of an image can be halved.
-
-    The sides must stay whole numbers of at least 4 pixels.
-
-    It is the number of levels of a multi-scale flow.
+    """Return how often both sides can be halved, whole and at least 4: the levels of a multi-scale flow.
 
     >>> depth(28, 28), depth(32, 32), depth(64, 64), depth(27, 28)
     (2, 3, 4, 0)

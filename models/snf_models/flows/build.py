@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from snf_models.bijections.base import Bijection, Elementwise, Shape, refuse_context
 from snf_models.bijections.coupling import AffineCoupling
 from snf_models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from snf_models.flows.architecture import LayeredArchitecture, PixelArchitecture, PixelTransform
+from snf_models.flows.architecture import LayeredArchitecture, LevelSpec, PixelArchitecture, PixelTransform, SplitSpec
 from snf_models.flows.flow import Flow, Level
-from snf_models.flows.layers.couplings import AffineCouplingSpec
-from snf_models.flows.layers.spec import describe_layer
-from snf_models.flows.level_specs import LevelSpec, SplitSpec
-from snf_models.flows.no_init import NoRandomness
+from snf_models.flows.layers import AffineCouplingSpec, describe_layer
+
+
+class NoRandomness(TorchFunctionMode):
+    """Context manager that skips the random initialisation of layers whose weights do not matter.
+
+    Zeros have the memory layout of the random tensors. Random weights of a large flow take longer than reading its
+    file. The device "meta" of torch imports the compiler of torch, which takes longer than loading a small model.
+
+    >>> with NoRandomness():
+    ...     torch.randn(2, 2)
+    tensor([[0., 0.],
+            [0., 0.]])
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if func is torch.randn:
+            return torch.zeros(*args, **given)
+        if func is torch.linalg.qr:
+            return _no_factors(args[0])
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+class _Factors(NamedTuple):
+    Q: Tensor
+    R: Tensor
+
+
+def _no_factors(matrix: Tensor) -> _Factors:
+    rows, columns = matrix.shape
+    rank = min(rows, columns)
+    # Column-major as in LAPACK, because the last bits of later sums depend on the memory layout.
+    return _Factors(matrix.new_zeros(rank, rows).mT, matrix.new_zeros(columns, rank).mT)
+
 
 PIXEL_TRANSFORMS: dict[PixelTransform, Callable[[], Elementwise]] = {
     "affine": AffinePixels,
@@ -96,7 +140,7 @@ def _require_own_weights(flow: Flow) -> None:
 
 
 def _place(name: str) -> str:
-    """Return where weights are in a flow, such as "level 1, step 2", from their name in its ``state_dict``."""
+    """Return where weights are in a flow, such as "level 1, step 2"."""
     parts = name.split(".")
     if parts[0] != "levels":
         return parts[0]

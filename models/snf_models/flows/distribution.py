@@ -10,11 +10,71 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.constraints import Constraint
 
+from snf_models.bijections.activations import Identity
 from snf_models.bijections.base import Bijection, SelfNormalizing, Shape
-from snf_models.flows.flow import Flow, latent_shapes, standard_normal_log_prob
+from snf_models.flows.architecture import LevelSpec, RepeatSpec, shaped
+from snf_models.flows.flow import Flow, Level, latent_shapes, standard_normal_log_prob
+from snf_models.flows.layers import LayerSpec, SelfNormalizingOneByOneSpec, SplineSpec
+
+
+class GaussianBase(nn.Module):
+    """Gaussian base distribution of a flow, with learned means and standard deviations.
+
+    It is N(μ, diag σ²) over the latents.
+
+    With ``classes`` there is a mean and a deviation for each class, and the context is the class of each sample. Then
+    the classes share the flow, and differ in the place and the spread of their latents alone. All means start at 0 and
+    all deviations at 1.
+
+    A module that maps a context to another distribution of PyTorch can take the place of this one.
+
+    Args:
+        shape: Shape of the latents.
+        classes: The number of classes; None for a base without a context.
+    """
+
+    def __init__(self, shape: Sequence[int], classes: int | None = None) -> None:
+        super().__init__()
+        if classes is not None and classes < 1:
+            raise ValueError(f"expected at least one class, got {classes}")
+        self.shape = torch.Size(shape)
+        self.classes = classes
+        size = self.shape if classes is None else (classes, *self.shape)
+        self.mean = nn.Parameter(torch.zeros(size))
+        self.log_scale = nn.Parameter(torch.zeros(size))
+
+    def forward(self, context: Tensor | None = None) -> Independent[Normal]:
+        """Return the distribution of the latents for class labels, integers of any shape; None without classes.
+
+        Its batch shape is that of ``context``.
+
+        Raises:
+            ValueError: There is a context and no class, or there are classes and no labels of them.
+        """
+        mean: Tensor = self.mean
+        log_scale: Tensor = self.log_scale
+        if self.classes is not None:
+            labels = self._labels(context, self.classes)
+            mean, log_scale = mean[labels], log_scale[labels]
+        elif context is not None:
+            raise ValueError("expected no context: this base distribution has no classes")
+        # Values are checked before they become latents.
+        normal = Normal(mean, log_scale.exp(), validate_args=False)
+        return Independent(normal, len(self.shape), validate_args=False)
+
+    @staticmethod
+    def _labels(context: Tensor | None, classes: int) -> Tensor:
+        expected = f"expected a context of class labels, integers from 0 to {classes - 1}"
+        if context is None:
+            raise ValueError(f"{expected}, got none")
+        if context.is_floating_point() or context.is_complex() or context.dtype == torch.bool:
+            raise ValueError(f"{expected}, got {context.dtype}")
+        if context.numel() and (int(context.min()) < 0 or int(context.max()) >= classes):
+            raise ValueError(f"{expected}, got labels from {int(context.min())} to {int(context.max())}")
+        return context.long()
 
 
 class FlowDistribution(nn.Module, Distribution):
@@ -40,7 +100,7 @@ class FlowDistribution(nn.Module, Distribution):
         event_shape: Shape of a sample: ``(C, H, W)`` of images or ``(D,)`` of vectors. The layers of the flow treat a
             vector as an image ``(D, 1, 1)``.
         base: A module that maps a context to a distribution of the latents, such as
-            :class:`~snf_models.flows.gaussian_base.GaussianBase`. Its batch shape is that of the context. The shape of
+            :class:`~snf_models.flows.distribution.GaussianBase`. Its batch shape is that of the context. The shape of
             the latents is ``(D,)`` for vectors, and for images the last of
             :func:`~snf_models.flows.flow.latent_shapes`.
         validate_args: Whether arguments are checked; None for the default of ``torch.distributions``.
@@ -69,19 +129,13 @@ class FlowDistribution(nn.Module, Distribution):
 
     @property
     def support(self) -> Constraint:
-        """PyTorch constraint on the values that an image or vector of the distribution can have.
-
-        The values are those that the first layer of the flow, the pixel transform, can map.
-        """
+        """Constraint on the values: those that the pixel transform can map."""
         dimensions = len(self.event_shape)
         support: Constraint = constraints.independent(self.flow.pixels.domain, dimensions)
         return support
 
     def forward(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the log-density of images or vectors, as :meth:`log_prob` does.
-
-        Wrappers of modules, such as ``DistributedDataParallel``, call this method.
-        """
+        """Return :meth:`log_prob`, for wrappers of modules such as ``DistributedDataParallel``."""
         return self.log_prob(value, context)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
@@ -138,9 +192,7 @@ class FlowDistribution(nn.Module, Distribution):
         return objective
 
     def initialize(self, value: Tensor, context: Tensor | None = None) -> None:
-        """Initialise the flow's normalisation layers from a batch of images or vectors.
-
-        A layer that is not initialised yet is set so that its outputs for the batch have mean 0 and deviation 1.
+        """Initialise the flow's normalisation layers from a batch, so that outputs have mean 0 and deviation 1.
 
         Args:
             value: Images, ``(N, C, H, W)``, or vectors, ``(N, D)``.
@@ -150,10 +202,7 @@ class FlowDistribution(nn.Module, Distribution):
         self.flow.initialize(value.reshape(-1, *self.image_shape), self._vectors(context))
 
     def sample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
-        """Draw random images or vectors, without gradients.
-
-        Arguments and result are those of :meth:`rsample`.
-        """
+        """Draw as :meth:`rsample`, without gradients."""
         with torch.no_grad():
             return self._draw(torch.Size(sample_shape), context, with_gradients=False)
 
@@ -188,10 +237,7 @@ class FlowDistribution(nn.Module, Distribution):
         return self.flow.inverse(latents, _flat(vectors, leading)).reshape(*leading, *self.event_shape)
 
     def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:
-        """Return a copy of the distribution with another batch shape.
-
-        The copy shares the flow and its parameters with the original.
-        """
+        """Return a copy with another batch shape, which shares the flow."""
         expanded = copy.copy(self)
         expanded._batch_shape = torch.Size(batch_shape)
         return expanded
@@ -300,3 +346,47 @@ def _in_mode(modules: Sequence[nn.Module], *, training: bool) -> Iterator[None]:
     finally:
         for module, was_training in before:
             module.training = was_training
+
+
+STEP = (SelfNormalizingOneByOneSpec(), SplineSpec(bins=16, bound=5.0))
+"""A matrix that learns its inverse, then a spline for each value: a few of them fit any density of few dimensions.
+
+Values have a deviation of about 1, so the bins are narrower than those for images.
+"""
+
+
+def vector_flow(
+    dimensions: int,
+    step: Sequence[LayerSpec] = STEP,
+    *,
+    repeat: int = 8,
+    base: nn.Module | None = None,
+    context: int = 0,
+) -> FlowDistribution:
+    """Build a new, untrained flow that models the probability density of vectors.
+
+    Returns a distribution of vectors ``(D,)``. The initial weights of the flow are random.
+
+    Its layers treat a vector as an image ``(D, 1, 1)``. So a 1x1 convolution is a dense matrix that starts as a random
+    rotation, ``self-normalizing-dense`` one that starts as the identity, and a coupling splits the D values into
+    halves. The values should have a deviation of about 1.
+
+    Args:
+        dimensions: The number of values D of a vector.
+        step: Descriptions of the layers of a step, of any registered type.
+        repeat: The number of steps, each with weights of its own.
+        base: A learned base distribution of shape ``(D,)``, such as
+            :class:`~snf_models.flows.distribution.GaussianBase`; None for the standard normal distribution.
+        context: Length K of the context c of a conditional flow p(x | c); 0 for a flow without one. All layers of types
+            that can take a context get it: ``affine-coupling``, ``spline-coupling``, ``masked-autoregressive``.
+
+    Raises:
+        ValueError: A layer cannot take vectors of this length, no layer can take a context, or the flow is too large.
+    """
+    level = LevelSpec(squeeze=False, steps=(RepeatSpec(repeat=repeat, steps=tuple(step)),))
+    [checked] = shaped([level], (dimensions, 1, 1))
+    layers = [layer.build_with(checked.shape, context) for layer in checked.layers]
+    flow = Flow(Identity(), [Level(layers, squeeze=False)])
+    if flow.context != context:
+        raise ValueError(f"expected a layer that can take a context, such as affine-coupling, for {context=}, got none")
+    return FlowDistribution(flow, (dimensions,), base)

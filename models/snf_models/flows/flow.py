@@ -3,30 +3,115 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snf_models.bijections.actnorm import ActNorm
-from snf_models.bijections.base import Bijection, Elementwise, Shape, sum_samples
-from snf_models.bijections.conv1x1 import ExactConv1x1
+from snf_models.bijections.base import (
+    Bijection,
+    Elementwise,
+    SelfNormalizing,
+    Shape,
+    call,
+    first_derivatives,
+    sum_samples,
+)
+from snf_models.bijections.channels import ActNorm, ExactConv1x1, Squeeze
 from snf_models.bijections.coupling import AffineCoupling
-from snf_models.bijections.squeeze import Squeeze
-from snf_models.errors import WHITENING_LAYERS, SettingUnsupported
-from snf_models.flows.recomputation import apply_layers
+from snf_models.bijections.errors import WHITENING_LAYERS, SettingUnsupported
+
+
+def apply_layers(
+    layers: Sequence[Bijection], x: Tensor, context: Tensor | None = None, *, recompute: bool
+) -> tuple[Tensor, Tensor]:
+    """Apply layers in order; return the outputs and the summed log-dets in nats, ``(N,)``.
+
+    With ``recompute``, runs of layers with a cheap inverse keep only their output for the backward pass; layers that
+    take a context keep their inputs.
+    """
+    log_det = x.new_zeros(x.shape[0])
+    for cheap, group in groupby(layers, key=lambda layer: recompute and layer.cheap_inverse and not layer.context):
+        if cheap:
+            x, part = _apply_and_forget(list(group), x)
+            log_det = log_det + part
+            continue
+        for layer in group:
+            x, part = layer(x, *layer.given(context))
+            log_det = log_det + part
+    return x, log_det
+
+
+def _apply_and_forget(layers: list[Bijection], x: Tensor) -> tuple[Tensor, Tensor]:
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
+    z, log_det, *errors = call(RecomputedLayers, layers, x, *parameters)
+    learning = [layer for layer in layers if isinstance(layer, SelfNormalizing)]
+    for layer, error in zip(learning, errors, strict=True):
+        layer.store_reconstruction_error(error)
+    return z, log_det
+
+
+class RecomputedLayers(torch.autograd.Function):
+    """Autograd function that runs invertible layers and stores only the last output (Gomez et al. 2017).
+
+    The backward pass goes from the last layer to the first: it recomputes the input of the layer by its exact inverse,
+    runs the layer again on that input, and back-propagates through this one layer. Memory does not grow with the
+    number of layers, which are computed three times instead of once. Gradients are those of ordinary
+    back-propagation up to the rounding of the inverses.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, layers: list[Bijection], x: Tensor, *_parameters: nn.Parameter) -> tuple[Tensor, ...]:
+        """Return outputs, summed log-dets, and the reconstruction errors of the layers that learn an inverse."""
+        log_det, errors = x.new_zeros(x.shape[0]), []
+        for layer in layers:
+            x, part = layer(x)
+            log_det = log_det + part
+            if isinstance(layer, SelfNormalizing):
+                errors.append(layer.pop_reconstruction_error())
+        ctx.layers = layers
+        ctx.save_for_backward(x)
+        return x, log_det, *errors
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad_z, grad_log_det, *grad_errors = gradients
+        (z,) = ctx.saved_tensors
+        of_parameters: list[Tensor | None] = []
+        for layer in reversed(ctx.layers):
+            with torch.no_grad():
+                x = layer.inverse(z)[0]
+            parameters = list(layer.parameters())
+            with torch.enable_grad():
+                x.requires_grad_()
+                outputs = list(layer(x))
+                following = [grad_z, grad_log_det]
+                if isinstance(layer, SelfNormalizing):
+                    outputs.append(layer.pop_reconstruction_error())
+                    following.append(grad_errors.pop())
+                # A log-det that is the same for all images may have no gradient of its own.
+                used = [(out, grad) for out, grad in zip(outputs, following, strict=True) if out.requires_grad]
+                learned = [parameter for parameter in parameters if parameter.requires_grad]
+                results = iter(
+                    torch.autograd.grad(
+                        [out for out, _ in used], [x, *learned], [grad for _, grad in used], allow_unused=True
+                    )
+                )
+            grad_z, z = next(results), x.detach()
+            of_layer = [next(results) if parameter.requires_grad else None for parameter in parameters]
+            of_parameters = [*of_layer, *of_parameters]
+        return None, grad_z, *of_parameters
 
 
 @dataclass(frozen=True)
 class ScaleTerm:
-    """Contribution of one level of a flow to the log-likelihood of each image, in nats.
+    """Contribution of one level, or of the pixel transform, to log-likelihoods, each ``(N,)`` in nats.
 
-    The pixel transform has a contribution, too.
-
-    Attributes:
-        log_prior: Log-density of the latents of the scale, with the log-det of its prior, ``(N,)`` in nats.
-        log_det: Log-det of the bijections of the scale, ``(N,)`` in nats.
+    ``log_prior`` is the log-density of the latents of the scale, with the log-det of its prior.
     """
 
     log_prior: Tensor
@@ -47,10 +132,7 @@ class FlowOutput:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """Log-likelihood of each image, in nats.
-
-        It is the sum of the contributions in ``terms``, ``(N,)``.
-        """
+        """Log-likelihood of each image in nats, the sum of ``terms``, ``(N,)``."""
         return torch.stack([term.log_prior + term.log_det for term in self.terms]).sum(0)
 
 
@@ -77,10 +159,7 @@ class Level(nn.Module):
         self.prior = prior
 
     def bijections(self) -> Iterator[Bijection]:
-        """Yield the invertible layers of the level in forward order.
-
-        The optional squeeze of 2x2 pixels comes first.
-        """
+        """Yield the layers in forward order, an optional squeeze first."""
         if self.squeeze is not None:
             yield self.squeeze
         for step in self.steps:
@@ -119,10 +198,7 @@ class Flow(nn.Module):
         """Length of the context that layers of the flow take; 0 for a flow without one."""
 
     def level_list(self) -> list[Level]:
-        """Return the levels of the flow, finest resolution first.
-
-        A level is a group of layers at one resolution.
-        """
+        """Return the levels, finest first."""
         return [level for level in self.levels if isinstance(level, Level)]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> FlowOutput:
@@ -135,9 +211,7 @@ class Flow(nn.Module):
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype), context)
 
     def forward_pixels(self, y: Tensor, pixel_log_det: Tensor, context: Tensor | None = None) -> FlowOutput:
-        """Run the flow on already transformed pixels; return latents and log-likelihoods of the original images.
-
-        The pixel transform is the first layer of the flow. Its log-det is part of the log-likelihood.
+        """Run the flow on transformed pixels.
 
         Args:
             y: Transformed images, ``(N, C, H, W)``.
@@ -167,17 +241,12 @@ class Flow(nn.Module):
         return FlowOutput(latents, terms)
 
     def inverse(self, latents: list[Tensor], context: Tensor | None = None, *, learned: bool = False) -> Tensor:
-        """Return the images that result from running the flow backwards on given latents.
-
-        They are computed by exact inverses, or by learned approximate inverses.
+        """Return the images, ``(N, C, H, W)``, of latents, finest scale first.
 
         Args:
-            latents: Latents of each scale, finest scale first.
+            latents: Latents of each scale.
             context: Contexts, ``(N, K)``; None for a flow without one.
             learned: Whether to use the learned inverses in place of the exact ones.
-
-        Returns:
-            Images, ``(N, C, H, W)``.
         """
         self._check_context(context)
 
@@ -233,15 +302,7 @@ class Flow(nn.Module):
 
 
 def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str, Bijection, Shape]], Shape]]:
-    """Yield each level of a flow with its layers and their input shapes.
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-
-    Yields:
-        The level; name, bijection and input shape of each of its bijections; the shape of their outputs.
-    """
+    """Yield each level with name, bijection and input shape of its layers, and the shape of their outputs."""
     names = {id(module): name for name, module in flow.named_modules()}
     shape = image_shape
     for level in flow.level_list():
@@ -255,21 +316,13 @@ def walk(flow: Flow, image_shape: Shape) -> Iterator[tuple[Level, list[tuple[str
 
 
 def latent_shapes(flow: Flow, image_shape: Shape) -> list[Shape]:
-    """Return the shape (C, H, W) of the latents of each scale of a flow, finest scale first.
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-    """
+    """Return (C, H, W) of the latents of each scale, finest first."""
     *inner, (_, _, coarsest) = walk(flow, image_shape)
     split = [(shape[0] - level.prior.kept, *shape[1:]) for level, _, shape in inner if level.prior is not None]
     return [*split, coarsest]
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """Return the standard normal log-density of each sample, in nats.
-
-    It is log N(z; 0, I). The shape changes from ``(N, ...)`` to ``(N,)``.
-    """
+    """Return log N(z; 0, I) of each sample in nats, ``(N, ...) -> (N,)``."""
     dimensions = z[0].numel() if z.shape[0] else 0
     return -0.5 * sum_samples(z.square()) - 0.5 * dimensions * math.log(2 * math.pi)

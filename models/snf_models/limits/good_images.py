@@ -24,8 +24,8 @@ from snf_models.anomaly.reference_images import (
 from snf_models.artifacts.manifest import CalibrationSummary, Manifest
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import DatasetUnfit
+from snf_models.pipeline.training_images import ChosenImages, every_image
 from snf_models.registry.limits import MIN_LIMIT_IMAGES
-from snf_models.training.feature_fit_images import ChosenImages, every_image
 
 STATISTICS = "statistics part"
 FOLD = "a fifth, ranked among itself by the fit to the others"

@@ -13,9 +13,9 @@ from snf_models.artifacts.files import WEIGHTS
 from snf_models.artifacts.manifest import FILE, file_label
 from snf_models.errors import ArtifactError, SamplesUnsupported
 from snf_models.features.flows import HybridFlows, TrainedFlows, build_flows
+from snf_models.flows.build import NoRandomness
 from snf_models.flows.distribution import FlowDistribution
 from snf_models.flows.flow import Flow
-from snf_models.flows.no_init import NoRandomness
 from snf_models.loading.verification import VerifiedModel, verify_model
 from snf_models.scoring.open_density import layers_with_log_dets
 

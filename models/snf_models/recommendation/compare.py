@@ -20,6 +20,7 @@ from snf_models.errors import (
     BackboneUnfit,
     DatasetUnfit,
     EngineUnavailable,
+    Interrupted,
     ScoreNotFinite,
     SingularLayer,
     TrainingDiverged,
@@ -27,6 +28,9 @@ from snf_models.errors import (
 from snf_models.limits.defects import defect_sizes
 from snf_models.limits.good_images import GoodImages
 from snf_models.limits.measure import measure_limits
+from snf_models.pipeline.loop import Observer
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.recommendation.record import (
     FAMILIES,
     PRESET_OF,
@@ -41,10 +45,6 @@ from snf_models.recommendation.rule import NOT_COVERED, mean_rank, propose, typi
 from snf_models.registry.limits import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Observer
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_runtime.attainable import unattainable
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.preprocessing import Preprocessing, conform_pixels

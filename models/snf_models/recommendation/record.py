@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from snf_models.errors import DatasetUnfit
-from snf_models.images import ImageOptions
 from snf_models.registry.limits import CONTRASTS, SHAPES, LimitCurve, Shape, UndamagedImages
+from snf_models.training.config import ImageOptions
 
 FamilyName = Literal["features", "pixels", "hybrid"]
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)

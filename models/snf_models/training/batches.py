@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Generator
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,19 +10,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snf_models.datasets import Images
-from snf_models.devices import send
-from snf_models.threads import prefetch
-from snf_models.training.augmentation import augmented
 from snf_models.training.config import Augmentation
-from snf_runtime.images.batch import stacked
+from snf_runtime.images.batch import Batch, stacked
+
+SHIFT_SHARE = 0.04
+"""Largest shift as a share of a side (Keller et al. 2021, published settings)."""
+
+
+def augmented(images: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Flip and shift images ``(N, C, H, W)``, which may be overwritten; shifts repeat the edges outwards."""
+    if augmentation in ("flip", "crop-flip"):
+        flipped = random.random(len(images)) < 0.5
+        images[flipped] = images[flipped, :, :, ::-1]
+    if augmentation not in ("crop", "crop-flip"):
+        return images
+    height, width = images.shape[2:]
+    # Rounded alike, so that no shift is larger than the padding.
+    reach = SHIFT_SHARE * np.array([height, width])
+    most = np.rint(reach).astype(int)
+    shifts = most + np.rint(random.uniform(-reach, reach, (len(images), 2))).astype(int)
+    padded = np.pad(images, ((0, 0), (0, 0), *((pixels, pixels) for pixels in most.tolist())), mode="edge")
+    return np.stack(
+        [
+            image[:, down : down + height, right : right + width]
+            for image, (down, right) in zip(padded, shifts.tolist(), strict=True)
+        ]
+    )
 
 
 @dataclass(frozen=True)
 class Batches:
     """Shuffled batches. Noise follows the augmentation: edges repeated with equal noise have unbounded density."""
 
-    images: Images  # uint8 ``(M, C, H, W)``
+    images: Batch  # uint8 ``(M, C, H, W)``
     batch_size: int
     seed: int
     augmentation: Augmentation = "none"
@@ -47,16 +64,6 @@ class Batches:
         ]
         images = stacked(self.images)[np.sort(chosen)]
         return augmented(images, self.augmentation, np.random.default_rng((self.seed, step, 2)))
-
-    def from_step(self, step: int, device: torch.device) -> Generator[Tensor]:
-        """Yield batches without end. For a GPU a thread prepares two ahead, which would slow a CPU's steps."""
-        batches = (self.batch(each) for each in itertools.count(step))
-        if device.type == "cpu":
-            yield from batches
-            return
-        with closing(prefetch(batches)) as prepared:
-            for batch in prepared:
-                yield send(batch, device)
 
 
 @lru_cache(maxsize=2)

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from snf_models.devices import find_device
-from snf_models.errors import RanksUnfit
+from snf_models.bijections.devices import find_device
+from snf_models.bijections.errors import RanksUnfit
 
 TIMEOUT = timedelta(hours=2)
 """Longest wait for another process; the others wait while the first one validates."""

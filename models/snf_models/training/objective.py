@@ -6,28 +6,194 @@ module that data-parallel training wraps. :func:`inverse_quality` measures how w
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from snf_models.bijections.base import SelfNormalizing, Shape
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
-from snf_models.bijections.matrix_inverse import MatrixInverse
-from snf_models.devices import send
+from snf_models.bijections.channels import SelfNormalizingConv1x1
+from snf_models.bijections.devices import send
+from snf_models.bijections.matrices import MatrixInverse
 from snf_models.flows.flow import Flow, walk
 from snf_models.training.config import TrainingConfig
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks
-from snf_models.training.multipliers import Multiplier, make_multiplier
-from snf_models.training.trimming import Suspects, TrimmedBatch
+
+MultiplierRule = Literal["fixed", "geco", "mdmm"]
+
+
+class Multiplier(nn.Module):
+    """Rule for the weights of the layers' relative reconstruction errors, ``(K,)``, in the loss."""
+
+    @abstractmethod
+    def penalty(self, errors: Tensor) -> Tensor:
+        """Return the penalty, a scalar in nats per dimension."""
+
+    @abstractmethod
+    def update(self, errors: Tensor) -> None:
+        """Adjust the multipliers; do nothing if an error is NaN or infinite."""
+
+    @abstractmethod
+    def values(self) -> Tensor:
+        """Return the factor of each layer's error, or of its constraint, ``(K,)``."""
+
+
+class FixedMultiplier(Multiplier):
+    """Constant weight (Keller et al. 2021, eq. 3)."""
+
+    weights: Tensor
+
+    def __init__(self, layers: int, weight: float) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.full((layers,), weight))
+
+    def penalty(self, errors: Tensor) -> Tensor:
+        return (self.weights * errors).sum()
+
+    def update(self, errors: Tensor) -> None:
+        """Do nothing."""
+
+    def values(self) -> Tensor:
+        return self.weights
+
+
+class GecoMultiplier(Multiplier):
+    """GECO (Rezende & Viola 2018): log lambda_k follows the averaged violation rho_k / target - 1, by 1 % a step."""
+
+    RATE = 0.01
+    DECAY = 0.99
+    DAMPING = 0.1
+    LIMITS = (1e-4, 1e3)
+    LOG_LIMITS: tuple[float, ...] = tuple(torch.tensor(LIMITS).log().tolist())
+
+    log_weights: Tensor
+    average: Tensor
+
+    def __init__(self, layers: int, weight: float, target: float) -> None:
+        super().__init__()
+        self.target = target
+        start = torch.full((layers,), weight).clamp(*self.LIMITS)
+        self.register_buffer("log_weights", start.log())
+        self.register_buffer("average", torch.zeros(layers))
+
+    def penalty(self, errors: Tensor) -> Tensor:
+        violation = torch.relu(errors / self.target - 1)
+        return (self.values() * errors + 0.5 * self.DAMPING * violation.square()).sum()
+
+    @torch.no_grad()
+    def update(self, errors: Tensor) -> None:
+        # Chosen on the device: to branch here would make each step wait for a GPU.
+        finite = errors.isfinite().all()
+        average = self.average.lerp(_clipped_violation(errors, self.target).to(self.average), 1 - self.DECAY)
+        self.average.copy_(torch.where(finite, average, self.average))
+        self.log_weights += torch.where(finite, self.RATE * average, 0)
+        self.log_weights.clamp_(*self.LOG_LIMITS)
+
+    def values(self) -> Tensor:
+        return self.log_weights.exp()
+
+
+class DampedMultiplier(Multiplier):
+    """MDMM (Platt & Barr 1988): lambda_k >= 0 rises by 0.001 clip(c_k, -1, 1) for c_k = rho_k / target - 1."""
+
+    RATE = 0.001
+    DAMPING = 0.1
+
+    weights: Tensor
+
+    def __init__(self, layers: int, weight: float, target: float) -> None:
+        super().__init__()
+        self.target = target
+        self.register_buffer("weights", torch.full((layers,), weight))
+
+    def penalty(self, errors: Tensor) -> Tensor:
+        constraint = errors / self.target - 1
+        return (self.weights * constraint + 0.5 * self.DAMPING * torch.relu(constraint).square()).sum()
+
+    @torch.no_grad()
+    def update(self, errors: Tensor) -> None:
+        finite = errors.isfinite().all()
+        self.weights += torch.where(finite, self.RATE * _clipped_violation(errors, self.target), 0)
+        self.weights.clamp_(min=0)
+
+    def values(self) -> Tensor:
+        return self.weights
+
+
+def _clipped_violation(errors: Tensor, target: float) -> Tensor:
+    # A violation by orders of magnitude at the start must not drive the multipliers up long after it has ended.
+    return (errors / target - 1).clamp(-1, 1)
+
+
+def make_multiplier(rule: MultiplierRule, layers: int, weight: float, target: float) -> Multiplier:
+    """Make a rule. "geco" and "mdmm" steer the relative error of each layer to ``target``."""
+    if rule == "fixed":
+        return FixedMultiplier(layers, weight)
+    return (GecoMultiplier if rule == "geco" else DampedMultiplier)(layers, weight, target)
+
+
+WINDOW = 1024
+"""Number of the latest images that set the threshold: small batches alone could not estimate a small quantile."""
+
+
+@dataclass(frozen=True)
+class TrimmedBatch:
+    log_likelihoods: Tensor  # ``(N,)`` in nats
+    deviations: Tensor  # from their median, ``(N,)`` in nats
+    floor: Tensor  # in nats; an image with less is left out
+    weight: Tensor  # N over the number of images kept
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Mean of the images kept, in nats; waits for a GPU."""
+        return self.log_likelihoods[~(self.log_likelihoods < self.floor)].mean()
+
+    def weights(self, log_likelihoods: Tensor) -> Tensor:
+        """Return the weight of each image, ``(N,)``, 0 for outliers."""
+        return self.weight * ~(log_likelihoods.detach() < self.floor)
+
+
+class Suspects(nn.Module):
+    """Images further below their batch's median than all but a share of the last 1024 (Neykov & Müller 2003)."""
+
+    deviations: Tensor
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("deviations", torch.full((WINDOW,), torch.nan))
+
+    @torch.no_grad()
+    def trim(self, log_likelihoods: Tensor, *, active: bool) -> TrimmedBatch:
+        """Return a threshold for log-likelihoods ``(N,)``, none unless ``active``; NaN is kept, to show divergence."""
+        median = log_likelihoods.quantile(0.5)
+        deviations = log_likelihoods - median
+        floor = torch.full_like(median, -torch.inf)
+        if active:
+            # The batch itself belongs to the window. The window starts as NaN, which is sorted to its end.
+            window = self._window(deviations).sort().values
+            suspects = (self.share * (~window.isnan()).sum().double()).long()
+            floor = median + window.take(suspects).clamp(max=0)
+        kept = ~(log_likelihoods < floor)
+        weight = len(kept) / kept.sum().to(log_likelihoods)
+        return TrimmedBatch(log_likelihoods, deviations, floor, weight)
+
+    @torch.no_grad()
+    def update(self, trimmed: TrimmedBatch, applied: Tensor) -> None:
+        """Record the deviations of a batch, if the step changed the weights (``applied``, a boolean scalar)."""
+        self.deviations.copy_(torch.where(applied, self._window(trimmed.deviations)[:WINDOW], self.deviations))
+
+    def _window(self, deviations: Tensor) -> Tensor:
+        """Return the last 1024 deviations in nats, newest first, ``(max(1024, N),)``."""
+        return torch.cat([deviations, self.deviations[: max(0, WINDOW - len(deviations))].to(deviations)])
 
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss of a training batch in nats per dimension, and the mean log-likelihood of the batch.
-
-    It also has the errors of learned inverses.
+    """Loss of a training batch in nats per dimension.
 
     Attributes:
         value: The loss to minimise, a scalar in nats per dimension.
@@ -44,16 +210,12 @@ class Loss:
 
     @property
     def kept_log_likelihood(self) -> Tensor:
-        """Mean log-likelihood, in nats, of the images that the loss uses; outliers may be left out."""
+        """Mean log-likelihood in nats of the images that are not left out."""
         return self.log_likelihood if self.trimmed is None else self.trimmed.log_likelihood
 
     @property
     def reconstruction_error(self) -> Tensor:
-        """Largest error of a learned inverse, over all layers, in restoring the layer's input from its output.
-
-        The error of a layer W with a learned inverse R is the mean of ||R W x - x||² / D, plus that of white noise if
-        ``noise_reconstruction`` is set. The result is a scalar, 0 without such layers.
-        """
+        """Largest of ``reconstruction_errors``, 0 without such layers."""
         return torch.cat([self.reconstruction_errors, self.reconstruction_errors.new_zeros(1)]).max()
 
 
@@ -110,11 +272,7 @@ class SelfNormalizingObjective(nn.Module):
         ranks: Ranks = SINGLE_PROCESS,
         share: float = 1.0,
     ) -> Loss:
-        """Return the training loss of a batch in nats per dimension.
-
-        The result also has the log-likelihood and the errors of learned inverses.
-
-        Among several processes each computes a slice of the batch.
+        """Return the training loss of a batch, of which each of several processes computes a slice.
 
         Args:
             flow: The flow in training mode.
@@ -154,9 +312,7 @@ class SelfNormalizingObjective(nn.Module):
         return Loss(value, of_batch.mean(), errors.detach(), trimmed)
 
     def update(self, loss: Loss, step: int, applied: Tensor | None = None) -> None:
-        """Adapt the weights of the reconstruction penalty, and the threshold for outliers, after a training step.
-
-        Images with a log-likelihood below the threshold are left out of the loss.
+        """Adapt multipliers, threshold and learned inverses after a step.
 
         Every ``refresh_inverse_every`` steps each learned R is set to the projection of W^-1 on what R can represent.
         After each step, each learned R of a matrix is made exact on ``corrected_directions`` random directions.
@@ -164,8 +320,7 @@ class SelfNormalizingObjective(nn.Module):
         Args:
             loss: The loss of the step.
             step: Number of the step.
-            applied: Whether the step changed the weights, a boolean scalar on the device; if not, nothing is adapted.
-                None: if the loss is finite.
+            applied: Whether the step changed the weights, a boolean scalar on the device; None: if the loss is finite.
         """
         applied = loss.value.isfinite() if applied is None else applied
         # Multipliers ignore errors that are not finite.
@@ -197,12 +352,9 @@ class SelfNormalizingObjective(nn.Module):
 
 
 class BatchLoss(nn.Module):
-    """PyTorch module that computes a flow's loss on a batch of images, for data-parallel training.
+    """Flow and loss as one module, which ``DistributedDataParallel`` can wrap.
 
-    It makes flow and loss one module that can be wrapped.
-
-    The wrapper is ``DistributedDataParallel``. The module takes the whole batch and computes the loss of the slice of
-    its own process.
+    It takes the whole batch and computes the loss of the slice of its own process.
     """
 
     def __init__(self, flow: Flow, objective: SelfNormalizingObjective, ranks: Ranks = SINGLE_PROCESS) -> None:
@@ -212,40 +364,27 @@ class BatchLoss(nn.Module):
         self.ranks = ranks
 
     def forward(self, images: Tensor, step: int) -> Loss:
-        """Return the training loss, in nats per dimension, of a batch of images with uniform noise added.
-
-        The images are float64 ``(N, C, H, W)`` in [0, 256). ``step`` is the number of the step.
-        """
+        """Return the loss of images plus noise, float64 ``(N, C, H, W)`` in [0, 256), at a step."""
         part, share = self.ranks.share(images)
         y, log_det = self.transform_pixels(part)
         return self.objective.loss(self.flow, y, log_det, step, self.ranks, share)
 
     @torch.no_grad()
     def transform_pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images after the flow's pixel transform, and the Jacobian log-determinant of each.
-
-        Returns y(x) and log |det dy/dx| in nats, ``(N,)``, both float32.
-        """
+        """Return y(x) and log |det dy/dx| in nats, ``(N,)``, both float32."""
         y, log_det = self.flow.pixels(images)
         return y.float(), log_det.float()
 
 
 def self_normalizing_layers(flow: Flow) -> list[SelfNormalizing]:
-    """Return the layers of a flow that learn an inverse, in forward order."""
     return [module for module in flow.modules() if isinstance(module, SelfNormalizing)]
 
 
 def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 100) -> float:
-    """Estimate the largest singular value of a linear map x -> A x by power iteration on A^T A.
+    """Estimate the largest singular value of a linear map of one sample by power iteration on A^T A.
 
     The estimate is never too large and grows with the iterations; after 100 it is within about 1 % of the norm, unless
-    ``start`` is almost orthogonal to the leading singular vector. A^T is applied as the vector-Jacobian product of
-    ``linear``.
-
-    Args:
-        linear: The map, from one sample ``(1, ...)`` to one sample.
-        start: The sample that the iteration starts from.
-        iterations: Number of iterations.
+    ``start`` is almost orthogonal to the leading singular vector. A^T is applied as the vector-Jacobian product.
     """
     vector = start / start.norm()
     with torch.enable_grad():
@@ -263,9 +402,7 @@ def operator_norm(linear: Callable[[Tensor], Tensor], start: Tensor, iterations:
 
 @dataclass(frozen=True)
 class InverseQuality:
-    """Error of a layer's learned approximate matrix inverse, and a bound on its distance to the true one.
-
-    R is the learned inverse of a D x D matrix W. The error is ||I - R W||_F / sqrt(D), and the bound is on ||W⁻¹ - R||.
+    """Accuracy of a layer's learned inverse R.
 
     Attributes:
         error: ||I - R W||_F / sqrt(D): the root mean square of ||v - R W v|| over directions v of length 1; 0 for an
@@ -285,19 +422,11 @@ def inverse_errors(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str
 
 @torch.no_grad()
 def inverse_quality(flow: Flow, image_shape: Shape, probes: int = 64) -> dict[str, InverseQuality]:
-    """Return a dict from layer name to the error and error bound of the layer's learned approximate inverse.
+    """Return error and error bound of each layer's learned inverse by name.
 
-    The bound is on ||W⁻¹ - R|| for the learned inverse R of a matrix W.
-
-    The error is estimated on white noise e: E ||e - R W e||² = ||E||_F² with E = I - R W. The bound is ||W^-1 - R|| <=
-    ||R|| ||E|| / (1 - ||E||) in the spectral norm. For 1x1 convolutions its norms are those of their matrices. For
-    other layers they are estimates from below (:func:`operator_norm`), so that the bound is an estimate, no
-    certificate.
-
-    Args:
-        flow: The flow.
-        image_shape: Channels, height and width of the images.
-        probes: Samples of white noise that the error is estimated on.
+    The error is estimated on ``probes`` samples of white noise e: E ||e - R W e||² = ||E||_F² with E = I - R W. The
+    bound is ||W^-1 - R|| <= ||R|| ||E|| / (1 - ||E||). For 1x1 convolutions its norms are those of their matrices. For
+    other layers they are estimates from below (:func:`operator_norm`), so that the bound is no certificate.
     """
     return {
         name: InverseQuality(_inverse_error(layer, noise), _inverse_error_bound(layer, noise[:1]))

@@ -1,4 +1,4 @@
-"""Optimisers of a training: Adam, or Muon for the kernels of coupling networks."""
+"""Optimisers of a training, the arithmetic of its coupling networks, and averages of its weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,61 @@ from torch import Tensor, nn
 from snf_models.bijections.coupling import CouplingNet
 from snf_models.flows.flow import Flow
 from snf_models.training.config import TrainingConfig
+
+BFLOAT16_CAPABILITY = (8, 0)
+"""Compute capability from which NVIDIA GPUs multiply in bfloat16."""
+
+
+def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
+    """Return "float32" or "bfloat16". Rounding would amplify errors where inputs are recomputed."""
+    if config.precision != "auto":
+        return config.precision
+    if config.recompute:
+        return "float32"
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    else:
+        fast = not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
+    return "bfloat16" if fast else "float32"
+
+
+def compute_coupling_nets_in(flow: Flow, dtype: torch.dtype | None) -> None:
+    """Compute in ``dtype``, or in the type of the weights if None. The weights keep their type."""
+    for module in flow.modules():
+        if isinstance(module, CouplingNet):
+            module.autocast = dtype
+
+
+def lay_out_coupling_nets(flow: Flow, precision: str, device: str = "cpu") -> None:
+    """Lay out weights for fast convolutions: channels last on CPUs, and on GPUs in bfloat16."""
+    last = device == "cpu" or precision == "bfloat16"
+    layout = torch.channels_last if last else torch.contiguous_format
+    for module in flow.modules():
+        if isinstance(module, CouplingNet):
+            module.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def average(averaged: Flow, flow: Flow, decay: float, step: int, applied: Tensor | None = None) -> None:
+    """Move the averaged weights towards those of ``flow`` and copy the buffers, unless ``applied`` is false."""
+    # The first weights, which are noise, soon lose their influence.
+    decay = min(decay, (1 + step) / (10 + step))
+    averages: list[Tensor] = [*averaged.parameters()]
+    weights: list[Tensor] = [*flow.parameters()]
+    if not decay:
+        torch._foreach_copy_(averages, weights)  # which are equal after a step that changed none
+    elif applied is None:
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+    else:
+        # A factor on the device, which the program need not wait for.
+        changes = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(changes, (1 - decay) * applied)
+        torch._foreach_add_(averages, changes)
+    # Buffers, such as the estimate of a spectral norm, belong to the current weights.
+    for kept, current in zip(averaged.buffers(), flow.buffers(), strict=True):
+        kept.copy_(current if applied is None else torch.where(applied, current, kept))
+
 
 MOMENTUM = 0.95
 STEP = 5.0

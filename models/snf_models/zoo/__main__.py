@@ -22,15 +22,14 @@ from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.artifacts.card import model_card
 from snf_models.artifacts.files import CALIBRATION, CARD
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.errors import Interrupted
 from snf_models.loading.load_flows import load_artifact
 from snf_models.loading.verification import seal
+from snf_models.pipeline.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
+from snf_models.pipeline.run import begun_config, train
 from snf_models.registry.calibrations import save_calibration
 from snf_models.registry.registry import ZOO
 from snf_models.scoring.open_density import open_density
-from snf_models.training.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.run import train
-from snf_models.training.same_run_check import begun_config
 
 PRINT_SECONDS = 10.0
 
@@ -42,10 +41,7 @@ THREADS = 2
 
 
 def main() -> int:
-    """Train or recalibrate the shipped model named on the command line, and return the exit code.
-
-    The code is 0, or 1 if the training was interrupted.
-    """
+    """Train or recalibrate a shipped model; return 1 if the training was interrupted, else 0."""
     parser = argparse.ArgumentParser(prog="python -m snf_models.zoo", description=__doc__)
     parser.add_argument("name", choices=sorted(DATASETS))
     parser.add_argument("--work", type=Path, default=Path("var/zoo"), help="folder of checkpoints")
@@ -83,22 +79,12 @@ def main() -> int:
 
 
 def recipe_of(name: str) -> ArchitectureFile:
-    """Return the architecture and training settings of a shipped model, read from its JSON file.
-
-    The file is beside the folder of the model.
-    """
+    """Return the recipe of a shipped model, from the file beside its folder."""
     return parse_architecture(read_architecture_file(ZOO / f"{name}.json"))
 
 
 def calibrate_again(folder: Path, dataset: Dataset) -> None:
-    """Recalibrate a model that ships with the project, and replace its calibration and model card.
-
-    The program exits if the model was trained on other images.
-
-    Args:
-        folder: The folder of the artifact.
-        dataset: The dataset on which it was trained.
-    """
+    """Replace calibration and card of the artifact in ``folder``; exit if ``dataset`` is another one."""
     artifact = load_artifact(folder)
     manifest = artifact.manifest
     if dataset.digest != manifest.training.dataset_digest:
@@ -120,7 +106,7 @@ def _print_progress(part: str, done: int, images: int) -> None:
 
 
 class _Printer:
-    """An observer of training that prints one line for each event, and metrics at most every ten seconds."""
+    """Observer that prints events, metrics at most every ten seconds."""
 
     def __init__(self) -> None:
         self.last = 0.0

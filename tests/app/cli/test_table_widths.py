@@ -38,11 +38,11 @@ from snf_client.schemas import (
     Scores,
     UnfitReason,
 )
-from snf_models.flows.layers.spec import layer_types
+from snf_models.flows.layers import layer_types
+from snf_models.pipeline.presets import PRESETS
 from snf_models.recommendation.record import RecommendationRecord
 from snf_models.registry.limits import LimitRecord
 from snf_models.registry.registry import Registry
-from snf_models.training.presets import PRESETS
 from tests.app.cli.test_job_tables import job
 from tests.models.evaluation.test_report import made
 

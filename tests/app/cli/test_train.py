@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 
 from snf_app.cli.common import INTERRUPTED
 from snf_app.cli.main import cli
+from snf_models.errors import Interrupted
+from snf_models.pipeline.presets import find_preset, parameter_groups
+from snf_models.pipeline.run import FILE, RunRecord
 from snf_models.registry.registry import Registry
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.parameter_texts import parameter_groups
-from snf_models.training.presets import find_preset
-from snf_models.training.same_run_check import FILE, RunRecord
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
@@ -111,7 +110,7 @@ def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
         assert not place.exists()
         raise Interrupted("stopped")
 
-    monkeypatch.setattr("snf_models.training.run.train", interrupted)
+    monkeypatch.setattr("snf_models.pipeline.run.train", interrupted)
     restarted = CliRunner().invoke(cli, [*command, "--restart"], env=env)
     assert restarted.exit_code == INTERRUPTED
     assert f"the earlier run is now in {folder}~1" in restarted.stderr
@@ -122,7 +121,7 @@ def test_a_gpu_without_memory_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> Path:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("snf_models.training.run.train", full)
+    monkeypatch.setattr("snf_models.pipeline.run.train", full)
     failed = CliRunner().invoke(cli, ["train", "--data", "mnist-mini"], env={"SNF_HOME": str(tmp_path), "SNF_URL": ""})
     assert failed.exit_code == FAILED
     assert "the GPU has no more memory: a smaller batch_size" in failed.stderr

@@ -15,9 +15,9 @@ from snf_app.jobs.schemas import Estimate, JobRequest
 from snf_app.main import create_app
 from snf_models.datasets import DatasetStore, summarize
 from snf_models.features.backbones import LITE0, BackboneStore
+from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import Registry
 from snf_models.training.config import TrainingConfig
-from snf_models.training.presets import find_preset
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
 from snf_models.flows.architecture import (
     Architecture,
     ConvolutionalArchitecture,

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.channels import ActNorm, ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.conformance import mark_initialized, randomise
-from snf_models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.frozen import FrozenAffine
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow

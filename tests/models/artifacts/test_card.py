@@ -9,7 +9,7 @@ import pytest
 from snf_models.artifacts.card import model_card
 from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest, read_manifest
 from snf_models.flows.architecture import HybridArchitecture
-from snf_models.training.presets import find_preset
+from snf_models.pipeline.presets import find_preset
 
 CHOICE = GridChoice(grid=8, shrinkage=0.05, mean_shrinkage=0.4, held_out_nats=-0.3)
 FIT = FeatureFitRecord(backbone="efficientnet-lite0", grids=(CHOICE, CHOICE), pooled=CHOICE, fits=6)

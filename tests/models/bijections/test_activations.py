@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from snf_models.bijections.activations import SmoothLeakyReLU, SplineActivation
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from snf_models.bijections.spline import SplineActivation
 
 SHAPE = (2, 3, 2)
 

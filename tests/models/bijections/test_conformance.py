@@ -21,27 +21,18 @@ from torch import Tensor
 
 import snf_models.bijections
 from snf_models.bijections import conformance
-from snf_models.bijections.actnorm import ActNorm
-from snf_models.bijections.additive_coupling import AdditiveCoupling, PlaceCoupling
+from snf_models.bijections.activations import Identity, SmoothLeakyReLU, SplineActivation
+from snf_models.bijections.autoregressive import AutoregressiveConv, EmergingConv, MaskedAutoregressive
 from snf_models.bijections.base import Bijection, ChannelAffine, Conditional, Elementwise, SelfNormalizing
+from snf_models.bijections.channels import ActNorm, ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1, Squeeze
 from snf_models.bijections.conformance import Case, Shape, build, inputs
-from snf_models.bijections.conv1x1 import ExactConv1x1, LUConv1x1, SelfNormalizingConv1x1
-from snf_models.bijections.convolution import ExactConv, SelfNormalizingConv
-from snf_models.bijections.coupling import AffineCoupling, HalfCoupling, SplineCoupling
-from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
-from snf_models.bijections.emerging import AutoregressiveConv, EmergingConv
-from snf_models.bijections.exponential import ExponentialConv
-from snf_models.bijections.identity import Identity
+from snf_models.bijections.convolution import ExactConv, SelfNormalizingConv, TwoLayerInverseConv
+from snf_models.bijections.coupling import AdditiveCoupling, AffineCoupling, HalfCoupling, PlaceCoupling, SplineCoupling
+from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense, WoodburyConv
 from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine
-from snf_models.bijections.masked_autoregressive import MaskedAutoregressive
-from snf_models.bijections.matrix_inverse import MatrixInverse
-from snf_models.bijections.periodic import PeriodicConv
+from snf_models.bijections.matrices import MatrixInverse
 from snf_models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
-from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from snf_models.bijections.spline import SplineActivation
-from snf_models.bijections.squeeze import Squeeze
-from snf_models.bijections.two_layer_inverse import TwoLayerInverseConv
-from snf_models.bijections.woodbury import WoodburyConv
+from snf_models.bijections.spectral import ExponentialConv, PeriodicConv
 from tests.models.helpers import real_images
 from tests.support.unmeasured import unmeasured
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from snf_models.bijections.activations import SmoothLeakyReLU
 from snf_models.bijections.base import Bijection, LogDetGradient, Shape
+from snf_models.bijections.channels import LUConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.conformance import jacobian_log_det, randomise
-from snf_models.bijections.conv1x1 import LUConv1x1, SelfNormalizingConv1x1
-from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense
+from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense, WoodburyConv
 from snf_models.bijections.frozen import FrozenAffine
-from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from snf_models.bijections.woodbury import WoodburyConv
 
 IMAGE: Shape = (2, 1, 3)
 D = 6

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from snf_models.bijections.base import LogDetGradient
+from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
-from snf_models.bijections.each_matrix import inverses, log_abs_dets, solutions
 from snf_models.bijections.local_affine import (
     ExactLocalAffine,
     SelfNormalizingLocalAffine,
     cell_of_places,
     places_of_cells,
 )
+from snf_models.bijections.matrices import inverses, log_abs_dets, solutions
 from snf_models.threads import torch_threads
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from snf_models.bijections.autoregressive import MaskedAutoregressive
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.masked_autoregressive import MaskedAutoregressive
 
 
 def random_layer(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.dense import SelfNormalizingDense
-from snf_models.bijections.matrix_inverse import MatrixInverse
+from snf_models.bijections.matrices import MatrixInverse
 
 D = 40
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from snf_models.bijections import convolution
-from snf_models.bijections import nearest_inverse as module
+from snf_models.bijections import convolution_matrix as module
 from snf_models.bijections.convolution import ExactConv
 from snf_models.bijections.convolution_matrix import (
     FactorisedConvolution,
@@ -17,8 +17,8 @@ from snf_models.bijections.convolution_matrix import (
     flip,
     materialise,
     multiplicity,
+    nearest_inverse,
 )
-from snf_models.bijections.nearest_inverse import nearest_inverse
 from tests.models.bijections.convolutions import matrix, near_identity, placements
 
 KERNELS = pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (1, 3), (3, 3), (5, 3)], ids=str)

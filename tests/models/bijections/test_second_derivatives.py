@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from snf_models.bijections.autograd_calls import call
-from snf_models.bijections.base import SelfNormalizing
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
-from snf_models.bijections.convolution import ExactConv, SelfNormalizingConv
-from snf_models.bijections.coupling_products import CouplingProducts
+from snf_models.bijections.base import SelfNormalizing, call
+from snf_models.bijections.channels import SelfNormalizingConv1x1
+from snf_models.bijections.convolution import ExactConv, SelfNormalizingConv, TwoLayerInverseConv
+from snf_models.bijections.coupling import CouplingProducts
 from snf_models.bijections.dense import RelativeGradientDense, SelfNormalizingDense
 from snf_models.bijections.local_affine import SelfNormalizingLocalAffine
-from snf_models.bijections.two_layer_inverse import TwoLayerInverseConv
-from snf_models.flows.recomputation import apply_layers
+from snf_models.flows.flow import apply_layers
 from tests.models.bijections.convolutions import normal
 
 SHAPE = (2, 4, 3)

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from snf_models.bijections.actnorm import ActNorm
-from snf_models.bijections.additive_coupling import PlaceCoupling
 from snf_models.bijections.base import Bijection
+from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1, Squeeze
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.coupling import PlaceCoupling
 from snf_models.bijections.pixels import AffinePixels, LogitPixels
-from snf_models.bijections.squeeze import Squeeze
 from snf_models.errors import UninitializedModel
 from tests.models.bijections.test_conformance import marginal_pixels
 from tests.models.helpers import real_images

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from snf_models.bijections.autoregressive import AutoregressiveConv, EmergingConv, skew, unskew
 from snf_models.bijections.base import Bijection, Shape
 from snf_models.bijections.conformance import jacobian_log_det, randomise
-from snf_models.bijections.emerging import AutoregressiveConv, EmergingConv, skew, unskew
-from snf_models.bijections.exponential import ExponentialConv, apply_exponential, terms_needed
-from snf_models.bijections.periodic import PeriodicConv, transfer
+from snf_models.bijections.spectral import ExponentialConv, PeriodicConv, apply_exponential, terms_needed, transfer
 from snf_models.threads import torch_threads
 from tests.models.bijections.convolutions import matrix, near_identity, normal
 

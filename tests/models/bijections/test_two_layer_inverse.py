@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from snf_models.bijections.base import Shape
-from snf_models.bijections.convolution import SelfNormalizingConv
+from snf_models.bijections.convolution import SelfNormalizingConv, TwoLayerInverseConv, place
 from snf_models.bijections.convolution_matrix import FactorisedConvolution, Size, flip
-from snf_models.bijections.two_layer_inverse import TwoLayerInverseConv, place
 from snf_models.flows.architecture import ConvolutionalArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.training.config import TrainingConfig

@@ -23,10 +23,10 @@ from snf_models.disk import folder_bytes
 from snf_models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from snf_models.images import ImageFacts, choose_preprocessing, provenance_warning
 from snf_models.loading.load_flows import load_artifact
+from snf_models.pipeline.presets import PRESETS
+from snf_models.pipeline.run import train
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
-from snf_models.training.presets import PRESETS
-from snf_models.training.run import train
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped

@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.dense import ExactDense
 from snf_models.flows.architecture import PixelTransform
-from snf_models.flows.distribution import FlowDistribution
-from snf_models.flows.layers.couplings import AffineCouplingSpec
-from snf_models.flows.layers.elementwise import SmoothLeakyReLUSpec, SplineSpec
-from snf_models.flows.layers.linear import ExactDenseSpec, LUOneByOneSpec, RelativeDenseSpec, SelfNormalizingDenseSpec
-from snf_models.flows.layers.spec import LayerSpec
-from snf_models.flows.vectors import STEP, vector_flow
+from snf_models.flows.distribution import STEP, FlowDistribution, vector_flow
+from snf_models.flows.layers import (
+    AffineCouplingSpec,
+    ExactDenseSpec,
+    LayerSpec,
+    LUOneByOneSpec,
+    RelativeDenseSpec,
+    SelfNormalizingDenseSpec,
+    SmoothLeakyReLUSpec,
+    SplineSpec,
+)
 from tests.models.helpers import dequantised, glow, real_images
 
 PIXELS: tuple[PixelTransform, ...] = ("affine", "logit", "marginal")

@@ -12,22 +12,25 @@ from scipy.integrate import trapezoid
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from snf_models.bijections.autoregressive import MaskedAutoregressive
 from snf_models.bijections.conformance import jacobian_log_det, randomise
 from snf_models.bijections.coupling import AffineCoupling, SplineCoupling
-from snf_models.bijections.masked_autoregressive import MaskedAutoregressive
 from snf_models.bijections.pixels import LogitPixels
 from snf_models.errors import ArchitectureInvalid
 from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.build import build_flow, describe_flow
-from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.distribution import FlowDistribution, GaussianBase, vector_flow
 from snf_models.flows.flow import Flow, Level
-from snf_models.flows.gaussian_base import GaussianBase
-from snf_models.flows.layers.couplings import AffineCouplingSpec, MaskedAutoregressiveSpec, SplineCouplingSpec
-from snf_models.flows.layers.linear import LUOneByOneSpec, SelfNormalizingOneByOneSpec
-from snf_models.flows.layers.spec import LayerSpec
-from snf_models.flows.vectors import vector_flow
+from snf_models.flows.layers import (
+    AffineCouplingSpec,
+    LayerSpec,
+    LUOneByOneSpec,
+    MaskedAutoregressiveSpec,
+    SelfNormalizingOneByOneSpec,
+    SplineCouplingSpec,
+)
+from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.scoring.frozen import freeze
-from snf_models.training.architecture_file import parse_architecture
 from tests.models.helpers import dequantised, real_images
 
 STEPS: dict[str, tuple[LayerSpec, ...]] = {

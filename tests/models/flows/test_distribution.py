@@ -19,19 +19,15 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from snf_models.bijections.actnorm import ActNorm
 from snf_models.bijections.base import SelfNormalizing
+from snf_models.bijections.channels import ActNorm
 from snf_models.bijections.conformance import jacobian_log_det, mark_initialized, randomise
 from snf_models.bijections.coupling import AffineCoupling
 from snf_models.bijections.pixels import LogitPixels, MarginalPixels
 from snf_models.errors import SamplesUnsupported
-from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.distribution import STEP, FlowDistribution, GaussianBase, vector_flow
 from snf_models.flows.flow import Flow, Level
-from snf_models.flows.gaussian_base import GaussianBase
-from snf_models.flows.layers.elementwise import ActNormSpec
-from snf_models.flows.layers.linear import ExactOneByOneSpec, SelfNormalizingDenseSpec
-from snf_models.flows.layers.spec import LayerSpec, layer_types
-from snf_models.flows.vectors import STEP, vector_flow
+from snf_models.flows.layers import ActNormSpec, ExactOneByOneSpec, LayerSpec, SelfNormalizingDenseSpec, layer_types
 from snf_models.loading.load_flows import load_distribution
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig

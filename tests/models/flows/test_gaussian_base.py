@@ -15,11 +15,9 @@ from torch.distributions import (
 )
 
 from snf_models.bijections.conformance import randomise
-from snf_models.flows.distribution import FlowDistribution
+from snf_models.flows.distribution import FlowDistribution, GaussianBase, vector_flow
 from snf_models.flows.flow import latent_shapes
-from snf_models.flows.gaussian_base import GaussianBase
-from snf_models.flows.layers.linear import LUOneByOneSpec
-from snf_models.flows.vectors import vector_flow
+from snf_models.flows.layers import LUOneByOneSpec
 from tests.models.flows.densities import linear, points, vectors
 from tests.models.helpers import dequantised, glow, real_images
 

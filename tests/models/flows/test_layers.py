@@ -9,24 +9,27 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.activations import Identity, SmoothLeakyReLU
 from snf_models.bijections.base import Bijection
+from snf_models.bijections.channels import ActNorm, Squeeze
 from snf_models.bijections.convolution_matrix import half_bandwidth
-from snf_models.bijections.exponential import ExponentialConv
-from snf_models.bijections.identity import Identity
-from snf_models.bijections.periodic import transfer
 from snf_models.bijections.pixels import AffinePixels
-from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from snf_models.bijections.squeeze import Squeeze
+from snf_models.bijections.spectral import ExponentialConv, transfer
 from snf_models.errors import ArchitectureInvalid
-from snf_models.flows.architecture import LayeredArchitecture
+from snf_models.flows.architecture import MAX_LAYERS, MAX_PARAMETERS, LayeredArchitecture
 from snf_models.flows.build import build_flow, describe_flow
 from snf_models.flows.flow import Flow, Level
-from snf_models.flows.layers.convolutions import ExactConvolutionSpec
-from snf_models.flows.layers.spec import GROUP, LayerSpec, describe_layer, find_layer_type, layer_types, register
-from snf_models.flows.level_specs import MAX_LAYERS, MAX_PARAMETERS
+from snf_models.flows.layers import (
+    GROUP,
+    ExactConvolutionSpec,
+    LayerSpec,
+    describe_layer,
+    find_layer_type,
+    layer_types,
+    register,
+)
+from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.scoring.frozen import freeze
-from snf_models.training.architecture_file import parse_architecture
 from tests.models.bijections.test_conformance import CASES
 
 SHAPE = (5, 6, 4)
@@ -182,8 +185,8 @@ def test_what_cannot_be_built_is_refused_in_words(document: dict[str, Any], text
 def test_a_package_adds_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "third_party_flow.py").write_text(
         "from typing import Literal\n"
-        "from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU\n"
-        "from snf_models.flows.layers.spec import LayerSpec\n"
+        "from snf_models.bijections.activations import SmoothLeakyReLU\n"
+        "from snf_models.flows.layers import LayerSpec\n"
         "class GentleReLU(SmoothLeakyReLU):\n"
         "    def __init__(self, alpha=0.5):\n"
         "        super().__init__(alpha)\n"
@@ -215,7 +218,7 @@ def test_a_package_adds_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: py
 def test_a_name_belongs_to_one_type() -> None:
     class Impostor(LayerSpec):
         type: str = "actnorm"
-        bijection = "snf_models.bijections.squeeze:Squeeze"
+        bijection = "snf_models.bijections.channels:Squeeze"
 
     with pytest.raises(ValueError, match="expected a new name of a layer type, got 'actnorm', which ActNormSpec has"):
         register(Impostor)
@@ -223,7 +226,7 @@ def test_a_name_belongs_to_one_type() -> None:
 
 
 def test_a_manifest_never_names_a_module() -> None:
-    for name in ("os:system", "snf_models.bijections.actnorm:ActNorm", "__main__:x"):
+    for name in ("os:system", "snf_models.bijections.channels:ActNorm", "__main__:x"):
         with pytest.raises(ValidationError, match="expected a layer type of"):
             LayeredArchitecture.model_validate(file_of({"type": name}))
     with pytest.raises(ValidationError, match="bijection"):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from snf_models.features.flows import TrainedFlows, build_flows
-from snf_models.flows.no_init import NoRandomness
-from snf_models.training.presets import PRESETS
+from snf_models.flows.build import NoRandomness
+from snf_models.pipeline.presets import PRESETS
 
 
 def layout(flow: TrainedFlows) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.architectures import TOLERANCE, compare, random_architecture
-from snf_models.flows.layers.spec import layer_types
+from snf_models.flows.layers import layer_types
 
 SEEDS = range(26)
 """Each type of layer is in three of the flows at least, as in those of forty seeds."""

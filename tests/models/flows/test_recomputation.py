@@ -21,8 +21,8 @@ from snf_models.flows.architecture import (
 )
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
+from snf_models.pipeline.loop import Trainer
 from snf_models.training.config import TrainingConfig
-from snf_models.training.loop import Trainer
 from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, real_images
 

@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from snf_models.bijections.actnorm import ActNorm
 from snf_models.bijections.base import Bijection
-from snf_models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
+from snf_models.bijections.channels import ActNorm, ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.errors import ArchitectureInvalid
 from snf_models.flows.architecture import GlowArchitecture

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snf_models.bijections.actnorm import ActNorm
 from snf_models.bijections.base import Bijection
+from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
 from snf_models.bijections.conformance import mark_initialized, randomise
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
 from snf_models.bijections.coupling import AffineCoupling
 from snf_models.flows.flow import standard_normal_log_prob
 from snf_models.scorer import Scorer

@@ -12,9 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.channels import ActNorm, ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.conformance import jacobian_log_det, randomise
-from snf_models.bijections.conv1x1 import ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.datasets import load_dataset
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow

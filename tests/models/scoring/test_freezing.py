@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from snf_models.bijections.base import Bijection
+from snf_models.bijections.channels import ExactConv1x1, LUConv1x1
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.conv1x1 import ExactConv1x1, LUConv1x1
 from snf_models.bijections.convolution import ExactConv
 from snf_models.bijections.dense import ExactDense
-from snf_models.bijections.exponential import ExponentialConv
 from snf_models.bijections.frozen import FrozenAffine
 from snf_models.bijections.pixels import AffinePixels
+from snf_models.bijections.spectral import ExponentialConv
 from snf_models.errors import SingularLayer
 from snf_models.flows.flow import Flow, Level
 from snf_models.scoring.frozen import constant_log_dets, freeze, require_invertible

@@ -29,11 +29,11 @@ from snf_models.features.flows import FeatureFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import folds_of_fit
 from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig
-from snf_models.training.presets import find_preset
-from snf_models.training.run import folds_of_fit
 from snf_runtime.anomaly.judged import JudgedImage
 from snf_runtime.anomaly.pixel_contributions import tile_maps
 from snf_runtime.anomaly.statistics.features import FeatureFamily
@@ -398,7 +398,7 @@ def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkey
     assert images_in_memory(large, architecture) == 30
     dataset, events = load_dataset(TRAINED_ON, None, store, as_seen(scorer.preprocessing)), []
     assert folds_of_fit(dataset, architecture, events.append) is dataset.whole_folds
-    monkeypatch.setattr("snf_models.training.run.MAX_FOLDED_BYTES", 1000)
+    monkeypatch.setattr("snf_models.pipeline.run.MAX_FOLDED_BYTES", 1000)
     assert folds_of_fit(dataset, architecture, events.append) is None
     assert [event["event"] for event in events] == ["log"]
 

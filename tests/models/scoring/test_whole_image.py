@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snf_models.bijections.activations import SplineActivation
 from snf_models.bijections.coupling import AffineCoupling
-from snf_models.bijections.spline import SplineActivation
 from snf_models.datasets import load_dataset
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow

@@ -15,11 +15,11 @@ import torch
 from snf_models.bijections.dense import SelfNormalizingDense
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.datasets import Dataset
+from snf_models.errors import Interrupted
 from snf_models.flows.flow import Flow, Level
+from snf_models.pipeline.loop import release_memory
+from snf_models.pipeline.run import train
 from snf_models.training.config import TrainingConfig
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.run import train
-from snf_models.training.step_memory import release_memory
 
 SIDE = 3072
 """Rows of a matrix, which glibc would map anew each time."""

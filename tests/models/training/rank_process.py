@@ -18,17 +18,15 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+import snf_models.pipeline.schedule
 import snf_models.training.divergence
-import snf_models.training.validation_plan
 from snf_models.datasets import Dataset
-from snf_models.errors import RanksUnfit, TrainingDiverged
+from snf_models.errors import Interrupted, RanksUnfit, TrainingDiverged
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import PRESETS
+from snf_models.pipeline.schedule import PhaseSteps, Schedule
 from snf_models.training.config import TrainingConfig
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import PRESETS
-from snf_models.training.schedule import Schedule
-from snf_models.training.validation_plan import PhaseSteps
 from tests.models.helpers import real_images
 
 Run = Mapping[str, Any]
@@ -112,7 +110,7 @@ def train(
 
 def main() -> None:
     """Take all trainings, with a report for each step and validations that may be four steps apart."""
-    snf_models.training.validation_plan.STEPS_BETWEEN_VALIDATIONS = 4
+    snf_models.pipeline.schedule.STEPS_BETWEEN_VALIDATIONS = 4
     snf_models.training.divergence.REPORT_SECONDS = 0
     snf_models.training.divergence.REPORT_SHARE = 1e9
     folder = Path(sys.argv[1])

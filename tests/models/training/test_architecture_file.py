@@ -16,15 +16,13 @@ import torch
 from pydantic import TypeAdapter
 
 from snf_models.artifacts.manifest import read_manifest
-from snf_models.bijections.actnorm import ActNorm
+from snf_models.bijections.activations import SmoothLeakyReLU
 from snf_models.bijections.base import Bijection
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
 from snf_models.bijections.coupling import AffineCoupling
-from snf_models.bijections.dense import SelfNormalizingDense
-from snf_models.bijections.periodic import PeriodicConv
+from snf_models.bijections.dense import SelfNormalizingDense, WoodburyConv
 from snf_models.bijections.pixels import LogitPixels
-from snf_models.bijections.smooth_leaky_relu import SmoothLeakyReLU
-from snf_models.bijections.woodbury import WoodburyConv
+from snf_models.bijections.spectral import PeriodicConv
 from snf_models.datasets import Dataset
 from snf_models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken
 from snf_models.flows.architecture import (
@@ -35,21 +33,21 @@ from snf_models.flows.architecture import (
 )
 from snf_models.flows.build import build_flow, describe_flow
 from snf_models.flows.flow import Flow, Level
-from snf_models.flows.layers.spec import LayerSpec, describe_layer, layer_types
+from snf_models.flows.layers import LayerSpec, describe_layer, layer_types
 from snf_models.loading.load_flows import load_artifact, load_flows
 from snf_models.loading.verification import verify_model
-from snf_models.scorer import Scorer
-from snf_models.scoring.frozen import constant_log_dets
-from snf_models.scoring.options import EngineOptions
-from snf_models.training.architecture_file import (
+from snf_models.pipeline.architecture_file import (
     ArchitectureFile,
     document_of,
     find_recipe,
     parse_architecture,
     read_architecture_file,
 )
-from snf_models.training.presets import PRESETS
-from snf_models.training.run import train
+from snf_models.pipeline.presets import PRESETS
+from snf_models.pipeline.run import train
+from snf_models.scorer import Scorer
+from snf_models.scoring.frozen import constant_log_dets
+from snf_models.scoring.options import EngineOptions
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
 

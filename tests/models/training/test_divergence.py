@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from snf_models.errors import TrainingDiverged
-from snf_models.training.averaging import average
+from snf_models.pipeline.loop import Trainer
 from snf_models.training.config import TrainingConfig
 from snf_models.training.divergence import DIVERGED_REPORTS, ReportHistory, SkippedSteps, Skips
-from snf_models.training.loop import Trainer
 from snf_models.training.objective import Loss
+from snf_models.training.optimizer import average
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, run, trainer_in
 

@@ -11,11 +11,11 @@ import pytest
 
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.datasets import Dataset, load_dataset
+from snf_models.pipeline import artifact as module
+from snf_models.pipeline.artifact import EvaluationPlan, EvaluationTimeLeft
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
-from snf_models.training import evaluation_plan as module
-from snf_models.training.evaluation_plan import EvaluationPlan, EvaluationTimeLeft
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from tests.models.training.runs import TORCH, small_digits
 
 DIGITS = load_dataset("mnist-mini", None)

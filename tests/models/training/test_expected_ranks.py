@@ -14,13 +14,12 @@ from snf_models.datasets.dataset import DatasetSummary
 from snf_models.errors import AlphaUnattainable, DatasetUnfit
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
+from snf_models.pipeline.presets import ExpectedRanks, find_preset
+from snf_models.pipeline.run import train
 from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
-from snf_models.training.expected_ranks import ExpectedRanks
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from tests.models.datasets.sample_files import npz, source
 from tests.models.helpers import real_images
 

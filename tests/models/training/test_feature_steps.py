@@ -16,13 +16,12 @@ from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizing
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.features.flows import FeatureFlows
 from snf_models.flows.architecture import FeatureArchitecture, Linear
+from snf_models.pipeline import feature_fit as feature_steps
+from snf_models.pipeline.feature_fit import FittedFeatures, StepsOutcome, StepsPlan, StepsTrial, fit_features
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
-from snf_models.training import feature_steps
-from snf_models.training.feature_steps import StepsOutcome, StepsPlan, StepsTrial
-from snf_models.training.fit_feature_flows import FittedFeatures, fit_features
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from tests.support.backbones import backbone_folder
 
 SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000

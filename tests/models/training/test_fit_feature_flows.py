@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snf_models.bijections.local_affine import SelfNormalizingLocalAffine
 from snf_models.features.fit import FeatureMoments, FitChoice, fit_layer
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_models.training.fit_feature_flows import FittedFeatures, fit_features
+from snf_models.pipeline.feature_fit import FittedFeatures, fit_features
 from tests.models.helpers import real_images
 
 SHAPE, GROUPS = (3, 4, 4), (2, 3)

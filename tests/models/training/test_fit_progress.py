@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from snf_models.datasets import DatasetStore, load_dataset
+from snf_models.pipeline.feature_fit import UNITS, passes_of_fit
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scoring.options import EngineOptions
-from snf_models.training.fit_feature_flows import UNITS, passes_of_fit
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
 from snf_worker.attempts.run_attempt import ProgressReporter
 from snf_worker.jobs.events import FILE, AttemptSummary, EventLog, read_chunk
 from tests.models.datasets.sample_files import pngs, source, zipped

@@ -14,20 +14,19 @@ import torch
 
 from snf_models.artifacts.card import model_card
 from snf_models.artifacts.manifest import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Manifest, read_manifest
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.datasets import load_dataset
+from snf_models.errors import Interrupted
 from snf_models.features.fit import FeatureMoments, choose, one_gaussian
+from snf_models.pipeline import schedule as validation_plan
+from snf_models.pipeline.artifact import independent_pixels, learned_inverse_error, measure_fitness
+from snf_models.pipeline.loop import TrainedFlow, Trainer
+from snf_models.pipeline.presets import PRESETS
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.scoring.flow_density import FlowDensity
 from snf_models.scoring.open_density import open_density
-from snf_models.training import validation_plan
 from snf_models.training.config import TrainingConfig
-from snf_models.training.fitness import independent_pixels, learned_inverse_error, measure_fitness
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import PRESETS
-from snf_models.training.run import train
-from snf_models.training.trained_flow import TrainedFlow
 from tests.models.helpers import QUICK
 from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact

@@ -13,9 +13,9 @@ from snf_models.datasets import Dataset
 from snf_models.errors import TrainingDiverged
 from snf_models.flows.architecture import ConvolutionalArchitecture, FullyConnectedArchitecture, GlowArchitecture
 from snf_models.flows.flow import Flow, walk
+from snf_models.pipeline.loop import Trainer
 from snf_models.training.config import TrainingConfig
 from snf_models.training.divergence import REPORT_SHARE, ReportHistory
-from snf_models.training.loop import Trainer
 from tests.models.helpers import CountedCalls, real_images
 
 SIDE = 8
@@ -90,7 +90,7 @@ def test_reports_compute_no_determinant(kind: str, tmp_path: Path, monkeypatch: 
 
 def test_a_validation_computes_every_log_det_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not once a batch of images."""
-    monkeypatch.setattr("snf_models.training.validation.BATCH", 30)
+    monkeypatch.setattr("snf_models.pipeline.loop.BATCH", 30)
     trainer, events = trainer_in(tmp_path, "glow", CONFIG.model_copy(update={"validation_images": 100}))
     calls: list[str] = []
     original = ChannelAffine.constant_log_det_at

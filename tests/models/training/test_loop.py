@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,20 @@ import torch
 from safetensors.torch import load_file
 
 from snf_models.artifacts.files import WEIGHTS
+from snf_models.bijections.devices import find_device
 from snf_models.datasets import Dataset, load_dataset
-from snf_models.devices import find_device
 from snf_models.disk import sha256_file
-from snf_models.errors import DatasetUnfit, DeviceNotFound, PresetNotFound
+from snf_models.errors import DatasetUnfit, DeviceNotFound, Interrupted, PresetNotFound
 from snf_models.loading.load_flows import load_artifact
+from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
-from snf_models.training.architecture_file import parse_architecture
 from snf_models.training.batches import Batches
 from snf_models.training.config import MAX_STEPS, TrainingConfig
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
-from snf_models.training.precision import training_precision
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
+from snf_models.training.optimizer import training_precision
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, run, small_digits, trainer_in
 
@@ -276,8 +276,10 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert config.learning_rate_at(10, 1.0) == pytest.approx(0.001)
 
 
-def test_a_thread_prepares_the_batches_of_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(DIGITS.train, 64, 7)
+def test_a_thread_prepares_the_batches_of_an_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trainer_in(tmp_path)
+    trainer.state = replace(trainer.state, step=5)
+    batches = trainer.batches
     threads = []
     batch_of = Batches.batch
 
@@ -286,8 +288,9 @@ def test_a_thread_prepares_the_batches_of_an_accelerator(monkeypatch: pytest.Mon
         return batch_of(self, step)
 
     monkeypatch.setattr(Batches, "batch", batch)
-    monkeypatch.setattr("snf_models.training.batches.send", lambda tensor, device: (tensor, device))
-    ahead = batches.from_step(5, torch.device("cuda"))
+    monkeypatch.setattr("snf_models.pipeline.loop.send", lambda tensor, device: (tensor, device))
+    trainer.device = torch.device("cuda")
+    ahead = trainer._batches()
     for step in (5, 6, 7):
         tensor, device = next(ahead)
         assert device.type == "cuda"
@@ -295,7 +298,8 @@ def test_a_thread_prepares_the_batches_of_an_accelerator(monkeypatch: pytest.Mon
     ahead.close()
     assert {name.startswith("prefetch") for name in threads} == {True}
     assert not any(thread.name.startswith("prefetch") for thread in threading.enumerate())
-    assert torch.equal(next(batches.from_step(5, torch.device("cpu"))), batch_of(batches, 5))
+    trainer.device = torch.device("cpu")
+    assert torch.equal(next(trainer._batches()), batch_of(batches, 5))
     assert threads[-1] == threading.current_thread().name
 
 

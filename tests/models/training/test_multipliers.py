@@ -12,23 +12,24 @@ import torch
 from torch import Tensor
 
 from snf_models.bijections.base import SelfNormalizing, Shape
+from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.conformance import randomise
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
-from snf_models.bijections.convolution import SelfNormalizingConv
+from snf_models.bijections.convolution import SelfNormalizingConv, TwoLayerInverseConv
 from snf_models.bijections.dense import SelfNormalizingDense
-from snf_models.bijections.matrix_inverse import MatrixInverse
+from snf_models.bijections.matrices import MatrixInverse
 from snf_models.bijections.pixels import AffinePixels
-from snf_models.bijections.two_layer_inverse import TwoLayerInverseConv
 from snf_models.flows.flow import Flow, Level
 from snf_models.training.config import TrainingConfig
-from snf_models.training.multipliers import (
+from snf_models.training.objective import (
     DampedMultiplier,
     FixedMultiplier,
     GecoMultiplier,
     MultiplierRule,
+    SelfNormalizingObjective,
+    inverse_quality,
     make_multiplier,
+    operator_norm,
 )
-from snf_models.training.objective import SelfNormalizingObjective, inverse_quality, operator_norm
 from tests.models.helpers import QUICK, dequantised, real_images
 from tests.models.training.runs import run, trainer_in
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.flows.flow import Flow
 from snf_models.training.objective import Loss, self_normalizing_layers
 from tests.models.helpers import CountedCalls, dequantised, glow, real_images, training_loss

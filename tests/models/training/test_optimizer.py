@@ -15,7 +15,8 @@ from snf_models.errors import SettingUnsupported
 from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
-from snf_models.training.architecture_file import parse_architecture
+from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.presets import find_preset
 from snf_models.training.config import TrainingConfig
 from snf_models.training.optimizer import (
     MOMENTUM,
@@ -26,7 +27,6 @@ from snf_models.training.optimizer import (
     make_optimizer,
     orthogonalize,
 )
-from snf_models.training.presets import find_preset
 
 RATE = 0.01
 SHAPE = 1, 8, 8

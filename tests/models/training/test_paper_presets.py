@@ -16,9 +16,9 @@ from snf_models.bijections.pixels import LogitPixels
 from snf_models.datasets import Dataset, Images, load_dataset
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
+from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.frozen import constant_log_dets
 from snf_models.training.objective import self_normalizing_layers
-from snf_models.training.presets import find_preset
 from snf_runtime.images.dequantisation import content_noise
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from snf_models.pipeline.presets import PRESETS, parameter_groups, preset_defaults
 from snf_models.training.config import TrainingConfig
-from snf_models.training.parameter_texts import parameter_groups, preset_defaults
-from snf_models.training.presets import PRESETS
 from tests.support.documents import check_table
 from tests.support.paths import ROOT
 

@@ -9,7 +9,7 @@ import torch
 
 from snf_models.bijections.coupling import CouplingNet
 from snf_models.training.config import TrainingConfig
-from snf_models.training.precision import lay_out_coupling_nets, training_precision
+from snf_models.training.optimizer import lay_out_coupling_nets, training_precision
 from tests.models.helpers import glow
 
 

@@ -13,9 +13,9 @@ import pytest
 from snf_models.datasets import Dataset
 from snf_models.errors import DatasetUnfit
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
-from snf_models.training import loop
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import PRESETS, find_preset
+from snf_models.pipeline import loop
+from snf_models.pipeline.loop import Trainer
+from snf_models.pipeline.presets import PRESETS, find_preset
 from tests.models.helpers import real_images
 
 OF_PIXELS = {name for name, preset in PRESETS.items() if preset.family not in ("features", "hybrid")}

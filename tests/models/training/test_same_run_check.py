@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.errors import FolderTaken
-from snf_models.training.architecture_file import parse_architecture
+from snf_models.errors import FolderTaken, Interrupted
+from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import FILE, RunRecord, begun_config, claim_folder, train
 from snf_models.training.config import MAX_STEPS, TrainingConfig
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.presets import find_preset
-from snf_models.training.run import train
-from snf_models.training.same_run_check import FILE, RunRecord, begun_config, claim_folder
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, small_digits
 

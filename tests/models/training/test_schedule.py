@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from snf_models.datasets import DatasetSummary
-from snf_models.training import schedule as module
-from snf_models.training.checkpoint import TrainingState
-from snf_models.training.config import MAX_STEPS, TrainingConfig
-from snf_models.training.schedule import Schedule
-from snf_models.training.validation_plan import (
+from snf_models.pipeline import schedule as module
+from snf_models.pipeline.checkpoint import TrainingState
+from snf_models.pipeline.schedule import (
     MIN_IMAGES,
     VALIDATION_SHARE,
     PhaseSteps,
+    Schedule,
     phases_in_steps,
     plan_validations,
 )
+from snf_models.training.config import MAX_STEPS, TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import run, trainer_in
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.training import step_memory
+from snf_models.pipeline import loop as step_memory
 from tests.models.training.memory_process import SIDE
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
@@ -24,7 +24,7 @@ BLOCK = 40 * 2**20
 BLOCKS = f"""
 import resource
 import numpy as np
-from snf_models.training.step_memory import kept_memory, release_memory
+from snf_models.pipeline.loop import kept_memory, release_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

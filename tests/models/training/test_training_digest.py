@@ -9,8 +9,8 @@ import pytest
 
 from snf_models.datasets import Dataset
 from snf_models.flows.architecture import GlowArchitecture
+from snf_models.pipeline.checkpoint import identity_of
 from snf_models.training.config import TrainingConfig
-from snf_models.training.training_digest import identity_of
 
 GLOW = (
     '{"channels":1,"height":28,"width":28,"pixel_transform":"marginal","family":"glow","levels":2,"steps":8,'

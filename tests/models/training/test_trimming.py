@@ -14,16 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from snf_models.datasets import Dataset
-from snf_models.errors import TrainingDiverged
+from snf_models.errors import Interrupted, TrainingDiverged
 from snf_models.flows.flow import Flow
+from snf_models.pipeline.loop import Trainer, trimmed_bits_per_dim, validation_bits_per_dim
+from snf_models.pipeline.presets import PRESETS
 from snf_models.scoring.frozen import freeze
 from snf_models.training.config import TrainingConfig
-from snf_models.training.interrupted import Interrupted
-from snf_models.training.loop import Trainer
-from snf_models.training.objective import SelfNormalizingObjective
-from snf_models.training.presets import PRESETS
-from snf_models.training.trimming import WINDOW, Suspects
-from snf_models.training.validation import trimmed_bits_per_dim, validation_bits_per_dim
+from snf_models.training.objective import WINDOW, SelfNormalizingObjective, Suspects
 from tests.models.helpers import QUICK, dequantised, glow, real_images
 
 SHAPE = (1, 16, 16)

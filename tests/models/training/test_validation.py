@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 
 from snf_models.datasets import Dataset
+from snf_models.pipeline import loop as validation
+from snf_models.pipeline.loop import Trainer, validation_bits_per_dim, write_preview
+from snf_models.pipeline.presets import PRESETS
 from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze
-from snf_models.training import validation
-from snf_models.training.loop import Trainer
-from snf_models.training.presets import PRESETS
-from snf_models.training.validation import validation_bits_per_dim, write_preview
 from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.images.dequantisation import content_noise
 from tests.models.helpers import QUICK, glow, real_images
@@ -91,7 +90,7 @@ def test_a_preview_that_fails_ends_no_run(error: Exception, tmp_path: Path, monk
     def fail(*_arguments: object) -> Path:
         raise error
 
-    monkeypatch.setattr("snf_models.training.loop.write_preview", fail)
+    monkeypatch.setattr("snf_models.pipeline.loop.write_preview", fail)
     images = real_images(60, 16)
     dataset = Dataset("digits-16", images[:40], images[40:], images[40:], images[40:], "digest")
     config = QUICK.model_copy(update={"max_steps": 1})

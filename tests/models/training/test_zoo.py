@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from snf_models.artifacts.manifest import read_manifest
-from snf_models.bijections.actnorm import ActNorm
-from snf_models.bijections.conv1x1 import SelfNormalizingConv1x1
+from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
 from snf_models.datasets import load_dataset
 from snf_models.flows.build import build_flow
 from snf_models.registry.registry import ZOO

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from snf_models.disk import remove_folder
-from snf_models.errors import TrainingDiverged
+from snf_models.errors import Interrupted, TrainingDiverged
 from snf_models.registry.registry import Registry
-from snf_models.training.interrupted import Interrupted
 from snf_worker.errors import JobConflict, RunNotFound, StaleAttempt
 from snf_worker.jobs.runs import CRASHED, MAX_POINTS, RECORD, RunRecorder, RunStore, record_failure, recorded_run
 from snf_worker.settings import Settings

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snf_models.disk import storage_error, storage_errors, waits_for_room
-from snf_models.errors import ModelsError, RayUnavailable
-from snf_models.training.interrupted import Interrupted
+from snf_models.errors import Interrupted, ModelsError, RayUnavailable
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown, StaleAttempt
 from snf_worker.jobs.events import EventLog
@@ -394,7 +393,7 @@ def explain(problem: Exception, limit: int | None) -> dict[str, str]:
         return _error(problem.slug, problem.title, problem.detail)
     if isinstance(problem, ValidationError):
         return _error("invalid-parameters", "Invalid parameters", str(problem))
-    from snf_models.devices import OUT_OF_MEMORY, lack_of_memory
+    from snf_models.bijections.devices import OUT_OF_MEMORY, lack_of_memory
 
     lack = lack_of_memory(problem)
     if lack is None:

@@ -21,13 +21,12 @@ from snf_models.bulk.sources import DatasetImages, chosen_part_size
 from snf_models.bulk.work import BulkWork
 from snf_models.datasets.image_source import ImageSource
 from snf_models.disk import storage_errors, waits_for_room
-from snf_models.errors import LocationUnavailable, ModelsError
+from snf_models.errors import Interrupted, LocationUnavailable, ModelsError
 from snf_models.loading.model_files import ModelFiles, content_digest
 from snf_models.locations.location import Location, allowed_location
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_files
 from snf_models.threads import one_blas_thread
-from snf_models.training.interrupted import Interrupted
 from snf_runtime.anomaly.conformal import attainable_alpha
 from snf_worker.attempts.run_attempt import REPORT_S, Attempt, JobSpec, ProgressReporter, StopFlag, note_reporter
 from snf_worker.broker.connection import redis_client

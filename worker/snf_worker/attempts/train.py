@@ -7,13 +7,12 @@ from typing import Any
 
 from snf_models.artifacts.manifest import TrainingRecord, read_manifest
 from snf_models.datasets import Dataset, DatasetSummary, load_dataset
+from snf_models.pipeline.architecture_file import find_recipe
+from snf_models.pipeline.feature_fit import UNITS, passes_of_fit
+from snf_models.pipeline.presets import TrainingRecipe
+from snf_models.pipeline.run import begun_config, train
 from snf_models.scoring.options import EngineName
-from snf_models.training.architecture_file import find_recipe
 from snf_models.training.config import TrainingConfig
-from snf_models.training.fit_feature_flows import UNITS, passes_of_fit
-from snf_models.training.recipe import TrainingRecipe
-from snf_models.training.run import train
-from snf_models.training.same_run_check import begun_config
 from snf_worker.attempts.run_attempt import BEGAN, Attempt, JobSpec, ProgressReporter
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown

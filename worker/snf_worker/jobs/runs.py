@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from snf_models.disk import make_folder, remove_folder, remove_leftovers, write_atomically
-from snf_models.errors import ModelsError
-from snf_models.training.interrupted import Interrupted
+from snf_models.errors import Interrupted, ModelsError
 from snf_worker.errors import JobConflict, JobsError, RunNotFound
 from snf_worker.jobs.events import FILE as CURVE
 from snf_worker.jobs.events import CurveEvents, Event, EventLog, newest_attempt, read_curve, thin
@@ -355,7 +354,7 @@ def _id_in(folder: Path, store: RunStore) -> str:
 
 def _reason(error: BaseException | None) -> str | None:
     """Return why a run has failed; None if it was only interrupted, or ended by the broker or another attempt."""
-    from snf_models.devices import lack_of_memory  # noqa: PLC0415 - PyTorch takes seconds to import
+    from snf_models.bijections.devices import lack_of_memory  # noqa: PLC0415 - PyTorch takes seconds to import
 
     if not isinstance(error, Exception) or isinstance(error, Interrupted | JobsError):
         return None

@@ -219,7 +219,7 @@ def verify_upload(folder: Path, backbones: Path, progress: Progress) -> None:
 
 def find_problem(order: list[str], _progress: Progress) -> str | None:
     """Return a phrase that says why an uploaded model cannot be used, or None; runs in the sandboxed process."""
-    from snf_models.devices import lack_of_memory
+    from snf_models.bijections.devices import lack_of_memory
 
     folder, backbones = map(Path, order)
     try:

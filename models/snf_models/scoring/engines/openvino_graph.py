@@ -11,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snf_models.bijections.additive_coupling import FrozenAdditiveCoupling
+from snf_models.bijections.activations import FrozenSpline, Knots
+from snf_models.bijections.channels import FrozenSqueeze
 from snf_models.bijections.convolution import FrozenConvolution
 from snf_models.bijections.convolution_matrix import same_padding
-from snf_models.bijections.coupling import LOG_SCALE_BOUND, FrozenCoupling
+from snf_models.bijections.coupling import LOG_SCALE_BOUND, FrozenAdditiveCoupling, FrozenCoupling
 from snf_models.bijections.frozen import AffineMap, FrozenAffine, FrozenStep, Inverse
-from snf_models.bijections.spline import FrozenSpline, Knots
-from snf_models.bijections.squeeze import FrozenSqueeze
 from snf_models.scoring.frozen import FrozenFlow
 from snf_runtime.kinds import GraphPart
 from snf_runtime.scoring.engines.openvino_compile import Graph

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snf_models.artifacts.manifest import Precision
+from snf_models.bijections.devices import find_device
 from snf_models.bijections.frozen import FrozenAffine, Inverse, moved
-from snf_models.devices import find_device
 from snf_models.errors import EngineUnavailable
 from snf_models.scoring.frozen import FrozenFlow, FrozenLevel
 from snf_models.threads import torch_threads

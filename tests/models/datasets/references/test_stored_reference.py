@@ -15,8 +15,8 @@ from snf_models.datasets.image_source import ReferencedImages, StoredImages
 from snf_models.datasets.reference_index import EncodedImage
 from snf_models.datasets.references import ReferencedFiles
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
-from snf_models.images import ImageOptions
 from snf_models.locations.location import Location
+from snf_models.training.config import ImageOptions
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.referenced import FORMS, Form, NamedFile, digits, parquet_of, put
 

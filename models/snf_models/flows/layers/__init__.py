@@ -1,1 +1,0 @@
-"""Layer types: descriptions of layers as data, one for each bijection that can be a step of a flow."""
