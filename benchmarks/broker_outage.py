@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.faults_checks import newest_step, read_events
 from benchmarks.installation import PatientClient, end_all, machine, processes, running, snf_up, until
-from benchmarks.steady import Steady, readiness, score
+from benchmarks.repeated import Steady, readiness, score
 from snf_worker.broker.connection import broker_url
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.settings import Settings

@@ -3,17 +3,12 @@
 WHAT is
 
 - elpv: defective solar cells, over random splits, beside other scores of the same features;
-- choice: whether held-out likelihood chooses grid and shrinkage well;
 - ood: CIFAR-10 against SVHN, Fashion-MNIST against MNIST;
 - false-alarms: resplits of held-out images, and what is found by the number of good images;
-- darker: a scene that becomes darker, until the drift alarm and after recalibration;
 - exactness: T against float64, and the same image in other company;
 - limits: the smallest injected defects that pixels, features and both find;
-- mosaics: images of 4096x4096 and of 100 megapixels, scored tile by tile; ``--only`` fit, evidence or service;
 - fit, speed: timed, so run them on a quiet machine;
-- localisation: metrics of maps with masks against those of anomalib, and the filter of maps of pixels;
-- heat-maps: of twenty defective cells, to look at;
-- plots: pictures of the results (needs matplotlib).
+- localisation: metrics of maps with masks against those of anomalib, and the filter of maps of pixels.
 
 Results go to ``benchmarks/results/features_<what>.json`` and ``.md``. Features and evidence are kept in ``--folder``.
 """
@@ -33,18 +28,13 @@ from snf_models.errors import BackboneMissing
 CELLS = "elpv64.npz"
 WHAT = {
     "elpv": (CELLS,),
-    "choice": (CELLS,),
     "ood": ("mnist", "fashion-mnist", "cifar10", "svhn_test10k.npz"),
     "false-alarms": (CELLS, "mnist", "fashion-mnist", "cifar10", "svhn_test10k.npz"),
-    "darker": (CELLS, "mnist", "fashion-mnist", "cifar10"),
     "exactness": (CELLS,),
     "limits": (CELLS, "mnist", "fashion-mnist"),
-    "mosaics": (CELLS,),
     "fit": (CELLS,),
     "speed": (CELLS,),
     "localisation": (CELLS, "fashion-mnist", "cifar10"),
-    "heat-maps": (CELLS,),
-    "plots": (),
 }
 """What is measured, and the files and built-in datasets that it needs."""
 
@@ -55,21 +45,19 @@ def main() -> int:
         prog="python -m benchmarks.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=tuple(WHAT))
-    parser.add_argument("--seeds", type=int, default=20, help="elpv, choice: random splits")
+    parser.add_argument("--seeds", type=int, default=20, help="elpv: random splits")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
     parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
-    parser.add_argument("--again", action="store_true", help="elpv, choice, limits: measure anew what has a result")
+    parser.add_argument("--again", action="store_true", help="elpv, limits: measure anew what has a result")
     parser.add_argument(
         "--only",
         nargs="+",
-        help="elpv: parts, as baselines; false-alarms: cells, zoo or counts; limits: datasets; mosaics: fit, "
-        "evidence or service",
+        help="elpv: parts, as baselines; false-alarms: cells, zoo or counts; limits: datasets",
     )
     parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of the pixels of cells, each split")
     parser.add_argument("--coreset", type=float, default=0.01, help="elpv: share of the patches that PatchCore keeps")
-    parser.add_argument("--choice-splits", type=int, default=3)
     parser.add_argument("--models", nargs="+", help="ood: models of the zoo")
     parser.add_argument("--train", type=int, default=10_000, help="ood, limits: images that features are fitted to")
     parser.add_argument("--images", type=int, default=10_000, help="ood: most images of each part")
@@ -77,8 +65,6 @@ def main() -> int:
     parser.add_argument("--skip-baselines", action="store_true", help="ood: hybrid, features and pixels alone")
     parser.add_argument("--resplits", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs of each number of images")
-    parser.add_argument("--tile", type=int, default=256, help="mosaics: side of a tile")
-    parser.add_argument("--first", type=int, default=0, help="mosaics: number of the first, to test on untouched ones")
     parser.add_argument("--rounds", type=int, default=5, help="fit, speed: repetitions")
     arguments = vars(parser.parse_args())
     what = arguments.pop("what")
@@ -87,7 +73,7 @@ def main() -> int:
     arguments["only"] = arguments["only"] or getattr(module, "PARTS_OF_RUN", ())
     run = run_of({**arguments, "data_dir": folder})
     try:
-        (module.draw if what == "plots" else module.measure)(run)
+        module.measure(run)
     except (BackboneMissing, PeerUnavailable) as error:
         end(str(error))
     return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from safetensors.torch import save
 
-from benchmarks.elpv import cells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable
 from snf_models.datasets.dataset import Dataset, digest_of
@@ -75,6 +75,14 @@ class SolarCells:
         return CellSplit(seed, *(self.normal[rows] for rows in np.split(order, np.cumsum(SIZES))))
 
 
+def cells(path: Path) -> tuple[Pixels, Pixels]:
+    """Return functional and defective cells, ``(N, 1, 64, 64)``."""
+    with np.load(path, allow_pickle=False) as arrays:
+        images = next(arrays[name] for name in arrays.files if arrays[name].ndim == 3)[:, None]
+        probability = arrays["defect_probability"]
+    return images[probability == 0], images[probability == 1]
+
+
 def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDensity:
     """Return the density of the pixels of a split, by the flow of :func:`pixel_flow`."""
     flow, architecture = pixel_flow(run, split, minutes)
@@ -84,7 +92,7 @@ def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDen
 
 
 def pixel_flow(run: FeatureRun, split: CellSplit, minutes: float) -> tuple[Flow, GlowArchitecture]:
-    """Return a flow over pixels, as :mod:`benchmarks.elpv` trains it, with its architecture.
+    """Return a flow over pixels with its architecture.
 
     An earlier run is gone on with.
 

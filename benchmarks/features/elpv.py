@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.features.baselines import FeatureBaselines
 from benchmarks.features.cells import CellSplit, SolarCells, pixel_density
-from benchmarks.features.common import RESULTS, FeatureRun
+from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import FittedModel, fitted_model
 from benchmarks.features.lookup import LookupExtractor
 from benchmarks.features.measures import measured_by_rank, table
@@ -148,7 +147,7 @@ def report(document: dict[str, Any]) -> str:
                         scores.setdefault(name, []).append(found)
         if scores:
             lines += ["", f"## {title}", "", *table(scores)]
-    return "\n".join([*lines, "", *_against_patchcore(document), _of_pixels()]) + "\n"
+    return "\n".join([*lines, "", *_against_patchcore(document)]) + "\n"
 
 
 def _against_patchcore(document: dict[str, Any]) -> list[str]:
@@ -169,16 +168,3 @@ def _against_patchcore(document: dict[str, Any]) -> list[str]:
         f"({min(differences):+.3f} - {max(differences):+.3f}).",
         "",
     ]
-
-
-def _of_pixels() -> str:
-    """Return a sentence on the pixel model, from the results of :mod:`benchmarks.elpv`."""
-    path = RESULTS / "elpv.json"
-    if not path.exists():
-        return ""
-    found = json.loads(path.read_text())["cross-conformal over 300"]
-    auroc = found["auroc"]["combined"][0]
-    return (
-        f"The pixel model of `benchmarks.elpv` on seed 0, trained for 14 minutes: AUROC {auroc:.3f}, "
-        f"found at 5 %: {found['flagged_at_5_percent']['defective']:.1%}."
-    )

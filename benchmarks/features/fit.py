@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.elpv import cells
+from benchmarks.features.cells import cells
 from benchmarks.features.common import FeatureRun
 from snf_models.features.backbones import DEFAULT_FOLDER
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.elpv import cells
+from benchmarks.features.cells import cells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.patchcore import ANOMALIB
 from benchmarks.features.trained import trained_scorer

@@ -1,7 +1,7 @@
 """Our scorer and its peers side by side: ``python -m benchmarks.speed WHAT...``.
 
-WHAT is score, deviation, sample, train, http, startup, memory, growth, or all. Every figure but the deviations is a
-ratio of sides that take turns in one run, after warming up; what was measured stands in
+WHAT is score, sample, train, http, startup, or all. Every figure is a ratio of sides that take turns in one run, after
+warming up; what was measured stands in
 ``benchmarks/results/speed_<what>.json`` and ``.md`` after every row. Peers are installed from the package index into
 environments of their own (:mod:`benchmarks.speed.peers`).
 """
@@ -14,14 +14,12 @@ import os
 import signal
 from pathlib import Path
 
-from benchmarks.needs import data_dir
 from benchmarks.speed.context import Context
 from benchmarks.speed.machine import cores
 from benchmarks.speed.peers import ROOT
 from benchmarks.speed.results import RESULTS, Results
-from snf_models.datasets.builtin import FILES
 
-WHAT = ("score", "deviation", "sample", "train", "http", "startup", "memory", "growth")
+WHAT = ("score", "sample", "train", "http", "startup")
 
 
 def main() -> int:
@@ -39,8 +37,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     chosen = WHAT if "all" in arguments.what else tuple(dict.fromkeys(arguments.what))
-    if "deviation" in chosen:
-        data_dir(*FILES)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no server may be left behind
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     out = arguments.out or (ROOT / "var" / "speed" / "quick" if arguments.quick else RESULTS)

@@ -47,7 +47,7 @@ class WithoutExtras:
 
 
 def run(words: list[str]) -> tuple[int, str]:
-    """Run a command, such as ``benchmarks.gate --help``, in this process."""
+    """Run a command, such as ``benchmarks.drift --help``, in this process."""
     with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed), patch.object(sys, "argv", list(words)):
         try:
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -1,1 +1,0 @@
-"""Scoring of images by reference: nothing lost under kills, as fast as in memory, readable by others, over S3."""
