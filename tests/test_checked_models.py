@@ -1,6 +1,6 @@
 """Every layer type and preset: exported as trained, resumed as undisturbed, with bounded learned inverses, served.
 
-``pytest tests/test_checked_models.py --write-docs`` writes the table of docs/checked-models.md anew.
+``pytest tests/test_checked_models.py --write-docs`` writes the table of tests/tables/checked-models.md anew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.local import LOCAL
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
 
-PAGE = ROOT / "docs" / "checked-models.md"
+PAGE = ROOT / "tests" / "tables" / "checked-models.md"
 ROUNDING = 1e-14
 """Largest relative difference of a score in float64 by equal weights whose memory is ordered otherwise."""
 EQUAL, CLOSE = "equal", "within 1e-6"

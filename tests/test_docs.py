@@ -13,8 +13,6 @@ from tests.support.command_parser import find_command, options
 from tests.support.documents import PAGES, blocks, page_name, spans
 from tests.support.paths import ROOT
 
-WRONG_USAGE = ROOT / "docs" / "wrong-usage.md"
-"""Wrong commands, which tests/app/cli/test_wrong_usage.py runs."""
 OPTIONS = {*options(), "--labels", "--once", "--regions", "--threads"}
 """Options of all commands, of the programs in examples/, and of the runner of exported models."""
 
@@ -39,7 +37,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{page.name} points to #{anchor} of {target.name}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != WRONG_USAGE], ids=page_name)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_and_options_in_sentences_and_tables_exist(page: Path) -> None:
     for span in spans(page):
         match words := span.replace("'", "").split():

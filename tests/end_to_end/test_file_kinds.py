@@ -1,6 +1,6 @@
 """A hundred kinds of files by every way in: the same is done to a file everywhere, and none is passed over.
 
-``pytest tests/end_to_end/test_file_kinds.py --write-docs`` writes the table of docs/files.md anew.
+``pytest tests/end_to_end/test_file_kinds.py --write-docs`` writes the table of tests/tables/file-kinds.md anew.
 """
 
 import re
@@ -134,7 +134,7 @@ def test_client_and_console_have_the_same_policy() -> None:
 
 
 def test_the_document_shows_what_happens(seen: Seen, request: pytest.FixtureRequest) -> None:
-    check_table(ROOT / "docs" / "files.md", _markdown(seen), request.config)
+    check_table(ROOT / "tests" / "tables" / "file-kinds.md", _markdown(seen), request.config)
 
 
 def _markdown(seen: Seen) -> str:

@@ -1,4 +1,4 @@
-"""Every call by every role, without a key, to a wrong host and from another site: the table of `docs/api-roles.md`."""
+"""Every call by every role, without a key, to a wrong host and from another site: the table of `tests/tables/roles.md`."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from tests.support.own_thread import answers
 from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
 
-PAGE = ROOT / "docs" / "api-roles.md"
+PAGE = ROOT / "tests" / "tables" / "roles.md"
 WRITE = "SNF_WRITE_TABLES"
 """Set it to write the table into the page anew."""
 HEAD = (

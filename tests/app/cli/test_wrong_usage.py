@@ -1,6 +1,6 @@
 """Wrong usages of the command line: each says what is wrong, and its exit code tells a script whose fault it is.
 
-``pytest tests/app/cli/test_wrong_usage.py --write-docs`` writes the table of docs/wrong-usage.md anew.
+``pytest tests/app/cli/test_wrong_usage.py --write-docs`` writes the table of tests/tables/wrong-usage.md anew.
 """
 
 import os
@@ -208,4 +208,4 @@ def test_an_unexpected_error_is_no_anomaly(monkeypatch: pytest.MonkeyPatch, caps
 def test_the_document_shows_the_usages(request: pytest.FixtureRequest) -> None:
     rows = ["| command | exit code | message |", "|---|---|---|"]
     rows += [f"| `snf {command}` | {code} | {message} |" for command, code, message in WRONG]
-    check_table(ROOT / "docs" / "wrong-usage.md", "\n".join(rows) + "\n", request.config)
+    check_table(ROOT / "tests" / "tables" / "wrong-usage.md", "\n".join(rows) + "\n", request.config)
