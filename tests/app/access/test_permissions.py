@@ -1,4 +1,4 @@
-"""Every call by every role, without a key, to a wrong host and from another site: the table of `tests/tables/roles.md`."""
+"""Every call by every role, without a key, to a wrong host and from another site: `tests/tables/roles.md`."""
 
 import os
 from collections.abc import Callable, Iterator
