@@ -41,7 +41,6 @@ from snf_app.registry import endpoints as models
 from snf_app.runs import endpoints as runs
 from snf_app.samples import endpoints as samples
 from snf_app.scoring import endpoints as scores
-from snf_app.scoring import reference_distribution_endpoints as references
 from snf_app.state import AppState, open_state
 from snf_worker.settings import Settings
 
@@ -60,7 +59,7 @@ Every answer has the header `X-Request-Id`: that of the request, or a new one. A
 
 ROUTERS: tuple[Router, ...] = (
     *(scores.router, samples.router),
-    *(models.router, references.router, models.versions_router, audits.router, cards.router, artifacts.router),
+    *(models.router, scores.reference_router, models.versions_router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, runs.router, jobs.workers_router),
     *(inference.router, access.router, health.router, pages.router),

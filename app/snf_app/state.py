@@ -13,7 +13,6 @@ from snf_app.calibrations.recent_evidence import RecentEvidence
 from snf_app.datasets.uploads import DatasetUploads
 from snf_app.drift.monitor import DriftMonitor
 from snf_app.health.state_collector import StateCollector
-from snf_app.inference_protocol.service import InferenceService
 from snf_app.jobs.event_streams import EventStreams
 from snf_app.jobs.service import JobService
 from snf_app.jobs.store_monitor import JobStoreMonitor
@@ -22,10 +21,7 @@ from snf_app.metrics.registry import ServiceMetrics
 from snf_app.registry.imports import ModelUploads
 from snf_app.registry.loaded_memory import memory_limit
 from snf_app.registry.model_pool import ModelPool
-from snf_app.scoring.decoders import Decoders, DecodingLanes
-from snf_app.scoring.judging_pipeline import Judging
-from snf_app.scoring.large_images import LargeImages
-from snf_app.scoring.queue import ScoringQueue
+from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import ScoringService
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
@@ -35,9 +31,6 @@ from snf_worker.jobs.measured_trainings import MeasuredTrainings
 from snf_worker.jobs.store import JobLimits, JobStore
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.settings import Settings
-
-DECODERS = 2
-"""Threads that decode small images beside the scoring thread, and threads that decode large ones."""
 
 
 class AppState(TypedDict):
@@ -52,9 +45,8 @@ class AppState(TypedDict):
     registry: Registry
     model_pool: ModelPool
     model_uploads: ModelUploads
-    scoring_queue: ScoringQueue
+    fair_queue: FairQueue
     scoring_service: ScoringService
-    inference_service: InferenceService
     drift_monitor: DriftMonitor
     recent_evidence: RecentEvidence
     dataset_store: DatasetStore
@@ -84,13 +76,11 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     metrics = ServiceMetrics()
     registry = Registry(settings.registry_dir)
     model_pool = ModelPool(registry, settings.engine_options, memory_limit(settings))
-    scoring_queue = ScoringQueue(
+    fair_queue = FairQueue(
         settings.queue_images, settings.queue_requests, metrics, largest=settings.max_images_per_request
     )
-    decoders = DecodingLanes(small=Decoders(DECODERS), large=Decoders(DECODERS))
     drift_monitor = DriftMonitor(settings)
     recent_evidence = RecentEvidence()
-    judging = Judging(settings, model_pool, scoring_queue, metrics, drift_monitor, recent_evidence, large=LargeImages())
     job_service = JobService(
         settings=settings,
         registry=registry,
@@ -101,12 +91,12 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
         trainings=MeasuredTrainings(client, settings.key_prefix),
     )
 
-    scoring_queue.start()
+    fair_queue.start()
     model_pool.start()
     job_store_monitor.start()
     dataset_uploads.start()
     drift_monitor.start()
-    metrics.registry.register(StateCollector(scoring_queue, model_pool, job_store_monitor, drift_monitor))
+    metrics.registry.register(StateCollector(fair_queue, model_pool, job_store_monitor, drift_monitor))
     try:
         async with measure_loop_lag(metrics):
             yield AppState(
@@ -116,9 +106,10 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
                 registry=registry,
                 model_pool=model_pool,
                 model_uploads=ModelUploads(settings, registry, draining),
-                scoring_queue=scoring_queue,
-                scoring_service=ScoringService(judging, decoders),
-                inference_service=InferenceService(judging, decoders),
+                fair_queue=fair_queue,
+                scoring_service=ScoringService(
+                    settings, model_pool, fair_queue, metrics, drift_monitor, recent_evidence
+                ),
                 drift_monitor=drift_monitor,
                 recent_evidence=recent_evidence,
                 dataset_store=dataset_store,
@@ -133,8 +124,7 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
         draining.set()
         dataset_uploads.stop()
         job_store_monitor.stop()
-        decoders.close()
-        scoring_queue.close()
+        fair_queue.close()
         drift_monitor.close()
         model_pool.close()
         await event_streams.close()
@@ -157,9 +147,8 @@ DrainingDep = Annotated[threading.Event, _part("draining")]
 RegistryDep = Annotated[Registry, _part("registry")]
 ModelPoolDep = Annotated[ModelPool, _part("model_pool")]
 ModelUploadsDep = Annotated[ModelUploads, _part("model_uploads")]
-ScoringQueueDep = Annotated[ScoringQueue, _part("scoring_queue")]
+FairQueueDep = Annotated[FairQueue, _part("fair_queue")]
 ScoringServiceDep = Annotated[ScoringService, _part("scoring_service")]
-InferenceServiceDep = Annotated[InferenceService, _part("inference_service")]
 DriftMonitorDep = Annotated[DriftMonitor, _part("drift_monitor")]
 RecentEvidenceDep = Annotated[RecentEvidence, _part("recent_evidence")]
 

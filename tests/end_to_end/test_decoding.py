@@ -13,7 +13,7 @@ import pytest
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import serving
 from tests.end_to_end.support.uploads import half_a_post
-from tests.support.image_files import jpeg_of_scans, png
+from tests.support.image_files import jpeg_of_scans
 from tests.support.paths import DIGITS
 from tests.support.resizing import resizing_artifact
 
@@ -80,13 +80,3 @@ def processor_seconds(client: httpx.Client) -> float:
         line for line in client.get("/metrics").text.splitlines() if line.startswith("process_cpu_seconds_total ")
     ]
     return float(line.split()[1])
-
-
-def test_files_of_a_request_have_the_pixels_of_two_of_the_largest(service: httpx.Client) -> None:
-    """Their headers are enough: none is decoded."""
-    header = png(10_000, 10_000, 8, 0, b"")
-    three = service.post(SCORE, files=[("images", (f"{n}.png", header)) for n in range(3)])
-    assert (three.status_code, three.json()["type"]) == (413, "too-many-pixels")
-    assert "may have 200000000 pixels together, got 300000000" in three.json()["detail"]
-    two = service.post(SCORE, files=[("images", (f"{n}.png", header)) for n in range(2)])
-    assert [result["error"]["type"] for result in two.json()["results"]] == ["truncated-image"] * 2

@@ -10,7 +10,7 @@ from snf_app.audits.views import audit_view
 from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.state import ModelPoolDep, ScoringQueueDep, SettingsDep
+from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
 from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def audit_model(
     request: Request,
     settings: SettingsDep,
     pool: ModelPoolDep,
-    queue: ScoringQueueDep,
+    queue: FairQueueDep,
     n: Count = 4,
     timeout_ms: TimeoutMs = None,
 ) -> Audit:

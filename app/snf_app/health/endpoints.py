@@ -14,10 +14,10 @@ from snf_app.http.router import Router
 from snf_app.registry.loaded import ModelState
 from snf_app.state import (
     DrainingDep,
+    FairQueueDep,
     JobStoreMonitorDep,
     MetricsDep,
     ModelPoolDep,
-    ScoringQueueDep,
     SettingsDep,
 )
 
@@ -41,7 +41,7 @@ async def health() -> Health:
 )
 async def readiness(
     pool: ModelPoolDep,
-    queue: ScoringQueueDep,
+    queue: FairQueueDep,
     job_store: JobStoreMonitorDep,
     stopping: DrainingDep,
     settings: SettingsDep,

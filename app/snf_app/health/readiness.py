@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snf_app.health.schemas import ServiceStatus
 from snf_app.registry.loaded import ModelListing, ModelState
 from snf_app.registry.model_pool import ModelPool
-from snf_app.scoring.queue import ScoringQueue
+from snf_app.scoring.fair_queue import FairQueue
 from snf_worker.settings import Settings
 
 
@@ -22,7 +22,7 @@ class ServiceReadiness:
 
 
 async def readiness_of(
-    pool: ModelPool, queue: ScoringQueue, stopping: threading.Event, settings: Settings
+    pool: ModelPool, queue: FairQueue, stopping: threading.Event, settings: Settings
 ) -> ServiceReadiness:
     listing = await pool.recent_listing()
     turn_s = queue.turn_s

@@ -10,7 +10,7 @@ from snf_app.drift.monitor import DriftMonitor
 from snf_app.jobs.store_monitor import JobStoreMonitor
 from snf_app.registry.loaded import ModelState
 from snf_app.registry.model_pool import ModelPool
-from snf_app.scoring.queue import ScoringQueue
+from snf_app.scoring.fair_queue import FairQueue
 
 MODEL = ["model", "version", "calibration", "source"]
 
@@ -18,7 +18,7 @@ MODEL = ["model", "version", "calibration", "source"]
 class StateCollector(Collector):
     """Collector of queue lengths, model states and drift, from memory and the registry's folders only."""
 
-    def __init__(self, queue: ScoringQueue, pool: ModelPool, jobs: JobStoreMonitor, drift: DriftMonitor) -> None:
+    def __init__(self, queue: FairQueue, pool: ModelPool, jobs: JobStoreMonitor, drift: DriftMonitor) -> None:
         self._queue = queue
         self._pool = pool
         self._jobs = jobs

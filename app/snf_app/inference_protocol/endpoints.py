@@ -15,6 +15,7 @@ from snf_app.health.version import package_version
 from snf_app.http.admission import TimeoutMs
 from snf_app.http.errors import PREFIX, error_answer, responses
 from snf_app.http.router import Router
+from snf_app.inference_protocol import service
 from snf_app.inference_protocol.schemas import (
     InferAnswer,
     InferRequest,
@@ -27,22 +28,20 @@ from snf_app.inference_protocol.schemas import (
     TensorMetadata,
 )
 from snf_app.inference_protocol.service import (
-    HEADER_LENGTH,
     INPUT,
     INPUT_TYPE,
     OUTPUT_TYPE,
     OUTPUTS,
-    EncodedAnswer,
     image_shape,
 )
 from snf_app.registry.loaded import ModelState
 from snf_app.registry.model_pool import ModelPool
 from snf_app.state import (
     DrainingDep,
-    InferenceServiceDep,
+    FairQueueDep,
     ModelPoolDep,
     RegistryDep,
-    ScoringQueueDep,
+    ScoringServiceDep,
     SettingsDep,
 )
 from snf_models.registry.registry import ModelVersion, Registry
@@ -165,7 +164,7 @@ async def check_live() -> ServerLive:
     responses=responses(429, 503),
 )
 async def check_ready(
-    pool: ModelPoolDep, queue: ScoringQueueDep, stopping: DrainingDep, settings: SettingsDep
+    pool: ModelPoolDep, queue: FairQueueDep, stopping: DrainingDep, settings: SettingsDep
 ) -> ServerReady | Response:
     """Answer 200 if images can be scored, else 503.
 
@@ -266,7 +265,7 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
     responses=BINARY_ANSWER | responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": BODY},
 )
-async def infer(name: Name, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None) -> Response:
+async def infer(name: Name, request: Request, scoring: ScoringServiceDep, timeout_ms: TimeoutMs = None) -> Response:
     """Score a tensor of images with a model, and return the scores as output tensors.
 
     The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, each with one float64 per
@@ -277,7 +276,7 @@ async def infer(name: Name, request: Request, inference: InferenceServiceDep, ti
     likelihood fails the request (422). Binary outputs follow the JSON object of the answer, whose length is in the
     header `Inference-Header-Content-Length`.
     """
-    return _response(await inference.infer(name, request, timeout_ms))
+    return await service.infer(scoring, name, request, timeout_ms)
 
 
 @router.post(
@@ -290,17 +289,10 @@ async def infer(name: Name, request: Request, inference: InferenceServiceDep, ti
     openapi_extra={"requestBody": BODY},
 )
 async def infer_with_version(
-    name: Name, version: Version, request: Request, inference: InferenceServiceDep, timeout_ms: TimeoutMs = None
+    name: Name, version: Version, request: Request, scoring: ScoringServiceDep, timeout_ms: TimeoutMs = None
 ) -> Response:
     """Score a tensor of images with one version of a model, and return the scores as output tensors.
 
     Request and answer are those of `/v2/models/{name}/infer`.
     """
-    return _response(await inference.infer(f"{name}:{version}", request, timeout_ms))
-
-
-def _response(answer: EncodedAnswer) -> Response:
-    if answer.binary is None:
-        return Response(answer.json, media_type="application/json")
-    headers = {HEADER_LENGTH: str(len(answer.json))}
-    return Response(answer.json + answer.binary, headers=headers, media_type="application/octet-stream")
+    return await service.infer(scoring, f"{name}:{version}", request, timeout_ms)

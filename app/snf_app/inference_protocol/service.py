@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
+from starlette.responses import Response
 
 from snf_app.access.authentication import take_images
 from snf_app.http.admission import while_connected
@@ -28,10 +29,9 @@ from snf_app.inference_protocol.schemas import (
     RequestedOutput,
 )
 from snf_app.registry.loaded import Loaded
-from snf_app.scoring.decoders import DecodingLanes
-from snf_app.scoring.judging_pipeline import Admission, Judging
 from snf_app.scoring.request_images import Pixels, too_many
 from snf_app.scoring.schemas import ScoreQuery
+from snf_app.scoring.service import ScoringService
 from snf_models.errors import ImageError
 from snf_runtime.images.policy import MAX_PIXELS
 from snf_runtime.images.preprocessing import Preprocessing
@@ -149,14 +149,6 @@ OUTPUTS = {"log_likelihood": "nats", "bits_per_dim": "bits per dimension", "p_va
 OUTPUT_TYPE = "FP64"
 
 
-@dataclass(frozen=True)
-class EncodedAnswer:
-    """Body of an inference response: JSON, and the bytes of binary tensors if any."""
-
-    json: bytes
-    binary: bytes | None
-
-
 def check_outputs(requested: Sequence[RequestedOutput]) -> None:
     """Raise a 422 error if an inference request asks for an unknown output, or for one output twice."""
     names = [output.name for output in requested]
@@ -167,8 +159,8 @@ def check_outputs(requested: Sequence[RequestedOutput]) -> None:
             raise invalid("/body/outputs", f"expected each output once, got {name!r} {names.count(name)} times")
 
 
-def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -> EncodedAnswer:
-    """Encode image scores as an inference response, with numbers in JSON or binary as the request asks."""
+def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -> Response:
+    """Return image scores as an inference response, with numbers in JSON or binary as the request asks."""
     default = asked.parameters is not None and asked.parameters.binary_data_output
     requested = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
     outputs: list[InferOutput] = []
@@ -192,7 +184,11 @@ def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -
         outputs=outputs,
         **echoed,
     )
-    return EncodedAnswer(answer.model_dump_json(exclude_unset=True).encode(), b"".join(tensors) if tensors else None)
+    body = answer.model_dump_json(exclude_unset=True).encode()
+    if not tensors:
+        return Response(body, media_type="application/json")
+    headers = {HEADER_LENGTH: str(len(body))}
+    return Response(body + b"".join(tensors), headers=headers, media_type="application/octet-stream")
 
 
 def _numbers(name: str, judged: Sequence[JudgedImage]) -> list[float]:
@@ -292,48 +288,35 @@ MAX_NAMED = 10
 """Most images without a score that an error names."""
 
 
-@dataclass(frozen=True)
-class InferenceService:
-    """Service that answers inference requests with scores that are computed as in all other endpoints."""
-
-    judging: Judging
-    decoders: DecodingLanes
-
-    async def infer(self, ref: str, request: Request, timeout_ms: int | None) -> EncodedAnswer:
-        """Score the tensor in a request's body; raise ``Problem``, or ``ImageError`` if an image has no score."""
-        async with self.judging.admit(request.scope, ref, ScoreQuery(), timeout_ms) as admission:
-            body = await read_infer_body(request, admission.loaded.scorer.preprocessing, admission.limit)
-            await admission.held.enter_async_context(while_connected(request))
-            asked, images = await self._parsed(admission, body, ref)
-            parameters = asked.parameters or InferParameters()
-            if parameters.timeout:
-                admission.time.ask(parameters.timeout / 1e6)
-            query = ScoreQuery(source=parameters.source)
-            if admission.loaded.scorer.preprocessing.tiled:
-                self.judging.hold_large(admission, query, images.shape[0] * images.shape[2] * images.shape[3])
-            take_images(request.scope, len(images))
-            judgements = await self.judging.judge(admission, list(images), query)
-        judged = _all_scored(judgements)
-        self.judging.record(admission.loaded, query, judgements)
-        return encode(asked, judged, admission.loaded)
-
-    async def _parsed(self, admission: Admission, body: InferBody, ref: str) -> tuple[InferRequest, Pixels]:
-        """Return the JSON object of a request, and its images, uint8 ``(N, C, H, W)``."""
+async def infer(scoring: ScoringService, ref: str, request: Request, timeout_ms: int | None) -> Response:
+    """Score the tensor in a request's body; raise ``Problem``, or ``ImageError`` if an image has no score."""
+    async with scoring.admit(request.scope, ref, ScoreQuery(), timeout_ms) as admission:
         preprocessing, name = admission.loaded.scorer.preprocessing, admission.loaded.version.name
+        body = await read_infer_body(request, preprocessing, admission.limit)
+        await admission.held.enter_async_context(while_connected(request))
 
         def parse(body: InferBody) -> tuple[InferRequest, Pixels]:
             asked = parse_request(body)
             check_outputs(asked.outputs or ())
             if asked.model_name not in (None, name, ref):
                 raise invalid("/body/model_name", f"expected {name!r}, the model of the path, or none")
-            given = image_input(asked.inputs, preprocessing, admission.limit)
-            return asked, pixels_of(given, body.binary)
+            return asked, pixels_of(image_input(asked.inputs, preprocessing, admission.limit), body.binary)
 
         if len(body.json) <= MAX_PARSED:
-            return parse(body)
-        lane = self.decoders.lane([body.json])
-        [parsed] = await lane.map(admission.caller, parse, [body])
-        return parsed
+            asked, images = parse(body)
+        else:
+            [(asked, images)] = await scoring.queue.decode(admission.caller, parse, [body], [len(body.json)])
+        parameters = asked.parameters or InferParameters()
+        if parameters.timeout:
+            admission.time.ask(parameters.timeout / 1e6)
+        query = ScoreQuery(source=parameters.source)
+        if preprocessing.tiled:
+            scoring.hold_large(admission, query, images.shape[0] * images.shape[2] * images.shape[3])
+        take_images(request.scope, len(images))
+        judgements = await scoring.detect(admission, list(images), query)
+    judged = _all_scored(judgements)
+    scoring.record(admission.loaded, query, judgements)
+    return encode(asked, judged, admission.loaded)
 
 
 def _all_scored(judgements: Sequence[Judgement]) -> list[JudgedImage]:

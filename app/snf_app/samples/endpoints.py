@@ -17,7 +17,7 @@ from snf_app.registry.loaded import Loaded
 from snf_app.samples.encoding import MAX_SEED, draw_seed, encode
 from snf_app.samples.schemas import Sample, Samples
 from snf_app.scoring.request_images import NPY, Pixels
-from snf_app.state import ModelPoolDep, ScoringQueueDep, SettingsDep
+from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
 from snf_models.errors import NoLearnedInverse
 from snf_runtime.images.codec import encode_png
 from snf_runtime.steps import Steps
@@ -64,7 +64,7 @@ async def sample_images(
     request: Request,
     settings: SettingsDep,
     pool: ModelPoolDep,
-    queue: ScoringQueueDep,
+    queue: FairQueueDep,
     query: Annotated[SampleQuery, Query()],
     timeout_ms: TimeoutMs = None,
 ) -> Response:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from snf_app.http.bodies import read_body
 from snf_app.http.errors import Problem, invalid, unsupported_media_type
-from snf_app.scoring.decoders import Decoders
+from snf_app.scoring.fair_queue import FairQueue
 from snf_models.errors import ImageError
 from snf_runtime.images.bounded_file import never
 from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
@@ -55,6 +55,11 @@ class ImageUploads:
     uploads: tuple[Upload, ...]
     many: bool = False  # images fail individually, as in a form
     array: bool = False  # the upload is a .npy file
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each upload."""
+        return [len(upload.data) for upload in self.uploads]
 
 
 @dataclass(frozen=True)
@@ -120,9 +125,7 @@ def too_many(limit: int) -> Problem:
     )
 
 
-async def source_pixels(
-    batch: ImageUploads, preprocessing: Preprocessing, decoders: Decoders, caller: str
-) -> list[int]:
+async def source_pixels(batch: ImageUploads, preprocessing: Preprocessing, queue: FairQueue, caller: str) -> list[int]:
     """Return the pixels of each file by its header; of an array a single total."""
     if batch.array:
         return [len(batch.uploads[0].data) // preprocessing.channels]
@@ -130,13 +133,13 @@ async def source_pixels(
         return [preprocessing.height * preprocessing.width] * len(batch.uploads)
     with _abandoned_after() as is_abandoned:
         read = partial(pixels_of, is_abandoned=is_abandoned)
-        return await decoders.map(caller, read, [upload.data for upload in batch.uploads])
+        return await queue.decode(caller, read, [upload.data for upload in batch.uploads], batch.sizes)
 
 
 async def decode_batch(
     batch: ImageUploads,
     preprocessing: Preprocessing,
-    decoders: Decoders,
+    queue: FairQueue,
     caller: str,
     max_images: int,
     sizes: Sequence[int],
@@ -144,14 +147,14 @@ async def decode_batch(
     """Decode in order; in a form errors are results, else ``ImageError`` is raised. Cancelling ends decoding."""
     if batch.array:
         decode = partial(decode_npy, preprocessing=preprocessing, max_images=max_images)
-        [stack] = await decoders.map(caller, decode, [batch.uploads[0].data])
+        [stack] = await queue.decode(caller, decode, [batch.uploads[0].data], batch.sizes, sizes)
         return [Item(None, DecodedImage(pixels=pixels, converted=None, resized=False)) for pixels in stack]
     if _is_tiny(batch.uploads, preprocessing):
         items = [decode_upload(batch.uploads[0], preprocessing)]
     else:
         with _abandoned_after() as is_abandoned:
             decode_one = partial(decode_upload, preprocessing=preprocessing, is_abandoned=is_abandoned)
-            items = await decoders.map(caller, decode_one, batch.uploads, sizes)
+            items = await queue.decode(caller, decode_one, batch.uploads, batch.sizes, sizes)
     if not batch.many and isinstance(items[0].image, ImageError):
         raise items[0].image
     return items

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.access.authentication import is_open
-from snf_app.access.permissions import REFUSALS, role_of
+from snf_app.access.permissions import REFUSALS, caller_of, role_of
 from snf_app.http.request_log import SAFE, UNCHANGING
 from snf_app.main import create_app
 from snf_worker.keys import ROLES, KeyFile, Role, includes
@@ -235,3 +235,16 @@ def test_a_caller_is_shown_what_it_may(
     assert (shown["name"], shown["role"], shown["may"]) == ("train", "train", ["read", "score", "train"])
     assert shown["key"] in keys["train"]["authorization"]
     assert open_to_all.get("/v1/me").json() == {"name": "anyone", "key": None, "role": "admin", "may": list(ROLES)}
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("192.0.2.7", "address:192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "address:2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "address:2001:db8:1:2::/64"),
+    ],
+)
+def test_one_machine_is_one_caller_whichever_of_its_addresses_it_uses(host: str, name: str) -> None:
+    caller = caller_of({"type": "http", "client": (host, 50000)})
+    assert (caller.name, caller.address) == (name, host)

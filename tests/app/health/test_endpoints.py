@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from snf_app.main import create_app
 from snf_app.registry.loaded import ModelListing
 from snf_app.registry.model_pool import ModelPool, reason_of
-from snf_app.scoring.judging_pipeline import JudgeImages, RequestedImage
+from snf_app.scoring.service import DetectImages, RequestedImage
 from snf_models.errors import ArtifactError
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
@@ -62,13 +62,13 @@ def test_a_broker_that_hangs_delays_nothing(settings: Settings, server: int) -> 
 
 def test_a_scorer_that_hangs_makes_the_service_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     hung = threading.Event()
-    judge = JudgeImages.__call__
+    judge = DetectImages.__call__
 
-    def hang(self: JudgeImages, images: Sequence[RequestedImage]) -> object:
+    def hang(self: DetectImages, images: Sequence[RequestedImage]) -> object:
         hung.wait(60)
         return judge(self, images)
 
-    monkeypatch.setattr(JudgeImages, "__call__", hang)
+    monkeypatch.setattr(DetectImages, "__call__", hang)
     image: dict[str, Any] = {"content": DIGITS[0].read_bytes(), "headers": {"content-type": "image/png"}}
     hasty = settings.model_copy(update={"request_timeout_s": 0.5})
     with TestClient(create_app(hasty), LOCAL) as client:

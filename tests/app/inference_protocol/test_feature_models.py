@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from snf_app.http.admission import FairShares
 from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
@@ -77,8 +78,8 @@ def test_metadata_say_so(client: TestClient) -> None:
 
 
 def test_pixels_in_memory_are_limited(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = client.app_state["scoring_service"].judging.large
-    monkeypatch.setattr(large, "_pixels", type(large._pixels)(1000, 1000))
+    queue = client.app_state["fair_queue"]
+    monkeypatch.setattr(queue, "_pixels", FairShares(1000, 1000))
     refused = infer(client, np.zeros((1, 1, 32, 32), np.uint8))
     assert refused.status_code == 413
     assert refused.json()["error"].startswith("Too many pixels: ")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
-from snf_app.scoring.queue import ScoringQueue
+from snf_app.scoring.fair_queue import FairQueue
 from snf_models.scorer import Scorer
 from snf_runtime.scoring.flow_pass import FlowPass
 from snf_runtime.steps import Steps
@@ -112,8 +112,8 @@ def rounded(answer: dict[str, Any]) -> dict[str, Any]:
 
 def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = [post(client, number) for number in range(32)]
-    queue, metrics = client.app_state["scoring_queue"], client.app_state["metrics"]
-    assert isinstance(queue, ScoringQueue)
+    queue, metrics = client.app_state["fair_queue"], client.app_state["metrics"]
+    assert isinstance(queue, FairQueue)
     assert isinstance(metrics, ServiceMetrics)
     assert client.portal is not None
     batches: list[int] = []

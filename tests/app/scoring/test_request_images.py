@@ -4,13 +4,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
-from snf_app.scoring.decoders import SMALL_BYTES, SMALL_PIXELS, Decoders, DecodingLanes
-from snf_app.scoring.decoding_room import DecodingRoom
+from snf_app.http.errors import Problem
+from snf_app.metrics.registry import ServiceMetrics
+from snf_app.scoring.fair_queue import SMALL_BYTES, SMALL_PIXELS, FairQueue
 from snf_app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch, source_pixels
 from snf_models.errors import ImageError
 from snf_runtime.images.bounded_file import DecodingAbandoned
@@ -22,16 +24,23 @@ SMALL = Preprocessing(channels=1, height=28, width=28)
 ME, OTHER = "address:127.0.0.1", "address:127.0.0.2"
 
 
-class Noting(Decoders):
-    """Decoders that count the images they are given."""
+class Noting(FairQueue):
+    """A queue that counts the images that it decodes, and notes the pixels of the last ones."""
 
     given = 0
+    pixels: Sequence[int] = ()
 
-    async def map(
-        self, caller: str, function: Callable[[Item], T], items: Sequence[Item], pixels: Sequence[int] = ()
+    async def decode(
+        self,
+        caller: str,
+        function: Callable[[Item], T],
+        items: Sequence[Item],
+        sizes: Sequence[int],
+        pixels: Sequence[int] = (),
     ) -> list[T]:
         self.given += len(items)
-        return await super().map(caller, function, items, pixels)
+        self.pixels = pixels
+        return await super().decode(caller, function, items, sizes, pixels)
 
 
 class Held:
@@ -50,25 +59,31 @@ class Held:
         return item
 
 
+@contextmanager
+def running(decoders: int, max_pixels: int = 10**8) -> Iterator[Noting]:
+    made = Noting(1, 1, ServiceMetrics(), max_pixels=max_pixels, decoders=decoders)
+    made.start()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def decoders() -> Iterator[Noting]:
-    made = Noting(2)
-    yield made
-    made.close()
+    with running(2) as made:
+        yield made
 
 
 @pytest.fixture
-def one_thread() -> Iterator[Decoders]:
-    made = Decoders(1)
-    yield made
-    made.close()
+def one_thread() -> Iterator[Noting]:
+    with running(1) as made:
+        yield made
 
 
 def png(value: int, side: int = 28) -> bytes:
     return encode_png(np.full((1, side, side), value, np.uint8))
 
 
-def decode(uploads: list[bytes], preprocessing: Preprocessing, decoders: Decoders, *, many: bool = True) -> list[Any]:
+def decode(uploads: list[bytes], preprocessing: Preprocessing, decoders: FairQueue, *, many: bool = True) -> list[Any]:
     batch = ImageUploads(tuple(Upload(str(number), data) for number, data in enumerate(uploads)), many=many)
     return [item.image for item in asyncio.run(decode_batch(batch, preprocessing, decoders, ME, 1000, []))]
 
@@ -109,7 +124,7 @@ def test_many_images_go_to_threads_and_keep_their_order(decoders: Noting) -> Non
 
 def test_all_threads_decode_one_request(decoders: Noting) -> None:
     both = threading.Barrier(2, timeout=60)
-    assert len(asyncio.run(decoders.map(ME, lambda _: both.wait(), range(4)))) == 4
+    assert len(asyncio.run(decoders.decode(ME, lambda _: both.wait(), range(4), [0]))) == 4
 
 
 def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Noting, monkeypatch: Any) -> None:
@@ -139,14 +154,14 @@ def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Not
     assert asyncio.run(main()) <= 16, "images that were decoded before the single one"
 
 
-def test_callers_take_turns_by_time_and_the_requests_of_each_one_after_the_other(one_thread: Decoders) -> None:
+def test_callers_take_turns_by_time_and_the_requests_of_each_one_after_the_other(one_thread: FairQueue) -> None:
     held = Held()
 
     async def main() -> None:
-        tasks = [asyncio.create_task(one_thread.map(OTHER, held, [0]))]
+        tasks = [asyncio.create_task(one_thread.decode(OTHER, held, [0], [0]))]
         await asyncio.to_thread(held.begun.wait, 60)
-        tasks += [asyncio.create_task(one_thread.map(OTHER, held, [number, number + 1])) for number in (10, 20)]
-        tasks += [asyncio.create_task(one_thread.map(ME, held, [100]))]
+        tasks += [asyncio.create_task(one_thread.decode(OTHER, held, [number, number + 1], [0])) for number in (10, 20)]
+        tasks += [asyncio.create_task(one_thread.decode(ME, held, [100], [0]))]
         await asyncio.sleep(0)
         held.go.set()
         assert await asyncio.gather(*tasks) == [[0], [10, 11], [20, 21], [100]]
@@ -155,19 +170,19 @@ def test_callers_take_turns_by_time_and_the_requests_of_each_one_after_the_other
     assert held.done == [0, 100, 10, 20, 11, 21]
 
 
-def test_what_is_cancelled_or_fails_is_not_decoded_further(one_thread: Decoders) -> None:
+def test_what_is_cancelled_or_fails_is_not_decoded_further(one_thread: FairQueue) -> None:
     held = Held()
 
     async def main() -> None:
-        left = asyncio.create_task(one_thread.map(ME, held, range(5)))
+        left = asyncio.create_task(one_thread.decode(ME, held, range(5), [0]))
         await asyncio.to_thread(held.begun.wait, 60)
         left.cancel()
         with pytest.raises(asyncio.CancelledError):
             await left
         held.go.set()
         with pytest.raises(ValueError, match="bad"):
-            await one_thread.map(ME, held, ["bad", 6])
-        assert await one_thread.map(ME, held, [7]) == [7]
+            await one_thread.decode(ME, held, ["bad", 6], [0])
+        assert await one_thread.decode(ME, held, [7], [0]) == [7]
 
     asyncio.run(main())
     assert held.done == [0, "bad", 7]
@@ -183,124 +198,89 @@ def test_errors_of_several_images_in_hand_end_no_thread(decoders: Noting) -> Non
     async def main() -> None:
         for _ in range(20):
             with pytest.raises(ValueError, match="bad"):
-                await decoders.map(ME, fail, [0, 1])
-        await decoders.map(ME, lambda _: both.wait(), [0, 1])
+                await decoders.decode(ME, fail, [0, 1], [0])
+        await decoders.decode(ME, lambda _: both.wait(), [0, 1], [0])
 
     asyncio.run(main())
 
 
-def test_closing_cancels_what_waits(one_thread: Decoders) -> None:
+def test_closing_refuses_what_waits(one_thread: FairQueue) -> None:
     held = Held()
 
     async def main() -> None:
-        waiting = asyncio.create_task(one_thread.map(ME, held, range(5)))
+        waiting = asyncio.create_task(one_thread.decode(ME, held, range(5), [0]))
         await asyncio.to_thread(held.begun.wait, 60)
         closing = asyncio.create_task(asyncio.to_thread(one_thread.close))
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Problem) as caught:
             await waiting
+        assert (caught.value.status, caught.value.slug) == (503, "draining")
         held.go.set()
         await closing
+        assert held.done == [0]
 
     asyncio.run(main())
-    assert held.done == [0]
 
 
-def test_large_images_have_threads_of_their_own() -> None:
-    lanes = DecodingLanes(small=Decoders(1), large=Decoders(1))
-    assert lanes.lane([b"", bytes(SMALL_BYTES)], [1920 * 1080, SMALL_PIXELS]) is lanes.small
-    assert lanes.lane([b"", bytes(SMALL_BYTES + 1)]) is lanes.large
-    assert lanes.lane([b"", b""], [1, SMALL_PIXELS + 1]) is lanes.large
+@pytest.mark.parametrize(("sizes", "pixels"), [([0, SMALL_BYTES + 1], []), ([0, 0], [1, SMALL_PIXELS + 1])])
+def test_large_images_have_threads_of_their_own(
+    one_thread: FairQueue, sizes: Sequence[int], pixels: Sequence[int]
+) -> None:
     held = Held()
 
     async def main() -> None:
-        large = asyncio.create_task(lanes.large.map(ME, held, [0]))
+        large = asyncio.create_task(one_thread.decode(ME, held, [0, 1], sizes, pixels))
         await asyncio.to_thread(held.begun.wait, 60)
-        assert await lanes.small.map(ME, lambda item: item, [1]) == [1]
+        small = one_thread.decode(ME, lambda item: item, [1, 2], [0, SMALL_BYTES], [1920 * 1080, SMALL_PIXELS])
+        assert await small == [1, 2]
         assert not large.done()
         held.go.set()
         await large
 
     asyncio.run(main())
-    lanes.close()
 
 
 def test_images_are_decoded_at_once_only_while_their_pixels_fit() -> None:
-    """Two WebP files of 100 megapixels at once take more memory than a container has."""
-    decoders = Decoders(2, most_pixels=100)
+    """Two WebP files of 100 megapixels at once take more memory than a container has; small ones do not pass one."""
     begun: list[int] = []
-    go = {pixels: threading.Event() for pixels in (50, 60, 200, 40)}
-    started = threading.Semaphore(0)
+    go = {pixels: threading.Event() for pixels in (50, 60, 200, 30)}
 
     def decode(pixels: int) -> int:
         begun.append(pixels)
-        started.release()
         assert go[pixels].wait(60)
         return pixels
 
-    async def decoded(pixels: int) -> asyncio.Task[list[int]]:
-        task = asyncio.create_task(decoders.map(ME, decode, [pixels], [pixels]))
-        await asyncio.sleep(0.1)
-        return task
-
     async def main() -> None:
-        tasks = [await decoded(pixels) for pixels in (50, 60)]
-        assert begun == [50]
+        async def decoded(pixels: int) -> asyncio.Task[list[int]]:
+            task = asyncio.create_task(queue.decode(ME, decode, [pixels], [SMALL_BYTES + 1], [pixels]))
+            await asyncio.sleep(0.1)
+            return task
+
+        tasks = [await decoded(pixels) for pixels in (50, 60, 30)]
+        assert begun == [50], "30 fits, but does not pass 60"
         go[50].set()
         assert await tasks[0] == [50]
         await asyncio.sleep(0.1)
-        assert begun == [50, 60]
-        tasks += [await decoded(40)]
-        assert begun == [50, 60, 40], "both fit"
-        go[40].set()
+        assert begun == [50, 60, 30], "both fit"
+        go[30].set()
         tasks += [await decoded(200)]
-        assert begun == [50, 60, 40], "an image that is larger than all room is decoded alone"
+        assert begun == [50, 60, 30], "an image that is larger than all room is decoded alone"
         for event in go.values():
             event.set()
-        assert await asyncio.gather(*tasks) == [[50], [60], [40], [200]]
+        assert await asyncio.gather(*tasks) == [[50], [60], [30], [200]]
 
-    asyncio.run(main())
-    decoders.close()
-
-
-def test_a_large_image_is_not_passed_for_ever() -> None:
-    room = DecodingRoom(100)
-    order: list[str] = []
-
-    def take(name: str, pixels: int) -> None:
-        with room.hold(pixels):
-            order.append(name)
-
-    with room.hold(50):
-        large = threading.Thread(target=take, args=("large", 100))
-        large.start()
-        time.sleep(0.1)
-        small = threading.Thread(target=take, args=("small", 10))
-        small.start()
-        time.sleep(0.1)
-        assert order == []
-    for thread in (large, small):
-        thread.join(60)
-    assert order == ["large", "small"]
+    with running(2, max_pixels=100) as queue:
+        asyncio.run(main())
 
 
-def test_a_request_names_the_pixels_of_its_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int] = []
-
-    class Room(DecodingRoom):
-        def hold(self, pixels: int) -> Any:
-            held.append(pixels)
-            return super().hold(pixels)
-
-    monkeypatch.setattr("snf_app.scoring.decoders.DecodingRoom", Room)
-    decoders = Decoders(1)
+def test_a_request_names_the_pixels_of_its_large_images(decoders: Noting) -> None:
     batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
     sizes = asyncio.run(source_pixels(batch, SMALL, decoders, ME))
     asyncio.run(decode_batch(batch, SMALL, decoders, ME, 1, sizes))
-    decoders.close()
-    assert held[-1] == sizes[0] > 0
+    assert decoders.pixels == sizes
+    assert sizes[0] > 0
 
 
-def test_cancelling_ends_the_decoding_that_has_begun(one_thread: Decoders, monkeypatch: Any) -> None:
+def test_cancelling_ends_the_decoding_that_has_begun(one_thread: FairQueue, monkeypatch: Any) -> None:
     begun, ended = threading.Event(), threading.Event()
 
     def slow(data: bytes, _: Preprocessing, is_abandoned: Callable[[], bool]) -> DecodedImage:
@@ -320,6 +300,6 @@ def test_cancelling_ends_the_decoding_that_has_begun(one_thread: Decoders, monke
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(ended.wait, 60)
-        assert await one_thread.map(ME, lambda item: item, [1]) == [1]
+        assert await one_thread.decode(ME, lambda item: item, [1], [0]) == [1]
 
     asyncio.run(main())

@@ -21,7 +21,9 @@ from snf_app.cli.main import cli
 from snf_app.http.admission import RequestDeadline, deadline
 from snf_app.http.errors import Problem
 from snf_app.main import create_app
-from snf_app.scoring.large_images import SECONDS_PER_MEGAPIXEL, LargeImages
+from snf_app.metrics.registry import ServiceMetrics
+from snf_app.scoring.fair_queue import FairQueue
+from snf_app.scoring.service import SECONDS_PER_MEGAPIXEL
 from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
@@ -165,7 +167,7 @@ def test_a_large_image_has_more_time(client: TestClient, settings: Settings, mon
             given.append(time)
             yield time
 
-    monkeypatch.setattr("snf_app.scoring.judging_pipeline.deadline", watched)
+    monkeypatch.setattr("snf_app.scoring.service.deadline", watched)
     image = mosaic(6, 20, 20)
     for timeout_ms, passes in ((None, 1), (None, 2), (60_000, 1)):
         [result] = post(client, image, timeout_ms=timeout_ms, draws=passes).raise_for_status().json()["results"]
@@ -178,17 +180,17 @@ def test_a_large_image_has_more_time(client: TestClient, settings: Settings, mon
 
 
 def test_pixels_in_memory_are_limited() -> None:
-    large = LargeImages(1000)
-    with pytest.raises(Problem) as refused, large.hold("me", 1001):
+    large = FairQueue(1, 1, ServiceMetrics(), max_pixels=1000)
+    with pytest.raises(Problem) as refused, large.hold_pixels("me", 1001):
         pass
     assert refused.value.status == 413
-    with large.hold("me", 600):
-        with pytest.raises(Problem) as full, large.hold("you", 600):
+    with large.hold_pixels("me", 600):
+        with pytest.raises(Problem) as full, large.hold_pixels("you", 600):
             pass
         assert full.value.status == 429
-        with large.hold("you", 200):
+        with large.hold_pixels("you", 200):
             pass
-    with large.hold("you", 1000):
+    with large.hold_pixels("you", 1000):
         pass
 
 

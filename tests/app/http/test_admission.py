@@ -1,11 +1,15 @@
 """Shared capacity: what is admitted, whoever asks for it in whatever order."""
 
+import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
-from snf_app.http.admission import FairShares
+from snf_app.http.admission import FairShares, deadline, while_connected
+from snf_app.http.errors import Problem
 
 CALLERS = ("a", "b", "c", "d")
 
@@ -84,3 +88,63 @@ def test_impossible_amounts_are_refused() -> None:
         shares.give_back("a", 1)
     assert not shares.take("a", 5)
     assert shares.take("a", 0)
+
+
+async def work(timeout_ms: int | None, seconds: float) -> float:
+    """Work for some seconds that were announced at the start; return the limit then."""
+    async with deadline(timeout_ms, 0.01) as time:
+        time.extend(60)
+        await asyncio.sleep(seconds)
+    return time.seconds
+
+
+def test_that_of_the_service_grows() -> None:
+    assert asyncio.run(work(None, 0.1)) == 60.01
+
+
+def test_that_of_a_client_stays() -> None:
+    with pytest.raises(Problem, match=r"the work took longer than 0\.01 s and was cancelled") as passed:
+        asyncio.run(work(10, 1))
+    assert passed.value.status == 504
+
+
+def request(messages: asyncio.Queue[Message]) -> Request:
+    return Request({"type": "http"}, messages.get)
+
+
+def test_work_is_cancelled_when_the_client_leaves() -> None:
+    ended: list[str] = []
+
+    async def work(messages: asyncio.Queue[Message]) -> None:
+        async with while_connected(request(messages)):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+    async def main() -> None:
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        asyncio.get_running_loop().call_later(0.05, messages.put_nowait, {"type": "http.disconnect"})
+        with pytest.raises(ClientDisconnect):
+            await work(messages)
+
+    asyncio.run(main())
+    assert ended == ["cancelled"]
+
+
+def test_work_of_a_client_that_stays_is_not_disturbed() -> None:
+    async def main() -> int:
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        async with while_connected(request(messages)):
+            await asyncio.sleep(0)
+            done = 1
+        messages.put_nowait({"type": "http.disconnect"})
+        await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError, match="own"):
+            async with while_connected(request(asyncio.Queue())):
+                raise TimeoutError("own")
+        return done
+
+    assert asyncio.run(main()) == 1

@@ -1,13 +1,35 @@
 """Bodies of one caller beside those of others, and bodies that hardly arrive, through the middleware alone."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from typing import cast
+
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from snf_app.http.bodies import BodyLimit, BodyTooLarge, BodyTooSlow, PacedBody, PaceLimits, TooMuchInFlight
+from snf_app.http.bodies import (
+    CHUNK_BYTES,
+    BodyLimit,
+    BodyTooLarge,
+    BodyTooSlow,
+    PacedBody,
+    PaceLimits,
+    TooMuchInFlight,
+    UploadBody,
+)
+from snf_app.http.errors import Problem
+from snf_app.main import create_app
+from tests.app.conftest import MODEL
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
+from tests.worker.support.helpers import until
 
 PATIENT = PaceLimits(60.0, 0)
 
@@ -171,3 +193,91 @@ def test_silence_counts_through_calls_that_are_cancelled() -> None:
             await look_again()
 
     run(test)
+
+
+class Client:
+    """Sends its messages, then nothing."""
+
+    def __init__(self, messages: Iterable[Message], declared: int) -> None:
+        self._messages = iter(messages)
+        self.headers = {"content-length": str(declared)}
+
+    async def receive(self) -> Message:
+        for message in self._messages:
+            return message
+        await asyncio.sleep(60)
+        raise AssertionError("it was waited for too long")
+
+
+def body(*messages: Message, stopping: bool = False, declared: int = 0) -> UploadBody:
+    event = threading.Event()
+    if stopping:
+        event.set()
+    return UploadBody(cast(Request, Client(messages, declared)), 2 * CHUNK_BYTES, event)
+
+
+def piece(data: bytes, more: bool = True) -> Message:
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+def test_a_body_comes_in_pieces() -> None:
+    made = body(piece(b"a" * CHUNK_BYTES), piece(b"b"), piece(b""), piece(b"c", more=False))
+    pieces = [asyncio.run(made.next_chunk()) for _ in range(3)]
+    assert pieces == [b"a" * CHUNK_BYTES, b"bc", b""]
+
+
+def test_a_client_that_leaves_and_a_service_that_stops_end_a_body() -> None:
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(body(piece(b"a"), {"type": "http.disconnect"}).next_chunk())
+    with pytest.raises(Problem) as found:
+        asyncio.run(body(piece(b"a"), stopping=True).next_chunk())
+    assert found.value.status == 503
+
+
+def test_a_body_is_as_large_as_it_may_be() -> None:
+    assert body(declared=2 * CHUNK_BYTES).declared == 2 * CHUNK_BYTES
+    with pytest.raises(BodyTooLarge):
+        body(declared=2 * CHUNK_BYTES + 1)
+
+
+VARYING = {"date", "x-request-id"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
+        until(lambda: service.get("/readyz").status_code == 200)  # a model's details grow once it is loaded
+        yield service
+
+
+def headers(response: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name not in VARYING}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "/docs", "/openapi.json", "/console/js/main.js", "/docs/files/swagger-ui.css",
+        "/guide/scores.md", "/guide/images/replicas.svg", "/guide/nowhere.md", "/healthz", "/readyz",
+        "/v1/models", f"/v1/models/{MODEL}", f"/v1/models/{MODEL}/card", f"/v1/models/{MODEL}/artifact",
+        f"/v1/models/{MODEL}/samples?n=1&seed=1&format=png", "/v1/presets", "/v1/datasets/mnist-mini",
+        "/v1/models/nobody", "/v1/jobs", "/nowhere", "/console/nowhere.js", "/v1/models?limit=1",
+    ],
+)  # fmt: skip
+def test_head_has_the_status_and_headers_of_get_without_the_body(client: TestClient, path: str) -> None:
+    got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert headers(head) == headers(got)
+    assert got.content
+
+
+def test_what_is_unchanged_is_not_sent_again(client: TestClient) -> None:
+    tag = client.head("/console/js/main.js").headers["etag"]
+    assert client.head("/console/js/main.js", headers={"if-none-match": tag}).status_code == 304
+    part = client.head("/console/js/main.js", headers={"range": "bytes=0-9"})
+    assert (part.status_code, part.headers["content-length"], part.content) == (206, "10", b"")
+
+
+def test_head_is_refused_where_get_is(client: TestClient) -> None:
+    refused = client.head(f"/v1/models/{MODEL}/score")
+    assert (refused.status_code, refused.headers["allow"], refused.content) == (405, "POST", b"")
