@@ -21,7 +21,7 @@ STEPS := { found=0; while read -r word rest; do case "$$word $$rest" in \
   "Installing collected"*) echo "  installs them ..." ;; \
   pip-failed*) exit 1 ;; esac; done; }
 
-.PHONY: up test lint types tests test-browser client-schemas docs notebooks lock sbom install clean
+.PHONY: up test lint types tests test-browser docs notebooks lock sbom install clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -54,9 +54,6 @@ test-browser: $(VENV)/installed-test  ## the pages' tests, in a Chromium that is
 	  command -v google-chrome || $(BIN)/python -m playwright install --no-shell chromium || \
 	  { echo "Without its libraries: sudo $(BIN)/python -m playwright install --with-deps chromium" >&2; exit 1; }
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/browser
-
-client-schemas: $(VENV)/installed-test  ## generate the client's requests and responses from the service's OpenAPI document
-	$(BIN)/python client/generate_schemas.py
 
 docs: $(VENV)/installed-docs  ## write build/api, pages of the library, the client and the runner from their docstrings
 	$(BIN)/pdoc --docformat google --output-directory build/api snf_models snf_client snf_runtime

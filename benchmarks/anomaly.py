@@ -20,13 +20,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.needs import data_dir
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.datasets.builtin import FILES
 from snf_models.datasets.store import DatasetStore
 from snf_models.datasets.uploads import Source
 from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
-from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
 from snf_client import Client, MetricsEvent, NotFound
 from snf_client.local_files import images_in
-from snf_client.parameters import TrainingConfig
 
 
 def models_of(
-    client: Client, folders: list[Path], preset: str, parameters: TrainingConfig, progress: Progress
+    client: Client, folders: list[Path], preset: str, parameters: dict[str, Any], progress: Progress
 ) -> list[str]:
     """Return a trained model for each folder, as ``name:version``, and print a warning if it is unfit.
 
@@ -34,7 +34,7 @@ def models_of(
 
 
 def _start(
-    client: Client, folder: Path, preset: str, parameters: TrainingConfig, progress: Progress
+    client: Client, folder: Path, preset: str, parameters: dict[str, Any], progress: Progress
 ) -> tuple[str, str | None]:
     """Return the folder's model, and the id of the job that trains it; None if the model exists."""
     dataset = _name(folder, "")

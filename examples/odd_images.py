@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from folder_models import models_of
 from odd_images_report import write_report
@@ -34,8 +35,7 @@ from rich.table import Table
 
 from snf_client import Client, ClientError
 from snf_client.local_files import images_in
-from snf_client.parameters import TrainingConfig
-from snf_client.schemas import FailedImage
+from snf_client.schemas.scores import FailedImage
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def models_by_label(
     """Return a model for each label: the named one, or one that is trained unless it exists."""
     if options.model is not None:
         return {"": options.model}
-    parameters: TrainingConfig = {
+    parameters: dict[str, Any] = {
         "max_minutes": options.max_minutes,
         "max_steps": options.max_steps,
         "suspect_share": options.suspect_share,

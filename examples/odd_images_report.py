@@ -12,7 +12,7 @@ from odd_images_verdicts import Verdict
 from PIL import Image, ImageOps
 
 from snf_client import Client, heat_map_png
-from snf_client.schemas import FailedImage, ScoredImage
+from snf_client.schemas.scores import FailedImage, ScoredImage
 
 THUMBNAIL = 112
 """Longest side of a thumbnail, pixels."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from snf_client.schemas import FailedImage, ScoredImage
+from snf_client.schemas.scores import FailedImage, ScoredImage
 
 Results = dict[Path, ScoredImage | FailedImage]
 """Results of images under one model."""

@@ -28,7 +28,8 @@ from safetensors import safe_open
 from snf_app.cli.judging_model import JudgingModel
 from snf_app.cli.model_tables import print_calibrations, print_model
 from snf_app.main import create_app
-from snf_client.schemas import CalibrationList, ModelDetail
+from snf_client.schemas.calibrations import CalibrationList
+from snf_client.schemas.models import ModelDetail
 from snf_models.datasets import load_dataset
 from snf_models.registry.calibrations import GRADIENTS_IGNORED
 from snf_models.registry.registry import Registry

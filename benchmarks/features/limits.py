@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.features.cells import SolarCells, pixel_flow
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.trained import trained_on
+from snf_client.schemas.limits import LimitCurve, LimitParameters, LimitRecord
 from snf_models.anomaly.calibrate import calibrate
 from snf_models.anomaly.reference_images import EvenlySpaced, ReferenceImages
 from snf_models.artifacts.manifest import LogDets, Manifest
@@ -23,7 +24,6 @@ from snf_models.limits.chart import limit_text
 from snf_models.limits.good_images import STATISTICS, GoodImages
 from snf_models.limits.measure import measure_limits
 from snf_models.loading.load_flows import Artifact, load_artifact
-from snf_models.registry.limits import LimitCurve, LimitParameters, LimitRecord
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_models.scoring.open_density import log_dets_of, open_density

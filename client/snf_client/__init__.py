@@ -12,32 +12,36 @@
 
 from __future__ import annotations
 
-from snf_client.client import AsyncClient, Client
-from snf_client.errors import (
-    Busy,
-    ClientError,
-    Conflict,
-    InvalidRequest,
-    ModelChanged,
-    NotAuthorized,
-    NotFound,
-    ProblemError,
-    ServiceFailed,
-    ServiceUnavailable,
-    UnexpectedAnswer,
-)
-from snf_client.images import heat_map_array, heat_map_png
-from snf_client.job_events import (
-    EndEvent,
-    ErrorEvent,
-    Event,
-    LogEvent,
-    MetricsEvent,
-    StartedEvent,
-    StateEvent,
-    ValidationEvent,
-)
-from snf_client.retries import Retries
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snf_client.client import AsyncClient, Client
+    from snf_client.errors import (
+        Busy,
+        ClientError,
+        Conflict,
+        InvalidRequest,
+        ModelChanged,
+        NotAuthorized,
+        NotFound,
+        ProblemError,
+        ServiceFailed,
+        ServiceUnavailable,
+        UnexpectedAnswer,
+    )
+    from snf_client.images import heat_map_array, heat_map_png
+    from snf_client.job_events import (
+        EndEvent,
+        ErrorEvent,
+        Event,
+        LogEvent,
+        MetricsEvent,
+        StartedEvent,
+        StateEvent,
+        ValidationEvent,
+    )
+    from snf_client.retries import Retries
 
 __all__ = [
     "AsyncClient",
@@ -65,3 +69,14 @@ __all__ = [
     "heat_map_array",
     "heat_map_png",
 ]
+
+_MODULES = ("errors", "images", "job_events", "retries", "client")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that ``snf_client.schemas`` loads neither httpx nor NumPy."""
+    if name in __all__:
+        for module in map(import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,9 @@ from snf_client.resources.scores import (
     score_blocking,
 )
 from snf_client.retries import Retries
-from snf_client.schemas import CallerView, Health, PresetList, Readiness, Scores, WorkerList
+from snf_client.schemas.scores import Scores
+from snf_client.schemas.service import CallerView, Health, Readiness, WorkerList
+from snf_client.schemas.training import PresetList
 from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, ServiceConnection, SyncTransport, operation
 
 

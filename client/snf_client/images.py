@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from snf_client.schemas import HeatMap
+from snf_client.schemas.scores import HeatMap
 
 Pixels = npt.NDArray[np.uint8]
 ImageLike: TypeAlias = str | Path | bytes | Image.Image | Pixels

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from snf_client.errors import ClientError, ServiceUnavailable
 from snf_client.request import Call, path, read_nothing
 from snf_client.retries import Retries, may_retry
-from snf_client.schemas import JobView
+from snf_client.schemas.jobs import JobView
 
 SILENCE_S = 45.0
 """Silence after which a stream counts as lost; the service sends at least a comment every 15 s."""

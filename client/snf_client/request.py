@@ -77,6 +77,13 @@ def all_pages(place: str, schema: type[M], entries: str, before: M | None = None
     return Call("GET", place, parse, params=query(after=getattr(before, "next", None)), follow=follow)
 
 
+def given_fields(request: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a request that were set: the service refuses those of another type of job."""
+    if isinstance(request, BaseModel):
+        return request.model_dump(mode="json", exclude_unset=True)
+    return dict(request or {})
+
+
 def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
     """Return a parser of JSON bodies, which raises ``UnexpectedAnswer`` for another schema."""
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from snf_client.schemas.datasets import ImageFacts
+from snf_client.schemas.training import ImageOptions
 from snf_models.errors import DatasetUnfit
-from snf_models.training.config import ImageOptions
 from snf_runtime.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, DecodedImage, Preprocessing
 
 MAX_MODEL_SIDE = 1024
 TILE_SIDE = 256
 """Side of the tiles of a model with fit tiles, where image_size is unset."""
-
-
-class ImageFacts(BaseModel):
-    """Summary of the image sizes and colours in a dataset, used to choose a model's input size and colour mode."""
-
-    model_config = ConfigDict(frozen=True)
-
-    smallest: tuple[int, int] = Field(description="Smallest width and smallest height, pixels.")
-    largest: tuple[int, int] = Field(description="Largest width and largest height, pixels.")
-    median_shorter_side: int
-    coloured: bool = Field(description="Whether any image has colour.")
-    channels: int | None = Field(description="Channels that every image has as it is; None where they differ.")
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
@@ -99,40 +88,6 @@ class Provenance(BaseModel):
                 "resized": self.resized + image.resized,
             }
         )
-
-
-class Split(BaseModel):
-    """Division of a dataset into parts for training and calibration, with the number of images in each.
-
-    The parts are for training, for fitting anomaly statistics, and for calibrating p-values.
-
-    If there are ``folds``, there is no calibration part; ``statistics`` is then used for both, by cross-conformal
-    prediction.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rule: Literal["by-group", "by-image", "in-order"]
-    reason: str
-    seed: int | None = None
-    train: int
-    statistics: int
-    calibration: int
-    groups: dict[str, list[str]] = Field({}, description="Groups of a part, the first 100 by name.")
-    folds: list[int] = Field(
-        [], description="Images of each fold of `statistics` where there are too few for a calibration part, else none."
-    )
-
-    @property
-    def parts(self) -> str:
-        """Text such as "60 training/20 statistics/20 calibration".
-
-        >>> Split(rule="by-image", reason="", train=60, statistics=40, calibration=0, folds=[8, 8, 8, 8, 8]).parts
-        '60 training/40 reference in 5 folds'
-        """
-        if self.folds:
-            return f"{self.train} training/{self.statistics} reference in {len(self.folds)} folds"
-        return f"{self.train} training/{self.statistics} statistics/{self.calibration} calibration"
 
 
 def remark(trained: Provenance | None, image: DecodedImage) -> str | None:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field
-
+from snf_client.schemas.base import NAME, NAME_RULE, VERSION
 from snf_models.errors import InvalidName, ModelNotFound
 
 LIVE = "live"
 """The alias of the version that the plain name of a model means; every model with a fit version has it."""
-NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-VERSION = r"[1-9][0-9]{0,8}"
-NAME_PATTERN = rf"^{NAME}$"
-REF_PATTERN = rf"^{NAME}(:{VERSION}|@{NAME})?$"
-"""Patterns of JSON Schema, which match anywhere in a text unless they are anchored."""
-NAME_RULE = "1 to 64 of a-z 0-9 . _ - with a letter or digit first"
-"""The rule of a name, for error texts."""
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-"""A name as the field of a pydantic model."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Characters that can forge lines, move the cursor or exchange the order of what is read."""
 _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME}))?")
@@ -50,7 +40,7 @@ def printable(text: str) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Return whether a text keeps :data:`NAME_RULE`.
+    """Return whether a text keeps ``NAME_RULE``.
 
     >>> is_name("lot-7"), is_name("Lot 7"), is_name("")
     (True, False, False)

@@ -30,7 +30,7 @@ from snf_models.flows.architecture import ConvolutionalArchitecture, FullyConnec
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import walk
 from snf_models.training.batches import Batches
-from snf_models.training.config import TrainingConfig
+from snf_models.training.config import TrainingConfig, learning_rate_at
 
 STEPS = 6
 FEW = {"batch_size": 8}
@@ -72,7 +72,7 @@ def test_the_published_recipe_is_that_of_the_paper() -> None:
             assert few == many  # a larger budget goes on with the same training
             assert (few.learning_rate, few.batch_size, few.warmup_steps) == (rate, 100, 5000)
             assert (few.final_learning_rate, few.ema_decay) == (1.0, 0.0)
-            assert few.learning_rate_at(400_000, 0.9) == rate
+            assert learning_rate_at(few, 400_000, 0.9) == rate
             assert few.pixel_transform == "logit"
         assert config_of(group, group.row("snf"), "published", 100, 0).reconstruction_weight == 1
 

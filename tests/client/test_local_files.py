@@ -10,11 +10,10 @@ from typing import Any, TypeAlias
 import pytest
 from PIL import Image
 
-from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client import AsyncClient, Client, InvalidRequest, ModelChanged, UnexpectedAnswer
 from snf_client.images import MAX_FILE_BYTES, UnreadableFile, batches
 from snf_client.local_files import FilesProblem, Progress, files_in, split_paths
-from snf_client.schemas import FailedImage
+from snf_client.schemas.scores import SCORED_DIGIT, FailedImage
 from tests.client.scripted_server import QUICK, Answer, problem, scripted
 from tests.support.image_files import exif
 from tests.support.paths import DIGITS

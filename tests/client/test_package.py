@@ -16,9 +16,22 @@ pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 
 def test_importing_the_client_loads_no_module_of_the_server() -> None:
     code = """
-        import sys, snf_client
+        import sys, snf_client.client
         server = ("snf_app", "snf_worker", "snf_models", "torch", "fastapi", "celery", "redis", "sklearn", "typer")
         print([name for name in server if name in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_the_schemas_load_neither_httpx_nor_numpy() -> None:
+    code = """
+        import importlib, pathlib, sys, snf_client.schemas
+        for path in pathlib.Path(snf_client.schemas.__file__).parent.glob("*.py"):
+            importlib.import_module(f"snf_client.schemas.{path.stem}")
+        print([name for name in ("httpx", "numpy", "PIL") if name in sys.modules])
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
@@ -35,7 +48,9 @@ import numpy as np
 from PIL import Image
 
 from snf_client import AsyncClient, Client, Event, heat_map_array
-from snf_client.schemas import JobView, ModelDetail, ModelPage, Scores
+from snf_client.schemas.jobs import JobView
+from snf_client.schemas.models import ModelDetail, ModelPage
+from snf_client.schemas.scores import Scores
 
 
 def use(client: Client) -> list[float]:

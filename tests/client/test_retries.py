@@ -26,7 +26,8 @@ from snf_client import (
 )
 from snf_client.request import RetryWhen
 from snf_client.retries import may_retry
-from snf_client.schemas import ModelPage, Readiness
+from snf_client.schemas.models import ModelPage
+from snf_client.schemas.service import Readiness
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
 JOB = {

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from snf_app.calibrations.schemas import LINE
 from snf_app.calibrations.views import advice
+from snf_client.schemas.calibrations import LINE
 from tests.end_to_end.support.service import MNIST, await_job, files, running, snf
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.sample_files import pngs, zipped

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from snf_models.evaluation.schema import EvaluationReport
+from snf_client.schemas.evaluations import EvaluationReport
 from snf_runtime.images.codec import encode_png
 from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import await_job, snf

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from snf_client import Client, ProblemError
-from snf_client.schemas import RecommendationRecord
+from snf_client.schemas.recommendations import RecommendationRecord
 from tests.end_to_end.support.service import snf
 
 SETTINGS = ("image_size=27", "feature_side=64", "shapes=missing-part")

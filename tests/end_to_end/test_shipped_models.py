@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from snf_app.scoring.schemas import SCORED_DIGIT
+from snf_client.schemas.scores import SCORED_DIGIT
 from snf_models.loading.load_flows import load_artifact
 from snf_models.registry.registry import ZOO, Registry
 from snf_runtime.images.dequantisation import content_noise

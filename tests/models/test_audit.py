@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from snf_models.artifacts.manifest import Deviation
+from snf_client.schemas.calibrations import Deviation
 from snf_models.audit import audit, recompute
 from snf_models.bijections.conformance import jacobian_log_det, randomise
 from snf_models.loading.load_flows import load_artifact

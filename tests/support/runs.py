@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from snf_client.schemas.training import RunStart
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.record import new_job_id
-from snf_worker.jobs.runs import RunRecorder, RunStart, RunStore
+from snf_worker.jobs.runs import RunRecorder, RunStore
 
 SHIPPED = "mnist-snf-glow:1"
 

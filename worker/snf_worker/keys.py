@@ -12,11 +12,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from snf_client.schemas.base import Name, Role
 from snf_models.disk import locked, write_atomically
-from snf_models.naming import Name
 from snf_worker.settings import Settings
-
-Role = Literal["read", "score", "train", "admin"]
 
 ROLES: tuple[Role, ...] = get_args(Role)
 """All roles in ascending order; each role includes the permissions of those before it."""

@@ -25,7 +25,8 @@ from snf_app.access.permissions import SCOPE, Caller, address_of, keyless, netwo
 from snf_app.http.errors import Problem, problem_response
 from snf_app.http.request_log import BackgroundLog, audit_file, shortened, timestamp
 from snf_app.metrics.registry import ServiceMetrics
-from snf_worker.keys import KeyFile, KeysUnreadable, Role, StoredKey, digest_of, id_in
+from snf_client.schemas.base import Role
+from snf_worker.keys import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
 from snf_worker.settings import Settings
 
 CHECK_S = 0.5

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from snf_app.access.permissions import CallerScope, MayRead, caller_of
-from snf_app.access.schemas import CallerView
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
+from snf_client.schemas.service import CallerView
 from snf_worker.keys import ROLES, includes
 
 router = Router(prefix="/v1/me", tags=["operations"], dependencies=[MayRead])

@@ -13,7 +13,8 @@ from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.types import Scope
 
 from snf_app.http.errors import Problem, responses
-from snf_worker.keys import ROLES, Role, includes
+from snf_client.schemas.base import Role
+from snf_worker.keys import ROLES, includes
 
 SCOPE = "snf.caller"
 

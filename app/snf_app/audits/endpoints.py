@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Query, Request
 
 from snf_app.access.permissions import MayScore, caller_of
-from snf_app.audits.schemas import Audit
 from snf_app.audits.views import audit_view
 from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
+from snf_client.schemas.models import Audit
 from snf_runtime.steps import Steps
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snf_app.audits.schemas import Audit, AuditedImage, AuditedLayer, AuditedTotal
 from snf_app.registry.loaded import Loaded
+from snf_client.schemas.models import Audit, AuditedImage, AuditedLayer, AuditedTotal
 
 if TYPE_CHECKING:
     from snf_models.audit import Audited

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snf_app.calibrations.comparison_schemas import CalibrationComparison, ComparedCalibration, ComparedVerdicts
 from snf_app.calibrations.recent_evidence import RecentEvidence
+from snf_client.schemas.calibrations import CalibrationComparison, ComparedCalibration, ComparedVerdicts
 from snf_models.naming import parse_ref
 from snf_models.registry.calibrations import OWN, attainable
 from snf_models.registry.registry import Registry

@@ -10,15 +10,20 @@ from pydantic import BaseModel, Field
 from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from snf_app.calibrations import views
 from snf_app.calibrations.comparison import compare
-from snf_app.calibrations.comparison_schemas import CalibrationComparison
-from snf_app.calibrations.schemas import CalibrationChoice, CalibrationList, CalibrationRequest, CalibrationView
 from snf_app.http.errors import responses
 from snf_app.http.openapi import located
 from snf_app.http.router import JsonRoute, Router
 from snf_app.jobs.endpoints import IdempotencyKey
-from snf_app.jobs.schemas import JobRequest, JobView
 from snf_app.jobs.views import job_view
 from snf_app.state import JobServiceDep, RecentEvidenceDep, RegistryDep
+from snf_client.schemas.calibrations import (
+    CalibrationChoice,
+    CalibrationComparison,
+    CalibrationList,
+    CalibrationRequest,
+    CalibrationView,
+)
+from snf_client.schemas.jobs import JobRequest, JobView
 from snf_models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.

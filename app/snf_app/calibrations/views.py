@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from functools import lru_cache
 
-from snf_app.calibrations.schemas import CalibrationList, CalibrationView, Threshold
+from snf_client.schemas.calibrations import CalibrationList, CalibrationView, Threshold
 from snf_models.anomaly.exchangeability import images_needed, safe_threshold
 from snf_models.artifacts.manifest import CalibrationSummary
 from snf_models.errors import ArtifactError, CalibrationNotFound

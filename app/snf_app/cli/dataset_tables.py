@@ -9,7 +9,7 @@ import typer
 from snf_app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:
-    from snf_client.schemas import DatasetDetail, DatasetEntry, Duplicates
+    from snf_client.schemas.datasets import DatasetDetail, DatasetEntry, Duplicates
 
 MAX_ROWS = 10
 KINDS = {"image": "image files", "tar": "tar archives", "parquet": "Parquet files"}

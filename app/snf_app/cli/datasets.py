@@ -27,7 +27,7 @@ from snf_app.cli.remote import service
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
-    from snf_client.schemas import DatasetDetail
+    from snf_client.schemas.datasets import DatasetDetail
     from snf_models.datasets import DatasetStore
     from snf_models.datasets.report import NearDuplicates
     from snf_worker.settings import Settings
@@ -58,9 +58,9 @@ def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> No
             listed = client.datasets.list()
     else:
         with error_messages():
-            from snf_app.datasets.schemas import DatasetList
             from snf_app.datasets.views import entries
-            from snf_client.schemas import DatasetList as ClientList
+            from snf_client.schemas.datasets import DatasetList
+            from snf_client.schemas.datasets import DatasetList as ClientList
 
             settings = read_settings()
             listed = client_schema(ClientList, DatasetList(datasets=entries(_store(settings), settings.data_dir)))
@@ -240,7 +240,7 @@ def _delete(settings: Settings, name: str) -> None:
 
 def _detail(name: str, settings: Settings) -> DatasetDetail:
     from snf_app.datasets.views import detail
-    from snf_client.schemas import DatasetDetail
+    from snf_client.schemas.datasets import DatasetDetail
 
     return client_schema(DatasetDetail, detail(name, _store(settings), settings.data_dir))
 

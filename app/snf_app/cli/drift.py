@@ -11,7 +11,7 @@ from snf_app.cli.tables import TableColumn, print_table
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
-    from snf_client.schemas import Drift
+    from snf_client.schemas.models import Drift
 
 COLUMNS = (
     TableColumn("images of", fold=16),

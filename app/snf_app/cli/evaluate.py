@@ -27,7 +27,7 @@ from snf_app.cli.remote import follow_job, service
 from snf_runtime.judged_counts import FAILED, USAGE
 
 if TYPE_CHECKING:
-    from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
+    from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 
 
 def evaluate(
@@ -118,7 +118,7 @@ def _masks(given: list[str]) -> dict[str, str]:
 def _parameters(given: dict[str, object]) -> EvaluationParameters:
     from pydantic import ValidationError
 
-    from snf_models.evaluation.schema import EvaluationParameters
+    from snf_client.schemas.evaluations import EvaluationParameters
 
     try:
         return EvaluationParameters.model_validate(given)
@@ -164,8 +164,8 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
 def _remote(
     model: str, normal: str, parameters: EvaluationParameters, url: str, key: str | None, *, quiet: bool
 ) -> EvaluationReport:
-    from snf_client.schemas import EvaluationReport as ClientReport
-    from snf_models.evaluation.schema import EvaluationReport
+    from snf_client.schemas.evaluations import EvaluationReport
+    from snf_client.schemas.evaluations import EvaluationReport as ClientReport
 
     with service(url, key) as client, events_bar() as observe:
         given: Any = parameters.model_dump(mode="json", exclude_defaults=True)

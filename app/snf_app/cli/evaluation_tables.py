@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.text import Text
 
 from snf_app.cli.tables import TableColumn, print_table
+from snf_client.schemas.evaluations import EvaluationReport, FalseAlarms, Rate, SetReport
 from snf_models.evaluation.report import HEADLINE, percent, result_of, summary
-from snf_models.evaluation.schema import EvaluationReport, FalseAlarms, Rate, SetReport
 
 SHORT_NAMES = {
     "whole-family": "whole",

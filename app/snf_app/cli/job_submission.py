@@ -10,7 +10,7 @@ from snf_app.cli.common import fail, fail_validation
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
-    from snf_client.schemas import JobRequest
+    from snf_client.schemas.jobs import JobRequest
 
 TEXTS = ("dataset", "model", "preset", "device", "backbone", "against")
 """Fields and parameters that are text even where it looks like a number."""
@@ -22,7 +22,7 @@ def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobReques
     """Return a request of a file, overridden by ``NAME=VALUE`` pairs; exit with code 2 if it is not valid."""
     from pydantic import ValidationError
 
-    from snf_client.schemas import JobRequest
+    from snf_client.schemas.jobs import JobRequest
 
     fields = [name for name in JobRequest.model_fields if name not in {"type", "parameters"}]
     request: dict[str, Any] = {"type": type} if file is None else _read(file, type)

@@ -11,7 +11,8 @@ from snf_app.cli.tables import TableColumn, print_facts, print_table
 from snf_runtime.judged_counts import JudgedCounts
 
 if TYPE_CHECKING:
-    from snf_client.schemas import JobList, JobView, RunDetail, TrainingCurve
+    from snf_client.schemas.jobs import JobList, JobView
+    from snf_client.schemas.training import RunDetail, TrainingCurve
 
 STYLES = {
     "running": "cyan",

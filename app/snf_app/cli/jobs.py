@@ -22,11 +22,12 @@ from snf_app.cli.new_version import print_published
 from snf_app.cli.out_file import Force
 from snf_app.cli.remote import follow_job, service, service_url
 from snf_app.cli.score_dataset import download_table
-from snf_worker.jobs.record import JobType, Status
+from snf_client.schemas.base import JobType
+from snf_worker.jobs.record import Status
 
 if TYPE_CHECKING:
     from snf_client import Client
-    from snf_client.schemas import JobView
+    from snf_client.schemas.jobs import JobView
 
 CURVE_POINTS = 1000
 """Points of a drawn curve: far more than a terminal has columns."""

@@ -11,7 +11,7 @@ from snf_runtime.judged_counts import FAILED
 if TYPE_CHECKING:
     from snf_client import Client
     from snf_client.resources.scores import ScorePart
-    from snf_client.schemas import ModelDetail
+    from snf_client.schemas.models import ModelDetail
     from snf_models.registry.registry import ModelVersion
 
 

@@ -13,8 +13,9 @@ import typer
 
 from snf_app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
 from snf_app.cli.tables import TableColumn, print_table
+from snf_client.schemas.base import Role
 from snf_runtime.judged_counts import FAILED, USAGE
-from snf_worker.keys import ROLES, Role
+from snf_worker.keys import ROLES
 
 if TYPE_CHECKING:
     from snf_worker.keys import KeyFile, StoredKey
@@ -72,7 +73,7 @@ def create(
     Only the hash of the key is stored.
     """
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
-    from snf_models.naming import NAME, NAME_RULE
+    from snf_client.schemas.base import NAME, NAME_RULE
     from snf_worker.keys import RATE, import_key_file
 
     _check("NAME", name, NAME, NAME_RULE)

@@ -27,7 +27,7 @@ from snf_app.cli.remote import follow_job, service
 from snf_runtime.judged_counts import FAILED
 
 if TYPE_CHECKING:
-    from snf_models.registry.limits import LimitParameters, LimitRecord
+    from snf_client.schemas.limits import LimitParameters, LimitRecord
 
 
 def limit(
@@ -103,7 +103,7 @@ def limit(
 def _parameters(given: dict[str, object]) -> LimitParameters:
     from pydantic import ValidationError
 
-    from snf_models.registry.limits import LimitParameters
+    from snf_client.schemas.limits import LimitParameters
 
     try:
         return LimitParameters.model_validate(given)
@@ -154,8 +154,8 @@ def _remote(
     model: str, data: str | None, parameters: LimitParameters, url: str, key: str | None, *, quiet: bool
 ) -> tuple[int, LimitRecord]:
     """Measure the limit by a job of a running service, and return its number and record."""
-    from snf_client.schemas import LimitResult
-    from snf_models.registry.limits import LimitRecord
+    from snf_client.schemas.jobs import LimitResult
+    from snf_client.schemas.limits import LimitRecord
 
     with service(url, key) as client, events_bar() as observe:
         dataset = data or client.models.get(model).calibration.dataset

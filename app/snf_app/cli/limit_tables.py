@@ -3,8 +3,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from snf_app.cli.tables import TableColumn, print_table
+from snf_client.schemas.limits import LimitCell, LimitRecord
 from snf_models.limits.chart import limit_text
-from snf_models.registry.limits import LimitCell, LimitRecord
 
 
 def print_limit(number: int, record: LimitRecord) -> None:

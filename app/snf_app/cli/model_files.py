@@ -33,7 +33,7 @@ from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client
-    from snf_client.schemas import Audit, ModelDetail
+    from snf_client.schemas.models import Audit, ModelDetail
 
 NewName = Annotated[str, typer.Argument(help="Name of the model, which gets a new version.", show_default=False)]
 Ref = Annotated[
@@ -179,7 +179,8 @@ def import_model(
 def _located(model: str, client: Client | None) -> tuple[str, int, int]:
     """Return the name and the version of a model, and the number of its active calibration."""
     from snf_client import UnexpectedAnswer
-    from snf_models.naming import NAME_RULE, is_name, parse_ref
+    from snf_client.schemas.base import NAME_RULE
+    from snf_models.naming import is_name, parse_ref
 
     if client is not None:
         detail = client.models.get(model)
@@ -205,7 +206,7 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
     from snf_app.calibrations.views import view_of
     from snf_app.registry.imports import register_artifact
     from snf_app.registry.views import detail
-    from snf_client.schemas import ModelDetail
+    from snf_client.schemas.models import ModelDetail
     from snf_models.archives import PIECE_BYTES
     from snf_models.artifacts.files import fetch_artifact, unpack
     from snf_models.locations.location import Location
@@ -230,7 +231,7 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
 def _audit(model: str, n: int) -> Audit:
     from snf_app.audits.views import audit_view
     from snf_app.registry.loaded import Loaded
-    from snf_client.schemas import Audit
+    from snf_client.schemas.models import Audit
     from snf_models.audit import audit as run
     from snf_models.audit import count_images
     from snf_models.scorer import Scorer

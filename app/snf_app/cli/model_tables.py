@@ -11,16 +11,8 @@ from snf_runtime.judged_counts import FAILED
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from snf_client.schemas import (
-        Audit,
-        CalibrationComparison,
-        CalibrationList,
-        CalibrationView,
-        ModelDetail,
-        ModelPage,
-        ModelSummary,
-        Threshold,
-    )
+    from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList, CalibrationView, Threshold
+    from snf_client.schemas.models import Audit, ModelDetail, ModelPage, ModelSummary
     from snf_models.artifacts.manifest import FitnessRecord, TrainingRecord
     from snf_models.flows.architecture import Architecture
 

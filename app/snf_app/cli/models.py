@@ -30,7 +30,7 @@ from snf_app.cli.remote import follow_job, service, service_url
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
-    from snf_client.schemas import CalibrationComparison, CalibrationList
+    from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList
 
 HELP = "List, show, calibrate, alias and delete models. Without a subcommand: list."
 models = typer.Typer(help=HELP, invoke_without_command=True)
@@ -57,9 +57,9 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
         with error_messages():
             from snf_app.registry.loaded_memory import memory_limit
             from snf_app.registry.model_pool import ModelPool
-            from snf_app.registry.schemas import ModelPage
             from snf_app.registry.views import summary
-            from snf_client.schemas import ModelPage as ClientPage
+            from snf_client.schemas.models import ModelPage
+            from snf_client.schemas.models import ModelPage as ClientPage
 
             settings = read_settings()
             listing = ModelPool(registry(), settings.engine_options, memory_limit(settings)).listing()
@@ -92,7 +92,7 @@ def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = F
     else:
         with error_messages():
             from snf_app.calibrations.views import listing
-            from snf_client.schemas import CalibrationList
+            from snf_client.schemas.calibrations import CalibrationList
 
             listed = client_schema(CalibrationList, listing(registry(), model))
     _print_calibrations(listed, as_json)
@@ -179,7 +179,7 @@ def use_calibration(
     else:
         with error_messages():
             from snf_app.calibrations.views import choose
-            from snf_client.schemas import CalibrationList
+            from snf_client.schemas.calibrations import CalibrationList
 
             chosen = client_schema(CalibrationList, choose(registry(), model, number))
     _print_calibrations(chosen, as_json)
@@ -198,7 +198,7 @@ def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = Fal
         with error_messages():
             from snf_app.calibrations.views import view_of
             from snf_app.registry.views import detail
-            from snf_client.schemas import ModelDetail
+            from snf_client.schemas.models import ModelDetail
 
             local = registry()
             version = local.resolve(model)
@@ -228,7 +228,7 @@ def alias(
     """
     if (version is None) != remove:
         raise fail("expected either a version or --remove", USAGE)
-    from snf_client.schemas import Aliases
+    from snf_client.schemas.models import Aliases
 
     if url:
         with service(url, key) as client:
@@ -239,8 +239,8 @@ def alias(
                 moved = client.models.set_alias(name, label, version)
     else:
         with error_messages():
-            from snf_app.registry.schemas import Aliases as ServiceAliases
             from snf_app.registry.views import unfit_reasons
+            from snf_client.schemas.models import Aliases as ServiceAliases
 
             local = registry()
             if version is None:
@@ -332,7 +332,7 @@ def _compared(model: str, number: int, url: str | None, key: str | None) -> Cali
             return client.calibrations.compare(model, number)
     with error_messages():
         from snf_app.calibrations.comparison import compare
-        from snf_client.schemas import CalibrationComparison
+        from snf_client.schemas.calibrations import CalibrationComparison
 
         return client_schema(CalibrationComparison, compare(registry(), model, number))
 

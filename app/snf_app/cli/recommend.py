@@ -25,7 +25,7 @@ from snf_app.cli.remote import follow_job, service
 from snf_runtime.judged_counts import FAILED
 
 if TYPE_CHECKING:
-    from snf_models.recommendation.record import RecommendationRecord, RecommendParameters
+    from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters
 
 
 def recommend(
@@ -64,7 +64,7 @@ def recommend(
 def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
     from pydantic import ValidationError
 
-    from snf_models.recommendation.record import RecommendParameters
+    from snf_client.schemas.recommendations import RecommendParameters
 
     try:
         return RecommendParameters.model_validate(given | parse_pairs(pairs, "--set"))
@@ -73,10 +73,10 @@ def _parameters(given: dict[str, Any], pairs: list[str]) -> RecommendParameters:
 
 
 def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
+    from snf_client.schemas.training import ImageOptions
     from snf_models.datasets import DatasetStore, load_dataset
     from snf_models.errors import Interrupted
     from snf_models.recommendation.compare import compare_families
-    from snf_models.training.config import ImageOptions
 
     settings = read_settings(writes=True)
     store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
@@ -103,8 +103,8 @@ def _local(name: str, parameters: RecommendParameters) -> RecommendationRecord:
 def _remote(
     dataset: str, parameters: RecommendParameters, url: str, key: str | None, *, quiet: bool
 ) -> RecommendationRecord:
-    from snf_client.schemas import RecommendationRecord as Result
-    from snf_models.recommendation.record import RecommendationRecord
+    from snf_client.schemas.recommendations import RecommendationRecord
+    from snf_client.schemas.recommendations import RecommendationRecord as Result
 
     with service(url, key) as client, events_bar() as observe:
         given: Any = parameters.model_dump(mode="json", exclude_unset=True)

@@ -6,7 +6,7 @@ import shlex
 from rich.console import Console
 
 from snf_app.cli.tables import TableColumn, print_table
-from snf_models.recommendation.record import RecommendationRecord
+from snf_client.schemas.recommendations import RecommendationRecord
 from snf_models.recommendation.rule import limit_cell_text
 
 TYPICAL = "Typical limit: the size from which a family finds 90 % of the defects, averaged over their kinds"

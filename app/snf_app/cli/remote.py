@@ -15,7 +15,7 @@ from snf_runtime.judged_counts import FAILED, USAGE
 
 if TYPE_CHECKING:
     from snf_client import Client, ClientError
-    from snf_client.schemas import JobView
+    from snf_client.schemas.jobs import JobView
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from snf_models.disk import new_folder
 from snf_runtime.judged_counts import USAGE
 
 if TYPE_CHECKING:
-    from snf_client.schemas import RunDetail
+    from snf_client.schemas.training import RunDetail
 
 OF_STEP = ("bits_per_dim", "reconstruction_error", "learning_rate", "images_per_second")
 OF_RESULT = ("test_bits_per_dim", "validation_bits_per_dim", "test_nats", "reconstruction_error")

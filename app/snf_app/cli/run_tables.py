@@ -14,7 +14,7 @@ from snf_app.cli.progress import duration
 from snf_app.cli.tables import TableColumn, print_facts, print_table
 
 if TYPE_CHECKING:
-    from snf_client.schemas import RunDetail, RunList, TrainingRun
+    from snf_client.schemas.training import RunDetail, RunList, TrainingRun
 
 STYLES = {"finished": "green", "failed": "bold red", "unfinished": "yellow"}
 COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "bright_white", "bright_cyan")

@@ -28,7 +28,7 @@ from snf_runtime.judged_counts import FAILED, USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
-    from snf_client.schemas import RunDetail, RunList
+    from snf_client.schemas.training import RunDetail, RunList
     from snf_worker.jobs.runs import RunStore
 
 CURVE_POINTS = 1000
@@ -163,7 +163,7 @@ def _page(limit: int, after: str | None, url: str | None, key: str | None) -> Ru
             return client.runs.list(limit=limit, after=after)
     with error_messages():
         from snf_app.runs.views import run_list
-        from snf_client.schemas import RunList
+        from snf_client.schemas.training import RunList
 
         return client_schema(RunList, run_list(_store(), limit, after))
 
@@ -174,7 +174,7 @@ def _details(run_ids: list[str], url: str | None, key: str | None) -> list[RunDe
             return [client.runs.get(run_id, points=CURVE_POINTS) for run_id in run_ids]
     with error_messages():
         from snf_app.runs.views import run_detail
-        from snf_client.schemas import RunDetail
+        from snf_client.schemas.training import RunDetail
 
         store = _store()
         return [client_schema(RunDetail, run_detail(store, run_id, CURVE_POINTS)) for run_id in run_ids]

@@ -20,8 +20,7 @@ from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client
-    from snf_client.parameters import ScoringParameters
-    from snf_client.schemas import JobView
+    from snf_client.schemas.jobs import JobView
     from snf_runtime.judged_counts import JudgedCounts
 
 
@@ -46,7 +45,7 @@ def score_dataset(
                 bar(f"scoring {dataset}", event["step"], event["steps"])
 
         # The same version and calibration as those that the file was checked for.
-        parameters: ScoringParameters = {"calibration": judging.calibration}
+        parameters: dict[str, Any] = {"calibration": judging.calibration}
         if alpha is not None:
             parameters["alpha"] = alpha
         job = client.jobs.score(dataset, judging.ref, parameters=parameters)

@@ -113,7 +113,7 @@ def _scored(
 def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> ScorePart:
     from snf_app.scoring.responses import image_result
     from snf_client.resources.scores import ScorePart
-    from snf_client.schemas import FailedImage, ScoredImage
+    from snf_client.schemas.scores import FailedImage, ScoredImage
 
     def result(place: int, item: Item) -> ScoredImage | FailedImage:
         own = image_result(first + place, item, outcomes.get(place), loaded)

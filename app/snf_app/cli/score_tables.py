@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from snf_client.resources.scores import ImageResult, ScorePart
-    from snf_client.schemas import ScoredImage
+    from snf_client.schemas.scores import ScoredImage
 
 COLUMNS = (
     TableColumn("file", fold=26),

@@ -27,7 +27,7 @@ from snf_worker.process_setup import user_umask
 if TYPE_CHECKING:
     from snf_client import Client
     from snf_client.resources.scores import ImageResult
-    from snf_client.schemas import ModelDetail
+    from snf_client.schemas.models import ModelDetail
     from snf_models.bulk.part_tables import PartSummary
     from snf_models.bulk.plan import BulkPlan, OpenPlan
     from snf_models.registry.registry import ModelVersion

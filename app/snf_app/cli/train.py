@@ -33,12 +33,12 @@ from snf_runtime.judged_counts import USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
+    from snf_client.schemas.training import RunStart
     from snf_models.datasets import Dataset
     from snf_models.pipeline.presets import TrainingRecipe
     from snf_models.registry.registry import ModelVersion
     from snf_models.training.config import TrainingConfig
     from snf_models.training.distributed import Ranks
-    from snf_worker.jobs.runs import RunStart
     from snf_worker.settings import Settings
 
 DEFAULT_PRESET = "snf-glow-small"
@@ -116,7 +116,8 @@ def train(
     Under torchrun (torchrun --nproc-per-node N -m snf_app.cli.main train ...) N processes share every batch. On CUDA
     each process has its own GPU. The first process prints.
     """
-    from snf_models.naming import NAME_RULE, is_name
+    from snf_client.schemas.base import NAME_RULE
+    from snf_models.naming import is_name
 
     recipe, document = _recipe(preset, architecture)
     name = name or f"{data}-{recipe.name}"
@@ -183,7 +184,7 @@ def train(
 
 
 def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: TrainingConfig, device: str) -> RunStart:
-    from snf_worker.jobs.runs import RunStart
+    from snf_client.schemas.training import RunStart
 
     parameters = config.model_dump(mode="json", include=set(recipe.parameters))
     return RunStart(

@@ -6,18 +6,18 @@ from fastapi import Path, Query, Request, Response
 
 from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
 from snf_app.datasets.form import FILE, NAME, NEAR_DUPLICATES
-from snf_app.datasets.schemas import DatasetDetail, DatasetList, ReferenceRequest
 from snf_app.datasets.views import detail, entries, refuse_builtin, refuse_used
 from snf_app.http.errors import Problem, responses
 from snf_app.http.openapi import located
 from snf_app.http.router import PageQuery, Router
 from snf_app.scoring.request_images import MULTIPART
 from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
+from snf_client.schemas.base import NAME_PATTERN
+from snf_client.schemas.datasets import DatasetDetail, DatasetList, ReferenceRequest
 from snf_models.datasets import dataset_names
 from snf_models.datasets.builtin import NAMES
 from snf_models.disk import locked
 from snf_models.errors import DatasetNotFound
-from snf_models.naming import NAME_PATTERN
 
 PATH = "/v1/datasets"
 

@@ -12,9 +12,10 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from snf_app.http.errors import Problem, invalid, unsupported_media_type
 from snf_app.scoring.request_images import MULTIPART
+from snf_client.schemas.base import NAME_RULE
 from snf_models.datasets import Source
 from snf_models.datasets.report import NearDuplicates
-from snf_models.naming import NAME_RULE, is_name
+from snf_models.naming import is_name
 
 NAME, FILE, NEAR_DUPLICATES = "name", "file", "near_duplicates"
 MAX_FILES = 100_000

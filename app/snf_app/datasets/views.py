@@ -3,14 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from snf_app.datasets.schemas import DatasetDetail, DatasetEntry
 from snf_app.http.errors import Problem
 from snf_app.jobs.in_use import refuse_in_use
+from snf_client.schemas.datasets import DatasetDetail, DatasetEntry
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from snf_models.datasets.builtin import NAMES, builtin_file
 from snf_models.datasets.store import check_stored, summarize_report
 from snf_models.errors import ModelsError
-from snf_models.training.config import ImageOptions
 from snf_worker.jobs.store import JobStore
 
 NOTHING_KNOWN: dict[str, object] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastapi import Request, Response
 
 from snf_app.access.permissions import MayAdminister, MayRead, caller_of
-from snf_app.drift.schemas import DriftReport
 from snf_app.http.errors import Problem, responses
 from snf_app.http.router import Router
 from snf_app.state import DriftMonitorDep, ModelPoolDep
+from snf_client.schemas.models import DriftReport
 
 # Plain functions: the framework runs them in threads, where bets and disk may block.
 router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])

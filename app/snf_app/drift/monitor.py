@@ -9,8 +9,8 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 
 from snf_app.drift import storage
-from snf_app.drift.schemas import Drift
 from snf_app.drift.streams import DriftReference, Key, ModelStreams, Stream, label_of
+from snf_client.schemas.models import Drift
 from snf_models.registry.registry import ModelVersion
 from snf_worker.settings import Settings
 

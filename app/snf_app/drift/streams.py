@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from snf_app.drift.schemas import Drift
+from snf_client.schemas.models import Drift
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_runtime.anomaly.conformal import statistic_cells
 

@@ -7,7 +7,6 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from snf_app.access.permissions import SCOPE, MayRead
 from snf_app.health.readiness import readiness_of
-from snf_app.health.schemas import Health, Readiness
 from snf_app.health.version import package_version
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
@@ -20,6 +19,7 @@ from snf_app.state import (
     ModelPoolDep,
     SettingsDep,
 )
+from snf_client.schemas.service import Health, Readiness
 
 router = Router(tags=["operations"])
 

@@ -12,6 +12,7 @@ from fastapi import Header
 from starlette.requests import ClientDisconnect, Request
 
 from snf_app.http.errors import Problem
+from snf_client.schemas.base import MAX_TIMEOUT_MS
 
 
 class FairShares:
@@ -65,8 +66,6 @@ def _check(amount: int) -> None:
     if amount < 0:
         raise ValueError(f"expected an amount of 0 or more units, got {amount}")
 
-
-MAX_TIMEOUT_MS = 600_000
 
 TimeoutMs = Annotated[
     int | None,

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
-from snf_app.http.schemas import RULES
+from snf_client.schemas.base import RULES
 from snf_models.disk import storage_error
 from snf_models.errors import ErrorKind, ModelsError, NoLiveVersion
 from snf_models.texts import plain_text, with_value
@@ -107,6 +107,12 @@ ERROR = "snf.error"
 REQUEST_ID = "snf.request_id"
 
 log = logging.getLogger(__name__)
+
+
+def pattern(expression: str, rule: str) -> str:
+    """Register a rule that error messages show instead of a regular expression; return the expression."""
+    RULES[expression] = rule
+    return expression
 
 
 class FieldProblem(BaseModel):

@@ -22,7 +22,7 @@ from snf_app.access.permissions import permit, role_needed
 from snf_app.http.bodies import read_body
 from snf_app.http.errors import REMOVED, FieldProblem, invalid_fields, pointer_of, problem_of, unsupported_media_type
 from snf_app.http.request_log import forget_body, note_body, shortened
-from snf_app.http.schemas import Name
+from snf_client.schemas.base import Name
 from snf_models.texts import choices
 
 MAX_NAMED = 10

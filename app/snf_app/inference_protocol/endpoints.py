@@ -16,17 +16,6 @@ from snf_app.http.admission import TimeoutMs
 from snf_app.http.errors import PREFIX, error_answer, responses
 from snf_app.http.router import Router
 from snf_app.inference_protocol import service
-from snf_app.inference_protocol.schemas import (
-    InferAnswer,
-    InferRequest,
-    ModelMetadata,
-    ModelParameters,
-    ModelReady,
-    ServerLive,
-    ServerMetadata,
-    ServerReady,
-    TensorMetadata,
-)
 from snf_app.inference_protocol.service import (
     INPUT,
     INPUT_TYPE,
@@ -43,6 +32,17 @@ from snf_app.state import (
     RegistryDep,
     ScoringServiceDep,
     SettingsDep,
+)
+from snf_client.schemas.inference import (
+    InferAnswer,
+    InferRequest,
+    ModelMetadata,
+    ModelParameters,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    TensorMetadata,
 )
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_runtime.anomaly.conformal import default_alpha

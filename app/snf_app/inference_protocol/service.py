@@ -18,7 +18,10 @@ from snf_app.access.authentication import take_images
 from snf_app.http.admission import while_connected
 from snf_app.http.bodies import BodyTooLarge, read_body
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, malformed_json, unsupported_media_type
-from snf_app.inference_protocol.schemas import (
+from snf_app.registry.loaded import Loaded
+from snf_app.scoring.request_images import Pixels, too_many
+from snf_app.scoring.service import ScoringService
+from snf_client.schemas.inference import (
     AnswerParameters,
     BinarySize,
     InferAnswer,
@@ -28,10 +31,7 @@ from snf_app.inference_protocol.schemas import (
     InferRequest,
     RequestedOutput,
 )
-from snf_app.registry.loaded import Loaded
-from snf_app.scoring.request_images import Pixels, too_many
-from snf_app.scoring.schemas import ScoreQuery
-from snf_app.scoring.service import ScoringService
+from snf_client.schemas.scores import ScoreQuery
 from snf_models.errors import ImageError
 from snf_runtime.images.policy import MAX_PIXELS
 from snf_runtime.images.preprocessing import Preprocessing

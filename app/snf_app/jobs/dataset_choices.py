@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snf_app.datasets.schemas import DatasetEntry
 from snf_app.datasets.views import entries
 from snf_app.http.errors import Problem, invalid
-from snf_app.jobs.choice_schemas import JobDataset, JobDatasets, JobDraft
 from snf_app.jobs.model_job_checks import CHECKS, check_recommendation, find_calibrated
 from snf_app.jobs.planning import check_training
-from snf_app.jobs.schemas import JobRequest
+from snf_client.schemas.datasets import DatasetEntry
+from snf_client.schemas.jobs import JobDataset, JobDatasets, JobDraft, JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.errors import DatasetNotFound, DatasetUnfit
 from snf_models.evaluation.checks import check_anomalous

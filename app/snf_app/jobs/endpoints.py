@@ -6,13 +6,10 @@ from fastapi import Header, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
-from snf_app.http.errors import responses
+from snf_app.http.errors import pattern, responses
 from snf_app.http.openapi import located
 from snf_app.http.router import JsonRoute, Router
-from snf_app.http.schemas import pattern
-from snf_app.jobs.choice_schemas import JobDatasets, JobDraft
 from snf_app.jobs.dataset_choices import dataset_choices
-from snf_app.jobs.schemas import EstimatedJob, JobList, JobRequest, JobView, WorkerList, WorkerView
 from snf_app.jobs.views import NO_WORKER, job_view
 from snf_app.state import (
     DatasetStoreDep,
@@ -22,7 +19,10 @@ from snf_app.state import (
     SettingsDep,
     WorkerRegistryDep,
 )
-from snf_worker.jobs.record import JobType, Status
+from snf_client.schemas.base import JobType
+from snf_client.schemas.jobs import EstimatedJob, JobDatasets, JobDraft, JobList, JobRequest, JobView
+from snf_client.schemas.service import WorkerList, WorkerView
+from snf_worker.jobs.record import Status
 
 JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 

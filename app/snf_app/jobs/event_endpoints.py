@@ -6,9 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request, Response
 
 from snf_app.access.permissions import MayRead, caller_of
-from snf_app.http.errors import draining, responses
+from snf_app.http.errors import draining, pattern, responses
 from snf_app.http.router import Router
-from snf_app.http.schemas import pattern
 from snf_app.jobs.dependencies import FollowedJob, folder_of
 from snf_app.jobs.event_streams import EventStream
 from snf_app.jobs.timeline import EVENT_ID, Cursor

@@ -11,8 +11,12 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, problem_of
-from snf_app.jobs.parameters import TRAINING_ONLY, CalibrationParameters, ScoringParameters, refuse_conversions
-from snf_app.jobs.schemas import JobRequest
+from snf_app.jobs.parameters import TRAINING_ONLY, refuse_conversions
+from snf_client.schemas.evaluations import EvaluationParameters
+from snf_client.schemas.jobs import CalibrationParameters, JobRequest, ScoringParameters
+from snf_client.schemas.limits import LimitParameters
+from snf_client.schemas.recommendations import RecommendParameters
+from snf_client.schemas.training import ImageOptions
 from snf_models.anomaly.reference_images import as_seen, check_shape, check_summary
 from snf_models.bulk.checks import require_scorable
 from snf_models.bulk.plan import MAX_PARTS
@@ -27,17 +31,14 @@ from snf_models.errors import (
 )
 from snf_models.evaluation.checks import check_anomalous, check_normals
 from snf_models.evaluation.masks import check_masks
-from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.flows.architecture import features_of
 from snf_models.limits.good_images import check_unused
 from snf_models.locations.location import allowed_location
 from snf_models.naming import parse_ref
-from snf_models.recommendation.record import RecommendParameters, check_train_images
+from snf_models.recommendation.record import check_train_images
 from snf_models.registry.calibrations import OWN
-from snf_models.registry.limits import LimitParameters
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.texts import choices
-from snf_models.training.config import ImageOptions
 from snf_runtime.anomaly.conformal import attainable_alpha
 from snf_worker.jobs.record import ModelJobType
 

@@ -6,53 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from snf_app.http.errors import field_problem, invalid_fields
-from snf_models.artifacts.manifest import Precision
-from snf_models.evaluation.schema import EvaluationParameters
-from snf_models.naming import NAME_PATTERN
-from snf_models.recommendation.record import RecommendParameters
-from snf_models.registry.limits import LimitParameters
+from snf_client.schemas.base import NAME_PATTERN, JobType
+from snf_client.schemas.evaluations import EvaluationParameters
+from snf_client.schemas.jobs import CalibrationParameters, ScoringParameters
+from snf_client.schemas.limits import LimitParameters
+from snf_client.schemas.recommendations import RecommendParameters
 from snf_models.training.config import TrainingConfig
-from snf_worker.jobs.record import JobType
-
-
-class ScoringParameters(BaseModel):
-    """Parameters of a job that scores all images of a dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
-    output: str | None = Field(
-        None,
-        max_length=1024,
-        description="URL of a location that gets the scores, such as `s3://bucket/scores/lot-7`: one Parquet file for "
-        "each part. It must be below one of `SNF_ALLOWED_LOCATIONS`. Default: one table in the folder of the job.",
-        examples=["s3://lots/scores/lot-7"],
-    )
-    images_per_part: int | None = Field(
-        None,
-        ge=1,
-        le=100_000,
-        description="Images that one worker takes at a time. Default: 2,000, or as many as give 10,000 parts.",
-    )
-    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
-
-
-class CalibrationParameters(BaseModel):
-    """Parameters of a job that calibrates the p-values of a model on a dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    activate: bool | None = Field(
-        None,
-        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
-        "use.",
-    )
-    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")
-
 
 PARAMETERS: dict[JobType, type[BaseModel]] = {
     "train": TrainingConfig,

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields
 from snf_app.jobs.model_job_checks import CHECKS, check_output, check_recommendation, require_model, unknown_dataset
 from snf_app.jobs.parameters import refuse_conversions
-from snf_app.jobs.schemas import Estimate, JobRequest
+from snf_client.schemas.jobs import Estimate, JobRequest
+from snf_client.schemas.training import MAX_MINUTES
 from snf_models.datasets import DatasetStore, DatasetSummary, dataset_names, summarize
 from snf_models.errors import (
     ArchitectureInvalid,
@@ -25,7 +26,7 @@ from snf_models.naming import is_name
 from snf_models.pipeline.architecture_file import find_recipe
 from snf_models.pipeline.presets import ExpectedRanks, TrainingRecipe
 from snf_models.registry.registry import Registry
-from snf_models.training.config import MAX_MINUTES, TrainingConfig
+from snf_models.training.config import TrainingConfig
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.jobs.record import DeviceKind, Queue
 from snf_worker.jobs.submission import training_queue

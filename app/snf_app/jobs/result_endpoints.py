@@ -15,20 +15,13 @@ from snf_app.access.permissions import MayRead
 from snf_app.http.errors import Problem, responses
 from snf_app.http.router import Router
 from snf_app.jobs.dependencies import ExistingJob, folder_of
-from snf_app.jobs.schemas import (
-    CalibrationResult,
-    CurvePoint,
-    JobResult,
-    LimitResult,
-    Preview,
-    Previews,
-    TrainingCurve,
-)
 from snf_app.jobs.views import curve_answer
 from snf_app.state import SettingsDep
+from snf_client.schemas.evaluations import EvaluationReport
+from snf_client.schemas.jobs import CalibrationResult, JobResult, LimitResult, Preview, Previews
+from snf_client.schemas.recommendations import RecommendationRecord
+from snf_client.schemas.training import CurvePoint, TrainingCurve
 from snf_models.evaluation.report import CONTENT_SECURITY_POLICY
-from snf_models.evaluation.schema import EvaluationReport
-from snf_models.recommendation.record import RecommendationRecord
 from snf_worker.jobs.events import FILE, Event, read_curve, thin
 from snf_worker.jobs.record import RECOMMENDATION, REPORT_HTML, REPORT_JSON, SCORES, WITH_RESULT
 from snf_worker.settings import Settings

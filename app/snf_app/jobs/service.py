@@ -9,12 +9,13 @@ from starlette.types import Scope
 
 from snf_app.access.permissions import caller_of, require
 from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
-from snf_app.jobs.schemas import JobRequest
+from snf_client.schemas.base import JobType
+from snf_client.schemas.jobs import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.disk import locked, require_room
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.measured_trainings import MeasuredTrainings
-from snf_worker.jobs.record import Job, JobType
+from snf_worker.jobs.record import Job
 from snf_worker.jobs.retention import remove_job
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import (

@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from snf_app.jobs.schemas import CurvePoint, JobView, Validation
+from snf_client.schemas.jobs import JobView
+from snf_client.schemas.training import CurvePoint, Validation
 from snf_models.disk import usable_bytes
 from snf_worker.jobs.events import CurveEvents, thin
 from snf_worker.jobs.record import Job, Queue, Status

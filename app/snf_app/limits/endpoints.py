@@ -9,8 +9,8 @@ from fastapi import Path, Response
 from snf_app.access.permissions import MayRead
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.limits.schemas import LimitList, LimitView
 from snf_app.state import RegistryDep
+from snf_client.schemas.limits import LimitList, LimitView
 from snf_models.limits.chart import limit_chart
 from snf_models.naming import parse_ref
 

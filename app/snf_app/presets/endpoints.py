@@ -5,8 +5,8 @@ from functools import cache
 from snf_app.access.permissions import MayRead
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.jobs.schemas import JobRequest
-from snf_app.presets.schemas import PresetList, PresetView
+from snf_client.schemas.jobs import JobRequest
+from snf_client.schemas.training import PresetList, PresetView
 from snf_models.pipeline.presets import PRESETS, Preset
 from snf_models.training.config import TrainingConfig
 

@@ -11,11 +11,12 @@ from snf_app.http.bodies import ClosedStream
 from snf_app.http.errors import responses, unsupported_media_type
 from snf_app.http.openapi import located
 from snf_app.http.router import Router
-from snf_app.registry.schemas import ModelDetail
 from snf_app.registry.views import detail
 from snf_app.state import ModelUploadsDep, RegistryDep
+from snf_client.schemas.base import Name
+from snf_client.schemas.models import ModelDetail
 from snf_models.artifacts.files import pack
-from snf_models.naming import Name, parse_ref
+from snf_models.naming import parse_ref
 from snf_models.registry.calibrations import OWN
 
 TAR = "application/x-tar"

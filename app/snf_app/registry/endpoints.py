@@ -9,11 +9,11 @@ from snf_app.access.permissions import MayAdminister, MayRead
 from snf_app.calibrations.views import view_of
 from snf_app.http.errors import responses
 from snf_app.http.router import JsonRoute, PageQuery, Router
-from snf_app.http.schemas import Name
 from snf_app.jobs.in_use import refuse_used_model, refuse_used_version
-from snf_app.registry.schemas import Aliases, AliasTarget, ModelDetail, ModelPage
 from snf_app.registry.views import detail, summary, unfit_reasons
 from snf_app.state import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep, SettingsDep
+from snf_client.schemas.base import Name
+from snf_client.schemas.models import Aliases, AliasTarget, ModelDetail, ModelPage
 from snf_models.disk import locked
 
 router = Router(prefix="/v1/models", tags=["models"])

@@ -3,10 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snf_app.calibrations.schemas import CalibrationView
-from snf_app.drift.schemas import Drift
-from snf_app.registry import schemas
 from snf_app.registry.loaded import ModelListing, ModelState, PoolEntry
+from snf_client.schemas.calibrations import CalibrationView
+from snf_client.schemas.models import Drift, ModelDetail, ModelSummary, Serving, UnfitReason
 from snf_models.artifacts.manifest import FitnessCheck, Manifest
 from snf_models.disk import folder_bytes
 from snf_models.pipeline.presets import PRESETS
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
     from snf_app.drift.monitor import DriftMonitor
 
 
-def summary(model: ModelListing, drift: DriftMonitor | None = None) -> schemas.ModelSummary:
+def summary(model: ModelListing, drift: DriftMonitor | None = None) -> ModelSummary:
     """Return the summary of a model, with facts about the live version, or the newest one while none is live."""
     shown = model.live or model.newest
     manifest = shown.manifest if shown else None
-    return schemas.ModelSummary(
+    return ModelSummary(
         name=model.name,
         versions=list(model.versions),
         aliases=model.aliases,
@@ -46,12 +45,12 @@ def _architecture_of(manifest: Manifest) -> str:
 
 def detail(
     version: ModelVersion, calibration: CalibrationView, entry: PoolEntry | None, drift: Sequence[Drift] = ()
-) -> schemas.ModelDetail:
+) -> ModelDetail:
     """Return the details of a version; ``drift`` has an entry for all sources and one for each source."""
     serving = None
     if entry is not None and entry.state is ModelState.READY:
         scorer = entry.future.result().scorer
-        serving = schemas.Serving(
+        serving = Serving(
             engine=scorer.engine_name,
             precision=scorer.precision,
             tile=scorer.tile,
@@ -61,7 +60,7 @@ def detail(
             smallest_p=scorer.smallest_p,
             default_alpha=scorer.default_alpha,
         )
-    return schemas.ModelDetail(
+    return ModelDetail(
         name=version.name,
         version=version.version,
         read_only=version.read_only,
@@ -77,5 +76,5 @@ def detail(
     )
 
 
-def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[schemas.UnfitReason]:
-    return [schemas.UnfitReason(code=check.code, detail=check.sentence) for check in failed]
+def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[UnfitReason]:
+    return [UnfitReason(code=check.code, detail=check.sentence) for check in failed]

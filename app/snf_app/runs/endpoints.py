@@ -9,9 +9,9 @@ from snf_app.access.permissions import MayAdminister, MayRead
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.jobs.endpoints import JOB_ID
-from snf_app.runs.schemas import RunDetail, RunList
 from snf_app.runs.views import run_detail, run_list
 from snf_app.state import SettingsDep
+from snf_client.schemas.training import RunDetail, RunList
 from snf_worker.jobs.runs import RunStore
 
 # Plain functions: the framework runs them in threads, where the disk may block.

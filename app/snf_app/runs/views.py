@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snf_app.jobs.views import curve_answer
-from snf_app.runs.schemas import RunDetail, RunList
+from snf_client.schemas.training import RunDetail, RunList
 from snf_worker.jobs.runs import RunStore
 
 

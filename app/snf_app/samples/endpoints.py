@@ -15,9 +15,9 @@ from snf_app.http.errors import invalid, responses
 from snf_app.http.router import Router
 from snf_app.registry.loaded import Loaded
 from snf_app.samples.encoding import MAX_SEED, draw_seed, encode
-from snf_app.samples.schemas import Sample, Samples
 from snf_app.scoring.request_images import NPY, Pixels
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
+from snf_client.schemas.scores import Sample, Samples
 from snf_models.errors import NoLearnedInverse
 from snf_runtime.images.codec import encode_png
 from snf_runtime.steps import Steps

@@ -14,8 +14,8 @@ from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.registry.loaded import Loaded
 from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
-from snf_app.scoring.schemas import Quantile, Reference, ScoreQuery, Scores
 from snf_app.state import ModelPoolDep, ScoringServiceDep, SettingsDep
+from snf_client.schemas.scores import Quantile, Reference, ScoreQuery, Scores
 
 router = Router(tags=["scores"], dependencies=[MayScore])
 reference_router = Router(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])

@@ -11,8 +11,8 @@ import numpy as np
 
 from snf_app.http.errors import FieldProblem, Problem, status_of
 from snf_app.registry.loaded import Loaded
-from snf_app.scoring import schemas
 from snf_app.scoring.request_images import FIELD, Item, Pixels
+from snf_client.schemas.scores import FailedImage, Fdr, HeatMap, ItemError, PreprocessingNote, ScoredImage, Scores
 from snf_models.errors import ImageError, ModelsError
 from snf_models.images import provenance_warning
 from snf_runtime.images.codec import DecodedImage, encode_png
@@ -43,13 +43,11 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
 
         rates = q_values([verdict.p_value for verdict in verdicts.values()])
         by_index = dict(zip(verdicts, rates, strict=True))
-        content["fdr"] = schemas.Fdr(q_values=[by_index.get(index) for index in range(len(items))])
-    return schemas.Scores(**content).model_dump_json(exclude_unset=True).encode()
+        content["fdr"] = Fdr(q_values=[by_index.get(index) for index in range(len(items))])
+    return Scores(**content).model_dump_json(exclude_unset=True).encode()
 
 
-def image_result(
-    index: int, item: Item, judgement: Judgement | None, loaded: Loaded
-) -> schemas.ScoredImage | schemas.FailedImage:
+def image_result(index: int, item: Item, judgement: Judgement | None, loaded: Loaded) -> ScoredImage | FailedImage:
     """Return the answer for one image; ``judgement`` is None if it could not be decoded."""
     if isinstance(item.image, ImageError):
         return _failed(index, item, item.image)
@@ -59,7 +57,7 @@ def image_result(
     return _scored(index, item, item.image, judgement, loaded)
 
 
-def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, loaded: Loaded) -> schemas.ScoredImage:
+def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, loaded: Loaded) -> ScoredImage:
     placement = FilePlacement.of(loaded.scorer.preprocessing, image.file_size)
     in_file, likelihood = judged.in_file(placement), judged.likelihood
     # Members that are not set are left out of the JSON.
@@ -71,7 +69,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
     changes: dict[str, Any] = {"notes": list(image.notes)} if image.notes else {}
     if image.resized:
         changes["fit"] = loaded.scorer.preprocessing.fit
-    return schemas.ScoredImage(
+    return ScoredImage(
         index=index,
         filename=item.filename,
         status="ok",
@@ -80,7 +78,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
         kind=likelihood.kind,
         terms=likelihood.terms,
         anomaly=in_file.verdict,
-        preprocessing=schemas.PreprocessingNote(
+        preprocessing=PreprocessingNote(
             id=loaded.scorer.preprocessing.id,
             resized=image.resized,
             converted=image.converted,
@@ -92,7 +90,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, lo
     )
 
 
-def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> schemas.HeatMap:
+def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | None = None) -> HeatMap:
     """Return a heat map as overlay, colours and array in base64, reduced for large images of tiles."""
     from snf_models.anomaly.heat_map_picture import colours, overlay  # noqa: PLC0415 - SciPy takes time to load
 
@@ -101,7 +99,7 @@ def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | N
     layer = encode_png(colours(heat_map.anomaly, threshold).transpose(2, 0, 1))
     buffer = io.BytesIO()
     np.save(buffer, np.stack(list(channels.values())), allow_pickle=False)
-    return schemas.HeatMap(
+    return HeatMap(
         png=base64.b64encode(overlay(pixels, heat_map.anomaly, threshold, heat_map.scale)).decode(),
         layer=base64.b64encode(layer).decode(),
         npy=base64.b64encode(buffer.getvalue()).decode(),
@@ -115,17 +113,17 @@ def heat_map_answer(pixels: Pixels, heat_map: PixelMaps, regions: MapRegions | N
     )
 
 
-def _failed(index: int, item: Item, error: ModelsError) -> schemas.FailedImage:
-    return schemas.FailedImage(
+def _failed(index: int, item: Item, error: ModelsError) -> FailedImage:
+    return FailedImage(
         index=index,
         filename=item.filename,
         status="error",
-        error=schemas.ItemError(type=error.slug, title=error.title, status=status_of(error), detail=error.detail),
+        error=ItemError(type=error.slug, title=error.title, status=status_of(error), detail=error.detail),
     )
 
 
-def _none_scored(results: Sequence[schemas.ScoredImage | schemas.FailedImage]) -> Problem:
-    failed = [result for result in results if isinstance(result, schemas.FailedImage)]
+def _none_scored(results: Sequence[ScoredImage | FailedImage]) -> Problem:
+    failed = [result for result in results if isinstance(result, FailedImage)]
     return Problem(
         422,
         "no-image-scored",

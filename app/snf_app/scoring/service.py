@@ -26,7 +26,7 @@ from snf_app.registry.model_pool import ModelPool
 from snf_app.scoring.fair_queue import BATCH, FairQueue
 from snf_app.scoring.request_images import Item, Pixels, decode_batch, decoded, read_batch, source_pixels, too_many
 from snf_app.scoring.responses import answer_json
-from snf_app.scoring.schemas import ScoreQuery
+from snf_client.schemas.scores import ScoreQuery
 from snf_models.errors import ImageError
 from snf_runtime.images.batch import batch_of
 from snf_runtime.steps import Steps

@@ -6,14 +6,12 @@ import uuid
 from typing import Literal
 
 from snf_client.request import Call, path, query, read_json
-from snf_client.schemas import (
-    CalibrationChoice,
+from snf_client.schemas.calibrations import (
     CalibrationComparison,
     CalibrationList,
-    CalibrationRequest,
     CalibrationView,
-    JobView,
 )
+from snf_client.schemas.jobs import JobView
 from snf_client.transport import Resource, S, operation
 
 
@@ -45,7 +43,7 @@ class CalibrationsResource(Resource[S]):
 
         Scoring uses it within about two seconds.
         """
-        body = {"json": CalibrationChoice(calibration=number).model_dump()}
+        body = {"json": {"calibration": number}}
         return Call("PUT", path("models", ref, "calibrations", "active"), read_json(CalibrationList), body=body)
 
     @operation
@@ -83,11 +81,10 @@ class CalibrationsResource(Resource[S]):
             precision: Arithmetic of scores while the calibration is active.
             key: Idempotency key, see ``JobsResource``.
         """
-        request = CalibrationRequest(dataset=dataset, activate=activate, precision=precision)
         return Call(
             "POST",
             path("models", ref, "calibrations"),
             read_json(JobView),
             headers={"Idempotency-Key": key or uuid.uuid4().hex},
-            body={"json": request.model_dump()},
+            body={"json": {"dataset": dataset, "activate": activate, "precision": precision}},
         )

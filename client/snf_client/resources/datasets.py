@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from snf_client.local_files import ByteCounter, CountedFile, CountedStream, Progress, TarStream, size_of, split_paths
 from snf_client.request import Call, RetryWhen, all_pages, path, read_bytes, read_json, read_nothing
-from snf_client.schemas import DatasetDetail, DatasetList, ReferenceRequest
+from snf_client.schemas.datasets import DatasetDetail, DatasetList
 from snf_client.transport import Resource, S, operation
 
 Paths: TypeAlias = str | Path | Iterable[str | Path]
@@ -75,12 +75,12 @@ class DatasetsResource(Resource[S]):
             column: Column of Parquet files with the images; None to find it by its type.
             inspect: Whether every image is read, as jobs of types other than ``score`` need.
         """
-        request = ReferenceRequest(name=name, location=location, column=column, inspect=inspect)
+        request = {"name": name, "location": location, "inspect": inspect}
         return Call(
             "POST",
             path("datasets", "references"),
             read_json(DatasetDetail),
-            body={"json": request.model_dump(exclude_none=True)},
+            body={"json": request | ({} if column is None else {"column": column})},
             retry_when=RetryWhen.UNSENT,
             read_timeout_s=None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,34 +13,39 @@ from pydantic import TypeAdapter, ValidationError
 
 from snf_client.errors import ClientError, UnexpectedAnswer
 from snf_client.job_events import Event, JobEventReader, JobPolling
-from snf_client.parameters import (
-    CalibrationParameters,
-    EvaluationParameters,
-    LimitParameters,
-    RecommendParameters,
-    ScoringParameters,
-    TrainingConfig,
+from snf_client.request import (
+    Call,
+    RetryWhen,
+    given_fields,
+    path,
+    query,
+    read_bytes,
+    read_json,
+    read_nothing,
+    read_text,
+    unexpected,
 )
-from snf_client.request import Call, RetryWhen, path, query, read_bytes, read_json, read_nothing, read_text, unexpected
-from snf_client.schemas import (
+from snf_client.schemas.base import JobType
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
+from snf_client.schemas.jobs import (
+    CalibrationParameters,
     CalibrationResult,
     EstimatedJob,
-    EvaluationReport,
     JobDatasets,
-    JobDraft,
     JobList,
     JobRequest,
     JobResult,
     JobView,
     LimitResult,
     Previews,
-    RecommendationRecord,
-    TrainingCurve,
+    ScoringParameters,
 )
+from snf_client.schemas.limits import LimitParameters
+from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters
+from snf_client.schemas.training import TrainingConfig, TrainingCurve
 from snf_client.transport import AsyncTransport, Resource, S, SyncTransport, operation
 
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
-JobType: TypeAlias = Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
 AnyJobResult: TypeAlias = CalibrationResult | LimitResult | JobResult | EvaluationReport | RecommendationRecord
 AnyParameters: TypeAlias = (
     TrainingConfig
@@ -49,6 +54,7 @@ AnyParameters: TypeAlias = (
     | EvaluationParameters
     | LimitParameters
     | RecommendParameters
+    | Mapping[str, Any]
 )
 
 FINISHED = frozenset({"succeeded", "partial", "failed", "cancelled"})
@@ -59,14 +65,14 @@ class _Jobs(Resource[S]):
     """Calls for jobs. The idempotency key of a submission, random by default, makes sure that repeats give one job."""
 
     @operation
-    def submit(self, job: JobRequest, *, key: str | None = None) -> Call[JobView]:
+    def submit(self, job: JobRequest | Mapping[str, Any], *, key: str | None = None) -> Call[JobView]:
         """Queue a job of any type, such as train, score or recommend; return its record with id and status."""
         return _submit(job, key)
 
     @operation
-    def estimate(self, job: JobRequest) -> Call[EstimatedJob]:
+    def estimate(self, job: JobRequest | Mapping[str, Any]) -> Call[EstimatedJob]:
         """Return the queue of a job and, for a training, its expected time and memory, without submitting the job."""
-        return Call("POST", path("jobs", "estimate"), read_json(EstimatedJob), body=_body(job))
+        return Call("POST", path("jobs", "estimate"), read_json(EstimatedJob), body={"json": given_fields(job)})
 
     @operation
     def train(
@@ -76,7 +82,7 @@ class _Jobs(Resource[S]):
         *,
         preset: str | None = None,
         architecture: dict[str, Any] | None = None,
-        parameters: TrainingConfig | None = None,
+        parameters: TrainingConfig | Mapping[str, Any] | None = None,
         promote: bool = False,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         force: bool = False,
@@ -96,20 +102,11 @@ class _Jobs(Resource[S]):
             force: Queue the job even if it is expected to need more memory than any running worker has.
             key: Idempotency key of the submission.
         """
-        # The service refuses a request with both.
+        options: dict[str, Any] = {"promote": promote, "device": device, "force": force}
+        # The service refuses a request with a preset and an architecture.
         given = {"preset": preset, "architecture": architecture}
-        chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        job = JobRequest(
-            type="train",
-            dataset=dataset,
-            model=name,
-            **chosen,
-            parameters=dict(parameters or {}),
-            promote=promote,
-            device=device,
-            force=force,
-        )
-        return _submit(job, key)
+        options |= {key: value for key, value in given.items() if value is not None}
+        return _submit(_job("train", dataset, name, parameters) | options, key)
 
     @operation
     def datasets(
@@ -119,54 +116,69 @@ class _Jobs(Resource[S]):
 
         ``ref`` is the model; a training needs none. Nothing is queued.
         """
-        draft = JobDraft(type=type, model=ref, parameters=dict(parameters or {}))
-        return Call(
-            "POST",
-            path("jobs", "check-datasets"),
-            read_json(JobDatasets),
-            body={"json": draft.model_dump(exclude_none=True)},
-        )
+        draft = {"type": type, "parameters": given_fields(parameters)} | ({} if ref is None else {"model": ref})
+        return Call("POST", path("jobs", "check-datasets"), read_json(JobDatasets), body={"json": draft})
 
     @operation
     def score(
-        self, dataset: str, ref: str, *, parameters: ScoringParameters | None = None, key: str | None = None
+        self,
+        dataset: str,
+        ref: str,
+        *,
+        parameters: ScoringParameters | Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> Call[JobView]:
         """Queue a job that scores a dataset's images into a Parquet file for ``download``; return the job's record."""
-        return _submit(JobRequest(type="score", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
+        return _submit(_job("score", dataset, ref, parameters), key)
 
     @operation
     def calibrate(
-        self, dataset: str, ref: str, *, parameters: CalibrationParameters | None = None, key: str | None = None
+        self,
+        dataset: str,
+        ref: str,
+        *,
+        parameters: CalibrationParameters | Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> Call[JobView]:
         """Queue a job that refits a model's anomaly test (p-values) to normal images; return the job's record."""
-        return _submit(JobRequest(type="calibrate", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
+        return _submit(_job("calibrate", dataset, ref, parameters), key)
 
     @operation
     def evaluate(
-        self, dataset: str, ref: str, *, parameters: EvaluationParameters | None = None, key: str | None = None
+        self,
+        dataset: str,
+        ref: str,
+        *,
+        parameters: EvaluationParameters | Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> Call[JobView]:
         """Queue a job that measures how well a model tells a dataset's images from anomalies; return its record."""
-        return _submit(JobRequest(type="evaluate", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
+        return _submit(_job("evaluate", dataset, ref, parameters), key)
 
     @operation
     def limit(
-        self, dataset: str, ref: str, *, parameters: LimitParameters | None = None, key: str | None = None
+        self,
+        dataset: str,
+        ref: str,
+        *,
+        parameters: LimitParameters | Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> Call[JobView]:
         """Queue a job that measures the smallest defects a model finds in a dataset's good images; return its record.
 
         Of the dataset that the model was trained on, only images that it has not used get defects.
         """
-        return _submit(JobRequest(type="limit", dataset=dataset, model=ref, parameters=dict(parameters or {})), key)
+        return _submit(_job("limit", dataset, ref, parameters), key)
 
     @operation
     def recommend(
-        self, dataset: str, *, parameters: RecommendParameters | None = None, key: str | None = None
+        self, dataset: str, *, parameters: RecommendParameters | Mapping[str, Any] | None = None, key: str | None = None
     ) -> Call[JobView]:
         """Queue a job that compares the families of models on a dataset and proposes one; return its record.
 
         Its result is a ``RecommendationRecord``. No model is registered.
         """
-        return _submit(JobRequest(type="recommend", dataset=dataset, parameters=dict(parameters or {})), key)
+        return _submit(_job("recommend", dataset, None, parameters), key)
 
     @operation
     def list(
@@ -374,14 +386,15 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
         return job
 
 
-def _submit(job: JobRequest, key: str | None) -> Call[JobView]:
+def _job(type: JobType, dataset: str, model: str | None, parameters: AnyParameters | None) -> dict[str, Any]:
+    """Return a request that is checked by the service alone, which may take more than this version of the client."""
+    job = {"type": type, "dataset": dataset, "parameters": given_fields(parameters)}
+    return job if model is None else job | {"model": model}
+
+
+def _submit(job: JobRequest | Mapping[str, Any], key: str | None) -> Call[JobView]:
     headers = {"Idempotency-Key": key or uuid.uuid4().hex}
-    return Call("POST", path("jobs"), read_json(JobView), headers=headers, body=_body(job))
-
-
-def _body(job: JobRequest) -> dict[str, Any]:
-    # The service refuses fields of another job type, so defaults are not sent.
-    return {"json": job.model_dump(mode="json", exclude_unset=True)}
+    return Call("POST", path("jobs"), read_json(JobView), headers=headers, body={"json": given_fields(job)})
 
 
 def _control(job_id: str, verb: str) -> Call[JobView]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snf_client.request import Call, path, read_json, read_text
-from snf_client.schemas import LimitList, LimitView
+from snf_client.schemas.limits import LimitList, LimitView
 from snf_client.transport import Resource, S, operation
 
 

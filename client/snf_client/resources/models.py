@@ -10,7 +10,8 @@ from typing import Any
 
 from snf_client.local_files import ByteCounter, CountedFile, Progress
 from snf_client.request import Call, RetryWhen, all_pages, path, query, read_bytes, read_json, read_nothing, read_text
-from snf_client.schemas import Aliases, AliasTarget, Audit, DriftReport, ModelDetail, ModelPage, Reference
+from snf_client.schemas.models import Aliases, Audit, DriftReport, ModelDetail, ModelPage
+from snf_client.schemas.scores import Reference
 from snf_client.transport import Resource, S, operation
 
 
@@ -96,7 +97,7 @@ class ModelsResource(Resource[S]):
 
         ``live`` can point at an unfit version; ``unfit`` of the returned object then has the reasons.
         """
-        body = {"json": AliasTarget(version=version).model_dump()}
+        body = {"json": {"version": version}}
         return Call("PUT", path("models", name, "aliases", alias), read_json(Aliases), body=body)
 
     @operation

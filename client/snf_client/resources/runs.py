@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snf_client.request import Call, path, query, read_json, read_nothing
-from snf_client.schemas import RunDetail, RunList
+from snf_client.schemas.training import RunDetail, RunList
 from snf_client.transport import Resource, S, operation
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from snf_client.errors import UnexpectedAnswer
 from snf_client.images import Pixels
 from snf_client.request import Call, T, path, query, read_json
-from snf_client.schemas import Samples
+from snf_client.schemas.scores import Samples
 from snf_client.transport import Resource, S, operation
 
 

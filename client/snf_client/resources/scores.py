@@ -17,7 +17,7 @@ from snf_client.errors import InvalidRequest, ModelChanged
 from snf_client.fdr import q_values
 from snf_client.images import ImageBatch, ImagesLike, UnreadableFile, batches
 from snf_client.request import Call, path, query, read_json
-from snf_client.schemas import FailedImage, Fdr, ItemError, ScoredImage, Scores
+from snf_client.schemas.scores import FailedImage, Fdr, ItemError, ScoredImage, Scores
 from snf_client.transport import AsyncTransport, SyncTransport
 
 ImageResult: TypeAlias = ScoredImage | FailedImage

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.calibrations import Deviation
 from snf_models.anomaly.reference_images import (
     ImageRows,
     ReferenceImages,
@@ -18,7 +19,7 @@ from snf_models.anomaly.reference_images import (
     one_fold_for_copies,
 )
 from snf_models.anomaly.statistic_densities import fit_statistic
-from snf_models.artifacts.manifest import CalibrationSummary, Deviation, Precision
+from snf_models.artifacts.manifest import CalibrationSummary, Precision
 from snf_models.errors import DatasetUnfit, ScoreNotFinite
 from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
 from snf_runtime.anomaly.calibration import Calibration, Fold, MapReference

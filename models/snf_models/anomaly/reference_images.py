@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from snf_client.schemas.training import ImageOptions
 from snf_models.artifacts.manifest import Manifest
 from snf_models.datasets import Dataset, DatasetSummary, Images
 from snf_models.errors import DatasetUnfit
 from snf_models.flows.architecture import Architecture, FeatureArchitecture
-from snf_models.training.config import ImageOptions
 from snf_runtime.images.preprocessing import Preprocessing, as_image
 from snf_runtime.images.tiles import size_of, tile_plan
 

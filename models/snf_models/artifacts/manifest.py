@@ -9,16 +9,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from snf_client.schemas.calibrations import Deviation
+from snf_client.schemas.datasets import Split
+from snf_client.schemas.models import UnfitCode
 from snf_models.errors import ArtifactError
 from snf_models.flows.architecture import Architecture
-from snf_models.images import Provenance, Split
+from snf_models.images import Provenance
 from snf_runtime import kinds
 from snf_runtime.images.preprocessing import Preprocessing
 
 Measure = Literal["pixels", "features", "validation", "training", "learned-inverse"]
 """What a check measures: the density of pixels, the density of features, the course of the training, or the inverse."""
-UnfitCode = Literal["hardly-trained", "diverged", "learned-inverse-off"]
-"""Stable name of a reason why a model is unfit."""
 
 MAX_INVERSE_ERROR = 0.5
 """Largest root mean square error in pixel values with which a learned inverse may give held-out images back."""
@@ -195,21 +196,6 @@ class LogDets(_ManifestPart):
     layers: dict[str, float]
     total: float
     weights_sha256: str
-
-
-class Deviation(_ManifestPart):
-    """Figures that summarise the differences between bfloat16 and float32 scores of a model's calibration images.
-
-    They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
-
-    ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
-    """
-
-    images: int = Field(ge=1)
-    median: float = Field(ge=0)
-    quantile_999: float = Field(ge=0, description="99.9 % of the images deviate by less.")
-    worst: float = Field(ge=0)
-    worst_statistic: float = Field(ge=0)
 
 
 class CalibrationSummary(_ManifestPart):

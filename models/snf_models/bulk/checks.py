@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from snf_client.schemas.datasets import DatasetReport
 from snf_models.datasets.builtin import builtin_file, summarize_builtin
-from snf_models.datasets.report import DatasetReport
 from snf_models.datasets.store import DatasetStore
 from snf_models.errors import DatasetUnfit
 from snf_models.training.config import TrainingConfig

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from snf_client.schemas.datasets import ImageFacts, Split
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, digest_of
 from snf_models.errors import DatasetUnfit, ImageError
-from snf_models.images import ARRAY, ImageFacts, Provenance, Split, choose_preprocessing
-from snf_models.training.config import ImageOptions
+from snf_models.images import ARRAY, Provenance, choose_preprocessing
 from snf_runtime.images.npy import npy_header
 from snf_runtime.images.preprocessing import Pixels, Preprocessing, conform_pixels
 

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.images import Provenance, Split
+from snf_client.schemas.datasets import Split
+from snf_models.images import Provenance
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.images.preprocessing import Preprocessing
 

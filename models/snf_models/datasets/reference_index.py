@@ -5,17 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from snf_models.datasets.report import RejectedFile
+from snf_client.schemas.datasets import FileKind, ReferenceRecord
 from snf_models.datasets.upload_items import Limits
 from snf_models.disk import new_path
 from snf_models.errors import DatasetNotFound, ImageError
-from snf_models.locations.location import Location
 
 REFERENCE = "reference.sqlite"
 SCHEMA = (
@@ -30,7 +26,6 @@ SCHEMA = (
     "CREATE TABLE groups (place INTEGER PRIMARY KEY, images INTEGER NOT NULL, number INTEGER NOT NULL)",
     "CREATE TABLE record (json TEXT NOT NULL)",
 )
-FileKind = Literal["image", "tar", "parquet"]
 
 
 class IndexedFile(NamedTuple):
@@ -59,39 +54,6 @@ class RowGroup(NamedTuple):
     place: int
     images: int
     number: int
-
-
-class ReferenceRecord(BaseModel):
-    """Description of a dataset by reference, whose images are not copied: its location and its files.
-
-    It counts the images, and the files that were ignored or rejected.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    location: str = Field(description="URL of the file or folder.")
-    is_file: bool = Field(description="Whether the location is a file, else a folder.")
-    column: str | None = Field(description="Column of Parquet files that was named, if any.")
-    by_request: bool = Field(
-        default=False,
-        description="Whether a request named the location. Then SNF_ALLOWED_LOCATIONS must still list it "
-        "when a job reads the images.",
-    )
-    created: datetime = Field(description="When the files were indexed.")
-    images: int = Field(description="Images, whether or not they can be decoded.")
-    files: dict[FileKind, int] = Field(description="Files with images, by kind.")
-    bytes: int = Field(description="Size of these files.")
-    ignored: int = Field(description="Skipped by their names: hidden files, those of systems, texts, and labels.")
-    rejected: int = Field(description="Files and members of archives that cannot be read, such as compressed archives.")
-    rejected_files: list[RejectedFile] = Field(description="The first 100.")
-    rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
-    digest: str = Field(description="SHA-256 of names, sizes and versions of the files, in their order.")
-
-    @property
-    def folder(self) -> Location:
-        """The folder that file names in the index are relative to."""
-        location = Location(self.location)
-        return location.parent if self.is_file else location
 
 
 class ReferenceIndex:

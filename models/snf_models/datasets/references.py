@@ -12,15 +12,14 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
+from snf_client.schemas.datasets import FileKind, ReferenceRecord
 from snf_models.archives import Readable, TarReader
 from snf_models.datasets.dataset import Progress, no_progress
 from snf_models.datasets.parquet import failed_rows, group_rows, open_parquet, read_groups, sound_parquet
 from snf_models.datasets.reference_index import (
     EncodedImage,
-    FileKind,
     IndexedFile,
     ReferenceIndex,
-    ReferenceRecord,
     RowGroup,
     TarMember,
     changed,
@@ -59,19 +58,21 @@ class ReferencedFiles:
             return
         with ReferenceIndex.open(self._path) as index:
             record = index.record()
+            location = Location(record.location)
+            folder = location.parent if record.is_file else location  # file names in the index are relative to it
             for kind, files in groupby(index.files(start, stop), lambda file: file.kind):
                 if kind == "parquet":
                     for file in files:
                         groups = list(index.groups(max(start, file.first), min(stop, file.first + file.images)))
-                        rows = _rows(record.folder, file, record.column, groups, start, stop)
+                        rows = _rows(folder, file, record.column, groups, start, stop)
                         # Read in another thread, beside the decoding of the rows before.
                         with closing(prefetch(rows, 2)) as batches:
                             yield from chain.from_iterable(batches)
                 else:
                     pieces = (
-                        _small_files(record.folder, files)
+                        _small_files(folder, files)
                         if kind == "image"
-                        else (piece for file in files for piece in _members(index, record.folder, file, start, stop))
+                        else (piece for file in files for piece in _members(index, folder, file, start, stop))
                     )
                     with closing(read_ahead(pieces)) as read:
                         yield from chain.from_iterable(read)

@@ -10,9 +10,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from snf_models.images import ImageFacts, Split
+from snf_client.schemas.datasets import DatasetReport, Duplicates, ImageFacts, RejectedFile, SizeCount, Split
 from snf_runtime.images.preprocessing import GREY_MODES
 
 NearDuplicates = Literal["keep", "drop"]
@@ -78,69 +77,6 @@ def _masks() -> list[np.uint64]:
 
 LISTED = 100
 EXAMPLES = 20
-
-
-class _ReportPart(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class RejectedFile(_ReportPart):
-    """An uploaded file that was left out of a dataset, and the reason."""
-
-    path: str
-    reason: str
-
-
-class SizeCount(_ReportPart):
-    """A width and a height in pixels, and how many images of a dataset have this size."""
-
-    width: int
-    height: int
-    images: int
-
-
-class Duplicates(_ReportPart):
-    """Summary of one kind of duplicates in a dataset, either exact duplicates or near duplicates.
-
-    It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
-    """
-
-    images: int = Field(description="Images that have another like them.")
-    sets: int = Field(description="Sets of duplicates, or pairs of near duplicates.")
-    examples: list[list[str]]
-
-
-class DatasetReport(_ReportPart):
-    """Report on the images of a dataset, made when all of them are first read.
-
-    That is at the upload, or at the inspection of a dataset by reference.
-
-    It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
-    """
-
-    format_version: Literal[1] = 1
-    name: str
-    created: datetime
-    images: int
-    bytes: int = Field(description="Sum of the originals.")
-    rejected: int
-    rejected_files: list[RejectedFile] = Field(description="The first 100.")
-    rejected_by: dict[str, int] = Field(description="Rejected files by the slug of their reason.")
-    ignored: int = Field(description="Skipped by their names: hidden files, those of systems, and texts.")
-    formats: dict[str, int]
-    modes: dict[str, int] = Field(description="Images by the mode of their file, as Pillow names it.")
-    coloured: int = Field(description="Images with colour; grey in a colour file is grey.")
-    sizes: list[SizeCount] = Field(description="The 100 most frequent.")
-    different_sizes: int
-    facts: ImageFacts
-    duplicates: Duplicates = Field(description="Of equal pixels.")
-    near_duplicates: Duplicates = Field(
-        description="Of different pixels, by 64-bit difference hashes at most 3 bits apart."
-    )
-    groups: dict[str, int] = Field(description="Images a group, the 100 largest; '' has those in no folder.")
-    different_groups: int
-    split: Split
-    notes: list[str] = Field(description="Advice to read before training.")
 
 
 class Findings:

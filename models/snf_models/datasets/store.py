@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from snf_client.schemas.datasets import DatasetReport, ReferenceRecord
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets.builtin import NAMES, builtin_file, load_builtin, summarize_builtin
 from snf_models.datasets.dataset import (
     FOLDS,
@@ -23,9 +25,9 @@ from snf_models.datasets.dataset import (
     no_progress,
 )
 from snf_models.datasets.prepared import LEFTOVER_SECONDS, prepare
-from snf_models.datasets.reference_index import REFERENCE, ReferenceRecord, read_record
+from snf_models.datasets.reference_index import REFERENCE, read_record
 from snf_models.datasets.references import ReferencedFiles, build_index
-from snf_models.datasets.report import DatasetReport, Findings, NearDuplicates, make_report
+from snf_models.datasets.report import Findings, NearDuplicates, make_report
 from snf_models.datasets.storage import Storage, StorageWriter, write_storage
 from snf_models.datasets.upload_items import DiskQuota, Ignored, ImageFile, ImagePixels, Limits, Rejected, UploadMeter
 from snf_models.datasets.uploads import Source, read_sources
@@ -35,7 +37,6 @@ from snf_models.images import choose_preprocessing
 from snf_models.locations.location import Location
 from snf_models.naming import check_name, is_name
 from snf_models.texts import choices
-from snf_models.training.config import ImageOptions
 from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.images.preprocessing import Preprocessing, conform
 

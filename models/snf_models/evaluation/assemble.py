@@ -12,16 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.datasets.store import DatasetStore
-from snf_models.errors import DatasetUnfit
-from snf_models.evaluation.checks import check_shape
-from snf_models.evaluation.compared_scores import COMBINED, ImageScores, ScoreSuite
-from snf_models.evaluation.curves import shared_edges, shares
-from snf_models.evaluation.detection_rates import DRAWN, Thresholds, compare, curves, describe_columns
-from snf_models.evaluation.gallery import gallery
-from snf_models.evaluation.image_sets import ImageSet, Normals
-from snf_models.evaluation.metrics import separation
-from snf_models.evaluation.schema import (
+from snf_client.schemas.evaluations import (
     EvaluationParameters,
     EvaluationReport,
     Histogram,
@@ -32,6 +23,15 @@ from snf_models.evaluation.schema import (
     SetReport,
     SubfolderReport,
 )
+from snf_models.datasets.store import DatasetStore
+from snf_models.errors import DatasetUnfit
+from snf_models.evaluation.checks import check_shape
+from snf_models.evaluation.compared_scores import COMBINED, ImageScores, ScoreSuite
+from snf_models.evaluation.curves import shared_edges, shares
+from snf_models.evaluation.detection_rates import DRAWN, Thresholds, compare, curves, describe_columns
+from snf_models.evaluation.gallery import gallery
+from snf_models.evaluation.image_sets import ImageSet, Normals
+from snf_models.evaluation.metrics import separation
 from snf_models.evaluation.scored_sets import ScoredSet
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.conformal import smallest_p

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from snf_client.schemas.datasets import ImageFacts
 from snf_models.datasets.builtin import builtin_file, summarize_builtin
 from snf_models.datasets.store import DatasetStore, dataset_names
 from snf_models.errors import DatasetNotFound, DatasetUnfit
-from snf_models.images import ImageFacts
 from snf_models.texts import choices
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import Colour, Preprocessing

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.evaluations import Column, Curve, FalseAlarms, Rate, Result
 from snf_models.anomaly.exchangeability import false_alarm_interval
-from snf_models.evaluation import schema
 from snf_models.evaluation.compared_scores import COMBINED, ImageScores, ScoreColumn
 from snf_models.evaluation.curves import roc_points
 from snf_models.evaluation.metrics import auroc_gain, intervals, separation
@@ -43,18 +43,18 @@ class Thresholds:
             return scored.p_values
         return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
-    def rate(self, scored: ImageScores, column: int, alpha: float) -> schema.Rate:
+    def rate(self, scored: ImageScores, column: int, alpha: float) -> Rate:
         """Return the share that is flagged at ``alpha``, or at the smallest p-value if that is larger."""
         alpha = max(alpha, conformal.smallest_p(self.images(column)))
-        return schema.Rate(alpha=alpha, share=float((self.p_values(scored, column) <= alpha).mean()))
+        return Rate(alpha=alpha, share=float((self.p_values(scored, column) <= alpha).mean()))
 
 
 def describe_columns(
     columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
-) -> list[schema.Column]:
+) -> list[Column]:
     """Describe each score, with its false alarms on normal images."""
     return [
-        schema.Column(
+        Column(
             name=column.name,
             label=column.label,
             family=column.family,
@@ -64,11 +64,11 @@ def describe_columns(
     ]
 
 
-def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> schema.FalseAlarms:
+def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> FalseAlarms:
     flagged, images = thresholds.rate(normal, column, alpha), thresholds.images(column)
     low, high = false_alarm_interval(images, len(normal), flagged.alpha)
     inside = flagged.share is not None and low <= flagged.share <= high
-    return schema.FalseAlarms(
+    return FalseAlarms(
         alpha=flagged.alpha, share=flagged.share, interval=(low, high), inside=inside, calibration_images=images
     )
 
@@ -79,14 +79,14 @@ def compare(
     normal: ImageScores,
     strange: ImageScores,
     alphas: Sequence[float],
-) -> tuple[list[schema.Result], str, tuple[float, float, float]]:
+) -> tuple[list[Result], str, tuple[float, float, float]]:
     """Return the results of all scores, the best baseline, and the combined score's gain in AUROC with its interval."""
     results = []
     for place, column in enumerate(columns):
         own, other = normal.values[:, place], strange.values[:, place]
         point, (of_auroc, of_aupr, of_fpr95) = separation(own, other), intervals(own, other)
         results.append(
-            schema.Result(
+            Result(
                 score=column.name,
                 auroc=point.auroc,
                 auroc_interval=of_auroc,
@@ -107,9 +107,9 @@ def compare(
 
 def curves(
     columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
-) -> list[schema.Curve]:
+) -> list[Curve]:
     return [
-        schema.Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
+        Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
         for place, column in enumerate(columns)
         if column.family in families
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snf_client.schemas.evaluations import EvaluationReport, Localisation
 from snf_models.errors import DatasetUnfit
 from snf_models.evaluation.assemble import TEST, THRESHOLDS, AnomalousSet, ScoredSets, Subject, alphas_of, assemble
 from snf_models.evaluation.baselines import Baselines
@@ -15,7 +16,6 @@ from snf_models.evaluation.corruptions import corruptions
 from snf_models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenly
 from snf_models.evaluation.masks import open_masks
 from snf_models.evaluation.measure_localisation import few, measure_localisation, normal_maps, pairs_of
-from snf_models.evaluation.schema import EvaluationReport, Localisation
 from snf_models.evaluation.scored_sets import ScoredSet, ScoredSetCache, score_set
 from snf_runtime.anomaly.conformal import attainable_alpha
 

@@ -6,8 +6,8 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.evaluations import Example, Gallery
 from snf_models.evaluation.image_sets import ImageSet
-from snf_models.evaluation.schema import Example, Gallery
 from snf_models.evaluation.scored_sets import Extremes, ScoredSet
 from snf_models.scorer import Scorer
 from snf_runtime.images.placement import FilePlacement

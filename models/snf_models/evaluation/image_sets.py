@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.evaluations import EvaluationParameters
 from snf_models.datasets.builtin import builtin_file, load_builtin
 from snf_models.datasets.image_source import NamedImage, StoredImages
 from snf_models.datasets.storage import INDEX
@@ -18,7 +19,6 @@ from snf_models.datasets.store import DatasetStore
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
 from snf_models.evaluation.corruptions import Corruption, corrupt_chunks
-from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.batch import Batch, batch_of, in_batches, stacked
 from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform_pixels

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.evaluations import Localisation, RegionRates
 from snf_models.errors import DatasetUnfit
 from snf_models.evaluation.image_sets import ImageSet, evenly
 from snf_models.evaluation.localisation_metrics import FOUND, Map, Mask, localise
 from snf_models.evaluation.masks import MaskPairs, MaskReader, pair_masks
-from snf_models.evaluation.schema import Localisation, RegionRates
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.pixel_contributions import MAX_MAP_PIXELS, PixelMaps
 from snf_runtime.images.batch import batch_of

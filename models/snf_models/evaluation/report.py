@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
-from snf_models.evaluation.schema import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
+from snf_client.schemas.evaluations import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
 from snf_runtime.attainable import unattainable
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from snf_client.schemas.limits import LimitCurve, LimitRecord
 from snf_models.artifacts.files import CARD, read_file
 from snf_models.errors import ArtifactError
 from snf_models.limits.chart import limit_text
 from snf_models.registry.calibrations import OWN
-from snf_models.registry.limits import LimitCurve, LimitRecord
 from snf_models.registry.registry import Registry
 
 log = logging.getLogger(__name__)

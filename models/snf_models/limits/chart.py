@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from snf_models.registry.limits import FOUND_SHARE, LimitCurve, LimitRecord
+from snf_client.schemas.limits import LimitCurve, LimitRecord
+from snf_models.limits.rule import FOUND_SHARE
 
 COLUMNS = 2
 WIDTH, HEIGHT = 310, 220

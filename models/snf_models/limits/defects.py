@@ -10,13 +10,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.limits import SHAPES, Shape
 from snf_models.evaluation.corruptions import random_rectangle
-from snf_models.registry.limits import GRADED, SHAPES, Shape
 
 Array: TypeAlias = NDArray[np.float64]
 Image: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
 
+GRADED: frozenset[Shape] = frozenset({"scratch", "spot", "stain"})
+"""Shapes that have a contrast; a hole is black, and a missing part has the colour of its surroundings."""
 MAX_LEVEL = 255
 SMALLEST = 2
 SCRATCH_RATIO = 8

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snf_client.schemas.limits import MIN_LIMIT_IMAGES
 from snf_models.anomaly.reference_images import (
     SEED,
     EvenlySpaced,
@@ -25,7 +26,6 @@ from snf_models.artifacts.manifest import CalibrationSummary, Manifest
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import DatasetUnfit
 from snf_models.pipeline.training_images import ChosenImages, every_image
-from snf_models.registry.limits import MIN_LIMIT_IMAGES
 
 STATISTICS = "statistics part"
 FOLD = "a fifth, ranked among itself by the fit to the others"

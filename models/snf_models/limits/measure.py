@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snf_client.schemas.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
 from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.anomaly.reference_images import ImageRows, check_shape
 from snf_models.errors import DatasetUnfit
@@ -19,13 +20,6 @@ from snf_models.limits.cells import CellJournal
 from snf_models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
 from snf_models.limits.good_images import GoodImages
 from snf_models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
-from snf_models.registry.limits import (
-    MIN_LIMIT_IMAGES,
-    LimitCell,
-    LimitParameters,
-    LimitRecord,
-    UndamagedImages,
-)
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.judged import without_other_sizes

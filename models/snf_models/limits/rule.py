@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from snf_client.schemas.limits import LimitCell, LimitCurve, Shape, UndamagedImages
 from snf_models.anomaly.exchangeability import clopper_pearson
-from snf_models.registry.limits import CONFIDENCE, FOUND_SHARE, LimitCell, LimitCurve, Shape, UndamagedImages
 
+FOUND_SHARE, CONFIDENCE = 0.9, 0.95
+"""The share of defects that must be found, and the confidence of the one-sided bound that it is."""
 HOPELESS = 0.5
 """Smaller defects are left out once the upper bound of the found share is below this."""
 

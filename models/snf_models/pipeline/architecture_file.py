@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from snf_client.schemas.base import NAME_RULE
 from snf_models.errors import ArchitectureInvalid, DatasetUnfit
 from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
@@ -20,7 +21,7 @@ from snf_models.flows.architecture import (
     PixelArchitecture,
     require_kernel,
 )
-from snf_models.naming import NAME_RULE, is_name
+from snf_models.naming import is_name
 from snf_models.pipeline.presets import (
     OF_FEATURES,
     PRESETS,

@@ -28,7 +28,7 @@ from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.flows.flow import Flow, Level, standard_normal_log_prob
 from snf_models.pipeline.presets import whole_folds
 from snf_models.pipeline.training_images import ChosenImages, TrainingImages, TrainingSamples
-from snf_models.training.config import TrainingConfig
+from snf_models.training.config import TrainingConfig, learning_rate_at
 from snf_models.training.divergence import name_the_cause
 from snf_models.training.objective import SelfNormalizingObjective
 from snf_runtime.scoring.evidence import FeatureEvidence
@@ -148,7 +148,7 @@ class StepsTrial:
             norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), config.gradient_clip)
             if not (loss.value.isfinite() and norm.isfinite()):
                 raise TrainingDiverged(f"Glow steps over features, update {update}: {name_the_cause(flow, x)}")
-            optimizer.param_groups[0]["lr"] = config.learning_rate_at(update, update / updates)
+            optimizer.param_groups[0]["lr"] = learning_rate_at(config, update, update / updates)
             optimizer.step()
             objective.update(loss, update)
             report(update + 1, updates)

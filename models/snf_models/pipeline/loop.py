@@ -43,7 +43,7 @@ from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from snf_models.scoring.sampling import sample_frozen, to_pixels
 from snf_models.threads import prefetch, torch_threads
 from snf_models.training.batches import Batches
-from snf_models.training.config import INITIALIZATION_IMAGES, TrainingConfig
+from snf_models.training.config import INITIALIZATION_IMAGES, TrainingConfig, learning_rate_at
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks
 from snf_models.training.divergence import FollowedLogDets, ReportHistory, SkippedSteps, is_finite, name_the_cause
 from snf_models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
@@ -417,7 +417,7 @@ class Trainer:
             # On a CPU only then: the product reads and writes every gradient.
             torch.nn.utils.clip_grads_with_norm_(self.flow.parameters(), self.config.gradient_clip, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(step, progress)
+            group["lr"] = learning_rate_at(self.config, step, progress)
         self.optimizer.step()
         self.objective.update(loss, step, applied)
         average(self.averaged, self.flow, self.config.ema_decay, step, applied if self.deferred else None)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
+from snf_client.schemas.training import GROUPS, ImageOptions
 from snf_models.datasets import DatasetSummary
 from snf_models.datasets.dataset import held_out_sizes
 from snf_models.errors import WHITENING_LAYERS, DatasetUnfit, PresetNotFound, SettingUnsupported
@@ -29,7 +30,7 @@ from snf_models.flows.architecture import (
 )
 from snf_models.flows.layers import Coupling, ExactOneByOneSpec, SelfNormalizingDenseSpec, SelfNormalizingOneByOneSpec
 from snf_models.texts import choices, error_line, value_text
-from snf_models.training.config import GROUPS, ImageOptions, TrainingConfig
+from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.conformal import DEFAULT_ALPHA, smallest_p
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})

@@ -12,6 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from snf_client.schemas.limits import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
+from snf_client.schemas.recommendations import (
+    ComparedImages,
+    FamilyName,
+    FamilyResult,
+    RecommendationRecord,
+    RecommendParameters,
+)
 from snf_models.anomaly.reference_images import evenly_spaced
 from snf_models.datasets import Dataset, Images
 from snf_models.datasets.dataset import FOLDS
@@ -31,18 +39,8 @@ from snf_models.limits.measure import measure_limits
 from snf_models.pipeline.loop import Observer
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.recommendation.record import (
-    FAMILIES,
-    PRESET_OF,
-    ComparedImages,
-    FamilyName,
-    FamilyResult,
-    RecommendationRecord,
-    RecommendParameters,
-    check_train_images,
-)
+from snf_models.recommendation.record import FAMILIES, PRESET_OF, check_train_images
 from snf_models.recommendation.rule import NOT_COVERED, mean_rank, propose, typical_limit
-from snf_models.registry.limits import MIN_LIMIT_IMAGES, LimitCurve, LimitParameters, LimitRecord
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.attainable import unattainable

@@ -11,8 +11,9 @@ from statistics import fmean
 
 import numpy as np
 
-from snf_models.recommendation.record import FAMILIES, FamilyName, FamilyResult
-from snf_models.registry.limits import LimitCurve
+from snf_client.schemas.limits import LimitCurve
+from snf_client.schemas.recommendations import FamilyName, FamilyResult
+from snf_models.recommendation.record import FAMILIES
 
 NEAR = 0.5
 """Largest difference of two mean ranks, in steps of the grid of sizes, that is a tie."""

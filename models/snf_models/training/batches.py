@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snf_models.training.config import Augmentation
+from snf_client.schemas.training import Augmentation
 from snf_runtime.images.batch import Batch, stacked
 
 SHIFT_SHARE = 0.04

@@ -26,8 +26,9 @@ from snf_app.access.authentication import (
     KeyRing,
 )
 from snf_app.main import create_app
+from snf_client.schemas.base import Role
 from snf_models.registry.registry import Registry
-from snf_worker.keys import KeyFile, Role
+from snf_worker.keys import KeyFile
 from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL

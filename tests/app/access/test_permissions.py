@@ -14,7 +14,8 @@ from snf_app.access.authentication import is_open
 from snf_app.access.permissions import REFUSALS, caller_of, role_of
 from snf_app.http.request_log import SAFE, UNCHANGING
 from snf_app.main import create_app
-from snf_worker.keys import ROLES, KeyFile, Role, includes
+from snf_client.schemas.base import Role
+from snf_worker.keys import ROLES, KeyFile, includes
 from tests.support.local import LOCAL
 from tests.support.own_thread import answers
 from tests.support.paths import ROOT

@@ -12,9 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from snf_app.calibrations.comparison_schemas import COMPARISON, CalibrationComparison
 from snf_app.calibrations.recent_evidence import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
 from snf_app.main import create_app
+from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison
 from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.rejudge import StoredEvidence
 from snf_models.artifacts.manifest import Precision

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from snf_app.cli.main import cli
 from snf_app.cli.score_dataset import download_table
 from snf_client import Client
-from snf_client.schemas import JobView
+from snf_client.schemas.jobs import JobView
 from snf_models.bulk.output import stored_output
 from snf_models.bulk.part_tables import part_bytes
 from snf_models.locations.location import Location

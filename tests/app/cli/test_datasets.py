@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from snf_app.cli.main import cli
 from snf_app.http.errors import Problem
 from snf_app.jobs.planning import check_training
-from snf_app.jobs.schemas import JobRequest
+from snf_client.schemas.jobs import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
 from snf_worker.attempts.run_attempt import Attempt, JobSpec, StopFlag

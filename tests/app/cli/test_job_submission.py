@@ -10,11 +10,10 @@ import pytest
 import typer
 
 from snf_app.cli.job_submission import LISTS, TEXTS, job_request
-from snf_app.jobs.model_job_checks import CalibrationParameters, ScoringParameters
-from snf_app.jobs.schemas import JobRequest
-from snf_models.evaluation.schema import EvaluationParameters
-from snf_models.recommendation.record import RecommendParameters
-from snf_models.registry.limits import LimitParameters
+from snf_client.schemas.evaluations import EvaluationParameters
+from snf_client.schemas.jobs import CalibrationParameters, JobRequest, ScoringParameters
+from snf_client.schemas.limits import LimitParameters
+from snf_client.schemas.recommendations import RecommendParameters
 from snf_models.training.config import TrainingConfig
 
 PARAMETERS = (

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from snf_app.cli.common import url_option
 from snf_app.cli.job_tables import outcome, print_curve, print_job, print_jobs
 from snf_app.cli.main import cli
-from snf_client.schemas import CurvePoint, JobList, JobView, TrainingCurve, Validation
+from snf_client.schemas.jobs import JobList, JobView
+from snf_client.schemas.training import CurvePoint, TrainingCurve, Validation
 from tests.client.scripted_server import Answer, scripted
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)

@@ -22,10 +22,10 @@ from snf_app.cli.main import cli
 from snf_app.cli.remarks import Remarks
 from snf_app.cli.score_to_file import GivenFiles, LocalPartScorer, RemotePartScorer
 from snf_app.registry.views import detail
-from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
-from snf_client.schemas import Drift, ModelDetail, Scores, UnfitReason
+from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
+from snf_client.schemas.scores import SCORED_DIGIT, Scores
 from snf_models.bulk.part import Stopped
 from snf_models.bulk.part_tables import write_part
 from snf_models.bulk.plan import NEWER, BulkPlan, open_plan

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from snf_app.calibrations.comparison_schemas import COMPARISON
 from snf_app.calibrations.views import listing, view_of
 from snf_app.cli import dataset_tables, evaluation_tables, job_tables, limit_tables, model_tables, recommend_tables
 from snf_app.cli.backbones import list_backbones
@@ -17,31 +16,17 @@ from snf_app.cli.keys import create, list_keys
 from snf_app.cli.presets import layers, list_presets
 from snf_app.cli.score_tables import TableOutput
 from snf_app.cli.tables import TableColumn, print_facts, print_table
-from snf_app.datasets.schemas import EXAMPLE, REPORT_EXAMPLE
-from snf_app.limits.schemas import LIMIT
 from snf_app.registry.views import detail
-from snf_app.scoring.schemas import SCORED_DIGIT
 from snf_client.resources.scores import ScorePart
-from snf_client.schemas import (
-    Audit,
-    CalibrationComparison,
-    CalibrationList,
-    DatasetDetail,
-    DatasetEntry,
-    FailedImage,
-    ItemError,
-    JobList,
-    ModelDetail,
-    ModelPage,
-    ModelSummary,
-    ScoredImage,
-    Scores,
-    UnfitReason,
-)
+from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
+from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetEntry
+from snf_client.schemas.jobs import JobList
+from snf_client.schemas.limits import LIMIT, LimitRecord
+from snf_client.schemas.models import Audit, ModelDetail, ModelPage, ModelSummary, UnfitReason
+from snf_client.schemas.recommendations import RecommendationRecord
+from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_models.flows.layers import layer_types
 from snf_models.pipeline.presets import PRESETS
-from snf_models.recommendation.record import RecommendationRecord
-from snf_models.registry.limits import LimitRecord
 from snf_models.registry.registry import Registry
 from tests.app.cli.test_job_tables import job
 from tests.models.evaluation.test_report import made

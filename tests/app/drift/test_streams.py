@@ -14,8 +14,8 @@ import pytest
 
 from snf_app.drift import monitor as drift_monitor
 from snf_app.drift.monitor import DriftMonitor
-from snf_app.drift.schemas import Drift
 from snf_app.drift.streams import DriftReference, Key
+from snf_client.schemas.models import Drift
 from snf_models.registry.registry import ModelVersion
 from snf_runtime.anomaly.conformal import CELLS, statistic_cells
 from tests.support.service_settings import service_settings

@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.jobs.planning import JobPlan
-from snf_app.jobs.schemas import JobRequest
 from snf_app.jobs.service import JobService
 from snf_app.main import create_app
+from snf_client.schemas.jobs import JobRequest
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings

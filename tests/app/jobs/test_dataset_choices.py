@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.jobs.choice_schemas import CHOICES, JobDatasets
 from snf_app.main import create_app
+from snf_client.schemas.jobs import CHOICES, JobDatasets
 from snf_models.anomaly.reference_images import check_summary
 from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
 from snf_models.datasets import DatasetSummary

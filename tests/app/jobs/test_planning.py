@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 
 from snf_app.http.errors import Problem
 from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
-from snf_app.jobs.schemas import Estimate, JobRequest
 from snf_app.main import create_app
+from snf_client.schemas.jobs import Estimate, JobRequest
 from snf_models.datasets import DatasetStore, summarize
 from snf_models.features.backbones import LITE0, BackboneStore
 from snf_models.pipeline.presets import find_preset

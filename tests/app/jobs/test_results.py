@@ -7,8 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
+from snf_client.schemas.base import JobType
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, JobType, Queue, Status, new_job_id
+from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Queue, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.support.local import LOCAL

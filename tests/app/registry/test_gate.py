@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
 from snf_client.errors import Conflict, problem_of
-from snf_client.schemas import ModelDetail, ModelPage
+from snf_client.schemas.models import ModelDetail, ModelPage
 from snf_models.artifacts.files import pack
 from snf_models.registry.registry import Registry
 from snf_worker.settings import Settings

@@ -13,7 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
-from snf_client.schemas import ModelDetail, ModelPage, Scores
+from snf_client.schemas.models import ModelDetail, ModelPage
+from snf_client.schemas.scores import Scores
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_worker.settings import Settings

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
 from snf_app.main import create_app
-from snf_client.schemas import Scores
+from snf_client.schemas.scores import Scores
 from snf_models.registry.registry import Registry
 from snf_runtime.images.preprocessing import Fit
 from snf_worker.settings import Settings

@@ -5,15 +5,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from snf_app.access.schemas import CallerView
-from snf_app.audits.schemas import Audit
-from snf_app.datasets.schemas import DatasetDetail, DatasetList
-from snf_app.health.schemas import Health
 from snf_app.http.openapi import SCHEMAS
-from snf_app.jobs.schemas import JobList, JobView, Previews, WorkerList
-from snf_app.presets.schemas import PresetList
-from snf_app.registry.schemas import Aliases, AliasTarget, ModelPage
-from snf_app.scoring.schemas import Reference
+from snf_client.schemas.datasets import DatasetDetail, DatasetList
+from snf_client.schemas.jobs import JobList, JobView, Previews
+from snf_client.schemas.models import Aliases, AliasTarget, Audit, ModelPage
+from snf_client.schemas.scores import Reference
+from snf_client.schemas.service import CallerView, Health, WorkerList
+from snf_client.schemas.training import PresetList
 
 
 @pytest.mark.parametrize("model", [Aliases, AliasTarget, Audit, DatasetDetail, DatasetList, PresetList, Reference])

@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets import DatasetStore
 from snf_models.errors import DatasetRefused
-from snf_models.training.config import ImageOptions
 from snf_runtime.images.codec import encode_png
 from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped

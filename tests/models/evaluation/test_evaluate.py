@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
 from snf_models.evaluation import compared_scores as scores_module
@@ -17,7 +18,6 @@ from snf_models.evaluation.checks import adapted, check_anomalous, check_normals
 from snf_models.evaluation.corruptions import corruptions
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.image_sets import ImageSets, evenly
-from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png

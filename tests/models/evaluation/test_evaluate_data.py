@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
-from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from tests.support.compiled_cache import compiled

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.bulk.part import score_part
 from snf_models.bulk.sources import ImageFiles
 from snf_models.datasets import DatasetStore
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
-from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
 from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped

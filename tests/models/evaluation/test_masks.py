@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport, Localisation
 from snf_models.datasets import DatasetStore
 from snf_models.errors import DatasetNotFound, DatasetUnfit
 from snf_models.evaluation import evaluate as evaluate_module
@@ -19,7 +20,6 @@ from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.localisation_metrics import localise
 from snf_models.evaluation.measure_localisation import reduced
 from snf_models.evaluation.report import render_html
-from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport, Localisation
 from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import source, zipped

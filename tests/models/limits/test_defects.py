@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from snf_models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
-from snf_models.registry.limits import GRADED, SHAPES, Shape
+from snf_client.schemas.limits import SHAPES, Shape
+from snf_models.limits.defects import GRADED, Defect, add_defect, defect_kinds, defect_rng, defect_sizes
 
 SIDE = 40
 AREAS = {"scratch": 12 * 1.5, "spot": np.pi * 36, "hole": np.pi * 36, "missing-part": 144.0}

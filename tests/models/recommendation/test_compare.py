@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from snf_client.schemas.recommendations import ComparedImages, RecommendationRecord, RecommendParameters
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets import Dataset, Images, load_dataset
 from snf_models.errors import DatasetUnfit, Interrupted, ScoreNotFinite
 from snf_models.limits.defects import defect_sizes
@@ -17,10 +19,8 @@ from snf_models.limits.good_images import GoodImages
 from snf_models.limits.measure import measure_limits
 from snf_models.recommendation import compare
 from snf_models.recommendation.compare import choose_images, compare_families
-from snf_models.recommendation.record import ComparedImages, RecommendationRecord, RecommendParameters
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
-from snf_models.training.config import ImageOptions
 from tests.support.backbones import backbone_folder
 
 FAST: dict[str, Any] = {"feature_side": 32, "shapes": ("missing-part",)}

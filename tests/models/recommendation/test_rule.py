@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from snf_client.schemas.limits import LimitCurve, Shape
+from snf_client.schemas.recommendations import FamilyName, FamilyResult
 from snf_models.limits.rule import limit_cell
-from snf_models.recommendation.record import PRESET_OF, FamilyName, FamilyResult
+from snf_models.recommendation.record import PRESET_OF
 from snf_models.recommendation.rule import limit_cell_text, limit_rank, mean_rank, propose, typical_limit
-from snf_models.registry.limits import LimitCurve, Shape
 
 SIZES = (2, 3, 4, 6, 8, 12)
 Limits = tuple[int | None, ...]

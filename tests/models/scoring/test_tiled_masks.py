@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
+from snf_client.schemas.evaluations import EvaluationParameters
 from snf_models.datasets import DatasetStore
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
-from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.scorer import Scorer
 from tests.support.compiled_cache import compiled
 from tests.support.tiled import FAULTY, OTHERS, add_masks, mosaic, mosaic_store, tiled_artifact, with_fault

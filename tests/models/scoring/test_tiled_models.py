@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from snf_client.schemas.evaluations import EvaluationParameters
+from snf_client.schemas.limits import LimitParameters
 from snf_models.anomaly.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from snf_models.anomaly.rejudge import StoredEvidence, rejudge
 from snf_models.audit import recompute_features
@@ -24,14 +26,12 @@ from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.image_sets import ImageSet
 from snf_models.evaluation.measure_localisation import few
-from snf_models.evaluation.schema import EvaluationParameters
 from snf_models.features.flows import FeatureFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import folds_of_fit
-from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.judged import JudgedImage

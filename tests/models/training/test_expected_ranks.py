@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from snf_client.schemas.limits import LimitParameters
 from snf_models.anomaly.reference_images import folds_digest
 from snf_models.datasets import DatasetStore, load_dataset, summarize
 from snf_models.datasets.dataset import DatasetSummary
@@ -16,7 +17,6 @@ from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.pipeline.presets import ExpectedRanks, find_preset
 from snf_models.pipeline.run import train
-from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from snf_client.schemas.training import MAX_STEPS
 from snf_models.errors import FolderTaken, Interrupted
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import FILE, RunRecord, begun_config, claim_folder, train
-from snf_models.training.config import MAX_STEPS, TrainingConfig
+from snf_models.training.config import TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import Events, small_digits
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from snf_client.schemas.training import MAX_STEPS
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
 from snf_models.datasets import load_dataset
 from snf_models.flows.build import build_flow
 from snf_models.registry.registry import ZOO
-from snf_models.training.config import MAX_STEPS
 from snf_models.zoo.__main__ import DATASETS, MINUTES, recipe_of
 from tests.models.helpers import dequantised
 

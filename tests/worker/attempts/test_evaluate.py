@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from snf_client.schemas.evaluations import EvaluationReport
 from snf_models.datasets import DatasetStore, Source
-from snf_models.evaluation.schema import EvaluationReport
 from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor

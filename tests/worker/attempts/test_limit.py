@@ -6,9 +6,9 @@ import signal
 import threading
 from datetime import UTC, datetime
 
+from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
-from snf_models.registry.limits import LimitParameters
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions

@@ -10,8 +10,8 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+from snf_client.schemas.recommendations import RecommendationRecord
 from snf_models.datasets import DatasetStore, Source
-from snf_models.recommendation.record import RecommendationRecord
 from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
 from snf_worker.jobs.record import Job, Queue, new_job_id

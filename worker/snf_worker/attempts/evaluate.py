@@ -2,11 +2,11 @@
 
 import shutil
 
+from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
-from snf_models.evaluation.schema import EvaluationParameters, EvaluationReport
 from snf_models.scorer import Scorer
 from snf_worker.attempts.run_attempt import Attempt, LabelledProgress
 from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON

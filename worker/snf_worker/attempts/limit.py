@@ -2,9 +2,9 @@
 
 import shutil
 
+from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
-from snf_models.registry.limits import LimitParameters
 from snf_models.scorer import Scorer
 from snf_worker.attempts.run_attempt import Attempt, LabelledProgress
 

@@ -2,11 +2,11 @@
 
 import shutil
 
+from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets import load_dataset
 from snf_models.disk import write_atomically
 from snf_models.recommendation.compare import compare_families
-from snf_models.recommendation.record import RecommendationRecord, RecommendParameters
-from snf_models.training.config import ImageOptions
 from snf_worker.attempts.run_attempt import Attempt
 from snf_worker.jobs.record import RECOMMENDATION
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from snf_client.schemas.training import RunStart
 from snf_models.artifacts.manifest import TrainingRecord, read_manifest
 from snf_models.datasets import Dataset, DatasetSummary, load_dataset
 from snf_models.pipeline.architecture_file import find_recipe
@@ -18,7 +19,7 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training, peak_memory_bytes
 from snf_worker.jobs.retention import drop_training_files
-from snf_worker.jobs.runs import RunRecorder, RunStart, RunStore
+from snf_worker.jobs.runs import RunRecorder, RunStore
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-JobType = Literal["train", "score", "calibrate", "evaluate", "limit", "recommend"]
-"""Types of jobs; each is also the name of the module in ``snf_worker.attempts`` that runs its attempts."""
+from snf_client.schemas.base import JobType
+
 ModelJobType = Literal["score", "calibrate", "evaluate", "limit"]
 """Job types that work with a registered model."""
 DeviceKind = Literal["auto", "cpu", "cuda"]

@@ -6,11 +6,12 @@ from typing import NamedTuple, cast
 
 import redis
 
+from snf_client.schemas.base import JobType
 from snf_worker.broker.connection import translate_redis_errors
 from snf_worker.errors import IdempotencyConflict, JobConflict, JobInUse, JobNotFound, TooManyJobs
 from snf_worker.jobs import lua_scripts as lua
 from snf_worker.jobs.leases import LeaseStore, utc_now_iso
-from snf_worker.jobs.record import TERMINAL, Job, JobPage, JobType, Status, from_hash, to_hash
+from snf_worker.jobs.record import TERMINAL, Job, JobPage, Status, from_hash, to_hash
 from snf_worker.jobs.shards import Shards
 from snf_worker.jobs.waiting_lines import WaitingLines
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
+from snf_client.schemas.base import JobType
 from snf_worker.errors import BrokerDown, StaleAttempt
 from snf_worker.jobs.events import AttemptSummary, EventReader
-from snf_worker.jobs.record import JobType, RequestedAction
+from snf_worker.jobs.record import RequestedAction
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.parent_death import ParentDeathPipe, child_environment
 from snf_worker.settings import Settings

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from snf_client.schemas.datasets import ReferenceRecord
 from snf_models.bulk.part import score_range
 from snf_models.datasets import parquet as parquet_rows
 from snf_models.datasets.image_source import NamedImage
-from snf_models.datasets.reference_index import EncodedImage, ReferenceRecord
+from snf_models.datasets.reference_index import EncodedImage
 from snf_models.datasets.references import ReferencedFiles, build_index
 from snf_models.errors import DatasetRefused, ImageError, PartFailed
 from snf_models.locations.location import Location

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pyarrow as pa
 import pytest
 
+from snf_client.schemas.datasets import ReferenceRecord
 from snf_models.datasets.image_source import ReferencedImages
-from snf_models.datasets.reference_index import ReferenceRecord, read_record
+from snf_models.datasets.reference_index import read_record
 from snf_models.datasets.references import build_index
 from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError, LocationNotFound, LocationUnavailable
 from snf_models.locations.location import Location

@@ -1,4 +1,4 @@
-"""Query parameters and answers of the scoring endpoints."""
+"""Scores and samples of a model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from snf_app.drift.schemas import SOURCE
-from snf_app.http.schemas import Answer
+from snf_client.schemas.base import SOURCE_PATTERN, ResponseModel
 
 
 class ScoreQuery(BaseModel):
@@ -27,14 +26,14 @@ class ScoreQuery(BaseModel):
     explain: bool = Field(False, description="Add a heat map to every result.")
     source: str | None = Field(
         None,
-        pattern=SOURCE,
+        pattern=SOURCE_PATTERN,
         description="Source of the images, such as a camera or a lot. Only images with a source count in the tests of "
         "drift, which are made by source and for all sources together.",
         examples=["line-1/left"],
     )
 
 
-class Term(Answer):
+class Term(ResponseModel):
     """Contribution of one scale of the flow to a log-likelihood, in nats.
 
     Scale 0 is the transform of the pixels. A density of features has scale 1 alone; its scale 0 is 0.
@@ -45,7 +44,7 @@ class Term(Answer):
     log_det: float = Field(description="Sum of the log-determinants of this scale's bijections, nats.")
 
 
-class Draws(Answer):
+class Draws(ResponseModel):
     """Mean, standard error and other statistics of a log-likelihood over several draws of dequantisation noise."""
 
     k: int = Field(description="Number of draws.")
@@ -54,7 +53,7 @@ class Draws(Answer):
     iw_bound: float = Field(description="Importance-weighted lower bound of the log-mass, nats.")
 
 
-class Reason(Answer):
+class Reason(ResponseModel):
     """One reason why an image is unusual, such as a deviating statistic or an unusual region.
 
     The reason has the size of the deviation, its share of the evidence, and a sentence about it.
@@ -77,7 +76,7 @@ class Reason(Answer):
     )
 
 
-class Anomaly(Answer):
+class Anomaly(ResponseModel):
     """Anomaly verdict on an image, and its p-value, the rate at which normal images look at least as unusual."""
 
     p_value: float = Field(description="Conformal p-value: small is anomalous.")
@@ -90,7 +89,7 @@ class Anomaly(Answer):
     reasons: list[Reason] | None = None
 
 
-class PreprocessingNote(Answer):
+class PreprocessingNote(ResponseModel):
     """Changes made to an image before scoring, and a warning if its file is unlike the training images."""
 
     id: str = Field(description="Digest of the model's preprocessing.")
@@ -116,7 +115,7 @@ class PreprocessingNote(Answer):
     )
 
 
-class ItemError(Answer):
+class ItemError(ResponseModel):
     """The error of one image that could not be scored: type, title, HTTP status and detail, as in RFC 9457."""
 
     type: str
@@ -125,7 +124,7 @@ class ItemError(Answer):
     detail: str
 
 
-class ImageRegion(Answer):
+class ImageRegion(ResponseModel):
     """Region of pixels that touch at sides or corners, all with anomaly values at or above a threshold."""
 
     box: tuple[int, int, int, int] = Field(
@@ -136,7 +135,7 @@ class ImageRegion(Answer):
     place: tuple[int, int] = Field(description="Column and row of that value in the file.")
 
 
-class HeatMap(Answer):
+class HeatMap(ResponseModel):
     """Contribution of each pixel to the log-likelihood of an image, and where its anomaly map passes the threshold."""
 
     png: str = Field(
@@ -169,7 +168,7 @@ class HeatMap(Answer):
     region_count: int | None = Field(None, description="Number of all regions.")
 
 
-class ScoredImage(Answer):
+class ScoredImage(ResponseModel):
     """The anomaly verdict on one image, and its log-likelihood: a log-density in nats, not a probability.
 
     `kind` says over what: the pixels in [0, 256), or the features that a frozen network sees in the image. Densities of
@@ -192,7 +191,7 @@ class ScoredImage(Answer):
     heat_map: HeatMap | None = Field(None, description="With `explain=true`.")
 
 
-class FailedImage(Answer):
+class FailedImage(ResponseModel):
     """An image of a request that could not be scored: its index, its file name and the error."""
 
     index: int
@@ -201,7 +200,7 @@ class FailedImage(Answer):
     error: ItemError
 
 
-class Fdr(Answer):
+class Fdr(ResponseModel):
     """Benjamini-Hochberg q-values of a request's images, for control of the false-discovery rate (FDR).
 
     Flag all images whose q-value is at most q: then the expected share of false alarms among them is at most q.
@@ -273,8 +272,6 @@ SCORED_DIGIT: dict[str, Any] = {
     ],
 }
 """The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
-
-
 SCORED_PART: dict[str, Any] = {
     "model": "line-1",
     "version": 3,
@@ -323,10 +320,10 @@ SCORED_PART: dict[str, Any] = {
 """An answer of a model of features."""
 
 
-class Scores(Answer):
+class Scores(ResponseModel):
     """The answer to a scoring request: the model version that was used, and a score or an error for each image."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [SCORED_DIGIT, SCORED_PART]})
+    model_config = ConfigDict(json_schema_extra={"examples": [SCORED_DIGIT, SCORED_PART]})
 
     model: str
     version: int
@@ -336,7 +333,7 @@ class Scores(Answer):
     fdr: Fdr | None = None
 
 
-class Quantile(Answer):
+class Quantile(ResponseModel):
     """Smallest anomaly statistic, in nats, that flags an image as an anomaly at a given false-alarm rate."""
 
     alpha: float = Field(description="False-alarm rate.")
@@ -345,11 +342,10 @@ class Quantile(Answer):
     )
 
 
-class Reference(Answer):
+class Reference(ResponseModel):
     """Histogram of the anomaly statistic, in nats, over a model's calibration images."""
 
     model_config = ConfigDict(
-        frozen=True,
         json_schema_extra={
             "examples": [
                 {
@@ -377,3 +373,25 @@ class Reference(Answer):
     )
     counts: list[int] = Field(description="Calibration images in each bin.")
     quantiles: list[Quantile] = Field(description="For every common `alpha` that this number of images can attain.")
+
+
+class Sample(ResponseModel):
+    """An image drawn from a model, as base64 PNG, with the log-likelihood of its 8-bit pixels in nats."""
+
+    index: int
+    png: str = Field(description="The image as PNG, base64.")
+    log_likelihood: float
+    bits_per_dim: float
+    kind: str
+
+
+class Samples(ResponseModel):
+    """Images drawn from a model, each with its log-likelihood, and the seed that draws the same images again."""
+
+    model: str
+    version: int
+    seed: int
+    temperature: float
+    inverse: Literal["exact", "learned"]
+    count: int
+    samples: list[Sample]

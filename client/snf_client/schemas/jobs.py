@@ -1,16 +1,17 @@
+"""Background jobs and their results."""
+
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Field, StrictBool
 
-from snf_app.http.schemas import REF, Answer, Name
-from snf_app.registry.schemas import UnfitReason
-from snf_worker.jobs.record import JobType
+from snf_client.schemas.base import REF_PATTERN, JobType, Name, Precision, RequestModel, ResponseModel
+from snf_client.schemas.models import UnfitReason
 
 
-class JobRequest(BaseModel):
+class JobRequest(RequestModel):
     """Request to run a background job, such as a training or the scoring of a dataset.
 
     A job trains, calibrates or evaluates a model, measures its detection limit, scores a dataset, or recommends a
@@ -18,8 +19,6 @@ class JobRequest(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         json_schema_extra={
             "examples": [
                 {
@@ -60,7 +59,7 @@ class JobRequest(BaseModel):
     )
     model: str = Field(
         "",
-        pattern=REF,
+        pattern=REF_PATTERN,
         description="train: name that the model is registered under, a new version if it exists. recommend: none. "
         "Otherwise the model, `name`, `name:3` or `name@champion`; version (score, evaluate, limit: and calibration) "
         "are fixed when the job is queued.",
@@ -90,7 +89,7 @@ class JobRequest(BaseModel):
     )
 
 
-class Estimate(Answer):
+class Estimate(ResponseModel):
     """Expected duration in seconds and peak memory in bytes of a training job, by the latest one of its kind.
 
     Trainings are of one kind if they have the same architecture, image shape, device and settings, but for steps,
@@ -120,7 +119,7 @@ class Estimate(Answer):
     )
 
 
-class EstimatedJob(Answer):
+class EstimatedJob(ResponseModel):
     """Estimate for a job that was checked but not queued: its worker queue, expected time and memory.
 
     It also has the number of jobs that wait in that queue.
@@ -133,30 +132,7 @@ class EstimatedJob(Answer):
     estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
 
 
-class WorkerView(Answer):
-    """A running worker process, with its device (CPU or GPU), its job queues and its current job."""
-
-    name: str
-    device: str
-    queues: list[str]
-    memory_bytes: int | None = Field(description="Memory of its machine or container.")
-    train_memory_bytes: int | None = Field(
-        description="Most memory that a training may use (`SNF_TRAIN_MEMORY_BYTES`); null: no limit."
-    )
-    started_at: datetime
-    state: Literal["idle", "busy", "not-receiving"] = Field(
-        description="`not-receiving`: jobs wait that do not reach the worker; it reconnects, then restarts."
-    )
-    job: str | None = Field(description="Id of the job that it runs.")
-
-
-class WorkerList(Answer):
-    """All running worker processes, which execute the background jobs, sorted by name."""
-
-    workers: list[WorkerView]
-
-
-class JobView(Answer):
+class JobView(ResponseModel):
     """A background job, with its parameters, status, progress and result.
 
     It also has the latest metrics, the error of a failed job, and links to further calls.
@@ -203,92 +179,28 @@ class JobView(Answer):
     links: dict[str, str]
 
 
-class JobList(Answer):
+class JobList(ResponseModel):
     """A page of background jobs, newest first, with the cursor for the next page."""
 
     jobs: list[JobView]
     next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
 
-class CurvePoint(Answer):
-    """Metrics of one training step in a learning curve, such as bits per dimension and learning rate.
-
-    A metric is null if it was not finite, or if the training does not have it.
-    """
-
-    step: int
-    epoch: int | None = None
-    time: datetime
-    attempt: int
-    bits_per_dim: float | None = None
-    reconstruction_error: float | None = None
-    learning_rate: float | None = None
-    images_per_second: float | None = None
-
-
-class Validation(Answer):
-    """Metrics, such as bits/dim, of a model on held-out validation images at one step of its training."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    step: int
-    time: datetime
-    attempt: int
-    bits_per_dim: float | None = None
-
-
-class TrainingCurve(Answer):
-    """Learning curve of a training job: metrics of its training steps, and of its validations.
-
-    A step that was repeated after a restart occurs once.
-    """
-
-    model_config = ConfigDict(
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "job": "06f8m2q1x3z4c5v6b7n8m9k0j1",
-                    "points": [
-                        {
-                            "step": 40,
-                            "epoch": 0,
-                            "time": "2026-07-01T12:00:02.125Z",
-                            "attempt": 1,
-                            "bits_per_dim": 2.41,
-                            "reconstruction_error": 0.0012,
-                            "learning_rate": 0.001,
-                            "images_per_second": 1850.5,
-                        }
-                    ],
-                    "validations": [
-                        {"step": 40, "time": "2026-07-01T12:00:02.514Z", "attempt": 1, "bits_per_dim": 2.38}
-                    ],
-                }
-            ]
-        },
-    )
-
-    job: str
-    points: list[CurvePoint]
-    validations: list[Validation]
-
-
-class Preview(Answer):
+class Preview(ResponseModel):
     """Link to a PNG grid of images drawn from a model at one training step: the step, and the URL path."""
 
     step: int
     url: str = Field(description="Path of the PNG.", examples=["/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1/samples/40"])
 
 
-class Previews(Answer):
+class Previews(ResponseModel):
     """PNG grids of images drawn from the model at some steps of a training job, earliest first."""
 
     job: str
     samples: list[Preview]
 
 
-class _VersionResult(Answer):
+class _VersionResult(ResponseModel):
     model: str
     version: int
     ref: str = Field(examples=["my-digits:1"])
@@ -335,3 +247,101 @@ class LimitResult(_VersionResult):
         description="Limit in pixels of each shape and contrast; null if the largest defect is not found often enough."
     )
     not_determinable: str | None = Field(description="Why no limit can be stated; else null.")
+
+
+CHOICES: dict[str, Any] = {
+    "datasets": [
+        {
+            "name": "mnist-mini",
+            "images": 600,
+            "image_shape": [1, 28, 28],
+            "problem": "it does not suit my-parts:1: the images of mnist-mini are 1x28x28, this model takes 3x64x64 "
+            "(channels x height x width)",
+            "problem_as_anomalies": None,
+            "note": None,
+        },
+        {
+            "name": "line-1",
+            "images": 600,
+            "image_shape": [3, 64, 64],
+            "problem": None,
+            "problem_as_anomalies": None,
+            "note": None,
+        },
+    ],
+    "suggested": None,
+}
+
+
+class JobDraft(RequestModel):
+    """Job request that leaves the dataset open, sent to ask which datasets the job could use.
+
+    Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"type": "calibrate", "model": "my-parts"}]},
+    )
+
+    type: JobType
+    model: str | None = Field(
+        None, pattern=REF_PATTERN, description="The model; not needed for a training or a recommendation."
+    )
+    preset: str = Field("snf-glow-small", description="train: the preset.")
+    architecture: dict[str, Any] | None = Field(None, description="train: an architecture in place of a preset.")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters of the job.")
+
+
+class JobDataset(ResponseModel):
+    """Dataset with the number and shape of its images and, if a job cannot use it, the reason."""
+
+    name: str
+    images: int
+    image_shape: list[int] = Field(description="Channels, height, width.")
+    problem: str | None = Field(description="Why the job would be refused with this dataset; null if it would not.")
+    problem_as_anomalies: str | None = Field(
+        description="evaluate: why it cannot be the anomalous images; null if it can, and for other jobs."
+    )
+    note: str | None = Field(
+        description="What to know before it is chosen: which images are used, or that they may not suit; else null."
+    )
+
+
+class JobDatasets(ResponseModel):
+    """All datasets as choices for a job; each dataset that the job cannot use comes with the reason."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [CHOICES]})
+
+    datasets: list[JobDataset]
+    suggested: str | None = Field(description="The dataset that is clearly meant; null where the user has to choose.")
+
+
+class ScoringParameters(RequestModel):
+    """Parameters of a job that scores all images of a dataset."""
+
+    alpha: float | None = Field(None, gt=0, le=1, description="False-alarm rate of the verdicts.")
+    output: str | None = Field(
+        None,
+        max_length=1024,
+        description="URL of a location that gets the scores, such as `s3://bucket/scores/lot-7`: one Parquet file for "
+        "each part. It must be below one of `SNF_ALLOWED_LOCATIONS`. Default: one table in the folder of the job.",
+        examples=["s3://lots/scores/lot-7"],
+    )
+    images_per_part: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Images that one worker takes at a time. Default: 2,000, or as many as give 10,000 parts.",
+    )
+    calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
+
+
+class CalibrationParameters(RequestModel):
+    """Parameters of a job that calibrates the p-values of a model on a dataset."""
+
+    activate: bool | None = Field(
+        None,
+        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
+        "use.",
+    )
+    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")

@@ -1,23 +1,18 @@
-"""Parameters and report of an evaluation. Free of torch."""
+"""Parameters and report of an evaluation."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from snf_models.naming import Name
-from snf_runtime.kinds import DensityKind
+from snf_client.schemas.base import DensityKind, Name, RecordModel, RequestModel
 
 Interval = tuple[float, float]
 
 
-class _EvaluationPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Rate(_EvaluationPart):
+class Rate(RecordModel):
     """Fraction of the anomalous images that an anomaly score detects at a given false-alarm rate.
 
     It is from 0 to 1; null only in reports of earlier versions, where ``alpha`` was not attainable.
@@ -27,7 +22,7 @@ class Rate(_EvaluationPart):
     share: float | None
 
 
-class FalseAlarms(_EvaluationPart):
+class FalseAlarms(RecordModel):
     """Fraction of normal images that an anomaly score flags as anomalous at a nominal false-alarm rate.
 
     The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
@@ -40,7 +35,7 @@ class FalseAlarms(_EvaluationPart):
     calibration_images: int
 
 
-class Column(_EvaluationPart):
+class Column(RecordModel):
     """Description of one anomaly score in an evaluation report, with its false-alarm rates on normal images.
 
     It has a name, a label and a kind. Larger scores are more anomalous.
@@ -53,7 +48,7 @@ class Column(_EvaluationPart):
     false_alarms: list[FalseAlarms]
 
 
-class Result(_EvaluationPart):
+class Result(RecordModel):
     """Metrics of one anomaly score on one set of anomalous images.
 
     They are AUROC, average precision and false-positive rate, with 95 % confidence intervals, and the fraction of the
@@ -70,7 +65,7 @@ class Result(_EvaluationPart):
     detected: list[Rate]
 
 
-class SubfolderReport(_EvaluationPart):
+class SubfolderReport(RecordModel):
     """Results of the combined score on the anomalous images of one subfolder, such as a kind of defect."""
 
     name: str
@@ -79,7 +74,7 @@ class SubfolderReport(_EvaluationPart):
     detected: list[Rate]
 
 
-class Curve(_EvaluationPart):
+class Curve(RecordModel):
     """ROC curve of one anomaly score, as at most 200 points (false-positive rate, true-positive rate).
 
     It goes from (0, 0) to (1, 1).
@@ -89,7 +84,7 @@ class Curve(_EvaluationPart):
     points: list[tuple[float, float]]
 
 
-class Histogram(_EvaluationPart):
+class Histogram(RecordModel):
     """Histogram of a score over one set of images, as the fraction of the images in each bin.
 
     Fractions are from 0 to 1.
@@ -99,7 +94,7 @@ class Histogram(_EvaluationPart):
     shares: list[float]
 
 
-class Histograms(_EvaluationPart):
+class Histograms(RecordModel):
     """Histograms of a score, one number per image, over several sets of images, with the same bin edges.
 
     The number is, for example, the log-likelihood.
@@ -112,7 +107,7 @@ class Histograms(_EvaluationPart):
     sets: list[Histogram]
 
 
-class Example(_EvaluationPart):
+class Example(RecordModel):
     """Example image of an evaluation report, as PNG with its p-value, scores and main reason for an anomaly.
 
     It is one of the most or least anomalous images of a set.
@@ -129,14 +124,14 @@ class Example(_EvaluationPart):
     png: str = Field(description="The image as PNG, base64; a large one is made smaller.")
 
 
-class Gallery(_EvaluationPart):
+class Gallery(RecordModel):
     """The most and the least anomalous images of a set by the model's anomaly score, the most extreme first."""
 
     most: list[Example]
     least: list[Example]
 
 
-class ImageCount(_EvaluationPart):
+class ImageCount(RecordModel):
     """Number of images in a set, and how many of them are not judged.
 
     These have no finite likelihood, or a size that the calibration is not for.
@@ -148,7 +143,7 @@ class ImageCount(_EvaluationPart):
     adapted: bool = Field(False, description="Whether size or colour were converted as the model would not.")
 
 
-class RegionRates(_EvaluationPart):
+class RegionRates(RecordModel):
     """Shares of defective images where an anomaly map flags the defect, and of normal images where it flags anything.
 
     Both are for a given false-alarm rate.
@@ -163,7 +158,7 @@ class RegionRates(_EvaluationPart):
     false_alarms: float | None = Field(description="Share of the normal images with any region.")
 
 
-class Localisation(_EvaluationPart):
+class Localisation(RecordModel):
     """Metrics of how well anomaly maps show the defects of images.
 
     Masks give the true defects. Larger values of AUROC, AUPRO and AUPIMO are better, and 1 is perfect.
@@ -191,7 +186,7 @@ class Localisation(_EvaluationPart):
     regions: list[RegionRates]
 
 
-class SetReport(_EvaluationPart):
+class SetReport(RecordModel):
     """Results of all anomaly scores on one set of anomalous images, with examples.
 
     They say how well each score separates these images from the normal images.
@@ -213,7 +208,7 @@ class SetReport(_EvaluationPart):
     localisation: Localisation | None = Field(None, description="Where there are masks.")
 
 
-class Normal(_EvaluationPart):
+class Normal(RecordModel):
     """Section of an evaluation report about the normal images.
 
     It has the dataset, the number of images for each purpose, examples and the mean log-likelihood.
@@ -229,7 +224,7 @@ class Normal(_EvaluationPart):
     bits_per_dim: float | None = Field(description="Null for a density of features.")
 
 
-class EvaluationReport(_EvaluationPart):
+class EvaluationReport(RecordModel):
     """Report of an evaluation: how well a model and simple baselines separate normal from anomalous images."""
 
     format_version: Literal[1] = 1
@@ -254,7 +249,7 @@ class EvaluationReport(_EvaluationPart):
         return next(column for column in self.columns if column.name == name)
 
 
-class EvaluationParameters(BaseModel):
+class EvaluationParameters(RequestModel):
     """Settings that a user chooses for the evaluation of a model on normal and anomalous images.
 
     They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
@@ -262,8 +257,6 @@ class EvaluationParameters(BaseModel):
 
     With ``adapt``, images whose size or colour the model refuses are converted, and the report notes it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     against: list[Name] = Field([], max_length=20, description="Datasets of anomalous images.")
     masks: dict[Name, Name] = Field(

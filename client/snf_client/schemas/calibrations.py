@@ -1,16 +1,116 @@
-"""Requests and answers of the calibration endpoints."""
+"""Calibrations of p-values, and comparisons of two of them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Field, StrictBool
 
-from snf_app.calibrations.comparison_schemas import CalibrationComparison
-from snf_app.http.schemas import Answer, Whole
-from snf_models.artifacts.manifest import Deviation, Precision
-from snf_models.naming import Name
+from snf_client.schemas.base import Name, Precision, RecordModel, RequestModel, ResponseModel, Whole
+
+
+class Deviation(RecordModel):
+    """Figures that summarise the differences between bfloat16 and float32 scores of a model's calibration images.
+
+    They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
+
+    ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
+    """
+
+    images: int = Field(ge=1)
+    median: float = Field(ge=0)
+    quantile_999: float = Field(ge=0, description="99.9 % of the images deviate by less.")
+    worst: float = Field(ge=0)
+    worst_statistic: float = Field(ge=0)
+
+
+COMPARISON: dict[str, Any] = {
+    "model": "my-parts",
+    "version": 1,
+    "before": {
+        "number": 0,
+        "dataset": "parts",
+        "calibration_images": 500,
+        "precision": "float32",
+        "smallest_p": 0.001996007984031936,
+        "attainable_alphas": [0.005, 0.01, 0.02, 0.05, 0.1],
+        "default_alpha": 0.01,
+        "threshold": 4.382901,
+    },
+    "after": {
+        "number": 1,
+        "dataset": "line-1",
+        "calibration_images": 30,
+        "precision": "float32",
+        "smallest_p": 0.03225806451612903,
+        "attainable_alphas": [0.05, 0.1],
+        "default_alpha": 0.03225806451612903,
+        "threshold": 3.10482,
+    },
+    "verdicts": {
+        "images": 200,
+        "anomalies_before": 3,
+        "anomalies_after": 9,
+        "to_anomaly": 7,
+        "to_normal": 1,
+        "refused_before": 0,
+        "refused_after": 0,
+        "note": "the newest 200 images that this service process judged, each at the false-alarm rate of its request; "
+        "images of bulk jobs are not among them",
+    },
+}
+
+
+class ComparedCalibration(ResponseModel):
+    """One of two compared calibrations of a model, with its smallest attainable p-value and anomaly threshold."""
+
+    number: int
+    dataset: str
+    calibration_images: int = Field(description="Images among which p-values are ranks.")
+    precision: Precision
+    smallest_p: float = Field(description="Smallest p-value, and so the smallest `alpha` of a request.")
+    attainable_alphas: list[float] = Field(
+        description="Those of 0.001, 0.005, 0.01, 0.02, 0.05 and 0.1 that it can flag at."
+    )
+    default_alpha: float = Field(description="False-alarm rate of requests without `alpha`.")
+    threshold: float = Field(
+        description="Anomaly statistic, in nats, from which an image is flagged at the default alpha; approximate with "
+        "several folds."
+    )
+
+
+class ComparedVerdicts(ResponseModel):
+    """Counts of anomalies among the newest scored images under each of two calibrations.
+
+    They show how the verdicts would change.
+    """
+
+    images: int = Field(description="Images judged by both calibrations.")
+    anomalies_before: int
+    anomalies_after: int
+    to_anomaly: int = Field(description="Images whose verdict would change from normal to anomalous.")
+    to_normal: int = Field(description="Images whose verdict would change from anomalous to normal.")
+    refused_before: int = Field(description="Images whose `alpha` the calibration in use cannot attain.")
+    refused_after: int = Field(description="Images whose `alpha` the other one cannot attain: a 422 error.")
+    note: str = Field(description="Which images these are, or why there are none.")
+
+
+class CalibrationComparison(ResponseModel):
+    """Comparison of a model version's p-value calibration with another one, by default the one in use.
+
+    It shows the smallest false-alarm rate and the threshold of both, and how many verdicts on the newest images would
+    change.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [COMPARISON]})
+
+    model: str
+    version: int
+    before: ComparedCalibration = Field(description="The calibration in use, or the one asked for.")
+    after: ComparedCalibration
+    verdicts: ComparedVerdicts
+
 
 LINE: dict[str, Any] = {
     "number": 1,
@@ -41,13 +141,13 @@ LINE: dict[str, Any] = {
 """An example, whose numbers a test computes."""
 
 
-class CalibrationRequest(BaseModel):
+class CalibrationRequest(RequestModel):
     """Request to calibrate the p-values of a model on a dataset of normal images.
 
     While the new calibration is active, the p-values of the model are ranks among images of this dataset.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra={"examples": [{"dataset": "line-1"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "line-1"}]})
 
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
     activate: StrictBool | None = Field(
@@ -63,21 +163,19 @@ class CalibrationRequest(BaseModel):
     )
 
 
-class CalibrationChoice(BaseModel):
+class CalibrationChoice(RequestModel):
     """Request to select, by its number, the calibration with which a model version judges images.
 
     The calibration with this number gives the p-values from then on, unless `dry_run` is true.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]})
 
     calibration: Whole = Field(ge=0, description="Its number; 0 is the model's own calibration.")
     dry_run: StrictBool = Field(False, description="Change nothing, and answer with a `comparison`.")
 
 
-class Threshold(Answer):
+class Threshold(ResponseModel):
     """P-value threshold that keeps the false-alarm rate within a given limit.
 
     If p-values up to the threshold are flagged, at most a share `alpha` of normal images is flagged, with 95 %
@@ -89,13 +187,13 @@ class Threshold(Answer):
     images_needed: int = Field(description="Fewest calibration images for a threshold.")
 
 
-class CalibrationView(Answer):
+class CalibrationView(ResponseModel):
     """Calibration of a model's p-values as an API answer: dataset, image counts and p-value thresholds.
 
     Fields are null if the file of the calibration is damaged.
     """
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [LINE]})
+    model_config = ConfigDict(json_schema_extra={"examples": [LINE]})
 
     number: int = Field(description="0 is the model's own calibration.")
     active: bool = Field(description="Whether scoring uses it.")
@@ -135,7 +233,7 @@ class CalibrationView(Answer):
     )
 
 
-class CalibrationList(Answer):
+class CalibrationList(ResponseModel):
     """List of all p-value calibrations of a model version, as an API answer.
 
     They are in ascending order of number. `active` is the number of the calibration in use.

@@ -1,12 +1,12 @@
+"""Requests and answers of the Open Inference Protocol."""
+
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
-from snf_app.drift.schemas import SOURCE
-from snf_app.http.admission import MAX_TIMEOUT_MS
-from snf_app.http.schemas import Answer
+from snf_client.schemas.base import MAX_TIMEOUT_MS, SOURCE_PATTERN, RequestModel, ResponseModel
 
 MAX_ID = 1024
 """Most characters of the id of a request, which its answer repeats."""
@@ -14,19 +14,11 @@ MAX_DIMENSIONS = 16
 """Most numbers of a shape that are read: an image tensor has four."""
 MAX_TENSORS = 16
 """Most tensors of a request that are read: there is one input, and three outputs."""
-
-
 Size = Annotated[StrictInt, Field(ge=-1, lt=2**63)]
 """A number of a shape, or of bytes."""
 
 
-class _Strict(BaseModel):
-    """Part of a request. Unknown members are refused by name, because ignoring them could change what is meant."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class InputParameters(_Strict):
+class InputParameters(RequestModel):
     """Parameters of an input tensor: its size in bytes if it is sent as binary data."""
 
     binary_data_size: Size | None = Field(
@@ -34,7 +26,7 @@ class InputParameters(_Strict):
     )
 
 
-class InferInput(_Strict):
+class InferInput(RequestModel):
     """Image tensor of an inference request.
 
     Its values are in `data`, or follow the JSON object as bytes.
@@ -55,7 +47,7 @@ class InferInput(_Strict):
     )
 
 
-class OutputParameters(_Strict):
+class OutputParameters(RequestModel):
     """Parameters of a requested output tensor: the choice between JSON and binary data."""
 
     binary_data: StrictBool | None = Field(
@@ -63,14 +55,14 @@ class OutputParameters(_Strict):
     )
 
 
-class RequestedOutput(_Strict):
+class RequestedOutput(RequestModel):
     """Output tensor that an inference request asks for, such as the p-values of the images."""
 
     name: str = Field(description="`log_likelihood`, `bits_per_dim` or `p_value`.", examples=["p_value"])
     parameters: OutputParameters | None = None
 
 
-class InferParameters(_Strict):
+class InferParameters(RequestModel):
     """Parameters of an inference request: output encoding, deadline and image source."""
 
     binary_data_output: StrictBool = Field(
@@ -86,12 +78,12 @@ class InferParameters(_Strict):
     )
     source: str | None = Field(
         None,
-        pattern=SOURCE,
+        pattern=SOURCE_PATTERN,
         description="Source of the images, such as a camera. Only images with a source count in the tests of drift.",
     )
 
 
-class InferRequest(_Strict):
+class InferRequest(RequestModel):
     """Inference request: a tensor of images, and the names of the wanted outputs."""
 
     id: str | None = Field(None, max_length=MAX_ID, description="Name of the request, which the answer repeats.")
@@ -103,7 +95,7 @@ class InferRequest(_Strict):
     )
 
 
-class BinarySize(Answer):
+class BinarySize(ResponseModel):
     """Size in bytes of an output tensor that is sent as binary data.
 
     The bytes follow the JSON object.
@@ -112,7 +104,7 @@ class BinarySize(Answer):
     binary_data_size: int = Field(description="Bytes of the tensor: float64, little-endian.")
 
 
-class InferOutput(Answer):
+class InferOutput(ResponseModel):
     """Output tensor of an inference response, with one number per image.
 
     Its values are in `data`, or follow the JSON object as bytes.
@@ -127,17 +119,16 @@ class InferOutput(Answer):
     )
 
 
-class AnswerParameters(Answer):
+class AnswerParameters(ResponseModel):
     """Parameters of an inference response: the number of the calibration used for its p-values."""
 
     calibration: int = Field(description="Number of the calibration of the p-values.")
 
 
-class InferAnswer(Answer):
+class InferAnswer(ResponseModel):
     """Response to an inference request: the model version used, and the output tensors."""
 
     model_config = ConfigDict(
-        frozen=True,
         json_schema_extra={
             "examples": [
                 {
@@ -162,7 +153,7 @@ class InferAnswer(Answer):
     outputs: list[InferOutput]
 
 
-class TensorMetadata(Answer):
+class TensorMetadata(ResponseModel):
     """Name, data type and shape of a model's input or output tensor.
 
     In the shape, -1 is a dimension of any size.
@@ -174,7 +165,7 @@ class TensorMetadata(Answer):
     parameters: dict[str, str] = Field(default={}, description="The unit of its values.")
 
 
-class ModelParameters(Answer):
+class ModelParameters(ResponseModel):
     """Parameters in a model's metadata needed to interpret its scores, such as the default false-alarm rate.
 
     They are the kind of density, version, calibration, smallest p-value and false-alarm rate.
@@ -190,7 +181,7 @@ class ModelParameters(Answer):
     default_alpha: float = Field(description="False-alarm rate of verdicts: an anomaly has a p-value of at most this.")
 
 
-class ModelMetadata(Answer):
+class ModelMetadata(ResponseModel):
     """Metadata of a model: its versions, and its input and output tensors."""
 
     name: str
@@ -201,7 +192,7 @@ class ModelMetadata(Answer):
     parameters: ModelParameters
 
 
-class ServerMetadata(Answer):
+class ServerMetadata(ResponseModel):
     """Metadata of the service: its name, version and extensions of the Open Inference Protocol."""
 
     name: str
@@ -209,19 +200,19 @@ class ServerMetadata(Answer):
     extensions: list[str] = Field(description="Extensions of the protocol that the service has.")
 
 
-class ServerLive(Answer):
+class ServerLive(ResponseModel):
     """Response of the liveness check, which says that the process is running."""
 
     live: Literal[True]
 
 
-class ServerReady(Answer):
+class ServerReady(ResponseModel):
     """Response of the readiness check, which says that the service can score images."""
 
     ready: Literal[True]
 
 
-class ModelReady(Answer):
+class ModelReady(ResponseModel):
     """Readiness answer for a model that can score images; for any other model the answer is an error."""
 
     name: str

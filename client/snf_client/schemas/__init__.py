@@ -1,0 +1,1 @@
+"""Requests and answers of the service as pydantic models, one module a domain."""
