@@ -22,11 +22,11 @@ from snf_app.drift import endpoints as drift
 from snf_app.health import endpoints as health
 from snf_app.health.version import package_version
 from snf_app.http import errors
-from snf_app.http.bodies import BodyLimit, HeadAsGet, PaceLimits
+from snf_app.http.admission import BodyLimit, MinUploadRate
 from snf_app.http.errors import describe_errors
 from snf_app.http.openapi import add_examples, remove_null_parameters
-from snf_app.http.request_log import BackgroundLog, RequestLog, RequestMetrics
-from snf_app.http.router import Router
+from snf_app.http.request_log import BackgroundLog, RequestLog
+from snf_app.http.router import HeadAsGet, Router
 from snf_app.inference_protocol import endpoints as inference
 from snf_app.inference_protocol.endpoints import add_request_schemas
 from snf_app.jobs import endpoints as jobs
@@ -160,14 +160,13 @@ def create_app(settings: Settings) -> Service:
         BodyLimit,
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
-        pace=PaceLimits.of(settings),
+        pace=MinUploadRate.of(settings),
         streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
     )
     app.add_middleware(Authentication, keys=app.keys, settings=settings, writer=writer)
-    app.add_middleware(OriginCheck, settings=settings, asks_for_keys=lambda: app.keys.needed)
+    app.add_middleware(OriginCheck, settings=settings, keys=app.keys)
+    # Added last, so it is the outermost: requests that the others refuse are recorded too.
     app.add_middleware(RequestLog, settings=settings, writer=writer)
-    # Added last, so it is the outermost: requests that the others refuse are counted too.
-    app.add_middleware(RequestMetrics)
     errors.install(app)
     app.router.routes.extend(route for router in ROUTERS for route in router.routes)
     app.mount(pages.DOCS_PATH, pages.api_docs_files(), name="docs-files")

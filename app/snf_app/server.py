@@ -14,7 +14,7 @@ from typing import cast
 
 import uvicorn
 
-from snf_app.http.connections import Connection, ConnectionLimits, ConnectionWatch
+from snf_app.http.connections import Connection, ConnectionWatch
 from snf_app.main import Service, create_app
 from snf_worker.broker.connection import runtime_folder_in_use
 from snf_worker.keys import ensure_keys
@@ -74,7 +74,7 @@ def serve(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_S)
     ensure_keys(settings, log.warning)
     app = create_app(settings)
-    watch = ConnectionWatch(ConnectionLimits.of(settings))
+    watch = ConnectionWatch(settings)
     config = uvicorn.Config(
         app,
         # Called for each connection, as the class would be.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from snf_app.access.authentication import KeyRing
 from snf_app.http.errors import Problem, problem_response
 from snf_worker.settings import Settings, is_loopback
 
@@ -26,12 +27,12 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[0-9]{1,
 class OriginCheck:
     """Middleware that refuses unknown hosts, unless callers need keys, and changes asked for by other pages."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, asks_for_keys: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, keys: KeyRing) -> None:
         self._app = with_cors(app, settings.cors_origins)
         self._hosts = frozenset(settings.allowed_hosts) | _bound_hosts(settings.host)
         self._restricted = bool(settings.allowed_hosts)
         self._origins = frozenset(settings.cors_origins)
-        self._asks_for_keys = asks_for_keys
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request to the application, or answer with a 400 or 403 error."""
@@ -71,7 +72,7 @@ class OriginCheck:
         )
 
     def _answers(self, name: str) -> bool:
-        if not self._restricted and self._asks_for_keys():
+        if not self._restricted and self._keys.needed:
             return True
         return name in self._hosts or ANY in self._hosts or is_loopback(name.strip("[]"))
 

@@ -10,8 +10,7 @@ from starlette.requests import Request
 
 from snf_app.datasets.form import DatasetForm
 from snf_app.http.admission import FairShares
-from snf_app.http.bodies import UploadBody, UploadWatch, upload_slot
-from snf_app.http.upload_folders import UploadFolders, note_target
+from snf_app.http.uploads import UploadBody, UploadFolders, UploadWatch, note_target, upload_slot
 from snf_client.schemas.datasets import ReferenceRequest
 from snf_models.datasets import DatasetStore
 from snf_models.datasets.upload_items import DiskQuota

@@ -1,18 +1,24 @@
-"""Access of requests to shared parts of the service: fair shares, deadlines and clients that have left."""
+"""Limits on a request: fair shares of a capacity, deadlines, clients that leave, and the size and speed of bodies."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Header
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from snf_app.access.permissions import caller_of
 from snf_app.http.errors import Problem
 from snf_client.schemas.base import MAX_TIMEOUT_MS
+from snf_worker.settings import Settings
 
 
 class FairShares:
@@ -140,3 +146,141 @@ async def _expire_at_disconnect(request: Request, limit: asyncio.Timeout) -> Non
     while (await request.receive())["type"] != "http.disconnect":
         continue
     limit.reschedule(asyncio.get_running_loop().time())
+
+
+@dataclass(frozen=True)
+class MinUploadRate:
+    """Limits on how slowly the body of a request may arrive."""
+
+    silence_s: float  # longest wait for the next bytes
+    min_rate: int  # bytes/s, on average over the waiting past the first ``silence_s``
+
+    @classmethod
+    def of(cls, settings: Settings) -> MinUploadRate:
+        return cls(settings.body_timeout_s, settings.min_body_rate)
+
+
+class PacedBody:
+    """ASGI ``receive`` that raises a 408 error for a slow body; only the time of waiting for the client counts."""
+
+    def __init__(self, receive: Receive, limits: MinUploadRate) -> None:
+        self._receive = receive
+        self._limits = limits
+        self._arrived = 0
+        self._waited = 0.0
+        self._silent = 0.0
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        """Return the next ASGI message of the request; after the end of the body there is no time limit."""
+        if self._complete:
+            return await self._receive()
+        limits = self._limits
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, limits.silence_s - self._silent)) as limit:
+                message = await self._receive()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise HTTPException(
+                408, f"nothing of the request's body arrived within {limits.silence_s:g} s; send it without long pauses"
+            ) from error
+        finally:
+            waited = time.monotonic() - began
+            self._waited += waited
+            self._silent += waited
+        if message["type"] == "http.request":
+            arrived = len(message.get("body", b""))
+            self._arrived += arrived
+            self._silent = 0.0 if arrived else self._silent
+            self._complete = not message.get("more_body", False)
+            self._check_rate()
+        else:
+            self._complete = True
+        return message
+
+    def _check_rate(self) -> None:
+        limits = self._limits
+        expected = (self._waited - limits.silence_s) * limits.min_rate
+        if not self._complete and self._arrived < expected:
+            raise HTTPException(
+                408,
+                f"expected a body of at least {limits.min_rate} bytes/s, got {self._arrived} bytes in "
+                f"{self._waited:.0f} s; send it faster",
+            )
+
+
+RETRY_S = 2
+"""Seconds after which a refused caller may try again."""
+
+
+class BodyTooLarge(HTTPException):
+    """413 error. An ``HTTPException``, because FastAPI replaces other errors while it reads a body."""
+
+    def __init__(self, limit: int, advice: str = "") -> None:
+        super().__init__(413, f"the request's body is larger than {limit} bytes{advice and f'; {advice}'}")
+
+
+class BodyLimit:
+    """Middleware against bodies too large (413), too slow (408) or too much together (429), until answered."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: int,
+        in_flight: int,
+        pace: MinUploadRate,
+        streamed: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        self._app = app
+        self._limit = limit
+        self._pace = pace
+        self._streamed = streamed
+        self._shares = FairShares(in_flight, alone=limit)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to the application; reading its body raises an error as soon as it exceeds a limit."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        paced = PacedBody(receive, self._pace)
+        if (scope["method"], scope["path"]) in self._streamed:
+            await self._app(scope, paced, send)
+            return
+        caller = caller_of(scope).name
+        held = 0
+
+        async def counted() -> Message:
+            nonlocal held
+            message = await paced()
+            arrived = len(message.get("body", b"")) if message["type"] == "http.request" else 0
+            if held + arrived > self._limit:
+                raise BodyTooLarge(self._limit)
+            if arrived:
+                if not self._shares.take(caller, arrived):
+                    raise HTTPException(
+                        429,
+                        f"the bodies of all requests in hand may take {self._shares.capacity} bytes, and those of one "
+                        f"caller as much as stays free for all others; try again in about {RETRY_S} s",
+                        headers={"Retry-After": str(RETRY_S)},
+                    )
+                held += arrived
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        finally:  # not before the answer: images stay in memory as long
+            self._shares.give_back(caller, held)
+
+
+async def read_body(request: Request, limit: int, advice: str = "") -> bytes:
+    """Return the whole body; raise ``BodyTooLarge``, with ``advice`` on what to do, past ``limit`` bytes."""
+    parts = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(limit, advice)
+        parts.append(part)
+    return b"".join(parts)

@@ -6,8 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import resource
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -22,77 +21,66 @@ from snf_worker.settings import Settings
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
 
-
-RESERVED_FILES = 256
-"""File descriptors that are kept for everything but connections."""
-FILES_EACH = 4
-"""File descriptors for a connection and the files that are sent through it."""
+RESERVED_FILES, FILES_EACH = 256, 4
+"""File descriptors that are kept for everything but connections, and for a connection and the files sent through it."""
 MIN_CONNECTIONS = 16
 RETRY_S = 5
 """Seconds after which a refused client may try again."""
+HEADER_BYTES = 64 * 2**10
+"""Most bytes of the first line and the headers of a request."""
+HEADERS = 256
+"""Most headers of a request: each takes more memory than its bytes."""
+PIPELINED = 16
+"""Most requests of a connection that wait for the answer to an earlier request."""
+LINGER_S = 2.0
+"""Time for a refused client to read the answer."""
 
-
-class TimedConnection(Protocol):
-    """Interface of a network connection that can close itself when one of its timeouts has passed."""
-
-    def check(self, now: float) -> None:
-        """Close the connection if one of its timeouts has passed at ``now``, the event loop's time."""
-
-
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """Limits on the number of open HTTP connections, and their timeouts in seconds."""
-
-    most: int  # connections at once; an address gets at most half
-    header_s: float  # for the headers of a request
-    send_s: float  # within which a client must read some of its answer
-    proxies: tuple[str, ...] = ()  # trusted, as they connect for many clients
-
-    @classmethod
-    def of(cls, settings: Settings) -> ConnectionLimits:
-        """Return the limits of the settings, with fewer connections if the process may not open enough files."""
-        most = min(settings.max_connections, _room(settings.max_connections))
-        if most < settings.max_connections:
-            log.warning("the limit on open files allows %d connections of %d", most, settings.max_connections)
-        return cls(most, settings.header_timeout_s, settings.send_timeout_s, settings.trusted_proxies)
+log = logging.getLogger(__name__)
 
 
 class ConnectionWatch:
-    """Register of open connections that limits them, in total and per address, and checks their timeouts."""
+    """Open connections: limits on their number, in total and by address, and checks of their timeouts."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self.limits = limits
-        self._shares = FairShares(limits.most)
-        self._open: dict[TimedConnection, str] = {}
-        self._period = min(1.0, limits.header_s / 4, limits.send_s / 4)
+    def __init__(self, settings: Settings) -> None:
+        self.header_s, self.send_s = settings.header_timeout_s, settings.send_timeout_s
+        self.max_connections = _allowed_connections(settings.max_connections)
+        self._shares = FairShares(self.max_connections)
+        self._open: dict[Connection, str] = {}
+        self._period = min(1.0, self.header_s / 4, self.send_s / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._refused = 0
-        self._proxies = [ipaddress.ip_network(proxy) for proxy in limits.proxies]
+        self._proxies = [ipaddress.ip_network(proxy) for proxy in settings.trusted_proxies]
 
-    def admit(self, connection: TimedConnection, host: str) -> Problem | None:
+    def admit(self, connection: Connection, host: str) -> Problem | None:
         """Register a connection of an IP address, or return a 429 or 503 ``Problem`` if too many are open."""
         # Behind a proxy are many clients: each of its connections counts by itself.
         address = f"proxy {id(connection)}" if self._is_proxy(host) else network_of(host)
-        if not self._shares.take(address):
-            self._refused += 1
-            return _too_many(self.limits.most, alone=self._shares.free > 0)
-        self._open[connection] = address
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._period, self._check)
-        return None
+        if self._shares.take(address):
+            self._open[connection] = address
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._period, self._check)
+            return None
+        self._refused += 1
+        status, detail = 503, f"all {self.max_connections} connections are open; try again in about {RETRY_S} s"
+        if self._shares.free:
+            status = 429
+            detail = (
+                f"one address may hold at most as many of {self.max_connections} connections as stay free for others; "
+                "close some"
+            )
+        headers = {"Retry-After": str(RETRY_S)}
+        return Problem(status, "too-many-connections", "Too many connections", detail, headers=headers)
 
-    def release(self, connection: TimedConnection) -> None:
+    def release(self, connection: Connection) -> None:
         """Remove a closed connection; an unknown one is ignored."""
         address = self._open.pop(connection, None)
         if address is not None:
             self._shares.give_back(address)
 
     def _is_proxy(self, host: str) -> bool:
-        if not self._proxies:
-            return False
         try:
             address = ipaddress.ip_address(host)
-        except ValueError:
+        except ValueError:  # a client that has left has no address
             return False
         return any(address in proxy for proxy in self._proxies)
 
@@ -101,7 +89,7 @@ class ConnectionWatch:
         self._timer = loop.call_later(self._period, self._check) if self._open else None
         if self._refused:
             log.warning(
-                "%d connections were refused; %d of %d are open", self._refused, len(self._open), self.limits.most
+                "%d connections were refused; %d of %d are open", self._refused, len(self._open), self.max_connections
             )
             self._refused = 0
         now = loop.time()
@@ -109,16 +97,7 @@ class ConnectionWatch:
             connection.check(now)
 
 
-def _too_many(most: int, *, alone: bool) -> Problem:
-    headers = {"Retry-After": str(RETRY_S)}
-    if alone:
-        detail = f"one address may hold at most as many of {most} connections as stay free for others; close some"
-        return Problem(429, "too-many-connections", "Too many connections", detail, headers=headers)
-    detail = f"all {most} connections are open; try again in about {RETRY_S} s"
-    return Problem(503, "too-many-connections", "Too many connections", detail, headers=headers)
-
-
-def _room(wanted: int) -> int:
+def _allowed_connections(wanted: int) -> int:
     """Return how many connections the limit on open files allows, after raising it as far as needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted * FILES_EACH + RESERVED_FILES
@@ -130,21 +109,10 @@ def _room(wanted: int) -> int:
         soft = raised
     except (OSError, ValueError) as error:
         log.warning("the limit on open files cannot be raised from %d to %d: %s", soft, raised, error)
-    return max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // FILES_EACH)
-
-
-HEADER_BYTES = 64 * 2**10
-"""Most bytes of the first line and the headers of a request."""
-HEADERS = 256
-"""Most headers of a request: each takes more memory than its bytes."""
-PIPELINED = 16
-"""Most requests of a connection that wait for the answer to an earlier request."""
-LINGER_S = 2.0
-"""Time for a refused client to read the answer."""
-LINGER_BYTES = 2**20
-"""Bytes of a refused client that are read and dropped: unread bytes would reset the connection before the answer."""
-
-log = logging.getLogger(__name__)
+    allowed = min(wanted, max(MIN_CONNECTIONS, (soft - RESERVED_FILES) // FILES_EACH))
+    if allowed < wanted:
+        log.warning("the limit on open files allows %d connections of %d", allowed, wanted)
+    return allowed
 
 
 class Connection(HttpToolsProtocol):
@@ -167,7 +135,6 @@ class Connection(HttpToolsProtocol):
         self._too_many = False
         self._head_since: float | None = None
         self._refused_since: float | None = None
-        self._discarded = 0
         self._unsent: int | None = None
         self._taken_at = 0.0
 
@@ -193,25 +160,17 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes; answer 431 if the headers of a request reach 64 KiB."""
+        """Parse received bytes; answer 431 if 64 KiB of headers came and do not end."""
         if self._refused_since is not None:
-            self._discarded += len(data)
-            if self._discarded > LINGER_BYTES:
-                self.transport.abort()
+            return  # read and dropped: unread bytes would reset the connection before the answer
+        self._advanced = False
+        super().data_received(data)
+        if self.transport.is_closing() or self._refused_since is not None:
             return
-        rest = memoryview(data)
-        while rest:
-            room = HEADER_BYTES - self._unframed
-            piece, rest = rest[:room], rest[room:]
-            self._advanced = False
-            super().data_received(data if len(piece) == len(data) else bytes(piece))
-            if self.transport.is_closing() or self._refused_since is not None:
-                return
-            self._unframed = 0 if self._advanced else self._unframed + len(piece)
-            if self._unframed >= HEADER_BYTES:
-                self._refuse(_headers_too_large())
-                return
-        if self._unframed and not self._in_body and self._head_since is None:
+        self._unframed = 0 if self._advanced else self._unframed + len(data)
+        if self._unframed >= HEADER_BYTES:
+            self._refuse(_headers_too_large())
+        elif self._unframed and not self._in_body and self._head_since is None:
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -265,13 +224,13 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
             return
         if self._is_stuck(now):
-            log.info("a client took nothing of its answer for %g s and is cut off", self._watch.limits.send_s)
+            log.info("a client took nothing of its answer for %g s and is cut off", self._watch.send_s)
             self.transport.abort()
-        elif self._head_since is not None and now - self._head_since > self._watch.limits.header_s:
+        elif self._head_since is not None and now - self._head_since > self._watch.header_s:
             if self._is_answering():
                 self._head_since = now
             elif self._unframed and not self._in_body:
-                seconds = self._watch.limits.header_s
+                seconds = self._watch.header_s
                 detail = f"expected the headers of a request within {seconds:g} s; send them without pauses"
                 self._refuse(Problem(408, "request-timeout", "Request Timeout", detail))
             else:
@@ -286,7 +245,7 @@ class Connection(HttpToolsProtocol):
         if self._unsent is None or unsent < self._unsent:
             self._taken_at = now
         self._unsent = unsent
-        return now - self._taken_at > self._watch.limits.send_s
+        return now - self._taken_at > self._watch.send_s
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

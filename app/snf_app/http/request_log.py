@@ -151,40 +151,6 @@ CLIENT_LEFT = 499
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class RequestMetrics:
-    """Middleware that counts requests by route and status, and measures the time until the response begins."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        metrics = scope.get("state", {}).get("metrics")
-        if scope["type"] != "http" or metrics is None:
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        answered = False
-
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            if message["type"] == "http.response.start" and not answered:
-                answered = True
-                _note(metrics, scope, message["status"], time.perf_counter() - began)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        except asyncio.CancelledError:
-            if not answered:
-                _note(metrics, scope, CLIENT_LEFT, time.perf_counter() - began)
-            raise
-        except Exception:
-            # Answered outside of this middleware, with a 500.
-            if not answered:
-                _note(metrics, scope, 500, time.perf_counter() - began)
-            raise
-
-
 def route_template(scope: Scope) -> str:
     """Return the path template of a request's route, such as ``/v1/models/{ref}``; ``unmatched`` if it has none."""
     # Static files are mounted: the scope has no route for them, only the path of the mount.
@@ -192,7 +158,10 @@ def route_template(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", f"{mounted}/..." if mounted else UNMATCHED))
 
 
-def _note(metrics: ServiceMetrics, scope: Scope, status: int, seconds: float) -> None:
+def _measure(scope: Scope, status: int, seconds: float) -> None:
+    metrics = scope.get("state", {}).get("metrics")
+    if not isinstance(metrics, ServiceMetrics):
+        return
     route = route_template(scope)
     method = scope["method"] if scope["method"] in METHODS else "other"
     metrics.observe_request(route, method, status, seconds)
@@ -254,7 +223,7 @@ def origin_of(scope: Scope) -> Record:
 
 
 class RequestLog:
-    """Middleware that gives requests an id, and logs changes that the caller's role allows, and all if enabled."""
+    """Middleware that gives requests an id, measures them, and logs allowed changes, and all requests if enabled."""
 
     def __init__(self, app: ASGIApp, settings: Settings, writer: BackgroundLog) -> None:
         self._app = app
@@ -270,30 +239,34 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status, sent, location = 500, 0, None
+        status, sent, location, answered = 500, 0, None, False
         given = Headers(scope=scope).get("x-request-id", "")
         id = scope[REQUEST_ID] = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
         # For the rest of this request's task, so that the server's report of an unexpected error has it too.
         bind_contextvars(request_id=id)
 
-        async def noted(message: Message) -> None:
-            nonlocal status, sent, location
+        async def recorded(message: Message) -> None:
+            nonlocal status, sent, location, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = id
                 location = headers.get("location")
+                _measure(scope, status, time.perf_counter() - began)
             elif message["type"] == "http.response.body":
                 sent += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, recorded)
         except asyncio.CancelledError:
             status = CLIENT_LEFT
             raise
         finally:
-            milliseconds = round((time.perf_counter() - began) * 1000, 1)
+            seconds = time.perf_counter() - began
+            if not answered:
+                _measure(scope, status, seconds)
+            milliseconds = round(seconds * 1000, 1)
             if self._access is not None:
                 self._writer.put(self._access, _access_record(scope, status, milliseconds, sent))
             if _may_change(scope) and status not in (401, 403):

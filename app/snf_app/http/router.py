@@ -1,13 +1,15 @@
-"""Routers that refuse unknown query parameters, and JSON routes that check roles before they read a body."""
+"""Routers that refuse unknown query parameters, JSON routes, streamed answers, and answers to HEAD."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from inspect import iscoroutinefunction
 from json import JSONDecodeError
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 from fastapi import APIRouter, Depends, Request, params
@@ -16,10 +18,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snf_app.access.permissions import permit, role_needed
-from snf_app.http.bodies import read_body
+from snf_app.http.admission import read_body
 from snf_app.http.errors import REMOVED, FieldProblem, invalid_fields, pointer_of, problem_of, unsupported_media_type
 from snf_app.http.request_log import forget_body, note_body, shortened
 from snf_client.schemas.base import Name
@@ -170,3 +173,78 @@ class JsonRequest(Request):
             raise JSONDecodeError(str(error), "", 0) from error
         note_body(self.scope, document)
         return document
+
+
+class ClosableChunks(Protocol):
+    """Interface of an iterator over the bytes of a response that keeps a file or the like until it is closed."""
+
+    def __iter__(self) -> ClosableChunks: ...
+
+    def __next__(self) -> bytes: ...
+
+    def close(self) -> None:
+        """Release the source of the bytes, such as an open file, even if not all chunks were read."""
+
+
+class ClosedStream(StreamingResponse):
+    """Streaming response that closes the iterator of its bytes, even if the client disconnects early."""
+
+    def __init__(
+        self,
+        content: AsyncGenerator[bytes] | ClosableChunks,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+    ) -> None:
+        super().__init__(content, headers=headers, media_type=media_type)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # The answer to a client that left is cancelled, and closing must finish even then.
+            with anyio.CancelScope(shield=True):
+                if isinstance(self._content, AsyncGenerator):
+                    await self._content.aclose()
+                else:
+                    await anyio.to_thread.run_sync(self._content.close)
+
+
+class HeadAsGet:
+    """Middleware that answers HEAD like GET without the body; no file is read, and a stream ends after its headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to the application; of the answer to HEAD send the headers alone."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        answered, received = asyncio.Event(), False
+
+        async def receive_then_leave() -> Message:
+            nonlocal received
+            if not received:
+                received = True
+                return await receive()
+            # As a client that has left: streams end.
+            await answered.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # The server sends no body for this method, whatever length the headers say.
+                scope["method"] = "HEAD"
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
+                answered.set()
+
+        # In place: middleware around this one reads what routing and endpoints write into the scope.
+        scope["method"] = "GET"
+        # Files are then named in a message, in place of being read.
+        scope["extensions"] = {**scope.get("extensions", {}), "http.response.pathsend": {}}
+        try:
+            await self._app(scope, receive_then_leave, send_headers)
+        finally:
+            scope["method"] = "HEAD"

@@ -15,8 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from snf_app.access.authentication import take_images
-from snf_app.http.admission import while_connected
-from snf_app.http.bodies import BodyTooLarge, read_body
+from snf_app.http.admission import BodyTooLarge, read_body, while_connected
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, malformed_json, unsupported_media_type
 from snf_app.registry.loaded import Loaded
 from snf_app.scoring.request_images import Pixels, too_many

@@ -15,8 +15,8 @@ from pathlib import Path
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from snf_app.http.admission import FairShares
-from snf_app.http.bodies import ClosedStream
 from snf_app.http.errors import Problem
+from snf_app.http.router import ClosedStream
 from snf_app.jobs.store_monitor import JobStoreMonitor
 from snf_app.jobs.timeline import Advance, Cursor, Timeline, TimelineEvent
 from snf_worker.errors import BrokerDown

@@ -7,10 +7,9 @@ from pydantic import BaseModel, Field
 
 from snf_app.access.permissions import MayAdminister, MayTrain
 from snf_app.calibrations.views import view_of
-from snf_app.http.bodies import ClosedStream
 from snf_app.http.errors import responses, unsupported_media_type
 from snf_app.http.openapi import located
-from snf_app.http.router import Router
+from snf_app.http.router import ClosedStream, Router
 from snf_app.registry.views import detail
 from snf_app.state import ModelUploadsDep, RegistryDep
 from snf_client.schemas.base import Name

@@ -9,8 +9,7 @@ from pathlib import Path
 from starlette.requests import Request
 
 from snf_app.http.admission import FairShares
-from snf_app.http.bodies import UploadBody, UploadWatch, upload_slot
-from snf_app.http.upload_folders import UploadFolders
+from snf_app.http.uploads import UploadBody, UploadFolders, UploadWatch, upload_slot
 from snf_models.artifacts.files import unpack
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.datasets.upload_items import DiskQuota

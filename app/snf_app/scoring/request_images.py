@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from snf_app.http.bodies import read_body
+from snf_app.http.admission import read_body
 from snf_app.http.errors import Problem, invalid, unsupported_media_type
 from snf_app.scoring.fair_queue import FairQueue
 from snf_models.errors import ImageError

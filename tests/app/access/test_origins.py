@@ -1,7 +1,8 @@
 """Which host names are answered, and whose pages may change something."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from snf_app.access.authentication import KeyRing
 from snf_app.access.origins import OriginCheck
 from snf_app.main import create_app
 from snf_worker.settings import Settings
@@ -26,7 +28,7 @@ async def answer(_request: Request) -> PlainTextResponse:
 def ask(method: str = "GET", *, keys: bool = False, settings: Any = None, **headers: str) -> httpx.Response:
     """One request with these headers to a service with these settings."""
     app = Starlette(routes=[Route("/", answer, methods=["GET", "HEAD", "POST", "DELETE"])])
-    checked = OriginCheck(app, Settings(**(settings or {})), lambda: keys)
+    checked = OriginCheck(app, Settings(**(settings or {})), cast(KeyRing, SimpleNamespace(needed=keys)))
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     response: httpx.Response = TestClient(checked, "http://localhost:8000").request(method, "/", headers=named)
     return response
@@ -63,7 +65,7 @@ def test_a_host_must_be_one(host: str) -> None:
 
 
 def test_two_hosts_are_none() -> None:
-    checked = OriginCheck(Starlette(), Settings(), lambda: True)
+    checked = OriginCheck(Starlette(), Settings(), cast(KeyRing, SimpleNamespace(needed=True)))
     request = TestClient(checked, "http://localhost")
     response = request.get("/", headers=[("Host", "localhost"), ("Host", "evil.example")])
     assert slug(response) == (400, "invalid-host")

@@ -6,12 +6,15 @@ import resource
 import pytest
 
 from snf_app.access.permissions import network_of
-from snf_app.http.connections import ConnectionLimits, ConnectionWatch
+from snf_app.http.connections import Connection, ConnectionWatch
 from snf_worker.settings import Settings
 
 
-class Idle:
+class Idle(Connection):
     """A connection that is never past a limit."""
+
+    def __init__(self) -> None:
+        pass
 
     def check(self, _now: float) -> None:
         pass
@@ -19,7 +22,7 @@ class Idle:
 
 def test_connections_are_shared_among_addresses() -> None:
     async def test() -> None:
-        watch = ConnectionWatch(ConnectionLimits(16, 10.0, 10.0))
+        watch = ConnectionWatch(Settings(max_connections=16))
         greedy = [Idle() for _ in range(10)]
         refusals = [watch.admit(connection, "10.0.0.1") for connection in greedy]
         assert refusals[:8] == [None] * 8
@@ -37,7 +40,7 @@ def test_connections_are_shared_among_addresses() -> None:
 
 def test_clients_behind_a_trusted_proxy_are_not_one_address() -> None:
     async def test() -> None:
-        watch = ConnectionWatch(ConnectionLimits(16, 10.0, 10.0, proxies=("10.0.0.0/24",)))
+        watch = ConnectionWatch(Settings(max_connections=16, trusted_proxies=("10.0.0.0/24",)))
         assert [watch.admit(Idle(), "10.0.0.1") for _ in range(16)] == [None] * 16
         refused = watch.admit(Idle(), "10.0.0.1")
         assert refused is not None
@@ -63,7 +66,7 @@ def test_connections_fit_in_the_limit_on_open_files(monkeypatch: pytest.MonkeyPa
     limits = [(1024, 2304)]
     monkeypatch.setattr(resource, "getrlimit", lambda _kind: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _kind, pair: limits.append(pair))
-    assert ConnectionLimits.of(Settings(max_connections=100)).most == 100
+    assert ConnectionWatch(Settings(max_connections=100)).max_connections == 100
     assert limits == [(1024, 2304)], "it is raised only where it is needed"
-    assert ConnectionLimits.of(Settings(max_connections=1024)).most == 512
+    assert ConnectionWatch(Settings(max_connections=1024)).max_connections == 512
     assert limits[-1] == (2304, 2304)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snf_app.http.bodies import BodyTooLarge
+from snf_app.http.admission import BodyTooLarge
 from snf_app.http.errors import Problem
 from snf_app.inference_protocol.service import CHUNK, InferBody, _json_length, image_input, parse_request, pixels_of
 from snf_runtime.images.preprocessing import Preprocessing

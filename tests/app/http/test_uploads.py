@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from snf_app.http.upload_folders import UploadFolders, note_target
+from snf_app.http.uploads import UploadFolders, note_target
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from snf_app.http.upload_folders import UploadFolders, note_target
+from snf_app.http.uploads import UploadFolders
+from snf_app.http.uploads import note_target
 with UploadFolders(Path(sys.argv[1]) / "uploads", Path(sys.argv[1])).new() as folder:
     (folder / "0").write_bytes(b"half an archive")
     note_target(folder, "cells")
