@@ -46,7 +46,8 @@ def profile(frame, event, argument):
         name = names[code.co_filename]
     except KeyError:
         path = os.path.realpath(code.co_filename)
-        name = names[code.co_filename] = path[len(root) + 1 :] if path.startswith(packages) and path.endswith(".py") else None
+        own = path.startswith(packages) and path.endswith(".py")
+        name = names[code.co_filename] = path[len(root) + 1 :] if own else None
     if name and name != last[0]:
         last[0] = name
         os.write(output, f"{window[0]} {name}\\n".encode())
