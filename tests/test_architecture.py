@@ -64,6 +64,7 @@ LOOSE = {
         "disk",
         "images",
         "texts",
+        "score_rows",
         "threads",
     },
 }

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from snf_models.features.flows import TrainedFlows
     from snf_models.loading.flow_model import FlowModel
     from snf_models.loading.load_flows import Artifact
-    from snf_models.score_rows.map_batches import Columns
+    from snf_models.score_rows import Columns
     from snf_models.scoring.flow_density import FlowDensity
 
 NO_ORIGIN = (
@@ -194,11 +194,11 @@ class Scorer:
         return load_files, (self._origin,)
 
     def __call__(self, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-        """Judge the images of a batch of columns; see :func:`snf_models.score_rows.map_batches.score_columns`.
+        """Judge the images of a batch of columns; see :func:`snf_models.score_rows.score_columns`.
 
         An image that cannot be scored is a row with its error. Calls of several threads wait for each other.
         """
-        from snf_models.score_rows.map_batches import score_columns  # noqa: PLC0415 - pyarrow takes a third of a second to import
+        from snf_models.score_rows import score_columns  # noqa: PLC0415 - pyarrow takes a third of a second to import
 
         with self._turn:
             return score_columns(self, batch, alpha)

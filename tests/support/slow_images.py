@@ -11,16 +11,16 @@ from typing import Any
 
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.bulk.output import open_output
-from snf_models.bulk.part import Stopped
-from snf_models.bulk.part_tables import PartSummary, table_of
 from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.sources import DatasetImages
+from snf_models.bulk.tables import PartSummary, table_of
 from snf_models.bulk.work import BulkWork, OpenWork
 from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.errors import Interrupted
 from snf_models.loading.model_files import ModelFiles
 from snf_models.locations.location import Location
-from snf_models.score_rows.judged_rows import batches_of
-from snf_models.score_rows.row import failed_row
+from snf_models.score_rows import batches_of, failed_row
+from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 
@@ -29,7 +29,7 @@ from snf_runtime.images.preprocessing import Preprocessing
 class WorkWithoutModel(BulkWork):
     """A bulk scoring whose processes load no model, which takes them seconds: each row says that it has no score."""
 
-    def open(self, threads: int | None = None) -> OpenWork:
+    def open(self, threads: int | None = None, scorer: Scorer | None = None) -> OpenWork:
         return _OpenWithoutModel(self)
 
 
@@ -44,7 +44,7 @@ class _OpenWithoutModel(OpenWork):
         rows = []
         for batch in batches_of(self.source.read(*self._output.plan.range(index))):
             if should_stop():
-                raise Stopped("scoring was stopped")
+                raise Interrupted("scoring was stopped")
             rows += [failed_row(path, "not-scored", "there is no model") for path, _ in batch]
             progress(len(batch))
         return self._output.write(index, table_of(rows))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from snf_app.cli.main import cli
 from snf_client import Client
 from snf_client.resources.scores import ImageResult
-from snf_models.bulk.part import score_part
+from snf_models.bulk.work import score_range
 from snf_models.datasets.image_source import StoredImages
 from snf_models.datasets.store import DatasetStore
 from snf_models.scorer import Scorer
@@ -121,7 +121,7 @@ def by_job(home: Path, artifact: Path, name: str, out: Path) -> Cells:
     """What a job that scores a dataset does, without its broker."""
     scorer = Scorer.load(artifact)
     source = StoredImages(DatasetStore(home / "datasets"), name, scorer.preprocessing)
-    score_part(scorer, source, 0, source.count, out, alpha=None, should_stop=lambda: False)
+    parquet.write_table(score_range(scorer, source, 0, source.count, None), out)
     return _rows(out, Path())
 
 

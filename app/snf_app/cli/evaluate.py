@@ -129,8 +129,8 @@ def _parameters(given: dict[str, object]) -> EvaluationParameters:
 def _local(model: str, normal: str, parameters: EvaluationParameters) -> EvaluationReport:
     import torch
 
-    from snf_models.bulk.part import Stopped
     from snf_models.datasets import DatasetStore
+    from snf_models.errors import Interrupted
     from snf_models.evaluation.assemble import Subject
     from snf_models.evaluation.evaluate import evaluate as run
     from snf_models.scorer import Scorer
@@ -152,12 +152,12 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
 
         def progress(label: str, done: int, total: int) -> None:
             if stop.is_set():
-                raise Stopped("asked to stop")
+                raise Interrupted("asked to stop")
             update(label, done, total)
 
         try:
             return run(subject, progress)
-        except Stopped as error:
+        except Interrupted as error:
             raise fail("interrupted; the evaluation starts anew when it is repeated", INTERRUPTED) from error
 
 

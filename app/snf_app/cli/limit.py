@@ -114,8 +114,8 @@ def _parameters(given: dict[str, object]) -> LimitParameters:
 def _local(model: str, data: str | None, parameters: LimitParameters) -> tuple[int, LimitRecord]:
     import torch
 
-    from snf_models.bulk.part import Stopped
     from snf_models.datasets import DatasetStore
+    from snf_models.errors import Interrupted
     from snf_models.limits.good_images import good_images
     from snf_models.limits.measure import measure_limits
     from snf_models.scorer import Scorer
@@ -140,12 +140,12 @@ def _local(model: str, data: str | None, parameters: LimitParameters) -> tuple[i
 
         def progress(label: str, done: int, total: int) -> None:
             if stop.is_set():
-                raise Stopped("asked to stop")
+                raise Interrupted("asked to stop")
             update(label, done, total)
 
         try:
             record = measure_limits(scorer, good, parameters, progress=progress, calibration=version.calibration)
-        except Stopped as error:
+        except Interrupted as error:
             raise fail("interrupted; the measurement starts anew when it is repeated", INTERRUPTED) from error
     return models.limits(version.name, version.version).publish(record), record
 

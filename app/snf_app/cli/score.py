@@ -20,14 +20,12 @@ from snf_app.cli.common import (
     read_settings,
     refuse_gradients,
 )
-from snf_app.cli.existing_output import ENDINGS
 from snf_app.cli.judging_model import JudgingModel, judging_model
-from snf_app.cli.out_file import check_place
+from snf_app.cli.out_file import ENDINGS, check_place
 from snf_app.cli.progress import images_bar
 from snf_app.cli.remarks import Remarks, print_notes
 from snf_app.cli.remote import service
 from snf_app.cli.score_dataset import score_dataset
-from snf_app.cli.score_to_file import TableRequest, score_to_file
 from snf_runtime.judged_counts import USAGE, JudgedCounts
 
 if TYPE_CHECKING:
@@ -122,9 +120,9 @@ def score(
             stack.enter_context(error_messages())
             files = _files(paths or [], _results(out, explain))
             if out is not None:
-                request = TableRequest(files, out, model, alpha, source, force, as_json)
-                summary = score_to_file(request, client)
-                counts = JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
+                from snf_app.cli.bulk_scoring import TableRequest, score_to_table
+
+                counts = score_to_table(TableRequest(files, out, model, alpha, source, force, as_json), client)
             else:
                 options: ScoreOptions = {
                     "alpha": alpha,

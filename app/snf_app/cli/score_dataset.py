@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from snf_app.cli.common import error_messages, fail, print_json, url_option
-from snf_app.cli.existing_output import ENDINGS, check_held
 from snf_app.cli.job_tables import job_counts
 from snf_app.cli.judging_model import JudgingModel, judging_model
-from snf_app.cli.out_file import check_place
+from snf_app.cli.out_file import ENDINGS, check_held, check_place
 from snf_app.cli.progress import labelled_bar
 from snf_app.cli.remarks import print_notes
 from snf_app.cli.remote import follow_job, service, service_url
@@ -77,7 +76,7 @@ def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> N
 
 def fetch_table(client: Client, job_id: str, out: Path) -> None:
     """Download a job's Parquet table, and convert it to the format of the ending of ``out``."""
-    from snf_models.bulk.merge_parts import convert_table
+    from snf_models.bulk.tables import convert_table
 
     with user_umask():
         if out.suffix == ".parquet":
@@ -90,7 +89,7 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
 def _fetch_parts(url: str, job: JobView, out: Path) -> None:
     """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
     from snf_models.bulk.output import stored_output
-    from snf_models.bulk.part_tables import PartSummary
+    from snf_models.bulk.tables import PartSummary
     from snf_models.locations.location import Location
 
     result = job.result or {}

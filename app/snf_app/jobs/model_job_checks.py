@@ -18,8 +18,7 @@ from snf_client.schemas.limits import LimitParameters
 from snf_client.schemas.recommendations import RecommendParameters
 from snf_client.schemas.training import ImageOptions
 from snf_models.anomaly.reference_images import as_seen, check_shape, check_summary
-from snf_models.bulk.checks import require_scorable
-from snf_models.bulk.plan import MAX_PARTS
+from snf_models.bulk.plan import MAX_PARTS, require_scorable
 from snf_models.datasets import DatasetStore, count_images, dataset_names, summarize
 from snf_models.errors import (
     AlphaUnattainable,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from io import BytesIO, IOBase
@@ -14,22 +15,40 @@ from typing import BinaryIO
 import pyarrow as pa
 from pydantic import ValidationError
 
-from snf_models.bulk.completion import DamagedPart, PartsDamaged
-from snf_models.bulk.merge_parts import merge_parts
-from snf_models.bulk.part import Stopped
-from snf_models.bulk.part_tables import PartSummary, labelled, part_bytes, read_footer, summary_of
-from snf_models.bulk.plan import LEFTOVER_SECONDS, BulkPlan
+from snf_models.bulk.plan import BulkPlan
+from snf_models.bulk.tables import (
+    DamagedPart,
+    PartSummary,
+    labelled,
+    merge_parts,
+    open_table,
+    part_bytes,
+    summary_of,
+)
 from snf_models.disk import LEFTOVER, remove_leftovers
-from snf_models.errors import LocationNotFound, OutputTaken, PlanDiffers
+from snf_models.errors import Interrupted, LocationNotFound, OutputTaken, PartFailed, PlanDiffers
 from snf_models.locations.location import Location
 
 PLAN, SUMMARY = "_plan.json", "_summary.json"
 PART = re.compile(r"part-(\d{6})\.parquet")
 MAX_PLAN_BYTES = 2**20
+LEFTOVER_SECONDS = 3600
+"""Age from which a temporary file belongs to a killed process; others may be writing parts now."""
 READERS = 16
 """Footers of parts that are read at once; each is a request to a server."""
 PART_PLAN, PART_ERRORS, PART_ANOMALIES = "snf.plan", "snf.part_errors", "snf.part_anomalies"
 """Keys of the metadata of a part: the digest of its plan, and its counts, so that a summary reads footers alone."""
+ROUNDS = 3
+"""Times that the parts are scored and checked at most."""
+
+
+class PartsDamaged(OutputTaken):
+    """Result files are missing, damaged or from another scoring."""
+
+    def __init__(self, problems: dict[int, str]) -> None:
+        self.problems = problems
+        first, more = next(iter(problems.values())), len(problems) - 1
+        super().__init__(first + (f", and {more} other parts" if more else ""))
 
 
 @dataclass(frozen=True)
@@ -68,14 +87,14 @@ class Output:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> PartSummary:
-        """Check all parts by their footers and write the counts; raise as :meth:`snf_models.bulk.plan.Parts.finish`."""
+        """Check all parts by their footers, and write the counts; raise ``PartsDamaged`` or ``Interrupted``."""
         total, problems = PartSummary(0, 0, 0), {}
         with ThreadPoolExecutor(READERS, thread_name_prefix="footers") as pool:
             checks = [pool.submit(self._check, index) for index in range(self.plan.parts)]
             try:
                 for index, check in enumerate(checks):
                     if should_stop():
-                        raise Stopped("the check of the parts was stopped")
+                        raise Interrupted("the check of the parts was stopped")
                     try:
                         total += check.result()
                     except DamagedPart as problem:
@@ -84,47 +103,80 @@ class Output:
             finally:
                 pool.shutdown(cancel_futures=True)
         if problems:
-            for index in problems:
-                self.part(index).delete()
             raise PartsDamaged(problems)
         content = {"plan": self.plan.digest, "parts": self.plan.parts, **asdict(total)}
         self.location.child(SUMMARY).write(json.dumps(content, indent=1).encode())
         return total
 
     def files(self) -> Iterator[BinaryIO]:
-        """Yield the parts as files in memory; raise ``OutputTaken`` for one that is damaged or of other scores."""
+        """Yield the parts as files in memory; raise ``PartsDamaged`` for one that is damaged or of other scores."""
         for index in range(self.plan.parts):
             try:
                 file = BytesIO(self.part(index).read())
                 self._counts(index, file)
             except (DamagedPart, LocationNotFound) as problem:
-                raise OutputTaken(str(problem)) from problem
+                raise PartsDamaged({index: str(problem)}) from problem
             yield file
 
-    def merge(self, table: Path, expected: PartSummary) -> None:
-        """Join the parts, checked as they are read; raise ``OutputTaken``, also where the counts differ."""
+    def merge(self, table: Path, expected: PartSummary | None = None) -> PartSummary:
+        """Join the parts, checked as they are read; raise ``PartsDamaged``, ``OutputTaken`` for unexpected counts."""
+        index = -1
+
+        def files() -> Iterator[BinaryIO]:
+            nonlocal index
+            for index, file in enumerate(self.files()):  # noqa: B007
+                yield file
+
         try:
-            merge_parts(self.files(), table, self.plan.metadata, expected)
-        except PartsDamaged as damaged:
-            parts = ", ".join(str(self.part(index)) for index in damaged.problems)
-            raise OutputTaken(f"{parts} cannot be read: {damaged}") from damaged
+            return merge_parts(files(), table, self.plan.metadata, expected)
+        except DamagedPart as problem:
+            raise PartsDamaged({index: f"{self.part(index)} {problem}"}) from problem
+
+    def delete(self, parts: Iterable[int]) -> None:
+        for index in parts:
+            self.part(index).delete()
 
     def _check(self, index: int) -> PartSummary:
-        location = self.part(index)
         try:
-            with location.open() as file:
+            with self.part(index).open() as file:
                 return self._counts(index, file)
         except LocationNotFound as error:
-            raise DamagedPart(f"{location} is missing") from error
+            raise DamagedPart(f"{self.part(index)} is missing") from error
 
     def _counts(self, index: int, file: IOBase) -> PartSummary:
         """Return the counts from a part's footer; raise ``DamagedPart``."""
-        label = str(self.part(index))
-        footer = read_footer(file, label, self.plan.images_in([index]))
+        label, rows = str(self.part(index)), self.plan.images_in([index])
+        try:
+            with open_table(file) as opened:
+                footer = opened.metadata
+        except DamagedPart as problem:
+            raise DamagedPart(f"{label} {problem}") from problem
+        if footer.num_rows != rows:
+            raise DamagedPart(f"{label} holds {footer.num_rows} rows, expected {rows}")
         stored = footer.metadata or {}
         if stored.get(PART_PLAN.encode()) != self.plan.digest.encode():
             raise DamagedPart(f"{label} holds other scores")
         return PartSummary(footer.num_rows, int(stored[PART_ERRORS.encode()]), int(stored[PART_ANOMALIES.encode()]))
+
+
+def complete(
+    output: Output,
+    score: Callable[[list[int]], None],
+    finish: Callable[[], PartSummary],
+    note: Callable[[str], None],
+) -> PartSummary:
+    """Score missing parts until ``finish`` raises no ``PartsDamaged``; raise ``PartFailed`` after three rounds."""
+    problem = ""
+    for _ in range(ROUNDS):
+        if missing := output.missing():
+            score(missing)
+        try:
+            return finish()
+        except PartsDamaged as damaged:
+            output.delete(damaged.problems)
+            problem = str(damaged)
+            note(f"deleted, to be scored again: {problem}")
+    raise PartFailed(f"{problem}; so it was {ROUNDS} times: does another process write there, or is the disk damaged?")
 
 
 def open_output(location: Location, plan: BulkPlan, *, force: bool = False) -> Output:
@@ -157,7 +209,7 @@ def stored_output(location: Location, digest: str | None = None) -> Output:
     if stored is None:
         raise OutputTaken(f"expected scores at {location}, got no {PLAN} there")
     if digest not in (None, stored.digest):
-        raise PlanDiffers(f"{location} holds {_label(stored)} now: expected a plan of SHA-256 {digest}")
+        raise PlanDiffers(f"{location} holds {stored.label} now: expected a plan of SHA-256 {digest}")
     return Output(location, stored)
 
 
@@ -203,12 +255,12 @@ def _require_no_more_parts(location: Location, plan: BulkPlan) -> None:
 
 
 def _differs(location: Location, stored: BulkPlan, plan: BulkPlan) -> PlanDiffers:
-    return PlanDiffers(f"{location} holds {_label(stored)}; expected {_label(plan)}, or no files")
+    return PlanDiffers(f"{location} holds {stored.label}; expected {plan.label}, or no files")
 
 
-def _label(plan: BulkPlan) -> str:
-    return (
-        f"scores of {plan.count} images of {plan.dataset} ({plan.source_digest[:12]}) by {plan.model} with calibration "
-        f"{plan.calibration}, alpha {plan.alpha:g}, {plan.images_per_part} a part"
-        + ("" if plan.engine is None else f", computed by {plan.engine} in {plan.precision}")
-    )
+def open_scratch(folder: Path, plan: BulkPlan) -> Output:
+    """Open a folder of this program, in which whatever is not of the plan is deleted."""
+    location = Location.parse(str(folder))
+    if plan_at(location) != plan:
+        shutil.rmtree(folder, ignore_errors=True)
+    return open_output(location, plan)

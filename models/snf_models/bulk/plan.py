@@ -1,38 +1,29 @@
-"""Plans of bulk scoring, which divide images into parts. The module does not import torch."""
+"""Plans of bulk scoring, and what can be scored. The module imports neither torch nor pyarrow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from snf_client.schemas.datasets import DatasetReport
 from snf_models.artifacts.manifest import Precision
-from snf_models.bulk.completion import DamagedPart, PartsDamaged
-from snf_models.disk import make_folder, remove_leftovers, sync_folder, write_atomically
-from snf_models.errors import PlanDiffers
+from snf_models.datasets.builtin import builtin_file, summarize_builtin
+from snf_models.datasets.store import DatasetStore
+from snf_models.errors import DatasetUnfit
+from snf_models.training.config import TrainingConfig
+from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 from snf_runtime.kinds import DensityKind
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from snf_models.bulk.part_tables import PartSummary
-
-FILE = "plan.json"
 IMAGES_PER_PART = 2000
 MAX_PARTS = 10_000
 """Most parts of a bulk scoring, each of which is a file."""
 LARGEST_GROUP = 20_000
 """Most images of a row group that parts are aligned with: larger parts would keep few processes busy."""
-LEFTOVER_SECONDS = 3600
-"""Age from which a temporary file belongs to a killed process; others may be writing parts now."""
-
-
-NEWER = ("model_sha256", "engine", "precision")
-"""Members of a plan that plans of earlier versions lack."""
+FILES = "files"
+"""Label of images that are files and no dataset."""
 
 
 class BulkPlan(BaseModel):
@@ -49,14 +40,9 @@ class BulkPlan(BaseModel):
     alpha: float = Field(gt=0, le=1)
     count: int = Field(ge=0)
     images_per_part: int = Field(IMAGES_PER_PART, ge=1)
-    model_sha256: str | None = Field(None, description="Digest of manifest and calibration; null in earlier versions.")
-    engine: str | None = Field(None, description="Library that computes; null in earlier versions.")
-    precision: Precision | None = Field(None, description="Its arithmetic; null in earlier versions.")
-
-    @property
-    def ranges(self) -> list[tuple[int, int]]:
-        """The ranges ``(start, stop)`` of all parts."""
-        return [self.range(index) for index in range(self.parts)]
+    model_sha256: str | None = Field(None, description="Digest of manifest and calibration; null if unknown.")
+    engine: str | None = Field(None, description="Library that computes; null if unknown.")
+    precision: Precision | None = Field(None, description="Its arithmetic; null if unknown.")
 
     @property
     def parts(self) -> int:
@@ -82,23 +68,13 @@ class BulkPlan(BaseModel):
         """The digest by which the files of other plans are recognised."""
         return sha256(self.model_dump_json().encode()).hexdigest()
 
-    def with_engine_of(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return ``stored`` if it equals this plan in all but the engine, which a resumed scoring keeps."""
-        if stored is not None and stored == self.model_copy(update={"engine": stored.engine}):
-            return stored
-        return self
-
-    def continues(self, stored: BulkPlan | None) -> bool:
-        """Return whether this plan can resume a stored one; what one of them lacks is not compared."""
+    def resumed(self, stored: BulkPlan | None) -> BulkPlan:
+        """Return ``stored`` if the plans agree in all that both of them name, else this plan."""
         if stored is None:
-            return False
-        unknown = {name: None for name in NEWER if None in (getattr(self, name), getattr(stored, name))}
-        return self.model_copy(update=unknown) == stored.model_copy(update=unknown)
-
-    def require_same(self, weights_sha256: str, source_digest: str) -> None:
-        """Raise ``PlanDiffers`` for another model or other images."""
-        if (weights_sha256, source_digest) != (self.weights_sha256, self.source_digest):
-            raise PlanDiffers("the model or the images of this process are not those of the job")
+            return self
+        theirs = stored.model_dump()
+        agrees = all(theirs[name] in (None, value) or value is None for name, value in self.model_dump().items())
+        return stored if agrees else self
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -114,6 +90,14 @@ class BulkPlan(BaseModel):
             "snf.count": str(self.count),
         }
 
+    @property
+    def label(self) -> str:
+        return (
+            f"scores of {self.count} images of {self.dataset} ({self.source_digest[:12]}) by {self.model} with "
+            f"calibration {self.calibration}, alpha {self.alpha:g}, {self.images_per_part} a part"
+            + ("" if self.engine is None else f", computed by {self.engine} in {self.precision}")
+        )
+
 
 def part_size(count: int, group: int = 1) -> int:
     """Return images a part: at least 2,000, for at most 10,000 parts, a multiple of row groups up to 20,000.
@@ -126,100 +110,41 @@ def part_size(count: int, group: int = 1) -> int:
     return -(-least // group) * group
 
 
-class Parts(Protocol):
-    """Store of a file for each part."""
-
-    @property
-    def plan(self) -> BulkPlan: ...
-
-    def has(self, index: int) -> bool: ...
-
-    def missing(self) -> list[int]: ...
-
-    def write(self, index: int, table: pa.Table) -> PartSummary:
-        """Write a part whole."""
-        ...
-
-    def finish(self, should_stop: Callable[[], bool], progress: Callable[[int, int], None]) -> PartSummary:
-        """Check all parts; delete bad ones and raise ``PartsDamaged``, or raise ``Stopped``."""
-        ...
-
-
-@dataclass(frozen=True)
-class OpenPlan:
-    """Bulk scoring in a folder of this machine."""
-
-    folder: Path
-    plan: BulkPlan
-
-    def part_path(self, index: int) -> Path:
-        return self.folder / f"part-{index:06d}.parquet"
-
-    @property
-    def part_paths(self) -> list[Path]:
-        return [self.part_path(index) for index in range(self.plan.parts)]
-
-    def has(self, index: int) -> bool:
-        return self.part_path(index).exists()
-
-    def write(self, index: int, table: pa.Table) -> PartSummary:
-        from snf_models.bulk.part_tables import write_table  # noqa: PLC0415  # a service plans jobs without pyarrow
-
-        return write_table(table, self.part_path(index))
-
-    def missing(self) -> list[int]:
-        return [index for index, path in enumerate(self.part_paths) if not path.exists()]
-
-    def merge(self, table: Path) -> PartSummary:
-        """Check and join the parts; delete bad ones and raise ``PartsDamaged``."""
-        from snf_models.bulk.merge_parts import merge_parts  # noqa: PLC0415  # a service plans jobs without pyarrow
-        from snf_models.bulk.part_tables import read_footer  # noqa: PLC0415
-
-        problems = {}
-        for index, path in enumerate(self.part_paths):
-            try:
-                read_footer(path, path.name, self.plan.images_in([index]))
-            except DamagedPart as problem:
-                problems[index] = str(problem)
-        try:
-            if problems:
-                raise PartsDamaged(problems)
-            return merge_parts(self.part_paths, table, self.plan.metadata)
-        except PartsDamaged as damaged:
-            for index in damaged.problems:
-                self.part_path(index).unlink(missing_ok=True)
-            raise
+def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:
+    """Raise ``DatasetUnfit`` unless one size and one colour mode of the dataset, as far as known, fit the model."""
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
+        sizes, colours = {(width, height)}, {channels}
+    elif not store.is_inspected(name):
+        return  # sizes and colours are not known before the images are read
+    else:
+        report = store.report(name)
+        sizes, colours = _sizes(report), _colours(report)
+    problems = []
+    if preprocessing.fit == "exact" and sizes and preprocessing.size not in sizes:
+        problems.append(f"the model takes {_text({preprocessing.size})} pixels alone, the images have {_text(sizes)}")
+    if preprocessing.colour == "exact" and preprocessing.channels not in colours:
+        found = " or ".join(map(str, sorted(colours)))
+        problems.append(f"the model takes {preprocessing.channels} channel(s) alone, the images have {found}")
+    if problems:
+        raise DatasetUnfit(f"{name} has no image that the model can score: {'; '.join(problems)}")
 
 
-def open_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Open a new or resumed scoring; parts of other inputs are deleted."""
-    make_folder(folder)
-    remove_leftovers(folder, LEFTOVER_SECONDS)
-    stored = stored_plan(folder)
-    if not plan.continues(stored):
-        # The old plan is replaced last, so that parts always belong to the stored plan.
-        for part in folder.glob("part-*.parquet"):
-            part.unlink(missing_ok=True)
-        sync_folder(folder)
-        stored = None
-    if stored is not None:
-        known = {name: getattr(stored, name) for name in NEWER if getattr(plan, name) is None}
-        plan = plan.model_copy(update=known)
-    if stored != plan:
-        write_atomically(folder / FILE, plan.model_dump_json(indent=1).encode())
-    return OpenPlan(folder, plan)
+def _sizes(report: DatasetReport) -> set[tuple[int, int]]:
+    """Return the sizes of a dataset's images; an empty set if there are more than its report lists."""
+    sizes = {(size.width, size.height) for size in report.sizes}
+    return sizes if len(sizes) == report.different_sizes else set()
 
 
-def join_plan(folder: Path, plan: BulkPlan) -> OpenPlan:
-    """Open a stored scoring to help with it; raise ``PlanDiffers`` if model or images here are others."""
-    if stored_plan(folder) != plan:
-        raise PlanDiffers("the model or the images of this machine are not those of the job")
-    return OpenPlan(folder, plan)
+def _colours(report: DatasetReport) -> set[int]:
+    """Return the numbers of channels of models without conversion that take at least one of a dataset's images."""
+    colours = {4} if "RGBA" in report.modes else set()
+    if report.modes.keys() - GREY_MODES:
+        colours.add(3)
+    return colours | ({1} if report.coloured < report.images else set())
 
 
-def stored_plan(folder: Path) -> BulkPlan | None:
-    """Return None if the file is missing or damaged."""
-    try:
-        return BulkPlan.model_validate_json((folder / FILE).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
+def _text(sizes: set[tuple[int, int]]) -> str:
+    shown = [f"{width}x{height}" for width, height in sorted(sizes)]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} other sizes" if len(shown) > 5 else "")

@@ -1,4 +1,4 @@
-"""Images for bulk scoring: image files, datasets of users and built-in datasets."""
+"""Images for bulk scoring: image files, folders and tables at a location, datasets of users and built-in datasets."""
 
 from __future__ import annotations
 
@@ -132,9 +132,25 @@ def _drop_older(cache: Path, place: str) -> None:
             surplus -= remove_unused(path, path.unlink)
 
 
-class ImageFiles:
-    """Image files, with a digest of their paths, sizes and times of change."""
+@dataclass(frozen=True)
+class FileImages:
+    """Picklable handle of image files, in the given order."""
 
+    paths: tuple[Path, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the paths, sizes and times of change."""
+        content = hashlib.sha256()
+        for path in self.paths:
+            content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
+        return content.hexdigest()
+
+    def open(self, preprocessing: Preprocessing) -> ImageFiles:
+        return ImageFiles(self.paths, preprocessing)
+
+
+class ImageFiles:
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
         self._paths = paths
         self._preprocessing = preprocessing
@@ -142,7 +158,7 @@ class ImageFiles:
 
     @cached_property
     def digest(self) -> str:
-        return files_digest(self._paths)
+        return FileImages(tuple(self._paths)).digest
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         for path in self._paths[start:stop]:
@@ -211,10 +227,3 @@ def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...
                 f"{name}: expected uint8 (N, H, W) or (N, H, W, C) in C order, got {dtype} {shape} in {order} order",
             )
         yield shape, file
-
-
-def files_digest(paths: Sequence[Path]) -> str:
-    content = hashlib.sha256()
-    for path in paths:
-        content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
-    return content.hexdigest()

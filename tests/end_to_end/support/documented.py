@@ -54,7 +54,7 @@ ONLY_PARSED = {
     "snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --processes 8": "the same",
     "snf bulk s3://lots/2026 -m s3://lots/models/my-parts --out s3://lots/scores/2026": "the same",
     "SNF_RAY_ADDRESS=10.0.0.5:6379 snf bulk s3://lots/2026 -m my-parts --out s3://lots/scores/2026 --engine ray": (
-        "needs a cluster; test_ray_engine.py and test_score_on_ray.py start one"
+        "needs a cluster; test_ray_actors.py and test_score_on_ray.py start one"
     ),
     "snf models export my-parts s3://lots/models/my-parts": "the same",
     "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +16,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from snf_models.bulk.completion import complete
-from snf_models.bulk.merge_parts import merge_parts
-from snf_models.bulk.output import PLAN, SUMMARY, Output, open_output, stored_output
-from snf_models.bulk.part import Stopped
-from snf_models.bulk.part_tables import PartSummary, table_of
-from snf_models.bulk.plan import BulkPlan, open_plan, part_size
+from snf_models.bulk.output import PLAN, SUMMARY, Output, PartsDamaged, complete, open_output, stored_output
+from snf_models.bulk.plan import BulkPlan, part_size
 from snf_models.bulk.sources import chosen_part_size, index_location
+from snf_models.bulk.tables import PartSummary, merge_parts, part_bytes, table_of
 from snf_models.disk import waits_for_room
-from snf_models.errors import OutputTaken, PartFailed, PlanDiffers, StorageFull
+from snf_models.errors import Interrupted, OutputTaken, PartFailed, PlanDiffers, StorageFull
 from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
-from snf_models.score_rows.row import failed_row
+from snf_models.score_rows import failed_row
 from snf_runtime.images.codec import Preprocessing
 from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server
@@ -52,7 +50,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
 
 def scores(index: int, plan: BulkPlan = PLAN_OF_25) -> pa.Table:
     """Rows of a part, the second of which has an error, and the third is an anomaly."""
-    start, stop = plan.ranges[index]
+    start, stop = plan.range(index)
     rows = [
         {
             "path": f"{image}.png",
@@ -73,7 +71,7 @@ def write_all(output: Output) -> None:
         output.write(index, scores(index))
 
 
-def test_the_files_say_what_is_left_and_make_the_same_table_as_a_job_here(location: Location, tmp_path: Path) -> None:
+def test_the_files_say_what_is_left_and_make_the_table_of_their_rows(location: Location, tmp_path: Path) -> None:
     output = open_output(location, PLAN_OF_25)
     assert output.missing() == [0, 1, 2]
     output.write(1, scores(1))
@@ -89,11 +87,9 @@ def test_the_files_say_what_is_left_and_make_the_same_table_as_a_job_here(locati
     assert names == {SUMMARY, PLAN, *(f"part-{index:06d}.parquet" for index in range(3))}
 
     stored = stored_output(location)
-    here = open_plan(tmp_path / "here", PLAN_OF_25)
-    for index in here.missing():
-        here.write(index, scores(index))
-    merge_parts(here.part_paths, tmp_path / "here.parquet", PLAN_OF_25.metadata)
-    merge_parts(stored.files(), tmp_path / "there.parquet", stored.plan.metadata)
+    bare = (io.BytesIO(part_bytes(scores(index), {})) for index in range(PLAN_OF_25.parts))
+    merge_parts(bare, tmp_path / "here.parquet", PLAN_OF_25.metadata)
+    assert stored.merge(tmp_path / "there.parquet", PartSummary(25, 3, 3)) == PartSummary(25, 3, 3)
     assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
 
 
@@ -205,7 +201,7 @@ def test_parts_that_are_damaged_or_of_other_scores_are_scored_again(location: Lo
     other.write(0, scores(0))  # a process that was still at work when these scores began
     output.part(1).write(whole[1][:-100])
     output.write(2, scores(0))
-    with pytest.raises(OutputTaken, match=r"part-000000\.parquet holds other scores"):
+    with pytest.raises(PartsDamaged, match=r"part-000000\.parquet holds other scores$"):
         list(output.files())
     scored: list[list[int]] = []
     notes: list[str] = []
@@ -214,7 +210,7 @@ def test_parts_that_are_damaged_or_of_other_scores_are_scored_again(location: Lo
         scored.append(missing)
         write_all(output)
 
-    assert complete(output.missing, score, output.finish, notes.append) == PartSummary(25, 3, 3)
+    assert complete(output, score, output.finish, notes.append) == PartSummary(25, 3, 3)
     assert scored == [[0, 1, 2]]
     assert [file.read() for file in output.files()] == whole
     [note] = notes
@@ -229,7 +225,7 @@ def test_a_part_that_is_never_whole_ends_the_scoring(location: Location) -> None
             output.write(index, scores(0))
 
     with pytest.raises(PartFailed, match=r"part-000002\.parquet holds 10 rows, expected 5; so it was 3 times"):
-        complete(output.missing, score, output.finish, lambda _note: None)
+        complete(output, score, output.finish, lambda _note: None)
     assert output.missing() == [2]
 
 
@@ -237,7 +233,7 @@ def test_the_check_of_the_parts_shows_its_progress_and_can_be_stopped(location: 
     output = open_output(location, PLAN_OF_25)
     write_all(output)
     told: list[tuple[int, int]] = []
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         output.finish(lambda: len(told) == 2, lambda done, total: told.append((done, total)))
     assert not location.child(SUMMARY).exists()
     output.finish(progress=lambda done, total: told.append((done, total)))
@@ -294,9 +290,9 @@ def test_parts_follow_row_groups(tmp_path: Path) -> None:
     location = Location.parse(str(tmp_path / "images"))
 
     def stop(_done: int, _total: int) -> None:
-        raise Stopped("asked to stop")
+        raise Interrupted("asked to stop")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         index_location(location, tmp_path / "cache", stop)
     assert not (tmp_path / "cache").exists()
     images = index_location(location, tmp_path / "cache")
@@ -309,4 +305,4 @@ def test_parts_follow_row_groups(tmp_path: Path) -> None:
 def test_parts_grow_so_that_there_are_at_most_ten_thousand() -> None:
     for count in (0, 1, 2000, 20_000_000, 20_000_001, 10**9):
         plan = PLAN_OF_25.model_copy(update={"count": count, "images_per_part": part_size(count)})
-        assert len(plan.ranges) <= 10_000
+        assert plan.parts <= 10_000

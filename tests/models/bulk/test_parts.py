@@ -15,15 +15,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from snf_models.bulk.completion import PartsDamaged
-from snf_models.bulk.merge_parts import TableContent, convert_table, merge_parts, read_content
-from snf_models.bulk.part import Stopped, score_part
-from snf_models.bulk.part_tables import write_part
-from snf_models.bulk.plan import NEWER, BulkPlan, join_plan, open_plan
+from snf_models.bulk.output import Output, PartsDamaged, open_scratch, plan_at
+from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.sources import ImageFiles, open_source
+from snf_models.bulk.tables import TableContent, convert_table, merge_parts, read_content, summary_of, table_of
+from snf_models.bulk.work import score_range
 from snf_models.datasets.image_source import ImageSource, NamedImage
-from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, PlanDiffers, ScoreNotFinite
-from snf_models.score_rows.row import SCHEMA
+from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, Interrupted, ScoreNotFinite
+from snf_models.locations.location import Location
+from snf_models.score_rows import SCHEMA
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.judged import Judgement
 from snf_runtime.images.codec import Preprocessing
@@ -35,16 +35,12 @@ COUNT = 70
 """More than one batch."""
 
 
-def never() -> bool:
-    return False
-
-
 def test_a_part_of_an_earlier_version_is_merged(tmp_path: Path) -> None:
     """It lacks the columns that were added later."""
     later = ("reason", "box", "statistic", "reasons", "model", "calibration", "alpha", "dataset")
     row = {"path": "a.png", "log_likelihood": 1.5, "is_anomaly": True}
-    write_part([row, {**row, "reason": "rows 1-2", "box": (0, 1, 4, 3)}], tmp_path / "new")
-    whole = parquet.read_table(tmp_path / "new")
+    whole = table_of([row, {**row, "reason": "rows 1-2", "box": (0, 1, 4, 3)}])
+    parquet.write_table(whole, tmp_path / "new")
     parquet.write_table(whole.drop_columns(list(later)), tmp_path / "old")
     summary = merge_parts([tmp_path / "old", tmp_path / "new"], tmp_path / "all.parquet", {})
     assert (summary.images, summary.anomalies) == (4, 4)
@@ -66,12 +62,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
-    images, out = ImageFiles(files, scorer.preprocessing), tmp_path / "part.parquet"
+def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path]) -> None:
+    images = ImageFiles(files, scorer.preprocessing)
     told: list[int] = []
-    found = score_part(scorer, images, 0, COUNT, out, alpha=1.0, should_stop=never, progress=told.append)
+    found = score_range(scorer, images, 0, COUNT, alpha=1.0, progress=told.append)
     assert told == [64, 6]
-    rows = parquet.ParquetFile(out).read().to_pylist()
+    rows = found.to_pylist()
     assert [row["path"] for row in rows] == [str(path) for path in files]
     bad = {row["path"]: row["error"] for row in rows if row["error"]}
     assert bad == {
@@ -79,7 +75,7 @@ def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path]
         str(files[7]): "unreadable-image",
         str(files[66]): "truncated-image",
     }
-    assert dataclasses.astuple(found) == (COUNT, 3, COUNT - 3)
+    assert dataclasses.astuple(summary_of(found)) == (COUNT, 3, COUNT - 3)
     for row, (_, image) in zip(rows, images.read(0, COUNT), strict=True):
         if isinstance(image, ImageError):
             assert row["error_detail"] == image.detail
@@ -115,29 +111,26 @@ class Overflowing:
         return judged
 
 
-def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
-    images, out = ImageFiles(files, scorer.preprocessing), tmp_path / "part.parquet"
+def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path]) -> None:
+    images = ImageFiles(files, scorer.preprocessing)
     overflowing: Scorer = Overflowing(scorer, 3)  # type: ignore[assignment]
-    score_part(overflowing, images, 0, 6, out, alpha=None, should_stop=never)
-    errors = parquet.ParquetFile(out).read()["error"].to_pylist()
+    errors = score_range(overflowing, images, 0, 6, None)["error"].to_pylist()
     assert errors == [None, None, None, "undecodable-image", "score-not-finite", None]
 
 
 def test_parts_make_one_file_whatever_their_size(
     scorer: Scorer, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snf_models.bulk.merge_parts.GROUP_ROWS", 16)
+    monkeypatch.setattr("snf_models.bulk.tables.GROUP_ROWS", 16)
     images = ImageFiles(files[:40], scorer.preprocessing)
     merged = []
     for size in (7, 16, 40):
-        plan = plan_of(scorer, images, images_per_part=size)
-        work = open_plan(tmp_path / f"{size}", plan)
-        assert work.missing() == list(range(math.ceil(40 / size)))
-        for index in work.missing():
-            score_part(scorer, images, *plan.ranges[index], work.part_path(index), alpha=plan.alpha, should_stop=never)
-        assert work.missing() == []
+        output = open_scratch(tmp_path / f"{size}", plan_of(scorer, images, images_per_part=size))
+        assert output.missing() == list(range(math.ceil(40 / size)))
+        score_all(scorer, images, output)
+        assert output.missing() == []
         merged.append(tmp_path / f"{size}.parquet")
-        summary = merge_parts(work.part_paths, merged[-1], plan.metadata)
+        summary = output.merge(merged[-1])
         assert (summary.images, summary.errors) == (40, 2)
     assert len({path.read_bytes() for path in merged}) == 1
     with parquet.ParquetFile(merged[0]) as file:
@@ -166,7 +159,7 @@ def test_every_format_has_the_same_values_and_says_what_it_holds(
     images = ImageFiles(given, scorer.preprocessing)
     plan = plan_of(scorer, images, images_per_part=10).model_copy(update={"calibration": 2})
     part, out = tmp_path / "part", tmp_path / f"out{ending}"
-    score_part(scorer, images, 0, len(given), part, alpha=plan.alpha, should_stop=never)
+    parquet.write_table(score_range(scorer, images, 0, len(given), plan.alpha), part)
     merge_parts([part], out, plan.metadata)
     wanted = parquet.read_table(part).to_pylist()
     for row in wanted:
@@ -187,17 +180,6 @@ def test_rows_of_a_csv_table_may_end_as_other_programs_end_them(end: str, tmp_pa
     assert read_content(tmp_path / "scores.csv") == TableContent("digits:1", 2, None, ("a.png", "b,c.png"))
 
 
-def test_a_csv_table_of_an_earlier_version_has_carriage_returns_without_quotes(tmp_path: Path) -> None:
-    """It is taken for what it is where the command that wrote it is repeated."""
-    names = ("a\rb.png", "c.png", "d\r", 'e\r\n,"\r.png')
-    with (tmp_path / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        file.write("path,model,calibration,dataset\n")
-        for name in names:
-            quoted = '"' + name.replace('"', '""') + '"' if "," in name else name
-            file.write(f"{quoted},digits:1,2,\n")
-    assert read_content(tmp_path / "scores.csv") == TableContent("digits:1", 2, None, names)
-
-
 def rows_of(path: Path) -> list[dict[str, object]]:
     """The rows of a file, with the types of the table."""
     if path.suffix == ".parquet":
@@ -213,9 +195,9 @@ def rows_of(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_table_of_an_earlier_version_is_converted(tmp_path: Path) -> None:
-    write_part([{"path": "a,b\n.png", "log_likelihood": 1.5, "is_anomaly": True, "p_value": 0.1}], tmp_path / "part")
+    rows = [{"path": "a,b\n.png", "log_likelihood": 1.5, "is_anomaly": True, "p_value": 0.1}]
     later = ["reason", "box", "statistic", "reasons", "model", "calibration", "alpha", "dataset"]
-    table = parquet.read_table(tmp_path / "part").drop_columns(later)
+    table = table_of(rows).drop_columns(later)
     told = {"snf.model": "m:3", "snf.dataset": "lots", "snf.alpha": "0.05"}
     parquet.write_table(table.replace_schema_metadata(told), tmp_path / "old.parquet")
     convert_table(tmp_path / "old.parquet", tmp_path / "new.csv")
@@ -245,6 +227,11 @@ def test_other_files_hold_no_scores(name: str, data: bytes, tmp_path: Path) -> N
     assert read_content(tmp_path / name) is None
 
 
+def score_all(scorer: Scorer, images: ImageSource, output: Output) -> None:
+    for index in output.missing():
+        output.write(index, score_range(scorer, images, *output.plan.range(index), output.plan.alpha))
+
+
 def plan_of(scorer: Scorer, images: ImageSource, images_per_part: int) -> BulkPlan:
     return BulkPlan(
         model="digits:1",
@@ -260,32 +247,34 @@ def plan_of(scorer: Scorer, images: ImageSource, images_per_part: int) -> BulkPl
 def test_an_equal_plan_resumes_and_another_starts_anew(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
     images = ImageFiles(files[:20], scorer.preprocessing)
     plan = plan_of(scorer, images, images_per_part=8)
-    assert plan.ranges == [(0, 8), (8, 16), (16, 20)]
-    work = open_plan(tmp_path, plan)
-    score_part(scorer, images, *plan.ranges[1], work.part_path(1), alpha=None, should_stop=never)
-    assert open_plan(tmp_path, plan).missing() == [0, 2]
+    assert [plan.range(index) for index in range(plan.parts)] == [(0, 8), (8, 16), (16, 20)]
+    output = open_scratch(tmp_path, plan)
+    output.write(1, score_range(scorer, images, *plan.range(1), None))
+    assert open_scratch(tmp_path, plan).missing() == [0, 2]
     other = plan.model_copy(update={"source_digest": "another"})
-    assert open_plan(tmp_path, other).missing() == [0, 1, 2]
-    (tmp_path / "plan.json").write_text("{}")
-    work.part_path(0).write_bytes(b"of nobody knows what")
-    assert open_plan(tmp_path, plan).missing() == [0, 1, 2]
+    assert open_scratch(tmp_path, other).missing() == [0, 1, 2]
+    (tmp_path / "_plan.json").write_text("{}")
+    output.part(0).write(b"of nobody knows what")
+    assert open_scratch(tmp_path, plan).missing() == [0, 1, 2]
 
 
-def test_a_plan_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
-    """It names no engine."""
+def test_a_plan_that_lacks_what_another_has_goes_on() -> None:
+    """Plans of earlier versions name no engine, nor does a service before its model is loaded."""
     earlier = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4)
     plan = earlier.model_copy(update={"model_sha256": "a", "engine": "torch", "precision": "float32"})
-    stored = {name: value for name, value in earlier.model_dump(mode="json").items() if name not in NEWER}
-    (tmp_path / "plan.json").write_text(json.dumps(stored))
-    (tmp_path / "part-000000.parquet").write_bytes(b"scored")
-    assert open_plan(tmp_path, plan).missing() == []
-    assert join_plan(tmp_path, plan).plan == plan
-    assert open_plan(tmp_path, earlier).missing() == []
-    assert join_plan(tmp_path, plan).plan == plan, "what is known stays so"
     other = plan.model_copy(update={"engine": "openvino"})
-    with pytest.raises(PlanDiffers):
-        join_plan(tmp_path, other)
-    assert open_plan(tmp_path, other).missing() == [0]
+    assert plan.resumed(earlier) is earlier
+    assert earlier.resumed(plan) is plan
+    assert other.resumed(plan) is other
+    assert plan.resumed(None) is plan
+
+
+def test_a_folder_of_an_earlier_version_is_begun_anew(tmp_path: Path) -> None:
+    plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4)
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    (tmp_path / "part-000000.parquet").write_bytes(b"scored")
+    assert open_scratch(tmp_path, plan).missing() == [0]
+    assert plan_at(Location.parse(str(tmp_path))) == plan
 
 
 class Watched:
@@ -309,68 +298,58 @@ class Watched:
             self.threads.add(threading.get_ident())
 
 
-def test_stopping_leaves_nothing_and_reads_little_ahead(scorer: Scorer, tmp_path: Path) -> None:
+def test_stopping_reads_little_ahead(scorer: Scorer) -> None:
     images = Watched(open_source("mnist-mini", None, None, scorer.preprocessing))
     told: list[int] = []
-    with pytest.raises(Stopped):
-        score_part(
-            scorer, images, 0, 500, tmp_path / "part.parquet", alpha=None,
-            should_stop=lambda: len(told) == 1, progress=told.append,
-        )  # fmt: skip
+    with pytest.raises(Interrupted):
+        score_range(scorer, images, 0, 500, None, lambda: len(told) == 1, told.append)
     assert images.seen <= 64 * 4
     assert len(images.threads) == 1
     assert threading.get_ident() not in images.threads
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_source_that_goes_away_ends_the_part(scorer: Scorer, tmp_path: Path) -> None:
+def test_a_source_that_goes_away_ends_the_part(scorer: Scorer) -> None:
     images = Watched(open_source("mnist-mini", None, None, scorer.preprocessing), fail_at=70)
     with pytest.raises(DatasetNotFound):
-        score_part(scorer, images, 0, 200, tmp_path / "part.parquet", alpha=None, should_stop=never)
-    assert list(tmp_path.iterdir()) == []
+        score_range(scorer, images, 0, 200, None)
 
 
-def test_an_alpha_that_nothing_can_attain(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
+def test_an_alpha_that_nothing_can_attain(scorer: Scorer, files: list[Path]) -> None:
     images = ImageFiles(files, scorer.preprocessing)
     with pytest.raises(AlphaUnattainable):
-        score_part(scorer, images, 0, 2, tmp_path / "part.parquet", alpha=1e-9, should_stop=never)
+        score_range(scorer, images, 0, 2, alpha=1e-9)
 
 
 @pytest.mark.parametrize(("start", "end"), [(4, 200), (-200, -8)], ids=["page", "footer"])
-def test_a_damaged_part_is_deleted_and_can_be_scored_again(
+def test_a_damaged_part_is_found_and_can_be_scored_again(
     scorer: Scorer, files: list[Path], tmp_path: Path, start: int, end: int
 ) -> None:
-    images = ImageFiles(files[:6], scorer.preprocessing)
-    plan = plan_of(scorer, images, images_per_part=3)
-    work, table = open_plan(tmp_path / "work", plan), tmp_path / "all.parquet"
-
-    def score(index: int) -> None:
-        score_part(scorer, images, *plan.ranges[index], work.part_path(index), alpha=None, should_stop=never)
-
-    for index in work.missing():
-        score(index)
-    content = bytearray(work.part_path(1).read_bytes())
+    images, table = ImageFiles(files[:6], scorer.preprocessing), tmp_path / "all.parquet"
+    output = open_scratch(tmp_path / "work", plan_of(scorer, images, images_per_part=3))
+    score_all(scorer, images, output)
+    content = bytearray(output.part(1).read())
     content[start:end] = bytes(len(content[start:end]))
-    work.part_path(1).write_bytes(content)
-    with pytest.raises(PartsDamaged, match=r"part-000001\.parquet is (missing or )?damaged"):
-        work.merge(table)
+    output.part(1).write(bytes(content))
+    with pytest.raises(PartsDamaged, match=r"part-000001\.parquet is missing or damaged") as raised:
+        output.merge(table)
     assert not table.exists()
-    assert work.missing() == [1]
-    score(1)
-    assert work.merge(table).images == 6
+    output.delete(raised.value.problems)
+    assert output.missing() == [1]
+    score_all(scorer, images, output)
+    assert output.merge(table).images == 6
 
 
 def test_a_lack_of_memory_is_no_damage(
     scorer: Scorer, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = ImageFiles(files[:3], scorer.preprocessing)
-    work = open_plan(tmp_path / "work", plan_of(scorer, images, images_per_part=3))
-    score_part(scorer, images, 0, 3, work.part_path(0), alpha=None, should_stop=never)
+    output = open_scratch(tmp_path / "work", plan_of(scorer, images, images_per_part=3))
+    score_all(scorer, images, output)
 
     def lacking(*_: object) -> None:
         raise pa.ArrowMemoryError("malloc of size 64 failed")
 
     monkeypatch.setattr(parquet.ParquetFile, "read_row_group", lacking)
     with pytest.raises(MemoryError):
-        work.merge(tmp_path / "all.parquet")
-    assert work.missing() == []
+        output.merge(tmp_path / "all.parquet")
+    assert output.missing() == []

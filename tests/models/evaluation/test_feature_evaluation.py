@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pyarrow import parquet
 
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
-from snf_models.bulk.part import score_part
 from snf_models.bulk.sources import ImageFiles
+from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
@@ -72,8 +71,6 @@ def test_a_bulk_table_has_bits_of_pixels_alone(scorer: Scorer, tmp_path: Path) -
     for path, data in zip(paths, pngs(5).values(), strict=True):
         path.write_bytes(data)
     images = ImageFiles(paths, scorer.preprocessing)
-    target = tmp_path / "part.parquet"
-    score_part(scorer, images, 0, 5, target, alpha=None, should_stop=lambda: False)
-    rows = parquet.read_table(target).to_pylist()
+    rows = score_range(scorer, images, 0, 5, None).to_pylist()
     assert all(row["error"] is None and row["p_value"] > 0 for row in rows)
     assert all((row["bits_per_dim"] is None) == (scorer.pixels is None) for row in rows)

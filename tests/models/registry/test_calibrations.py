@@ -18,9 +18,11 @@ from snf_models.anomaly.calibrate import calibrate, count_image_passes
 from snf_models.anomaly.exchangeability import images_needed, safe_threshold
 from snf_models.anomaly.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from snf_models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
-from snf_models.bulk.plan import BulkPlan, join_plan, open_plan
+from snf_models.bulk.output import open_output, open_scratch
+from snf_models.bulk.plan import BulkPlan
 from snf_models.datasets import Dataset, load_dataset, summarize
 from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
+from snf_models.locations.location import Location
 from snf_models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore, calibration_bytes
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer
@@ -397,12 +399,13 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
 
 def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
     plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4, calibration=1)
-    open_plan(tmp_path, plan).part_path(0).write_bytes(b"scored")
-    assert open_plan(tmp_path, plan).missing() == []
+    open_scratch(tmp_path, plan).part(0).write(b"scored")
+    assert open_scratch(tmp_path, plan).missing() == []
     other = plan.model_copy(update={"calibration": 2})
+    assert other.resumed(plan) == other
     with pytest.raises(PlanDiffers):
-        join_plan(tmp_path, other)
-    assert open_plan(tmp_path, other).missing() == [0]
+        open_output(Location.parse(str(tmp_path)), other)
+    assert open_scratch(tmp_path, other).missing() == [0]
     assert other.metadata["snf.calibration"] == "2"
 
 

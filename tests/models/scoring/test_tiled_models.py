@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pyarrow import parquet
 
 from snf_client.schemas.evaluations import EvaluationParameters
 from snf_client.schemas.limits import LimitParameters
 from snf_models.anomaly.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from snf_models.anomaly.rejudge import StoredEvidence, rejudge
 from snf_models.audit import recompute_features
-from snf_models.bulk.part import score_part
 from snf_models.bulk.sources import ImageFiles, open_source
+from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.datasets.image_source import StoredImages
 from snf_models.errors import DatasetUnfit, SizeNotCalibrated
@@ -237,17 +236,16 @@ def test_bulk_scores_are_those_of_single_images(
         path.write_bytes(encode_png(image))
     paths[2].write_bytes(b"no image")
     source = ImageFiles(paths, scorer.preprocessing)
-    summary = score_part(scorer, source, 0, source.count, tmp_path / "part", alpha=None, should_stop=lambda: False)
-    assert (summary.images, summary.errors) == (len(images), 1)
-    rows = parquet.read_table(tmp_path / "part").to_pylist()
+    rows = score_range(scorer, source, 0, source.count, None).to_pylist()
+    assert [bool(row["error"]) for row in rows].count(True) == 1
+    assert len(rows) == len(images)
     for number in (0, 1, 5, 6):
         [alone] = judged(scorer, [images[number]])
         assert rows[number]["log_likelihood"] == alone.likelihood.log_likelihood
         assert rows[number]["p_value"] == alone.verdict.p_value
     assert rows[5]["warning"].startswith("smaller than a tile")
     stored = open_source(FAULTY, None, store, scorer.preprocessing)
-    summary = score_part(scorer, stored, 0, stored.count, tmp_path / "faulty", alpha=0.05, should_stop=lambda: False)
-    assert summary.anomalies == summary.images == 10
+    assert score_range(scorer, stored, 0, stored.count, 0.05)["is_anomaly"].to_pylist() == [True] * 10
 
 
 def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore], tmp_path: Path) -> None:
@@ -281,8 +279,7 @@ def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore
     for path, image in zip(paths, images[2:], strict=True):
         path.write_bytes(encode_png(image))
     source = ImageFiles(paths, strict.preprocessing)
-    score_part(strict, source, 0, source.count, tmp_path / "part", alpha=None, should_stop=lambda: False)
-    rows = parquet.read_table(tmp_path / "part").to_pylist()
+    rows = score_range(strict, source, 0, source.count, None).to_pylist()
     assert [row["error"] for row in rows] == [None, "size-not-calibrated"]
 
 

@@ -1,11 +1,9 @@
 """Bulk scoring with real processes: every image once, whoever dies or helps."""
 
-import json
 import os
 import shutil
 import signal
 import threading
-import time
 from collections import Counter
 
 import pytest
@@ -16,11 +14,9 @@ from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import submit_on_model
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.runtime.process import assistant_command
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
-from tests.support.paths import ROOT
 from tests.worker.support import slow_score
 from tests.worker.support.helpers import Start, until
 from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_background, rows, scoring, unfinished
@@ -99,22 +95,6 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
     assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
     assert len(rows(settings, again)) == IMAGES
-
-
-def test_a_helper_leaves_once_no_attempt_has_the_job(store: JobStore, settings: Settings, forked: ForkServer) -> None:
-    job, _ = store.create(scoring(parameters={}))
-    folder = settings.jobs_dir / job.id
-    folder.mkdir(parents=True)
-    attempt = store.take(job.id, "w", 60) or 0
-    spec = job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"}
-    (folder / "job.json").write_text(json.dumps(spec))
-    environment = {**os.environ, **settings.environment()}
-    with (settings.home / "helper.txt").open("wb") as output:
-        helper = forked.popen(assistant_command(folder), stdout=output, env=environment, cwd=ROOT)
-    time.sleep(1)
-    assert helper.poll() is None, "it waits for the attempt to make its plan"
-    store.put_back(job.id, attempt, {})
-    assert helper.wait(30) == 0
 
 
 @pytest.mark.timeout(300)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.bulk.merge_parts import merge_parts
 from snf_models.bulk.output import stored_output
+from snf_models.bulk.tables import merge_parts
 from snf_models.locations.location import Location
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.record import Job, Status

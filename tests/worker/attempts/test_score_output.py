@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from snf_models.bulk.merge_parts import merge_parts
 from snf_models.bulk.output import stored_output
+from snf_models.bulk.tables import merge_parts
 from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor

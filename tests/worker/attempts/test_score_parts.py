@@ -12,9 +12,10 @@ import pytest
 from snf_models.bulk.plan import BulkPlan
 from snf_models.errors import LocationRefused
 from snf_models.locations.location import Location
-from snf_worker.attempts.run_attempt import JobSpec
-from snf_worker.attempts.score import open_parts
+from snf_worker.attempts.run_attempt import JobSpec, StopFlag
+from snf_worker.attempts.score import assist, open_parts
 from snf_worker.process_setup import USER_UMASK
+from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
@@ -33,12 +34,13 @@ def test_a_link_that_was_made_after_the_check_leads_nowhere(tmp_path: Path) -> N
     (tmp_path / "outside").mkdir()
     settings = Settings(home=tmp_path / "home", allowed_locations=(Location.parse(str(allowed)).url,))
     spec = spec_of(allowed / "scores")
-    open_parts(tmp_path, spec, settings, PLAN, join=False)
+    open_parts(tmp_path, spec, settings, PLAN)
     (allowed / "scores").rename(tmp_path / "earlier")
     (allowed / "scores").symlink_to(tmp_path / "outside")
-    for join in (False, True):
-        with pytest.raises(LocationRefused, match=r"scores may not be named over HTTP"):
-            open_parts(tmp_path, spec, settings, PLAN, join=join)
+    with pytest.raises(LocationRefused, match=r"scores may not be named over HTTP"):
+        open_parts(tmp_path, spec, settings, PLAN)
+    (tmp_path / "job.json").write_text(spec.model_dump_json())
+    assert assist(tmp_path, settings, StopFlag()) == ExitCode.REFUSED
     assert not list((tmp_path / "outside").iterdir())
 
 
@@ -56,15 +58,17 @@ raise SystemExit(fork_server().popen(command, stdout=sys.stdout.buffer, env=os.e
 ATTEMPT = """
 import sys
 from pathlib import Path
-from snf_models.bulk.part_tables import table_of
+from snf_models.bulk.tables import table_of
 from tests.worker.attempts.test_score_parts import PLAN, spec_of
 from snf_worker.attempts.score import open_parts
+from snf_worker.process_setup import user_umask
 from snf_worker.settings import Settings
 base = Path(sys.argv[1])
 settings = Settings(home=base / "home", allowed_locations=(base.as_uri(),))
-parts = open_parts(base, spec_of(base / "lots" / "scores"), settings, PLAN, join=False)
+parts = open_parts(base, spec_of(base / "lots" / "scores"), settings, PLAN)
 parts.write(0, table_of([{"path": "a.png", "is_anomaly": False}]))
-parts.finish(lambda: False, lambda _done, _total: None)
+with user_umask():
+    parts.finish()
 """
 
 
@@ -84,4 +88,3 @@ def test_other_users_may_read_scores_where_the_umask_of_the_service_allows_it(tm
         "_summary.json": 0o640,
         "part-000000.parquet": 0o640,
     }
-    assert stat.S_IMODE((tmp_path / "parts" / "plan.json").stat().st_mode) == 0o600

@@ -36,7 +36,7 @@ def test_every_shard_goes_to_one_process(shards: Shards, settings: Settings) -> 
     for thread in threads:
         thread.join()
     assert sorted(taken) == list(range(40))
-    assert shards.left() == 0
+    assert shards.unfinished() == []
 
 
 def test_a_claim_that_ends_is_taken_over_and_its_token_is_worth_nothing(shards: Shards) -> None:
@@ -72,8 +72,8 @@ def test_offering_again_frees_no_claim(shards: Shards) -> None:
     shards.offer([1, 2])
     assert shards.claim(30) is not None
     shards.offer([1, 2])
-    assert shards.left() == 2
+    assert sorted(shards.unfinished()) == [1, 2]
     assert shards.claim(30) is not None
     assert shards.claim(30) is None
     shards.forget()
-    assert shards.left() == 0
+    assert shards.unfinished() == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from snf_worker.attempts import score
-from snf_worker.attempts.run_attempt import StopFlag
+from snf_worker.attempts.run_attempt import JobSpec, StopFlag
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.helper import HelperProcess, takes_assistants
@@ -44,8 +44,14 @@ def test_a_full_disk_ends_the_process_of_an_assistant(settings: Settings, monkey
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(score, "score_free_shards", full)
+    monkeypatch.setattr(score, "score_free_parts", full)
     assert score.assist(settings.home, settings, StopFlag()) == ExitCode.NO_ROOM
+
+
+def test_an_assistant_leaves_a_job_that_has_no_plan_yet(settings: Settings, tmp_path: Path) -> None:
+    spec = JobSpec(id="j", attempt=1, model="m:1", dataset="d", parameters={}, promote=False)
+    (tmp_path / "job.json").write_text(spec.model_dump_json())
+    assert score.assist(tmp_path, settings, StopFlag()) == ExitCode.DONE
 
 
 def test_a_scoring_that_ray_runs_takes_no_assistants(settings: Settings) -> None:

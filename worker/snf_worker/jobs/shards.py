@@ -66,14 +66,10 @@ class Shards:
         with translate_redis_errors():
             self._client.zrem(self._key, str(shard))
 
-    def left(self) -> int:
-        """Return the number of unfinished shards, including shards in progress."""
+    def unfinished(self) -> list[int]:
+        """Return the unfinished shards, including shards in progress."""
         with translate_redis_errors():
-            return self._client.zcard(self._key)
-
-    def has(self, shard: int) -> bool:
-        with translate_redis_errors():
-            return self._client.zscore(self._key, str(shard)) is not None
+            return [int(shard) for shard in cast(list[str], self._client.zrange(self._key, 0, -1))]
 
     def free(self) -> int:
         with translate_redis_errors():

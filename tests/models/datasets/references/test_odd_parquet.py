@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from snf_client.schemas.datasets import ReferenceRecord
-from snf_models.bulk.part import score_range
+from snf_models.bulk.work import score_range
 from snf_models.datasets import parquet as parquet_rows
 from snf_models.datasets.image_source import NamedImage
 from snf_models.datasets.reference_index import EncodedImage

@@ -16,19 +16,20 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from snf_app.calibrations.views import view_of
+from snf_app.cli.bulk_scoring import LocalScorer, ServiceScorer, TableRequest
 from snf_app.cli.common import client_schema
 from snf_app.cli.judging_model import JudgingModel
 from snf_app.cli.main import cli
 from snf_app.cli.remarks import Remarks
-from snf_app.cli.score_to_file import GivenFiles, LocalPartScorer, RemotePartScorer
 from snf_app.registry.views import detail
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
 from snf_client.schemas.scores import SCORED_DIGIT, Scores
-from snf_models.bulk.part import Stopped
-from snf_models.bulk.part_tables import write_part
-from snf_models.bulk.plan import NEWER, BulkPlan, open_plan
+from snf_models.bulk.executors import Callbacks
+from snf_models.bulk.output import Output, open_scratch
+from snf_models.bulk.tables import table_of
+from snf_models.errors import Interrupted
 from snf_models.registry.registry import Registry
 from snf_runtime.judged_counts import FAILED, USAGE
 from tests.support.paths import DIGITS
@@ -67,28 +68,35 @@ def test_the_name_of_the_table_may_have_any_bytes(ending: str, tmp_path: Path) -
         assert list(folder.iterdir()) == [out]
 
 
+def request_of(out: Path, alpha: float | None = None) -> TableRequest:
+    return TableRequest(list(FILES), out, MODEL, alpha, "line-1", force=False, as_json=False)
+
+
+def interrupted(out: Path, alpha: float | None = None) -> Output:
+    """Return the output of a command that was interrupted before it had scored anything."""
+    return open_scratch(out.with_name(f".{out.name}.parts"), LocalScorer(request_of(out, alpha)).plan(None))
+
+
 def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(tmp_path: Path) -> None:
-    out, parts = tmp_path / "scores.jsonl", tmp_path / ".scores.jsonl.parts"
-    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), None)
-    work = open_plan(parts, plan)
+    out = tmp_path / "scores.jsonl"
+    output = interrupted(out)
     rows = [{"path": str(path), "log_likelihood": 1.5, "is_anomaly": False} for path in FILES]
-    write_part(rows, work.part_path(0))  # what was scored before
+    output.write(0, table_of(rows))  # what was scored before
     other = score(out, "--alpha", "0.05")
     assert other.exit_code == USAGE
-    assert f"an interrupted command has scored a part of 3 images by {MODEL}:1 with calibration 0" in other.stderr
-    assert work.part_path(0).exists()
+    assert "an interrupted command left scores of 3 images of files" in other.stderr
+    assert f"by {MODEL}:1 with calibration 0, alpha 0.01" in other.stderr
+    assert output.has(0)
     assert score(out).exit_code == 0
     assert [json.loads(line)["log_likelihood"] for line in out.read_text().splitlines()] == [1.5] * 3
-    assert not parts.exists()
+    assert list(tmp_path.glob(".scores*")) == []
     assert score(out).exit_code == 0
     assert all(json.loads(line)["log_likelihood"] < 0 for line in out.read_text().splitlines())
 
 
 def test_a_damaged_part_of_an_interrupted_command_is_scored_again(tmp_path: Path) -> None:
     out = tmp_path / "scores.jsonl"
-    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), None)
-    work = open_plan(tmp_path / ".scores.jsonl.parts", plan)
-    write_part([{"path": str(FILES[0]), "log_likelihood": 1.5, "is_anomaly": False}], work.part_path(0))
+    interrupted(out).write(0, table_of([{"path": str(FILES[0]), "log_likelihood": 1.5, "is_anomaly": False}]))
     done = score(out)
     assert done.exit_code == 0, done.stderr
     assert "part-000000.parquet holds 1 rows, expected 3" in done.stderr
@@ -97,11 +105,15 @@ def test_a_damaged_part_of_an_interrupted_command_is_scored_again(tmp_path: Path
 
 def test_parts_of_another_command_are_removed_if_that_is_forced(tmp_path: Path) -> None:
     out = tmp_path / "scores.csv"
-    plan = LocalPartScorer(MODEL, lambda: False).plan(GivenFiles(list(FILES)), 0.05)
-    write_part([{"path": "a.png", "is_anomaly": False}], open_plan(tmp_path / ".scores.csv.parts", plan).part_path(0))
+    interrupted(out, 0.05).write(0, table_of([{"path": "a.png", "is_anomaly": False}]))
     assert score(out).exit_code == USAGE
     assert score(out, "--force").exit_code == 0
     assert "a.png" not in out.read_text()
+
+
+def test_an_interrupted_command_without_a_part_stands_in_no_way(tmp_path: Path) -> None:
+    interrupted(tmp_path / "scores.csv", 0.05)
+    assert score(tmp_path / "scores.csv").exit_code == 0
 
 
 class Answering:
@@ -125,25 +137,23 @@ class Answering:
             yield ScorePart(tuple(Scores.model_validate(SCORED_DIGIT).results), MODEL, 1, calibration)
 
 
-def remote(
-    client: Answering, stop_after: int = 100, alpha: float | None = None
-) -> tuple[RemotePartScorer, BulkPlan, GivenFiles]:
-    files = GivenFiles(list(FILES))
-    calls = iter(range(stop_after))
-    scorer = RemotePartScorer(cast(Client, client), MODEL, "line-1", lambda: next(calls, None) is None)
-    return scorer, scorer.plan(files, alpha), files
+def remote(client: Answering, folder: Path, alpha: float | None = None) -> tuple[ServiceScorer, Output]:
+    request = request_of(folder / "scores.parquet", alpha)
+    scorer = ServiceScorer(request, cast(Client, client))
+    return scorer, open_scratch(folder / "parts", scorer.plan(None))
 
 
 def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None:
     client = Answering(0, 0, 0)
-    scorer, plan, files = remote(client)
-    here = LocalPartScorer(MODEL, lambda: False).plan(files, None)
-    assert here.continues(plan)
-    assert here.model_copy(update=dict.fromkeys(NEWER)) == plan
+    scorer, output = remote(client, tmp_path)
+    here = LocalScorer(request_of(tmp_path / "scores.parquet"))
+    assert here.plan(output.plan) is output.plan
+    assert here.plan(None).resumed(output.plan) is output.plan
     told: list[int] = []
-    scorer.score(plan, files, (0, 3), tmp_path / "part", told.append)
-    rows = parquet.read_table(tmp_path / "part").to_pylist()
-    assert [row["path"] for row in rows] == files.names
+    scorer.run(output, [0], Callbacks(advance=told.append))
+    [part] = output.files()
+    rows = parquet.read_table(part).to_pylist()
+    assert [row["path"] for row in rows] == list(map(str, FILES))
     assert rows[0]["log_likelihood"] == SCORED_DIGIT["results"][0]["log_likelihood"]
     assert told == [1, 1, 1]
     [asked] = client.asked
@@ -154,29 +164,30 @@ def test_the_plan_and_the_rows_are_those_of_this_process(tmp_path: Path) -> None
 @pytest.mark.parametrize("alpha", [None, 0.05])
 def test_the_service_is_asked_for_the_rate_that_the_user_asked_for(tmp_path: Path, alpha: float | None) -> None:
     client = Answering(0, 0, 0)
-    scorer, plan, files = remote(client, alpha=alpha)
-    scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
+    scorer, output = remote(client, tmp_path, alpha)
+    scorer.run(output, [0], Callbacks())
     # A default that is sent as a number would be refused by a calibration with a larger smallest p-value.
     assert [asked["alpha"] for asked in client.asked] == [alpha]
-    assert plan.alpha == (alpha or 0.01)
+    assert output.plan.alpha == (alpha or 0.01)
 
 
 def test_a_calibration_that_changes_meanwhile_ends_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scorer, plan, files = remote(Answering(0, 1, 1))
+    scorer, output = remote(Answering(0, 1, 1), tmp_path)
     with pytest.raises(typer.Exit) as raised:
-        scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
+        scorer.run(output, [0], Callbacks())
     assert raised.value.exit_code == FAILED
     assert f"expected scores of {MODEL}:1 with calibration 0, got some of calibration 1" in capsys.readouterr().err
-    assert not (tmp_path / "part").exists()
+    assert not output.has(0)
 
 
 def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
-    scorer, plan, files = remote(Answering(0, 0, 0), stop_after=1)
-    with pytest.raises(Stopped):
-        scorer.score(plan, files, (0, 3), tmp_path / "part", lambda _images: None)
-    assert not (tmp_path / "part").exists()
+    scorer, output = remote(Answering(0, 0, 0), tmp_path)
+    told: list[int] = []
+    with pytest.raises(Interrupted):
+        scorer.run(output, [0], Callbacks(lambda: len(told) == 2, told.append))
+    assert not output.has(0)
 
 
 def test_what_a_service_says_of_a_model_is_passed_on() -> None:

@@ -14,15 +14,12 @@ from typing import Any
 
 import pytest
 
-from snf_models.bulk import ray_engine
-from snf_models.bulk.callbacks import Callbacks
-from snf_models.bulk.engines import bulk_engine
-from snf_models.bulk.local_engine import LocalEngine
+from snf_models.bulk import ray_actors
+from snf_models.bulk.executors import Callbacks, ThisProcess, executor
 from snf_models.bulk.output import Output
-from snf_models.bulk.part import Stopped
-from snf_models.bulk.ray_engine import RayEngine
+from snf_models.bulk.ray_actors import RayActors
 from snf_models.disk import LEFTOVER
-from snf_models.errors import DatasetNotFound, EngineUnavailable, PartFailed, RayUnavailable, StorageFull
+from snf_models.errors import DatasetNotFound, EngineUnavailable, Interrupted, PartFailed, RayUnavailable, StorageFull
 from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled
 from tests.support.ray_cluster import RayCluster
@@ -44,14 +41,14 @@ def contents(output: Output) -> dict[str, bytes]:
 def test_rows_are_those_of_the_local_engine_and_progress_within_a_part_is_reported(
     small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "PROGRESS_S", 0.02)
+    monkeypatch.setattr(ray_actors, "PROGRESS_S", 0.02)
     part = 150  # images, some of which are scored before the second half is read
     (tmp_path / "local").mkdir()
     local, _ = slow_work(artifact, tmp_path / "local", part, compiled())
-    LocalEngine().run(local, [1, 3], Callbacks())  # with its own number of threads
+    ThisProcess().run(local, [1, 3], Callbacks())  # with its own number of threads
     work, _ = slow_work(artifact, tmp_path, part, compiled(), seconds=1.0)  # opened there without torch
     advanced: list[int] = []
-    RayEngine(small_ray_cluster.address).run(work, [1, 3], Callbacks(advance=advanced.append))
+    RayActors(small_ray_cluster.address).run(work, [1, 3], Callbacks(advance=advanced.append))
     assert contents(work.output) == contents(local.output), "each file to the bit, and no other file"
     assert sum(advanced) == 2 * part
     assert len(advanced) > 2
@@ -78,15 +75,15 @@ def test_what_another_actor_can_do_is_done_again_and_other_errors_keep_their_cla
 
     monkeypatch.setattr(ray, "get", lose)
     with pytest.raises(DatasetNotFound, match=r"^images 75 to 99: deleted$"):
-        RayEngine(small_ray_cluster.address).run(work, [0, 3], Callbacks())
+        RayActors(small_ray_cluster.address).run(work, [0, 3], Callbacks())
     assert len(set(journal.readers(0))) == len(journal.readers(0)) == 2, "another actor does what Ray ended again"
     assert [work.output.has(index) for index in (0, 3)] == [True, False]
 
     out_of_memory.append((5 * PART, 2))
-    monkeypatch.setattr(ray_engine, "ATTEMPTS", 2)
+    monkeypatch.setattr(ray_actors, "ATTEMPTS", 2)
     expected = r"^images 125 to 149 failed 2 times, the last time with: Ray ended an actor for lack"
     with pytest.raises(PartFailed, match=expected) as raised:
-        RayEngine(small_ray_cluster.address).run(work, [5], Callbacks())
+        RayActors(small_ray_cluster.address).run(work, [5], Callbacks())
     assert "Refer to" not in raised.value.detail
     assert len(set(journal.readers(5 * PART))) == 2, "another actor does what one could not"
 
@@ -94,12 +91,12 @@ def test_what_another_actor_can_do_is_done_again_and_other_errors_keep_their_cla
 def test_waiting_for_room_is_said_and_can_be_stopped(
     small_ray_cluster: RayCluster, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "ROOM_S", 0.5)
-    monkeypatch.setattr(ray_engine, "places", lambda *_args, **_options: 1)  # as where others use all cores
+    monkeypatch.setattr(ray_actors, "ROOM_S", 0.5)
+    monkeypatch.setattr(ray_actors, "places", lambda *_args, **_options: 1)  # as where others use all cores
     work, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
     said: list[str] = []
-    with pytest.raises(Stopped):
-        RayEngine(small_ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
+    with pytest.raises(Interrupted):
+        RayActors(small_ray_cluster.address).run(work, [0], Callbacks(lambda: len(said) == 2, notice=said.append))
     assert said == ["waits for room on the Ray cluster"] * 2
 
 
@@ -107,7 +104,7 @@ def test_waiting_for_room_is_said_and_can_be_stopped(
 def expected(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of the local engine, without a model: plan and parts."""
     work, _ = slow_work(artifact, tmp_path_factory.mktemp("local"), work=WorkWithoutModel)
-    LocalEngine().run(work, work.output.missing(), Callbacks())
+    ThisProcess().run(work, work.output.missing(), Callbacks())
     return contents(work.output)
 
 
@@ -117,8 +114,8 @@ def test_stopping_ends_the_actor_and_leaves_whole_parts(
     work, journal = slow_work(artifact, tmp_path, work=WorkWithoutModel, seconds=0.5)
     written: list[int] = []
     callbacks = Callbacks(lambda: bool(written), part_written=written.append)
-    with pytest.raises(Stopped):
-        RayEngine(small_ray_cluster.address).run(work, work.output.missing(), callbacks)
+    with pytest.raises(Interrupted):
+        RayActors(small_ray_cluster.address).run(work, work.output.missing(), callbacks)
     begun = journal.readers()
     assert len(begun) < COUNT // PART
     time.sleep(1.5)
@@ -131,7 +128,7 @@ def test_stopping_ends_the_actor_and_leaves_whole_parts(
 
 def test_the_engine_needs_an_address() -> None:
     with pytest.raises(EngineUnavailable, match="the engine ray needs a cluster: set SNF_RAY_ADDRESS to its HOST:PORT"):
-        bulk_engine("ray")
+        executor("ray")
 
 
 def test_a_cluster_without_room_or_answer_is_a_sentence(
@@ -139,9 +136,9 @@ def test_a_cluster_without_room_or_answer_is_a_sentence(
 ) -> None:
     wide, _ = slow_work(artifact, tmp_path, options=EngineOptions(threads=8))
     with pytest.raises(RayUnavailable, match="expected a node of 8 cores in the Ray cluster, got 2 nodes without"):
-        RayEngine(ray_cluster.address).run(wide, [0], Callbacks())
+        RayActors(ray_cluster.address).run(wide, [0], Callbacks())
     with pytest.raises(RayUnavailable, match=r"cannot reach Ray at 127\.0\.0\.1:1 \(SNF_RAY_ADDRESS\): .*refused"):
-        RayEngine("127.0.0.1:1").run(wide, [0], Callbacks())
+        RayActors("127.0.0.1:1").run(wide, [0], Callbacks())
 
 
 def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost(
@@ -164,7 +161,7 @@ def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost
             ray_cluster.lose_second()
 
     callbacks = Callbacks(advance=advanced.append, part_written=part_written)
-    RayEngine(ray_cluster.address).run(work, work.output.missing(), callbacks)
+    RayActors(ray_cluster.address).run(work, work.output.missing(), callbacks)
     assert killed
     assert not ray_cluster.has_second, "the node was lost meanwhile"
     assert contents(work.output) == expected, "each file to the bit, and no other file"
@@ -178,14 +175,14 @@ def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost
 
 CONNECT = """
 import signal, sys
-from snf_models.bulk import ray_connection
+from snf_models.bulk import ray_actors
 from snf_models.errors import RayUnavailable
 
 signal.signal(signal.SIGALRM, lambda *_: print("a signal was handled", flush=True))
 signal.setitimer(signal.ITIMER_REAL, 2)
-ray_connection.ANSWER_S = 4
+ray_actors.ANSWER_S = 4
 try:
-    with ray_connection.ray_at(sys.argv[1], lambda: False):
+    with ray_actors.ray_at(sys.argv[1], lambda: False):
         pass
 except RayUnavailable as error:
     print(error, flush=True)

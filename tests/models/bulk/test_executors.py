@@ -1,8 +1,10 @@
-"""The local engine with real processes: every image once, whoever dies or is stopped."""
+"""Executors: every image once, whoever dies or is stopped; retries of parts; the engine that computes."""
 
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,19 +18,32 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from snf_models.artifacts.manifest import read_manifest
-from snf_models.bulk import local_engine
-from snf_models.bulk.callbacks import Callbacks
-from snf_models.bulk.engines import bulk_engine
+from snf_models.artifacts.files import cached_artifact, write_artifact
+from snf_models.artifacts.manifest import FILE, read_manifest
+from snf_models.bulk import executors
+from snf_models.bulk.executors import Callbacks, Member, PartQueue, executor, typed
 from snf_models.bulk.output import Output, open_output
-from snf_models.bulk.part import Stopped
 from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.sources import DatasetImages
-from snf_models.bulk.work import BulkWork
+from snf_models.bulk.work import BulkWork, choose_engine
 from snf_models.datasets.image_source import ImageSource, NamedImage
-from snf_models.errors import EngineUnavailable, LocationUnavailable, PartFailed, PlanDiffers, StorageFull
-from snf_models.loading.model_files import ModelFiles
+from snf_models.errors import (
+    AlphaUnattainable,
+    ArtifactError,
+    DatasetNotFound,
+    EngineUnavailable,
+    ImageError,
+    Interrupted,
+    LocationUnavailable,
+    ModelsError,
+    NoLiveVersion,
+    PartFailed,
+    PlanDiffers,
+    StorageFull,
+)
+from snf_models.loading.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
 from snf_models.locations.location import Location
+from snf_models.scorer import load_files
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.support.compiled_cache import compiled
@@ -74,7 +89,7 @@ class DeadlySource:
 def quick_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are forks of one that has imported what they need; those of `driver` start as users have it."""
     monkeypatch.delenv(MEASURED, raising=False)
-    monkeypatch.setattr(local_engine, "get_context", lambda _method: forked_context())
+    monkeypatch.setattr(executors, "get_context", lambda _method: forked_context())
 
 
 @pytest.fixture
@@ -111,14 +126,14 @@ def test_processes_that_die_or_are_stopped_lose_and_double_nothing(dense: Path, 
     (tmp_path / "two").mkdir()
     alone, shared = work_of(dense, tmp_path / "one"), work_of(dense, tmp_path / "two", deaths=1)
     told: list[int] = []
-    with pytest.raises(Stopped):
-        bulk_engine("local").run(alone, alone.output.missing(), Callbacks(lambda: sum(told) > 150, told.append))
+    with pytest.raises(Interrupted):
+        executor("local").run(alone, alone.output.missing(), Callbacks(lambda: sum(told) > 150, told.append))
     assert alone.output.missing() == [1, 2, 3, 4, 5]
-    bulk_engine("local").run(alone, alone.output.missing(), Callbacks())
+    executor("local").run(alone, alone.output.missing(), Callbacks())
 
     told.clear()
-    engine = bulk_engine("local", processes=2)
-    with pytest.raises(Stopped):
+    engine = executor("local", processes=2)
+    with pytest.raises(Interrupted):
         engine.run(shared, shared.output.missing(), Callbacks(lambda: len(shared.output.missing()) < 6))
     left = shared.output.missing()
     assert 0 < len(left) < 6
@@ -139,7 +154,7 @@ def test_a_part_that_ends_each_process_is_named(artifact: Path, tmp_path: Path) 
         "^images 200 to 299 failed 3 times, the last time with: a process ended by signal SIGKILL, .*fewer processes"
     )
     with pytest.raises(PartFailed, match=expected):
-        bulk_engine("local", processes=2).run(work, [2, 3], Callbacks())
+        executor("local", processes=2).run(work, [2, 3], Callbacks())
     assert 2 in work.output.missing()
 
 
@@ -149,7 +164,7 @@ def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_
 ) -> None:
     faults = Fault(200, LocationUnavailable("no answer"), 1), Fault(500, StorageFull("the disk is full"))
     work, journal = slow_work(artifact, tmp_path, 100, work=WorkWithoutModel, faults=faults)
-    engine = bulk_engine("local", processes=2)
+    engine = executor("local", processes=2)
     engine.run(work, [1, 2], Callbacks())
     first, second = journal.readers(200)
     assert first != second
@@ -162,10 +177,10 @@ def test_a_brief_outage_is_met_by_another_process_and_a_lasting_error_keeps_its_
 DRIVER = """
 import signal, sys
 from pathlib import Path
-from snf_models.bulk import local_engine
-from snf_models.bulk.callbacks import Callbacks
-from snf_models.bulk.local_engine import LocalEngine
-from snf_models.bulk.part import Stopped
+from snf_models.bulk import executors
+from snf_models.bulk.executors import Callbacks
+from snf_models.bulk.executors import Processes, ThisProcess
+from snf_models.errors import Interrupted
 from tests.support.slow_images import WorkWithoutModel, slow_work
 
 if __name__ == "__main__":
@@ -174,8 +189,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: stop.append(True))
     print("begins", flush=True)
     try:
-        LocalEngine(2).run(work, work.output.missing(), Callbacks(lambda: len(stop) >= 20))
-    except Stopped:
+        Processes(2).run(work, work.output.missing(), Callbacks(lambda: len(stop) >= 20))
+    except Interrupted:
         print("stopped", flush=True)
 """
 
@@ -223,11 +238,156 @@ def test_other_images_than_those_of_the_plan_are_not_scored(artifact: Path, tmp_
     plan = work.output.plan.model_copy(update={"source_digest": "another"})
     other = BulkWork(Output(work.output.location, plan), work.model, work.images)
     with pytest.raises(PlanDiffers):
-        bulk_engine("local").run(other, [0], Callbacks())
+        executor("local").run(other, [0], Callbacks())
     assert work.output.missing() == list(range(6))
 
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(EngineUnavailable, match=r"pip install 'snf-density\[ray\]'"):
-        bulk_engine("ray")
+        executor("ray")
+
+
+def plan_of(files: ModelFiles, folder: Path) -> tuple[BulkPlan, DatasetImages]:
+    manifest = read_manifest(files.path)
+    images = DatasetImages("mnist-mini", None, folder)
+    plan = BulkPlan(
+        model="digits:1",
+        weights_sha256=manifest.log_dets.weights_sha256,
+        dataset="mnist-mini",
+        source_digest=images.open(manifest.preprocessing).digest,
+        alpha=0.05,
+        count=600,
+        model_sha256=content_digest(files.path, files.calibration),
+        precision="float32",
+    )
+    return plan, images
+
+
+def test_all_processes_of_a_scoring_compute_by_the_engine_that_began_it(artifact: Path, tmp_path: Path) -> None:
+    files = ModelFiles(artifact, None, compiled())
+    plan, images = plan_of(files, tmp_path)
+    begun, chosen, _ = choose_engine(plan, files, None)
+    assert begun.engine == chosen.options.name == load_files(files).engine_name
+    assert begun != plan
+
+    other = "torch" if begun.engine == "openvino" else "openvino"
+    earlier = begun.model_copy(update={"engine": other})
+    resumed, chosen, _ = choose_engine(plan, files, earlier)
+    assert (resumed, chosen.options.name) == (earlier, other)
+    assert choose_engine(plan, files, earlier.model_copy(update={"alpha": 0.1}))[0] == begun
+    on_gpu = ModelFiles(artifact, None, EngineOptions(device="cuda:0"))
+    assert choose_engine(plan, on_gpu, None)[0].engine == "torch"
+
+    output = Output(Location.parse(str(tmp_path / "scores")), earlier)
+    with pytest.raises(EngineUnavailable, match=f"computed by {other}, which this machine cannot: it computes by "):
+        BulkWork(output, files, images).open()
+
+
+def test_a_model_that_changed_is_not_that_of_the_plan(copy: Path, tmp_path: Path) -> None:
+    """Its weights are the same, so that these alone would not show it."""
+    files = ModelFiles(copy, None, compiled())
+    plan, images = plan_of(files, tmp_path)
+    plan, files, _ = choose_engine(plan, files, None)
+    (copy / FILE).write_bytes((copy / FILE).read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match="has changed: expected SHA-256"):
+        BulkWork(Output(Location.parse(str(tmp_path / "scores")), plan), files, images).open()
+
+
+def test_a_machine_without_the_model_fetches_it_from_its_location(artifact: Path, tmp_path: Path) -> None:
+    location = Location.parse(str(tmp_path / "shared"))
+    write_artifact(artifact, location)
+    path = cached_artifact(location, tmp_path / "cache", MAX_FETCHED_BYTES, check=lambda _folder: None)
+    files = ModelFiles(path, None, compiled(), location)
+    shutil.rmtree(path)
+    assert load_files(files).log_det_digest == read_manifest(artifact).log_dets.weights_sha256
+
+    location.child(FILE).write((artifact / FILE).read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match=f"^{location} has another model than when the scoring began$"):
+        load_files(files)
+
+
+QUEUED = BulkPlan(
+    model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=250, images_per_part=100
+)
+KILLED = PartFailed("killed")
+
+
+def queue(callbacks: Callbacks | None = None) -> PartQueue[Member]:
+    return PartQueue(QUEUED, [0, 1, 2], 3, callbacks or Callbacks())
+
+
+def test_processes_that_die_at_random_never_end_a_long_run() -> None:
+    parts = queue()
+    for _ in range(2):
+        for _ in range(2):
+            parts.fail(None, time.monotonic(), KILLED)
+        parts.finish(None)
+    part = parts.take()
+    assert part == 0
+    for _ in range(2):
+        parts.fail(None, time.monotonic(), KILLED)
+    parts.finish(part)
+    for _ in range(2):
+        parts.fail(None, time.monotonic(), KILLED)
+    with pytest.raises(PartFailed, match=r"^loading the model failed 3 times, the last time with: killed$"):
+        parts.fail(None, time.monotonic(), KILLED)
+
+
+def test_processes_that_are_lost_together_count_once() -> None:
+    parts = queue()
+    began = time.monotonic()
+    for _ in range(100):
+        parts.fail(None, began, KILLED)
+    parts.fail(None, time.monotonic(), KILLED)
+    with pytest.raises(PartFailed, match="failed 3 times"):
+        parts.fail(None, time.monotonic(), KILLED)
+
+
+def test_a_part_is_repeated_where_the_cause_may_pass_and_its_last_error_keeps_its_class() -> None:
+    advanced: list[int] = []
+    written: list[int] = []
+    parts = queue(Callbacks(advance=advanced.append, part_written=written.append))
+    for error in (LocationUnavailable("no answer"), KILLED):
+        part = parts.take()
+        assert part == 0
+        parts.advance(part, 64)
+        parts.fail(part, 0.0, error)
+    assert advanced == [64, -64, 64, -64]
+    assert (parts.take(), parts.take(), parts.take(), parts.take()) == (0, 1, 2, None)
+    parts.advance(2, 30)
+    parts.finish(2)
+    assert (parts.left, parts.unfinished) == (0, 2)
+    assert (sum(advanced), written) == (50, [50])
+    with pytest.raises(LocationUnavailable, match=r"^images 0 to 99 failed 3 times, the last time with: no answer$"):
+        parts.fail(0, 0.0, LocationUnavailable("no answer"))
+    with pytest.raises(DatasetNotFound, match=r"^images 100 to 199: deleted$") as raised:
+        parts.fail(1, 0.0, DatasetNotFound("deleted"))
+    assert raised.value.detail == str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageError("unreadable-image", "The image is damaged", "no PNG"),
+        AlphaUnattainable(0.001, 0.01),
+        NoLiveVersion("all are unfit", [("hardly-trained", "too few steps")]),
+        LocationUnavailable("no answer"),
+    ],
+)
+def test_errors_are_pickled_with_all_that_they_say(error: ModelsError) -> None:
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert (vars(copied), str(copied), copied.slug, copied.title) == (
+        vars(error),
+        str(error),
+        error.slug,
+        error.title,
+    )
+
+
+def test_errors_of_a_process_become_ours() -> None:
+    assert isinstance(typed(OSError(28, "No space left on device")), StorageFull)
+    unknown = typed(ValueError("a bug"))
+    assert type(unknown) is PartFailed
+    assert unknown.detail == "ValueError: a bug"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snf_models.datasets import load_dataset
 from snf_models.errors import AlphaUnattainable, ArtifactError, ImageError
 from snf_models.loading.load_flows import load_artifact
-from snf_models.score_rows.map_batches import SCORE_COLUMNS
+from snf_models.score_rows import SCORE_COLUMNS
 from snf_models.scorer import Scorer
 from tests.support.paths import DIGITS
 

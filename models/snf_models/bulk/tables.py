@@ -1,28 +1,31 @@
-"""Result file of a bulk scoring as Parquet, CSV or JSON lines: merging, conversion and reading."""
+"""Tables of scores as Parquet, CSV or JSON lines: writing, joining, conversion and reading."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import IOBase
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 
-from snf_models.bulk.completion import PartsDamaged
-from snf_models.bulk.part_tables import COMPRESSION, FILES, PartSummary, is_damage, labelled, open_table, summary_of
+from snf_models.bulk.plan import FILES
 from snf_models.disk import new_file
 from snf_models.errors import OutputTaken
-from snf_models.score_rows.row import SCHEMA
+from snf_models.score_rows import SCHEMA, Row
 
+COMPRESSION = "zstd"
 GROUP_ROWS = 100_000
 """Rows of a row group, which a reader holds in memory at once."""
-_STAND_IN = "\0"
-"""Character that stands for a carriage return while a CSV file is read."""
 LARGEST_FIELD = 2**20
 """Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
 
@@ -32,6 +35,20 @@ ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 Tables: TypeAlias = Iterable[Any]
 """Arrow tables with the columns of ``SCHEMA``, one after the other."""
 Values: TypeAlias = Mapping[str, Any]
+
+
+class DamagedPart(Exception):
+    """The result file of a part is missing, damaged or from another scoring."""
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    images: int
+    errors: int  # images that could not be scored
+    anomalies: int
+
+    def __add__(self, other: PartSummary) -> PartSummary:
+        return PartSummary(self.images + other.images, self.errors + other.errors, self.anomalies + other.anomalies)
 
 
 @dataclass(frozen=True)
@@ -44,10 +61,80 @@ class TableContent:
     paths: tuple[str, ...]  # in order
 
 
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def labelled(table: pa.Table, metadata: Mapping[str, str]) -> pa.Table:
+    """Fill in the constant columns, such as the model, from ``metadata``."""
+    dataset = metadata.get("snf.dataset")
+    labels: dict[str, Any] = {
+        "model": metadata.get("snf.model"),
+        "calibration": int(metadata["snf.calibration"]) if "snf.calibration" in metadata else None,
+        "alpha": float(metadata["snf.alpha"]) if "snf.alpha" in metadata else None,
+        "dataset": None if dataset == FILES else dataset,
+    }
+    for name, value in labels.items():
+        field = SCHEMA.field(name)
+        column = pa.repeat(pa.scalar(value, field.type), table.num_rows)
+        table = table.set_column(SCHEMA.get_field_index(name), field, column)
+    return table
+
+
+def part_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
+    """Return a Parquet file; equal rows and equal metadata give equal bytes."""
+    buffer = pa.BufferOutputStream()
+    parquet.write_table(table.replace_schema_metadata(metadata), buffer, compression=COMPRESSION)
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def is_damage(error: Exception) -> bool:
+    """Return whether the file is damaged or missing. Errors of the disk have a number, and are no damage."""
+    if isinstance(error, OSError):
+        return error.errno in (None, errno.ENOENT)
+    return not isinstance(error, MemoryError | pa.ArrowCancelled)
+
+
+@contextmanager
+def open_table(file: Path | BinaryIO | IOBase) -> Iterator[parquet.ParquetFile]:
+    """Open a Parquet file by path or file object; raise ``DamagedPart``, also in the block."""
+    # pyarrow itself takes no path that is not valid UTF-8.
+    try:
+        content = pa.OSFile(os.fsencode(file)) if isinstance(file, Path) else nullcontext(file)
+        with content as opened, parquet.ParquetFile(opened) as table:
+            yield table
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        raise DamagedPart(f"is missing or damaged ({error})") from error
+
+
+def read_summary(path: Path) -> PartSummary:
+    summary = PartSummary(0, 0, 0)
+    with open_table(path) as file:
+        for group in range(file.num_row_groups):
+            summary += summary_of(file.read_row_group(group, columns=["is_anomaly", "error"]))
+    return summary
+
+
+def read_warnings(file: Path | BinaryIO) -> list[tuple[str, str]]:
+    """Return ``(image path, warning)`` for each warning."""
+    with open_table(file) as opened:
+        table = opened.read(["path", "warning"])
+    table = table.filter(pc.is_valid(table["warning"]))
+    return list(zip(table["path"].to_pylist(), table["warning"].to_pylist(), strict=True))
+
+
+def summary_of(table: Any) -> PartSummary:
+    errors = table.num_rows - table["error"].null_count
+    return PartSummary(table.num_rows, errors, pc.sum(table["is_anomaly"], min_count=0).as_py())
+
+
 def merge_parts(
     parts: Iterable[Path | BinaryIO], path: Path, metadata: Mapping[str, str], expected: PartSummary | None = None
 ) -> PartSummary:
-    """Join the parts into one file; raise ``PartsDamaged``, or ``OutputTaken`` if the counts are not ``expected``."""
+    """Join the parts into one file; raise ``DamagedPart``, or ``OutputTaken`` if the counts are not ``expected``."""
     summary = PartSummary(0, 0, 0)
 
     def tables() -> Iterator[Any]:
@@ -74,37 +161,22 @@ def read_content(path: Path) -> TableContent | None:
     """Return None if the file cannot be read as scores in the format of its extension."""
     try:
         return READERS[path.suffix](path)
-    except (KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
-        return None
-    except OSError as error:
-        if not is_damage(error):
-            raise
+    except (DamagedPart, KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
         return None
 
 
 def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
     held = SCHEMA.empty_table()
-    for index, part in enumerate(parts):
+    for part in parts:
         with open_table(part) as file:
             for group in range(file.num_row_groups):
-                rows = _read_group(file, group, index, part)
                 # A part that an earlier version wrote lacks the newer columns.
-                held = pa.concat_tables([held, rows], promote_options="default")
+                held = pa.concat_tables([held, file.read_row_group(group)], promote_options="default")
                 while held.num_rows >= GROUP_ROWS:
                     yield held.slice(0, GROUP_ROWS).combine_chunks()
                     held = held.slice(GROUP_ROWS)
     if held.num_rows:
         yield held.combine_chunks()
-
-
-def _read_group(file: parquet.ParquetFile, group: int, index: int, part: Path | BinaryIO) -> Any:
-    try:
-        return file.read_row_group(group)
-    except (pa.ArrowException, OSError) as error:
-        if not is_damage(error):
-            raise
-        name = part.name if isinstance(part, Path) else f"part {index}"
-        raise PartsDamaged({index: f"{name} is damaged ({error})"}) from error
 
 
 def _write_parquet(tables: Tables, file: BinaryIO, metadata: Mapping[str, str]) -> None:
@@ -157,10 +229,7 @@ def _read_parquet(path: Path) -> TableContent:
 def _read_csv(path: Path) -> TableContent:
     csv.field_size_limit(LARGEST_FIELD)
     with path.open(encoding="utf-8", newline="") as file:
-        by_newline = "\r" not in file.readline()
-    with path.open(encoding="utf-8", newline="\n" if by_newline else "") as file:
-        # Where rows end with a newline alone, earlier versions wrote a carriage return in a name without quotes.
-        return _content_of(csv.DictReader(line.replace("\r", _STAND_IN) if by_newline else line for line in file))
+        return _content_of(csv.DictReader(file))
 
 
 def _read_jsonl(path: Path) -> TableContent:
@@ -172,7 +241,7 @@ def _content_of(rows: Iterable[Values]) -> TableContent:
     paths = []
     row: Values = {}
     for row in rows:
-        paths.append(str(row["path"]).replace(_STAND_IN, "\r"))
+        paths.append(str(row["path"]))
     return TableContent(str(row["model"]), int(row["calibration"]), row["dataset"] or None, tuple(paths))
 
 

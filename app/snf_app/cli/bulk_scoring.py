@@ -1,0 +1,296 @@
+"""Bulk scoring by ``snf bulk``, into a folder of parts, and by ``snf score --out``, into one table."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import typer
+
+from snf_app.cli.common import INTERRUPTED, error_messages, fail, print_json, read_settings, registry, stop_on_signals
+from snf_app.cli.judging_model import JudgingModel
+from snf_app.cli.model_locations import is_url, open_at_location
+from snf_app.cli.out_file import ADVICE, check_held
+from snf_app.cli.progress import bytes_bar, duration, images_bar, labelled_bar
+from snf_app.cli.remarks import Remarks, print_notes
+from snf_app.cli.score_tables import preprocessing_note
+from snf_app.cli.tables import print_facts
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.bulk.executors import Callbacks, ExecutorName, ThisProcess, executor
+from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at
+from snf_models.bulk.plan import FILES, BulkPlan
+from snf_models.bulk.sources import DatasetImages, FileImages, index_location
+from snf_models.bulk.tables import PartSummary, read_warnings, table_of
+from snf_models.bulk.work import BulkModel, BulkWork, Images, choose_engine
+from snf_models.datasets import DatasetStore, dataset_names
+from snf_models.datasets.image_source import ImageSource
+from snf_models.disk import make_folder
+from snf_models.errors import DatasetNotFound, ImageError, Interrupted, PlanDiffers
+from snf_models.loading.model_files import ModelFiles
+from snf_models.locations.location import Location
+from snf_models.score_rows import BATCH, Row, batches_of, failed_row, scored_row
+from snf_models.texts import choices
+from snf_runtime.anomaly.conformal import attainable_alpha
+from snf_runtime.images.policy import path_text
+from snf_runtime.judged_counts import USAGE, JudgedCounts
+from snf_worker.process_setup import user_umask
+
+if TYPE_CHECKING:
+    from snf_client import Client
+    from snf_client.resources.scores import ImageResult
+
+Run = Callable[[list[int], Callbacks], None]
+
+
+def score_in_bulk(
+    images: str, out: str, model: str, alpha: float | None, engine: ExecutorName, processes: int, *, force: bool,
+    as_json: bool,
+) -> JudgedCounts:  # fmt: skip
+    """Score images of any source into a folder of Parquet files, and print the counts."""
+    settings = read_settings(writes=True)
+    with error_messages(), _interruptible(), stop_on_signals() as stop:
+        runner = executor(engine, processes, settings.ray_address)
+        judging, chosen = find_model(model)
+        place = Location.parse(out)
+        label, source = find_images(images, place, stop.is_set)
+        opened = source.open(chosen.manifest.preprocessing)
+        plan, files, scorer = choose_engine(chosen.plan(label, opened, alpha), chosen.files, plan_at(place))
+        if runner == ThisProcess():
+            runner = ThisProcess(scorer)
+        _require_suitable(opened, plan.model)
+        make_folder(settings.home / "cache")  # before the umask changes: what is compiled there stays private
+        with user_umask():
+            try:
+                output = open_output(place, plan, force=force)
+            except PlanDiffers as error:
+                raise fail(f"--out: {error.detail}; {ADVICE}", USAGE) from error
+
+            def finish() -> PartSummary:
+                with labelled_bar() as bar:
+                    return output.finish(stop.is_set, partial(bar, "checking the parts"))
+
+            summary, seconds = _score(output, partial(runner.run, BulkWork(output, files, source)), stop.is_set, finish)
+    return _report(summary, seconds, plan.model, output.location.url, judging.warnings, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class TableRequest:
+    """Options of a run of ``snf score --out``."""
+
+    files: list[Path]
+    out: Path
+    model: str
+    alpha: float | None  # false-alarm rate; None for that of the model
+    source: str | None  # source of the images, for a service
+    force: bool  # whether a file with other content is written over
+    as_json: bool  # whether the counts are printed as JSON
+
+
+def score_to_table(request: TableRequest, client: Client | None) -> JudgedCounts:
+    """Write a table of scores of image files, and print the counts; the same command continues an interrupted run."""
+    out, folder = request.out, request.out.absolute().parent / f".{request.out.name}.parts"
+    with _interruptible(), stop_on_signals() as stop:
+        scorer: TableScorer = LocalScorer(request) if client is None else ServiceScorer(request, client)
+        check_held(out, scorer.judging, list(map(path_text, request.files)), force=request.force)
+        stored = plan_at(Location.parse(str(folder)))
+        plan = scorer.plan(stored)
+        if stored not in (None, plan) and any(folder.glob("part-*.parquet")) and not request.force:
+            raise fail(
+                f"--out: an interrupted command left {stored.label} for {out}, and this is another command, or a file "
+                f"has changed; repeat the former one, {ADVICE}",
+                USAGE,
+            )
+        output = open_scratch(folder, plan)
+
+        def finish() -> PartSummary:
+            output.finish()
+            with user_umask():
+                return output.merge(out)
+
+        summary, seconds = _score(output, partial(scorer.run, output), stop.is_set, finish)
+        remarks = Remarks()
+        for file in output.files():
+            for name, text in read_warnings(file):
+                remarks.add(text, name)
+        shutil.rmtree(folder)
+    notes = [*scorer.judging.warnings, *remarks.lines]
+    return _report(summary, seconds, plan.model, str(out), notes, as_json=request.as_json)
+
+
+class TableScorer(Protocol):
+    """Scorer of image files, in this process or by a service."""
+
+    judging: JudgingModel
+
+    def plan(self, stored: BulkPlan | None) -> BulkPlan:
+        """Return the plan, which is the stored one of a run that is continued."""
+        ...
+
+    def run(self, output: Output, missing: list[int], callbacks: Callbacks) -> None: ...
+
+
+class LocalScorer:
+    def __init__(self, request: TableRequest) -> None:
+        self.judging, self._chosen = find_model(request.model)
+        self._images = FileImages(tuple(request.files))
+        self._alpha = request.alpha
+
+    def plan(self, stored: BulkPlan | None) -> BulkPlan:
+        source = self._images.open(self._chosen.manifest.preprocessing)
+        plan = self._chosen.plan(FILES, source, self._alpha)
+        plan, self._files, self._scorer = choose_engine(plan, self._chosen.files, stored)
+        return plan
+
+    def run(self, output: Output, missing: list[int], callbacks: Callbacks) -> None:
+        ThisProcess(self._scorer).run(BulkWork(output, self._files, self._images), missing, callbacks)
+
+
+class ServiceScorer:
+    """Scorer by a service, several requests at a time."""
+
+    def __init__(self, request: TableRequest, client: Client) -> None:
+        self._request, self._client = request, client
+        self._detail = client.models.get(request.model)
+        self.judging = JudgingModel.of_detail(self._detail)
+
+    def plan(self, stored: BulkPlan | None) -> BulkPlan:
+        """Return the plan; exit with code 2 if the model's calibration cannot judge images."""
+        detail, images = self._detail, FileImages(tuple(self._request.files))
+        if detail.calibration.smallest_p is None:
+            raise fail(f"{self.judging.label} cannot judge: {detail.calibration.problem}", USAGE)
+        plan = BulkPlan(
+            model=self.judging.ref,
+            weights_sha256=str(detail.manifest["log_dets"]["weights_sha256"]),
+            kind=detail.kind,
+            calibration=self.judging.calibration,
+            dataset=FILES,
+            source_digest=images.digest,
+            alpha=attainable_alpha(self._request.alpha, detail.calibration.smallest_p),
+            count=len(images.paths),
+            engine=detail.serving and detail.serving.engine,
+            precision=detail.serving and detail.serving.precision,
+        )
+        return plan.resumed(stored)
+
+    def run(self, output: Output, missing: list[int], callbacks: Callbacks) -> None:
+        """Score parts; exit with code 3 if the calibration has changed."""
+        request = self._request
+        for index in missing:
+            paths = request.files[slice(*output.plan.range(index))]
+            rows: list[Row] = []
+            # The rate as it was asked for: the default stays the default where the service compares calibrations.
+            scores = self._client.score_parts(output.plan.model, paths, alpha=request.alpha, source=request.source)
+            with closing(scores) as answers:
+                for answer in answers:
+                    self.judging.check_scores(answer)
+                    rows += map(_row, paths[len(rows) :], answer.results)
+                    callbacks.advance(len(answer.results))
+                    if callbacks.should_stop():
+                        raise Interrupted("asked to stop")
+            output.write(index, table_of(rows))
+
+
+def _row(path: Path, result: ImageResult) -> Row:
+    if result.status != "ok":
+        return failed_row(path_text(path), result.error.type, result.error.detail)
+    note = preprocessing_note(result) or None
+    return scored_row(path_text(path), result.log_likelihood, result.bits_per_dim, result.anomaly, note)
+
+
+def find_model(model: str) -> tuple[JudgingModel, BulkModel]:
+    """Return the model of a reference in this machine's registry or of a folder's URL; raise ``ModelsError``."""
+    options = read_settings().engine_options
+    if is_url(model):
+        path = open_at_location(model)
+        manifest = read_manifest(path)
+        files = ModelFiles(path, None, options, Location(model))
+        return JudgingModel(model, 0), BulkModel(model, 0, files, manifest, manifest.calibration)
+    version = registry().resolve(model)
+    return JudgingModel.of_version(version), BulkModel.of_version(version, options)
+
+
+def find_images(text: str, out: Location, should_stop: Callable[[], bool]) -> tuple[str, Images]:
+    """Return the name or URL of the images, and their reader; ``out`` must not be among them; raise ``Interrupted``."""
+    settings = read_settings()
+    names = dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
+    if text in names:
+        if Path(text).is_dir():
+            raise fail(f"{text} is a dataset and a folder: the folder is ./{text}", USAGE)
+        return text, DatasetImages(text, settings.data_dir, settings.datasets_dir)
+    if not is_url(text) and not Path(text).exists():
+        raise DatasetNotFound(f"expected a path, a URL or a dataset, got {text!r}; {choices(text, names)}")
+    location = Location.parse(text)
+    if f"{out}/".startswith(f"{location}/"):
+        raise fail(f"--out: expected a folder outside of the images at {location}, got {out}", USAGE)
+    with bytes_bar("indexing the images", "indexing the images") as update:
+
+        def progress(done: int, total: int) -> None:
+            if should_stop():
+                raise Interrupted("indexing was stopped")
+            update(done, total)
+
+        return location.url, index_location(location, settings.home / "cache" / "references", progress)
+
+
+def _require_suitable(images: ImageSource, model: str) -> None:
+    """Exit with code 2 if the model takes none of the first images, for their size or colour."""
+    first = [image for _, image in next(batches_of(images.read(0, min(BATCH, images.count))), [])]
+    errors = [image for image in first if isinstance(image, ImageError) and image.slug == "wrong-image-shape"]
+    if errors and len(errors) == len(first):
+        raise fail(f"{model} takes none of the first {len(first)} images: {errors[0].detail}", USAGE)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Exit with code 130 where the work was stopped."""
+    try:
+        yield
+    except Interrupted as error:
+        raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
+
+
+def _score(
+    output: Output, run: Run, should_stop: Callable[[], bool], finish: Callable[[], PartSummary]
+) -> tuple[PartSummary, tuple[int, float]]:
+    """Score all missing parts; return the counts, and the number and seconds of the images that this run scored."""
+    plan, began = output.plan, time.monotonic()
+    notice = partial(typer.echo, err=True)
+    scored = 0
+
+    def score(missing: list[int]) -> None:
+        nonlocal scored
+        images = plan.images_in(missing)
+        with images_bar("scoring", plan.count, done=plan.count - images) as advance:
+            run(missing, Callbacks(should_stop, advance, notice=notice))
+        scored += images
+
+    summary = complete(output, score, finish, notice)
+    return summary, (scored, time.monotonic() - began)
+
+
+def _report(
+    summary: PartSummary, scored: tuple[int, float], model: str, out: str, notes: Iterable[str], *, as_json: bool
+) -> JudgedCounts:
+    images, seconds = scored
+    rate = images / max(seconds, 1e-9)
+    if as_json:
+        counts = {"images": summary.images, "anomalies": summary.anomalies, "errors": summary.errors}
+        numbers = {"seconds": round(seconds, 3), "images_per_second": round(rate, 1)}
+        print_json({"model": model, "out": out, **counts, **numbers})
+    else:
+        facts = {
+            "images": str(summary.images),
+            "anomalies": str(summary.anomalies),
+            "not judged": str(summary.errors),
+            "time": duration(seconds),
+            "images/s": f"{rate:.1f}" if images else "all were scored before",
+        }
+        print_facts(facts, f"{model} -> {out}")
+    print_notes(notes, to_stderr=True)
+    return JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
