@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Literal, Protocol, Self
 
 PIECE_BYTES = 2**18
+Kind = Literal["file", "folder", "other"]
 MAX_EXTENDED = 8 * 2**10
 """Bytes of an extended header. Its path has at most 4 KiB, and old versions of Python need quadratic time."""
 MAX_CONSECUTIVE, MAX_GLOBAL = 8, 16
@@ -35,55 +36,84 @@ class Readable(Protocol):
         ...
 
 
+class PieceStream:
+    """Pieces of bytes as a stream."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = memoryview(b"")
+        self.read_bytes = 0
+
+    def read(self, size: int, /) -> bytes:
+        while not self._piece and (piece := next(self._pieces, None)) is not None:
+            self._piece = memoryview(piece)
+        data, self._piece = self._piece[:size], self._piece[size:]
+        self.read_bytes += len(data)
+        return bytes(data)
+
+
 @dataclass(frozen=True)
 class TarEntry:
     """Member of an archive. Its content must be read before the next member."""
 
     name: str
-    kind: Literal["file", "folder", "other"]
+    kind: Kind
     size: int
     start: int  # of the content in the archive, bytes
-    content: Readable
+    _reader: TarReader
+    _file: IO[bytes] | None
+
+    def read(self, size: int, /) -> bytes:
+        return b"" if self._file is None else self._reader.read_allowed(self._file, size)
 
 
 class TarReader:
     """Iterator over the members of a stream. Raises ``tarfile.TarError`` for damage, ``UnsafeTar`` for an attack."""
 
     def __init__(self, stream: Readable) -> None:
-        self._stream = _Allowance(stream)
+        self._stream = stream
+        self._left = HEADER_BYTES
         self._rest: Readable | None = None
 
     def __iter__(self) -> Iterator[TarEntry]:
-        stream = self._stream
-        stream.left = HEADER_BYTES
-        with _StrictTar.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
+        with _StrictTar.open(fileobj=self, mode="r|", encoding="utf-8", errors="surrogateescape") as archive:  # type: ignore[call-overload]
             while (member := archive.next()) is not None:
                 archive.members.clear()  # else every header is kept
-                stream.left = HEADER_BYTES
+                self._left = HEADER_BYTES
                 if member.size < 0:  # an extended header may give another one than the header
                     raise tarfile.ReadError(f"{member.name[:100]!a} has a negative size")
                 plain = member.isfile() and not member.issparse()
                 file = archive.extractfile(member) if plain else None
-                kind: Literal["file", "folder", "other"] = (
-                    "file" if file is not None else "folder" if member.isdir() else "other"
-                )
-                yield TarEntry(member.name, kind, member.size, member.offset_data, _TarContent(file, stream))
-                stream.left = HEADER_BYTES
+                kind: Kind = "file" if file is not None else "folder" if member.isdir() else "other"
+                yield TarEntry(member.name, kind, member.size, member.offset_data, self, file)
+                self._left = HEADER_BYTES
             self._rest = archive.fileobj
 
     def rest(self) -> Iterator[bytes]:
         """Yield what follows the last member, after the first zero block: only zeros in a regular archive."""
-        while self._rest is not None and (piece := _TarContent(self._rest, self._stream).read(PIECE_BYTES)):
+        while self._rest is not None and (piece := self.read_allowed(self._rest, PIECE_BYTES)):
             yield piece
 
+    def read(self, size: int) -> bytes:
+        """Read for ``tarfile``; raise ``UnsafeTar`` beyond the bytes that the next part of the archive may take."""
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise UnsafeTar(f"more than {HEADER_BYTES} bytes lie between two files")
+        return data
 
+    def read_allowed(self, file: Readable, size: int) -> bytes:
+        self._left = size + HEADER_BYTES
+        return file.read(size)
+
+
+@dataclass(frozen=True)
 class TarPieces:
-    """Iterator over the bytes of an archive of ``size`` bytes, in pieces of at most 256 KiB."""
+    """The bytes of an archive of ``size`` bytes, to iterate over once, in pieces of at most 256 KiB."""
 
-    def __init__(self, size: int, pieces: Iterator[bytes], files: ExitStack) -> None:
-        self.size = size
-        self._pieces = pieces
-        self._files = files
+    size: int
+    _pieces: Iterator[bytes]
+    _files: ExitStack
 
     def __iter__(self) -> TarPieces:
         return self
@@ -98,24 +128,24 @@ class TarPieces:
 
 def write_tar(folder: Path, names: Sequence[str]) -> TarPieces:
     """Return an archive of files, all of which are opened first, so that they may be deleted meanwhile."""
-    files = ExitStack()
-    try:
-        opened = [files.enter_context((folder / name).open("rb")) for name in names]
-        sizes = [(folder / name).stat().st_size for name in names]
-    except OSError:
-        files.close()
-        raise
-    headers = [_header(name, size) for name, size in zip(names, sizes, strict=True)]
-    used = sum(len(header) + size + _padding(size) for header, size in zip(headers, sizes, strict=True))
+    with ExitStack() as stack:
+        opened = [stack.enter_context((folder / name).open("rb")) for name in names]
+        members = [tarfile.TarInfo(name) for name in names]
+        for member in members:
+            member.size = (folder / member.name).stat().st_size
+        files = stack.pop_all()
+    headers = [member.tobuf(tarfile.GNU_FORMAT) for member in members]
+    padding = [bytes(-member.size % tarfile.BLOCKSIZE) for member in members]
+    used = sum(map(len, headers + padding)) + sum(member.size for member in members)
     end = 2 * tarfile.BLOCKSIZE + -(used + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
 
     def pieces() -> Iterator[bytes]:
         with files:
-            for header, size, file in zip(headers, sizes, opened, strict=True):
+            for header, file, zeros in zip(headers, opened, padding, strict=True):
                 yield header
                 while piece := file.read(PIECE_BYTES):
                     yield piece
-                yield bytes(_padding(size))
+                yield zeros
             yield bytes(end)
 
     return TarPieces(used + end, pieces(), files)
@@ -162,40 +192,3 @@ class _StrictTar(tarfile.TarFile):
             raise UnsafeTar(f"more than {MAX_CONSECUTIVE} extended headers follow each other")
         if self._global > MAX_GLOBAL:
             raise UnsafeTar(f"it has more than {MAX_GLOBAL} global headers")
-
-
-class _Allowance:
-    """A stream that refuses to read more than ``left`` bytes, the most that the next part of the archive may take."""
-
-    def __init__(self, stream: Readable) -> None:
-        self._stream = stream
-        self.left = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self.left -= len(data)
-        if self.left < 0:
-            raise UnsafeTar(f"more than {HEADER_BYTES} bytes lie between two files")
-        return data
-
-
-class _TarContent:
-    """The content of a tar member, as a stream that extends the allowance of the archive by each piece."""
-
-    def __init__(self, file: Readable | IO[bytes] | None, stream: _Allowance) -> None:
-        self._file = file
-        self._stream = stream
-
-    def read(self, size: int, /) -> bytes:
-        self._stream.left = size + HEADER_BYTES
-        return b"" if self._file is None else self._file.read(size)
-
-
-def _header(name: str, size: int) -> bytes:
-    member = tarfile.TarInfo(name)
-    member.size = size
-    return member.tobuf(tarfile.GNU_FORMAT)
-
-
-def _padding(size: int) -> int:
-    return -size % tarfile.BLOCKSIZE

@@ -1,156 +1,98 @@
 """Typed errors, each with a slug, a title, a kind and a text. Those of scoring are in ``snf_runtime.errors``."""
 
+# ruff: noqa: PLC0414 - the errors of scoring are also errors of this module
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from snf_models.bijections.errors import (
-    WHITENING_LAYERS,
-    ArchitectureInvalid,
-    DeviceNotFound,
-    RanksUnfit,
-    SettingUnsupported,
-    UninitializedModel,
-)
-from snf_runtime.errors import (
-    AlphaUnattainable,
-    ArtifactError,
-    EngineUnavailable,
-    ErrorKind,
-    HeatMapUnsupported,
-    ImageError,
-    ModelsError,
-    ScoreNotFinite,
-    SizeNotCalibrated,
-    unsupported_image,
-)
-
-__all__ = [
-    "WHITENING_LAYERS",
-    "AlphaUnattainable",
-    "ArchitectureInvalid",
-    "ArtifactError",
-    "DeviceNotFound",
-    "EngineUnavailable",
-    "ErrorKind",
-    "HeatMapUnsupported",
-    "ImageError",
-    "ModelsError",
-    "RanksUnfit",
-    "ScoreNotFinite",
-    "SettingUnsupported",
-    "SizeNotCalibrated",
-    "UninitializedModel",
-    "unsupported_image",
-]
+from snf_models.bijections.errors import WHITENING_LAYERS as WHITENING_LAYERS
+from snf_models.bijections.errors import ArchitectureInvalid as ArchitectureInvalid
+from snf_models.bijections.errors import DeviceNotFound as DeviceNotFound
+from snf_models.bijections.errors import RanksUnfit as RanksUnfit
+from snf_models.bijections.errors import SettingUnsupported as SettingUnsupported
+from snf_models.bijections.errors import UninitializedModel as UninitializedModel
+from snf_runtime.errors import AlphaUnattainable as AlphaUnattainable
+from snf_runtime.errors import ArtifactError as ArtifactError
+from snf_runtime.errors import EngineUnavailable as EngineUnavailable
+from snf_runtime.errors import ErrorKind as ErrorKind
+from snf_runtime.errors import HeatMapUnsupported as HeatMapUnsupported
+from snf_runtime.errors import ImageError as ImageError
+from snf_runtime.errors import ModelsError as ModelsError
+from snf_runtime.errors import ScoreNotFinite as ScoreNotFinite
+from snf_runtime.errors import SizeNotCalibrated as SizeNotCalibrated
+from snf_runtime.errors import unsupported_image as unsupported_image
 
 
-class ModelNotFound(ModelsError):
+class ModelNotFound(ModelsError, slug="model-not-found", title="No such model", kind=ErrorKind.NOT_FOUND):
     """No such model, version or alias, or a malformed reference."""
 
-    slug = "model-not-found"
-    title = "No such model"
-    kind = ErrorKind.NOT_FOUND
 
-
-class NoLiveVersion(ModelsError):
+class NoLiveVersion(
+    ModelsError, slug="no-live-version", title="The model has no live version", kind=ErrorKind.CONFLICT
+):
     """A model without the alias ``live``, as all versions are ``unfit``, by code and sentence."""
-
-    slug = "no-live-version"
-    title = "The model has no live version"
-    kind = ErrorKind.CONFLICT
 
     def __init__(self, detail: str, unfit: Sequence[tuple[str, str]]) -> None:
         super().__init__(detail)
         self.unfit = tuple(unfit)
 
 
-class AliasRequired(ModelsError):
+class AliasRequired(ModelsError, slug="alias-required", title="The alias cannot be removed", kind=ErrorKind.CONFLICT):
     """The alias ``live`` of a fit version can only be moved."""
 
-    slug = "alias-required"
-    title = "The alias cannot be removed"
-    kind = ErrorKind.CONFLICT
 
-
-class VersionInUse(ModelsError):
+class VersionInUse(ModelsError, slug="version-in-use", title="The version is in use", kind=ErrorKind.CONFLICT):
     """Raised for an attempt to remove a model version while an alias such as ``live`` points at it."""
 
-    slug = "version-in-use"
-    title = "The version is in use"
-    kind = ErrorKind.CONFLICT
 
-
-class ModelReadOnly(ModelsError):
+class ModelReadOnly(ModelsError, slug="model-read-only", title="The model cannot be changed", kind=ErrorKind.CONFLICT):
     """A model that ships with the product cannot be removed."""
 
-    slug = "model-read-only"
-    title = "The model cannot be changed"
-    kind = ErrorKind.CONFLICT
+
+class CalibrationNotFound(
+    ModelsError, slug="calibration-not-found", title="No such calibration", kind=ErrorKind.NOT_FOUND
+):
+    pass
 
 
-class CalibrationNotFound(ModelsError):
-    slug = "calibration-not-found"
-    title = "No such calibration"
-    kind = ErrorKind.NOT_FOUND
+class LimitNotFound(ModelsError, slug="limit-not-found", title="No such detection limit", kind=ErrorKind.NOT_FOUND):
+    pass
 
 
-class LimitNotFound(ModelsError):
-    slug = "limit-not-found"
-    title = "No such detection limit"
-    kind = ErrorKind.NOT_FOUND
-
-
-class InvalidName(ModelsError):
+class InvalidName(ModelsError, slug="invalid-name", title="The name is not valid", kind=ErrorKind.INVALID):
     """A name of a model, alias or dataset breaks :data:`snf_models.naming.NAME_RULE`."""
 
-    slug = "invalid-name"
-    title = "The name is not valid"
-    kind = ErrorKind.INVALID
 
-
-class ArtifactRefused(ModelsError):
+class ArtifactRefused(
+    ModelsError, slug="model-refused", title="The upload is no model that can be served", kind=ErrorKind.INVALID
+):
     """An upload is no model, or one that this service cannot load."""
 
-    slug = "model-refused"
-    title = "The upload is no model that can be served"
-    kind = ErrorKind.INVALID
 
-
-class FileNotInArtifact(ModelsError):
-    slug = "file-not-in-model"
-    title = "The model has no such file"
-    kind = ErrorKind.NOT_FOUND
+class FileNotInArtifact(
+    ModelsError, slug="file-not-in-model", title="The model has no such file", kind=ErrorKind.NOT_FOUND
+):
+    pass
 
 
 class RayUnavailable(EngineUnavailable):
     """A Ray cluster cannot be reached, has no room or fails; a later attempt may succeed."""
 
 
-class DatasetNotFound(ModelsError):
-    slug = "dataset-not-found"
-    title = "No such dataset"
-    kind = ErrorKind.NOT_FOUND
+class DatasetNotFound(ModelsError, slug="dataset-not-found", title="No such dataset", kind=ErrorKind.NOT_FOUND):
+    pass
 
 
-class PresetNotFound(ModelsError):
-    slug = "preset-not-found"
-    title = "No such preset"
-    kind = ErrorKind.INVALID
+class PresetNotFound(ModelsError, slug="preset-not-found", title="No such preset", kind=ErrorKind.INVALID):
+    pass
 
 
-class DatasetUnfit(ModelsError):
+class DatasetUnfit(ModelsError, slug="dataset-unfit", title="The dataset does not fit", kind=ErrorKind.INVALID):
     """A model or preset cannot use a dataset, for example because of its image size."""
 
-    slug = "dataset-unfit"
-    title = "The dataset does not fit"
-    kind = ErrorKind.INVALID
 
-
-class DatasetRefused(ModelsError):
+class DatasetRefused(ModelsError, kind=ErrorKind.INVALID):
     """Files cannot become a dataset, for a reason ``slug`` such as ``unsafe-archive``."""
-
-    kind = ErrorKind.INVALID
 
     def __init__(self, slug: str, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -158,146 +100,103 @@ class DatasetRefused(ModelsError):
         self.title = title
 
 
-class DatasetTaken(ModelsError):
-    slug = "dataset-taken"
-    title = "The dataset's name is taken"
-    kind = ErrorKind.CONFLICT
+class DatasetTaken(ModelsError, slug="dataset-taken", title="The dataset's name is taken", kind=ErrorKind.CONFLICT):
+    pass
 
 
-class StorageFull(ModelsError):
+class StorageFull(ModelsError, slug="storage-full", title="There is no room on the disk", kind=ErrorKind.NO_SPACE):
     """There is no room on the disk, or in a quota."""
-
-    slug = "storage-full"
-    title = "There is no room on the disk"
-    kind = ErrorKind.NO_SPACE
 
 
 class QuotaFull(StorageFull):
     """Datasets need more bytes than their quota; the disk may have room."""
 
 
-class StorageReadOnly(ModelsError):
+class StorageReadOnly(
+    ModelsError, slug="storage-read-only", title="The disk cannot be written", kind=ErrorKind.NO_SPACE
+):
     """The disk is read-only, or write permission is missing."""
 
-    slug = "storage-read-only"
-    title = "The disk cannot be written"
-    kind = ErrorKind.NO_SPACE
 
-
-class FolderTaken(ModelsError):
+class FolderTaken(
+    ModelsError, slug="folder-taken", title="The folder belongs to another training run", kind=ErrorKind.CONFLICT
+):
     """The folder holds another training run, or the damaged record of one."""
 
-    slug = "folder-taken"
-    title = "The folder belongs to another training run"
-    kind = ErrorKind.CONFLICT
 
-
-class TrainingDiverged(ModelsError):
+class TrainingDiverged(ModelsError, slug="training-diverged", title="Training diverged"):
     """Infinite or NaN values, or a likelihood that stays far below its first value."""
 
-    slug = "training-diverged"
-    title = "Training diverged"
+
+class DamagedCheckpoints(ModelsError, slug="damaged-checkpoints", title="The checkpoints are damaged"):
+    pass
 
 
-class DamagedCheckpoints(ModelsError):
-    slug = "damaged-checkpoints"
-    title = "The checkpoints are damaged"
-
-
-class SingularLayer(ModelsError):
+class SingularLayer(ModelsError, slug="singular-layer", title="A layer of the flow has no inverse"):
     """A layer has no inverse in float64; the detail names it."""
 
-    slug = "singular-layer"
-    title = "A layer of the flow has no inverse"
 
-
-class NoLearnedInverse(ModelsError):
+class NoLearnedInverse(
+    ModelsError, slug="no-learned-inverse", title="The model has no learned inverse", kind=ErrorKind.INVALID
+):
     """Sampling asks for the learned inverse of a flow that has none."""
 
-    slug = "no-learned-inverse"
-    title = "The model has no learned inverse"
-    kind = ErrorKind.INVALID
 
-
-class PlanDiffers(ModelsError):
+class PlanDiffers(
+    ModelsError,
+    slug="plan-differs",
+    title="The scores are of another model or of other images",
+    kind=ErrorKind.CONFLICT,
+):
     """A process continues a bulk scoring with another model or other images."""
 
-    slug = "plan-differs"
-    title = "The scores are of another model or of other images"
-    kind = ErrorKind.CONFLICT
 
-
-class OutputTaken(ModelsError):
+class OutputTaken(ModelsError, slug="output-taken", title="The output holds other files", kind=ErrorKind.CONFLICT):
     """The output of a bulk scoring holds other files."""
 
-    slug = "output-taken"
-    title = "The output holds other files"
-    kind = ErrorKind.CONFLICT
 
-
-class PartFailed(ModelsError):
+class PartFailed(ModelsError, slug="part-failed", title="A part of the images cannot be scored"):
     """A part of a bulk scoring failed again and again."""
 
-    slug = "part-failed"
-    title = "A part of the images cannot be scored"
 
-
-class SamplesUnsupported(ModelsError):
+class SamplesUnsupported(
+    ModelsError, slug="samples-unsupported", title="This model has no samples", kind=ErrorKind.INVALID
+):
     """Features cannot be inverted to images."""
 
-    slug = "samples-unsupported"
-    title = "This model has no samples"
-    kind = ErrorKind.INVALID
 
-
-class BackboneMissing(ModelsError):
+class BackboneMissing(ModelsError, slug="backbone-missing", title="The backbone is not here", kind=ErrorKind.INVALID):
     """The backbone of a model is not installed here."""
 
-    slug = "backbone-missing"
-    title = "The backbone is not here"
-    kind = ErrorKind.INVALID
 
-
-class BackboneUnfit(ModelsError):
+class BackboneUnfit(ModelsError, slug="backbone-unfit", title="The backbone cannot be used", kind=ErrorKind.INVALID):
     """The files of a backbone are damaged or do not match its description."""
 
-    slug = "backbone-unfit"
-    title = "The backbone cannot be used"
-    kind = ErrorKind.INVALID
 
-
-class LocationRefused(ModelsError):
+class LocationRefused(
+    ModelsError, slug="location-refused", title="The location cannot be used", kind=ErrorKind.INVALID
+):
     """A location is malformed, forbidden or of a scheme that is not supported, or its settings are wrong."""
-
-    slug = "location-refused"
-    title = "The location cannot be used"
-    kind = ErrorKind.INVALID
 
 
 class FileUnreadable(LocationRefused):
     """A single file cannot be read; others may be readable."""
 
 
-class LocationNotFound(ModelsError):
-    slug = "location-not-found"
-    title = "There is nothing at the location"
-    kind = ErrorKind.INVALID
+class LocationNotFound(
+    ModelsError, slug="location-not-found", title="There is nothing at the location", kind=ErrorKind.INVALID
+):
+    pass
 
 
-class LocationUnavailable(ModelsError):
+class LocationUnavailable(
+    ModelsError, slug="location-unavailable", title="The location cannot be reached", kind=ErrorKind.UNAVAILABLE
+):
     """The server or disk fails or does not answer."""
 
-    slug = "location-unavailable"
-    title = "The location cannot be reached"
-    kind = ErrorKind.UNAVAILABLE
 
-
-class FileChanged(ModelsError):
+class FileChanged(ModelsError, slug="file-changed", title="The file has changed", kind=ErrorKind.CONFLICT):
     """The expected version of a file can no longer be read."""
-
-    slug = "file-changed"
-    title = "The file has changed"
-    kind = ErrorKind.CONFLICT
 
 
 class Interrupted(Exception):

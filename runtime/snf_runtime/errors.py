@@ -32,6 +32,10 @@ class ModelsError(Exception):
     title = "The request cannot be served"
     kind = ErrorKind.FAILED
 
+    def __init_subclass__(cls, *, slug: str = "", title: str = "", kind: ErrorKind | None = None) -> None:
+        super().__init_subclass__()
+        cls.slug, cls.title, cls.kind = slug or cls.slug, title or cls.title, kind or cls.kind
+
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -41,11 +45,8 @@ class ModelsError(Exception):
         return _new_error, (type(self), self.args), self.__dict__
 
 
-class ImageError(ModelsError):
+class ImageError(ModelsError, title="The image cannot be scored", kind=ErrorKind.INVALID):
     """Raised for an image that cannot be decoded or scored; the slug gives the reason, such as ``file-too-large``."""
-
-    title = "The image cannot be scored"
-    kind = ErrorKind.INVALID
 
     def __init__(self, slug: str, title: str, detail: str) -> None:
         super().__init__(detail)
@@ -58,57 +59,52 @@ def unsupported_image(detail: str) -> ImageError:
     return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
 
 
-class ArtifactError(ModelsError):
+class ArtifactError(ModelsError, slug="damaged-artifact", title="The model's files are damaged"):
     """Raised if files of a stored model are missing, damaged or do not fit each other."""
 
-    slug = "damaged-artifact"
-    title = "The model's files are damaged"
 
-
-class EngineUnavailable(ModelsError):
+class EngineUnavailable(ModelsError, slug="engine-unavailable", title="The engine cannot run here"):
     """Raised for a scoring engine, such as OpenVINO, that cannot run on this machine or cannot run this model."""
 
-    slug = "engine-unavailable"
-    title = "The engine cannot run here"
 
-
-class AlphaUnattainable(ModelsError):
+class AlphaUnattainable(
+    ModelsError,
+    slug="alpha-unattainable",
+    title="The false-alarm rate is too small for this model's calibration set",
+    kind=ErrorKind.INVALID,
+):
     """Raised for a false-alarm rate below 1 / (n + 1), the smallest p-value of n calibration images."""
-
-    slug = "alpha-unattainable"
-    title = "The false-alarm rate is too small for this model's calibration set"
-    kind = ErrorKind.INVALID
 
     def __init__(self, alpha: float, smallest: float) -> None:
         super().__init__(unattainable(alpha, round(1 / smallest) - 1))
         self.smallest = smallest
 
 
-class HeatMapUnsupported(ModelsError):
+class HeatMapUnsupported(
+    ModelsError, slug="explain-unsupported", title="This model has no heat map", kind=ErrorKind.INVALID
+):
     """Raised if a heat map is asked of a flow that mixes all pixels, which have no log-likelihood of their own."""
 
-    slug = "explain-unsupported"
-    title = "This model has no heat map"
-    kind = ErrorKind.INVALID
 
-
-class ScoreNotFinite(ImageError):
+class ScoreNotFinite(
+    ImageError,
+    slug="score-not-finite",
+    title="The image has no finite likelihood under this model",
+    kind=ErrorKind.INVALID,
+):
     """Error, returned in place of a result, of an image on which the arithmetic of the flow overflowed."""
-
-    slug = "score-not-finite"
-    title = "The image has no finite likelihood under this model"
-    kind = ErrorKind.INVALID
 
     def __init__(self, detail: str) -> None:
         super().__init__(self.slug, self.title, detail)
 
 
-class SizeNotCalibrated(ImageError):
+class SizeNotCalibrated(
+    ImageError,
+    slug="size-not-calibrated",
+    title="The model has no calibration for images of this size",
+    kind=ErrorKind.INVALID,
+):
     """Error, returned in place of a verdict, of an image with fewer or more tiles than the calibration images."""
-
-    slug = "size-not-calibrated"
-    title = "The model has no calibration for images of this size"
-    kind = ErrorKind.INVALID
 
     def __init__(self, detail: str) -> None:
         super().__init__(self.slug, self.title, detail)

@@ -176,7 +176,7 @@ def test_a_damaged_one_does_not_take_over(client: httpx.Client, home: Path) -> N
     until(lambda: client.get(MODEL).json()["state"] == "failed", 30)
     model = client.get(MODEL).json()
     assert (model["calibration"]["number"], model["calibration"]["dataset"]) == (50, None)
-    assert "calibrations/1/50/calibration.json is not a valid record" in model["calibration"]["problem"]
+    assert "calibrations/1/50/calibration.json is not a valid calibration" in model["calibration"]["problem"]
     assert "calibration.json" in model["reason"]
     assert score(client).json()["calibration"] == active
     assert client.put(f"{PATH}/active", json={"calibration": 50}).json()["type"] == "damaged-artifact"

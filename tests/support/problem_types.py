@@ -60,7 +60,7 @@ def _of_class(node: ast.ClassDef) -> Iterator[ProblemType]:
         if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Name)
-    }
+    } | {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg is not None}
     slug, title = _constant(values.get("slug")), _constant(values.get("title"))
     if isinstance(slug, str) and isinstance(title, str):
         kind = values.get("kind")

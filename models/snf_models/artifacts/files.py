@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from snf_models.archives import PIECE_BYTES, TarEntry, TarPieces, TarReader, UnsafeTar, write_tar
+from snf_models.archives import PIECE_BYTES, PieceStream, TarEntry, TarPieces, TarReader, UnsafeTar, write_tar
 from snf_models.artifacts.manifest import FILE, file_label, read_manifest
 from snf_models.disk import new_folder, remove_folder, remove_leftovers, require_room, sha256_file
 from snf_models.errors import ArtifactError, ArtifactRefused, FileNotInArtifact
@@ -76,7 +76,7 @@ def pack(folder: Path) -> TarPieces:
 def unpack(pieces: Iterable[bytes], folder: Path) -> None:
     """Extract an upload with each file of a model once; raise ``ArtifactRefused``. The contents are not checked."""
     missing = dict.fromkeys(NAMES)
-    reader = TarReader(_PieceStream(iter(pieces)))
+    reader = TarReader(PieceStream(iter(pieces)))
     try:
         for entry in reader:
             if entry.kind == "folder" and entry.name == ".":
@@ -84,7 +84,7 @@ def unpack(pieces: Iterable[bytes], folder: Path) -> None:
             name = _checked_name(entry, missing)
             del missing[name]
             with (folder / name).open("xb") as file:
-                while piece := entry.content.read(PIECE_BYTES):
+                while piece := entry.read(PIECE_BYTES):
                     file.write(piece)
         for piece in reader.rest():
             _refuse(piece.count(0) < len(piece), "bytes follow the end of the archive")
@@ -110,18 +110,6 @@ def _checked_name(entry: TarEntry, missing: dict[str, None]) -> str:
 def _refuse(wrong: bool, detail: str) -> None:
     if wrong:
         raise ArtifactRefused(detail)
-
-
-class _PieceStream:
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._piece = memoryview(b"")
-
-    def read(self, size: int, /) -> bytes:
-        while not self._piece and (piece := next(self._pieces, None)) is not None:
-            self._piece = memoryview(piece)
-        taken, self._piece = self._piece[:size], self._piece[size:]
-        return bytes(taken)
 
 
 LEFTOVER_SECONDS = 24 * 3600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -114,6 +114,7 @@ def in_words(failed: Iterable[FitnessCheck]) -> str:
 
 FILE = "manifest.json"
 Precision = kinds.Precision
+Document = TypeVar("Document", bound=BaseModel)
 
 
 class _ManifestPart(BaseModel):
@@ -276,16 +277,19 @@ class Manifest(_ManifestPart):
 
 def read_manifest(folder: Path) -> Manifest:
     """Read a manifest; raise ``ArtifactError``, which names the file."""
-    path = folder / FILE
-    label = file_label(path)
+    return read_json(folder / FILE, Manifest, "manifest")
+
+
+def read_json(path: Path, schema: type[Document], noun: str) -> Document:
+    """Read a JSON file of a stored model; raise ``ArtifactError``, which names it as no valid ``noun``."""
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return schema.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(f"{label} cannot be read: {error.strerror}") from error
+        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = "/".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{label} is not a valid manifest: {where}: {first['msg']}") from error
+        where = "/".join(map(str, first["loc"]))
+        raise ArtifactError(f"{file_label(path)} is not a valid {noun}: {where}: {first['msg']}") from error
 
 
 def file_label(path: Path) -> str:

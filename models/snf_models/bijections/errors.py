@@ -7,12 +7,10 @@ from snf_runtime.errors import ErrorKind, ModelsError
 WHITENING_LAYERS = "an exact or self-normalizing 1x1 convolution"
 
 
-class ArchitectureInvalid(ModelsError):
+class ArchitectureInvalid(
+    ModelsError, slug="architecture-invalid", title="The architecture is not valid", kind=ErrorKind.INVALID
+):
     """No flow can be built from the description of an architecture."""
-
-    slug = "architecture-invalid"
-    title = "The architecture is not valid"
-    kind = ErrorKind.INVALID
 
 
 class SettingUnsupported(ArchitectureInvalid):
@@ -23,24 +21,13 @@ class SettingUnsupported(ArchitectureInvalid):
         self.setting = setting
 
 
-class DeviceNotFound(ModelsError):
+class DeviceNotFound(ModelsError, slug="device-not-found", title="The device is not there", kind=ErrorKind.INVALID):
     """A device other than ``cpu``, ``cuda`` and ``cuda:N``, or one that this machine does not have."""
 
-    slug = "device-not-found"
-    title = "The device is not there"
-    kind = ErrorKind.INVALID
 
-
-class RanksUnfit(ModelsError):
+class RanksUnfit(ModelsError, slug="ranks-unfit", title="The processes cannot train together", kind=ErrorKind.INVALID):
     """Processes cannot train together: too few images in a batch, different starts, or an unsuitable device."""
 
-    slug = "ranks-unfit"
-    title = "The processes cannot train together"
-    kind = ErrorKind.INVALID
 
-
-class UninitializedModel(ModelsError):
+class UninitializedModel(ModelsError, slug="uninitialized-model", title="The model has no weights yet"):
     """The normalisation layers have not got their values from a first batch or a file."""
-
-    slug = "uninitialized-model"
-    title = "The model has no weights yet"

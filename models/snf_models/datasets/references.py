@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snf_client.schemas.datasets import FileKind, ReferenceRecord
-from snf_models.archives import Readable, TarReader
+from snf_models.archives import PieceStream, TarReader
 from snf_models.datasets.dataset import Progress, no_progress
 from snf_models.datasets.parquet import failed_rows, group_rows, open_parquet, read_groups, sound_parquet
 from snf_models.datasets.reference_index import (
@@ -303,11 +303,12 @@ class _Builder:
         """Index the images of an archive, of a damaged one those before the damage."""
         images = 0
         file = self._folder.child(entry.name)
-        with _Stream(file, entry) as stream:
+        with closing(prefetch(_windows(file, entry), 2)) as pieces:
+            stream = PieceStream(pieces)
             try:
                 with archive_errors(entry.name):
                     for member in TarReader(stream):
-                        while member.content.read(CHUNK):
+                        while member.read(CHUNK):
                             progress(min(stream.read_bytes, entry.size))
                         if member.kind == "folder" and is_top(member.name):
                             continue
@@ -356,28 +357,6 @@ class _Builder:
                 self._index.execute("INSERT INTO groups VALUES (?, ?, ?)", (self._images + images, rows, number))
             images += rows
         return images
-
-
-class _Stream(Readable):
-    """A file as a stream of large pieces, of which the next is fetched ahead."""
-
-    def __init__(self, file: Location, entry: FileEntry) -> None:
-        self._pieces = prefetch(_windows(file, entry), 2)
-        self._piece = memoryview(b"")
-        self.read_bytes = 0
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._pieces.close()
-
-    def read(self, size: int, /) -> bytes:
-        if not self._piece:
-            self._piece = memoryview(next(self._pieces, b""))
-        data, self._piece = self._piece[:size], self._piece[size:]
-        self.read_bytes += len(data)
-        return bytes(data)
 
 
 def _windows(file: Location, entry: FileEntry) -> Generator[bytes]:

@@ -292,7 +292,7 @@ def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iter
             if name in names:
                 raise refused("malformed-archive", f"{filename}: {name} is there twice")
             names.add(name)
-            item = read_member(within + name, entry.content, meter)
+            item = read_member(within + name, entry, meter)
             yield Ignored(within + name) if is_no_image(name) else item
             meter.done = start + file.tell()
 

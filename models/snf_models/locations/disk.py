@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from snf_models.disk import new_file, storage_error, sync_folder, write_if_absent
 from snf_models.errors import (
@@ -30,28 +30,6 @@ class FileEntry(NamedTuple):
     size: int
     version: str  # ETag, or time of change and size: differs where the content may differ
     problem: str | None = None  # why it cannot be read, such as a link that leads nowhere
-
-
-class LocatedFile(Protocol):
-    def read(self, span: tuple[int, int] | None, version: str | None) -> bytes:
-        """Return the bytes of ``span``, ``(start, stop)``, or all; raise ``FileChanged`` for another version."""
-        ...
-
-    def entry(self, version: str | None) -> FileEntry: ...
-
-    def stat(self) -> FileEntry | None: ...
-
-    def write(self, data: bytes | Path) -> None: ...
-
-    def write_new(self, data: bytes) -> bool:
-        """Write the file unless it exists; return whether it was written."""
-        ...
-
-    def delete(self) -> None: ...
-
-    def files(self) -> Iterator[FileEntry]:
-        """Yield all files below this folder, in the order of the UTF-8 bytes of their names."""
-        ...
 
 
 LASTING = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)
@@ -86,12 +64,6 @@ class DiskFile:
             status = os.stat(self.path)  # noqa: PTH116
         self._check(status, version)
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
-
-    def stat(self) -> FileEntry | None:
-        try:
-            return self.entry(None)
-        except LocationNotFound:
-            return None
 
     def write(self, data: bytes | Path) -> None:
         """Write the file under another name, sync it and rename it."""

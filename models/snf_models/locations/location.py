@@ -8,15 +8,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote_from_bytes, unquote
 
-from snf_models.errors import LocationRefused
-from snf_models.locations.disk import DiskFile, FileEntry, LocatedFile
+from snf_models.errors import LocationNotFound, LocationRefused
+from snf_models.locations.disk import DiskFile, FileEntry
 from snf_models.locations.object_store import StoreFile
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 
 class RangeFile(io.RawIOBase):
@@ -51,15 +47,6 @@ class RangeFile(io.RawIOBase):
         data = self._read(self._position, stop)
         self._position = stop
         return data
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        with memoryview(buffer) as view, view.cast("B") as target:
-            data = self.read(len(target))
-            target[: len(data)] = data
-        return len(data)
 
 
 SCHEMES = ("s3", "gs", "az", "file")
@@ -112,9 +99,8 @@ class Location:
     @property
     def parent(self) -> Location:
         folder = self.path.rpartition("/")[0]
-        return Location(
-            _file_url(folder or "/") if self.scheme == "file" else f"{self.scheme}://{self.bucket}/{folder}"
-        )
+        is_local = self.scheme == "file"
+        return Location(_file_url(folder or "/") if is_local else f"{self.scheme}://{self.bucket}/{folder}")
 
     @property
     def local_path(self) -> Path | None:
@@ -143,7 +129,10 @@ class Location:
 
     def stat(self) -> FileEntry | None:
         """Return None if there is no file of exactly this name."""
-        return self._stored.stat()
+        try:
+            return self._stored.entry(None)
+        except LocationNotFound:
+            return None
 
     def exists(self) -> bool:
         """Return whether there is a file of exactly this name; a folder does not count."""
@@ -165,13 +154,11 @@ class Location:
         return self._stored.files()
 
     @property
-    def _stored(self) -> LocatedFile:
+    def _stored(self) -> DiskFile | StoreFile:
         scheme, bucket, path = _parts(self.url)
-        return (
-            DiskFile(self.url, path, self._root)
-            if scheme == "file"
-            else StoreFile(self.url, f"{scheme}://{bucket}", path)
-        )
+        if scheme == "file":
+            return DiskFile(self.url, path, self._root)
+        return StoreFile(self.url, f"{scheme}://{bucket}", path)
 
     def __str__(self) -> str:
         return self.url

@@ -155,19 +155,13 @@ class StoreFile:
         return data
 
     def entry(self, version: str | None) -> FileEntry:
+        if not self.key:
+            raise LocationNotFound(f"expected a file at {self.url}, got a bucket")
         meta = self._try(lambda: self._store.head(self.key))
         entry = FileEntry(self.key.rpartition("/")[2], meta["size"], _version(meta))
         if version is not None and entry.version != version:
             raise FileChanged(f"{self.url} is not the file that it was: expected version {version}")
         return entry
-
-    def stat(self) -> FileEntry | None:
-        if not self.key:
-            return None
-        try:
-            return self.entry(None)
-        except LocationNotFound:
-            return None
 
     def write(self, data: bytes | Path) -> None:
         """Write an object; a large one is sent in parts and appears after the last."""
@@ -208,9 +202,10 @@ class StoreFile:
             yield from self._unless_marker(empty)
 
     def _unless_marker(self, entry: FileEntry) -> Iterator[FileEntry]:
-        stored = StoreFile(f"{self.url}/{entry.name}", self.root, self._prefix + entry.name).stat()
-        if stored is not None and (stored.size, stored.version) == (entry.size, entry.version):
-            yield entry
+        with suppress(LocationNotFound):
+            stored = StoreFile(f"{self.url}/{entry.name}", self.root, self._prefix + entry.name).entry(None)
+            if (stored.size, stored.version) == (entry.size, entry.version):
+                yield entry
 
     def _listed(self) -> Iterator[FileEntry]:
         last: str | None = None

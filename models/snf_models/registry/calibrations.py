@@ -1,4 +1,4 @@
-"""Numbered calibrations of a model version, one of which is active. Free of torch."""
+"""Numbered calibrations of a model version, one of which is active, and its detection limits. Free of torch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from snf_client.schemas.limits import LimitRecord
 from snf_models.artifacts.files import read_arrays
-from snf_models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label
+from snf_models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label, read_json
 from snf_models.disk import locked, new_folder, remove_leftovers, sha256_file, write_atomically
-from snf_models.errors import ArtifactError, CalibrationNotFound
+from snf_models.errors import ArtifactError, CalibrationNotFound, LimitNotFound, ModelsError
 from snf_models.naming import is_version
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
@@ -67,6 +69,7 @@ NOT_ASKED = "it was made without becoming active"
 """Why a calibration is not in use whose job was told not to activate it."""
 OWN = 0
 """The number of the calibration in the artifact itself."""
+Record = TypeVar("Record", CalibrationRecord, LimitRecord)
 
 
 class ActiveCalibration(BaseModel):
@@ -78,19 +81,61 @@ class ActiveCalibration(BaseModel):
     newest: int = Field(OWN, ge=0)
 
 
-class CalibrationStore:
-    """Calibrations in folders ``<version>/<number>/`` that never change. Writers hold the lock of the model's name."""
+class NumberedStore(Generic[Record]):
+    """Records in folders ``<version>/<number>/`` that never change. Writers hold the lock of the model's name."""
 
-    def __init__(self, root: Path, name: str, version: int, weights: Callable[[], str] | None = None) -> None:
-        self._weights = weights
-        self.folder = root / name / FOLDER / str(version)
+    FOLDER: ClassVar[str]
+    FILE: ClassVar[str]
+    SCHEMA: type[Record]
+    NOUN: ClassVar[str]
+    MISSING: ClassVar[type[ModelsError]]
+
+    def __init__(self, root: Path, name: str, version: int) -> None:
+        self.folder = root / name / self.FOLDER / str(version)
         self._label = f"{name}:{version}"
         self._of_name = root / name
 
+    def stored(self) -> list[int]:
+        """Return the numbers of the folders, rising."""
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
+
+    def numbers(self) -> list[int]:
+        return self.stored()
+
+    def record(self, number: int) -> Record:
+        """Read a record; raise the error of a missing one, and ``ArtifactError`` for a damaged file."""
+        if number not in self.stored():
+            there = ", ".join(map(str, self.numbers())) or "none"
+            raise self.MISSING(f"{self._label} has no {self.NOUN} {number}; it has: {there}")
+        return read_json(self.folder / str(number) / self.FILE, self.SCHEMA, self.NOUN)
+
+    def readable(self) -> dict[int, Record]:
+        """Return undamaged records by number; log the others, which must not hide them."""
+        records = {}
+        for number in self.stored():
+            try:
+                records[number] = self.record(number)
+            except (ArtifactError, self.MISSING) as problem:
+                log.warning("skipping %s %d of %s: %s", self.NOUN, number, self._label, problem.detail)
+        return records
+
+    def of_job(self, job: str) -> int | None:
+        return next((number for number, record in self.readable().items() if record.job == job), None)
+
+
+class CalibrationStore(NumberedStore[CalibrationRecord]):
+    """Calibrations of a version, where 0 is the artifact's own."""
+
+    FOLDER, FILE, SCHEMA, NOUN, MISSING = FOLDER, RECORD, CalibrationRecord, "calibration", CalibrationNotFound
+
+    def __init__(self, root: Path, name: str, version: int, weights: Callable[[], str] | None = None) -> None:
+        super().__init__(root, name, version)
+        self._weights = weights
+
     def numbers(self) -> list[int]:
         """Return all numbers, rising, with 0 for the artifact's own calibration."""
-        folders = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted({OWN} | {int(path.name) for path in folders if is_version(path.name) and path.is_dir()})
+        return [OWN, *self.stored()]
 
     def active(self) -> int:
         """Return the active number, 0 if that is of other weights or deleted; raise ``ArtifactError``."""
@@ -120,22 +165,6 @@ class CalibrationStore:
     def path(self, number: int) -> Path | None:
         """Return a folder, which may not exist; None for number 0."""
         return None if number == OWN else self.folder / str(number)
-
-    def record(self, number: int) -> CalibrationRecord:
-        """Return the record of a calibration from 1 on; raise ``CalibrationNotFound``, ``ArtifactError``."""
-        if number not in self.numbers()[1:]:
-            raise self._unknown(number)
-        return read_record(self.folder / str(number))
-
-    def of_job(self, job: str) -> int | None:
-        for number in reversed(self.numbers()[1:]):
-            try:
-                if self.record(number).job == job:
-                    return number
-            except (ArtifactError, CalibrationNotFound) as problem:
-                # A damaged calibration of another job must not hide that of this job.
-                log.warning("skipping calibration %d of %s: %s", number, self._label, problem.detail)
-        return None
 
     def publish(
         self,
@@ -210,41 +239,43 @@ class CalibrationStore:
             self._choose(number, newest)
 
     def _choice(self) -> ActiveCalibration:
-        path = self.folder / CHOICE
-        try:
-            return ActiveCalibration.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        if not (path := self.folder / CHOICE).exists():
             return ActiveCalibration()
-        except OSError as error:
-            raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise ArtifactError(f"{file_label(path)} is not a valid choice of a calibration") from error
+        return read_json(path, ActiveCalibration, "choice of a calibration")
 
     def _choose(self, number: int, newest: int) -> None:
         choice = ActiveCalibration(calibration=number, newest=newest)
         write_atomically(self.folder / CHOICE, choice.model_dump_json().encode())
 
-    def _unknown(self, number: int) -> CalibrationNotFound:
-        there = ", ".join(map(str, self.numbers()))
-        return CalibrationNotFound(f"{self._label} has no calibration {number}; it has: {there}")
+
+class LimitStore(NumberedStore[LimitRecord]):
+    """Detection limits of a version."""
+
+    FOLDER, FILE, SCHEMA, NOUN, MISSING = "limits", "limit.json", LimitRecord, "detection limit", LimitNotFound
+
+    def best(self, calibration: int) -> tuple[int, LimitRecord] | None:
+        """Return the newest limit of a calibration, else of all."""
+        newest_first = [*reversed(self.readable().items())]
+        own = (item for item in newest_first if item[1].calibration == calibration)
+        return next(own, next(iter(newest_first), None))
+
+    def publish(self, record: LimitRecord, before_publish: Callable[[], None] = lambda: None) -> int:
+        """Store a limit; a job publishes once. ``before_publish`` may raise as the last check."""
+        with locked(self._of_name):
+            remove_leftovers(self.folder)
+            known = None if record.job is None else self.of_job(record.job)
+            if known is not None:
+                return known
+            number = max(self.stored(), default=0) + 1
+            with new_folder(self.folder / str(number)) as folder:
+                (folder / self.FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+                before_publish()
+        return number
 
 
 @lru_cache(maxsize=1024)
 def _warn_once(problem: str) -> None:
     log.warning(problem)
-
-
-def read_record(folder: Path) -> CalibrationRecord:
-    """Read a record; raise ``ArtifactError``, which names the file."""
-    path = folder / RECORD
-    try:
-        return CalibrationRecord.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{file_label(path)} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "/".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{file_label(path)} is not a valid record: {where}: {first['msg']}") from error
 
 
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
@@ -294,7 +325,7 @@ def gradient_warning(folder: Path) -> str | None:
 
 def load_added_calibration(folder: Path, weights_sha256: str) -> tuple[Calibration, CalibrationSummary]:
     """Return an added calibration and its summary; ``ArtifactError`` if damaged or of other weights."""
-    record = read_record(folder)
+    record = read_json(folder / RECORD, CalibrationRecord, "calibration")
     check_files(folder, record, weights_sha256)
     calibration = load_calibration(folder / ARRAYS)
     if calibration.images != record.summary.calibration_images:

@@ -20,6 +20,7 @@ from snf_models.artifacts.manifest import (
     Manifest,
     file_label,
     in_words,
+    read_json,
     read_manifest,
 )
 from snf_models.disk import folder_bytes, locked, new_folder, remove_folder, remove_leftovers, write_atomically
@@ -34,10 +35,7 @@ from snf_models.errors import (
     VersionInUse,
 )
 from snf_models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
-from snf_models.registry.calibrations import FOLDER as CALIBRATIONS
-from snf_models.registry.calibrations import OWN, RECORD, CalibrationStore, read_record
-from snf_models.registry.limits import FOLDER as LIMITS
-from snf_models.registry.limits import LimitStore
+from snf_models.registry.calibrations import OWN, RECORD, CalibrationStore, LimitStore
 from snf_models.texts import choices
 
 ALIASES, ANNOUNCED = "aliases.json", "announced-live"
@@ -45,10 +43,10 @@ MAX_ALIASES = 100
 """Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
 
 
-class TooManyAliases(ModelsError):
-    slug = "too-many-aliases"
-    title = "The model has too many aliases"
-    kind = ErrorKind.CONFLICT
+class TooManyAliases(
+    ModelsError, slug="too-many-aliases", title="The model has too many aliases", kind=ErrorKind.CONFLICT
+):
+    pass
 
 
 def read_aliases(folder: Path, versions: Collection[int]) -> dict[str, int]:
@@ -124,7 +122,7 @@ def _cached_manifest(path: Path, _stamp: Stamp | None) -> Manifest:
 
 @lru_cache(maxsize=1024)
 def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
-    return read_record(path)  # as immutable
+    return read_json(path / RECORD, CalibrationRecord, "calibration")  # as immutable
 
 
 def file_identity(path: Path) -> Stamp | None:
@@ -300,7 +298,7 @@ class Registry:
             version = max([*versions, self._newest_removed(name)]) + 1
             remove_leftovers(self.root / name)
             # Left by a version of this number that was deleted by hand.
-            for added in (CALIBRATIONS, LIMITS):
+            for added in (CalibrationStore.FOLDER, LimitStore.FOLDER):
                 shutil.rmtree(self.root / name / added / str(version), ignore_errors=True)
             with new_folder(self.root / name / str(version), folder_bytes(artifact)) as folder:
                 shutil.copytree(artifact, folder, dirs_exist_ok=True)

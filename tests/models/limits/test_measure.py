@@ -15,7 +15,7 @@ from snf_models.limits.chart import limit_chart
 from snf_models.limits.defects import Defect, add_defect, defect_rng
 from snf_models.limits.good_images import GoodImages, good_images
 from snf_models.limits.measure import measure_limits
-from snf_models.registry.limits import LimitStore
+from snf_models.registry.calibrations import LimitStore
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer
 from tests.support.compiled_cache import compiled

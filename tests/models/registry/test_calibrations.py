@@ -167,7 +167,7 @@ def edit(folder: Path, **changes: object) -> None:
     [
         (wrong_digest, r"calibration\.safetensors does not have the SHA-256", False),
         (no_arrays, r"1/1/calibration\.safetensors is missing", False),
-        (no_json, r"calibration\.json is not a valid record", False),
+        (no_json, r"calibration\.json is not a valid calibration", False),
         (foreign_weights, "belongs to other weights", False),
         # Found by loading alone.
         (other_precision, "the pinned image scores|the statistic of the pinned image", True),
