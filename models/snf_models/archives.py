@@ -15,8 +15,7 @@ MAX_EXTENDED = 8 * 2**10
 """Bytes of an extended header. Its path has at most 4 KiB, and old versions of Python need quadratic time."""
 MAX_CONSECUTIVE, MAX_GLOBAL = 8, 16
 """Extended headers before one member, which needs at most 4, and global ones in an archive, which mostly has one."""
-HEADER_BYTES = 2 * MAX_CONSECUTIVE * MAX_EXTENDED
-"""Bytes between two members, whatever ``tarfile`` takes them for."""
+HEADER_BYTES = 2 * MAX_CONSECUTIVE * MAX_EXTENDED  # bytes between two members, whatever `tarfile` takes them for
 EXTENDED = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,

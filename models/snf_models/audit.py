@@ -28,8 +28,7 @@ from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count, torch_threads
 from snf_runtime.scoring.pixel_density import dequantise
 
-SEED = 0
-"""Seed of the samples that are audited in addition to the stored images."""
+SEED = 0  # seed of the samples that are audited in addition to the stored images
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,7 @@ def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tupl
 
 @torch.no_grad()
 def recompute_features(
-    flows: FeatureFlows,
-    architecture: FeatureArchitecture,
-    options: EngineOptions,
-    image: NDArray[np.uint8],
+    flows: FeatureFlows, architecture: FeatureArchitecture, options: EngineOptions, image: NDArray[np.uint8]
 ) -> tuple[float, dict[str, float]]:
     """Return the log-likelihood and log-dets of features, in float64 but for an ONNX backbone."""
     store = BackboneStore(options.backbones or DEFAULT_FOLDER)

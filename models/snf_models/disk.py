@@ -21,8 +21,7 @@ from snf_models.errors import ErrorKind, ModelsError, QuotaFull, StorageFull, St
 
 RESERVE = 256 * 2**20
 """Bytes of a disk that large writes leave free, for what must always be stored: job records, aliases, keys, logs."""
-SHARE = 4
-"""The reserve is at most the whole disk divided by this number."""
+SHARE = 4  # the reserve is at most the whole disk divided by this number
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 REFUSED = frozenset({errno.EACCES, errno.EPERM})
@@ -134,8 +133,7 @@ def _cannot_write(error: BaseException) -> bool:
     return not os.access(existing_folder(path.parent), os.W_OK) or (path.exists() and not os.access(path, os.W_OK))
 
 
-LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{32}")
-"""Names of temporary files and folders."""
+LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{32}")  # names of temporary files and folders
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 """Errors of a file system without hard links."""
 

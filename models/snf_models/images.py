@@ -12,8 +12,7 @@ from snf_models.errors import DatasetUnfit
 from snf_runtime.images.preprocessing import CHANNELS, MAX_LEVELS, Colour, DecodedImage, Preprocessing
 
 MAX_MODEL_SIDE = 1024
-TILE_SIDE = 256
-"""Side of the tiles of a model with fit tiles, where image_size is unset."""
+TILE_SIDE = 256  # side of the tiles of a model with fit tiles, where image_size is unset
 
 
 def choose_preprocessing(config: ImageOptions, facts: ImageFacts, name: str) -> Preprocessing:
@@ -53,8 +52,7 @@ def _size(config: ImageOptions, facts: ImageFacts) -> tuple[int, int]:
     return side, side
 
 
-ARRAY = "array"
-"""Format of pixels that come from an array, not from an image file."""
+ARRAY = "array"  # format of pixels that come from an array, not from an image file
 LOSSLESS = {"PNG", "BMP", "TIFF", "GIF", ARRAY}
 SIZE_FACTOR = 1.5
 """Factor by which the shorter side may be outside the range of the training images before there is a warning."""

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from snf_client.schemas.base import NAME, NAME_RULE, VERSION
 from snf_models.errors import InvalidName, ModelNotFound
 
-LIVE = "live"
-"""The alias of the version that the plain name of a model means; every model with a fit version has it."""
+LIVE = "live"  # the alias of the version that the plain name of a model means; every model with a fit version has it
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Characters that can forge lines, move the cursor or exchange the order of what is read."""
 _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME}))?")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-MAX_CHARACTERS = 100
-"""Longest name to which another one is sought."""
+MAX_CHARACTERS = 100  # longest name to which another one is sought
 
 
 def closest(name: str, known: Collection[str]) -> str | None:
@@ -36,8 +35,7 @@ def choices(name: str, known: Collection[str]) -> str:
     return f"there are: {names}" if meant is None else f"did you mean {meant}? There are: {names}"
 
 
-MAX_SHOWN_CHARACTERS = 40
-"""Longest wrong value that a message repeats."""
+MAX_SHOWN_CHARACTERS = 40  # longest wrong value that a message repeats
 
 
 def plain_text(error: Mapping[str, Any], known: Collection[str] = ()) -> str:

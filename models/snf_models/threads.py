@@ -69,8 +69,7 @@ def _next(items: Generator[T]) -> tuple[T] | None:
 
 
 THREADS = 8
-AHEAD_BYTES = 64 * 2**20
-"""Bytes that are read ahead; a single piece may be larger."""
+AHEAD_BYTES = 64 * 2**20  # bytes that are read ahead; a single piece may be larger
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,16 @@ from snf_runtime.anomaly.conformal import flagged_ranks
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
-BLOCK = 128
-"""Images that are ranked at once; the work is proportional to the square."""
+BLOCK = 128  # images that are ranked at once; the work is proportional to the square
 EARLIER = np.tri(BLOCK, k=-1, dtype=bool)
 PATIENCE = 100.0
 """Number of images after which 41 % of the capital has been bet. A larger number finds early changes later."""
-SLOPES = (-1.5, -0.5, 0.5, 1.5)
-"""Bets of density 1 + s (p - 1/2): ranks that have become somewhat lower or higher."""
+SLOPES = (-1.5, -0.5, 0.5, 1.5)  # bets of density 1 + s (p - 1/2): ranks that have become somewhat lower or higher
 SHAPES = ((0.4, 1.0), (1.0, 0.4), (0.7, 0.7), (1.5, 1.5))
 """Bets of a beta density: ranks near 0, near 1, near both, near neither."""
 BETS = len(SLOPES) + len(SHAPES)
-EXPONENT = 600.0
-"""Numbers are added as they are if none is smaller than the largest by more than this power of e."""
-SMALLEST = 1e-15
-"""Ranks are kept this far from 0 and 1, where densities are infinite."""
+EXPONENT = 600.0  # numbers are added as they are if none is smaller than the largest by more than this power of e
+SMALLEST = 1e-15  # ranks are kept this far from 0 and 1, where densities are infinite
 
 
 @dataclass(eq=False)

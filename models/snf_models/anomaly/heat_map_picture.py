@@ -11,20 +11,14 @@ from snf_runtime.images.codec import encode_png
 
 Array = NDArray[np.float64]
 
-OVERLAY_SIDE = 256
-"""Pixels of the longer side up to which small images are enlarged, by a whole number."""
-FULL_COLOUR = 3.0
-"""Multiple of the threshold at which a colour reaches its full strength."""
-OPACITY = 0.55
-"""Share of the colour in a picture, so that the image stays visible below it."""
+OVERLAY_SIDE = 256  # pixels of the longer side up to which small images are enlarged, by a whole number
+FULL_COLOUR = 3.0  # multiple of the threshold at which a colour reaches its full strength
+OPACITY = 0.55  # share of the colour in a picture, so that the image stays visible below it
 LESS_LIKELY = np.array([(255, 190, 0), (214, 20, 40)])
 """Colours at the threshold and at its multiple, where the image is less likely than usual."""
-MORE_LIKELY = np.array([(120, 200, 255), (20, 70, 200)])
-"""The same where the image is as much more likely than usual."""
-OUTLINE = (255, 210, 0)
-"""Colour of the outlines of regions."""
-OUTLINE_SHARE = 100
-"""The longer side of a picture, as a multiple of the width of an outline."""
+MORE_LIKELY = np.array([(120, 200, 255), (20, 70, 200)])  # the same where the image is as much more likely than usual
+OUTLINE = (255, 210, 0)  # colour of the outlines of regions
+OUTLINE_SHARE = 100  # the longer side of a picture, as a multiple of the width of an outline
 
 
 def colours(anomaly: Array, threshold: float | None) -> NDArray[np.uint8]:

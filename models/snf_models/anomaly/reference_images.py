@@ -23,10 +23,8 @@ from snf_runtime.images.tiles import size_of, tile_plan
 
 MIN_REFERENCE = 20
 SEED = 0
-MAX_EVIDENCE_BYTES = 2**30
-"""Most bytes of the evidence of a part: where images have many tiles, fewer images are taken."""
-BYTES_OF_PLACE = 4
-"""Bytes of the evidence of a place of a tile, in float32."""
+MAX_EVIDENCE_BYTES = 2**30  # most bytes of the evidence of a part: where images have many tiles, fewer images are taken
+BYTES_OF_PLACE = 4  # bytes of the evidence of a place of a tile, in float32
 MAX_STATISTICS, MAX_CALIBRATION = 5_000, 10_000
 """Most images of each part, evenly spaced: more would change only the last digit of a p-value."""
 
@@ -203,12 +201,10 @@ def _text(shape: tuple[int, int, int]) -> str:
     return "x".join(map(str, shape))
 
 
-SIDE = 32
-"""Side of the grey pictures that are compared, in pixels."""
+SIDE = 32  # side of the grey pictures that are compared, in pixels
 NEAR = 0.07
 """Largest distance, as a share of the median; hashes of 64 bits confuse one pair of digits in 400 within 3 bits."""
-FLAT = 1.0
-"""Standard deviation, in grey levels, up to which a picture shows too little to be compared."""
+FLAT = 1.0  # standard deviation, in grey levels, up to which a picture shows too little to be compared
 PAIRS = 5000
 MAX_COMPARED = 20_000
 """Most images among which near copies are looked for: each is compared with each, and 4 KB of each are held."""

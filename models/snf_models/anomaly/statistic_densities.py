@@ -66,20 +66,17 @@ def shrunk_covariance(centred: Array) -> Array:
 
 Rows = NDArray[np.bool_]
 
-HELD_OUT_FOLDS = 5
-"""Folds of the reference images, each measured by groups of statistics that are fitted to the others."""
+HELD_OUT_FOLDS = 5  # folds of the reference images, each measured by groups of statistics that are fitted to the others
 FEW = 2000
 """Images below which survival functions come from folds: a density is too high at the images that it was fitted to."""
-FLAT = 0.1
-"""Smallest standard deviation of a cell, as a share of the median over the cells."""
+FLAT = 0.1  # smallest standard deviation of a cell, as a share of the median over the cells
 ROUNDING_NOISE = np.log(1e-12)
 """Log of the relative squared error below which a learned inverse is exact to its float32 weights."""
 COLOUR_ENERGIES = 6
 """Fewest energies of level 1 over colour images: half of 3 x 4 channels. Over grey images there are at most 4."""
 SHARES_OF_GREY, SHARES_OF_COLOUR = (2.0, 2.0, 2.0, 1.0), (1.0, 1.0, 2.0, 2.0)
 """Factors of the surprises of the four densities. The channels of grey images tell little that neighbours do not."""
-CONSTANT = 1e-12
-"""Largest standard deviation of a statistic that carries no information."""
+CONSTANT = 1e-12  # largest standard deviation of a statistic that carries no information
 
 
 def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, few: int = FEW) -> Statistic:
@@ -192,8 +189,7 @@ def _on_held_out(
 ) -> Array:
     """Return what fits to the other folds measure of each fold, ``(n, columns)``; ``images``: see :func:`fit_local`."""
     return _by_fold(
-        len(evidence),
-        lambda others, fold: measure(_fit(evidence[others], names, grid, images), evidence[fold]),
+        len(evidence), lambda others, fold: measure(_fit(evidence[others], names, grid, images), evidence[fold])
     )
 
 

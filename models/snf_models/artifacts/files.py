@@ -24,14 +24,11 @@ CALIBRATION = "calibration.safetensors"
 PINNED = "pinned.safetensors"
 CARD = "card.md"
 SAMPLES = "samples.png"
-NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
-"""The names of all files of an artifact, the manifest first."""
-OPTIONAL = (SAMPLES,)
-"""The names of files that a model may lack: a density of features has no samples."""
+NAMES = (FILE, WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)  # the names of all files of an artifact, the manifest first
+OPTIONAL = (SAMPLES,)  # the names of files that a model may lack: a density of features has no samples
 
 
-NUMBERS = "biuf"
-"""Kinds of array elements that a model has, as NumPy names them: booleans, integers and floats."""
+NUMBERS = "biuf"  # kinds of array elements that a model has, as NumPy names them: booleans, integers and floats
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

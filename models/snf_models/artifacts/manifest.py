@@ -23,8 +23,7 @@ Measure = Literal["pixels", "features", "validation", "training", "learned-inver
 
 MAX_INVERSE_ERROR = 0.5
 """Largest root mean square error in pixel values with which a learned inverse may give held-out images back."""
-MAX_PLAIN = 10_000
-"""Figures from here on, of flows that diverged, are written in scientific notation."""
+MAX_PLAIN = 10_000  # figures from here on, of flows that diverged, are written in scientific notation
 
 _CODES: dict[Measure, UnfitCode] = {
     "pixels": "hardly-trained",

@@ -19,11 +19,7 @@ from snf_models.images import ARRAY, Provenance, choose_preprocessing
 from snf_runtime.images.npy import npy_header
 from snf_runtime.images.preprocessing import Pixels, Preprocessing, conform_pixels
 
-FILES = {
-    "mnist": "mnist.npz",
-    "fashion-mnist": "fashion_mnist.npz",
-    "cifar10": "cifar10.npz",
-}
+FILES = {"mnist": "mnist.npz", "fashion-mnist": "fashion_mnist.npz", "cifar10": "cifar10.npz"}
 MINI = "mnist-mini"
 NAMES = (MINI, *FILES)
 LICENCES = {

@@ -22,8 +22,7 @@ Images: TypeAlias = Batch
 Progress = Callable[[int, int], None]
 """A function that is called with the work done and all work. What it raises ends the work and leaves no files."""
 PARTS = ("train", "statistics", "calibration")
-HELD_OUT_SHARE = 10
-"""One in ten images goes to the statistics, and another to the calibration."""
+HELD_OUT_SHARE = 10  # one in ten images goes to the statistics, and another to the calibration
 MIN_IMAGES = 10
 
 
@@ -116,14 +115,12 @@ def digest_of(*arrays: NDArray[np.uint8]) -> str:
 SEED = 0
 MIN_GROUPS = 5
 MAX_LISTED = 100
-SMALL = 400
-"""Images from which on there is a calibration part: a share of fewer images would give coarse p-values."""
+SMALL = 400  # images from which on there is a calibration part: a share of fewer images would give coarse p-values
 CALIBRATION_IMAGES, CALIBRATION_SHARE = 299, 0.3
 """Images that calibration gets if they are at most this share: safe_threshold(n, 0.01) exists from n = 299 on."""
 MOST_REPEATED = 5_000
 """Images up to which the whole fit of a feature model is repeated in folds, so that every image gives a rank."""
-REFERENCE_PERCENT = 40
-"""Share of a small dataset that is kept from training, in per cent."""
+REFERENCE_PERCENT = 40  # share of a small dataset that is kept from training, in per cent
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 
 NAMES = ("path", "name", "__key__", "file_name", "filename")
 """Columns that give images their names, the first that there is."""
-BUFFER_BYTES = 8 * 2**20
-"""Bytes of one request for a part of a column."""
+BUFFER_BYTES = 8 * 2**20  # bytes of one request for a part of a column
 PAGE_BYTES, REFERENCE_BYTES = 2**16, 8
 """Most bytes of page headers, and of a value's reference to a dictionary, in a column that has nothing else."""
-SMALL_ROWS = 1_000_000
-"""Rows that a file of any size may have. A larger one has at most a row for each of its bits."""
+SMALL_ROWS = 1_000_000  # rows that a file of any size may have. A larger one has at most a row for each of its bits
 
 
 @dataclass(frozen=True)
@@ -193,8 +191,7 @@ BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 256
 """Most bytes, about, and most rows that are decoded or handed on at once. A single image may be larger."""
 DICTIONARY_ROWS = 4
 """Most rows that are decoded at once where some values are in a dictionary, which any row may repeat."""
-ERROR_ROWS = 1024
-"""Most images without content that are handed on at once."""
+ERROR_ROWS = 1024  # most images without content that are handed on at once
 
 
 def read_groups(

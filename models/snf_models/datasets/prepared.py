@@ -27,8 +27,7 @@ from snf_models.errors import DatasetUnfit, ImageError, StorageFull
 from snf_models.images import Provenance
 from snf_runtime.images.preprocessing import Preprocessing, conform
 
-KEPT = 8
-"""Most caches of a dataset, unless more are in use: each image size and colour that was asked for makes one."""
+KEPT = 8  # most caches of a dataset, unless more are in use: each image size and colour that was asked for makes one
 
 
 def hold(lock: Path) -> int | None:
@@ -154,14 +153,12 @@ class MappedImages(Sequence[NDArray[np.uint8]]):
 
 
 PREPARED = "prepared"
-MAX_MADE = 2
-"""Most times that a cache is made for one call: another process may remove it before it is held."""
+MAX_MADE = 2  # most times that a cache is made for one call: another process may remove it before it is held
 PIXELS = "pixels.npy"
 RECORD = "record.json"
 ORDER = "part, path"
 
-LEFTOVER_SECONDS = 24 * 3600
-"""Age from which a temporary file belongs to a killed process."""
+LEFTOVER_SECONDS = 24 * 3600  # age from which a temporary file belongs to a killed process
 
 
 class Prepared(BaseModel):
@@ -175,11 +172,7 @@ class Prepared(BaseModel):
 
 
 def prepare(
-    folder: Path,
-    report: DatasetReport,
-    preprocessing: Preprocessing,
-    room: Callable[[], DiskQuota],
-    progress: Progress,
+    folder: Path, report: DatasetReport, preprocessing: Preprocessing, room: Callable[[], DiskQuota], progress: Progress
 ) -> Dataset:
     """Load a user's dataset from its cache, made first if need be; raise ``DatasetUnfit``, ``StorageFull``."""
     cache = folder / PREPARED / preprocessing.id.removeprefix("sha256:")

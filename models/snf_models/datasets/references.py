@@ -38,12 +38,9 @@ from snf_runtime.images.policy import is_no_image, path_text
 
 GAP_BYTES = 2**20
 """Bytes between two images up to which both are read with one request: reading them takes less time than a request."""
-PIECE_BYTES = 4 * 2**20
-"""Bytes of neighbouring images in an archive that one request reads."""
-FILE_ERRORS = FileChanged, FileUnreadable, LocationNotFound
-"""Errors of one file, where the location itself can be read."""
-SMALL_FILES, SMALL_BYTES = 8, 2**20
-"""Image files that one thread reads one after the other: so many, or as many bytes."""
+PIECE_BYTES = 4 * 2**20  # bytes of neighbouring images in an archive that one request reads
+FILE_ERRORS = FileChanged, FileUnreadable, LocationNotFound  # errors of one file, where the location itself can be read
+SMALL_FILES, SMALL_BYTES = 8, 2**20  # image files that one thread reads one after the other: so many, or as many bytes
 
 
 class ReferencedFiles:
@@ -158,13 +155,10 @@ def _image_error(error: FileChanged | FileUnreadable | LocationNotFound) -> Imag
 
 ReadProgress = Callable[[int], None]
 """A function that is called with the bytes of a file that were read. What it raises ends the work."""
-LISTED_FIRST = 10_000
-"""Files that are listed before the first is read, so that progress has a total."""
-WINDOW_BYTES = 8 * 2**20
-"""Bytes of one request for a part of an archive."""
+LISTED_FIRST = 10_000  # files that are listed before the first is read, so that progress has a total
+WINDOW_BYTES = 8 * 2**20  # bytes of one request for a part of an archive
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".zip", ".7z", ".rar", ".npz", ".npy")
-LABELS = ".cls"
-"""End of the names of class labels in WebDataset archives, where other texts end as everywhere else."""
+LABELS = ".cls"  # end of the names of class labels in WebDataset archives, where other texts end as everywhere else
 OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata", "_committed_", "_started_")
 """Beginnings of the names of files that Spark and others write beside Parquet files."""
 

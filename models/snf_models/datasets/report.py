@@ -18,8 +18,7 @@ NearDuplicates = Literal["keep", "drop"]
 DISTANCE = 3
 BANDS = (13, 13, 13, 13, 12)
 """Bits of the five parts of a hash. Two hashes that differ in 3 bits have at least two equal parts."""
-MAX_NEIGHBOURS = 512
-"""Most neighbours with which a hash is compared, among those that share two parts with it."""
+MAX_NEIGHBOURS = 512  # most neighbours with which a hash is compared, among those that share two parts with it
 
 
 class KeptHashes:

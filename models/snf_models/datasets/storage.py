@@ -117,8 +117,7 @@ CREATE TABLE images (
     fold INTEGER             -- of part 1 where it serves calibration, too
 )
 """
-ROW_BYTES = 256
-"""Approximate size of a row of the table in bytes."""
+ROW_BYTES = 256  # approximate size of a row of the table in bytes
 
 
 @dataclass(frozen=True)

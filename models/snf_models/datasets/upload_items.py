@@ -215,9 +215,6 @@ def archive_errors(filename: str) -> Iterator[None]:
         EOFError, OSError, ValueError, IndexError, KeyError, NotImplementedError, OverflowError,
     ) as error:  # fmt: skip
         # An impossible seek is a fault of the archive.
-        if isinstance(error, OSError) and error.errno not in (
-            None,
-            errno.EINVAL,
-        ):
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise refused("malformed-archive", f"{filename}: {str(error) or type(error).__name__}") from error

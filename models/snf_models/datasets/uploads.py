@@ -40,8 +40,7 @@ from snf_models.errors import DatasetRefused
 from snf_runtime.images.npy import npy_header
 from snf_runtime.images.policy import MAX_PIXELS, is_no_image
 
-DIRECTORY_BYTES = 128
-"""Most bytes of an entry in the directory of a zip file, on average."""
+DIRECTORY_BYTES = 128  # most bytes of an entry in the directory of a zip file, on average
 ENCRYPTED, UTF8 = 0x1, 0x800
 Members = dict[str, zipfile.ZipInfo]
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -83,11 +82,7 @@ def _has_more_entries(directory: bytes, most: int) -> bool:
 @contextmanager
 def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zipfile.ZipFile, Members]]:
     """Refuse damaged or encrypted archives, unsafe paths and entries that are not plain files."""
-    with (
-        archive_errors(filename),
-        _Bounded(path, meter) as file,
-        zipfile.ZipFile(file) as archive,
-    ):
+    with archive_errors(filename), _Bounded(path, meter) as file, zipfile.ZipFile(file) as archive:
         file.is_opened = True
         members: Members = {}
         for info in archive.infolist():
@@ -129,12 +124,10 @@ def _name(info: zipfile.ZipInfo) -> str:
     return info.orig_filename.encode("cp437").decode()  # zipfile takes unmarked bytes for code page 437
 
 
-IMAGES = ("images", "x_train", "x")
-"""Names of the array of images in an .npz with several arrays."""
+IMAGES = ("images", "x_train", "x")  # names of the array of images in an .npz with several arrays
 GROUP = "group"
 MAX_GROUP_BYTES = 256 * 2**20
-MAX_GROUP_ITEM = 4 * MAX_NAME
-"""Most bytes of a group: NumPy stores a character in 4."""
+MAX_GROUP_ITEM = 4 * MAX_NAME  # most bytes of a group: NumPy stores a character in 4
 LAST = 0x10FFFF
 
 

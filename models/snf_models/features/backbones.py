@@ -133,13 +133,11 @@ class Backbone(BaseModel):
 Arrays = Mapping[str, NDArray[np.float32]]
 
 STEM, HEAD, CLASSES = 32, 1280, 1000
-SMOOTHING = 1e-3
-"""Added to the variances of the normalisations, as in training."""
+SMOOTHING = 1e-3  # added to the variances of the normalisations, as in training
 STAGE_8, STAGE_16, DEEPEST = 4, 10, 15
 """Blocks whose outputs are used: the last at stride 8, the last at stride 16, and the last of all."""
 PREFIX = "efficientnet-lite0"
-SHA256 = "aa98c79519d7e47dd0fef2489120b096520c5719e6f0eaf627fcbf847781c642"
-"""SHA-256 of the converted weights."""
+SHA256 = "aa98c79519d7e47dd0fef2489120b096520c5719e6f0eaf627fcbf847781c642"  # SHA-256 of the converted weights
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,7 @@ class Lite0Network(nn.Module):
         return nn.functional.conv2d(x, weight, bias, stride, groups=groups)
 
 
-SMOOTHING = 3
-"""Side of the window, in places, that every map is averaged over."""
+SMOOTHING = 3  # side of the window, in places, that every map is averaged over
 
 
 class FeatureExtractor(Protocol):
@@ -144,8 +143,7 @@ def on_one_grid(maps: list[Tensor], backbone: Backbone) -> Tensor:
 SIDE = 224
 LOGITS = {0: 1.354786, 417: 7.091344, 500: -1.307129, 506: 7.669801, 616: 6.878141, 999: -1.078888}
 """Logits of the test image by ImageNet class, from the original network in float64 without folded normalisations."""
-TOLERANCE = 1e-3
-"""Largest deviation of a logit; rounding the folded weights to float32 moves them by 3e-6."""
+TOLERANCE = 1e-3  # largest deviation of a logit; rounding the folded weights to float32 moves them by 3e-6
 
 
 def check_image() -> Pixels:

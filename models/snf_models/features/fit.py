@@ -138,15 +138,11 @@ GRIDS = (1, 2, 4, 8, 16)
 """Grids that are tried, by their cells along each side, coarsest first; each divides the finest grid."""
 SHRINKAGES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 """Degrees of shrinkage of covariances that are tried."""
-MEAN_SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-"""Degrees of shrinkage of means that are tried."""
+MEAN_SHRINKAGES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # degrees of shrinkage of means that are tried
 START_SHRINKAGE, START_MEAN_SHRINKAGE = SHRINKAGES.index(0.1), 0
-FEW_CELLS = 64
-"""Number of cells of the finest grid up to which held-out likelihoods are computed in all cells."""
-RIDGE = 1e-3
-"""Number that is added to the diagonal of every covariance of standardised features."""
-SMALLEST_DEVIATION = 1e-6
-"""Smallest number that a channel is divided by to standardise it."""
+FEW_CELLS = 64  # number of cells of the finest grid up to which held-out likelihoods are computed in all cells
+RIDGE = 1e-3  # number that is added to the diagonal of every covariance of standardised features
+SMALLEST_DEVIATION = 1e-6  # smallest number that a channel is divided by to standardise it
 
 Target = Literal["all-places", "identity"]
 """What covariances are shrunk towards: that of all places, or the identity where there is a single place."""

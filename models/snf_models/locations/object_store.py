@@ -35,11 +35,9 @@ KEYS = {
 METADATA = ("169.254.", "fd00:ec2::", "metadata.google.internal")
 """Beginnings of the addresses where a cloud has the keys of a machine: they are asked where none are set."""
 WRONG_REGION = ("BareRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint", "PermanentRedirect")
-ARCHIVED = ("InvalidObjectState", "BlobArchived")
-"""Codes of objects that must be restored before they can be read."""
+ARCHIVED = ("InvalidObjectState", "BlobArchived")  # codes of objects that must be restored before they can be read
 BAD_KEYS = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
-PASSING = ("408", "409", "429")
-"""Statuses of 400 to 499 that another attempt may not give."""
+PASSING = ("408", "409", "429")  # statuses of 400 to 499 that another attempt may not give
 
 
 class AnswerCutOff(LocationUnavailable):
@@ -120,14 +118,10 @@ NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"
 """Environment variables, in capitals or small letters, of the way to the stores."""
 LIST_CHUNK = 1000
 MAX_RETRIES = 10
-RETRY_SECONDS = 30
-"""Time after which a failed request is not tried again."""
-CONNECT_SECONDS, READ_SECONDS = 5, 15
-"""Longest wait for a connection, and for the next bytes of an answer."""
-CUT_OFF = 5
-"""Answers of one request that may be cut off, one after the other."""
-REQUEST_SECONDS = 600
-"""Longest time of one request, which a large object takes over a slow line."""
+RETRY_SECONDS = 30  # time after which a failed request is not tried again
+CONNECT_SECONDS, READ_SECONDS = 5, 15  # longest wait for a connection, and for the next bytes of an answer
+CUT_OFF = 5  # answers of one request that may be cut off, one after the other
+REQUEST_SECONDS = 600  # longest time of one request, which a large object takes over a slow line
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,7 @@ ARRAYS = "calibration.safetensors"
 CHOICE = "active.json"
 NOT_ASKED = "it was made without becoming active"
 """Why a calibration is not in use whose job was told not to activate it."""
-OWN = 0
-"""The number of the calibration in the artifact itself."""
+OWN = 0  # the number of the calibration in the artifact itself
 Record = TypeVar("Record", CalibrationRecord, LimitRecord)
 
 

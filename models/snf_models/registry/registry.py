@@ -39,8 +39,7 @@ from snf_models.registry.calibrations import OWN, RECORD, CalibrationStore, Limi
 from snf_models.texts import choices
 
 ALIASES, ANNOUNCED = "aliases.json", "announced-live"
-MAX_ALIASES = 100
-"""Most aliases of a model besides ``live``: all are read, and written anew, at each change."""
+MAX_ALIASES = 100  # most aliases of a model besides `live`: all are read, and written anew, at each change
 
 
 class TooManyAliases(
@@ -85,8 +84,7 @@ def _announced(folder: Path) -> int | None:
         return None
 
 
-Stamp = tuple[int, int, int]
-"""Inode, time of change in ns and size of a file."""
+Stamp = tuple[int, int, int]  # inode, time of change in ns and size of a file
 
 
 @dataclass(frozen=True)
@@ -262,12 +260,7 @@ class Registry:
         return LimitStore(self.root, name, version)
 
     def publish(
-        self,
-        artifact: Path,
-        name: str,
-        *,
-        promote: bool = False,
-        before_publish: Callable[[], None] = lambda: None,
+        self, artifact: Path, name: str, *, promote: bool = False, before_publish: Callable[[], None] = lambda: None
     ) -> ModelVersion:
         """Copy a trained model's folder into the registry as the next version of the model ``name``.
 

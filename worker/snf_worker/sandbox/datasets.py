@@ -23,10 +23,8 @@ BYTES_PER_CPU_S = 100_000
 """Uploaded bytes for each second of processor time; the slowest honest input has about 700,000."""
 WALL_FACTOR = 4
 """Seconds of real time for each second of processor time: the process has a low priority and waits for the disk."""
-REQUEST_SECONDS = 3600
-"""Longest time in seconds that a request to the service may take to index a location."""
-LOCAL_SECONDS = 30 * 86_400
-"""Longest time in seconds that a command of the machine itself may take."""
+REQUEST_SECONDS = 3600  # longest time in seconds that a request to the service may take to index a location
+LOCAL_SECONDS = 30 * 86_400  # longest time in seconds that a command of the machine itself may take
 
 
 def ingest(
