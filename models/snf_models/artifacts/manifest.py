@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,13 +26,32 @@ MAX_INVERSE_ERROR = 0.5
 """Largest root mean square error in pixel values with which a learned inverse may give held-out images back."""
 MAX_PLAIN = 10_000  # figures from here on, of flows that diverged, are written in scientific notation
 
-_CODES: dict[Measure, UnfitCode] = {
-    "pixels": "hardly-trained",
-    "features": "hardly-trained",
-    "validation": "diverged",
-    "training": "diverged",
-    "learned-inverse": "learned-inverse-off",
-}
+_TESTS: dict[Measure, tuple[UnfitCode, Callable[[float, float], bool], str, str, str]] = {
+    "pixels": (
+        "hardly-trained", operator.lt, "below", "not below",
+        "{found} bits/dim on held-out images, {side} the {limit} of independent pixels",
+    ),
+    "features": (
+        "hardly-trained", operator.gt, "above", "not above",
+        "the log-likelihood of held-out features is {found} nats a value, {side} the {limit} of one Gaussian for all "
+        "places",
+    ),
+    "validation": (
+        "diverged", operator.le, "no worse", "worse",
+        "the last validation has {found} bits/dim, {side} than at the start with {limit}",
+    ),
+    "training": (
+        "diverged", operator.le, "no worse", "worse",
+        "the flow overfitted: training images have {found} bits/dim at the end, {side} than held-out images at the "
+        "start with {limit}; the weights of the best validation are kept",
+    ),
+    "learned-inverse": (
+        "learned-inverse-off", operator.le, "", "",
+        "the learned inverse gives held-out images back with an error of {found} pixel values (root mean square), at "
+        "most {exact:g} are allowed",
+    ),
+}  # fmt: skip
+"""Reason code, test of figure and limit, words for a test that is passed or failed, and sentence, by measure."""
 
 
 class FitnessCheck(BaseModel):
@@ -45,50 +65,21 @@ class FitnessCheck(BaseModel):
 
     @property
     def passed(self) -> bool:
-        if self.found is None:
-            return False
-        match self.measure:
-            case "pixels":
-                return self.found < self.limit
-            case "features":
-                return self.found > self.limit
-            case "validation" | "training" | "learned-inverse":
-                return self.found <= self.limit
+        return self.found is not None and _TESTS[self.measure][1](self.found, self.limit)
 
     @property
     def code(self) -> UnfitCode:
         """The stable reason code for a model that fails, such as ``diverged``."""
-        return _CODES[self.measure]
+        return _TESTS[self.measure][0]
 
     @property
     def sentence(self) -> str:
         """The result in words, without a full stop."""
-        found, limit = ("no finite number" if number is None else _brief(number) for number in (self.found, self.limit))
-        match self.measure:
-            case "pixels":
-                side = "below" if self.passed else "not below"
-                figures = f"{found} bits/dim on held-out images, {side} the {limit} of independent pixels"
-            case "features":
-                side = "above" if self.passed else "not above"
-                figures = (
-                    f"the log-likelihood of held-out features is {found} nats a value, {side} the {limit} of "
-                    "one Gaussian for all places"
-                )
-            case "validation":
-                side = "no worse" if self.passed else "worse"
-                figures = f"the last validation has {found} bits/dim, {side} than at the start with {limit}"
-            case "training":
-                side = "no worse" if self.passed else "worse"
-                figures = (
-                    f"the flow overfitted: training images have {found} bits/dim at the end, {side} than held-out "
-                    f"images at the start with {limit}; the weights of the best validation are kept"
-                )
-            case "learned-inverse":
-                figures = (
-                    f"the learned inverse gives held-out images back with an error of {found} pixel values (root mean "
-                    f"square), at most {self.limit:g} are allowed"
-                )
-        return figures if self.passed else f"{self.code.replace('-', ' ')}: {figures}"
+        code, _, passed, failed, text = _TESTS[self.measure]
+        found = "no finite number" if self.found is None else _brief(self.found)
+        side = passed if self.passed else failed
+        figures = text.format(found=found, side=side, limit=_brief(self.limit), exact=self.limit)
+        return figures if self.passed else f"{code.replace('-', ' ')}: {figures}"
 
 
 def _brief(number: float) -> str:

@@ -175,21 +175,16 @@ def _below(prefix: str, folder: int, names: dict[str, bool], root: str) -> Itera
         except FileNotFoundError:
             continue  # removed meanwhile
         except OSError as error:
-            yield _unlisted(prefix + name, error)
+            yield FileEntry(prefix + name, 0, "", f"the folder cannot be listed: {error.strerror}")
             continue
         try:
-            try:
-                inner_names = _names(inner)
-            except OSError as error:
-                yield _unlisted(prefix + name, error)
-                continue
+            inner_names = _names(inner)
+        except OSError as error:
+            yield FileEntry(prefix + name, 0, "", f"the folder cannot be listed: {error.strerror}")
+        else:
             yield from _below(f"{prefix}{name}/", inner, inner_names, root)
         finally:
             os.close(inner)
-
-
-def _unlisted(name: str, error: OSError) -> FileEntry:
-    return FileEntry(name, 0, "", f"the folder cannot be listed: {error.strerror}")
 
 
 def _file_entry(prefix: str, name: str, folder: int, root: str) -> FileEntry | None:
