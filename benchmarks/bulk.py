@@ -36,9 +36,9 @@ from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit_on_model
+from snf_worker.jobs.submission import new_job, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.settings import Settings
 
@@ -106,7 +106,8 @@ class Workplace:
 
     def submit(self, dataset: str, **parameters: Any) -> Job:
         """Queue the scoring of a dataset."""
-        return submit_on_model(self.store, self._celery, "score", model=MODEL, dataset=dataset, parameters=parameters)
+        job = new_job(type="score", queue=Queue.SCORE, model=MODEL, dataset=dataset, parameters=parameters)
+        return submit(self.store, self._celery, job)
 
     def finish(self, job: Job) -> Job:
         """Wait for the end of a job; raises ``RuntimeError`` where it did not succeed."""

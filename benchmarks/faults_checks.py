@@ -46,7 +46,7 @@ def read_events(folder: Path) -> list[Event]:
 def newest_attempt(folder: Path) -> int:
     """Return the number of the newest attempt that a worker has prepared, 0 for none."""
     path = folder / "job.json"
-    return int(json.loads(path.read_text())["attempt"]) if path.exists() else 0
+    return int(json.loads(path.read_text())["attempts"]) if path.exists() else 0
 
 
 def newest_step(folder: Path) -> int:

@@ -20,7 +20,7 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.record import Job
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit_training
+from snf_worker.jobs.submission import submit as submit_job
 from snf_worker.runtime.supervisor import Supervisor
 from snf_worker.settings import Settings
 from tests.support.compiled_cache import share_compiled
@@ -165,14 +165,6 @@ def submit(settings: Settings, store: JobStore) -> Submit:
     celery = make_celery(settings)
 
     def go(behave: str, **more: Any) -> Job:
-        return submit_training(
-            store,
-            celery,
-            model="digits",
-            dataset="mnist-mini",
-            preset="snf-glow-tiny",
-            parameters={"behave": behave},
-            **more,
-        )
+        return submit_job(store, celery, new_job(behave), **more)
 
     return go

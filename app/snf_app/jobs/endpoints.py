@@ -109,7 +109,7 @@ def estimate_job(
     plan = service.plan(job)
     return EstimatedJob(
         queue=plan.queue.value,
-        waiting=jobs.lines.length(plan.queue),
+        waiting=jobs.waiting(plan.queue),
         workers=plan.workers,
         waits_for=None if plan.workers else NO_WORKER[plan.queue],
         estimate=plan.estimate,
@@ -172,7 +172,7 @@ def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep, settin
     The answer also has its place in the queue, its latest metrics, and its error or result.
     """
     job = jobs.get(job_id)
-    return job_view(job, workers.served(), jobs.lines.position(job), settings.home)
+    return job_view(job, workers.served(), jobs.position(job), settings.home)
 
 
 @router.delete(

@@ -16,18 +16,10 @@ from snf_models.disk import locked, require_room
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.measured_trainings import MeasuredTrainings
 from snf_worker.jobs.record import Job
-from snf_worker.jobs.retention import remove_job
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import (
-    ROOM_BYTES,
-    fingerprint_of,
-    resume,
-    retry,
-    submit_on_model,
-    submit_recommendation,
-    submit_training,
-)
+from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, new_job, resume, retry, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.runtime.reconciler import remove_job
 from snf_worker.settings import Settings
 
 
@@ -68,45 +60,21 @@ class JobService:
         plan = self.plan(request)
         if not request.force:
             require_feasible(plan)
-        if request.type == "recommend":
-            return submit_recommendation(
-                self.jobs,
-                self.celery,
-                dataset=request.dataset,
-                parameters=request.parameters,
-                caller=caller,
-                idempotency_key=idempotency_key,
-                fingerprint=fingerprint,
-            )
-        if request.type != "train":
-            pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
-            return submit_on_model(
-                self.jobs,
-                self.celery,
-                request.type,
-                model=plan.model,
-                dataset=request.dataset,
-                parameters=request.parameters | pinned,
-                caller=caller,
-                idempotency_key=idempotency_key,
-                fingerprint=fingerprint,
-            )
-        return submit_training(
-            self.jobs,
-            self.celery,
+        pinned = {} if plan.calibration is None else {"calibration": plan.calibration}
+        job = new_job(
+            type=request.type,
+            queue=plan.queue,
             model=plan.model,
             dataset=request.dataset,
             preset=plan.preset,
             architecture=request.architecture,
-            parameters=request.parameters,
+            parameters=request.parameters | pinned,
             promote=request.promote,
             device=request.device,
-            queue=plan.queue,
             estimate=plan.estimate.model_dump() if plan.estimate else None,
             caller=caller,
-            idempotency_key=idempotency_key,
-            fingerprint=fingerprint,
         )
+        return submit(self.jobs, self.celery, job, idempotency_key, fingerprint)
 
     def resume(self, job_id: str) -> Job:
         """Queue a paused job again, ahead of the jobs that have not run yet; raise ``JobConflict``."""

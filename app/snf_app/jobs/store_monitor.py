@@ -55,7 +55,7 @@ class JobStoreMonitor:
                 self._store.ping()
                 self._alive_at = time.monotonic()
                 if pings % COUNT_EVERY == 0:
-                    self._waiting = {queue: self._store.lines.length(queue) for queue in Queue}
+                    self._waiting = {queue: self._store.waiting(queue) for queue in Queue}
                 pings += 1
             except BrokerDown:
                 self._alive_at = None

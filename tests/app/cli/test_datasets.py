@@ -12,11 +12,12 @@ from snf_app.jobs.planning import check_training
 from snf_client.schemas.jobs import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
-from snf_worker.attempts.run_attempt import Attempt, JobSpec, StopFlag
+from snf_worker.attempts.run_attempt import Attempt, StopFlag
 from snf_worker.attempts.train import run
 from snf_worker.jobs.events import EventLog
 from snf_worker.settings import Settings
 from tests.models.datasets.sample_files import mixed, source, zipped
+from tests.worker.support.helpers import new_job
 
 PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}
 
@@ -68,7 +69,7 @@ def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "job"
     folder.mkdir()
     job, preset = "0" * 26, "snf-glow-tiny"
-    spec = JobSpec(id=job, attempt=1, model="m", dataset="photos", preset=preset, parameters=PARAMETERS, promote=False)
+    spec = new_job(id=job, attempts=1, model="m", dataset="photos", preset=preset, parameters=PARAMETERS, device="cpu")
     run(Attempt(folder, spec, settings, EventLog(folder, 1), StopFlag()))
     manifest = Registry(settings.registry_dir).resolve("m").manifest
     assert manifest.preprocessing.shape == (3, 8, 8)

@@ -13,6 +13,7 @@ from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Queue, Status,
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.support.local import LOCAL
+from tests.worker.support.helpers import take
 
 REF = {"model": "digits", "version": 2, "ref": "digits:2"}
 
@@ -31,7 +32,7 @@ def finished(settings: Settings, type: JobType, result: dict[str, Any], **files:
     )
     store = JobStore(redis_client(settings), settings.key_prefix)
     store.create(job)
-    store.finish(job.id, store.take(job.id, "worker", 30) or 0, Status.SUCCEEDED, {"result": result})
+    store.finish(job.id, take(store, job, "worker", 30), Status.SUCCEEDED, {"result": result})
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
     for name, content in files.items():

@@ -74,7 +74,7 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     thread.join(60)
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert calibrations.numbers() == [0]
-    assert real.run(job.id) is Outcome.SUCCEEDED
+    assert real.run(job.queue) is Outcome.SUCCEEDED
     done = store.get(job.id)
     made = {"model": "digits", "version": 1, "ref": MODEL, "calibration": 1, "smallest_p": 1 / 51}
     assert (done.result, done.attempts) == (made | {"active": True, "reason": None}, 2)
@@ -87,7 +87,7 @@ def test_a_process_that_is_killed_is_tried_again_and_publishes_once(
     again, _ = store.create(calibrating(parameters={"activate": False}))
     arrays = (calibrations.folder / "1" / "calibration.safetensors").read_bytes()
     assert calibrations.publish(arrays, record.summary, job=again.id, activate=False) == 2
-    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert real.run(again.queue) is Outcome.SUCCEEDED
     result = store.get(again.id).result or {}
     assert (result["calibration"], result["active"], result["reason"]) == (2, False, NOT_ASKED)
     assert (calibrations.numbers(), calibrations.active()) == ([0, 1, 2], 1)
@@ -122,7 +122,7 @@ def test_thirty_images_take_over_only_where_asked(
     ]
     for number, (parameters, active, reason) in enumerate(cases, 1):
         job, _ = store.create(calibrating(dataset="thirty", parameters=parameters))
-        assert real.run(job.id) is Outcome.SUCCEEDED
+        assert real.run(job.queue) is Outcome.SUCCEEDED
         result = store.get(job.id).result or {}
         assert (result["calibration"], result["active"]) == (number, active)
         assert calibrations.active() == (number if active else 0)
@@ -146,7 +146,7 @@ def test_too_few_images_are_final(real: Supervisor, store: JobStore, settings: S
     archive.write_bytes(zipped(pngs(12)))
     DatasetStore(settings.datasets_dir).create("few", [Source(archive, "few.zip")])
     job, _ = store.create(calibrating(dataset="few"))
-    assert real.run(job.id) is Outcome.FAILED
+    assert real.run(job.queue) is Outcome.FAILED
     failed = store.get(job.id)
     assert failed.status is Status.FAILED
     assert failed.error is not None

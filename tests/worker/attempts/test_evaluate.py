@@ -48,7 +48,7 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(evaluating())
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
+    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.queue)), daemon=True)
     thread.start()
     journal = settings.jobs_dir / job.id / "events.jsonl"
     until(lambda: outcomes or (journal.exists() and '"checkpoint"' in journal.read_text()), 120, every=0.005)
@@ -60,7 +60,7 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     assert outcomes == [Outcome.CANCELLED]
     assert store.get(job.id).checkpoint_step
     again, _ = store.create(evaluating(retry_of=job.id))
-    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert real.run(again.queue) is Outcome.SUCCEEDED
     folder = settings.jobs_dir / again.id
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     messages = [event.get("message") for event in events]

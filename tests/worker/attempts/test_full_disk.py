@@ -1,6 +1,5 @@
 """An attempt, which is forked, meets a full disk: the job waits for room, whatever can still be written."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,7 @@ def run_attempt(program: str, settings: Settings) -> tuple[int | None, list[dict
     """Run an attempt by this program; return its exit code, events and log."""
     folder = settings.jobs_dir / "job"
     folder.mkdir(parents=True)
-    spec = new_job().model_dump(mode="json") | {"attempt": 1, "device": "cpu"}
-    (folder / "job.json").write_text(json.dumps(spec))
+    (folder / "job.json").write_text(new_job(attempts=1, device="cpu").model_dump_json())
     reader = EventReader(folder, 1)
     command = [sys.executable, "-m", "tests.worker.support.given_program", program, str(folder)]
     process = AttemptProcess(command, folder, settings.environment())

@@ -41,7 +41,7 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
     )
     folder = settings.jobs_dir / job.id
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
+    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.queue)), daemon=True)
     thread.start()
     until(lambda: (folder / "cells" / "cells.json").exists() or outcomes, 120, every=0.005)
     os.kill(forked.pids[str(folder)], signal.SIGKILL)
@@ -50,7 +50,7 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
     kept = set(json.loads((folder / "cells" / "cells.json").read_text())["found"])
     assert "without defects" in kept
 
-    assert real.run(job.id) is Outcome.SUCCEEDED
+    assert real.run(job.queue) is Outcome.SUCCEEDED
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     again = {event["message"] for event in events if event["event"] == "log" and event["attempt"] == 2}
     assert again

@@ -51,7 +51,7 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
     folder = settings.jobs_dir / job.id
     models = folder / "models"
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.id)), daemon=True)
+    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.queue)), daemon=True)
     thread.start()
     until(lambda: list(models.glob(MANIFEST)) or outcomes, 120, every=0.005)
     os.kill(forked.pids[str(folder)], signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
     (manifest,) = models.glob(MANIFEST)
     stored = json.loads(manifest.read_text())["training"]
 
-    assert real.run(job.id) is Outcome.SUCCEEDED
+    assert real.run(job.queue) is Outcome.SUCCEEDED
     done = store.get(job.id)
     record = RecommendationRecord.model_validate_json((folder / "recommendation.json").read_bytes())
     assert (record.job, record.dataset, record.proposal) == (job.id, "digits", "features")

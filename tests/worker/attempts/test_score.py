@@ -12,7 +12,7 @@ from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit_on_model
+from snf_worker.jobs.submission import submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
@@ -44,7 +44,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     real: Supervisor, slow: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
     whole, _ = store.create(scoring())
-    assert real.run(whole.id) is Outcome.SUCCEEDED
+    assert real.run(whole.queue) is Outcome.SUCCEEDED
     done = store.get(whole.id)
     assert done.result is not None
     assert (done.result["model"], done.result["images"], done.result["errors"]) == (MODEL, IMAGES, 0)
@@ -60,7 +60,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     again, _ = store.create(scoring())
     shutil.copytree(settings.jobs_dir / whole.id, settings.jobs_dir / again.id)
     shutil.copystat(table, settings.jobs_dir / again.id / "scores.parquet")
-    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert real.run(again.queue) is Outcome.SUCCEEDED
     assert store.get(again.id).result == done.result
     assert (settings.jobs_dir / again.id / "scores.parquet").stat().st_mtime_ns == written
 
@@ -73,7 +73,7 @@ def test_every_image_gets_a_row_and_a_dead_attempt_is_gone_on_with(
     assert outcomes == [Outcome.QUEUED_AGAIN]
     assert store.get(cut.id).attempts_without_progress == 0, "its parts are progress"
     assert 0 < len(list((settings.jobs_dir / cut.id / "parts").glob("part-*"))) < IMAGES / 50
-    assert real.run(cut.id) is Outcome.SUCCEEDED
+    assert real.run(cut.queue) is Outcome.SUCCEEDED
     assert rows(settings, cut) == expected
 
 
@@ -91,7 +91,7 @@ def test_it_pauses_at_once_and_another_try_takes_over_the_parts(
     kept = {path.name for path in (settings.jobs_dir / job.id / "parts").glob("part-*")}
     assert 0 < len(kept) < IMAGES / 50
     again, _ = store.create(scoring(retry_of=job.id))
-    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert real.run(again.queue) is Outcome.SUCCEEDED
     log = (settings.jobs_dir / again.id / "events.jsonl").read_text()
     assert f'"step":{50 * len(kept)}' in log.splitlines()[1], "it starts with the parts of the first"
     assert len(rows(settings, again)) == IMAGES
@@ -106,9 +106,7 @@ def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothin
     workers = [start("tests.worker.support.slow_worker", engine="torch") for _ in range(2)]
     registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
     until(lambda: len(registry.workers()) == 2, 60)
-    job = submit_on_model(
-        store, make_celery(settings), "score", model=MODEL, dataset="mnist-mini", parameters={"images_per_part": 50}
-    )
+    job = submit(store, make_celery(settings), scoring(parameters={"images_per_part": 50}))
     with unfinished(store, job):
         # Both have it in hand: one as its attempt, the other to help.
         until(lambda: [worker.job for worker in registry.workers()] == [job.id, job.id], 60)

@@ -62,7 +62,7 @@ def test_a_killed_attempt_goes_on_from_its_parts_and_has_the_rows_of_the_embedde
     on_ray: Supervisor, real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path
 ) -> None:
     whole, _ = store.create(scoring(dataset="mnist-mini", parameters={"images_per_part": 2 * PART}))
-    assert real.run(whole.id) is Outcome.SUCCEEDED
+    assert real.run(whole.queue) is Outcome.SUCCEEDED
 
     out = tmp_path / "scores"
     job, _ = store.create(job_below(out))
@@ -76,7 +76,7 @@ def test_a_killed_attempt_goes_on_from_its_parts_and_has_the_rows_of_the_embedde
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert 0 < len(kept) < IMAGES // PART
 
-    assert on_ray.run(job.id) is Outcome.SUCCEEDED
+    assert on_ray.run(job.queue) is Outcome.SUCCEEDED
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("part-*")}.items() >= kept.items()
     stored = stored_output(Location.parse(str(out)))
     merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
@@ -126,7 +126,7 @@ def test_a_job_whose_actors_hang_is_ended_as_hung(
     monkeypatch.setenv(slow_score.WITHOUT_MODEL, "yes")
     impatient = settings.model_copy(update={"ray_address": small_ray_cluster.address, "stall_seconds": 8.0})
     job, _ = store.create(job_below(tmp_path / "scores"))
-    assert Supervisor(store, impatient, stopping, slow_score.command).run(job.id) is Outcome.QUEUED_AGAIN
+    assert Supervisor(store, impatient, stopping, slow_score.command).run(job.queue) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
     assert error["type"] == "trainer-stalled"
@@ -137,7 +137,7 @@ def test_a_cluster_that_does_not_answer_is_tried_again_and_named(
 ) -> None:
     nowhere = settings.model_copy(update={"ray_address": "127.0.0.1:9"})
     job, _ = store.create(job_below(tmp_path / "scores"))
-    assert Supervisor(store, nowhere, stopping).run(job.id) is Outcome.QUEUED_AGAIN
+    assert Supervisor(store, nowhere, stopping).run(job.queue) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
     assert error["type"] == "engine-unavailable"

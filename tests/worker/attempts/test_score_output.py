@@ -45,7 +45,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, _ = store.create(scoring())
-    assert real.run(whole.id) is Outcome.SUCCEEDED
+    assert real.run(whole.queue) is Outcome.SUCCEEDED
     expected = (settings.jobs_dir / whole.id / "scores.parquet").read_bytes()
 
     place = s3_server.bucket("killed").child("scores/lot-7")
@@ -61,7 +61,7 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
             thread.join(60)
         assert outcomes == [Outcome.QUEUED_AGAIN]
         assert 0 < len(stored_output(place).missing()) < PARTS
-        assert real.run(cut.id) is Outcome.SUCCEEDED
+        assert real.run(cut.queue) is Outcome.SUCCEEDED
         assert proxy.failed.total() > 0
         # No attempt lists the place for each part: two do so at their start, one before its end, and this test.
         assert proxy.requests["GET"] < 10 * PARTS
@@ -85,12 +85,12 @@ def test_an_attempt_that_is_killed_loses_and_doubles_nothing_at_its_output(
     damaged = stored.part(3)
     damaged.write(damaged.read()[:-9])
     again, _ = store.create(scoring(parameters={"images_per_part": 50} | output))
-    assert real.run(again.id) is Outcome.SUCCEEDED
+    assert real.run(again.queue) is Outcome.SUCCEEDED
     merge_parts(stored.files(), tmp_path / "merged.parquet", stored.plan.metadata)
     assert (tmp_path / "merged.parquet").read_bytes() == expected
 
     other, _ = store.create(scoring(parameters={"alpha": 0.05} | output))
-    assert real.run(other.id) is Outcome.FAILED
+    assert real.run(other.queue) is Outcome.FAILED
     failed = store.get(other.id)
     assert failed.status is Status.FAILED
     assert failed.error is not None
@@ -106,7 +106,7 @@ def test_a_server_that_is_gone_repeats_the_attempt(
     for name, value in gone.environment.items():
         monkeypatch.setenv(name, value)
     job, _ = store.create(scoring(parameters={"output": "s3://gone/scores"}))
-    assert real.run(job.id) is Outcome.QUEUED_AGAIN
+    assert real.run(job.queue) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
     assert error["type"] == "location-unavailable"

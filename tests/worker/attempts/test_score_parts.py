@@ -12,20 +12,22 @@ import pytest
 from snf_models.bulk.plan import BulkPlan
 from snf_models.errors import LocationRefused
 from snf_models.locations.location import Location
-from snf_worker.attempts.run_attempt import JobSpec, StopFlag
+from snf_worker.attempts.run_attempt import StopFlag
 from snf_worker.attempts.score import assist, open_parts
+from snf_worker.jobs.record import Job
 from snf_worker.process_setup import USER_UMASK
 from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
+from tests.worker.support.helpers import new_job
 
 PLAN = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.05, count=1)
 
 
-def spec_of(output: Path) -> JobSpec:
+def spec_of(output: Path) -> Job:
     parameters = {"output": Location.parse(str(output)).url}
-    return JobSpec(id="j", attempt=1, model="m:1", dataset="d", parameters=parameters, promote=False)
+    return new_job(type="score", model="m:1", dataset="d", parameters=parameters)
 
 
 def test_a_link_that_was_made_after_the_check_leads_nowhere(tmp_path: Path) -> None:
@@ -60,7 +62,8 @@ import sys
 from pathlib import Path
 from snf_models.bulk.tables import table_of
 from tests.worker.attempts.test_score_parts import PLAN, spec_of
-from snf_worker.attempts.score import open_parts
+from snf_worker.attempts.run_attempt import StopFlag
+from snf_worker.attempts.score import assist, open_parts
 from snf_worker.process_setup import user_umask
 from snf_worker.settings import Settings
 base = Path(sys.argv[1])

@@ -25,10 +25,10 @@ def test_a_job_reads_no_location_that_callers_may_no_longer_name(
     datasets.refer("by-command", lots)
 
     refused, _ = store.create(scoring(dataset="by-request"))
-    assert real.run(refused.id) is Outcome.FAILED
+    assert real.run(refused.queue) is Outcome.FAILED
     error = store.get(refused.id).error
     assert error is not None
     assert error["type"] == "location-refused"
     assert "may not be named over HTTP: expected a location below one of SNF_ALLOWED_LOCATIONS" in error["detail"]
     allowed, _ = store.create(scoring(dataset="by-command"))
-    assert real.run(allowed.id) is Outcome.SUCCEEDED
+    assert real.run(allowed.queue) is Outcome.SUCCEEDED

@@ -20,7 +20,7 @@ from snf_models.errors import Interrupted
 from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.training.config import TrainingConfig
-from snf_worker.attempts.run_attempt import Attempt, JobSpec, StopFlag, explain, lock_folder, run_attempt
+from snf_worker.attempts.run_attempt import Attempt, StopFlag, explain, lock_folder, run_attempt
 from snf_worker.attempts.train import run
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import StaleAttempt
@@ -32,7 +32,7 @@ from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT
-from tests.worker.support.helpers import new_job, until
+from tests.worker.support.helpers import new_job, take, until
 
 SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
 LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 0.1}
@@ -43,13 +43,13 @@ def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supe
     return Supervisor(store, settings, stopping)
 
 
-def spec_of(job: Job, attempt: int) -> JobSpec:
-    return JobSpec.model_validate(job.model_dump(mode="json") | {"attempt": attempt, "device": "cpu"})
+def spec_of(job: Job, attempt: int) -> Job:
+    return job.model_copy(update={"attempts": attempt, "device": "cpu"})
 
 
 def in_background(supervisor: Supervisor, job: Job) -> Callable[[], Outcome]:
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
     thread.start()
 
     def end() -> Outcome:
@@ -75,7 +75,7 @@ def test_a_job_becomes_a_registered_model_once(
 ) -> None:
     settings = settings.model_copy(update={"engine": "torch"})  # the one that starts in the least time
     job, _ = store.create(new_job(parameters=SHORT))
-    assert Supervisor(store, settings, stopping).run(job.id) is Outcome.SUCCEEDED
+    assert Supervisor(store, settings, stopping).run(job.queue) is Outcome.SUCCEEDED
     done = store.get(job.id)
     unfit = [{"code": "hardly-trained", "detail": done.result["unfit"][0]["detail"]}] if done.result else []
     version = {"model": "digits", "version": 1, "ref": "digits:1"}
@@ -152,7 +152,7 @@ def test_a_job_that_an_earlier_version_began_goes_on_with_its_optimiser(
     for job, optimizer in ((again, "adam"), (new, "muon")):
         folder = settings.jobs_dir / job.id
         folder.mkdir(parents=True, exist_ok=True)
-        attempt = store.take(job.id, "w", 30) or 0
+        attempt = take(store, job, lease_s=30)
         with pytest.raises(Reached, match=f"snf-glow-small.*{optimizer}"):
             run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
 
@@ -169,7 +169,7 @@ def test_what_no_attempt_can_change_fails_at_once(
     real: Supervisor, store: JobStore, changes: dict[str, Any], slug: str
 ) -> None:
     job, _ = store.create(new_job(**({"parameters": SHORT} | changes)))
-    assert real.run(job.id) is Outcome.FAILED
+    assert real.run(job.queue) is Outcome.FAILED
     failed = store.get(job.id)
     assert failed.error is not None
     assert failed.error["type"] == slug
@@ -184,7 +184,7 @@ def test_a_job_that_reaches_its_memory_limit_fails_by_name(
     narrow = settings.model_copy(update={"train_memory_bytes": 800 * 2**20})
     large = SHORT | {"batch_size": 2000}
     job, _ = store.create(new_job(preset="snf-glow-small", parameters=large))
-    assert Supervisor(store, narrow, stopping).run(job.id) is Outcome.FAILED
+    assert Supervisor(store, narrow, stopping).run(job.queue) is Outcome.FAILED
     failed = store.get(job.id)
     assert failed.error is not None
     assert failed.error["type"] == "memory-limit"
@@ -204,7 +204,7 @@ def test_a_stale_attempt_publishes_nothing(
     store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     job, _ = store.create(new_job(parameters=SHORT))
-    attempt = store.take(job.id, "slow", 0.05) or 0
+    attempt = take(store, job, "slow", 0.05)
     folder = settings.jobs_dir / job.id
     shutil.copytree(ZOO / "mnist-snf-glow" / "1", folder / "artifact")
 
@@ -213,7 +213,7 @@ def test_a_stale_attempt_publishes_nothing(
     def take_over() -> None:
         time.sleep(0.1)
         assert store.expire(job.id, 3) == "queued"
-        assert store.take(job.id, "quick", 30) == 2
+        assert take(store, job, "quick", 30) == 2
 
     def slow_training(*_: Any, **__: Any) -> Path:
         nonlocal trained
@@ -241,7 +241,7 @@ def test_an_attempt_that_slept_through_anothers_success_publishes_no_second_vers
     store: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, _ = store.create(new_job(parameters=SHORT))
-    attempt = store.take(job.id, "w", 30) or 0
+    attempt = take(store, job, lease_s=30)
     folder = settings.jobs_dir / job.id
     artifact_of(job, folder)
     registry = Registry(settings.registry_dir)
@@ -266,7 +266,7 @@ def test_an_outage_that_outlasts_the_lease_is_no_crash(settings: Settings) -> No
 
 def test_a_stale_trainer_stops_between_two_steps(store: JobStore, settings: Settings, tmp_path: Path) -> None:
     job, _ = store.create(new_job())
-    number = store.take(job.id, "slow", 0.05) or 0
+    number = take(store, job, "slow", 0.05)
     eager = settings.model_copy(update={"heartbeat_seconds": 0.01})
     attempt = Attempt(tmp_path, spec_of(job, number), eager, EventLog(tmp_path, number), StopFlag())
     time.sleep(0.1)
@@ -281,7 +281,7 @@ def test_the_end_of_a_training_waits_for_a_broker_that_is_down(
     store: JobStore, settings: Settings, broker: EmbeddedBroker, tmp_path: Path
 ) -> None:
     job, _ = store.create(new_job())
-    number = store.take(job.id, "w", 0.1) or 0
+    number = take(store, job, lease_s=0.1)
     stop = StopFlag()
     brief = settings.model_copy(update={"lease_seconds": 0.1})
     attempt = Attempt(tmp_path, spec_of(job, number), brief, EventLog(tmp_path, number), stop)
@@ -309,7 +309,7 @@ def test_a_death_between_publishing_and_promoting_is_made_good(
     folder = settings.jobs_dir / job.id
     registry.publish(artifact_of(job, folder), "digits")
     assert registry.resolve("digits").version == 1, "the first attempt died before it moved the alias"
-    attempt = store.take(job.id, "next", 30) or 0
+    attempt = take(store, job, "next", 30)
     monkeypatch.setattr("snf_worker.attempts.train.train", lambda *_, **__: pytest.fail("it must not train again"))
     run(Attempt(folder, spec_of(job, attempt), settings, EventLog(folder, attempt), StopFlag()))
     assert registry.resolve("digits").version == 2

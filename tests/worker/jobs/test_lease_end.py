@@ -12,6 +12,7 @@ from snf_worker.errors import (
 from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
+from tests.worker.support.helpers import take
 
 Add = Callable[..., Job]
 
@@ -26,12 +27,12 @@ def test_an_end_that_is_written_again_gets_the_same_answer(store: JobStore, sett
         store.finish(job.id, attempt, Status.FAILED, {"error": {"type": "diverged"}})
 
     job = add()
-    attempt = store.take(job.id, "w", 5) or 0
+    attempt = take(store, job)
     assert [store.put_back(job.id, attempt, {"checkpoint_step": 7}) for _ in range(2)] == [Status.QUEUED] * 2
     assert store.request_pause(job.id).status is Status.PAUSED
     assert store.put_back(job.id, attempt, {"checkpoint_step": 7}) is Status.PAUSED
     store.request_resume(job.id)
-    newer = store.take(job.id, "w", 5) or 0
+    newer = take(store, job)
     with pytest.raises(StaleAttempt):
         store.put_back(job.id, attempt, {"checkpoint_step": 7})
     fail(job, newer)
@@ -44,7 +45,7 @@ def test_an_end_that_is_written_again_gets_the_same_answer(store: JobStore, sett
 
 def test_a_start_that_is_written_again_after_the_lease_expired_is_stale(store: JobStore, add: Add) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 0.01) or 0
+    attempt = take(store, job, lease_s=0.01)
     for _ in range(2):
         store.running(job.id, attempt)
     time.sleep(0.03)
@@ -55,7 +56,7 @@ def test_a_start_that_is_written_again_after_the_lease_expired_is_stale(store: J
 
 def test_an_end_of_an_earlier_version_cannot_be_repeated(store: JobStore, settings: Settings, add: Add) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 5) or 0
+    attempt = take(store, job)
     store.finish(job.id, attempt, Status.SUCCEEDED, {})
     redis_client(settings).hdel(f"{settings.key_prefix}job:{job.id}", "left_by")
     with pytest.raises(StaleAttempt):

@@ -1,12 +1,14 @@
-"""Lines of waiting jobs, and messages of the broker that were lost."""
+"""Lines of waiting jobs."""
 
-import time
 from collections.abc import Callable
 
 import pytest
 
-from snf_worker.jobs.record import Job, Queue
+from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
+from snf_worker.settings import Settings
+from tests.worker.support.helpers import take
 
 Add = Callable[..., Job]
 
@@ -16,67 +18,53 @@ def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_queues_do_not_make_each_others_messages_look_lost(store: JobStore, add: Add) -> None:
-    waiting = add(queue=Queue.TRAIN_GPU)
-    time.sleep(0.02)
-    store.take(add().id, "w", 5)
-    time.sleep(0.02)
-    assert store.lines.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=False) == []
-    assert store.lines.lost_messages(Queue.TRAIN_GPU, 0.01, first=False, line_is_empty=True) == [waiting.id]
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == []
-
-
 def test_the_place_in_line(store: JobStore, add: Add) -> None:
     first, second, elsewhere = add(), add(), add(queue=Queue.TRAIN_GPU)
-    assert [store.lines.position(job) for job in (first, second, elsewhere)] == [0, 1, 0]
-    store.take(first.id, "w", 5)
-    assert [store.lines.position(job) for job in (first, second)] == [None, 0]
+    assert [store.position(job) for job in (first, second, elsewhere)] == [0, 1, 0]
+    assert store.take(Queue.TRAIN_CPU, "w", 5) == (first.id, 1)
+    assert [store.position(job) for job in (first, second)] == [None, 0]
+    assert store.waiting(Queue.TRAIN_CPU) == 1
 
 
-def test_lost_messages_are_told_from_waiting_ones(store: JobStore, add: Add) -> None:
-    first = add().id
-    time.sleep(0.02)  # their order is that of milliseconds
-    second, third = add().id, add().id
-    time.sleep(0.05)
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 60, first=False, line_is_empty=True) == []
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=True) == [first, second, third]
-    store.take(second, "w", 5)
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == [first]
-    assert store.lines.note_dispatch(first)
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
+def test_jobs_that_have_run_are_taken_first_in_the_order_in_which_they_came_back(store: JobStore, add: Add) -> None:
+    early, late, paused, waiting = (add() for _ in range(4))
+    attempts = {job.id: take(store, job) for job in (early, late)}
+    store.request_pause(paused.id)
+    for job in (late, early):
+        store.put_back(job.id, attempts[job.id], {})
+    store.request_resume(paused.id)
+    order = [late, early, paused, waiting]
+    assert [store.position(job) for job in order] == [0, 1, 2, 3]
+    taken = [store.take(Queue.TRAIN_CPU, f"w{number}", 5) for number in range(5)]
+    assert taken == [(late.id, 2), (early.id, 2), (paused.id, 1), (waiting.id, 1), None]
 
 
-def test_a_job_first_in_line_does_not_make_others_look_lost(store: JobStore, add: Add) -> None:
-    preempted = add()
-    attempt = store.take(preempted.id, "w", 5) or 0
-    waiting = add()
-    time.sleep(0.02)
-    store.put_back(preempted.id, attempt, {})
-    store.take(preempted.id, "w", 5)
-    time.sleep(0.02)
-    assert waiting.id not in store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False)
+def test_jobs_that_a_worker_cannot_run_yet_are_left_in_line(store: JobStore, add: Add) -> None:
+    full, other = add(), add()
+    assert store.take(Queue.TRAIN_CPU, "w", 5, [full.id]) == (other.id, 1)
+    assert store.take(Queue.TRAIN_CPU, "v", 5, [full.id]) is None
+    assert store.position(full) == 0
 
 
-def test_a_lost_message_of_a_job_first_in_line_is_noticed_behind_a_long_queue(store: JobStore, add: Add) -> None:
-    preempted = add()
-    attempt = store.take(preempted.id, "w", 5) or 0
-    waiting = [add() for _ in range(2)]
-    store.put_back(preempted.id, attempt, {})
-    time.sleep(0.02)
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=False) == []
-    store.take(waiting[0].id, "w", 5)
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=True, line_is_empty=True) == [preempted.id]
-    assert store.lines.lost_messages(Queue.TRAIN_CPU, 0.01, first=False, line_is_empty=False) == []
-    assert [store.lines.position(job) for job in (preempted, waiting[1])] == [0, 1]
-    assert store.lines.length(Queue.TRAIN_CPU) == 2
+def test_an_entry_without_a_queued_job_is_dropped(store: JobStore, settings: Settings, add: Add) -> None:
+    line = f"{settings.key_prefix}waiting:train-cpu"
+    redis_client(settings).zadd(line, {"gone": -1})
+    job = add()
+    assert store.take(Queue.TRAIN_CPU, "w", 5) == (job.id, 1)
+    assert store.waiting(Queue.TRAIN_CPU) == 0
 
 
-def test_a_job_whose_message_was_lost_goes_to_the_front(store: JobStore, add: Add) -> None:
-    lost, others = add(), [add() for _ in range(2)]
-    store.take(others[0].id, "w", 5)
-    assert store.lines.note_dispatch(lost.id)
-    assert [store.lines.position(job) for job in (lost, others[1])] == [0, 1]
-    assert store.lines.length(Queue.TRAIN_CPU) == 2
-    store.take(lost.id, "w", 5)
-    assert store.lines.length(Queue.TRAIN_CPU) == 1
+def test_lines_of_an_earlier_version_keep_their_order(store: JobStore, settings: Settings, add: Add) -> None:
+    """It kept interrupted jobs in a line of their own, and ordered both by time."""
+    interrupted, waiting = add(), add()
+    client, prefix = redis_client(settings), settings.key_prefix
+    client.delete(f"{prefix}order", f"{prefix}waiting:train-cpu")
+    client.zadd(f"{prefix}waiting:train-cpu", {waiting.id: 1_764_000_000_000})
+    client.zadd(f"{prefix}waiting:first:train-cpu", {interrupted.id: 1_764_000_000_500})
+    store.adopt_lines_of_earlier_version()
+    new = add()
+    assert [store.position(job) for job in (interrupted, waiting, new)] == [0, 1, 2]
+    attempt = take(store, new)
+    store.put_back(new.id, attempt, {})
+    assert [store.position(job) for job in (interrupted, new, waiting)] == [0, 1, 2]
+    assert store.get(interrupted.id).status is Status.QUEUED

@@ -9,7 +9,6 @@ from snf_models.datasets import load_dataset
 from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import ZOO
 from snf_models.training.config import TrainingConfig
-from snf_worker.attempts.run_attempt import JobSpec
 from snf_worker.attempts.train import _store_measured
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
@@ -38,7 +37,7 @@ def test_time_grows_with_steps_and_images() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "max_minutes", "stored"),
-    [({}, None, True), ({"attempt": 2}, None, False), ({"retry_of": "0" * 26}, None, False), ({}, 5.0, False)],
+    [({}, None, True), ({"attempts": 2}, None, False), ({"retry_of": "0" * 26}, None, False), ({}, 5.0, False)],
 )
 def test_only_a_whole_training_in_one_attempt_counts(
     settings: Settings, broker: EmbeddedBroker, changes: dict[str, Any], max_minutes: float | None, stored: bool
@@ -46,7 +45,7 @@ def test_only_a_whole_training_in_one_attempt_counts(
     config = PRESET.config({"max_minutes": max_minutes})
     dataset = load_dataset("mnist-mini", None, None, TrainingConfig())
     training = read_manifest(ZOO / "mnist-snf-glow" / "1").training
-    spec = JobSpec.model_validate(new_job().model_dump(mode="json") | {"attempt": 1, "device": "cpu"} | changes)
+    spec = new_job(**{"attempts": 1, "device": "cpu"} | changes)
     _store_measured(spec, settings, PRESET, config, dataset, training)
     found = MeasuredTrainings(redis_client(settings), settings.key_prefix).latest(kind())
     assert (found is not None) == stored

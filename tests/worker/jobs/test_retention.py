@@ -9,10 +9,10 @@ import pytest
 
 from snf_worker.errors import JobConflict, JobNotFound
 from snf_worker.jobs.record import Job, Status
-from snf_worker.jobs.retention import remove_job
 from snf_worker.jobs.store import JobStore
+from snf_worker.runtime.reconciler import remove_job
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import make_reconciler
+from tests.worker.support.helpers import make_reconciler, take
 
 Add = Callable[..., Job]
 ENDS = (Status.SUCCEEDED, Status.PARTIAL, Status.FAILED, Status.CANCELLED)
@@ -25,7 +25,7 @@ def forgetful(settings: Settings) -> Settings:
 
 def ended(store: JobStore, settings: Settings, add: Add, status: Status) -> Job:
     job = add()
-    store.finish(job.id, store.take(job.id, "w", 30) or 0, status, {})
+    store.finish(job.id, take(store, job, lease_s=30), status, {})
     (settings.jobs_dir / job.id / "checkpoints").mkdir(parents=True)
     return store.get(job.id)
 
@@ -33,7 +33,7 @@ def ended(store: JobStore, settings: Settings, add: Add, status: Status) -> Job:
 def test_old_jobs_go_with_their_folders_and_others_stay(store: JobStore, forgetful: Settings, add: Add) -> None:
     old = [ended(store, forgetful, add, status) for status in ENDS]
     queued, running = add(), add()
-    store.take(running.id, "w", 600)
+    take(store, running, lease_s=600)
     for job in (queued, running):
         (forgetful.jobs_dir / job.id).mkdir()
     time.sleep(0.3)

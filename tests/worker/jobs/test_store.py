@@ -18,7 +18,7 @@ from snf_worker.errors import (
 from snf_worker.jobs.record import Job, RequestedAction, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import new_job
+from tests.worker.support.helpers import new_job, take
 
 Add = Callable[..., Job]
 
@@ -46,7 +46,6 @@ def test_an_unknown_job(store: JobStore) -> None:
         store.get("nothing")
     with pytest.raises(JobNotFound):
         store.request_cancel("nothing")
-    assert store.take("nothing", "w", 1) is None
 
 
 def test_pages_are_newest_first_and_miss_and_repeat_nothing(store: JobStore, add: Add) -> None:
@@ -86,22 +85,24 @@ def test_idempotency_key(store: JobStore) -> None:
 
 def test_one_of_many_takes_the_lease(settings: Settings, store: JobStore, add: Add) -> None:
     job = add()
-    got: list[int | None] = []
+    got: list[tuple[str, int] | None] = []
 
     def take() -> None:
-        got.append(JobStore(redis_client(settings), settings.key_prefix).take(job.id, "w", 5))
+        got.append(
+            JobStore(redis_client(settings), settings.key_prefix).take(job.queue, threading.current_thread().name, 5)
+        )
 
     threads = [threading.Thread(target=take) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(got, key=str) == [1] + [None] * 7
+    assert sorted(got, key=str) == [(job.id, 1)] + [None] * 7
 
 
 def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
     job = add()
-    attempt = store.take(job.id, "me", 5)
+    attempt = take(store, job, "me", 5)
     assert attempt == 1
     assert store.get(job.id).status is Status.STARTING
     store.running(job.id, attempt)
@@ -123,30 +124,30 @@ def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
 @pytest.mark.parametrize("end", [Status.SUCCEEDED, Status.PARTIAL, Status.FAILED, Status.CANCELLED])
 def test_a_terminal_state_never_changes(store: JobStore, add: Add, end: Status) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 5) or 0
+    attempt = take(store, job)
     store.finish(job.id, attempt, end, {})
     before = store.get(job.id)
     with pytest.raises(JobConflict):
         store.request_cancel(job.id)
     with pytest.raises(StaleAttempt):
         store.put_back(job.id, attempt, {})
+    late = Status.CANCELLED if end is Status.FAILED else Status.FAILED
     with pytest.raises(StaleAttempt):
-        store.finish(job.id, attempt, Status.FAILED, {"error": {"type": "late"}})
+        store.finish(job.id, attempt, late, {"error": {"type": "late"}})
     with pytest.raises(StaleAttempt):
         store.renew(job.id, attempt, 5, {"progress": {"step": 99}})
-    assert store.take(job.id, "w", 5) is None
+    assert take(store, job) == 0
     assert store.expire(job.id, 3) == "kept"
-    assert store.lines.note_dispatch(job.id) is False
     assert store.get(job.id) == before
 
 
 def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
     job = add()
-    old = store.take(job.id, "slow", 0.05) or 0
+    old = take(store, job, "slow", 0.05)
     time.sleep(0.1)
     assert store.expired_leases() == [job.id]
     assert store.expire(job.id, 3) == "queued"
-    new = store.take(job.id, "quick", 5) or 0
+    new = take(store, job, "quick", 5)
     assert (old, new) == (1, 2)
     assert not store.holds(job.id, old)
     assert store.holds(job.id, new)
@@ -165,7 +166,7 @@ def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
 def test_failures_are_listed_until_they_are_recorded(store: JobStore, add: Add) -> None:
     failed, vanished, removed, done = add(), add(), add(), add()
     for job, end in ((failed, Status.FAILED), (removed, Status.FAILED), (done, Status.SUCCEEDED)):
-        store.finish(job.id, store.take(job.id, "w", 5) or 0, end, {})
+        store.finish(job.id, take(store, job), end, {})
     assert [lose(store, vanished) for _ in range(3)][-1] == "failed"
     assert store.unrecorded() == sorted([failed.id, vanished.id, removed.id])
     store.remove(removed.id)
@@ -175,7 +176,7 @@ def test_failures_are_listed_until_they_are_recorded(store: JobStore, add: Add) 
 
 def test_a_renewed_lease_does_not_expire(store: JobStore, add: Add) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 0.05) or 0
+    attempt = take(store, job, lease_s=0.05)
     time.sleep(0.1)
     store.renew(job.id, attempt, 30)
     assert store.expired_leases() == []
@@ -186,14 +187,14 @@ def test_cancelling(store: JobStore, add: Add) -> None:
     queued = add()
     assert store.request_cancel(queued.id).status is Status.CANCELLED
     running = add()
-    attempt = store.take(running.id, "w", 5) or 0
+    attempt = take(store, running)
     asked = store.request_cancel(running.id)
     assert (asked.status, asked.cancel_requested) == (Status.STARTING, True)
     assert store.renew(running.id, attempt, 5) is RequestedAction.CANCEL
     # Preempted at that very moment: it must not wait in the queue for ever.
     assert store.put_back(running.id, attempt, {}) is Status.CANCELLED
     lost = add()
-    store.take(lost.id, "w", 0.05)
+    take(store, lost, lease_s=0.05)
     store.request_cancel(lost.id)
     time.sleep(0.1)
     assert store.expire(lost.id, 3) == "cancelled"
@@ -203,7 +204,7 @@ def test_cancelling(store: JobStore, add: Add) -> None:
 def test_pausing_and_resuming(store: JobStore, add: Add) -> None:
     queued = add()
     assert store.request_pause(queued.id).status is Status.PAUSED
-    assert store.take(queued.id, "w", 5) is None
+    assert take(store, queued) == 0
     assert store.request_pause(queued.id).status is Status.PAUSED
     job, needs_message = store.request_resume(queued.id)
     assert (job.status, needs_message) == (Status.QUEUED, True)
@@ -211,7 +212,7 @@ def test_pausing_and_resuming(store: JobStore, add: Add) -> None:
         store.request_resume(queued.id)
 
     running = add()
-    attempt = store.take(running.id, "w", 5) or 0
+    attempt = take(store, running)
     with pytest.raises(JobConflict, match="starting"):
         store.request_resume(running.id)
     asked = store.request_pause(running.id)
@@ -221,12 +222,12 @@ def test_pausing_and_resuming(store: JobStore, add: Add) -> None:
     paused = store.get(running.id)
     assert (paused.pause_requested, paused.finished_at, paused.checkpoint_step) == (False, None, 7)
     assert store.request_resume(running.id)[0].status is Status.QUEUED
-    assert store.take(running.id, "w", 5) == 2
+    assert take(store, running) == 2
 
 
 def test_a_pause_taken_back_in_time_does_not_pause(store: JobStore, add: Add) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 5) or 0
+    attempt = take(store, job)
     store.request_pause(job.id)
     again, needs_message = store.request_resume(job.id)
     assert (again.status, again.pause_requested, needs_message) == (Status.STARTING, False, False)
@@ -236,7 +237,7 @@ def test_a_pause_taken_back_in_time_does_not_pause(store: JobStore, add: Add) ->
 
 def test_cancelling_beats_pausing(store: JobStore, add: Add) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 5) or 0
+    attempt = take(store, job)
     store.request_pause(job.id)
     store.request_cancel(job.id)
     with pytest.raises(JobConflict, match="being cancelled"):
@@ -253,7 +254,7 @@ def test_cancelling_beats_pausing(store: JobStore, add: Add) -> None:
 
 def test_a_lost_lease_pauses_where_that_was_asked_for(store: JobStore, add: Add) -> None:
     job = add()
-    store.take(job.id, "w", 0.05)
+    take(store, job, lease_s=0.05)
     store.request_pause(job.id)
     time.sleep(0.1)
     assert store.expire(job.id, 3) == "paused"
@@ -261,7 +262,7 @@ def test_a_lost_lease_pauses_where_that_was_asked_for(store: JobStore, add: Add)
 
 def lose(store: JobStore, job: Job, step: int | None = None) -> str:
     """An attempt whose worker vanishes with its trainer, after a checkpoint at `step`."""
-    attempt = store.take(job.id, "host:1", 0.03) or 0
+    attempt = take(store, job, "host:1", 0.03)
     store.renew(job.id, attempt, 0.03, {"progress": {"step": 7}} | ({} if step is None else {"checkpoint_step": step}))
     time.sleep(0.05)
     return store.expire(job.id, 3)
@@ -283,15 +284,14 @@ def test_attempts_that_vanish_without_a_new_checkpoint_fail_the_job(store: JobSt
     }
 
 
-def test_a_delivery_that_asks_again_gets_the_same_attempt(store: JobStore, add: Add) -> None:
-    job = add()
-    assert [store.take(job.id, "w", life_s, "mine") for life_s in (0.05, 30)] == [1, 1]
+def test_a_worker_that_asks_again_gets_the_same_attempt(store: JobStore, add: Add) -> None:
+    job, other = add(), add()
+    assert [store.take(job.queue, "w", life_s) for life_s in (0.05, 30)] == [(job.id, 1)] * 2
     time.sleep(0.1)
     assert store.expire(job.id, 3) == "kept", "asking again renews the lease"
-    assert store.take(job.id, "w", 30, "another") is None
-    assert store.take(job.id, "w", 30) is None
+    assert store.take(job.queue, "another", 30) == (other.id, 1)
     store.renew(job.id, 1, 30)
-    assert store.take(job.id, "w", 30, "mine") is None, "it is confirmed: a late copy of the command takes nothing"
+    assert store.take(job.queue, "w", 30) is None, "it is confirmed: a late copy of the command takes nothing"
 
 
 def test_an_attempt_that_was_never_confirmed_does_not_count(store: JobStore, add: Add) -> None:
@@ -299,7 +299,7 @@ def test_an_attempt_that_was_never_confirmed_does_not_count(store: JobStore, add
     assert lose(store, job) == "queued"
     before = store.get(job.id)
     for _ in range(4):
-        store.take(job.id, "w", 0.01)
+        take(store, job, lease_s=0.01)
         time.sleep(0.03)
         assert store.expire(job.id, 2) == "queued"
     after = store.get(job.id)
@@ -311,7 +311,7 @@ def test_an_attempt_that_was_never_confirmed_does_not_count(store: JobStore, add
 def test_a_preemption_is_no_attempt_without_progress(store: JobStore, add: Add) -> None:
     job = add()
     for _ in range(4):
-        store.put_back(job.id, store.take(job.id, "w", 5) or 0, {})
+        store.put_back(job.id, take(store, job), {})
     assert store.get(job.id).attempts_without_progress == 0
 
 
@@ -336,7 +336,7 @@ def test_a_server_that_takes_no_writes_counts_as_down(
     store: JobStore, settings: Settings, broker: EmbeddedBroker, add: Add
 ) -> None:
     job = add()
-    attempt = store.take(job.id, "w", 5) or 0
+    attempt = take(store, job)
     before = store.get(job.id)
     client = redis_client(settings)
     client.config_set("maxmemory", "1")

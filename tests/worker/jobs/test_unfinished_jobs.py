@@ -9,7 +9,7 @@ from snf_worker.errors import JobConflict, JobInUse, JobNotFound, TooManyJobs
 from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobLimits, JobStore
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import new_job
+from tests.worker.support.helpers import new_job, take
 
 Add = Callable[..., Job]
 
@@ -24,7 +24,7 @@ def test_unfinished_jobs_are_limited_for_each_caller_and_altogether(settings: Se
         store.create(new_job(caller="key:a"), "another", "")
     assert store.create(new_job(), "key 0", "") == (queued, False), "a repeated request is no new job"
     running = store.create(new_job(caller="key:b"))[0]
-    attempt = store.take(running.id, "w", 30) or 0
+    attempt = take(store, running, lease_s=30)
     with pytest.raises(TooManyJobs, match="3 jobs are unfinished, and 3 may be"):
         store.create(new_job(caller="key:c"))
     store.finish(running.id, attempt, Status.SUCCEEDED, {})
@@ -39,7 +39,7 @@ def test_unfinished_jobs_are_limited_for_each_caller_and_altogether(settings: Se
 
 def test_a_removed_job_is_retried_by_nobody(store: JobStore, add: Add) -> None:
     failed = add()
-    store.finish(failed.id, store.take(failed.id, "w", 30) or 0, Status.FAILED, {})
+    store.finish(failed.id, take(store, failed, lease_s=30), Status.FAILED, {})
     retry = store.create(new_job(retry_of=failed.id))[0]
     again = store.create(new_job(retry_of=retry.id))[0]
     store.request_cancel(retry.id)

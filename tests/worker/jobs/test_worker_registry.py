@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -10,9 +11,11 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Queue
+from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import training_queue
-from snf_worker.jobs.worker_registry import Heartbeat, WorkerInfo, WorkerRegistry
+from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
 from snf_worker.runtime.machine import memory_of_this_machine
+from snf_worker.runtime.main import Heartbeat
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import until
 
@@ -26,6 +29,13 @@ def worker(name: str, *queues: Queue) -> WorkerInfo:
     return WorkerInfo(name=name, device="cpu", queues=queues, started_at=datetime.now(UTC))
 
 
+def heartbeat(
+    store: JobStore, registry: WorkerRegistry, settings: Settings, device: str, job: Callable[[], str | None]
+) -> Heartbeat:
+    actions = {"reconnect": lambda: None, "give_up": lambda: None}
+    return Heartbeat(store, registry, settings, device, [Queue.TRAIN_GPU], job=job, **actions)
+
+
 def test_a_worker_that_died_is_gone_after_its_life(registry: WorkerRegistry) -> None:
     registry.announce(worker("short"), 0.1)
     registry.announce(worker("long"), 30)
@@ -34,16 +44,18 @@ def test_a_worker_that_died_is_gone_after_its_life(registry: WorkerRegistry) -> 
     assert [one.name for one in registry.workers()] == ["long"]
 
 
-def test_a_worker_says_what_it_does_and_signs_off(registry: WorkerRegistry, settings: Settings) -> None:
+def test_a_worker_says_what_it_does_and_signs_off(
+    store: JobStore, registry: WorkerRegistry, settings: Settings
+) -> None:
     job: list[str | None] = [None]
-    announcer = Heartbeat(registry, settings, name="me", device="cuda:1", queues=[Queue.TRAIN_GPU], job=lambda: job[0])
-    announcer.start()
+    beats = heartbeat(store, registry, settings, "cuda:1", lambda: job[0])
+    beats.start()
     (found,) = until(registry.workers)
     assert (found.device, found.queues, found.job) == ("cuda:1", (Queue.TRAIN_GPU,), None)
     assert found.memory_bytes == memory_of_this_machine()
     job[0] = "an-id"
     until(lambda: registry.workers()[0].job == "an-id")
-    announcer.stop()
+    beats.stop()
     assert registry.workers() == []
 
 
@@ -57,11 +69,13 @@ def test_jobs_go_where_a_worker_can_take_them(registry: WorkerRegistry) -> None:
     assert training_queue("cpu", registry.workers()) is Queue.TRAIN_CPU
 
 
-def test_an_outage_is_told(registry: WorkerRegistry, broker: EmbeddedBroker, settings: Settings) -> None:
-    announcer = Heartbeat(registry, settings, name="me", device="cpu", queues=[], job=lambda: None)
-    announcer.start()
+def test_an_outage_is_told(
+    store: JobStore, registry: WorkerRegistry, broker: EmbeddedBroker, settings: Settings
+) -> None:
+    beats = heartbeat(store, registry, settings, "cpu", lambda: None)
+    beats.start()
     broker.stop()
     with pytest.raises(BrokerDown):
         registry.workers()
-    announcer.stop()
-    assert not any(thread.name == "announcer" for thread in threading.enumerate())
+    beats.stop()
+    assert not any(thread.name == "heartbeat" for thread in threading.enumerate())

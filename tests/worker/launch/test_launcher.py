@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit_training
+from snf_worker.jobs.submission import submit
 from snf_worker.launch.launcher import address, port_problem, welcome
 from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import pid_of
@@ -26,7 +25,7 @@ from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.unmeasured import MEASURED
-from tests.worker.support.helpers import alive, reaches, until
+from tests.worker.support.helpers import alive, new_job, reaches, until
 
 UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
 """Before a launcher whose processes need no coverage: they do what those of other tests do."""
@@ -192,8 +191,7 @@ def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[...,
     launcher = up(before=UNMEASURED + HASTY + FORKING, broker_timeout_s=0.3)
     launcher.says("ready after")
     store, celery = JobStore(redis_client(spacious)), make_celery(spacious)
-    submit = partial(submit_training, store, celery, model="digits", dataset="mnist-mini", preset="snf-glow-tiny")
-    job = submit(parameters={"behave": "wait-for-file"})
+    job = submit(store, celery, new_job("wait-for-file"))
     reaches(store, job, Status.RUNNING)
     stopped = [pid_of(spacious.home, module) for module in ("tests.worker.support.fake_worker", SERVICE)]
     for pid in stopped:
@@ -210,7 +208,7 @@ def test_what_hangs_is_killed_and_started_again_and_jobs_go_on(up: Callable[...,
     assert not alive(server)
     until(EmbeddedBroker(spacious).alive)
     assert store.get(job.id).status is Status.SUCCEEDED
-    job = submit(parameters={"behave": "succeed"})
+    job = submit(store, celery, new_job("succeed"))
     assert reaches(store, job, Status.SUCCEEDED).attempts == 1
     assert "killed" in (spacious.logs_dir / "launcher.jsonl").read_text()
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery
+from snf_worker.broker.celery_app import make_celery, wake
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import dispatch
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.launch.child_process import stop_all
 from snf_worker.launch.launcher import worker_processes
@@ -83,7 +82,7 @@ def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobSto
         waiting = add("succeed", queue=Queue.TRAIN_GPU)
         celery = make_celery(settings)
         for job in (on_cpu, on_gpu, waiting):
-            dispatch(celery, job)
+            wake(celery, job.queue)
         for job in (on_cpu, on_gpu):
             until(lambda job=job: store.get(job.id).status is Status.RUNNING)
         workers = {

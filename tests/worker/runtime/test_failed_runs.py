@@ -15,7 +15,7 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.runs import start as started_run
-from tests.worker.support.helpers import Start, fake_command, make_reconciler
+from tests.worker.support.helpers import Start, fake_command, make_reconciler, take
 from tests.worker.support.lossy_store import LosesAnswers
 
 Add = Callable[..., Job]
@@ -25,6 +25,7 @@ KILLED_AT_THE_END = """
 import os, signal, threading
 from tests.worker.support.helpers import fake_command
 from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Supervisor
 from snf_worker.settings import load_settings
@@ -35,7 +36,8 @@ class Killed(JobStore):
         os.kill(os.getpid(), signal.SIGKILL)
 
 settings = load_settings()
-Supervisor(Killed(redis_client(settings), settings.key_prefix), settings, threading.Event(), fake_command).run("{job}")
+store = Killed(redis_client(settings), settings.key_prefix)
+Supervisor(store, settings, threading.Event(), fake_command).run(Queue.TRAIN_CPU)
 """
 
 
@@ -53,7 +55,7 @@ def test_the_record_of_a_run_failed_once_its_job_did(
     job, runs = begun(add("die"), settings)
     states = []
     for _ in range(3):
-        supervisor.run(job.id)
+        supervisor.run(job.queue)
         states.append(runs.get(job.id).state)
     assert states == ["unfinished", "unfinished", "failed"]
     error = store.get(job.id).error or {}
@@ -66,7 +68,7 @@ def test_the_record_of_a_run_failed_although_the_answer_to_its_end_is_lost(
     job, runs = begun(add("refuse"), settings)
     losing = LosesAnswers(settings)
     losing.lose = {"leave": 2}
-    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.FAILED
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.queue) is Outcome.FAILED
     assert (runs.get(job.id).state, runs.get(job.id).error) == ("failed", "Diverged: loss is NaN")
     assert losing.unrecorded() == []
 
@@ -94,7 +96,7 @@ def test_the_record_of_a_run_failed_once_the_disk_takes_writes_again(
     reconciler = make_reconciler(store, settings)
     with monkeypatch.context() as patched:
         patched.setattr(RunStore, "write", full)
-        assert supervisor.run(job.id) is Outcome.FAILED
+        assert supervisor.run(job.queue) is Outcome.FAILED
         reconciler.sweep()
     assert (runs.get(job.id).state, store.unrecorded()) == ("unfinished", [job.id])
     reconciler.sweep()
@@ -108,7 +110,7 @@ def test_the_record_of_a_run_whose_worker_is_gone_failed_once_its_job_did(
     reconciler = make_reconciler(store, settings)
     states = []
     for attempt in range(1, settings.max_attempts_without_progress + 1):
-        assert store.take(job.id, "gone", 30) == attempt
+        assert take(store, job, "gone", 30) == attempt
         store.renew(job.id, attempt, 0.01)
         time.sleep(0.1)
         reconciler.sweep()

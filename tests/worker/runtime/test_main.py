@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery, queue_keys
+from snf_worker.broker.celery_app import make_celery, queue_key, wake
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import dispatch
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import (
     Start,
@@ -25,6 +24,7 @@ from tests.worker.support.helpers import (
     make_reconciler,
     reaches,
     run_program,
+    take,
     trainer_pids,
     until,
 )
@@ -56,11 +56,11 @@ def test_deliveries_to_one_worker(start: Start, submit: Submit, store: JobStore,
     store.request_cancel(cancelled.id)
     celery = make_celery(settings)
     for _ in range(3):
-        dispatch(celery, repeated)
+        wake(celery, repeated.queue)
     worker = start()
 
     done = [reaches(store, job, Status.SUCCEEDED) for job in (first, repeated, last)]
-    assert [job.attempts for job in done] == [1, 1, 1], "a job with several messages runs once"
+    assert [job.attempts for job in done] == [1, 1, 1], "more messages than jobs do no harm"
     starts = [job.started_at for job in done]
     ends = [job.finished_at for job in done]
     assert all(end <= begin for end, begin in zip(ends[:-1], starts[1:], strict=True) if end and begin)
@@ -114,24 +114,27 @@ def test_kill_9_of_the_worker_loses_and_doubles_nothing(
     assert reaches(store, job, Status.SUCCEEDED).attempts == 2
 
 
-def test_a_message_that_vanished_with_a_worker_is_sent_again_while_others_wait(
+def test_messages_that_vanished_are_sent_again(
     start: Start, submit: Submit, store: JobStore, settings: Settings
 ) -> None:
     lost, *others = (submit("succeed") for _ in range(3))
-    first, in_order = queue_keys(settings, Queue.TRAIN_CPU)
-    messages = redis_client(settings)
-    assert lost.id in str(messages.rpop(in_order)), "the oldest message comes first"
-    hours = [submit("wait") for _ in range(2)]
+    redis_client(settings).rpop(queue_key(settings, Queue.TRAIN_CPU))
     start()
-    for job in others:
-        reaches(store, job, Status.SUCCEEDED)
-    reaches(store, hours[0], Status.RUNNING)
-    if store.get(lost.id).status is not Status.SUCCEEDED:  # noticed when the next job ran already: first in line then
-        until(lambda: lost.id in str(messages.lrange(first, 0, -1)))
-        assert store.lines.position(store.get(lost.id)) == 0
-    store.request_cancel(hours[0].id)
-    reaches(store, lost, Status.SUCCEEDED)
-    reaches(store, hours[1], Status.RUNNING)
+    done = [reaches(store, job, Status.SUCCEEDED) for job in (lost, *others)]
+    starts = [job.started_at for job in done if job.started_at]
+    assert starts == sorted(starts), "no job loses its place, as messages name none"
+
+
+def test_messages_of_an_earlier_version_wake_a_worker(
+    start: Start, add: Add, store: JobStore, settings: Settings
+) -> None:
+    """They name a job, and wait in the list of another priority."""
+    job = add("succeed")
+    celery = make_celery(settings)
+    celery.send_task("worker.run_job", args=[job.id], queue="train-cpu", priority=6, ignore_result=True)
+    assert store.message_count([queue_key(settings, Queue.TRAIN_CPU)]) == 0
+    start(reconcile_seconds=3600)
+    reaches(store, job, Status.SUCCEEDED)
 
 
 def test_the_broker_restarts_under_a_worker(
@@ -162,10 +165,9 @@ def test_submitting_twice_with_one_key_makes_one_job(submit: Submit, store: JobS
 def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobStore, settings: Settings) -> None:
     for _ in range(5):
         submit("succeed")
-    time.sleep(1.2)  # beyond dispatch_seconds, but the messages are all there
     reconciler = make_reconciler(store, settings)
     assert reconciler.sweep() == 0
-    assert store.lines.message_count(queue_keys(settings, Queue.TRAIN_CPU)) == 5
+    assert store.message_count([queue_key(settings, Queue.TRAIN_CPU)]) == 5
 
 
 def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(
@@ -175,7 +177,7 @@ def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(
     client.zadd(f"{settings.key_prefix}leases", {"0-without-record": 1})
     damaged, sound = submit("succeed"), submit("succeed")
     for job in (damaged, sound):
-        store.renew(job.id, store.take(job.id, "gone", 5) or 0, 0.01)
+        store.renew(job.id, take(store, job, "gone", 5), 0.01)
     for field in ("progress", "parameters"):
         client.hset(f"{settings.key_prefix}job:{damaged.id}", field, "{")
     time.sleep(0.1)
@@ -186,7 +188,7 @@ def test_a_damaged_record_does_not_keep_the_sweep_from_other_jobs(
 
 def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, settings: Settings) -> None:
     job = submit("succeed")
-    store.take(job.id, "gone", 0.01)
+    take(store, job, "gone", 0.01)
     time.sleep(0.1)
     moved: list[int] = []
     sweeps = [
@@ -201,5 +203,5 @@ def test_two_sweeps_at_once_move_a_job_once(submit: Submit, store: JobStore, set
         sweep.start()
     for sweep in sweeps:
         sweep.join()
-    assert sum(moved) == 1
+    assert sum(moved) == 1, "its message is still there"
     assert store.get(job.id).status is Status.QUEUED

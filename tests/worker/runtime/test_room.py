@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snf_client.schemas.base import JobType
 from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import DiskSpaceGuard, Outcome, Supervisor
@@ -24,7 +25,7 @@ def test_a_job_that_fills_the_disk_waits_for_room(
 ) -> None:
     disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
     job = add("full-once")
-    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
     waiting = store.get(job.id)
     assert (waiting.status, waiting.checkpoint_step) == (Status.QUEUED, 1)
     assert waiting.error == {
@@ -34,7 +35,7 @@ def test_a_job_that_fills_the_disk_waits_for_room(
     }
     disk.free = MIB
     outcomes: list[Outcome] = []
-    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
     waits.start()
     time.sleep(1.5)
     assert store.get(job.id).status is Status.QUEUED, "a job that runs would only meet the full disk again"
@@ -53,9 +54,9 @@ def test_a_job_whose_output_is_on_a_full_disk_is_tried_when_that_disk_has_room(
     monkeypatch.setattr("snf_worker.runtime.supervisor.usable_bytes", free.__getitem__)
     room = DiskSpaceGuard(jobs)
     room.note_failure("job", output)
-    assert not room.allows("job")
+    assert room.waiting() == ["job"]
     free[output] = 2**30
-    assert room.allows("job")
+    assert room.waiting() == []
 
 
 def test_a_worker_that_waits_for_room_can_stop(
@@ -64,7 +65,7 @@ def test_a_worker_that_waits_for_room_can_stop(
     Disk(monkeypatch, total=64 * MIB, free=MIB)
     job = add("succeed")
     threading.Timer(0.3, stopping.set).start()
-    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN
     assert store.get(job.id).status is Status.QUEUED
 
 
@@ -75,17 +76,20 @@ def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_
     monkeypatch.setattr("snf_worker.runtime.supervisor.BACK_OFF_S", 0.0)
     job = add("full")
     for attempt in range(1, 5):
-        assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+        disk.free += 4 * MIB
+        assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
         waiting = store.get(job.id)
         assert (waiting.attempts, waiting.attempts_without_progress) == (attempt, 0)
-        assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "there is no more room than at its last attempt"
-        disk.free += 4 * MIB
-    assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
+        assert supervisor.run(job.queue) is Outcome.NOT_TAKEN, "there is no more room than at its last attempt"
+    assert supervisor.run(add("succeed").queue) is Outcome.SUCCEEDED
     assert supervisor.back_off_s == 0
     monkeypatch.setattr("snf_worker.runtime.supervisor.BACK_OFF_S", 30.0)
-    assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "there is more room, but it was tried just now"
+    disk.free += 4 * MIB
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN, "there is more room, but it was tried just now"
     monkeypatch.setattr("snf_worker.runtime.supervisor.RETRY_S", 0.0)
-    assert [supervisor.run(job.id) for _ in range(2)] == [Outcome.QUEUED_AGAIN] * 2, "an hour later it is tried again"
+    assert [supervisor.run(job.queue) for _ in range(2)] == [Outcome.QUEUED_AGAIN] * 2, (
+        "an hour later it is tried again"
+    )
 
 
 def test_a_worker_waits_for_a_home_that_can_be_written(
@@ -93,7 +97,7 @@ def test_a_worker_waits_for_a_home_that_can_be_written(
 ) -> None:
     job = add("succeed")
     outcomes: list[Outcome] = []
-    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
     with monkeypatch.context() as read_only:
         access = os.access
         read_only.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0 and access(path, mode))
@@ -107,12 +111,13 @@ def test_a_worker_waits_for_a_home_that_can_be_written(
 def test_a_process_that_could_write_no_event_met_what_the_folder_is(
     store: JobStore, settings: Settings, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def mount_read_only(_job: Job) -> None:
+    def mount_read_only(folder: Path, kind: JobType) -> list[str]:
         monkeypatch.setattr("snf_worker.runtime.supervisor.folder_problem", lambda *_, **__: "read-only")
+        return fake_command(folder, kind)
 
     job = add("full-once")
-    supervisor = Supervisor(store, settings, stopping, command=fake_command, on_start=mount_read_only)
-    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    supervisor = Supervisor(store, settings, stopping, command=mount_read_only)
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
     assert (error["type"], error["title"]) == ("storage-read-only", "The disk cannot be written")
@@ -127,7 +132,7 @@ def test_a_folder_that_cannot_be_made_waits_for_the_disk(
 
     monkeypatch.setattr("snf_worker.runtime.supervisor.make_folder", full)
     job = add("succeed")
-    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
     assert error["type"] == slug

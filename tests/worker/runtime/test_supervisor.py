@@ -14,7 +14,7 @@ from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import alive, fake_command, until
+from tests.worker.support.helpers import alive, fake_command, take, until
 from tests.worker.support.lossy_store import LosesAnswers
 
 Add = Callable[..., Job]
@@ -27,7 +27,7 @@ class Background:
         self.outcome: Outcome | None = None
 
         def run() -> None:
-            self.outcome = supervisor.run(job.id)
+            self.outcome = supervisor.run(job.queue)
 
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
@@ -50,7 +50,7 @@ def trainer_pid(settings: Settings, job: Job) -> int:
 
 def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     job = add("succeed")
-    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    assert supervisor.run(job.queue) is Outcome.SUCCEEDED
     done = store.get(job.id)
     assert done.status is Status.SUCCEEDED
     assert done.result == {"model": "digits", "version": 1, "ref": "digits:1", "live": True, "unfit": []}
@@ -62,16 +62,16 @@ def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
 def test_a_duplicate_delivery_does_nothing(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     job = add("wait")
     running = Background(supervisor, store, job)
-    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN
     store.request_cancel(job.id)
     assert running.end() is Outcome.CANCELLED
-    assert supervisor.run(job.id) is Outcome.NOT_TAKEN
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN
     assert store.get(job.id).attempts == 1
 
 
 def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     job = add("die")
-    outcomes = [supervisor.run(job.id) for _ in range(4)]
+    outcomes = [supervisor.run(job.queue) for _ in range(4)]
     assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.FAILED, Outcome.NOT_TAKEN]
     failed = store.get(job.id)
     assert (failed.status, failed.attempts) == (Status.FAILED, 3)
@@ -85,7 +85,7 @@ def test_new_checkpoints_keep_a_dying_job_alive(
     strict = settings.model_copy(update={"max_attempts_without_progress": 1})
     supervisor = Supervisor(store, strict, stopping, command=fake_command)
     job = add("die-with-progress")
-    outcomes = [supervisor.run(job.id) for _ in range(3)]
+    outcomes = [supervisor.run(job.queue) for _ in range(3)]
     assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.SUCCEEDED]
     assert store.get(job.id).checkpoint_step == 3
     assert store.get(job.id).error is None
@@ -93,7 +93,7 @@ def test_new_checkpoints_keep_a_dying_job_alive(
 
 def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     job = add("refuse")
-    assert supervisor.run(job.id) is Outcome.FAILED
+    assert supervisor.run(job.queue) is Outcome.FAILED
     error = store.get(job.id).error
     assert error == {"type": "diverged", "title": "Diverged", "detail": "loss is NaN"}
 
@@ -122,15 +122,17 @@ def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
 
 
 def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
-    supervisor: Supervisor, settings: Settings, add: Add
+    supervisor: Supervisor, store: JobStore, add: Add
 ) -> None:
     assert supervisor.back_off_s == 0
     pauses = []
     for _ in range(8):
-        supervisor.run(add("die").id)
+        job = add("die")
+        supervisor.run(job.queue)
+        store.request_cancel(job.id)
         pauses.append(supervisor.back_off_s)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert supervisor.run(add("succeed").id) is Outcome.SUCCEEDED
+    assert supervisor.run(add("succeed").queue) is Outcome.SUCCEEDED
     assert supervisor.back_off_s == 0
 
 
@@ -139,7 +141,7 @@ def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
 ) -> None:
     impatient = settings.model_copy(update={"stall_seconds": 8.0, "max_attempts_without_progress": 1})
     job = add("deaf")
-    assert Supervisor(store, impatient, stopping, command=fake_command).run(job.id) is Outcome.FAILED
+    assert Supervisor(store, impatient, stopping, command=fake_command).run(job.queue) is Outcome.FAILED
     assert not alive(trainer_pid(settings, job))
     error = store.get(job.id).error
     assert error is not None
@@ -152,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_a_death_with_its_reason(
     job = add("succeed")
     settings.jobs_dir.mkdir()
     (settings.jobs_dir / job.id).write_text("a file where the folder should be")
-    assert supervisor.run(job.id) is Outcome.QUEUED_AGAIN
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
     waiting = store.get(job.id)
     assert waiting.attempts_without_progress == 1
     assert waiting.error is not None
@@ -193,9 +195,9 @@ def test_preemption_is_no_failure(supervisor: Supervisor, store: JobStore, stopp
         5,
         None,
     )
-    assert supervisor.run(job.id) is Outcome.NOT_TAKEN, "a stopping worker takes nothing"
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN, "a stopping worker takes nothing"
     stopping.clear()
-    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    assert supervisor.run(job.queue) is Outcome.SUCCEEDED
     assert store.get(job.id).attempts == 2
 
 
@@ -209,7 +211,7 @@ def test_kill_9_of_the_trainer_is_tried_again(
     error = store.get(job.id).error
     assert error is not None
     assert "out of memory" in error["detail"]
-    assert supervisor.run(job.id) is Outcome.SUCCEEDED
+    assert supervisor.run(job.queue) is Outcome.SUCCEEDED
 
 
 def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
@@ -225,7 +227,7 @@ def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore,
         return store.expire(job.id, 3) == "queued"
 
     until(expire)
-    assert store.take(job.id, "another", 30) == 2
+    assert take(store, job, "another", 30) == 2
     assert running.end() is Outcome.LOST
     assert not alive(pid)
     assert store.get(job.id).worker == "another"
@@ -269,7 +271,7 @@ def test_an_attempt_runs_although_the_answers_of_the_store_are_lost(
 ) -> None:
     job = add("succeed")
     losing.lose = {"take": 2, "get": 1}
-    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is Outcome.SUCCEEDED
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.queue) is Outcome.SUCCEEDED
     assert losing.get(job.id).attempts == 1
 
 
@@ -281,7 +283,7 @@ def test_the_outcome_is_known_although_the_answer_to_the_end_is_lost(
 ) -> None:
     losing.lose = {"leave": 2}
     job = add(behave)
-    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.id) is outcome
+    assert Supervisor(losing, settings, stopping, command=fake_command).run(job.queue) is outcome
     assert losing.lose == {"leave": 0}
 
 
@@ -298,7 +300,7 @@ def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_b
     losing.lose = {"take": 100}
     threading.Timer(0.3, stopping.set).start()
     with pytest.raises(BrokerDown):
-        Supervisor(losing, short, stopping, command=fake_command).run(job.id)
+        Supervisor(losing, short, stopping, command=fake_command).run(job.queue)
     time.sleep(0.15)
     assert losing.expire(job.id, 1) == "queued"
     assert losing.get(job.id).attempts_without_progress == 0
@@ -309,7 +311,7 @@ def test_a_death_counts_once_however_often_it_is_written(
 ) -> None:
     supervisor = Supervisor(losing, settings, stopping, command=fake_command)
     losing.lose = {"put_back": 3}
-    assert supervisor.run(add("die").id) is Outcome.QUEUED_AGAIN
+    assert supervisor.run(add("die").queue) is Outcome.QUEUED_AGAIN
     assert supervisor.back_off_s == 1
 
 
@@ -323,7 +325,7 @@ def test_a_command_that_cannot_start_counts_as_a_death(
 ) -> None:
     job = add()
     broken = Supervisor(store, settings, stopping, command=lambda folder, _type: [str(folder / "missing")])
-    assert broken.run(job.id) is Outcome.QUEUED_AGAIN
+    assert broken.run(job.queue) is Outcome.QUEUED_AGAIN
     error = store.get(job.id).error
     assert error is not None
     assert "did not start" in error["detail"]

@@ -17,15 +17,15 @@ def main() -> int:
     stop.install(20.0)
     folder = Path(sys.argv[1])
     spec = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    events = EventLog(folder, spec["attempt"])
+    events = EventLog(folder, spec["attempts"])
     behave = spec["parameters"]["behave"]
     (folder / "pids").open("a").write(f"{os.getpid()}\n")
     events.write({"event": "metrics", "step": 1, "steps": 10, "bits_per_dim": 4.5, "learning_rate": 0.001})
     if behave == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if behave == "die-with-progress":
-        events.write({"event": "checkpoint", "step": spec["attempt"]})
-        if spec["attempt"] < 3:
+        events.write({"event": "checkpoint", "step": spec["attempts"]})
+        if spec["attempts"] < 3:
             return 1
     if behave == "wait-for-file":
         while not (folder / "go").exists() and not stop.is_set():
@@ -33,7 +33,7 @@ def main() -> int:
     if behave == "refuse":
         events.write({"event": "error", "type": "diverged", "title": "Diverged", "detail": "loss is NaN"})
         return ExitCode.REFUSED
-    if behave == "full-once" and spec["attempt"] == 1:
+    if behave == "full-once" and spec["attempts"] == 1:
         events.write({"event": "checkpoint", "step": 1})
         return ExitCode.NO_ROOM
     if behave == "full":
@@ -41,7 +41,7 @@ def main() -> int:
     if behave == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
-    if behave == "wait" or (behave == "wait-once" and spec["attempt"] == 1):
+    if behave == "wait" or (behave == "wait-once" and spec["attempts"] == 1):
         while not stop.is_set():
             time.sleep(0.02)
         events.write({"event": "checkpoint", "step": 5})

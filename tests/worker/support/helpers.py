@@ -83,6 +83,13 @@ def new_job(behave: str = "succeed", **changes: Any) -> Job:
     return Job(**(fields | changes))
 
 
+def take(store: JobStore, job: Job, worker: str | None = None, lease_s: float = 5) -> int:
+    """Take a job whatever waits before it, by a worker of its own; return the attempt, 0 if it does not wait."""
+    others = [other.id for other in store.list(status=Status.QUEUED, limit=1000).jobs if other.id != job.id]
+    taken = store.take(job.queue, worker or f"worker of {job.id}", lease_s, others)
+    return 0 if taken is None else taken[1]
+
+
 def reaches(store: JobStore, job: Job, status: Status, seconds: float = 60) -> Job:
     until(lambda: store.get(job.id).status is status, seconds)
     return store.get(job.id)

@@ -22,7 +22,7 @@ class LosesAnswers(JobStore):
             self.lose[method] -= 1
             raise BrokerDown(f"the answer to {method} is lost")
 
-    def take(self, *args: Any, **more: Any) -> int | None:
+    def take(self, *args: Any, **more: Any) -> tuple[str, int] | None:
         found = super().take(*args, **more)
         self._lost("take")
         return found

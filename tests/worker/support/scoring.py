@@ -38,7 +38,7 @@ def rows(settings: Settings, job: Job) -> list[dict[str, Any]]:
 
 def in_background(supervisor: Supervisor, job: Job) -> tuple[threading.Thread, list[Outcome]]:
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.id)), daemon=True)
+    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
     thread.start()
     return thread, outcomes
 

@@ -25,7 +25,7 @@ def command(folder: Path, _type: Any) -> list[str]:
     return [sys.executable, "-m", __name__, str(folder)]
 
 
-def assistant_command(folder: Path) -> list[str]:
+def helper_command(folder: Path) -> list[str]:
     """The command of a process that helps with a job."""
     return [sys.executable, "-m", __name__, str(folder), "--assist"]
 

@@ -7,24 +7,24 @@ from snf_models.anomaly.reference_images import as_seen, reference_of
 from snf_models.datasets import load_dataset
 from snf_models.registry.calibrations import CalibrationStore, UnlessCoarser, calibration_bytes
 from snf_models.scorer import Scorer
-from snf_worker.attempts.run_attempt import Attempt, ProgressReporter
+from snf_worker.attempts.run_attempt import Attempt, ProgressReporter, open_model
 
 
 def run(attempt: Attempt) -> None:
     """Calibrate the p-values of a model on images taken as normal, and publish at most one calibration a job."""
-    spec, settings = attempt.spec, attempt.settings
+    job, settings = attempt.job, attempt.settings
     attempt.require_lease()
     # With the calibration of the artifact itself, so that a damaged later one can be replaced.
-    model = spec.open_model(attempt.registry, 0)
+    model = open_model(job, attempt.registry, 0)
     calibrations = attempt.registry.calibrations(model.name, model.version)
-    number = calibrations.of_job(spec.id)
+    number = calibrations.of_job(job.id)
     if number is None:
         scorer = Scorer.load(model.path, options=settings.job_engine_options)
         seen = as_seen(scorer.preprocessing)
-        dataset = load_dataset(spec.dataset, settings.data_dir, attempt.datasets, seen, attempt.preparation())
+        dataset = load_dataset(job.dataset, settings.data_dir, attempt.datasets, seen, attempt.preparation())
         reference = reference_of(dataset, scorer.manifest)
-        activate = spec.parameters.get("activate")
-        precision = spec.parameters.get("precision", "float32")
+        activate = job.parameters.get("activate")
+        precision = job.parameters.get("precision", "float32")
         progress = ProgressReporter(attempt.events, count_image_passes(reference, precision))
         passes: dict[str, int] = {}
 
@@ -42,7 +42,7 @@ def run(attempt: Attempt) -> None:
         number = calibrations.publish(
             calibration_bytes(calibration),
             summary,
-            job=spec.id,
+            job=job.id,
             activate=UnlessCoarser(scorer.manifest.calibration) if activate is None else activate,
             before_publish=before_publish,
         )

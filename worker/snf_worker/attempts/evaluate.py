@@ -8,7 +8,7 @@ from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
 from snf_models.scorer import Scorer
-from snf_worker.attempts.run_attempt import Attempt, LabelledProgress
+from snf_worker.attempts.run_attempt import Attempt, LabelledProgress, open_model
 from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON
 
 SETS = "sets"
@@ -33,18 +33,18 @@ def run(attempt: Attempt) -> None:
 
 
 def _write_report(attempt: Attempt) -> EvaluationReport:
-    spec, settings, folder = attempt.spec, attempt.settings, attempt.folder
+    job, settings, folder = attempt.job, attempt.settings, attempt.folder
     attempt.adopt(SETS, "goes on from the scores")
-    given = dict(spec.parameters)
+    given = dict(job.parameters)
     if given.pop("thorough", False):  # of a job that an earlier version queued
         attempt.note("verdicts with gradients have been removed: the model is evaluated without them")
     parameters = EvaluationParameters.model_validate(given)
     # By default with the calibration that was active when the job was queued.
-    model = spec.open_model(attempt.registry, parameters.calibration)
+    model = open_model(job, attempt.registry, parameters.calibration)
     subject = Subject(
         scorer=Scorer.load(model.path, model.calibration_path, settings.job_engine_options),
-        model=spec.model,
-        dataset=spec.dataset,
+        model=job.model,
+        dataset=job.dataset,
         parameters=parameters,
         data_dir=settings.data_dir,
         store=attempt.datasets,

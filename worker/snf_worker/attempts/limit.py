@@ -6,25 +6,25 @@ from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.scorer import Scorer
-from snf_worker.attempts.run_attempt import Attempt, LabelledProgress
+from snf_worker.attempts.run_attempt import Attempt, LabelledProgress, open_model
 
 CELLS = "cells"
 
 
 def run(attempt: Attempt) -> None:
     """Measure the detection limit of a model with synthetic defects, and publish at most one limit a job."""
-    spec, settings, folder = attempt.spec, attempt.settings, attempt.folder
+    job, settings, folder = attempt.job, attempt.settings, attempt.folder
     attempt.require_lease()
-    parameters = LimitParameters.model_validate(spec.parameters)
+    parameters = LimitParameters.model_validate(job.parameters)
     # By default with the calibration that was active when the job was queued.
-    model = spec.open_model(attempt.registry, parameters.calibration)
+    model = open_model(job, attempt.registry, parameters.calibration)
     limits = attempt.registry.limits(model.name, model.version)
-    number = limits.of_job(spec.id)
+    number = limits.of_job(job.id)
     if number is None:
         attempt.adopt(CELLS, "goes on from the defects")
         scorer = Scorer.load(model.path, model.calibration_path, settings.job_engine_options)
         good = good_images(
-            spec.dataset,
+            job.dataset,
             scorer.manifest,
             scorer.calibration_summary,
             parameters.images,
@@ -41,7 +41,7 @@ def run(attempt: Attempt) -> None:
             folder=folder / CELLS,
             finished=progress.checkpoint,
             calibration=model.calibration,
-            job=spec.id,
+            job=job.id,
         )
         attempt.require_lease()  # before the registry is locked, because an outage may last
         number = limits.publish(record, attempt.check_before_publish)

@@ -32,19 +32,19 @@ def run(attempt: Attempt) -> None:
 
 
 def _compare(attempt: Attempt) -> RecommendationRecord:
-    spec, settings, folder = attempt.spec, attempt.settings, attempt.folder
+    job, settings, folder = attempt.job, attempt.settings, attempt.folder
     attempt.adopt(MODELS, "goes on from the models")
-    parameters = RecommendParameters.model_validate(spec.parameters)
+    parameters = RecommendParameters.model_validate(job.parameters)
     images = ImageOptions.model_validate(parameters.image_settings)
     record = compare_families(
-        load_dataset(spec.dataset, settings.data_dir, attempt.datasets, images, attempt.preparation()),
+        load_dataset(job.dataset, settings.data_dir, attempt.datasets, images, attempt.preparation()),
         parameters,
         folder / MODELS,
         observe=attempt.events.write,
         should_stop=attempt.should_stop,
         options=settings.job_engine_options,
         threads=settings.train_threads,
-        job=spec.id,
+        job=job.id,
     )
     attempt.require_lease()
     write_atomically(folder / RECOMMENDATION, record.model_dump_json(indent=1).encode())

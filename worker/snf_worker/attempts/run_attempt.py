@@ -4,6 +4,7 @@ import fcntl
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -13,26 +14,24 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from snf_models.disk import storage_error, storage_errors, waits_for_room
-from snf_models.errors import Interrupted, ModelsError, RayUnavailable
+from snf_models.datasets import DatasetStore
+from snf_models.disk import new_folder, storage_error, storage_errors, waits_for_room
+from snf_models.errors import Interrupted, LocationUnavailable, ModelsError, RayUnavailable
+from snf_models.locations.location import allowed_location
+from snf_models.naming import parse_ref
+from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.broker.connection import redis_client
-from snf_worker.errors import BrokerDown, StaleAttempt
+from snf_worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from snf_worker.jobs.events import EventLog
-from snf_worker.jobs.retention import adopt_earlier
+from snf_worker.jobs.record import Job
 from snf_worker.jobs.store import JobStore
 from snf_worker.process_setup import limit_memory, prefer_oom_kill, tune_process
 from snf_worker.runtime.parent_death import watch
 from snf_worker.runtime.process import ExitCode, StopReason
 from snf_worker.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from snf_models.datasets import DatasetStore
-    from snf_models.registry.registry import ModelVersion, Registry
-
 
 REPORT_S = 0.5
 """Shortest time in seconds between two reports of a job's progress."""
@@ -127,9 +126,6 @@ class LabelledProgress:
             self._reporter.checkpoint()
 
 
-# ruff: noqa: PLC0415  # signal handlers, niceness and limits are set before slow imports
-
-
 log = logging.getLogger(__name__)
 
 BEGAN = time.monotonic()
@@ -166,45 +162,16 @@ class StopFlag(threading.Event):
         return ExitCode.CANCELLED if self.reason is StopReason.CANCEL else ExitCode.PREEMPTED
 
 
-class JobSpec(BaseModel):
-    """Description of one attempt to run a job, read from ``job.json``."""
+def read_job(folder: Path) -> Job:
+    """Return the job of a folder, as the supervisor wrote it; raise ``OSError`` or ``ValidationError``."""
+    return Job.model_validate_json((folder / "job.json").read_bytes())
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str
-    attempt: int
-    model: str
-    dataset: str
-    preset: str = ""
-    architecture: dict[str, Any] | None = None
-    parameters: dict[str, Any]
-    promote: bool
-    device: Literal["cpu", "cuda"] = "cpu"
-    retry_of: str | None = None
-
-    @property
-    def output(self) -> str | None:
-        """URL to which a scoring job writes its scores in parts; None for a table in the job's folder."""
-        url: str | None = self.parameters.get("output")
-        return url
-
-    @property
-    def datasets(self) -> tuple[str, ...]:
-        masks = self.parameters.get("masks") or {}
-        return self.dataset, *(self.parameters.get("against") or ()), *masks.values()
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read ``job.json`` from a job's folder; raise ``OSError`` or ``ValidationError``."""
-        return cls.model_validate_json((folder / "job.json").read_text(encoding="utf-8"))
-
-    def open_model(self, registry: "Registry", calibration: int | None) -> "ModelVersion":
-        """Return the job's model with a calibration, by default the active one."""
-        from snf_models.naming import parse_ref
-
-        name, version = registry.locate(parse_ref(self.model))
-        number = registry.calibrations(name, version).active() if calibration is None else calibration
-        return registry.with_calibration(name, version, number)
+def open_model(job: Job, registry: Registry, calibration: int | None) -> ModelVersion:
+    """Return a job's model with a calibration, by default the active one."""
+    name, version = registry.locate(parse_ref(job.model))
+    number = registry.calibrations(name, version).active() if calibration is None else calibration
+    return registry.with_calibration(name, version, number)
 
 
 class Attempt:
@@ -213,9 +180,9 @@ class Attempt:
     An attempt that has lost its lease must write nothing more; its number is a fencing token.
     """
 
-    def __init__(self, folder: Path, spec: JobSpec, settings: Settings, events: EventLog, stop: StopFlag) -> None:
+    def __init__(self, folder: Path, job: Job, settings: Settings, events: EventLog, stop: StopFlag) -> None:
         self.folder = folder
-        self.spec = spec
+        self.job = job
         self.settings = settings
         self.events = events
         self._stop = stop
@@ -226,15 +193,11 @@ class Attempt:
         return JobStore(redis_client(self.settings), self.settings.key_prefix)
 
     @cached_property
-    def registry(self) -> "Registry":
-        from snf_models.registry.registry import Registry
-
+    def registry(self) -> Registry:
         return Registry(self.settings.registry_dir)
 
     @cached_property
-    def datasets(self) -> "DatasetStore":
-        from snf_models.datasets import DatasetStore
-
+    def datasets(self) -> DatasetStore:
         return DatasetStore(self.settings.datasets_dir, quota=self.settings.dataset_quota_bytes)
 
     def note(self, text: str) -> None:
@@ -242,9 +205,19 @@ class Attempt:
 
     def adopt(self, name: str, text: str) -> None:
         """Continue from a subfolder of the jobs that this one retries, if it has none and one of them has."""
-        earlier = adopt_earlier(self.store, self.folder, self.spec.retry_of, name)
-        if earlier is not None:
-            self.note(f"{text} of job {earlier}")
+        target, earlier = self.folder / name, self.job.retry_of
+        while earlier is not None and not target.exists():
+            source = self.folder.parent / earlier / name
+            if source.is_dir():
+                # Hard links: the files are never changed, and those of the earlier job may be removed at any time.
+                with new_folder(target) as folder:
+                    shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
+                self.note(f"{text} of job {earlier}")
+                return
+            try:
+                earlier = self.store.get(earlier).retry_of
+            except JobNotFound:
+                return
 
     def preparation(self) -> Callable[[int, int], None]:
         """Return a callback for the preparation of a dataset, which notes its progress and raises as ``go_on``."""
@@ -289,8 +262,8 @@ class Attempt:
         self.require_lease(self.settings.lease_seconds)
 
     def _check_lease(self) -> None:
-        if not self.store.holds(self.spec.id, self.spec.attempt):
-            raise StaleAttempt(f"attempt {self.spec.attempt} of job {self.spec.id} no longer holds its lease")
+        if not self.store.holds(self.job.id, self.job.attempt):
+            raise StaleAttempt(f"attempt {self.job.attempt} of job {self.job.id} no longer holds its lease")
         self._checked = time.monotonic()
 
 
@@ -319,15 +292,15 @@ def prepare_process() -> tuple[Settings, StopFlag]:
 
 def run_attempt(work: Callable[[Attempt], None], folder: Path, settings: Settings, stop: StopFlag) -> int:
     """Run ``work`` on the job in a folder; return the exit code that stands for what it raises."""
-    spec = JobSpec.read(folder)
+    job = read_job(folder)
     try:
-        events = EventLog(folder, spec.attempt)
+        events = EventLog(folder, job.attempt)
     except OSError as problem:
         if storage_error(problem) is None:
             raise
         log.error("%s", problem)
         return ExitCode.NO_ROOM
-    attempt = Attempt(folder, spec, settings, events, stop)
+    attempt = Attempt(folder, job, settings, events, stop)
     try:
         with storage_errors(), lock_folder(folder, settings.lease_seconds):
             _require_allowed(attempt)
@@ -362,9 +335,7 @@ def lock_folder(folder: Path, patience_s: float) -> Iterator[None]:
 
 def _require_allowed(attempt: Attempt) -> None:
     """Raise ``LocationRefused`` if a dataset was made of a location that callers may no longer name."""
-    from snf_models.locations.location import allowed_location
-
-    for name in filter(attempt.datasets.has, attempt.spec.datasets):
+    for name in filter(attempt.datasets.has, attempt.job.datasets):
         record = attempt.datasets.reference(name)
         if record is not None and record.by_request:
             allowed_location(record.location, attempt.settings.allowed_locations, attempt.settings.home)
@@ -372,8 +343,6 @@ def _require_allowed(attempt: Attempt) -> None:
 
 def _report(problem: Exception, attempt: Attempt) -> int:
     """Write the error event of an attempt; return its exit code."""
-    from snf_models.errors import LocationUnavailable
-
     error = explain(problem, attempt.settings.train_memory_bytes)
     expected = isinstance(problem, ModelsError | ValidationError)
     log.error("%s: %s", error["type"], error["detail"], exc_info=None if expected else problem)
@@ -393,7 +362,7 @@ def explain(problem: Exception, limit: int | None) -> dict[str, str]:
         return _error(problem.slug, problem.title, problem.detail)
     if isinstance(problem, ValidationError):
         return _error("invalid-parameters", "Invalid parameters", str(problem))
-    from snf_models.bijections.devices import OUT_OF_MEMORY, lack_of_memory
+    from snf_models.bijections.devices import OUT_OF_MEMORY, lack_of_memory  # noqa: PLC0415 - imports PyTorch
 
     lack = lack_of_memory(problem)
     if lack is None:

@@ -21,10 +21,18 @@ from snf_models.errors import Interrupted, LocationUnavailable, ModelsError, Pla
 from snf_models.loading.model_files import ModelFiles
 from snf_models.locations.location import Location, allowed_location
 from snf_models.registry.registry import Registry
-from snf_worker.attempts.run_attempt import REPORT_S, Attempt, JobSpec, ProgressReporter, StopFlag, note_reporter
+from snf_worker.attempts.run_attempt import (
+    REPORT_S,
+    Attempt,
+    ProgressReporter,
+    StopFlag,
+    note_reporter,
+    open_model,
+    read_job,
+)
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown, JobNotFound
-from snf_worker.jobs.record import ACTIVE, SCORES
+from snf_worker.jobs.record import ACTIVE, SCORES, Job
 from snf_worker.jobs.shards import Shards
 from snf_worker.jobs.store import JobStore
 from snf_worker.process_setup import user_umask
@@ -39,7 +47,7 @@ IDLE_S = 0.2
 
 def run(attempt: Attempt) -> None:
     """Score every image of a dataset; write ``scores.parquet`` to the job's folder, or parts to its output location."""
-    spec, table = attempt.spec, attempt.folder / SCORES
+    spec, table = attempt.job, attempt.folder / SCORES
     attempt.require_lease()
     output = {}
     if table.exists():  # complete: an earlier attempt died before it could report the result
@@ -58,7 +66,7 @@ def run(attempt: Attempt) -> None:
 
 def _score(attempt: Attempt) -> tuple[BulkPlan, PartSummary]:
     """Score the missing parts until all are written, and join those of a job without an output."""
-    folder, spec, settings = attempt.folder, attempt.spec, attempt.settings
+    folder, spec, settings = attempt.folder, attempt.job, attempt.settings
     on_ray = spec.output is not None and settings.ray_address is not None
     engine = executor("ray", ray_address=settings.ray_address) if on_ray else None
     plan, model, images = _inputs(spec, settings)
@@ -116,7 +124,7 @@ def score_free_parts(folder: Path, settings: Settings, stop: StopFlag) -> None:
 
     Raises ``Interrupted``, or ``PlanDiffers`` if model or images here are others.
     """
-    spec = JobSpec.read(folder)
+    spec = read_job(folder)
     store = JobStore(redis_client(settings), settings.key_prefix)
     place = _place(folder, spec, settings)
     stored = plan_at(place)
@@ -132,7 +140,7 @@ def score_free_parts(folder: Path, settings: Settings, stop: StopFlag) -> None:
         ThisProcess(scorer).run(BulkWork(output, model, images), claimed, Callbacks(parts.keep))
 
 
-def _is_running(store: JobStore, spec: JobSpec) -> bool:
+def _is_running(store: JobStore, spec: Job) -> bool:
     try:
         return store.get(spec.id).status in ACTIVE
     except JobNotFound:
@@ -141,10 +149,10 @@ def _is_running(store: JobStore, spec: JobSpec) -> bool:
         return True  # unknown, and no finished part is lost
 
 
-def _inputs(spec: JobSpec, settings: Settings) -> tuple[BulkPlan, ModelFiles, DatasetImages]:
+def _inputs(spec: Job, settings: Settings) -> tuple[BulkPlan, ModelFiles, DatasetImages]:
     """Return the plan without its engine, the calibrated model, and the images; raise ``ModelsError``."""
     parameters = spec.parameters
-    version = spec.open_model(Registry(settings.registry_dir), parameters.get("calibration"))
+    version = open_model(spec, Registry(settings.registry_dir), parameters.get("calibration"))
     model = BulkModel.of_version(version, settings.job_engine_options)
     images = DatasetImages(spec.dataset, settings.data_dir, settings.datasets_dir)
     source = images.open(model.manifest.preprocessing)
@@ -161,7 +169,7 @@ class OutputParts(Output):
             return super().write(index, table)
 
 
-def open_parts(folder: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) -> Output:
+def open_parts(folder: Path, spec: Job, settings: Settings, plan: BulkPlan) -> Output:
     """Open the score files of a job; raise ``LocationRefused``, ``PlanDiffers`` or ``OutputTaken``."""
     if spec.output is None:
         return open_scratch(folder / PARTS, plan)
@@ -171,7 +179,7 @@ def open_parts(folder: Path, spec: JobSpec, settings: Settings, plan: BulkPlan) 
     return OutputParts(place, plan)
 
 
-def _place(folder: Path, spec: JobSpec, settings: Settings) -> Location:
+def _place(folder: Path, spec: Job, settings: Settings) -> Location:
     """Return the location of the score files, that of an output checked as when the job was queued.
 
     Since then a link there may lead elsewhere.

@@ -1,6 +1,7 @@
 """Attempt to train a model: publish at most one version a job, and record the run."""
 
 import logging
+import shutil
 import time
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,11 @@ from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.pipeline.run import begun_config, train
 from snf_models.scoring.options import EngineName
 from snf_models.training.config import TrainingConfig
-from snf_worker.attempts.run_attempt import BEGAN, Attempt, JobSpec, ProgressReporter
+from snf_worker.attempts.run_attempt import BEGAN, Attempt, ProgressReporter
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training, peak_memory_bytes
-from snf_worker.jobs.retention import drop_training_files
+from snf_worker.jobs.record import Job
 from snf_worker.jobs.runs import RunRecorder, RunStore
 from snf_worker.settings import Settings
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def run(attempt: Attempt) -> None:
     """Train the model of a job and publish it, unless an earlier attempt of the job has published it."""
-    spec, settings, folder, registry = attempt.spec, attempt.settings, attempt.folder, attempt.registry
+    job, settings, folder, registry = attempt.job, attempt.settings, attempt.folder, attempt.registry
     fit: ProgressReporter | None = None
 
     def observe(event: dict[str, Any]) -> None:
@@ -38,27 +39,27 @@ def run(attempt: Attempt) -> None:
                 fit.report(event["done"] * UNITS.get(event["part"], 1), part=event["part"])
             attempt.go_on()  # the evaluation after the last step does not call ``should_stop``
 
-    version = registry.of_job(spec.model, spec.id)
+    version = registry.of_job(job.model, job.id)
     if version is None:
         attempt.require_lease()
         attempt.adopt("checkpoints", "resumes from the checkpoints")
-        recipe = find_recipe(spec.preset, spec.architecture)
-        config = begun_config(folder, recipe, spec.parameters)
+        recipe = find_recipe(job.preset, job.architecture)
+        config = begun_config(folder, recipe, job.parameters)
         preset, parameters = recipe.name, config.model_dump(mode="json", include=set(recipe.parameters))
     else:
         preset, parameters = version.manifest.training.preset, version.manifest.training.config
     start = RunStart(
         origin="job",
-        model=spec.model,
-        dataset=spec.dataset,
+        model=job.model,
+        dataset=job.dataset,
         preset=preset,
         parameters=parameters,
-        device=spec.device,
-        retry_of=spec.retry_of,
+        device=job.device,
+        retry_of=job.retry_of,
     )
-    with RunRecorder(RunStore(settings.run_records_dir), start, lambda: spec.id, spec.attempt) as record:
+    with RunRecorder(RunStore(settings.run_records_dir), start, lambda: job.id, job.attempt) as record:
         if version is None:
-            dataset = load_dataset(spec.dataset, settings.data_dir, attempt.datasets, config, attempt.preparation())
+            dataset = load_dataset(job.dataset, settings.data_dir, attempt.datasets, config, attempt.preparation())
             if recipe.family == "features":
                 fit = ProgressReporter(attempt.events, passes_of_fit(dataset, config))
             # "openvino" is a preference here: a training must not fail at its end because of the engine.
@@ -71,25 +72,26 @@ def run(attempt: Attempt) -> None:
                 observe=observe,
                 should_stop=attempt.should_stop,
                 threads=settings.train_threads,
-                job=spec.id,
-                device=spec.device,
+                job=job.id,
+                device=job.device,
                 engine=replace(settings.job_engine_options, name=name, device="cpu"),
                 began=BEGAN,
             )
-            _store_measured(spec, settings, recipe, config, dataset, read_manifest(artifact).training)
+            _store_measured(job, settings, recipe, config, dataset, read_manifest(artifact).training)
             # Before the registry is locked, because an outage of Redis may last.
             attempt.require_lease()
             version = registry.publish(
-                artifact, spec.model, promote=spec.promote, before_publish=attempt.check_before_publish
+                artifact, job.model, promote=job.promote, before_publish=attempt.check_before_publish
             )
-        elif spec.promote:
+        elif job.promote:
             # The earlier attempt may have died between publishing and promoting. A version promoted since then stays.
             attempt.require_lease()
             registry.promote(version)
         live = registry.live_version(version.name)
         if problem := record.published(version, live=live == version.version):
             attempt.note(problem)
-    drop_training_files(folder)
+    for part in ("checkpoints", "artifact"):  # the registry has a copy
+        shutil.rmtree(folder / part, ignore_errors=True)
     attempt.events.write(
         {
             "event": "published",
@@ -105,7 +107,7 @@ def run(attempt: Attempt) -> None:
 
 
 def _store_measured(
-    spec: JobSpec,
+    job: Job,
     settings: Settings,
     recipe: TrainingRecipe,
     config: TrainingConfig,
@@ -113,7 +115,7 @@ def _store_measured(
     training: TrainingRecord,
 ) -> None:
     """Store what a training took that ran in one attempt and was not limited in minutes."""
-    if spec.attempt > 1 or spec.retry_of is not None or config.max_minutes is not None:
+    if job.attempt > 1 or job.retry_of is not None or config.max_minutes is not None:
         return
     architecture = recipe.architecture_for(dataset.image_shape, config, settings.backbones_dir)
     images = DatasetSummary.of(dataset).images
@@ -126,6 +128,6 @@ def _store_measured(
     )
     try:
         trainings = MeasuredTrainings(redis_client(settings), settings.key_prefix)
-        trainings.store(kind_of_training(architecture, config, spec.device), measured)
+        trainings.store(kind_of_training(architecture, config, job.device), measured)
     except BrokerDown as problem:
         log.info("the time and memory of the training are not stored: %s", problem.detail)

@@ -1,21 +1,19 @@
-"""The Celery application, which sends job ids to workers. The records in the job store decide the rest."""
+"""The Celery application, whose messages wake a worker for a queue. The job store decides which job it takes."""
 
 from typing import Any
 
+import redis
 from celery import Celery  # type: ignore[import-untyped]
 from celery.signals import setup_logging  # type: ignore[import-untyped]
 from kombu.connection import Connection
+from kombu.exceptions import OperationalError
 
 from snf_worker.broker.connection import celery_url
+from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Queue
 from snf_worker.settings import Settings
 
 TASK = "worker.run_job"
-ASSIST = "worker.assist"
-# Kombu emulates priorities on Redis with one list for each step; 0 is served first.
-FIRST, IN_ORDER = 0, 6
-_STEPS = [FIRST, IN_ORDER]
-_PRIORITY_SEPARATOR = "\x06\x16"
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -24,10 +22,8 @@ def make_celery(settings: Settings) -> Celery:
     transport = {
         "ack_emulation": False,
         "global_keyprefix": _prefix(settings),
-        "priority_steps": _STEPS,
-        # Applies between queues of equal priority: none of a worker's queues starves.
+        # None of a worker's queues starves.
         "queue_order_strategy": "round_robin",
-        "sep": _PRIORITY_SEPARATOR,
         "socket_timeout": 30,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
@@ -51,7 +47,6 @@ def make_celery(settings: Settings) -> Celery:
         task_acks_late=False,
         task_queues={name.value: {"exchange": name.value, "routing_key": name.value} for name in Queue},
         task_default_queue=Queue.TRAIN_CPU.value,
-        task_default_priority=IN_ORDER,
         task_create_missing_queues=False,
         # A worker takes one message at a time.
         worker_disable_prefetch=True,
@@ -79,10 +74,17 @@ class PromptConnection(Connection):
         return super().ensure_connection(*args, **pauses | options)  # type: ignore[no-untyped-call]
 
 
-def queue_keys(settings: Settings, queue: Queue) -> list[str]:
-    """Return the keys of a queue's two Redis lists of messages, in the order in which they are served."""
-    prefix = _prefix(settings)
-    return [f"{prefix}{queue}{_PRIORITY_SEPARATOR}{step}" if step else f"{prefix}{queue}" for step in _STEPS]
+def wake(celery: Celery, queue: Queue) -> None:
+    """Ask a worker to take the first job of a queue; raise ``BrokerDown``."""
+    try:
+        celery.send_task(TASK, queue=queue.value, ignore_result=True)
+    except (OperationalError, redis.RedisError, OSError) as error:
+        raise BrokerDown(f"the broker takes no messages: {error}") from error
+
+
+def queue_key(settings: Settings, queue: Queue) -> str:
+    """Return the key of the Redis list with the messages of a queue."""
+    return f"{_prefix(settings)}{queue}"
 
 
 def _prefix(settings: Settings) -> str:

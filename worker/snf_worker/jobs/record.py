@@ -106,6 +106,16 @@ class Job(BaseModel):
     def finished(self) -> bool:
         return self.status in TERMINAL
 
+    @property
+    def output(self) -> str | None:
+        """URL to which a scoring job writes its scores in parts; None for a table in the job's folder."""
+        return self.parameters.get("output")
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        masks = self.parameters.get("masks") or {}
+        return self.dataset, *(self.parameters.get("against") or ()), *masks.values()
+
 
 _JSON_FIELDS = frozenset({"architecture", "parameters", "progress", "metrics", "error", "result", "estimate"})
 

@@ -1,19 +1,31 @@
-"""The job store: records of background jobs in Redis, each changed atomically."""
+"""The job store: records of background jobs in Redis and the leases of workers on them, each changed atomically."""
 
 import json
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, cast
 
 import redis
 
 from snf_client.schemas.base import JobType
 from snf_worker.broker.connection import translate_redis_errors
-from snf_worker.errors import IdempotencyConflict, JobConflict, JobInUse, JobNotFound, TooManyJobs
+from snf_worker.errors import (
+    BrokerDown,
+    IdempotencyConflict,
+    JobConflict,
+    JobInUse,
+    JobNotFound,
+    StaleAttempt,
+    TooManyJobs,
+)
 from snf_worker.jobs import lua_scripts as lua
-from snf_worker.jobs.leases import LeaseStore, utc_now_iso
-from snf_worker.jobs.record import TERMINAL, Job, JobPage, Status, from_hash, to_hash
+from snf_worker.jobs.record import TERMINAL, Job, JobPage, Queue, RequestedAction, Status, from_hash, to_hash
 from snf_worker.jobs.shards import Shards
-from snf_worker.jobs.waiting_lines import WaitingLines
+
+log = logging.getLogger(__name__)
 
 
 class JobLimits(NamedTuple):
@@ -30,8 +42,11 @@ Ids = list[str]
 Jobs = list[Job]
 
 
-class JobStore(LeaseStore):
-    """Store of jobs and their leases. Every method raises ``BrokerDown`` when Redis does not answer in time."""
+class JobStore:
+    """Store of jobs and their leases. Every method raises ``BrokerDown`` when Redis does not answer in time.
+
+    A lease is an exclusive, expiring right to run a job; only its newest attempt may change the record.
+    """
 
     def __init__(
         self,
@@ -40,10 +55,11 @@ class JobStore(LeaseStore):
         idempotency_s: float = 86400.0,
         limits: JobLimits = UNLIMITED,
     ) -> None:
-        super().__init__(client, prefix)
+        self._client = client
+        self._prefix = prefix
         self._limits = limits
         self._idempotency_ms = int(idempotency_s * 1000)
-        self.lines = WaitingLines(client, prefix)
+        self._scripts: dict[str, Any] = {}
 
     def ping(self) -> None:
         with translate_redis_errors():
@@ -51,10 +67,9 @@ class JobStore(LeaseStore):
 
     def create(self, job: Job, idempotency_key: str | None = None, fingerprint: str = "") -> tuple[Job, bool]:
         """Store a new job, or return the one stored with the same idempotency key; also return whether it is new."""
-        fields = to_hash(job.model_dump(mode="json", exclude={"status"}))
-        pairs = [part for pair in fields.items() for part in pair]
+        pairs = _pairs(job.model_dump(mode="json", exclude={"status"}))
         key = idempotency_key or ""
-        request = key, self._idempotency_ms, fingerprint, job.type, job.retry_of or ""
+        request = key, self._idempotency_ms, fingerprint, job.type, job.retry_of or "", job.caller
         verdict, value = self._run(lua.CREATE, job.id, *request, *self._limits, *pairs)
         match verdict:
             case "conflict":
@@ -67,11 +82,12 @@ class JobStore(LeaseStore):
                 raise _too_many(f"{value} jobs are unfinished, and {self._limits.altogether} may be")
         return self.get(value), verdict == "created"
 
-    def find_by_idempotency_key(self, idempotency_key: str, fingerprint: str) -> Job | None:
+    def find_by_idempotency_key(self, key: str, fingerprint: str) -> Job | None:
         """Return the job stored with an idempotency key, or None; raise ``IdempotencyConflict``."""
         with translate_redis_errors():
-            key = self._key(f"idempotency:{idempotency_key}")
-            job_id, stored = cast(Sequence[str | None], self._client.hmget(key, ["id", "fingerprint"]))
+            job_id, stored = cast(
+                Sequence[str | None], self._client.hmget(self._key(f"idempotency:{key}"), ["id", "fingerprint"])
+            )
         if job_id is None:
             return None
         try:
@@ -107,22 +123,12 @@ class JobStore(LeaseStore):
         cursor = after
         while len(matching) <= limit:
             wanted = limit + 1 - len(matching)
+            start = f"({cursor}" if cursor else "+"
             with translate_redis_errors():
-                ids = cast(
-                    Ids,
-                    self._client.zrange(
-                        self._key(index),
-                        f"({cursor}" if cursor else "+",
-                        "-",
-                        desc=True,
-                        bylex=True,
-                        offset=0,
-                        num=wanted,
-                    ),
-                )
-            jobs = self._read(ids)
+                page = self._client.zrange(self._key(index), start, "-", desc=True, bylex=True, offset=0, num=wanted)
+            ids = cast(Ids, page)
             # A job may have changed since the index was read, and one index serves both filters.
-            matching += [j for j in jobs if status in (None, j.status) and type in (None, j.type)]
+            matching += [j for j in self._read(ids) if status in (None, j.status) and type in (None, j.type)]
             if len(ids) < wanted:
                 break
             cursor = ids[-1]
@@ -133,6 +139,21 @@ class JobStore(LeaseStore):
         with translate_redis_errors():
             return self._client.zcard(self._key(f"jobs:status:{status.value}"))
 
+    def waiting(self, queue: Queue) -> int:
+        """Return the number of jobs that wait in a queue."""
+        with translate_redis_errors():
+            return self._client.zcard(self._key(f"waiting:{queue}"))
+
+    def position(self, job: Job) -> int | None:
+        """Return the number of jobs ahead of the given job in its queue; None if it does not wait."""
+        with translate_redis_errors():
+            return cast(int | None, self._client.zrank(self._key(f"waiting:{job.queue}"), job.id))
+
+    def message_count(self, keys: Sequence[str]) -> int:
+        """Return how many messages wait in the Redis lists ``keys``, such as those of ``queue_key``."""
+        with translate_redis_errors():
+            return sum(self._client.llen(key) for key in keys)
+
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a queued or paused job, or ask a running one to stop; raise ``JobConflict`` if it is over."""
         self._refuse(job_id, self._run(lua.CANCEL, job_id, utc_now_iso()), *TERMINAL)
@@ -140,8 +161,7 @@ class JobStore(LeaseStore):
 
     def request_pause(self, job_id: str) -> Job:
         """Pause a queued job, or ask a running one to pause; raise ``JobConflict`` if it is over."""
-        verdict = self._run(lua.PAUSE, job_id)
-        self._refuse(job_id, verdict, *TERMINAL, "cancelling")
+        self._refuse(job_id, self._run(lua.PAUSE, job_id), *TERMINAL, "cancelling")
         return self.get(job_id)
 
     def request_resume(self, job_id: str) -> tuple[Job, bool]:
@@ -157,16 +177,118 @@ class JobStore(LeaseStore):
             state = {"cancelling": "being cancelled", "waiting": "queued"}.get(verdict, verdict)
             raise JobConflict(f"job {job_id} is {state}")
 
+    def take(self, queue: Queue, worker: str, lease_s: float, leave: Sequence[str] = ()) -> tuple[str, int] | None:
+        """Take the first job of a queue that is not in ``leave``; return its id and the number of the attempt, or None.
+
+        A worker that calls again before it has renewed the lease gets the same attempt: the answer may have been lost.
+        """
+        taken = self._run(lua.TAKE, queue.value, worker, int(lease_s * 1000), utc_now_iso(), *leave)
+        return (taken[0], int(taken[1])) if taken else None
+
+    def renew(
+        self, job_id: str, attempt: int, lease_s: float, changes: Mapping[str, Any] | None = None
+    ) -> RequestedAction:
+        """Extend a lease, write ``changes``, and return what users requested; raise ``StaleAttempt``."""
+        verdict = self._run(lua.RENEW, job_id, attempt, int(lease_s * 1000), *_pairs(changes or {}))
+        if verdict == "stale":
+            raise _stale(job_id, attempt)
+        return RequestedAction(verdict)
+
+    def holds(self, job_id: str, attempt: int) -> bool:
+        """Return whether the job is starting or running and no newer attempt has begun."""
+        with translate_redis_errors():
+            status, newest = cast(
+                Sequence[str | None], self._client.hmget(self._key(f"job:{job_id}"), ["status", "attempts"])
+            )
+        return status in ("starting", "running") and newest == str(attempt)
+
+    def running(self, job_id: str, attempt: int) -> None:
+        """Change a job's status from starting to running; raise ``StaleAttempt`` if the lease is lost."""
+        self._leave(job_id, attempt, Status.RUNNING, {})
+
+    def finish(self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any]) -> None:
+        """End the lease with a terminal status; may be repeated after a lost answer; raise ``StaleAttempt``."""
+        if status not in TERMINAL:
+            raise ValueError(f"expected a terminal status, got {status}")
+        self._leave(job_id, attempt, status, changes)
+
+    def put_back(self, job_id: str, attempt: int, changes: Mapping[str, Any]) -> Status:
+        """Queue an unfinished job again, ahead of jobs that have not run; may be repeated; raise ``StaleAttempt``."""
+        return self._leave(job_id, attempt, Status.QUEUED, changes)
+
+    def _leave(self, job_id: str, attempt: int, status: Status, changes: Mapping[str, Any]) -> Status:
+        left = self._run(lua.LEAVE, job_id, attempt, status.value, utc_now_iso(), *_pairs(changes))
+        if not left:
+            raise _stale(job_id, attempt)
+        return Status(left)
+
+    def expire(self, job_id: str, max_attempts: int) -> str:
+        """End an expired lease; return the new status, failed after ``max_attempts`` without progress, or ``kept``."""
+        return str(self._run(lua.EXPIRE, job_id, utc_now_iso(), max_attempts))
+
+    def expired_leases(self) -> Ids:
+        return self._until("leases", self.clock_ms(), 500)
+
     def finished_before(self, age_s: float, limit: int) -> Ids:
         """Return the ids of at most ``limit`` jobs that ended over ``age_s`` seconds ago, oldest first."""
-        latest = float(self.clock_ms()) - age_s * 1000
+        return self._until("finished", float(self.clock_ms()) - age_s * 1000, limit)
+
+    def _until(self, index: str, latest_ms: float, limit: int) -> Ids:
         with translate_redis_errors():
-            return cast(Ids, self._client.zrangebyscore(self._key("finished"), "-inf", latest, start=0, num=limit))
+            return cast(Ids, self._client.zrangebyscore(self._key(index), "-inf", latest_ms, start=0, num=limit))
+
+    def clock_ms(self) -> int:
+        """Return the time of the Redis server's clock, in milliseconds since 1970."""
+        with translate_redis_errors():
+            seconds, microseconds = self._client.time()
+        return seconds * 1000 + microseconds // 1000
+
+    def cap_times(self) -> int:
+        """Correct times that lie in the future since the Redis server's clock was set back; return their number."""
+        return int(self._run(lua.CAP_TIMES, ""))
+
+    def adopt_lines_of_earlier_version(self) -> None:
+        """Put jobs that an earlier version kept in a line of its own at the head of their queue."""
+        with translate_redis_errors():
+            for queue in Queue:
+                line = self._key(f"waiting:first:{queue}")
+                places = cast(Sequence[tuple[str, float]], self._client.zrange(line, 0, -1, withscores=True))
+                if places:
+                    adopted = {job_id: place - lua.FIRST for job_id, place in places}
+                    pipe = self._client.pipeline()
+                    pipe.zadd(self._key(f"waiting:{queue}"), cast(dict[Any, Any], adopted))
+                    pipe.delete(line)
+                    pipe.execute()
+
+    @contextmanager
+    def lock(self, name: str, life_s: float) -> Iterator[bool]:
+        """Yield whether a lock shared by all workers was taken, for ``life_s`` seconds at most."""
+        key, token = self._key(f"lock:{name}"), secrets.token_hex(8)
+        with translate_redis_errors():
+            got = bool(self._client.set(key, token, nx=True, px=int(life_s * 1000)))
+        try:
+            yield got
+        finally:
+            if got:
+                try:
+                    self._call(lua.UNLOCK, key, token)
+                except BrokerDown:
+                    log.warning("could not release the lock %s; it expires by itself in %.0f s", name, life_s)
 
     def mentioning(self, name: str) -> Jobs:
         """Return the unfinished jobs that use a dataset or any version of a model, also in their parameters."""
-        ids = cast(Ids, self._call(lua.MENTIONING, self._prefix, name, json.dumps(name)))
-        return [job for job in self._read(ids) if not job.finished]
+        with translate_redis_errors():
+            pipe = self._client.pipeline()
+            for status in set(Status) - TERMINAL:
+                pipe.zrange(self._key(f"jobs:status:{status}"), 0, -1)
+            jobs = self._read([job_id for ids in pipe.execute() for job_id in ids])
+        quoted = json.dumps(name)
+        return [
+            job
+            for job in jobs
+            if not job.finished
+            and (name in (job.dataset, job.model, job.model.partition(":")[0]) or quoted in json.dumps(job.parameters))
+        ]
 
     def _read(self, ids: Sequence[str]) -> Jobs:
         """Return the records of jobs in one round trip, without those that were removed."""
@@ -193,8 +315,7 @@ class JobStore(LeaseStore):
 
     def unrecorded(self) -> Ids:
         """Return the ids of failed jobs whose training run may still have to be marked as failed."""
-        with translate_redis_errors():
-            return sorted(cast(set[str], self._client.smembers(self._key("unrecorded"))))
+        return self._members("unrecorded")
 
     def recorded(self, job_id: str) -> None:
         """Record that a failed job's training run has been marked as failed, or that it has none."""
@@ -203,16 +324,43 @@ class JobStore(LeaseStore):
 
     def removed(self) -> Ids:
         """Return the ids of removed jobs whose files may still exist."""
-        with translate_redis_errors():
-            return sorted(cast(set[str], self._client.smembers(self._key("removed"))))
+        return self._members("removed")
 
     def cleared(self, job_id: str) -> None:
         """Record that the files of a removed job are deleted."""
         with translate_redis_errors():
             self._client.srem(self._key("removed"), job_id)
 
+    def _members(self, name: str) -> Ids:
+        with translate_redis_errors():
+            return sorted(cast(set[str], self._client.smembers(self._key(name))))
+
     def shards(self, job_id: str) -> Shards:
         return Shards(self._client, self._prefix, job_id)
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _run(self, script: str, subject: str, *args: Any) -> Any:
+        return self._call(script, self._prefix, subject, *args)
+
+    def _call(self, script: str, *args: Any) -> Any:
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(script)
+        with translate_redis_errors():
+            return self._scripts[script](args=args)
+
+
+def utc_now_iso() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _pairs(fields: Mapping[str, Any]) -> Sequence[str]:
+    return [part for pair in to_hash(fields).items() for part in pair]
+
+
+def _stale(job_id: str, attempt: int) -> StaleAttempt:
+    return StaleAttempt(f"attempt {attempt} of job {job_id} does not hold the lease")
 
 
 def _unknown(job_id: str) -> JobNotFound:

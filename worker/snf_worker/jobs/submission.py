@@ -1,4 +1,4 @@
-"""Submission of jobs: a job's record is stored first, then its id is sent to workers by Celery."""
+"""Submission of jobs: a job's record is stored first, then workers are woken by a message of Celery."""
 
 import hashlib
 import json
@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from celery import Celery  # type: ignore[import-untyped]
-from kombu.exceptions import OperationalError
 
-from snf_worker.broker.celery_app import FIRST, IN_ORDER, TASK
+from snf_worker.broker.celery_app import wake
 from snf_worker.errors import BrokerDown, JobConflict
-from snf_worker.jobs.record import DeviceKind, Job, ModelJobType, Queue, Status, new_job_id
+from snf_worker.jobs.record import DeviceKind, Job, Queue, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerInfo
 
@@ -21,6 +19,8 @@ log = logging.getLogger(__name__)
 
 ROOM_BYTES = 4 * 2**20
 """Bytes beside the reserve of the disk without which no job is accepted or started: it would soon stop again."""
+REQUEST = {"type", "model", "dataset", "preset", "architecture", "parameters", "promote", "device"}
+"""Fields of a record that a caller asks for."""
 
 
 def training_queue(device: DeviceKind, running: Iterable[WorkerInfo]) -> Queue:
@@ -30,73 +30,19 @@ def training_queue(device: DeviceKind, running: Iterable[WorkerInfo]) -> Queue:
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
 
 
-def submit_training(
-    store: JobStore,
-    celery: Celery,
-    *,
-    model: str,
-    dataset: str,
-    preset: str,
-    architecture: Mapping[str, Any] | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    promote: bool = False,
-    device: DeviceKind = "auto",
-    queue: Queue = Queue.TRAIN_CPU,
-    estimate: Mapping[str, Any] | None = None,
-    caller: str = "",
-    idempotency_key: str | None = None,
-    fingerprint: str | None = None,
+def new_job(**fields: Any) -> Job:
+    return Job(id=new_job_id(), created_at=datetime.now(UTC), **fields)
+
+
+def submit(
+    store: JobStore, celery: Celery, job: Job, idempotency_key: str | None = None, fingerprint: str | None = None
 ) -> Job:
-    """Store and queue a training, in a few seconds at most; unfinished jobs of ``caller`` are limited."""
-    request: dict[str, Any] = {
-        "model": model,
-        "dataset": dataset,
-        "preset": preset,
-        "parameters": dict(parameters or {}),
-        "promote": promote,
-        "device": device,
-    }
-    if architecture is not None:
-        request["architecture"] = dict(architecture)
-    keyed = (idempotency_key, fingerprint)
-    return _record_and_send(store, celery, request, *keyed, queue=queue, estimate=estimate, caller=caller)
-
-
-def submit_on_model(
-    store: JobStore,
-    celery: Celery,
-    kind: ModelJobType,
-    *,
-    model: str,
-    dataset: str,
-    parameters: Mapping[str, Any] | None = None,
-    caller: str = "",
-    idempotency_key: str | None = None,
-    fingerprint: str | None = None,
-) -> Job:
-    """Store and queue a job that uses a trained model, named ``name:version``."""
-    request: dict[str, Any] = {
-        "type": kind,
-        "model": model,
-        "dataset": dataset,
-        "parameters": dict(parameters or {}),
-    }
-    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.SCORE, caller=caller)
-
-
-def submit_recommendation(
-    store: JobStore,
-    celery: Celery,
-    *,
-    dataset: str,
-    parameters: Mapping[str, Any] | None = None,
-    caller: str = "",
-    idempotency_key: str | None = None,
-    fingerprint: str | None = None,
-) -> Job:
-    """Store and queue a comparison of model families, which trains and so waits among the trainings."""
-    request: dict[str, Any] = {"type": "recommend", "dataset": dataset, "parameters": dict(parameters or {})}
-    return _record_and_send(store, celery, request, idempotency_key, fingerprint, queue=Queue.TRAIN_CPU, caller=caller)
+    """Store and queue a new job, in a few seconds at most; unfinished jobs of its caller are limited."""
+    fingerprint = fingerprint or fingerprint_of(job.model_dump(mode="json", include=REQUEST))
+    job, new = store.create(job, idempotency_key, fingerprint)
+    if new:
+        _send(celery, job)
+    return job
 
 
 def retry(
@@ -110,47 +56,24 @@ def retry(
     job = store.get(job_id)
     if job.status not in (Status.FAILED, Status.CANCELLED):
         raise JobConflict(f"job {job_id} is {job.status}; only a failed or cancelled job can be retried")
-    fields = {"type", "model", "dataset", "preset", "architecture", "parameters", "promote", "device"}
     # Keys of callers never start with a blank, because HTTP strips it.
     key = f" retry {job_id}"
-    request = job.model_dump(mode="json", include=fields)
+    request = job.model_dump(mode="json", include=REQUEST)
     fingerprint = fingerprint_of(request)
-    known = store.find_by_idempotency_key(key, fingerprint)
-    if known is not None:
-        return known
+    earlier = store.find_by_idempotency_key(key, fingerprint)
+    if earlier is not None:
+        return earlier
     before_new()
-    changes = {"queue": job.queue, "estimate": job.estimate, "retry_of": job_id, "caller": caller}
-    return _record_and_send(store, celery, request, key, fingerprint, **changes)
+    again = new_job(**request, queue=job.queue, estimate=job.estimate, retry_of=job_id, caller=caller)
+    return submit(store, celery, again, key, fingerprint)
 
 
 def resume(store: JobStore, celery: Celery, job_id: str) -> Job:
     """Queue a paused job again, ahead of the jobs that have not run yet, and return its record."""
     job, needs_message = store.request_resume(job_id)
     if needs_message:
-        _send(celery, job, first=True)
+        _send(celery, job)
     return job
-
-
-def dispatch(celery: Celery, job: Job, first: bool = False) -> None:
-    """Send the id of a job to its queue, ahead of all others if ``first``; raise ``BrokerDown``."""
-    try:
-        celery.send_task(
-            TASK,
-            args=[job.id],
-            queue=job.queue.value,
-            priority=FIRST if first else IN_ORDER,
-            ignore_result=True,
-        )
-    except (OperationalError, redis.RedisError, OSError) as error:
-        raise BrokerDown(f"the broker takes no messages: {error}") from error
-
-
-def send_again(store: JobStore, celery: Celery, job_id: str) -> bool:
-    """Send a new message for a job whose message was lost; return False if the job is not queued."""
-    if not store.lines.note_dispatch(job_id):
-        return False
-    dispatch(celery, store.get(job_id), first=True)
-    return True
 
 
 def fingerprint_of(request: Mapping[str, Any]) -> str:
@@ -158,20 +81,9 @@ def fingerprint_of(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-def _record_and_send(
-    store: JobStore, celery: Celery, request: dict[str, Any], key: str | None, fingerprint: str | None, **more: Any
-) -> Job:
-    fingerprint = fingerprint or fingerprint_of(request)
-    record = Job(id=new_job_id(), created_at=datetime.now(UTC), **request, **more)
-    job, new = store.create(record, key, fingerprint)
-    if new:
-        _send(celery, job, first=False)
-    return job
-
-
-def _send(celery: Celery, job: Job, first: bool) -> None:
+def _send(celery: Celery, job: Job) -> None:
     try:
-        dispatch(celery, job, first)
+        wake(celery, job.queue)
     except BrokerDown as problem:
-        # The job is accepted all the same: its record is durable, and the reconciler sends the id again.
-        log.warning("job %s is stored but not yet sent: %s", job.id, problem.detail)
+        # The job is accepted all the same: its record is durable, and the reconciler wakes a worker.
+        log.warning("job %s is stored but no worker is woken yet: %s", job.id, problem.detail)

@@ -99,7 +99,7 @@ class AttemptProcess:
         self._lifeline.close()
 
 
-def assistant_command(folder: Path) -> list[str]:
+def helper_command(folder: Path) -> list[str]:
     return [*attempt_command(folder, "score"), "--assist"]
 
 

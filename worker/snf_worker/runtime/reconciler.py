@@ -1,23 +1,57 @@
-"""The reconciler: a thread that repairs jobs after crashes of workers and deletes old jobs."""
+"""The reconciler repairs jobs after crashes of workers, and deletes the records and files of old jobs."""
 
 import logging
+import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from uuid import uuid4
 
 from celery import Celery  # type: ignore[import-untyped]
 
-from snf_worker.broker.celery_app import queue_keys
-from snf_worker.errors import BrokerDown
+from snf_worker.broker.celery_app import queue_key, wake
+from snf_worker.errors import BrokerDown, JobInUse, JobNotFound
 from snf_worker.jobs.record import Queue, Status
-from snf_worker.jobs.retention import clear_removed, sweep_old_jobs
 from snf_worker.jobs.runs import RunStore, record_failure
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import send_again
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.runtime.helper import call_assistants
+from snf_worker.runtime.helper import wake_helpers
 from snf_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RETENTION_PAUSE_S = 3600.0
+"""Time in seconds without deletion of old jobs after a start or a jump of the clock, in which it can be set right."""
+_MAX_REMOVED, _MAX_MESSAGES = 50, 500
+"""Most jobs that one sweep removes, and most messages that it sends to a queue."""
+
+
+class PeriodicThread:
+    """Thread that calls a function every few seconds, whatever the function raises."""
+
+    def __init__(self, name: str, every_s: float, call: Callable[[], object]) -> None:
+        self._every_s = every_s
+        self._call = call
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the current call; wait at most 10 s for its end."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._call()
+            except Exception:
+                # The thread must survive a bug in one call.
+                log.exception("%s failed", self._thread.name)
+            self._stop.wait(self._every_s)
 
 
 class ClockWatch:
@@ -36,12 +70,6 @@ class ClockWatch:
         return offset_s - before_s
 
 
-log = logging.getLogger(__name__)
-
-RETENTION_PAUSE_S = 3600.0
-"""Time in seconds without deletion of old jobs after a start or a jump of the clock, in which it can be set right."""
-
-
 class Reconciler:
     """Thread that sweeps the job store, in one worker at a time, and not after a jump of the server's clock."""
 
@@ -50,55 +78,48 @@ class Reconciler:
         self._registry = registry
         self._celery = celery
         self._settings = settings
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="reconciler", daemon=True)
+        self._thread = PeriodicThread("reconciler", settings.reconcile_seconds, self._sweep_unless_down)
         self._leases_quiet_until = 0.0
         self._retention_paused_until = 0.0
         self._clock = ClockWatch(settings.heartbeat_seconds)
 
     def start(self) -> None:
-        self._let_leases_rest(0)
-        self._pause_retention()
+        self._rest()
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread after its current check of the jobs; wait at most 10 s for its end."""
-        self._stop.set()
-        self._thread.join(timeout=10)
+        self._thread.stop()
 
     def sweep(self) -> int:
-        """Repair jobs of crashed workers and delete old jobs; return the number of changed jobs."""
-        if self._clock_jumped():
+        """Repair jobs of crashed workers and delete old jobs; return how many were changed or removed."""
+        jump_s = self._clock.jump(self._store.clock_ms() / 1000, time.monotonic())
+        if jump_s:
+            log.warning(
+                "the clock of the job store jumped by %.1f s; workers get time to renew their leases, and no old jobs "
+                "are deleted for %g s",
+                jump_s,
+                RETENTION_PAUSE_S,
+            )
+            self._rest()
             return 0
         with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
+            self._store.adopt_lines_of_earlier_version()
             corrected = self._store.cap_times()
             if corrected:
                 log.warning("%d times in the job store were in the future and are corrected", corrected)
-            moved = self._lost_leases() + self._lost_messages()
+            changes = self._expire_leases()
+            self._send_lost_messages()
             self._record_failures()
-            self._call_assistants()
-            clear_removed(self._store, self._settings)
+            self._wake_helpers()
+            for job_id in self._store.removed():
+                _remove_files(self._store, self._settings, job_id)
             if time.monotonic() < self._retention_paused_until:
-                return moved
-            return moved + sweep_old_jobs(self._store, self._settings)
+                return changes
+            return changes + sweep_old_jobs(self._store, self._settings)
 
-    def _clock_jumped(self) -> bool:
-        jump_s = self._clock.jump(self._store.clock_ms() / 1000, time.monotonic())
-        if not jump_s:
-            return False
-        log.warning(
-            "the clock of the job store jumped by %.1f s; workers get time to renew their leases, and no old jobs are "
-            "deleted for %g s",
-            jump_s,
-            RETENTION_PAUSE_S,
-        )
-        self._let_leases_rest(0)
-        self._pause_retention()
-        return True
-
-    def _lost_leases(self) -> int:
+    def _expire_leases(self) -> int:
         if time.monotonic() < self._leases_quiet_until:
             return 0
         moved = 0
@@ -109,23 +130,14 @@ class Reconciler:
                     continue
                 moved += 1
                 log.warning("job %s: the lease expired; the job is %s now", job_id, verdict)
-                if verdict == "queued":
-                    send_again(self._store, self._celery, job_id)
         return moved
 
-    def _lost_messages(self) -> int:
-        sent = 0
+    def _send_lost_messages(self) -> None:
+        # A message more than there are waiting jobs, as for one that is just taken, does no harm.
         for queue in Queue:
-            for key, first in zip(queue_keys(self._settings, queue), (True, False), strict=True):
-                empty = self._store.lines.message_count([key]) == 0
-                for job_id in self._store.lines.lost_messages(
-                    queue, self._settings.dispatch_seconds, first=first, line_is_empty=empty
-                ):
-                    with _apart(job_id):
-                        if send_again(self._store, self._celery, job_id):
-                            log.warning("job %s: no worker took the job at its last message; it is sent again", job_id)
-                            sent += 1
-        return sent
+            lost = self._store.waiting(queue) - self._store.message_count([queue_key(self._settings, queue)])
+            for _ in range(min(lost, _MAX_MESSAGES)):
+                wake(self._celery, queue)
 
     def _record_failures(self) -> None:
         # Of jobs whose worker vanished, and of those that a worker could not record itself after it had failed them.
@@ -136,31 +148,26 @@ class Reconciler:
                 if error is None or record_failure(runs, job_id, error):
                     self._store.recorded(job_id)
 
-    def _call_assistants(self) -> None:
+    def _wake_helpers(self) -> None:
         # Workers may have started, or become idle, since the bulk job began.
         for job in self._store.list(status=Status.RUNNING, type="score").jobs:
             free = self._store.shards(job.id).free()
             if free:
-                call_assistants(self._celery, self._registry, job, most=free)
+                wake_helpers(self._celery, self._registry, free)
 
-    def _let_leases_rest(self, seconds: float) -> None:
-        # Workers cannot renew leases in an outage; after it they get time for two heartbeats.
-        self._leases_quiet_until = time.monotonic() + seconds + 2 * self._settings.heartbeat_seconds
-
-    def _pause_retention(self) -> None:
+    def _rest(self) -> None:
+        """Expire no lease before workers had time for two heartbeats, and remove no old job for an hour."""
+        self._leases_quiet_until = time.monotonic() + 2 * self._settings.heartbeat_seconds
         self._retention_paused_until = time.monotonic() + RETENTION_PAUSE_S
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.sweep()
-            except BrokerDown as problem:
-                log.warning("sweep skipped: %s", problem.detail)
-                self._let_leases_rest(self._settings.reconcile_seconds)
-            except Exception:
-                # The thread must survive a bug in one sweep, or the jobs of later crashes would hang.
-                log.exception("sweep failed")
-            self._stop.wait(self._settings.reconcile_seconds)
+    def _sweep_unless_down(self) -> None:
+        try:
+            self.sweep()
+        except BrokerDown as problem:
+            log.warning("sweep skipped: %s", problem.detail)
+            # Workers cannot renew leases in an outage.
+            quiet_s = self._settings.reconcile_seconds + 2 * self._settings.heartbeat_seconds
+            self._leases_quiet_until = time.monotonic() + quiet_s
 
 
 @contextmanager
@@ -172,3 +179,40 @@ def _apart(job_id: str) -> Iterator[None]:
         raise
     except Exception:
         log.exception("job %s is skipped in this sweep", job_id)
+
+
+def remove_job(store: JobStore, settings: Settings, job_id: str) -> None:
+    """Delete an ended job's record, then its files; a later sweep deletes files that cannot be deleted now."""
+    store.remove(job_id)
+    _remove_files(store, settings, job_id)
+
+
+def sweep_old_jobs(store: JobStore, settings: Settings) -> int:
+    """Delete at most 50 jobs that ended over ``retention_days`` ago and are not in use; return their number."""
+    removed = 0
+    for job_id in store.finished_before(settings.retention_days * 24 * 3600, limit=_MAX_REMOVED):
+        try:
+            store.remove(job_id, because_old=True)
+        except (JobNotFound, JobInUse) as problem:
+            log.info("job %s is not removed: %s", job_id, problem.detail)
+            continue
+        _remove_files(store, settings, job_id)
+        removed += 1
+        log.info("job %s ended more than %g days ago and was removed", job_id, settings.retention_days)
+    return removed
+
+
+def _remove_files(store: JobStore, settings: Settings, job_id: str) -> None:
+    """Delete the files of a removed job. Two calls at once do no harm."""
+    folder = settings.jobs_dir / job_id
+    try:
+        # Renamed first: no reader finds half of the files.
+        with suppress(FileNotFoundError):
+            folder.rename(folder.with_name(f".{job_id}.{uuid4().hex}.removed"))
+        for removed in folder.parent.glob(f".{job_id}.*"):
+            with suppress(FileNotFoundError):  # another call removes it
+                shutil.rmtree(removed)
+    except OSError as error:
+        log.warning("the files of the removed job %s cannot be deleted yet: %s", job_id, error)
+        return
+    store.cleared(job_id)

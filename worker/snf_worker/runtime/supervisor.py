@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
 import signal
 import threading
 import time
@@ -20,7 +18,7 @@ from snf_models.errors import StorageFull, StorageReadOnly
 from snf_models.locations.location import Location
 from snf_worker.errors import BrokerDown, StaleAttempt
 from snf_worker.jobs.events import AttemptSummary, EventReader
-from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.runs import RunStore, record_failure
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import ROOM_BYTES
@@ -33,6 +31,8 @@ RETRY_S = 3600.0
 BACK_OFF_S = 30.0
 """Shortest time in seconds from a second full disk to the next attempt; it doubles each time, up to ``RETRY_S``."""
 _MOST_DOUBLINGS = 7
+_REPORTED = {"progress", "metrics", "error", "result", "caller", "worker"}
+"""Fields of a record that an attempt does not need, because it makes them."""
 _CHECK_S = 1.0
 
 
@@ -43,9 +43,11 @@ class _Failure(NamedTuple):
     needed: dict[Path, int]
     at: float
 
-    @property
-    def back_off_s(self) -> float:
-        return min(RETRY_S, BACK_OFF_S * (2.0 ** min(self.times - 1, _MOST_DOUBLINGS) - 1))
+    def waits(self) -> bool:
+        passed_s = time.monotonic() - self.at
+        back_off_s = min(RETRY_S, BACK_OFF_S * (2.0 ** min(self.times - 1, _MOST_DOUBLINGS) - 1))
+        more = any(usable_bytes(folder) >= needed for folder, needed in self.needed.items())
+        return passed_s < RETRY_S and not (more and passed_s >= back_off_s)
 
 
 def room_problem(folder: Path) -> str | None:
@@ -91,14 +93,9 @@ class DiskSpaceGuard:
         needed = {folder: usable_bytes(folder) + ROOM_BYTES for folder in folders}
         self._failures[job_id] = _Failure(times, needed, now)
 
-    def allows(self, job_id: str) -> bool:
-        """Return whether a job met no full disk, has more room after a back-off, or has waited an hour."""
-        failure = self._failures.get(job_id)
-        if failure is None:
-            return True
-        passed_s = time.monotonic() - failure.at
-        more = any(usable_bytes(folder) >= needed for folder, needed in failure.needed.items())
-        return passed_s >= RETRY_S or (more and passed_s >= failure.back_off_s)
+    def waiting(self) -> list[str]:
+        """Return the jobs that met a full disk and have no more room after a back-off, for an hour at most."""
+        return [job_id for job_id, failure in self._failures.items() if failure.waits()]
 
     def error(self, problem: StorageFull | StorageReadOnly | None = None) -> dict[str, str]:
         """Return the error to record for a job, by default as the folder is now."""
@@ -119,26 +116,16 @@ T = TypeVar("T")
 
 
 class Outcome(StrEnum):
-    """Outcome of an attempt; ``NOT_TAKEN``: the job is over, was delivered twice, or the like."""
+    """Outcome of an attempt: the new status of its job, or why there is none."""
 
-    NOT_TAKEN = "not taken"  # a duplicate delivery, a job that is over, or one that waits for more room
+    NOT_TAKEN = "not taken"  # no job waits, or only some that wait for more room
+    LOST = "lost"  # the lease went to another attempt, or the end could not be recorded
     SUCCEEDED = "succeeded"
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
     PAUSED = "paused"
-    QUEUED_AGAIN = "queued again"
-    LOST = "lost"  # the lease went to another attempt, or the end could not be recorded
-
-
-_OUTCOMES = {
-    Status.SUCCEEDED: Outcome.SUCCEEDED,
-    Status.PARTIAL: Outcome.PARTIAL,
-    Status.FAILED: Outcome.FAILED,
-    Status.CANCELLED: Outcome.CANCELLED,
-    Status.PAUSED: Outcome.PAUSED,
-    Status.QUEUED: Outcome.QUEUED_AGAIN,
-}
+    QUEUED_AGAIN = "queued"
 
 
 class Supervisor:
@@ -151,16 +138,14 @@ class Supervisor:
         stopping: threading.Event,
         command: Command = attempt_command,
         device: str = CPU,
-        on_start: Callable[[Job], None] = lambda _job: None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._stopping = stopping
         self._command = command
         self._device = device
-        self._on_start = on_start
         self._room = DiskSpaceGuard(settings.jobs_dir)
-        self._job_id: str | None = None
+        self.job: str | None = None
         self._deaths = 0  # attempts in a row that crashed without a new checkpoint
 
     @property
@@ -168,24 +153,20 @@ class Supervisor:
         """Seconds to wait before the next job after crashes in a row: 1, 2, 4, ... up to 60."""
         return min(_MAX_BACK_OFF_S, 2.0 ** min(self._deaths - 1, _MAX_DOUBLINGS)) if self._deaths else 0.0
 
-    @property
-    def job(self) -> str | None:
-        return self._job_id
+    def run(self, queue: Queue) -> Outcome:
+        """Run one attempt at the first job of a queue, and record its outcome.
 
-    def run(self, job_id: str) -> Outcome:
-        """Run one attempt and record its outcome; raise ``BrokerDown`` if the worker stops in an outage before it."""
+        Raise ``BrokerDown`` if the worker stops in an outage before the attempt.
+        """
         self._room.wait(self._stopping)
         if self._stopping.is_set():
             return Outcome.NOT_TAKEN
-        if not self._room.allows(job_id):
-            log.info("job %s is not taken: it met a full disk and waits for more room", job_id)
+        name, lease_s, left = worker_name(), self._settings.lease_seconds, self._room.waiting()
+        taken = self._retry_in_outage(lambda: self._store.take(queue, name, lease_s, left))
+        if taken is None:
             return Outcome.NOT_TAKEN
-        delivery, lease_s = secrets.token_hex(8), self._settings.lease_seconds
-        attempt = self._retry_in_outage(lambda: self._store.take(job_id, worker_name(), lease_s, delivery))
-        if attempt is None:
-            log.info("job %s is not taken: it is over, or the message is a duplicate", job_id)
-            return Outcome.NOT_TAKEN
-        self._job_id = job_id
+        job_id, attempt = taken
+        self.job = job_id
         try:
             with bound_contextvars(job=job_id, attempt=attempt):
                 job = self._retry_in_outage(lambda: self._store.get(job_id))
@@ -196,7 +177,7 @@ class Supervisor:
             log.warning("the attempt lost its lease before it began: %s", problem.detail)
             return Outcome.LOST
         finally:
-            self._job_id = None
+            self.job = None
 
     def _attempt(self, job: Job, attempt: int) -> Outcome:
         summary = AttemptSummary(job.progress, job.metrics, job.checkpoint_step)
@@ -204,7 +185,8 @@ class Supervisor:
         try:
             folder = self._prepare(job, attempt)
             reader = EventReader(folder, attempt)
-            process = AttemptProcess(self._command(folder, job.type), folder, self._environment())
+            environment = attempt_environment(self._settings, self._device)
+            process = AttemptProcess(self._command(folder, job.type), folder, environment)
         except OSError as error:
             problem = storage_error(error)
             if problem is not None:
@@ -212,7 +194,6 @@ class Supervisor:
                 return self._settle(job, attempt, summary, ExitCode.NO_ROOM)
             return self._settle(job, attempt, summary, f"the process did not start: {error}")
         try:
-            self._on_start(job)
             monitor = AttemptMonitor(self._store, self._settings, self._stopping, job.id, attempt)
             code = monitor.until_exit(process, reader, summary)
         finally:
@@ -233,16 +214,11 @@ class Supervisor:
     def _prepare(self, job: Job, attempt: int) -> Path:
         folder = self._settings.jobs_dir / job.id
         make_folder(folder)
-        fields = {"id", "type", "model", "dataset", "preset", "architecture", "parameters", "promote"}
-        spec = job.model_dump(mode="json", include=fields | {"retry_of"})
-        spec |= {"attempt": attempt, "device": kind_of(self._device)}
+        record = job.model_copy(update={"attempts": attempt, "device": kind_of(self._device)})
         temporary = folder / f"job.json.{attempt}"
-        temporary.write_text(json.dumps(spec, indent=1), encoding="utf-8")
+        temporary.write_text(record.model_dump_json(indent=1, exclude=_REPORTED), encoding="utf-8")
         temporary.replace(folder / "job.json")
         return folder
-
-    def _environment(self) -> dict[str, str]:
-        return attempt_environment(self._settings, self._device)
 
     def _settle(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> Outcome:
         """Decide once how an attempt ended and record it, with retries in an outage."""
@@ -257,7 +233,7 @@ class Supervisor:
             log.error("job %s: could not record the end of attempt %d: %s", job.id, attempt, problem)
             return Outcome.LOST
         log.info("job %s is %s", job.id, status)
-        return _OUTCOMES[status]
+        return Outcome(status.value)
 
     def _judge(self, job: Job, attempt: int, summary: AttemptSummary, end: int | str) -> tuple[Status, dict[str, Any]]:
         """Return the new status of the job, ``queued`` if it is not over, and the fields to record."""
