@@ -70,7 +70,7 @@ LOOSE = {
 }
 RUNTIME_NEEDS = {"numpy", "openvino", "PIL"}
 """What the runner is installed with."""
-NOT_DOMAINS = {"http", "metrics", "cli", "console"}
+NOT_DOMAINS = {"access", "http", "metrics", "cli", "console"}
 """Folders of ``snf_app`` that have no calls of their own."""
 LONGEST = 600
 

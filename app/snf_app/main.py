@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI
 
 from snf_app import pages
-from snf_app.access import endpoints as access
 from snf_app.access.authentication import Authentication, KeyRing
 from snf_app.access.origins import OriginCheck
 from snf_app.access.permissions import describe, without_keys
@@ -62,7 +61,7 @@ ROUTERS: tuple[Router, ...] = (
     *(models.router, scores.reference_router, models.versions_router, audits.router, cards.router, artifacts.router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
     *(jobs.router, job_events.router, job_files.router, runs.router, jobs.workers_router),
-    *(inference.router, access.router, health.router, pages.router),
+    *(inference.router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""
 

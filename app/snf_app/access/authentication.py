@@ -203,89 +203,76 @@ def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         memory.popitem(last=False)
 
 
-ALLOWANCE = "snf.allowance"
-"""Key of a request's scope that holds the ``Allowance`` of its API key."""
+QUOTA = "snf.quota"
+"""Key of a request's scope that holds the ``KeyQuota`` of its API key."""
 
 
-class RateLimits:
-    """Counters of requests and images of each API key, over sliding time windows."""
+@dataclass(frozen=True)
+class KeyQuota:
+    """Rates of requests and images of an API key, over sliding windows in the memory of this process."""
 
-    def __init__(self) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+    key: HeldKey
+    limiter: SlidingWindowCounterRateLimiter
 
-    def take(self, key: HeldKey, unit: str, rate: str | None, amount: int) -> None:
-        """Count an amount against a rate such as ``600/minute``; raise 429, or 422 if the amount exceeds it alone."""
+    def take(self, unit: Literal["requests", "images"], amount: int) -> None:
+        """Count an amount against the rate of the key; raise 429, or 422 if the amount exceeds it alone."""
+        rate: str | None = getattr(self.key, unit)
         if rate is None:
             return
-        limit = parse(rate)
+        limit, extensions = parse(rate), {"limit": rate, "unit": unit}
         if amount > limit.amount:
             raise Problem(
                 422,
                 "larger-than-rate-limit",
                 "The request is larger than the rate limit",
-                f"it has {amount} {unit}, and the key {key.name!r} allows {rate}; send fewer at once",
-                extensions={"limit": rate, "unit": unit},
+                f"it has {amount} {unit}, and the key {self.key.name!r} allows {rate}; send fewer at once",
+                extensions=extensions,
             )
-        if self._limiter.hit(limit, key.id, unit, cost=amount):
+        if self.limiter.hit(limit, self.key.id, unit, cost=amount):
             return
-        wait = max(1, math.ceil(self._limiter.get_window_stats(limit, key.id, unit).reset_time - time.time()))
+        reset = self.limiter.get_window_stats(limit, self.key.id, unit).reset_time
+        wait = max(1, math.ceil(reset - time.time()))
         raise Problem(
             429,
             "rate-limited",
             "Over the rate limit of the key",
-            f"the key {key.name!r} allows {rate} {unit}; try again in {wait} s",
+            f"the key {self.key.name!r} allows {rate} {unit}; try again in {wait} s",
             headers={"Retry-After": str(wait)},
-            extensions={"limit": rate, "unit": unit},
+            extensions=extensions,
         )
 
-    def headers(self, key: HeldKey) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
         """Return ``RateLimit-Policy`` and ``RateLimit`` of draft-ietf-httpapi-ratelimit-headers-10, if any."""
         policies, states = [], []
-        for unit, rate in (("requests", key.requests), ("images", key.images)):
+        for unit, rate in (("requests", self.key.requests), ("images", self.key.images)):
             if rate is not None:
                 limit = parse(rate)
-                window = self._limiter.get_window_stats(limit, key.id, unit)
+                window = self.limiter.get_window_stats(limit, self.key.id, unit)
                 reset = max(0, math.ceil(window.reset_time - time.time()))
                 policies.append(f'"{unit}";q={limit.amount};w={limit.get_expiry()}')
                 states.append(f'"{unit}";r={window.remaining};t={reset}')
         return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)} if policies else {}
 
 
-@dataclass(frozen=True)
-class Allowance:
-    """Rate limits of a request's API key, with methods to count the request and its images."""
-
-    key: HeldKey
-    limits: RateLimits
-
-    def take_request(self) -> None:
-        """Count one request of the API key; raise a 429 ``Problem`` past its limit, such as 600 per minute."""
-        self.limits.take(self.key, "requests", self.key.requests, 1)
-
-    def take_images(self, count: int) -> None:
-        """Count a request's images; raise 429 past the limit, or 422 if they alone exceed it."""
-        self.limits.take(self.key, "images", self.key.images, count)
+def take_images(scope: Scope, count: int) -> None:
+    """Count a request's images against the rate of its key, if it has one; raise 429 or 422."""
+    quota = scope.get(QUOTA)
+    if isinstance(quota, KeyQuota):
+        quota.take("images", count)
 
 
 def with_headers(scope: Scope, send: Send) -> Send:
     """Return a ``send`` that adds the rate-limit headers of a request's API key to its answer."""
-    allowance = scope.get(ALLOWANCE)
-    if not isinstance(allowance, Allowance):
+    quota = scope.get(QUOTA)
+    if not isinstance(quota, KeyQuota):
         return send
 
     async def limited(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(allowance.limits.headers(allowance.key))
+            MutableHeaders(scope=message).update(quota.headers())
         await send(message)
 
     return limited
-
-
-def take_images(scope: Scope, count: int) -> None:
-    """Count a request's images against the rate of its key, if it has one; raise 429 or 422."""
-    allowance = scope.get(ALLOWANCE)
-    if isinstance(allowance, Allowance):
-        allowance.take_images(count)
 
 
 READINESS = "/readyz"
@@ -320,7 +307,7 @@ class Authentication:
         self._app = app
         self._keys = keys
         self._attempts = FailedAttempts()
-        self._limits = RateLimits()
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._windows = FixedWindowRateLimiter(MemoryStorage())
         self._writer = writer
         self._audit = audit_file(settings)
@@ -335,7 +322,10 @@ class Authentication:
                         with suppress(Problem):  # a wrong key gets what no key gets
                             self._identify(scope)
                 else:
-                    self._admit(scope)
+                    key = self._identify(scope)
+                    if key is not None:
+                        quota = scope[QUOTA] = KeyQuota(key, self._limiter)
+                        quota.take("requests", 1)
             except Problem as problem:
                 if not self._windows.hit(REFUSAL_RATE, "refusals", network_of(address_of(scope))):
                     await asyncio.sleep(PAUSE_S)
@@ -355,12 +345,6 @@ class Authentication:
         key = self._key(scope, address) if self._keys.needed else None
         scope[SCOPE] = keyless(address) if key is None else Caller(f"key:{key.id}", address, key.role, key.name)
         return key
-
-    def _admit(self, scope: Scope) -> None:
-        key = self._identify(scope)
-        if key is not None:
-            allowance = scope[ALLOWANCE] = Allowance(key, self._limits)
-            allowance.take_request()
 
     def _key(self, scope: Scope, address: str) -> HeldKey:
         text = given_key(scope)

@@ -5,7 +5,7 @@ import asyncio
 from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from snf_app.access.permissions import SCOPE, MayRead
+from snf_app.access.permissions import SCOPE, CallerScope, MayRead, caller_of
 from snf_app.health.readiness import readiness_of
 from snf_app.health.version import package_version
 from snf_app.http.errors import responses
@@ -19,9 +19,31 @@ from snf_app.state import (
     ModelPoolDep,
     SettingsDep,
 )
-from snf_client.schemas.service import Health, Readiness
+from snf_client.schemas.service import CallerView, Health, Readiness
+from snf_worker.keys import ROLES, includes
 
 router = Router(tags=["operations"])
+
+
+@router.get(
+    "/v1/me",
+    operation_id="show_caller",
+    summary="Show who is calling",
+    dependencies=[MayRead],
+    responses=responses(401, 500),
+)
+async def show_caller(scope: CallerScope) -> CallerView:
+    """Show who is calling: the name, id and role of the API key that the request carries.
+
+    The secret of the key is not shown. Without keys, the name is `anyone` and the role `admin`.
+    """
+    caller = caller_of(scope)
+    return CallerView(
+        name=caller.label or "anyone",
+        key=caller.key,
+        role=caller.role,
+        may=[role for role in ROLES if includes(caller.role, role)],
+    )
 
 
 @router.get("/healthz", operation_id="health", summary="Check that the process runs", responses=responses(429))
