@@ -28,7 +28,7 @@ from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 
 RESULTS = Path(__file__).parent / "results"
 AGAINST = {"mnist-snf-glow": "fashion-mnist", "fashion-snf-glow": "mnist", "cifar10-snf-glow": "svhn"}
@@ -48,7 +48,7 @@ def main() -> int:
     known = json.loads(path.read_text()) if path.exists() else {}
     rows = known if isinstance(known, dict) else {}
     for name in arguments.models:
-        scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
+        scorer = load_model(Registry(Path("var/registry")).resolve(f"{name}:1").path)
         other, own = AGAINST[name], scorer.manifest.training.dataset
         plain = EvaluationParameters(against=[other], corruptions=True, images=arguments.images)
         with Progress(console=Console(stderr=True)) as progress:

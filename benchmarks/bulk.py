@@ -33,7 +33,7 @@ from benchmarks.installation import Running, end_all, machine, until
 from benchmarks.needs import with_files
 from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Queue, Status
@@ -169,7 +169,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     with np.load(with_files(arguments.data, "mnist") / "mnist.npz", allow_pickle=False) as arrays:
         images = np.concatenate([arrays["x_train"], arrays["x_test"]])[: arguments.images, None]
-    scorer = Scorer.load(Registry(Path("none")).resolve(MODEL).path)
+    scorer = load_model(Registry(Path("none")).resolve(MODEL).path)
     home = Path(tempfile.mkdtemp(prefix="snf-bulk-"))
     settings = Settings(home=home, runtime_dir=home / "run")
     for name, count in (("all", len(images)), ("few", 10_000), ("shared", arguments.shared)):

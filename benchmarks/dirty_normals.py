@@ -26,7 +26,7 @@ from snf_models.datasets.dataset import digest_of
 from snf_models.evaluation.metrics import separation
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.scoring.likelihood import bits_per_dim
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,7 +93,7 @@ def scores(scorer: Scorer, images: Images) -> dict[str, NDArray[np.float64]]:
     found: dict[str, list[float]] = {"log_likelihood": [], "p_value": [], "statistic": []}
     for start in range(0, len(images), BATCH):
         likelihoods = scorer.score(images[start : start + BATCH])
-        verdicts = scorer.anomalies(likelihoods)
+        verdicts = scorer.verdicts(likelihoods)
         found["log_likelihood"] += [one.log_likelihood for one in likelihoods]
         found["p_value"] += [one.p_value for one in verdicts]
         found["statistic"] += [one.statistic for one in verdicts]
@@ -115,7 +115,7 @@ def measure(material: Material, kind: str, share: float, arguments: argparse.Nam
         should_stop=lambda: False,
         threads=THREADS,
     )
-    scorer = Scorer.load(path)
+    scorer = load_model(path)
     found = {name: scores(scorer, images) for name, images in material.held_out.items()}
     clean = found.pop("clean")
     row: dict[str, Any] = {
@@ -125,7 +125,7 @@ def measure(material: Material, kind: str, share: float, arguments: argparse.Nam
         "training_seconds": scorer.manifest.training.seconds,
         "clean": {
             "mean_log_likelihood": float(clean["log_likelihood"].mean()),
-            "bits_per_dim": bits_per_dim(float(clean["log_likelihood"].mean()), scorer.dimensions),
+            "bits_per_dim": bits_per_dim(float(clean["log_likelihood"].mean()), scorer.density.dimensions),
             "flagged": float((clean["p_value"] <= ALPHA).mean()),
         },
     }

@@ -31,9 +31,9 @@ from scipy.stats import norm
 from snf_app.drift.streams import DriftReference, Stream
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_models.disk import write_atomically
-from snf_runtime.anomaly.conformal import CELLS, statistic_cells
-from snf_runtime.anomaly.conformal import p_values as conformal_p_values
-from snf_runtime.scoring.white_level import LEVELS
+from snf_runtime.anomaly.calibration import CELLS, statistic_cells
+from snf_runtime.anomaly.calibration import p_values as conformal_p_values
+from snf_runtime.scoring.evidence import LEVELS
 from snf_worker.settings import ServiceSettings
 
 Array = NDArray[np.float64]

@@ -27,14 +27,13 @@ from benchmarks.needs import builtin_dir
 from snf_models.datasets import load_dataset
 from snf_models.disk import write_atomically
 from snf_models.flows.flow import Flow
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
-from snf_models.scoring.engines.flow_engine import FlowEngine
-from snf_models.scoring.engines.open import open_engine
-from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scorer import Scorer, load_model
+from snf_models.scoring.frozen import FlowEngine, FrozenFlow, freeze
+from snf_models.scoring.open_density import open_engine
 from snf_runtime.images.codec import encode_png
-from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.pixel_density import content_noise
 
 RESULTS = Path(__file__).parent / "results" / "exactness.json"
 CHUNK = 50
@@ -67,7 +66,7 @@ def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: s
     started = time.monotonic()
     artifact = load_artifact(path)
     dataset = load_dataset(artifact.manifest.training.dataset, builtin_dir(artifact.manifest.training.dataset))
-    scorer = Scorer.load(path)
+    scorer = load_model(path)
     reference = artifact.flow.double().requires_grad_(False)
     images = dataset.test[:image_count]
 
@@ -92,7 +91,7 @@ def measure(name: str, path: Path, image_count: int, jacobian_count: int, url: s
     return Exactness(
         model=name,
         dataset=dataset.name,
-        engine=scorer.engine_name,
+        engine=scorer.density.engine_name,
         images=len(images),
         mean_log_likelihood=float(engine.mean()),
         float64_max=float(differences.max()),
@@ -190,7 +189,7 @@ def pattern_table(paths: dict[str, Path]) -> str:
     """Return the differences of the scores of extreme patterns from float64, by model, as Markdown."""
     lines = ["| model | pattern | log-likelihood, nats | from float64, nats | of the score |", "|---|---|---|---|---|"]
     for name, path in paths.items():
-        scorer, reference = Scorer.load(path), load_artifact(path).flow.double().requires_grad_(False)
+        scorer, reference = load_model(path), load_artifact(path).flow.double().requires_grad_(False)
         for pattern, image in patterns(scorer.preprocessing.shape).items():
             [exact], [score] = _float64(reference, scorer, image[None], name), _scores(scorer, image[None])
             difference = abs(score - exact)

@@ -28,10 +28,9 @@ from snf_models.datasets import Images, load_dataset
 from snf_models.datasets.builtin import FILES
 from snf_models.disk import write_atomically
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.conformal import p_values
-from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.grid import grid_shape
+from snf_models.scorer import Scorer, load_model
+from snf_runtime.anomaly.calibration import p_values
+from snf_runtime.scoring.evidence import Evidence, grid_shape
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.01, 0.05)
@@ -58,7 +57,7 @@ def main() -> int:
 
 def measure(name: str, resplits: int, data_dir: Path) -> dict[str, Any]:
     """Return what one model's held-out images give."""
-    scorer = Scorer.load(Registry(Path("var/registry")).resolve(f"{name}:1").path)
+    scorer = load_model(Registry(Path("var/registry")).resolve(f"{name}:1").path)
     dataset = load_dataset(scorer.manifest.training.dataset, data_dir)
     parts = [evidence_of(scorer, part, name) for part in (dataset.statistics, dataset.calibration, dataset.test)]
     together, sizes = Evidence.join(parts), [len(part) for part in parts]
@@ -90,7 +89,7 @@ def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:
     """Fit to the first part, calibrate on the second, return the p-values of the third."""
     statistics, calibration, test = parts
     shape = scorer.preprocessing.shape
-    fitted = fit_statistic(statistics, scorer.statistics, grid_shape(*shape[1:]))
+    fitted = fit_statistic(statistics, scorer.density.statistics, grid_shape(*shape[1:]))
     return p_values([np.sort(fitted(calibration))], [fitted(test)])
 
 

@@ -31,13 +31,13 @@ from snf_models.errors import DeviceNotFound
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import find_preset
-from snf_models.scoring.engines.open import open_engine
 from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.optimizer import training_precision
-from snf_runtime.images.dequantisation import content_noise
-from snf_runtime.scoring.engines.base import Engine
+from snf_runtime.scoring.density import Engine
 from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.pixel_density import content_noise
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = {"mnist": "snf-glow-2l-16k", "cifar10": "snf-glow-3l-32k"}

@@ -52,16 +52,16 @@ TARGETS = {
 def score_pixels(array: Path) -> None:
     """Score an array of ``(N, H, W)`` as a bare loop does; what one turn of the first side runs."""
     from snf_models.registry.registry import Registry  # noqa: PLC0415 - the other sides need none of it
-    from snf_models.scorer import Scorer  # noqa: PLC0415
+    from snf_models.scorer import load_model  # noqa: PLC0415
     from snf_models.threads import one_blas_thread  # noqa: PLC0415
     from snf_worker.settings import load_settings  # noqa: PLC0415
 
     one_blas_thread()
     pixels, options = np.load(array)[:, None], load_settings().engine_options
     version = Registry(Path("none")).resolve(MODEL)
-    scorer = Scorer.load(version.path, version.calibration_path, options)
+    scorer = load_model(version.path, version.calibration_path, options)
     for start in range(0, len(pixels), BATCH):
-        scorer.anomalies(scorer.score(pixels[start : start + BATCH]))
+        scorer.verdicts(scorer.score(pixels[start : start + BATCH]))
 
 
 class Sides:

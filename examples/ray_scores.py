@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads this when it 
 
 import ray
 
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
 
 
@@ -24,7 +24,7 @@ class Score:
 
     def __init__(self, model: str) -> None:
         cache = Path.home() / ".cache" / "snf-density"
-        self._scorer = Scorer.load(Path(model), options=EngineOptions(threads=1, cache=cache))
+        self._scorer = load_model(Path(model), options=EngineOptions(threads=1, cache=cache))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a batch of images without the images, but with their scores."""

@@ -178,7 +178,7 @@ STARTS_WITHOUT_TORCH = [
     "snf_models.pipeline.presets",
     "snf_models.registry.registry",
     "snf_models.scorer",
-    "snf_models.scoring.prepared.file",
+    "snf_models.scoring.cache",
     "snf_models.training.config",
     "snf_worker.attempts.score",
     "snf_worker.runtime.main",

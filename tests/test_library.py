@@ -22,8 +22,8 @@ from snf_models.flows.flow import Flow, Level
 from snf_models.flows.layers import layer_types
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.presets import PRESETS
-from snf_models.scoring.engines.torch_features import TorchFeatureEngine
 from snf_models.scoring.frozen import freeze
+from snf_models.scoring.torch_engine import TorchFeatureEngine
 from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.likelihood import score_images
 from tests.support.paths import ROOT

@@ -16,8 +16,7 @@ from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import find_preset
-from snf_models.scoring.engines.open_features import open_extractor
-from snf_models.scoring.open_density import log_dets_of, open_pixels
+from snf_models.scoring.open_density import log_dets_of, open_density, open_extractor
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.pixel_density import PixelDensity
@@ -88,7 +87,7 @@ def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDen
     flow, architecture = pixel_flow(run, split, minutes)
     weights = save({name: value.contiguous() for name, value in flow.state_dict().items()})
     log_dets = log_dets_of(flow, architecture)
-    return open_pixels(flow, architecture, log_dets, hashlib.sha256(weights).hexdigest(), run.options)
+    return open_density(flow, architecture, log_dets, hashlib.sha256(weights).hexdigest(), run.options)
 
 
 def pixel_flow(run: FeatureRun, split: CellSplit, minutes: float) -> tuple[Flow, GlowArchitecture]:

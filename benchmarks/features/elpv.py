@@ -16,7 +16,7 @@ from benchmarks.features.lookup import LookupExtractor
 from benchmarks.features.measures import measured_by_rank, table
 from benchmarks.features.patchcore import patchcore_scores
 from benchmarks.speed.peers import PeerUnavailable
-from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS
+from snf_runtime.anomaly.statistics import FEATURE_STATISTICS
 from snf_runtime.scoring.evidence import Evidence
 
 NAME = "elpv"

@@ -19,9 +19,9 @@ from benchmarks.features.trained import trained_on_split
 from snf_models.anomaly.calibrate import collect_evidence
 from snf_models.features.extractor import TorchExtractor
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_models.scorer import Scorer
-from snf_models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.scoring.torch_engine import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.feature_density import FeatureDensity
 
@@ -44,7 +44,7 @@ def measure(run: FeatureRun) -> None:
     known = np.concatenate([split.test, cells.defective])[: len(images)]
     evidence = looked_up.evidence(known)
     document = {
-        "engine": scorer.engine_name,
+        "engine": scorer.density.engine_name,
         "images": len(images),
         **against_reference(run, scorer, images, statistics, p),
         "same_image": company(run, scorer, path, images[: run.some(COMPANY, 12)]),
@@ -72,7 +72,7 @@ def other_images(run: FeatureRun, certain: Pixels) -> Pixels:
 
 def judged(scorer: Scorer, images: Pixels) -> tuple[Array, Array]:
     """Return T and the p-value of every image."""
-    verdicts = [judgement.verdict for judgement in scorer.judge_each(images)]
+    verdicts = [judgement.verdict for judgement in scorer.detect(images)]
     assert all(verdict is not None for verdict in verdicts)
     return tuple(  # type: ignore[return-value]
         np.array([getattr(verdict, name) for verdict in verdicts]) for name in ("statistic", "p_value")
@@ -134,7 +134,7 @@ def company(run: FeatureRun, scorer: Scorer, path: Path, images: Pixels) -> dict
 def bits(scorer: Scorer, images: Pixels) -> Array:
     """Return log-likelihood, T and p-value of every image, ``(N, 3)``."""
     rows = []
-    for judgement in scorer.judge_each(images):
+    for judgement in scorer.detect(images):
         assert judgement.verdict is not None
         likelihood = judgement.likelihood.log_likelihood  # type: ignore[union-attr]
         rows.append([likelihood, judgement.verdict.statistic, judgement.verdict.p_value])
@@ -181,7 +181,7 @@ def score_again() -> None:
     """Score images in this process, for the comparison with the one that started it."""
     path, given, answer, engine, threads, cache = sys.argv[1:]
     options = EngineOptions(cast(EngineName, engine), threads=int(threads), cache=Path(cache))
-    np.save(answer, bits(Scorer.load(Path(path), options=options), np.load(given)))
+    np.save(answer, bits(load_model(Path(path), options=options), np.load(given)))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from benchmarks.features.measures import MEASURES
 from benchmarks.features.ood import AGAINST, evidence_path, fitted_statistic, kinds_of, read_evidence
 from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.conformal import p_values
+from snf_models.scorer import load_model
+from snf_runtime.anomaly.calibration import p_values
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.feature_density import HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 NAME = "false_alarms"
@@ -65,12 +65,12 @@ def measure(run: FeatureRun) -> None:
     if "zoo" in run.extras["only"]:
         for name in AGAINST:
             if evidence_path(run, name).exists():
-                scorer = Scorer.load(ZOO / name / "1", options=run.options)
+                scorer = load_model(ZOO / name / "1", options=run.options)
                 sets, _ = read_evidence(evidence_path(run, name))
                 together = Evidence.join([sets[part] for part in ("statistics", "calibration", "test")])
                 for kind in ("feature model", "hybrid"):
                     document["resplits"][f"{name}, {kind}"] = resplits(
-                        run, kind, together, scorer.statistics, scorer.density.grid, ZOO_SIZES
+                        run, kind, together, scorer.density.statistics, scorer.density.grid, ZOO_SIZES
                     )
                     run.write(NAME, document, report(document))
                     console.print(document["resplits"])
@@ -206,7 +206,7 @@ def of_count(
 
 
 def cross_bound(alpha: float, images: int) -> float:
-    """Return the largest possible probability of a false alarm, as :mod:`snf_runtime.anomaly.conformal` states it."""
+    """Return the largest possible probability of a false alarm, as :mod:`snf_runtime.anomaly.calibration` states it."""
     return 2 * alpha + 2 * (1 - alpha) * (FOLDS - 1) / (images + FOLDS)
 
 

@@ -22,8 +22,7 @@ from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.feature_density import FeatureDensity
-from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 PRESET = "snf-features"

@@ -23,7 +23,7 @@ from snf_models.flows.flow import Flow
 from snf_models.limits.chart import limit_text
 from snf_models.limits.good_images import STATISTICS, GoodImages
 from snf_models.limits.measure import measure_limits
-from snf_models.loading.load_flows import Artifact, load_artifact
+from snf_models.loading.trained import Artifact, load_artifact
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer
 from snf_models.scoring.open_density import log_dets_of, open_density

@@ -28,10 +28,10 @@ from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.datasets import load_dataset
 from snf_models.evaluation.localisation_metrics import FOUND, PIMO_RANGE, Mask, aupimo, localise
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
-from snf_runtime.anomaly.anomaly_map import SMOOTHING, of_pixels
-from snf_runtime.anomaly.conformal import threshold
+from snf_runtime.anomaly.calibration import threshold
+from snf_runtime.anomaly.maps import SMOOTHING, of_pixels
 from snf_runtime.images.preprocessing import Pixels
 
 NAME = "localisation"
@@ -90,7 +90,7 @@ def measure(run: FeatureRun) -> None:
         ("fashion-snf-glow", "fashion-mnist", "clothes, pixels"),
         ("cifar10-snf-glow", "cifar10", "photographs, pixels"),
     ):
-        shipped = Scorer.load(
+        shipped = load_model(
             Registry(run.folder / "none").resolve(name).path, options=EngineOptions(threads=run.threads)
         )
         rows.append(_compared(run, label, shipped, load_dataset(data, run.data_dir).test))

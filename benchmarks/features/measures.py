@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_models.evaluation.metrics import separation
-from snf_runtime.anomaly.conformal import p_values
+from snf_runtime.anomaly.calibration import p_values
 
 Array = NDArray[np.float64]
 ALPHAS = (0.05, 0.01)

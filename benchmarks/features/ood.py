@@ -24,14 +24,13 @@ from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import fit_features
 from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
-from snf_models.scoring.engines.open_features import open_extractor, open_feature_engine
-from snf_runtime.anomaly.conformal import p_values
-from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_models.scorer import Scorer, load_model
+from snf_models.scoring.open_density import open_extractor, open_feature_engine
+from snf_runtime.anomaly.calibration import p_values
+from snf_runtime.anomaly.statistics import Statistic
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
-from snf_runtime.scoring.feature_density import FeatureDensity
-from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
 
 NAME = "ood"
 AGAINST = {"fashion-snf-glow": "mnist.npz", "cifar10-snf-glow": "svhn_test10k.npz"}
@@ -50,7 +49,7 @@ def measure(run: FeatureRun) -> None:
     """Measure both pairs; the row of a model replaces its earlier one."""
     document = {"models": {}, **run.known(NAME), "looked_at": LOOKED_AT}
     for name in run.extras["models"] or AGAINST:
-        scorer = Scorer.load(ZOO / name / "1", options=run.options)
+        scorer = load_model(ZOO / name / "1", options=run.options)
         dataset = load_dataset(scorer.manifest.training.dataset, run.data_dir)
         parts = images_of(run, dataset, AGAINST[name])
         sets, about = stored_evidence(run, name, scorer, dataset, parts)
@@ -94,8 +93,8 @@ def stored_evidence(
     flows = freeze_features(fitted.flows)
     engine = open_feature_engine(run.store, run.backbone, architecture, flows, run.options)
     features = FeatureDensity(engine, flows, scorer.log_det_digest, dataset.image_shape, size)
-    assert scorer.pixels is not None
-    hybrid = HybridDensity(scorer.pixels, features)
+    assert scorer.trained.pixels is not None
+    hybrid = HybridDensity(scorer.trained.pixels, features)
     sets = {
         part: collect_evidence(
             hybrid, images, lambda done, part=part, images=images: progress(part, done, len(images))
@@ -164,7 +163,7 @@ def scores_of(scorer: Scorer, sets: dict[str, Evidence]) -> dict[str, dict[str, 
     found = {}
     for kind in ("hybrid", "feature model", "pixel model"):
         parts = {part: kinds_of(evidence)[kind] for part, evidence in sets.items()}
-        statistic = fitted_statistic(kind, parts["statistics"], scorer.statistics, scorer.density.grid)
+        statistic = fitted_statistic(kind, parts["statistics"], scorer.density.statistics, scorer.density.grid)
         values = {part: statistic(evidence) for part, evidence in parts.items()}
         p = [p_values([np.sort(values["calibration"])], [values[part]]) for part in ("test", "other")]
         found[kind] = measured(values["test"], values["other"], *p)

@@ -14,7 +14,7 @@ from benchmarks.features.fit import SIDE, enlarged_cells
 from benchmarks.features.trained import trained_scorer
 from snf_models.features.backbones import Backbone, BackboneStore
 from snf_models.scorer import Scorer
-from snf_models.scoring.engines.openvino_feature_engine import OpenVINOExtractor
+from snf_models.scoring.open_density import open_extractor
 from snf_runtime.images.preprocessing import Pixels
 
 NAME = "speed"
@@ -28,7 +28,7 @@ def measure(run: FeatureRun) -> None:
     scorer = trained_scorer(run, f"enlarged-{len(images)}", images[: len(images) - BATCH * 2])
     batches = [np.ascontiguousarray(images[-BATCH * (1 + number % 2) :][:BATCH]) for number in range(BATCHES)]
     alone = backbone_alone(run.store, run.backbone, scorer, run)
-    sides: dict[str, Callable[[Pixels], object]] = {"verdict": scorer.judge_each, "backbone": alone}
+    sides: dict[str, Callable[[Pixels], object]] = {"verdict": scorer.detect, "backbone": alone}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(run.some(run.extras["rounds"], 2) + 1):
         for name, work in sides.items():
@@ -39,8 +39,8 @@ def measure(run: FeatureRun) -> None:
                 seconds[name].append(time.perf_counter() - started)
     ratios = [b / v for b, v in zip(seconds["backbone"], seconds["verdict"], strict=True)]
     document = {
-        "engine": scorer.engine_name,
-        "precision": scorer.precision,
+        "engine": scorer.density.engine_name,
+        "precision": scorer.density.precision,
         "side": SIDE,
         "batch": BATCH,
         "rounds": len(ratios),
@@ -58,7 +58,7 @@ def backbone_alone(
     """Return a function that runs the backbone of a model alone, from 8-bit images to the features of places."""
     shape = scorer.preprocessing.shape
     size = backbone.input_size(*shape[1:])
-    return OpenVINOExtractor(store, backbone, shape, size, run.options.threads, run.options.cache)
+    return open_extractor(store, backbone, shape, size, run.options)
 
 
 def report(document: dict[str, Any]) -> str:

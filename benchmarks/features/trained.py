@@ -12,7 +12,7 @@ from benchmarks.features.fitted import PRESET
 from snf_models.datasets.dataset import Dataset, digest_of
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.preprocessing import Pixels
 
 
@@ -46,4 +46,4 @@ def trained_on(run: FeatureRun, dataset: Dataset) -> tuple[Scorer, Path]:
         threads=run.threads,
         engine=run.options,
     )
-    return Scorer.load(path, options=run.options), path
+    return load_model(path, options=run.options), path

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from snf_models.datasets import Dataset
 from snf_models.datasets.dataset import digest_of
 from snf_models.errors import DatasetUnfit
-from snf_runtime.images.npy import npy_header
+from snf_runtime.images.codec import npy_header
 
 NAME = "imagenet32"
 SHAPE = (3, 32, 32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 
 SHOWN = 16
 SEED = 0
@@ -24,12 +24,14 @@ def measure(count: int) -> dict[str, Any]:
         count: Samples of each model.
     """
     paths = {path.parents[1].name: path.parent for path in sorted(ZOO.glob("*/1/manifest.json"))}
-    return {"seed": SEED, "models": {name: compare(Scorer.load(path), count) for name, path in track(paths.items())}}
+    return {"seed": SEED, "models": {name: compare(load_model(path), count) for name, path in track(paths.items())}}
 
 
 def compare(scorer: Scorer, count: int) -> dict[str, Any]:
     """Return the differences of samples by the two inverses, in steps of pixel values, 0 to 255."""
-    exact, learned = (scorer.sample_continuous(count, 1.0, SEED, inverse) for inverse in ("exact", "learned"))
+    exact, learned = (
+        scorer.trained.sampler.sample_continuous(count, 1.0, SEED, inverse) for inverse in ("exact", "learned")
+    )
     difference = np.abs(exact.clip(0, 256) - learned.clip(0, 256))
     pixels = [pixels_of(images) for images in (exact, learned)]
     return {

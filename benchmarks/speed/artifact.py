@@ -11,7 +11,7 @@ from snf_models.errors import ModelsError
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 
 ARTIFACTS = ROOT / "var" / "speed"
 STEPS, BATCH, CHECKED = 2, 32, 16
@@ -23,7 +23,7 @@ def artifact(preset: str) -> Path:
     folder = ARTIFACTS / preset
     path = folder / "artifact"
     try:
-        Scorer.load(path)
+        load_model(path)
     except (ModelsError, OSError):
         print(f"makes a model of {preset}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from benchmarks.speed.pairing import Turn, timed
 from snf_models.bijections.coupling import FrozenCoupling
-from snf_models.scoring.engines.flow_engine import FlowEngine
-from snf_models.scoring.engines.torch_engine import TorchEngine
-from snf_models.scoring.frozen import FrozenFlow
+from snf_models.scoring.frozen import FlowEngine, FrozenFlow
+from snf_models.scoring.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
-    from snf_runtime.scoring.engines.openvino_library import ov
+    from snf_runtime.scoring.openvino_engine import ov
 
 Level = tuple[int, int, list[FrozenCoupling]]
 """Height, width and couplings of a level, the prior's among them."""
@@ -29,10 +28,10 @@ def convolutions_alone(engine: FlowEngine, frozen: FrozenFlow, images: int, thre
     The same shapes, weights, order, engine and number of images at once as ``engine``; each net is fed the first
     channels of what the last one gave.
     """
-    said = f"{engine.name}, {engine.precision}, tiles of {engine.tile}"
+    said = f"{engine.name}, {engine.precision}, tiles of {engine.micro_batch}"
     if isinstance(engine, TorchEngine):
-        return _by_torch(frozen, images, engine.tile), said
-    return _by_openvino(frozen, images, engine.tile, threads), f"{said}, one a thread"
+        return _by_torch(frozen, images, engine.micro_batch), said
+    return _by_openvino(frozen, images, engine.micro_batch, threads), f"{said}, one a thread"
 
 
 def levels_of(frozen: FrozenFlow) -> list[Level]:
@@ -70,21 +69,15 @@ def _net(coupling: FrozenCoupling, x: Tensor) -> Tensor:
 
 
 def _by_openvino(frozen: FrozenFlow, images: int, tile: int, threads: int) -> Turn:
-    from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
+    from snf_runtime.scoring.openvino_engine import CompiledGraph, compile_settings, core
 
-    # As the engine compiles its waves.
-    settings = {
-        "NUM_STREAMS": threads,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "ENABLE_CPU_PINNING": False,
-    }
-    lanes = Lanes(Compiled(core().compile_model(_openvino_model(frozen, tile), "CPU", settings)), threads)
-    return timed(lanes.on_noise(images)[0])
+    settings = compile_settings(threads, threads)
+    graph = CompiledGraph(core().compile_model(_openvino_model(frozen, tile), "CPU", settings), threads)
+    return timed(graph.on_noise(images)[0])
 
 
 def _openvino_model(frozen: FrozenFlow, tile: int) -> ov.Model:
-    from snf_runtime.scoring.engines.openvino_library import op, ov
+    from snf_runtime.scoring.openvino_engine import op, ov
 
     def convolution(x: object, parameters: tuple[Tensor, Tensor]) -> object:
         weight, bias = (one.contiguous().numpy() for one in parameters)

@@ -29,7 +29,7 @@ from benchmarks.speed.peers import PeerUnavailable, child, environments
 from benchmarks.speed.results import figure
 from snf_models.flows.architecture import GlowArchitecture
 from snf_models.pipeline.presets import find_preset
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.paths import DIGITS
 
 TITLE = "Speed over HTTP, side by side"
@@ -52,7 +52,7 @@ def measure(context: Context) -> None:
         pictures = [one.read_bytes() for one in DIGITS]
         drive = stack.enter_context(driver(pictures))
         service = stack.enter_context(started(our_service(home, MODEL, context.threads), pictures[0]))
-        scorer = Scorer.load(path, options=options(context.threads))
+        scorer = load_model(path, options=options(context.threads))
         in_process(context, scorer, service, drive)
         batch = peer_batch(context) if context.wants(*(f"http/normflows-{one}" for one in FRAMEWORKS)) else 1
         for framework in FRAMEWORKS:
@@ -92,7 +92,7 @@ def in_process(context: Context, scorer: Scorer, service: Server, drive: Driver)
     one_by_one: list[list[float]] = []
 
     def one() -> float:
-        turn = timed(lambda: scorer.anomalies(scorer.score(images[len(one_by_one) % len(images)][None])))
+        turn = timed(lambda: scorer.verdicts(scorer.score(images[len(one_by_one) % len(images)][None])))
         seconds: list[float] = []
         while sum(seconds) < context.seconds:
             seconds.append(turn())
@@ -100,8 +100,10 @@ def in_process(context: Context, scorer: Scorer, service: Server, drive: Driver)
         return statistics.median(seconds)
 
     many = np.concatenate([images] * (AT_ONCE // len(images) + 1))[:AT_ONCE]
-    batch = timed(lambda: scorer.anomalies(scorer.score(many)))
-    alone, said = convolutions_alone(scorer.pixels.engine, scorer.pixels.frozen, AT_ONCE, context.threads)
+    batch = timed(lambda: scorer.verdicts(scorer.score(many)))
+    alone, said = convolutions_alone(
+        scorer.trained.pixels.engine, scorer.trained.pixels.frozen, AT_ONCE, context.threads
+    )
     single: list[Found] = []
     loaded: list[Found] = []
     sides = {
@@ -121,7 +123,7 @@ def in_process(context: Context, scorer: Scorer, service: Server, drive: Driver)
         **{
             "ms, median": {side: 1e3 * statistics.median(seconds[side]) for side in list(sides)[:2]},
             "compared": "POST of a PNG until its JSON is there, against score and verdict of its pixels",
-            "engine": f"{scorer.engine_name}, {scorer.precision}",
+            "engine": f"{scorer.density.engine_name}, {scorer.density.precision}",
         },
     )
     for key, name, target, side in (

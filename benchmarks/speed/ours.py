@@ -23,14 +23,11 @@ from snf_models.flows.architecture import Architecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.presets import find_preset
-from snf_models.scoring.engines import open as engines
-from snf_models.scoring.engines.flow_engine import FlowEngine
-from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring import open_density as engines
+from snf_models.scoring.frozen import FlowEngine, FrozenFlow, freeze, sample_frozen
 from snf_models.scoring.options import EngineOptions
-from snf_models.scoring.sampling import sample_frozen
-from snf_runtime.images.dequantisation import content_stream
 from snf_runtime.scoring.likelihood import score_images
-from snf_runtime.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.pixel_density import PixelDensity, content_stream
 
 DIGEST = "speed"
 COMPILED = ROOT / "var" / "speed" / "compiled"

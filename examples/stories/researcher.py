@@ -28,13 +28,13 @@ from snf_models.datasets import Dataset, load_dataset
 from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import SelfNormalizingObjective, self_normalizing_layers
-from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.pixel_density import content_noise
 
 LEARNED, EXACT = "snf-glow-tiny", "exact-glow-tiny"
 
@@ -101,7 +101,7 @@ def angles(artifact: Path, images: Tensor) -> list[float]:
 
 def score_checks(artifact: Path, images: NDArray[np.uint8]) -> tuple[float, int]:
     """Return the largest difference of served scores from float64, and how many are equal alone and in a batch."""
-    scorer = Scorer.load(artifact)
+    scorer = load_model(artifact)
     noise = np.concatenate([content_noise(image, scorer.log_det_digest) for image in images])
     with torch.no_grad():
         reference = precise(artifact).requires_grad_(False).eval()(torch.from_numpy(images + noise)).log_likelihood

@@ -21,9 +21,8 @@ from snf_models.features.flows import FeatureFlows, HybridFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.flows.flow import Flow
 from snf_models.scorer import Scorer
-from snf_models.scoring.engines.open_features import open_extractor
 from snf_models.scoring.frozen import layers_with_log_det
-from snf_models.scoring.open_density import FEATURES, PIXELS
+from snf_models.scoring.open_density import FEATURES, PIXELS, open_extractor
 from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count, torch_threads
 from snf_runtime.scoring.pixel_density import dequantise
@@ -65,7 +64,7 @@ def audit(scorer: Scorer, index: int) -> Audited:
 
 def _recompute(scorer: Scorer, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:
     """Return an image's log-likelihood, of a hybrid model that of its pixels, and the log-dets of all layers."""
-    flows, digest = scorer.flows, scorer.log_det_digest
+    flows, digest = scorer.trained.flows, scorer.log_det_digest
     if isinstance(flows, FeatureFlows):
         architecture = scorer.manifest.architecture
         assert isinstance(architecture, FeatureArchitecture)
@@ -80,9 +79,9 @@ def _recompute(scorer: Scorer, image: NDArray[np.uint8]) -> tuple[float, dict[st
 
 def _in_score(scorer: Scorer, layer: str) -> bool:
     """Return whether a score contains the log-det of a layer: those of other fits, and of hybrid features, do not."""
-    if isinstance(scorer.flows, FeatureFlows):
-        return layer in scorer.flows.scored()
-    return not isinstance(scorer.flows, HybridFlows) or layer.startswith(PIXELS)
+    if isinstance(scorer.trained.flows, FeatureFlows):
+        return layer in scorer.trained.flows.scored()
+    return not isinstance(scorer.trained.flows, HybridFlows) or layer.startswith(PIXELS)
 
 
 def recompute(flow: Flow, weights_digest: str, image: NDArray[np.uint8]) -> tuple[float, dict[str, float]]:

@@ -13,14 +13,13 @@ from snf_models.artifacts.manifest import Manifest
 from snf_models.datasets.image_source import NamedImage
 from snf_models.errors import ImageError, unsupported_image
 from snf_models.images import remark
-from snf_runtime.anomaly.conformal import DIGITS
+from snf_runtime.anomaly.calibration import DIGITS
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import DecodedImage, decode_image
-from snf_runtime.images.placement import FilePlacement
-from snf_runtime.images.preprocessing import MODES, Preprocessing, conform_pixels
+from snf_runtime.images.preprocessing import MODES, FilePlacement, Preprocessing, conform_pixels
 
 if TYPE_CHECKING:
-    from snf_runtime.anomaly.judged import Judgement
+    from snf_runtime.anomaly.detection import Detection
 
 SCHEMA = pa.schema(
     [
@@ -91,7 +90,7 @@ class Judge(Protocol):
     @property
     def preprocessing(self) -> Preprocessing: ...
 
-    def judge_each(self, images: Batch, alpha: float | None) -> list[Judgement]:
+    def detect(self, images: Batch, alpha: float | None) -> list[Detection | ImageError]:
         """Return the log-likelihood and verdict, or the error, of each image."""
         ...
 
@@ -132,7 +131,7 @@ def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
 def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:
     """Return a row for each image, in order; raise ``AlphaUnattainable``."""
     good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
-    judged = iter(judge.judge_each(batch_of(good, judge.preprocessing), alpha) if good else [])
+    judged = iter(judge.detect(batch_of(good, judge.preprocessing), alpha) if good else [])
     rows = []
     for path, image in batch:
         result = image if isinstance(image, ImageError) else next(judged)

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from snf_runtime import threads
+from snf_runtime import parallelism
 
 
 def thread_count(asked: int | None) -> int:
@@ -21,7 +21,7 @@ def thread_count(asked: int | None) -> int:
         return asked
     # Another thread may be importing torch: then it has no functions yet.
     of_torch = getattr(sys.modules.get("torch"), "get_num_threads", None)
-    return threads.thread_count(None) if of_torch is None else int(of_torch())
+    return parallelism.thread_count(None) if of_torch is None else int(of_torch())
 
 
 @contextmanager

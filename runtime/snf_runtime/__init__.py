@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from snf_runtime.anomaly.detection import FileVerdict, NotJudged
     from snf_runtime.exported.model import Model
-    from snf_runtime.exported.results import FileVerdict, NotJudged
+
+# OpenVINO's telemetry writes a client id and sends an event: an entry of None makes its import fail.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __all__ = ["FileVerdict", "Model", "NotJudged"]
 
 
 def __getattr__(name: str) -> Any:
     """Return a public class, imported late: the model needs OpenVINO, and most modules of the package do not."""
-    if name == "Model":
-        from snf_runtime.exported.model import Model  # noqa: PLC0415 - as said above
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from snf_runtime.exported import model  # noqa: PLC0415 - as said above
 
-        return Model
-    if name in __all__:
-        from snf_runtime.exported import results  # noqa: PLC0415 - as above
-
-        return getattr(results, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(model, name)

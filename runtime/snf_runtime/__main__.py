@@ -13,9 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from snf_runtime.errors import ErrorKind, ModelsError
-from snf_runtime.exported.results import FileVerdict, NotJudged
-from snf_runtime.judged_counts import FAILED, USAGE, JudgedCounts
+from snf_runtime.anomaly.detection import FileVerdict, NotJudged
+from snf_runtime.errors import FAILED, USAGE, ErrorKind, JudgedCounts, ModelsError
 
 NAME = "snf-density-runtime"
 INTERRUPTED = 130
@@ -80,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(asked: argparse.Namespace) -> int:
     # Below, as it reads settings, which may be wrong.
-    from snf_runtime.images.image_folder import image_files  # noqa: PLC0415
+    from snf_runtime.images.files import image_files  # noqa: PLC0415
 
     files, skipped = [], []
     for path in asked.paths:

@@ -1,11 +1,27 @@
-"""Error classes of scoring and anomaly verdicts, and the base class of all errors of the service."""
+"""Error classes of scoring and detection, exit codes, and counts of judged images."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
 from enum import StrEnum
 from typing import Any
 
-from snf_runtime.attainable import unattainable
+RATE_DIGITS = 4
+"""Significant digits of the smallest attainable rate."""
+
+
+def unattainable(alpha: float, images: int) -> str:
+    """Return the error text for a rate below 1 / (n + 1), with that rounded up: rounded down it would be refused.
+
+    >>> unattainable(0.001, 49).partition(": ")[2]
+    'with 49 calibration images the smallest attainable is 0.02 (1/(49 + 1), rounded up)'
+    """
+    exact = Context(prec=RATE_DIGITS, rounding=ROUND_CEILING).divide(Decimal(1), Decimal(images + 1))
+    return (
+        f"alpha = {alpha:g} is not attainable: with {images} calibration images the smallest attainable is "
+        f"{exact.normalize():f} (1/({images} + 1), rounded up)"
+    )
 
 
 class ErrorKind(StrEnum):
@@ -108,3 +124,34 @@ class SizeNotCalibrated(
 
     def __init__(self, detail: str) -> None:
         super().__init__(self.slug, self.title, detail)
+
+
+OK, ANOMALY, USAGE, FAILED, NOT_JUDGED = 0, 1, 2, 3, 4
+"""Exit codes: success, an anomaly where that was asked for, wrong usage, a failure of the program, and an image that
+was not judged, whatever else was found."""
+
+
+@dataclass(frozen=True)
+class JudgedCounts:
+    """Counts of images: how many were judged, how many of these are anomalies, how many could not be judged."""
+
+    judged: int
+    anomalies: int
+    not_judged: int
+
+    @property
+    def text(self) -> str:
+        """The counts as one line.
+
+        >>> JudgedCounts(11, 2, 1).text
+        '11 images judged, 2 anomalies, 1 not judged'
+        """
+        images = "1 image" if self.judged == 1 else f"{self.judged} images"
+        anomalies = "1 anomaly" if self.anomalies == 1 else f"{self.anomalies} anomalies"
+        return f"{images} judged, {anomalies}, {self.not_judged} not judged"
+
+    def exit_code(self, *, fail_on_anomaly: bool) -> int:
+        """Return 4 if an image was not judged, else 1 for anomalies with ``fail_on_anomaly``, else 0."""
+        if self.not_judged:
+            return NOT_JUDGED
+        return ANOMALY if fail_on_anomaly and self.anomalies else OK

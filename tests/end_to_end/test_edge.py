@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from snf_client.local_files import files_in
+from snf_runtime.errors import ANOMALY, FAILED, NOT_JUDGED, OK, USAGE
 from snf_runtime.exported.manifest import read_export_manifest
-from snf_runtime.images.image_folder import image_files
-from snf_runtime.judged_counts import ANOMALY, FAILED, NOT_JUDGED, OK, USAGE
+from snf_runtime.images.files import image_files
 from tests.end_to_end.support.service import files, snf
 from tests.support.paths import DIGITS, ROOT
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.compiled_cache import compiled, share_compiled_with_user
 from tests.support.paths import DIGITS, ROOT
 from tests.support.ray_cluster import ENVIRONMENT, RayCluster
@@ -21,7 +21,7 @@ from tests.support.unmeasured import unmeasured
 @pytest.fixture(scope="module")
 def scorer(artifact: Path) -> Scorer:
     """Opened once before the example opens it: its processes find what it compiled."""
-    return Scorer.load(artifact, options=compiled())
+    return load_model(artifact, options=compiled())
 
 
 @pytest.mark.timeout(300)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from snf_client import local_files
-from snf_runtime.images import policy
+from snf_runtime.images import files
 from tests.end_to_end.support.service import environment, running
 from tests.support import ways_in
 from tests.support.documents import check_table
@@ -121,16 +121,16 @@ def test_what_is_counted_is_said(seen: Seen) -> None:
 
 
 def test_client_and_console_have_the_same_policy() -> None:
-    assert policy.TEXT_SUFFIXES == local_files.TEXT_SUFFIXES
-    assert (policy.SYSTEM_FILES, policy.SYSTEM_FOLDER) == (local_files.SYSTEM_FILES, local_files.SYSTEM_FOLDER)
+    assert files.TEXT_SUFFIXES == local_files.TEXT_SUFFIXES
+    assert (files.SYSTEM_FILES, files.SYSTEM_FOLDER) == (local_files.SYSTEM_FILES, local_files.SYSTEM_FOLDER)
     found = re.search(r'^export const TYPES = "(.+)";$', ways_in.SOURCE, re.MULTILINE)
     assert found
     assert frozenset(found[1].split(",")) == local_files.IMAGE_SUFFIXES
     for name in ("a/.b/c.png", "__MACOSX/a.png", "Thumbs.DB", "desktop.ini", "a.b", "a.png", "a", "atxt", "a.txt.png"):
-        assert policy.is_no_image(name) == ways_in.console_skips(name) == local_files.is_no_image(Path(name)), name
-    for suffix in (*policy.TEXT_SUFFIXES, *local_files.IMAGE_SUFFIXES):
+        assert files.is_no_image(name) == ways_in.console_skips(name) == local_files.is_no_image(Path(name)), name
+    for suffix in (*files.TEXT_SUFFIXES, *local_files.IMAGE_SUFFIXES):
         for name in (f"a{suffix}", f"a/b{suffix.upper()}"):
-            assert policy.is_no_image(name) == ways_in.console_skips(name) == local_files.is_no_image(Path(name)), name
+            assert files.is_no_image(name) == ways_in.console_skips(name) == local_files.is_no_image(Path(name)), name
 
 
 def test_the_document_shows_what_happens(seen: Seen, request: pytest.FixtureRequest) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from snf_client import Client, Conflict, NotFound
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from tests.end_to_end.support.jobs import TRAINING, submit
 from tests.end_to_end.support.service import snf
 

@@ -63,7 +63,7 @@ def test_openvino_is_imported_in_one_place() -> None:
         for line in path.read_text().splitlines()
         if line.split()[:2] in (["import", "openvino"], ["from", "openvino"])
     ]
-    assert set(importing) == {"runtime/snf_runtime/scoring/engines/openvino_library.py"}
+    assert set(importing) == {"runtime/snf_runtime/scoring/openvino_engine.py"}
 
 
 def test_importing_openvino_as_it_is_would_be_seen(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from tests.end_to_end.support.service import files, score_one, serving
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
@@ -45,7 +45,7 @@ def test_one_image(house: httpx.Client) -> None:
 
 
 def test_what_http_answers_is_what_the_scorer_says(house: httpx.Client, artifact: Path) -> None:
-    scorer = Scorer.load(artifact)
+    scorer = load_model(artifact)
     stack = np.stack([pixels_of(path)[None] for path in DIGITS])
     wanted = [one.log_likelihood for one in scorer.score(stack)]
     answer = house.post("/v1/models/digits/score", files=files(*DIGITS)).json()

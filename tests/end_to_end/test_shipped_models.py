@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from snf_client.schemas.scores import SCORED_DIGIT
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.registry.registry import ZOO, Registry
-from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.pixel_density import content_noise
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS, ROOT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import pid_of
 from tests.end_to_end.support.service import MODEL, files, running, score_one
@@ -25,7 +25,7 @@ def has_torch(pid: int) -> bool:
 def test_torch_is_imported_for_samples_but_not_for_scores(home: Path) -> None:
     share_compiled(home)
     path = Registry(home / "registry").resolve(MODEL).path
-    scorer = Scorer.load(path, options=replace(Settings(home=home).engine_options, threads=THREADS))
+    scorer = load_model(path, options=replace(Settings(home=home).engine_options, threads=THREADS))
     png = DIGITS[0].read_bytes()
     with running("snf_app.server", home=home, shipped=False, measured=False, threads=THREADS) as client:
         pid = pid_of(home)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from snf_app.cli.common import INTERRUPTED
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
 from tests.support.interruptible import interruptible

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from snf_models.registry.registry import Registry
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from tests.end_to_end.support.service import await_job, files, snf
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until

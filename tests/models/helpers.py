@@ -23,13 +23,12 @@ from snf_models.disk import sha256_file
 from snf_models.flows.architecture import GlowArchitecture, PixelTransform, depth
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
-from snf_models.scoring.engines.flow_engine import FlowEngine
-from snf_models.scoring.engines.open import open_engine
-from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring.frozen import FlowEngine, FrozenFlow, freeze
+from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import Loss, SelfNormalizingObjective
-from snf_runtime.scoring.engines.base import Engine
+from snf_runtime.scoring.density import Engine
 from snf_runtime.scoring.flow_pass import run_flow
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import pytest
 
 from snf_models.disk import locked, make_folder, new_folder, remove_leftovers, write_atomically
 from snf_models.registry.registry import Registry
-from snf_models.scoring.cache_files import read_cached, write_cached
+from snf_models.scoring.cache import read_cached, write_cached
 from snf_worker.keys import KeyFile
 
 Events = list[tuple[str, int]]

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from snf_client.schemas.calibrations import Deviation
 from snf_models.audit import audit, recompute
 from snf_models.bijections.conformance import jacobian_log_det, randomise
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
+from snf_models.loading.verification import exact_tolerance
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.presets import TrainingRecipe, find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineName
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, real_images
@@ -87,8 +88,8 @@ def test_bfloat16_is_allowed_what_its_calibration_measured(artifact: Path, score
     changes = {"precision": "bfloat16", "deviation": deviation}
     scorer = Scorer.of(loaded, loaded.manifest.calibration.model_copy(update=changes), options=compiled())
     found = [audit(scorer, index) for index in range(4)]
-    assert scorer.precision == "bfloat16"
-    assert (scorer.exact_tolerance(-900.0), scorer.tolerance(-900.0)) == (1e-3, 1e-3 + 2 * 0.25)
+    assert scorer.density.precision == "bfloat16"
+    assert (exact_tolerance(scorer.density.dimensions, -900.0), scorer.tolerance(-900.0)) == (1e-3, 1e-3 + 2 * 0.25)
     assert 1e-3 < max(abs(one.log_likelihood - one.recomputed) for one in found) <= scorer.tolerance(-900.0)
     assert [one.recomputed for one in found] == [audit(precise, index).recomputed for index in range(4)]
 
@@ -103,10 +104,10 @@ def patterns(side: int = 28) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_very_unlikely_images_are_within_a_millionth(artifact: Path, engine: EngineName) -> None:
-    scorer = Scorer.load(artifact, options=compiled(name=engine))
+    scorer = load_model(artifact, options=compiled(name=engine))
     images = patterns()
     scores = [one.log_likelihood for one in scorer.score(images)]
-    exact = [recompute(scorer.flows, scorer.log_det_digest, image[None])[0] for image in images]
+    exact = [recompute(scorer.trained.flows, scorer.log_det_digest, image[None])[0] for image in images]
     assert min(exact) < -10_000
     for score, expected in zip(scores, exact, strict=True):
         assert abs(score - expected) <= max(1e-3, 1e-6 * abs(expected))
@@ -127,7 +128,7 @@ def test_other_layers_than_those_of_a_glow(recipe: TrainingRecipe, tmp_path: Pat
     path = train(
         cropped(8), recipe, config, tmp_path, observe=lambda _: None, should_stop=lambda: False, engine=compiled()
     )
-    scorer = Scorer.load(path, options=compiled())
+    scorer = load_model(path, options=compiled())
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance(found.recomputed)
     assert found.log_dets == pytest.approx(scorer.manifest.log_dets.layers, abs=1e-7)

@@ -18,9 +18,9 @@ from snf_models.features.backbones import BackboneStore
 from snf_models.features.extractor import TorchExtractor
 from snf_models.features.flows import FeatureFlows, HybridFlows
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.registry.registry import ModelVersion
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
@@ -33,12 +33,12 @@ def options(backbones: Path) -> EngineOptions:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> Scorer:
-    return Scorer.load(feature_artifact(tmp_path_factory), options=options)
+    return load_model(feature_artifact(tmp_path_factory), options=options)
 
 
 @pytest.fixture(scope="module")
 def hybrid(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> Scorer:
-    return Scorer.load(hybrid_artifact(tmp_path_factory), options=options)
+    return load_model(hybrid_artifact(tmp_path_factory), options=options)
 
 
 def loaded(scorer: Scorer) -> Loaded:
@@ -46,7 +46,7 @@ def loaded(scorer: Scorer) -> Loaded:
 
 
 def test_a_score_of_features_is_that_of_normal_densities_at_every_place(features: Scorer, backbones: Path) -> None:
-    architecture, flows = features.manifest.architecture, features.flows
+    architecture, flows = features.manifest.architecture, features.trained.flows
     assert isinstance(architecture, FeatureArchitecture)
     assert isinstance(flows, FeatureFlows)
     store = BackboneStore(backbones)
@@ -64,7 +64,9 @@ def test_a_score_of_features_is_that_of_normal_densities_at_every_place(features
         assert found.recomputed == pytest.approx(expected, rel=1e-9)
         assert found.source == "pinned"
         assert abs(found.log_likelihood - found.recomputed) <= features.tolerance(found.recomputed)
-    assert found.log_det_total == found.log_dets["places.0"] == pytest.approx(features.log_det_total, abs=1e-9)
+    assert (
+        found.log_det_total == found.log_dets["places.0"] == pytest.approx(features.density.constant_log_det, abs=1e-9)
+    )
     assert found.log_dets == pytest.approx(features.manifest.log_dets.layers, abs=1e-9)
 
 
@@ -79,12 +81,12 @@ def test_only_stored_images_are_audited_without_samples(features: Scorer, hybrid
 
 def test_a_hybrid_is_audited_by_its_pixels_with_the_log_dets_of_its_features(hybrid: Scorer) -> None:
     found = audit(hybrid, 0)
-    assert isinstance(hybrid.flows, HybridFlows)
+    assert isinstance(hybrid.trained.flows, HybridFlows)
     assert abs(found.log_likelihood - found.recomputed) <= hybrid.tolerance(found.recomputed)
     assert found.log_dets == pytest.approx(hybrid.manifest.log_dets.layers, abs=1e-7)
     assert {name.partition(".")[0] for name in found.log_dets} == {"pixels", "features"}
     pixels = sum(value for name, value in found.log_dets.items() if name.startswith("pixels."))
-    assert found.log_det_total == pytest.approx(pixels) == pytest.approx(hybrid.log_det_total, abs=1e-7)
+    assert found.log_det_total == pytest.approx(pixels) == pytest.approx(hybrid.density.constant_log_det, abs=1e-7)
     assert audit_view(loaded(hybrid), [found]).agrees
 
 
@@ -114,4 +116,4 @@ def test_a_log_det_of_features_that_differs_is_found(
 def test_the_backbone_must_be_there(features: Scorer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert math.isfinite(features.score(features.pinned[:1])[0].log_likelihood)
     with pytest.raises(BackboneMissing, match="snf backbones add"):
-        Scorer.load(feature_artifact(tmp_path_factory), options=EngineOptions(backbones=tmp_path))
+        load_model(feature_artifact(tmp_path_factory), options=EngineOptions(backbones=tmp_path))

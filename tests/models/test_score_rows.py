@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from snf_models.datasets import load_dataset
 from snf_models.errors import AlphaUnattainable, ArtifactError, ImageError
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.score_rows import SCORE_COLUMNS
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.paths import DIGITS
 
 
@@ -31,7 +31,7 @@ def test_scores_of_pixels_are_those_of_the_scorer_to_the_bit(scorer: Scorer, dig
     alone = [likelihood for likelihood in scorer.score_each(digits) if not isinstance(likelihood, ImageError)]
     assert columns["log_likelihood"].dtype == np.float64
     assert columns["log_likelihood"].tolist() == [likelihood.log_likelihood for likelihood in alone]
-    verdicts = scorer.anomalies(alone)
+    verdicts = scorer.verdicts(alone)
     assert columns["p_value"].tolist() == [verdict.p_value for verdict in verdicts]
     assert columns["is_anomaly"].tolist() == [verdict.is_anomaly for verdict in verdicts]
     assert columns["error"].tolist() == [None] * len(digits)
@@ -76,7 +76,7 @@ def test_batches_of_other_columns_are_refused(scorer: Scorer) -> None:
 
 
 def test_a_pickled_scorer_of_a_changed_model_is_refused(copy: Path) -> None:
-    data = pickle.dumps(Scorer.load(copy))
+    data = pickle.dumps(load_model(copy))
     manifest = copy / "manifest.json"
     manifest.write_text(manifest.read_text() + " ")
     with pytest.raises(ArtifactError, match=r"has changed: expected SHA-256 [0-9a-f]{64}"):

@@ -18,7 +18,7 @@ from snf_models.pipeline.loop import choose_threads
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import FILE, train
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.threads import torch_threads
 from tests.models.helpers import QUICK, real_images
@@ -140,7 +140,7 @@ def test_a_given_number_wins(tmp_path: Path) -> None:
 def test_scores_are_the_same_with_any_number_of_threads(model: str, engine: EngineName) -> None:
     scores = []
     for threads in (1, 2):
-        scorer = Scorer.load(ZOO / model / "1", options=EngineOptions(engine, threads=threads))
+        scorer = load_model(ZOO / model / "1", options=EngineOptions(engine, threads=threads))
         channels, side, _ = scorer.manifest.architecture.image_shape
         images = real_images(30, channels=channels)
         images = np.pad(images, ((0, 0), (0, 0), (0, side - 28), (0, side - 28)))

@@ -17,17 +17,16 @@ from snf_models.exports.folder import _notice, export_model, pixel_part
 from snf_models.features.backbones import LITE0
 from snf_models.features.backbones import NOTICE as LITE0_NOTICE
 from snf_models.registry.registry import ModelVersion
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.frozen import freeze
 from snf_models.scoring.options import EngineOptions
 from snf_runtime import Model
-from snf_runtime.anomaly.conformal import DIGITS as DECIMALS
-from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.anomaly.calibration import DIGITS as DECIMALS
+from snf_runtime.anomaly.detection import Detection, FileVerdict, NotJudged
 from snf_runtime.errors import AlphaUnattainable
 from snf_runtime.exported.manifest import ARRAYS, FILE, GraphFormat, read_export_manifest
-from snf_runtime.exported.results import FileVerdict, NotJudged
 from snf_runtime.images.codec import decode_image, encode_png
-from snf_runtime.images.placement import FilePlacement
+from snf_runtime.images.preprocessing import FilePlacement
 from tests.models.anomaly.flows import fully_connected
 from tests.support.backbones import backbone_folder
 from tests.support.compiled_cache import compiled
@@ -42,7 +41,7 @@ FORMATS: tuple[GraphFormat, ...] = ("openvino", "onnx")
 
 
 def loaded(artifact: Path, options: EngineOptions) -> tuple[ModelVersion, Scorer]:
-    return ModelVersion("digits", 3, artifact, False, None), Scorer.load(artifact, options=options)
+    return ModelVersion("digits", 3, artifact, False, None), load_model(artifact, options=options)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def compare(judged: Sequence[object], model: Model, images: Images, regions: boo
     assert len(found) == len(images)
     for got, want in zip(found, judged, strict=True):
         assert isinstance(got, FileVerdict)
-        assert isinstance(want, JudgedImage)
+        assert isinstance(want, Detection)
         likelihood, verdict = want.likelihood, want.verdict
         assert (got.log_likelihood, got.bits_per_dim) == (likelihood.log_likelihood, likelihood.bits_per_dim)
         assert (got.p_value, got.score, got.is_anomaly) == (verdict.p_value, verdict.score, verdict.is_anomaly)
@@ -96,7 +95,7 @@ def test_scores_and_verdicts_are_those_of_the_service(
     version, scorer = loaded(kind(tmp_path_factory), options)
     images = load_dataset("mnist-mini", None).test[:16].copy()
     images[3, :, 4:14, 6:16] = 255 - images[3, :, 4:14, 6:16]
-    judged, explained = scorer.judge_each(images), scorer.judge_each(images[:9], explain=True)
+    judged, explained = scorer.detect(images), scorer.detect(images[:9], explain=True)
     drawn = scorer.score(images[:1], draws=3)[0].log_likelihood
     for form in FORMATS:
         manifest = export_model(version, scorer, tmp_path / form, form)
@@ -114,7 +113,7 @@ def test_images_of_tiles(tmp_path_factory: pytest.TempPathFactory, tmp_path: Pat
     export_model(version, scorer, tmp_path / "model", "openvino")
     images = [with_fault(mosaic(number), 20, 24) if number % 3 == 0 else mosaic(number) for number in range(300, 309)]
     model = Model.load(tmp_path / "model", THREADS)
-    compare(scorer.judge_each(images, explain=True), model, images, regions=True)
+    compare(scorer.detect(images, explain=True), model, images, regions=True)
     path = tmp_path / "large.png"
     path.write_bytes(encode_png(mosaic(1, 8, 8)))
     for regions in (False, True):
@@ -129,8 +128,8 @@ def test_boxes_are_those_of_the_file(artifact: Path, tmp_path: Path, options: En
     content, _ = stained_file("crop")
     (tmp_path / "stained.png").write_bytes(content)
     image = decode_image(content, scorer.preprocessing)
-    (want,) = scorer.judge_each(image.pixels[None], alpha=0.5, explain=True)
-    assert isinstance(want, JudgedImage)
+    (want,) = scorer.detect(image.pixels[None], alpha=0.5, explain=True)
+    assert isinstance(want, Detection)
     want = want.in_file(FilePlacement.of(scorer.preprocessing, image.file_size))
     for source in (tmp_path / "stained.png", content):
         (got,) = Model.load(tmp_path / "model").judge([source], 0.5, regions=True)

@@ -9,11 +9,9 @@ from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp as scipys_logsumexp
 from scipy.special import xlogy
 
-from snf_runtime.anomaly.anomaly_map import SMOOTHING, of_pixels
-from snf_runtime.anomaly.density.conditioning import _basis
-from snf_runtime.anomaly.regions import MAX_REGIONS, connected, find_regions
-from snf_runtime.numerics import logsumexp
-from snf_runtime.scoring.complexity import residual_entropy
+from snf_runtime.anomaly.distributions import _basis
+from snf_runtime.anomaly.maps import MAX_REGIONS, SMOOTHING, connected, find_regions, of_pixels
+from snf_runtime.scoring.flow_pass import logsumexp, residual_entropy
 
 TOUCHING = np.ones((3, 3))
 

@@ -9,7 +9,7 @@ from scipy.special import ndtr
 from snf_models.bijections.base import Elementwise
 from snf_models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixels
 from snf_models.datasets import load_dataset
-from snf_runtime.scoring.pixel_transforms import DEVIATIONS, MEANS, SQUASH, MarginalFunction
+from snf_runtime.scoring.layout import DEVIATIONS, MEANS, SQUASH, MarginalFunction
 
 ROUNDING = 1e-15
 """Of a distribution function near 1, which no form of the transform can be better than."""

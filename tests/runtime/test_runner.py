@@ -17,12 +17,11 @@ import pytest
 from snf_client.local_files import files_in
 from snf_runtime import Model
 from snf_runtime.__main__ import INTERRUPTED, main
-from snf_runtime.anomaly.conformal import threshold
-from snf_runtime.errors import EngineUnavailable
-from snf_runtime.exported.results import NotJudged
-from snf_runtime.images.image_folder import image_files
-from snf_runtime.judged_counts import FAILED, NOT_JUDGED, USAGE
-from snf_runtime.threads import thread_count
+from snf_runtime.anomaly.calibration import threshold
+from snf_runtime.anomaly.detection import NotJudged
+from snf_runtime.errors import FAILED, NOT_JUDGED, USAGE, EngineUnavailable
+from snf_runtime.images.files import image_files
+from snf_runtime.parallelism import thread_count
 from tests.support.exports import exported_pixels
 from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT

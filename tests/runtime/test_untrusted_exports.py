@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from snf_runtime import Model
 from snf_runtime.errors import ArtifactError
-from snf_runtime.exported.array_file import read_export_arrays
-from snf_runtime.exported.calibration import open_calibration
-from snf_runtime.exported.layout_check import check_layout
-from snf_runtime.exported.manifest import ARRAYS, FILE, read_export_manifest
-from snf_runtime.scoring.engines.openvino_library import op, ov
+from snf_runtime.exported.content import open_calibration, read_export_arrays
+from snf_runtime.exported.manifest import ARRAYS, FILE, check_layout, read_export_manifest
+from snf_runtime.scoring.openvino_engine import op, ov
 from tests.support.exports import exported_pixels, rewritten
 
 Arrays = dict[str, NDArray[Any]]

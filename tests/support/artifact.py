@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.trained import barely_trained
 
 
@@ -20,7 +20,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scorer(artifact: Path) -> Scorer:
     """The artifact, loaded."""
-    return Scorer.load(artifact)
+    return load_model(artifact)
 
 
 @pytest.fixture

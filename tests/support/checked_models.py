@@ -23,7 +23,7 @@ from snf_models.features.flows import FeatureFlows, HybridFlows, TrainedFlows
 from snf_models.flows.architecture import Architecture, FeatureArchitecture
 from snf_models.flows.flow import Flow, walk
 from snf_models.flows.layers import layer_types
-from snf_models.loading.load_flows import Artifact, load_artifact
+from snf_models.loading.trained import Artifact, load_artifact
 from snf_models.pipeline import run
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.loop import Trainer

@@ -13,7 +13,7 @@ import pytest
 from snf_models.disk import locked
 from snf_models.exports.folder import export_model
 from snf_models.registry.registry import ModelVersion
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.exported.manifest import FILE
 from tests.support.paths import shared_folder
@@ -31,7 +31,7 @@ def exported_pixels(factory: pytest.TempPathFactory) -> Path:
     artifact, folder = barely_trained(factory), shared_folder(factory) / "exported" / "digits"
     with locked(folder.parent):
         if not folder.exists():
-            scorer = Scorer.load(artifact, options=EngineOptions("openvino", threads=1))
+            scorer = load_model(artifact, options=EngineOptions("openvino", threads=1))
             export_model(ModelVersion("digits", 3, artifact, False, None), scorer, folder, "openvino")
     return folder
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from snf_runtime.images.policy import is_no_image
+from snf_runtime.images.files import is_no_image
 from tests.models.helpers import real_images
 from tests.support.image_files import deep_png, encoded, exif, jpeg_of_scans, png, run_length_bmp, tiff
 

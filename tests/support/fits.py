@@ -12,8 +12,7 @@ from PIL import Image
 
 from snf_models.artifacts.manifest import FILE
 from snf_models.datasets import load_dataset
-from snf_runtime.images.placement import Box
-from snf_runtime.images.preprocessing import Fit
+from snf_runtime.images.preprocessing import Box, Fit
 
 FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 SIZES: dict[Fit, tuple[int, int]] = {"crop": (200, 112), "stretch": (140, 112), "pad": (88, 112), "exact": (28, 28)}

@@ -17,7 +17,7 @@ from snf_models.bulk.tables import PartSummary, table_of
 from snf_models.bulk.work import BulkWork, OpenWork
 from snf_models.datasets.image_source import ImageSource, NamedImage
 from snf_models.errors import Interrupted
-from snf_models.loading.model_files import ModelFiles
+from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location
 from snf_models.score_rows import batches_of, failed_row
 from snf_models.scorer import Scorer

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from itertools import cycle
 from unittest.mock import patch
 
-from snf_runtime.scoring.engines.tiles import fastest_tile, seconds
+from snf_runtime.parallelism import fastest_micro_batch, seconds
 
-MODULE = "snf_runtime.scoring.engines.openvino_compile"
+MODULE = "snf_runtime.scoring.openvino_engine"
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def tiles_of(images: int) -> Iterator[None]:
         return tile
 
     times = _Times()
-    with patch(f"{MODULE}.fastest_tile", given), patch(f"{MODULE}.seconds", lambda _work: next(times.turns)):
+    with patch(f"{MODULE}.fastest_micro_batch", given), patch(f"{MODULE}.seconds", lambda _work: next(times.turns)):
         yield
 
 
@@ -38,5 +38,5 @@ class _Times(threading.local):
 @contextmanager
 def measured_tiles() -> Iterator[None]:
     """Tiles of the size that is measured to be the fastest, as users have them."""
-    with patch(f"{MODULE}.fastest_tile", fastest_tile), patch(f"{MODULE}.seconds", seconds):
+    with patch(f"{MODULE}.fastest_micro_batch", fastest_micro_batch), patch(f"{MODULE}.seconds", seconds):
         yield

@@ -20,7 +20,7 @@ from snf_client.resources.scores import ImageResult
 from snf_models.bulk.work import score_range
 from snf_models.datasets.image_source import StoredImages
 from snf_models.datasets.store import DatasetStore
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from tests.support.file_kinds import FileKind
 from tests.support.paths import ROOT
 from tests.support.programs import run_program
@@ -119,7 +119,7 @@ def by_archive(service: httpx.Client, kinds: Sequence[FileKind], name: str) -> t
 
 def by_job(home: Path, artifact: Path, name: str, out: Path) -> Cells:
     """What a job that scores a dataset does, without its broker."""
-    scorer = Scorer.load(artifact)
+    scorer = load_model(artifact)
     source = StoredImages(DatasetStore(home / "datasets"), name, scorer.preprocessing)
     parquet.write_table(score_range(scorer, source, 0, source.count, None), out)
     return _rows(out, Path())

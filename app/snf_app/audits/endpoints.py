@@ -11,7 +11,7 @@ from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
 from snf_client.schemas.models import Audit
-from snf_runtime.steps import Steps
+from snf_runtime.parallelism import Steps
 
 if TYPE_CHECKING:
     from snf_models.audit import Audited

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from snf_app.registry.loaded import Loaded
 from snf_client.schemas.models import Audit, AuditedImage, AuditedLayer, AuditedTotal
+from snf_models.loading.verification import exact_tolerance
 
 if TYPE_CHECKING:
     from snf_models.audit import Audited
@@ -29,19 +30,19 @@ def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
         AuditedLayer(layer=name, cached=cached[name], recomputed=value, difference=cached[name] - value)
         for name, value in recomputed.items()
     ]
-    used, recomputed_total = scorer.log_det_total, audited[0].log_det_total
+    used, recomputed_total = scorer.density.constant_log_det, audited[0].log_det_total
     total = AuditedTotal(
         cached=used,
         recomputed=recomputed_total,
         difference=used - recomputed_total,
-        tolerance=scorer.exact_tolerance(0.0),
+        tolerance=exact_tolerance(scorer.density.dimensions, 0.0),
     )
     differences = [total.difference, *(layer.difference for layer in layers)]
     return Audit(
         model=loaded.version.name,
         version=loaded.version.version,
-        engine=scorer.engine_name,
-        precision=scorer.precision,
+        engine=scorer.density.engine_name,
+        precision=scorer.density.precision,
         images=images,
         log_dets=layers,
         total=total,

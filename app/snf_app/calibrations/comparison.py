@@ -12,7 +12,7 @@ from snf_client.schemas.calibrations import CalibrationComparison, ComparedCalib
 from snf_models.naming import parse_ref
 from snf_models.registry.calibrations import OWN, attainable
 from snf_models.registry.registry import Registry
-from snf_runtime.anomaly.conformal import threshold
+from snf_runtime.anomaly.calibration import threshold
 
 if TYPE_CHECKING:
     from snf_models.anomaly.rejudge import StoredEvidence

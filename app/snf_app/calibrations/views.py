@@ -12,7 +12,7 @@ from snf_models.errors import ArtifactError, CalibrationNotFound
 from snf_models.naming import parse_ref
 from snf_models.registry.calibrations import OWN, gradient_warning
 from snf_models.registry.registry import Registry
-from snf_runtime.anomaly.conformal import USUAL_ALPHAS
+from snf_runtime.anomaly.calibration import USUAL_ALPHAS
 
 FROM_SUMMARY = (
     "dataset",

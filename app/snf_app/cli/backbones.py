@@ -20,7 +20,7 @@ from snf_app.cli.common import (
 )
 from snf_app.cli.progress import spinner
 from snf_app.cli.tables import TableColumn, print_facts, print_table
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 from snf_app.cli import completion
 from snf_app.cli.common import DEFAULT_MODEL, Json, fail, read_settings, require_local
 from snf_app.cli.score import Alpha
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 
 def bulk(

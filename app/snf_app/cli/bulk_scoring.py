@@ -32,13 +32,13 @@ from snf_models.datasets import DatasetStore, dataset_names
 from snf_models.datasets.image_source import ImageSource
 from snf_models.disk import make_folder
 from snf_models.errors import DatasetNotFound, ImageError, Interrupted, PlanDiffers
-from snf_models.loading.model_files import ModelFiles
+from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location
 from snf_models.score_rows import BATCH, Row, batches_of, failed_row, scored_row
 from snf_models.texts import choices
-from snf_runtime.anomaly.conformal import attainable_alpha
-from snf_runtime.images.policy import path_text
-from snf_runtime.judged_counts import USAGE, JudgedCounts
+from snf_runtime.anomaly.calibration import attainable_alpha
+from snf_runtime.errors import USAGE, JudgedCounts
+from snf_runtime.images.files import path_text
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:

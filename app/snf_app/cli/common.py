@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from snf_app.cli import completion
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=BaseModel)
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, beside those of :mod:`snf_runtime.judged_counts`."""
+"""Exit code after Ctrl-C, beside those of :mod:`snf_runtime.errors`."""
 EXIT_CODES = (
     "Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the service or this "
     "program failed; 4 at least one file was not judged, whatever else was found."

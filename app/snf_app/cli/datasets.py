@@ -24,7 +24,7 @@ from snf_app.cli.dataset_tables import print_datasets, print_report
 from snf_app.cli.out_file import Force, check_new, write_out
 from snf_app.cli.progress import bytes_bar
 from snf_app.cli.remote import service
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas.datasets import DatasetDetail

@@ -8,7 +8,7 @@ from snf_app.cli.common import Json, Key, ServiceUrl, fail, print_json, print_re
 from snf_app.cli.model_files import Ref
 from snf_app.cli.remote import service, service_url
 from snf_app.cli.tables import TableColumn, print_table
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas.models import Drift

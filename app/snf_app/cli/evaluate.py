@@ -24,7 +24,7 @@ from snf_app.cli.common import (
 from snf_app.cli.out_file import Force, check_new, write_out
 from snf_app.cli.progress import events_bar, labelled_bar
 from snf_app.cli.remote import follow_job, service
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
@@ -133,14 +133,14 @@ def _local(model: str, normal: str, parameters: EvaluationParameters) -> Evaluat
     from snf_models.errors import Interrupted
     from snf_models.evaluation.assemble import Subject
     from snf_models.evaluation.evaluate import evaluate as run
-    from snf_models.scorer import Scorer
+    from snf_models.scorer import load_model
 
     settings = read_settings()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     version = registry().resolve(model)
     subject = Subject(
-        scorer=Scorer.load(version.path, version.calibration_path, settings.engine_options),
+        scorer=load_model(version.path, version.calibration_path, settings.engine_options),
         model=f"{version.name}:{version.version}",
         dataset=normal,
         parameters=parameters,

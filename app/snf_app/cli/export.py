@@ -11,7 +11,7 @@ from snf_app.cli.common import error_messages, fail, read_settings, registry, re
 from snf_app.cli.model_files import Ref
 from snf_app.cli.out_file import ADVICE
 from snf_app.cli.progress import spinner
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ def export_graphs(
     _check_folder(folder, force=force)
     with error_messages():
         from snf_models.exports.folder import export_model
-        from snf_models.scorer import Scorer
+        from snf_models.scorer import load_model
 
         version = registry().resolve(model)
         with spinner(f"exporting {model}"), user_umask():
             # The stored image is scored by the engine of the runner, whatever the engine of the service is.
             options = replace(read_settings().engine_options, name="openvino", device="cpu")
-            scorer: Scorer = Scorer.load(version.path, version.calibration_path, options)
+            scorer: Scorer = load_model(version.path, version.calibration_path, options)
             manifest = export_model(version, scorer, folder.absolute(), form, overwrite=force)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     calibration = f"calibration {manifest.calibration.number} of {manifest.calibration.images} images"

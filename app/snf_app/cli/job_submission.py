@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snf_app.cli.common import fail, fail_validation
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas.jobs import JobRequest

@@ -8,7 +8,7 @@ import typer
 from snf_app.cli.new_version import published_line
 from snf_app.cli.progress import duration
 from snf_app.cli.tables import TableColumn, print_facts, print_table
-from snf_runtime.judged_counts import JudgedCounts
+from snf_runtime.errors import JudgedCounts
 
 if TYPE_CHECKING:
     from snf_client.schemas.jobs import JobList, JobView

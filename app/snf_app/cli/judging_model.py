@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from snf_app.cli.common import fail, registry
-from snf_runtime.judged_counts import FAILED
+from snf_runtime.errors import FAILED
 
 if TYPE_CHECKING:
     from snf_client import Client

@@ -14,7 +14,7 @@ import typer
 from snf_app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
 from snf_app.cli.tables import TableColumn, print_table
 from snf_client.schemas.base import Role
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from snf_worker.keys import ROLES
 
 if TYPE_CHECKING:

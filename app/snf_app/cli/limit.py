@@ -24,7 +24,7 @@ from snf_app.cli.model_files import Ref
 from snf_app.cli.out_file import Force, check_new, write_out
 from snf_app.cli.progress import events_bar, labelled_bar
 from snf_app.cli.remote import follow_job, service
-from snf_runtime.judged_counts import FAILED
+from snf_runtime.errors import FAILED
 
 if TYPE_CHECKING:
     from snf_client.schemas.limits import LimitParameters, LimitRecord
@@ -118,14 +118,14 @@ def _local(model: str, data: str | None, parameters: LimitParameters) -> tuple[i
     from snf_models.errors import Interrupted
     from snf_models.limits.good_images import good_images
     from snf_models.limits.measure import measure_limits
-    from snf_models.scorer import Scorer
+    from snf_models.scorer import load_model
 
     settings = read_settings(writes=True)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     models = registry()
     version = models.resolve(model)
-    scorer = Scorer.load(version.path, version.calibration_path, settings.engine_options)
+    scorer = load_model(version.path, version.calibration_path, settings.engine_options)
     # Refused before images are loaded.
     scorer.calibration.check_alpha(parameters.alpha)
     good = good_images(

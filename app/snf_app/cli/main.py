@@ -26,7 +26,7 @@ from snf_app.cli.sample import sample
 from snf_app.cli.score import score
 from snf_app.cli.train import train
 from snf_app.cli.train_parameters import TrainCommand
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from snf_worker.process_setup import keep_files_private, tune_process
 
 if TYPE_CHECKING:

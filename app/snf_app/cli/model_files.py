@@ -28,7 +28,7 @@ from snf_app.cli.out_file import Force, check_new
 from snf_app.cli.progress import bytes_bar, images_bar, spinner
 from snf_app.cli.remarks import print_notes
 from snf_app.cli.remote import service
-from snf_runtime.judged_counts import ANOMALY, USAGE
+from snf_runtime.errors import ANOMALY, USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
@@ -234,10 +234,10 @@ def _audit(model: str, n: int) -> Audit:
     from snf_client.schemas.models import Audit
     from snf_models.audit import audit as run
     from snf_models.audit import count_images
-    from snf_models.scorer import Scorer
+    from snf_models.scorer import load_model
 
     version = registry().resolve(model)
-    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, read_settings().engine_options))
+    loaded = Loaded(version, load_model(version.path, version.calibration_path, read_settings().engine_options))
     images, count = [], count_images(loaded.scorer, n)
     with images_bar("auditing", count) as advance:
         for index in range(count):

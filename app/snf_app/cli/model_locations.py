@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from snf_app.cli.common import error_messages, fail, read_settings
 from snf_app.cli.out_file import ADVICE
 from snf_app.cli.progress import spinner
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from snf_client import Client

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from snf_app.cli.common import fail
 from snf_app.cli.progress import duration
 from snf_app.cli.tables import TableColumn, print_facts, print_table
-from snf_runtime.judged_counts import FAILED
+from snf_runtime.errors import FAILED
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -27,7 +27,7 @@ from snf_app.cli.live import live_view
 from snf_app.cli.model_files import Ref, audit, card, export, import_model
 from snf_app.cli.model_tables import print_calibrations, print_comparison, print_model, print_models
 from snf_app.cli.remote import follow_job, service, service_url
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList

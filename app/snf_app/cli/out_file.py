@@ -11,7 +11,7 @@ import typer
 
 from snf_app.cli.common import error_messages, fail
 from snf_app.cli.judging_model import JudgingModel
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there and holds something else.")]

@@ -11,7 +11,7 @@ from snf_app.cli import completion
 from snf_app.cli.common import Json, Key, Url, error_messages, fail, print_json, refuse_before_subcommand, require_local
 from snf_app.cli.remote import service
 from snf_app.cli.tables import TableColumn, print_table
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 LOCAL = "it shows the layers of the packages that are installed here"
 HELP = "List presets and layer types, and print a preset as an architecture file. Without a subcommand: list."

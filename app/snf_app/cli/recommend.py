@@ -22,7 +22,7 @@ from snf_app.cli.common import (
 from snf_app.cli.job_submission import parse_pairs
 from snf_app.cli.progress import events_bar
 from snf_app.cli.remote import follow_job, service
-from snf_runtime.judged_counts import FAILED
+from snf_runtime.errors import FAILED
 
 if TYPE_CHECKING:
     from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters

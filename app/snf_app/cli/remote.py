@@ -11,7 +11,7 @@ import typer
 
 from snf_app.cli.common import fail
 from snf_app.cli.job_tables import ENDED_WITH_RESULT
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 
 if TYPE_CHECKING:
     from snf_client import Client, ClientError

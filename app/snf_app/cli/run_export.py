@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from snf_app.cli.common import fail
 from snf_models.disk import new_folder
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from snf_client.schemas.training import RunDetail

@@ -24,7 +24,7 @@ from snf_app.cli.common import (
 from snf_app.cli.out_file import Force, check_new, write_out
 from snf_app.cli.remote import service
 from snf_app.cli.run_tables import curves_csv, print_comparison, print_run, print_runs
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:

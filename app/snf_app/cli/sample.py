@@ -77,12 +77,12 @@ def _draw(
 
     from snf_app.samples.encoding import draw_seed, encode
     from snf_models.errors import NoLearnedInverse
-    from snf_models.scorer import Scorer
+    from snf_models.scorer import load_model
 
     with error_messages():
         settings = read_settings()
         version = registry().resolve(model)
-        scorer = Scorer.load(version.path, version.calibration_path, settings.engine_options)
+        scorer = load_model(version.path, version.calibration_path, settings.engine_options)
         scorer.require_pixels()
         if inverse == "learned" and not scorer.has_learned_inverse:
             raise NoLearnedInverse(f"{version.name} was trained without learned inverses")

@@ -26,7 +26,7 @@ from snf_app.cli.progress import images_bar
 from snf_app.cli.remarks import Remarks, print_notes
 from snf_app.cli.remote import service
 from snf_app.cli.score_dataset import score_dataset
-from snf_runtime.judged_counts import USAGE, JudgedCounts
+from snf_runtime.errors import USAGE, JudgedCounts
 
 if TYPE_CHECKING:
     from snf_app.cli.score_tables import ScoreOutput
@@ -149,7 +149,7 @@ def _score_files(
     from snf_app.cli.score_local import score_local
     from snf_app.cli.score_tables import JsonOutput, TableOutput
     from snf_client.resources.scores import ScoreParameters
-    from snf_runtime.images.policy import path_text
+    from snf_runtime.images.files import path_text
 
     judging = judging_model(model, client)
     output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()

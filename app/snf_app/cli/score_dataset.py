@@ -14,13 +14,13 @@ from snf_app.cli.out_file import ENDINGS, check_held, check_place
 from snf_app.cli.progress import labelled_bar
 from snf_app.cli.remarks import print_notes
 from snf_app.cli.remote import follow_job, service, service_url
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client
     from snf_client.schemas.jobs import JobView
-    from snf_runtime.judged_counts import JudgedCounts
+    from snf_runtime.errors import JudgedCounts
 
 
 def score_dataset(

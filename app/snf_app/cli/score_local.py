@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from snf_app.registry.loaded import Loaded
     from snf_app.scoring.request_images import Item
     from snf_client.resources.scores import ScoreParameters, ScorePart
-    from snf_runtime.anomaly.judged import Judgement
+    from snf_runtime.anomaly.detection import Detection
+    from snf_runtime.errors import ImageError
 
 DECODERS = min(4, os.cpu_count() or 1)
 FILES_PER_TASK = 8
@@ -32,13 +33,13 @@ PREFETCHED = 2
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
     """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
     from snf_app.registry.loaded import Loaded
-    from snf_models.scorer import Scorer
+    from snf_models.scorer import load_model
     from snf_models.threads import one_blas_thread, prefetch
 
     one_blas_thread()
     settings = read_settings()
     version = registry().resolve(parameters.model)
-    loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, settings.engine_options))
+    loaded = Loaded(version, load_model(version.path, version.calibration_path, settings.engine_options))
     loaded.scorer.calibration.check_alpha(parameters.alpha)
     if parameters.explain:
         loaded.scorer.require_spatial()
@@ -81,8 +82,7 @@ def _bytes(item: Item) -> int:
 def _item(path: Path, loaded: Loaded) -> Item:
     from snf_app.scoring.request_images import Item, Upload, decode_upload
     from snf_models.errors import ImageError
-    from snf_runtime.images.image_folder import read_file
-    from snf_runtime.images.policy import path_text
+    from snf_runtime.images.files import path_text, read_file
 
     name = path_text(path)
     try:
@@ -94,7 +94,7 @@ def _item(path: Path, loaded: Loaded) -> Item:
 
 def _scored(
     batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
-) -> Generator[tuple[list[Item], dict[int, Judgement]]]:
+) -> Generator[tuple[list[Item], dict[int, Detection | ImageError]]]:
     from snf_app.scoring.request_images import decoded
     from snf_runtime.images.batch import batch_of
 
@@ -106,11 +106,11 @@ def _scored(
                 yield items, {}
                 continue
             pixels = batch_of(list(images.values()), scorer.preprocessing)
-            judged = scorer.judge_each(pixels, parameters.alpha, parameters.draws, explain=parameters.explain)
+            judged = scorer.detect(pixels, parameters.alpha, parameters.draws, explain=parameters.explain)
             yield items, dict(zip(images, judged, strict=True))
 
 
-def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Judgement], first: int) -> ScorePart:
+def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
     from snf_app.scoring.responses import image_result
     from snf_client.resources.scores import ScorePart
     from snf_client.schemas.scores import FailedImage, ScoredImage

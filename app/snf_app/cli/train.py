@@ -29,7 +29,7 @@ from snf_app.cli.live import live_view
 from snf_app.cli.new_version import print_published, published_line
 from snf_app.cli.train_parameters import given_parameters, read_config
 from snf_app.cli.train_service import train_on_service
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:

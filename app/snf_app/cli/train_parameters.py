@@ -7,7 +7,7 @@ from typer.core import TyperCommand
 
 from snf_app.cli.common import fail
 from snf_app.cli.job_submission import split_pairs
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 if TYPE_CHECKING:
     from rich.table import Table

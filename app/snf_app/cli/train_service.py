@@ -11,7 +11,7 @@ from snf_app.cli.job_tables import is_unfit, outcome
 from snf_app.cli.live import live_view
 from snf_app.cli.new_version import print_published
 from snf_app.cli.remote import follow_job, service
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 
 
 def train_on_service(

@@ -13,8 +13,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from snf_app.drift.streams import Bets, DriftReference, Key, ModelStreams, Stream, label_of
 from snf_models.anomaly.exchangeability import BETS, ConformalMartingale, RankCounts
 from snf_models.disk import remove_leftovers, write_atomically
-from snf_runtime.anomaly.conformal import CELLS
-from snf_runtime.scoring.white_level import LEVELS
+from snf_runtime.anomaly.calibration import CELLS
+from snf_runtime.scoring.evidence import LEVELS
 
 log = logging.getLogger(__name__)
 

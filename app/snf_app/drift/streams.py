@@ -12,7 +12,7 @@ import numpy as np
 
 from snf_client.schemas.models import Drift
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
-from snf_runtime.anomaly.conformal import statistic_cells
+from snf_runtime.anomaly.calibration import statistic_cells
 
 if TYPE_CHECKING:
     from snf_models.registry.registry import ModelVersion

@@ -45,7 +45,7 @@ from snf_client.schemas.inference import (
     TensorMetadata,
 )
 from snf_models.registry.registry import ModelVersion, Registry
-from snf_runtime.anomaly.conformal import default_alpha
+from snf_runtime.anomaly.calibration import default_alpha
 
 NAME = "snf-density"
 PLATFORM = "snf_density"

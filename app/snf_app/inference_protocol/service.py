@@ -32,11 +32,11 @@ from snf_client.schemas.inference import (
 )
 from snf_client.schemas.scores import ScoreQuery
 from snf_models.errors import ImageError
-from snf_runtime.images.policy import MAX_PIXELS
+from snf_runtime.images.files import MAX_PIXELS
 from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from snf_runtime.anomaly.judged import JudgedImage, Judgement
+    from snf_runtime.anomaly.detection import Detection
 
 
 INPUT = "image"
@@ -158,7 +158,7 @@ def check_outputs(requested: Sequence[RequestedOutput]) -> None:
             raise invalid("/body/outputs", f"expected each output once, got {name!r} {names.count(name)} times")
 
 
-def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -> Response:
+def encode(asked: InferRequest, judged: Sequence[Detection], loaded: Loaded) -> Response:
     """Return image scores as an inference response, with numbers in JSON or binary as the request asks."""
     default = asked.parameters is not None and asked.parameters.binary_data_output
     requested = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]
@@ -190,7 +190,7 @@ def encode(asked: InferRequest, judged: Sequence[JudgedImage], loaded: Loaded) -
     return Response(body + b"".join(tensors), headers=headers, media_type="application/octet-stream")
 
 
-def _numbers(name: str, judged: Sequence[JudgedImage]) -> list[float]:
+def _numbers(name: str, judged: Sequence[Detection]) -> list[float]:
     """Return one number of each image; NaN for the bits per dimension of a feature model."""
     match name:
         case "log_likelihood":
@@ -318,7 +318,7 @@ async def infer(scoring: ScoringService, ref: str, request: Request, timeout_ms:
     return encode(asked, judged, admission.loaded)
 
 
-def _all_scored(judgements: Sequence[Judgement]) -> list[JudgedImage]:
+def _all_scored(judgements: Sequence[Detection | ImageError]) -> list[Detection]:
     """Return the results of all images; raise the first error where one has none, as a tensor cannot say so."""
     judged = [image for image in judgements if not isinstance(image, ImageError)]
     errors = {str(index): image for index, image in enumerate(judgements) if isinstance(image, ImageError)}

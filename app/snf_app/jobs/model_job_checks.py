@@ -38,7 +38,7 @@ from snf_models.recommendation.record import check_train_images
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.texts import choices
-from snf_runtime.anomaly.conformal import attainable_alpha
+from snf_runtime.anomaly.calibration import attainable_alpha
 from snf_worker.jobs.record import ModelJobType
 
 Parameters = TypeVar("Parameters", bound=BaseModel)

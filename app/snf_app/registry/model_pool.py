@@ -83,7 +83,7 @@ class ModelPool:
 
     async def load_trained(self, loaded: Loaded) -> None:
         """Load the PyTorch flow, for samples and audits; raise ``ModelNotFound`` or ``ArtifactError``."""
-        if loaded.scorer.has_trained:
+        if loaded.scorer.is_flow_loaded:
             return
         # One thread loads for all callers, and goes on when they have given up.
         key = id(loaded.scorer)
@@ -155,12 +155,12 @@ class ModelPool:
             name += f" with calibration {version.calibration}"
         began = time.monotonic()
         try:
-            from snf_models.scorer import Scorer  # noqa: PLC0415 - takes a while, and the loop must answer meanwhile
+            from snf_models.scorer import load_model  # noqa: PLC0415 - takes a while, and the loop must answer meanwhile
             from snf_models.threads import one_blas_thread  # noqa: PLC0415 - as above
 
             one_blas_thread()
             before = self._memory.begin()
-            loaded = Loaded(version, Scorer.load(version.path, version.calibration_path, self._options))
+            loaded = Loaded(version, load_model(version.path, version.calibration_path, self._options))
             entry.size = self._memory.end(before, folder_bytes(version.path))
         # Any failure to load is a state of the model, not of the service.
         except Exception as error:
@@ -202,7 +202,7 @@ class ModelPool:
         if mine:
             self._forget(loaded.version)
 
-    def _open_waves(self) -> None:
+    def _open_parallel(self) -> None:
         """Open what models need for many images at once, which their loading left for later, while no model loads."""
         with self._lock:
             entries = list(self._entries.values())
@@ -213,7 +213,7 @@ class ModelPool:
                 entry.complete = True
                 loaded = entry.future.result()
                 try:
-                    self._enlarge(loaded, loaded.scorer.open_waves)
+                    self._enlarge(loaded, loaded.scorer.open_parallel_graphs)
                 # The first batch opens it, and answers with its error.
                 except Exception:
                     log.exception("graphs of %s for many images could not be opened", loaded.version.name)
@@ -255,7 +255,7 @@ class ModelPool:
         while not self._stop.wait(POLL_S):
             try:
                 self._follow()
-                self._open_waves()
+                self._open_parallel()
             except Exception:
                 # The registry may be on a network volume that is back later.
                 log.exception("the registry could not be read")

@@ -51,14 +51,14 @@ def detail(
     if entry is not None and entry.state is ModelState.READY:
         scorer = entry.future.result().scorer
         serving = Serving(
-            engine=scorer.engine_name,
-            precision=scorer.precision,
-            tile=scorer.tile,
-            log_det_total=scorer.log_det_total,
+            engine=scorer.density.engine_name,
+            precision=scorer.density.precision,
+            tile=scorer.density.micro_batch,
+            log_det_total=scorer.density.constant_log_det,
             log_det_digest=scorer.log_det_digest,
             has_learned_inverse=scorer.has_learned_inverse,
-            smallest_p=scorer.smallest_p,
-            default_alpha=scorer.default_alpha,
+            smallest_p=scorer.calibration.smallest_p,
+            default_alpha=scorer.calibration.default_alpha,
         )
     return ModelDetail(
         name=version.name,

@@ -20,7 +20,7 @@ from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
 from snf_client.schemas.scores import Sample, Samples
 from snf_models.errors import NoLearnedInverse
 from snf_runtime.images.codec import encode_png
-from snf_runtime.steps import Steps
+from snf_runtime.parallelism import Steps
 
 if TYPE_CHECKING:
     from snf_models.scorer import Scorer

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from snf_app.http.admission import FairShares
 from snf_app.http.errors import Problem, draining
 from snf_app.metrics.registry import ServiceMetrics
-from snf_runtime.images.policy import MAX_PIXELS
-from snf_runtime.steps import STEP, Steps
+from snf_runtime.images.files import MAX_PIXELS
+from snf_runtime.parallelism import STEP, Steps
 
 Item = TypeVar("Item")
 T = TypeVar("T")

@@ -20,10 +20,9 @@ from snf_app.http.admission import read_body
 from snf_app.http.errors import Problem, invalid, unsupported_media_type
 from snf_app.scoring.fair_queue import FairQueue
 from snf_models.errors import ImageError
-from snf_runtime.images.bounded_file import never
-from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy
-from snf_runtime.images.file_decoding import pixels_of
-from snf_runtime.images.policy import FORMATS, MAX_PIXELS
+from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image, decode_npy, pixels_of
+from snf_runtime.images.files import FORMATS, MAX_PIXELS
+from snf_runtime.images.untrusted import never
 
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"

@@ -16,15 +16,16 @@ from snf_client.schemas.scores import FailedImage, Fdr, HeatMap, ItemError, Prep
 from snf_models.errors import ImageError, ModelsError
 from snf_models.images import provenance_warning
 from snf_runtime.images.codec import DecodedImage, encode_png
-from snf_runtime.images.placement import FilePlacement
+from snf_runtime.images.preprocessing import FilePlacement
 
 if TYPE_CHECKING:
-    from snf_runtime.anomaly.judged import JudgedImage, Judgement
-    from snf_runtime.anomaly.pixel_contributions import PixelMaps
-    from snf_runtime.anomaly.regions import MapRegions
+    from snf_runtime.anomaly.detection import Detection
+    from snf_runtime.anomaly.maps import MapRegions, PixelMaps
 
 
-def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judgement], *, fdr: bool) -> bytes:
+def answer_json(
+    loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Detection | ImageError], *, fdr: bool
+) -> bytes:
     """Return the answer for all items; raise ``Problem`` 422 if no image has a score."""
     results = [image_result(index, item, judged.get(index), loaded) for index, item in enumerate(items)]
     verdicts = {index: image.verdict for index, image in judged.items() if not isinstance(image, ImageError)}
@@ -47,7 +48,9 @@ def answer_json(loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Judg
     return Scores(**content).model_dump_json(exclude_unset=True).encode()
 
 
-def image_result(index: int, item: Item, judgement: Judgement | None, loaded: Loaded) -> ScoredImage | FailedImage:
+def image_result(
+    index: int, item: Item, judgement: Detection | ImageError | None, loaded: Loaded
+) -> ScoredImage | FailedImage:
     """Return the answer for one image; ``judgement`` is None if it could not be decoded."""
     if isinstance(item.image, ImageError):
         return _failed(index, item, item.image)
@@ -57,7 +60,7 @@ def image_result(index: int, item: Item, judgement: Judgement | None, loaded: Lo
     return _scored(index, item, item.image, judgement, loaded)
 
 
-def _scored(index: int, item: Item, image: DecodedImage, judged: JudgedImage, loaded: Loaded) -> ScoredImage:
+def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, loaded: Loaded) -> ScoredImage:
     placement = FilePlacement.of(loaded.scorer.preprocessing, image.file_size)
     in_file, likelihood = judged.in_file(placement), judged.likelihood
     # Members that are not set are left out of the JSON.

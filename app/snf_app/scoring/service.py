@@ -29,12 +29,12 @@ from snf_app.scoring.responses import answer_json
 from snf_client.schemas.scores import ScoreQuery
 from snf_models.errors import ImageError
 from snf_runtime.images.batch import batch_of
-from snf_runtime.steps import Steps
+from snf_runtime.parallelism import Steps
 from snf_worker.settings import Settings
 
 if TYPE_CHECKING:
     from snf_models.scorer import Scorer
-    from snf_runtime.anomaly.judged import Judgement
+    from snf_runtime.anomaly.detection import Detection
 
 MAX_ANSWERED = 16
 """Most images whose answer is encoded on the event loop; more images, or heat maps, take too long for it."""
@@ -59,9 +59,9 @@ class DetectImages:
     scorer: Scorer
     draws: int
 
-    def __call__(self, images: Sequence[RequestedImage]) -> list[Judgement]:
+    def __call__(self, images: Sequence[RequestedImage]) -> list[Detection | ImageError]:
         pixels = batch_of([image.pixels for image in images], self.scorer.preprocessing)
-        return self.scorer.judge_each(pixels, [image.alpha for image in images], self.draws)
+        return self.scorer.detect(pixels, [image.alpha for image in images], self.draws)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,9 @@ class ScoringService:
         admission.held.enter_context(self.queue.hold_pixels(admission.caller, pixels))
         admission.time.extend(SECONDS_PER_MEGAPIXEL * query.draws * pixels / 1e6)
 
-    async def detect(self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery) -> list[Judgement]:
+    async def detect(
+        self, admission: Admission, images: Sequence[Pixels], query: ScoreQuery
+    ) -> list[Detection | ImageError]:
         """Score preprocessed images in the queue; raise ``Problem`` 429 above a caller's share, 503 while it closes."""
         if not images:
             return []
@@ -156,14 +158,16 @@ class ScoringService:
         tiled = scorer.preprocessing.tiled
         # The draws of an image in a shared batch are one turn of the thread; steps spread more of them, or the tiles of
         # a large image, over several.
-        if not query.explain and query.draws <= scorer.at_once and not tiled:
+        if not query.explain and query.draws <= scorer.density.chunk_size and not tiled:
             requested = [RequestedImage(pixels, query.alpha) for pixels in images]
             function = DetectImages(scorer, query.draws)
-            return await self.queue.run_each(caller, function, requested, query.draws, min(BATCH, scorer.at_once))
+            return await self.queue.run_each(
+                caller, function, requested, query.draws, min(BATCH, scorer.density.chunk_size)
+            )
 
-        def work() -> Steps[list[Judgement]]:
+        def work() -> Steps[list[Detection | ImageError]]:
             pixels = batch_of(images, scorer.preprocessing)
-            return (yield from scorer.judge_steps(pixels, query.alpha, query.draws, explain=query.explain))
+            return (yield from scorer.detect_steps(pixels, query.alpha, query.draws, explain=query.explain))
 
         count = len(images)
         if tiled:
@@ -173,7 +177,11 @@ class ScoringService:
         return await self.queue.run(caller, work(), count * query.draws)
 
     def record(
-        self, loaded: Loaded, query: ScoreQuery, judgements: Sequence[Judgement], failed: Sequence[str] = ()
+        self,
+        loaded: Loaded,
+        query: ScoreQuery,
+        judgements: Sequence[Detection | ImageError],
+        failed: Sequence[str] = (),
     ) -> None:
         """Count images in the metrics, keep evidence and, with a ``source``, add to the drift test."""
         scored = [image for image in judgements if not isinstance(image, ImageError)]
@@ -189,5 +197,5 @@ class ScoringService:
             self.drift.record(Key.of(version), DriftReference.of(scorer), query.source, statistics, levels)
         from snf_models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - not needed before the first answer
 
-        kept = [StoredEvidence.of(one, query.alpha, scorer.precision) for one in evidence[-MAX_KEPT:]]
+        kept = [StoredEvidence.of(one, query.alpha, scorer.density.precision) for one in evidence[-MAX_KEPT:]]
         self.recent.record(version.name, version.version, scorer.log_det_digest, kept)

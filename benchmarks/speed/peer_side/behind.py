@@ -38,11 +38,11 @@ def _pixels(images: Sequence[Image.Image]) -> np.ndarray:
 
 
 def _ours() -> Score:
-    from snf_models.scorer import Scorer
+    from snf_models.scorer import load_model
     from snf_models.scoring.options import EngineOptions
 
     options = EngineOptions(threads=torch.get_num_threads(), cache=Path(os.environ["SPEED_CACHE"]))
-    scorer = Scorer.load(Path(os.environ["SPEED_ARTIFACT"]), options=options)
+    scorer = load_model(Path(os.environ["SPEED_ARTIFACT"]), options=options)
     return lambda images: [one.log_likelihood for one in scorer.score(_pixels(images))]
 
 

@@ -21,13 +21,12 @@ from snf_models.anomaly.reference_images import (
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.artifacts.manifest import CalibrationSummary, Precision
 from snf_models.errors import DatasetUnfit, ScoreNotFinite
-from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
-from snf_runtime.anomaly.calibration import Calibration, Fold, MapReference
-from snf_runtime.anomaly.pixel_contributions import standardise
-from snf_runtime.anomaly.statistics.combined import Statistic
-from snf_runtime.scoring.channel_statistics import is_channel_statistic
+from snf_runtime.anomaly.calibration import Calibration, Fold
+from snf_runtime.anomaly.maps import MapReference, of_pixels, of_places, standardise
+from snf_runtime.anomaly.statistics import Statistic
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.scoring.flow_pass import is_channel_statistic
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity
 

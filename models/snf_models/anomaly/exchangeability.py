@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from snf_runtime.anomaly.conformal import flagged_ranks
+from snf_runtime.anomaly.calibration import flagged_ranks
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

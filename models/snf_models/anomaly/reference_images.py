@@ -18,8 +18,8 @@ from snf_models.artifacts.manifest import Manifest
 from snf_models.datasets import Dataset, DatasetSummary, Images
 from snf_models.errors import DatasetUnfit
 from snf_models.flows.architecture import Architecture, FeatureArchitecture
+from snf_runtime.images.batch import size_of, tile_plan
 from snf_runtime.images.preprocessing import Preprocessing, as_image
-from snf_runtime.images.tiles import size_of, tile_plan
 
 MIN_REFERENCE = 20
 SEED = 0

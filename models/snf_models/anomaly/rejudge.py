@@ -10,7 +10,7 @@ import numpy as np
 
 from snf_models.artifacts.manifest import Precision
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.judged import size_error
+from snf_runtime.anomaly.detection import size_error
 from snf_runtime.scoring.evidence import Evidence
 
 

@@ -10,18 +10,22 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.density.conditioning import Conditioning
-from snf_runtime.anomaly.density.gaussian import Gaussian
-from snf_runtime.anomaly.density.mixture import Mixture
-from snf_runtime.anomaly.density.tails import Tail
-from snf_runtime.anomaly.statistics.combined import HeldOutSurprises, Statistic
-from snf_runtime.anomaly.statistics.features import FeatureFamily
-from snf_runtime.anomaly.statistics.local import LocalFamily, all_regions, log_extremes, tail_surprises
-from snf_runtime.anomaly.statistics.whole_image import DensityView, WholeFamily, total_surprise, z_scores
-from snf_runtime.scoring.channel_statistics import ENERGY, is_channel_statistic
-from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.grid import Region, members
-from snf_runtime.scoring.latent_statistics import PIXEL_TERM
+from snf_runtime.anomaly.distributions import Conditioning, Gaussian, Mixture, Tail
+from snf_runtime.anomaly.statistics import (
+    DensityView,
+    FeatureFamily,
+    HeldOutSurprises,
+    LocalFamily,
+    Statistic,
+    WholeFamily,
+    all_regions,
+    log_extremes,
+    tail_surprises,
+    total_surprise,
+    z_scores,
+)
+from snf_runtime.scoring.evidence import Evidence, Region, members
+from snf_runtime.scoring.flow_pass import ENERGY, PIXEL_TERM, is_channel_statistic
 
 Array = NDArray[np.float64]
 

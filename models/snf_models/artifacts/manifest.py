@@ -16,8 +16,8 @@ from snf_client.schemas.models import UnfitCode
 from snf_models.errors import ArtifactError
 from snf_models.flows.architecture import Architecture
 from snf_models.images import Provenance
-from snf_runtime import kinds
 from snf_runtime.images.preprocessing import Preprocessing
+from snf_runtime.scoring import layout
 
 Measure = Literal["pixels", "features", "validation", "training", "learned-inverse"]
 """What a check measures: the density of pixels, the density of features, the course of the training, or the inverse."""
@@ -103,7 +103,7 @@ def in_words(failed: Iterable[FitnessCheck]) -> str:
 
 
 FILE = "manifest.json"
-Precision = kinds.Precision
+Precision = layout.Precision
 Document = TypeVar("Document", bound=BaseModel)
 
 

@@ -18,8 +18,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from snf_models.bijections.frozen import FrozenAffine, FrozenMap, FrozenStep
-from snf_runtime import kinds
-from snf_runtime.scoring.pixel_transforms import PixelFunction
+from snf_runtime.scoring import layout
+from snf_runtime.scoring.layout import PixelFunction
 
 Gradients = TypeVar("Gradients")
 
@@ -48,7 +48,7 @@ def first_derivatives(backward: Callable[..., Gradients]) -> Callable[..., Gradi
     return checked
 
 
-Shape = kinds.Shape
+Shape = layout.Shape
 LogDetGradient = Literal["paper", "newton-schulz"]
 """Approximation of W^-1 in the gradient of log|det W|: the learned inverse R ("paper"), or 2R - R W R, a Newton-Schulz
 step from R ("newton-schulz")."""

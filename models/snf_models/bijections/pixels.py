@@ -19,7 +19,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from snf_models.bijections.base import Elementwise, sum_samples
-from snf_runtime.scoring.pixel_transforms import (
+from snf_runtime.scoring.layout import (
     DEVIATIONS,
     LIMIT,
     MEANS,

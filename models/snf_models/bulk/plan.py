@@ -15,7 +15,7 @@ from snf_models.datasets.store import DatasetStore
 from snf_models.errors import DatasetUnfit
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
-from snf_runtime.kinds import DensityKind
+from snf_runtime.scoring.layout import DensityKind
 
 IMAGES_PER_PART = 2000
 MAX_PARTS = 10_000

@@ -32,10 +32,8 @@ from snf_models.errors import DatasetNotFound, ImageError
 from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
 from snf_models.texts import choices
-from snf_runtime.images.codec import Preprocessing, decode_image
-from snf_runtime.images.image_folder import read_file
-from snf_runtime.images.npy import npy_header
-from snf_runtime.images.policy import path_text
+from snf_runtime.images.codec import Preprocessing, decode_image, npy_header
+from snf_runtime.images.files import path_text, read_file
 from snf_runtime.images.preprocessing import conform_pixels
 
 ARRAYS = ("x_train", "x_test")

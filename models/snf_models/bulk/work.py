@@ -16,11 +16,11 @@ from snf_models.bulk.sources import chosen_part_size
 from snf_models.bulk.tables import PartSummary, table_of
 from snf_models.datasets.image_source import ImageSource
 from snf_models.errors import EngineUnavailable, Interrupted, PartFailed, PlanDiffers
-from snf_models.loading.model_files import ModelFiles, content_digest
+from snf_models.loading.verification import ModelFiles, content_digest
 from snf_models.score_rows import SCHEMA, batches_of, judged_rows
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.threads import one_blas_thread, prefetch
-from snf_runtime.anomaly.conformal import attainable_alpha
+from snf_runtime.anomaly.calibration import attainable_alpha
 from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def load_scorer(model: ModelFiles) -> Scorer:
 def engine_of(scorer: Scorer) -> str:
     """Return a name such as ``torch``, of a hybrid model with two engines both, such as ``openvino+torch``."""
     features = getattr(scorer.density, "features", None)
-    names = [scorer.engine_name] if features is None else [scorer.engine_name, features.engine_name]
+    names = [scorer.density.engine_name] if features is None else [scorer.density.engine_name, features.engine_name]
     return "+".join(dict.fromkeys(names))
 
 

@@ -16,7 +16,7 @@ from snf_client.schemas.training import ImageOptions
 from snf_models.datasets.dataset import HELD_OUT_SHARE, MIN_IMAGES, Dataset, DatasetSummary, digest_of
 from snf_models.errors import DatasetUnfit, ImageError
 from snf_models.images import ARRAY, Provenance, choose_preprocessing
-from snf_runtime.images.npy import npy_header
+from snf_runtime.images.codec import npy_header
 from snf_runtime.images.preprocessing import Pixels, Preprocessing, conform_pixels
 
 FILES = {"mnist": "mnist.npz", "fashion-mnist": "fashion_mnist.npz", "cifar10": "cifar10.npz"}

@@ -34,7 +34,7 @@ from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
 from snf_models.naming import printable
 from snf_models.threads import Piece, prefetch, read_ahead
-from snf_runtime.images.policy import is_no_image, path_text
+from snf_runtime.images.files import is_no_image, path_text
 
 GAP_BYTES = 2**20
 """Bytes between two images up to which both are read with one request: reading them takes less time than a request."""

@@ -21,7 +21,7 @@ from snf_models.datasets.report import KeptHashes, NearDuplicates
 from snf_models.datasets.upload_items import DiskQuota, ImageFile, ImagePixels
 from snf_models.errors import DatasetNotFound, ImageError
 from snf_models.images import ARRAY
-from snf_runtime.images.file_decoding import open_image
+from snf_runtime.images.codec import open_image
 from snf_runtime.images.preprocessing import OpenedImage, is_grey, opaque, opened_pixels, to_eight_bits
 
 

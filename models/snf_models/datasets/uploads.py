@@ -37,8 +37,8 @@ from snf_models.datasets.upload_items import (
     too_many_files,
 )
 from snf_models.errors import DatasetRefused
-from snf_runtime.images.npy import npy_header
-from snf_runtime.images.policy import MAX_PIXELS, is_no_image
+from snf_runtime.images.codec import npy_header
+from snf_runtime.images.files import MAX_PIXELS, is_no_image
 
 DIRECTORY_BYTES = 128  # most bytes of an entry in the directory of a zip file, on average
 ENCRYPTED, UTF8 = 0x1, 0x800

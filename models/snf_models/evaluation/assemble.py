@@ -34,8 +34,8 @@ from snf_models.evaluation.image_sets import ImageSet, Normals
 from snf_models.evaluation.metrics import separation
 from snf_models.evaluation.scored_sets import ScoredSet
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.conformal import smallest_p
-from snf_runtime.kinds import DensityKind
+from snf_runtime.anomaly.calibration import smallest_p
+from snf_runtime.scoring.layout import DensityKind
 from snf_runtime.scoring.likelihood import bits_per_dim
 
 Array: TypeAlias = NDArray[np.float64]
@@ -91,7 +91,7 @@ class ScoredSets:
 def alphas_of(subject: Subject) -> list[float]:
     """Return the default rates and that of the parameters, rising; at least the smallest p-value."""
     alpha = subject.parameters.alpha
-    defaults = {max(default, subject.scorer.smallest_p) for default in ALPHAS}
+    defaults = {max(default, subject.scorer.calibration.smallest_p) for default in ALPHAS}
     return sorted({*defaults, *([] if alpha is None else [alpha])})
 
 
@@ -143,7 +143,7 @@ def assemble(subject: Subject, scored: ScoredSets, report_progress: Callable[[st
             test=_count(subject, "test", test, dataset),
             gallery=gallery(scorer, test, scored.normals.test),
             mean_log_likelihood=mean,
-            bits_per_dim=bits_per_dim(mean, scorer.dimensions) if scorer.density.kind == "density" else None,
+            bits_per_dim=bits_per_dim(mean, scorer.density.dimensions) if scorer.density.kind == "density" else None,
         ),
         columns=describe_columns(columns, flags, normal, alphas),
         sets=sets,

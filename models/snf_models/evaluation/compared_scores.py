@@ -13,15 +13,12 @@ from snf_models.errors import ImageError
 from snf_models.evaluation.baselines import LABELS, NAMES, Baselines
 from snf_models.evaluation.same_size_pixels import pictures
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.conformal import MAX_STATISTIC
-from snf_runtime.anomaly.statistics.combined import EvidenceKind, Statistic
-from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS
+from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
+from snf_runtime.anomaly.statistics import FEATURE_STATISTICS, EvidenceKind, Statistic
 from snf_runtime.images.batch import Batch, chosen
-from snf_runtime.kinds import DensityKind
-from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.grid import regions
-from snf_runtime.scoring.latent_statistics import COMPLEXITY
+from snf_runtime.scoring.evidence import Evidence, regions
+from snf_runtime.scoring.flow_pass import COMPLEXITY
+from snf_runtime.scoring.layout import DensityKind
 from snf_runtime.scoring.likelihood import Likelihood
 
 Array: TypeAlias = NDArray[np.float64]
@@ -108,7 +105,7 @@ class ScoreSuite:
         self._groups = (
             combined(calibration),
             families(calibration),
-            whole_image(calibration, scorer.statistics),
+            whole_image(calibration, scorer.density.statistics),
             local(calibration),
             features(calibration),
             trivial(baselines, scorer.density.kind),

@@ -14,7 +14,7 @@ from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.evaluation.compared_scores import COMBINED, ImageScores, ScoreColumn
 from snf_models.evaluation.curves import roc_points
 from snf_models.evaluation.metrics import auroc_gain, intervals, separation
-from snf_runtime.anomaly import conformal
+from snf_runtime.anomaly import calibration
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -41,11 +41,11 @@ class Thresholds:
         """Return the conformal p-values of a column, ``(N,)``."""
         if column == 0:
             return scored.p_values
-        return conformal.p_values([self.ordered[:, column]], [scored.values[:, column]])
+        return calibration.p_values([self.ordered[:, column]], [scored.values[:, column]])
 
     def rate(self, scored: ImageScores, column: int, alpha: float) -> Rate:
         """Return the share that is flagged at ``alpha``, or at the smallest p-value if that is larger."""
-        alpha = max(alpha, conformal.smallest_p(self.images(column)))
+        alpha = max(alpha, calibration.smallest_p(self.images(column)))
         return Rate(alpha=alpha, share=float((self.p_values(scored, column) <= alpha).mean()))
 
 

@@ -17,7 +17,7 @@ from snf_models.evaluation.image_sets import ImageSet, ImageSets, Normals, evenl
 from snf_models.evaluation.masks import open_masks
 from snf_models.evaluation.measure_localisation import few, measure_localisation, normal_maps, pairs_of
 from snf_models.evaluation.scored_sets import ScoredSet, ScoredSetCache, score_set
-from snf_runtime.anomaly.conformal import attainable_alpha
+from snf_runtime.anomaly.calibration import attainable_alpha
 
 FAULTY = 500
 """Most normal images that are damaged. Every grade damages the same images, which then do not count as normal."""
@@ -44,7 +44,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Compare scores of a model and baselines. Sets that are finished in ``folder`` are not repeated."""
     chosen, scorer = subject.parameters, subject.scorer
-    attainable_alpha(chosen.alpha, scorer.smallest_p)
+    attainable_alpha(chosen.alpha, scorer.calibration.smallest_p)
     used = (scorer.manifest.training.dataset, scorer.calibration_summary.dataset)
     datasets = ImageSets(used, scorer.preprocessing, chosen, subject.data_dir, subject.store)
     normals = datasets.normals(subject.dataset)

@@ -10,8 +10,7 @@ from snf_client.schemas.evaluations import Example, Gallery
 from snf_models.evaluation.image_sets import ImageSet
 from snf_models.evaluation.scored_sets import Extremes, ScoredSet
 from snf_models.scorer import Scorer
-from snf_runtime.images.placement import FilePlacement
-from snf_runtime.images.preprocessing import as_image
+from snf_runtime.images.preprocessing import FilePlacement, as_image
 
 MAX_SIDE = 96
 """Largest side of a picture in pixels; larger images are reduced."""
@@ -48,7 +47,7 @@ def _examples(scorer: Scorer, _raw: ScoredSet, extremes: Extremes, images: Image
     likelihoods = scorer.score(extremes.images)
     verdicts = [
         verdict.in_file(FilePlacement.of(images.preprocessing, images.file_size(place)))
-        for verdict, place in zip(scorer.anomalies(likelihoods), places, strict=True)
+        for verdict, place in zip(scorer.verdicts(likelihoods), places, strict=True)
     ]
     return [
         Example(

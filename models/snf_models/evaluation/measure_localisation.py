@@ -14,7 +14,7 @@ from snf_models.evaluation.image_sets import ImageSet, evenly
 from snf_models.evaluation.localisation_metrics import FOUND, Map, Mask, localise
 from snf_models.evaluation.masks import MaskPairs, MaskReader, pair_masks
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.pixel_contributions import MAX_MAP_PIXELS, PixelMaps
+from snf_runtime.anomaly.maps import MAX_MAP_PIXELS, PixelMaps
 from snf_runtime.images.batch import batch_of
 from snf_runtime.images.preprocessing import DecodedImage
 

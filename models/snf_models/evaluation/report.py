@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from snf_client.schemas.evaluations import Curve, EvaluationReport, FalseAlarms, Histograms, Interval, Result, SetReport
-from snf_runtime.attainable import unattainable
+from snf_runtime.errors import unattainable
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The policy that keeps a browser from loading or running anything, whatever a name in the report contains."""

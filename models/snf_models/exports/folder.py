@@ -22,11 +22,13 @@ from snf_models.flows.architecture import FeatureArchitecture, HybridArchitectur
 from snf_models.loading.verification import statistic_tolerance
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer
-from snf_models.scoring.engines.open import openvino_obstacle
+from snf_models.scoring.cache import described_pixels
 from snf_models.scoring.frozen import FrozenFlow
-from snf_models.scoring.prepared.record import described_pixels
-from snf_runtime.anomaly.calibration_arrays import to_arrays
-from snf_runtime.exported.folder import CALIBRATION, MASSES, PINNED
+from snf_models.scoring.open_density import openvino_obstacle
+from snf_models.scoring.openvino_features import FeatureGraphs, open_network
+from snf_models.scoring.openvino_graph import forward_graph
+from snf_runtime.anomaly.calibration import to_arrays
+from snf_runtime.exported.content import CALIBRATION, MASSES, PINNED
 from snf_runtime.exported.manifest import (
     ARRAYS,
     CARD,
@@ -41,8 +43,7 @@ from snf_runtime.exported.manifest import (
     GraphFormat,
     read_export_manifest,
 )
-from snf_runtime.scoring.layout import FeatureLayout
-from snf_runtime.scoring.pixel_transforms import MarginalFunction
+from snf_runtime.scoring.layout import FeatureLayout, MarginalFunction
 
 TEXT_BYTES = 2**22
 """Room on the disk for the texts of an export: manifest, model card and notice."""
@@ -55,8 +56,8 @@ def export_model(
     arrays: dict[str, NDArray[Any]] = {PINNED: scorer.pinned[:1]}
     graphs: dict[str, Any] = {}
     pixels = features = None
-    if scorer.pixels is not None:
-        frozen = scorer.pixels.engine.frozen
+    if scorer.trained.pixels is not None:
+        frozen = scorer.trained.pixels.engine.frozen
         graphs["pixels"], pixels = pixel_part(frozen)
         if isinstance(frozen.pixel_function, MarginalFunction):
             arrays[MASSES] = frozen.pixel_function.masses
@@ -84,7 +85,7 @@ def export_model(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             kind=scorer.density.kind,
             format=form,
-            precision=scorer.precision,
+            precision=scorer.density.precision,
             weights_sha256=scorer.log_det_digest,
             preprocessing=scorer.preprocessing,
             pixels=pixels,
@@ -115,8 +116,6 @@ def pixel_part(frozen: FrozenFlow) -> tuple[Any, ExportedPixels]:
     """Return the graph of a pixel flow, for one image, and its description; raise ``EngineUnavailable``."""
     if reason := openvino_obstacle(frozen):
         raise EngineUnavailable(f"the flow over pixels cannot be exported: {reason}")
-    from snf_models.scoring.engines.openvino_graph import forward_graph  # noqa: PLC0415 - OpenVINO takes time to load
-
     graph = forward_graph(frozen, 1)
     described = described_pixels(frozen, graph.outputs)
     if described is None:
@@ -137,9 +136,6 @@ def _backbone(scorer: Scorer) -> tuple[FeatureArchitecture, BackboneStore, Backb
 def _features(
     scorer: Scorer, architecture: FeatureArchitecture, store: BackboneStore, backbone: Backbone
 ) -> tuple[Any, ExportedFeatures]:
-    from snf_models.scoring.engines.openvino_backbone import open_network  # noqa: PLC0415 - OpenVINO takes time to load
-    from snf_models.scoring.engines.openvino_feature_graph import FeatureGraphs  # noqa: PLC0415 - as above
-
     flows = scorer.trained.features
     assert flows is not None
     shape, size = architecture.image_shape, architecture.input_size
@@ -152,13 +148,13 @@ def _calibration(version: ModelVersion, scorer: Scorer) -> ExportedCalibration:
     summary = scorer.calibration_summary
     worst = None if summary.deviation is None else summary.deviation.worst
     return ExportedCalibration(
-        version.calibration, summary.dataset, scorer.calibration.images, scorer.smallest_p, worst
+        version.calibration, summary.dataset, scorer.calibration.images, scorer.calibration.smallest_p, worst
     )
 
 
 def _pinned(scorer: Scorer) -> ExportedPinned:
     score = scorer.score(scorer.pinned[:1])[0]
-    statistic = scorer.anomaly(score).statistic
+    statistic = scorer.verdicts([score])[0].statistic
     return ExportedPinned(
         score.log_likelihood,
         scorer.tolerance(score.log_likelihood),

@@ -20,7 +20,7 @@ def serialized(model: Any, form: GraphFormat) -> GraphFiles:
 
 def _openvino(model: Any) -> GraphFiles:
     """Return the files ``.xml`` of nodes and ``.bin`` of constants, uncompressed: the graph gives the same bits."""
-    from snf_runtime.scoring.engines.openvino_library import ov  # noqa: PLC0415 - OpenVINO takes time to load
+    from snf_runtime.scoring.openvino_engine import ov  # noqa: PLC0415 - OpenVINO takes time to load
 
     with tempfile.TemporaryDirectory(prefix="snf-export-") as scratch:
         path = Path(scratch) / "graph.xml"

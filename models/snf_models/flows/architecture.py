@@ -38,7 +38,7 @@ from snf_models.flows.layers import (
     Width,
     parse_layer,
 )
-from snf_runtime.kinds import DensityKind
+from snf_runtime.scoring.layout import DensityKind
 
 MAX_LAYERS = 2048
 """Most layers of a flow."""

@@ -22,11 +22,12 @@ from snf_models.limits.good_images import GoodImages
 from snf_models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.judged import without_other_sizes
+from snf_runtime.anomaly.detection import Detector
+from snf_runtime.errors import SizeNotCalibrated
 from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.likelihood import Likelihood, score_each
+from snf_runtime.scoring.likelihood import Likelihood
 
 BATCH = 64
 BATCH_BYTES = 32 * 2**20
@@ -135,7 +136,7 @@ def measure_limits(
 def _plan(scorer: Scorer, digest: str, seed: int, alpha: float) -> str:
     """Return a digest of everything that the counts depend on."""
     summary = scorer.calibration_summary.model_dump_json()
-    text = repr((scorer.log_det_digest, scorer.engine_name, summary, digest, seed, alpha))
+    text = repr((scorer.log_det_digest, scorer.density.engine_name, summary, digest, seed, alpha))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -254,10 +255,10 @@ class _Counter:
         return found
 
     def _flagged(self, images: Batch) -> int:
-        _, errors = without_other_sizes(self._density, self._calibration, images)
-        for error in errors.values():
-            raise DatasetUnfit(error.detail)
-        scores = score_each(self._density, images)
+        scores = Detector(self._density, self._calibration).score_each(images)
+        for score in scores:
+            if isinstance(score, SizeNotCalibrated):
+                raise DatasetUnfit(score.detail)
         # An image without a finite likelihood is not judged, so its defect is not found.
         evidence = [score.evidence for score in scores if isinstance(score, Likelihood) and score.evidence is not None]
         return int((self._calibration.p_values(Evidence.join(evidence)) <= self._alpha).sum()) if evidence else 0

@@ -48,11 +48,10 @@ from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.pipeline.schedule import Schedule
 from snf_models.pipeline.training_images import every_image
 from snf_models.registry.calibrations import save_calibration
-from snf_models.scoring.engines.torch_engine import TorchEngine
-from snf_models.scoring.flow_density import FlowDensity, pixels_of
-from snf_models.scoring.open_density import log_dets_of, open_density
+from snf_models.scoring.frozen import sample_frozen, to_pixels
+from snf_models.scoring.open_density import FlowDensity, log_dets_of, open_density, pixels_of
 from snf_models.scoring.options import EngineOptions
-from snf_models.scoring.sampling import sample_frozen, to_pixels
+from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import inverse_errors
 from snf_runtime.images.batch import stacked

@@ -38,9 +38,8 @@ from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.checkpoint import TrainingState, identity_of, load_averaged, load_checkpoint, save_checkpoint
 from snf_models.pipeline.schedule import STEPS_BETWEEN_VALIDATIONS, Schedule
-from snf_models.scoring.engines.torch_engine import TorchEngine
-from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
-from snf_models.scoring.sampling import sample_frozen, to_pixels
+from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze, sample_frozen, to_pixels
+from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.threads import prefetch, torch_threads
 from snf_models.training.batches import Batches
 from snf_models.training.config import INITIALIZATION_IMAGES, TrainingConfig, learning_rate_at
@@ -56,9 +55,9 @@ from snf_models.training.optimizer import (
 )
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png, image_grid
-from snf_runtime.images.dequantisation import content_noise
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.likelihood import bits_per_dim
+from snf_runtime.scoring.pixel_density import content_noise
 
 # Numbers of <malloc.h>, and limits and defaults of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4

@@ -31,7 +31,7 @@ from snf_models.flows.architecture import (
 from snf_models.flows.layers import Coupling, ExactOneByOneSpec, SelfNormalizingDenseSpec, SelfNormalizingOneByOneSpec
 from snf_models.texts import choices, error_line, value_text
 from snf_models.training.config import TrainingConfig
-from snf_runtime.anomaly.conformal import DEFAULT_ALPHA, smallest_p
+from snf_runtime.anomaly.calibration import DEFAULT_ALPHA, smallest_p
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""

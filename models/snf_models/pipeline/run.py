@@ -36,7 +36,7 @@ from snf_models.pipeline.loop import Observer, Trainer, choose_threads, release_
 from snf_models.pipeline.presets import PRESETS, ExpectedRanks, TrainingRecipe, find_preset, whole_folds
 from snf_models.pipeline.schedule import Schedule, phases_in_steps
 from snf_models.pipeline.training_images import TrainingImages, every_image
-from snf_models.scoring.engines.open_features import open_extractor
+from snf_models.scoring.open_density import open_extractor
 from snf_models.scoring.options import EngineOptions
 from snf_models.texts import value_text
 from snf_models.threads import torch_threads

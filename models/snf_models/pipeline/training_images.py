@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from snf_models.datasets import Dataset
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_runtime.images.batch import Batch, joined, stacked
+from snf_runtime.images.batch import Batch, TilePlan, joined, size_of, stacked, tile_plan
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
 
 
 class TrainingImages(Protocol):

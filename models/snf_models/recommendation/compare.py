@@ -41,9 +41,9 @@ from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
 from snf_models.recommendation.record import FAMILIES, PRESET_OF, check_train_images
 from snf_models.recommendation.rule import NOT_COVERED, mean_rank, propose, typical_limit
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
-from snf_runtime.attainable import unattainable
+from snf_runtime.errors import unattainable
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.preprocessing import Preprocessing, conform_pixels
 
@@ -116,12 +116,12 @@ def compare_families(
                 engine=options,
                 job=job,
             )
-            scorers[family] = Scorer.load(artifact, None, options)
+            scorers[family] = load_model(artifact, None, options)
         except UNAVAILABLE as error:
             leave_out(family, error.detail)
         progress.save()
     # The same rate for all.
-    alpha = max([parameters.alpha, *(scorer.smallest_p for scorer in scorers.values())])
+    alpha = max([parameters.alpha, *(scorer.calibration.smallest_p for scorer in scorers.values())])
     wanted = LimitParameters(
         alpha=alpha, images=MOST[-1], shapes=parameters.shapes, contrasts=parameters.contrasts, seed=parameters.seed
     )
@@ -162,7 +162,7 @@ def compare_families(
         seconds=time.monotonic() - began,
         seed=parameters.seed,
         alpha=alpha,
-        smallest_p=max(scorer.smallest_p for scorer in scorers.values()),
+        smallest_p=max(scorer.calibration.smallest_p for scorer in scorers.values()),
         images=ComparedImages(
             fit=len(chosen.train),
             statistics=len(chosen.statistics),

@@ -21,9 +21,7 @@ from snf_models.artifacts.manifest import Activation, CalibrationRecord, Calibra
 from snf_models.disk import locked, new_folder, remove_leftovers, sha256_file, write_atomically
 from snf_models.errors import ArtifactError, CalibrationNotFound, LimitNotFound, ModelsError
 from snf_models.naming import is_version
-from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
-from snf_runtime.anomaly.conformal import USUAL_ALPHAS
+from snf_runtime.anomaly.calibration import USUAL_ALPHAS, Calibration, from_arrays, to_arrays
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from snf_models.bijections.base import Bijection, Elementwise, Shape
 from snf_models.bijections.convolution_matrix import LinAlgError
 from snf_models.bijections.coupling import FrozenCoupling
-from snf_models.bijections.frozen import FrozenAffine, FrozenStep, has_learned_inverse
-from snf_models.errors import SingularLayer
+from snf_models.bijections.frozen import FrozenAffine, FrozenStep, Inverse, has_learned_inverse
+from snf_models.errors import NoLearnedInverse, SingularLayer
 from snf_models.flows.flow import Flow, walk
-from snf_runtime.kinds import Precision
-from snf_runtime.scoring.layout import FlowLayout, LevelLayout
+from snf_runtime.parallelism import Steps, chunk_size
+from snf_runtime.scoring.density import Engine
+from snf_runtime.scoring.layout import FlowLayout, LevelLayout, Precision
 
 LARGEST_ROUND_TRIP_ERROR = 1e-6
 PROBES = 4
@@ -51,10 +55,6 @@ class FrozenFlow(FlowLayout):
             for level in self.levels
         )
         return replace(self, levels=levels, precision=precision)
-
-    @property
-    def has_learned_inverse(self) -> bool:
-        return any(has_learned_inverse(step) for level in self.levels for step in level.steps)
 
     def latent_shapes(self) -> list[Shape]:
         """Return (C, H, W) of the levels that have latents, finest scale first."""
@@ -133,6 +133,7 @@ def freeze(flow: Flow, image_shape: Shape, log_dets: dict[str, float] | None = N
         levels=tuple(levels),
         is_spatial=not any(getattr(step, "flat", False) for level in levels for step in level.steps),
         precision="float32",
+        has_learned_inverse=any(has_learned_inverse(step) for level in levels for step in level.steps),
         pixels=pixels,
     )
 
@@ -165,3 +166,95 @@ def _fold(steps: list[FrozenStep]) -> tuple[FrozenStep, ...]:
         else:
             folded.append(step)
     return tuple(folded)
+
+
+Array = NDArray[np.float64]
+
+
+@runtime_checkable
+class FlowEngine(Engine, Protocol):
+    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents and back.
+
+    Attributes:
+        frozen: The flow.
+    """
+
+    frozen: FrozenFlow
+
+    def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
+        """Map latents back to the input of the flow: images after the pixel transform, such as logits.
+
+        The caller inverts the pixel transform.
+
+        Args:
+            scales: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
+            inverse: "exact", or "learned" for the learned approximate inverse of each layer that has one.
+
+        Returns:
+            Images before the inverse of the pixel transform, float64 ``(N, C, H, W)``.
+        """
+        ...
+
+
+@torch.inference_mode()
+def sample_frozen(
+    engine: FlowEngine,
+    frozen: FrozenFlow,
+    n: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    inverse: Inverse = "exact",
+    first: int = 0,
+) -> NDArray[np.float64]:
+    """Draw images, float64 ``(n, C, H, W)``: image i depends on the seed and i alone."""
+    shapes = frozen.latent_shapes()
+    dimensions = int(np.prod(frozen.image_shape))
+    noise = np.stack([np.random.default_rng((seed, i)).standard_normal(dimensions) for i in range(first, first + n)])
+    parts = np.split(noise * temperature, np.cumsum([np.prod(shape) for shape in shapes])[:-1], axis=1)
+    scales = [part.reshape(n, *shape) for part, shape in zip(parts, shapes, strict=True)]
+    y = torch.from_numpy(engine.inverse(scales, inverse))
+    images: NDArray[np.float64] = frozen.pixels.inverse(y)[0].numpy()
+    return images
+
+
+def to_pixels(images: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.floor(images).clip(0, 255).astype(np.uint8)
+
+
+class Sampler:
+    """Source of random images of a flow: image i depends on the seed and i alone."""
+
+    def __init__(self, engine: FlowEngine, frozen: FrozenFlow, threads: int | None = None) -> None:
+        self.engine = engine
+        self.frozen = frozen
+        self._threads = threads
+
+    @property
+    def chunk_size(self) -> int:
+        """Images between two pauses: a micro-batch a thread, fewer large ones."""
+        return chunk_size(math.prod(self.frozen.image_shape[1:]), self._threads or torch.get_num_threads())
+
+    def sample(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
+    ) -> NDArray[np.uint8]:
+        """Draw images from ``first`` on, uint8 ``(n, C, H, W)``; ``NoLearnedInverse`` if the flow has none."""
+        return to_pixels(self.sample_continuous(n, temperature, seed, inverse, first))
+
+    def sample_steps(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact"
+    ) -> Steps[NDArray[np.uint8]]:
+        """Draw as :meth:`sample` in a generator that pauses between small groups."""
+        parts = []
+        for first in range(0, n, self.chunk_size):
+            if first:
+                yield
+            parts.append(self.sample(min(self.chunk_size, n - first), temperature, seed, inverse, first))
+        return np.concatenate(parts)
+
+    def sample_continuous(
+        self, n: int, temperature: float = 1.0, seed: int = 0, inverse: Inverse = "exact", first: int = 0
+    ) -> NDArray[np.float64]:
+        """Draw as :meth:`sample`, but unrounded in float64."""
+        if inverse == "learned" and not self.frozen.has_learned_inverse:
+            raise NoLearnedInverse("every layer of this model is inverted exactly; ask for inverse=exact")
+        return sample_frozen(self.engine, self.frozen, n, temperature, seed, inverse, first)

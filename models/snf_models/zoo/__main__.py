@@ -23,7 +23,7 @@ from snf_models.artifacts.card import model_card
 from snf_models.artifacts.files import CALIBRATION, CARD
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.errors import Interrupted
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.loading.verification import seal
 from snf_models.pipeline.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
 from snf_models.pipeline.run import begun_config, train

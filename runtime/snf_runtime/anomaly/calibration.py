@@ -1,39 +1,174 @@
-"""The calibration of a model, which turns the scores of an image into a conformal p-value and an anomaly verdict."""
+"""The calibration of a model: conformal p-values and verdicts by its statistics of normal images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from snf_runtime.anomaly.anomaly_map import of_places
-from snf_runtime.anomaly.conformal import (
-    CELLS,
-    MAX_STATISTIC,
-    Distribution,
-    attainable_alpha,
-    default_alpha,
-    distribution,
-    flagged_ranks,
-    p_values,
-    smallest_p,
-    statistic_cells,
-    threshold,
-)
-from snf_runtime.anomaly.find_reasons import explain
-from snf_runtime.anomaly.regions import MapRegions, find_regions, find_regions_of_tiles
-from snf_runtime.anomaly.statistics.combined import Statistic, merge
-from snf_runtime.anomaly.verdict import Verdict
-from snf_runtime.images.tiles import TilePlan
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
-from snf_runtime.scoring.white_level import LEVELS
+from snf_runtime.anomaly.maps import MapReference, MapRegions, find_regions, find_regions_of_tiles, of_places
+from snf_runtime.anomaly.statistics import Statistic, merge
+from snf_runtime.anomaly.verdict import Verdict, explain
+from snf_runtime.errors import AlphaUnattainable
+from snf_runtime.images.batch import TilePlan
+from snf_runtime.scoring.evidence import LEVELS, Evidence, FeatureEvidence
 
-Array: TypeAlias = NDArray[np.float64]
+Array = NDArray[np.float64]
+
+DEFAULT_ALPHA = 0.01
+USUAL_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
+DIGITS = 6
+"""Decimals of a statistic in nats that do not depend on the size of the batch."""
+MAX_STATISTIC = 1e6
+"""Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
+CELLS = 1024
+"""Cells in which statistics are counted for tests of drift, of equal width in ln(1 + T)."""
+
+
+def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:
+    """Return (1 + #{i: T_i >= T}) / (n + 1) of each image, with T rounded to a millionth of a nat, so that ties tie."""
+    # One fold: P(p <= alpha) <= alpha (Vovk et al. 2005, ch. 2). K folds: close to that in practice, and at most
+    # 2 alpha + 2 (1 - alpha) (K - 1) / (n + K) (Vovk 2015; Barber et al. 2021).
+    at_least = [
+        len(ordered) - np.searchsorted(np.round(ordered, DIGITS), np.round(values, DIGITS), side="left")
+        for ordered, values in zip(reference, statistics, strict=True)
+    ]
+    total = sum(len(ordered) for ordered in reference)
+    result: Array = (1 + np.sum(at_least, axis=0)) / (total + 1)
+    return result
+
+
+def statistic_cells(statistics: ArrayLike) -> NDArray[np.int64]:
+    """Return the cell of each anomaly statistic T in nats, ``(m,)``; cell 0 has the largest."""
+    heights = np.log1p(np.clip(statistics, 0, MAX_STATISTIC)) * (CELLS / math.log1p(MAX_STATISTIC))
+    cells: NDArray[np.int64] = np.maximum(CELLS - 1 - heights.astype(np.int64), 0)
+    return cells
+
+
+def smallest_p(images: int) -> float:
+    """Return 1 / (n + 1), the smallest p-value that n calibration images can give."""
+    return 1 / (images + 1)
+
+
+def default_alpha(smallest: float) -> float:
+    """Return the default false-alarm rate, 0.01, or the smallest possible p-value where that is larger."""
+    return max(DEFAULT_ALPHA, smallest)
+
+
+def attainable_alpha(alpha: float | None, smallest: float) -> float:
+    """Return the false-alarm rate, None for the default; raise ``AlphaUnattainable`` if it is below ``smallest``."""
+    if alpha is None:
+        return default_alpha(smallest)
+    if alpha < smallest:
+        raise AlphaUnattainable(alpha, smallest)
+    return alpha
+
+
+def flagged_ranks(calibration: int, alpha: float) -> int:
+    """Return k = floor(alpha (n + 1)): an image is flagged if fewer than k of n images are at least as anomalous."""
+    # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
+    return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
+
+
+def _around(value: float) -> tuple[int, ...]:
+    middle = math.floor(value)
+    return tuple(k for k in (middle - 1, middle, middle + 1) if k >= 0)
+
+
+ALPHAS = tuple(float(f"{digits}e-{power}") for power in (1, 2, 3, 4) for digits in (3, 2.5, 2, 1.5, 1, 0.7, 0.5, 0.4))
+"""From 0.3 down to 0.00004, dense enough to interpolate between them."""
+TAIL = 0.999
+"""Share of the images in bins of equal width. T has a heavy tail: with all of it, most images fall in one bin."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Histogram of the anomaly statistic of normal images in nats, with the thresholds of attainable rates."""
+
+    edges: Array
+    counts: NDArray[np.int64]
+    quantiles: dict[float, float]  # smallest flagged T for each alpha
+
+
+def distribution(reference: Sequence[Array], bins: int, largest: float) -> Distribution:
+    """Return a histogram up to the 99.9 % quantile, whose last bin goes on to the largest T, and the thresholds."""
+    values = np.minimum(np.sort(np.concatenate(reference)), largest)
+    edges = _edges(values, bins)
+    counts = np.histogram(values, edges)[0]
+    reachable = [alpha for alpha in ALPHAS if alpha >= smallest_p(len(values))]
+    return Distribution(edges, counts, {alpha: threshold(values, alpha) for alpha in reachable})
+
+
+def threshold(ordered: Array, alpha: float) -> float:
+    """Return the smallest flagged T in nats: a millionth more than the last T that is not flagged at ``alpha``."""
+    count = flagged_ranks(len(ordered), alpha)
+    if not 1 <= count <= len(ordered):
+        raise ValueError(f"expected a false-alarm rate from 1/{len(ordered) + 1} to below 1, got {alpha}")
+    last = float(ordered[len(ordered) - count])
+    return round(round(last, DIGITS) + 10.0**-DIGITS, DIGITS)
+
+
+def _edges(values: Array, bins: int) -> Array:
+    smallest, largest = float(values[0]), float(values[-1])
+    tail = float(np.quantile(values, TAIL, method="lower"))
+    if smallest == largest:
+        return np.linspace(smallest - 0.5, largest + 0.5, bins + 1)
+    if not smallest < tail < largest:
+        return np.linspace(smallest, largest, bins + 1)
+    return np.append(np.linspace(smallest, tail, bins), largest)
+
+
+Arrays = Mapping[str, NDArray[Any]]
+Part = TypeVar("Part")
+
+
+def to_arrays(part: object, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """Flatten nested dataclasses and tuples of arrays, with None, into a dict with keys such as ``folds.0.ordered``."""
+    if isinstance(part, np.ndarray):
+        return {prefix: np.asarray(part, order="C")}
+    if isinstance(part, tuple):
+        named: dict[str, object] = {str(index): item for index, item in enumerate(part)}
+    elif is_dataclass(part):
+        named = {field.name: getattr(part, field.name) for field in fields(part)}
+    else:
+        raise TypeError(f"{prefix or 'it'} is neither an array nor a dataclass: {type(part).__name__}")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in named.items():
+        if value is not None:
+            arrays |= to_arrays(value, f"{prefix}.{name}" if prefix else name)
+    return arrays
+
+
+def from_arrays(kind: type[Part], arrays: Arrays, prefix: str = "") -> Part:
+    """Rebuild a nested dataclass, the inverse of :func:`to_arrays`; ``KeyError`` names a missing array."""
+    hints = get_type_hints(kind)
+    values = {
+        field.name: _value(hints[field.name], arrays, f"{prefix}.{field.name}" if prefix else field.name)
+        for field in fields(cast(Any, kind))
+    }
+    return kind(**values)
+
+
+def _value(hint: Any, arrays: Arrays, name: str) -> Any:
+    options = get_args(hint)
+    if get_origin(hint) in (types.UnionType,):
+        there = any(key == name or key.startswith(f"{name}.") for key in arrays)
+        return _value(options[0], arrays, name) if there else None
+    if get_origin(hint) is tuple:
+        kinds = options
+        if options[-1] is Ellipsis:  # of any length
+            count = len({key[len(name) + 1 :].split(".")[0] for key in arrays if key.startswith(f"{name}.")})
+            kinds = options[:1] * count
+        return tuple(_value(kind, arrays, f"{name}.{index}") for index, kind in enumerate(kinds))
+    if isinstance(hint, type) and is_dataclass(hint):
+        return from_arrays(hint, arrays, name)
+    return arrays[name]
 
 
 @dataclass(frozen=True)
@@ -43,14 +178,6 @@ class Fold:
     statistic: Statistic
     ordered: Array  # T of the calibration images, nats
     map_maxima: Array | None = None  # largest values of their anomaly maps
-
-
-@dataclass(frozen=True)
-class MapReference:
-    """Mean and deviation of the log-likelihood over normal images at each pixel, or place of a tile, in nats."""
-
-    mean: Array
-    deviation: Array
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,17 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.conformal import DIGITS, threshold
-from snf_runtime.anomaly.heat_map_pass import HeatMaps
-from snf_runtime.anomaly.judged import Judgement, judge_by, verdicts, with_errors, without_other_sizes
+from snf_runtime.anomaly.calibration import DIGITS, Calibration, threshold
+from snf_runtime.anomaly.detection import Detection, Detector, FileVerdict, NotJudged
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
-from snf_runtime.exported.array_file import read_export_arrays
-from snf_runtime.exported.calibration import open_calibration
-from snf_runtime.exported.folder import check_files, pinned_of
-from snf_runtime.exported.layout_check import check_layout
-from snf_runtime.exported.manifest import ExportManifest, read_export_manifest
-from snf_runtime.exported.open_density import open_exported
-from snf_runtime.exported.results import FileVerdict, NotJudged
-from snf_runtime.images.batch import Batch, batch_of, in_batches
+from snf_runtime.exported.content import check_files, open_calibration, open_exported, pinned_of, read_export_arrays
+from snf_runtime.exported.manifest import ExportManifest, check_layout, read_export_manifest
+from snf_runtime.images.batch import batch_of, in_batches
 from snf_runtime.images.codec import decode_image
-from snf_runtime.images.image_folder import read_file
-from snf_runtime.images.placement import FilePlacement
-from snf_runtime.images.policy import path_text
-from snf_runtime.images.preprocessing import DecodedImage, conform_pixels
+from snf_runtime.images.files import path_text, read_file
+from snf_runtime.images.preprocessing import DecodedImage, FilePlacement, conform_pixels
+from snf_runtime.parallelism import thread_count
 from snf_runtime.scoring.density import ImageDensity
-from snf_runtime.scoring.likelihood import score_each, score_images
-from snf_runtime.threads import thread_count
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
 """An image: the path of a file, the content of one, or pixels, uint8 ``(H, W)`` or ``(H, W, C)``."""
@@ -64,6 +54,7 @@ class Model:
         self.preprocessing = manifest.preprocessing
         self.density = density
         self.calibration = calibration
+        self._detector = Detector(density, calibration)
 
     @classmethod
     def load(cls, folder: Path | str, threads: int | None = None) -> Model:
@@ -124,7 +115,8 @@ class Model:
     ) -> Iterator[FileVerdict | NotJudged]:
         for batch in batches:
             good = [item.image.pixels for item in batch if isinstance(item.image, DecodedImage)]
-            results = iter(self._judgements(batch_of(good, self.preprocessing), alpha, draws, regions) if good else [])
+            images = batch_of(good, self.preprocessing) if good else []
+            results = iter(self._detector.detect(images, alpha, draws, explain=regions) if good else [])
             for item in batch:
                 result = item.image if isinstance(item.image, ImageError) else next(results)
                 if isinstance(result, ImageError):
@@ -133,19 +125,8 @@ class Model:
                     assert isinstance(item.image, DecodedImage)
                     yield self._verdict(item.name, item.image, result)
 
-    def _judgements(self, images: Batch, alpha: float | None, draws: int, regions: bool) -> list[Judgement]:
-        reference = self.calibration.pixels
-        maps, observe = None, None
-        if regions and reference is not None:
-            heat_maps = HeatMaps(self.density, self.calibration, reference)
-            maps, observe = heat_maps.maps, heat_maps.add
-        images, errors = without_other_sizes(self.density, self.calibration, images)
-        scored = with_errors(score_each(self.density, images, draws, observe), errors)
-        return judge_by(self.density, self.calibration, scored, [alpha] * len(scored), maps)
-
-    def _verdict(self, name: str, image: DecodedImage, judged: Judgement) -> FileVerdict:
-        assert not isinstance(judged, ImageError)
-        judged = judged.in_file(FilePlacement.of(self.preprocessing, image.file_size))
+    def _verdict(self, name: str, image: DecodedImage, detection: Detection) -> FileVerdict:
+        judged = detection.in_file(FilePlacement.of(self.preprocessing, image.file_size))
         likelihood, verdict = judged.likelihood, judged.verdict
         converted = () if image.converted is None else (f"converted {image.converted}",)
         return FileVerdict(
@@ -186,15 +167,10 @@ class Model:
     def _check_pinned(self, image: NDArray[np.uint8]) -> None:
         expected = self.manifest.pinned
         try:
-            score = score_images(self.density, image)[0]
-            statistic = verdicts(self.density, self.calibration, [score], None)[0].statistic
-        except (
-            ScoreNotFinite,
-            ValueError,
-            TypeError,
-            LookupError,
-            ArithmeticError,
-        ) as error:  # parts that do not fit each other
+            score = self._detector.score(image)[0]
+            statistic = self._detector.verdicts([score])[0].statistic
+        # The parts do not fit each other.
+        except (ScoreNotFinite, ValueError, TypeError, LookupError, ArithmeticError) as error:
             raise ArtifactError(f"the files of the model do not fit each other: {error}") from error
         for what, found, stored, tolerance in (
             ("log-likelihood", score.log_likelihood, expected.log_likelihood, expected.tolerance),

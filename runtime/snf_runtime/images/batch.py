@@ -1,8 +1,11 @@
-"""Batches of images: a single array, or a sequence of arrays for models that take any image size."""
+"""Batches of images of one or of any size, and the division of large images into tiles."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -70,3 +73,107 @@ def in_batches(items: Iterable[T], most: int, most_bytes: int, nbytes: Callable[
         size += added
     if batch:
         yield batch
+
+
+SHARED = 8
+"""Neighbouring tiles share at least one place in so many of a side. Part of every model of tiles: do not change it."""
+
+Value = TypeVar("Value", bound=np.generic)
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Division of an image into overlapping square tiles of places, numbered by rows and mirrored beyond the edges."""
+
+    height: int
+    width: int
+    side: int  # of a tile, pixels
+    stride: int  # side of a place, pixels; divides side
+    tops: tuple[int, ...]  # first rows of the rows of tiles, rising multiples of stride
+    lefts: tuple[int, ...]  # first columns of the columns of tiles
+
+    def __len__(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of places that cover the image; the last may reach beyond its edges."""
+        return math.ceil(self.height / self.stride), math.ceil(self.width / self.stride)
+
+    @property
+    def middle(self) -> int:
+        return len(self.tops) // 2 * len(self.lefts) + len(self.lefts) // 2
+
+    def box(self, number: int) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom in pixels of a tile, cut off at the image's edges."""
+        row, column = divmod(number, len(self.lefts))
+        top, left = self.tops[row], self.lefts[column]
+        return left, top, min(left + self.side, self.width), min(top + self.side, self.height)
+
+    def cut(self, image: Pixels, number: int) -> Pixels:
+        """Return the pixels of a tile, uint8 ``(C, side, side)``, from an image ``(C, H, W)``."""
+        row, column = divmod(number, len(self.lefts))
+        top, left = self.tops[row], self.lefts[column]
+        part = np.ascontiguousarray(image[:, top : top + self.side, left : left + self.side])
+        below, right = self.side - part.shape[1], self.side - part.shape[2]
+        return np.pad(part, ((0, 0), (0, below), (0, right)), mode="symmetric") if below or right else part
+
+    def merged(self, values: NDArray[Value]) -> NDArray[Value]:
+        """Bring values at places of tiles on the grid of the image; where tiles overlap the nearest centre counts."""
+        (row, inner_row), (column, inner_column) = self._nearest
+        in_rows = values.reshape(len(self.tops), len(self.lefts), *values.shape[1:])
+        return in_rows[row[:, None], column, inner_row[:, None], inner_column]
+
+    def summed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Add up values at places of overlapping tiles on the grid of the image."""
+        rows, columns = self.grid
+        places = values.shape[1]
+        total = np.zeros((self.tops[-1] // self.stride + places, self.lefts[-1] // self.stride + places))
+        for number, of_tile in enumerate(values):
+            row, column = divmod(number, len(self.lefts))
+            top, left = self.tops[row] // self.stride, self.lefts[column] // self.stride
+            total[top : top + places, left : left + places] += of_tile
+        return total[:rows, :columns]
+
+    @cached_property
+    def _nearest(self) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:
+        """For each row of the grid the row of tiles and the row in the tile, and the same for its columns."""
+        rows, columns = self.grid
+        return self._nearest_of(self.tops, rows), self._nearest_of(self.lefts, columns)
+
+    def _nearest_of(self, origins: tuple[int, ...], places: int) -> tuple[Indices, Indices]:
+        first = np.array(origins) // self.stride
+        # Doubled, so that all distances are whole numbers.
+        distances = np.abs(2 * np.arange(places)[:, None] + 1 - (2 * first + self.side // self.stride))
+        tile: Indices = distances.argmin(1)
+        return tile, np.arange(places) - first[tile]
+
+
+@lru_cache(maxsize=4096)
+def tile_plan(height: int, width: int, side: int, stride: int) -> TilePlan:
+    """Return as few evenly spaced tiles as share ``max(p // 8, 1)`` of p places a side, or none where p is 1.
+
+    >>> tile_plan(300, 600, 256, 16)
+    TilePlan(height=300, width=600, side=256, stride=16, tops=(0, 48), lefts=(0, 176, 352))
+    >>> len(tile_plan(4096, 4096, 256, 16)), len(tile_plan(10_000, 10_000, 256, 16)), len(tile_plan(5, 9, 256, 16))
+    (361, 2025, 1)
+    """
+    if side % stride:
+        raise ValueError(f"expected a side that is a multiple of {stride}, got {side}")
+    return TilePlan(height, width, side, stride, _origins(height, side, stride), _origins(width, side, stride))
+
+
+def size_of(image: Pixels) -> tuple[int, int]:
+    """Return height and width of an image ``(C, H, W)`` in pixels."""
+    return image.shape[1], image.shape[2]
+
+
+def _origins(length: int, side: int, stride: int) -> tuple[int, ...]:
+    """Return the first pixels of evenly spaced tiles along a side of an image, rising multiples of the stride."""
+    places = side // stride
+    shared = min(max(1, places // SHARED), places - 1)
+    # How many places there are to move over, and how many a tile may move at most.
+    free, step = max(0, math.ceil(length / stride) - places), places - shared
+    moves = math.ceil(free / step)
+    return 0, *(stride * (move * free // moves) for move in range(1, moves + 1))

@@ -1,18 +1,79 @@
-"""Interface of the density of a model over pixels or features, for scoring, calibration and heat maps."""
+"""Interfaces of densities over pixels or features, and of the engines that run their flows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.images.batch import Batch
-from snf_runtime.kinds import DensityKind, Precision, Shape
-from snf_runtime.scoring.evidence import Evidence
+from snf_runtime.parallelism import chunk_size
+from snf_runtime.scoring.layout import DensityKind, Precision, Shape
 
-WITHOUT_PAUSES = 2
+if TYPE_CHECKING:
+    from snf_runtime.scoring.evidence import Evidence
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents and log-determinants of images at all levels of a flow.
+
+    Log-dets are log |det dz/dx| of the map from images x to latents z, without constant parts. All values are in
+    float64.
+
+    Attributes:
+        scales: Whitened latents, ``(N, C, H, W)``, of each level that has latents, finest scale first.
+        log_dets: Image-dependent part of the log-det of each level's steps, by location, ``(N, H, W)`` in nats.
+        prior_log_dets: Log-det of the prior of each level, by location, ``(N, H, W)`` in nats.
+        reconstruction_errors: ||R W x - x||² / ||x||² of the learned inverses of 1x1 convolutions of each level,
+            ``(N, layers)``; there may be no such layers.
+    """
+
+    scales: list[Array]
+    log_dets: list[Array]
+    prior_log_dets: list[Array]
+    reconstruction_errors: list[Array]
+
+
+class TiledEngine(Protocol):
+    """Engine that runs a flow on micro-batches: an image has the same bits whatever the others. Not thread-safe."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic of the 1x1 convolutions in coupling networks; "float32" for features."""
+        ...
+
+    @property
+    def micro_batch(self) -> int:
+        """The images of a batch; more take several batches."""
+        ...
+
+    @property
+    def threads(self) -> int: ...
+
+
+def chunk_size_of(engine: TiledEngine, pixels: int) -> int:
+    """Return the images of ``pixels`` pixels that take a step's time; they fill a micro-batch in any case."""
+    return max(engine.micro_batch, chunk_size(pixels, engine.threads))
+
+
+class Engine(TiledEngine, Protocol):
+    """Backend that runs a trained flow from pixels to latents."""
+
+    def forward(self, y: Array) -> Latents:
+        """Run the flow on images after the pixel transform, float64 ``(N, C, H, W)``."""
+        ...
+
+
+CHUNKS_WITHOUT_PAUSES = 2
 """Groups of images that are computed as one where no other work waits, so that threads wait for each other less."""
 
 
@@ -89,12 +150,12 @@ class ImageDensity(Protocol):
         ...
 
     @property
-    def at_once(self) -> int:
+    def chunk_size(self) -> int:
         """The images or tiles of a group, between which other work can run."""
         ...
 
     @property
-    def tile(self) -> int:
+    def micro_batch(self) -> int:
         """The images, or pieces of images, that the engine computes in one run."""
         ...
 
@@ -104,7 +165,7 @@ class ImageDensity(Protocol):
         ...
 
     def passes(
-        self, images: Batch, draws: int = 1, at_once: int | None = None
+        self, images: Batch, draws: int = 1, chunk_size: int | None = None
     ) -> Iterator[tuple[int, DensityPass | None]]:
         """Yield each group's first draw and result, None where no image is complete; an image's draws follow on."""
         ...

@@ -1,4 +1,4 @@
-"""Probability density of image features: engine interface, results and scoring of images."""
+"""Density of image features, alone or as evidence beside a density of pixels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.images.batch import Batch, stacked
+from snf_runtime.images.batch import Batch, TilePlan, size_of, stacked, tile_plan
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.images.tiles import TilePlan, size_of, tile_plan
-from snf_runtime.kinds import DensityKind, Precision, Shape
-from snf_runtime.scoring.density import DensityPass
-from snf_runtime.scoring.engines.base import TiledEngine, images_at_once
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
-from snf_runtime.scoring.layout import FeatureLayout
-from snf_runtime.scoring.white_level import white_levels
+from snf_runtime.scoring.density import DensityPass, ImageDensity, TiledEngine, chunk_size_of
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, white_levels
+from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.layout import DensityKind, FeatureLayout, Precision, Shape
+from snf_runtime.scoring.pixel_density import PixelDensity
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -127,31 +125,31 @@ class FeatureDensity:
         self.tiled = tiled
         self.dimensions = math.prod(flows.feature_shape)
         self.step_pixels = math.prod(input_size)
-        self.at_once = images_at_once(engine, self.step_pixels)
+        self.chunk_size = chunk_size_of(engine, self.step_pixels)
         self.engine_name = engine.name
         self.precision: Precision = engine.precision
-        self.tile = engine.tile
+        self.micro_batch = engine.micro_batch
         self.constant_log_det = flows.constant_log_det
 
     def passes(
-        self, images: Batch, draws: int = 1, at_once: int | None = None
+        self, images: Batch, draws: int = 1, chunk_size: int | None = None
     ) -> Iterator[tuple[int, FeaturePass | None]]:
         """Run draws or tiles in groups; yield the first draw and result of each, None where no image is complete."""
-        at_once = at_once or self.at_once
+        chunk_size = chunk_size or self.chunk_size
         if self.tiled:
-            yield from self._tiled_passes(images, draws, at_once)
+            yield from self._tiled_passes(images, draws, chunk_size)
             return
-        size = max(1, at_once // draws)
+        size = max(1, chunk_size // draws)
         for start in range(0, len(images), size):
             yield start * draws, replace(self.measure(stacked(images[start : start + size])), draws=draws)
 
-    def _tiled_passes(self, images: Batch, draws: int, at_once: int) -> Iterator[tuple[int, FeaturePass | None]]:
+    def _tiled_passes(self, images: Batch, draws: int, chunk_size: int) -> Iterator[tuple[int, FeaturePass | None]]:
         plans = [self.plan(image) for image in images]
         tiles = (plan.cut(image, tile) for image, plan in zip(images, plans, strict=True) for tile in range(len(plan)))
         # Groups go on from one image to the next: many small images are computed together.
         measured: list[FeatureEvidence] = []
         first = waiting = 0
-        while group := list(islice(tiles, at_once)):
+        while group := list(islice(tiles, chunk_size)):
             measured.append(self._measured(np.stack(group)))
             waiting += len(group)
             last, complete = first, 0
@@ -181,3 +179,54 @@ class FeatureDensity:
         assert isinstance(found, FeaturePass)
         nothing = np.zeros((len(found), 0))
         return Evidence(nothing, nothing, features=found.evidence(), white_levels=white_levels(images))
+
+
+class HybridDensity:
+    """Density with log-likelihoods of pixels alone, whose evidence includes that of features."""
+
+    kind: DensityKind = "density"
+    tiled = False
+
+    def __init__(self, pixels: PixelDensity, features: FeatureDensity) -> None:
+        self.pixels = pixels
+        self.features = features
+        self.image_shape = pixels.image_shape
+        self.dimensions = pixels.dimensions
+        self.step_pixels = pixels.step_pixels + features.step_pixels
+        self.chunk_size = min(pixels.chunk_size, features.chunk_size)
+        self.weights_digest = pixels.weights_digest
+        self.constant_log_det = pixels.constant_log_det
+        self.statistics = pixels.statistics
+        self.grid = pixels.grid
+        self.has_map = pixels.has_map
+        self.engine_name = pixels.engine_name
+        self.precision = pixels.precision
+        self.micro_batch = pixels.micro_batch
+
+    def passes(self, images: Batch, draws: int = 1, chunk_size: int | None = None) -> Iterator[tuple[int, FlowPass]]:
+        """Yield the passes of the pixel flow; features are computed by :meth:`evidence`."""
+        return self.pixels.passes(images, draws, chunk_size or self.chunk_size)
+
+    def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
+        """Return the pixels' evidence from their pass, with that of features from a pass of its own."""
+        features = self.features.measure(stacked(images)).evidence()
+        return replace(self.pixels.evidence(images, density_pass), features=features)
+
+
+def joined_density(pixels: PixelDensity | None, features: FeatureDensity | None) -> ImageDensity:
+    """Return the density of pixels, of features, or of pixels with the evidence of features."""
+    if pixels is not None and features is not None:
+        return HybridDensity(pixels, features)
+    density = pixels or features
+    assert density is not None
+    return density
+
+
+def parts_of(density: ImageDensity) -> tuple[PixelDensity | None, FeatureDensity | None]:
+    """Return the densities over pixels and over features, None where missing."""
+    if isinstance(density, HybridDensity):
+        return density.pixels, density.features
+    return (
+        density if isinstance(density, PixelDensity) else None,
+        density if isinstance(density, FeatureDensity) else None,
+    )

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from snf_runtime.errors import ImageError, ScoreNotFinite
 from snf_runtime.images.batch import Batch, check_batch
-from snf_runtime.kinds import DensityKind
-from snf_runtime.numerics import logsumexp
-from snf_runtime.scoring.density import WITHOUT_PAUSES, DensityPass, ImageDensity
+from snf_runtime.parallelism import Steps, finish
+from snf_runtime.scoring.density import CHUNKS_WITHOUT_PAUSES, DensityPass, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.steps import Steps, finish
+from snf_runtime.scoring.flow_pass import logsumexp
+from snf_runtime.scoring.layout import DensityKind
 
 Array = NDArray[np.float64]
 Observer: TypeAlias = Callable[[DensityPass, Evidence], None]
@@ -83,18 +83,18 @@ def score_each(
     density: ImageDensity, images: Batch, draws: int = 1, observe: Observer | None = None
 ) -> list[Likelihood | ScoreNotFinite]:
     """Return each image's likelihood, or the error of one that is not finite; ``observe`` gets every group."""
-    return finish(score_steps(density, images, draws, WITHOUT_PAUSES * density.at_once, observe))
+    return finish(score_steps(density, images, draws, CHUNKS_WITHOUT_PAUSES * density.chunk_size, observe))
 
 
 def score_steps(
-    density: ImageDensity, images: Batch, draws: int = 1, at_once: int | None = None, observe: Observer | None = None
+    density: ImageDensity, images: Batch, draws: int = 1, chunk_size: int | None = None, observe: Observer | None = None
 ) -> Steps[list[Likelihood | ScoreNotFinite]]:
-    """Do the work of :func:`score_each` in a generator that yields between groups of ``at_once``."""
+    """Do the work of :func:`score_each` in a generator that yields between groups of ``chunk_size``."""
     check_batch(images, density.image_shape, tiled=density.tiled)
     if draws < 1:
         raise ValueError(f"expected at least one draw, got {draws}")
     terms, evidence = [], []
-    todo, done, began = density.passes(images, draws, at_once), 0, False
+    todo, done, began = density.passes(images, draws, chunk_size), 0, False
     while done < len(images) * draws:
         if began:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -11,16 +12,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.images.batch import Batch, stacked
-from snf_runtime.images.dequantisation import content_stream
-from snf_runtime.kinds import DensityKind, Precision, Shape
-from snf_runtime.scoring.channel_statistics import channel_statistic_names
-from snf_runtime.scoring.density import DensityPass
-from snf_runtime.scoring.engines.base import Engine, images_at_once
-from snf_runtime.scoring.evidence import Evidence, gather
-from snf_runtime.scoring.flow_pass import FlowPass, run_flow
-from snf_runtime.scoring.grid import grid_shape
-from snf_runtime.scoring.latent_statistics import statistic_names
-from snf_runtime.scoring.layout import FlowLayout
+from snf_runtime.scoring.density import DensityPass, Engine, chunk_size_of
+from snf_runtime.scoring.evidence import Evidence, gather, grid_shape
+from snf_runtime.scoring.flow_pass import FlowPass, channel_statistic_names, run_flow, statistic_names
+from snf_runtime.scoring.layout import DensityKind, FlowLayout, Precision, Shape
+
+
+def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1) -> NDArray[np.float64]:
+    """Return reproducible random noise to add to the pixels of an image.
+
+    The numbers are in [0, 1). They are equal for equal pixels and weights.
+
+    The noise comes from a Philox generator seeded with SHA-256(weights digest, shape, pixels). Draw k does not depend
+    on the number of draws.
+
+    Args:
+        image: Pixels, uint8 ``(C, H, W)``.
+        weights_digest: SHA-256 of the weights, in hexadecimal.
+        draws: The number of draws.
+
+    Returns:
+        The noise, float64 ``(draws, C, H, W)``.
+
+    >>> image = np.arange(12, dtype=np.uint8).reshape(1, 3, 4)
+    >>> bool((content_noise(image, "digest", 1) == content_noise(image, "digest", 5)[:1]).all())
+    True
+    """
+    return content_stream(image, weights_digest).random((draws, *image.shape))
+
+
+def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.Generator:
+    """Return the generator of an image's noise, seeded by its pixels and the digest of the weights."""
+    content = hashlib.sha256()
+    content.update(weights_digest.encode())
+    content.update(repr(tuple(image.shape)).encode())
+    content.update(np.ascontiguousarray(image).tobytes())
+    seed = content.digest()
+    key, counter = int.from_bytes(seed[:16], "little"), int.from_bytes(seed[16:], "little")
+    # The lower half of the counter numbers the blocks of the stream; the seed is in the upper half.
+    return np.random.Generator(np.random.Philox(key=key, counter=counter << 128))
 
 
 class PixelDensity:
@@ -36,10 +66,10 @@ class PixelDensity:
         self.image_shape: Shape = frozen.image_shape
         self.dimensions = math.prod(frozen.image_shape)
         self.step_pixels = math.prod(frozen.image_shape[1:])
-        self.at_once = images_at_once(engine, self.step_pixels)
+        self.chunk_size = chunk_size_of(engine, self.step_pixels)
         self.engine_name = engine.name
         self.precision: Precision = engine.precision
-        self.tile = engine.tile
+        self.micro_batch = engine.micro_batch
         self.constant_log_det: float = sum(level.constant_log_det for level in frozen.levels)
         self.has_map = frozen.is_spatial
 
@@ -51,11 +81,11 @@ class PixelDensity:
     def grid(self) -> tuple[int, int] | None:
         return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
 
-    def passes(self, images: Batch, draws: int = 1, at_once: int | None = None) -> Iterator[tuple[int, FlowPass]]:
+    def passes(self, images: Batch, draws: int = 1, chunk_size: int | None = None) -> Iterator[tuple[int, FlowPass]]:
         """Run draws in groups, so that memory is bounded; yield the first draw of each and its pass."""
         start = 0
         points = _dequantised_points(stacked(images), self.weights_digest, draws)
-        while chunk := list(islice(points, at_once or self.at_once)):
+        while chunk := list(islice(points, chunk_size or self.chunk_size)):
             yield start, run_flow(self.engine, self.frozen, np.stack(chunk))
             start += len(chunk)
 

@@ -21,7 +21,7 @@ from snf_models.artifacts.manifest import Precision
 from snf_models.datasets import Dataset
 from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.helpers import real_images
@@ -42,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     registry = Registry(service_settings(home).registry_dir)
     version = registry.publish(barely_trained(tmp_path_factory), "digits")
-    scorer = Scorer.load(version.path, options=EngineOptions("torch"))
+    scorer = load_model(version.path, options=EngineOptions("torch"))
     images = np.maximum(real_images(150), np.roll(real_images(150), 1, axis=3))
     datasets: dict[Precision, Dataset] = {
         "float32": Dataset("thick", images[:50], images[50:100], images[100:], test=images[:0], digest="thick"),

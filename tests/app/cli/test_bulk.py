@@ -22,7 +22,7 @@ from snf_client.schemas.jobs import JobView
 from snf_models.bulk.output import stored_output
 from snf_models.bulk.tables import part_bytes
 from snf_models.locations.location import Location
-from snf_runtime.judged_counts import NOT_JUDGED, USAGE
+from snf_runtime.errors import NOT_JUDGED, USAGE
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]

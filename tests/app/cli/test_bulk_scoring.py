@@ -31,7 +31,7 @@ from snf_models.bulk.output import Output, open_scratch
 from snf_models.bulk.tables import table_of
 from snf_models.errors import Interrupted
 from snf_models.registry.registry import Registry
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]

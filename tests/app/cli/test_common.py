@@ -19,7 +19,7 @@ from snf_app.cli.common import INTERRUPTED, error_messages, fail
 from snf_app.cli.main import cli
 from snf_app.registry.views import detail
 from snf_models.registry.registry import Registry
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from tests.client.scripted_server import Answer, scripted
 from tests.support.in_turn import in_turn
 from tests.support.interruptible import interruptible

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_runtime.judged_counts import NOT_JUDGED, USAGE
+from snf_runtime.errors import NOT_JUDGED, USAGE
 from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.usefixtures("own_home")

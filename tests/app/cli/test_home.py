@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from snf_app.cli import main
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from tests.support.disks import refuse_writes
 from tests.support.paths import DIGITS
 

@@ -14,7 +14,7 @@ from snf_app.cli.model_tables import print_model, print_models
 from snf_app.registry.views import detail
 from snf_client.schemas.models import ModelDetail, ModelPage, ModelSummary, UnfitReason
 from snf_models.registry.registry import Registry
-from snf_runtime.judged_counts import FAILED
+from snf_runtime.errors import FAILED
 from snf_worker.settings import Settings
 from tests.client.scripted_server import Answer, scripted
 

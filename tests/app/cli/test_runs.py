@@ -17,7 +17,7 @@ from snf_app.cli.main import cli
 from snf_app.cli.run_export import figures, results, settings
 from snf_app.runs.views import run_detail
 from snf_client.schemas.training import RunDetail
-from snf_runtime.judged_counts import USAGE
+from snf_runtime.errors import USAGE
 from snf_worker.jobs.runs import RunStore
 from tests.support.runs import SHIPPED, recorded
 

@@ -13,7 +13,7 @@ from snf_app.registry.views import detail
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_models.registry.registry import Registry
-from snf_runtime.judged_counts import FAILED
+from snf_runtime.errors import FAILED
 from tests.client.scripted_server import Answer, scripted
 from tests.support.paths import DIGITS
 

@@ -20,7 +20,7 @@ from snf_models.errors import Interrupted
 from snf_models.pipeline.presets import find_preset, parameter_groups
 from snf_models.pipeline.run import FILE, RunRecord
 from snf_models.registry.registry import Registry
-from snf_runtime.judged_counts import FAILED, USAGE
+from snf_runtime.errors import FAILED, USAGE
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.ports import free_port

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from snf_app.cli import main
-from snf_runtime.judged_counts import FAILED, NOT_JUDGED, USAGE
+from snf_runtime.errors import FAILED, NOT_JUDGED, USAGE
 from tests.support.compiled_cache import share_compiled
 from tests.support.documents import check_table
 from tests.support.paths import DIGITS, ROOT

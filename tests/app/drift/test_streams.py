@@ -17,7 +17,7 @@ from snf_app.drift.monitor import DriftMonitor
 from snf_app.drift.streams import DriftReference, Key
 from snf_client.schemas.models import Drift
 from snf_models.registry.registry import ModelVersion
-from snf_runtime.anomaly.conformal import CELLS, statistic_cells
+from snf_runtime.anomaly.calibration import CELLS, statistic_cells
 from tests.support.service_settings import service_settings
 
 DIGITS = Key("digits", 1, 0)

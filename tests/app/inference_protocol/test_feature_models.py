@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from snf_app.http.admission import FairShares
 from snf_app.main import create_app
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.judged import JudgedImage
+from snf_models.scorer import load_model
+from snf_runtime.anomaly.detection import Detection
 from tests.support.compiled_cache import compiled
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
@@ -48,15 +48,15 @@ def infer(client: TestClient, pixels: Any, **parameters: Any) -> Any:
 
 
 def test_bits_per_dimension_are_nan_and_any_size_is_scored(client: TestClient, artifact: Path, backbones: Path) -> None:
-    scorer = Scorer.load(artifact, options=compiled(backbones=backbones))
+    scorer = load_model(artifact, options=compiled(backbones=backbones))
     for rows, columns in ((2, 3), (4, 1)):
         pixels = np.stack([mosaic(seed, rows, columns) for seed in range(2)])
-        wanted = scorer.judge_each(list(pixels))
+        wanted = scorer.detect(list(pixels))
         described = infer(client, pixels).raise_for_status()
         found = {output["name"]: output["data"] for output in described.json()["outputs"]}
         assert found["bits_per_dim"] == [None, None]
         for index, image in enumerate(wanted):
-            assert isinstance(image, JudgedImage)
+            assert isinstance(image, Detection)
             assert found["log_likelihood"][index] == image.likelihood.log_likelihood
             assert found["p_value"][index] == image.verdict.p_value
         answer = infer(client, pixels, binary_data_output=True)

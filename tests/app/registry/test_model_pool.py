@@ -15,13 +15,12 @@ from snf_app.registry.loaded_memory import LoadedMemory
 from snf_app.registry.model_pool import ModelPool
 from snf_models.errors import ArtifactError, ModelNotFound
 from snf_models.registry.registry import ModelVersion, Registry
-from snf_models.scorer import Scorer
 from snf_models.scoring.options import EngineOptions
 from tests.support.trained import barely_trained
 
 
 class Loads:
-    """Loads in place of `Scorer.load`: each is noted by its model and version, and waits for its event if it has one.
+    """Loads in place of `load_model`: each is noted by its model and version, and waits for its event if it has one.
 
     Attributes:
         noted: Names and numbers of the versions, in the order of their loads.
@@ -43,7 +42,7 @@ class Loads:
             assert self.wait[key].wait(60)
         if key in self.made:
             return self.made[key]
-        return SimpleNamespace(open_waves=lambda: self.waves.append(key), has_trained=False)
+        return SimpleNamespace(open_parallel_graphs=lambda: self.waves.append(key), is_flow_loaded=False)
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def registry(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Regist
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     made = Loads()
-    monkeypatch.setattr(Scorer, "load", made.load)
+    monkeypatch.setattr("snf_models.scorer.load_model", made.load)
     return made
 
 
@@ -156,7 +155,7 @@ def test_trained_flows_are_loaded_once_for_all_and_may_drop_other_models(
 ) -> None:
     class Trained:
         loaded = 0
-        has_trained = False
+        is_flow_loaded = False
 
         @property
         def trained(self) -> None:
@@ -182,7 +181,7 @@ def test_a_model_that_was_removed_before_its_flows_are_loaded_is_not_found(
     registry: Registry, loads: Loads, pool: ModelPool
 ) -> None:
     class Removed:
-        has_trained = False
+        is_flow_loaded = False
 
         @property
         def trained(self) -> None:

@@ -14,8 +14,9 @@ from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
 from snf_models.scorer import Scorer
+from snf_runtime.parallelism import Steps
 from snf_runtime.scoring.flow_pass import FlowPass
-from snf_runtime.steps import Steps
+from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
@@ -52,15 +53,16 @@ def test_a_turn_has_no_more_draws_than_a_step_of_large_images(
 ) -> None:
     query = {"draws": draws}
     alone = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
-    exact, in_a_turn = Scorer.judge_each, []
+    exact, in_a_turn = Scorer.detect, []
 
     def noted(scorer: Scorer, images: Any, alpha: Any, draws: int) -> Any:
         in_a_turn.append(len(images) * draws)
         return exact(scorer, images, alpha, draws)
 
-    monkeypatch.setattr(Scorer, "judge_each", noted)
+    monkeypatch.setattr(Scorer, "detect", noted)
     # That of images of 256x256 pixels.
-    monkeypatch.setattr(Scorer, "at_once", 8)
+    eight: Any = property(lambda _density: 8, lambda _density, _size: None)
+    monkeypatch.setattr(PixelDensity, "chunk_size", eight, raising=False)
     found = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()
     for one, other in zip(found["results"], alone["results"], strict=True):
         assert one["log_likelihood"] == other["log_likelihood"]

@@ -16,7 +16,7 @@ from snf_app.scoring.fair_queue import BATCH, FairQueue, Lane, Part, Work
 from snf_app.scoring.service import DetectImages, RequestedImage
 from snf_models.scorer import Scorer
 from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.steps import Steps
+from snf_runtime.parallelism import Steps
 
 T = TypeVar("T")
 Calls = list[tuple[str, list[Any]]]
@@ -568,7 +568,7 @@ class Noting:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def judge_each(self, pixels: Any, alphas: list[float | None], draws: int) -> list[Any]:
+    def detect(self, pixels: Any, alphas: list[float | None], draws: int) -> list[Any]:
         self.calls.append((pixels.shape, alphas, draws))
         return [int(image.flat[0]) for image in pixels]
 

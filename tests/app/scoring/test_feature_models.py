@@ -16,7 +16,7 @@ from snf_app.main import create_app
 from snf_client.schemas.models import ModelDetail, ModelPage
 from snf_client.schemas.scores import Scores
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.compiled_cache import compiled
@@ -89,7 +89,7 @@ def test_a_hybrid_scores_pixels_and_reasons_with_features(client: TestClient, se
     shares = {reason["feature"]: reason["share"] for reason in answer.json()["results"][0]["anomaly"]["reasons"]}
     assert sum(shares.values()) <= 1 + 1e-9
     version = Registry(settings.registry_dir).resolve("both")
-    scorer = Scorer.load(version.path, options=compiled(backbones=settings.backbones_dir))
+    scorer = load_model(version.path, options=compiled(backbones=settings.backbones_dir))
     assert scorer.calibration.folds[0].statistic.kinds == ("whole", "local", "features")
 
 

@@ -15,8 +15,8 @@ from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import SMALL_BYTES, SMALL_PIXELS, FairQueue
 from snf_app.scoring.request_images import TINY, ImageUploads, Upload, decode_batch, source_pixels
 from snf_models.errors import ImageError
-from snf_runtime.images.bounded_file import DecodingAbandoned
 from snf_runtime.images.codec import DecodedImage, Preprocessing, encode_png
+from snf_runtime.images.untrusted import DecodingAbandoned
 
 Item = TypeVar("Item")
 T = TypeVar("T")

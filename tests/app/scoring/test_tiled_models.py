@@ -26,8 +26,8 @@ from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import SECONDS_PER_MEGAPIXEL
 from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.judged import JudgedImage
+from snf_models.scorer import Scorer, load_model
+from snf_runtime.anomaly.detection import Detection
 from snf_runtime.images.codec import encode_png
 from snf_worker.settings import Settings
 from tests.support.compiled_cache import compiled
@@ -60,7 +60,7 @@ def client(settings: Settings) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    return Scorer.load(tiled_artifact(tmp_path_factory)[0], options=compiled(backbones=backbones))
+    return load_model(tiled_artifact(tmp_path_factory)[0], options=compiled(backbones=backbones))
 
 
 def post(
@@ -80,8 +80,8 @@ def test_images_of_different_sizes_share_a_request(client: TestClient, scorer: S
     images[3] = with_fault(images[3], 60, 80)
     results = post(client, *images).raise_for_status().json()["results"]
     for image, result in zip(images, results, strict=True):
-        [expected] = scorer.judge_each([image])
-        assert isinstance(expected, JudgedImage)
+        [expected] = scorer.detect([image])
+        assert isinstance(expected, Detection)
         assert result["log_likelihood"] == expected.likelihood.log_likelihood
         assert result["anomaly"]["p_value"] == expected.verdict.p_value
         assert result["preprocessing"]["resized"] is False

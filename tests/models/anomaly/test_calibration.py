@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
-from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.conformal import MAX_STATISTIC
-from snf_runtime.anomaly.find_reasons import MAX_REASONS, MIN_SHARE
-from snf_runtime.anomaly.statistics.combined import EvidenceKind, merge, weights
+from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
+from snf_runtime.anomaly.statistics import EvidenceKind, merge, weights
+from snf_runtime.anomaly.verdict import MAX_REASONS, MIN_SHARE
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split
 
 

@@ -16,7 +16,7 @@ from snf_models.anomaly.calibrate import fit_cross, fit_split
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.errors import ArtifactError
 from snf_models.registry.calibrations import from_arrays, load_calibration, save_calibration, to_arrays
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
@@ -135,7 +135,7 @@ def test_a_calibration_of_another_model_is_refused(copy: Path) -> None:
     for calibration in kinds().values():
         rewrite(copy, calibration)
         with pytest.raises(ArtifactError, match=misfit):
-            Scorer.load(copy, options=TORCH)
+            load_model(copy, options=TORCH)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a mean over no folds
@@ -155,7 +155,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer
     }.items():
         rewrite(copy, damaged)
         try:
-            Scorer.load(copy, options=TORCH)
+            load_model(copy, options=TORCH)
         except ArtifactError as error:
             assert CALIBRATION in error.detail, name  # noqa: PT017
         else:
@@ -170,15 +170,15 @@ def test_other_values_of_the_right_shape_are_noticed(copy: Path, scorer: Scorer)
     changed = replace(fold, statistic=replace(fold.statistic, whole=more[0], local=more[1]))
     rewrite(copy, replace(scorer.calibration, folds=(changed,)))
     with pytest.raises(ArtifactError, match="the statistic of the pinned image is"):
-        Scorer.load(copy, options=TORCH)
+        load_model(copy, options=TORCH)
 
 
 def test_a_calibration_for_another_precision_is_refused(copy: Path) -> None:
     with pytest.raises(ArtifactError, match="is for float32, the engine computes in bfloat16"):
-        Scorer.load(copy, options=compiled(precision="bfloat16"))
+        load_model(copy, options=compiled(precision="bfloat16"))
 
 
 def test_a_calibration_that_was_not_made_in_its_precision_is_refused(copy: Path) -> None:
     edit_manifest(copy, lambda document: document["calibration"].update({"precision": "bfloat16"}))
     with pytest.raises(ArtifactError, match=r"the pinned image scores|the statistic of the pinned image"):
-        Scorer.load(copy, options=compiled())
+        load_model(copy, options=compiled())

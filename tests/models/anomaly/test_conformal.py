@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import beta, betabinom, binom
 
 from snf_models.anomaly.exchangeability import CONFIDENCE, false_alarm_interval, safe_threshold
-from snf_runtime.anomaly.conformal import (
+from snf_runtime.anomaly.calibration import (
     ALPHAS,
     USUAL_ALPHAS,
     distribution,

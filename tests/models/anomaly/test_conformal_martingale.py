@@ -16,8 +16,8 @@ from snf_models.anomaly.exchangeability import (
     RankCounts,
     log_densities,
 )
-from snf_runtime.anomaly.conformal import CELLS, statistic_cells
-from snf_runtime.anomaly.conformal import p_values as conformal_p_values
+from snf_runtime.anomaly.calibration import CELLS, statistic_cells
+from snf_runtime.anomaly.calibration import p_values as conformal_p_values
 
 Array = NDArray[np.float64]
 

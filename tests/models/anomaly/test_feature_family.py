@@ -12,11 +12,16 @@ from scipy.optimize import brentq
 from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.errors import AlphaUnattainable
-from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
-from snf_runtime.anomaly.conformal import CELLS, statistic_cells
-from snf_runtime.anomaly.statistics.combined import EvidenceKind, HeldOutSurprises, Statistic, merge, weights
-from snf_runtime.anomaly.statistics.features import FEATURE_STATISTICS, FeatureFamily
+from snf_runtime.anomaly.calibration import CELLS, Calibration, from_arrays, statistic_cells, to_arrays
+from snf_runtime.anomaly.statistics import (
+    FEATURE_STATISTICS,
+    EvidenceKind,
+    FeatureFamily,
+    HeldOutSurprises,
+    Statistic,
+    merge,
+    weights,
+)
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
 from tests.models.anomaly import evidences
 

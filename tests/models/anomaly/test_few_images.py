@@ -16,9 +16,8 @@ from snf_models.datasets import Dataset
 from snf_models.evaluation.corruptions import Corruption, corrupt
 from snf_models.evaluation.metrics import separation
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.calibration_arrays import from_arrays, to_arrays
-from snf_runtime.anomaly.statistics.combined import Statistic
+from snf_runtime.anomaly.calibration import Calibration, from_arrays, to_arrays
+from snf_runtime.anomaly.statistics import Statistic
 from snf_runtime.images.batch import stacked
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.anomaly import evidences
@@ -101,8 +100,8 @@ def test_blurred_digits_stand_out_from_few_digits(scorer: Scorer) -> None:
     def area(statistic: Statistic) -> float:
         return separation(statistic(normal), statistic(blurred)).auroc
 
-    found = area(fit_statistic(fitted, scorer.statistics, scorer.density.grid))
-    before = area(fit_statistic(fitted, scorer.statistics, scorer.density.grid, few=0))
+    found = area(fit_statistic(fitted, scorer.density.statistics, scorer.density.grid))
+    before = area(fit_statistic(fitted, scorer.density.statistics, scorer.density.grid, few=0))
     assert found > before
 
 
@@ -111,7 +110,9 @@ def test_evidence_without_channels_is_judged_as_by_earlier_versions(scorer: Scor
     digits = real_images(200)
     with_channels = evidence_of(scorer, digits)
     assert with_channels.channels is not None
-    names = tuple(name for name in scorer.statistics if name.partition("-")[0] not in ("energy", "falling", "rising"))
+    names = tuple(
+        name for name in scorer.density.statistics if name.partition("-")[0] not in ("energy", "falling", "rising")
+    )
     former = replace(with_channels, channels=None)
     reference = replace(evidences.reference(1), evidence=former, log_likelihoods=former.whole[:, 2])
     earlier = fit_split(reference, reference, names, scorer.density.grid)
@@ -120,4 +121,6 @@ def test_evidence_without_channels_is_judged_as_by_earlier_versions(scorer: Scor
     assert len(fold.statistic.whole.views) == 3
     stored = from_arrays(Calibration, to_arrays(earlier))
     np.testing.assert_array_equal(stored.p_values(with_channels), earlier.p_values(former))
-    assert stored.judge(with_channels[:20], scorer.statistics, (28, 28)) == earlier.judge(former[:20], names, (28, 28))
+    assert stored.judge(with_channels[:20], scorer.density.statistics, (28, 28)) == earlier.judge(
+        former[:20], names, (28, 28)
+    )

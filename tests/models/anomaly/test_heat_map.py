@@ -15,13 +15,12 @@ from snf_models.anomaly.heat_map_picture import OVERLAY_SIDE, colours, overlay
 from snf_models.datasets import load_dataset
 from snf_models.errors import HeatMapUnsupported
 from snf_models.flows.architecture import FullyConnectedArchitecture
-from snf_models.loading.load_flows import Artifact, load_artifact
+from snf_models.loading.trained import Artifact, load_artifact
 from snf_models.scorer import Scorer
-from snf_models.scoring.engines.torch_engine import TorchEngine
-from snf_models.scoring.flow_density import FlowDensity
 from snf_models.scoring.frozen import freeze, layers_with_log_det
-from snf_runtime.anomaly.calibration import MapReference
-from snf_runtime.anomaly.pixel_contributions import standardise
+from snf_models.scoring.open_density import FlowDensity
+from snf_models.scoring.torch_engine import TorchEngine
+from snf_runtime.anomaly.maps import MapReference, standardise
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images
 
@@ -135,6 +134,6 @@ def test_fully_connected_flows_have_none(artifact: Path) -> None:
         scorer.require_spatial()
     with pytest.raises(HeatMapUnsupported):
         scorer.heat_maps(images[:2])
-    found = scorer.anomalies(scorer.score(images[40:44]))
+    found = scorer.verdicts(scorer.score(images[40:44]))
     assert all(0 < one.p_value <= 1 for one in found)
     assert all(reason.box is None for one in found for reason in one.reasons)

@@ -10,11 +10,11 @@ from sklearn.covariance import ledoit_wolf
 from snf_models.anomaly.statistic_densities import fit_local
 from snf_models.datasets import load_dataset
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.verdict_reason import region_reason
-from snf_runtime.images.dequantisation import content_noise
+from snf_models.scorer import Scorer, load_model
+from snf_runtime.anomaly.verdict import region_reason
+from snf_runtime.scoring.evidence import SQUARES, Region, cell_side, grid_shape, pool, regions
 from snf_runtime.scoring.flow_pass import run_flow
-from snf_runtime.scoring.grid import SQUARES, Region, cell_side, grid_shape, pool, regions
+from snf_runtime.scoring.pixel_density import content_noise
 from tests.support.compiled_cache import compiled
 
 Array = NDArray[np.float64]
@@ -124,12 +124,12 @@ def test_what_was_planted_is_found(planted: Region, sign: int) -> None:
 
 def additive_maps(scorer: Scorer, images: NDArray[np.uint8]) -> Array:
     x = np.stack([i + content_noise(i, scorer.log_det_digest)[0] for i in images])
-    return run_flow(scorer.pixels.engine, scorer.pixels.frozen, x).additive_map()
+    return run_flow(scorer.trained.pixels.engine, scorer.trained.pixels.frozen, x).additive_map()
 
 
 def test_a_hole_in_a_real_map_is_found() -> None:
     """Eight by eight pixels that are as plain as the margin, in the middle of the additive map of a digit."""
-    scorer = Scorer.load(ZOO / "mnist-snf-glow" / "1", options=compiled())
+    scorer = load_model(ZOO / "mnist-snf-glow" / "1", options=compiled())
     digits = load_dataset("mnist-mini", None)
     grid, side = grid_shape(28, 28), cell_side(28, 28)
     maps = additive_maps(scorer, digits.train)

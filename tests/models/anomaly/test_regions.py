@@ -17,15 +17,13 @@ from snf_models.artifacts.files import CALIBRATION
 from snf_models.datasets import load_dataset
 from snf_models.errors import ArtifactError
 from snf_models.registry.calibrations import load_calibration, save_calibration
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.anomaly_map import of_pixels, of_places
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import Calibration
-from snf_runtime.anomaly.judged import JudgedImage
-from snf_runtime.anomaly.regions import MAX_REGIONS, find_regions
-from snf_runtime.anomaly.verdict_reason import VerdictReason, located
+from snf_runtime.anomaly.detection import Detection
+from snf_runtime.anomaly.maps import MAX_REGIONS, find_regions, of_pixels, of_places
+from snf_runtime.anomaly.verdict import VerdictReason, located
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.feature_density import FeatureDensity
-from snf_runtime.scoring.hybrid_density import HybridDensity
+from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
 from tests.models.anomaly.test_feature_family import IMAGE, evidence, reference
 from tests.models.helpers import sign_again
 from tests.support.compiled_cache import compiled
@@ -37,7 +35,7 @@ ALPHA = 0.05
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
     """A model of features of real digits."""
-    return Scorer.load(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
+    return load_model(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
 
 
 def with_maps(count: int, seed: int, fits: int = 1) -> ReferenceEvidence:
@@ -166,7 +164,7 @@ def test_maxima_of_another_number_of_images_are_refused(artifact: Path, tmp_path
     save_file(damaged, tmp_path / CALIBRATION)
     sign_again(tmp_path)
     with pytest.raises(ArtifactError, match="maxima"):
-        Scorer.load(tmp_path, options=compiled())
+        load_model(tmp_path, options=compiled())
 
 
 @pytest.mark.parametrize("folds", [1, 5])
@@ -214,9 +212,9 @@ def _maxima(nats: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.
     return largest
 
 
-def judged(scorer: Scorer, image: NDArray[np.uint8], alpha: float, *, explain: bool) -> JudgedImage:
-    [result] = scorer.judge_each(image, alpha, explain=explain)
-    assert isinstance(result, JudgedImage)
+def judged(scorer: Scorer, image: NDArray[np.uint8], alpha: float, *, explain: bool) -> Detection:
+    [result] = scorer.detect(image, alpha, explain=explain)
+    assert isinstance(result, Detection)
     return result
 
 
@@ -236,7 +234,7 @@ def test_pixels_have_regions_with_a_heat_map_and_features_always(scorer: Scorer,
 
 
 def test_the_map_of_a_hybrid_is_that_of_its_features(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> None:
-    hybrid = Scorer.load(hybrid_artifact(tmp_path_factory), options=compiled(backbones=backbones))
+    hybrid = load_model(hybrid_artifact(tmp_path_factory), options=compiled(backbones=backbones))
     digits = load_dataset("mnist-mini", None).test[:3]
     found = collect_evidence(hybrid.density, digits).evidence.features
     assert found is not None
@@ -254,9 +252,9 @@ def test_scores_and_maps_come_from_the_same_pass(
     draws: int,
 ) -> None:
     made = {"hybrid": hybrid_artifact, "features": feature_artifact}[kind](tmp_path_factory)
-    scorer = Scorer.load(made, options=compiled(backbones=backbones))
+    scorer = load_model(made, options=compiled(backbones=backbones))
     digits = load_dataset("mnist-mini", None).test[:25]  # more than one group of 64 draws, whose end cuts an image
-    plain, maps = scorer.judge_each(digits, draws=draws), scorer.heat_maps(digits)
+    plain, maps = scorer.detect(digits, draws=draws), scorer.heat_maps(digits)
     features = scorer.density.features if isinstance(scorer.density, HybridDensity) else scorer.density
     assert isinstance(features, FeatureDensity)
     squares, computed = features.engine.squares, []
@@ -266,9 +264,9 @@ def test_scores_and_maps_come_from_the_same_pass(
         return squares(images)
 
     monkeypatch.setattr(features.engine, "squares", noted)
-    for one, other, expected in zip(scorer.judge_each(digits, draws=draws, explain=True), plain, maps, strict=True):
-        assert isinstance(one, JudgedImage)
-        assert isinstance(other, JudgedImage)
+    for one, other, expected in zip(scorer.detect(digits, draws=draws, explain=True), plain, maps, strict=True):
+        assert isinstance(one, Detection)
+        assert isinstance(other, Detection)
         assert one.likelihood.log_likelihood == other.likelihood.log_likelihood
         assert one.verdict.p_value == other.verdict.p_value
         assert one.heat_map is not None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from snf_models.datasets import load_dataset
 from snf_models.errors import ImageError
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.statistics.combined import merge, weights
+from snf_runtime.anomaly.statistics import merge, weights
 from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
@@ -29,7 +29,7 @@ def images() -> NDArray[np.uint8]:
 
 def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1) -> list[Verdict]:
     found = scorer.score_each(images, draws)
-    return scorer.anomalies([one for one in found if not isinstance(one, ImageError)])
+    return scorer.verdicts([one for one in found if not isinstance(one, ImageError)])
 
 
 def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1) -> Evidence:
@@ -76,7 +76,7 @@ def test_draws_do_not_change_the_verdict(scorer: Scorer, images: NDArray[np.uint
 
 def test_reasons_of_real_images(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     # The energies of all channels of a level are one reason.
-    of_levels = {name.rpartition("-")[0] if name.startswith("energy-") else name for name in scorer.statistics}
+    of_levels = {name.rpartition("-")[0] if name.startswith("energy-") else name for name in scorer.density.statistics}
     for one in judged(scorer, images):
         shares = [reason.share for reason in one.reasons]
         assert len(shares) <= 3
@@ -107,17 +107,17 @@ def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
 def test_verdicts_need_the_evidence_of_a_scorer(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     bare = replace(scorer.score(images[:1])[0], evidence=None)
     with pytest.raises(ValueError, match="without evidence"):
-        scorer.anomalies([bare])
-    assert scorer.anomalies([]) == []
+        scorer.verdicts([bare])
+    assert scorer.verdicts([]) == []
     assert judged(scorer, images[:0]) == []
 
 
 def test_calibration_images_tie_with_themselves_in_any_company(scorer: Scorer) -> None:
     digits = load_dataset("mnist-mini", None)
     scored = scorer.score(digits.calibration)
-    together = [one.p_value for one in scorer.anomalies(scored)]
-    assert [scorer.anomaly(one).p_value for one in scored] == together
-    sevens = [one.p_value for start in range(0, len(scored), 7) for one in scorer.anomalies(scored[start : start + 7])]
+    together = [one.p_value for one in scorer.verdicts(scored)]
+    assert [scorer.verdicts([one])[0].p_value for one in scored] == together
+    sevens = [one.p_value for start in range(0, len(scored), 7) for one in scorer.verdicts(scored[start : start + 7])]
     assert sevens == together
     # Each has itself and all stranger ones at least as strange: the p-values are all ranks from 2 on.
     count = len(scored) + 1

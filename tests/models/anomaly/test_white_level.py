@@ -9,7 +9,7 @@ import pytest
 
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_models.datasets import load_dataset
-from snf_runtime.scoring.white_level import white_levels
+from snf_runtime.scoring.evidence import white_levels
 
 
 def counts(levels: np.ndarray) -> list[int]:
@@ -24,7 +24,7 @@ def test_a_white_level_is_the_ninety_ninth_percentile_of_all_values(monkeypatch:
     expected = [np.percentile(image, 99, method="inverted_cdf") for image in images]
     assert white_levels(images).tolist() == expected
     for bound in ("SMALL", "AT_ONCE"):
-        monkeypatch.setattr(f"snf_runtime.scoring.white_level.{bound}", 50)  # counted by rows, as large images are
+        monkeypatch.setattr(f"snf_runtime.scoring.evidence.{bound}", 50)  # counted by rows, as large images are
     assert white_levels(images).tolist() == expected
     assert white_levels([]).tolist() == []
 

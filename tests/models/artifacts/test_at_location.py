@@ -16,7 +16,7 @@ from snf_models.artifacts.manifest import FILE
 from snf_models.disk import RESERVE
 from snf_models.errors import ArtifactRefused, LocationNotFound, StorageFull
 from snf_models.locations.location import Location
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.s3 import S3Server
 
 MANY = 2**30
@@ -44,7 +44,7 @@ def test_a_model_on_s3_scores_as_the_one_that_was_written(
     kept = cached_artifact(location, tmp_path / "cache", MANY, lambda folder: checked.append(contents(folder)))
     assert contents(kept) == contents(artifact) == checked[0]
     assert set(files_at(location)) == set(checked[0])
-    likelihoods = [each.score(scorer.pinned)[0].log_likelihood for each in (scorer, Scorer.load(kept))]
+    likelihoods = [each.score(scorer.pinned)[0].log_likelihood for each in (scorer, load_model(kept))]
     assert likelihoods[0] == likelihoods[1]
     assert cached_artifact(location, tmp_path / "cache", MANY, lambda _folder: checked.append({})) == kept
     assert len(checked) == 1, "it is fetched and checked once"

@@ -41,7 +41,7 @@ from snf_models.errors import (
     PlanDiffers,
     StorageFull,
 )
-from snf_models.loading.model_files import MAX_FETCHED_BYTES, ModelFiles, content_digest
+from snf_models.loading.verification import MAX_FETCHED_BYTES, ModelFiles, content_digest
 from snf_models.locations.location import Location
 from snf_models.scorer import load_files
 from snf_models.scoring.options import EngineOptions
@@ -268,7 +268,7 @@ def test_all_processes_of_a_scoring_compute_by_the_engine_that_began_it(artifact
     files = ModelFiles(artifact, None, compiled())
     plan, images = plan_of(files, tmp_path)
     begun, chosen, _ = choose_engine(plan, files, None)
-    assert begun.engine == chosen.options.name == load_files(files).engine_name
+    assert begun.engine == chosen.options.name == load_files(files).density.engine_name
     assert begun != plan
 
     other = "torch" if begun.engine == "openvino" else "openvino"

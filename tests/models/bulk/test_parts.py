@@ -25,7 +25,7 @@ from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, In
 from snf_models.locations.location import Location
 from snf_models.score_rows import SCHEMA
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.judged import Judgement
+from snf_runtime.anomaly.detection import Detection
 from snf_runtime.images.codec import Preprocessing
 from tests.models.datasets.sample_files import pngs
 from tests.support.paths import DATA
@@ -82,7 +82,7 @@ def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path]
             assert row["log_likelihood"] is row["p_value"] is row["is_anomaly"] is row["warning"] is None
             continue
         alone = scorer.score(image.pixels[None])[0]
-        verdict = scorer.anomaly(alone, 1.0)
+        verdict = scorer.verdicts([alone, 1.0])[0]
         wanted = {
             "log_likelihood": alone.log_likelihood,
             "bits_per_dim": alone.bits_per_dim,
@@ -105,8 +105,8 @@ class Overflowing:
         self.manifest, self.preprocessing = scorer.manifest, scorer.preprocessing
         self._scorer, self._index = scorer, index
 
-    def judge_each(self, images: np.ndarray, alpha: float | None) -> list[Judgement]:  # type: ignore[type-arg]
-        judged = self._scorer.judge_each(images, alpha)
+    def detect(self, images: np.ndarray, alpha: float | None) -> list[Detection | ImageError]:  # type: ignore[type-arg]
+        judged = self._scorer.detect(images, alpha)
         judged[self._index] = ScoreNotFinite("overflow")
         return judged
 
@@ -139,7 +139,7 @@ def test_parts_make_one_file_whatever_their_size(
         said = {key.decode(): value.decode() for key, value in file.schema_arrow.metadata.items()}
     assert (said["snf.model"], said["snf.kind"]) == ("digits:1", "density")
     assert said["snf.dataset_digest"] == images.digest
-    assert (float(said["snf.alpha"]), int(said["snf.count"])) == (scorer.default_alpha, 40)
+    assert (float(said["snf.alpha"]), int(said["snf.count"])) == (scorer.calibration.default_alpha, 40)
 
 
 def test_nothing_to_score_is_an_empty_table(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def plan_of(scorer: Scorer, images: ImageSource, images_per_part: int) -> BulkPl
         weights_sha256=scorer.log_det_digest,
         dataset="files",
         source_digest=images.digest,
-        alpha=scorer.default_alpha,
+        alpha=scorer.calibration.default_alpha,
         count=images.count,
         images_per_part=images_per_part,
     )

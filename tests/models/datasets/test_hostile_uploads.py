@@ -14,8 +14,7 @@ import pytest
 from snf_models.datasets import DatasetStore
 from snf_models.datasets.upload_items import Limits, safe_path
 from snf_models.errors import DatasetRefused, ImageError
-from snf_runtime.images.codec import decode_npy
-from snf_runtime.images.npy import npy_header
+from snf_runtime.images.codec import decode_npy, npy_header
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax, zip_of_entries
 from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, source, tarred

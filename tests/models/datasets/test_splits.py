@@ -9,7 +9,7 @@ import pytest
 
 from snf_models.anomaly.exchangeability import safe_threshold
 from snf_models.datasets.dataset import SplitAssignment, held_out_sizes, split_images
-from snf_runtime.anomaly.conformal import smallest_p
+from snf_runtime.anomaly.calibration import smallest_p
 
 
 def digests(count: int) -> list[bytes]:

@@ -23,7 +23,7 @@ from snf_models.datasets.report import near_pairs
 from snf_models.disk import folder_bytes
 from snf_models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from snf_models.images import choose_preprocessing, provenance_warning
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import train
 from snf_models.scoring.options import EngineOptions
@@ -281,8 +281,8 @@ def test_stored_images_are_read_where_limits_on_their_cost_came_later(
 ) -> None:
     store = DatasetStore(tmp_path / "datasets")
     with monkeypatch.context() as earlier:
-        earlier.setattr("snf_runtime.images.file_decoding.check_cost", lambda *_: None)
-        earlier.setattr("snf_runtime.images.file_decoding.BoundedFile", lambda data, _: io.BytesIO(data))
+        earlier.setattr("snf_runtime.images.codec.check_cost", lambda *_: None)
+        earlier.setattr("snf_runtime.images.codec.BoundedFile", lambda data, _: io.BytesIO(data))
         costly = {"costly.bmp": run_length_bmp(DIGITS[40, 0])}
         store.create("digits", [source(tmp_path / "uploads", zipped(pngs(40) | costly))])
     images = everything(load_dataset("digits", None, store, NOTHING))

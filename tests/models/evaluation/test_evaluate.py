@@ -19,7 +19,7 @@ from snf_models.evaluation.corruptions import corruptions
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.image_sets import ImageSets, evenly
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
@@ -37,7 +37,7 @@ BASELINES = {
 @pytest.fixture(scope="module")
 def digits() -> Scorer:
     """The shipped model of digits."""
-    return Scorer.load(Registry(Path("no-such-folder")).resolve("mnist-snf-glow").path, options=compiled())
+    return load_model(Registry(Path("no-such-folder")).resolve("mnist-snf-glow").path, options=compiled())
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_in_place_of_an_alpha_that_few_calibration_images_do_not_attain_stands_t
     scorer = copy(digits)
     few = tuple(replace(fold, ordered=fold.ordered[::125], map_maxima=None) for fold in digits.calibration.folds)
     scorer.calibration = replace(digits.calibration, folds=few)
-    scorer.smallest_p = scorer.calibration.smallest_p
+    scorer.calibration.smallest_p = scorer.calibration.smallest_p
     found = evaluate(subject(scorer, store, "digits", against=["negatives"]))
     assert found.alphas == [1 / 41, 0.05]
     [alarms, _] = found.columns[0].false_alarms

@@ -11,7 +11,7 @@ from snf_client.schemas.evaluations import EvaluationParameters, EvaluationRepor
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from tests.support.compiled_cache import compiled
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
@@ -26,7 +26,7 @@ pytestmark = [
     [("mnist-snf-glow", "mnist", "fashion-mnist"), ("fashion-snf-glow", "fashion-mnist", "mnist")],
 )
 def test_either_way_the_combined_score_is_good(model: str, normal: str, against: str) -> None:
-    scorer = Scorer.load(Registry(Path("no-such-folder")).resolve(model).path, options=compiled())
+    scorer = load_model(Registry(Path("no-such-folder")).resolve(model).path, options=compiled())
     parameters = EvaluationParameters(against=[against], images=100)
     report = evaluate(Subject(scorer, f"{model}:1", normal, parameters, DATA_DIR, None))
     (found,) = report.sets

@@ -13,7 +13,7 @@ from snf_models.datasets import DatasetStore
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
 from tests.support.compiled_cache import compiled
@@ -25,7 +25,7 @@ SINGLE = {"feature-place", "feature-area", "feature-mean", "feature-image"}
 @pytest.fixture(scope="module", params=["features", "hybrid"])
 def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
     artifact = feature_artifact if request.param == "features" else hybrid_artifact
-    return Scorer.load(artifact(tmp_path_factory), options=compiled(backbones=backbones))
+    return load_model(artifact(tmp_path_factory), options=compiled(backbones=backbones))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def report(scorer: Scorer, store: DatasetStore) -> EvaluationReport:
 
 
 def test_the_scores_of_features_are_among_the_columns(scorer: Scorer, report: EvaluationReport) -> None:
-    hybrid = scorer.pixels is not None
+    hybrid = scorer.trained.pixels is not None
     families = {column.name for column in report.columns if column.family == "family"}
     assert families == {"feature-family"} | ({"whole-family", "local-family"} if hybrid else set())
     assert {column.name for column in report.columns if column.family == "features"} == SINGLE
@@ -56,7 +56,7 @@ def test_the_scores_of_features_are_among_the_columns(scorer: Scorer, report: Ev
 
 
 def test_bits_are_those_of_pixels_alone(scorer: Scorer, report: EvaluationReport) -> None:
-    hybrid = scorer.pixels is not None
+    hybrid = scorer.trained.pixels is not None
     assert report.kind == scorer.density.kind == ("density" if hybrid else "feature_density")
     assert (report.normal.bits_per_dim is None) == (not hybrid)
     page = render_html(report)
@@ -73,4 +73,4 @@ def test_a_bulk_table_has_bits_of_pixels_alone(scorer: Scorer, tmp_path: Path) -
     images = ImageFiles(paths, scorer.preprocessing)
     rows = score_range(scorer, images, 0, 5, None).to_pylist()
     assert all(row["error"] is None and row["p_value"] > 0 for row in rows)
-    assert all((row["bits_per_dim"] is None) == (scorer.pixels is None) for row in rows)
+    assert all((row["bits_per_dim"] is None) == (scorer.trained.pixels is None) for row in rows)

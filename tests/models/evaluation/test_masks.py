@@ -20,7 +20,7 @@ from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.localisation_metrics import localise
 from snf_models.evaluation.measure_localisation import reduced
 from snf_models.evaluation.report import render_html
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.sample_files import source, zipped
 from tests.models.helpers import real_images
@@ -49,7 +49,7 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    return Scorer.load(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
+    return load_model(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from snf_models.exports.folder import pixel_part
 from snf_models.exports.serialized import serialized
 from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.exported.manifest import ENDINGS, GraphFormat
-from snf_runtime.scoring.engines.openvino_library import op, ov
-from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
+from snf_runtime.scoring.openvino_engine import CompiledGraph, core, op, ov
 from tests.models.anomaly.flows import convolutional, off_inverse
 from tests.models.helpers import glow
 
@@ -31,7 +30,7 @@ FLOWS: dict[str, Callable[[], FrozenFlow]] = {
 
 def outputs(model: ov.Model, images: int = 5) -> list[NDArray[np.float32]]:
     settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    run, results = Lanes(Compiled(core().compile_model(model, "CPU", settings)), 1).on_noise(images)
+    run, results = CompiledGraph(core().compile_model(model, "CPU", settings), 1).on_noise(images)
     run()
     return results
 

@@ -29,8 +29,8 @@ from snf_models.flows.architecture import LayeredArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.flows.layers import AffineCouplingSpec, ImageShape, LayerSpec, layer_types
-from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.scoring.frozen import freeze
+from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import BatchLoss, SelfNormalizingObjective
 from snf_runtime.scoring.flow_pass import run_flow

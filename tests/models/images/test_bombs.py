@@ -16,10 +16,9 @@ import pytest
 from PIL import Image
 
 from snf_models.errors import ImageError
-from snf_runtime.images.bombs import MAX_SCANS
-from snf_runtime.images.bounded_file import DecodingAbandoned
-from snf_runtime.images.file_decoding import open_image, pixels_of
-from snf_runtime.images.policy import MAX_PIXELS
+from snf_runtime.images.codec import open_image, pixels_of
+from snf_runtime.images.files import MAX_PIXELS
+from snf_runtime.images.untrusted import MAX_SCANS, DecodingAbandoned
 from tests.models.helpers import real_images
 from tests.support.image_files import encoded, jpeg_of_scans, png, run_length_bmp
 
@@ -149,7 +148,7 @@ def test_strips_of_a_tiff_are_counted_before_there_are_objects_of_them() -> None
 def test_other_threads_go_on_while_many_parts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow reads them in Python code: scores of other callers waited for the interpreter."""
     pauses: list[float] = []
-    monkeypatch.setattr("snf_runtime.images.bounded_file.time.sleep", pauses.append)
+    monkeypatch.setattr("snf_runtime.images.untrusted.time.sleep", pauses.append)
     for data in (PNG, JPEG, GIF):
         open_image(data)
     assert not pauses

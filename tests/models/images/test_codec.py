@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snf_models.errors import ErrorKind, ImageError
-from snf_runtime.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid
-from snf_runtime.images.file_decoding import open_image
-from snf_runtime.images.policy import FORMATS
+from snf_runtime.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid, open_image
+from snf_runtime.images.files import FORMATS
 from snf_runtime.images.preprocessing import conform
 from tests.models.helpers import real_images
 from tests.support.image_files import png

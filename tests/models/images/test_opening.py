@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snf_models.errors import ImageError
-from snf_runtime.images.codec import Preprocessing, decode_image
-from snf_runtime.images.file_decoding import open_image
+from snf_runtime.images.codec import Preprocessing, decode_image, open_image
 from snf_runtime.images.preprocessing import DecodedImage
 from snf_worker.settings import ServiceSettings
 from tests.models.helpers import real_images
@@ -193,13 +192,13 @@ def ordinary() -> list[tuple[bytes, NDArray[np.uint8]]]:
 
 def test_the_most_pixels_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ServiceSettings.model_fields["max_image_pixels"].default == 100_000_000
-    code = "from snf_runtime.images.policy import MAX_PIXELS; print(MAX_PIXELS)"
+    code = "from snf_runtime.images.files import MAX_PIXELS; print(MAX_PIXELS)"
     for value, expected in (("4096", "4096\n"), ("", "100000000\n")):
         variables = {**os.environ, "SNF_MAX_IMAGE_PIXELS": value}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=variables, capture_output=True, check=True)
         assert done.stdout.decode() == expected
-    monkeypatch.setattr("snf_runtime.images.file_decoding.MAX_PIXELS", 28 * 28 - 1)
+    monkeypatch.setattr("snf_runtime.images.codec.MAX_PIXELS", 28 * 28 - 1)
     with pytest.raises(ImageError, match="expected at most 783 pixels, the header gives 28x28"):
         decode(encoded(DIGIT))
-    monkeypatch.setattr("snf_runtime.images.file_decoding.MAX_PIXELS", 28 * 28)
+    monkeypatch.setattr("snf_runtime.images.codec.MAX_PIXELS", 28 * 28)
     assert np.array_equal(decode(encoded(DIGIT)).pixels[0], DIGIT)

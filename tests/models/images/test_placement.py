@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snf_runtime.images.placement import FilePlacement
-from snf_runtime.images.preprocessing import Fit, OpenedImage, Preprocessing, conform, conform_mask
+from snf_runtime.images.preprocessing import FilePlacement, Fit, OpenedImage, Preprocessing, conform, conform_mask
 
 
 def marked(size: tuple[int, int], mark: tuple[int, int, int, int]) -> OpenedImage:

@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snf_models.errors import ImageError
-from snf_runtime.images.batch import check_batch, in_batches
+from snf_runtime.images.batch import check_batch, in_batches, tile_plan
 from snf_runtime.images.codec import decode_image, decode_npy, encode_png
 from snf_runtime.images.preprocessing import Preprocessing
-from snf_runtime.images.tiles import tile_plan
 from tests.support.tiled import mosaic
 
 SIZES = [(64, 64), (65, 300), (1, 1), (63, 1000), (16, 240), (500, 47), (239, 241)]

@@ -17,7 +17,7 @@ from snf_models.limits.good_images import GoodImages, good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.registry.calibrations import LimitStore
 from snf_models.registry.registry import ZOO, Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.compiled_cache import compiled
 
 MODEL = "mnist-snf-glow"
@@ -26,7 +26,7 @@ FEW = LimitParameters(shapes=("missing-part",), images=40)
 
 @pytest.fixture(scope="module")
 def digits() -> Scorer:
-    return Scorer.load(ZOO / MODEL / "1", options=compiled())
+    return load_model(ZOO / MODEL / "1", options=compiled())
 
 
 @pytest.fixture(scope="module")

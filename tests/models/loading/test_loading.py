@@ -21,9 +21,9 @@ from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.datasets import load_dataset
 from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.loading.verification import image_digest
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.models.helpers import edit_manifest, sign_again
 from tests.support.compiled_cache import compiled
 
@@ -81,24 +81,24 @@ class TestFiles:
         content[len(content) // 2] ^= 1
         (copy / name).write_bytes(content)
         with pytest.raises(ArtifactError, match=f"{name} does not have the SHA-256"):
-            Scorer.load(copy)
+            load_model(copy)
 
     def test_a_missing_end(self, copy: Path, name: str) -> None:
         content = (copy / name).read_bytes()
         (copy / name).write_bytes(content[:-1])
         with pytest.raises(ArtifactError, match=f"{name} does not have the SHA-256"):
-            Scorer.load(copy)
+            load_model(copy)
 
     def test_a_missing_file(self, copy: Path, name: str) -> None:
         (copy / name).unlink()
         with pytest.raises(ArtifactError, match=f"{name} is missing"):
-            Scorer.load(copy)
+            load_model(copy)
 
 
 def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
     """A flipped bit in the manifest is a typed error, or changes nothing of any score."""
     original = (copy / FILE).read_bytes()
-    expected = Scorer.load(copy, options=compiled())
+    expected = load_model(copy, options=compiled())
     images = expected.pinned
     scores = [result.log_likelihood for result in expected.score(images)]
     generator = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
         content[position] ^= 1 << int(generator.integers(0, 7))
         (copy / FILE).write_bytes(content)
         try:
-            scorer = Scorer.load(copy, options=compiled())
+            scorer = load_model(copy, options=compiled())
         except ArtifactError:
             refused += 1
         else:
@@ -133,14 +133,14 @@ def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
 def test_a_foreign_manifest(copy: Path, content: bytes, text: str) -> None:
     (copy / FILE).write_bytes(content)
     with pytest.raises(ArtifactError, match=f"{FILE} is {text}"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_no_manifest_and_no_folder(copy: Path, tmp_path: Path) -> None:
     (copy / FILE).unlink()
     for folder in (copy, tmp_path / "nowhere"):
         with pytest.raises(ArtifactError, match=f"{FILE} cannot be read"):
-            Scorer.load(folder)
+            load_model(folder)
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -176,7 +176,7 @@ def _set(*path: str, value: object) -> Change:
 def test_a_manifest_that_does_not_fit_its_files(copy: Path, change: Change, text: str) -> None:
     edit_manifest(copy, change)
     with pytest.raises(ArtifactError, match=text):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_names_in_the_manifest_never_leave_the_folder(copy: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_names_in_the_manifest_never_leave_the_folder(copy: Path, tmp_path: Path
     outside.write_text("secret")
     edit_manifest(copy, lambda document: document["files"].update({"../outside.txt": sha256_file(outside)}))
     with pytest.raises(ArtifactError, match=r"copy.outside\.txt is missing"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_log_dets_of_other_weights(copy: Path) -> None:
@@ -194,7 +194,7 @@ def test_log_dets_of_other_weights(copy: Path) -> None:
     save_file(tensors, copy / WEIGHTS)
     edit_manifest(copy, _set("files", WEIGHTS, value=sha256_file(copy / WEIGHTS)))
     with pytest.raises(ArtifactError, match="log-dets belong to other weights"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_a_changed_log_det_is_found_by_the_pinned_image(copy: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_changed_log_det_is_found_by_the_pinned_image(copy: Path) -> None:
 
     edit_manifest(copy, change)
     with pytest.raises(ArtifactError, match="the pinned image scores"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CALIBRATION])
@@ -214,7 +214,7 @@ def test_signed_rubbish(copy: Path, name: str, content: bytes) -> None:
     (copy / name).write_bytes(content)
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{name} cannot be read"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_a_pickle_is_never_executed(copy: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_pickle_is_never_executed(copy: Path, tmp_path: Path) -> None:
     torch.save({"levels.0.steps.1.weight": Payload()}, copy / WEIGHTS)
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{WEIGHTS} cannot be read"):
-        Scorer.load(copy)
+        load_model(copy)
     assert not marker.exists()
 
 
@@ -238,7 +238,7 @@ def test_weights_that_are_not_finite(copy: Path) -> None:
     save_file(tensors, copy / WEIGHTS)
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_calibration_that_lacks_a_part(copy: Path, name: str) -> None:
     save_arrays(left, copy / CALIBRATION)
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{CALIBRATION} lacks {name}"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_another_pinned_image(copy: Path) -> None:
@@ -266,7 +266,7 @@ def test_another_pinned_image(copy: Path) -> None:
     save_arrays(arrays, copy / PINNED)
     sign_again(copy)
     with pytest.raises(ArtifactError, match="the pinned image is not the one"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e5m2])
@@ -275,13 +275,13 @@ def test_pinned_images_of_a_type_that_numpy_lacks(copy: Path, kind: torch.dtype)
     save_file({"images": images.to(kind)}, copy / PINNED)
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{PINNED} cannot be read: "):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_a_moved_artifact_is_the_same_model(copy: Path, tmp_path: Path, scorer: Scorer) -> None:
     moved = Path(shutil.move(copy, tmp_path / "elsewhere"))
     images = scorer.pinned
-    assert Scorer.load(moved).score(images) == scorer.score(images)
+    assert load_model(moved).score(images) == scorer.score(images)
 
 
 def test_an_uninitialised_flow_is_not_scored(copy: Path) -> None:
@@ -290,7 +290,7 @@ def test_an_uninitialised_flow_is_not_scored(copy: Path) -> None:
     save_file(tensors, copy / WEIGHTS)
     sign_again(copy)
     with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score: ActNorm is not initialised"):
-        Scorer.load(copy)
+        load_model(copy)
 
 
 def test_an_unknown_layer_is_named(artifact: Path, tmp_path: Path) -> None:

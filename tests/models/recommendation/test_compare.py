@@ -19,7 +19,7 @@ from snf_models.limits.good_images import GoodImages
 from snf_models.limits.measure import measure_limits
 from snf_models.recommendation import compare
 from snf_models.recommendation.compare import choose_images, compare_families
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from tests.support.backbones import backbone_folder
 
@@ -123,7 +123,7 @@ def test_all_families_are_trained_and_their_limits_are_those_of_the_trained_mode
     assert pixels.steps
     assert features.steps is None
     (artifact,) = folder.glob("*/features/artifact")
-    scorer = Scorer.load(artifact, None, options)
+    scorer = load_model(artifact, None, options)
     parameters = RecommendParameters(**FAST, **SHORT)
     dataset = load_dataset("mnist-mini", None, config=ImageOptions(image_size=(16, 16)))
     good = GoodImages("mnist-mini", "", np.asarray(choose_images(dataset, parameters.alpha, 0).test))

@@ -25,8 +25,8 @@ from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, 
 from snf_models.locations.location import Location
 from snf_models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore, calibration_bytes
 from snf_models.registry.registry import ZOO, Registry
-from snf_models.scorer import Scorer
-from snf_runtime.anomaly.conformal import USUAL_ALPHAS
+from snf_models.scorer import Scorer, load_model
+from snf_runtime.anomaly.calibration import USUAL_ALPHAS
 from snf_runtime.images.batch import stacked
 from tests.models.helpers import real_images
 from tests.models.registry.publishing import publish_calibrations
@@ -63,12 +63,14 @@ def test_the_newest_is_active_and_another_scores(
     assert now.calibration_summary == made[1] == calibrations.record(1).summary
     assert registry.names() == ["digits"]
     assert registry.versions("digits") == [1]
-    again = Scorer.load(now.path, now.calibration_path, compiled())
-    assert again.smallest_p == made[1].smallest_p == 1 / 13
+    again = load_model(now.path, now.calibration_path, compiled())
+    assert again.calibration.smallest_p == made[1].smallest_p == 1 / 13
     assert again.calibration_summary == made[1]
     pinned = scorer.pinned[:1]
     assert again.score(pinned)[0].log_likelihood == scorer.score(pinned)[0].log_likelihood
-    assert again.anomaly(again.score(pinned)[0]).statistic != scorer.anomaly(scorer.score(pinned)[0]).statistic
+    assert (
+        again.verdicts([again.score(pinned)[0]])[0].statistic != scorer.verdicts([scorer.score(pinned)[0]])[0].statistic
+    )
 
 
 def test_a_job_publishes_once(calibrations: CalibrationStore, made: Made) -> None:
@@ -120,7 +122,7 @@ def test_one_that_is_deleted_is_an_error_and_its_number_is_not_given_again(
     gone = registry.resolve("digits")
     assert gone.calibration == 1
     with pytest.raises(ArtifactError, match=r"digits/calibrations/1/1/calibration.json cannot be read"):
-        Scorer.load(gone.path, gone.calibration_path)
+        load_model(gone.path, gone.calibration_path)
     assert calibrations.publish(*made) == 2
     calibrations.choose(0, made[1].weights_sha256)
     assert registry.resolve("digits").calibration == 0
@@ -187,7 +189,7 @@ def test_damage_is_named(
     damage(calibrations.folder / "1")
     version = registry.with_calibration("digits", 1, 1)
     with pytest.raises(ArtifactError, match=message):
-        Scorer.load(version.path, version.calibration_path, compiled())
+        load_model(version.path, version.calibration_path, compiled())
     if not may_be_chosen:
         with pytest.raises(ArtifactError, match=message):
             calibrations.choose(1, made[1].weights_sha256)
@@ -195,7 +197,10 @@ def test_damage_is_named(
     assert calibrations.publish(*made, job="a") == 2
     assert calibrations.publish(*made, job="a") == 2
     calibrations.choose(0, made[1].weights_sha256)
-    assert Scorer.load(version.path, registry.resolve("digits").calibration_path, compiled()).smallest_p == 1 / 51
+    assert (
+        load_model(version.path, registry.resolve("digits").calibration_path, compiled()).calibration.smallest_p
+        == 1 / 51
+    )
 
 
 def test_a_damaged_choice_is_named_and_replaced(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
@@ -231,7 +236,7 @@ def test_after_an_upgrade_a_calibration_of_other_weights_gives_way_by_name(
     for _ in range(2):
         version = registry.resolve("shipped")
         assert (version.calibration, version.calibration_path) == (0, None)
-        assert Scorer.load(version.path, version.calibration_path, compiled()).smallest_p == 1 / 51
+        assert load_model(version.path, version.calibration_path, compiled()).calibration.smallest_p == 1 / 51
     [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("calibration 1 of shipped:1 was made for other weights")
     assert "all scores of shipped:1" in warning
@@ -383,8 +388,8 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     images = reference.calibration[0:4]
     exact = [one.log_likelihood for one in scorer.score(images)]
     now = registry.resolve("digits")
-    rounded = Scorer.load(now.path, now.calibration_path, compiled())
-    assert (rounded.precision, scorer.precision) == ("bfloat16", "float32")
+    rounded = load_model(now.path, now.calibration_path, compiled())
+    assert (rounded.density.precision, scorer.density.precision) == ("bfloat16", "float32")
     distances = [abs(one.log_likelihood - other) for one, other in zip(rounded.score(images), exact, strict=True)]
     assert max(distances) == pytest.approx(deviation.worst, abs=1e-6)
     # From one that scores in bfloat16 back to one that does not, and the same comparison from there.
@@ -393,7 +398,7 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     assert rounded.calibrate(reference, lambda *_: None, "bfloat16")[1].deviation == deviation
     calibrations.choose(0, scorer.log_det_digest)
     first = registry.resolve("digits")
-    again = Scorer.load(first.path, first.calibration_path, compiled())
+    again = load_model(first.path, first.calibration_path, compiled())
     assert [one.log_likelihood for one in again.score(images)] == exact
 
 

@@ -23,7 +23,7 @@ from snf_models.errors import (
 )
 from snf_models.naming import ModelRef, parse_ref
 from snf_models.registry.registry import MAX_ALIASES, Registry, TooManyAliases
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from tests.models.registry.publishing import publish_versions
 from tests.support.forked_context import forked_context
 
@@ -56,7 +56,7 @@ def test_versions_count_up_and_the_first_is_live(registry: Registry, artifact: P
     assert registry.resolve("digits").version == 1
     assert registry.resolve("digits:2") == second
     assert second.manifest.training.preset == "snf-glow-tiny"
-    assert Scorer.load(second.path).manifest == first.manifest
+    assert load_model(second.path).manifest == first.manifest
 
 
 def test_promotion_and_aliases(registry: Registry, artifact: Path) -> None:

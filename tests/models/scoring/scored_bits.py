@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.judged import JudgedImage
+from snf_runtime.anomaly.detection import Detection
 
 SIZES = (1, 2, 5, 37)
 """Numbers of images that are judged at once: one by one, in waves, and both."""
@@ -19,8 +19,8 @@ def bits_of(scorer: Scorer, images: Any = None) -> str:
         images = np.concatenate([scorer.pinned, noise])
     digest = hashlib.sha256()
     for size in SIZES:
-        for image in scorer.judge_each(images[:size], draws=1 + (size == 2), explain=size == 5):
-            assert isinstance(image, JudgedImage)
+        for image in scorer.detect(images[:size], draws=1 + (size == 2), explain=size == 5):
+            assert isinstance(image, Detection)
             likelihood, verdict, evidence = image.likelihood, image.verdict, image.likelihood.evidence
             assert evidence is not None
             digest.update(repr((likelihood.log_likelihood, verdict.statistic, verdict.p_value)).encode())

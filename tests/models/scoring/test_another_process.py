@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from snf_models.registry.registry import ZOO
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.models.helpers import half_with_noise
 from tests.support.paths import IMPORT_PATH
 
@@ -25,13 +25,13 @@ STATISTICS = 1e-9
 
 PROGRAM = """
 import json, pathlib, pickle, sys, zlib
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count
 answer = {"loaded before": "torch" in sys.modules, "counted": thread_count(None)}
 artifact, shipped = map(pathlib.Path, sys.argv[1:])
-loaded = Scorer.load(artifact)
-Scorer.load(shipped, options=EngineOptions("torch"))
+loaded = load_model(artifact)
+load_model(shipped, options=EngineOptions("torch"))
 answer["compiler"] = [name for name in ("torch._dynamo", "sympy") if name in sys.modules]
 import numpy, torch
 answer["threads"] = torch.get_num_threads()
@@ -41,7 +41,7 @@ answer["pickled"] = [value.hex() for value in scorer({"image": images})["log_lik
 answer["scores"] = []
 for threads in (2, 1):
     torch.set_num_threads(threads)
-    scorer = loaded if threads == answer["counted"] else Scorer.load(artifact)
+    scorer = loaded if threads == answer["counted"] else load_model(artifact)
     answer["scores"].append([one.log_likelihood for one in scorer.score(images)])
 
 import PIL.Image, PIL.PngImagePlugin
@@ -54,7 +54,7 @@ for name in ("compress", "compressobj", "decompress", "decompressobj", "crc32"):
 PIL.Image.Image.save = PIL.Image.open = PIL.Image.fromarray = refuse
 answer["verdicts"] = [
     [one.p_value, one.statistic, [reason.text for reason in one.reasons]]
-    for one in scorer.anomalies(scorer.score(images))
+    for one in scorer.verdicts(scorer.score(images))
 ]
 print(json.dumps(answer))
 """
@@ -71,7 +71,7 @@ def pickled(artifact: Path) -> bytes:
     """A scorer that was loaded from a relative path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(artifact.parent)
-        return pickle.dumps(Scorer.load(Path(artifact.name)))
+        return pickle.dumps(load_model(Path(artifact.name)))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_a_pickled_scorer_gives_the_same_bits(
 def test_verdicts_are_the_same_without_any_compressor(
     answer: dict[str, Any], scorer: Scorer, images: NDArray[np.uint8]
 ) -> None:
-    here = scorer.anomalies(scorer.score(images))
+    here = scorer.verdicts(scorer.score(images))
     assert len({one.p_value for one in here}) > 1
     for (p_value, statistic, texts), one in zip(answer["verdicts"], here, strict=True):
         assert p_value == one.p_value

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
-from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.scoring.frozen import freeze
-from snf_runtime.scoring.channel_statistics import (
+from snf_models.scoring.torch_engine import TorchEngine
+from snf_runtime.scoring.flow_pass import (
     MAX_CHANNELS,
     channel_statistic_names,
     channel_statistics,
@@ -22,9 +22,9 @@ from snf_runtime.scoring.channel_statistics import (
     falling,
     is_channel_statistic,
     rising,
+    run_flow,
+    statistic_names,
 )
-from snf_runtime.scoring.flow_pass import run_flow
-from snf_runtime.scoring.latent_statistics import statistic_names
 from tests.models.anomaly.flows import (
     GLOW_IDS,
     GLOWS,

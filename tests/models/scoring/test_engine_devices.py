@@ -10,10 +10,10 @@ import torch
 from snf_models.bijections.frozen import moved
 from snf_models.errors import DeviceNotFound, EngineUnavailable
 from snf_models.flows.flow import Flow
-from snf_models.scoring.engines.open import open_engine
-from snf_models.scoring.engines.torch_engine import TensorLatents, TorchEngine
 from snf_models.scoring.frozen import freeze
+from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.options import EngineOptions
+from snf_models.scoring.torch_engine import TensorLatents, TorchEngine
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import frozen_glow, glow, images_back, scores_of, transformed
 from tests.models.scoring.test_engines import FLOAT32, points

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +19,15 @@ from snf_models.bijections.coupling import FrozenCoupling
 from snf_models.bijections.frozen import FrozenAffine, FrozenStep
 from snf_models.errors import EngineUnavailable
 from snf_models.flows.flow import Flow
-from snf_models.scoring.engines.compiled_cache import CompiledCache, graph_digest
-from snf_models.scoring.engines.open import open_engine
-from snf_models.scoring.engines.openvino_engine import OpenVINOEngine
-from snf_models.scoring.engines.openvino_graph import forward_graph
-from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scoring.cache import CompiledCache, graph_digest
 from snf_models.scoring.frozen import FrozenFlow, freeze
+from snf_models.scoring.open_density import OpenVINOEngine, open_engine
+from snf_models.scoring.openvino_graph import forward_graph
 from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.threads import torch_threads
-from snf_runtime.scoring.engines.openvino_program import Lanes, core
-from snf_runtime.scoring.engines.tiles import CANDIDATES, Tiling
+from snf_runtime.parallelism import MICRO_BATCHES, BatchTiming
+from snf_runtime.scoring.openvino_engine import CompiledGraph, core
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, images_back, real_images, scores_of, transformed
 from tests.support.tiles import measured_tiles, tiles_of
@@ -158,7 +158,7 @@ def test_float32_does_not_come_back() -> None:
 @torch.no_grad()
 def test_an_image_is_the_same_to_the_bit_in_any_batch() -> None:
     frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
-    engine = OpenVINOEngine(frozen, threads=2)
+    engine = OpenVINOEngine.open(frozen, threads=2)
     y = transformed(frozen, points(frozen, 23))
     whole = engine.forward(y)
     backwards = engine.inverse(whole.scales, "exact")
@@ -177,15 +177,18 @@ def test_tiles_of_any_size_give_the_same_bits(tmp_path: Path) -> None:
     """Within a machine, so that a measured tile size does not change a result."""
     frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
     y, results = transformed(frozen, points(frozen, 23)), []
-    for size in CANDIDATES:
+    for size in MICRO_BATCHES:
         with tiles_of(size):
-            engine = OpenVINOEngine(frozen, 2, tmp_path / str(size))
-        assert engine.tile == size
+            engine = OpenVINOEngine.open(frozen, 2, tmp_path / str(size))
+        assert engine.micro_batch == size
         found = engine.forward(y)
         results.append([*found.scales, *found.log_dets, *found.prior_log_dets, engine.inverse(found.scales, "exact")])
     for others in results[1:]:
         for got, want in zip(others, results[0], strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+TIMING: dict[str, Any] = {"micro_batch": 4, "parallel_requests": 2, "parallel_s": 0.2, "single_s": 0.1}
 
 
 class TestChoice:
@@ -219,7 +222,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             found.append(True)
             return runtime.compile_model(*arguments)
 
-    monkeypatch.setattr("snf_models.scoring.engines.compiled_cache.core", Counting)
+    monkeypatch.setattr("snf_models.scoring.cache.core", Counting)
     return found
 
 
@@ -239,13 +242,13 @@ class TestCache:
     def test_a_second_load_compiles_and_measures_nothing(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        first = OpenVINOEngine(frozen, 2, tmp_path)
-        assert len(compiled) == 1 + len(CANDIDATES)
+        first = OpenVINOEngine.open(frozen, 2, tmp_path)
+        assert len(compiled) == 1 + len(MICRO_BATCHES)
         compiled.clear()
-        monkeypatch.setattr("snf_runtime.scoring.engines.openvino_compile.fastest_tile", None)
-        second = OpenVINOEngine(frozen, 2, tmp_path)
+        monkeypatch.setattr("snf_runtime.scoring.openvino_engine.fastest_micro_batch", None)
+        second = OpenVINOEngine.open(frozen, 2, tmp_path)
         assert not compiled
-        assert second.tile == first.tile
+        assert second.micro_batch == first.micro_batch
         x = points(frozen, 9)
         assert torch.equal(scores_of(first, frozen, x), scores_of(second, frozen, x))
 
@@ -253,13 +256,13 @@ class TestCache:
     def test_an_image_alone_is_a_tile_of_one_on_one_thread(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
     ) -> None:
-        OpenVINOEngine(frozen, 1, tmp_path)
-        assert len(compiled) == len(CANDIDATES)
+        OpenVINOEngine.open(frozen, 1, tmp_path)
+        assert len(compiled) == len(MICRO_BATCHES)
 
     def test_other_weights_precision_or_threads_are_compiled(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
     ) -> None:
-        OpenVINOEngine(frozen, 2, tmp_path)
+        OpenVINOEngine.open(frozen, 2, tmp_path)
         others: list[tuple[FrozenFlow, int]] = [
             (freeze(glow(8, pixels="logit", scale=0.06), (1, 8, 8)), 2),
             (frozen.with_precision("bfloat16"), 2),
@@ -267,82 +270,82 @@ class TestCache:
         ]
         for other, threads in others:
             compiled.clear()
-            OpenVINOEngine(other, threads, tmp_path)
+            OpenVINOEngine.open(other, threads, tmp_path)
             assert compiled
 
     def test_damaged_files_are_made_again(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        OpenVINOEngine(frozen, 2, tmp_path)
-        blobs, tilings = sorted(tmp_path.glob("*.blob")), list(tmp_path.glob("*.json"))
+        OpenVINOEngine.open(frozen, 2, tmp_path)
+        blobs, timings = sorted(tmp_path.glob("*.blob")), list(tmp_path.glob("*.json"))
         assert len(blobs) == 2
-        assert len(tilings) == 1
+        assert len(timings) == 1
         whole = [blob.read_bytes() for blob in blobs]
         blobs[0].write_bytes(whole[0][:-1])
         blobs[1].write_bytes(whole[1][:100] + b"x" + whole[1][101:])
-        tilings[0].write_text('{"tile": 0}')
+        timings[0].write_text('{"micro_batch": 0}')
         compiled.clear()
-        engine = OpenVINOEngine(frozen, 2, tmp_path)
+        engine = OpenVINOEngine.open(frozen, 2, tmp_path)
         assert compiled
         assert "damaged" in caplog.text
         assert "measured again" in caplog.text
-        assert json.loads(tilings[0].read_bytes())["tile"] == engine.tile
+        assert json.loads(timings[0].read_bytes())["micro_batch"] == engine.micro_batch
 
     @pytest.mark.parametrize(
         "content",
         [
-            '{"tile": 2.5, "lanes": 2, "wave": 0.1, "single": 0.1}',
-            '{"tile": true, "lanes": 2, "wave": 0.1, "single": 0.1}',
-            '{"tile": 4, "lanes": 2.0, "wave": 0.1, "single": 0.1}',
-            '{"tile": 4, "lanes": 2, "wave": 1' + 400 * "0" + ', "single": 0.1}',
-            '{"tile": 4, "lanes": 2, "wave": NaN, "single": 0.1}',
-            '{"tile": 4, "lanes": 2, "wave": "1", "single": 0.1}',
+            json.dumps({**TIMING, "micro_batch": 2.5}),
+            json.dumps({**TIMING, "micro_batch": True}),
+            json.dumps({**TIMING, "parallel_requests": 2.0}),
+            json.dumps(TIMING).replace("0.2", "1" + 400 * "0"),
+            json.dumps({**TIMING, "parallel_s": math.nan}),
+            json.dumps({**TIMING, "parallel_s": "1"}),
             "[" * 100_000,
             "[]",
             "{",
         ],
-        ids=["tile", "bool", "lanes", "digits", "nan", "text", "deep", "list", "cut"],
+        ids=["images", "bool", "requests", "digits", "nan", "text", "deep", "list", "cut"],
     )
     def test_damaged_tile_sizes_are_not_used(
         self, frozen: FrozenFlow, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         model, cache = forward_graph(frozen, 1).model, CompiledCache(tmp_path)
-        tiling = Tiling(tile=4, lanes=2, wave=0.1, single=0.1)
-        cache.keep_tiling(model, tiling)
-        assert cache.tiling(model, 2) == tiling
+        timing = BatchTiming(**TIMING)
+        cache.keep_timing(model, timing)
+        assert cache.timing(model, 2) == timing
         next(tmp_path.iterdir()).write_text(content)
-        assert cache.tiling(model, 2) is None
+        assert cache.timing(model, 2) is None
         assert "measured again" in caplog.text
 
     def test_a_folder_that_cannot_be_written_costs_time_alone(
         self, frozen: FrozenFlow, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "file").write_text("")
-        engine = OpenVINOEngine(frozen, 1, tmp_path / "file")
+        engine = OpenVINOEngine.open(frozen, 1, tmp_path / "file")
         assert "cannot be" in caplog.text
         assert len(engine.forward(transformed(frozen, points(frozen, 3))).scales[0]) == 3
 
     def test_where_the_bits_differ_single_images_fill_a_tile(
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run = Lanes.run
+        run = CompiledGraph.run
 
-        def off_by_a_bit(self: Lanes, inputs: Any, outputs: Any, start: int, stop: int) -> None:
+        def off_by_a_bit(self: CompiledGraph, inputs: Any, outputs: Any, start: int, stop: int) -> None:
             run(self, inputs, outputs, start, stop)
-            if self.tile == 1 and len(self._requests) == 1:
+            if self.micro_batch == 1 and len(self._requests) == 1:
                 outputs[0][start:stop] = np.nextafter(outputs[0][start:stop], np.inf)
 
-        monkeypatch.setattr(Lanes, "run", off_by_a_bit)
-        engine = OpenVINOEngine(frozen, 2, tmp_path)
+        monkeypatch.setattr(CompiledGraph, "run", off_by_a_bit)
+        engine = OpenVINOEngine.open(frozen, 2, tmp_path)
         y = transformed(frozen, points(frozen, 9))
         np.testing.assert_array_equal(engine.forward(y[:1]).log_dets[0], engine.forward(y).log_dets[0][:1])
 
     def test_the_oldest_go_first(
         self, frozen: FrozenFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: list[bool]
     ) -> None:
-        OpenVINOEngine(frozen, 1, tmp_path)
-        monkeypatch.setattr("snf_models.scoring.cache_files.MAX_BYTES", 1)
-        OpenVINOEngine(frozen, 2, tmp_path)
+        OpenVINOEngine.open(frozen, 1, tmp_path)
+        monkeypatch.setattr("snf_models.scoring.cache.MAX_BYTES", 1)
+        OpenVINOEngine.open(frozen, 2, tmp_path)
         assert not list(tmp_path.glob("*.blob"))
 
     def test_a_digest_tells_graphs_apart(self, frozen: FrozenFlow) -> None:

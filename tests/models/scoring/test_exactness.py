@@ -17,17 +17,15 @@ from snf_models.bijections.conformance import jacobian_log_det, randomise
 from snf_models.datasets import load_dataset
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.scorer import Scorer
-from snf_models.scoring.engines.flow_engine import FlowEngine
-from snf_models.scoring.engines.open import open_engine
-from snf_models.scoring.engines.torch_engine import TorchEngine
-from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
+from snf_models.scoring.frozen import FlowEngine, FrozenFlow, constant_log_dets, freeze
+from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.options import EngineName, EngineOptions
-from snf_runtime.images.dequantisation import content_noise
+from snf_models.scoring.torch_engine import TorchEngine
 from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.likelihood import Likelihood, score_images
-from snf_runtime.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.pixel_density import PixelDensity, content_noise
 from tests.models.helpers import (
     dequantised,
     flat_latents,
@@ -218,7 +216,7 @@ class TestSameImageSameNumber:
         self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], size: int | str
     ) -> None:
         if isinstance(size, str):
-            size = max(1, scorer.tile + int(size.removeprefix("tile").replace(" ", "")))
+            size = max(1, scorer.density.micro_batch + int(size.removeprefix("tile").replace(" ", "")))
         scores: list[Likelihood] = []
         for start in range(0, len(images), size):
             scores += scorer.score(images[start : start + size])
@@ -242,7 +240,7 @@ class TestLikelihood:
             assert result.bits_per_dim == pytest.approx(-result.log_likelihood / (784 * math.log(2)), rel=1e-12)
             assert result.kind == "density"
             assert result.draws is None
-        assert scorer.log_det_total == pytest.approx(scorer.manifest.log_dets.total)
+        assert scorer.density.constant_log_det == pytest.approx(scorer.manifest.log_dets.total)
 
     def test_it_is_the_density_at_the_point_of_the_first_draw(
         self, artifact: Path, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
@@ -276,7 +274,7 @@ class TestLikelihood:
         noise = content_noise(images[0], scorer.log_det_digest, 4)
         assert np.array_equal(noise[:2], content_noise(images[0], scorer.log_det_digest, 2))
         x = images[0] + noise
-        values = run_flow(scorer.pixels.engine, scorer.pixels.frozen, x).terms().sum((1, 2))
+        values = run_flow(scorer.trained.pixels.engine, scorer.trained.pixels.frozen, x).terms().sum((1, 2))
         draws = scorer.score(images[:1], draws=4)[0].draws
         assert draws is not None
         assert draws.mean == pytest.approx(values.mean(), abs=ELSEWHERE)

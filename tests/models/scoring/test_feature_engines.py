@@ -18,18 +18,32 @@ from snf_models.features.backbones import LITE0, Backbone, BackboneOutput, Backb
 from snf_models.features.extractor import TorchExtractor, normalised, on_one_grid
 from snf_models.features.flows import FrozenFeatureFlows, build_feature_flows, freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
-from snf_models.scoring.engines.openvino_backbone import open_network
-from snf_models.scoring.engines.openvino_feature_engine import OpenVINOExtractor, feature_engine
-from snf_models.scoring.engines.openvino_feature_graph import FeatureGraphs
-from snf_models.scoring.engines.torch_features import TorchFeatureEngine
+from snf_models.scoring.cache import open_program
+from snf_models.scoring.open_density import open_extractor
+from snf_models.scoring.openvino_features import FeatureGraphs, open_network
+from snf_models.scoring.options import EngineOptions
+from snf_models.scoring.torch_engine import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.scoring.engines.openvino_program import Compiled, Lanes, core
 from snf_runtime.scoring.feature_density import FeatureDensity
+from snf_runtime.scoring.openvino_engine import CompiledGraph, OpenVINOFeatures, core
 from tests.models.helpers import real_images
 from tests.models.onnx_files import description, onnx_file, reference
 
 FEATURES, SQUARES = 1e-5, 1e-4
 """Largest differences between float32 and float64, relative to the largest value of an image."""
+
+
+def feature_engine(
+    store: BackboneStore,
+    backbone: Backbone,
+    shape: tuple[int, int, int],
+    size: tuple[int, int],
+    flows: FrozenFeatureFlows,
+    threads: int,
+    cache: Path | None = None,
+) -> OpenVINOFeatures:
+    graphs = FeatureGraphs(open_network(store, backbone), backbone, shape, size, flows)
+    return open_program(OpenVINOFeatures, graphs, size[0] * size[1], threads, cache)
 
 
 def random_weights() -> dict[str, NDArray[np.float32]]:
@@ -120,7 +134,7 @@ def test_features_agree_with_float64(
 ) -> None:
     store, backbone = lite0
     images = pixels(2, shape)
-    extract = OpenVINOExtractor(store, backbone, shape, size, 1)
+    extract = open_extractor(store, backbone, shape, size, EngineOptions(threads=1))
     exact = TorchExtractor(backbone, store.arrays(backbone), size, torch.float64)
     places, pooled = extract(images)
     assert places.shape[1:] == extract.feature_shape == (152, size[0] // 16, size[1] // 16)
@@ -191,9 +205,9 @@ def test_tiles_of_any_size_give_the_same_bits(
     images, results = pixels(16, GREY), []
     for tile in (1, 4, 16):
         settings = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 2, "INFERENCE_PRECISION_HINT": "f32"}
-        lanes = Lanes(Compiled(core().compile_model(graphs(tile).model, "CPU", settings)), 1)
-        results.append(lanes.outputs(len(images)))
-        lanes.run([images], results[-1], 0, len(images))
+        graph = CompiledGraph(core().compile_model(graphs(tile).model, "CPU", settings), 1)
+        results.append(graph.outputs(len(images)))
+        graph.run([images], results[-1], 0, len(images))
     for other in results[1:]:
         for got, want in zip(other, results[0], strict=True):
             np.testing.assert_array_equal(got, want)
@@ -204,7 +218,7 @@ def test_a_second_start_gives_the_same_bits(tiny: tuple[BackboneStore, Backbone]
     flows = random_flows(backbone, GREY, (32, 32), (2,))
     images, cache = pixels(23, GREY), tmp_path / "cache"
     first, second = (feature_engine(store, backbone, GREY, (32, 32), flows, 2, cache) for _ in range(2))
-    assert first.tile == second.tile
+    assert first.micro_batch == second.micro_batch
     for got, want in zip(second.squares(images), first.squares(images), strict=True):
         np.testing.assert_array_equal(got, want)
 
@@ -219,8 +233,7 @@ def test_groups_of_a_density_fill_the_tiles_of_all_threads(
     density = FeatureDensity(engine, flows, "", GREY, (224, 224))
     groups = [len(found) for _, found in density.passes(pixels(20, GREY)) if found is not None]
     assert groups == [8, 8, 4]
-    tiling = engine.program.tiling
-    assert tiling.waves(8) * tiling.tile * tiling.lanes == 8
+    assert engine.timing.parallel_runs(8) * engine.micro_batch * engine.threads == 8
 
 
 FITS: list[tuple[tuple[int, ...], int]] = [
@@ -274,18 +287,18 @@ class TestOnnx:
     def test_a_description_that_does_not_fit(self, tmp_path: Path, changes: dict[str, object], message: str) -> None:
         store, backbone = stored(tmp_path, description("0" * 64, **changes), onnx_file())
         with pytest.raises(BackboneUnfit, match=message):
-            OpenVINOExtractor(store, backbone, GREY, (32, 32))
+            open_extractor(store, backbone, GREY, (32, 32), EngineOptions())
 
     def test_a_file_that_is_not_the_described_one(self, tiny: tuple[BackboneStore, Backbone]) -> None:
         store, backbone = tiny
         store.path(backbone).write_bytes(onnx_file() + b"\0")
         with pytest.raises(BackboneUnfit, match="SHA-256"):
-            OpenVINOExtractor(store, backbone, GREY, (32, 32))
+            open_extractor(store, backbone, GREY, (32, 32), EngineOptions())
 
     def test_a_file_that_is_no_onnx(self, tmp_path: Path) -> None:
         store, backbone = stored(tmp_path, description("0" * 64), b"not a network")
         with pytest.raises(BackboneUnfit, match="cannot read"):
-            OpenVINOExtractor(store, backbone, GREY, (32, 32))
+            open_extractor(store, backbone, GREY, (32, 32), EngineOptions())
 
     def test_weights_outside_the_file_are_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The digest of the file does not cover them."""
@@ -294,4 +307,4 @@ class TestOnnx:
         for number, location in enumerate(["weights.bin", "../../weights.bin", str(tmp_path / "weights.bin")]):
             store, backbone = stored(tmp_path / f"store{number}", description("0" * 64), onnx_file(location))
             with pytest.raises(BackboneUnfit, match="cannot read"):
-                OpenVINOExtractor(store, backbone, GREY, (32, 32))
+                open_extractor(store, backbone, GREY, (32, 32), EngineOptions())

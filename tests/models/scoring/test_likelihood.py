@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from snf_models.errors import ScoreNotFinite
-from snf_models.scorer import Scorer
-from snf_models.scoring.engines.torch_engine import TorchEngine
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
-from snf_runtime.scoring.engines.base import Latents
+from snf_models.scoring.torch_engine import TorchEngine
+from snf_runtime.scoring.density import Latents
 from snf_runtime.scoring.likelihood import score_each, score_images
 from snf_runtime.scoring.pixel_density import PixelDensity
 
@@ -28,11 +28,13 @@ class Overflowing(TorchEngine):
 
 
 def test_an_overflow_stays_with_its_image(artifact: Path) -> None:
-    scorer = Scorer.load(artifact, options=EngineOptions("torch"))
+    scorer = load_model(artifact, options=EngineOptions("torch"))
     images = np.repeat(scorer.pinned[:1], 5, axis=0)
     images[:, 0, 0] = np.arange(5)[:, None]
     wanted = scorer.score(images)
-    density = PixelDensity(Overflowing(scorer.pixels.frozen), scorer.pixels.frozen, scorer.log_det_digest)
+    density = PixelDensity(
+        Overflowing(scorer.trained.pixels.frozen), scorer.trained.pixels.frozen, scorer.log_det_digest
+    )
     found = score_each(density, images)
     assert [isinstance(one, ScoreNotFinite) for one in found] == [False, True, False, False, True]
     assert [found[i] for i in (0, 2, 3)] == [wanted[i] for i in (0, 2, 3)]

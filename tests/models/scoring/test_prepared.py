@@ -18,16 +18,13 @@ import pytest
 from snf_models.audit import audit
 from snf_models.datasets import load_dataset
 from snf_models.errors import ArtifactError, BackboneMissing, StorageFull
-from snf_models.loading.flow_model import FlowModel
-from snf_models.loading.load_flows import load_artifact
-from snf_models.scorer import Scorer
-from snf_models.scoring.cache_files import DIGEST_BYTES, write_cached
-from snf_models.scoring.opened_density import OpenedDensity, open_waves
+from snf_models.loading.trained import LoadedFlows, load_artifact
+from snf_models.scorer import Scorer, load_model
+from snf_models.scoring.cache import DIGEST_BYTES, PreparedFile, write_cached
 from snf_models.scoring.options import EngineOptions
-from snf_models.scoring.prepared.file import PreparedFile
 from snf_models.threads import thread_count
-from snf_runtime.scoring.engines.openvino_compile import NEVER
 from snf_runtime.scoring.likelihood import score_images
+from snf_runtime.scoring.openvino_engine import NEVER
 from tests.models.helpers import edit_manifest
 from tests.models.scoring.scored_bits import bits_of
 from tests.support.backbones import backbone_folder
@@ -39,11 +36,11 @@ SHIPPED = ROOT / "models" / "snf_models" / "zoo" / "mnist-snf-glow" / "1"
 IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from tests.models.scoring.scored_bits import bits_of
 cache, folder = map(Path, sys.argv[1:])
-print(bits_of(Scorer.load(folder, options=EngineOptions(threads=2, cache=cache))))
+print(bits_of(load_model(folder, options=EngineOptions(threads=2, cache=cache))))
 print("torch" in sys.modules)
 """
 
@@ -56,7 +53,7 @@ def tiled(factory: pytest.TempPathFactory) -> Path:
 def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
     """Options with a cache in which a model of pixels was opened. Never write to it."""
     made = EngineOptions(threads=2, cache=tmp_path_factory.mktemp("cache"), backbones=backbone_folder(tmp_path_factory))
-    Scorer.load(barely_trained(tmp_path_factory), options=made)
+    load_model(barely_trained(tmp_path_factory), options=made)
     return made
 
 
@@ -74,7 +71,7 @@ def scores_of(scorer: Scorer) -> list[float]:
 @pytest.fixture(scope="module")
 def expected(options: EngineOptions, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """Scores of the model that is in the cache."""
-    return scores_of(Scorer.load(barely_trained(tmp_path_factory), options=options))
+    return scores_of(load_model(barely_trained(tmp_path_factory), options=options))
 
 
 def record_in(options: EngineOptions) -> Path:
@@ -92,8 +89,8 @@ def change_record(options: EngineOptions, change: Callable[[dict[str, Any]], obj
 
 
 def test_a_shipped_model_scores_in_a_process_without_torch(tmp_path: Path) -> None:
-    trained = Scorer.load(SHIPPED, options=EngineOptions(threads=2, cache=tmp_path))
-    assert trained.has_trained
+    trained = load_model(SHIPPED, options=EngineOptions(threads=2, cache=tmp_path))
+    assert trained.is_flow_loaded
     expected = bits_of(trained)
     command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path), str(SHIPPED)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -108,13 +105,14 @@ def test_models_of_features_give_the_same_bits(
     kind: Callable[[pytest.TempPathFactory], Path],
 ) -> None:
     artifact, options = kind(tmp_path_factory), replace(options, cache=tmp_path)
-    first, second = (Scorer.load(artifact, options=options) for _ in range(2))
-    assert (first.has_trained, second.has_trained) == (True, False)
+    first, second = (load_model(artifact, options=options) for _ in range(2))
+    assert (first.is_flow_loaded, second.is_flow_loaded) == (True, False)
     images = [mosaic(number) for number in range(3)] if kind is tiled else load_dataset("mnist-mini", None).test[:9]
     assert bits_of(second, images) == bits_of(first, images)
-    assert not second.has_trained
-    for name in ("tile", "dimensions", "statistics", "log_det_total", "has_learned_inverse", "engine_name", "at_once"):
-        assert getattr(second, name) == getattr(first, name), name
+    assert not second.is_flow_loaded
+    assert second.has_learned_inverse == first.has_learned_inverse
+    for name in ("micro_batch", "dimensions", "statistics", "constant_log_det", "engine_name", "chunk_size"):
+        assert getattr(second.density, name) == getattr(first.density, name), name
 
 
 def test_bfloat16_gives_the_same_bits(tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions) -> None:
@@ -122,19 +120,17 @@ def test_bfloat16_gives_the_same_bits(tmp_path_factory: pytest.TempPathFactory, 
     images = load_dataset("mnist-mini", None).test[:9]
     scores = {}
     for precision in ("float32", "bfloat16"):
-        file = PreparedFile.of(artifact.manifest, replace(copied, precision=precision))
+        options = replace(copied, precision=precision)
+        file = PreparedFile(artifact.manifest, options)
         file.path.unlink(missing_ok=True)
-        trained = FlowModel(artifact, file.options).opened()
+        trained = LoadedFlows(artifact, options).density
         file.keep(trained)
         prepared = file.open()
         assert prepared is not None
-        assert prepared.density.precision == precision
+        assert prepared.precision == precision
 
-        def bits(opened: OpenedDensity) -> list[float]:
-            return [score.log_likelihood for score in score_images(opened.density, images)]
-
-        scores[precision] = bits(prepared)
-        assert scores[precision] == bits(trained)
+        scores[precision] = [score.log_likelihood for score in score_images(prepared, images)]
+        assert scores[precision] == [score.log_likelihood for score in score_images(trained, images)]
     assert scores["float32"] != scores["bfloat16"]
     assert copied.cache is not None
     assert len(list(copied.cache.glob("*.density"))) == 2
@@ -149,17 +145,17 @@ def test_samples_and_audits_load_the_flows(tmp_path_factory: pytest.TempPathFact
         lambda scorer: audit(scorer, 0).log_dets,
     ]
     for use in uses:
-        scorer = Scorer.load(artifact, options=options)
-        assert not scorer.has_trained
+        scorer = load_model(artifact, options=options)
+        assert not scorer.is_flow_loaded
         assert use(scorer) == use(whole)
-        assert scorer.has_trained
+        assert scorer.is_flow_loaded
 
 
 def test_flows_of_other_files_are_not_loaded_later(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
 ) -> None:
     artifact = Path(shutil.copytree(barely_trained(tmp_path_factory), tmp_path / "artifact"))
-    scorer = Scorer.load(artifact, options=options)
+    scorer = load_model(artifact, options=options)
     edit_manifest(artifact, lambda document: document["training"].update(steps=9))
     with pytest.raises(ArtifactError, match="has changed since the model was loaded"):
         scorer.sample(1)
@@ -209,12 +205,12 @@ def test_damaged_files_are_made_again(
 ) -> None:
     artifact, path = barely_trained(tmp_path_factory), record_in(copied)
     damage(path)
-    scorer = Scorer.load(artifact, options=copied)
-    assert scorer.has_trained
+    scorer = load_model(artifact, options=copied)
+    assert scorer.is_flow_loaded
     assert scores_of(scorer) == expected
     assert log in caplog.text
     if not path.is_dir():
-        assert not Scorer.load(artifact, options=copied).has_trained, "it was made again"
+        assert not load_model(artifact, options=copied).is_flow_loaded, "it was made again"
 
 
 def test_a_record_of_another_density_is_not_used(
@@ -233,11 +229,11 @@ def test_a_record_of_another_density_is_not_used(
         part["constant_log_det"] += 0.01
 
     change_record(copied, shift)
-    scorer = Scorer.load(artifact, options=copied)
-    assert scorer.has_trained
+    scorer = load_model(artifact, options=copied)
+    assert scorer.is_flow_loaded
     assert "the pinned image scores" in caplog.text
     assert scores_of(scorer) == expected
-    assert not Scorer.load(artifact, options=copied).has_trained
+    assert not load_model(artifact, options=copied).is_flow_loaded
 
 
 def test_without_the_graph_for_many_images_they_are_scored_one_by_one(
@@ -247,38 +243,38 @@ def test_without_the_graph_for_many_images_they_are_scored_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     artifact = barely_trained(tmp_path_factory)
-    scorer = Scorer.load(artifact, options=copied)
-    wave = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["wave"]
+    scorer = load_model(artifact, options=copied)
+    parallel = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["parallel"]
     assert copied.cache is not None
-    (copied.cache / f"{wave}.blob").write_bytes(b"")
+    (copied.cache / f"{parallel}.blob").write_bytes(b"")
     assert scores_of(scorer) == expected
-    assert not scorer.has_trained
+    assert not scorer.is_flow_loaded
     assert "images are scored one by one" in caplog.text
     assert not list(copied.cache.glob("*.density")), "the next load makes both again"
-    assert Scorer.load(artifact, options=copied).has_trained
-    assert not Scorer.load(artifact, options=copied).has_trained
+    assert load_model(artifact, options=copied).is_flow_loaded
+    assert not load_model(artifact, options=copied).is_flow_loaded
 
 
 def test_where_the_bits_differ_the_graph_for_many_images_is_opened_at_once(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions
 ) -> None:
     artifact = barely_trained(tmp_path_factory)
-    change_record(copied, lambda document: document["pixels"]["program"]["tiling"].update(single=NEVER))
+    change_record(copied, lambda document: document["pixels"]["program"]["timing"].update(single_s=NEVER))
     assert copied.cache is not None
-    wave = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["wave"]
-    scorer = Scorer.load(artifact, options=copied)
-    (copied.cache / f"{wave}.blob").unlink()
-    assert not scorer.has_trained
+    parallel = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["parallel"]
+    scorer = load_model(artifact, options=copied)
+    (copied.cache / f"{parallel}.blob").unlink()
+    assert not scorer.is_flow_loaded
     assert len(scorer.score(scorer.pinned[:1])) == 1
-    assert Scorer.load(artifact, options=copied).has_trained
+    assert load_model(artifact, options=copied).is_flow_loaded
 
 
 def test_a_record_for_other_threads_is_made_again(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact = barely_trained(tmp_path_factory)
-    change_record(copied, lambda document: document["pixels"]["program"]["tiling"].update(lanes=1))
-    assert [Scorer.load(artifact, options=copied).has_trained for _ in range(2)] == [True, False]
+    change_record(copied, lambda document: document["pixels"]["program"]["timing"].update(parallel_requests=1))
+    assert [load_model(artifact, options=copied).is_flow_loaded for _ in range(2)] == [True, False]
     assert "expected a program for 2 threads, got one for 1" in caplog.text
 
 
@@ -291,17 +287,17 @@ def test_a_bad_calibration_leaves_what_is_good_for_others(
         raise ArtifactError("the statistic of the pinned image is 1.0, stored is 2.0")
 
     with monkeypatch.context() as patch:
-        patch.setattr("snf_models.loading.open_model.check_pinned_statistic", refuse)
+        patch.setattr("snf_models.scorer.check_pinned_statistic", refuse)
         with pytest.raises(ArtifactError, match="stored is 2"):
-            Scorer.load(artifact, options=copied)
-    assert not Scorer.load(artifact, options=copied).has_trained
+            load_model(artifact, options=copied)
+    assert not load_model(artifact, options=copied).is_flow_loaded
 
 
 def test_a_cache_that_cannot_be_searched_costs_time_alone(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path / ("x" * 300))
-    assert Scorer.load(artifact, options=options).has_trained
+    assert load_model(artifact, options=options).is_flow_loaded
     assert "cannot be stored: File name too long" in caplog.text
 
 
@@ -319,7 +315,7 @@ def test_threads_are_counted_while_another_thread_imports_torch(monkeypatch: pyt
 def test_other_options_have_their_own(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, changes: dict[str, Any]
 ) -> None:
-    assert Scorer.load(barely_trained(tmp_path_factory), options=replace(copied, **changes)).has_trained
+    assert load_model(barely_trained(tmp_path_factory), options=replace(copied, **changes)).is_flow_loaded
 
 
 @pytest.mark.parametrize("what", ["other-code", "other-model"])
@@ -327,17 +323,17 @@ def test_other_code_and_other_weights_have_their_own(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     if what == "other-code":
-        monkeypatch.setattr("snf_models.scoring.prepared.file._made_by", lambda: ("another version",))
-    assert Scorer.load(barely_trained(tmp_path_factory, seed=int(what == "other-model")), options=copied).has_trained
+        monkeypatch.setattr("snf_models.scoring.cache._made_by", lambda: ("another version",))
+    assert load_model(barely_trained(tmp_path_factory, seed=int(what == "other-model")), options=copied).is_flow_loaded
 
 
 def test_a_model_whose_backbone_is_missing_is_refused_as_before(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
 ) -> None:
     artifact, options = feature_artifact(tmp_path_factory), replace(options, cache=tmp_path / "cache")
-    Scorer.load(artifact, options=options)
+    load_model(artifact, options=options)
     with pytest.raises(BackboneMissing):
-        Scorer.load(artifact, options=replace(options, backbones=tmp_path / "none"))
+        load_model(artifact, options=replace(options, backbones=tmp_path / "none"))
 
 
 def test_a_full_disk_costs_time_alone(
@@ -350,20 +346,20 @@ def test_a_full_disk_costs_time_alone(
     def full(*_: object) -> None:
         raise StorageFull("the disk is full")
 
-    monkeypatch.setattr("snf_models.scoring.cache_files.require_room", full)
+    monkeypatch.setattr("snf_models.scoring.cache.require_room", full)
     artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path)
-    assert Scorer.load(artifact, options=options).has_trained
+    assert load_model(artifact, options=options).is_flow_loaded
     assert "is not stored in the cache: the disk is full" in caplog.text
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".json"]
-    assert Scorer.load(artifact, options=options).has_trained
+    assert load_model(artifact, options=options).is_flow_loaded
 
 
-def test_waves_are_opened_when_they_are_asked_for(
+def test_graphs_for_many_images_are_opened_when_they_are_asked_for(
     tmp_path_factory: pytest.TempPathFactory, options: EngineOptions
 ) -> None:
-    scorer = Scorer.load(barely_trained(tmp_path_factory), options=options)
-    program = scorer.density.engine.program
-    assert program._wave is None
-    open_waves(scorer.density)
-    assert program._wave is program.wave is not None
+    scorer = load_model(barely_trained(tmp_path_factory), options=options)
+    program = scorer.density.engine
+    assert program._parallel is None
+    scorer.open_parallel_graphs()
+    assert program._parallel is program.parallel is not None
     assert np.isfinite([score.log_likelihood for score in scorer.score(scorer.pinned)]).all()

@@ -14,14 +14,14 @@ from snf_client.schemas.evaluations import EvaluationParameters
 from snf_models.datasets import DatasetStore
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from tests.support.compiled_cache import compiled
 from tests.support.tiled import FAULTY, OTHERS, add_masks, mosaic, mosaic_store, tiled_artifact, with_fault
 
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    return Scorer.load(tiled_artifact(tmp_path_factory)[0], options=compiled(backbones=backbones))
+    return load_model(tiled_artifact(tmp_path_factory)[0], options=compiled(backbones=backbones))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_model_of_tiles_is_evaluated_with_masks(
     sound, defect = np.sort(np.concatenate(normal)), np.concatenate(faulty)
     normal = normal[:20]
 
-    monkeypatch.setattr("snf_runtime.anomaly.pixel_contributions.MAX_MAP_PIXELS", map_pixels)
+    monkeypatch.setattr("snf_runtime.anomaly.maps.MAX_MAP_PIXELS", map_pixels)
     parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
     report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, masked))
     found = report.sets[0].localisation

@@ -29,16 +29,16 @@ from snf_models.features.flows import FeatureFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
+from snf_models.loading.verification import exact_tolerance
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import folds_of_fit
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.training.config import TrainingConfig
-from snf_runtime.anomaly.judged import JudgedImage
-from snf_runtime.anomaly.pixel_contributions import tile_maps
-from snf_runtime.anomaly.statistics.features import FeatureFamily
-from snf_runtime.images.batch import Batch
+from snf_runtime.anomaly.detection import Detection
+from snf_runtime.anomaly.maps import tile_maps
+from snf_runtime.anomaly.statistics import FeatureFamily
+from snf_runtime.images.batch import Batch, tile_plan
 from snf_runtime.images.codec import encode_png
-from snf_runtime.images.tiles import tile_plan
 from snf_runtime.scoring.evidence import FeatureEvidence
 from snf_runtime.scoring.feature_density import FeatureDensity, FeaturePass
 from tests.support.compiled_cache import compiled
@@ -59,7 +59,7 @@ from tests.support.tiled import (
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> tuple[Scorer, DatasetStore]:
     artifact, store = tiled_artifact(tmp_path_factory)
-    return Scorer.load(artifact, options=compiled(backbones=backbones)), store
+    return load_model(artifact, options=compiled(backbones=backbones)), store
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +76,10 @@ def images() -> list[NDArray[np.uint8]]:
     return [*(mosaic(seed) for seed in range(300, 305)), mosaic(1, 1, 1), mosaic(2, 6, 7)[:, :151, :133]]
 
 
-def judged(scorer: Scorer, batch: Batch) -> list[JudgedImage]:
-    results = scorer.judge_each(batch)
-    assert all(isinstance(result, JudgedImage) for result in results)
-    return [result for result in results if isinstance(result, JudgedImage)]
+def judged(scorer: Scorer, batch: Batch) -> list[Detection]:
+    results = scorer.detect(batch)
+    assert all(isinstance(result, Detection) for result in results)
+    return [result for result in results if isinstance(result, Detection)]
 
 
 def test_a_statistic_is_that_of_all_tiles(scorer: Scorer, images: list[NDArray[np.uint8]]) -> None:
@@ -109,7 +109,7 @@ def test_a_statistic_is_that_of_all_tiles(scorer: Scorer, images: list[NDArray[n
 def test_a_log_likelihood_is_the_sum_over_tiles_in_float64(
     scorer: Scorer, images: list[NDArray[np.uint8]], backbones: Path
 ) -> None:
-    flows, architecture = scorer.flows, scorer.manifest.architecture
+    flows, architecture = scorer.trained.flows, scorer.manifest.architecture
     assert isinstance(flows, FeatureFlows)
     assert isinstance(architecture, FeatureArchitecture)
     for image, count in ((images[-2], 1), (images[-1][:, :87, :71], 4)):
@@ -117,7 +117,7 @@ def test_a_log_likelihood_is_the_sum_over_tiles_in_float64(
         assert len(tiles) == count
         exact = [recompute_features(flows, architecture, compiled(backbones=backbones), one[None])[0] for one in tiles]
         [found] = scorer.score([image])
-        tolerance = sum(scorer.exact_tolerance(log_likelihood) for log_likelihood in exact)
+        tolerance = sum(exact_tolerance(scorer.density.dimensions, log_likelihood) for log_likelihood in exact)
         assert found.log_likelihood == pytest.approx(math.fsum(exact), abs=tolerance)
         assert found.log_likelihood == sum(term.log_prior + term.log_det for term in found.terms)
 
@@ -132,8 +132,8 @@ def test_an_image_has_the_same_score_in_all_company(
 ) -> None:
     artifact, _ = tiled_artifact(tmp_path_factory)
     options = compiled(name="torch" if engine == "torch" else "auto", backbones=backbones)
-    first, again = (Scorer.load(artifact, options=options) for _ in range(2))
-    assert first.engine_name == again.engine_name == engine
+    first, again = (load_model(artifact, options=options) for _ in range(2))
+    assert first.density.engine_name == again.density.engine_name == engine
     images = images[3:]
     together = judged(first, images)
     alone = [judged(again, [image])[0] for image in images]
@@ -149,7 +149,7 @@ def test_an_image_has_the_same_score_in_all_company(
 
 def test_a_large_image_pauses_between_groups_of_tiles(scorer: Scorer) -> None:
     image = mosaic(3, 18, 18)
-    steps, pauses = scorer.judge_steps([image], explain=True), 0
+    steps, pauses = scorer.detect_steps([image], explain=True), 0
     while True:
         try:
             next(steps)
@@ -159,7 +159,7 @@ def test_a_large_image_pauses_between_groups_of_tiles(scorer: Scorer) -> None:
         pauses += 1
     assert isinstance(scorer.density, FeatureDensity)
     # Scores and heat map come from the same pass.
-    assert pauses >= len(scorer.density.plan(image)) // scorer.at_once - 1 > 1
+    assert pauses >= len(scorer.density.plan(image)) // scorer.density.chunk_size - 1 > 1
     assert result.verdict == judged(scorer, [image])[0].verdict
 
 
@@ -184,8 +184,8 @@ def test_a_fault_is_found_where_it_is(scorer: Scorer) -> None:
 
 def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     image = with_fault(mosaic(7, 6, 8), 90, 150)
-    [result] = scorer.judge_each([image], explain=True)
-    assert isinstance(result, JudgedImage)
+    [result] = scorer.detect([image], explain=True)
+    assert isinstance(result, Detection)
     heat_map = result.heat_map
     assert heat_map is not None
     assert (heat_map.nats.shape, heat_map.z.shape, heat_map.scale) == (image.shape[1:], image.shape[1:], 1)
@@ -202,7 +202,7 @@ def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPa
     assert bottom >= 106
     assert strongest.area <= (right - left) * (bottom - top)
     assert strongest.box in {reason.box for reason in result.verdict.reasons}
-    monkeypatch.setattr("snf_runtime.anomaly.pixel_contributions.MAX_MAP_PIXELS", 5000)
+    monkeypatch.setattr("snf_runtime.anomaly.maps.MAX_MAP_PIXELS", 5000)
     [found] = [found for _, found in scorer.density.passes([image]) if found is not None]
     assert isinstance(found, FeaturePass)
     [small] = tile_maps(found, scorer.require_spatial(), scorer.calibration.feature_maps(found.evidence()))
@@ -259,10 +259,10 @@ def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore
     for calibration, refused in ((strict.calibration, [3]), (small, [0, 3]), (large, [1, 3])):
         scorer = copy(strict)
         scorer.calibration = calibration
-        results = scorer.judge_each(images, explain=True)
+        results = scorer.detect(images, explain=True)
         assert [number for number, result in enumerate(results) if isinstance(result, SizeNotCalibrated)] == refused
         for image, result in zip(images, results, strict=True):
-            if isinstance(result, JudgedImage):
+            if isinstance(result, Detection):
                 assert result.heat_map is not None
                 assert result.heat_map.z.shape == image.shape[1:]
                 assert result.likelihood == scorer.score([image])[0]
@@ -270,7 +270,7 @@ def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore
             StoredEvidence.of(score.evidence, None, "float32") for score in scorer.score(images) if score.evidence
         ]
         assert [number for number, verdict in enumerate(rejudge(calibration, stored)) if verdict is None] == refused
-    [error] = strict.judge_each(images[3:])
+    [error] = strict.detect(images[3:])
     assert isinstance(error, SizeNotCalibrated)
     assert error.detail.startswith(
         "expected 1 to 9 tile(s) of 64 pixels, as the calibration images have, got 25 (224x224 pixels): calibrate"

@@ -17,14 +17,14 @@ from snf_models.datasets import load_dataset
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.scorer import Scorer
-from snf_models.scoring.engines.torch_engine import TorchEngine
 from snf_models.scoring.frozen import freeze
-from snf_runtime.scoring.complexity import residual_entropy
-from snf_runtime.scoring.flow_pass import run_flow
-from snf_runtime.scoring.latent_statistics import (
+from snf_models.scoring.torch_engine import TorchEngine
+from snf_runtime.scoring.flow_pass import (
     horizontal,
     kurtosis,
     radius,
+    residual_entropy,
+    run_flow,
     statistic_names,
     vertical,
     whole_image_statistics,
@@ -154,7 +154,7 @@ def test_no_statistic_is_a_linear_combination_of_others(scorer: Scorer) -> None:
     scored = scorer.score(np.concatenate([digits.statistics, digits.test]))
     whole = np.concatenate([one.evidence.whole for one in scored if one.evidence is not None])
     assert len(whole) == 150
-    assert rank(whole) == whole.shape[1] == len(statistic_names(scorer.pixels.frozen))
+    assert rank(whole) == whole.shape[1] == len(statistic_names(scorer.trained.pixels.frozen))
     # The check sees one that is: bits/dim of the first level added as a column.
     assert rank(np.column_stack([whole, whole[:, 2] + 0.5 * whole[:, 3] - 2 * whole[:, 0]])) == whole.shape[1]
 

@@ -34,7 +34,7 @@ from snf_models.flows.architecture import (
 from snf_models.flows.build import build_flow, describe_flow
 from snf_models.flows.flow import Flow, Level
 from snf_models.flows.layers import LayerSpec, describe_layer, layer_types
-from snf_models.loading.load_flows import load_artifact, load_flows
+from snf_models.loading.trained import load_artifact, load_flows
 from snf_models.loading.verification import verify_model
 from snf_models.pipeline.architecture_file import (
     ArchitectureFile,
@@ -45,7 +45,7 @@ from snf_models.pipeline.architecture_file import (
 )
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.frozen import constant_log_dets
 from snf_models.scoring.options import EngineOptions
 from tests.models.flows.test_layers import example
@@ -256,7 +256,7 @@ def test_a_flow_built_by_hand_is_trained_from_its_own_weights(tmp_path: Path) ->
     kept = loaded.flow.state_dict()["levels.0.steps.1.weight"]
     torch.testing.assert_close(kept, before["levels.0.steps.1.weight"], rtol=1e-5, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
-    assert not Scorer.load(artifact, options=ENGINE).density.has_map
+    assert not load_model(artifact, options=ENGINE).density.has_map
 
 
 @pytest.mark.parametrize("first", [SelfNormalizingConv1x1, ActNorm])

@@ -15,7 +15,7 @@ from snf_models.pipeline import artifact as module
 from snf_models.pipeline.artifact import EvaluationPlan, EvaluationTimeLeft
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from tests.models.training.runs import TORCH, small_digits
 
 DIGITS = load_dataset("mnist-mini", None)
@@ -92,7 +92,7 @@ def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None
     assert 400 <= calibration_images < 10_000
     assert f"{used.statistics_images} of 10000 statistics, {calibration_images} of 10000 calibration" in said
     assert 200 <= manifest.evaluation.test_images < 10_000
-    assert len(Scorer.load(path, options=TORCH).judge_each(dataset.test[:2])) == 2
+    assert len(load_model(path, options=TORCH).detect(dataset.test[:2])) == 2
 
 
 def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.pipeline.presets import ExpectedRanks, find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
 from tests.models.datasets.sample_files import npz, source
@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> tuple[
     path = train(
         dataset, "snf-features", config, folder / "run", observe=observe, should_stop=lambda: False, engine=engine
     )
-    return Scorer.load(path, options=engine), store, said
+    return load_model(path, options=engine), store, said
 
 
 def test_every_image_of_many_gives_a_rank(trained: tuple[Scorer, DatasetStore, list[str]]) -> None:
@@ -78,7 +78,7 @@ def test_every_image_of_many_gives_a_rank(trained: tuple[Scorer, DatasetStore, l
     assert "p-values are ranks among 150 images: the smallest attainable alpha is 0.0066" in said[0]
     config = TrainingConfig(feature_side=32)
     expected = ExpectedRanks.of(scorer.manifest.architecture, config, summarize("digits", None, store, config))
-    assert (expected.images, expected.smallest_alpha) == (150, scorer.smallest_p)
+    assert (expected.images, expected.smallest_alpha) == (150, scorer.calibration.smallest_p)
 
 
 def test_a_fold_serves_for_a_detection_limit(trained: tuple[Scorer, DatasetStore, list[str]]) -> None:

@@ -24,8 +24,7 @@ from snf_models.pipeline.loop import TrainedFlow, Trainer
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer
-from snf_models.scoring.flow_density import FlowDensity
-from snf_models.scoring.open_density import open_density
+from snf_models.scoring.open_density import FlowDensity, open_density
 from snf_models.training.config import TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
@@ -173,7 +172,7 @@ def test_a_checkpoint_of_an_earlier_version_has_no_first_validation(tmp_path: Pa
 
 def test_a_perturbed_learned_inverse_is_off(scorer: Scorer) -> None:
     images = DIGITS.statistics[:20]
-    flow = copy.deepcopy(scorer.flows)
+    flow = copy.deepcopy(scorer.trained.flows)
     digest = scorer.log_det_digest
 
     def error_of() -> float:

@@ -20,12 +20,12 @@ from snf_models.bijections.devices import find_device
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.disk import sha256_file
 from snf_models.errors import DatasetUnfit, DeviceNotFound, Interrupted, PresetNotFound
-from snf_models.loading.load_flows import load_artifact
+from snf_models.loading.trained import load_artifact
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.batches import Batches
 from snf_models.training.config import TrainingConfig, learning_rate_at
@@ -382,9 +382,9 @@ def test_the_engine_is_the_one_asked_for_and_a_service_finds_what_it_compiled(tm
     )  # fmt: skip
     compiled = files()
     assert len([name for name in compiled if name.endswith(".blob")]) == 4, "forward and inverse: single images, tiles"
-    scorer = Scorer.load(artifact, options=options)
+    scorer = load_model(artifact, options=options)
     scorer.sample(2)
-    assert scorer.engine_name == "openvino"
+    assert scorer.density.engine_name == "openvino"
     assert {name for name in files() - compiled if not name.endswith(".density")} == set(), "it compiles nothing"
 
 

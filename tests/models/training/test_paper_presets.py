@@ -19,7 +19,7 @@ from snf_models.flows.flow import Flow
 from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.frozen import constant_log_dets
 from snf_models.training.objective import self_normalizing_layers
-from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.pixel_density import content_noise
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
 pytestmark = [

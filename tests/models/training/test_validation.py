@@ -20,7 +20,7 @@ from snf_models.pipeline.presets import PRESETS
 from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze
 from snf_runtime.images.codec import encode_png, image_grid
-from snf_runtime.images.dequantisation import content_noise
+from snf_runtime.scoring.pixel_density import content_noise
 from tests.models.helpers import QUICK, glow, real_images
 
 SHAPE = (1, 16, 16)

@@ -10,7 +10,7 @@ from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.registry.registry import Registry
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
 from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
@@ -63,7 +63,7 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
     limits = Registry(settings.registry_dir).limits(MODEL, 1)
     record = limits.record(1)
     assert (limits.numbers(), record.job, record.calibration) == ([1], job.id, 0)
-    scorer = Scorer.load(version.path, options=EngineOptions("torch"))
+    scorer = load_model(version.path, options=EngineOptions("torch"))
     parameters = LimitParameters.model_validate(PARAMETERS)
     good = good_images("mnist-mini", scorer.manifest, scorer.calibration_summary, 40)
     direct = measure_limits(scorer, good, parameters)

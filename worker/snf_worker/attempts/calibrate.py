@@ -6,7 +6,7 @@ from snf_models.anomaly.calibrate import count_image_passes
 from snf_models.anomaly.reference_images import as_seen, reference_of
 from snf_models.datasets import load_dataset
 from snf_models.registry.calibrations import CalibrationStore, UnlessCoarser, calibration_bytes
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_worker.attempts.run_attempt import Attempt, ProgressReporter, open_model
 
 
@@ -19,7 +19,7 @@ def run(attempt: Attempt) -> None:
     calibrations = attempt.registry.calibrations(model.name, model.version)
     number = calibrations.of_job(job.id)
     if number is None:
-        scorer = Scorer.load(model.path, options=settings.job_engine_options)
+        scorer = load_model(model.path, options=settings.job_engine_options)
         seen = as_seen(scorer.preprocessing)
         dataset = load_dataset(job.dataset, settings.data_dir, attempt.datasets, seen, attempt.preparation())
         reference = reference_of(dataset, scorer.manifest)

@@ -7,7 +7,7 @@ from snf_models.disk import write_atomically
 from snf_models.evaluation.assemble import Subject
 from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_worker.attempts.run_attempt import Attempt, LabelledProgress, open_model
 from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON
 
@@ -42,7 +42,7 @@ def _write_report(attempt: Attempt) -> EvaluationReport:
     # By default with the calibration that was active when the job was queued.
     model = open_model(job, attempt.registry, parameters.calibration)
     subject = Subject(
-        scorer=Scorer.load(model.path, model.calibration_path, settings.job_engine_options),
+        scorer=load_model(model.path, model.calibration_path, settings.job_engine_options),
         model=job.model,
         dataset=job.dataset,
         parameters=parameters,

@@ -5,7 +5,7 @@ import shutil
 from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_worker.attempts.run_attempt import Attempt, LabelledProgress, open_model
 
 CELLS = "cells"
@@ -22,7 +22,7 @@ def run(attempt: Attempt) -> None:
     number = limits.of_job(job.id)
     if number is None:
         attempt.adopt(CELLS, "goes on from the defects")
-        scorer = Scorer.load(model.path, model.calibration_path, settings.job_engine_options)
+        scorer = load_model(model.path, model.calibration_path, settings.job_engine_options)
         good = good_images(
             job.dataset,
             scorer.manifest,

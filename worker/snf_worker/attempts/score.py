@@ -18,7 +18,7 @@ from snf_models.bulk.tables import PartSummary, read_summary
 from snf_models.bulk.work import BulkModel, BulkWork, choose_engine
 from snf_models.disk import storage_errors, waits_for_room
 from snf_models.errors import Interrupted, LocationUnavailable, ModelsError, PlanDiffers
-from snf_models.loading.model_files import ModelFiles
+from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location, allowed_location
 from snf_models.registry.registry import Registry
 from snf_worker.attempts.run_attempt import (

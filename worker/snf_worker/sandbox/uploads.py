@@ -19,7 +19,7 @@ from snf_models.artifacts.files import CARD, NAMES, SAMPLES, read_file
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.errors import ArtifactRefused, BackboneMissing, BackboneUnfit, ModelsError
 from snf_models.features.backbones import LITE0, Arrays, Backbone, BackboneStore, fold_normalisations
-from snf_models.scorer import Scorer
+from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
 from snf_worker.sandbox.process import LimitExceeded, ProcessDied, ProcessLimits, Progress, Task, run_sandboxed
 
@@ -142,7 +142,7 @@ def convert(source: Path) -> Arrays:
 
 def run_onnx(order: Any, _progress: Progress) -> None:
     """Run an ONNX file at two sizes of images, in the sandboxed process."""
-    from snf_runtime.scoring.engines.openvino_library import ov
+    from snf_runtime.scoring.openvino_engine import ov
 
     backbone = Backbone.model_validate(order["backbone"])
     side = backbone.smallest_side
@@ -224,7 +224,7 @@ def find_problem(order: list[str], _progress: Progress) -> str | None:
     folder, backbones = map(Path, order)
     try:
         check_files(folder)
-        Scorer.load(folder, options=EngineOptions(backbones=backbones))
+        load_model(folder, options=EngineOptions(backbones=backbones))
     except ModelsError as error:
         return error.detail
     # Files from unknown sources may cause any error, and all of them mean that the files are no model.

@@ -10,8 +10,8 @@ from scipy.optimize import curve_fit
 
 from snf_models.datasets import load_dataset
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.density.conditioning import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
-from snf_runtime.scoring.latent_statistics import COMPLEXITY
+from snf_runtime.anomaly.distributions import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
+from snf_runtime.scoring.flow_pass import COMPLEXITY
 
 Array = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def test_real_statistics_no_longer_follow_complexity(scorer: Scorer) -> None:
     digits = load_dataset("mnist-mini", None)
     scored = scorer.score(digits.train)
     whole = np.concatenate([one.evidence.whole for one in scored if one.evidence is not None])
-    assert scorer.statistics[0] == COMPLEXITY
+    assert scorer.density.statistics[0] == COMPLEXITY
     statistics, c = whole[:, 1:], whole[:, 0]
     z = Conditioning.fit(statistics, c)(statistics, c)
     before = [abs(np.corrcoef(column, c)[0, 1]) for column in statistics.T]

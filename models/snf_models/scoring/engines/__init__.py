@@ -1,1 +1,0 @@
-"""Engines that run frozen flows: torch on CPUs and CUDA, and OpenVINO on CPUs."""

@@ -1,1 +1,0 @@
-"""Densities of anomaly statistics: Gaussians, mixtures, tails, and conditioning on complexity."""

@@ -1,0 +1,402 @@
+"""The anomaly statistic T of an image: p-values of its groups of statistics, merged into one number."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snf_runtime.anomaly.distributions import MIN_IMAGES_LINE, Conditioning, Gaussian, Mixture, Tail
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, Region, regions
+from snf_runtime.scoring.flow_pass import is_channel_statistic, logsumexp
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DensityView:
+    """Gaussian mixture over some columns of whole-image statistics, fitted to normal images."""
+
+    columns: NDArray[np.int64]
+    density: Mixture
+    tail: Tail
+
+    def surprise(self, statistics: Array) -> Array:
+        """Return -ln of the probability that a normal image has a density at most as large."""
+        return self.tail.surprise(self.surprisal(statistics))
+
+    def surprisal(self, statistics: Array) -> Array:
+        """Return the negative log-density of each image, in nats."""
+        return self.density.surprisal(statistics[:, self.columns])
+
+
+@dataclass(frozen=True)
+class WholeFamily:
+    """Mixtures over sets of whole-image statistics, whose weighted -ln p are added (Fisher; Good 1955)."""
+
+    used: NDArray[np.int64]  # columns that carry information besides complexity
+    location: Array
+    scale: Array
+    conditioning: Conditioning
+    gaussian: Gaussian
+    views: tuple[DensityView, ...]
+    joint: Tail
+    shares: Array | None = None  # None without statistics of channels: all are 1
+
+    def __post_init__(self) -> None:
+        shape = None if self.shares is None else self.shares.shape
+        if (len(self.views), shape) not in ((3, None), (4, (4,))):
+            raise ValueError(
+                f"expected 3 densities of the whole image, or 4 with 4 shares, got {len(self.views)}, shares {shape}"
+            )
+
+    def standardised(self, statistics: Array) -> Array:
+        """Return k statistics relative to images of like complexity, then complexity itself, ``(N, k + 1)``."""
+        return z_scores(statistics, self.used, self.location, self.scale, self.conditioning)
+
+    def components(self, statistics: Array) -> Array:
+        """Return uncorrelated z-scores whose squares sum to the squared Mahalanobis distance, ``(N, k + 1)``."""
+        return self.gaussian.components(self.standardised(statistics))
+
+    def surprise(self, statistics: Array) -> Array:
+        """Return -ln p of each image: the sum over the densities by its distribution over normal images."""
+        surprises = np.stack([view.surprise(statistics) for view in self.views], 1)
+        return self.joint.surprise(total_surprise(surprises, self.shares))
+
+    def surprisals(self, statistics: Array) -> Array:
+        """Return the negative log-densities of each image, ``(N, views)``."""
+        return np.stack([view.surprisal(statistics) for view in self.views], 1)
+
+
+def total_surprise(surprises: Array, shares: Array | None) -> Array:
+    """Return the weighted sum of surprises over views; ``shares`` None stands for 1 each."""
+    total: Array = np.sum(surprises if shares is None else surprises * shares, axis=1)
+    return total
+
+
+def z_scores(
+    statistics: Array, used: NDArray[np.int64], location: Array, scale: Array, conditioning: Conditioning
+) -> Array:
+    """Return the columns ``used`` relative to images of like complexity, then complexity itself, ``(N, k + 1)``."""
+    given = conditioning(statistics[:, used], statistics[:, 0])
+    return np.concatenate([given, (statistics[:, :1] - location) / scale], axis=1)
+
+
+MIN_SPREAD = 1e-9
+MIN_EXTREME = 0.1
+"""Smallest extreme before its logarithm is taken."""
+
+
+@dataclass(frozen=True)
+class LocalFamily:
+    """Gaussian model of log-likelihoods of cells: z_B = w' C (P v)_B / sqrt(w' C w) of region B, given the rest."""
+
+    # P is the precision matrix of the cells v, w their standard deviations, C = (P_BB)^-1. z is standard normal under
+    # the model and linear in v. A hole is far more likely than its surroundings predict, a scratch far less.
+    grid: NDArray[np.int64]
+    location: Array
+    scale: Array
+    weights: NDArray[np.float32]  # coefficients of z, (cells, regions), float32
+    conditioning: Conditioning
+    tails: tuple[Tail, ...]
+    joint: Tail
+
+    @cached_property
+    def _weights(self) -> Array:
+        return self.weights.astype(np.float64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return int(self.grid[0]), int(self.grid[1])
+
+    def deviations(self, cells: Array) -> Array:
+        """Return z-scores of regions given the rest, from cells in nats; positive where more likely than predicted."""
+        return ((cells - self.location) / self.scale) @ self._weights
+
+    def unevenness(self, cells: Array) -> Array:
+        """Return ln of the mean z² over all regions of each shape, about 0 for reference images."""
+        squares = np.square(self.deviations(cells))
+        ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
+        means = [squares[:, start:stop].mean(1) for start, stop in itertools.pairwise(ends)]
+        unevenness: Array = np.log(np.stack(means, 1) + MIN_SPREAD)
+        return unevenness
+
+    def surprises(self, cells: Array, complexity: Array) -> Array:
+        """Return -ln p of the most and the least likely region of each shape, ``(N, 2 * shapes)``."""
+        extremes = log_extremes(self.deviations(cells), self.shape)
+        return tail_surprises(self.conditioning(extremes, complexity), self.tails)
+
+    def surprise(self, cells: Array, complexity: Array) -> Array:
+        """Return -ln p of each image by its most unusual region."""
+        return self.joint.surprise(self.surprises(cells, complexity).max(1))
+
+    def most_surprising(self, cells: Array, complexity: Array) -> list[tuple[Region, float]]:
+        """Return each image's most unusual region and its z-score."""
+        z, extremes = self.deviations(cells), self.surprises(cells, complexity).argmax(1)
+        ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
+        flat = all_regions(self.shape)
+        strongest = []
+        for row, place in zip(z, extremes.tolist(), strict=True):
+            start, stop = ends[place // 2], ends[place // 2 + 1]
+            part = row[start:stop]
+            best = start + int(part.argmin() if place % 2 else part.argmax())
+            strongest.append((flat[best], float(row[best])))
+        return strongest
+
+
+def all_regions(grid: tuple[int, int]) -> list[Region]:
+    """List the squares, smallest first, then full rows and columns: the order of the columns of z-scores."""
+    return [region for shape in regions(*grid) for region in shape]
+
+
+def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
+    """Return ln of the largest z and of minus the smallest, at least 0.1, for each shape, ``(N, 2 * shapes)``."""
+    columns, start = [], 0
+    for shape in regions(*grid):
+        part = z[:, start : start + len(shape)]
+        columns += [part.max(1), -part.min(1)]
+        start += len(shape)
+    if start != z.shape[1]:
+        raise ValueError(f"expected {start} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
+    extremes: Array = np.log(np.maximum(np.stack(columns, 1), MIN_EXTREME))
+    return extremes
+
+
+def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:
+    """Return -ln p of each column by its own survival function."""
+    return np.stack([tail.surprise(column) for tail, column in zip(tails, z.T, strict=True)], 1)
+
+
+FEATURE_STATISTICS = ("feature-place", "feature-area", "feature-mean", "feature-image")
+"""Names of the statistics: the largest place, the mean of the highest places, both groups of pooled features."""
+SHARES = (2 / 6, 2 / 6, 1 / 6, 1 / 6)
+"""Weights of their p-values: both groups of pooled features together weigh as much as the place."""
+SHARES_OF_TILES = (0.9, 0.04, 0.03, 0.03)
+"""The same for images of several tiles: a small defect is one place of many thousands, which no mean shows."""
+AREA = 0.05
+"""Share of the places, the highest ones, that the second statistic averages."""
+PLACE_FIRST = math.log(3)
+"""Pooled features are the reason only where their -ln p is larger by this: a reason with a place helps more."""
+
+
+@dataclass(frozen=True)
+class FeatureFamily:
+    """Four statistics of features, merged into one p-value: two of the map of places, two of pooled features."""
+
+    fit_number: NDArray[np.int64]
+    centre: Array  # mean -log-density at each place, nats
+    tails: tuple[Tail, Tail, Tail, Tail]
+    joint: Tail
+    sizes: Conditioning | None = None  # by ln of the number of places; None if all are of one size
+
+    @classmethod
+    def fit(cls, evidence: FeatureEvidence) -> Self:
+        """Fit the centre of the maps and the tails to normal images, with fit 0 of the features."""
+        centre = evidence.places[:, 0].mean(0, dtype=np.float64)
+        values, sizes = _statistics(evidence, 0, centre), None
+        places = _log_places(evidence)
+        if len(np.unique(places)) > 1:
+            # Lines whatever the number of images: a largest value grows with the logarithm of the number of places.
+            sizes = Conditioning.fit(values, places, MIN_IMAGES_LINE)
+            values = _relative(sizes, values, places)
+        place, area, mean, image = (Tail.fit(column) for column in values.T)
+        tails = place, area, mean, image
+        joint = Tail.fit(_merged(values, tails, _shares(evidence)))
+        return cls(np.zeros(1, dtype=np.int64), centre, tails, joint, sizes)
+
+    def for_fit(self, number: int) -> Self:
+        """Return a copy that judges by another fit: 0 is to all training images, others leave a part out."""
+        return replace(self, fit_number=np.array([number], dtype=np.int64))
+
+    def maps(self, evidence: FeatureEvidence) -> list[Array]:
+        """Return each image's negative log-densities at places less their means over normal images, nats."""
+        return _maps(evidence, int(self.fit_number[0]), self.centre)
+
+    def statistics(self, evidence: FeatureEvidence) -> Array:
+        """Return the columns of ``FEATURE_STATISTICS`` for each image, in nats."""
+        return _statistics(evidence, int(self.fit_number[0]), self.centre)
+
+    def surprises(self, evidence: FeatureEvidence) -> Array:
+        """Return -ln p of the columns of :meth:`statistics`."""
+        return _surprises(self._of_size(evidence), self.tails)
+
+    def surprise(self, evidence: FeatureEvidence) -> Array:
+        """Return -ln p of each image, merged from all four statistics."""
+        return self.joint.surprise(_merged(self._of_size(evidence), self.tails, _shares(evidence)))
+
+    def _of_size(self, evidence: FeatureEvidence) -> Array:
+        """Return the statistics, relative to normal images of the same size if sizes differ, ``(N, 4)``."""
+        values = self.statistics(evidence)
+        return values if self.sizes is None else _relative(self.sizes, values, _log_places(evidence))
+
+    def strongest(self, evidence: FeatureEvidence) -> list[tuple[str, float, tuple[int, int]]]:
+        """Return each image's most unusual statistic, its -ln p, and row and column of its most unusual place."""
+        surprises = self.surprises(evidence)
+        preferred = surprises - np.array([0.0, 0.0, PLACE_FIRST, PLACE_FIRST])
+        return [
+            (FEATURE_STATISTICS[best], float(row[best]), divmod(int(of_image.argmax()), of_image.shape[1]))
+            for row, best, of_image in zip(surprises, preferred.argmax(1).tolist(), self.maps(evidence), strict=True)
+        ]
+
+    def strongest_tile(self, evidence: FeatureEvidence, number: int, name: str) -> tuple[int, int, int, int] | None:
+        """Return the box of the most unusual tile; None for a statistic of places, and for images of one tile."""
+        group = FEATURE_STATISTICS.index(name) - 2
+        if evidence.plans is None or group < 0:
+            return None
+        start, stop = evidence.tiles[number]
+        return evidence.plans[number].box(int(evidence.pooled[start:stop, int(self.fit_number[0]), group].argmax()))
+
+
+def _maps(evidence: FeatureEvidence, number: int, centre: Array) -> list[Array]:
+    if evidence.plans is None:
+        return list(evidence.places[:, number] - centre)
+    return [
+        plan.merged(evidence.places[start:stop, number] - centre)
+        for plan, (start, stop) in zip(evidence.plans, evidence.tiles, strict=True)
+    ]
+
+
+def _statistics(evidence: FeatureEvidence, number: int, centre: Array) -> Array:
+    pooled = evidence.pooled[:, number]
+    if evidence.plans is None:
+        of_places = _of_maps((evidence.places[:, number] - centre).reshape(len(evidence), -1))
+    else:
+        maps = [_of_maps(of_image.reshape(1, -1)) for of_image in _maps(evidence, number, centre)]
+        of_places = np.concatenate([np.zeros((0, 2)), *maps])
+        # For normal images as for new ones: a maximum is ranked among maxima.
+        largest = [pooled[start:stop].max(0) for start, stop in evidence.tiles]
+        pooled = np.stack([pooled[0], *largest])[1:] if largest else pooled
+    return np.concatenate([of_places, pooled], 1)
+
+
+def _log_places(evidence: FeatureEvidence) -> Array:
+    """Return the logarithm of the number of places of each image, ``(N,)``; 0 where all images are single tiles."""
+    return np.log([math.prod(plan.grid) for plan in evidence.plans]) if evidence.plans else np.zeros(len(evidence))
+
+
+def _relative(sizes: Conditioning, values: Array, places: Array) -> Array:
+    # Image by image: the last digits of a product of matrices depend on its number of rows.
+    rows = [sizes(values[image : image + 1], places[image : image + 1]) for image in range(len(values))]
+    return np.concatenate([np.zeros((0, values.shape[1])), *rows])
+
+
+def _of_maps(maps: Array) -> Array:
+    """Return the largest value of each map, and the mean of its highest twentieth, ``(N, places) -> (N, 2)``."""
+    count = max(1, math.ceil(AREA * maps.shape[1]))
+    highest = np.partition(maps, -count, axis=1)[:, -count:] if count < maps.shape[1] else maps
+    return np.stack([maps.max(1), np.sort(highest, axis=1).mean(1)], 1)
+
+
+def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
+    return np.stack([tail.surprise(column) for tail, column in zip(tails, values.T, strict=True)], 1)
+
+
+def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail], shares: Sequence[float]) -> Array:
+    merged: Array = logsumexp(_surprises(values, tails), np.array(shares))
+    return merged
+
+
+def _shares(evidence: FeatureEvidence) -> Sequence[float]:
+    return SHARES if evidence.plans is None else SHARES_OF_TILES
+
+
+EvidenceKind = Literal["whole", "local", "features"]
+"""A group of statistics with a p-value of its own: of the whole image, of regions, of features."""
+WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0}
+"""Weights of the groups, before they are scaled to the sum 1. Regions detect fewer anomalies."""
+TYPICAL = math.log(2)
+"""The median of -ln p of images that are like those to which a group was fitted, in nats."""
+
+
+def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
+    """Return the weights of the groups, whose sum is 1; ``held_out`` surprises are used where they are known."""
+    unscaled = np.array([WEIGHTS[kind] for kind in kinds])
+    if held_out is not None:
+        unscaled = unscaled / held_out.inflation
+    shares: Array = unscaled / unscaled.sum()
+    return shares
+
+
+def merge(surprises: Array, shares: Array) -> Array:
+    """Return ln Σ_f w_f / p_f (Wilson 2019; Vovk & Wang 2020, r = -1), where weak evidence does not outweigh strong.
+
+    >>> merge(np.array([[3.0, 3.0]]), weights(("whole", "local"))).round(6).tolist()
+    [3.0]
+    """
+    merged: Array = logsumexp(surprises, shares)
+    return merged
+
+
+@dataclass(frozen=True)
+class HeldOutSurprises:
+    """Distributions of each group's -ln p over normal images that it was not fitted to."""
+
+    tails: tuple[Tail, ...]
+    inflation: Array  # median surprise over ln 2, its value without overfitting; at least 1
+
+    @classmethod
+    def fit(cls, surprises: Array, least: Array) -> Self:
+        """Fit the tails to the surprises ``(N, kinds)``; ``least`` has the smallest inflation of each group."""
+        medians = np.median(surprises, axis=0)
+        return cls(tuple(Tail.fit(column) for column in surprises.T), np.maximum(least, medians / TYPICAL))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Anomaly statistic T = -ln p in nats, with p merged from those of whole image, regions and features."""
+
+    whole: WholeFamily | None  # None for a density of features alone
+    local: LocalFamily | None
+    features: FeatureFamily | None = None  # None for a density of pixels alone
+    held_out: HeldOutSurprises | None = None
+
+    @property
+    def kinds(self) -> tuple[EvidenceKind, ...]:
+        """The groups in use, in the order of :meth:`families`."""
+        groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
+        return tuple(kind for kind, group in groups.items() if group is not None)
+
+    @property
+    def weights(self) -> Array:
+        """The weights of the groups in the order of :attr:`kinds`; their sum is 1."""
+        return weights(self.kinds, self.held_out)
+
+    def names(self, names: Sequence[str]) -> list[str]:
+        """Return the names of the columns of :meth:`statistics`; ``names`` are those of the forward pass."""
+        shapes = 0 if self.local is None else len(regions(*self.local.shape))
+        of_image = [name for name in names if not is_channel_statistic(name)]
+        of_channels = [name for name in names if is_channel_statistic(name)]
+        return [*of_image, *(f"unevenness-{number}" for number in range(1, shapes + 1)), *of_channels]
+
+    def statistics(self, evidence: Evidence) -> Array:
+        """Return complexity, other whole-image statistics, unevenness, then channels, which old calibrations lack."""
+        columns = [evidence.whole]
+        if self.local is not None:
+            columns.append(self.local.unevenness(evidence.cells))
+        if evidence.channels is not None:
+            columns.append(evidence.channels)
+        return np.concatenate(columns, 1)
+
+    def families(self, evidence: Evidence) -> Array:
+        """Return -ln p of each image by each group in :attr:`kinds`, ``(N, kinds)`` in nats."""
+        columns = []
+        if self.whole is not None:
+            columns.append(self.whole.surprise(self.statistics(evidence)))
+        if self.local is not None:
+            columns.append(self.local.surprise(evidence.cells, evidence.whole[:, 0]))
+        if self.features is not None:
+            assert evidence.features is not None
+            columns.append(self.features.surprise(evidence.features))
+        if self.held_out is not None:
+            columns = [tail.surprise(column) for tail, column in zip(self.held_out.tails, columns, strict=True)]
+        return np.stack(columns, 1)
+
+    def __call__(self, evidence: Evidence) -> Array:
+        """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
+        return merge(self.families(evidence), self.weights)

@@ -1,1 +1,0 @@
-"""Anomaly statistics of images: whole-image, local and feature statistics, and their combination."""

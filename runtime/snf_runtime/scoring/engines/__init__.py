@@ -1,1 +1,0 @@
-"""Engines that run flows by OpenVINO, and the interface of all engines."""
