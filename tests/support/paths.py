@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORT_PATH = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "client", ROOT / "runtime"))
+IMPORT_PATH = os.pathsep.join(
+    str(folder) for folder in (ROOT, *(ROOT / name for name in ("app", "worker", "models", "client", "runtime")))
+)
 """``PYTHONPATH`` of a process that imports the packages of this checkout."""
 DATA = ROOT / "tests" / "data"
 DIGITS = sorted((DATA / "mnist").glob("*.png"))

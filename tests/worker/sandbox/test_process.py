@@ -12,7 +12,7 @@ import pytest
 
 from snf_models.errors import ErrorKind, ModelsError
 from snf_worker.sandbox.process import NICENESS, LimitExceeded, ProcessDied, ProcessKilled, ProcessLimits, run_sandboxed
-from tests.support.paths import ROOT
+from tests.support.paths import IMPORT_PATH, ROOT
 from tests.worker.support.helpers import alive, until
 from tests.worker.support.limited_child import work
 
@@ -27,6 +27,11 @@ from tests.worker.support.limited_child import work
 from snf_worker.sandbox.process import ProcessLimits, run_sandboxed
 run_sandboxed(work, {"wait beside a child": sys.argv[1]}, ProcessLimits(2**30, 60, 600))
 """
+
+
+@pytest.fixture(autouse=True)
+def _tasks_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", IMPORT_PATH)
 
 
 def run(order: object, limits: ProcessLimits = LIMITS, **options: Any) -> Any:
