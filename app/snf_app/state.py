@@ -19,8 +19,8 @@ from snf_app.jobs.store_monitor import JobStoreMonitor
 from snf_app.metrics.loop_lag import measure_loop_lag
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.registry.imports import ModelUploads
-from snf_app.registry.loaded_memory import memory_limit
 from snf_app.registry.model_pool import ModelPool
+from snf_app.registry.served_model import memory_limit
 from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import ScoringService
 from snf_models.datasets import DatasetStore

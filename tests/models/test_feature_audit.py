@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from snf_app.audits.views import audit_view
-from snf_app.registry.loaded import Loaded
+from snf_app.registry.served_model import ServedModel
 from snf_models.audit import audit, count_images
 from snf_models.bijections.local_affine import cell_of_places
 from snf_models.errors import BackboneMissing, SamplesUnsupported
@@ -41,8 +41,8 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> 
     return load_model(hybrid_artifact(tmp_path_factory), options=options)
 
 
-def loaded(scorer: Scorer) -> Loaded:
-    return Loaded(ModelVersion("parts", 1, Path(), read_only=False, stamp=None), scorer)
+def loaded(scorer: Scorer) -> ServedModel:
+    return ServedModel(ModelVersion("parts", 1, Path(), read_only=False, stamp=None), scorer)
 
 
 def test_a_score_of_features_is_that_of_normal_densities_at_every_place(features: Scorer, backbones: Path) -> None:

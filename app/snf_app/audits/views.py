@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snf_app.registry.loaded import Loaded
+from snf_app.registry.served_model import ServedModel
 from snf_client.schemas.models import Audit, AuditedImage, AuditedLayer, AuditedTotal
 from snf_models.loading.verification import exact_tolerance
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snf_models.audit import Audited
 
 
-def audit_view(loaded: Loaded, audited: Sequence[Audited]) -> Audit:
+def audit_view(loaded: ServedModel, audited: Sequence[Audited]) -> Audit:
     """Convert an audit to an answer, with whether all differences are within tolerance."""
     scorer = loaded.scorer
     images = [

@@ -230,14 +230,14 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
 
 def _audit(model: str, n: int) -> Audit:
     from snf_app.audits.views import audit_view
-    from snf_app.registry.loaded import Loaded
+    from snf_app.registry.served_model import ServedModel
     from snf_client.schemas.models import Audit
     from snf_models.audit import audit as run
     from snf_models.audit import count_images
     from snf_models.scorer import load_model
 
     version = registry().resolve(model)
-    loaded = Loaded(version, load_model(version.path, version.calibration_path, read_settings().engine_options))
+    loaded = ServedModel(version, load_model(version.path, version.calibration_path, read_settings().engine_options))
     images, count = [], count_images(loaded.scorer, n)
     with images_bar("auditing", count) as advance:
         for index in range(count):

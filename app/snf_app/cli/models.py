@@ -55,8 +55,8 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             page = client.models.list()
     else:
         with error_messages():
-            from snf_app.registry.loaded_memory import memory_limit
             from snf_app.registry.model_pool import ModelPool
+            from snf_app.registry.served_model import memory_limit
             from snf_app.registry.views import summary
             from snf_client.schemas.models import ModelPage
             from snf_client.schemas.models import ModelPage as ClientPage

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from snf_app.cli.common import client_schema, read_settings, registry
 
 if TYPE_CHECKING:
-    from snf_app.registry.loaded import Loaded
+    from snf_app.registry.served_model import ServedModel
     from snf_app.scoring.request_images import Item
     from snf_client.resources.scores import ScoreParameters, ScorePart
     from snf_runtime.anomaly.detection import Detection
@@ -32,14 +32,14 @@ PREFETCHED = 2
 
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
     """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
-    from snf_app.registry.loaded import Loaded
+    from snf_app.registry.served_model import ServedModel
     from snf_models.scorer import load_model
     from snf_models.threads import one_blas_thread, prefetch
 
     one_blas_thread()
     settings = read_settings()
     version = registry().resolve(parameters.model)
-    loaded = Loaded(version, load_model(version.path, version.calibration_path, settings.engine_options))
+    loaded = ServedModel(version, load_model(version.path, version.calibration_path, settings.engine_options))
     loaded.scorer.calibration.check_alpha(parameters.alpha)
     if parameters.explain:
         loaded.scorer.require_spatial()
@@ -56,7 +56,7 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
             first += len(items)
 
 
-def _decoded(files: Sequence[Path], loaded: Loaded, size: int) -> Generator[list[Item]]:
+def _decoded(files: Sequence[Path], loaded: ServedModel, size: int) -> Generator[list[Item]]:
     from snf_runtime.images.batch import in_batches
 
     if loaded.scorer.preprocessing.tiled:
@@ -79,7 +79,7 @@ def _bytes(item: Item) -> int:
     return item.image.pixels.nbytes if isinstance(item.image, DecodedImage) else 0
 
 
-def _item(path: Path, loaded: Loaded) -> Item:
+def _item(path: Path, loaded: ServedModel) -> Item:
     from snf_app.scoring.request_images import Item, Upload, decode_upload
     from snf_models.errors import ImageError
     from snf_runtime.images.files import path_text, read_file
@@ -93,7 +93,7 @@ def _item(path: Path, loaded: Loaded) -> Item:
 
 
 def _scored(
-    batches: Generator[list[Item]], loaded: Loaded, parameters: ScoreParameters
+    batches: Generator[list[Item]], loaded: ServedModel, parameters: ScoreParameters
 ) -> Generator[tuple[list[Item], dict[int, Detection | ImageError]]]:
     from snf_app.scoring.request_images import decoded
     from snf_runtime.images.batch import batch_of
@@ -110,7 +110,7 @@ def _scored(
             yield items, dict(zip(images, judged, strict=True))
 
 
-def _part(loaded: Loaded, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
+def _part(loaded: ServedModel, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
     from snf_app.scoring.responses import image_result
     from snf_client.resources.scores import ScorePart
     from snf_client.schemas.scores import FailedImage, ScoredImage

@@ -10,7 +10,7 @@ from snf_app.health.readiness import readiness_of
 from snf_app.health.version import package_version
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.registry.loaded import ModelState
+from snf_app.registry.served_model import ModelState
 from snf_app.state import (
     DrainingDep,
     FairQueueDep,

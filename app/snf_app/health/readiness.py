@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from snf_app.registry.loaded import ModelListing, ModelState
 from snf_app.registry.model_pool import ModelPool
+from snf_app.registry.served_model import ModelListing, ModelState
 from snf_app.scoring.fair_queue import FairQueue
 from snf_client.schemas.service import ServiceStatus
 from snf_worker.settings import Settings

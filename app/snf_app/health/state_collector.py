@@ -8,8 +8,8 @@ from prometheus_client.registry import Collector
 
 from snf_app.drift.monitor import DriftMonitor
 from snf_app.jobs.store_monitor import JobStoreMonitor
-from snf_app.registry.loaded import ModelState
 from snf_app.registry.model_pool import ModelPool
+from snf_app.registry.served_model import ModelState
 from snf_app.scoring.fair_queue import FairQueue
 
 MODEL = ["model", "version", "calibration", "source"]

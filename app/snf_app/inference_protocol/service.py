@@ -17,7 +17,7 @@ from starlette.responses import Response
 from snf_app.access.authentication import take_images
 from snf_app.http.admission import BodyTooLarge, read_body, while_connected
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, malformed_json, unsupported_media_type
-from snf_app.registry.loaded import Loaded
+from snf_app.registry.served_model import ServedModel
 from snf_app.scoring.request_images import Pixels, too_many
 from snf_app.scoring.service import ScoringService
 from snf_client.schemas.inference import (
@@ -158,7 +158,7 @@ def check_outputs(requested: Sequence[RequestedOutput]) -> None:
             raise invalid("/body/outputs", f"expected each output once, got {name!r} {names.count(name)} times")
 
 
-def encode(asked: InferRequest, judged: Sequence[Detection], loaded: Loaded) -> Response:
+def encode(asked: InferRequest, judged: Sequence[Detection], loaded: ServedModel) -> Response:
     """Return image scores as an inference response, with numbers in JSON or binary as the request asks."""
     default = asked.parameters is not None and asked.parameters.binary_data_output
     requested = asked.outputs or [RequestedOutput(name=name) for name in OUTPUTS]

@@ -8,17 +8,49 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from snf_app.http.errors import Problem, draining
-from snf_app.registry.loaded import Loaded, ModelListing, ModelState, PoolEntry
-from snf_app.registry.loaded_memory import LoadedMemory
-from snf_app.registry.recent import Recent
+from snf_app.registry.served_model import LoadedMemory, ModelListing, ModelState, PoolEntry, ServedModel
 from snf_models.disk import folder_bytes
 from snf_models.errors import ModelNotFound, ModelsError, NoLiveVersion
 from snf_models.naming import ModelRef, parse_ref
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scoring.options import EngineOptions
+
+T = TypeVar("T")
+
+COMPUTE_SHARE = 0.02
+"""Share of the time that is spent on computing a result, however many callers ask for it."""
+MAX_AGE_S = 5.0
+"""Longest use of a result in seconds, even if computing it takes a larger share of the time."""
+
+
+class TtlCache(Generic[T]):
+    """Cache of a slow result for 50 times its duration, 5 s at most: callers without a key cannot slow down scoring."""
+
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute = compute
+        self._result: asyncio.Task[T] | None = None
+        self._until = 0.0
+
+    async def get(self) -> T:
+        """Return the cached result, or compute it; on one event loop only."""
+        if self._result is None or (self._result.done() and time.monotonic() >= self._until):
+            self._result = asyncio.create_task(asyncio.to_thread(self._computed))
+        # Shielded: a caller that leaves must not cancel what others wait for.
+        return await asyncio.shield(self._result)
+
+    def _computed(self) -> T:
+        # In the thread: the wait for a free one does not make a result expensive.
+        began = time.monotonic()
+        try:
+            return self._compute()
+        finally:
+            ended = time.monotonic()
+            self._until = ended + min((ended - began) / COMPUTE_SHARE, MAX_AGE_S)
+
 
 POLL_S = 1.0
 RETRY_S = 30.0
@@ -37,7 +69,7 @@ class ModelPool:
         self._options = options
         self._limit = limit
         self._memory = LoadedMemory()
-        self._recent = Recent(self.listing)
+        self._recent = TtlCache(self.listing)
         self._lock = threading.Lock()
         self._entries: dict[ModelVersion, PoolEntry] = {}
         self._refs: dict[ModelRef, ModelVersion] = {}
@@ -68,7 +100,7 @@ class ModelPool:
         if self._watcher.is_alive():
             self._watcher.join()
 
-    async def acquire(self, ref: str) -> Loaded:
+    async def acquire(self, ref: str) -> ServedModel:
         """Return a model, loaded if need be; raise ``ModelNotFound``, ``ModelsError`` or ``Problem``."""
         parsed = parse_ref(ref)
         version = self._refs.get(parsed)
@@ -81,7 +113,7 @@ class ModelPool:
         # Shielded: a caller's deadline must not cancel the load that others wait for.
         return await asyncio.shield(asyncio.wrap_future(entry.future))
 
-    async def load_trained(self, loaded: Loaded) -> None:
+    async def load_trained(self, loaded: ServedModel) -> None:
         """Load the PyTorch flow, for samples and audits; raise ``ModelNotFound`` or ``ArtifactError``."""
         if loaded.scorer.is_flow_loaded:
             return
@@ -160,7 +192,7 @@ class ModelPool:
 
             one_blas_thread()
             before = self._memory.begin()
-            loaded = Loaded(version, load_model(version.path, version.calibration_path, self._options))
+            loaded = ServedModel(version, load_model(version.path, version.calibration_path, self._options))
             entry.size = self._memory.end(before, folder_bytes(version.path))
         # Any failure to load is a state of the model, not of the service.
         except Exception as error:
@@ -176,7 +208,7 @@ class ModelPool:
         entry.future.set_result(loaded)
         self._forget(version)
 
-    def _load_trained(self, loaded: Loaded) -> None:
+    def _load_trained(self, loaded: ServedModel) -> None:
         import torch  # noqa: PLC0415 - takes a second, and scoring does without; its memory is that of no model
 
         from snf_models.threads import one_blas_thread  # noqa: PLC0415 - not needed before the first load
@@ -189,7 +221,7 @@ class ModelPool:
             raise self._removal(loaded.version) or error from None
         one_blas_thread()  # again: SciPy has loaded a BLAS of its own
 
-    def _enlarge(self, loaded: Loaded, load: Callable[[], object]) -> None:
+    def _enlarge(self, loaded: ServedModel, load: Callable[[], object]) -> None:
         """Load a further part of a model, and count its memory."""
         before = self._memory.begin()
         load()

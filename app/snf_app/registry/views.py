@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from snf_app.registry.loaded import ModelListing, ModelState, PoolEntry
+from snf_app.registry.served_model import ModelListing, ModelState, PoolEntry
 from snf_client.schemas.calibrations import CalibrationView
 from snf_client.schemas.models import Drift, ModelDetail, ModelSummary, Serving, UnfitReason
 from snf_models.artifacts.manifest import FitnessCheck, Manifest

@@ -13,7 +13,7 @@ from snf_app.access.permissions import MayScore, caller_of
 from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import invalid, responses
 from snf_app.http.router import Router
-from snf_app.registry.loaded import Loaded
+from snf_app.registry.served_model import ServedModel
 from snf_app.samples.encoding import MAX_SEED, draw_seed, encode
 from snf_app.scoring.request_images import NPY, Pixels
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
@@ -110,7 +110,7 @@ def _draw(scorer: Scorer, query: SampleQuery, seed: int) -> Steps[tuple[Pixels, 
     return pixels, require_finite(scores)
 
 
-def _json(loaded: Loaded, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
+def _json(loaded: ServedModel, query: SampleQuery, seed: int, pixels: Pixels, likelihoods: list[Likelihood]) -> bytes:
     samples = []
     for index, (image, likelihood) in enumerate(zip(pixels, likelihoods, strict=True)):
         assert likelihood.bits_per_dim is not None

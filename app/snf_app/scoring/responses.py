@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from snf_app.http.errors import FieldProblem, Problem, status_of
-from snf_app.registry.loaded import Loaded
+from snf_app.registry.served_model import ServedModel
 from snf_app.scoring.request_images import FIELD, Item, Pixels
 from snf_client.schemas.scores import FailedImage, Fdr, HeatMap, ItemError, PreprocessingNote, ScoredImage, Scores
 from snf_models.errors import ImageError, ModelsError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def answer_json(
-    loaded: Loaded, items: Sequence[Item], judged: Mapping[int, Detection | ImageError], *, fdr: bool
+    loaded: ServedModel, items: Sequence[Item], judged: Mapping[int, Detection | ImageError], *, fdr: bool
 ) -> bytes:
     """Return the answer for all items; raise ``Problem`` 422 if no image has a score."""
     results = [image_result(index, item, judged.get(index), loaded) for index, item in enumerate(items)]
@@ -49,7 +49,7 @@ def answer_json(
 
 
 def image_result(
-    index: int, item: Item, judgement: Detection | ImageError | None, loaded: Loaded
+    index: int, item: Item, judgement: Detection | ImageError | None, loaded: ServedModel
 ) -> ScoredImage | FailedImage:
     """Return the answer for one image; ``judgement`` is None if it could not be decoded."""
     if isinstance(item.image, ImageError):
@@ -60,7 +60,7 @@ def image_result(
     return _scored(index, item, item.image, judgement, loaded)
 
 
-def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, loaded: Loaded) -> ScoredImage:
+def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, loaded: ServedModel) -> ScoredImage:
     placement = FilePlacement.of(loaded.scorer.preprocessing, image.file_size)
     in_file, likelihood = judged.in_file(placement), judged.likelihood
     # Members that are not set are left out of the JSON.

@@ -21,8 +21,8 @@ from snf_app.drift.streams import DriftReference, Key
 from snf_app.http.admission import RequestDeadline, deadline, while_connected
 from snf_app.http.errors import invalid
 from snf_app.metrics.registry import ServiceMetrics
-from snf_app.registry.loaded import Loaded
 from snf_app.registry.model_pool import ModelPool
+from snf_app.registry.served_model import ServedModel
 from snf_app.scoring.fair_queue import BATCH, FairQueue
 from snf_app.scoring.request_images import Item, Pixels, decode_batch, decoded, read_batch, source_pixels, too_many
 from snf_app.scoring.responses import answer_json
@@ -70,7 +70,7 @@ class Admission:
 
     scope: Scope
     caller: str
-    loaded: Loaded
+    loaded: ServedModel
     limit: int  # most images
     time: RequestDeadline
     held: AsyncExitStack  # left when the request is answered
@@ -178,7 +178,7 @@ class ScoringService:
 
     def record(
         self,
-        loaded: Loaded,
+        loaded: ServedModel,
         query: ScoreQuery,
         judgements: Sequence[Detection | ImageError],
         failed: Sequence[str] = (),

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from snf_app.registry.loaded import PoolEntry
-from snf_app.registry.loaded_memory import LoadedMemory
 from snf_app.registry.model_pool import ModelPool
+from snf_app.registry.served_model import LoadedMemory, PoolEntry
 from snf_models.errors import ArtifactError, ModelNotFound
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scoring.options import EngineOptions

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from snf_app.registry.recent import MAX_AGE_S, Recent
+from snf_app.registry.model_pool import MAX_AGE_S, TtlCache
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cost_s: float) -> None:
         self.now, self.calls, self._cost_s = 1000.0, 0, cost_s
-        monkeypatch.setattr("snf_app.registry.recent.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("snf_app.registry.model_pool.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def compute(self) -> int:
         self.now += self._cost_s
@@ -26,7 +26,7 @@ class Clock:
 @pytest.mark.parametrize(("cost_s", "used_s"), [(0.002, 0.1), (1.0, MAX_AGE_S), (60.0, MAX_AGE_S)])
 def test_a_result_is_used_for_a_short_time(monkeypatch: pytest.MonkeyPatch, cost_s: float, used_s: float) -> None:
     clock = Clock(monkeypatch, cost_s)
-    recent = Recent(clock.compute)
+    recent = TtlCache(clock.compute)
 
     async def main() -> None:
         assert await recent.get() == 1
@@ -40,7 +40,7 @@ def test_a_result_is_used_for_a_short_time(monkeypatch: pytest.MonkeyPatch, cost
 
 def test_the_wait_for_a_free_thread_is_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 0.002)
-    recent = Recent(clock.compute)
+    recent = TtlCache(clock.compute)
     free = threading.Event()
 
     async def main() -> None:

@@ -1,15 +1,25 @@
-"""Measurement of the memory that loaded models take in this process, and the limit for their total."""
+"""Models that the service has loaded: their states, and the memory that they take."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from snf_models.registry.registry import ModelVersion
 from snf_worker.runtime.machine import memory_of_this_machine
 from snf_worker.settings import Settings
 
-SHARE = 0.25
+if TYPE_CHECKING:
+    from snf_models.scorer import Scorer
+
+
+MEMORY_SHARE = 0.25
 """Share of the memory of this machine, or of its container, that loaded models may take."""
 DEFAULT_LIMIT = 4 * 2**30
 """Limit in bytes where the memory of the machine is not known."""
@@ -68,4 +78,53 @@ def memory_limit(settings: Settings) -> int:
     if settings.model_memory_bytes is not None:
         return settings.model_memory_bytes
     memory = memory_of_this_machine()
-    return DEFAULT_LIMIT if memory is None else int(SHARE * memory)
+    return DEFAULT_LIMIT if memory is None else int(MEMORY_SHARE * memory)
+
+
+class ModelState(StrEnum):
+    """Loading state in this process; idle versions are not loaded, an unfit model has no live version."""
+
+    IDLE = "idle"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    UNFIT = "unfit"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model version in memory; only the scoring thread may compute with its ``scorer``."""
+
+    version: ModelVersion
+    scorer: Scorer
+
+
+@dataclass(eq=False)
+class PoolEntry:
+    """Entry of the pool of loaded models."""
+
+    future: Future[ServedModel] = field(default_factory=Future)  # the loaded version, or the error of its loading
+    born: float = field(default_factory=time.monotonic)  # start of loading, monotonic
+    used: float = field(default_factory=time.monotonic)  # last use or end of loading, monotonic
+    size: int = 0  # bytes in memory; 0 before it is loaded
+    reason: str | None = None  # of a failure
+    complete: bool = False  # whether parts that loading left for later are open
+
+    @property
+    def state(self) -> ModelState:
+        if not self.future.done():
+            return ModelState.LOADING
+        return ModelState.READY if self.future.exception() is None else ModelState.FAILED
+
+
+@dataclass(frozen=True)
+class ModelListing:
+    """A registered model. While ``live`` is unreadable or all versions are unfit, it is None: see ``newest``."""
+
+    name: str
+    versions: tuple[int, ...]
+    aliases: dict[str, int]
+    live: ModelVersion | None
+    state: ModelState
+    reason: str | None
+    newest: ModelVersion | None = None
