@@ -176,17 +176,9 @@ def write_if_absent(path: Path, content: bytes) -> bool:
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces ``path``, durably, if the ``with`` block raises nothing."""
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with new_path(path) as temporary, os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+        yield file
 
 
 @contextmanager

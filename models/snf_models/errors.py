@@ -41,6 +41,12 @@ class AliasRequired(ModelsError, slug="alias-required", title="The alias cannot 
     """The alias ``live`` of a fit version can only be moved."""
 
 
+class TooManyAliases(
+    ModelsError, slug="too-many-aliases", title="The model has too many aliases", kind=ErrorKind.CONFLICT
+):
+    pass
+
+
 class VersionInUse(ModelsError, slug="version-in-use", title="The version is in use", kind=ErrorKind.CONFLICT):
     """Raised for an attempt to remove a model version while an alias such as ``live`` points at it."""
 

@@ -15,8 +15,6 @@ _REF = re.compile(rf"(?P<name>{NAME})(:(?P<version>{VERSION})|@(?P<alias>{NAME})
 
 
 class ModelRef(NamedTuple):
-    """A model and a version number or alias."""
-
     name: str
     selector: int | str
 
@@ -34,7 +32,6 @@ def parse_ref(ref: str) -> ModelRef:
 
 
 def printable(text: str) -> str:
-    """Escape control characters."""
     return CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\xff" else ascii(match[0])[1:-1], text)
 
 
@@ -53,6 +50,5 @@ def is_version(text: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raise ``InvalidName`` otherwise."""
     if not is_name(name):
         raise InvalidName(f"{name!r}: expected {NAME_RULE}")

@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -72,25 +71,19 @@ THREADS = 8
 AHEAD_BYTES = 64 * 2**20  # bytes that are read ahead; a single piece may be larger
 
 
-@dataclass(frozen=True)
-class Piece(Generic[T]):
-    size: int
-    read: Callable[[], T]
-
-
-def read_ahead(pieces: Iterable[Piece[T]]) -> Generator[T]:
-    """Read pieces in several threads and yield them in order; errors in the threads are raised here."""
+def read_ahead(pieces: Iterable[tuple[int, Callable[[], T]]]) -> Generator[T]:
+    """Call readers of so many bytes in several threads, and yield results in order; their errors are raised here."""
     with ThreadPoolExecutor(THREADS, "read-ahead") as pool:
         pending: deque[tuple[int, Future[T]]] = deque()
         waiting = 0
         try:
-            for piece in pieces:
-                while pending and (waiting + piece.size > AHEAD_BYTES or len(pending) >= 2 * THREADS):
-                    size, future = pending.popleft()
+            for size, read in pieces:
+                while pending and (waiting + size > AHEAD_BYTES or len(pending) >= 2 * THREADS):
+                    done, future = pending.popleft()
                     yield future.result()
-                    waiting -= size
-                pending.append((piece.size, pool.submit(piece.read)))
-                waiting += piece.size
+                    waiting -= done
+                pending.append((size, pool.submit(read)))
+                waiting += size
             while pending:
                 yield pending.popleft()[1].result()
         finally:

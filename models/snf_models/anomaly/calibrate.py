@@ -166,7 +166,6 @@ def _fold(
 
 
 def _usual(values: Array, suspect_share: float) -> NDArray[np.intp]:
-    """Return the indices of all but the share of the most anomalous images."""
     count = max(1, len(values) - round(suspect_share * len(values)))
     return np.sort(np.argsort(values, kind="stable")[:count])
 

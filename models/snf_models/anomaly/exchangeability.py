@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc, betaincinv, betaln
 
 from snf_runtime.anomaly.calibration import flagged_ranks
 
@@ -105,9 +106,6 @@ def _log_sums(logarithms: Array) -> Array:
 
 
 def log_densities(ranks: Array) -> Array:
-    """Return the natural log-densities of the eight bets at ranks, ``(8, m)``."""
-    from scipy.special import betaln  # noqa: PLC0415 - SciPy takes long to import, and a start does without
-
     slopes = [np.log1p(slope * (ranks - 0.5)) for slope in SLOPES]
     low, high = np.log(ranks), np.log1p(-ranks)
     shapes = [(a - 1) * low + (b - 1) * high - betaln(a, b) for a, b in SHAPES]
@@ -119,8 +117,6 @@ CONFIDENCE = 0.95
 
 def clopper_pearson(found: float, images: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return both one-sided bounds of a share (Clopper & Pearson 1934); fractions are fine (Korn & Graubard 1998)."""
-    from scipy.special import betaincinv  # noqa: PLC0415 - SciPy takes long to import, and a start does without
-
     lower = 0.0 if found == 0 else float(betaincinv(found, images - found + 1, 1 - confidence))
     upper = 1.0 if found == images else float(betaincinv(found + 1, images - found, confidence))
     return lower, upper
@@ -147,8 +143,6 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
     >>> safe_threshold(100, 0.01) is None, safe_threshold(1000, 0.01) < 0.01
     (True, True)
     """
-    from scipy.special import betainc  # noqa: PLC0415 - SciPy takes long to import, and a start does without
-
     ranks = np.arange(1, flagged_ranks(calibration, alpha) + 1)
     # The confidence falls with the number of flagged ranks.
     safe = int(np.sum(betainc(ranks, calibration + 1 - ranks, alpha) >= confidence))

@@ -162,7 +162,6 @@ def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> Non
 
 
 def folds_digest(folds: NDArray[np.integer]) -> str:
-    """Return the SHA-256 of the fold of every image, in hexadecimal."""
     return hashlib.sha256(folds.astype(np.int8).tobytes()).hexdigest()
 
 
@@ -173,7 +172,6 @@ def is_in_folds(manifest: Manifest) -> bool:
 
 
 def check_held_out(name: str, manifest: Manifest) -> None:
-    """Raise ``DatasetUnfit`` if a model was fitted to all images of its training dataset."""
     if is_in_folds(manifest):
         raise DatasetUnfit(
             f"the model was fitted to all images of {name}, so only the calibration that came with it can rank them: "
@@ -182,7 +180,6 @@ def check_held_out(name: str, manifest: Manifest) -> None:
 
 
 def check_shape(name: str, shape: tuple[int, int, int], preprocessing: Preprocessing) -> None:
-    """Raise ``DatasetUnfit`` if a dataset's images do not have the model's input shape ``(C, H, W)``."""
     if shape != preprocessing.shape:
         raise DatasetUnfit(
             f"the images of {name} are {_text(shape)}, this model takes {_text(preprocessing.shape)} "

@@ -97,9 +97,10 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
         of_pixels = max(1.0, few / len(evidence))
         least = np.array([1.0 if kind == "features" else of_pixels for kind in fitted.kinds])
         return replace(fitted, held_out=HeldOutSurprises.fit(surprises, least))
-    if not names or not _by_folds(len(evidence), few):
+    if not names or not 2 * HELD_OUT_FOLDS <= len(evidence) < few:
         return _fit(evidence, names, grid)
-    of_fold = _images_of_fits(len(evidence))
+    # All fits choose knots and components alike, by the images of a fit to all folds but one.
+    of_fold = len(evidence) - math.ceil(len(evidence) / HELD_OUT_FOLDS)
     fitted = _fit(evidence, names, grid, of_fold)
     assert fitted.whole is not None
     held_out = _on_held_out(evidence, names, grid, _surprisals_and_extremes, of_fold)
@@ -157,7 +158,6 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
 def fit_view(
     statistics: Array, columns: Sequence[int], images_a_component: int, regularisation: float, images: int | None
 ) -> DensityView:
-    """Fit a mixture to some columns, with the survival function of its surprisal."""
     chosen = np.array(columns, dtype=np.int64)
     density = fit_mixture(statistics[:, chosen], images_a_component, regularisation, images)
     return DensityView(chosen, density, Tail.fit(density.surprisal(statistics[:, chosen])))
@@ -172,16 +172,6 @@ def _fit(
     if not names:
         return fitted
     return replace(fitted, whole=fit_whole(fitted.statistics(evidence), fitted.names(names), images))
-
-
-def _by_folds(images: int, few: int) -> bool:
-    """Return whether survival functions come from folds: of few images, but enough for folds of two."""
-    return 2 * HELD_OUT_FOLDS <= images < few
-
-
-def _images_of_fits(images: int) -> int:
-    """Return the images of a fit to all folds but one, by which all fits choose knots and components alike."""
-    return images - math.ceil(images / HELD_OUT_FOLDS)
 
 
 def _on_held_out(
@@ -215,7 +205,6 @@ def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:
 
 
 def _with_tails(family: WholeFamily, surprisals: Array) -> WholeFamily:
-    """Return a family with the survival functions of surprisals ``(n, views)`` in nats."""
     columns = surprisals.T
     views = tuple(replace(view, tail=Tail.fit(column)) for view, column in zip(family.views, columns, strict=True))
     surprises = np.stack([view.tail.surprise(column) for view, column in zip(views, columns, strict=True)], 1)

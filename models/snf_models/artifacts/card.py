@@ -6,7 +6,6 @@ from snf_models.flows.architecture import (
     Architecture,
     FeatureArchitecture,
     HybridArchitecture,
-    PixelArchitecture,
     features_of,
 )
 from snf_models.texts import value_text
@@ -25,8 +24,9 @@ def model_card(manifest: Manifest) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(manifest).items())
     config = "\n".join(f"| {key} | {value_text(value)} |" for key, value in manifest.training.config.items())
     limits = "\n".join(_limits(manifest.architecture))
+    unfit = f"\n**This model is unfit and does not become live by itself: {in_words(manifest.unfit)}.**\n"
     return f"""# Model card
-{_warning(manifest)}
+{unfit if manifest.unfit else ""}
 {_introduction(manifest.architecture)}
 
 | | |
@@ -49,13 +49,6 @@ def model_card(manifest: Manifest) -> str:
 
 {limits}
 """
-
-
-def _warning(manifest: Manifest) -> str:
-    """Return a paragraph that says why the model is unfit, "" for a fit model."""
-    if not manifest.unfit:
-        return ""
-    return f"\n**This model is unfit and does not become live by itself: {in_words(manifest.unfit)}.**\n"
 
 
 def _introduction(architecture: Architecture) -> str:
@@ -87,7 +80,9 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     facts = {
         "test set": _test(evaluation),
         "validation": _validation(evaluation),
-        "fit to serve": _fitness(manifest),
+        "fit to serve": "not checked"
+        if manifest.fitness is None
+        else f"{'no' if manifest.unfit else 'yes'}: {in_words(manifest.fitness.checks)}",
         "preset": f"{training.preset}: {architecture.summary()}",
     }
     if features is not None:
@@ -95,14 +90,12 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["backbone"] = (
             f"{features.backbone}, digest {features.backbone_sha256[:16]}; images are enlarged to {height}x{width}"
         )
-    pixels = _pixels_of(architecture)
-    if pixels is not None:
+    pixels = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
+    if not isinstance(pixels, FeatureArchitecture):
         facts["pixel transform"] = pixels.pixel_transform
     facts |= {
         "learned inverse": learned,
-        "trained on": f"{training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]}"
-        if training.imported is None
-        else f"not recorded; calibrated and tested on {training.dataset}, SHA-256 {training.dataset_digest[:16]}",
+        "trained on": f"{training.dataset}, {training.train_images} images, SHA-256 {training.dataset_digest[:16]}",
         "licence of the images": LICENCES.get(training.dataset, "not recorded"),
         "images": _images(manifest),
         "split": _split(manifest),
@@ -111,9 +104,7 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         facts["grid of the features"] = _fit(training.feature_fit)
         if training.feature_fit.steps is not None:
             facts["Glow steps over features"] = _glow_steps(training.feature_fit.steps)
-    if training.imported is not None:
-        facts["weights"] = f"imported from {training.imported}"
-    elif pixels is None:
+    if isinstance(pixels, FeatureArchitecture):
         facts["training"] = f"fitted in closed form, {training.seconds:.0f} seconds"
     else:
         facts |= {
@@ -125,12 +116,6 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         "commit": training.started_from_commit or "not a git checkout",
         "created": f"{manifest.created:%Y-%m-%d %H:%M} UTC",
     }
-
-
-def _pixels_of(architecture: Architecture) -> PixelArchitecture | None:
-    if isinstance(architecture, HybridArchitecture):
-        return architecture.pixels
-    return None if isinstance(architecture, FeatureArchitecture) else architecture
 
 
 def _test(evaluation: Evaluation) -> str:
@@ -150,13 +135,6 @@ def _validation(evaluation: Evaluation) -> str:
     if evaluation.validation_nats is not None:
         return f"mean log-likelihood {-evaluation.validation_nats:.1f} nats"
     return "none"
-
-
-def _fitness(manifest: Manifest) -> str:
-    if manifest.fitness is None:
-        return "not checked"
-    checks = "; ".join(check.sentence for check in manifest.fitness.checks)
-    return f"{'no' if manifest.unfit else 'yes'}: {checks}"
 
 
 def _fit(record: FeatureFitRecord) -> str:

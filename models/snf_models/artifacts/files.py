@@ -175,7 +175,6 @@ def _manifest(folder: Path) -> dict[str, str]:
 
 
 def _is_sound(folder: Path) -> bool:
-    """Return whether the files of a cached model are as they were fetched."""
     try:
         digests = {FILE: folder.name} | read_manifest(folder).files
         return all(sha256_file(folder / name) == digest for name, digest in digests.items())

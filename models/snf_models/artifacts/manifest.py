@@ -69,7 +69,6 @@ class FitnessCheck(BaseModel):
 
     @property
     def code(self) -> UnfitCode:
-        """The stable reason code for a model that fails, such as ``diverged``."""
         return _TESTS[self.measure][0]
 
     @property
@@ -261,12 +260,10 @@ class Manifest(_ManifestPart):
 
     @property
     def unfit(self) -> tuple[FitnessCheck, ...]:
-        """The failed fitness checks; none for a fit model."""
         return () if self.fitness is None else self.fitness.failed
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a manifest; raise ``ArtifactError``, which names the file."""
     return read_json(folder / FILE, Manifest, "manifest")
 
 

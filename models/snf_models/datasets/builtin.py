@@ -103,7 +103,6 @@ def _conformed(images: Pixels, preprocessing: Preprocessing, name: str) -> Pixel
 
 
 def _split_sizes(name: str, count: int) -> tuple[int, int, int]:
-    """Return the sizes of three parts; raise ``DatasetUnfit`` where one would be 0."""
     held_out = count // HELD_OUT_SHARE
     sizes = LARGE_SPLITS.get(count, (count - 2 * held_out, held_out, held_out))
     if min(sizes) < 1:
@@ -118,7 +117,6 @@ def _shape(arrays: zipfile.ZipFile, name: str) -> tuple[int, ...]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Translate errors of a damaged dataset file to ``DatasetUnfit``."""
     try:
         yield
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:

@@ -65,7 +65,6 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape ``(channels, height, width)`` of one image or tile, with the sides in pixels."""
         if self.preprocessing is not None:
             return self.preprocessing.shape
         _, channels, height, width = stacked(self.train).shape
@@ -103,7 +102,6 @@ class DatasetSummary:
 
 
 def digest_of(*arrays: NDArray[np.uint8]) -> str:
-    """SHA-256 of the shapes and pixels."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(repr(array.shape).encode())
@@ -184,7 +182,6 @@ def _whole_groups(
 
 
 def _usable(sizes: NDArray[np.int64], total: int) -> bool:
-    """Return whether training gets half of the images, and the other parts half of their intended share."""
     train, statistics, calibration = sizes.tolist()
     if total < SMALL:
         return bool(train * 2 >= total and statistics * 200 >= total * REFERENCE_PERCENT)
@@ -248,7 +245,6 @@ def _take(
 
 
 def _first_places(digests: Sequence[bytes]) -> NDArray[np.int64]:
-    """Return for every image the index of the first image with the same pixels."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, place) for place, digest in enumerate(digests)])
 

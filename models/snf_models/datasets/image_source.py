@@ -65,7 +65,6 @@ class StoredImages:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the pixels, paths and formats of all images of the dataset."""
         content = hashlib.sha256()
         columns = "path, format, mode, width, height, bytes, digest"
         with self._open() as storage:
@@ -101,7 +100,6 @@ class StoredImages:
                     yield stored.path, error
 
     def chosen(self, places: Sequence[int]) -> StoredImages:
-        """Return a source of the images at ascending ``places`` of this source."""
         source = copy(self)
         source._rows = [self._rows[place] for place in places]
         return source
@@ -116,7 +114,6 @@ class StoredImages:
 
 
 def file_stamp(path: Path) -> tuple[int, int] | None:
-    """Return size in bytes and modification time in nanoseconds; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

@@ -6,17 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from snf_models.datasets.reference_index import EncodedImage, IndexedFile, RowGroup, too_large, unreadable
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from snf_models.datasets.reference_index import (
+    EncodedImage,
+    IndexedFile,
+    RowGroup,
+    failed_rows,
+    row_name,
+    too_large,
+    unreadable,
+)
 from snf_models.datasets.upload_items import MAX_NAME, Limits, refused
 from snf_models.errors import DatasetRefused, ImageError
 from snf_models.locations.location import RangeFile
 from snf_models.naming import printable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 NAMES = ("path", "name", "__key__", "file_name", "filename")
 """Columns that give images their names, the first that there is."""
@@ -53,8 +60,6 @@ class ImageColumn:
 @contextmanager
 def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tuple[pq.ParquetFile, ImageColumn]]:
     """Columns are read in pieces, to bound memory. Raises ``DatasetRefused``, also unless exactly one column fits."""
-    import pyarrow.parquet as pq  # noqa: PLC0415  # takes time to import, and most datasets are no Parquet
-
     with sound_parquet(name):
         with pq.ParquetFile(file) as plain:
             metadata, images = plain.metadata, image_column(plain.schema_arrow, column, name)
@@ -69,8 +74,6 @@ def open_parquet(file: RangeFile, column: str | None, name: str) -> Iterator[tup
 @contextmanager
 def sound_parquet(name: str) -> Iterator[None]:
     """Translate errors of a damaged file to ``DatasetRefused``; lack of memory and location errors pass unchanged."""
-    import pyarrow as pa  # noqa: PLC0415
-
     try:
         yield
     except (MemoryError, pa.ArrowCancelled):
@@ -117,8 +120,6 @@ def _only_dictionaries(metadata: pq.FileMetaData, path: str) -> bool:
 
 
 def is_read_as_dictionary(parquet: pq.ParquetFile, cell: ImageCell) -> bool:
-    import pyarrow as pa  # noqa: PLC0415
-
     kind = parquet.schema_arrow.field(cell.column).type
     return bool(pa.types.is_dictionary(kind if cell.member is None else kind.field(cell.member).type))
 
@@ -151,7 +152,6 @@ def image_column(schema: pa.Schema, column: str | None, name: str) -> ImageColum
 
 
 def _content(field: pa.Field) -> ImageCell | None:
-    """Return the place of the bytes in a column; None if it has none."""
     kind = _plain(field.type)
     if _is_bytes(kind):
         return ImageCell(field.name)
@@ -159,30 +159,22 @@ def _content(field: pa.Field) -> ImageCell | None:
 
 
 def _member(kind: pa.DataType, name: str, is_kind: Callable[[pa.DataType], bool]) -> bool:
-    import pyarrow as pa  # noqa: PLC0415
-
     types = [part.type for part in kind if part.name == name] if pa.types.is_struct(kind) else []
     return len(types) == 1 and is_kind(types[0])
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    import pyarrow as pa  # noqa: PLC0415
-
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    import pyarrow as pa  # noqa: PLC0415
-
     kind = _plain(kind)
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa  # noqa: PLC0415
-
     kind = _plain(kind)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
@@ -191,7 +183,6 @@ BATCH_BYTES, BATCH_ROWS = 16 * 2**20, 256
 """Most bytes, about, and most rows that are decoded or handed on at once. A single image may be larger."""
 DICTIONARY_ROWS = 4
 """Most rows that are decoded at once where some values are in a dictionary, which any row may repeat."""
-ERROR_ROWS = 1024  # most images without content that are handed on at once
 
 
 def read_groups(
@@ -206,17 +197,6 @@ def read_groups(
     except DatasetRefused as error:  # of the opening: row groups have errors of their own
         places = range(max(start, file.first), min(stop, file.first + file.images))
         yield from failed_rows(file, places, unreadable(error.detail))
-
-
-def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator[list[EncodedImage]]:
-    """Yield the error for each place, in batches."""
-    for start in range(0, len(places), ERROR_ROWS):
-        yield [EncodedImage(place, row_name(file, place), error) for place in places[start : start + ERROR_ROWS]]
-
-
-def row_name(file: IndexedFile, place: int) -> str:
-    """Name an unnamed image by its file and its row."""
-    return f"{file.name}/{place - file.first:06d}"
 
 
 def _read_group(
@@ -267,7 +247,8 @@ def _expanded(
     for row, (number, name_number) in enumerate(zip(numbers, name_numbers, strict=True), place):
         name = row_name(file, row) if name_number is None else _name(names[name_number], file, row)
         if number is None:
-            rows.append(EncodedImage(row, name, _empty()))
+            error = ImageError("empty-image", "The file is empty", "expected the bytes of an image, got an empty cell")
+            rows.append(EncodedImage(row, name, error))
             continue
         if number not in shared:
             content = contents[number].as_buffer()
@@ -285,8 +266,6 @@ def _expanded(
 
 def _cells(batch: pa.RecordBatch, cell: ImageCell) -> tuple[list[int | None], pa.Array]:
     """Return the value number of every row, None for an empty cell, and the values, each once."""
-    import pyarrow as pa  # noqa: PLC0415
-
     array = batch.column(batch.schema.get_field_index(cell.column))
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
@@ -302,7 +281,3 @@ def _name(value: pa.Scalar, file: IndexedFile, place: int) -> str:
     if not 0 < text.size <= MAX_NAME:
         return row_name(file, place)
     return f"{file.name}/{printable(text.to_pybytes().decode('utf-8', 'backslashreplace'))}"
-
-
-def _empty() -> ImageError:
-    return ImageError("empty-image", "The file is empty", "expected the bytes of an image, got an empty cell")

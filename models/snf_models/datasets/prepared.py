@@ -162,8 +162,6 @@ LEFTOVER_SECONDS = 24 * 3600  # age from which a temporary file belongs to a kil
 
 
 class Prepared(BaseModel):
-    """Metadata of a disk cache."""
-
     model_config = ConfigDict(frozen=True)
 
     digest: str
@@ -207,6 +205,8 @@ def prepare(
     train, statistics, calibration = (
         pixels[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
     )
+    with closing(open_index(folder)) as index:
+        whole_folds = folds_of_all(index) if report.images <= MOST_REPEATED else None
     dataset = Dataset(
         report.name,
         train,
@@ -218,16 +218,11 @@ def prepare(
         provenance=record.provenance,
         split=split,
         folds=np.array(record.folds, dtype=np.int8) if split.folds else None,
-        whole_folds=_whole_folds(folder) if report.images <= MOST_REPEATED else None,
+        whole_folds=whole_folds,
     )
     if held is not None:
         finalize(dataset, os.close, held)
     return dataset
-
-
-def _whole_folds(folder: Path) -> NDArray[np.int8]:
-    with closing(open_index(folder)) as index:
-        return folds_of_all(index)
 
 
 def _write(target: Path, folder: Path, report: DatasetReport, preprocessing: Preprocessing, progress: Progress) -> None:
@@ -280,7 +275,6 @@ def _digest(
 
 
 def _own_bytes(folder: Path, preprocessing: Preprocessing) -> int:
-    """Return the bytes of all images of a dataset in their own sizes."""
     with closing(open_index(folder)) as index:
         pixels: int = index.execute("SELECT sum(width * height) FROM images").fetchone()[0]
     return preprocessing.channels * pixels

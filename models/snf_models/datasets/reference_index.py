@@ -13,6 +13,7 @@ from snf_models.datasets.upload_items import Limits
 from snf_models.disk import new_path
 from snf_models.errors import DatasetNotFound, ImageError
 
+ERROR_ROWS = 1024  # most images without content that are handed on at once
 REFERENCE = "reference.sqlite"
 SCHEMA = (
     # Files with images, by the place of their first image in the dataset.
@@ -63,7 +64,6 @@ class ReferenceIndex:
     @classmethod
     @contextmanager
     def open(cls, path: Path) -> Iterator[ReferenceIndex]:
-        """Open an index; raise ``DatasetNotFound`` if there is no such file."""
         try:
             index = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
         except sqlite3.OperationalError as error:
@@ -88,7 +88,6 @@ class ReferenceIndex:
         yield from map(IndexedFile._make, rows)
 
     def members(self, start: int, stop: int) -> Iterator[TarMember]:
-        """Yield those of the images ``start`` to ``stop - 1`` that are in tar archives."""
         rows = self._index.execute(
             "SELECT place, name, start, size FROM members WHERE place >= ? AND place < ? ORDER BY place", (start, stop)
         )
@@ -106,7 +105,6 @@ class ReferenceIndex:
 
 @contextmanager
 def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create an index that appears after the ``with`` block, complete and durable."""
     with new_path(path) as temporary, closing(_connect(temporary)) as index:
         index.execute("PRAGMA journal_mode = OFF")
         index.execute("PRAGMA synchronous = OFF")
@@ -123,7 +121,6 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def read_record(path: Path) -> ReferenceRecord:
-    """Read the record; raise ``DatasetNotFound`` if the file is unreadable."""
     try:
         with ReferenceIndex.open(path) as index:
             return index.record()
@@ -151,3 +148,12 @@ def changed() -> ImageError:
 
 def too_large() -> ImageError:
     return ImageError("file-too-large", "The file is too large", f"at most {Limits.file_bytes} bytes are taken")
+
+
+def failed_rows(file: IndexedFile, places: range, error: ImageError) -> Iterator[list[EncodedImage]]:
+    for start in range(0, len(places), ERROR_ROWS):
+        yield [EncodedImage(place, row_name(file, place), error) for place in places[start : start + ERROR_ROWS]]
+
+
+def row_name(file: IndexedFile, place: int) -> str:
+    return f"{file.name}/{place - file.first:06d}"

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from snf_client.schemas.datasets import FileKind, ReferenceRecord
 from snf_models.archives import PieceStream, TarReader
 from snf_models.datasets.dataset import Progress, no_progress
-from snf_models.datasets.parquet import failed_rows, group_rows, open_parquet, read_groups, sound_parquet
 from snf_models.datasets.reference_index import (
     EncodedImage,
     IndexedFile,
@@ -23,6 +22,7 @@ from snf_models.datasets.reference_index import (
     RowGroup,
     TarMember,
     changed,
+    failed_rows,
     new_index,
     too_large,
     unreadable,
@@ -33,7 +33,7 @@ from snf_models.errors import DatasetRefused, FileChanged, FileUnreadable, Image
 from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
 from snf_models.naming import printable
-from snf_models.threads import Piece, prefetch, read_ahead
+from snf_models.threads import prefetch, read_ahead
 from snf_runtime.images.files import is_no_image, path_text
 
 GAP_BYTES = 2**20
@@ -41,6 +41,9 @@ GAP_BYTES = 2**20
 PIECE_BYTES = 4 * 2**20  # bytes of neighbouring images in an archive that one request reads
 FILE_ERRORS = FileChanged, FileUnreadable, LocationNotFound  # errors of one file, where the location itself can be read
 SMALL_FILES, SMALL_BYTES = 8, 2**20  # image files that one thread reads one after the other: so many, or as many bytes
+
+
+Piece = tuple[int, Callable[[], list[EncodedImage]]]  # bytes, and their reader
 
 
 class ReferencedFiles:
@@ -75,16 +78,16 @@ class ReferencedFiles:
                         yield from chain.from_iterable(read)
 
 
-def _small_files(folder: Location, files: Iterable[IndexedFile]) -> Iterator[Piece[list[EncodedImage]]]:
+def _small_files(folder: Location, files: Iterable[IndexedFile]) -> Iterator[Piece]:
     group: list[IndexedFile] = []
     size = 0
     for file in files:
         if group and (len(group) == SMALL_FILES or size + file.size > SMALL_BYTES):
-            yield Piece(size, partial(_read_files, folder, group))
+            yield size, partial(_read_files, folder, group)
             group, size = [], 0
         group.append(file)
         size += file.size if file.size <= Limits.file_bytes else 0
-    yield Piece(size, partial(_read_files, folder, group))
+    yield size, partial(_read_files, folder, group)
 
 
 def _read_files(folder: Location, files: Sequence[IndexedFile]) -> list[EncodedImage]:
@@ -100,9 +103,7 @@ def _read_file(folder: Location, file: IndexedFile) -> bytes | ImageError:
         return _image_error(error)
 
 
-def _members(
-    index: ReferenceIndex, folder: Location, file: IndexedFile, start: int, stop: int
-) -> Iterator[Piece[list[EncodedImage]]]:
+def _members(index: ReferenceIndex, folder: Location, file: IndexedFile, start: int, stop: int) -> Iterator[Piece]:
     """Yield pieces of a few neighbouring images of a tar archive each."""
     group: list[TarMember] = []
     for member in index.members(max(start, file.first), min(stop, file.first + file.images)):
@@ -116,7 +117,7 @@ def _members(
         yield _piece(folder, file, group)
 
 
-def _piece(folder: Location, file: IndexedFile, members: Sequence[TarMember]) -> Piece[list[EncodedImage]]:
+def _piece(folder: Location, file: IndexedFile, members: Sequence[TarMember]) -> Piece:
     first, end = members[0].start, members[-1].start + members[-1].size
 
     def read() -> list[EncodedImage]:
@@ -131,13 +132,15 @@ def _piece(folder: Location, file: IndexedFile, members: Sequence[TarMember]) ->
         return [EncodedImage(member.place, f"{file.name}/{member.name}", content(member)) for member in members]
 
     if len(members) == 1 and members[0].size > Limits.file_bytes:
-        return Piece(0, lambda: each(lambda _member: too_large()))
-    return Piece(end - first, read)
+        return 0, lambda: each(lambda _member: too_large())
+    return end - first, read
 
 
 def _rows(
     folder: Location, file: IndexedFile, column: str | None, groups: Sequence[RowGroup], start: int, stop: int
 ) -> Generator[list[EncodedImage]]:
+    from snf_models.datasets.parquet import read_groups  # noqa: PLC0415 - PyArrow loads slowly, and most do without
+
     done = max(start, file.first)
     stop = min(stop, file.first + file.images)
     try:
@@ -333,6 +336,8 @@ class _Builder:
 
     def _parquet(self, entry: FileEntry) -> int:
         """Index the rows; raise ``DatasetRefused`` if the named column is missing, reject a damaged file."""
+        from snf_models.datasets.parquet import group_rows, open_parquet, sound_parquet  # noqa: PLC0415 - as above
+
         try:
             with (
                 self._folder.child(entry.name).open(entry.version) as file,

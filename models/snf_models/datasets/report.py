@@ -68,7 +68,6 @@ def near_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _masks() -> list[np.uint64]:
-    """Return the ten masks that keep two of the five parts of a hash."""
     ends = np.cumsum(BANDS)
     parts = [((1 << int(size)) - 1) << int(end - size) for size, end in zip(BANDS, ends, strict=True)]
     return [np.uint64(first | second) for first, second in combinations(parts, 2)]

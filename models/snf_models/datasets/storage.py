@@ -91,7 +91,6 @@ class ReferencedOriginals:
         raise DatasetNotFound(f"expected an image at the place {place} of the dataset, got none")
 
     def close(self) -> None:
-        """Stop reading ahead."""
         if self._range is not None:
             self._range.close()
             self._range = None
@@ -224,16 +223,13 @@ class Storage:
             yield rank
 
     def sizes(self, order: str) -> NDArray[np.int64]:
-        """Return heights and widths in pixels, ``(n, 2)``."""
         rows = self.index.execute(f"SELECT height, width FROM images ORDER BY {order}")  # noqa: S608  # our own words
         return np.array(rows.fetchall(), dtype=np.int64).reshape(-1, 2)
 
     def folds(self) -> list[int]:
-        """Return the fold of each image held out from training, by path."""
         return [fold for (fold,) in self.index.execute("SELECT fold FROM images WHERE part = 1 ORDER BY path")]
 
     def image(self, stored: Stored) -> OpenedImage:
-        """Open an image in its original size, upright; raise ``ImageError`` if it is damaged."""
         data = self._original(stored.start, stored.bytes)
         if stored.format != ARRAY:
             # It was accepted, maybe by an earlier version with other limits on the time of decoding.

@@ -340,10 +340,7 @@ def load_dataset(
     config: ImageOptions | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Load the images of a built-in or user dataset, divided into parts such as training images.
-
-    The parts are for training, statistics, calibration and testing. The images get the size and colour that ``config``
-    sets.
+    """Load the images of a built-in or user dataset, divided into parts, in the size and colour of ``config``.
 
     Args:
         name: The dataset.

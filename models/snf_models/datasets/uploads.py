@@ -11,7 +11,7 @@ import stat
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -87,23 +87,30 @@ def open_zip(path: Path, filename: str, meter: UploadMeter) -> Iterator[tuple[zi
         members: Members = {}
         for info in archive.infolist():
             meter.add_file()
-            given = _name(info)
-            if info.is_dir() and is_top(given):
+            kind = "file" if stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG) else "other"
+            name = _file_name(_name(info), "folder" if info.is_dir() else kind, members, filename)
+            if name is None:
                 continue
-            name = safe_path(given)
-            if info.is_dir():
-                continue
-            mode = info.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                raise refused("unsafe-archive", f"{filename}: {name} is a link or a device, only plain files are read")
             if info.flag_bits & ENCRYPTED:
                 raise refused("unsupported-archive", f"{filename}: {name} is encrypted")
             if info.compress_type not in METHODS:
                 raise refused("unsupported-archive", f"{filename}: {name} is neither stored nor deflated")
-            if name in members:
-                raise refused("malformed-archive", f"{filename}: {name} is there twice")
             members[name] = info
         yield archive, members
+
+
+def _file_name(given: str, kind: str, known: Collection[str], filename: str) -> str | None:
+    """Return the safe path of a file in an archive, None for a folder; refuse links, devices and known names."""
+    if kind == "folder" and is_top(given):
+        return None
+    name = safe_path(given)
+    if kind == "folder":
+        return None
+    if kind != "file":
+        raise refused("unsafe-archive", f"{filename}: {name} is a link or a device, not a plain file")
+    if name in known:
+        raise refused("malformed-archive", f"{filename}: {name} is there twice")
+    return name
 
 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
@@ -177,7 +184,7 @@ def _images(
             raise _unusable(f"{label}: the header promises {count} images, the data end in number {index}")
         order = "F" if fortran_order else "C"
         pixels = np.frombuffer(data, np.uint8).reshape((height, width, -1), order=order)  # type: ignore[call-overload]
-        group = None if groups is None else _group_name(groups[index])
+        group = None if groups is None else safe_path(str(groups[index]))
         yield ImagePixels(f"{within}/{index:0{digits}d}", pixels.transpose(2, 0, 1), group)
     if file.read(1):
         raise _unusable(f"{label}: the file goes on after the {count} images that its header promises")
@@ -209,10 +216,6 @@ def _read_counted(file: IO[bytes], size: int, meter: UploadMeter) -> bytearray:
         meter.add_bytes(len(piece))
         data += piece
     return data
-
-
-def _group_name(value: Any) -> str:
-    return safe_path(str(value))
 
 
 def _header(file: IO[bytes], label: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -275,15 +278,9 @@ def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iter
     with archive_errors(filename), path.open("rb") as file:
         for entry in TarReader(_unpacked(file)):
             meter.add_file()
-            if entry.kind == "folder" and is_top(entry.name):
+            name = _file_name(entry.name, entry.kind, names, filename)
+            if name is None:
                 continue
-            name = safe_path(entry.name)
-            if entry.kind == "folder":
-                continue
-            if entry.kind != "file":
-                raise refused("unsafe-archive", f"{filename}: {name} is a link or a device, not a plain file")
-            if name in names:
-                raise refused("malformed-archive", f"{filename}: {name} is there twice")
             names.add(name)
             item = read_member(within + name, entry, meter)
             yield Ignored(within + name) if is_no_image(name) else item

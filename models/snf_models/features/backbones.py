@@ -259,9 +259,7 @@ log = logging.getLogger(__name__)
 
 
 class BackboneStore:
-    """Store of the backbones on this machine, the frozen networks that compute image features.
-
-    Backbones are found by name or by digest.
+    """Store of the backbones on this machine, found by name or by digest.
 
     Args:
         folder: The folder that holds a folder for each backbone.
@@ -271,20 +269,12 @@ class BackboneStore:
         self.folder = folder
 
     def names(self) -> list[str]:
-        """Return the sorted names of all stored backbones.
-
-        Backbones with damaged files are among them.
-        """
+        """Return the sorted names of all stored backbones, those with damaged files among them."""
         paths = self.folder.glob(f"*/{DESCRIPTION}") if self.folder.is_dir() else ()
         return sorted(path.parent.name for path in paths if is_name(path.parent.name))
 
     def find(self, name: str) -> Backbone:
-        """Return the description of the stored backbone network called ``name``.
-
-        Raises:
-            BackboneMissing: There is none of this name; the message says how to add it.
-            BackboneUnfit: Its description is damaged.
-        """
+        """Return the description of a backbone; raise ``BackboneMissing``, or ``BackboneUnfit`` for a damaged one."""
         if name not in self.names():
             meant = closest(name, self.names())
             advice = f"did you mean {meant}? Else add it" if meant else "add it"
@@ -292,17 +282,7 @@ class BackboneStore:
         return _read(self.folder / name / DESCRIPTION)
 
     def by_digest(self, name: str, digest: str) -> Backbone:
-        """Return the description of the stored backbone network with a given digest (SHA-256 hash).
-
-        The backbone may have any name.
-
-        Args:
-            name: The name in the model, for the error message.
-            digest: Its :attr:`Backbone.digest`.
-
-        Raises:
-            BackboneMissing: No backbone here has this digest.
-        """
+        """Return the backbone of a digest, whatever its name; ``name`` is that for ``BackboneMissing``."""
         for stored in self.names():
             try:
                 backbone = self.find(stored)
@@ -321,10 +301,7 @@ class BackboneStore:
         return self.folder / backbone.name / WEIGHTS[backbone.format]
 
     def verified(self, backbone: Backbone) -> bytes:
-        """Return the bytes of a backbone's weight file after checking their SHA-256.
-
-        Raises ``BackboneUnfit`` if the file cannot be read or has another SHA-256.
-        """
+        """Return the bytes of the weight file; raise ``BackboneUnfit`` if unreadable or of another SHA-256."""
         try:
             content = self.path(backbone).read_bytes()
         except OSError as error:
@@ -333,11 +310,7 @@ class BackboneStore:
         return content
 
     def arrays(self, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
-        """Return the stored weights of an EfficientNet-Lite0 backbone as a dict of arrays by name.
-
-        Raises ``BackboneUnfit`` if the file cannot be read, has another SHA-256, or has arrays of other names,
-        shapes or types of numbers.
-        """
+        """Return the weights of an EfficientNet-Lite0; raise ``BackboneUnfit``, also for other names, shapes, types."""
         try:
             arrays = load(self.verified(backbone))
         except SafetensorError as error:
@@ -360,9 +333,7 @@ class BackboneStore:
             return False
 
     def add(self, backbone: Backbone, weights: bytes) -> None:
-        """Store the description and the weights of a backbone, either both or neither.
-
-        A stored backbone of the same name and digest is replaced.
+        """Store description and weights, both or neither; a backbone of the same name and digest is replaced.
 
         Args:
             backbone: The description.

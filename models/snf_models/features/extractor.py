@@ -46,7 +46,6 @@ class Lite0Network(nn.Module):
         return [kept[STAGE_8], kept[STAGE_16]], kept[DEEPEST]
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return ImageNet logits, ``(N, 1000)``, by which converted weights are checked."""
         _, deepest = self(x)
         pooled = self._convolve("head", deepest).clamp(0, 6).mean((2, 3))
         return nn.functional.linear(pooled, self._weights["classes.weight"], self._weights["classes.bias"])
@@ -67,14 +66,10 @@ class FeatureExtractor(Protocol):
     """Function from images to features, which are the same in every batch."""
 
     @property
-    def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the features at places."""
-        ...
+    def feature_shape(self) -> tuple[int, int, int]: ...
 
     @property
-    def pooled(self) -> tuple[int, ...]:
-        """Number of pooled features of each group; their sum is K."""
-        ...
+    def pooled(self) -> tuple[int, ...]: ...
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return features ``(N, C, rows, columns)`` and ``(N, K)`` of uint8 ``(N, 1 or 3, H, W)``."""
@@ -82,9 +77,7 @@ class FeatureExtractor(Protocol):
 
 
 class TorchExtractor:
-    """Feature extractor that runs EfficientNet-Lite0 in torch.
-
-    It is the reference for other engines, and the extractor of the engine torch.
+    """Feature extractor that runs EfficientNet-Lite0 in torch, the reference for other engines.
 
     Args:
         backbone: The description of EfficientNet-Lite0.
@@ -105,16 +98,12 @@ class TorchExtractor:
 
     @torch.inference_mode()
     def features(self, images: Pixels) -> tuple[Tensor, Tensor]:
-        """Return the feature map of each image and its pooled features (averages over the image), as tensors.
-
-        The local features, those at each place, are ``(N, C, rows, columns)``. The pooled features are ``(N, K)``.
-        """
+        """Return features at places, ``(N, C, rows, columns)``, and pooled ones, ``(N, K)``, as tensors."""
         maps, deepest = self._network(normalised(images, self.backbone, self.size, self._dtype))
         places = on_one_grid(maps, self.backbone)
         return places, torch.cat([places.mean((2, 3)), deepest.mean((2, 3))], 1)
 
     def __call__(self, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the features at places, ``(N, C, rows, columns)``, and the pooled ones, ``(N, K)``."""
         places, pooled = self.features(images)
         return places.float().numpy(), pooled.float().numpy()
 

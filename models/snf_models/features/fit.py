@@ -150,8 +150,6 @@ Target = Literal["all-places", "identity"]
 
 @dataclass(frozen=True)
 class FitChoice:
-    """Settings of a Gaussian fit, with their result."""
-
     grid: int  # cells along each side
     shrinkage: float  # share of the target in every covariance, 0 to 1
     mean_shrinkage: float  # share of the cell's mean in the mean of every place, 0 to 1
@@ -162,9 +160,7 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
     """Cross-validate grids and shrinkages, each grid from the best of the next coarser one; return the best first."""
     if len(folds) < 2:
         raise ValueError(f"expected at least two folds to choose by, got {len(folds)}")
-    filled = [fold for fold in folds if moments.images[fold] > 0]
-    trains = [moments.total([other for other in folds if other != fold]) for fold in filled]
-    helds = [moments.total([fold]) for fold in filled]
+    trains, helds = _trained_and_held(moments, folds)
     sides = moments.shape[1:]
     covariance, mean = START_SHRINKAGE, START_MEAN_SHRINKAGE
     choices = []
@@ -186,12 +182,17 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
     """Return the held-out loss, nats for each value, of one Gaussian for all places, to compare choices with."""
-    filled = [fold for fold in folds if moments.images[fold] > 0]
     values = [
-        HeldOut(moments.total([other for other in folds if other != fold]), moments.total([fold]), 1, "all-places")
-        for fold in filled
+        HeldOut(*each, 1, "all-places").nats(0.0, 1.0) for each in zip(*_trained_and_held(moments, folds), strict=True)
     ]
-    return sum(value.nats(0.0, 1.0) for value in values) / len(values)
+    return sum(values) / len(values)
+
+
+def _trained_and_held(moments: FeatureMoments, folds: Sequence[int]) -> tuple[list[MomentSum], list[MomentSum]]:
+    """Return for each fold with images the sums of all others, and its own."""
+    filled = [fold for fold in folds if moments.images[fold] > 0]
+    trained = [moments.total([other for other in folds if other != fold]) for fold in filled]
+    return trained, [moments.total([fold]) for fold in filled]
 
 
 class HeldOut:
@@ -285,7 +286,6 @@ def fit_layer(
 
 
 def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mean: int) -> float:
-    """Return the mean over folds of the held-out loss, for the numbers of two shrinkages."""
     shrinkages = SHRINKAGES[covariance], MEAN_SHRINKAGES[mean]
     values: list[float] = list(pool.map(lambda part: part.nats(*shrinkages), held_out))
     return sum(values) / len(values)

@@ -58,7 +58,6 @@ class FeatureFlows(nn.Module):
                 yield f"{kind}.{number}", layer
 
     def scored(self) -> list[str]:
-        """Names of the layers that contribute to the log-likelihood."""
         return ["places.0", *(f"steps.{number}" for number in range(len(self.steps)))]
 
     def latents(self, features: Tensor) -> Tensor:
@@ -106,7 +105,6 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
 
 
 def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
-    """Build the layers of Glow steps, a random rotation and an identity coupling each."""
     convolution, shape = LINEAR_1X1[architecture.linear](), architecture.feature_shape
     steps: list[Bijection] = []
     for _ in range(architecture.steps):

@@ -66,7 +66,6 @@ class DiskFile:
         return FileEntry(self.path.rpartition("/")[2], status.st_size, _version(status))
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file under another name, sync it and rename it."""
         with self._errors(), new_file(Path(self.path)) as file:
             if isinstance(data, bytes):
                 file.write(data)
@@ -156,7 +155,6 @@ def _pread(descriptor: int, start: int, size: int) -> bytes:
 
 
 def _names(folder: int) -> dict[str, bool]:
-    """Return the names in an open folder, and whether each is a folder."""
     with os.scandir(folder) as entries:
         return {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
 

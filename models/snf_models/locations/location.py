@@ -72,7 +72,6 @@ class Location:
 
     @classmethod
     def parse(cls, text: str) -> Location:
-        """Return the location of a URL or of a path on this machine."""
         if _URL.fullmatch(text):
             return cls(text)
         return cls(_file_url(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  # keeps links
@@ -84,7 +83,6 @@ class Location:
 
     @property
     def scheme(self) -> str:
-        """``s3``, ``gs``, ``az`` or ``file``."""
         return _parts(self.url)[0]
 
     @property
@@ -139,11 +137,9 @@ class Location:
         return self.stat() is not None
 
     def write(self, data: bytes | Path) -> None:
-        """Write the file, whole and durably, from bytes or a local file."""
         self._stored.write(data)
 
     def write_new(self, data: bytes) -> bool:
-        """Write the file unless it exists; of several processes one writes it and gets True."""
         return self._stored.write_new(data)
 
     def delete(self) -> None:

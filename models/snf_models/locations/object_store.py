@@ -12,6 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import from_url
+
 from snf_models.errors import (
     FileChanged,
     FileUnreadable,
@@ -46,8 +49,6 @@ class AnswerCutOff(LocationUnavailable):
 
 def store_error(error: Exception, url: str) -> ModelsError:
     """Translate an exception. The text has no address but the URL, so that it may be shown to callers."""
-    from obstore.exceptions import PreconditionError  # noqa: PLC0415  # most processes do without
-
     text = str(error)
     # Where the answer to the last request of an upload in parts is lost, obstore aborts the upload, which has ended.
     has_ended = "NoSuchUpload" in text
@@ -70,7 +71,6 @@ def store_error(error: Exception, url: str) -> ModelsError:
 
 
 def setting_error(error: Exception, root: str) -> LocationRefused:
-    """Return the error for wrong environment variables of a store."""
     reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
     return LocationRefused(f"{root} cannot be used: {reason}")
 
@@ -158,12 +158,10 @@ class StoreFile:
         return entry
 
     def write(self, data: bytes | Path) -> None:
-        """Write an object; a large one is sent in parts and appears after the last."""
         self._try(lambda: self._store.put(self.key, data))
 
     def write_new(self, data: bytes) -> bool:
         """Write the object unless it exists. A request repeated after a lost answer may find its own object."""
-        from obstore.exceptions import AlreadyExistsError  # noqa: PLC0415  # most processes do without
 
         def put() -> bool:
             try:
@@ -241,8 +239,6 @@ class StoreFile:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from obstore.exceptions import BaseError  # noqa: PLC0415  # most processes do without
-
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
@@ -250,16 +246,12 @@ class StoreFile:
 
 
 def store_variables() -> dict[str, str]:
-    """Return the environment variables that configure access to object stores."""
     return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) or name.upper() in NETWORK}
 
 
 @lru_cache(maxsize=32)
 def _open_store(root: str, settings: tuple[tuple[str, str], ...]) -> ObjectStore:
     """Return the store of a bucket. It is kept with its connections for as long as the environment is the same."""
-    from obstore.exceptions import BaseError  # noqa: PLC0415  # most processes do without
-    from obstore.store import from_url  # noqa: PLC0415
-
     endpoints = [value for name, value in settings if "ENDPOINT" in name]
     try:
         return from_url(

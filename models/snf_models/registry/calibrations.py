@@ -25,7 +25,6 @@ from snf_runtime.anomaly.calibration import USUAL_ALPHAS, Calibration, from_arra
 
 
 def attainable(smallest_p: float) -> tuple[float, ...]:
-    """Return the usual false-alarm rates that are at least ``smallest_p``."""
     return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 
 
@@ -93,7 +92,6 @@ class NumberedStore(Generic[Record]):
         self._of_name = root / name
 
     def stored(self) -> list[int]:
-        """Return the numbers of the folders, rising."""
         folders = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(int(path.name) for path in folders if is_version(path.name) and path.is_dir())
 
@@ -131,7 +129,6 @@ class CalibrationStore(NumberedStore[CalibrationRecord]):
         self._weights = weights
 
     def numbers(self) -> list[int]:
-        """Return all numbers, rising, with 0 for the artifact's own calibration."""
         return [OWN, *self.stored()]
 
     def active(self) -> int:
@@ -160,7 +157,6 @@ class CalibrationStore(NumberedStore[CalibrationRecord]):
         )
 
     def path(self, number: int) -> Path | None:
-        """Return a folder, which may not exist; None for number 0."""
         return None if number == OWN else self.folder / str(number)
 
     def publish(
@@ -297,7 +293,6 @@ def calibration_bytes(calibration: Calibration) -> bytes:
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration atomically."""
     write_atomically(path, calibration_bytes(calibration))
 
 

@@ -27,11 +27,10 @@ from snf_models.disk import folder_bytes, locked, new_folder, remove_folder, rem
 from snf_models.errors import (
     AliasRequired,
     ArtifactError,
-    ErrorKind,
     ModelNotFound,
     ModelReadOnly,
-    ModelsError,
     NoLiveVersion,
+    TooManyAliases,
     VersionInUse,
 )
 from snf_models.naming import LIVE, ModelRef, check_name, is_name, is_version, parse_ref
@@ -40,12 +39,6 @@ from snf_models.texts import choices
 
 ALIASES, ANNOUNCED = "aliases.json", "announced-live"
 MAX_ALIASES = 100  # most aliases of a model besides `live`: all are read, and written anew, at each change
-
-
-class TooManyAliases(
-    ModelsError, slug="too-many-aliases", title="The model has too many aliases", kind=ErrorKind.CONFLICT
-):
-    pass
 
 
 def read_aliases(folder: Path, versions: Collection[int]) -> dict[str, int]:
@@ -102,12 +95,10 @@ class ModelVersion:
 
     @property
     def manifest(self) -> Manifest:
-        """The cached manifest; raises ``ArtifactError``."""
         return _cached_manifest(self.path, self.stamp)
 
     @property
     def calibration_summary(self) -> CalibrationSummary:
-        """The cached summary of the calibration; raises ``ArtifactError``."""
         if self.calibration_path is None:
             return self.manifest.calibration
         return _cached_record(self.calibration_path, self.calibration_stamp).summary
@@ -124,7 +115,6 @@ def _cached_record(path: Path, _stamp: Stamp | None) -> CalibrationRecord:
 
 
 def file_identity(path: Path) -> Stamp | None:
-    """Return the identity of a file, or None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -140,15 +130,12 @@ REMOVED = "newest-removed"
 
 
 class Registry:
-    """Registry of trained models on disk, with their versions, aliases and calibrations.
-
-    The versions of a model are numbered. An alias, such as ``live``, points at a version.
+    """Registry of trained models on disk, with numbered versions, aliases such as ``live``, and calibrations.
 
     ``root/<name>/<version>/`` is an artifact, ``root/<name>/aliases.json`` holds the aliases of its versions, and
-    ``root/<name>/calibrations/<version>/`` the calibrations that were added to a version later, and
-    ``root/<name>/limits/<version>/`` the detection limits that were measured for it. The models in ``zoo``, by default
-    those of ``SNF_SHIPPED_MODELS`` or else the shipped ones, are version 1 of their names and read-only. Versions
-    appear atomically, so that readers need no lock; writers of a name lock its folder.
+    ``root/<name>/calibrations/<version>/`` and ``root/<name>/limits/<version>/`` what was measured for a version later.
+    The models in ``zoo``, by default those of ``SNF_SHIPPED_MODELS`` or else the shipped ones, are version 1 of their
+    names and read-only. Versions appear atomically, so that readers need no lock; writers of a name lock its folder.
     """
 
     def __init__(self, root: Path, zoo: Path | None = None) -> None:
@@ -161,18 +148,13 @@ class Registry:
         return sorted(name for name in folders if is_name(name) and self.versions(name))
 
     def versions(self, name: str) -> list[int]:
-        """Return the version numbers of a model in ascending order; empty for an unknown model.
-
-        Raises ``InvalidName``.
-        """
+        """Return the version numbers of a model in ascending order, none if unknown; raise ``InvalidName``."""
         check_name(name)
         numbers = {int(path.name) for path in self._folders(self.root / name) if is_version(path.name)}
         return sorted(numbers | ({1} if self._is_shipped(name, 1) else set()))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Return the version number for each alias of a model, such as ``live``, as a dict.
-
-        Raises ``ModelNotFound``, ``ArtifactError``.
+        """Return the version of each alias; raise ``ModelNotFound``, ``ArtifactError``.
 
         ``live`` is the first version that is fit until it is moved. It is missing while all versions are unfit.
         """
@@ -182,13 +164,7 @@ class Registry:
         return stored if first is None else {LIVE: first, **stored}
 
     def unfit(self, name: str, version: int) -> tuple[FitnessCheck, ...]:
-        """Return the quality checks (``FitnessCheck``) that a model version failed, as a tuple.
-
-        The result is empty if the version passed all of them. A version that failed a check does not become live
-        automatically.
-
-        A damaged version counts as fit: its error must not hide behind others.
-        """
+        """Return the checks that a version failed. A damaged version counts as fit: loading names its error."""
         try:
             return self.with_calibration(name, version, OWN).manifest.unfit
         except ArtifactError:
@@ -199,27 +175,19 @@ class Registry:
         return self.aliases(name).get(LIVE)
 
     def resolve(self, ref: str) -> ModelVersion:
-        """Return the model version for a reference such as ``name``, ``name:3`` or ``name@champion``.
-
-        The plain name means the alias ``live``.
+        """Return the model version for a reference such as ``name`` (alias ``live``), ``name:3`` or ``name@champion``.
 
         The version has its active calibration. Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
         return self.find(parse_ref(ref))
 
     def find(self, ref: ModelRef) -> ModelVersion:
-        """Return the model version that a reference such as ``digits@best`` names, with its active calibration.
-
-        Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
-        """
+        """Return the version that a parsed reference names; raise as :meth:`resolve`."""
         name, version = self.locate(ref)
         return self.with_calibration(name, version, self.calibrations(name, version).active())
 
     def locate(self, ref: ModelRef) -> tuple[str, int]:
-        """Resolve a parsed model reference, such as ``digits@best``, to the model name and a version number.
-
-        Raises ``ModelNotFound``, and ``NoLiveVersion`` for the plain name of a model of which no version is live.
-        """
+        """Return the name and version number of a reference; raise ``ModelNotFound``, ``NoLiveVersion``."""
         version = self._selected(ref)
         while version not in (versions := self._known_versions(ref.name)):
             # Meanwhile the alias may have moved away from a version that was then removed.
@@ -229,12 +197,7 @@ class Registry:
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
-        """Return a ``ModelVersion`` object for a version of a model, set to use calibration ``number``.
-
-        The calibration decides which images are flagged as anomalies.
-
-        The version must exist; the calibration is not checked here.
-        """
+        """Return an existing version, set to use calibration ``number``, which is not checked."""
         shipped = self._is_shipped(name, version)
         path = (self.zoo if shipped else self.root) / name / str(version)
         calibration = self.calibrations(name, version).path(number)
@@ -242,10 +205,7 @@ class Registry:
         return ModelVersion(name, version, path, shipped, file_identity(path / FILE), number, calibration, stamp)
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
-        """Return the ``CalibrationStore`` with all calibrations of one version of the model ``name``.
-
-        No file is read.
-        """
+        """Return the store of the calibrations of a version; no file is read."""
 
         def weights() -> str:
             return self.with_calibration(name, version, OWN).manifest.log_dets.weights_sha256
@@ -253,21 +213,15 @@ class Registry:
         return CalibrationStore(self.root, name, version, weights)
 
     def limits(self, name: str, version: int) -> LimitStore:
-        """Return the ``LimitStore`` with the detection limits measured for one version of the model ``name``.
-
-        No file is read.
-        """
+        """Return the store of the detection limits of a version; no file is read."""
         return LimitStore(self.root, name, version)
 
     def publish(
         self, artifact: Path, name: str, *, promote: bool = False, before_publish: Callable[[], None] = lambda: None
     ) -> ModelVersion:
-        """Copy a trained model's folder into the registry as the next version of the model ``name``.
+        """Copy a trained model's folder into the registry as the next version of ``name``, and return it.
 
-        Returns the new version.
-
-        It becomes live if no version is and it is fit. A job publishes once: an earlier version of the same job is
-        returned.
+        It becomes live if no version is and it is fit. A job publishes once: its earlier version is returned.
 
         Args:
             artifact: The folder of a complete artifact.
@@ -303,10 +257,7 @@ class Registry:
         return self.find(ModelRef(name, version))
 
     def of_job(self, name: str, job: str) -> ModelVersion | None:
-        """Return the model version that a training job made.
-
-        ``job`` is the id of the job. Returns None if the job made no version.
-        """
+        """Return the version that a training job made, or None."""
         for number in reversed(self.versions(name)):
             try:
                 owner = self.with_calibration(name, number, OWN).manifest.training.job
@@ -319,17 +270,11 @@ class Registry:
         return None
 
     def promote(self, version: ModelVersion) -> None:
-        """Make a model version the one that is served by default, unless a later version already is.
-
-        The alias ``live`` of the model then points at this version.
-        """
         with locked(self.root / version.name):
             self._go_live(version)
 
     def set_alias(self, name: str, alias: str, version: int) -> int | None:
-        """Point an alias at a model version, and return the version number that the alias had before.
-
-        The result is None for a new alias.
+        """Point an alias at a version; return the version that it had before, or None.
 
         Raises ``ModelNotFound``, ``InvalidName``, ``TooManyAliases``, ``ArtifactError``.
         """
@@ -347,12 +292,9 @@ class Registry:
         return before
 
     def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias of a model; the version that it pointed at stays in the registry.
-
-        Raises ``AliasRequired`` for ``live`` of a fit version.
+        """Remove an alias; raise ``AliasRequired`` for ``live`` of a fit version.
 
         Without the alias ``live`` of an unfit version, the first fit version is live, or none.
-
         Raises ``ModelNotFound``, ``NoLiveVersion``, ``ArtifactError``.
         """
         with self._writing(name):
@@ -366,9 +308,7 @@ class Registry:
             write_aliases(self.root / name, aliases)
 
     def remove(self, name: str, version: int) -> None:
-        """Remove a model version, with its calibrations and detection limits, from disk.
-
-        The number of the version is never used again.
+        """Remove a version, with its calibrations and detection limits; its number is never used again.
 
         Raises ``VersionInUse`` while an alias points at it, ``ModelReadOnly`` for a shipped one, ``ModelNotFound``,
         ``ArtifactError``.
@@ -385,9 +325,7 @@ class Registry:
             self._remove(name, version)
 
     def remove_model(self, name: str) -> None:
-        """Remove all versions of a model, with their calibrations, detection limits and aliases.
-
-        The version numbers are never used again.
+        """Remove all versions of a model and its aliases; the numbers are never used again.
 
         Raises ``ModelReadOnly`` where one of them is shipped, ``ModelNotFound``, ``ArtifactError``.
         """

@@ -19,10 +19,11 @@ from snf_models.errors import (
     InvalidName,
     ModelNotFound,
     ModelReadOnly,
+    TooManyAliases,
     VersionInUse,
 )
 from snf_models.naming import ModelRef, parse_ref
-from snf_models.registry.registry import MAX_ALIASES, Registry, TooManyAliases
+from snf_models.registry.registry import MAX_ALIASES, Registry
 from snf_models.scorer import load_model
 from tests.models.registry.publishing import publish_versions
 from tests.support.forked_context import forked_context

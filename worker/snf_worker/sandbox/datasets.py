@@ -58,7 +58,6 @@ def ingest(
 
 
 def read_files(order: dict[str, Any], progress: Progress) -> None:
-    """Fill the folder of a dataset, in the sandboxed process."""
     folder = Path(order.pop("folder"))
     sources = [Source(Path(path), filename) for path, filename in order.pop("sources")]
     fill_folder(folder, NewDataset(**order | {"sources": sources, "limits": Limits(**order["limits"])}), progress)
@@ -87,7 +86,6 @@ def refer(
 
 
 def read_location(order: dict[str, Any], progress: Progress) -> None:
-    """Fill the folder of a dataset that refers to images, in the sandboxed process."""
     folder = Path(order.pop("folder"))
     fill_reference(folder, NewReference(**order), progress)
 
@@ -107,7 +105,6 @@ def _refusals(reading: Callable[[], str], advice: str, killed: str) -> Iterator[
 
 
 def _file_at(sources: Sequence[Source], done: int) -> str:
-    """Return the name of the file that is read after so many bytes of all files."""
     for source in sources:
         done -= source.path.stat().st_size
         if done < 0:

@@ -68,7 +68,7 @@ def claiming(content: bytes, rows: int, claimed: int) -> bytes:
 def test_rows_that_a_row_group_lacks_are_errors_at_their_places(
     tmp_path: Path, folder: Location, index: Callable[..., ReferenceRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet_rows, "ERROR_ROWS", 30)
+    monkeypatch.setattr("snf_models.datasets.reference_index.ERROR_ROWS", 30)
     table = pa.table({"image": pa.array(DIGITS[:10], pa.binary())})
     folder.child("0.parquet").write(claiming(parquet_of(table), 10, 100))
     folder.child("1.png").write(DIGITS[11])
