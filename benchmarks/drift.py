@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import norm
 
-from snf_app.drift.streams import DriftReference, Stream
+from snf_app.drift.service import DriftReference, Stream
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_models.disk import write_atomically
 from snf_runtime.anomaly.calibration import CELLS, statistic_cells

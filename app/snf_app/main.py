@@ -19,7 +19,7 @@ from snf_app.calibrations import endpoints as calibrations
 from snf_app.datasets import endpoints as datasets
 from snf_app.drift import endpoints as drift
 from snf_app.health import endpoints as health
-from snf_app.health.version import package_version
+from snf_app.health.endpoints import package_version
 from snf_app.http import errors
 from snf_app.http.admission import BodyLimit, MinUploadRate
 from snf_app.http.errors import describe_errors
@@ -29,13 +29,10 @@ from snf_app.http.router import HeadAsGet, Router
 from snf_app.inference_protocol import endpoints as inference
 from snf_app.inference_protocol.endpoints import add_request_schemas
 from snf_app.jobs import endpoints as jobs
-from snf_app.jobs import event_endpoints as job_events
-from snf_app.jobs import parameters as job_parameters
 from snf_app.jobs import result_endpoints as job_files
+from snf_app.jobs.checks import add_schemas
 from snf_app.limits import endpoints as limits
 from snf_app.presets import endpoints as presets
-from snf_app.registry import artifact_endpoints as artifacts
-from snf_app.registry import card_endpoints as cards
 from snf_app.registry import endpoints as models
 from snf_app.runs import endpoints as runs
 from snf_app.samples import endpoints as samples
@@ -58,9 +55,10 @@ Every answer has the header `X-Request-Id`: that of the request, or a new one. A
 
 ROUTERS: tuple[Router, ...] = (
     *(scores.router, samples.router),
-    *(models.router, scores.reference_router, models.versions_router, audits.router, cards.router, artifacts.router),
+    *(models.router, scores.reference_router, models.versions_router, audits.router),
+    *(models.card_router, models.artifact_router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
-    *(jobs.router, job_events.router, job_files.router, runs.router, jobs.workers_router),
+    *(jobs.router, jobs.events_router, job_files.router, runs.router, jobs.workers_router),
     *(inference.router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""
@@ -113,7 +111,7 @@ class Service(FastAPI):
             remove_null_parameters(document)
             add_examples(document)
             errors.add_schema(document)
-            job_parameters.add_schemas(document)
+            add_schemas(document)
             add_request_schemas(document)
             describe(document)
             describe_errors(document)
@@ -160,7 +158,7 @@ def create_app(settings: Settings) -> Service:
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
         pace=MinUploadRate.of(settings),
-        streamed=frozenset({("POST", datasets.PATH), ("POST", artifacts.PATH)}),
+        streamed=frozenset({("POST", datasets.PATH), ("POST", "/v1/models")}),
     )
     app.add_middleware(Authentication, keys=app.keys, settings=settings, writer=writer)
     app.add_middleware(OriginCheck, settings=settings, keys=app.keys)

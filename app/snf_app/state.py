@@ -9,18 +9,16 @@ from typing import Annotated, Any, TypedDict
 
 from fastapi import Depends, Request
 
-from snf_app.calibrations.recent_evidence import RecentEvidence
-from snf_app.datasets.uploads import DatasetUploads
-from snf_app.drift.monitor import DriftMonitor
+from snf_app.calibrations.service import RecentEvidence
+from snf_app.datasets.service import DatasetUploads
+from snf_app.drift.service import DriftMonitor
 from snf_app.health.state_collector import StateCollector
-from snf_app.jobs.event_streams import EventStreams
-from snf_app.jobs.service import JobService
-from snf_app.jobs.store_monitor import JobStoreMonitor
-from snf_app.metrics.loop_lag import measure_loop_lag
-from snf_app.metrics.registry import ServiceMetrics
-from snf_app.registry.imports import ModelUploads
+from snf_app.jobs.events import EventStreams
+from snf_app.jobs.service import JobService, JobStoreMonitor
+from snf_app.metrics.registry import ServiceMetrics, measure_loop_lag
 from snf_app.registry.model_pool import ModelPool
 from snf_app.registry.served_model import memory_limit
+from snf_app.registry.service import ModelUploads
 from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import ScoringService
 from snf_models.datasets import DatasetStore

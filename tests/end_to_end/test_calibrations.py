@@ -13,7 +13,7 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from snf_app.calibrations.views import advice
+from snf_app.calibrations.service import advice
 from snf_client.schemas.calibrations import LINE
 from tests.end_to_end.support.service import MNIST, await_job, files, running, snf
 from tests.end_to_end.support.uploads import upload

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from httpx_sse import connect_sse
 
-from snf_app.jobs.event_streams import POLL_S
+from snf_app.jobs.events import POLL_S
 from snf_worker.broker.connection import redis_client
 from snf_worker.settings import Settings
 from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, submit, written

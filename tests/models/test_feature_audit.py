@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from snf_app.audits.views import audit_view
+from snf_app.audits.endpoints import audit_view
 from snf_app.registry.served_model import ServedModel
 from snf_models.audit import audit, count_images
 from snf_models.bijections.local_affine import cell_of_places

@@ -8,13 +8,13 @@ from fastapi import Path, Query, Response
 from pydantic import BaseModel, Field
 
 from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
-from snf_app.calibrations import views
-from snf_app.calibrations.comparison import compare
+from snf_app.calibrations import service
+from snf_app.calibrations.service import compare
 from snf_app.http.errors import responses
 from snf_app.http.openapi import located
 from snf_app.http.router import JsonRoute, Router
 from snf_app.jobs.endpoints import IdempotencyKey
-from snf_app.jobs.views import job_view
+from snf_app.jobs.service import job_view
 from snf_app.state import JobServiceDep, RecentEvidenceDep, RegistryDep
 from snf_client.schemas.calibrations import (
     CalibrationChoice,
@@ -85,7 +85,7 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
 
     Each has p-value thresholds that keep common false-alarm rates.
     """
-    return views.listing(registry, ref)
+    return service.listing(registry, ref)
 
 
 @router.get(
@@ -101,7 +101,7 @@ def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
     A damaged calibration has a `problem`.
     """
     name, version = registry.locate(parse_ref(ref))
-    return views.view_of(registry, name, version, registry.calibrations(name, version).active())
+    return service.view_of(registry, name, version, registry.calibrations(name, version).active())
 
 
 @router.put(
@@ -122,8 +122,8 @@ def choose_calibration(
     """
     if choice.dry_run:
         comparison = compare(registry, ref, choice.calibration, recent)
-        return views.listing(registry, ref).model_copy(update={"comparison": comparison})
-    return views.choose(registry, ref, choice.calibration)
+        return service.listing(registry, ref).model_copy(update={"comparison": comparison})
+    return service.choose(registry, ref, choice.calibration)
 
 
 @router.get(
@@ -138,7 +138,7 @@ def get_calibration(ref: str, number: Number, registry: RegistryDep) -> Calibrat
 
     The answer has its dataset, numbers of images, precision and p-value thresholds.
     """
-    return views.show(registry, ref, number)
+    return service.show(registry, ref, number)
 
 
 class ComparisonQuery(BaseModel):

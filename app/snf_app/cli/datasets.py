@@ -58,7 +58,7 @@ def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> No
             listed = client.datasets.list()
     else:
         with error_messages():
-            from snf_app.datasets.views import entries
+            from snf_app.datasets.service import entries
             from snf_client.schemas.datasets import DatasetList
             from snf_client.schemas.datasets import DatasetList as ClientList
 
@@ -223,7 +223,7 @@ def _refer(settings: Settings, name: str, location: str, column: str | None, ins
 
 
 def _delete(settings: Settings, name: str) -> None:
-    from snf_app.datasets.views import refuse_builtin, refuse_used
+    from snf_app.datasets.endpoints import refuse_builtin, refuse_used
     from snf_models.disk import locked
     from snf_worker.broker.connection import redis_client
     from snf_worker.errors import BrokerDown
@@ -239,7 +239,7 @@ def _delete(settings: Settings, name: str) -> None:
 
 
 def _detail(name: str, settings: Settings) -> DatasetDetail:
-    from snf_app.datasets.views import detail
+    from snf_app.datasets.service import detail
     from snf_client.schemas.datasets import DatasetDetail
 
     return client_schema(DatasetDetail, detail(name, _store(settings), settings.data_dir))

@@ -62,7 +62,7 @@ def options(
 
 
 def _print_versions(url: str | None) -> None:
-    from snf_app.health.version import package_version
+    from snf_app.health.endpoints import package_version
 
     typer.echo(f"snf-density {package_version()}")
     if url:

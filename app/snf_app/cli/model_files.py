@@ -203,9 +203,8 @@ def _pack(model: str, target: Path) -> None:
 
 def _import(name: str, file: str, promote: bool) -> ModelDetail:
     """Register a tar file, or a folder at a location, in this machine's registry; it is checked as an upload is."""
-    from snf_app.calibrations.views import view_of
-    from snf_app.registry.imports import register_artifact
-    from snf_app.registry.views import detail
+    from snf_app.calibrations.service import view_of
+    from snf_app.registry.service import detail, register_artifact
     from snf_client.schemas.models import ModelDetail
     from snf_models.archives import PIECE_BYTES
     from snf_models.artifacts.files import fetch_artifact, unpack
@@ -229,7 +228,7 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
 
 
 def _audit(model: str, n: int) -> Audit:
-    from snf_app.audits.views import audit_view
+    from snf_app.audits.endpoints import audit_view
     from snf_app.registry.served_model import ServedModel
     from snf_client.schemas.models import Audit
     from snf_models.audit import audit as run

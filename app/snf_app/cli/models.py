@@ -57,7 +57,7 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
         with error_messages():
             from snf_app.registry.model_pool import ModelPool
             from snf_app.registry.served_model import memory_limit
-            from snf_app.registry.views import summary
+            from snf_app.registry.service import summary
             from snf_client.schemas.models import ModelPage
             from snf_client.schemas.models import ModelPage as ClientPage
 
@@ -91,7 +91,7 @@ def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = F
             listed = client.calibrations.list(model)
     else:
         with error_messages():
-            from snf_app.calibrations.views import listing
+            from snf_app.calibrations.service import listing
             from snf_client.schemas.calibrations import CalibrationList
 
             listed = client_schema(CalibrationList, listing(registry(), model))
@@ -178,7 +178,7 @@ def use_calibration(
             chosen = client.calibrations.choose(model, number)
     else:
         with error_messages():
-            from snf_app.calibrations.views import choose
+            from snf_app.calibrations.service import choose
             from snf_client.schemas.calibrations import CalibrationList
 
             chosen = client_schema(CalibrationList, choose(registry(), model, number))
@@ -196,8 +196,8 @@ def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = Fal
             shown = client.models.get(model)
     else:
         with error_messages():
-            from snf_app.calibrations.views import view_of
-            from snf_app.registry.views import detail
+            from snf_app.calibrations.service import view_of
+            from snf_app.registry.service import detail
             from snf_client.schemas.models import ModelDetail
 
             local = registry()
@@ -239,7 +239,7 @@ def alias(
                 moved = client.models.set_alias(name, label, version)
     else:
         with error_messages():
-            from snf_app.registry.views import unfit_reasons
+            from snf_app.registry.service import unfit_reasons
             from snf_client.schemas.models import Aliases as ServiceAliases
 
             local = registry()
@@ -310,7 +310,7 @@ def delete(
 
 
 def _refuse_used(name: str, version: int | None) -> None:
-    from snf_app.jobs.in_use import refuse_used_model, refuse_used_version
+    from snf_app.jobs.service import refuse_used_model, refuse_used_version
     from snf_worker.broker.connection import redis_client
     from snf_worker.errors import BrokerDown
     from snf_worker.jobs.store import JobStore
@@ -331,7 +331,7 @@ def _compared(model: str, number: int, url: str | None, key: str | None) -> Cali
         with service(url, key) as client:
             return client.calibrations.compare(model, number)
     with error_messages():
-        from snf_app.calibrations.comparison import compare
+        from snf_app.calibrations.service import compare
         from snf_client.schemas.calibrations import CalibrationComparison
 
         return client_schema(CalibrationComparison, compare(registry(), model, number))

@@ -162,7 +162,7 @@ def _page(limit: int, after: str | None, url: str | None, key: str | None) -> Ru
         with service(url, key) as client:
             return client.runs.list(limit=limit, after=after)
     with error_messages():
-        from snf_app.runs.views import run_list
+        from snf_app.runs.endpoints import run_list
         from snf_client.schemas.training import RunList
 
         return client_schema(RunList, run_list(_store(), limit, after))
@@ -173,7 +173,7 @@ def _details(run_ids: list[str], url: str | None, key: str | None) -> list[RunDe
         with service(url, key) as client:
             return [client.runs.get(run_id, points=CURVE_POINTS) for run_id in run_ids]
     with error_messages():
-        from snf_app.runs.views import run_detail
+        from snf_app.runs.endpoints import run_detail
         from snf_client.schemas.training import RunDetail
 
         store = _store()

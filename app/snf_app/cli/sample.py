@@ -75,7 +75,7 @@ def _draw(
     """Draw images in this process; return the bytes of the output file and the random seed."""
     import numpy as np
 
-    from snf_app.samples.encoding import draw_seed, encode
+    from snf_app.samples.endpoints import draw_seed, encode
     from snf_models.errors import NoLearnedInverse
     from snf_models.scorer import load_model
 

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import Path, Query, Request, Response
 
 from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
-from snf_app.datasets.form import FILE, NAME, NEAR_DUPLICATES
-from snf_app.datasets.views import detail, entries, refuse_builtin, refuse_used
+from snf_app.datasets.service import FILE, NAME, NEAR_DUPLICATES, detail, entries
 from snf_app.http.errors import Problem, responses
 from snf_app.http.openapi import located
-from snf_app.http.router import PageQuery, Router
+from snf_app.http.router import JsonRoute, PageQuery, Router
+from snf_app.jobs.service import refuse_in_use
 from snf_app.scoring.request_images import MULTIPART
 from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from snf_client.schemas.base import NAME_PATTERN
@@ -18,11 +18,12 @@ from snf_models.datasets import dataset_names
 from snf_models.datasets.builtin import NAMES
 from snf_models.disk import locked
 from snf_models.errors import DatasetNotFound
+from snf_worker.jobs.store import JobStore
 
 PATH = "/v1/datasets"
 
 # Plain functions: the framework runs them in threads, where disk, network and job store may block.
-router = Router(prefix=PATH, tags=["datasets"])
+router = Router(prefix=PATH, tags=["datasets"], route_class=JsonRoute)
 
 DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
 
@@ -209,3 +210,24 @@ def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep,
     with locked(settings.jobs_dir):
         refuse_used(name, jobs)
         store.delete(name)
+
+
+def refuse_builtin(name: str) -> None:
+    """Raise a 409 error if a dataset is built in: such datasets cannot be deleted."""
+    if name in NAMES:
+        raise Problem(
+            409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
+        )
+
+
+def refuse_used(name: str, jobs: JobStore) -> None:
+    """Raise a 409 error if an unfinished job uses a dataset."""
+    refuse_in_use(
+        jobs,
+        lambda job: (
+            name in (job.dataset, *job.parameters.get("against", ()), *job.parameters.get("masks", {}).values())
+        ),
+        "dataset-in-use",
+        "The dataset is in use",
+        name,
+    )

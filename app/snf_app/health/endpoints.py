@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from snf_app.access.permissions import SCOPE, CallerScope, MayRead, caller_of
-from snf_app.health.readiness import readiness_of
-from snf_app.health.version import package_version
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.registry.served_model import ModelState
+from snf_app.registry.model_pool import ModelPool
+from snf_app.registry.served_model import ModelListing, ModelState
+from snf_app.scoring.fair_queue import FairQueue
 from snf_app.state import (
     DrainingDep,
     FairQueueDep,
@@ -19,8 +23,51 @@ from snf_app.state import (
     ModelPoolDep,
     SettingsDep,
 )
-from snf_client.schemas.service import CallerView, Health, Readiness
+from snf_client.schemas.service import CallerView, Health, Readiness, ServiceStatus
 from snf_worker.keys import ROLES, includes
+from snf_worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class ServiceReadiness:
+    """Whether the service can score."""
+
+    status: ServiceStatus
+    reason: str | None  # why a service is ``stuck``
+    listing: list[ModelListing]  # all registered models
+
+
+async def readiness_of(
+    pool: ModelPool, queue: FairQueue, stopping: threading.Event, settings: Settings
+) -> ServiceReadiness:
+    listing = await pool.recent_listing()
+    turn_s = queue.turn_s
+    stuck = turn_s > settings.request_timeout_s
+    status = _status(pool, listing, draining=stopping.is_set(), stuck=stuck)
+    reason = f"a batch of images has been scored for {turn_s:.0f} s and does not end" if status == "stuck" else None
+    return ServiceReadiness(status, reason, listing)
+
+
+def _status(pool: ModelPool, listing: list[ModelListing], *, draining: bool, stuck: bool) -> ServiceStatus:
+    if draining:
+        return "draining"
+    if stuck:
+        return "stuck"
+    if not pool.started:
+        return "loading"
+    if listing and all(model.state is ModelState.FAILED for model in listing):
+        return "failed"
+    return "ready"
+
+
+@cache
+def package_version() -> str:
+    """Return the version of ``snf-density``, ``0.0.0`` for a source tree that is not installed."""
+    try:
+        return version("snf-density")
+    except PackageNotFoundError:
+        return "0.0.0"
+
 
 router = Router(tags=["operations"])
 

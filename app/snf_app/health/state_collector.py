@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from snf_app.drift.monitor import DriftMonitor
-from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_app.drift.service import DriftMonitor
+from snf_app.jobs.service import JobStoreMonitor
 from snf_app.registry.model_pool import ModelPool
 from snf_app.registry.served_model import ModelState
 from snf_app.scoring.fair_queue import FairQueue

@@ -10,8 +10,7 @@ from fastapi import Path, Request
 from starlette.responses import Response
 
 from snf_app.access.permissions import MayRead, MayScore
-from snf_app.health.readiness import readiness_of
-from snf_app.health.version import package_version
+from snf_app.health.endpoints import package_version, readiness_of
 from snf_app.http.admission import TimeoutMs
 from snf_app.http.errors import PREFIX, error_answer, responses
 from snf_app.http.router import Router

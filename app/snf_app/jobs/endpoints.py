@@ -1,18 +1,26 @@
+"""Calls for jobs and workers: submission, control, lists and events."""
+
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import Header, Path, Query, Response
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Path as PathParameter
 from pydantic import BaseModel, Field
 
-from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
-from snf_app.http.errors import pattern, responses
+from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain, caller_of
+from snf_app.http.errors import draining, pattern, responses
 from snf_app.http.openapi import located
-from snf_app.http.router import JsonRoute, Router
-from snf_app.jobs.dataset_choices import dataset_choices
-from snf_app.jobs.views import NO_WORKER, job_view
+from snf_app.http.router import JsonRoute, Router, in_job_store_threads
+from snf_app.jobs.events import EVENT_ID, Cursor, EventStream
+from snf_app.jobs.service import NO_WORKER, dataset_choices, job_view
 from snf_app.state import (
     DatasetStoreDep,
+    DrainingDep,
+    EventStreamsDep,
     JobServiceDep,
     JobStoreDep,
     RegistryDep,
@@ -22,7 +30,9 @@ from snf_app.state import (
 from snf_client.schemas.base import JobType
 from snf_client.schemas.jobs import EstimatedJob, JobDatasets, JobDraft, JobList, JobRequest, JobView
 from snf_client.schemas.service import WorkerList, WorkerView
-from snf_worker.jobs.record import Status
+from snf_worker.errors import BrokerDown, JobNotFound
+from snf_worker.jobs.record import Job, Status
+from snf_worker.settings import Settings
 
 JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 
@@ -30,7 +40,7 @@ JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 router = Router(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute, uses_job_store=True)
 workers_router = Router(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead], uses_job_store=True)
 
-JobId = Annotated[str, Path(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
+JobId = Annotated[str, PathParameter(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -270,3 +280,125 @@ def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: 
 def list_workers(workers: WorkerRegistryDep) -> WorkerList:
     """List the running worker processes, each with its device, queues, state and current job."""
     return WorkerList(workers=[WorkerView.model_validate(worker) for worker in workers.workers()])
+
+
+def folder_of(job_id: str, settings: Settings) -> Path:
+    """Return a job's folder, which may not exist yet; raise ``JobNotFound``, so that no other text gets into a path."""
+    if re.fullmatch(JOB_ID, job_id) is None:
+        raise JobNotFound(f"no job has the id {job_id}")
+    return settings.jobs_dir / job_id
+
+
+def existing_job(job_id: JobId, jobs: JobStoreDep) -> Job:
+    return jobs.get(job_id)
+
+
+def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str:
+    """Return the id of a job whose events can be read, even while the job store is down if there is a journal."""
+    folder = folder_of(job_id, settings)
+    try:
+        jobs.get(job_id)
+    except BrokerDown:
+        # Browsers do not reconnect after a 503, and the journal does not need the job store.
+        if not folder.is_dir():
+            raise
+    return job_id
+
+
+ExistingJob = Annotated[Job, Depends(in_job_store_threads(existing_job))]
+FollowedJob = Annotated[str, Depends(in_job_store_threads(followed_job))]
+
+
+events_router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
+
+EXAMPLE = """retry: 2000
+
+event: state
+data: {"status": "running", "attempt": 1, "time": "2026-07-01T12:00:02.125+00:00", "worker": "host:17"}
+id: 1234.1782907202125-0
+
+event: metrics
+data: {"event": "metrics", "step": 40, "steps": 200, "bits_per_dim": 2.41, "time": "...", "attempt": 1}
+id: 1502.1782907202125-0
+
+event: end
+data: {"status": "succeeded"}
+id: 9876.1782907260500-0.end
+
+"""
+EVENT = {
+    "type": "object",
+    "required": ["event", "data", "id"],
+    "properties": {
+        "event": {"type": "string", "description": "Kind of the event.", "examples": ["state"]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"type": "object"},
+            "description": "The event itself.",
+        },
+        "id": {"type": "string", "description": "Value of `Last-Event-ID` after which the rest follows."},
+    },
+}
+STREAM = {
+    "description": "The events. Each has an id, after which a client can continue.",
+    "content": {"text/event-stream": {"itemSchema": EVENT, "example": EXAMPLE}},
+}
+AFTER = pattern(rf"^({EVENT_ID})?$", "the id of an event, such as 1234.1764012345678-0")
+OVER = {"description": "The job has ended and all its events were sent: do not reconnect."}
+
+
+async def stream_slot(request: Request, streams: EventStreamsDep) -> AsyncIterator[None]:
+    """Count the stream of this request until it ends; raise 429 if the caller or all callers have too many."""
+    with streams.slot(caller_of(request.scope).name):
+        yield
+
+
+def cursor(
+    header: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", pattern=AFTER, description="Id of the last event received; the rest follows."),
+    ] = None,
+    query: Annotated[
+        str | None,
+        Query(alias="last_event_id", pattern=AFTER, description="The same, for clients that cannot set headers."),
+    ] = None,
+) -> Cursor:
+    """Return the position after the event id that the client sent, or the start."""
+    # Browsers repeat the query of their first request, so their header is newer.
+    given = header or query
+    return Cursor.parse(given) if given else Cursor()
+
+
+@events_router.get(
+    "/{job_id}/events",
+    operation_id="follow_job",
+    summary="Follow a job",
+    response_class=Response,
+    responses={**responses(401, 404, 422, 429, 500, 503), 200: STREAM, 204: OVER},
+)
+async def follow_job(
+    job_id: FollowedJob,
+    after: Annotated[Cursor, Depends(cursor)],
+    streams: EventStreamsDep,
+    settings: SettingsDep,
+    stopping: DrainingDep,
+    _slot: Annotated[None, Depends(stream_slot)],
+    brief: Annotated[
+        bool, Query(description="Leave out past `metrics` events, which `/metrics` has in fewer points.")
+    ] = False,
+) -> Response:
+    """Stream the events of a job as server-sent events until the job ends.
+
+    Events are changes of the job's status and reports of its worker.
+
+    Reports are `started`, `metrics`, `validation`, `samples`, `checkpoint`, `scoring`, `evaluation`, `log`, `error`,
+    `published`, `scored`, `calibrated`, `evaluated`, `limited` and `recommended`. The stream begins with the first
+    event, or after the given id, and continues until `end`. A client that reconnects with its last id misses no event
+    and gets none twice.
+    """
+    if after.ended:
+        return Response(status_code=204)
+    if stopping.is_set():
+        raise draining()
+    return EventStream(streams.follow(job_id, folder_of(job_id, settings), after, brief=brief))

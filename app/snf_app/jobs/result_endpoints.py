@@ -14,8 +14,8 @@ from starlette.responses import FileResponse, PlainTextResponse
 from snf_app.access.permissions import MayRead
 from snf_app.http.errors import Problem, responses
 from snf_app.http.router import Router
-from snf_app.jobs.dependencies import ExistingJob, folder_of
-from snf_app.jobs.views import curve_answer
+from snf_app.jobs.endpoints import ExistingJob, folder_of
+from snf_app.jobs.service import curve_answer
 from snf_app.state import SettingsDep
 from snf_client.schemas.evaluations import EvaluationReport
 from snf_client.schemas.jobs import CalibrationResult, JobResult, LimitResult, Preview, Previews

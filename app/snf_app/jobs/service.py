@@ -1,21 +1,41 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
 from starlette.types import Scope
 
 from snf_app.access.permissions import caller_of, require
-from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
+from snf_app.datasets.service import entries
+from snf_app.http.errors import Problem, invalid
+from snf_app.jobs.checks import (
+    CHECKS,
+    JobPlan,
+    check_recommendation,
+    check_training,
+    find_calibrated,
+    plan_job,
+    require_feasible,
+)
 from snf_client.schemas.base import JobType
-from snf_client.schemas.jobs import JobRequest
+from snf_client.schemas.datasets import DatasetEntry
+from snf_client.schemas.jobs import JobDataset, JobDatasets, JobDraft, JobRequest, JobView
+from snf_client.schemas.training import CurvePoint, Validation
 from snf_models.datasets import DatasetStore
-from snf_models.disk import locked, require_room
-from snf_models.registry.registry import Registry
+from snf_models.disk import locked, require_room, usable_bytes
+from snf_models.errors import DatasetNotFound, DatasetUnfit
+from snf_models.evaluation.checks import check_anomalous
+from snf_models.registry.registry import ModelVersion, Registry
+from snf_worker.errors import BrokerDown
+from snf_worker.jobs.events import CurveEvents, thin
 from snf_worker.jobs.measured_trainings import MeasuredTrainings
-from snf_worker.jobs.record import Job
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, new_job, resume, retry, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
@@ -107,3 +127,233 @@ def _require_role(scope: Scope, *, promote: bool, type: JobType, parameters: Map
         require(scope, "admin", "a job that makes its model live ('promote': true)")
     if type == "calibrate" and parameters.get("activate") is not False:
         require(scope, "admin", "a calibration that goes into use by itself (all without 'activate': false)")
+
+
+NO_WORKER = {
+    Queue.TRAIN_GPU: "waits for a worker with a GPU: none is running",
+    Queue.TRAIN_CPU: "waits for a worker that trains on a CPU: none is running",
+    Queue.SCORE: "waits for a worker: none is running",
+}
+"""What a job waits for where no running worker serves its queue."""
+NO_ROOM = "waits for room on the disk: it is full"
+
+
+def job_view(
+    job: Job, served: Collection[Queue], place_in_line: int | None = None, home: Path | None = None
+) -> JobView:
+    """Return the answer about a job; ``home`` is the data folder, whose disk may have no room, None to skip that."""
+    path = f"/v1/jobs/{job.id}"
+    links = {"self": path} | {name: f"{path}/{name}" for name in ("events", "metrics", "samples", "log")}
+    if job.finished:
+        links["delete"] = path
+    else:
+        links["cancel"] = f"{path}/cancel"
+        links["pause"] = f"{path}/pause"
+    if job.status is Status.PAUSED:
+        links["resume"] = f"{path}/resume"
+    if job.status in (Status.FAILED, Status.CANCELLED):
+        links["retry"] = f"{path}/retry"
+    if job.result is not None and "output" not in job.result:
+        links["result"] = f"{path}/result"
+    if job.result is not None and "ref" in job.result:
+        links["model"] = f"/v1/models/{job.result['ref']}"
+        links["score"] = f"/v1/models/{job.result['ref']}/score"
+    if job.result is not None and "calibration" in job.result:
+        links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
+    return JobView(
+        **job.model_dump(exclude={"attempts_without_progress", "caller", "worker", "status", "queue"}),
+        status=job.status.value,
+        queue=job.queue.value,
+        place_in_line=place_in_line,
+        waits_for=_waits_for(job, served, home) if job.status is Status.QUEUED else None,
+        links=links,
+    )
+
+
+def curve_answer(curve: CurveEvents, most: int | None = None) -> tuple[list[CurvePoint], list[Validation]]:
+    """Return at most ``most`` steps of a curve, evenly spread, and all of its validations."""
+    points = curve.points if most is None else thin(curve.points, most)
+    validations = [{key: value for key, value in event.items() if key != "event"} for event in curve.validations]
+    return [CurvePoint.model_validate(point) for point in points], [Validation.model_validate(v) for v in validations]
+
+
+def _waits_for(job: Job, served: Collection[Queue], home: Path | None) -> str | None:
+    if job.queue not in served:
+        return NO_WORKER[job.queue]
+    return NO_ROOM if home is not None and usable_bytes(home) < ROOM_BYTES else None
+
+
+def refuse_used_version(jobs: JobStore, name: str, version: int) -> None:
+    """Raise a 409 ``Problem`` if an unfinished job uses a model version."""
+    ref = f"{name}:{version}"
+    refuse_in_use(jobs, lambda job: job.model == ref, "version-in-use", "The version is in use", ref)
+
+
+def refuse_used_model(jobs: JobStore, name: str) -> None:
+    """Raise a 409 ``Problem`` if an unfinished job uses or trains a model."""
+    refuse_in_use(jobs, lambda job: job.model.partition(":")[0] == name, "model-in-use", "The model is in use", name)
+
+
+def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title: str, name: str) -> None:
+    """Raise a 409 ``Problem`` if an unfinished job, also in its parameters, names a resource and ``uses`` it."""
+    job = next(filter(uses, jobs.mentioning(name)), None)
+    if job is not None:
+        raise Problem(
+            409,
+            slug,
+            title,
+            f"job {job.id} is {job.status.value} and uses {name}; cancel it first or wait for its end",
+            extensions={"job": job.id},
+        )
+
+
+DATASET = "/body/dataset"
+"""Pointer of errors that another dataset may cure."""
+NORMAL_IMAGES = ("calibrate", "evaluate", "limit")
+"""Types of jobs that take images which are normal for their model."""
+WITHOUT_MODEL = ("train", "recommend")
+
+
+def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
+    """Return all datasets, each that the job cannot use with a reason; raise 422 for a job that none makes valid."""
+    if draft.type not in WITHOUT_MODEL and draft.model is None:
+        raise invalid("/body/model", "expected a model, as a job of this type works with one")
+    version = None if draft.type in WITHOUT_MODEL else find_calibrated(registry, draft.model or "", None)
+    datasets = [
+        _checked(draft, entry, version, settings, registry, store) for entry in entries(store, settings.data_dir)
+    ]
+    return JobDatasets(datasets=datasets, suggested=_suggested(draft, version, datasets))
+
+
+def _checked(
+    draft: JobDraft,
+    entry: DatasetEntry,
+    version: ModelVersion | None,
+    settings: Settings,
+    registry: Registry,
+    store: DatasetStore,
+) -> JobDataset:
+    given = draft.model_dump(exclude_unset=True, exclude={"model"} if draft.model is None else None)
+    named = {"model": "new"} if draft.type == "train" else {}
+    request = JobRequest(**(named | given), dataset=entry.name)
+
+    def check() -> None:
+        if request.type == "train":
+            check_training(request, settings.data_dir, store, settings.backbones_dir)
+        elif request.type == "recommend":
+            check_recommendation(request, settings.data_dir, store)
+        else:
+            CHECKS[request.type](request, registry, settings.data_dir, store)
+
+    def check_as_anomalies() -> None:
+        if version is not None and draft.type == "evaluate":
+            # That they differ from the normal images is left to the reader, who knows which these are.
+            adapt = bool(draft.parameters.get("adapt"))
+            check_anomalous(entry.name, "", version.manifest.preprocessing, adapt, settings.data_dir, store)
+
+    problem = entry.problem or _refusal(check)
+    return JobDataset(
+        name=entry.name,
+        images=entry.images,
+        image_shape=entry.image_shape,
+        problem=problem,
+        problem_as_anomalies=entry.problem or _refusal(check_as_anomalies),
+        note=None if problem else _note(draft, entry, version),
+    )
+
+
+def _refusal(check: Callable[[], None]) -> str | None:
+    """Return why a check refuses a dataset, or None; raise what another dataset would not cure."""
+    try:
+        check()
+    except (DatasetUnfit, DatasetNotFound) as error:
+        return error.detail
+    except Problem as problem:
+        errors = problem.errors or []
+        if not errors or any(error.pointer != DATASET for error in errors):
+            raise
+        return "; ".join(error.detail for error in errors)
+    return None
+
+
+def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) -> str | None:
+    """Return what to know before a dataset of normal images is chosen: which part is used, or that it may not suit."""
+    if version is None or draft.type not in NORMAL_IMAGES:
+        return None
+    trained_on = version.manifest.training.dataset
+    if entry.name not in (trained_on, version.calibration_summary.dataset):
+        advice = "choose it only if such images are normal for this model"
+        foreign = f"built-in images, and the model was trained on {trained_on}: {advice}"
+        return None if entry.origin == "stored" else foreign
+    left_out = f"the {entry.statistics + entry.calibration} images that training left out are used"
+    notes = {
+        "calibrate": f"the model was trained on it: only {left_out}" if entry.name == trained_on else None,
+        "evaluate": f"the model was made of it: only its {entry.test} test images are used",
+        "limit": "the model was made of it: only images of the part that fitted its statistics get defects",
+    }
+    return notes[draft.type]
+
+
+def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:
+    """Return the dataset of the calibration in use or of the training; only a user can say which others are normal."""
+    if draft.type not in ("evaluate", "limit") or version is None:
+        return None
+    usable = {dataset.name for dataset in datasets if dataset.problem is None}
+    related = (version.calibration_summary.dataset, version.manifest.training.dataset)
+    return next((name for name in related if name in usable), None)
+
+
+log = logging.getLogger(__name__)
+
+PING_S = 0.5
+STALE_S = 3.0
+"""Seconds without an answer after which the store counts as down."""
+COUNT_EVERY = 10
+"""Pings between two counts of the waiting jobs."""
+
+
+class JobStoreMonitor:
+    """Thread that pings Redis every 0.5 s and counts the waiting jobs at every tenth ping."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._alive_at: float | None = None
+        self._waiting: dict[Queue, int] = {}
+        self._stop = threading.Event()
+        # A daemon, so that a ping that hangs does not delay the end of the process.
+        self._thread = threading.Thread(target=self._loop, name="job-store-watch", daemon=True)
+
+    @property
+    def answers(self) -> bool:
+        """Whether Redis answered less than 3 s ago and no ping has failed since; never blocks."""
+        alive_at = self._alive_at
+        return alive_at is not None and time.monotonic() - alive_at < STALE_S
+
+    @property
+    def waiting(self) -> dict[Queue, int]:
+        """The number of waiting jobs by queue; empty before the first count and while Redis is down."""
+        return self._waiting if self.answers else {}
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the background thread to end after its current ping; return without waiting for it."""
+        self._stop.set()
+
+    def _loop(self) -> None:
+        pings = 0
+        while not self._stop.is_set():
+            try:
+                self._store.ping()
+                self._alive_at = time.monotonic()
+                if pings % COUNT_EVERY == 0:
+                    self._waiting = {queue: self._store.waiting(queue) for queue in Queue}
+                pings += 1
+            except BrokerDown:
+                self._alive_at = None
+            except Exception:
+                # Such as a Redis that refuses a command. Without this thread the store would be down until a restart.
+                self._alive_at = None
+                log.exception("the job store could not be checked")
+            self._stop.wait(PING_S)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+
+from snf_worker.runtime.parent_death import beat
 
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LAGS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5)
@@ -108,3 +112,27 @@ class ServiceMetrics:
                     counter.remove(name, str(version))
             self._models &= known
         return generate_latest(self.registry)
+
+
+EVERY_S = 0.5
+
+
+@asynccontextmanager
+async def measure_loop_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
+    """Record every 0.5 s how late a sleeping task wakes up, and send the launcher a heartbeat."""
+    task = asyncio.create_task(_measure(metrics), name="loop-lag")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _measure(metrics: ServiceMetrics) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + EVERY_S
+        await asyncio.sleep(EVERY_S)
+        metrics.observe_lag(max(0.0, loop.time() - due))
+        beat()

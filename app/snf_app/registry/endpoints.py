@@ -1,20 +1,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from pydantic import BaseModel, Field
 
-from snf_app.access.permissions import MayAdminister, MayRead
-from snf_app.calibrations.views import view_of
-from snf_app.http.errors import responses
-from snf_app.http.router import JsonRoute, PageQuery, Router
-from snf_app.jobs.in_use import refuse_used_model, refuse_used_version
-from snf_app.registry.views import detail, summary, unfit_reasons
-from snf_app.state import DriftMonitorDep, JobStoreDep, ModelPoolDep, RegistryDep, SettingsDep
+from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
+from snf_app.calibrations.service import view_of
+from snf_app.http.errors import responses, unsupported_media_type
+from snf_app.http.openapi import located
+from snf_app.http.router import ClosedStream, JsonRoute, PageQuery, Router
+from snf_app.jobs.service import refuse_used_model, refuse_used_version
+from snf_app.registry.service import detail, summary, unfit_reasons
+from snf_app.state import DriftMonitorDep, JobStoreDep, ModelPoolDep, ModelUploadsDep, RegistryDep, SettingsDep
 from snf_client.schemas.base import Name
 from snf_client.schemas.models import Aliases, AliasTarget, ModelDetail, ModelPage
+from snf_models.artifacts.files import SAMPLES, pack, read_file
 from snf_models.disk import locked
+from snf_models.limits.card import card_text
+from snf_models.naming import parse_ref
+from snf_models.registry.calibrations import OWN
+from snf_models.registry.registry import Registry
 
 router = Router(prefix="/v1/models", tags=["models"])
 versions_router = Router(
@@ -154,3 +163,178 @@ def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep, settings: 
     with locked(settings.jobs_dir):
         refuse_used_model(jobs, ref)
         registry.remove_model(ref)
+
+
+TAR = "application/x-tar"
+
+# Plain functions: the framework runs them in threads, where disk and network may block.
+artifact_router = Router(prefix="/v1/models", tags=["models"])
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BINARY}}}
+
+
+class ImportQuery(BaseModel):
+    name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
+    promote: bool = Field(
+        False, description="Whether it becomes live in any case; the first fit version of a name does so by itself."
+    )
+
+
+@artifact_router.get(
+    "/{ref}/artifact",
+    operation_id="export_model",
+    summary="Download a model",
+    dependencies=[MayTrain],
+    response_class=Response,
+    responses={
+        **responses(401, 404, 409, 422, 500),
+        200: {
+            "description": "A tar archive for `POST /v1/models`, the same bytes every time.",
+            "headers": {"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},
+            "content": {TAR: _BINARY},
+        },
+    },
+)
+def export_model(ref: str, registry: RegistryDep) -> Response:
+    """Download the files of a model version as a tar archive.
+
+    The archive is not compressed. It contains the original calibration of the p-values, but no later ones.
+    """
+    name, version = registry.locate(parse_ref(ref))
+    packed = pack(registry.with_calibration(name, version, OWN).path)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{name}-{version}.tar"',
+        "Content-Length": str(packed.size),
+    }
+    return ClosedStream(packed, headers, TAR)
+
+
+@artifact_router.post(
+    "",
+    operation_id="import_model",
+    summary="Upload a model",
+    status_code=201,
+    dependencies=[MayAdminister],
+    responses={
+        201: located("The model is registered.", "version"),
+        **responses(400, 401, 408, 413, 415, 422, 429, 500, 503, 507),
+    },
+    openapi_extra=_BODY,
+)
+def import_model(
+    request: Request,
+    query: Annotated[ImportQuery, Query()],
+    uploads: ModelUploadsDep,
+    registry: RegistryDep,
+    response: Response,
+) -> ModelDetail:
+    """Import a model from a tar archive in the request body, in the format of `GET /v1/models/{ref}/artifact`.
+
+    It becomes the next version of the model name.
+
+    The archive is not trusted. Only the plain files of a model are extracted. Before the model is registered, a
+    separate process with limits on memory and time verifies all digests, loads the model and scores its stored image
+    again. A model whose manifest says that it is unfit does not become live by itself; `unfit` says why.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != TAR:
+        raise unsupported_media_type(kind, [TAR])
+    version = uploads.receive(request, query.name, query.promote)
+    response.headers["Location"] = f"/v1/models/{version.name}:{version.version}"
+    calibration = view_of(registry, version.name, version.version, version.calibration)
+    return detail(version, calibration, None)
+
+
+CARD_HEADERS = {
+    # Cards of models from elsewhere are not trusted: a browser must load and run nothing.
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+# Plain functions: the framework runs them in threads, where the disk may block.
+card_router = Router(prefix="/v1/models/{ref}/card", tags=["models"], dependencies=[MayRead])
+
+Form = Annotated[
+    Literal["markdown", "html"],
+    Query(description="`html`: a fragment for a page, without images; HTML in the card is shown as text."),
+]
+
+
+@card_router.get(
+    "",
+    operation_id="get_model_card",
+    summary="Read the model card",
+    response_class=Response,
+    responses={
+        **responses(401, 404, 409, 422, 500),
+        200: {
+            "description": "The card.",
+            "content": {
+                "text/markdown": {"schema": {"type": "string"}, "example": "# Model card\n\nA normalizing flow ..."},
+                "text/html": {"schema": {"type": "string"}, "example": "<h1>Model card</h1>\n<p>A normalizing ..."},
+            },
+        },
+    },
+)
+def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
+    """Return the model card of a model version as Markdown or HTML.
+
+    It describes the model's purpose, quality, training and limits.
+
+    A detection limit that was measured since is its last section.
+    """
+    text = card_text(registry, *registry.locate(parse_ref(ref)))
+    if format == "html":
+        return Response(render_markdown(text), media_type="text/html", headers=CARD_HEADERS)
+    return Response(text, media_type="text/markdown", headers=CARD_HEADERS)
+
+
+@card_router.get(
+    "/samples",
+    operation_id="get_model_card_samples",
+    summary="Show the samples of the model card",
+    response_class=Response,
+    responses={
+        **responses(401, 404, 409, 422, 500),
+        200: {
+            "description": "A grid of samples, drawn when the model was made.",
+            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+        },
+    },
+)
+def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
+    """Return a PNG grid of sample images that were drawn from a model version and stored with it.
+
+    A model of features alone has none (404).
+    """
+    return Response(_samples(registry, ref), media_type="image/png", headers=CARD_HEADERS)
+
+
+def _samples(registry: Registry, ref: str) -> bytes:
+    # A model with damaged calibrations still has its samples.
+    model, version = registry.locate(parse_ref(ref))
+    return read_file(registry.with_calibration(model, version, OWN).path, SAMPLES)
+
+
+def render_markdown(text: str) -> str:
+    """Convert Markdown with tables to safe HTML: embedded HTML is escaped, images are left out."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.children:
+            token.children = [child for child in token.children if child.type != "image"]
+    rendered: str = parser.renderer.render(_without_empty_paragraphs(tokens), parser.options, {})
+    return rendered
+
+
+def _without_empty_paragraphs(tokens: list[Token]) -> list[Token]:
+    # Paragraphs of which only an image was left out.
+    kept: list[Token] = []
+    for token in tokens:
+        empty = len(kept) > 1 and kept[-2].type == "paragraph_open" and not kept[-1].children
+        if token.type == "paragraph_close" and empty:
+            del kept[-2:]
+        else:
+            kept.append(token)
+    return kept

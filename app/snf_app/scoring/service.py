@@ -14,10 +14,9 @@ from starlette.types import Scope
 
 from snf_app.access.authentication import take_images
 from snf_app.access.permissions import caller_of
-from snf_app.calibrations.recent_evidence import MAX_IMAGES as MAX_KEPT
-from snf_app.calibrations.recent_evidence import RecentEvidence
-from snf_app.drift.monitor import DriftMonitor
-from snf_app.drift.streams import DriftReference, Key
+from snf_app.calibrations.service import MAX_IMAGES as MAX_KEPT
+from snf_app.calibrations.service import RecentEvidence
+from snf_app.drift.service import DriftMonitor, DriftReference, Key
 from snf_app.http.admission import RequestDeadline, deadline, while_connected
 from snf_app.http.errors import invalid
 from snf_app.metrics.registry import ServiceMetrics

@@ -121,7 +121,7 @@ class BulkWork:
 
 
 class OpenWork:
-    """Loaded model and opened images of a bulk scoring."""
+    """ServedModel model and opened images of a bulk scoring."""
 
     def __init__(self, work: BulkWork, scorer: Scorer) -> None:
         self._output, plan = work.output, work.output.plan

@@ -129,7 +129,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         assert closure is None
         others, matrices = self.param_groups
-        # Loaded checkpoints replace the state.
+        # ServedModel checkpoints replace the state.
         self.adam.state = self.state
         self.adam.param_groups[0]["lr"] = others["lr"]
         self.adam.found_inf = self.found_inf

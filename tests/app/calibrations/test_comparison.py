@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from snf_app.calibrations.recent_evidence import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
+from snf_app.calibrations.service import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
 from snf_app.main import create_app
 from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison
 from snf_models.anomaly.reference_images import reference_of

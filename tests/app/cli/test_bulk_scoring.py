@@ -15,13 +15,13 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from snf_app.calibrations.views import view_of
+from snf_app.calibrations.service import view_of
 from snf_app.cli.bulk_scoring import LocalScorer, ServiceScorer, TableRequest
 from snf_app.cli.common import client_schema
 from snf_app.cli.judging_model import JudgingModel
 from snf_app.cli.main import cli
 from snf_app.cli.remarks import Remarks
-from snf_app.registry.views import detail
+from snf_app.registry.service import detail
 from snf_client import Client
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas.models import Drift, ModelDetail, UnfitReason

@@ -14,10 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from snf_app.calibrations.views import view_of
+from snf_app.calibrations.service import view_of
 from snf_app.cli.common import INTERRUPTED, error_messages, fail
 from snf_app.cli.main import cli
-from snf_app.registry.views import detail
+from snf_app.registry.service import detail
 from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED, USAGE
 from tests.client.scripted_server import Answer, scripted

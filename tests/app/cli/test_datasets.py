@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
 from snf_app.http.errors import Problem
-from snf_app.jobs.planning import check_training
+from snf_app.jobs.checks import check_training
 from snf_client.schemas.jobs import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry

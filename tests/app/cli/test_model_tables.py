@@ -7,11 +7,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from snf_app.calibrations.views import view_of
+from snf_app.calibrations.service import view_of
 from snf_app.cli.common import client_schema
 from snf_app.cli.main import cli
 from snf_app.cli.model_tables import print_model, print_models
-from snf_app.registry.views import detail
+from snf_app.registry.service import detail
 from snf_client.schemas.models import ModelDetail, ModelPage, ModelSummary, UnfitReason
 from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from snf_app.calibrations.views import view_of
+from snf_app.calibrations.service import view_of
 from snf_app.cli.main import cli
 from snf_app.cli.score_tables import JsonOutput, TableOutput
-from snf_app.registry.views import detail
+from snf_app.registry.service import detail
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_models.registry.registry import Registry

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from snf_app.calibrations.views import listing, view_of
+from snf_app.calibrations.service import listing, view_of
 from snf_app.cli import dataset_tables, evaluation_tables, job_tables, limit_tables, model_tables, recommend_tables
 from snf_app.cli.backbones import list_backbones
 from snf_app.cli.keys import create, list_keys
 from snf_app.cli.presets import layers, list_presets
 from snf_app.cli.score_tables import TableOutput
 from snf_app.cli.tables import TableColumn, print_facts, print_table
-from snf_app.registry.views import detail
+from snf_app.registry.service import detail
 from snf_client.resources.scores import ScorePart
 from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
 from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetEntry

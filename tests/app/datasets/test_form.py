@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_app.datasets.form import DatasetForm
+from snf_app.datasets.service import DatasetForm
 from snf_app.http.errors import Problem
 from snf_models.errors import StorageFull
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_app.datasets.views import entries
+from snf_app.datasets.service import entries
 from snf_models.datasets import DatasetStore
 from snf_models.locations.location import Location
 from tests.support.referenced import digits, put

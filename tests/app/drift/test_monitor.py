@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
-from snf_app.drift import storage
+from snf_app.drift import service as drift_service
 from snf_app.main import create_app
 from tests.end_to_end.support.service import files
 from tests.support.disks import refuse_writes
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
 def test_an_alarm_is_logged_and_kept_though_nobody_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("snf_app.drift.monitor.EVERY_S", 0.05)
+    monkeypatch.setattr("snf_app.drift.service.EVERY_S", 0.05)
     path = tmp_path / "drift" / "windows.json"
     path.parent.write_text("a file where a folder should be")
     with service(tmp_path) as client:
@@ -204,7 +204,7 @@ def test_an_acknowledgement_that_cannot_be_stored_is_refused(tmp_path: Path) -> 
 
 def test_a_clock_that_was_set_from_1970_meanwhile_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(time=lambda: 60.0)
-    monkeypatch.setattr("snf_app.drift.monitor.time", clock)
+    monkeypatch.setattr("snf_app.drift.service.time", clock)
     with service(tmp_path) as client:
         score(client, 20, source="line 2")
         clock.time = lambda: 1.79e9  # as NTP does on a machine without a battery
@@ -227,7 +227,7 @@ def test_streams_that_do_not_fit_their_file_are_put_back(tmp_path: Path, caplog:
     with pytest.MonkeyPatch.context() as patch, service(tmp_path) as client:
         score(client, 20, source="line 1/right")
         before = drift(client)
-        patch.setattr(storage, "save", refuse)
+        patch.setattr(drift_service, "save_streams", refuse)
         for path in ("drift", "drift/line%201%2Fright"):
             with pytest.raises(ValueError, match="expected a time since 1970"):
                 client.delete(f"{MODEL}/{path}")

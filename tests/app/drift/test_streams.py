@@ -12,9 +12,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from snf_app.drift import monitor as drift_monitor
-from snf_app.drift.monitor import DriftMonitor
-from snf_app.drift.streams import DriftReference, Key
+from snf_app.drift import service as drift_service
+from snf_app.drift.service import DriftMonitor, DriftReference, Key
 from snf_client.schemas.models import Drift
 from snf_models.registry.registry import ModelVersion
 from snf_runtime.anomaly.calibration import CELLS, statistic_cells
@@ -36,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that stands at ``now``."""
     clock = SimpleNamespace(now=1.0)
     clock.time = lambda: clock.now
-    monkeypatch.setattr(drift_monitor, "time", clock)
+    monkeypatch.setattr(drift_service, "time", clock)
     return clock
 
 
@@ -169,7 +168,7 @@ def test_sources_and_models_are_bounded(
         monitor.all()
     assert list(drift(monitor)) == [None, "a", "c"]
     assert "drift of digits:1 from b has ended: its images were dropped" in caplog.messages
-    monkeypatch.setattr(drift_monitor, "MAX_MODELS", 2)
+    monkeypatch.setattr(drift_service, "MAX_MODELS", 2)
     for name in ("shoes", "digits", "bags"):
         monitor.record(Key(name, 1, 0), OLD, "a", USUAL)
     assert list(monitor.all()) == [DIGITS, Key("bags", 1, 0)]

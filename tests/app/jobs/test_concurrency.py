@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.jobs.planning import JobPlan
+from snf_app.jobs.checks import JobPlan
 from snf_app.jobs.service import JobService
 from snf_app.main import create_app
 from snf_client.schemas.jobs import JobRequest

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from snf_app.http.errors import Problem
-from snf_app.jobs import event_streams
-from snf_app.jobs.event_streams import EventStream, EventStreams
-from snf_app.jobs.store_monitor import JobStoreMonitor
-from snf_app.jobs.timeline import Cursor
+from snf_app.jobs import events
+from snf_app.jobs.events import Cursor, EventStream, EventStreams
+from snf_app.jobs.service import JobStoreMonitor
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.events import EventLog, read_chunk
@@ -128,7 +127,7 @@ def test_the_stream_of_a_forgotten_job_ends(settings: Settings, store: JobStore)
 def test_an_idle_stream_says_that_it_is_alive(
     settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_streams, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(events, "KEEP_ALIVE_S", 0.1)
     job = store.create(new_job())[0]
 
     async def work(streams: EventStreams) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from snf_app.jobs.parameters import PARAMETERS
+from snf_app.jobs.checks import PARAMETERS
 from snf_app.main import create_app
 from snf_models.training.config import TrainingConfig
 from tests.support.local import LOCAL

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.http.errors import Problem
-from snf_app.jobs.planning import JobPlan, plan_job, require_feasible
+from snf_app.jobs.checks import JobPlan, plan_job, require_feasible
 from snf_app.main import create_app
 from snf_client.schemas.jobs import Estimate, JobRequest
 from snf_models.datasets import DatasetStore, summarize

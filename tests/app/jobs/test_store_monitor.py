@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 from redis.exceptions import ResponseError
 
-from snf_app.jobs import store_monitor
-from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_app.jobs import service
+from snf_app.jobs.service import JobStoreMonitor
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.store import JobStore
 from tests.worker.support.helpers import until
@@ -18,14 +18,14 @@ from tests.worker.support.helpers import until
 def test_the_store_answers_again_after_an_error(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(store_monitor, "PING_S", 0.01)
+    monkeypatch.setattr(service, "PING_S", 0.01)
     errors: list[Exception] = []
 
     def ping() -> None:
         if errors:
             raise errors[0]
 
-    store = SimpleNamespace(ping=ping, lines=SimpleNamespace(length=lambda _queue: 0))
+    store = SimpleNamespace(ping=ping, waiting=lambda _queue: 0)
     monitor = JobStoreMonitor(cast(JobStore, store))
     with caplog.at_level(logging.ERROR):
         monitor.start()

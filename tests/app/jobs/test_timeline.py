@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snf_app.jobs.timeline import HOLD_S, SETTLED_MS, Cursor, Timeline, TimelineEvent
+from snf_app.jobs.events import HOLD_S, SETTLED_MS, Cursor, Timeline, TimelineEvent
 from snf_worker.jobs.events import CHUNK_BYTES, START, StateChange, StateChanges
 from snf_worker.jobs.record import Status
 

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from snf_app import pages
-from snf_app.jobs.store_monitor import JobStoreMonitor
+from snf_app.jobs.service import JobStoreMonitor
 from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
 from snf_worker.jobs.record import Queue
@@ -161,8 +161,8 @@ class HangingStore:
 
 
 def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snf_app.jobs.store_monitor.PING_S", 0.01)
-    monkeypatch.setattr("snf_app.jobs.store_monitor.STALE_S", 0.2)
+    monkeypatch.setattr("snf_app.jobs.service.PING_S", 0.01)
+    monkeypatch.setattr("snf_app.jobs.service.STALE_S", 0.2)
     store = HangingStore()
     watch = JobStoreMonitor(store)  # type: ignore[arg-type]
     assert watch.waiting == {}

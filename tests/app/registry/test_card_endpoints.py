@@ -2,7 +2,7 @@
 
 import pytest
 
-from snf_app.registry.card_endpoints import render_markdown
+from snf_app.registry.endpoints import render_markdown
 
 
 def test_a_card_in_html() -> None:

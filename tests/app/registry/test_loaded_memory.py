@@ -1,4 +1,4 @@
-"""Loaded models are bounded by the memory that they take, not by their number."""
+"""ServedModel models are bounded by the memory that they take, not by their number."""
 
 import os
 from pathlib import Path

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snf_app.calibrations.views import listing
+from snf_app.calibrations.service import listing
 from snf_models.anomaly import reference_images
 from snf_models.anomaly.calibrate import calibrate, count_image_passes
 from snf_models.anomaly.exchangeability import images_needed, safe_threshold

@@ -1,21 +1,108 @@
-"""Streaming parser of the multipart form of a dataset upload, which writes the files to disk as they arrive."""
-
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
+from snf_app.http.admission import FairShares
 from snf_app.http.errors import Problem, invalid, unsupported_media_type
+from snf_app.http.uploads import UploadBody, UploadFolders, UploadWatch, note_target, upload_slot
 from snf_app.scoring.request_images import MULTIPART
 from snf_client.schemas.base import NAME_RULE
-from snf_models.datasets import Source
+from snf_client.schemas.datasets import DatasetDetail, DatasetEntry, ReferenceRequest
+from snf_client.schemas.training import ImageOptions
+from snf_models.datasets import DatasetStore, DatasetSummary, Source, dataset_names, summarize
+from snf_models.datasets.builtin import NAMES, builtin_file
 from snf_models.datasets.report import NearDuplicates
+from snf_models.datasets.store import check_stored, summarize_report
+from snf_models.datasets.upload_items import DiskQuota
+from snf_models.disk import make_folder
+from snf_models.errors import ModelsError
+from snf_models.locations.location import allowed_location
 from snf_models.naming import is_name
+from snf_worker.sandbox.datasets import ingest, refer
+from snf_worker.settings import Settings
+
+NOTHING_KNOWN: dict[str, object] = {
+    "image_shape": [],
+    "smallest": [],
+    "largest": [],
+    **dict.fromkeys(("images", "bytes", "train", "statistics", "calibration", "test", "folds"), 0),
+    "created": None,
+    "report": None,
+    "reference": None,
+}
+"""Fields of a dataset of which nothing is known yet."""
+
+
+def entries(store: DatasetStore, data_dir: Path | None, names: Sequence[str] | None = None) -> list[DatasetEntry]:
+    """Return summaries, by default of all; of an unusable dataset with zero counts and the reason in ``problem``."""
+    result = []
+    for name in dataset_names(data_dir, store) if names is None else names:
+        try:
+            fields = _fields(name, store, data_dir)
+        except ModelsError as error:
+            origin = "built-in" if name in NAMES else "stored"
+            fields = NOTHING_KNOWN | {"name": name, "origin": origin, "problem": error.detail}
+        result.append(DatasetEntry.model_validate(fields))
+    return result
+
+
+def detail(name: str, store: DatasetStore, data_dir: Path | None) -> DatasetDetail:
+    """Return a dataset with its report; raise ``DatasetNotFound`` or ``DatasetUnfit``."""
+    fields = _fields(name, store, data_dir)
+    links = {"self": f"/v1/datasets/{name}"}
+    if fields["report"] is not None:
+        links["contact_sheet"] = f"/v1/datasets/{name}/contact-sheet"
+    return DatasetDetail.model_validate(fields | {"links": links})
+
+
+def _fields(name: str, store: DatasetStore, data_dir: Path | None) -> dict[str, object]:
+    """Return what ``DatasetDetail`` has beside its links; ``DatasetEntry`` takes its own part of it."""
+    path = builtin_file(name, data_dir)
+    fields = NOTHING_KNOWN | {"name": name, "origin": "built-in"}
+    if path is not None:
+        summary = summarize(name, data_dir, store)
+        size = list(summary.image_shape[:0:-1])
+        return fields | _counts(summary) | {"smallest": size, "largest": size, "bytes": path.stat().st_size}
+    check_stored(name, data_dir, store)
+    record = store.reference(name)
+    fields["origin"] = "stored" if record is None else "reference"
+    if record is not None:
+        known = record.model_dump(include={"images", "bytes", "created", "location"})
+        fields |= {"reference": record, **known}
+        if not store.is_inspected(name):
+            return fields
+    report = store.report(name)
+    return (
+        fields
+        | _counts(summarize_report(report, ImageOptions()))
+        | {
+            "report": report,
+            "smallest": list(report.facts.smallest),
+            "largest": list(report.facts.largest),
+            "bytes": report.bytes,
+            "created": report.created,
+        }
+    )
+
+
+def _counts(summary: DatasetSummary) -> dict[str, object]:
+    parts = {part: getattr(summary, part) for part in ("train", "statistics", "calibration", "test")}
+    return {
+        "images": sum(parts.values()),
+        "image_shape": list(summary.image_shape),
+        "folds": summary.folds,
+        **parts,
+    }
+
 
 NAME, FILE, NEAR_DUPLICATES = "name", "file", "near_duplicates"
 MAX_FILES = 100_000
@@ -173,3 +260,64 @@ def _near_duplicates(text: str) -> NearDuplicates:
 
 def _malformed(detail: str) -> Problem:
     return Problem(400, "malformed-form", "The form cannot be read", f"{MULTIPART}: {detail}")
+
+
+log = logging.getLogger(__name__)
+
+
+class DatasetUploads:
+    """Service that creates datasets; it limits how many each caller may create at once."""
+
+    def __init__(self, settings: Settings, store: DatasetStore, draining: threading.Event) -> None:
+        self._settings = settings
+        self._store = store
+        self._folders = UploadFolders(settings.uploads_dir, store.root)
+        self._slots = FairShares(settings.max_dataset_uploads)
+        self._draining = draining
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Delete uploads that a killed process left; a failure is only logged."""
+        try:
+            self._folders.sweep()
+        except OSError as error:
+            # Scoring works without the folder.
+            log.error("leftovers of uploads cannot be removed: %s", error)
+
+    def stop(self) -> None:
+        """Abort validation and indexing with 503; transfers end when the service starts to drain."""
+        self._stopping.set()
+
+    def receive(self, request: Request) -> str:
+        """Store a multipart upload as a dataset and return its name, in a thread of the framework."""
+        with upload_slot(self._slots, request), self._folders.new() as folder:
+            make_folder(self._store.root)
+            room = DiskQuota(self._store.root, self._settings.dataset_quota_bytes)
+            body = UploadBody(request, self._settings.max_dataset_bytes, self._draining)
+            room.require(body.declared)
+            kind = request.headers.get("content-type")
+            # The name is checked again at the end; this check spares a long upload in vain.
+            with closing(DatasetForm(kind, folder, self._store.check_free, room.take)) as form:
+                for chunk in body.chunks():
+                    form.write(chunk)
+                name, sources, near_duplicates = form.finish()
+            note_target(folder, name)
+            ingest(self._store, name, sources, self._settings, UploadWatch(request, self._stopping), near_duplicates)
+        return name
+
+    def refer(self, request: Request, reference: ReferenceRequest) -> None:
+        """Create a dataset of images at a location, without copying, in a thread of the framework."""
+        location = allowed_location(reference.location, self._settings.allowed_locations, self._settings.home)
+        self._store.check_free(reference.name)
+        with upload_slot(self._slots, request), self._folders.new() as folder:
+            note_target(folder, reference.name)
+            refer(
+                self._store,
+                reference.name,
+                location,
+                self._settings,
+                UploadWatch(request, self._stopping),
+                column=reference.column,
+                inspect=reference.inspect,
+                by_request=True,
+            )

@@ -1,18 +1,29 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from starlette.requests import Request
+
+from snf_app.http.admission import FairShares
+from snf_app.http.uploads import UploadBody, UploadFolders, UploadWatch, upload_slot
 from snf_app.registry.served_model import ModelListing, ModelState, PoolEntry
 from snf_client.schemas.calibrations import CalibrationView
 from snf_client.schemas.models import Drift, ModelDetail, ModelSummary, Serving, UnfitReason
-from snf_models.artifacts.manifest import FitnessCheck, Manifest
-from snf_models.disk import folder_bytes
+from snf_models.artifacts.files import unpack
+from snf_models.artifacts.manifest import FILE, FitnessCheck, Manifest, read_manifest
+from snf_models.datasets.upload_items import DiskQuota
+from snf_models.disk import folder_bytes, write_atomically
+from snf_models.naming import check_name
 from snf_models.pipeline.presets import PRESETS
-from snf_models.registry.registry import ModelVersion
+from snf_models.registry.registry import ModelVersion, Registry
+from snf_worker.sandbox.uploads import verify_upload
+from snf_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from snf_app.drift.monitor import DriftMonitor
+    from snf_app.drift.service import DriftMonitor
 
 
 def summary(model: ModelListing, drift: DriftMonitor | None = None) -> ModelSummary:
@@ -78,3 +89,61 @@ def detail(
 
 def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[UnfitReason]:
     return [UnfitReason(code=check.code, detail=check.sentence) for check in failed]
+
+
+SLOTS = 2
+"""Uploads at once, of which a caller gets one: each model is loaded once for its verification."""
+
+
+class ModelUploads:
+    def __init__(self, settings: Settings, registry: Registry, draining: threading.Event) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._folders = UploadFolders(settings.uploads_dir, settings.datasets_dir)
+        self._slots = FairShares(SLOTS)
+        self._draining = draining
+
+    def receive(self, request: Request, name: str, promote: bool) -> ModelVersion:
+        """Receive an archive in a thread of the framework, verify it, and register it as the next version."""
+        check_name(name)
+        with upload_slot(self._slots, request), self._folders.new() as folder:
+            body = UploadBody(request, self._settings.max_model_bytes, self._draining)
+            # For a moment the files exist twice, here and in the registry.
+            room = DiskQuota(folder, None)
+            room.require(2 * body.declared)
+            # Error texts show the last parts of a file's path, so they begin with the name.
+            artifact = folder / "artifact" / name / "upload"
+            artifact.mkdir(parents=True)
+            unpack(_counted(body.chunks(), room), artifact)
+            watch = UploadWatch(request, self._draining)
+            return register_artifact(artifact, name, self._registry, self._settings.backbones_dir, watch, promote)
+
+
+def register_artifact(
+    artifact: Path,
+    name: str,
+    registry: Registry,
+    backbones: Path,
+    progress: Callable[[int, int], None],
+    promote: bool,
+) -> ModelVersion:
+    """Verify unpacked files and register them; their manifest loses the id of the training job."""
+    verify_upload(artifact, backbones, progress)
+    _forget_job(artifact)
+    return registry.publish(artifact, name, promote=promote)
+
+
+def _counted(chunks: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:
+    for chunk in chunks:
+        room.take(len(chunk))
+        yield chunk
+
+
+def _forget_job(artifact: Path) -> None:
+    """Remove the job id from the manifest of an uploaded model, because it may be the id of a job here."""
+    manifest = read_manifest(artifact)
+    if manifest.training.job is not None:
+        training = manifest.training.model_copy(update={"job": None})
+        write_atomically(
+            artifact / FILE, manifest.model_copy(update={"training": training}).model_dump_json(indent=1).encode()
+        )
