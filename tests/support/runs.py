@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from snf_client.schemas.training import RunStart
 from snf_models.registry.registry import Registry
-from snf_worker.jobs.record import new_job_id
+from snf_worker.jobs.record import Job, new_job, new_job_id
 from snf_worker.jobs.runs import RunRecorder, RunStore
 
 SHIPPED = "mnist-snf-glow:1"
 
 
-def start(**changes: Any) -> RunStart:
+def start(**changes: Any) -> Job:
     known = {"origin": "command", "model": "digits", "dataset": "mnist-mini", "preset": "snf-glow-tiny"}
     parameters = {"max_steps": 40, "batch_size": 64, "learning_rate": 0.002, "image_size": None}
-    return RunStart(**{**known, "parameters": parameters, "device": "cpu", **changes})
+    return new_job(**{**known, "parameters": parameters, "device": "cpu", **changes})
 
 
 def metrics(step: int, bits: float) -> dict[str, Any]:

@@ -338,7 +338,7 @@ class Settings(ServiceSettings):
     dispatch_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="Age from which the message of a queued job may count as lost, in seconds.",
+        description="Half the time until an idle worker that messages do not reach reconnects, in seconds.",
     )
     stop_grace_seconds: float = Field(
         default=20.0,

@@ -33,7 +33,6 @@ from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
-    from snf_client.schemas.training import RunStart
     from snf_models.datasets import Dataset
     from snf_models.pipeline.presets import TrainingRecipe
     from snf_models.registry.registry import ModelVersion
@@ -145,14 +144,22 @@ def train(
         from snf_models.errors import FolderTaken, Interrupted
         from snf_models.pipeline.run import train as run
         from snf_models.training.distributed import ranks_of_torchrun
+        from snf_worker.jobs.record import new_job
         from snf_worker.jobs.runs import recorded_run
 
         ranks = processes.enter_context(ranks_of_torchrun(device))
         config = _config_of_run(folder, recipe, parameters, ranks, restart=restart)
         dataset = _load(data, config, settings)
-        start = _start_of_run(name, data, recipe, config, device)
+        job = new_job(
+            origin="command",
+            model=name,
+            dataset=data,
+            preset=recipe.name,
+            parameters=config.model_dump(mode="json", include=set(recipe.parameters)),
+            device=device,
+        )
         try:
-            with recorded_run(start, settings, folder, write=ranks.first) as record:
+            with recorded_run(job, settings, folder, write=ranks.first) as record:
                 with nullcontext() if given is None else user_umask(), live_view(as_json) as show:
                     artifact = run(
                         dataset,
@@ -181,15 +188,6 @@ def train(
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
     print_version(version, live, as_json)
-
-
-def _start_of_run(name: str, data: str, recipe: TrainingRecipe, config: TrainingConfig, device: str) -> RunStart:
-    from snf_client.schemas.training import RunStart
-
-    parameters = config.model_dump(mode="json", include=set(recipe.parameters))
-    return RunStart(
-        origin="command", model=name, dataset=data, preset=recipe.name, parameters=parameters, device=device
-    )
 
 
 def print_version(version: ModelVersion, live: int | None, as_json: bool) -> None:

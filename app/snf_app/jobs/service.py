@@ -35,9 +35,9 @@ from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.events import CurveEvents, thin
 from snf_worker.jobs.measured_trainings import MeasuredTrainings
-from snf_worker.jobs.record import Job, Queue, Status
+from snf_worker.jobs.record import Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, new_job, resume, retry, submit
+from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, resume, retry, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.runtime.reconciler import remove_job
 from snf_worker.settings import Settings
@@ -161,7 +161,7 @@ def job_view(
     if job.result is not None and "calibration" in job.result:
         links["calibration"] = f"{links['model']}/calibrations/{job.result['calibration']}"
     return JobView(
-        **job.model_dump(exclude={"attempts_without_progress", "caller", "worker", "status", "queue"}),
+        **job.model_dump(exclude={"attempts_without_progress", "caller", "origin", "worker", "status", "queue"}),
         status=job.status.value,
         queue=job.queue.value,
         place_in_line=place_in_line,

@@ -291,18 +291,6 @@ class PresetList(ResponseModel):
 Origin = Literal["job", "command"]
 
 
-class RunStart(RecordModel):
-    """Description of a training run at its start, such as its model, dataset, parameters and device."""
-
-    origin: Origin = Field(description="`job`: a job of the service; `command`: `snf train` on its machine.")
-    model: str = Field(description="Name of the model that is trained.")
-    dataset: str
-    preset: str = Field(description="Name of the preset, or of the architecture in its place.")
-    parameters: dict[str, Any] = Field(description="All parameters of the training, with the defaults of the preset.")
-    device: str
-    retry_of: str | None = Field(None, description="Run of the job that this job retries, from its checkpoint.")
-
-
 class RunResult(RecordModel):
     """Model version that a training run registered, with its measured quality.
 
@@ -320,7 +308,7 @@ class RunResult(RecordModel):
     reconstruction_error: float | None = Field(None, description="Largest ||I - R W|| over the layers.")
 
 
-class TrainingRun(RunStart):
+class TrainingRun(RecordModel):
     """Record of a training run with its parameters and its result.
 
     The record stays when its job or its model is deleted. A run is `unfinished` while it is trained, and stays so if it
@@ -328,6 +316,13 @@ class TrainingRun(RunStart):
     checkpoint keeps its record.
     """
 
+    origin: Origin = Field(description="`job`: a job of the service; `command`: `snf train` on its machine.")
+    model: str = Field(description="Name of the model that is trained.")
+    dataset: str
+    preset: str = Field(description="Name of the preset, or of the architecture in its place.")
+    parameters: dict[str, Any] = Field(description="All parameters of the training, with the defaults of the preset.")
+    device: str
+    retry_of: str | None = Field(None, description="Run of the job that this job retries, from its checkpoint.")
     id: str = Field(description="Identifier, that of the job for a job; ids sort by time.")
     state: Literal["unfinished", "finished", "failed"] = "unfinished"
     attempts: int = Field(1, description="How often it began or went on.")

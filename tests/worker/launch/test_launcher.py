@@ -32,7 +32,7 @@ UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
 HASTY = (
     "from snf_worker.launch import child_process, launcher\n"
     "from snf_worker.settings import Settings\n"
-    "child_process._EVERY_S, launcher._BUSY_S = 0.3, 3.0\n"
+    "child_process._EVERY_S, launcher._BUSY_S, launcher._MISSED_BEATS = 0.3, 3.0, 1\n"
     "Settings.kill_after_seconds = 3.0\n"
 )
 """Before a launcher that takes a few seconds of silence for a hang."""

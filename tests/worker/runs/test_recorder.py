@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def recorder(store: RunStore, attempt: int | None = None) -> RunRecorder:
-    return RunRecorder(store, start(origin="job"), lambda: ID, attempt)
+    return RunRecorder(store, start(origin="job" if attempt else "command", attempts=attempt or 0), lambda: ID)
 
 
 def end(recorder: RunRecorder, error: BaseException, *events: dict[str, Any]) -> None:

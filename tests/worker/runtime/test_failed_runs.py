@@ -44,7 +44,7 @@ Supervisor(store, settings, threading.Event(), fake_command).run(Queue.TRAIN_CPU
 def begun(job: Job, settings: Settings) -> tuple[Job, RunStore]:
     """The job, whose training has begun, with the records of runs."""
     runs = RunStore(settings.run_records_dir)
-    with RunRecorder(runs, started_run(origin="job"), lambda: job.id, 1) as record:
+    with RunRecorder(runs, started_run(origin="job", attempts=1), lambda: job.id) as record:
         record({"event": "started", "step": 0, "steps": 40})
     return job, runs
 

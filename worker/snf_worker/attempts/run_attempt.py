@@ -1,4 +1,4 @@
-"""``python -m snf_worker.attempts.run_attempt MODULE JOB_DIR``: run one attempt at a job by the ``run`` of a module."""
+"""``python -m snf_worker.attempts.run_attempt MODULE[:FUNCTION] JOB_DIR``: run one attempt, by default by ``run``."""
 
 import fcntl
 import logging
@@ -270,11 +270,16 @@ class Attempt:
 def main() -> int:
     """Run an attempt, or with ``--assist`` help with one of another process; return the exit code."""
     settings, stop = prepare_process()
-    module, folder = sys.argv[1], Path(sys.argv[2])
+    work, folder = sys.argv[1], Path(sys.argv[2])
+    module, _, function = work.partition(":")
     if sys.argv[3:] == ["--assist"]:
         code: ExitCode = import_module(module).assist(folder, settings, stop)
         return code
-    return run_attempt(lambda attempt: import_module(module).run(attempt), folder, settings, stop)
+
+    def run(attempt: Attempt) -> None:
+        getattr(import_module(module), function or "run")(attempt)
+
+    return run_attempt(run, folder, settings, stop)
 
 
 def prepare_process() -> tuple[Settings, StopFlag]:

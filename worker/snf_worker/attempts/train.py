@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from snf_client.schemas.training import RunStart
 from snf_models.artifacts.manifest import TrainingRecord, read_manifest
 from snf_models.datasets import Dataset, DatasetSummary, load_dataset
 from snf_models.pipeline.architecture_file import find_recipe
@@ -48,16 +47,8 @@ def run(attempt: Attempt) -> None:
         preset, parameters = recipe.name, config.model_dump(mode="json", include=set(recipe.parameters))
     else:
         preset, parameters = version.manifest.training.preset, version.manifest.training.config
-    start = RunStart(
-        origin="job",
-        model=job.model,
-        dataset=job.dataset,
-        preset=preset,
-        parameters=parameters,
-        device=job.device,
-        retry_of=job.retry_of,
-    )
-    with RunRecorder(RunStore(settings.run_records_dir), start, lambda: job.id, job.attempt) as record:
+    whole = job.model_copy(update={"preset": preset, "parameters": parameters})
+    with RunRecorder(RunStore(settings.run_records_dir), whole) as record:
         if version is None:
             dataset = load_dataset(job.dataset, settings.data_dir, attempt.datasets, config, attempt.preparation())
             if recipe.family == "features":

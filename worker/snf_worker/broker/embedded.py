@@ -31,6 +31,7 @@ from snf_worker.broker.connection import (
 )
 from snf_worker.errors import BrokerStartFailed
 from snf_worker.log_setup import configure_logging
+from snf_worker.runtime.parent_death import beat
 from snf_worker.settings import Settings, load_settings
 
 _LOCAL_PEERPID = 0, 2
@@ -441,11 +442,13 @@ def keep(broker: EmbeddedBroker, stop: threading.Event) -> int:
     if not (broker.alive() or broker.reserve.has_room()):
         log.error("the disk is full: the broker starts when there is room")
         while not broker.reserve.has_room():
+            beat()
             if stop.wait(_EVERY_S):
                 return 0
     log.info("broker %s at %s", broker.start(), broker.url)
     misses, pause = 0, _EVERY_S
     while not stop.wait(pause):
+        beat()
         broker.reserve.balance()
         asked = time.monotonic()
         state = broker.state()

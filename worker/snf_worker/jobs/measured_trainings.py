@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from snf_models.flows.architecture import Architecture
 from snf_models.training.config import TrainingConfig
 from snf_worker.broker.connection import translate_redis_errors
-from snf_worker.jobs.record import DeviceKind
 
 _KEPT_S = 90 * 86_400
 _OTHER_SETTINGS = {"max_steps", "max_minutes", "seed", "learning_rate", "final_learning_rate", "warmup_steps"}
@@ -48,7 +47,7 @@ class MeasuredTrainings:
             self._client.set(self._prefix + kind, measured.model_dump_json(), ex=_KEPT_S)
 
 
-def kind_of_training(architecture: Architecture, config: TrainingConfig, device: DeviceKind) -> str:
+def kind_of_training(architecture: Architecture, config: TrainingConfig, device: str) -> str:
     """Return a digest that trainings share if their steps take the same time and memory on one machine."""
     settings = config.model_dump_json(exclude=_OTHER_SETTINGS)
     return hashlib.sha256(f"{device} {architecture.model_dump_json()} {settings}".encode()).hexdigest()

@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -63,12 +63,13 @@ class Job(BaseModel):
 
     id: str = Field(description="Identifier; ids sort by time of creation")
     type: JobType = "train"
+    origin: Literal["job", "command"] = Field(default="job", description="The service, or `snf train` on its machine")
     queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; determines the device")
     status: Status = Status.QUEUED
     model: str = Field(
         default="", description="Name of the model that is trained, or name:version of the one used; empty without one"
     )
-    device: DeviceKind = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
+    device: str = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
     dataset: str = Field(description="Name of the dataset")
     preset: str = Field(default="", description="Name of the architecture preset; empty unless a model is trained")
     architecture: dict[str, Any] | None = Field(
@@ -166,3 +167,7 @@ def new_job_id() -> str:
         number, digit = divmod(number, 32)
         digits.append(_ALPHABET[digit])
     return "".join(reversed(digits))
+
+
+def new_job(**fields: Any) -> Job:
+    return Job(id=new_job_id(), created_at=datetime.now(UTC), **fields)

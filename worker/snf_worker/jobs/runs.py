@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from snf_client.schemas.training import RunResult, RunStart, TrainingRun
+from snf_client.schemas.training import RunResult, TrainingRun
 from snf_models.disk import make_folder, remove_folder, remove_leftovers, write_atomically
 from snf_models.errors import Interrupted, ModelsError
 from snf_worker.errors import JobConflict, JobsError, RunNotFound
 from snf_worker.jobs.events import FILE as CURVE
 from snf_worker.jobs.events import CurveEvents, Event, EventLog, newest_attempt, read_curve, thin
-from snf_worker.jobs.record import new_job_id
+from snf_worker.jobs.record import Job, new_job_id
 from snf_worker.process_setup import private_umask
 from snf_worker.settings import Settings
 
@@ -113,8 +113,10 @@ class RunStore:
         if not path.exists():
             return
         curve = read_curve(path)
-        kept: list[Event] = sorted([*thin(curve.points, MAX_POINTS), *curve.validations], key=_step)
-        write_atomically(path, b"".join(_line(event) for event in kept))
+        kept: list[Event] = sorted(
+            [*thin(curve.points, MAX_POINTS), *curve.validations], key=lambda event: event["step"]
+        )
+        write_atomically(path, b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in kept))
 
     def remove(self, run_id: str) -> None:
         """Delete the record, damaged or not, and the curve of a run; raise ``JobConflict`` if it is in use."""
@@ -136,20 +138,12 @@ def _warn_of_damage(path: Path, reason: str) -> None:
     log.warning("leaving out %s, which is damaged: %s", path, reason)
 
 
-def _step(event: Event) -> int:
-    step: int = event["step"]
-    return step
-
-
-def _line(event: Event) -> bytes:
-    return json.dumps(event, separators=(",", ":")).encode() + b"\n"
-
-
 Observer = Callable[[dict[str, Any]], None]
 
 KEPT = frozenset({"started", "metrics", "validation"})
 """The events that make a curve."""
 ID_FILE = "run-id"
+_OF_JOB = {"origin", "model", "dataset", "preset", "parameters", "device", "retry_of"}
 CRASHED = "The training crashed; the log of its job, or the output of its command, says why"
 """What a record has in place of the text of an unexpected error, which may name files of this machine."""
 
@@ -158,19 +152,12 @@ class RunRecorder:
     """Observer of a training that writes its record from the first event on; an error fails the run of a command."""
 
     def __init__(
-        self,
-        store: RunStore,
-        start: RunStart,
-        run_id: Callable[[], str],
-        attempt: int | None = None,
-        *,
-        write: bool = True,
+        self, store: RunStore, job: Job, run_id: Callable[[], str] | None = None, *, write: bool = True
     ) -> None:
         self._write = write
         self._store = store
-        self._start = start
-        self._run_id = run_id
-        self._attempt = attempt
+        self._job = job
+        self._run_id = run_id or (lambda: job.id)
         self._run: TrainingRun | None = None
         self._curve: EventLog | None = None
         self._in_use = ExitStack()
@@ -214,7 +201,7 @@ class RunRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._in_use:
-            text = _reason(error) if self._attempt is None else None
+            text = _reason(error) if self._job.origin == "command" else None
             if text is None or self._run is None or self._run.state == "finished":
                 return
             try:
@@ -229,10 +216,11 @@ class RunRecorder:
             earlier = self._store.find(run_id)
             # The events of a run whose record is damaged still count: those of an older attempt are left out.
             last = newest_attempt(self._store.folder(run_id) / CURVE) if earlier is None else earlier.attempts
-            attempt = self._attempt or last + 1
+            attempt = self._job.attempts or last + 1
             now = datetime.now(UTC)
             started = now if earlier is None else earlier.started
-            self._run = TrainingRun(**vars(self._start), id=run_id, attempts=attempt, started=started)
+            fields = self._job.model_dump(include=_OF_JOB)
+            self._run = TrainingRun(**fields, id=run_id, attempts=attempt, started=started)
             self._store.write(self._run)
         return self._run
 
@@ -262,10 +250,10 @@ def record_failure(store: RunStore, run_id: str, error: Mapping[str, str]) -> bo
     return True
 
 
-def recorded_run(start: RunStart, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
+def recorded_run(job: Job, settings: Settings, folder: Path, *, write: bool) -> RunRecorder:
     """Return the recorder of a training on the command line; its run's id is kept in the checkpoints' folder."""
     store = RunStore(settings.run_records_dir)
-    return RunRecorder(store, start, lambda: _id_in(folder, store), write=write)
+    return RunRecorder(store, job, lambda: _id_in(folder, store), write=write)
 
 
 def _id_in(folder: Path, store: RunStore) -> str:

@@ -4,14 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
 
 from snf_worker.broker.celery_app import wake
 from snf_worker.errors import BrokerDown, JobConflict
-from snf_worker.jobs.record import DeviceKind, Job, Queue, Status, new_job_id
+from snf_worker.jobs.record import DeviceKind, Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerInfo
 
@@ -28,10 +27,6 @@ def training_queue(device: DeviceKind, running: Iterable[WorkerInfo]) -> Queue:
     if device == "auto":
         return Queue.TRAIN_GPU if any(Queue.TRAIN_GPU in worker.queues for worker in running) else Queue.TRAIN_CPU
     return Queue.TRAIN_GPU if device == "cuda" else Queue.TRAIN_CPU
-
-
-def new_job(**fields: Any) -> Job:
-    return Job(id=new_job_id(), created_at=datetime.now(UTC), **fields)
 
 
 def submit(

@@ -8,12 +8,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from http.client import HTTPResponse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import cast
 
 from snf_worker.broker.connection import redis_client, runtime_folder_in_use
 from snf_worker.broker.embedded import BrokerReserve, EmbeddedBroker, ServerState
@@ -24,11 +21,8 @@ from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerSt
 from snf_worker.keys import ensure_keys
 from snf_worker.launch.child_process import (
     ChildProcess,
-    broker_probe,
     restart_dead,
-    share_threads,
     stop_all,
-    worker_probe,
 )
 from snf_worker.log_setup import configure_logging
 from snf_worker.process_setup import protect_home
@@ -43,6 +37,17 @@ from snf_worker.runtime.machine import (
     training_memory,
 )
 from snf_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_BUSY_S = 120.0
+"""Time without a heartbeat in which a service may be busy with requests."""
+_READY_S = 600.0
+"""Longest time in which the broker, and then the service, must get ready: they may import from a slow disk."""
+_BROKER_STOP_S = 15.0
+_ENOUGH_DEATHS = 5
+_MISSED_BEATS = 12
+"""Heartbeats of a worker that it may miss, also where they are rare."""
 
 
 def worker_processes(settings: Settings, module: str = "snf_worker.runtime.main") -> list[ChildProcess]:
@@ -67,7 +72,7 @@ def worker_processes(settings: Settings, module: str = "snf_worker.runtime.main"
                 }
             ),
             variables={HOST_VARIABLE: HOST},
-            probe=worker_probe(settings),
+            patience_s=_MISSED_BEATS * settings.heartbeat_seconds,
         )
         for device in able
     ]
@@ -89,23 +94,29 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
 
 def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callable[[str], None]) -> int:
     echo(f"{len(processes)} workers, one for each device; their logs are in {settings.logs_dir}")
-    asked = threading.Event()
+    for process in processes:
+        process.share_threads(len(processes))
+    with _stop_on_signals() as stop:
+        try:
+            for process in processes:
+                process.start()
+            while not stop.wait(0.2):
+                restart_dead(processes, echo)
+        finally:
+            stop_all(processes, time.monotonic() + settings.kill_after_seconds)
+    return 0
 
-    def ask(_signum: int, _frame: FrameType | None) -> None:
-        asked.set()
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    share_threads(processes, beside_service=False)
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for process in processes:
-            process.start()
-        while not asked.wait(0.2):
-            restart_dead(processes, echo)
+        yield stop
     finally:
-        stop_all(processes, time.monotonic() + settings.kill_after_seconds)
         for number, handler in previous.items():
             signal.signal(number, handler)
-    return 0
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:
@@ -138,22 +149,6 @@ def _runs_here(worker: WorkerInfo) -> bool:
     return worker.machine == machine
 
 
-def open_local(url: str, timeout: float) -> HTTPResponse:
-    """Send a GET request past ``HTTP_PROXY``; raise ``HTTPError``, ``HTTPException`` or ``OSError``."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return cast(HTTPResponse, opener.open(url, timeout=timeout))
-
-
-log = logging.getLogger(__name__)
-
-_BUSY_S = 120.0
-"""Time without a heartbeat in which a service may be busy with requests."""
-_READY_S = 600.0
-"""Longest time in which the broker, and then the service, must get ready: they may import from a slow disk."""
-_BROKER_STOP_S = 15.0
-_ENOUGH_DEATHS = 5
-
-
 def supervise(
     settings: Settings,
     echo: Callable[[str], None] | None = None,
@@ -177,18 +172,14 @@ def supervise(
         log.warning(remark)
         echo(remark)
     ensure_keys(settings, echo)
-    asked = threading.Event()
-
-    def ask(_signum: int, _frame: FrameType | None) -> None:
-        asked.set()
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with runtime_folder_in_use(settings), closing(Installation(settings, asked, echo, worker, service)) as parts:
+        with (
+            _stop_on_signals() as stop,
+            runtime_folder_in_use(settings),
+            closing(Installation(settings, stop, echo, worker, service)) as parts,
+        ):
             return parts.run()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         _drop_what_cannot_be_printed()
 
 
@@ -233,19 +224,16 @@ class Installation:
         self._echo = echo
         self._broker = None
         if not settings.redis_url:
-            broker = EmbeddedBroker(settings)
             # Else the workers would take the jobs of the other installation while the broker cannot start.
-            broker.refuse_foreign_server()
-            # Its process replaces a server that hangs, and must have the time for that.
-            patience = 2 * broker.hang_s
-            self._broker = ChildProcess(
-                "broker", "snf_worker.broker.embedded", settings, probe=broker_probe(broker), patience_s=patience
-            )
+            EmbeddedBroker(settings).refuse_foreign_server()
+            self._broker = ChildProcess("broker", "snf_worker.broker.embedded", settings)
         # Only the service checks keys: no other process gets any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
         workers = worker_processes(settings, worker)
-        share_threads(workers, beside_service=True)
-        self._others = [*workers, ChildProcess("service", service, settings, keys, beats=True, patience_s=_BUSY_S)]
+        # The service may use all cores: it computes in bursts. A training of as many threads would wait for each.
+        for process in workers:
+            process.share_threads(2 * len(workers))
+        self._others = [*workers, ChildProcess("service", service, settings, keys, _BUSY_S)]
 
     def run(self) -> int:
         """Run all processes until a stop is requested; return the exit code."""
@@ -324,8 +312,9 @@ class Installation:
 
     def _service_is_ready(self) -> bool:
         try:
-            with open_local(f"{address(self._settings)}/readyz", timeout=2) as answer:
-                return answer.status == 200
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past HTTP_PROXY
+            with opener.open(f"{address(self._settings)}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
         except OSError:
             return False
 

@@ -22,6 +22,7 @@ from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.log_setup import configure_logging
+from snf_worker.runtime import parent_death
 from snf_worker.runtime.helper import HelperProcess
 from snf_worker.runtime.machine import (
     find_devices,
@@ -101,7 +102,8 @@ class Heartbeat:
             self._in_hand, self._waits_since = False, None
 
     def beat(self) -> None:
-        """Announce this worker, and check that it receives its messages."""
+        """Announce this worker, here and to its parent process, and check that it receives its messages."""
+        parent_death.beat()
         try:
             idle, job = self.check(time.monotonic()), self._job()
             state = idle if job is None else WorkerState.BUSY

@@ -41,7 +41,8 @@ Command = Callable[[Path, JobType], list[str]]
 
 
 def attempt_command(folder: Path, type: JobType) -> list[str]:
-    return [sys.executable, "-m", "snf_worker.attempts.run_attempt", f"snf_worker.attempts.{type}", str(folder)]
+    work = type if type in ("train", "score") else f"model_jobs:{type}"
+    return [sys.executable, "-m", "snf_worker.attempts.run_attempt", f"snf_worker.attempts.{work}", str(folder)]
 
 
 class AttemptProcess:
