@@ -14,7 +14,7 @@ from typing import Any
 from rich.progress import Progress
 
 from snf_client import Client, MetricsEvent, NotFound
-from snf_client.local_files import images_in
+from snf_client.images import images_in
 
 
 def models_of(

@@ -34,7 +34,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from snf_client import Client, ClientError
-from snf_client.local_files import images_in
+from snf_client.images import images_in
 from snf_client.schemas.scores import FailedImage
 
 

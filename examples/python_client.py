@@ -28,8 +28,7 @@ from snf_client import (
     heat_map_array,
     heat_map_png,
 )
-from snf_client.images import ImagesLike, Pixels
-from snf_client.local_files import images_in, is_image
+from snf_client.images import ImagesLike, Pixels, images_in, is_image
 
 DIGITS = Path(__file__).parents[1] / "tests" / "data" / "mnist"
 

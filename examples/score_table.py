@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from snf_client.local_files import images_in
-from snf_client.resources.scores import ScorePart
+from snf_client.images import images_in
+from snf_client.scores import ScorePart
 
 END = b"\r\n"
 """End of a CSV row (RFC 4180); a line feed alone may be part of a file name."""

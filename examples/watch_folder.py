@@ -36,7 +36,7 @@ from snf_client import (
     ServiceUnavailable,
     heat_map_png,
 )
-from snf_client.local_files import files_in
+from snf_client.images import files_in
 
 IN_FLIGHT = 4
 """Images that are sent at a time; the service scores them together."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
     )
     from snf_client.images import heat_map_array, heat_map_png
-    from snf_client.job_events import (
+    from snf_client.jobs import (
         EndEvent,
         ErrorEvent,
         Event,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         StateEvent,
         ValidationEvent,
     )
-    from snf_client.retries import Retries
+    from snf_client.transport import Retries
 
 __all__ = [
     "AsyncClient",
@@ -70,7 +70,7 @@ __all__ = [
     "heat_map_png",
 ]
 
-_MODULES = ("errors", "images", "job_events", "retries", "client")
+_MODULES = ("errors", "images", "jobs", "transport", "client")
 
 
 def __getattr__(name: str) -> Any:

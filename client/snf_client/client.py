@@ -8,15 +8,19 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from snf_client.images import ImagesLike
-from snf_client.request import Call, path, read_json
-from snf_client.resources.calibrations import CalibrationsResource
-from snf_client.resources.datasets import DatasetsResource
-from snf_client.resources.jobs import AsyncJobsResource, JobsResource
-from snf_client.resources.limits import LimitsResource
-from snf_client.resources.models import ModelsResource
-from snf_client.resources.runs import RunsResource
-from snf_client.resources.samples import SamplesResource
-from snf_client.resources.scores import (
+from snf_client.jobs import AsyncJobsResource, JobsResource
+from snf_client.resources import (
+    CalibrationsResource,
+    DatasetsResource,
+    LimitsResource,
+    ModelsResource,
+    RunsResource,
+    SamplesResource,
+)
+from snf_client.schemas.scores import Scores
+from snf_client.schemas.service import CallerView, Health, Readiness, WorkerList
+from snf_client.schemas.training import PresetList
+from snf_client.scores import (
     ImageResult,
     ScoreOptions,
     ScoreParameters,
@@ -25,11 +29,19 @@ from snf_client.resources.scores import (
     score_async,
     score_blocking,
 )
-from snf_client.retries import Retries
-from snf_client.schemas.scores import Scores
-from snf_client.schemas.service import CallerView, Health, Readiness, WorkerList
-from snf_client.schemas.training import PresetList
-from snf_client.transport import TIMEOUT_S, AsyncTransport, Resource, S, ServiceConnection, SyncTransport, operation
+from snf_client.transport import (
+    TIMEOUT_S,
+    AsyncTransport,
+    Call,
+    Resource,
+    Retries,
+    S,
+    ServiceConnection,
+    SyncTransport,
+    operation,
+    path,
+    read_json,
+)
 
 
 class _Client(Resource[S]):

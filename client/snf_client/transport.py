@@ -1,31 +1,250 @@
-"""Transports for requests, blocking or for ``asyncio``, and the base class for groups of API calls."""
+"""Requests to the service, their retries, and the transports that send them, blocking or for ``asyncio``."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from urllib.parse import quote
 
 import httpx
-from tenacity import AsyncRetrying, Retrying
+from pydantic import BaseModel, ValidationError
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_before_delay
+from tenacity.stop import stop_base
 
-from snf_client.errors import ClientError, ServiceUnavailable, error_of
-from snf_client.request import Call
-from snf_client.retries import Retries, may_be_done
+from snf_client.errors import ClientError, ProblemError, ServiceUnavailable, UnexpectedAnswer, error_of
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class RetryWhen(Enum):
+    """Condition for sending a failed request again, for example only if no connection was made."""
+
+    ALWAYS = "always"
+    """The call is idempotent: sending it twice has the effect of sending it once."""
+    REFUSED = "refused"
+    """The service has refused the call or has never received it."""
+    UNSENT = "unsent"
+    """No connection was made: the body is too large to send twice."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One HTTP request, not sent yet, with the parser of its response and a retry rule."""
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], T]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)  # keywords of httpx: json, content, data or files
+    open_body: Callable[[], AbstractContextManager[Mapping[str, Any]]] | None = None  # opens files and gives the body
+    save_to: Path | None = None  # appears once it is complete
+    retry_when: RetryWhen = RetryWhen.ALWAYS
+    accept: tuple[int, ...] = ()  # error statuses that count as success
+    read_timeout_s: float | None = -1.0  # None: no limit; negative: that of the client
+    follow: Callable[[T], Call[T] | None] | None = None  # gives the call whose result replaces this one
+
+
+def path(*parts: str | int) -> str:
+    """Return ``/v1/`` and the percent-encoded segments, in which ``:`` and ``@`` stay."""
+    return "/v1/" + "/".join(quote(str(part), safe=":@") for part in parts)
+
+
+def query(**params: Any) -> dict[str, Any]:
+    """Return the parameters that are not None, with booleans as "true" or "false"."""
+    return {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in params.items()
+        if value is not None
+    }
+
+
+def all_pages(place: str, schema: type[M], entries: str, before: M | None = None) -> Call[M]:
+    """Return a call that reads all pages of a list into one, ``before`` being those read so far."""
+
+    def parse(response: httpx.Response) -> M:
+        page = read_json(schema)(response)
+        earlier = [] if before is None else getattr(before, entries)
+        return page.model_copy(update={entries: [*earlier, *getattr(page, entries)]})
+
+    def follow(page: M) -> Call[M] | None:
+        cursor = getattr(page, "next", None)
+        return all_pages(place, schema, entries, page) if cursor not in (None, getattr(before, "next", None)) else None
+
+    return Call("GET", place, parse, params=query(after=getattr(before, "next", None)), follow=follow)
+
+
+def given_fields(request: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a request that were set: the service refuses those of another type of job."""
+    if isinstance(request, BaseModel):
+        return request.model_dump(mode="json", exclude_unset=True)
+    return dict(request or {})
+
+
+def read_json(schema: type[M]) -> Callable[[httpx.Response], M]:
+    """Return a parser of JSON bodies, which raises ``UnexpectedAnswer`` for another schema."""
+
+    def parse(response: httpx.Response) -> M:
+        try:
+            return schema.model_validate_json(response.content)
+        except ValidationError as error:
+            raise unexpected(response, schema.__name__, error) from error
+
+    return parse
+
+
+def unexpected(response: httpx.Response, expected: str, error: ValidationError) -> UnexpectedAnswer:
+    """Return an error that names the first wrong field."""
+    [first, *_] = error.errors()
+    where = ".".join(map(str, first["loc"])) or "its body"
+    return UnexpectedAnswer(
+        f"{response.url} answered no {expected} ({where}: {first['msg']}); check that the address is that of the "
+        "service and that client and service have versions that fit"
+    )
+
+
+def read_bytes(media_type: str) -> Callable[[httpx.Response], bytes]:
+    """Return a parser of bodies of a media type, which raises ``UnexpectedAnswer`` for another one."""
+    return lambda response: _of_type(response, media_type).content
+
+
+def read_text(media_type: str) -> Callable[[httpx.Response], str]:
+    """Return a parser of texts of a media type, decoded by their charset, which raises ``UnexpectedAnswer``."""
+    return lambda response: _of_type(response, media_type).text
+
+
+def _of_type(response: httpx.Response, media_type: str) -> httpx.Response:
+    """Raise ``UnexpectedAnswer`` for another media type: some servers answer every address with a page."""
+    given = response.headers.get("content-type", "")
+    if given.partition(";")[0].strip().lower() != media_type:
+        raise UnexpectedAnswer(
+            f"{response.url} answered {given or 'a body without a type'}, expected {media_type}; check that the "
+            "address is that of the service"
+        )
+    return response
+
+
+def read_nothing(_response: httpx.Response) -> None:
+    """Return None, for calls without a result."""
+
+
+REFUSALS = frozenset({429, 503})
+"""Statuses of a service that has not done the call: it is overloaded, is stopping, or has lost its job broker."""
+BAD_GATEWAY = 502
+"""Status of a proxy whose service is restarting; the service may have done the call."""
+
+OnRetry = Callable[[ClientError, float], None]
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Settings for repeating failed requests: how often, for how long, and after which pauses.
+
+    By default there are at most 10 attempts, within 60 seconds.
+
+    A pause doubles after every failure, from ``first_pause`` up to ``longest_pause``. A random part of it is left out,
+    so that many clients do not come back at the same moment. A ``Retry-After`` header of the service takes precedence.
+
+    Args:
+        attempts: Attempts in all.
+        seconds: Time within which all attempts start.
+        attempts_before_contact: Attempts in all while the service has never answered this client: its address may be
+            wrong.
+        first_pause: Pause after the first failure, seconds.
+        longest_pause: Longest pause, seconds.
+        on_retry: Function that is called before each pause with the error and the pause in seconds.
+    """
+
+    attempts: int = 10
+    seconds: float = 60.0
+    attempts_before_contact: int = 4
+    first_pause: float = 0.25
+    longest_pause: float = 10.0
+    on_retry: OnRetry | None = None
+
+    def pause(self, error: BaseException | None, failures: int) -> float:
+        """Return the seconds before the next attempt, by ``Retry-After`` or doubled with every failure."""
+        retry_after = error.retry_after if isinstance(error, ProblemError) else None
+        if retry_after is not None:
+            return retry_after * random.uniform(1.0, 1.2)  # noqa: S311 - nothing secret
+        whole: float = min(self.longest_pause, self.first_pause * 2.0 ** (failures - 1))
+        return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
+
+    def max_attempts(self, *, contacted: bool) -> int:
+        """Return the most attempts, fewer while the service has never answered."""
+        return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
+
+    def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
+        """Return the keyword arguments that make tenacity's ``Retrying`` classes follow these retry settings."""
+        return {
+            "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
+            "stop": stop_before_delay(self.seconds) | _StopAfter(lambda: self.max_attempts(contacted=contacted())),
+            "wait": self._wait,
+            "before_sleep": self._before_sleep,
+            "reraise": True,
+        }
+
+    def _wait(self, state: RetryCallState) -> float:
+        return self.pause(_error(state), state.attempt_number)
+
+    def _before_sleep(self, state: RetryCallState) -> None:
+        error = _error(state)
+        if self.on_retry is not None and isinstance(error, ClientError):
+            self.on_retry(error, state.upcoming_sleep)
+
+
+class _StopAfter(stop_base):
+    """Condition of tenacity that stops after a number of attempts, which may change between attempts."""
+
+    def __init__(self, max_attempts: Callable[[], int]) -> None:
+        self._max_attempts = max_attempts
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return retry_state.attempt_number >= self._max_attempts()
+
+
+def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
+    """Return whether a request may be sent again after a lost connection or HTTP 429, 502 or 503."""
+    if may_be_done(error):
+        return retry_when is RetryWhen.ALWAYS
+    match error:
+        case ServiceUnavailable():
+            return True
+        case ProblemError(status=status):
+            return retry_when is not RetryWhen.UNSENT and status in REFUSALS
+    return False
+
+
+def may_be_done(error: BaseException) -> bool:
+    """Return whether the service may have done a request: its response was lost, or a proxy answered 502."""
+    match error:
+        case ServiceUnavailable(sent=sent):
+            return sent
+        case ProblemError(status=status):
+            return status == BAD_GATEWAY
+    return False
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
+
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 120.0
 MAX_DEADLINE_MS = 600_000
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
-from snf_client.local_files import files_in
+from snf_client.images import files_in
 from snf_models.registry.registry import Registry
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector

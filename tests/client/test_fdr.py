@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from snf_client.fdr import q_values
+from snf_client.schemas.scores import q_values
 
 
 def test_known_values() -> None:

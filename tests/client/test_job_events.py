@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from snf_client import AsyncClient, Client, Event, NotFound, ProblemError, Retries, ServiceUnavailable
-from snf_client import job_events as events_module
-from snf_client.job_events import EndEvent, MetricsEvent
+from snf_client import jobs as events_module
+from snf_client.jobs import EndEvent, MetricsEvent
 from tests.client.scripted_server import DROPPED, QUICK, Answer, problem, scripted
 
 STREAM = {"Content-Type": "text/event-stream"}

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from snf_client import AsyncClient, Client, InvalidRequest, ModelChanged, UnexpectedAnswer
-from snf_client.images import MAX_FILE_BYTES, UnreadableFile, batches
-from snf_client.local_files import FilesProblem, Progress, files_in, split_paths
+from snf_client.images import MAX_FILE_BYTES, FilesProblem, Progress, UnreadableFile, batches, files_in, split_paths
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage
 from tests.client.scripted_server import QUICK, Answer, problem, scripted
 from tests.support.image_files import exif

@@ -24,10 +24,9 @@ from snf_client import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from snf_client.request import RetryWhen
-from snf_client.retries import may_retry
 from snf_client.schemas.models import ModelPage
 from snf_client.schemas.service import Readiness
+from snf_client.transport import RetryWhen, may_retry
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
 JOB = {

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from snf_client.request import given_fields
 from snf_client.schemas.jobs import JobRequest
 from snf_client.schemas.scores import SCORED_DIGIT, Scores
 from snf_client.schemas.training import TrainingConfig
+from snf_client.transport import given_fields
 
 
 def test_unknown_fields_of_a_response_are_ignored() -> None:

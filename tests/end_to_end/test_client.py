@@ -27,7 +27,7 @@ from snf_client import (
 )
 from snf_client.errors import ClientError, ServiceUnavailable
 from snf_client.images import ImagesLike
-from snf_client.resources.scores import ImageResult
+from snf_client.scores import ImageResult
 from tests.end_to_end.support.jobs import ENDLESS
 from tests.end_to_end.support.processes import halted_training, kill, pid_of
 from tests.end_to_end.support.service import answers, running, score_one, serving

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snf_client.local_files import files_in
+from snf_client.images import files_in
 from snf_runtime.errors import ANOMALY, FAILED, NOT_JUDGED, OK, USAGE
 from snf_runtime.exported.manifest import read_export_manifest
 from snf_runtime.images.files import image_files

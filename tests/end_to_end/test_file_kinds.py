@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from snf_client import local_files
+from snf_client import images
 from snf_runtime.images import files
 from tests.end_to_end.support.service import environment, running
 from tests.support import ways_in
@@ -121,16 +121,16 @@ def test_what_is_counted_is_said(seen: Seen) -> None:
 
 
 def test_client_and_console_have_the_same_policy() -> None:
-    assert files.TEXT_SUFFIXES == local_files.TEXT_SUFFIXES
-    assert (files.SYSTEM_FILES, files.SYSTEM_FOLDER) == (local_files.SYSTEM_FILES, local_files.SYSTEM_FOLDER)
+    assert files.TEXT_SUFFIXES == images.TEXT_SUFFIXES
+    assert (files.SYSTEM_FILES, files.SYSTEM_FOLDER) == (images.SYSTEM_FILES, images.SYSTEM_FOLDER)
     found = re.search(r'^export const TYPES = "(.+)";$', ways_in.SOURCE, re.MULTILINE)
     assert found
-    assert frozenset(found[1].split(",")) == local_files.IMAGE_SUFFIXES
+    assert frozenset(found[1].split(",")) == images.IMAGE_SUFFIXES
     for name in ("a/.b/c.png", "__MACOSX/a.png", "Thumbs.DB", "desktop.ini", "a.b", "a.png", "a", "atxt", "a.txt.png"):
-        assert files.is_no_image(name) == ways_in.console_skips(name) == local_files.is_no_image(Path(name)), name
-    for suffix in (*files.TEXT_SUFFIXES, *local_files.IMAGE_SUFFIXES):
+        assert files.is_no_image(name) == ways_in.console_skips(name) == images.is_no_image(Path(name)), name
+    for suffix in (*files.TEXT_SUFFIXES, *images.IMAGE_SUFFIXES):
         for name in (f"a{suffix}", f"a/b{suffix.upper()}"):
-            assert files.is_no_image(name) == ways_in.console_skips(name) == local_files.is_no_image(Path(name)), name
+            assert files.is_no_image(name) == ways_in.console_skips(name) == images.is_no_image(Path(name)), name
 
 
 def test_the_document_shows_what_happens(seen: Seen, request: pytest.FixtureRequest) -> None:

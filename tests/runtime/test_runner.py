@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snf_client.local_files import files_in
+from snf_client.images import files_in
 from snf_runtime import Model
 from snf_runtime.__main__ import INTERRUPTED, main
 from snf_runtime.anomaly.calibration import threshold

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from snf_app.cli.main import cli
 from snf_client import Client
-from snf_client.resources.scores import ImageResult
+from snf_client.scores import ImageResult
 from snf_models.bulk.work import score_range
 from snf_models.datasets.image_source import StoredImages
 from snf_models.datasets.store import DatasetStore

@@ -43,7 +43,7 @@ from snf_worker.process_setup import user_umask
 
 if TYPE_CHECKING:
     from snf_client import Client
-    from snf_client.resources.scores import ImageResult
+    from snf_client.scores import ImageResult
 
 Run = Callable[[list[int], Callbacks], None]
 

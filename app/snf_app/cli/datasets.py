@@ -102,7 +102,7 @@ def upload(
     as_json: Json = False,
 ) -> None:
     """Store images or archives as a new dataset, here or in a running service, and show its validation report."""
-    from snf_client.local_files import FilesProblem
+    from snf_client.images import FilesProblem
 
     try:
         if url:
@@ -185,7 +185,7 @@ def contact_sheet(
 
 
 def _create(settings: Settings, name: str, paths: list[Path], near_duplicates: NearDuplicates) -> DatasetDetail:
-    from snf_client.local_files import split_paths
+    from snf_client.images import split_paths
     from snf_models.datasets import Source
     from snf_worker.sandbox.datasets import ingest
 

@@ -16,7 +16,7 @@ from snf_worker.process_setup import user_umask
 if TYPE_CHECKING:
     from snf_app.cli.judging_model import JudgingModel
     from snf_app.cli.score_tables import ScoreOutput
-    from snf_client.resources.scores import ImageResult, ScorePart
+    from snf_client.scores import ImageResult, ScorePart
 
 RECORD = "heat-maps.json"
 MAX_NAME_BYTES = 255

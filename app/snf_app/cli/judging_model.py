@@ -10,8 +10,8 @@ from snf_runtime.errors import FAILED
 
 if TYPE_CHECKING:
     from snf_client import Client
-    from snf_client.resources.scores import ScorePart
     from snf_client.schemas.models import ModelDetail
+    from snf_client.scores import ScorePart
     from snf_models.registry.registry import ModelVersion
 
 

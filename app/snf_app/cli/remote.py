@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def service(url: str | None, key: str | None) -> Iterator[Client]:
     """Yield a client of a service; a failed call ends the command, with code 2 for wrong usage, else 3."""
     from snf_client import Client, ClientError, ProblemError, Retries
-    from snf_client.local_files import FilesProblem
+    from snf_client.images import FilesProblem
 
     try:
         client = Client(url, key, retries=Retries(on_retry=_report_retry))

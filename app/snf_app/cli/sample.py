@@ -22,7 +22,7 @@ from snf_app.cli.progress import images_bar, spinner
 from snf_app.cli.remote import service
 
 if TYPE_CHECKING:
-    from snf_client.resources.samples import SampleOptions
+    from snf_client.resources import SampleOptions
 
 FORMATS: dict[str, Literal["png", "npy", "zip"]] = {".png": "png", ".npy": "npy", ".zip": "zip"}
 CHUNK = 16

@@ -31,7 +31,7 @@ from snf_runtime.errors import USAGE, JudgedCounts
 if TYPE_CHECKING:
     from snf_app.cli.score_tables import ScoreOutput
     from snf_client import Client
-    from snf_client.resources.scores import ScoreOptions, ScorePart
+    from snf_client.scores import ScoreOptions, ScorePart
 
 Alpha = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")]
 
@@ -148,7 +148,7 @@ def _score_files(
     from snf_app.cli.heat_maps import HeatMapWriter, check_folder
     from snf_app.cli.score_local import score_local
     from snf_app.cli.score_tables import JsonOutput, TableOutput
-    from snf_client.resources.scores import ScoreParameters
+    from snf_client.scores import ScoreParameters
     from snf_runtime.images.files import path_text
 
     judging = judging_model(model, client)
@@ -201,7 +201,7 @@ def _results(out: Path | None, heat_maps: Path | None) -> set[Path]:
 
 def _files(paths: list[Path], results: set[Path]) -> list[Path]:
     """Return the given files and those in the given folders, but no results of this command."""
-    from snf_client.local_files import FolderFiles, files_in
+    from snf_client.images import FolderFiles, files_in
 
     files: list[Path] = []
     skipped: list[Path] = []

@@ -15,7 +15,7 @@ from snf_app.cli.common import client_schema, read_settings, registry
 if TYPE_CHECKING:
     from snf_app.registry.served_model import ServedModel
     from snf_app.scoring.request_images import Item
-    from snf_client.resources.scores import ScoreParameters, ScorePart
+    from snf_client.scores import ScoreParameters, ScorePart
     from snf_runtime.anomaly.detection import Detection
     from snf_runtime.errors import ImageError
 
@@ -112,8 +112,8 @@ def _scored(
 
 def _part(loaded: ServedModel, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
     from snf_app.scoring.responses import image_result
-    from snf_client.resources.scores import ScorePart
     from snf_client.schemas.scores import FailedImage, ScoredImage
+    from snf_client.scores import ScorePart
 
     def result(place: int, item: Item) -> ScoredImage | FailedImage:
         own = image_result(first + place, item, outcomes.get(place), loaded)

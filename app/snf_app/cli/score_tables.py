@@ -10,8 +10,8 @@ from snf_app.cli.tables import TableColumn, print_table
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from snf_client.resources.scores import ImageResult, ScorePart
     from snf_client.schemas.scores import ScoredImage
+    from snf_client.scores import ImageResult, ScorePart
 
 COLUMNS = (
     TableColumn("file", fold=26),

@@ -40,7 +40,7 @@ def answer_json(
     }
     if fdr:
         # The client imports httpx, which would slow down every start of the service.
-        from snf_client.fdr import q_values  # noqa: PLC0415
+        from snf_client.schemas.scores import q_values  # noqa: PLC0415
 
         rates = q_values([verdict.p_value for verdict in verdicts.values()])
         by_index = dict(zip(verdicts, rates, strict=True))

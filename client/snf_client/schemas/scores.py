@@ -1,7 +1,8 @@
-"""Scores and samples of a model."""
+"""Scores and samples of a model, and q-values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -395,3 +396,20 @@ class Samples(ResponseModel):
     inverse: Literal["exact", "learned"]
     count: int
     samples: list[Sample]
+
+
+def q_values(p_values: Sequence[float]) -> list[float]:
+    """Return the least false-discovery rate at which each p-value is flagged (Benjamini and Hochberg 1995).
+
+    >>> q_values([0.01, 0.04, 0.03, 0.005])
+    [0.02, 0.04, 0.04, 0.02]
+    """
+    n = len(p_values)
+    order = sorted(range(n), key=p_values.__getitem__)
+    values = [1.0] * n
+    smallest = 1.0
+    for rank in range(n, 0, -1):
+        index = order[rank - 1]
+        smallest = min(smallest, p_values[index] * n / rank)
+        values[index] = smallest
+    return values

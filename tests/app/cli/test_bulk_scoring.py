@@ -23,9 +23,9 @@ from snf_app.cli.main import cli
 from snf_app.cli.remarks import Remarks
 from snf_app.registry.service import detail
 from snf_client import Client
-from snf_client.resources.scores import ScorePart
 from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
 from snf_client.schemas.scores import SCORED_DIGIT, Scores
+from snf_client.scores import ScorePart
 from snf_models.bulk.executors import Callbacks
 from snf_models.bulk.output import Output, open_scratch
 from snf_models.bulk.tables import table_of

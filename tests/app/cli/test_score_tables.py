@@ -10,8 +10,8 @@ from snf_app.calibrations.service import view_of
 from snf_app.cli.main import cli
 from snf_app.cli.score_tables import JsonOutput, TableOutput
 from snf_app.registry.service import detail
-from snf_client.resources.scores import ScorePart
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from snf_client.scores import ScorePart
 from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED
 from tests.client.scripted_server import Answer, scripted

@@ -17,7 +17,6 @@ from snf_app.cli.presets import layers, list_presets
 from snf_app.cli.score_tables import TableOutput
 from snf_app.cli.tables import TableColumn, print_facts, print_table
 from snf_app.registry.service import detail
-from snf_client.resources.scores import ScorePart
 from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
 from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetEntry
 from snf_client.schemas.jobs import JobList
@@ -25,6 +24,7 @@ from snf_client.schemas.limits import LIMIT, LimitRecord
 from snf_client.schemas.models import Audit, ModelDetail, ModelPage, ModelSummary, UnfitReason
 from snf_client.schemas.recommendations import RecommendationRecord
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from snf_client.scores import ScorePart
 from snf_models.flows.layers import layer_types
 from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import Registry

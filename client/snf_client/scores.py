@@ -14,11 +14,9 @@ from typing import TypeAlias, TypedDict
 import httpx
 
 from snf_client.errors import InvalidRequest, ModelChanged
-from snf_client.fdr import q_values
 from snf_client.images import ImageBatch, ImagesLike, UnreadableFile, batches
-from snf_client.request import Call, path, query, read_json
-from snf_client.schemas.scores import FailedImage, Fdr, ItemError, ScoredImage, Scores
-from snf_client.transport import AsyncTransport, SyncTransport
+from snf_client.schemas.scores import FailedImage, Fdr, ItemError, ScoredImage, Scores, q_values
+from snf_client.transport import AsyncTransport, Call, SyncTransport, path, query, read_json
 
 ImageResult: TypeAlias = ScoredImage | FailedImage
 

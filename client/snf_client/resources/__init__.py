@@ -1,1 +1,0 @@
-"""Groups of calls of the client, a module for each kind of resource."""
