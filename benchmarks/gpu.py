@@ -36,7 +36,7 @@ from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.optimizer import training_precision
 from snf_runtime.scoring.density import Engine
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import run_flow
 from snf_runtime.scoring.pixel_density import content_noise
 
 RESULTS = Path(__file__).parent / "results"

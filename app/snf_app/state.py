@@ -16,8 +16,7 @@ from snf_app.health.state_collector import StateCollector
 from snf_app.jobs.events import EventStreams
 from snf_app.jobs.service import JobService, JobStoreMonitor
 from snf_app.metrics.registry import ServiceMetrics, measure_loop_lag
-from snf_app.registry.model_pool import ModelPool
-from snf_app.registry.served_model import memory_limit
+from snf_app.registry.model_pool import ModelPool, memory_limit
 from snf_app.registry.service import ModelUploads
 from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import ScoringService

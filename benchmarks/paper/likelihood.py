@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snf_models.flows.flow import Flow
 from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import run_flow
 
 CHUNK = 100
 

@@ -29,7 +29,7 @@ from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import Loss, SelfNormalizingObjective
 from snf_runtime.scoring.density import Engine
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import run_flow
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from snf_app.audits.endpoints import audit_view
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ServedModel
 from snf_models.audit import audit, count_images
 from snf_models.bijections.local_affine import cell_of_places
 from snf_models.errors import BackboneMissing, SamplesUnsupported

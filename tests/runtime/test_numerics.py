@@ -9,9 +9,9 @@ from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp as scipys_logsumexp
 from scipy.special import xlogy
 
-from snf_runtime.anomaly.distributions import _basis
 from snf_runtime.anomaly.maps import MAX_REGIONS, SMOOTHING, connected, find_regions, of_pixels
-from snf_runtime.scoring.flow_pass import logsumexp, residual_entropy
+from snf_runtime.anomaly.statistics import _basis
+from snf_runtime.scoring.evidence import logsumexp, residual_entropy
 
 TOUCHING = np.ones((3, 3))
 

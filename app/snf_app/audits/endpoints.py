@@ -9,7 +9,7 @@ from snf_app.access.permissions import MayScore, caller_of
 from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ServedModel
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
 from snf_client.schemas.models import Audit, AuditedImage, AuditedLayer, AuditedTotal
 from snf_models.loading.verification import exact_tolerance

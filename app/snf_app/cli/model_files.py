@@ -229,7 +229,7 @@ def _import(name: str, file: str, promote: bool) -> ModelDetail:
 
 def _audit(model: str, n: int) -> Audit:
     from snf_app.audits.endpoints import audit_view
-    from snf_app.registry.served_model import ServedModel
+    from snf_app.registry.model_pool import ServedModel
     from snf_client.schemas.models import Audit
     from snf_models.audit import audit as run
     from snf_models.audit import count_images

@@ -55,8 +55,7 @@ def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None
             page = client.models.list()
     else:
         with error_messages():
-            from snf_app.registry.model_pool import ModelPool
-            from snf_app.registry.served_model import memory_limit
+            from snf_app.registry.model_pool import ModelPool, memory_limit
             from snf_app.registry.service import summary
             from snf_client.schemas.models import ModelPage
             from snf_client.schemas.models import ModelPage as ClientPage

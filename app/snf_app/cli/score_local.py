@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from snf_app.cli.common import client_schema, read_settings, registry
 
 if TYPE_CHECKING:
-    from snf_app.registry.served_model import ServedModel
+    from snf_app.registry.model_pool import ServedModel
     from snf_app.scoring.request_images import Item
     from snf_client.scores import ScoreParameters, ScorePart
     from snf_runtime.anomaly.detection import Detection
@@ -32,7 +32,7 @@ PREFETCHED = 2
 
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
     """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
-    from snf_app.registry.served_model import ServedModel
+    from snf_app.registry.model_pool import ServedModel
     from snf_models.scorer import load_model
     from snf_models.threads import one_blas_thread, prefetch
 

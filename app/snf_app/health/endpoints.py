@@ -12,8 +12,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from snf_app.access.permissions import SCOPE, CallerScope, MayRead, caller_of
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.registry.model_pool import ModelPool
-from snf_app.registry.served_model import ModelListing, ModelState
+from snf_app.registry.model_pool import ModelListing, ModelPool, ModelState
 from snf_app.scoring.fair_queue import FairQueue
 from snf_app.state import (
     DrainingDep,

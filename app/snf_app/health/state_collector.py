@@ -8,8 +8,7 @@ from prometheus_client.registry import Collector
 
 from snf_app.drift.service import DriftMonitor
 from snf_app.jobs.service import JobStoreMonitor
-from snf_app.registry.model_pool import ModelPool
-from snf_app.registry.served_model import ModelState
+from snf_app.registry.model_pool import ModelPool, ModelState
 from snf_app.scoring.fair_queue import FairQueue
 
 MODEL = ["model", "version", "calibration", "source"]

@@ -22,8 +22,7 @@ from snf_app.inference_protocol.service import (
     OUTPUTS,
     image_shape,
 )
-from snf_app.registry.model_pool import ModelPool
-from snf_app.registry.served_model import ModelState
+from snf_app.registry.model_pool import ModelPool, ModelState
 from snf_app.state import (
     DrainingDep,
     FairQueueDep,

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from snf_app.access.authentication import take_images
 from snf_app.http.admission import BodyTooLarge, read_body, while_connected
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, malformed_json, unsupported_media_type
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import Pixels, too_many
 from snf_app.scoring.service import ScoringService
 from snf_client.schemas.inference import (

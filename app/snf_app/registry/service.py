@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from snf_app.http.admission import FairShares
 from snf_app.http.uploads import UploadBody, UploadFolders, UploadWatch, upload_slot
-from snf_app.registry.served_model import ModelListing, ModelState, PoolEntry
+from snf_app.registry.model_pool import ModelListing, ModelState, PoolEntry
 from snf_client.schemas.calibrations import CalibrationView
 from snf_client.schemas.models import Drift, ModelDetail, ModelSummary, Serving, UnfitReason
 from snf_models.artifacts.files import unpack

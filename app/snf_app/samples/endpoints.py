@@ -17,7 +17,7 @@ from snf_app.access.permissions import MayScore, caller_of
 from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import invalid, responses
 from snf_app.http.router import Router
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import NPY, Pixels
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
 from snf_client.schemas.scores import Sample, Samples

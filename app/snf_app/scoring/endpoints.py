@@ -12,7 +12,7 @@ from snf_app.access.permissions import MayRead, MayScore
 from snf_app.http.admission import TimeoutMs, deadline
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
 from snf_app.state import ModelPoolDep, ScoringServiceDep, SettingsDep
 from snf_client.schemas.scores import Quantile, Reference, ScoreQuery, Scores

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from snf_app.http.errors import FieldProblem, Problem, status_of
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import FIELD, Item, Pixels
 from snf_client.schemas.scores import FailedImage, Fdr, HeatMap, ItemError, PreprocessingNote, ScoredImage, Scores
 from snf_models.errors import ImageError, ModelsError

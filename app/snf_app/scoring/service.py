@@ -20,8 +20,7 @@ from snf_app.drift.service import DriftMonitor, DriftReference, Key
 from snf_app.http.admission import RequestDeadline, deadline, while_connected
 from snf_app.http.errors import invalid
 from snf_app.metrics.registry import ServiceMetrics
-from snf_app.registry.model_pool import ModelPool
-from snf_app.registry.served_model import ServedModel
+from snf_app.registry.model_pool import ModelPool, ServedModel
 from snf_app.scoring.fair_queue import BATCH, FairQueue
 from snf_app.scoring.request_images import Item, Pixels, decode_batch, decoded, read_batch, source_pixels, too_many
 from snf_app.scoring.responses import answer_json

@@ -25,8 +25,7 @@ from snf_runtime.anomaly.calibration import Calibration, Fold
 from snf_runtime.anomaly.maps import MapReference, of_pixels, of_places, standardise
 from snf_runtime.anomaly.statistics import Statistic
 from snf_runtime.scoring.density import ImageDensity
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
-from snf_runtime.scoring.flow_pass import is_channel_statistic
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, is_channel_statistic
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity
 

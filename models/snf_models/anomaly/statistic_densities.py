@@ -10,13 +10,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.distributions import Conditioning, Gaussian, Mixture, Tail
 from snf_runtime.anomaly.statistics import (
+    Conditioning,
     DensityView,
     FeatureFamily,
+    Gaussian,
     HeldOutSurprises,
     LocalFamily,
+    Mixture,
     Statistic,
+    Tail,
     WholeFamily,
     all_regions,
     log_extremes,
@@ -24,8 +27,7 @@ from snf_runtime.anomaly.statistics import (
     total_surprise,
     z_scores,
 )
-from snf_runtime.scoring.evidence import Evidence, Region, members
-from snf_runtime.scoring.flow_pass import ENERGY, PIXEL_TERM, is_channel_statistic
+from snf_runtime.scoring.evidence import ENERGY, PIXEL_TERM, Evidence, Region, is_channel_statistic, members
 
 Array = NDArray[np.float64]
 

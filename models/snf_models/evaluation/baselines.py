@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_models.anomaly.statistic_densities import fit_gaussian
-from snf_runtime.anomaly.distributions import Gaussian
+from snf_runtime.anomaly.statistics import Gaussian
 from snf_runtime.images.codec import encode_png
 
 Array: TypeAlias = NDArray[np.float64]

@@ -16,8 +16,7 @@ from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
 from snf_runtime.anomaly.statistics import FEATURE_STATISTICS, EvidenceKind, Statistic
 from snf_runtime.images.batch import Batch, chosen
-from snf_runtime.scoring.evidence import Evidence, regions
-from snf_runtime.scoring.flow_pass import COMPLEXITY
+from snf_runtime.scoring.evidence import COMPLEXITY, Evidence, regions
 from snf_runtime.scoring.layout import DensityKind
 from snf_runtime.scoring.likelihood import Likelihood
 

@@ -58,8 +58,8 @@ from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.images.preprocessing import Pixels, Preprocessing
 from snf_runtime.scoring.density import ImageDensity
+from snf_runtime.scoring.evidence import run_flow
 from snf_runtime.scoring.feature_density import FeatureDensity
-from snf_runtime.scoring.flow_pass import run_flow
 from snf_runtime.scoring.likelihood import bits_per_dim, score_images
 from snf_runtime.scoring.pixel_density import dequantise
 

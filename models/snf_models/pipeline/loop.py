@@ -55,7 +55,7 @@ from snf_models.training.optimizer import (
 )
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png, image_grid
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import run_flow
 from snf_runtime.scoring.likelihood import bits_per_dim
 from snf_runtime.scoring.pixel_density import content_noise
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from snf_runtime.anomaly.maps import AnomalousRegion, MapRegions, region_around
 from snf_runtime.anomaly.statistics import EvidenceKind, FeatureFamily, Statistic
 from snf_runtime.images.preprocessing import Box, FilePlacement
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, Region, cell_side
-from snf_runtime.scoring.flow_pass import COMPLEXITY, ENERGY
+from snf_runtime.scoring.evidence import COMPLEXITY, ENERGY, Evidence, FeatureEvidence, Region, cell_side
 
 WORDS = {
     # statistic: the text where it is higher than usual, and where it is lower

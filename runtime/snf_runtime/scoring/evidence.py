@@ -1,10 +1,10 @@
-"""Evidence: all statistics of images from which verdicts are computed."""
+"""Evidence: statistics of images from their pass through a flow, from which verdicts are computed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import accumulate
 
@@ -13,7 +13,285 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snf_runtime.images.batch import TilePlan
-from snf_runtime.scoring.flow_pass import FlowPass, channel_statistics, whole_image_statistics
+from snf_runtime.scoring.density import Engine, Latents
+from snf_runtime.scoring.layout import FlowLayout, LevelLayout
+
+Array = NDArray[np.float64]
+
+
+def logsumexp(values: Array, weights: Array | None = None) -> Array:
+    """Return ln Σ w exp(v) over the last axis without overflow; weights None stand for 1.
+
+    >>> round(float(logsumexp(np.array([1000.0, 1000.0]))), 6)
+    1000.693147
+    """
+    if weights is not None:  # 0 times infinity would be no number
+        values = np.where(weights == 0, -np.inf, values)
+    largest = values.max(-1, keepdims=True)
+    largest = np.where(np.isfinite(largest), largest, 0.0)
+    shares = np.exp(values - largest)
+    with np.errstate(divide="ignore"):
+        result: Array = np.log((shares if weights is None else weights * shares).sum(-1)) + largest[..., 0]
+    return result
+
+
+@dataclass(frozen=True)
+class FlowPass:
+    """Latents and log-dets in float64 of dequantised images that were run through a flow."""
+
+    frozen: FlowLayout
+    pixel_log_slopes: Array  # log|dy/dx| of the pixel transform, nats
+    latents: Latents
+
+    def __len__(self) -> int:
+        return len(self.pixel_log_slopes)
+
+    def terms(self) -> Array:
+        """Return log-prior and log-det of the pixel transform and the L levels, ``(N, L + 1, 2)`` in nats."""
+        latents = self.latents
+        terms = np.zeros((len(self), len(self.frozen.levels) + 1, 2))
+        terms[:, 0, 1] = sums(self.pixel_log_slopes)
+        scales = iter(latents.scales)
+        for index, level in enumerate(self.frozen.levels, start=1):
+            terms[:, index, 0] = sums(latents.prior_log_dets[index - 1])
+            terms[:, index, 1] = sums(latents.log_dets[index - 1]) + level.constant_log_det
+            if level.latent_shape is not None:
+                latent = next(scales)
+                constant = 0.5 * latent[0].size * math.log(2 * math.pi)
+                terms[:, index, 0] -= 0.5 * sums(np.square(latent)) + constant
+        return terms
+
+    def additive_map(self) -> Array:
+        """Return pixel terms + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W) in nats, which sum to log p."""
+        result: Array = self.pixel_log_slopes.sum(1)
+        height, width = result.shape[1:]
+        scales = iter(self.latents.scales)
+        for index, level in enumerate(self.frozen.levels):
+            level_map = self.latents.log_dets[index] + self.latents.prior_log_dets[index]
+            if level.latent_shape is not None:
+                latent = next(scales)
+                level_map = level_map - 0.5 * np.square(latent).sum(1) - 0.5 * latent.shape[1] * math.log(2 * math.pi)
+            rows, columns = height // level_map.shape[1], width // level_map.shape[2]
+            share = level_map / (rows * columns)
+            result = result + share.repeat(rows, 1).repeat(columns, 2)
+        constant = sum(level.constant_log_det for level in self.frozen.levels)
+        total: Array = result + constant / (height * width)
+        return total
+
+    def compared_maps(self) -> Array:
+        """Return the additive maps."""
+        return self.additive_map()
+
+    def rows(self, chosen: slice) -> FlowPass:
+        latents = {
+            part.name: [values[chosen] for values in getattr(self.latents, part.name)] for part in fields(Latents)
+        }
+        return FlowPass(self.frozen, self.pixel_log_slopes[chosen], Latents(**latents))
+
+
+def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
+    """Run a flow on dequantised images, float64 ``(N, C, H, W)`` in [0, 256)."""
+    y, log_slopes = frozen.pixel_function.map_with_slope(x)
+    return FlowPass(frozen, log_slopes, engine.forward(y))
+
+
+def sums(values: Array) -> Array:
+    """Return the sum of each image as one row, so that it does not depend on the number of images."""
+    total: Array = np.ascontiguousarray(values).reshape(len(values), -1).sum(1)
+    return total
+
+
+LEVELS = 256
+
+
+def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the entropy in bits/dim of MED residuals modulo 256 (LOCO-I, Weinberger et al. 2000, 3.1).
+
+    >>> flat = np.full((1, 1, 8, 8), 7, dtype=np.uint8)
+    >>> float(residual_entropy(flat)[0]) < 0.2
+    True
+    """
+    x = images.astype(np.int16)
+    left, upper, corner = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
+    left[..., 1:] = x[..., :-1]
+    upper[..., 1:, :] = x[..., :-1, :]
+    corner[..., 1:, 1:] = x[..., :-1, :-1]
+    # The first column has only an upper neighbour and the first row only a left one.
+    left[..., 1:, 0] = corner[..., 1:, 0] = upper[..., 1:, 0]
+    upper[..., 0, 1:] = corner[..., 0, 1:] = left[..., 0, 1:]
+    low, high = np.minimum(left, upper), np.maximum(left, upper)
+    predicted = np.clip(left + upper - corner, low, high)
+    residuals = ((x - predicted) % LEVELS).reshape(len(x), -1)
+    offsets = LEVELS * np.arange(len(x))[:, None]
+    counts = np.bincount((residuals + offsets).ravel(), minlength=LEVELS * len(x)).reshape(len(x), LEVELS)
+    shares = counts / max(residuals.shape[1], 1)
+    # A level without pixels adds nothing: 0 log 1.
+    entropy: NDArray[np.float64] = -(shares * np.log(np.where(counts, shares, 1.0))).sum(1) / np.log(2)
+    return entropy
+
+
+COMPLEXITY = "complexity"
+PIXEL_TERM = "pixel-term"
+
+TINY = 1e-300
+"""Added to arguments of logarithms and to denominators, which may underflow to 0."""
+
+
+def spread(prior_log_det: Array, dimensions: int) -> Array:
+    """Return the mean log2 standard deviation of a level's prior, from its log-det in nats and d latents."""
+    return -sums(prior_log_det) / (dimensions * math.log(2))
+
+
+def volume(log_det: Array, dimensions: int) -> Array:
+    """Return -Λ / (D ln 2) in bits/dim: by how much a level of D values with log-det Λ contracts volume."""
+    return -sums(log_det) / (dimensions * math.log(2))
+
+
+def radius(latent: Array) -> Array:
+    """Return log(||e||² / d) of d latents, about N(0, 2/d) for images from an exact flow."""
+    result: Array = np.log(_mean(np.square(latent)) + TINY)
+    return result
+
+
+def correlation(latent: Array, first: Array, second: Array) -> Array:
+    """Return the sum of products of neighbours ``first`` and ``second`` over Σ e²."""
+    return sums(first * second) / (sums(np.square(latent)) + TINY)
+
+
+def horizontal(latent: Array) -> Array:
+    """Return Σ e(j) e(j+1) / Σ e² of d latents, about N(0, (W - 1) / (W d)) for images from an exact flow."""
+    return correlation(latent, latent[..., 1:], latent[..., :-1])
+
+
+def vertical(latent: Array) -> Array:
+    """Return Σ e(i) e(i+1) / Σ e² of d latents, about N(0, (H - 1) / (H d)) for images from an exact flow."""
+    return horizontal(latent.swapaxes(2, 3))
+
+
+def kurtosis(latent: Array) -> Array:
+    """Return mean e⁴ / (mean e²)² - 3 of d latents, about N(0, 24/d) for images from an exact flow."""
+    square = np.square(latent)
+    return _mean(np.square(square)) / (np.square(_mean(square)) + TINY) - 3
+
+
+def reconstruction(errors: Array) -> Array:
+    """Return the mean log of ||R W x - x||² / ||x||² over layers: a learned R ≈ W⁻¹ fits training images best."""
+    result: Array = np.log(errors + TINY).mean(1)
+    return result
+
+
+def _mean(values: Array) -> Array:
+    result: Array = sums(values) / values[0].size
+    return result
+
+
+def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
+    """Return names such as ``radius-2`` (level 2), in the order of :func:`whole_image_statistics`."""
+    names = [COMPLEXITY, PIXEL_TERM]
+    for number, level in enumerate(frozen.levels, start=1):
+        kinds = ["volume"]
+        if level.has_prior:
+            kinds.append("spread")
+        if level.latent_shape is not None:
+            _, height, width = level.latent_shape
+            kinds += ["radius", "kurtosis"]
+            kinds += ["horizontal"] if width > 1 else []
+            kinds += ["vertical"] if height > 1 else []
+        kinds += ["reconstruction"] if level.reconstruction_sizes else []
+        names += [f"{kind}-{number}" for kind in kinds]
+    return tuple(names)
+
+
+def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
+    """Return the statistics of :func:`statistic_names`, float64 ``(N, K)``."""
+    size = images[0].size
+    columns = [
+        residual_entropy(images),
+        -sums(flow_pass.pixel_log_slopes) / (size * math.log(2)),
+    ]
+    latents, scales = flow_pass.latents, iter(flow_pass.latents.scales)
+    for index, level in enumerate(flow_pass.frozen.levels):
+        latent = next(scales) if level.latent_shape is not None else None
+        left = 0 if latent is None else latent[0].size
+        locations = latents.log_dets[index][0].size
+        columns.append(volume(latents.log_dets[index], left + level.kept * locations))
+        if level.has_prior:
+            columns.append(spread(latents.prior_log_dets[index], left))
+        if latent is not None:
+            columns += [radius(latent), kurtosis(latent)]
+            columns += [horizontal(latent)] if latent.shape[3] > 1 else []
+            columns += [vertical(latent)] if latent.shape[2] > 1 else []
+        if level.reconstruction_sizes:
+            columns.append(reconstruction(latents.reconstruction_errors[index]))
+    return np.stack(columns, 1)
+
+
+ENERGY, FALLING, RISING = "energy", "falling", "rising"
+KINDS = (ENERGY, FALLING, RISING)
+MAX_CHANNELS = 16
+"""Most channels of a level whose energies are statistics: more need more reference images than most users have."""
+
+
+def energies(latent: Array) -> Array:
+    """Return ln of the mean square of each channel, about N(0, 2 / (H W)) for images from an exact flow."""
+    images, channels = latent.shape[:2]
+    # Each channel is one row, so that its sum does not depend on the number of images.
+    squares = sums(np.square(latent).reshape(images * channels, -1)).reshape(images, channels)
+    result: Array = np.log(squares / latent[0, 0].size + TINY)
+    return result
+
+
+def falling(latent: Array) -> Array:
+    """Return Σ e(i, j) e(i+1, j+1) / Σ e² of d latents, about N(0, (H - 1) (W - 1) / (H W d)) under an exact flow."""
+    return correlation(latent, latent[..., 1:, 1:], latent[..., :-1, :-1])
+
+
+def rising(latent: Array) -> Array:
+    """Return Σ e(i+1, j) e(i, j+1) / Σ e² of latents, distributed as :func:`falling`."""
+    return falling(latent[..., ::-1])
+
+
+def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
+    """Return names such as ``energy-1-3`` (level, channel); none for a flow that mixes all pixels."""
+    names: list[str] = []
+    for number, level in enumerate(frozen.levels, start=1):
+        if level.latent_shape is None or not _is_grid(frozen, level):
+            continue
+        channels = level.latent_shape[0]
+        if _has_energies(channels):
+            names += [f"{ENERGY}-{number}-{channel}" for channel in range(1, channels + 1)]
+        names += [f"{FALLING}-{number}", f"{RISING}-{number}"]
+    return tuple(names)
+
+
+def is_channel_statistic(name: str) -> bool:
+    return name.partition("-")[0] in KINDS
+
+
+def channel_statistics(flow_pass: FlowPass) -> Array:
+    """Return the statistics of :func:`channel_statistic_names`, float64 ``(N, M)``."""
+    columns: list[Array] = [np.zeros((len(flow_pass), 0))]
+    scales = iter(flow_pass.latents.scales)
+    for level in flow_pass.frozen.levels:
+        if level.latent_shape is None:
+            continue
+        latent = next(scales)
+        if not _is_grid(flow_pass.frozen, level):
+            continue
+        if _has_energies(level.latent_shape[0]):
+            columns.append(energies(latent))
+        columns += [falling(latent)[:, None], rising(latent)[:, None]]
+    return np.concatenate(columns, 1)
+
+
+def _is_grid(frozen: FlowLayout, level: LevelLayout) -> bool:
+    return frozen.is_spatial and level.latent_shape is not None and min(level.latent_shape[1:]) > 1
+
+
+def _has_energies(channels: int) -> bool:
+    # The energy of a single channel is the radius of its level, which is a statistic of the whole image.
+    return 1 < channels <= MAX_CHANNELS
+
 
 MAX_CELLS = 16
 """Largest number of cells along the longer side, so that the covariance of all cells can be estimated."""
@@ -84,7 +362,6 @@ def members(of_one_shape: Sequence[Region], columns: int) -> NDArray[np.intp]:
 
 
 QUANTILE = 0.99
-LEVELS = 256
 SMALL = 2**14
 """Most values of an image that are sorted. Those of larger ones are counted by levels, in a tenth of the time."""
 AT_ONCE = 2**22

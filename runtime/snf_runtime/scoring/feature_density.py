@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from snf_runtime.images.batch import Batch, TilePlan, size_of, stacked, tile_plan
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import DensityPass, ImageDensity, TiledEngine, chunk_size_of
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, white_levels
-from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, FlowPass, white_levels
 from snf_runtime.scoring.layout import DensityKind, FeatureLayout, Precision, Shape
 from snf_runtime.scoring.pixel_density import PixelDensity
 

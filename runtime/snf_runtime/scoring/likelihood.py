@@ -14,8 +14,7 @@ from snf_runtime.errors import ImageError, ScoreNotFinite
 from snf_runtime.images.batch import Batch, check_batch
 from snf_runtime.parallelism import Steps, finish
 from snf_runtime.scoring.density import CHUNKS_WITHOUT_PAUSES, DensityPass, ImageDensity
-from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.flow_pass import logsumexp
+from snf_runtime.scoring.evidence import Evidence, logsumexp
 from snf_runtime.scoring.layout import DensityKind
 
 Array = NDArray[np.float64]

@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 
 from snf_runtime.images.batch import Batch, stacked
 from snf_runtime.scoring.density import DensityPass, Engine, chunk_size_of
-from snf_runtime.scoring.evidence import Evidence, gather, grid_shape
-from snf_runtime.scoring.flow_pass import FlowPass, channel_statistic_names, run_flow, statistic_names
+from snf_runtime.scoring.evidence import (
+    Evidence,
+    FlowPass,
+    channel_statistic_names,
+    gather,
+    grid_shape,
+    run_flow,
+    statistic_names,
+)
 from snf_runtime.scoring.layout import DensityKind, FlowLayout, Precision, Shape
 
 

@@ -14,8 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
-from snf_app.registry.model_pool import ModelPool, reason_of
-from snf_app.registry.served_model import ModelListing
+from snf_app.registry.model_pool import ModelListing, ModelPool, reason_of
 from snf_app.scoring.service import DetectImages, RequestedImage
 from snf_models.errors import ArtifactError
 from snf_worker.broker.connection import redis_client

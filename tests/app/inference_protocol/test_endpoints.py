@@ -20,7 +20,7 @@ from snf_app.inference_protocol import service as infer_service
 from snf_app.inference_protocol.service import MEDIA_TYPES
 from snf_app.main import create_app
 from snf_models.registry.registry import Registry
-from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.evidence import FlowPass
 from snf_worker.keys import KeyFile
 from tests.support.local import LOCAL
 from tests.support.paths import DIGITS

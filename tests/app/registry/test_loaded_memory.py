@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
-from snf_app.registry import served_model
-from snf_app.registry.served_model import MAX_BESIDE, MAX_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
+from snf_app.registry import model_pool
+from snf_app.registry.model_pool import MAX_BESIDE, MAX_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL
@@ -85,6 +85,6 @@ def test_files_give_an_estimate_where_the_system_tells_no_memory(tmp_path: Path)
 
 
 def test_the_default_is_a_quarter_of_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_model, "memory_of_this_machine", lambda: 2**34)
+    monkeypatch.setattr(model_pool, "memory_of_this_machine", lambda: 2**34)
     assert memory_limit(service_settings(tmp_path)) == 2**32
     assert memory_limit(service_settings(tmp_path, model_memory_bytes=5)) == 5

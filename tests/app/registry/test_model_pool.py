@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from snf_app.registry.model_pool import ModelPool
-from snf_app.registry.served_model import LoadedMemory, PoolEntry
+from snf_app.registry.model_pool import LoadedMemory, ModelPool, PoolEntry
 from snf_models.errors import ArtifactError, ModelNotFound
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scoring.options import EngineOptions

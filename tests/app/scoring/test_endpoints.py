@@ -15,7 +15,7 @@ from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
 from snf_models.scorer import Scorer
 from snf_runtime.parallelism import Steps
-from snf_runtime.scoring.flow_pass import FlowPass
+from snf_runtime.scoring.evidence import FlowPass
 from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.end_to_end.support.service import files
 from tests.support.local import LOCAL

@@ -19,7 +19,7 @@ from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.scoring.flow_pass import FlowPass, run_flow
+from snf_runtime.scoring.evidence import FlowPass, run_flow
 from tests.models.helpers import dequantised, glow, real_images
 
 GLOWS: list[tuple[int, int, PixelTransform]] = [

@@ -12,8 +12,7 @@ from snf_models.datasets import load_dataset
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.verdict import region_reason
-from snf_runtime.scoring.evidence import SQUARES, Region, cell_side, grid_shape, pool, regions
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import SQUARES, Region, cell_side, grid_shape, pool, regions, run_flow
 from snf_runtime.scoring.pixel_density import content_noise
 from tests.support.compiled_cache import compiled
 

@@ -13,7 +13,7 @@ from snf_models.bijections.frozen import FrozenAffine
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.scoring.frozen import freeze
-from snf_runtime.scoring.flow_pass import reconstruction, statistic_names, whole_image_statistics
+from snf_runtime.scoring.evidence import reconstruction, statistic_names, whole_image_statistics
 from tests.models.anomaly.flows import fully_connected, glow_and_frozen, images_of, off_inverse, one_pass
 from tests.models.helpers import glow
 

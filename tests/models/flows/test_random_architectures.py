@@ -33,7 +33,7 @@ from snf_models.scoring.frozen import freeze
 from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import BatchLoss, SelfNormalizingObjective
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import run_flow
 
 SHAPES = ((1, 4, 4), (1, 4, 8), (1, 8, 8), (2, 4, 4), (2, 6, 4), (3, 4, 4), (1, 5, 7), (3, 3, 3))
 BATCH = 32

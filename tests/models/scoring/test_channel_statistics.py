@@ -14,7 +14,7 @@ from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.scoring.frozen import freeze
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.scoring.flow_pass import (
+from snf_runtime.scoring.evidence import (
     MAX_CHANNELS,
     channel_statistic_names,
     channel_statistics,

@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_image
 import snf_models.anomaly
 import snf_runtime.anomaly
 from snf_models.datasets import load_dataset
-from snf_runtime.scoring.flow_pass import residual_entropy
+from snf_runtime.scoring.evidence import residual_entropy
 from tests.models.helpers import real_images
 
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
@@ -117,7 +117,7 @@ def test_no_compressor_is_needed() -> None:
         "import json, sys, numpy, scipy.special\n"
         "assert not any(name.partition('.')[0] == 'PIL' for name in sys.modules)\n"
         "sys.modules.update(zlib=None, PIL=None)\n"
-        "from snf_runtime.scoring.flow_pass import residual_entropy\n"
+        "from snf_runtime.scoring.evidence import residual_entropy\n"
         "images = numpy.frombuffer(sys.stdin.buffer.read(), numpy.uint8).reshape(-1, 3, 24, 24)\n"
         "print(json.dumps([v.hex() for v in residual_entropy(images).tolist()]))\n"
     )

@@ -23,7 +23,7 @@ from snf_models.scoring.frozen import FlowEngine, FrozenFlow, constant_log_dets,
 from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import run_flow
 from snf_runtime.scoring.likelihood import Likelihood, score_images
 from snf_runtime.scoring.pixel_density import PixelDensity, content_noise
 from tests.models.helpers import (

@@ -15,8 +15,7 @@ from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.scoring.evidence import Region, cell_side, grid_shape, members, pool, regions
-from snf_runtime.scoring.flow_pass import run_flow
+from snf_runtime.scoring.evidence import Region, cell_side, grid_shape, members, pool, regions, run_flow
 from tests.models.anomaly.flows import GLOW_IDS, GLOWS, convolutional, glow_and_frozen, images_of, one_pass
 
 EVERY_GLOW = pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)

@@ -19,7 +19,7 @@ from snf_models.flows.flow import Flow
 from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.scoring.flow_pass import (
+from snf_runtime.scoring.evidence import (
     horizontal,
     kurtosis,
     radius,

@@ -10,8 +10,8 @@ from scipy.optimize import curve_fit
 
 from snf_models.datasets import load_dataset
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.distributions import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
-from snf_runtime.scoring.flow_pass import COMPLEXITY
+from snf_runtime.anomaly.statistics import KNOTS, MIN_IMAGES_CURVE, MIN_IMAGES_LINE, Conditioning
+from snf_runtime.scoring.evidence import COMPLEXITY
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import expon, norm
 
-from snf_runtime.anomaly.distributions import MIN_TAIL_VALUES, TAIL, Tail
+from snf_runtime.anomaly.statistics import MIN_TAIL_VALUES, TAIL, Tail
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 10, 50, 255, 300, 5000])
