@@ -25,8 +25,8 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from snf_app.cli.judging_model import JudgingModel
 from snf_app.cli.model_tables import print_calibrations, print_model
+from snf_app.cli.score_output import JudgingModel
 from snf_app.main import create_app
 from snf_client.schemas.calibrations import CalibrationList
 from snf_client.schemas.models import ModelDetail

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from snf_app import pages
+from snf_app import package_version, pages
 from snf_app.access.authentication import Authentication, KeyRing
 from snf_app.access.origins import OriginCheck
 from snf_app.access.permissions import describe, without_keys
@@ -19,7 +19,6 @@ from snf_app.calibrations import endpoints as calibrations
 from snf_app.datasets import endpoints as datasets
 from snf_app.drift import endpoints as drift
 from snf_app.health import endpoints as health
-from snf_app.health.endpoints import package_version
 from snf_app.http import errors
 from snf_app.http.admission import BodyLimit, MinUploadRate
 from snf_app.http.errors import describe_errors

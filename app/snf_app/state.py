@@ -56,11 +56,14 @@ class AppState(TypedDict):
 
 
 @asynccontextmanager
-async def open_state(settings: Settings, draining: threading.Event) -> AsyncIterator[AppState]:
+async def open_state(
+    settings: Settings, draining: threading.Event, *, in_process: bool = False
+) -> AsyncIterator[AppState]:
     """Context manager that starts the service's long-lived objects, such as the model pool, and stops them.
 
     At the end, the scoring thread gets a few seconds to finish the accepted work. Images that wait to be decoded and
-    models that wait to be loaded are cancelled.
+    models that wait to be loaded are cancelled. ``in_process`` is for one command: nothing is loaded, watched or
+    removed that it does not ask for.
     """
     client = redis_client(settings)
     job_limits = JobLimits(settings.max_jobs_per_caller, settings.max_jobs)
@@ -89,11 +92,12 @@ async def open_state(settings: Settings, draining: threading.Event) -> AsyncIter
     )
 
     fair_queue.start()
-    model_pool.start()
-    job_store_monitor.start()
-    dataset_uploads.start()
-    drift_monitor.start()
-    metrics.registry.register(StateCollector(fair_queue, model_pool, job_store_monitor, drift_monitor))
+    if not in_process:
+        model_pool.start()
+        job_store_monitor.start()
+        dataset_uploads.start()
+        drift_monitor.start()
+        metrics.registry.register(StateCollector(fair_queue, model_pool, job_store_monitor, drift_monitor))
     try:
         async with measure_loop_lag(metrics):
             yield AppState(

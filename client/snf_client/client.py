@@ -7,6 +7,8 @@ from contextlib import aclosing, closing
 from types import TracebackType
 from typing import Self, Unpack
 
+import httpx
+
 from snf_client.images import ImagesLike
 from snf_client.jobs import AsyncJobsResource, JobsResource
 from snf_client.resources import (
@@ -101,6 +103,7 @@ class Client(_Client[SyncTransport]):
         key: API key. Default: the environment variable ``SNF_API_KEY``.
         timeout: Longest wait for the next bytes of a response, and the deadline of scoring and sampling, seconds.
         retries: Limits on repeating failed calls.
+        transport: How requests are sent, such as to an application in this process. Default: over HTTP.
     """
 
     def __init__(
@@ -110,8 +113,9 @@ class Client(_Client[SyncTransport]):
         *,
         timeout: float = TIMEOUT_S,
         retries: Retries | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
-        super().__init__(SyncTransport(ServiceConnection.to(url, key, timeout, retries)))
+        super().__init__(SyncTransport(ServiceConnection.to(url, key, timeout, retries), transport))
         self.jobs = JobsResource(self._transport)
 
     def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:

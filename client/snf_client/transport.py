@@ -331,9 +331,12 @@ class _Transport:
 class SyncTransport(_Transport):
     """Transport that blocks, and repeats failed requests if ``may_retry`` says so."""
 
-    def __init__(self, connection: ServiceConnection) -> None:
+    def __init__(self, connection: ServiceConnection, transport: httpx.BaseTransport | None = None) -> None:
         super().__init__(connection)
-        self._http = httpx.Client(base_url=connection.url, headers=connection.headers)
+        # Proxies of the environment would come before a given transport.
+        self._http = httpx.Client(
+            base_url=connection.url, headers=connection.headers, transport=transport, trust_env=transport is None
+        )
 
     def send(self, call: Call[T]) -> T:
         """Return the parsed response; raise ``ClientError`` if the last attempt failed."""

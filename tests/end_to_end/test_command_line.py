@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from snf_app.health.endpoints import package_version
+from snf_app import package_version
 from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import score_one, snf, snf_process
 from tests.support.paths import DIGITS, ROOT

@@ -551,3 +551,9 @@ def is_loopback(host: str) -> bool:
 def load_settings() -> Settings:
     """Return the settings of this process's environment; raise ``pydantic.ValidationError``."""
     return Settings()
+
+
+def address(settings: Settings) -> str:
+    """Return the URL of the HTTP service for programs on this machine, such as ``http://127.0.0.1:8000``."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"

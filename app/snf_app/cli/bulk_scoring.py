@@ -9,18 +9,30 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Annotated, Literal, Protocol
 
 import typer
 
-from snf_app.cli.common import INTERRUPTED, error_messages, fail, print_json, read_settings, registry, stop_on_signals
-from snf_app.cli.judging_model import JudgingModel
-from snf_app.cli.model_locations import is_url, open_at_location
+from snf_app.cli import completion
+from snf_app.cli.common import (
+    DEFAULT_MODEL,
+    EXIT_CODES,
+    INTERRUPTED,
+    Json,
+    error_messages,
+    fail,
+    print_json,
+    read_settings,
+    require_local,
+    stop_on_signals,
+)
+from snf_app.cli.model_files import is_url, open_at_location
 from snf_app.cli.out_file import ADVICE, check_held
-from snf_app.cli.progress import bytes_bar, duration, images_bar, labelled_bar
-from snf_app.cli.remarks import Remarks, print_notes
-from snf_app.cli.score_tables import preprocessing_note
-from snf_app.cli.tables import print_facts
+from snf_app.cli.output import bytes_bar, duration, images_bar, labelled_bar, print_facts
+from snf_app.cli.score import Alpha
+from snf_app.cli.score_output import JudgingModel, Remarks, preprocessing_note, print_notes, registry
+from snf_client import Client
+from snf_client.scores import ImageResult
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.bulk.executors import Callbacks, ExecutorName, ThisProcess, executor
 from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at
@@ -41,11 +53,68 @@ from snf_runtime.errors import USAGE, JudgedCounts
 from snf_runtime.images.files import path_text
 from snf_worker.process_setup import user_umask
 
-if TYPE_CHECKING:
-    from snf_client import Client
-    from snf_client.scores import ImageResult
-
 Run = Callable[[list[int], Callbacks], None]
+
+commands = typer.Typer(rich_markup_mode="markdown")
+
+
+@commands.command(epilog=EXIT_CODES)
+def bulk(
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of image files, tar files or Parquet files: a path, or a URL such as s3://bucket/folder. Or "
+            "the name of a dataset of this machine.",
+            show_default=False,
+            autocompletion=completion.datasets,
+        ),
+    ],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the scores, one Parquet file for each part of the images: a path or a URL such as "
+            "s3://bucket/scores. An interrupted command goes on when it is repeated.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model as NAME, NAME:VERSION or NAME@ALIAS, or URL of the folder that `snf models export` wrote.",
+            autocompletion=completion.models,
+        ),
+    ] = DEFAULT_MODEL,
+    alpha: Alpha = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="On this machine, or on the Ray cluster at SNF_RAY_ADDRESS."),
+    ] = "local",
+    processes: Annotated[int, typer.Option("--processes", min=1, max=1024, help="Processes of the local engine.")] = 1,
+    fail_on_anomaly: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly and every image was judged."
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete scores of another model or of other images in the folder.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score any number of images into a folder of Parquet files, without a service.
+
+    Images are read where they are.
+    """
+    require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
+    if engine == "ray" and processes != 1:
+        raise fail("--processes: of the engine local; a Ray cluster has an actor for each core or GPU", USAGE)
+    counts = score_in_bulk(images, out, model, alpha, engine, processes, force=force, as_json=as_json)
+    typer.echo(counts.text, err=True)
+    raise typer.Exit(counts.exit_code(fail_on_anomaly=fail_on_anomaly))
 
 
 def score_in_bulk(

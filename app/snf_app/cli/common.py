@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """Options, exit codes, settings and error messages that the commands of ``snf`` share."""
 
 from __future__ import annotations
@@ -9,23 +8,25 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
+from typer.core import TyperGroup
 
 from snf_app.cli import completion
+from snf_models.disk import folder_problem, storage_error
+from snf_models.errors import ErrorKind, ModelsError, StorageReadOnly
+from snf_models.texts import error_line
 from snf_runtime.errors import FAILED, USAGE
+from snf_worker.errors import JobsError
+from snf_worker.settings import Settings, load_settings
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
-
-    from snf_models.registry.registry import Registry
-    from snf_worker.settings import Settings
-
-    M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=BaseModel)
+WRONG_USAGE = {ErrorKind.NOT_FOUND, ErrorKind.CONFLICT, ErrorKind.INVALID, ErrorKind.BUSY}
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, beside those of :mod:`snf_runtime.errors`."""
@@ -65,15 +66,10 @@ def fail(message: str, code: int) -> typer.Exit:
 @contextmanager
 def error_messages() -> Iterator[None]:
     """Exit with a message for known errors: code 2 for wrong usage, 3 for failures, a full disk, lack of memory."""
-    from snf_app.http.errors import Problem, status_of
-    from snf_models.disk import storage_error
-    from snf_models.errors import ModelsError, StorageReadOnly
-    from snf_worker.errors import JobsError
-
     try:
         yield
-    except (ModelsError, JobsError, Problem) as error:
-        code = USAGE if status_of(error) < 500 or isinstance(error, StorageReadOnly) else FAILED
+    except (ModelsError, JobsError) as error:
+        code = USAGE if error.kind in WRONG_USAGE or isinstance(error, StorageReadOnly) else FAILED
         raise fail(f"{error.title}: {error.detail}", code) from error
     except OSError as error:
         problem = storage_error(error)
@@ -85,7 +81,7 @@ def error_messages() -> Iterator[None]:
     except typer.Exit:  # a RuntimeError
         raise
     except (MemoryError, RuntimeError) as error:
-        from snf_models.bijections.devices import lack_of_memory
+        from snf_models.bijections.devices import lack_of_memory  # noqa: PLC0415 - takes a second
 
         if (lack := lack_of_memory(error)) is None:
             raise
@@ -94,11 +90,6 @@ def error_messages() -> Iterator[None]:
 
 def read_settings(*, writes: bool = False) -> Settings:
     """Return the settings; exit with code 2 if one is invalid or ``home`` cannot be used, or written if ``writes``."""
-    from pydantic import ValidationError
-
-    from snf_models.disk import folder_problem
-    from snf_worker.settings import load_settings
-
     try:
         settings = load_settings()
     except ValidationError as error:
@@ -108,10 +99,15 @@ def read_settings(*, writes: bool = False) -> Settings:
     return settings
 
 
-def registry() -> Registry:
-    from snf_models.registry.registry import Registry
+class ListingGroup(TyperGroup):
+    """Group of commands that runs ``list`` without a subcommand."""
 
-    return Registry(read_settings().registry_dir)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing and (not args or (args[0].startswith("-") and args[0] != "--help")):
+            if later := [word for word in args if word in self.commands]:
+                raise fail(f"{args[0]} belongs after the command: {ctx.command_path} {later[0]}", USAGE)
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 def url_option(url: str | None) -> str:
@@ -119,15 +115,6 @@ def url_option(url: str | None) -> str:
     if (url or "") == os.environ.get("SNF_URL", ""):
         return ""
     return f" --url {shlex.quote(url)}" if url else ' --url ""'
-
-
-def refuse_before_subcommand(context: typer.Context) -> None:
-    """Exit with code 2 if ``--url``, ``--key`` or ``--json`` stands before a subcommand."""
-    for option in ("url", "key", "as_json"):
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
-            name = "--json" if option == "as_json" else f"--{option}"
-            raise fail(f"{name} belongs after the command: {context.command_path} {context.invoked_subcommand}", USAGE)
 
 
 def require_local(command: str, reason: str) -> None:
@@ -144,8 +131,6 @@ def refuse_gradients(option: typer.CallbackParam, value: object) -> None:
 
 def fail_validation(error: ValidationError, whole: str, known: Collection[str] = ()) -> typer.Exit:
     """Print what is wrong with each value, or with the ``whole``; return the exit with code 2 to raise."""
-    from snf_models.texts import error_line
-
     return fail(error_line(error, known, whole), USAGE)
 
 
@@ -166,11 +151,6 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def client_schema(schema: type[M], response: BaseModel) -> M:
-    """Convert an answer to the client's class, so that commands handle both by the same code."""
-    return schema.model_validate(response.model_dump(exclude_unset=True))
-
-
 def print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
@@ -178,6 +158,14 @@ def print_json(value: Any) -> None:
 
 def print_response(response: BaseModel) -> None:
     print_json(response.model_dump(mode="json"))
+
+
+def print_result(result: M, as_json: bool, show: Callable[[M], object]) -> None:
+    """Print JSON, or the text that ``show`` prints."""
+    if as_json:
+        print_response(result)
+    else:
+        show(result)
 
 
 def print_deleted(name: str, *, as_json: bool) -> None:

@@ -29,8 +29,7 @@ def _completer(names: Callable[[typer.Context], Iterable[str]]) -> Callable[[typ
 
 def _client(url: str | None) -> Client:
     from snf_client import Client, Retries
-    from snf_worker.launch.launcher import address
-    from snf_worker.settings import load_settings
+    from snf_worker.settings import address, load_settings
 
     return Client(url or address(load_settings()), timeout=TIMEOUT_S, retries=Retries(attempts=1))
 

@@ -1,39 +1,160 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.filesize import decimal
 
 from snf_app.cli import completion
-from snf_app.cli.common import (
-    Json,
-    Key,
-    Url,
-    client_schema,
-    error_messages,
-    fail,
-    print_deleted,
-    print_response,
-    read_settings,
-    refuse_before_subcommand,
-)
-from snf_app.cli.dataset_tables import print_datasets, print_report
+from snf_app.cli.common import Json, Key, ListingGroup, Url, fail, print_deleted, print_result, read_settings
 from snf_app.cli.out_file import Force, check_new, write_out
-from snf_app.cli.progress import bytes_bar
-from snf_app.cli.remote import service
+from snf_app.cli.output import TableColumn, bytes_bar, print_facts, print_table
+from snf_app.cli.service import service
+from snf_client import NotFound
+from snf_client.images import split_paths
+from snf_client.schemas.datasets import DatasetDetail, DatasetEntry, Duplicates
+from snf_models.datasets import DatasetStore, Source
+from snf_models.locations.location import Location
 from snf_runtime.errors import USAGE
+from snf_worker.sandbox.datasets import LOCAL_SECONDS, ingest
+from snf_worker.sandbox.datasets import refer as index
+from snf_worker.settings import Settings
 
-if TYPE_CHECKING:
-    from snf_client.schemas.datasets import DatasetDetail
-    from snf_models.datasets import DatasetStore
-    from snf_models.datasets.report import NearDuplicates
-    from snf_worker.settings import Settings
+MAX_ROWS = 10
+KINDS = {"image": "image files", "tar": "tar archives", "parquet": "Parquet files"}
+"""What the kinds of files of a dataset by reference are called."""
+MODES = {
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey with transparency",
+    "P": "palette",
+    "RGB": "colour",
+    "RGBA": "colour with transparency",
+    "I;16": "16-bit grey",
+}
+PARTS = ("train", "statistics", "calibration", "test")
 
-HELP = "List, show, upload, refer to and delete datasets. Without a subcommand: list."
-datasets = typer.Typer(help=HELP, invoke_without_command=True)
+
+def print_datasets(datasets: Sequence[DatasetEntry]) -> None:
+    """Print a table of the usable datasets on stdout, and the reasons of the others on stderr."""
+    rows = [
+        (
+            dataset.name,
+            dataset.origin,
+            _shape(dataset.image_shape) or "not inspected",
+            str(dataset.images),
+            _parts(dataset) or "only to score",
+            _bytes(dataset.bytes),
+        )
+        for dataset in datasets
+        if dataset.problem is None
+    ]
+    columns = (
+        TableColumn("name", fold=20),
+        TableColumn("origin", drop=2),
+        TableColumn("image"),
+        TableColumn("images", right=True),
+        TableColumn("split", fold=20, drop=3),
+        TableColumn("size", right=True, drop=1),
+    )
+    print_table(columns, rows)
+    for dataset in datasets:
+        if dataset.problem is not None:
+            typer.echo(f"snf: {dataset.name} cannot be used: {dataset.problem}", err=True)
+
+
+def print_report(dataset: DatasetDetail) -> None:
+    """Print the counts and sizes of a dataset, with duplicates and rejected files where known."""
+    report, reference = dataset.report, dataset.reference
+    facts = {"images": str(dataset.images)}
+    if dataset.image_shape:
+        facts |= {
+            "split": _parts(dataset),
+            "sizes": _range(dataset.smallest, dataset.largest),
+            "model input": f"{_shape(dataset.image_shape)} (channels, height, width) by default",
+        }
+    facts["originals"] = _bytes(dataset.bytes)
+    if reference is not None:
+        facts |= {
+            "location": reference.location,
+            "files": ", ".join(f"{count} {KINDS[kind]}" for kind, count in reference.files.items()),
+            "inspected": "no: only jobs of type score take it" if report is None else "yes",
+        }
+    if report is None:
+        if reference is not None:
+            facts |= {"rejected files": str(reference.rejected), "ignored files": str(reference.ignored)}
+        print_facts(facts, dataset.name)
+        if reference is not None:
+            rejected = [(file.path, file.reason) for file in reference.rejected_files]
+            _print_first("rejected", "reason", rejected, reference.rejected)
+        return
+    equal, near = report.duplicates, report.near_duplicates
+    facts |= {
+        "formats": _counts(report.formats),
+        "colours": _counts({MODES.get(mode, mode): count for mode, count in report.modes.items()}),
+        "duplicates": _alike(equal, "set"),
+        "near duplicates": _alike(near, "pair"),
+        "rejected files": str(report.rejected),
+        "ignored files": str(report.ignored),
+    }
+    print_facts(facts, dataset.name)
+    _print_first("size", "images", [(f"{size.width}x{size.height}", str(size.images)) for size in report.sizes])
+    for title, duplicates in (("duplicates", equal), ("near duplicates", near)):
+        _print_first(title, "", [(paths[0], ", ".join(paths[1:])) for paths in duplicates.examples], duplicates.sets)
+    _print_first("rejected", "reason", [(file.path, file.reason) for file in report.rejected_files], report.rejected)
+    for note in report.notes:
+        _print_line(f"- {note}")
+
+
+def _print_first(first: str, second: str, rows: list[tuple[str, str]], total: int | None = None) -> None:
+    if not rows:
+        return
+    print_table((TableColumn(first, fold=24), TableColumn(second, fold=24)), rows[:MAX_ROWS])
+    more = (total or len(rows)) - MAX_ROWS
+    if more > 0:
+        _print_line(f"  and {more} more; --json has {len(rows)} of them")
+
+
+def _alike(alike: Duplicates, what: str) -> str:
+    if not alike.images:
+        return "none"
+    return f"{alike.images} images in {alike.sets} {what}{'' if alike.sets == 1 else 's'}"
+
+
+def _parts(dataset: DatasetEntry | DatasetDetail) -> str:
+    counts = {part: getattr(dataset, part) for part in PARTS if getattr(dataset, part)}
+    if dataset.folds:
+        counts[f"reference in {dataset.folds} folds"] = counts.pop("statistics")
+    return " / ".join(f"{count} {part}" for part, count in counts.items())
+
+
+def _range(smallest: list[int], largest: list[int]) -> str:
+    return " to ".join(dict.fromkeys(_shape(size) for size in (smallest, largest)))
+
+
+def _shape(sides: list[int]) -> str:
+    return "x".join(map(str, sides))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _bytes(count: int) -> str:
+    return decimal(count)
+
+
+def _print_line(line: str) -> None:
+    Console().print(line, markup=False, highlight=False)
+
+
+commands = typer.Typer(rich_markup_mode="markdown")
+datasets = typer.Typer(cls=ListingGroup)
+commands.add_typer(datasets, name="datasets")
 
 Name = Annotated[
     str, typer.Argument(help="Name of the dataset.", show_default=False, autocompletion=completion.datasets)
@@ -41,33 +162,12 @@ Name = Annotated[
 NewName = Annotated[str, typer.Argument(help="Name of the dataset.", show_default=False)]
 
 
-@datasets.callback(help=HELP)
-def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Run ``snf datasets list`` if ``snf datasets`` is called without a subcommand."""
-    if context.invoked_subcommand is None:
-        list_datasets(url, key, as_json)
-    else:
-        refuse_before_subcommand(context)
-
-
 @datasets.command("list")
 def list_datasets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the datasets for training or scoring: origin, image shape, number of images, split and size."""
-    if url:
-        with service(url, key) as client:
-            listed = client.datasets.list()
-    else:
-        with error_messages():
-            from snf_app.datasets.service import entries
-            from snf_client.schemas.datasets import DatasetList
-            from snf_client.schemas.datasets import DatasetList as ClientList
-
-            settings = read_settings()
-            listed = client_schema(ClientList, DatasetList(datasets=entries(_store(settings), settings.data_dir)))
-    if as_json:
-        print_response(listed)
-    else:
-        print_datasets(listed.datasets)
+    with service(url, key) as client:
+        listed = client.datasets.list()
+    print_result(listed, as_json, lambda listed: print_datasets(listed.datasets))
 
 
 @datasets.command()
@@ -77,13 +177,9 @@ def show(name: Name, url: Url = None, key: Key = None, as_json: Json = False) ->
     Near duplicates are shown if the images were uploaded or inspected, and rejected files for all but built-in
     datasets.
     """
-    if url:
-        with service(url, key) as client:
-            dataset = client.datasets.get(name)
-    else:
-        with error_messages():
-            dataset = _detail(name, read_settings())
-    _print(dataset, as_json)
+    with service(url, key) as client:
+        dataset = client.datasets.get(name)
+    print_result(dataset, as_json, print_report)
 
 
 @datasets.command()
@@ -102,16 +198,24 @@ def upload(
     as_json: Json = False,
 ) -> None:
     """Store images or archives as a new dataset, here or in a running service, and show its validation report."""
-    from snf_client.images import FilesProblem
-
-    try:
+    with service(url, key) as client:
         if url:
-            dataset = _upload(url, key, name, paths, near_duplicates)
+            # Asked first, so that a long upload is not refused at its end.
+            with suppress(NotFound):
+                client.datasets.get(name)
+                raise fail(f"the dataset {name!r} exists; choose another name or delete it first", USAGE)
+            with bytes_bar("sending") as update:
+                dataset = client.datasets.upload(name, paths, near_duplicates=near_duplicates, progress=update)
         else:
-            dataset = _create(read_settings(), name, paths, near_duplicates)
-    except FilesProblem as error:
-        raise fail(str(error), USAGE) from error
-    _print(dataset, as_json)
+            # Read where they are, without a copy for a request.
+            images, archives = split_paths(paths)
+            sources = [Source(path, image_name) for image_name, path in images.items()]
+            sources += [Source(path, path.name) for path in archives]
+            settings = read_settings()
+            with bytes_bar("reading") as update:
+                ingest(_store(settings), name, sources, settings, update, near_duplicates)
+            dataset = client.datasets.get(name)
+    print_result(dataset, as_json, print_report)
 
 
 @datasets.command()
@@ -139,12 +243,16 @@ def refer(
 
     The dataset is created here or in a running service, and its summary is shown.
     """
-    if url:
-        with service(url, key) as client:
+    with service(url, key) as client:
+        if url:
             dataset = client.datasets.refer(name, location, column=column, inspect=inspect)
-    else:
-        dataset = _refer(read_settings(), name, location, column, inspect)
-    _print(dataset, as_json)
+        else:
+            # A path of this machine, which a service refuses.
+            settings, place, seconds = read_settings(), Location.parse(location), LOCAL_SECONDS
+            with bytes_bar("reading") as update:
+                index(_store(settings), name, place, settings, update, column=column, inspect=inspect, seconds=seconds)
+            dataset = client.datasets.get(name)
+    print_result(dataset, as_json, print_report)
 
 
 @datasets.command()
@@ -155,12 +263,8 @@ def delete(name: Name, url: Url = None, key: Key = None, as_json: Json = False) 
 
     Exit code 2: an unfinished job uses it.
     """
-    if url:
-        with service(url, key) as client:
-            client.datasets.delete(name)
-    else:
-        with error_messages():
-            _delete(read_settings(), name)
+    with service(url, key) as client:
+        client.datasets.delete(name)
     print_deleted(name, as_json=as_json)
 
 
@@ -174,85 +278,11 @@ def contact_sheet(
 ) -> None:
     """Write one PNG picture that shows up to 100 images of an uploaded dataset."""
     check_new(out, (".png",), force=force)
-    if url:
-        with service(url, key) as client:
-            content = client.datasets.contact_sheet(name)
-    else:
-        with error_messages():
-            content = _store(read_settings()).contact_sheet(name).read_bytes()
+    with service(url, key) as client:
+        content = client.datasets.contact_sheet(name)
     write_out(out, content)
     typer.echo(f"the images are in {out}")
 
 
-def _create(settings: Settings, name: str, paths: list[Path], near_duplicates: NearDuplicates) -> DatasetDetail:
-    from snf_client.images import split_paths
-    from snf_models.datasets import Source
-    from snf_worker.sandbox.datasets import ingest
-
-    images, archives = split_paths(paths)
-    sources = [Source(path, image_name) for image_name, path in images.items()]
-    sources += [Source(path, path.name) for path in archives]
-    with error_messages():
-        with bytes_bar("reading") as update:
-            ingest(_store(settings), name, sources, settings, update, near_duplicates)
-        return _detail(name, settings)
-
-
-def _upload(url: str, key: str | None, name: str, paths: list[Path], near_duplicates: NearDuplicates) -> DatasetDetail:
-    from snf_client import NotFound
-
-    with service(url, key) as client:
-        # Asked first, so that a long upload is not refused at its end.
-        with suppress(NotFound):
-            client.datasets.get(name)
-            raise fail(f"the dataset {name!r} exists; choose another name or delete it first", USAGE)
-        with bytes_bar("sending") as update:
-            return client.datasets.upload(name, paths, near_duplicates=near_duplicates, progress=update)
-
-
-def _refer(settings: Settings, name: str, location: str, column: str | None, inspect: bool) -> DatasetDetail:
-    from snf_models.locations.location import Location
-    from snf_worker.sandbox.datasets import LOCAL_SECONDS, refer
-
-    with error_messages():
-        place = Location.parse(location)
-        with bytes_bar("reading") as update:
-            seconds = LOCAL_SECONDS
-            refer(_store(settings), name, place, settings, update, column=column, inspect=inspect, seconds=seconds)
-        return _detail(name, settings)
-
-
-def _delete(settings: Settings, name: str) -> None:
-    from snf_app.datasets.endpoints import refuse_builtin, refuse_used
-    from snf_models.disk import locked
-    from snf_worker.broker.connection import redis_client
-    from snf_worker.errors import BrokerDown
-    from snf_worker.jobs.store import JobStore
-
-    refuse_builtin(name)
-    with locked(settings.jobs_dir):
-        try:
-            refuse_used(name, JobStore(redis_client(settings), settings.key_prefix))
-        except BrokerDown:
-            typer.echo("snf: the job store does not answer; a queued job that uses this dataset will fail", err=True)
-        _store(settings).delete(name)
-
-
-def _detail(name: str, settings: Settings) -> DatasetDetail:
-    from snf_app.datasets.service import detail
-    from snf_client.schemas.datasets import DatasetDetail
-
-    return client_schema(DatasetDetail, detail(name, _store(settings), settings.data_dir))
-
-
 def _store(settings: Settings) -> DatasetStore:
-    from snf_models.datasets import DatasetStore
-
     return DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-
-
-def _print(dataset: DatasetDetail, as_json: bool) -> None:
-    if as_json:
-        print_response(dataset)
-    else:
-        print_report(dataset)

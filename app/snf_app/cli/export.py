@@ -1,23 +1,28 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf export``."""
+
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from snf_app.cli.common import error_messages, fail, read_settings, registry, require_local
+from snf_app.cli.common import error_messages, fail, read_settings, require_local
 from snf_app.cli.model_files import Ref
 from snf_app.cli.out_file import ADVICE
-from snf_app.cli.progress import spinner
+from snf_app.cli.output import spinner
+from snf_models.errors import ArtifactError
+from snf_models.exports.folder import export_model, require_export
+from snf_models.registry.registry import Registry
+from snf_models.scorer import load_model
 from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
-if TYPE_CHECKING:
-    from snf_models.scorer import Scorer
+commands = typer.Typer(rich_markup_mode="markdown")
 
 
+@commands.command("export")
 def export_graphs(
     model: Ref,
     folder: Annotated[
@@ -38,14 +43,12 @@ def export_graphs(
     require_local("snf export", "its process makes the graphs")
     _check_folder(folder, force=force)
     with error_messages():
-        from snf_models.exports.folder import export_model
-        from snf_models.scorer import load_model
-
-        version = registry().resolve(model)
+        settings = read_settings()
+        version = Registry(settings.registry_dir).resolve(model)
         with spinner(f"exporting {model}"), user_umask():
             # The stored image is scored by the engine of the runner, whatever the engine of the service is.
-            options = replace(read_settings().engine_options, name="openvino", device="cpu")
-            scorer: Scorer = load_model(version.path, version.calibration_path, options)
+            options = replace(settings.engine_options, name="openvino", device="cpu")
+            scorer = load_model(version.path, version.calibration_path, options)
             manifest = export_model(version, scorer, folder.absolute(), form, overwrite=force)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     calibration = f"calibration {manifest.calibration.number} of {manifest.calibration.images} images"
@@ -53,9 +56,6 @@ def export_graphs(
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:
-    from snf_models.errors import ArtifactError
-    from snf_models.exports.folder import require_export
-
     if not folder.absolute().parent.is_dir():
         raise fail(f"expected a folder below one that exists, got {folder}; create {folder.parent} first", USAGE)
     if not (folder.exists() or folder.is_symlink()):

@@ -1,18 +1,53 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from snf_app.cli.new_version import published_line
-from snf_app.cli.progress import duration
-from snf_app.cli.tables import TableColumn, print_facts, print_table
+from snf_app.cli.live import LearningCurves
+from snf_app.cli.output import TableColumn, duration, print_facts, print_table
+from snf_client.schemas.jobs import JobList, JobView
+from snf_client.schemas.training import RunDetail, TrainingCurve
+from snf_models.texts import value_text
 from snf_runtime.errors import JudgedCounts
 
-if TYPE_CHECKING:
-    from snf_client.schemas.jobs import JobList, JobView
-    from snf_client.schemas.training import RunDetail, TrainingCurve
+
+def published_line(
+    ref: str, *, live: int | None, unfit: Sequence[str], options: str = "", smallest_p: float | None = None
+) -> str:
+    """Return a one-line message which says that a new model version was registered, and which version is live.
+
+    It has the reasons for an unfit version, and the command that makes the version live unless it is.
+
+    Args:
+        ref: The version as ``name:version``.
+        live: The version that is live; None if there is none, or none is known.
+        unfit: Why it is unfit; empty for a fit version.
+        options: The option for suggested commands that ``url_option`` returns.
+        smallest_p: The smallest p-value that it can give, which is the smallest false-alarm rate; None: not known.
+
+    >>> published_line("parts:3", live=2, unfit=(), smallest_p=1 / 651)
+    'registered parts:3, smallest alpha 0.001536; parts:2 stays live. To switch: snf models alias parts live 3'
+    """
+    name, _, version = ref.partition(":")
+    reasons = "; ".join(unfit)
+    registered = f"registered {ref}" + ("" if smallest_p is None else f", smallest alpha {smallest_p:.4g}")
+    if str(live) == version:
+        return f"published as {ref} and live, although it is unfit: {reasons}" if unfit else registered
+    stays = "" if live is None else f"; {name}:{live} stays live"
+    command = f"snf models alias {name} live {version}{options}"
+    if unfit:
+        return f"published as {ref}, not live: {reasons}{stays}. To make it live all the same: {command}"
+    return f"{registered}{stays or ', not live'}. To switch: {command}"
+
+
+def print_published(line: str, *, unfit: bool) -> None:
+    """Print to stdout a line that reports a new model version, in red if the version is unfit."""
+    typer.secho(line, fg=typer.colors.RED if unfit else None)
+
 
 STYLES = {
     "running": "cyan",
@@ -27,8 +62,6 @@ ENDED_WITH_RESULT = ("succeeded", "partial")
 
 
 def print_jobs(page: JobList) -> None:
-    from rich.text import Text
-
     columns = (
         TableColumn("id"),
         TableColumn("type"),
@@ -60,10 +93,6 @@ def print_jobs(page: JobList) -> None:
 
 def print_job(job: JobView, options: str = "") -> None:
     """Print a job as a table of two columns; suggested commands end with ``options`` of ``url_option``."""
-    from rich.text import Text
-
-    from snf_models.texts import value_text
-
     ended = job.status in ENDED_WITH_RESULT
     facts: dict[str, str | Text] = {
         "status": Text(job.status, STYLES.get(job.status, "")),
@@ -92,10 +121,6 @@ def print_job(job: JobView, options: str = "") -> None:
 
 def print_curve(curve: TrainingCurve | RunDetail) -> None:
     """Draw bits/dim and reconstruction error by step, or print a note if there is too little to draw."""
-    from rich.console import Console
-
-    from snf_app.cli.live import LearningCurves
-
     if len(curve.points) < 2:
         Console().print("no curve yet: it starts with the second report of the training")
         return

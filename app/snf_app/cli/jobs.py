@@ -1,50 +1,127 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from snf_app.cli import completion
 from snf_app.cli.common import (
     Json,
     Key,
+    ListingGroup,
     ServiceUrl,
+    fail,
+    fail_validation,
     print_deleted,
     print_response,
-    refuse_before_subcommand,
+    print_result,
     url_option,
 )
-from snf_app.cli.job_submission import job_request
-from snf_app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs
+from snf_app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs, print_published
 from snf_app.cli.live import live_view
-from snf_app.cli.new_version import print_published
 from snf_app.cli.out_file import Force
-from snf_app.cli.remote import follow_job, service, service_url
-from snf_app.cli.score_dataset import download_table
+from snf_app.cli.service import follow_job, service, service_url
+from snf_client import Client
 from snf_client.schemas.base import JobType
+from snf_client.schemas.jobs import JobRequest, JobView
+from snf_runtime.errors import USAGE
 from snf_worker.jobs.record import Status
 
-if TYPE_CHECKING:
-    from snf_client import Client
-    from snf_client.schemas.jobs import JobView
+TEXTS = ("dataset", "model", "preset", "device", "backbone", "against")
+"""Fields and parameters that are text even where it looks like a number."""
+LISTS = ("against", "shapes", "contrasts")
+"""Parameters that are lists; their values are separated by commas."""
+
+
+def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobRequest:
+    """Return a request of a file, overridden by ``NAME=VALUE`` pairs; exit with code 2 if it is not valid."""
+    fields = [name for name in JobRequest.model_fields if name not in {"type", "parameters"}]
+    request: dict[str, Any] = {"type": type} if file is None else _read(file, type)
+    for name, value in parse_pairs(pairs, "NAME=VALUE").items():
+        if name in fields:
+            request[name] = value
+        else:
+            request["parameters"] = {**request.get("parameters", {}), name: value}
+    unknown = request.keys() - {"type", "parameters", *fields}
+    if unknown:
+        raise fail(f"{file}: expected the fields {', '.join(fields)} and parameters, got {min(unknown)!r}", USAGE)
+    try:
+        return JobRequest.model_validate(request)
+    except ValidationError as error:
+        raise fail_validation(error, "the request") from error
+
+
+def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """Parse ``NAME=VALUE`` pairs into a dictionary of typed values, such as numbers and lists.
+
+    A value that is JSON is read as JSON, any other value as text. Some parameters, such as ``model``, are always text.
+    The items of a list are separated by commas.
+
+    >>> parse_pairs(["alpha=0.01", "shapes=spot,hole", "contrasts=64", "model=7"], "--set")
+    {'alpha': 0.01, 'shapes': ['spot', 'hole'], 'contrasts': [64], 'model': '7'}
+    """
+    values: dict[str, Any] = {}
+    for name, text in split_pairs(pairs, option).items():
+        read = str if name in TEXTS else _value
+        if name in LISTS and not text.startswith("["):
+            values[name] = [read(part) for part in text.split(",")]
+        else:
+            values[name] = _value(text) if name in LISTS else read(text)
+    return values
+
+
+def split_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
+    """Split ``NAME=VALUE`` pairs; exit with code 2 for another form."""
+    texts: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator or not name:
+            raise fail(f"{option}: expected NAME=VALUE, got {pair!r}", USAGE)
+        texts[name] = text
+    return texts
+
+
+def _value(text: str) -> Any:
+    try:
+        return _json(text)
+    except ValueError:
+        return text
+
+
+def _json(text: str | bytes) -> Any:
+    """Return the value of JSON. Raises ``ValueError``, also for ``NaN`` and ``Infinity``, which JSON does not have."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _read(file: Path, type: str) -> dict[str, Any]:
+    try:
+        request = _json(file.read_bytes())
+    except ValueError as error:
+        raise fail(f"{file}: expected JSON: {error}", USAGE) from error
+    if not isinstance(request, dict) or request.get("type", type) != type:
+        got = request.get("type") if isinstance(request, dict) else request
+        raise fail(f"{file}: expected the request of a job of type {type}, got {got!r}", USAGE)
+    if not isinstance(request.get("parameters", {}), dict):
+        raise fail(f"{file}: expected parameters by name, got {request['parameters']!r}", USAGE)
+    return {**request, "type": type}
+
 
 CURVE_POINTS = 1000
 """Points of a drawn curve: far more than a terminal has columns."""
 
-HELP = "Submit, list, follow and control the jobs of a running service. Without a subcommand: list."
-jobs = typer.Typer(help=HELP, invoke_without_command=True)
+commands = typer.Typer(rich_markup_mode="markdown")
+jobs = typer.Typer(cls=ListingGroup)
+commands.add_typer(jobs, name="jobs")
 
 JobId = Annotated[str, typer.Argument(help="Id of the job.", show_default=False, autocompletion=completion.jobs)]
-
-
-@jobs.callback(help=HELP)
-def list_by_default(context: typer.Context, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Run ``snf jobs list`` if ``snf jobs`` is called without a subcommand."""
-    if context.invoked_subcommand is None:
-        list_jobs(url=url, key=key, as_json=as_json)
-    else:
-        refuse_before_subcommand(context)
 
 
 @jobs.command()
@@ -85,10 +162,8 @@ def submit(
         if watching:
             typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job", err=True)
             _watch(client, job.id, url, as_json)
-        elif as_json:
-            print_response(job)
         else:
-            typer.echo(job.id)
+            print_result(job, as_json, lambda job: typer.echo(job.id))
 
 
 @jobs.command("list")
@@ -102,10 +177,7 @@ def list_jobs(
     """List the newest jobs of a service: id, type, status, model, dataset and progress."""
     with service(service_url(url), key) as client:
         page = client.jobs.list(status=None if status is None else status.value, limit=limit)
-    if as_json:
-        print_response(page)
-    else:
-        print_jobs(page)
+    print_result(page, as_json, print_jobs)
 
 
 @jobs.command()
@@ -113,10 +185,7 @@ def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json =
     """Show a job's status, progress, parameters and times, and its result or error."""
     with service(service_url(url), key) as client:
         job = client.jobs.get(job_id)
-    if as_json:
-        print_response(job)
-    else:
-        print_job(job, url_option(url))
+    print_result(job, as_json, lambda job: print_job(job, url_option(url)))
 
 
 @jobs.command()
@@ -174,6 +243,8 @@ def download(
 ) -> None:
     """Download the table that a bulk scoring job wrote, with one row of scores for each image."""
     with service(service_url(url), key) as client:
+        from snf_app.cli.score_dataset import download_table  # noqa: PLC0415 - PyArrow takes time to load
+
         download_table(client, client.jobs.get(job_id), out, force=force)
     typer.echo(f"the table is in {out}")
 

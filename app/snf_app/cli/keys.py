@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 from __future__ import annotations
 
 import getpass
@@ -7,22 +6,22 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from snf_app.cli.common import Json, fail, print_json, read_settings, refuse_before_subcommand, require_local
-from snf_app.cli.tables import TableColumn, print_table
-from snf_client.schemas.base import Role
+from snf_app.cli.common import Json, ListingGroup, fail, print_json, read_settings, require_local
+from snf_app.cli.output import TableColumn, print_table
+from snf_app.http.request_log import audit_file, timestamp
+from snf_client.schemas.base import NAME, NAME_RULE, Role
+from snf_models.texts import choices
 from snf_runtime.errors import FAILED, USAGE
-from snf_worker.keys import ROLES
+from snf_worker.keys import RATE, ROLES, KeyConflict, KeyFile, KeysUnreadable, StoredKey, import_key_file
+from snf_worker.settings import Settings
 
-if TYPE_CHECKING:
-    from snf_worker.keys import KeyFile, StoredKey
-    from snf_worker.settings import Settings
-
-HELP = "Create, list, revoke and rotate API keys. Without a subcommand: list. Services notice within a second."
-keys = typer.Typer(help=HELP, invoke_without_command=True)
+commands = typer.Typer(rich_markup_mode="markdown")
+keys = typer.Typer(cls=ListingGroup)
+commands.add_typer(keys, name="keys")
 
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 MAX_DURATION = timedelta(days=3650)
@@ -30,19 +29,8 @@ MAX_DURATION = timedelta(days=3650)
 Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=False)]
 
 
-@keys.callback(help=HELP)
-def list_by_default(context: typer.Context, as_json: Json = False) -> None:
-    """Run ``snf keys list`` if ``snf keys`` is called without a subcommand."""
-    if context.invoked_subcommand is None:
-        list_keys(as_json)
-    else:
-        refuse_before_subcommand(context)
-
-
 def _role(text: str) -> Role:
     """Read a role of a key; a wrong one is an error of usage that names the most similar role."""
-    from snf_models.texts import choices
-
     for role in ROLES:
         if role == text:
             return role
@@ -73,9 +61,6 @@ def create(
     Only the hash of the key is stored.
     """
     end = None if expires is None else datetime.now(UTC) + _duration(expires, "--expires")
-    from snf_client.schemas.base import NAME, NAME_RULE
-    from snf_worker.keys import RATE, import_key_file
-
     _check("NAME", name, NAME, NAME_RULE)
     for option, rate in (("--requests", requests), ("--images", images)):
         _check(option, rate, RATE, "a rate such as 600/minute")
@@ -158,8 +143,6 @@ def rotate(
 @contextmanager
 def _key_file(settings: Settings) -> Iterator[KeyFile]:
     """Give the stored keys; an error inside the block ends the command with a message."""
-    from snf_worker.keys import KeyConflict, KeyFile, KeysUnreadable
-
     require_local("snf keys", "keys are made and revoked on the machine of the service")
     try:
         yield KeyFile(settings.keys_file)
@@ -173,8 +156,6 @@ def _key_file(settings: Settings) -> Iterator[KeyFile]:
 
 def _record(settings: Settings, event: str, key: StoredKey) -> None:
     """Write a change of the keys to the audit log; a failure to write does not undo the change."""
-    from snf_app.http.request_log import audit_file, timestamp
-
     who = {"time": timestamp(), "event": event, "caller": "command line", "user": _user()}
     try:
         audit_file(settings).write([who | {"id": key.id, "name": key.name, "for_role": key.role}])

@@ -1,46 +1,115 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""The command line ``snf``. The module of a command is imported when it runs, so that ``snf --help`` is instant."""
+
 from __future__ import annotations
 
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections import UserDict
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from snf_app.cli.backbones import backbones
-from snf_app.cli.bulk import bulk
-from snf_app.cli.common import EXIT_CODES, error_messages, fail, read_settings
-from snf_app.cli.datasets import datasets
-from snf_app.cli.evaluate import evaluate
-from snf_app.cli.export import export_graphs
-from snf_app.cli.jobs import jobs
-from snf_app.cli.keys import keys
-from snf_app.cli.limit import limit
-from snf_app.cli.models import models
-from snf_app.cli.presets import presets
-from snf_app.cli.recommend import recommend
-from snf_app.cli.remote import service
-from snf_app.cli.runs import runs
-from snf_app.cli.sample import sample
-from snf_app.cli.score import score
-from snf_app.cli.train import train
-from snf_app.cli.train_parameters import TrainCommand
+from snf_app import package_version
 from snf_runtime.errors import FAILED, USAGE
 from snf_worker.process_setup import keep_files_private, tune_process
 
-if TYPE_CHECKING:
-    from snf_worker.settings import Settings
+COMMANDS = {
+    "up": (
+        "processes",
+        "Run Redis (unless REDIS_URL is set), the workers and the HTTP service on this machine until Ctrl-C.",
+    ),
+    "serve": ("processes", "Run only the HTTP service, without Redis and workers, until Ctrl-C."),
+    "worker": ("processes", "Run only the worker processes, which take jobs from the Redis server at REDIS_URL."),
+    "recommend": (
+        "evaluate",
+        "Compare three model families (pixels, features, both) on a subset of a dataset, and propose one.",
+    ),
+    "train": ("train", "Train a model on a dataset, and register it as a new version under its name."),
+    "score": (
+        "score",
+        "Compute the log-likelihood and an anomaly verdict of each image file, or of each image of a dataset.",
+    ),
+    "bulk": ("bulk_scoring", "Score any number of images into a folder of Parquet files, without a service."),
+    "evaluate": (
+        "evaluate",
+        "Measure how well a model separates normal from anomalous images, compared with trivial baselines.",
+    ),
+    "limit": (
+        "evaluate",
+        "Measure detection limits, the sizes from which on a model detects at least 90 % of simulated defects.",
+    ),
+    "sample": (
+        "model_files",
+        "Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files.",
+    ),
+    "export": (
+        "export",
+        "Export a model with its calibration in use to a folder, for scoring on machines without PyTorch.",
+    ),
+    "models": ("models", "List, show, calibrate, alias and delete models. Without a subcommand: list."),
+    "datasets": ("datasets", "List, show, upload, refer to and delete datasets. Without a subcommand: list."),
+    "jobs": ("jobs", "Submit, list, follow and control the jobs of a running service. Without a subcommand: list."),
+    "runs": ("runs", "List, show, compare, export and delete records of training runs. Without a subcommand: list."),
+    "presets": (
+        "presets",
+        "List presets and layer types, and print a preset as an architecture file. Without a subcommand: list.",
+    ),
+    "backbones": (
+        "presets",
+        "Add, list and show backbones, the frozen networks of feature models. Without a subcommand: list.",
+    ),
+    "keys": (
+        "keys",
+        "Create, list, revoke and rotate API keys. Without a subcommand: list. Services notice within a second.",
+    ),
+}
+"""Module and line of help of each command. The module registers the command with its ``commands``."""
+
+
+class LazyCommands(UserDict[str, Any]):
+    """Commands by name, each imported when it is looked up."""
+
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
+        try:
+            module = import_module(f"snf_app.cli.{COMMANDS[name][0]}")
+        except ValueError as error:  # a variable such as SNF_MAX_IMAGE_PIXELS is wrong
+            typer.echo(f"snf: {error}", err=True)
+            raise typer.Exit(USAGE) from error
+        command = typer.main.get_group(module.commands).commands[name]
+        assert isinstance(command, TyperCommand | TyperGroup)
+        command.help = command.help or COMMANDS[name][1]
+        return command
+
+
+class LazyGroup(TyperGroup):
+    """Group whose help needs no module of a command."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = LazyCommands(COMMANDS)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """Return a command with its line of help alone, for the help and for completion."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, None if listed is None else self.commands[str(name)], rest
+
 
 cli = typer.Typer(
+    cls=LazyGroup,
     rich_markup_mode="markdown",
     name="snf",
     invoke_without_command=True,
     pretty_exceptions_show_locals=False,
 )
-
-Host = Annotated[str | None, typer.Option("--host", help="Address to listen on.  [env: SNF_HOST]")]
-Port = Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port to listen on.  [env: SNF_PORT]")]
 
 
 @cli.callback()
@@ -53,116 +122,17 @@ def options(
 ) -> None:
     """Score images by their exact density under Self Normalizing Flows."""
     if version:
-        _print_versions(url or os.environ.get("SNF_URL"))
-    elif url is not None:
-        raise fail("--url belongs to a command: snf COMMAND --url ADDRESS, or set SNF_URL", USAGE)
-    elif context.invoked_subcommand is None:
+        typer.echo(f"snf-density {package_version()}")
+        if address := url or os.environ.get("SNF_URL"):
+            with import_module("snf_app.cli.service").service(address, None) as client:
+                typer.echo(f"{address} {client.health().version}")
+        raise typer.Exit
+    if url is not None:
+        typer.echo("snf: --url belongs to a command: snf COMMAND --url ADDRESS, or set SNF_URL", err=True)
+        raise typer.Exit(USAGE)
+    if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(USAGE)
-
-
-def _print_versions(url: str | None) -> None:
-    from snf_app.health.endpoints import package_version
-
-    typer.echo(f"snf-density {package_version()}")
-    if url:
-        with service(url, None) as client:
-            typer.echo(f"{url} {client.health().version}")
-    raise typer.Exit
-
-
-@cli.command()
-def up(host: Host = None, port: Port = None) -> None:
-    """Run Redis (unless REDIS_URL is set), the workers and the HTTP service on this machine until Ctrl-C."""
-    _set(host=host, port=port)
-    settings = read_settings(writes=True)
-    from snf_worker.launch.launcher import supervise
-
-    with error_messages():
-        code = supervise(settings, echo=typer.echo)
-    raise typer.Exit(code)
-
-
-@cli.command()
-def serve(host: Host = None, port: Port = None) -> None:
-    """Run only the HTTP service, without Redis and workers, until Ctrl-C."""
-    _set(host=host, port=port)
-    settings = read_settings(writes=True)
-    from snf_app.server import serve as run
-    from snf_worker.log_setup import configure_logging
-
-    with error_messages():
-        configure_logging(settings, "service")
-        code = run(settings)
-    raise typer.Exit(code)
-
-
-@cli.command()
-def worker(
-    queues: Annotated[
-        str | None, typer.Option("--queues", help="Queues to serve: train-cpu,train-gpu,score.  [env: SNF_QUEUES]")
-    ] = None,
-    devices: Annotated[
-        str | None,
-        typer.Option("--devices", help="Devices, one job at a time on each: auto, cpu, cuda:0,...  [env: SNF_DEVICES]"),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Only check the running workers of this machine. Exit code 1: one is unhealthy."),
-    ] = False,
-) -> None:
-    """Run only the worker processes, which take jobs from the Redis server at REDIS_URL.
-
-    By default that is the Redis server of this machine.
-    """
-    _set(queues=queues, devices=devices)
-    settings = read_settings(writes=not check)
-    if check:
-        raise typer.Exit(_check_workers(settings))
-    from snf_worker.launch.launcher import run_workers
-
-    try:
-        with error_messages():
-            code = run_workers(settings, typer.echo)
-    except ValueError as error:
-        raise fail(str(error), USAGE) from error
-    raise typer.Exit(code)
-
-
-def _check_workers(settings: Settings) -> int:
-    from snf_worker.launch.launcher import check_workers
-
-    try:
-        with error_messages():
-            healthy, line = check_workers(settings)
-    except ValueError as error:
-        raise fail(str(error), USAGE) from error
-    typer.echo(line)
-    return 0 if healthy else 1
-
-
-def _set(**options: str | int | None) -> None:
-    # Through the environment, so that they are validated together with all other settings.
-    for name, value in options.items():
-        if value is not None:
-            os.environ[f"SNF_{name.upper()}"] = str(value)
-
-
-cli.command()(recommend)
-cli.command(cls=TrainCommand)(train)
-cli.command(epilog=EXIT_CODES)(score)
-cli.command(epilog=EXIT_CODES)(bulk)
-cli.command()(evaluate)
-cli.command()(limit)
-cli.command()(sample)
-cli.command("export")(export_graphs)
-cli.add_typer(models, name="models")
-cli.add_typer(datasets, name="datasets")
-cli.add_typer(jobs, name="jobs")
-cli.add_typer(runs, name="runs")
-cli.add_typer(presets, name="presets")
-cli.add_typer(backbones, name="backbones")
-cli.add_typer(keys, name="keys")
 
 
 def main() -> None:
@@ -177,9 +147,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(FAILED)
     except Exception as error:
-        from snf_models.disk import storage_error
-
-        if problem := storage_error(error):
+        if problem := import_module("snf_models.disk").storage_error(error):
             typer.echo(f"snf: {problem.title}: {error}", err=True)
         else:
             sys.excepthook(*sys.exc_info())

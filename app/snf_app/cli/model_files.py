@@ -1,39 +1,50 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Commands that write and read whole models, and those that draw samples and audit."""
+
 from __future__ import annotations
 
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.markdown import Markdown
 
 from snf_app.cli import completion
 from snf_app.cli.common import (
+    DEFAULT_MODEL,
     Json,
     Key,
+    Model,
     Url,
-    client_schema,
     error_messages,
     fail,
+    print_json,
     print_response,
+    print_result,
     read_settings,
-    registry,
     url_option,
 )
-from snf_app.cli.model_locations import is_url, tar_of, write_to_location
+from snf_app.cli.job_tables import print_published, published_line
 from snf_app.cli.model_tables import print_audit
-from snf_app.cli.new_version import print_published, published_line
-from snf_app.cli.out_file import Force, check_new
-from snf_app.cli.progress import bytes_bar, images_bar, spinner
-from snf_app.cli.remarks import print_notes
-from snf_app.cli.remote import service
+from snf_app.cli.out_file import ADVICE, Force, check_new, write_out
+from snf_app.cli.output import bytes_bar, spinner
+from snf_app.cli.score_output import print_notes
+from snf_app.cli.service import service
+from snf_client import Client, UnexpectedAnswer
+from snf_client.schemas.base import NAME_RULE
+from snf_models.artifacts.files import cached_artifact, fetch_artifact, files_at, pack, unpack, write_artifact
+from snf_models.locations.location import Location
+from snf_models.naming import is_name
 from snf_runtime.errors import ANOMALY, USAGE
 from snf_worker.process_setup import user_umask
+from snf_worker.sandbox.uploads import verify_upload
 
-if TYPE_CHECKING:
-    from snf_client import Client
-    from snf_client.schemas.models import Audit, ModelDetail
+FORMATS: dict[str, Literal["png", "npy", "zip"]] = {".png": "png", ".npy": "npy", ".zip": "zip"}
+
+commands = typer.Typer(rich_markup_mode="markdown")
 
 NewName = Annotated[str, typer.Argument(help="Name of the model, which gets a new version.", show_default=False)]
 Ref = Annotated[
@@ -47,21 +58,19 @@ Ref = Annotated[
 ]
 
 
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL rather than a path or a model name.
+
+    >>> is_url("s3://bucket/models/parts"), is_url("parts.tar"), is_url("parts:3")
+    (True, False, False)
+    """
+    return "://" in text
+
+
 def card(model: Ref, url: Url = None, key: Key = None) -> None:
     """Show the model card, a text about the purpose, training, measured quality and limits of a model."""
-    if url:
-        with service(url, key) as client:
-            text = client.models.card(model)
-    else:
-        with error_messages():
-            from snf_models.limits.card import card_text
-            from snf_models.naming import parse_ref
-
-            local = registry()
-            text = card_text(local, *local.locate(parse_ref(model)))
-    from rich.console import Console
-    from rich.markdown import Markdown
-
+    with service(url, key) as client:
+        text = client.models.card(model)
     console = Console()
     if console.is_terminal:
         console.print(Markdown(text))
@@ -82,16 +91,9 @@ def audit(
 
     Exit code 1: the scores do not agree.
     """
-    if url:
-        with service(url, key) as client, spinner(f"auditing {model}"):
-            audited = client.models.audit(model, n=n)
-    else:
-        with error_messages():
-            audited = _audit(model, n)
-    if as_json:
-        print_response(audited)
-    else:
-        print_audit(audited)
+    with service(url, key) as client, spinner(f"auditing {model}"):
+        audited = client.models.audit(model, n=n)
+    print_result(audited, as_json, print_audit)
     if not audited.agrees:
         raise typer.Exit(ANOMALY)
 
@@ -118,21 +120,20 @@ def export(
     """
     if file is not None and out is not None:
         raise fail(f"expected one file, got {file} and --out {out}", USAGE)
-    with service(url, key) if url else nullcontext() as client, error_messages():
-        name, version, active = _located(model, client)
-        ref = f"{name}:{version}"
-        target = file or out or f"{name}-{version}.tar"
+    with service(url, key) as client:
+        found = client.models.get(model)
+        if not is_name(found.name):  # it becomes the name of a file
+            raise UnexpectedAnswer(f"the service named the model {found.name!a}: expected {NAME_RULE}")
+        ref = f"{found.name}:{found.version}"
+        target = file or out or f"{found.name}-{found.version}.tar"
         if is_url(target):
-            write_to_location(ref, None if client is not None else _folder(ref), target, client, force=force)
+            _write_to_location(client, ref, target, force=force)
         else:
             check_new(Path(target), (".tar",), force=force)
-            if client is not None:
-                with spinner(f"fetching {model}"), user_umask():
-                    client.models.download(ref, Path(target))
-            else:
-                _pack(ref, Path(target))
-    typer.echo(f"{name}:{version} is in {target}")
-    if active:
+            with spinner(f"fetching {model}"), user_umask():
+                client.models.download(ref, Path(target))
+    typer.echo(f"{ref} is in {target}")
+    if active := found.calibration.number:
         note = f"its calibration {active} is not in the file; an import has calibration 0, which it was published with"
         print_notes([note], to_stderr=True)
 
@@ -158,97 +159,87 @@ def import_model(
     """
     if not is_url(file) and not Path(file).is_file():
         raise fail(f"expected a tar file, or a URL such as s3://bucket/folder, got {file}: it is no file", USAGE)
-    if url:
-        with service(url, key) as client, tar_of(file) as tar, bytes_bar("sending", "verifying the model") as update:
-            registered = client.models.upload(name, tar, promote=promote, progress=update)
-            [live] = (model.aliases.get("live") for model in client.models.list().models if model.name == name)
-    else:
-        with error_messages():
-            registered = _import(name, file, promote)
-            live = registry().live_version(name)
+    with service(url, key) as client, _tar_of(file) as tar, bytes_bar("sending", "verifying the model") as update:
+        registered = client.models.upload(name, tar, promote=promote, progress=update)
+        [live] = (model.aliases.get("live") for model in client.models.list().models if model.name == name)
     if as_json:
         print_response(registered)
     else:
         unfit = [reason.detail for reason in registered.unfit]
-        line = published_line(
-            f"{registered.name}:{registered.version}", live=live, unfit=unfit, options=url_option(url)
-        )
+        ref = f"{registered.name}:{registered.version}"
+        line = published_line(ref, live=live, unfit=unfit, options=url_option(url))
         print_published(line, unfit=bool(unfit))
 
 
-def _located(model: str, client: Client | None) -> tuple[str, int, int]:
-    """Return the name and the version of a model, and the number of its active calibration."""
-    from snf_client import UnexpectedAnswer
-    from snf_client.schemas.base import NAME_RULE
-    from snf_models.naming import is_name, parse_ref
-
-    if client is not None:
-        detail = client.models.get(model)
-        if not is_name(detail.name):  # it becomes the name of a file
-            raise UnexpectedAnswer(f"the service named the model {detail.name!a}: expected {NAME_RULE}")
-        return detail.name, detail.version, detail.calibration.number
-    local = registry()
-    name, version = local.locate(parse_ref(model))
-    return name, version, local.calibrations(name, version).active()
-
-
-def _pack(model: str, target: Path) -> None:
-    from snf_models.artifacts.files import pack
-    from snf_models.disk import new_file
-
-    pieces = pack(_folder(model))
-    with user_umask(), new_file(target.absolute()) as file:
-        file.writelines(pieces)
-
-
-def _import(name: str, file: str, promote: bool) -> ModelDetail:
-    """Register a tar file, or a folder at a location, in this machine's registry; it is checked as an upload is."""
-    from snf_app.calibrations.service import view_of
-    from snf_app.registry.service import detail, register_artifact
-    from snf_client.schemas.models import ModelDetail
-    from snf_models.archives import PIECE_BYTES
-    from snf_models.artifacts.files import fetch_artifact, unpack
-    from snf_models.locations.location import Location
-    from snf_models.naming import check_name
-
-    check_name(name)
-    settings, local = read_settings(), registry()
-    with tempfile.TemporaryDirectory(prefix="snf-import-") as folder, spinner("verifying the model"):
-        # Error texts show the last parts of a file's path, so they begin with the name.
-        artifact = Path(folder, name, "upload")
-        artifact.mkdir(parents=True)
-        if is_url(file):
-            fetch_artifact(Location(file), artifact, settings.max_model_bytes)
-        else:
-            with Path(file).open("rb") as tar:
-                unpack(iter(lambda: tar.read(PIECE_BYTES), b""), artifact)
-        version = register_artifact(artifact, name, local, settings.backbones_dir, lambda _done, _all: None, promote)
-    calibration = view_of(local, version.name, version.version, version.calibration)
-    return client_schema(ModelDetail, detail(version, calibration, None))
+@commands.command()
+def sample(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File: a grid (.png), an array (.npy) or single PNG files (.zip).")
+    ] = Path("samples.png"),
+    model: Model = DEFAULT_MODEL,
+    n: Annotated[int, typer.Option("-n", min=1, max=256, help="Number of images.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Spread of the latents.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same images. Default: random.")] = None,
+    learned: Annotated[bool, typer.Option("--learned", help="Use the learned inverses.")] = False,
+    force: Force = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files."""
+    check_new(out, tuple(FORMATS), force=force)
+    with service(url, key) as client, spinner(f"drawing {n} images"):
+        file = client.samples.file(
+            model,
+            n,
+            format=FORMATS[out.suffix],
+            temperature=temperature,
+            seed=seed,
+            inverse="learned" if learned else "exact",
+        )
+    write_out(out, file.content)
+    if as_json:
+        print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": file.seed})
+    else:
+        typer.echo(f"{n} samples of {model} with seed {file.seed} in {out}")
 
 
-def _audit(model: str, n: int) -> Audit:
-    from snf_app.audits.endpoints import audit_view
-    from snf_app.registry.model_pool import ServedModel
-    from snf_client.schemas.models import Audit
-    from snf_models.audit import audit as run
-    from snf_models.audit import count_images
-    from snf_models.scorer import load_model
+def open_at_location(url: str) -> Path:
+    """Return the folder of a model in this machine's cache, fetched and verified if it is new."""
+    settings = read_settings(writes=True)
 
-    version = registry().resolve(model)
-    loaded = ServedModel(version, load_model(version.path, version.calibration_path, read_settings().engine_options))
-    images, count = [], count_images(loaded.scorer, n)
-    with images_bar("auditing", count) as advance:
-        for index in range(count):
-            images.append(run(loaded.scorer, index))
-            advance(1)
-    return client_schema(Audit, audit_view(loaded, images))
+    def check(folder: Path) -> None:
+        with spinner("verifying the model"):
+            verify_upload(folder, settings.backbones_dir, lambda _done, _all: None)
+
+    return cached_artifact(Location(url), settings.home / "cache" / "models", settings.max_model_bytes, check)
 
 
-def _folder(model: str) -> Path:
-    from snf_models.naming import parse_ref
-    from snf_models.registry.calibrations import OWN
+def _write_to_location(client: Client, ref: str, url: str, *, force: bool) -> None:
+    """Write a version to a URL; exit with code 2 if a model is there, unless ``force`` is set."""
+    with error_messages(), tempfile.TemporaryDirectory(prefix="snf-export-") as scratch:
+        location = Location(url)
+        if taken := [] if force else files_at(location):
+            raise fail(f"{location} holds {', '.join(taken)} already; {ADVICE}", USAGE)
+        with spinner(f"writing {ref}"):
+            tar, folder = Path(scratch, "model.tar"), Path(scratch, "model")
+            client.models.download(ref, tar)
+            folder.mkdir()
+            unpack([tar.read_bytes()], folder)
+            write_artifact(folder, location)
 
-    local = registry()
-    # A model has files even if its calibrations are damaged.
-    return local.with_calibration(*local.locate(parse_ref(model)), OWN).path
+
+@contextmanager
+def _tar_of(file: str) -> Iterator[Path]:
+    """Yield the path of a tar file; a model at a URL is packed into a temporary one."""
+    if not is_url(file):
+        yield Path(file)
+        return
+    with tempfile.TemporaryDirectory(prefix="snf-import-") as scratch:
+        folder, tar = Path(scratch, "model"), Path(scratch, "model.tar")
+        folder.mkdir()
+        with error_messages():
+            fetch_artifact(Location(file), folder, read_settings().max_model_bytes)
+            with tar.open("wb") as target:
+                target.writelines(pack(folder))
+        yield tar

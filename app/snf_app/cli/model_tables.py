@@ -1,20 +1,20 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Tables of models, calibrations, audits and drift."""
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
 
 from snf_app.cli.common import fail
-from snf_app.cli.progress import duration
-from snf_app.cli.tables import TableColumn, print_facts, print_table
+from snf_app.cli.live import measured
+from snf_app.cli.output import TableColumn, duration, print_facts, print_table
+from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList, CalibrationView, Threshold
+from snf_client.schemas.models import Audit, Drift, DriftReport, ModelDetail, ModelPage, ModelSummary
+from snf_models.artifacts.manifest import FitnessRecord, Manifest, TrainingRecord
+from snf_models.flows.architecture import Architecture, features_of
 from snf_runtime.errors import FAILED
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList, CalibrationView, Threshold
-    from snf_client.schemas.models import Audit, ModelDetail, ModelPage, ModelSummary
-    from snf_models.artifacts.manifest import FitnessRecord, TrainingRecord
-    from snf_models.flows.architecture import Architecture
 
 SHOWN_ALPHA = 0.01
 """False-alarm rate of the shown thresholds; JSON has several."""
@@ -54,11 +54,6 @@ def _images(model: ModelSummary) -> str:
 
 def print_model(model: ModelDetail) -> None:
     """Print the details of a version; exit with code 3 if its manifest is of another version of this program."""
-    from pydantic import ValidationError
-    from rich.text import Text
-
-    from snf_models.artifacts.manifest import Manifest
-
     try:
         manifest = Manifest.model_validate(model.manifest)
     except ValidationError as error:
@@ -93,8 +88,6 @@ def print_model(model: ModelDetail) -> None:
 
 def print_calibrations(calibrations: CalibrationList) -> None:
     """Print calibrations with the threshold for 1 % false alarms, warnings, and why some did not become active."""
-    from rich.console import Console
-
     columns = (
         TableColumn("number", right=True),
         TableColumn("dataset", fold=20),
@@ -130,8 +123,6 @@ def _ranked_images(calibration: CalibrationView) -> str:
 
 def print_comparison(comparison: CalibrationComparison) -> None:
     """Print two calibrations side by side, and how many verdicts on the newest images change."""
-    from rich.console import Console
-
     before, after, verdicts = comparison.before, comparison.after, comparison.verdicts
     rows: list[tuple[str, str, str]] = [
         (label, show(before), show(after))
@@ -180,12 +171,32 @@ def print_audit(audit: Audit) -> None:
     )
 
 
-def measured(bits: float | None, nats: float | None, images: int | None) -> str:
-    """Return the mean score of held-out images: bits/dim of pixels, or the log-likelihood of features in nats."""
-    on_images = f" on {images:,} images" if images else ""
-    if bits is not None:
-        return f"{bits:.4f} bits/dim{on_images}"
-    return "" if nats is None else f"mean log-likelihood {-nats:.1f} nats{on_images}, of features"
+DRIFT_COLUMNS = (
+    TableColumn("images of", fold=16),
+    TableColumn("verdict", fold=16),
+    TableColumn("images", right=True, drop=3),
+    TableColumn("capital", right=True, drop=2),
+    TableColumn("highest", right=True),
+    TableColumn("alarm from", right=True, drop=1),
+    TableColumn("bet on", fold=11),
+)
+
+
+def print_drift(report: DriftReport) -> None:
+    if report.drift:
+        print_table(DRIFT_COLUMNS, [_drift_row(drift) for drift in report.drift])
+    else:
+        typer.echo(f"no image was scored by {report.model}:{report.version} with calibration {report.calibration} yet")
+
+
+def _drift_row(drift: Drift) -> tuple[str, ...]:
+    return (
+        drift.source or "all sources",
+        "no drift" if drift.alarm_since is None else f"drift since {drift.alarm_since:%Y-%m-%d %H:%M}",
+        str(drift.images),
+        *(f"10^{log10:.1f}" for log10 in (drift.log10_capital, drift.log10_highest, drift.log10_threshold)),
+        drift.quantity,
+    )
 
 
 def _fitness(record: FitnessRecord | None) -> str:
@@ -202,8 +213,6 @@ def _training(record: TrainingRecord) -> str:
 
 
 def _backbone(architecture: Architecture) -> str:
-    from snf_models.flows.architecture import features_of
-
     features = features_of(architecture)
     if features is None:
         return ""
@@ -241,6 +250,4 @@ def _state(model: ModelSummary) -> str:
 
 
 def _styled(text: str, style: str | None = None) -> Text:
-    from rich.text import Text
-
     return Text(text, STYLES.get(text, "") if style is None else style)

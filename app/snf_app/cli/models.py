@@ -1,79 +1,90 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf models``."""
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from snf_app.cli import completion
+from snf_app.cli import completion, model_files
 from snf_app.cli.common import (
     Json,
     Key,
+    ListingGroup,
     ServiceUrl,
     Url,
-    client_schema,
-    error_messages,
     fail,
     print_deleted,
+    print_json,
     print_response,
-    read_settings,
-    refuse_before_subcommand,
-    registry,
+    print_result,
     url_option,
 )
-from snf_app.cli.drift import drift
 from snf_app.cli.job_tables import outcome
 from snf_app.cli.live import live_view
-from snf_app.cli.model_files import Ref, audit, card, export, import_model
-from snf_app.cli.model_tables import print_calibrations, print_comparison, print_model, print_models
-from snf_app.cli.remote import follow_job, service, service_url
+from snf_app.cli.model_files import Ref
+from snf_app.cli.model_tables import print_calibrations, print_comparison, print_drift, print_model, print_models
+from snf_app.cli.service import follow_job, service, service_url
+from snf_models.naming import is_version
 from snf_runtime.errors import USAGE
 
-if TYPE_CHECKING:
-    from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList
-
-HELP = "List, show, calibrate, alias and delete models. Without a subcommand: list."
-models = typer.Typer(help=HELP, invoke_without_command=True)
+commands = typer.Typer(rich_markup_mode="markdown")
+models = typer.Typer(cls=ListingGroup)
+commands.add_typer(models, name="models")
 
 Name = Annotated[str, typer.Argument(help="Name of the model.", show_default=False, autocompletion=completion.models)]
-
-
-@models.callback(help=HELP)
-def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Run ``snf models list`` if ``snf models`` is called without a subcommand."""
-    if context.invoked_subcommand is None:
-        list_models(url, key, as_json)
-    else:
-        refuse_before_subcommand(context)
 
 
 @models.command("list")
 def list_models(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the models with their versions, architecture, image size, test bits/dim and loading state."""
-    if url:
-        with service(url, key) as client:
-            page = client.models.list()
-    else:
-        with error_messages():
-            from snf_app.registry.model_pool import ModelPool, memory_limit
-            from snf_app.registry.service import summary
-            from snf_client.schemas.models import ModelPage
-            from snf_client.schemas.models import ModelPage as ClientPage
+    with service(url, key) as client:
+        page = client.models.list()
+    print_result(page, as_json, print_models)
 
-            settings = read_settings()
-            listing = ModelPool(registry(), settings.engine_options, memory_limit(settings)).listing()
-            page = client_schema(ClientPage, ModelPage(models=[summary(model) for model in listing]))
+
+models.command()(model_files.card)
+models.command()(model_files.audit)
+
+
+@models.command()
+def drift(
+    model: Ref,
+    acknowledge: Annotated[
+        bool,
+        typer.Option(
+            "--acknowledge", help="End the alarm of a --source, or of all sources together, and start its test anew."
+        ),
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--source", help="Source whose alarm is acknowledged.", show_default=False)
+    ] = None,
+    url: ServiceUrl = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Show whether the images that a service scored with a model differ from its calibration images.
+
+    Only images that name a source, such as a camera, are watched. The result is shown for all sources together and for
+    each source.
+
+    With --acknowledge, end an alarm: the test starts anew at the next image.
+    """
+    if source is not None and not acknowledge:
+        raise fail("--source names what is acknowledged: add --acknowledge", USAGE)
+    with service(service_url(url), key) as client:
+        if not acknowledge:
+            print_result(client.models.drift(model), as_json, print_drift)
+            return
+        client.models.acknowledge_drift(model, source)
     if as_json:
-        print_response(page)
+        print_json({"acknowledged": model, "source": source})
     else:
-        print_models(page)
+        typer.echo(f"acknowledged drift of {model}: {'all sources together' if source is None else source}")
 
 
-models.command()(card)
-models.command()(audit)
-models.command()(drift)
-models.command()(export)
-models.command("import")(import_model)
+models.command()(model_files.export)
+models.command("import")(model_files.import_model)
 
 
 @models.command("import-published", hidden=True, context_settings={"ignore_unknown_options": True})
@@ -85,16 +96,9 @@ def import_published(_arguments: Annotated[list[str] | None, typer.Argument()] =
 @models.command()
 def calibrations(model: Ref, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List a model's calibrations: dataset, image counts, and the p-value threshold for at most 1 % false alarms."""
-    if url:
-        with service(url, key) as client:
-            listed = client.calibrations.list(model)
-    else:
-        with error_messages():
-            from snf_app.calibrations.service import listing
-            from snf_client.schemas.calibrations import CalibrationList
-
-            listed = client_schema(CalibrationList, listing(registry(), model))
-    _print_calibrations(listed, as_json)
+    with service(url, key) as client:
+        listed = client.calibrations.list(model)
+    print_result(listed, as_json, print_calibrations)
 
 
 @models.command()
@@ -136,10 +140,8 @@ def calibrate(
                 job = follow_job(client, job.id, observe)
             if not as_json:
                 typer.echo(outcome(job, url_option(url)))
-        elif as_json:
-            print_response(job)
         else:
-            typer.echo(f"{job.id} is {job.status}")
+            print_result(job, as_json, lambda job: typer.echo(f"{job.id} is {job.status}"))
 
 
 @models.command("use-calibration")
@@ -169,19 +171,11 @@ def use_calibration(
     With --dry-run nothing changes: smallest alpha, threshold and, of a running service, the verdicts on its newest
     images are shown before and after.
     """
-    if dry_run:
-        _print_comparison(_compared(model, number, url, key), as_json)
-        return
-    if url:
-        with service(url, key) as client:
-            chosen = client.calibrations.choose(model, number)
-    else:
-        with error_messages():
-            from snf_app.calibrations.service import choose
-            from snf_client.schemas.calibrations import CalibrationList
-
-            chosen = client_schema(CalibrationList, choose(registry(), model, number))
-    _print_calibrations(chosen, as_json)
+    with service(url, key) as client:
+        if dry_run:
+            print_result(client.calibrations.compare(model, number), as_json, print_comparison)
+        else:
+            print_result(client.calibrations.choose(model, number), as_json, print_calibrations)
 
 
 @models.command("show")
@@ -190,23 +184,9 @@ def show_model(model: Ref, url: Url = None, key: Key = None, as_json: Json = Fal
 
     With --json its manifest is printed, too.
     """
-    if url:
-        with service(url, key) as client:
-            shown = client.models.get(model)
-    else:
-        with error_messages():
-            from snf_app.calibrations.service import view_of
-            from snf_app.registry.service import detail
-            from snf_client.schemas.models import ModelDetail
-
-            local = registry()
-            version = local.resolve(model)
-            calibration = view_of(local, version.name, version.version, version.calibration)
-            shown = client_schema(ModelDetail, detail(version, calibration, None))
-    if as_json:
-        print_response(shown)
-    else:
-        print_model(shown)
+    with service(url, key) as client:
+        shown = client.models.get(model)
+    print_result(shown, as_json, print_model)
 
 
 @models.command()
@@ -227,40 +207,19 @@ def alias(
     """
     if (version is None) != remove:
         raise fail("expected either a version or --remove", USAGE)
-    from snf_client.schemas.models import Aliases
-
-    if url:
-        with service(url, key) as client:
-            if version is None:
-                client.models.delete_alias(name, label)
-                moved = None
-            else:
-                moved = client.models.set_alias(name, label, version)
-    else:
-        with error_messages():
-            from snf_app.registry.service import unfit_reasons
-            from snf_client.schemas.models import Aliases as ServiceAliases
-
-            local = registry()
-            if version is None:
-                local.remove_alias(name, label)
-                moved = None
-            else:
-                previous = local.set_alias(name, label, version)
-                unfit = unfit_reasons(local.unfit(name, version))
-                moved = client_schema(
-                    Aliases,
-                    ServiceAliases(name=name, aliases=local.aliases(name), previous=previous, unfit=unfit),
-                )
-    if moved is None:
-        print_deleted(f"{name}@{label}", as_json=as_json)
-    elif as_json:
+    with service(url, key) as client:
+        if version is None:
+            client.models.delete_alias(name, label)
+            print_deleted(f"{name}@{label}", as_json=as_json)
+            return
+        moved = client.models.set_alias(name, label, version)
+    if as_json:
         print_response(moved)
-    else:
-        before = "" if moved.previous is None else f", before {moved.previous}"
-        typer.echo(f"{name}@{label} is version {moved.aliases[label]}{before}")
-        for reason in moved.unfit:
-            typer.secho(f"unfit: {reason.detail}", fg=typer.colors.RED)
+        return
+    before = "" if moved.previous is None else f", before {moved.previous}"
+    typer.echo(f"{name}@{label} is version {moved.aliases[label]}{before}")
+    for reason in moved.unfit:
+        typer.secho(f"unfit: {reason.detail}", fg=typer.colors.RED)
 
 
 @models.command()
@@ -285,66 +244,12 @@ def delete(
     if [version is not None, bool(colon), whole].count(True) != 1:
         raise fail("expected either a version, as in NAME:3, or --all", USAGE)
     if colon:
-        from snf_models.naming import is_version
-
         if not is_version(number):
             raise fail(f"expected NAME:VERSION, such as {name}:3, got {name}:{number}", USAGE)
         version = int(number)
-    if url:
-        with service(url, key) as client:
-            if version is None:
-                client.models.delete(name)
-            else:
-                client.models.delete_version(name, version)
-    else:
-        from snf_models.disk import locked
-
-        with error_messages(), locked(read_settings().jobs_dir):
-            _refuse_used(name, version)
-            if version is None:
-                registry().remove_model(name)
-            else:
-                registry().remove(name, version)
-    print_deleted(name if version is None else f"{name}:{version}", as_json=as_json)
-
-
-def _refuse_used(name: str, version: int | None) -> None:
-    from snf_app.jobs.service import refuse_used_model, refuse_used_version
-    from snf_worker.broker.connection import redis_client
-    from snf_worker.errors import BrokerDown
-    from snf_worker.jobs.store import JobStore
-
-    settings = read_settings()
-    jobs = JobStore(redis_client(settings), settings.key_prefix)
-    try:
+    with service(url, key) as client:
         if version is None:
-            refuse_used_model(jobs, name)
+            client.models.delete(name)
         else:
-            refuse_used_version(jobs, name, version)
-    except BrokerDown:
-        typer.echo("snf: the job store does not answer; a queued job that uses this model will fail", err=True)
-
-
-def _compared(model: str, number: int, url: str | None, key: str | None) -> CalibrationComparison:
-    if url:
-        with service(url, key) as client:
-            return client.calibrations.compare(model, number)
-    with error_messages():
-        from snf_app.calibrations.service import compare
-        from snf_client.schemas.calibrations import CalibrationComparison
-
-        return client_schema(CalibrationComparison, compare(registry(), model, number))
-
-
-def _print_comparison(comparison: CalibrationComparison, as_json: bool) -> None:
-    if as_json:
-        print_response(comparison)
-    else:
-        print_comparison(comparison)
-
-
-def _print_calibrations(calibrations: CalibrationList, as_json: bool) -> None:
-    if as_json:
-        print_response(calibrations)
-    else:
-        print_calibrations(calibrations)
+            client.models.delete_version(name, version)
+    print_deleted(name if version is None else f"{name}:{version}", as_json=as_json)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from snf_app.cli.common import error_messages, fail
-from snf_app.cli.judging_model import JudgingModel
+from snf_app.cli.score_output import JudgingModel
 from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 

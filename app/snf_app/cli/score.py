@@ -1,41 +1,54 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf score``."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from snf_app.cli import completion
 from snf_app.cli.common import (
     DEFAULT_MODEL,
+    EXIT_CODES,
     Json,
     Key,
     Model,
     Url,
     error_messages,
     fail,
-    read_settings,
     refuse_gradients,
 )
-from snf_app.cli.judging_model import JudgingModel, judging_model
 from snf_app.cli.out_file import ENDINGS, check_place
-from snf_app.cli.progress import images_bar
-from snf_app.cli.remarks import Remarks, print_notes
-from snf_app.cli.remote import service
-from snf_app.cli.score_dataset import score_dataset
+from snf_app.cli.output import images_bar
+from snf_app.cli.score_output import (
+    HeatMapWriter,
+    JsonOutput,
+    JudgingModel,
+    Remarks,
+    ScoreOutput,
+    TableOutput,
+    check_folder,
+    earlier_files,
+    judging_model,
+    preprocessing_note,
+    print_notes,
+)
+from snf_app.cli.service import service
+from snf_client import Client
+from snf_client.images import FolderFiles, files_in
+from snf_client.scores import ScoreOptions, ScoreParameters, ScorePart
 from snf_runtime.errors import USAGE, JudgedCounts
+from snf_runtime.images.files import path_text
 
-if TYPE_CHECKING:
-    from snf_app.cli.score_tables import ScoreOutput
-    from snf_client import Client
-    from snf_client.scores import ScoreOptions, ScorePart
+commands = typer.Typer(rich_markup_mode="markdown")
 
 Alpha = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")]
 
 
+@commands.command(epilog=EXIT_CODES)
 def score(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Image files, or folders of them.", show_default=False)
@@ -108,19 +121,17 @@ def score(
     if dataset is not None:
         if out is None:
             raise fail("--dataset needs --out, the file for the table of scores", USAGE)
+        from snf_app.cli.score_dataset import score_dataset  # noqa: PLC0415 - PyArrow takes time to load
+
         counts = score_dataset(dataset, out, model, alpha, url=url, key=key, force=force, as_json=as_json)
     else:
         with ExitStack() as stack:
-            if url:
-                client = stack.enter_context(service(url, key))
-            else:
-                client = None
-                read_settings()  # before the imports of the work, in which an invalid setting has no message
+            client = stack.enter_context(service(url, key)) if url else None
             # The model may be here or there, and so are its errors.
             stack.enter_context(error_messages())
             files = _files(paths or [], _results(out, explain))
             if out is not None:
-                from snf_app.cli.bulk_scoring import TableRequest, score_to_table
+                from snf_app.cli.bulk_scoring import TableRequest, score_to_table  # noqa: PLC0415 - as above
 
                 counts = score_to_table(TableRequest(files, out, model, alpha, source, force, as_json), client)
             else:
@@ -145,18 +156,15 @@ def _score_files(
     force: bool,
     as_json: bool,
 ) -> JudgedCounts:
-    from snf_app.cli.heat_maps import HeatMapWriter, check_folder
-    from snf_app.cli.score_local import score_local
-    from snf_app.cli.score_tables import JsonOutput, TableOutput
-    from snf_client.scores import ScoreParameters
-    from snf_runtime.images.files import path_text
-
     judging = judging_model(model, client)
     output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()
     if heat_maps is not None:
         record = check_folder(heat_maps, judging, [path_text(path) for path in files], force=force)
         output = HeatMapWriter(heat_maps, record, output)
     if client is None:
+        # Through the application it would take twice as long for one image.
+        from snf_app.cli.score_local import score_local  # noqa: PLC0415 - for an image of this process alone
+
         parts = score_local(files, ScoreParameters(judging.ref, **options))
     else:
         parts = client.score_parts(judging.ref, files, **options)
@@ -171,8 +179,6 @@ def _print(
     parts: Iterable[ScorePart], count: int, output: ScoreOutput, judging: JudgingModel, *, as_json: bool
 ) -> JudgedCounts:
     """Print scores and below them the warnings and what was done to the files; return the counts of all images."""
-    from snf_app.cli.score_tables import preprocessing_note
-
     judged = anomalies = not_judged = 0
     remarks = Remarks()
     with images_bar("scoring", count) as advance:
@@ -193,16 +199,12 @@ def _print(
 
 def _results(out: Path | None, heat_maps: Path | None) -> set[Path]:
     """Return the files that an earlier command may have written to where this one writes."""
-    from snf_app.cli.heat_maps import earlier_files
-
     files = ([] if out is None else [out]) + ([] if heat_maps is None else earlier_files(heat_maps))
     return {path.resolve() for path in files}
 
 
 def _files(paths: list[Path], results: set[Path]) -> list[Path]:
     """Return the given files and those in the given folders, but no results of this command."""
-    from snf_client.images import FolderFiles, files_in
-
     files: list[Path] = []
     skipped: list[Path] = []
     own: list[Path] = []

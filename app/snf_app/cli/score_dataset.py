@@ -1,26 +1,26 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Tables of scores that jobs of a service write."""
+
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from snf_app.cli.common import error_messages, fail, print_json, url_option
 from snf_app.cli.job_tables import job_counts
-from snf_app.cli.judging_model import JudgingModel, judging_model
 from snf_app.cli.out_file import ENDINGS, check_held, check_place
-from snf_app.cli.progress import labelled_bar
-from snf_app.cli.remarks import print_notes
-from snf_app.cli.remote import follow_job, service, service_url
-from snf_runtime.errors import USAGE
+from snf_app.cli.output import labelled_bar
+from snf_app.cli.score_output import JudgingModel, judging_model, print_notes
+from snf_app.cli.service import follow_job, service, service_url
+from snf_client import Client
+from snf_client.schemas.jobs import JobView
+from snf_models.bulk.output import stored_output
+from snf_models.bulk.tables import PartSummary, convert_table
+from snf_models.locations.location import Location
+from snf_runtime.errors import USAGE, JudgedCounts
 from snf_worker.process_setup import user_umask
-
-if TYPE_CHECKING:
-    from snf_client import Client
-    from snf_client.schemas.jobs import JobView
-    from snf_runtime.errors import JudgedCounts
 
 
 def score_dataset(
@@ -76,8 +76,6 @@ def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> N
 
 def fetch_table(client: Client, job_id: str, out: Path) -> None:
     """Download a job's Parquet table, and convert it to the format of the ending of ``out``."""
-    from snf_models.bulk.tables import convert_table
-
     with user_umask():
         if out.suffix == ".parquet":
             client.jobs.download(job_id, out)
@@ -88,10 +86,6 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
 
 def _fetch_parts(url: str, job: JobView, out: Path) -> None:
     """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
-    from snf_models.bulk.output import stored_output
-    from snf_models.bulk.tables import PartSummary
-    from snf_models.locations.location import Location
-
     result = job.result or {}
     counts = PartSummary(result["images"], result["errors"], result["anomalies"])
     with error_messages(), user_umask():

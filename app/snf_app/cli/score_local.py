@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snf_app.cli.common import client_schema, read_settings, registry
+from snf_app.cli.common import read_settings
+from snf_app.cli.score_output import registry
 
 if TYPE_CHECKING:
     from snf_app.registry.model_pool import ServedModel
@@ -74,7 +75,7 @@ def _decoded(files: Sequence[Path], loaded: ServedModel, size: int) -> Generator
 
 
 def _bytes(item: Item) -> int:
-    from snf_runtime.images.codec import DecodedImage
+    from snf_runtime.images.preprocessing import DecodedImage
 
     return item.image.pixels.nbytes if isinstance(item.image, DecodedImage) else 0
 
@@ -112,13 +113,8 @@ def _scored(
 
 def _part(loaded: ServedModel, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
     from snf_app.scoring.responses import image_result
-    from snf_client.schemas.scores import FailedImage, ScoredImage
     from snf_client.scores import ScorePart
 
-    def result(place: int, item: Item) -> ScoredImage | FailedImage:
-        own = image_result(first + place, item, outcomes.get(place), loaded)
-        return client_schema(ScoredImage, own) if own.status == "ok" else client_schema(FailedImage, own)
-
     version = loaded.version
-    results = tuple(result(place, item) for place, item in enumerate(items))
+    results = tuple(image_result(first + place, item, outcomes.get(place), loaded) for place, item in enumerate(items))
     return ScorePart(results, version.name, version.version, version.calibration)

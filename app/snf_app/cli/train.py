@@ -1,48 +1,78 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
+"""Command ``snf train``."""
+
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from typer.core import TyperCommand
 
 from snf_app.cli import completion
-from snf_app.cli.common import (
-    INTERRUPTED,
-    Json,
-    Key,
-    Url,
-    error_messages,
-    fail,
-    read_settings,
-    registry,
-    stop_on_signals,
-    url_option,
-)
+from snf_app.cli.common import INTERRUPTED, Json, Key, Url, error_messages, fail, url_option
+from snf_app.cli.job_tables import is_unfit, outcome, print_published
+from snf_app.cli.jobs import split_pairs
 from snf_app.cli.live import live_view
-from snf_app.cli.new_version import print_published, published_line
-from snf_app.cli.train_parameters import given_parameters, read_config
-from snf_app.cli.train_service import train_on_service
+from snf_app.cli.service import follow_job, service
+from snf_client.schemas.base import NAME_RULE
+from snf_client.schemas.training import TrainingConfig
+from snf_models.errors import ArchitectureInvalid, PresetNotFound
+from snf_models.naming import is_name
+from snf_models.pipeline.architecture_file import find_recipe, read_architecture_file
+from snf_models.pipeline.presets import TrainingRecipe, parameter_groups, preset_defaults, settings_error
 from snf_runtime.errors import USAGE
-from snf_worker.process_setup import user_umask
-
-if TYPE_CHECKING:
-    from snf_models.datasets import Dataset
-    from snf_models.pipeline.presets import TrainingRecipe
-    from snf_models.registry.registry import ModelVersion
-    from snf_models.training.config import TrainingConfig
-    from snf_models.training.distributed import Ranks
-    from snf_worker.settings import Settings
 
 DEFAULT_PRESET = "snf-glow-small"
+commands = typer.Typer(rich_markup_mode="markdown")
+
+NAME_COLUMNS = 24
 
 
+class TrainCommand(TyperCommand):
+    """Command whose help lists all training parameters and the defaults that presets change."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        console = Console(highlight=False, markup=False)
+        tables = {f"Parameters of --set: {title}": _table() for title in parameter_groups()}
+        for table, parameters in zip(tables.values(), parameter_groups().values(), strict=True):
+            for parameter in parameters:
+                table.add_row(parameter.name, f"{parameter.meaning} [{parameter.values}; default: {parameter.default}]")
+        tables["Defaults of presets"] = presets = _table()
+        for names, changed in preset_defaults():
+            presets.add_row("\n".join(names), ", ".join(f"{name}={value}" for name, value in changed.items()))
+        for title, table in tables.items():
+            console.print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+
+def _table() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=NAME_COLUMNS, style="cyan", overflow="fold")
+    table.add_column()
+    return table
+
+
+def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
+    """Return the given training parameters by name; exit with code 2 for a ``--set`` without NAME=VALUE."""
+    given = {"max_steps": max_steps, "max_minutes": max_minutes, **split_pairs(pairs, "--set")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
+    """Return the settings of a recipe with the given changes; exit with code 2 if one is invalid."""
+    try:
+        return recipe.config(given)
+    except ValidationError as error:
+        raise fail(f"--set: {settings_error(error, recipe)}", USAGE) from error
+
+
+@commands.command(cls=TrainCommand)
 def train(
     data: Annotated[
         str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.", autocompletion=completion.datasets)
@@ -115,9 +145,6 @@ def train(
     Under torchrun (torchrun --nproc-per-node N -m snf_app.cli.main train ...) N processes share every batch. On CUDA
     each process has its own GPU. The first process prints.
     """
-    from snf_client.schemas.base import NAME_RULE
-    from snf_models.naming import is_name
-
     recipe, document = _recipe(preset, architecture)
     name = name or f"{data}-{recipe.name}"
     if not is_name(name):
@@ -138,77 +165,41 @@ def train(
         return
     if detach or force:
         raise fail(f"--{'detach' if detach else 'force'}: for a job of a service, needs --url", USAGE)
-    settings, device = read_settings(writes=True), device or "cpu"
-    given, folder = folder, folder or settings.home / "runs" / name
-    with output_of_first_process(), error_messages(), stop_on_signals() as stop, ExitStack() as processes:
-        from snf_models.errors import FolderTaken, Interrupted
-        from snf_models.pipeline.run import train as run
-        from snf_models.training.distributed import ranks_of_torchrun
-        from snf_worker.jobs.record import new_job
-        from snf_worker.jobs.runs import recorded_run
+    with error_messages():
+        from snf_app.cli.local_work import train_here  # noqa: PLC0415 - PyTorch takes seconds
 
-        ranks = processes.enter_context(ranks_of_torchrun(device))
-        config = _config_of_run(folder, recipe, parameters, ranks, restart=restart)
-        dataset = _load(data, config, settings)
-        job = new_job(
-            origin="command",
-            model=name,
-            dataset=data,
-            preset=recipe.name,
-            parameters=config.model_dump(mode="json", include=set(recipe.parameters)),
-            device=device,
+        train_here(
+            data, name, recipe, parameters, folder, device or "cpu", promote=promote, restart=restart, as_json=as_json
         )
+
+
+def train_on_service(
+    data: str, name: str, options: dict[str, Any], url: str, key: str | None, detach: bool, as_json: bool
+) -> None:
+    """Queue a training and show it, unless ``detach``; Ctrl-C exits with 130 and leaves the job, 3 if it failed."""
+    if "RANK" in os.environ:
+        raise fail("expected no --url and no SNF_URL under torchrun, whose processes train by themselves", USAGE)
+    with service(url, key) as client:
+        job = client.jobs.train(data, name, **options)
+        hint = "" if detach else "; Ctrl-C stops watching, not the job"
+        typer.echo(json.dumps({"event": "submitted", "job": job.id}) if as_json else f"job {job.id}{hint}")
+        if detach:
+            return
         try:
-            with recorded_run(job, settings, folder, write=ranks.first) as record:
-                with nullcontext() if given is None else user_umask(), live_view(as_json) as show:
-                    artifact = run(
-                        dataset,
-                        recipe,
-                        config,
-                        folder,
-                        observe=record.passing_on(show),
-                        should_stop=stop.is_set,
-                        threads=settings.train_threads,
-                        device=device,
-                        ranks=ranks,
-                        engine=settings.job_engine_options,
-                    )
-                if not ranks.first:
-                    return
-                version = registry().publish(artifact, name, promote=promote)
-                live = registry().live_version(name)
-                if problem := record.published(version, live=live == version.version):
-                    typer.echo(f"snf: {problem}", err=True)
-        except Interrupted as error:
-            raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
-        except FolderTaken as error:
-            advice = "Give the same settings to continue it, --restart to begin anew, or another --folder"
-            raise fail(f"{error.detail}. {advice}", USAGE) from error
-        if given is None:
-            # With these checkpoints the next training of this name would end at once.
-            shutil.rmtree(folder)
-    print_version(version, live, as_json)
-
-
-def print_version(version: ModelVersion, live: int | None, as_json: bool) -> None:
-    """Print a new version and the ``live`` one, as a line of text or an event ``published``."""
-    reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
-    smallest = version.manifest.calibration.smallest_p
-    if as_json:
-        published = {"model": version.name, "version": version.version, "ref": reference}
-        published |= {"live": live == version.version, "live_version": live, "smallest_p": smallest}
-        unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
-        typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
-    else:
-        reasons = [check.sentence for check in failed]
-        line = published_line(reference, live=live, unfit=reasons, options=url_option(None), smallest_p=smallest)
-        print_published(line, unfit=bool(failed))
+            with live_view(as_json) as observe:
+                job = follow_job(client, job.id, observe)
+        except KeyboardInterrupt:
+            there = url_option(url)
+            raise fail(
+                f"the job goes on. To follow it: snf jobs watch {job.id}{there}. To stop it: snf jobs pause "
+                f"{job.id}{there}, or snf jobs cancel {job.id}{there}",
+                INTERRUPTED,
+            ) from None
+        if not as_json:
+            print_published(outcome(job, url_option(url)), unfit=is_unfit(job))
 
 
 def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingRecipe, dict[str, Any] | None]:
-    from snf_models.errors import ArchitectureInvalid, PresetNotFound
-    from snf_models.pipeline.architecture_file import find_recipe, read_architecture_file
-
     if preset is not None and architecture is not None:
         raise fail("expected --preset or --architecture, got both", USAGE)
     try:
@@ -218,41 +209,3 @@ def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingReci
         raise fail(f"--preset: {error.detail}", USAGE) from error
     except ArchitectureInvalid as error:
         raise fail(f"--architecture: {error.detail}", USAGE) from error
-
-
-def _config_of_run(
-    folder: Path, recipe: TrainingRecipe, parameters: dict[str, Any], ranks: Ranks, *, restart: bool
-) -> TrainingConfig:
-    """Return the settings of a run that may have begun in a folder, unless it is to begin anew."""
-    from snf_models.pipeline.run import begun_config
-
-    if restart:
-        _set_aside(folder, ranks)
-    return begun_config(folder, recipe, parameters)
-
-
-def _set_aside(folder: Path, ranks: Ranks) -> None:
-    """Rename the folder of an earlier run, if there is one, to the first free name with ``~`` and a number."""
-    if ranks.first and folder.exists():
-        folder = folder.absolute()
-        number = next(n for n in itertools.count(1) if not folder.with_name(f"{folder.name}~{n}").exists())
-        aside = folder.rename(folder.with_name(f"{folder.name}~{number}"))
-        typer.echo(f"the earlier run is now in {aside}", err=True)
-    ranks.value_of_first(0.0)  # the others wait
-
-
-def _load(data: str, config: TrainingConfig, settings: Settings) -> Dataset:
-    from snf_models.datasets import DatasetStore, load_dataset
-
-    store = DatasetStore(settings.datasets_dir, quota=settings.dataset_quota_bytes)
-    return load_dataset(data, settings.data_dir, store, config)
-
-
-@contextmanager
-def output_of_first_process() -> Iterator[None]:
-    """Discard stdout and stderr in every ``torchrun`` process but the first."""
-    if os.environ.get("RANK", "0") == "0":
-        yield
-        return
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield

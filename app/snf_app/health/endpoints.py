@@ -3,12 +3,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from snf_app import package_version
 from snf_app.access.permissions import SCOPE, CallerScope, MayRead, caller_of
 from snf_app.http.errors import responses
 from snf_app.http.router import Router
@@ -57,15 +56,6 @@ def _status(pool: ModelPool, listing: list[ModelListing], *, draining: bool, stu
     if listing and all(model.state is ModelState.FAILED for model in listing):
         return "failed"
     return "ready"
-
-
-@cache
-def package_version() -> str:
-    """Return the version of ``snf-density``, ``0.0.0`` for a source tree that is not installed."""
-    try:
-        return version("snf-density")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 router = Router(tags=["operations"])

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from fastapi import Path, Request
 from starlette.responses import Response
 
+from snf_app import package_version
 from snf_app.access.permissions import MayRead, MayScore
-from snf_app.health.endpoints import package_version, readiness_of
+from snf_app.health.endpoints import readiness_of
 from snf_app.http.admission import TimeoutMs
 from snf_app.http.errors import PREFIX, error_answer, responses
 from snf_app.http.router import Router

@@ -17,10 +17,8 @@ from typer.testing import CliRunner
 
 from snf_app.calibrations.service import view_of
 from snf_app.cli.bulk_scoring import LocalScorer, ServiceScorer, TableRequest
-from snf_app.cli.common import client_schema
-from snf_app.cli.judging_model import JudgingModel
 from snf_app.cli.main import cli
-from snf_app.cli.remarks import Remarks
+from snf_app.cli.score_output import JudgingModel, Remarks
 from snf_app.registry.service import detail
 from snf_client import Client
 from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
@@ -123,7 +121,7 @@ class Answering:
         registry = Registry(Path("no-models"))
         version = registry.resolve(MODEL)
         found = detail(version, view_of(registry, version.name, version.version, 0), None)
-        self._detail = client_schema(ModelDetail, found)
+        self._detail = found
         self._calibrations = calibrations
         self.asked: list[dict[str, Any]] = []
         self.models = self

@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from snf_app.cli.chart import BLANK, MARGIN, ROWS, Chart, Line
-from snf_app.cli.live import Observer, live_view, terminal_view
+from snf_app.cli.live import BLANK, MARGIN, ROWS, Chart, Line, Observer, live_view, terminal_view
 
 WIDTH = 49
 COLUMNS = WIDTH - MARGIN

@@ -60,7 +60,12 @@ def test_a_disk_that_takes_no_writes(
 ) -> None:
     refuse_writes(monkeypatch, number)
     command = "models alias mnist-snf-glow champion 1"
-    assert run(command, tmp_path) == (code, f"snf: {title}: {os.strerror(number)}\n")
+    ended, message = run(command, tmp_path)
+    assert (ended, message.startswith(f"snf: {title}: "), message.endswith(f"{os.strerror(number)}\n")) == (
+        code,
+        True,
+        True,
+    )
 
 
 def test_a_full_disk_under_a_whole_installation_is_no_traceback(

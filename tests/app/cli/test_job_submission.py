@@ -9,12 +9,12 @@ from typing import get_origin
 import pytest
 import typer
 
-from snf_app.cli.job_submission import LISTS, TEXTS, job_request
+from snf_app.cli.jobs import LISTS, TEXTS, job_request
 from snf_client.schemas.evaluations import EvaluationParameters
 from snf_client.schemas.jobs import CalibrationParameters, JobRequest, ScoringParameters
 from snf_client.schemas.limits import LimitParameters
 from snf_client.schemas.recommendations import RecommendParameters
-from snf_models.training.config import TrainingConfig
+from snf_client.schemas.training import TrainingConfig
 
 PARAMETERS = (
     *(ScoringParameters, CalibrationParameters, EvaluationParameters, LimitParameters, RecommendParameters),

@@ -8,7 +8,6 @@ import typer
 from typer.testing import CliRunner
 
 from snf_app.calibrations.service import view_of
-from snf_app.cli.common import client_schema
 from snf_app.cli.main import cli
 from snf_app.cli.model_tables import print_model, print_models
 from snf_app.registry.service import detail
@@ -24,7 +23,7 @@ def shown(settings: Settings) -> ModelDetail:
     registry = Registry(settings.registry_dir)
     version = registry.resolve("mnist-snf-glow")
     calibration = view_of(registry, version.name, version.version, version.calibration)
-    return client_schema(ModelDetail, detail(version, calibration, None))
+    return detail(version, calibration, None)
 
 
 @pytest.fixture

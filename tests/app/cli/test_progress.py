@@ -2,7 +2,7 @@
 
 import pytest
 
-from snf_app.cli.progress import images_bar
+from snf_app.cli.output import images_bar
 
 
 def test_images_that_are_scored_again_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_app.cli.run_export import figures, results, settings
+from snf_app.cli.runs import figures, results, settings
 from snf_app.runs.endpoints import run_detail
 from snf_client.schemas.training import RunDetail
 from snf_runtime.errors import USAGE

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from snf_app.calibrations.service import view_of
 from snf_app.cli.main import cli
-from snf_app.cli.score_tables import JsonOutput, TableOutput
+from snf_app.cli.score_output import JsonOutput, TableOutput
 from snf_app.registry.service import detail
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_client.scores import ScorePart

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from snf_app.calibrations.service import listing, view_of
-from snf_app.cli import dataset_tables, evaluation_tables, job_tables, limit_tables, model_tables, recommend_tables
-from snf_app.cli.backbones import list_backbones
+from snf_app.cli import datasets, evaluation_tables, job_tables, model_tables
 from snf_app.cli.keys import create, list_keys
-from snf_app.cli.presets import layers, list_presets
-from snf_app.cli.score_tables import TableOutput
-from snf_app.cli.tables import TableColumn, print_facts, print_table
+from snf_app.cli.output import TableColumn, print_facts, print_table
+from snf_app.cli.presets import layers, list_backbones, list_presets
+from snf_app.cli.score_output import TableOutput
 from snf_app.registry.service import detail
 from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
 from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetEntry
@@ -90,13 +89,11 @@ def audit() -> None:
 
 
 def dataset_list() -> None:
-    dataset_tables.print_datasets([DatasetEntry.model_validate(EXAMPLE | {"name": NAME, "images": 1_000_000})])
+    datasets.print_datasets([DatasetEntry.model_validate(EXAMPLE | {"name": NAME, "images": 1_000_000})])
 
 
 def dataset_report() -> None:
-    dataset_tables.print_report(
-        DatasetDetail.model_validate(EXAMPLE | {"name": NAME, "report": REPORT_EXAMPLE, "links": {}})
-    )
+    datasets.print_report(DatasetDetail.model_validate(EXAMPLE | {"name": NAME, "report": REPORT_EXAMPLE, "links": {}}))
 
 
 def limits() -> None:
@@ -105,7 +102,7 @@ def limits() -> None:
     curves = [LIMIT["limit"]["curves"][0] | {"cells": cells}]
     curves += [curves[0] | {"shape": "scratch", "contrast": 128, "limit": None, "lower": None}]
     record = LIMIT["limit"] | {"sizes": sizes, "curves": curves, "shapes": ["missing-part", "scratch"]}
-    limit_tables.print_limit(1, LimitRecord.model_validate(record))
+    evaluation_tables.print_limit(1, LimitRecord.model_validate(record))
 
 
 def recommendation() -> None:
@@ -122,7 +119,7 @@ def recommendation() -> None:
     found |= {"image_shape": (1, 28, 28), "minutes": 5.0, "seed": 0, "alpha": 0.01, "smallest_p": 0.001}
     found |= {"images": images, "shapes": ["missing-part"], "contrasts": [64], "sizes": [8, 12], "families": families}
     found |= {"proposal": "features", "preset": "snf-features", "reasons": ["it is best"], "not_covered": "nothing"}
-    recommend_tables.print_recommendation(RecommendationRecord.model_validate(found))
+    evaluation_tables.print_recommendation(RecommendationRecord.model_validate(found))
 
 
 def evaluation() -> None:

@@ -18,7 +18,7 @@ from snf_app.cli.common import INTERRUPTED
 from snf_app.cli.main import cli
 from snf_models.errors import Interrupted
 from snf_models.pipeline.presets import find_preset, parameter_groups
-from snf_models.pipeline.run import FILE, RunRecord
+from snf_models.pipeline.run import RUN_FILE, RunRecord
 from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED, USAGE
 from tests.support.fork_server import fork_server
@@ -95,7 +95,7 @@ def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
     folder, checkpoint = tmp_path / "runs" / "digits", tmp_path / "runs" / "digits" / "checkpoints" / "step-00000001"
     checkpoint.mkdir(parents=True)
     run = RunRecord.of("snf-glow-tiny", ("mnist-mini", "other"), config, None)
-    (folder / FILE).write_text(run.model_dump_json())
+    (folder / RUN_FILE).write_text(run.model_dump_json())
     command = ["train", "--data", "mnist-mini", "--preset", "snf-glow-tiny", "--name", "digits", "--max-steps", "5"]
     env = {"SNF_HOME": str(tmp_path), "SNF_URL": ""}
 
@@ -110,7 +110,7 @@ def test_an_interrupted_run_of_other_settings_is_kept_until_a_restart(
         assert not place.exists()
         raise Interrupted("stopped")
 
-    monkeypatch.setattr("snf_models.pipeline.run.train", interrupted)
+    monkeypatch.setattr("snf_app.cli.local_work.run", interrupted)
     restarted = CliRunner().invoke(cli, [*command, "--restart"], env=env)
     assert restarted.exit_code == INTERRUPTED
     assert f"the earlier run is now in {folder}~1" in restarted.stderr
@@ -121,7 +121,7 @@ def test_a_gpu_without_memory_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> Path:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr("snf_models.pipeline.run.train", full)
+    monkeypatch.setattr("snf_app.cli.local_work.run", full)
     failed = CliRunner().invoke(cli, ["train", "--data", "mnist-mini"], env={"SNF_HOME": str(tmp_path), "SNF_URL": ""})
     assert failed.exit_code == FAILED
     assert "the GPU has no more memory: a smaller batch_size" in failed.stderr

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from snf_app.cli.evaluation_tables import print_report
-from snf_models.evaluation import schema
+from snf_client.schemas import evaluations as schema
 from snf_models.evaluation.report import CONTENT_SECURITY_POLICY, render_html, summary
 
 EVIL = '<script>alert("x")</script>'

@@ -18,8 +18,8 @@ from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import submit
-from snf_worker.launch.launcher import address, port_problem, welcome
-from snf_worker.settings import Settings
+from snf_worker.launch.launcher import port_problem, welcome
+from snf_worker.settings import Settings, address
 from tests.end_to_end.support.processes import pid_of
 from tests.support.fork_server import Process, fork_server
 from tests.support.paths import ROOT

@@ -36,7 +36,7 @@ from snf_worker.runtime.machine import (
     queues_of,
     training_memory,
 )
-from snf_worker.settings import Settings
+from snf_worker.settings import Settings, address
 
 log = logging.getLogger(__name__)
 
@@ -333,12 +333,6 @@ def port_problem(host: str, port: int) -> str | None:
             "Stop the program that uses the port, or choose another port: SNF_PORT=8001"
         )
     return None
-
-
-def address(settings: Settings) -> str:
-    """Return the URL of the HTTP service for programs on this machine, such as ``http://127.0.0.1:8000``."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def welcome(settings: Settings, seconds: float) -> str:

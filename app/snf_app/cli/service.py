@@ -1,55 +1,57 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""HTTP connection of commands to a running service, with errors turned into messages and exit codes."""
+"""Calls of commands: to a running service, or to the same application in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 import typer
 
-from snf_app.cli.common import fail
+from snf_app.cli.common import error_messages, fail, read_settings
 from snf_app.cli.job_tables import ENDED_WITH_RESULT
+from snf_client import Client, ClientError, ProblemError, Retries
+from snf_client.images import FilesProblem
+from snf_client.schemas.jobs import JobView
 from snf_runtime.errors import FAILED, USAGE
-
-if TYPE_CHECKING:
-    from snf_client import Client, ClientError
-    from snf_client.schemas.jobs import JobView
+from snf_worker.settings import address
 
 
 @contextmanager
 def service(url: str | None, key: str | None) -> Iterator[Client]:
-    """Yield a client of a service; a failed call ends the command, with code 2 for wrong usage, else 3."""
-    from snf_client import Client, ClientError, ProblemError, Retries
-    from snf_client.images import FilesProblem
+    """Yield a client of a service, without ``url`` of one in this process, of which a job store is not needed.
 
-    try:
-        client = Client(url, key, retries=Retries(on_retry=_report_retry))
-    except ValueError as error:
-        raise fail(str(error), USAGE) from error
-    with client:
+    A failed call ends the command, with code 2 for wrong usage, else 3.
+    """
+    with error_messages(), _client(url, key) as client:
         try:
             yield client
         except ClientError as error:
-            is_usage = isinstance(error, ProblemError) and error.status < 500 and error.status != 429
-            raise fail(_message(error), USAGE if is_usage else FAILED) from error
+            raise fail(_message(error), USAGE if _is_usage(error, in_process=not url) else FAILED) from error
         except FilesProblem as error:
             raise fail(str(error), USAGE) from error
         except OSError as error:
-            if error.filename is None:  # a closed stdout, not a file to send
+            if error.filename is None or not url:  # a closed stdout, or a file of home
                 raise
             raise fail(f"{error.filename}: {error.strerror}", USAGE) from error
 
 
+def _client(url: str | None, key: str | None) -> Client:
+    if not url:
+        settings = read_settings()
+        # FastAPI and what the endpoints need take a second, which commands of a service do without.
+        here = import_module("snf_app.cli.in_process")
+        return Client(here.URL, transport=here.InProcessTransport(settings), retries=Retries(attempts=1))
+    try:
+        return Client(url, key, retries=Retries(on_retry=_report_retry))
+    except ValueError as error:
+        raise fail(str(error), USAGE) from error
+
+
 def service_url(url: str | None) -> str:
     """Return the given URL, or else the address of the service on this machine."""
-    if url:
-        return url
-    from snf_app.cli.common import read_settings
-    from snf_worker.launch.launcher import address
-
-    return address(read_settings())
+    return url or address(read_settings())
 
 
 def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], None]) -> JobView:
@@ -62,10 +64,14 @@ def follow_job(client: Client, job_id: str, observe: Callable[[dict[str, Any]], 
     return job
 
 
+def _is_usage(error: ClientError, *, in_process: bool) -> bool:
+    if not isinstance(error, ProblemError):
+        return False
+    return (error.status < 500 and error.status != 429) or (in_process and error.type == "storage-read-only")
+
+
 def _message(error: ClientError) -> str:
     """Return the text of an error, with the wrong parts of the request where the text does not name them."""
-    from snf_client import ProblemError
-
     text = str(error)
     if not isinstance(error, ProblemError):
         return text

@@ -1,20 +1,33 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
-"""Tables that fit the width of the terminal by leaving out columns in a fixed order. No text is cut off."""
+"""Tables that fit the terminal by leaving out columns in a fixed order, and progress bars on stderr."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from rich.text import Text
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
 
-    Cell: TypeAlias = str | Text
-
+Cell: TypeAlias = str | Text
 GAP = 2
 """Characters between two columns, of which the box draws one."""
 
@@ -31,11 +44,6 @@ class TableColumn:
 
 def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
     """Print a table that fits the terminal, and below it the names of the columns that did not fit."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     console = Console()
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     shown = [
@@ -81,15 +89,11 @@ def print_facts(facts: Mapping[str, Cell], title: str | None = None) -> None:
 
 def _width(column: TableColumn, lines: Sequence[str]) -> int:
     """Return the characters of the widest line of a column; a heading takes as many lines as it has words."""
-    from rich.cells import cell_len
-
     return max([1, *map(cell_len, column.name.split()), *map(cell_len, lines)])
 
 
 def _broken_at_slashes(text: Text, width: int) -> Text:
     """Break words that are wider than a column after slashes, where they have any."""
-    from rich.text import Text
-
     cuts = []
     for word in re.finditer(rf"\S{{{width + 1},}}", text.plain):
         begin = word.start()
@@ -122,3 +126,97 @@ def _shared(least: Mapping[int, int], widest: Mapping[int, int], room: int) -> d
             widths[place] += more
             rest -= more
     return widths
+
+
+@contextmanager
+def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield a function of newly finished images, negative for images to be done again; ``done`` were before."""
+    columns = (
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[rate]} img/s"),
+        TextColumn("ETA {task.fields[eta]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total, completed=done, rate="-", eta="-")
+        started, before = time.monotonic(), done
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            rate = (done - before) / max(time.monotonic() - started, 1e-9)
+            eta = "-" if total is None or rate <= 0 else duration((total - done) / rate)
+            bar.update(task, completed=done, rate=f"{rate:.0f}", eta=eta)
+
+        yield advance
+
+
+@contextmanager
+def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
+    """Yield a function of the bytes done and of all bytes; the label changes once all are done."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int) -> None:
+            description = label if done < total else label_at_end
+            bar.update(task, completed=done, total=total, description=description)
+
+        yield update
+
+
+@contextmanager
+def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function of the label, the steps done and the total steps."""
+    columns = (
+        TextColumn("{task.fields[label]}"), MofNCompleteColumn(), BarColumn(), TextColumn("ETA {task.fields[eta]}"),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, label="", eta="-")
+        started: tuple[float, int] | None = None
+
+        def update(label: str, done: int, total: int) -> None:
+            nonlocal started
+            started = started or (time.monotonic(), done)
+            speed = (done - started[1]) / max(time.monotonic() - started[0], 1e-3)
+            eta = duration((total - done) / speed) if speed > 0 else "-"
+            bar.update(task, completed=done, total=total, label=escape(label), eta=eta)
+
+        yield update
+
+
+@contextmanager
+def events_bar() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function of a job's events: the last ``log`` is the label, ``metrics`` the progress."""
+    label = ""
+    with labelled_bar() as bar:
+
+        def observe(event: dict[str, Any]) -> None:
+            nonlocal label
+            if event["event"] == "log":
+                label = event["message"]
+            elif event["event"] == "metrics":
+                bar(label, event["step"], event["steps"])
+
+        yield observe
+
+
+@contextmanager
+def spinner(label: str) -> Iterator[None]:
+    with Console(stderr=True).status(label):
+        yield
+
+
+def duration(seconds: float | None) -> str:
+    """Format seconds as ``h:mm:ss``, or ``m:ss`` below an hour; None gives ``-``."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
