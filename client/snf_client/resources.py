@@ -16,11 +16,7 @@ import numpy as np
 
 from snf_client.errors import UnexpectedAnswer
 from snf_client.images import ByteCounter, CountedFile, CountedStream, Pixels, Progress, TarStream, size_of, split_paths
-from snf_client.schemas.calibrations import (
-    CalibrationComparison,
-    CalibrationList,
-    CalibrationView,
-)
+from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList, CalibrationView
 from snf_client.schemas.datasets import DatasetDetail, DatasetList
 from snf_client.schemas.jobs import JobView
 from snf_client.schemas.limits import LimitList, LimitView

@@ -96,12 +96,7 @@ def _fields(name: str, store: DatasetStore, data_dir: Path | None) -> dict[str, 
 
 def _counts(summary: DatasetSummary) -> dict[str, object]:
     parts = {part: getattr(summary, part) for part in ("train", "statistics", "calibration", "test")}
-    return {
-        "images": sum(parts.values()),
-        "image_shape": list(summary.image_shape),
-        "folds": summary.folds,
-        **parts,
-    }
+    return {"images": sum(parts.values()), "image_shape": list(summary.image_shape), "folds": summary.folds, **parts}
 
 
 NAME, FILE, NEAR_DUPLICATES = "name", "file", "near_duplicates"
@@ -114,11 +109,7 @@ class DatasetForm:
     """Parser that calls ``check_name`` as the name arrives and ``take`` before bytes are written; raises 4xx."""
 
     def __init__(
-        self,
-        content_type: str | None,
-        folder: Path,
-        check_name: Callable[[str], None],
-        take: Callable[[int], None],
+        self, content_type: str | None, folder: Path, check_name: Callable[[str], None], take: Callable[[int], None]
     ) -> None:
         kind, options = parse_options_header(content_type)
         if kind != MULTIPART.encode():

@@ -30,10 +30,7 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     """
     version, _ = pool.find(ref)
     return DriftReport(
-        model=version.name,
-        version=version.version,
-        calibration=version.calibration,
-        drift=monitor.of(version),
+        model=version.name, version=version.version, calibration=version.calibration, drift=monitor.of(version)
     )
 
 

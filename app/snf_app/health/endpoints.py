@@ -13,14 +13,7 @@ from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ModelListing, ModelPool, ModelState
 from snf_app.scoring.fair_queue import FairQueue
-from snf_app.state import (
-    DrainingDep,
-    FairQueueDep,
-    JobStoreMonitorDep,
-    MetricsDep,
-    ModelPoolDep,
-    SettingsDep,
-)
+from snf_app.state import DrainingDep, FairQueueDep, JobStoreMonitorDep, MetricsDep, ModelPoolDep, SettingsDep
 from snf_client.schemas.service import CallerView, Health, Readiness, ServiceStatus
 from snf_worker.keys import ROLES, includes
 from snf_worker.settings import Settings

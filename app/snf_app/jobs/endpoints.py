@@ -65,17 +65,10 @@ class JobQuery(BaseModel):
     summary="Submit a job",
     dependencies=[MayTrain],
     status_code=202,
-    responses={
-        202: located("The job is queued.", "job"),
-        **responses(401, 409, 413, 415, 422, 429, 500, 503, 507),
-    },
+    responses={202: located("The job is queued.", "job"), **responses(401, 409, 413, 415, 422, 429, 500, 503, 507)},
 )
 def submit_job(
-    job: JobRequest,
-    service: JobServiceDep,
-    response: Response,
-    scope: CallerScope,
-    key: IdempotencyKey = None,
+    job: JobRequest, service: JobServiceDep, response: Response, scope: CallerScope, key: IdempotencyKey = None
 ) -> JobView:
     """Submit a background job, such as a training: check it and add it to a queue.
 
@@ -107,11 +100,7 @@ def submit_job(
     dependencies=[MayTrain],
     responses=responses(401, 409, 413, 415, 422, 429, 500, 503),
 )
-def estimate_job(
-    job: JobRequest,
-    service: JobServiceDep,
-    jobs: JobStoreDep,
-) -> EstimatedJob:
+def estimate_job(job: JobRequest, service: JobServiceDep, jobs: JobStoreDep) -> EstimatedJob:
     """Check a job request and estimate its time and memory by earlier jobs, without queueing the job.
 
     The answer also names the queue. Only a training has an estimate.

@@ -120,12 +120,7 @@ class ModelUploads:
 
 
 def register_artifact(
-    artifact: Path,
-    name: str,
-    registry: Registry,
-    backbones: Path,
-    progress: Callable[[int, int], None],
-    promote: bool,
+    artifact: Path, name: str, registry: Registry, backbones: Path, progress: Callable[[int, int], None], promote: bool
 ) -> ModelVersion:
     """Verify unpacked files and register them; their manifest loses the id of the training job."""
     verify_upload(artifact, backbones, progress)

@@ -72,11 +72,7 @@ _OK = {
     "model": Samples,
     "description": "The images.",
     "headers": {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}},
-    "content": {
-        "image/png": _BINARY,
-        NPY: _BINARY,
-        "application/zip": _BINARY,
-    },
+    "content": {"image/png": _BINARY, NPY: _BINARY, "application/zip": _BINARY},
 }
 
 

@@ -202,7 +202,7 @@ class ReferenceRequest(RequestModel):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "lots", "location": "s3://lots/2026", "inspect": True}]},
+        json_schema_extra={"examples": [{"name": "lots", "location": "s3://lots/2026", "inspect": True}]}
     )
 
     name: Name = Field(description="Name of the dataset.", examples=["lots"])
@@ -290,13 +290,10 @@ class DatasetDetail(DatasetEntry):
                     **EXAMPLE,
                     "report": REPORT_EXAMPLE,
                     "reference": None,
-                    "links": {
-                        "self": "/v1/datasets/bottles",
-                        "contact_sheet": "/v1/datasets/bottles/contact-sheet",
-                    },
+                    "links": {"self": "/v1/datasets/bottles", "contact_sheet": "/v1/datasets/bottles/contact-sheet"},
                 }
             ]
-        },
+        }
     )
 
     report: DatasetReport | None

@@ -143,7 +143,7 @@ class InferAnswer(ResponseModel):
                     ],
                 }
             ]
-        },
+        }
     )
 
     model_name: str

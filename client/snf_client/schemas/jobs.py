@@ -44,7 +44,7 @@ class JobRequest(RequestModel):
                 },
                 {"type": "recommend", "dataset": "line-1", "parameters": {"minutes": 10}},
             ]
-        },
+        }
     )
 
     type: JobType = Field(
@@ -279,9 +279,7 @@ class JobDraft(RequestModel):
     Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"type": "calibrate", "model": "my-parts"}]},
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "calibrate", "model": "my-parts"}]})
 
     type: JobType
     model: str | None = Field(

@@ -63,7 +63,7 @@ class DriftReport(ResponseModel):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "my-parts", "version": 1, "calibration": 0, "drift": [DRIFT]}]},
+        json_schema_extra={"examples": [{"model": "my-parts", "version": 1, "calibration": 0, "drift": [DRIFT]}]}
     )
 
     model: str
@@ -121,8 +121,7 @@ class ModelSummary(ResponseModel):
     test_bits_per_dim: float | None
     size_bytes: int | None = Field(description="Size of the live version's files.")
     drift_alarms: int = Field(
-        0,
-        description="Alarms of drift of the version: of all sources of images together and of each.",
+        0, description="Alarms of drift of the version: of all sources of images together and of each."
     )
 
 
@@ -190,7 +189,7 @@ class Aliases(ResponseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"name": "line-1", "aliases": {"live": 3, "champion": 2}, "previous": 2, "unfit": []}]
-        },
+        }
     )
 
     name: str
@@ -279,7 +278,7 @@ class Audit(ResponseModel):
                     "seconds": 0.034,
                 }
             ]
-        },
+        }
     )
 
     model: str

@@ -269,7 +269,7 @@ SCORED_DIGIT: dict[str, Any] = {
                 "size": [28, 28],
                 "warning": None,
             },
-        },
+        }
     ],
 }
 """The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
@@ -360,7 +360,7 @@ class Reference(ResponseModel):
                     "quantiles": [{"alpha": 0.1, "statistic": 1.402117}, {"alpha": 0.01, "statistic": 3.118302}],
                 }
             ]
-        },
+        }
     )
 
     model: str

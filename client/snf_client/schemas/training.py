@@ -120,10 +120,7 @@ class TrainingConfig(ImageOptions):
         0.02, ge=0, le=1, description="Share of the step size left after the cosine decay."
     )
     reconstruction_weight: float = Field(
-        100.0,
-        ge=0,
-        le=1e6,
-        description="The multiplier of the reconstruction penalty (Keller et al. 2021, eq. 3).",
+        100.0, ge=0, le=1e6, description="The multiplier of the reconstruction penalty (Keller et al. 2021, eq. 3)."
     )
     multiplier: Literal["fixed", "geco", "mdmm"] = Field(
         "fixed", description="How the multipliers of the penalty follow the reconstruction errors, if they do."
@@ -138,8 +135,7 @@ class TrainingConfig(ImageOptions):
         0.0, ge=0, description="Weight of the reconstruction error of white noise beside that of the images."
     )
     gradient: Literal["paper", "newton-schulz"] = Field(
-        "paper",
-        description="Stand-in for the inverse in the gradient of log-dets: R, or the nearer 2R - RWR.",
+        "paper", description="Stand-in for the inverse in the gradient of log-dets: R, or the nearer 2R - RWR."
     )
     refresh_inverse_every: int = Field(
         0, ge=0, description="Steps between projections of the exact inverses on the learned ones; 0: never."
@@ -280,7 +276,7 @@ class PresetList(ResponseModel):
                     },
                 }
             ]
-        },
+        }
     )
 
     presets: list[PresetView]
@@ -389,7 +385,7 @@ class TrainingCurve(ResponseModel):
                     ],
                 }
             ]
-        },
+        }
     )
 
     job: str
@@ -465,7 +461,7 @@ class RunDetail(ResponseModel):
                     "links": {"self": "/v1/runs/06f8m2q1x3z4c5v6b7n8m9k0j1", "model": "/v1/models/my-digits:1"},
                 }
             ]
-        },
+        }
     )
 
     run: TrainingRun
