@@ -1,10 +1,13 @@
 """Answers are open to the fields of a newer service; requests are not."""
 
+import pkgutil
+from importlib import import_module
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from snf_client import schemas
 from snf_client.schemas.jobs import JobRequest
 from snf_client.schemas.scores import SCORED_DIGIT, Scores
 from snf_client.schemas.training import TrainingConfig
@@ -26,3 +29,21 @@ def test_only_the_fields_that_were_set_are_sent() -> None:
     given = given_fields(JobRequest(type="train", dataset="a", model="b", parameters={"max_steps": 3}))
     assert given == {"type": "train", "dataset": "a", "model": "b", "parameters": {"max_steps": 3}}
     assert given_fields(TrainingConfig(max_steps=3)) == given_fields({"max_steps": 3}) == {"max_steps": 3}
+
+
+def documented() -> list[type[BaseModel]]:
+    modules = [import_module(f"{schemas.__name__}.{module.name}") for module in pkgutil.iter_modules(schemas.__path__)]
+    return [
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == module.__name__
+        if "examples" in (kind.model_config.get("json_schema_extra") or {})
+    ]
+
+
+@pytest.mark.parametrize("kind", documented())
+def test_documented_examples_are_requests_and_answers(kind: type[BaseModel]) -> None:
+    extra: Any = kind.model_config["json_schema_extra"]
+    for example in extra["examples"]:
+        assert kind.model_validate(example).model_dump(mode="json", exclude_unset=True) == example

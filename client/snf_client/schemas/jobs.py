@@ -132,11 +132,44 @@ class EstimatedJob(ResponseModel):
     estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
 
 
+JOB: dict[str, Any] = {
+    "id": "06f8m2q1x3z4c5v6b7n8m9k0j1",
+    "type": "train",
+    "status": "running",
+    "queue": "train-cpu",
+    "place_in_line": None,
+    "waits_for": None,
+    "dataset": "bottles",
+    "model": "line-1",
+    "preset": "snf-glow-small",
+    "architecture": None,
+    "parameters": {"max_steps": 2000},
+    "promote": False,
+    "device": "auto",
+    "created_at": "2026-07-01T12:00:00Z",
+    "started_at": "2026-07-01T12:00:01Z",
+    "finished_at": None,
+    "attempts": 1,
+    "checkpoint_step": 400,
+    "cancel_requested": False,
+    "pause_requested": False,
+    "retry_of": None,
+    "estimate": None,
+    "progress": {"step": 440, "steps": 2000, "fraction": 0.22, "images_per_second": 1850.5, "eta_seconds": 54},
+    "metrics": {"bits_per_dim": 2.41},
+    "error": None,
+    "result": None,
+    "links": {"self": "/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1"},
+}
+
+
 class JobView(ResponseModel):
     """A background job, with its parameters, status, progress and result.
 
     It also has the latest metrics, the error of a failed job, and links to further calls.
     """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
 
     id: str
     type: JobType
@@ -182,6 +215,8 @@ class JobView(ResponseModel):
 class JobList(ResponseModel):
     """A page of background jobs, newest first, with the cursor for the next page."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [JOB], "next": None}]})
+
     jobs: list[JobView]
     next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
@@ -195,6 +230,12 @@ class Preview(ResponseModel):
 
 class Previews(ResponseModel):
     """PNG grids of images drawn from the model at some steps of a training job, earliest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"job": JOB["id"], "samples": [{"step": 40, "url": f"/v1/jobs/{JOB['id']}/samples/40"}]}]
+        }
+    )
 
     job: str
     samples: list[Preview]

@@ -125,8 +125,28 @@ class ModelSummary(ResponseModel):
     )
 
 
+MODEL: dict[str, Any] = {
+    "name": "line-1",
+    "versions": [1, 2, 3],
+    "aliases": {"live": 3, "champion": 2},
+    "state": "ready",
+    "reason": None,
+    "unfit": [],
+    "read_only": False,
+    "architecture": "snf-glow-small",
+    "kind": "density",
+    "image_shape": [3, 64, 64],
+    "fit": "crop",
+    "test_bits_per_dim": 3.52,
+    "size_bytes": 9241733,
+    "drift_alarms": 0,
+}
+
+
 class ModelPage(ResponseModel):
     """A page of registered models, with versions, aliases, loading state and quality of each."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"models": [MODEL], "next": None}]})
 
     models: list[ModelSummary]
     next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")

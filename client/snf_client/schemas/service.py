@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from snf_client.schemas.base import ResponseModel, Role
 
@@ -13,10 +13,16 @@ from snf_client.schemas.base import ResponseModel, Role
 class CallerView(ResponseModel):
     """Name, id and roles of the API key that a request carries, as the answer of `/v1/me`."""
 
-    name: str = Field(description="Name of the key; `anyone` where the service has no keys.", examples=["line-1"])
-    key: str | None = Field(description="Id of the key; null without one.", examples=["5f3a90c1d2e4"])
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "line-1", "key": "5f3a90c1d2e4", "role": "score", "may": ["read", "score"]}]
+        }
+    )
+
+    name: str = Field(description="Name of the key; `anyone` where the service has no keys.")
+    key: str | None = Field(description="Id of the key; null without one.")
     role: Role = Field(description="Role of the key; admin without one.")
-    may: list[Role] = Field(description="Roles that `role` includes.", examples=[["read", "score"]])
+    may: list[Role] = Field(description="Roles that `role` includes.")
 
 
 ServiceStatus = Literal["ready", "loading", "draining", "failed", "stuck"]
@@ -28,8 +34,10 @@ class Health(ResponseModel):
     The status is always `alive`, which means that the process runs.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive", "version": "0.1.0"}]})
+
     status: Literal["alive"]
-    version: str = Field(description="Version of the service.", examples=["0.1.0"])
+    version: str = Field(description="Version of the service.")
 
 
 class Readiness(ResponseModel):
@@ -65,7 +73,21 @@ class WorkerView(ResponseModel):
     job: str | None = Field(description="Id of the job that it runs.")
 
 
+WORKER: dict[str, Any] = {
+    "name": "host:17",
+    "device": "cpu",
+    "queues": ["train-cpu", "score"],
+    "memory_bytes": 25769803776,
+    "train_memory_bytes": None,
+    "started_at": "2026-07-01T09:00:00Z",
+    "state": "busy",
+    "job": "06f8m2q1x3z4c5v6b7n8m9k0j1",
+}
+
+
 class WorkerList(ResponseModel):
     """All running worker processes, which execute the background jobs, sorted by name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"workers": [WORKER]}]})
 
     workers: list[WorkerView]

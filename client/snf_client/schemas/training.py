@@ -372,7 +372,7 @@ class TrainingCurve(ResponseModel):
                         {
                             "step": 40,
                             "epoch": 0,
-                            "time": "2026-07-01T12:00:02.125Z",
+                            "time": "2026-07-01T12:00:02.125000Z",
                             "attempt": 1,
                             "bits_per_dim": 2.41,
                             "reconstruction_error": 0.0012,
@@ -381,7 +381,7 @@ class TrainingCurve(ResponseModel):
                         }
                     ],
                     "validations": [
-                        {"step": 40, "time": "2026-07-01T12:00:02.514Z", "attempt": 1, "bits_per_dim": 2.38}
+                        {"step": 40, "time": "2026-07-01T12:00:02.514000Z", "attempt": 1, "bits_per_dim": 2.38}
                     ],
                 }
             ]
@@ -447,7 +447,7 @@ class RunDetail(ResponseModel):
                         {
                             "step": 40,
                             "epoch": 6,
-                            "time": "2026-07-01T12:00:02.125Z",
+                            "time": "2026-07-01T12:00:02.125000Z",
                             "attempt": 1,
                             "bits_per_dim": 2.41,
                             "reconstruction_error": 0.0012,
@@ -456,7 +456,7 @@ class RunDetail(ResponseModel):
                         }
                     ],
                     "validations": [
-                        {"step": 40, "time": "2026-07-01T12:00:02.514Z", "attempt": 1, "bits_per_dim": 2.38}
+                        {"step": 40, "time": "2026-07-01T12:00:02.514000Z", "attempt": 1, "bits_per_dim": 2.38}
                     ],
                     "links": {"self": "/v1/runs/06f8m2q1x3z4c5v6b7n8m9k0j1", "model": "/v1/models/my-digits:1"},
                 }
