@@ -34,11 +34,10 @@ from benchmarks.needs import with_files
 from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit
+from snf_worker.jobs.submission import make_celery, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.settings import Settings
 

@@ -30,7 +30,7 @@ MODULES = {
     "snf_worker.runtime.main": "worker",
     "snf_app.server": "service",
     "snf_worker.attempts.train": "trainer",
-    "snf_worker.sandbox.datasets:read_files": "reader",
+    "snf_worker.sandbox.uploads:read_files": "reader",
     "snf_app.cli.main": "launcher",
 }
 

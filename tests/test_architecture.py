@@ -192,7 +192,7 @@ for module in sys.argv[1:]:
 
 
 STARTS_WITHOUT_NUMPY = """
-import sys, snf_worker.settings, snf_worker.launch.launcher
+import sys, snf_worker.settings, snf_worker.runtime.launcher
 loaded = {"numpy", "PIL", "torch", "celery"} & sys.modules.keys()
 assert not loaded, loaded
 """

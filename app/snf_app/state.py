@@ -22,11 +22,10 @@ from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import ScoringService
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.measured_trainings import MeasuredTrainings
 from snf_worker.jobs.store import JobLimits, JobStore
-from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.jobs.submission import make_celery
+from snf_worker.jobs.worker_registry import MeasuredTrainings, WorkerRegistry
 from snf_worker.settings import Settings
 
 

@@ -43,7 +43,7 @@ def readers(home: Path) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"snf_worker.sandbox.datasets:read_files" in (folder / "cmdline").read_bytes().split(b"\0") and (
+            if b"snf_worker.sandbox.uploads:read_files" in (folder / "cmdline").read_bytes().split(b"\0") and (
                 f"SNF_HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0")
             ):
                 found.append(int(folder.name))

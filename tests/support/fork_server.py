@@ -37,7 +37,7 @@ IMPORTED = (
     "sklearn.covariance", "sklearn.mixture", "torch._dynamo",
     "celery.app.base", "fastapi", "fastapi_offline", "httptools", "kombu.transport.redis", "uvicorn.main", "uvloop",
     "celery.concurrency.solo", "celery.worker", "snf_worker.runtime.main", "tests.worker.support.helpers",
-    "snf_app.main", "snf_app.http.connections", "snf_worker.launch.launcher", "snf_worker.attempts.score",
+    "snf_app.main", "snf_app.http.connections", "snf_worker.runtime.launcher", "snf_worker.attempts.score",
     "snf_models.scoring.cache", "snf_models.scoring.open_density", "snf_models.loading.trained",
     "snf_models.limits.measure",
     "snf_models.recommendation.compare",

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.record import Job
 from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import make_celery
 from snf_worker.jobs.submission import submit as submit_job
 from snf_worker.runtime.supervisor import Supervisor
 from snf_worker.settings import Settings

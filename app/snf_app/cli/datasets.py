@@ -20,8 +20,8 @@ from snf_client.schemas.datasets import DatasetDetail, DatasetEntry, Duplicates
 from snf_models.datasets import DatasetStore, Source
 from snf_models.locations.location import Location
 from snf_runtime.errors import USAGE
-from snf_worker.sandbox.datasets import LOCAL_SECONDS, ingest
-from snf_worker.sandbox.datasets import refer as index
+from snf_worker.sandbox.uploads import LOCAL_SECONDS, ingest
+from snf_worker.sandbox.uploads import refer as index
 from snf_worker.settings import Settings
 
 MAX_ROWS = 10

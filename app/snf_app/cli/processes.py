@@ -9,8 +9,8 @@ import typer
 
 from snf_app.cli.common import error_messages, fail, read_settings
 from snf_runtime.errors import USAGE
-from snf_worker.launch.launcher import check_workers, run_workers, supervise
 from snf_worker.log_setup import configure_logging
+from snf_worker.runtime.launcher import check_workers, run_workers, supervise
 
 commands = typer.Typer(rich_markup_mode="markdown")
 

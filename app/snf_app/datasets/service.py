@@ -27,7 +27,7 @@ from snf_models.disk import make_folder
 from snf_models.errors import ModelsError
 from snf_models.locations.location import allowed_location
 from snf_models.naming import is_name
-from snf_worker.sandbox.datasets import ingest, refer
+from snf_worker.sandbox.uploads import ingest, refer
 from snf_worker.settings import Settings
 
 NOTHING_KNOWN: dict[str, object] = {

@@ -48,10 +48,15 @@ from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.texts import choices
 from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.calibration import attainable_alpha
-from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.jobs.record import DeviceKind, ModelJobType, Queue
 from snf_worker.jobs.submission import training_queue
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from snf_worker.jobs.worker_registry import (
+    MeasuredTraining,
+    MeasuredTrainings,
+    WorkerInfo,
+    WorkerRegistry,
+    kind_of_training,
+)
 from snf_worker.settings import Settings
 
 PARAMETERS: dict[JobType, type[BaseModel]] = {

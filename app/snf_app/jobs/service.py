@@ -34,11 +34,10 @@ from snf_models.evaluation.checks import check_anomalous
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.events import CurveEvents, thin
-from snf_worker.jobs.measured_trainings import MeasuredTrainings
 from snf_worker.jobs.record import Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, resume, retry, submit
-from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.jobs.worker_registry import MeasuredTrainings, WorkerRegistry
 from snf_worker.runtime.reconciler import remove_job
 from snf_worker.settings import Settings
 

@@ -8,11 +8,10 @@ from collections import Counter
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit
+from snf_worker.jobs.submission import make_celery, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client, runtime_folder_in_use
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerStartFailed
 from snf_worker.jobs.events import ChangeReader
+from snf_worker.jobs.submission import make_celery
 from snf_worker.settings import Settings
 from tests.support.in_turn import PROGRAM
 from tests.support.paths import ROOT

@@ -7,11 +7,11 @@ import pytest
 from kombu.connection import Connection
 from kombu.utils.url import url_to_parts
 
-from snf_worker.broker.celery_app import TASK, make_celery, queue_keys
 from snf_worker.broker.connection import broker_url, celery_url, redis_client, socket_path
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerStartFailed
 from snf_worker.jobs.record import Queue
+from snf_worker.jobs.submission import TASK, make_celery, queue_keys
 from snf_worker.settings import Settings
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Status
-from snf_worker.jobs.shards import Shards
-from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.store import JobStore, Shards
 from snf_worker.runtime.reconciler import ClockWatch
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import make_reconciler, take

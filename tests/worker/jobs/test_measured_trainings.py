@@ -12,7 +12,7 @@ from snf_models.training.config import TrainingConfig
 from snf_worker.attempts.train import _store_measured
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
-from snf_worker.jobs.measured_trainings import MeasuredTraining, MeasuredTrainings, kind_of_training
+from snf_worker.jobs.worker_registry import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
 

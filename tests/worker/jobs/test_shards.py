@@ -6,7 +6,7 @@ import time
 import pytest
 
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.shards import Shards
+from snf_worker.jobs.store import Shards
 from snf_worker.settings import Settings
 
 

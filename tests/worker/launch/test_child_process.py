@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from snf_worker.launch import child_process
-from snf_worker.launch.child_process import ChildProcess, stop_all
+from snf_worker.runtime import child_process
+from snf_worker.runtime.child_process import ChildProcess, stop_all
 from snf_worker.settings import Settings
 from tests.support.ports import free_port
 from tests.worker.support.helpers import until

@@ -11,10 +11,10 @@ from snf_worker.broker.embedded import EmbeddedBroker, keep
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.launch import child_process, launcher
-from snf_worker.launch.child_process import HangWatch
-from snf_worker.launch.launcher import worker_processes
+from snf_worker.runtime import child_process, launcher
 from snf_worker.runtime import parent_death as lifeline
+from snf_worker.runtime.child_process import HangWatch
+from snf_worker.runtime.launcher import worker_processes
 from snf_worker.runtime.main import Heartbeat
 from snf_worker.runtime.parent_death import ParentDeathPipe
 from snf_worker.settings import Settings

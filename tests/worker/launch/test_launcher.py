@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import submit
-from snf_worker.launch.launcher import port_problem, welcome
+from snf_worker.jobs.submission import make_celery, submit
+from snf_worker.runtime.launcher import port_problem, welcome
 from snf_worker.settings import Settings, address
 from tests.end_to_end.support.processes import pid_of
 from tests.support.fork_server import Process, fork_server
@@ -30,7 +29,7 @@ from tests.worker.support.helpers import alive, new_job, reaches, until
 UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
 """Before a launcher whose processes need no coverage: they do what those of other tests do."""
 HASTY = (
-    "from snf_worker.launch import child_process, launcher\n"
+    "from snf_worker.runtime import child_process, launcher\n"
     "from snf_worker.settings import Settings\n"
     "child_process._EVERY_S, launcher._BUSY_S, launcher._MISSED_BEATS = 0.3, 3.0, 1\n"
     "Settings.kill_after_seconds = 3.0\n"
@@ -38,12 +37,12 @@ HASTY = (
 """Before a launcher that takes a few seconds of silence for a hang."""
 FORKING = (
     "from tests.support.fork_server import fork_server, forked_by\n"
-    "forked_by(fork_server(), 'snf_worker.launch.child_process').__enter__()\n"
+    "forked_by(fork_server(), 'snf_worker.runtime.child_process').__enter__()\n"
 )
 """Before a launcher whose processes are forks, which start in milliseconds; their parent is another process."""
 PROGRAM = (
-    "from snf_worker.launch import child_process\n"
-    "from snf_worker.launch.launcher import supervise\n"
+    "from snf_worker.runtime import child_process\n"
+    "from snf_worker.runtime.launcher import supervise\n"
     "child_process._FIRST_PAUSE_S = 0.05\n"
     "from snf_worker.settings import load_settings\n"
     "raise SystemExit(supervise(load_settings(), worker='tests.worker.support.fake_worker',"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery, wake
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import make_celery, wake
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.launch.child_process import stop_all
-from snf_worker.launch.launcher import worker_processes
+from snf_worker.runtime.child_process import stop_all
+from snf_worker.runtime.launcher import worker_processes
 from snf_worker.runtime.machine import find_devices, queues_of, variables
 from snf_worker.runtime.main import queues_to_serve
 from snf_worker.settings import Settings
@@ -74,7 +74,7 @@ def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
 def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
     parts = worker_processes(both, "tests.worker.support.fake_worker")
-    with forked_by(fork_server(), "snf_worker.launch.child_process"):
+    with forked_by(fork_server(), "snf_worker.runtime.child_process"):
         for part in parts:
             part.start()
     try:

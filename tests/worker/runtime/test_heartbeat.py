@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery, queue_key, wake
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import make_celery, queue_key, wake
 from snf_worker.jobs.worker_registry import WorkerRegistry, WorkerState
 from snf_worker.runtime.main import Heartbeat
 from snf_worker.runtime.reconciler import PeriodicThread

@@ -13,8 +13,8 @@ from snf_worker.attempts import score
 from snf_worker.attempts.run_attempt import StopFlag
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.runtime.helper import HelperProcess, takes_helpers
 from snf_worker.runtime.process import ExitCode
+from snf_worker.runtime.supervisor import HelperProcess, takes_helpers
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.worker.support.helpers import new_job, take
@@ -35,7 +35,7 @@ def test_a_helper_without_room_starts_nothing_and_comes_again(
     def command(_folder: Path) -> list[str]:
         return [sys.executable, "-c", f"raise SystemExit({int(codes.pop(0))})"]
 
-    monkeypatch.setattr("snf_worker.runtime.helper.helper_command", command)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.helper_command", command)
     with monkeypatch.context() as full:
         Disk(full, total=64 * MIB, free=MIB)
         assert helper.run() is None

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from snf_worker.broker.celery_app import make_celery, queue_key, wake
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import make_celery, queue_key, wake
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import (
     Start,
@@ -41,10 +41,10 @@ def server(request: pytest.FixtureRequest) -> str:
 def test_the_worker_never_imports_torch(tmp_path: Path) -> None:
     program = (
         "import sys, threading\n"
-        "import snf_worker.runtime.main, snf_worker.launch.launcher\n"
+        "import snf_worker.runtime.main, snf_worker.runtime.launcher\n"
         "import snf_worker.jobs.submission, snf_worker.runtime.reconciler\n"
         "from snf_worker.settings import load_settings\n"
-        "from snf_worker.broker.celery_app import make_celery\n"
+        "from snf_worker.jobs.submission import make_celery\n"
         "make_celery(load_settings()).finalize()\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'snf_app')))"
     )

@@ -9,9 +9,9 @@ import pytest
 
 from snf_models.datasets import DatasetStore, Source
 from snf_models.errors import DatasetRefused, ErrorKind, ModelsError
-from snf_worker.sandbox import datasets as module
-from snf_worker.sandbox.datasets import ingest
+from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
+from snf_worker.sandbox.uploads import ingest
 from snf_worker.settings import Settings
 from tests.models.datasets.hostile_files import white_images
 from tests.models.datasets.sample_files import mixed, npz, pngs, source, tarred, zipped

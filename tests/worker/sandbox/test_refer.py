@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from snf_models.datasets import DatasetStore
-from snf_worker.sandbox.datasets import refer
+from snf_worker.sandbox.uploads import refer
 from snf_worker.settings import Settings
 from tests.support.referenced import digits, put
 from tests.support.s3 import S3Server

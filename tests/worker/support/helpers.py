@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from snf_client.schemas.base import JobType
-from snf_worker.broker.celery_app import make_celery
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Status, new_job_id
 from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import make_celery
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.runtime.reconciler import Reconciler
 from snf_worker.settings import Settings

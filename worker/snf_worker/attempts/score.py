@@ -33,8 +33,7 @@ from snf_worker.attempts.run_attempt import (
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown, JobNotFound
 from snf_worker.jobs.record import ACTIVE, SCORES, Job
-from snf_worker.jobs.shards import Shards
-from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.store import JobStore, Shards
 from snf_worker.process_setup import user_umask
 from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings

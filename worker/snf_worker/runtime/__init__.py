@@ -1,1 +1,1 @@
-"""The worker process: it takes jobs from queues, supervises their processes, and announces itself."""
+"""The processes: launcher, workers that take jobs from queues, and the supervision of the processes of attempts."""

@@ -15,15 +15,14 @@ from celery.concurrency.thread import TaskPool  # type: ignore[import-untyped]
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 from kombu.asynchronous import get_event_loop
 
-from snf_worker.broker.celery_app import TASK, make_celery, queue_key, wake
 from snf_worker.broker.connection import durability_risks, redis_client, runtime_folder_in_use
 from snf_worker.errors import BrokerDown, JobNotFound
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.submission import TASK, make_celery, queue_key, wake
 from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.log_setup import configure_logging
 from snf_worker.runtime import parent_death
-from snf_worker.runtime.helper import HelperProcess
 from snf_worker.runtime.machine import (
     find_devices,
     machine_id,
@@ -34,7 +33,7 @@ from snf_worker.runtime.machine import (
 )
 from snf_worker.runtime.process import Command, attempt_command
 from snf_worker.runtime.reconciler import PeriodicThread, Reconciler
-from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.runtime.supervisor import HelperProcess, Outcome, Supervisor
 from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)

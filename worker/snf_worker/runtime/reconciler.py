@@ -10,13 +10,12 @@ from uuid import uuid4
 
 from celery import Celery  # type: ignore[import-untyped]
 
-from snf_worker.broker.celery_app import queue_key, wake
 from snf_worker.errors import BrokerDown, JobInUse, JobNotFound
 from snf_worker.jobs.record import Queue, Status
 from snf_worker.jobs.runs import RunStore, record_failure
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.runtime.helper import wake_helpers
+from snf_worker.jobs.submission import queue_key, wake
+from snf_worker.jobs.worker_registry import WorkerRegistry, WorkerState
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -153,7 +152,9 @@ class Reconciler:
         for job in self._store.list(status=Status.RUNNING, type="score").jobs:
             free = self._store.shards(job.id).free()
             if free:
-                wake_helpers(self._celery, self._registry, free)
+                idle = [info for info in self._registry.workers() if info.state is WorkerState.IDLE]
+                for _ in [info for info in idle if Queue.SCORE in info.queues][:free]:
+                    wake(self._celery, Queue.SCORE)
 
     def _rest(self) -> None:
         """Expire no lease before workers had time for two heartbeats, and remove no old job for an hour."""

@@ -19,13 +19,13 @@ from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.keys import ensure_keys
-from snf_worker.launch.child_process import (
+from snf_worker.log_setup import configure_logging
+from snf_worker.process_setup import protect_home
+from snf_worker.runtime.child_process import (
     ChildProcess,
     restart_dead,
     stop_all,
 )
-from snf_worker.log_setup import configure_logging
-from snf_worker.process_setup import protect_home
 from snf_worker.runtime.machine import (
     HOST,
     HOST_VARIABLE,
