@@ -73,14 +73,10 @@ class TorchEngine:
         self._device = find_device(device)
         on_cpu = self._device.type == "cpu"
         self.frozen = frozen
+        self.precision: Precision = frozen.precision  # of the 1x1 convolutions in coupling networks
         self._levels = frozen.levels if on_cpu else _moved(frozen, self._device)
         self.micro_batch = micro_batch or (DEFAULT_MICRO_BATCH if on_cpu else CUDA_MICRO_BATCH)
         self.threads = threads or torch.get_num_threads()
-
-    @property
-    def precision(self) -> Precision:
-        """Arithmetic of the 1x1 convolution of each coupling network; its other layers are in float32."""
-        return self.frozen.precision
 
     @torch.inference_mode()
     def forward(self, y: Array) -> Latents:

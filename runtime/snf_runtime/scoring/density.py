@@ -43,21 +43,10 @@ class Latents:
 class TiledEngine(Protocol):
     """Engine that runs a flow on micro-batches: an image has the same bits whatever the others. Not thread-safe."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic of the 1x1 convolutions in coupling networks; "float32" for features."""
-        ...
-
-    @property
-    def micro_batch(self) -> int:
-        """The images of a batch; more take several batches."""
-        ...
-
-    @property
-    def threads(self) -> int: ...
+    name: str
+    precision: Precision  # of the 1x1 convolutions in coupling networks; "float32" for features
+    micro_batch: int  # images of a batch; more take several batches
+    threads: int
 
 
 def chunk_size_of(engine: TiledEngine, pixels: int) -> int:
@@ -100,69 +89,20 @@ class DensityPass(Protocol):
 class ImageDensity(Protocol):
     """A frozen flow over pixels, over features, or both, run by an engine."""
 
-    @property
-    def kind(self) -> DensityKind: ...
-
-    @property
-    def image_shape(self) -> Shape:
-        """Channels, height and width of the images, or of a tile if images are cut into tiles."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """The number of values of an image, or of a tile, whose joint density is computed."""
-        ...
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 of the flow's weights, in hexadecimal."""
-        ...
-
-    @property
-    def constant_log_det(self) -> float:
-        """Sum of the log-dets that do not depend on the image, in nats."""
-        ...
-
-    @property
-    def statistics(self) -> tuple[str, ...]:
-        """The names of whole-image, then of channel statistics; none for features alone."""
-        ...
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of cells for local statistics, or None."""
-        ...
-
-    @property
-    def has_map(self) -> bool: ...
-
-    @property
-    def engine_name(self) -> str: ...
-
-    @property
-    def precision(self) -> Precision:
-        """The arithmetic of the 1x1 convolutions in coupling networks; all else is float32 or better."""
-        ...
-
-    @property
-    def step_pixels(self) -> int:
-        """The cost of one image or tile, counted as the pixels that go into the backbone network or the flow."""
-        ...
-
-    @property
-    def chunk_size(self) -> int:
-        """The images or tiles of a group, between which other work can run."""
-        ...
-
-    @property
-    def micro_batch(self) -> int:
-        """The images, or pieces of images, that the engine computes in one run."""
-        ...
-
-    @property
-    def tiled(self) -> bool:
-        """Whether images have any size and are cut into tiles of ``image_shape``."""
-        ...
+    kind: DensityKind
+    image_shape: Shape  # channels, height and width of an image, or of a tile if images are cut into tiles
+    dimensions: int  # values of an image, or of a tile, whose joint density is computed
+    weights_digest: str  # SHA-256, in hexadecimal
+    constant_log_det: float  # sum of the log-dets that do not depend on the image, nats
+    statistics: tuple[str, ...]  # names of whole-image, then of channel statistics; none for features alone
+    grid: tuple[int, int] | None  # rows and columns of cells for local statistics
+    has_map: bool
+    engine_name: str
+    precision: Precision  # of the 1x1 convolutions in coupling networks; all else is float32 or better
+    step_pixels: int  # pixels of an image or tile that go into the backbone or the flow: its cost
+    chunk_size: int  # images or tiles of a group, between which other work can run
+    micro_batch: int  # images or tiles that the engine computes in one run
+    tiled: bool  # whether images have any size and are cut into tiles of ``image_shape``
 
     def passes(
         self, images: Batch, draws: int = 1, chunk_size: int | None = None

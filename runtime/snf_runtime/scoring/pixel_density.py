@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -79,14 +78,8 @@ class PixelDensity:
         self.micro_batch = engine.micro_batch
         self.constant_log_det: float = sum(level.constant_log_det for level in frozen.levels)
         self.has_map = frozen.is_spatial
-
-    @cached_property
-    def statistics(self) -> tuple[str, ...]:
-        return (*statistic_names(self.frozen), *channel_statistic_names(self.frozen))
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        return grid_shape(*self.image_shape[1:]) if self.frozen.is_spatial else None
+        self.grid: tuple[int, int] | None = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
+        self.statistics: tuple[str, ...] = (*statistic_names(frozen), *channel_statistic_names(frozen))
 
     def passes(self, images: Batch, draws: int = 1, chunk_size: int | None = None) -> Iterator[tuple[int, FlowPass]]:
         """Run draws in groups, so that memory is bounded; yield the first draw of each and its pass."""
