@@ -86,7 +86,7 @@ def of_hybrid(run: FeatureRun, cells: SolarCells, split: CellSplit) -> dict[str,
     model = fitted_model(run, cells.table, split.train, (split.statistics, split.calibration), pixels=pixels)
     normal, strange, calibration = (model.evidence(of) for of in (split.test, cells.defective, split.calibration))
     statistic = model.calibration.folds[0].statistic
-    families = [statistic.families(of) for of in (calibration, normal, strange)]
+    families = [statistic.group_surprises(of) for of in (calibration, normal, strange)]
     alone = {
         f"hybrid, {kind} alone": measured_by_rank(*(values[:, number] for values in families))
         for number, kind in enumerate(statistic.kinds)

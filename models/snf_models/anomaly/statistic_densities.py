@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from snf_runtime.anomaly.statistics import (
     Conditioning,
     DensityView,
-    FeatureFamily,
+    FeatureGroup,
     Gaussian,
     HeldOutSurprises,
-    LocalFamily,
     Mixture,
+    RegionGroup,
     Statistic,
     Tail,
-    WholeFamily,
+    WholeImageGroup,
     all_regions,
     log_extremes,
     tail_surprises,
@@ -93,7 +93,7 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
         fitted = _fit(evidence, names, grid)
         if len(fitted.kinds) == 1:
             return fitted
-        surprises = _on_held_out(evidence, names, grid, Statistic.families)
+        surprises = _on_held_out(evidence, names, grid, Statistic.group_surprises)
         # Few images tell little of how overfitted statistics of pixels are: on splits of the same cells, 150 images
         # each, the measured inflation is 1.2 to 41.
         of_pixels = max(1.0, few / len(evidence))
@@ -114,7 +114,7 @@ def fit_statistic(evidence: Evidence, names: Sequence[str], grid: tuple[int, int
     return replace(fitted, whole=whole, local=replace(fitted.local, tails=tails, joint=joint))
 
 
-def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> LocalFamily:
+def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: int | None = None) -> RegionGroup:
     """Fit the model of cells, in nats; ``images`` (None: n) decides how complex it is."""
     deviation = cells.std(0)
     location, scale = cells.mean(0), np.maximum(deviation, max(FLAT * float(np.median(deviation)), MIN_SPREAD))
@@ -129,10 +129,10 @@ def fit_local(cells: Array, complexity: Array, grid: tuple[int, int], images: in
     conditioning = Conditioning.fit(extremes, complexity, images)
     z = conditioning(extremes, complexity)
     tails, joint = _region_tails(z)
-    return LocalFamily(np.array(grid), location, scale, narrow, conditioning, tails, joint)
+    return RegionGroup(np.array(grid), location, scale, narrow, conditioning, tails, joint)
 
 
-def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeFamily:
+def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None) -> WholeImageGroup:
     """Fit the densities of whole-image statistics; column 0 is complexity. ``images``: see :func:`fit_local`."""
     used = np.array([i for i, name in enumerate(names) if i and _informs(name, statistics[:, i])], dtype=np.int64)
     complexity = statistics[:, 0]
@@ -154,7 +154,7 @@ def fit_whole(statistics: Array, names: Sequence[str], images: int | None = None
     ]
     joint = Tail.fit(total_surprise(np.stack([view.surprise(statistics) for view in views], 1), shares))
     gaussian = fit_gaussian(standardised)
-    return WholeFamily(used, location, scale, conditioning, gaussian, tuple(views), joint, shares)
+    return WholeImageGroup(used, location, scale, conditioning, gaussian, tuple(views), joint, shares)
 
 
 def fit_view(
@@ -169,7 +169,7 @@ def _fit(
     evidence: Evidence, names: Sequence[str], grid: tuple[int, int] | None, images: int | None = None
 ) -> Statistic:
     local = None if grid is None else fit_local(evidence.cells, evidence.whole[:, 0], grid, images)
-    features = None if evidence.features is None else FeatureFamily.fit(evidence.features)
+    features = None if evidence.features is None else FeatureGroup.fit(evidence.features)
     fitted = Statistic(None, local, features)
     if not names:
         return fitted
@@ -206,7 +206,7 @@ def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:
     return np.concatenate([surprisals, local.conditioning(extremes, evidence.whole[:, 0])], 1)
 
 
-def _with_tails(family: WholeFamily, surprisals: Array) -> WholeFamily:
+def _with_tails(family: WholeImageGroup, surprisals: Array) -> WholeImageGroup:
     columns = surprisals.T
     views = tuple(replace(view, tail=Tail.fit(column)) for view, column in zip(family.views, columns, strict=True))
     surprises = np.stack([view.tail.surprise(column) for view, column in zip(views, columns, strict=True)], 1)
@@ -220,7 +220,7 @@ def _region_tails(z: Array) -> tuple[tuple[Tail, ...], Tail]:
 
 
 def _predictors(regions: Sequence[Region], columns: int, precision: Array, scale: Array) -> Array:
-    """Return w' C P_B / sqrt(w' C w) of :class:`LocalFamily` for cells divided by w, ``(regions, cells)``."""
+    """Return w' C P_B / sqrt(w' C w) of :class:`RegionGroup` for cells divided by w, ``(regions, cells)``."""
     inside = members(regions, columns)
     deviations = scale[inside]
     weights = np.linalg.solve(precision[inside[:, :, None], inside[:, None]], deviations[:, :, None])

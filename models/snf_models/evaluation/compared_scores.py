@@ -146,7 +146,7 @@ def combined(calibration: Calibration) -> ScoreGroup:
 def families(calibration: Calibration) -> ScoreGroup:
     """Return -ln of the p-value of each family of statistics, averaged over folds."""
     columns = tuple(ScoreColumn(*FAMILIES[kind], "family") for kind in _first(calibration).kinds)
-    return ScoreGroup(columns, lambda batch: _mean([fit.families(batch.evidence) for fit in _fits(calibration)]))
+    return ScoreGroup(columns, lambda batch: _mean([fit.group_surprises(batch.evidence) for fit in _fits(calibration)]))
 
 
 def whole_image(calibration: Calibration, names: Sequence[str]) -> ScoreGroup:

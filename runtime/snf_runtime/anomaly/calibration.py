@@ -254,8 +254,8 @@ class Calibration:
 
     def feature_maps(self, evidence: FeatureEvidence) -> list[Array]:
         """Return each image's coarse map in nats, a mean over folds, which raises no rate of false alarms."""
-        families = [fold.statistic.features for fold in self.folds]
-        maps = [family.maps(evidence) for family in families if family is not None]
+        groups = [fold.statistic.features for fold in self.folds]
+        maps = [group.maps(evidence) for group in groups if group is not None]
         return [np.mean(of_image, axis=0) for of_image in zip(*maps, strict=True)]
 
     def feature_regions(self, evidence: Evidence, image: tuple[int, int], alpha: float) -> list[MapRegions | None]:
@@ -269,16 +269,16 @@ class Calibration:
 
     def statistics(self, evidence: Evidence) -> list[Array]:
         """Return the anomaly statistic of every image by the fit of each fold, in nats; overflow gives infinity."""
-        return self._merged(self._families(evidence))
+        return self._merged(self._group_surprises(evidence))
 
-    def _families(self, evidence: Evidence) -> list[Array]:
+    def _group_surprises(self, evidence: Evidence) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
-            return [fold.statistic.families(evidence) for fold in self.folds]
+            return [fold.statistic.group_surprises(evidence) for fold in self.folds]
 
-    def _merged(self, families: list[Array]) -> list[Array]:
+    def _merged(self, groups: list[Array]) -> list[Array]:
         with np.errstate(over="ignore", invalid="ignore"):
             statistics = [
-                merge(surprises, fold.statistic.weights) for fold, surprises in zip(self.folds, families, strict=True)
+                merge(surprises, fold.statistic.weights) for fold, surprises in zip(self.folds, groups, strict=True)
             ]
         return [np.where(np.isnan(values), np.inf, values) for values in statistics]
 
@@ -297,12 +297,12 @@ class Calibration:
         used, smallest = self.check_alpha(alpha), self.smallest_p
         if not len(evidence):
             return []
-        families = self._families(evidence)
-        statistics = self._merged(families)
+        groups = self._group_surprises(evidence)
+        statistics = self._merged(groups)
         p = p_values(self.ordered(), statistics)
         typical = _typical(statistics)
         with np.errstate(over="ignore", invalid="ignore"):
-            reasons = explain(self.folds[0].statistic, evidence, families[0], names, image)
+            reasons = explain(self.folds[0].statistic, evidence, groups[0], names, image)
         regions = self.feature_regions(evidence, image, used)
         return [
             Verdict(

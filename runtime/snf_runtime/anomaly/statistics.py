@@ -193,7 +193,7 @@ class DensityView:
 
 
 @dataclass(frozen=True)
-class WholeFamily:
+class WholeImageGroup:
     """Mixtures over sets of whole-image statistics, whose weighted -ln p are added (Fisher; Good 1955)."""
 
     used: NDArray[np.int64]  # columns that carry information besides complexity
@@ -250,7 +250,7 @@ MIN_EXTREME = 0.1
 
 
 @dataclass(frozen=True)
-class LocalFamily:
+class RegionGroup:
     """Gaussian model of log-likelihoods of cells: z_B = w' C (P v)_B / sqrt(w' C w) of region B, given the rest."""
 
     # P is the precision matrix of the cells v, w their standard deviations, C = (P_BB)^-1. z is standard normal under
@@ -342,7 +342,7 @@ PLACE_FIRST = math.log(3)
 
 
 @dataclass(frozen=True)
-class FeatureFamily:
+class FeatureGroup:
     """Four statistics of features, merged into one p-value: two of the map of places, two of pooled features."""
 
     fit_number: NDArray[np.int64]
@@ -507,14 +507,14 @@ class HeldOutSurprises:
 class Statistic:
     """Anomaly statistic T = -ln p in nats, with p merged from those of whole image, regions and features."""
 
-    whole: WholeFamily | None  # None for a density of features alone
-    local: LocalFamily | None
-    features: FeatureFamily | None = None  # None for a density of pixels alone
+    whole: WholeImageGroup | None  # None for a density of features alone
+    local: RegionGroup | None
+    features: FeatureGroup | None = None  # None for a density of pixels alone
     held_out: HeldOutSurprises | None = None
 
     @property
     def kinds(self) -> tuple[EvidenceKind, ...]:
-        """The groups in use, in the order of :meth:`families`."""
+        """The groups in use, in the order of :meth:`group_surprises`."""
         groups: dict[EvidenceKind, object] = {"whole": self.whole, "local": self.local, "features": self.features}
         return tuple(kind for kind, group in groups.items() if group is not None)
 
@@ -539,7 +539,7 @@ class Statistic:
             columns.append(evidence.channels)
         return np.concatenate(columns, 1)
 
-    def families(self, evidence: Evidence) -> Array:
+    def group_surprises(self, evidence: Evidence) -> Array:
         """Return -ln p of each image by each group in :attr:`kinds`, ``(N, kinds)`` in nats."""
         columns = []
         if self.whole is not None:
@@ -555,4 +555,4 @@ class Statistic:
 
     def __call__(self, evidence: Evidence) -> Array:
         """Return the anomaly statistic T of each image in nats, ``(N,)``; larger is more anomalous."""
-        return merge(self.families(evidence), self.weights)
+        return merge(self.group_surprises(evidence), self.weights)

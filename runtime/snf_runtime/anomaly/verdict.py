@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.anomaly.maps import AnomalousRegion, MapRegions, region_around
-from snf_runtime.anomaly.statistics import EvidenceKind, FeatureFamily, Statistic
+from snf_runtime.anomaly.statistics import EvidenceKind, FeatureGroup, Statistic
 from snf_runtime.images.preprocessing import Box, FilePlacement
 from snf_runtime.scoring.evidence import COMPLEXITY, ENERGY, Evidence, FeatureEvidence, Region, cell_side
 
@@ -187,10 +187,10 @@ def explain(
     ]
 
 
-def _grids(family: FeatureFamily, evidence: FeatureEvidence, image: tuple[int, int]) -> list[PlaceGrid]:
+def _grids(group: FeatureGroup, evidence: FeatureEvidence, image: tuple[int, int]) -> list[PlaceGrid]:
     """Return the grid of the places of each image; ``image`` is the size of images that are one tile, in pixels."""
     if evidence.plans is None:
-        rows, columns = family.centre.shape
+        rows, columns = group.centre.shape
         return [PlaceGrid((rows, columns), image, image)] * len(evidence)
     return [
         PlaceGrid(plan.grid, (plan.grid[0] * plan.stride, plan.grid[1] * plan.stride), (plan.height, plan.width))

@@ -60,13 +60,13 @@ def check_batch(images: Batch, shape: tuple[int, int, int], *, tiled: bool) -> N
             raise ValueError(f"expected uint8 images {wanted}, got {image.dtype} {image.shape}")
 
 
-def in_batches(items: Iterable[T], most: int, most_bytes: int, nbytes: Callable[[T], int]) -> Generator[list[T]]:
-    """Yield items in batches of at most ``most`` items and ``most_bytes`` bytes; a larger item has its own batch."""
+def in_batches(items: Iterable[T], max_items: int, max_bytes: int, nbytes: Callable[[T], int]) -> Generator[list[T]]:
+    """Yield items in batches of at most ``max_items`` items and ``max_bytes`` bytes; a larger item has its own."""
     batch: list[T] = []
     size = 0
     for item in items:
         added = nbytes(item)
-        if batch and (len(batch) == most or size + added > most_bytes):
+        if batch and (len(batch) == max_items or size + added > max_bytes):
             yield batch
             batch, size = [], 0
         batch.append(item)

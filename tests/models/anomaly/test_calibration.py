@@ -45,7 +45,7 @@ def test_split_p_values_by_hand() -> None:
     calibration = split()
     fold = calibration.folds[0]
     new, held_out = evidence(40, 7), evidence(99, 2)
-    families = fold.statistic.families(new)
+    families = fold.statistic.group_surprises(new)
     assert families.shape == (40, 2)
     assert fold.statistic.local is not None
     columns = np.concatenate([new.whole, fold.statistic.local.unevenness(new.cells)], axis=1)
@@ -53,7 +53,7 @@ def test_split_p_values_by_hand() -> None:
     np.testing.assert_allclose(families[:, 1], fold.statistic.local.surprise(new.cells, new.whole[:, 0]))
     kinds = fold.statistic.kinds
     assert kinds == ("whole", "local")
-    t, calibrated = (merge(of, weights(kinds)) for of in (families, fold.statistic.families(held_out)))
+    t, calibrated = (merge(of, weights(kinds)) for of in (families, fold.statistic.group_surprises(held_out)))
     np.testing.assert_allclose(fold.ordered, np.sort(calibrated), rtol=1e-9)
     expected = [(1 + sum(c >= one for c in calibrated)) / 100 for one in t]
     assert calibration.p_values(new).tolist() == expected

@@ -35,10 +35,10 @@ def evidence_of(scorer: Scorer, images: np.ndarray[tuple[int, ...], np.dtype[np.
 @pytest.mark.parametrize("count", [40, 100, 300])
 def test_new_images_are_as_surprising_as_those_of_the_fit(count: int) -> None:
     fitted, new = (evidences.evidence(images, seed) for images, seed in ((count, 1), (2000, 2)))
-    surprises = fit_statistic(fitted, evidences.NAMES, evidences.GRID).families(new)
+    surprises = fit_statistic(fitted, evidences.NAMES, evidences.GRID).group_surprises(new)
     assert (np.abs(np.median(surprises, axis=0) - MEDIAN) < 0.45).all()
     assert ((surprises > -math.log(0.05)).mean(0) < 0.15).all()
-    in_sample = fit_statistic(fitted, evidences.NAMES, evidences.GRID, few=0).families(new)
+    in_sample = fit_statistic(fitted, evidences.NAMES, evidences.GRID, few=0).group_surprises(new)
     assert (np.median(in_sample, axis=0) > np.median(surprises, axis=0)).all()
     if count == 40:
         assert ((in_sample > -math.log(0.05)).mean(0) > 0.3).any(), "a group would hide the others"
@@ -60,7 +60,7 @@ def test_a_recalibration_holds_out_all_images_of_a_part_together(scorer: Scorer)
     first = stacked(reference_of(dataset, scorer.manifest).statistics[:360])[:, 0, 0]
     order = first[:, 0].astype(int) * 256 + first[:, 1]
     statistic = fit_statistic(images[order], evidences.NAMES, evidences.GRID)
-    surprises = statistic.families(evidences.evidence(2000, 2))
+    surprises = statistic.group_surprises(evidences.evidence(2000, 2))
     assert (np.median(surprises, axis=0) < 1).all()
 
 

@@ -24,7 +24,7 @@ from snf_runtime.anomaly.maps import MAX_REGIONS, find_regions, of_pixels, of_pl
 from snf_runtime.anomaly.verdict import VerdictReason, located
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
-from tests.models.anomaly.test_feature_family import IMAGE, evidence, reference
+from tests.models.anomaly.test_feature_group import IMAGE, evidence, reference
 from tests.models.helpers import sign_again
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact

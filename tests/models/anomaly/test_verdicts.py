@@ -97,9 +97,9 @@ def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     calibration = load_dataset("mnist-mini", None).calibration
     fold = scorer.calibration.folds[0]
     kinds = fold.statistic.kinds
-    reference = merge(fold.statistic.families(evidence_of(scorer, calibration)), weights(kinds))
+    reference = merge(fold.statistic.group_surprises(evidence_of(scorer, calibration)), weights(kinds))
     np.testing.assert_allclose(np.sort(reference), fold.ordered, rtol=1e-9)
-    values = merge(fold.statistic.families(evidence_of(scorer, images)), weights(kinds))
+    values = merge(fold.statistic.group_surprises(evidence_of(scorer, images)), weights(kinds))
     expected = [(1 + int((reference >= value).sum())) / (len(calibration) + 1) for value in values]
     assert [one.p_value for one in judged(scorer, images)] == expected
 

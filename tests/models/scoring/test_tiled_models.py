@@ -36,7 +36,7 @@ from snf_models.scorer import Scorer, load_model
 from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.detection import Detection
 from snf_runtime.anomaly.maps import tile_maps
-from snf_runtime.anomaly.statistics import FeatureFamily
+from snf_runtime.anomaly.statistics import FeatureGroup
 from snf_runtime.images.batch import Batch, tile_plan
 from snf_runtime.images.codec import encode_png
 from snf_runtime.scoring.evidence import FeatureEvidence
@@ -308,7 +308,7 @@ def test_large_images_are_flagged_about_as_often_as_small_ones() -> None:
         return FeatureEvidence(random.exponential(size=(tiles, 1, 4, 4)), np.ones((tiles, 1, 2)), tuple(plans))
 
     sizes = (64, 128, 256, 512)
-    family = FeatureFamily.fit(FeatureEvidence.join([images(size, 75) for size in sizes]))
+    family = FeatureGroup.fit(FeatureEvidence.join([images(size, 75) for size in sizes]))
     ranked = family.surprise(FeatureEvidence.join([images(size, 1000) for size in sizes]))
     threshold = np.quantile(ranked, 0.95)
     shares = [(family.surprise(images(size, 2000)) >= threshold).mean() for size in sizes]

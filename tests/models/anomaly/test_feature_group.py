@@ -16,7 +16,7 @@ from snf_runtime.anomaly.calibration import CELLS, Calibration, from_arrays, sta
 from snf_runtime.anomaly.statistics import (
     FEATURE_STATISTICS,
     EvidenceKind,
-    FeatureFamily,
+    FeatureGroup,
     HeldOutSurprises,
     Statistic,
     merge,
@@ -50,7 +50,7 @@ def reference(count: int, seed: int = 0, fits: int = 1) -> ReferenceEvidence:
 
 def test_statistics_by_hand() -> None:
     fitted, new = of_features(200), of_features(9, 1)
-    family = FeatureFamily.fit(fitted)
+    family = FeatureGroup.fit(fitted)
     centred = new.places[:, 0] - fitted.places[:, 0].mean(0)
     found = family.statistics(new)
     for image in range(9):
@@ -62,7 +62,7 @@ def test_statistics_by_hand() -> None:
 
 def test_a_place_that_is_always_unlikely_does_not_decide() -> None:
     """The last place is 9 nats less likely than the first in every image; a defect at the first one is found."""
-    family = FeatureFamily.fit(of_features(300))
+    family = FeatureGroup.fit(of_features(300))
     new = of_features(40, 1)
     before = family.surprise(new)
     new.places[:, 0, 0, 0] += 12
@@ -73,7 +73,7 @@ def test_a_place_that_is_always_unlikely_does_not_decide() -> None:
 
 
 def test_the_merged_surprise_by_hand() -> None:
-    family = FeatureFamily.fit(of_features(300))
+    family = FeatureGroup.fit(of_features(300))
     new = of_features(20, 1)
     p = np.exp(-family.surprises(new))
     merged = -np.log(1 / (p**-1.0 @ np.array([2, 2, 1, 1]) / 6))
@@ -101,7 +101,7 @@ def test_pixels_of_few_images_weigh_less_than_features(images: int, at_most: flo
 
 @pytest.mark.parametrize(("ratio", "named"), [(2.0, "feature-place"), (4.0, "feature-image")])
 def test_the_whole_image_is_the_reason_only_where_it_is_three_times_as_unlikely(ratio: float, named: str) -> None:
-    family = FeatureFamily.fit(of_features(300))
+    family = FeatureGroup.fit(of_features(300))
     new = of_features(1, 1)
     new.places[0, 0, 2, 3] += 20
 
@@ -164,7 +164,7 @@ def test_each_fold_is_ranked_by_its_own_fit() -> None:
     new = of_features(30, 4, fits=6)
     expected = np.ones(30)
     for fold in range(5):
-        family = FeatureFamily.fit(unseen[fold])
+        family = FeatureGroup.fit(unseen[fold])
         inside = everything.evidence.features[folds == fold]  # type: ignore[index]
         own = FeatureEvidence(inside.places[:, [fold + 1]], inside.pooled[:, [fold + 1]])
         of_new = FeatureEvidence(new.places[:, [fold + 1]], new.pooled[:, [fold + 1]])
@@ -240,12 +240,12 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     statistic = fit_statistic(both(60, 1), evidences.NAMES, evidences.GRID)
     assert statistic.kinds == ("whole", "local", "features")
     new, strange = both(400, 2), both(40, 3)
-    assert (np.median(statistic.families(new), axis=0) < 1.5).all()
+    assert (np.median(statistic.group_surprises(new), axis=0) < 1.5).all()
     plain = replace(statistic, held_out=None)
-    assert (np.median(plain.families(new), axis=0)[:2] > 1.5).any()
+    assert (np.median(plain.group_surprises(new), axis=0)[:2] > 1.5).any()
     strange.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
     assert len(set(statistic.weights.tolist())) == 3
-    np.testing.assert_array_equal(statistic(new), merge(statistic.families(new), statistic.weights))
+    np.testing.assert_array_equal(statistic(new), merge(statistic.group_surprises(new), statistic.weights))
     assert np.quantile(statistic(new), 0.95) < np.median(statistic(strange))
     again = from_arrays(Statistic, to_arrays(statistic))
     np.testing.assert_array_equal(again(new), statistic(new))
