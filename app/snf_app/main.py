@@ -58,7 +58,7 @@ ROUTERS: tuple[Router, ...] = (
     *(models.card_router, models.artifact_router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
     *(jobs.router, jobs.events_router, job_files.router, runs.router, jobs.workers_router),
-    *(inference.router, health.router, pages.router),
+    *(inference.router, inference.infer_router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""
 

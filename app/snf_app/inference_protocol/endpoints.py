@@ -24,6 +24,7 @@ from snf_app.inference_protocol.service import (
     image_shape,
 )
 from snf_app.registry.model_pool import ModelPool, ModelState
+from snf_app.scoring.service import ScoringRoute
 from snf_app.state import (
     DrainingDep,
     FairQueueDep,
@@ -123,7 +124,9 @@ def add_request_schemas(openapi: dict[str, Any]) -> None:
     openapi["components"]["schemas"].update(schema.pop("$defs"), InferRequest=schema)
 
 
-router = Router(prefix=PREFIX, tags=["open inference protocol"])
+TAGS = ["open inference protocol"]
+router = Router(prefix=PREFIX, tags=TAGS)
+infer_router = Router(prefix=PREFIX, tags=TAGS, dependencies=[MayScore], route_class=ScoringRoute)
 
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 Name = Annotated[
@@ -255,11 +258,10 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
     return ModelReady(name=version.name, ready=True)
 
 
-@router.post(
+@infer_router.post(
     f"{MODEL}/infer",
     operation_id="oip_infer",
     summary="Score a tensor of images",
-    dependencies=[MayScore],
     response_model=InferAnswer,
     responses=BINARY_ANSWER | responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": BODY},
@@ -278,11 +280,10 @@ async def infer(name: Name, request: Request, scoring: ScoringServiceDep, timeou
     return await service.infer(scoring, name, request, timeout_ms)
 
 
-@router.post(
+@infer_router.post(
     f"{VERSION}/infer",
     operation_id="oip_version_infer",
     summary="Score a tensor of images with a version",
-    dependencies=[MayScore],
     response_model=InferAnswer,
     responses=BINARY_ANSWER | responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": BODY},

@@ -14,10 +14,11 @@ from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
+from snf_app.scoring.service import ScoringRoute
 from snf_app.state import ModelPoolDep, ScoringServiceDep, SettingsDep
 from snf_client.schemas.scores import Quantile, Reference, ScoreQuery, Scores
 
-router = Router(tags=["scores"], dependencies=[MayScore])
+router = Router(tags=["scores"], dependencies=[MayScore], route_class=ScoringRoute)
 reference_router = Router(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastapi.routing import APIRoute
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Scope
 
 from snf_app.access.authentication import take_images
-from snf_app.access.permissions import caller_of
+from snf_app.access.permissions import caller_of, permit
 from snf_app.calibrations.service import MAX_IMAGES as MAX_KEPT
 from snf_app.calibrations.service import RecentEvidence
 from snf_app.drift.service import DriftMonitor, DriftReference, Key
@@ -41,6 +43,20 @@ MAX_EXPLAINED_PIXELS = 2**20
 """Most images, and most pixels of them, in a request for heat maps: each adds an array and a picture to the answer."""
 SECONDS_PER_MEGAPIXEL = 3.0
 """Growth of the default deadline for large images: several times the time of one core."""
+
+
+class ScoringRoute(APIRoute):
+    """Route that refuses a request of a full queue before anything of it is read, so that a refusal costs little."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_if_free(request: Request) -> Response:
+            permit(request.scope, "score")
+            request.state.fair_queue.check(caller_of(request.scope).name)
+            return await handle(request)
+
+        return handle_if_free
 
 
 class RequestedImage(NamedTuple):
@@ -133,8 +149,6 @@ class ScoringService:
         if limit == 0:
             raise invalid("/query/draws", f"this service takes at most {self.queue.largest} draws at once")
         caller = caller_of(scope).name
-        # Before the body is read and decoded, so that a refusal costs little.
-        self.queue.check(caller, query.draws)
         async with deadline(timeout_ms, self.settings.request_timeout_s) as time, AsyncExitStack() as held:
             loaded = await self.pool.acquire(ref)
             # Before the work, so that a request that cannot be answered costs nothing.

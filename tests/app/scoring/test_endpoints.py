@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from torch import Tensor
 
+from snf_app.http.admission import FairShares
 from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
@@ -88,6 +89,16 @@ def test_an_overflow_of_the_only_image_is_the_problem(client: TestClient) -> Non
     assert (raw.status_code, raw.json()["type"]) == (422, "score-not-finite")
     form = client.post(SCORE, files=files(DIGITS[0]))
     assert (form.status_code, form.json()["type"]) == (422, "no-image-scored")
+
+
+@pytest.mark.parametrize("path", ["/v1/models/digits/score?alpha=7", "/v2/models/digits/infer"])
+def test_a_full_queue_refuses_before_anything_is_read(
+    client: TestClient, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client.app_state["fair_queue"], "_requests", FairShares(0))
+    answer = client.post(path, content=b"no image", headers={"content-type": "text/plain"})
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
 
 
 def post(client: TestClient, number: int) -> dict[str, Any]:
