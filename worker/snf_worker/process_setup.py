@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 GC_THRESHOLD = 10_000
 """New objects between two collections. Python's 700 would traverse half a million objects again and again."""
 
@@ -23,8 +25,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TUNED_BY = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"
 OOM_SCORE_ADJ = 900
 """Adjustment of the out-of-memory score, at most 1000: killed before worker, broker and service."""
-
-log = logging.getLogger(__name__)
 
 
 def give_back_memory() -> None:

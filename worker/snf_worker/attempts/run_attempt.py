@@ -33,6 +33,8 @@ from snf_worker.runtime.parent_death import watch
 from snf_worker.runtime.process import ExitCode, StopReason
 from snf_worker.settings import Settings, load_settings
 
+log = logging.getLogger(__name__)
+
 REPORT_S = 0.5
 """Shortest time in seconds between two reports of a job's progress."""
 UNCHANGED_S = 5.0
@@ -125,8 +127,6 @@ class LabelledProgress:
         if self._reporter is not None:
             self._reporter.checkpoint()
 
-
-log = logging.getLogger(__name__)
 
 BEGAN = time.monotonic()
 """Start of this process, from which a budget in minutes counts."""

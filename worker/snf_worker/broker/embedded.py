@@ -34,6 +34,8 @@ from snf_worker.log_setup import configure_logging
 from snf_worker.runtime.parent_death import beat
 from snf_worker.settings import Settings, load_settings
 
+log = logging.getLogger(__name__)
+
 _LOCAL_PEERPID = 0, 2
 """Level and name of the option of macOS, which Python has no names for."""
 
@@ -187,9 +189,6 @@ class BrokerReserve:
         return min(BYTES, shutil.disk_usage(existing_folder(self._folder)).total // SHARE)
 
 
-log = logging.getLogger(__name__)
-
-
 _PLAIN = re.compile(r"[\w./+@:%=,~-]+")
 """A path that needs no quotes in the configuration of the server."""
 _STOP_S = 10.0
@@ -332,11 +331,6 @@ class EmbeddedBroker:
     def answer_s(self) -> float:
         """Longest wait in seconds for the answer to a PING, including one retry."""
         return 2 * self._settings.broker_timeout_s
-
-    @property
-    def hang_s(self) -> float:
-        """Longest time in seconds before an unresponsive Valkey server is replaced."""
-        return _HANGING_MISSES * (self.answer_s + _EVERY_S)
 
     def state(self) -> ServerState:
         return _server_state(self._client, self._socket)

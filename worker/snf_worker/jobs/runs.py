@@ -25,6 +25,8 @@ from snf_worker.settings import Settings
 if TYPE_CHECKING:
     from snf_models.registry.registry import ModelVersion
 
+log = logging.getLogger(__name__)
+
 
 RECORD = "run.json"
 LOCK = ".lock"
@@ -33,8 +35,6 @@ MAX_POINTS = 1000
 """Points of the curve of a run that has ended: more than a chart has columns. Validations are kept, all of them."""
 LEFTOVERS_S = 3600
 """Age from which temporary files of killed processes are removed."""
-
-log = logging.getLogger(__name__)
 
 
 class RunStore:

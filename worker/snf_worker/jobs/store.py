@@ -24,6 +24,8 @@ from snf_worker.errors import (
 from snf_worker.jobs import lua_scripts as lua
 from snf_worker.jobs.record import TERMINAL, Job, JobPage, Queue, RequestedAction, Status, from_hash, to_hash
 
+log = logging.getLogger(__name__)
+
 # ARGV: key, life in ms. Returns {shard, token}, or {} if no shard is free.
 _CLAIM = """
 local clock = redis.call('TIME')
@@ -96,9 +98,6 @@ class Shards:
     def forget(self) -> None:
         with translate_redis_errors():
             self._client.delete(self._key)
-
-
-log = logging.getLogger(__name__)
 
 
 class JobLimits(NamedTuple):

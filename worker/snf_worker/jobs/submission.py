@@ -19,6 +19,8 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerInfo
 from snf_worker.settings import Settings
 
+log = logging.getLogger(__name__)
+
 TASK = "worker.run_job"
 
 
@@ -100,8 +102,6 @@ def _prefix(settings: Settings) -> str:
 def _keep_our_logging(**_: object) -> None:
     """Keep Celery from configuring logging, which it does unless this signal has a receiver."""
 
-
-log = logging.getLogger(__name__)
 
 ROOM_BYTES = 4 * 2**20
 """Bytes beside the reserve of the disk without which no job is accepted or started: it would soon stop again."""

@@ -67,15 +67,6 @@ class WorkerRegistry:
             pipe.delete(self._prefix + name)
             pipe.execute()
 
-    def announced(self, name: str) -> bool:
-        with translate_redis_errors():
-            return bool(self._client.exists(self._prefix + name))
-
-    def require_writable(self) -> None:
-        """Raise ``BrokerDown`` if Redis accepts no writes."""
-        with translate_redis_errors():
-            self._client.set(f"{self._index}:write-check", "", px=1000)
-
     def served(self) -> frozenset[Queue]:
         return frozenset(queue for worker in self.workers() for queue in worker.queues)
 

@@ -18,6 +18,8 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.parent_death import ParentDeathPipe, child_environment
 from snf_worker.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 class ExitCode(IntEnum):
     """Exit codes of an attempt. Any other means that the process died, and the attempt is repeated."""
@@ -115,8 +117,6 @@ def explain_exit(code: int) -> str:
             return f"ended by signal {-code}"
     return f"ended with exit code {code}"
 
-
-log = logging.getLogger(__name__)
 
 _TICK_S = 0.25
 _REPORT_S = 0.5

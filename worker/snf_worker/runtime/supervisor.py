@@ -36,6 +36,8 @@ from snf_worker.runtime.process import (
 )
 from snf_worker.settings import Settings
 
+log = logging.getLogger(__name__)
+
 RETRY_S = 3600.0
 """Time in seconds after which a job that met a full disk is taken again although there is no more room."""
 BACK_OFF_S = 30.0
@@ -114,8 +116,6 @@ class DiskSpaceGuard:
         detail = "the disk is full or takes no writes; the checkpoints of the job are kept"
         return {"type": kind.slug, "title": kind.title, "detail": detail}
 
-
-log = logging.getLogger(__name__)
 
 _MAX_BACK_OFF_S = 60.0
 _MAX_DOUBLINGS = 6

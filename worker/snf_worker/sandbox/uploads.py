@@ -41,6 +41,8 @@ from snf_worker.sandbox.process import (
 )
 from snf_worker.settings import Settings
 
+log = logging.getLogger(__name__)
+
 # ruff: noqa: PLC0415 - only the sandboxed process imports PyTorch and OpenVINO
 
 
@@ -216,8 +218,6 @@ SECONDS = 300
 """Largest real time and largest processor time in seconds."""
 """Limit of memory: a base in bytes, plus a multiple of the size of the files."""
 MAX_PIXELS = 2**24
-
-log = logging.getLogger(__name__)
 
 
 def verify_upload(folder: Path, backbones: Path, progress: Progress) -> None:
