@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from snf_client.errors import ClientError, ServiceUnavailable, UnexpectedAnswer
 from snf_client.schemas.base import JobType
+from snf_client.schemas.calibrations import CalibrationParameters
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_client.schemas.jobs import (
-    CalibrationParameters,
     CalibrationResult,
     EstimatedJob,
     JobDatasets,

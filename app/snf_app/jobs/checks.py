@@ -13,8 +13,9 @@ from pydantic.json_schema import models_json_schema
 
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, problem_of
 from snf_client.schemas.base import NAME_PATTERN, JobType
+from snf_client.schemas.calibrations import CalibrationParameters
 from snf_client.schemas.evaluations import EvaluationParameters
-from snf_client.schemas.jobs import CalibrationParameters, Estimate, JobRequest, ScoringParameters
+from snf_client.schemas.jobs import Estimate, JobRequest, ScoringParameters
 from snf_client.schemas.limits import LimitParameters
 from snf_client.schemas.recommendations import RecommendParameters
 from snf_client.schemas.training import MAX_MINUTES, ImageOptions

@@ -141,15 +141,9 @@ LINE: dict[str, Any] = {
 """An example, whose numbers a test computes."""
 
 
-class CalibrationRequest(RequestModel):
-    """Request to calibrate the p-values of a model on a dataset of normal images.
+class CalibrationParameters(RequestModel):
+    """Parameters of a job that calibrates the p-values of a model on a dataset."""
 
-    While the new calibration is active, the p-values of the model are ranks among images of this dataset.
-    """
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "line-1"}]})
-
-    dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
     activate: StrictBool | None = Field(
         None,
         description="Whether the new calibration becomes the active one. Null: it does unless it attains fewer of "
@@ -161,6 +155,17 @@ class CalibrationRequest(RequestModel):
         "the coupling networks, faster on CPUs that support it. The distance of scores from float32 is measured as "
         "`deviation`.",
     )
+
+
+class CalibrationRequest(CalibrationParameters):
+    """Request to calibrate the p-values of a model on a dataset of normal images.
+
+    While the new calibration is active, the p-values of the model are ranks among images of this dataset.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "line-1"}]})
+
+    dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
 
 
 class CalibrationChoice(RequestModel):

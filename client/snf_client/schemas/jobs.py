@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, StrictBool
 
-from snf_client.schemas.base import REF_PATTERN, JobType, Name, Precision, RequestModel, ResponseModel
+from snf_client.schemas.base import REF_PATTERN, JobType, Name, RequestModel, ResponseModel
 from snf_client.schemas.models import UnfitReason
 
 
@@ -373,14 +373,3 @@ class ScoringParameters(RequestModel):
         description="Images that one worker takes at a time. Default: 2,000, or as many as give 10,000 parts.",
     )
     calibration: int | None = Field(None, ge=0, description="Number of the calibration. Default: the active one.")
-
-
-class CalibrationParameters(RequestModel):
-    """Parameters of a job that calibrates the p-values of a model on a dataset."""
-
-    activate: bool | None = Field(
-        None,
-        description="Whether scoring uses the new calibration from then on. Null: unless it is coarser than the one in "
-        "use.",
-    )
-    precision: Precision = Field("float32", description="Arithmetic of the scores that the calibration is made for.")

@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from snf_app.cli.jobs import LISTS, TEXTS, job_request
+from snf_client.schemas.calibrations import CalibrationParameters
 from snf_client.schemas.evaluations import EvaluationParameters
-from snf_client.schemas.jobs import CalibrationParameters, JobRequest, ScoringParameters
+from snf_client.schemas.jobs import JobRequest, ScoringParameters
 from snf_client.schemas.limits import LimitParameters
 from snf_client.schemas.recommendations import RecommendParameters
 from snf_client.schemas.training import TrainingConfig
