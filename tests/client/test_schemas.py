@@ -4,12 +4,13 @@ import pkgutil
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from snf_client import schemas
 from snf_client.schemas.jobs import JobRequest
-from snf_client.schemas.scores import SCORED_DIGIT, Scores
+from snf_client.schemas.scores import SCORED_DIGIT, Scores, q_values
 from snf_client.schemas.training import TrainingConfig
 from snf_client.transport import given_fields
 
@@ -47,3 +48,21 @@ def test_documented_examples_are_requests_and_answers(kind: type[BaseModel]) -> 
     extra: Any = kind.model_config["json_schema_extra"]
     for example in extra["examples"]:
         assert kind.model_validate(example).model_dump(mode="json", exclude_unset=True) == example
+
+
+def test_known_values() -> None:
+    assert q_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.02, 0.04, 0.04, 0.02])
+
+
+def test_none() -> None:
+    assert q_values([]) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 50])
+def test_flags_what_the_step_up_rule_flags(n: int) -> None:
+    p = np.random.default_rng(n).uniform(size=n) ** 3
+    q = np.array(q_values(list(p)))
+    for rate in (0.01, 0.05, 0.2, 0.7):
+        below = np.nonzero(np.sort(p) <= rate * np.arange(1, n + 1) / n)[0]
+        flagged = p <= (np.sort(p)[below[-1]] if len(below) else -1)
+        assert ((q <= rate + 1e-12) == flagged).all()

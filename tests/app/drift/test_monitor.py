@@ -220,10 +220,13 @@ def test_a_clock_that_was_set_from_1970_meanwhile_is_stored(tmp_path: Path, monk
         assert client.delete(f"{MODEL}/drift").status_code == 204
 
 
-def test_streams_that_do_not_fit_their_file_are_put_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_streams_that_do_not_fit_their_file_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def refuse(*_arguments: object) -> None:
         raise ValueError("expected a time since 1970")
 
+    monkeypatch.setattr(drift_service, "EVERY_S", 3600.0)  # the thread would store the streams before
     with pytest.MonkeyPatch.context() as patch, service(tmp_path) as client:
         score(client, 20, source="line 1/right")
         before = drift(client)

@@ -150,13 +150,12 @@ class HangingStore:
 
     def __init__(self) -> None:
         self.hang = threading.Event()
-        self.lines = self
 
     def ping(self) -> None:
         if self.hang.is_set():
             time.sleep(30)
 
-    def length(self, queue: Queue) -> int:
+    def waiting(self, queue: Queue) -> int:
         return {Queue.SCORE: 3}.get(queue, 0)
 
 
