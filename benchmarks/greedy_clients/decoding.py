@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.greedy_clients.scoring import take_all
 from benchmarks.greedy_clients.sockets import Way, again_and_again, opened
 from benchmarks.raw_http import request
-from tests.models.datasets.hostile_files import zip_of_entries
+from tests.models.datasets.upload_files import zip_of_entries
 from tests.support.image_files import encoded, jpeg_of_scans, png
 
 BOUNDARY = "b0undary"

@@ -17,7 +17,7 @@ from snf_app.calibrations.service import advice
 from snf_client.schemas.calibrations import LINE
 from tests.end_to_end.support.service import MNIST, await_job, files, running, snf
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.sample_files import pngs, zipped
+from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 

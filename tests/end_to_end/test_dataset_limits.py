@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.support.processes import pid_of, rss
 from tests.end_to_end.support.service import running, serving
 from tests.end_to_end.support.uploads import FORM, GOOD, begun, big_tar, form_of, half_a_post, left, upload
-from tests.models.datasets.sample_files import mixed, pngs, tarred, zipped
+from tests.models.datasets.upload_files import mixed, pngs, tarred, zipped
 from tests.worker.support.helpers import until
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.end_to_end.support.service import serving, snf
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, left, upload
-from tests.models.datasets.sample_files import (
+from tests.models.datasets.upload_files import (
     DIGITS,
     mixed,
     npz,

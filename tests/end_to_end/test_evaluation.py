@@ -12,7 +12,7 @@ from snf_runtime.images.codec import encode_png
 from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import await_job, snf
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.sample_files import DIGITS, mixed, pngs, zipped
+from tests.models.datasets.upload_files import DIGITS, mixed, pngs, zipped
 
 BODY: dict[str, Any] = {"type": "evaluate", "model": "mnist-snf-glow", "dataset": "mnist-mini"}
 

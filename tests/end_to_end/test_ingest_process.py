@@ -15,7 +15,7 @@ import pytest
 from tests.end_to_end.support.processes import pid_of, rss
 from tests.end_to_end.support.service import answers, environment, running, serving
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, begun, left, upload
-from tests.models.datasets.hostile_files import MIB, TARS, endless_groups, white_images
+from tests.models.datasets.upload_files import MIB, TARS, endless_groups, white_images
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.worker.support.helpers import alive, until

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from snf_models.pipeline.run import FILE, train
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineName, EngineOptions
-from snf_models.threads import torch_threads
+from snf_models.threads import prefetch, torch_threads
 from tests.models.helpers import QUICK, real_images
 from tests.models.training.runs import TORCH, Events, small_digits
 
@@ -146,3 +148,51 @@ def test_scores_are_the_same_with_any_number_of_threads(model: str, engine: Engi
         images = np.pad(images, ((0, 0), (0, 0), (0, side - 28), (0, side - 28)))
         scores.append([score.log_likelihood for score in scorer.score(images)])
     assert scores[0] == scores[1]
+
+
+class Source:
+    def __init__(self, count: int, failure: Exception | None = None) -> None:
+        self.made = 0
+        self.threads: set[int] = set()
+        self.closed_in: int | None = None
+        self._count = count
+        self._failure = failure
+
+    def items(self) -> Generator[int]:
+        try:
+            for number in range(self._count):
+                self.threads.add(threading.get_ident())
+                self.made += 1
+                yield number
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self.closed_in = threading.get_ident()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_everything_comes_in_order(count: int) -> None:
+    source = Source(count)
+    assert list(prefetch(source.items())) == list(range(count))
+    assert source.threads <= {source.closed_in}
+    assert threading.get_ident() not in source.threads
+
+
+def test_items_are_made_before_they_are_asked_for_and_not_too_many() -> None:
+    source = Source(100)
+    found = prefetch(source.items(), 3)
+    assert next(found) == 0
+    deadline = time.monotonic() + 10
+    while source.made < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert source.made == 4
+    found.close()
+    assert {source.closed_in} == source.threads
+
+
+def test_what_fails_is_raised_after_what_came_before() -> None:
+    found = prefetch(Source(2, ValueError("broken")).items())
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match="broken"):
+        next(found)

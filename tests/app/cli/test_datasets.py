@@ -16,7 +16,7 @@ from snf_worker.attempts.run_attempt import Attempt, StopFlag
 from snf_worker.attempts.train import run
 from snf_worker.jobs.events import EventLog
 from snf_worker.settings import Settings
-from tests.models.datasets.sample_files import mixed, source, zipped
+from tests.models.datasets.upload_files import mixed, source, zipped
 from tests.worker.support.helpers import new_job
 
 PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}

@@ -13,7 +13,7 @@ from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from tests.app.conftest import MODEL
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.sample_files import pngs, zipped
+from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained

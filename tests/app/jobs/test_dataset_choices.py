@@ -18,7 +18,7 @@ from snf_models.datasets import DatasetSummary
 from snf_models.errors import DatasetUnfit
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.sample_files import DIGITS, npz, pngs, zipped
+from tests.models.datasets.upload_files import DIGITS, npz, pngs, zipped
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 from tests.support.trained import barely_trained

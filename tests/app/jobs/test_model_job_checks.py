@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.sample_files import DIGITS, npz, pngs, zipped
+from tests.models.datasets.upload_files import DIGITS, npz, pngs, zipped
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.models.datasets.sample_files import pngs, zipped
+from tests.models.datasets.upload_files import pngs, zipped
 
 BOUNDARY = "together"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"

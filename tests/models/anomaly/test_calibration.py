@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from scipy.stats import betabinom
 
 from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
+from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
+from snf_models.anomaly.reference_images import reference_of
+from snf_models.anomaly.rejudge import StoredEvidence, rejudge
+from snf_models.anomaly.statistic_densities import fit_statistic
+from snf_models.artifacts.files import CALIBRATION
+from snf_models.datasets import Dataset, load_dataset
+from snf_models.errors import ArtifactError, ImageError, ScoreNotFinite
+from snf_models.registry.calibrations import calibration_bytes, load_calibration, save_calibration
+from snf_models.registry.registry import Registry
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
+from snf_runtime.anomaly.detection import Detection, Detector
 from snf_runtime.anomaly.statistics import EvidenceKind, merge, weights
 from snf_runtime.anomaly.verdict import MAX_REASONS, MIN_SHARE
+from snf_runtime.scoring.evidence import white_levels
+from tests.models.anomaly import evidences
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split
+from tests.models.helpers import real_images
+from tests.support.backbones import backbone_folder
+from tests.support.compiled_cache import compiled
+from tests.support.trained import barely_trained, hybrid_artifact
 
 
 @pytest.mark.parametrize(
@@ -209,3 +231,161 @@ def test_map_reference_is_mean_and_deviation_of_the_maps() -> None:
     np.testing.assert_allclose(pixels.mean, maps.mean(0), atol=1e-12)
     deviation = maps.std(0)
     np.testing.assert_allclose(pixels.deviation, np.maximum(deviation, 0.1 * np.median(deviation)), rtol=1e-9)
+
+
+def counts(levels: np.ndarray) -> list[int]:
+    return [int((levels == level).sum()) for level in range(256)]
+
+
+def test_a_white_level_is_the_ninety_ninth_percentile_of_all_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in ((1, 5, 4), (3, 32, 32), (1, 200, 11))]
+    large = generator.normal(120, 20, (300, 200, 3)).clip(0, 255).astype(np.uint8)
+    images += [large.transpose(2, 0, 1), np.ascontiguousarray(large[:, :, :1].transpose(2, 0, 1))]
+    expected = [np.percentile(image, 99, method="inverted_cdf") for image in images]
+    assert white_levels(images).tolist() == expected
+    for bound in ("SMALL", "AT_ONCE"):
+        monkeypatch.setattr(f"snf_runtime.scoring.evidence.{bound}", 50)  # counted by rows, as large images are
+    assert white_levels(images).tolist() == expected
+    assert white_levels([]).tolist() == []
+
+
+def test_light_a_tenth_weaker_is_found_in_two_hundred_digits() -> None:
+    mini = load_dataset("mnist-mini", None)
+    usual = counts(white_levels(np.concatenate([mini.statistics, mini.calibration])))
+    recent = mini.train[:200]
+    darker = np.rint(recent * 0.9).astype(np.uint8)
+    highest = []
+    for images in (recent, darker):
+        martingale = ConformalMartingale()
+        martingale.bet(RankCounts.of(usual).add(white_levels(images).astype(np.int64)))
+        highest.append(martingale.log_highest)
+    assert highest[0] < math.log(20)
+    assert highest[1] > math.log(1e20)
+
+
+@pytest.mark.parametrize("make", [barely_trained, hybrid_artifact])
+def test_they_are_those_of_scoring(
+    make: Callable[[pytest.TempPathFactory], Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    engine = compiled(backbones=backbone_folder(tmp_path_factory))
+    registry = Registry(tmp_path / "registry", zoo=tmp_path / "none")
+    version = registry.publish(make(tmp_path_factory), "digits", promote=True)
+    scorer = load_model(version.path, options=engine)
+    images = np.maximum(real_images(50), np.roll(real_images(50), 1, axis=3))
+    dataset = Dataset("thick", images[:20], images[20:30], images[30:], test=images[:0], digest="thick")
+    calibration, summary = scorer.calibrate(reference_of(dataset, scorer.manifest), lambda *_: None)
+    registry.calibrations("digits", 1).publish(calibration_bytes(calibration), summary)
+    other = registry.resolve("digits")
+    other_scorer = load_model(other.path, other.calibration_path, engine)
+    digits = real_images(150)[100:]
+    seen = np.concatenate([digits[:25], np.maximum(digits[25:], np.roll(digits[25:], 1, axis=3)), 255 - digits[:3]])
+    alphas = [None if number % 2 else 0.4 for number in range(len(seen))]
+    first = scorer.detect(seen, alphas)
+    stored = []
+    for judged, alpha in zip(first, alphas, strict=True):
+        assert not isinstance(judged, ImageError)
+        assert judged.likelihood.evidence is not None
+        stored.append(StoredEvidence.of(judged.likelihood.evidence, alpha, scorer.density.precision))
+    for of_scoring, scored in ((scorer, first), (other_scorer, other_scorer.detect(seen, alphas))):
+        flagged = [not isinstance(one, ImageError) and one.verdict.is_anomaly for one in scored]
+        assert rejudge(of_scoring.calibration, stored) == flagged
+    assert rejudge(scorer.calibration, stored) != rejudge(other_scorer.calibration, stored)
+
+
+def test_no_images_have_no_verdicts(scorer: Scorer) -> None:
+    assert rejudge(scorer.calibration, []) == []
+
+
+def energies_of(*channels: int) -> list[str]:
+    """The names of the energies of levels with so many channels."""
+    return [f"energy-{level}-{one}" for level, count in enumerate(channels, 1) for one in range(1, count + 1)]
+
+
+GREY, DEEP_GREY, COLOUR, FLAT_COLOUR = (energies_of(*levels) for levels in ((2, 8), (2, 4, 16), (6, 12), (12,)))
+"""The energies of Glows over grey images, of two levels and of three, and over colour images, of two and of one."""
+
+
+@pytest.mark.parametrize(
+    ("energies", "shares", "images"),
+    [
+        (GREY, [2, 2, 2, 1], 100),
+        (GREY, [2, 2, 2, 1], 2000),
+        (DEEP_GREY, [2, 2, 2, 1], 100),
+        (COLOUR, [1, 1, 2, 2], 100),
+        (FLAT_COLOUR, [1, 1, 2, 2], 100),
+    ],
+    ids=["grey", "many grey", "deep grey", "colour", "flat colour"],
+)
+def test_surprises_are_added_by_their_shares(energies: list[str], shares: list[int], images: int) -> None:
+    evidence = evidences.evidence(images, 1)
+    channels = np.random.default_rng(2).normal(size=(images, len(energies)))
+    statistic = fit_statistic(replace(evidence, channels=channels), (*evidences.NAMES, *energies), evidences.GRID)
+    assert statistic.whole is not None
+    new = statistic.statistics(
+        replace(
+            evidences.evidence(30, 3),
+            channels=np.random.default_rng(4).normal(size=(30, len(energies))),
+        )
+    )
+    first, second, third, fourth = (
+        share * view.tail.surprise(view.density.surprisal(new[:, view.columns]))
+        for share, view in zip(shares, statistic.whole.views, strict=True)
+    )
+    expected = statistic.whole.joint.surprise(first + second + third + fourth)
+    np.testing.assert_allclose(statistic.whole.surprise(new), expected, rtol=1e-12)
+
+
+def test_a_model_of_grey_images_keeps_its_shares_in_the_file(scorer: Scorer, tmp_path: Path) -> None:
+    path = tmp_path / CALIBRATION
+    calibration = scorer.calibration
+    assert isinstance(calibration, Calibration)
+    save_calibration(calibration, path)
+    arrays = load_file(path)
+    assert arrays["folds.0.statistic.whole.shares"].tolist() == [2, 2, 2, 1]
+    for broken in (None, np.ones(3), np.ones((4, 1)), np.ones(())):
+        kept = {name: array for name, array in arrays.items() if not name.endswith(".shares")}
+        save_file(kept if broken is None else kept | {"folds.0.statistic.whole.shares": broken}, path)
+        with pytest.raises(ArtifactError, match="expected 3 densities of the whole image, or 4 with 4 shares, got 4"):
+            load_calibration(path)
+
+
+def detector(scored: list[Any], judged: list[tuple[list[Any], float | None]], maps: list[Any]) -> Detector:
+    """A detector whose scores are given, and whose verdicts are pairs of score and rate."""
+
+    class Given(Detector):
+        def score_steps(self, images: Any, draws: int = 1, *, chunk_size: Any = None, observe: Any = None) -> Any:
+            if observe is not None:
+                observe(None, None)
+            yield
+            return scored
+
+        def verdicts(self, likelihoods: Any, alpha: float | None = None) -> Any:
+            judged.append((likelihoods, alpha))
+            return [SimpleNamespace(of=likelihood, alpha=alpha) for likelihood in likelihoods]
+
+        def _maps(self, *_: Any) -> Any:
+            return maps
+
+    calibration: Any = SimpleNamespace(map_threshold=lambda _alpha: None, pixels="reference")
+    density: Any = SimpleNamespace(chunk_size=1)
+    return Given(density, calibration)
+
+
+def test_images_are_judged_once_for_each_alpha_and_keep_their_errors() -> None:
+    judged: list[tuple[list[Any], float | None]] = []
+    overflow = ScoreNotFinite("overflow")
+    scored: list[Any] = ["a", "b", "c", overflow, "d"]
+    images: Any = scored
+    results = detector(scored, judged, []).detect(images, [None, 0.05, None, 0.05, 0.05])
+    assert judged == [(["a", "c"], None), (["b", "d"], 0.05)]
+    assert results[3] is overflow
+    verdicts: list[Any] = [result.verdict for result in results if isinstance(result, Detection)]
+    assert [(one.of, one.alpha) for one in verdicts] == [("a", None), ("b", 0.05), ("c", None), ("d", 0.05)]
+
+
+def test_heat_maps_go_to_their_images() -> None:
+    scored: list[Any] = ["a", ScoreNotFinite("overflow"), "c"]
+    images: Any = scored
+    results = detector(scored, [], ["first", "second", "third"]).detect(images, explain=True)
+    assert [result.heat_map for result in results if isinstance(result, Detection)] == ["first", "third"]

@@ -27,7 +27,7 @@ from snf_models.score_rows import SCHEMA
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.detection import Detection
 from snf_runtime.images.codec import Preprocessing
-from tests.models.datasets.sample_files import pngs
+from tests.models.datasets.upload_files import pngs
 from tests.support.paths import DATA
 
 EXACT = Preprocessing(channels=1, height=28, width=28)

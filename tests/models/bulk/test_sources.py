@@ -15,7 +15,7 @@ from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError
 from snf_models.locations.disk import DiskFile, FileEntry
 from snf_models.locations.location import Location
 from snf_runtime.images.codec import DecodedImage, Preprocessing, decode_image
-from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.support.referenced import digits, put
 
 EXACT = Preprocessing(channels=1, height=28, width=28)

@@ -12,7 +12,7 @@ from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.datasets import prepared as module
 from snf_models.datasets.prepared import KEPT, hold, make_room
 from snf_models.training.config import TrainingConfig
-from tests.models.datasets.sample_files import npz, source
+from tests.models.datasets.upload_files import npz, source
 
 LOCK = "record.json"
 

@@ -9,7 +9,7 @@ import pytest
 
 from snf_models.datasets import DatasetStore
 from snf_models.errors import ErrorKind, StorageFull
-from tests.models.datasets.sample_files import pngs, source, tarred, zipped
+from tests.models.datasets.upload_files import pngs, source, tarred, zipped
 from tests.support.disks import MIB, Disk
 
 GOOD = pngs(12)

@@ -16,8 +16,22 @@ from snf_models.datasets.upload_items import Limits, safe_path
 from snf_models.errors import DatasetRefused, ImageError
 from snf_runtime.images.codec import decode_npy, npy_header
 from snf_runtime.images.preprocessing import Preprocessing
-from tests.models.datasets.hostile_files import ARRAYS, MIB, TARS, headed, npy_of, npz_of, pax, zip_of_entries
-from tests.models.datasets.sample_files import DIGITS, npy, npz, pngs, source, tarred
+from tests.models.datasets.upload_files import (
+    ARRAYS,
+    DIGITS,
+    MIB,
+    TARS,
+    headed,
+    npy,
+    npy_of,
+    npz,
+    npz_of,
+    pax,
+    pngs,
+    source,
+    tarred,
+    zip_of_entries,
+)
 
 MAX_HELD = 8 * MIB
 LIMITS = Limits(ratio=20, ratio_from=2 * MIB)

@@ -17,27 +17,25 @@ from snf_models.datasets.upload_items import Limits
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.codec import encode_png
-from tests.models.datasets.hostile_files import headed
-from tests.models.datasets.odd_archives import (
+from tests.models.datasets.upload_files import (
+    DIGITS,
     GOOD,
     PNG,
     bad_crc,
     encrypted,
+    headed,
     huge_pax_header,
     in_xz_streams,
     invalid_header,
-    patched,
-    with_name,
-)
-from tests.models.datasets.sample_files import (
-    DIGITS,
     mixed,
     npy,
     npz,
+    patched,
     pngs,
     source,
     tar_member,
     tarred,
+    with_name,
     zip_link,
     zipped,
 )

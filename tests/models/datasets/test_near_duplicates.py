@@ -11,7 +11,7 @@ from snf_models.datasets import DatasetStore
 from snf_models.errors import DatasetRefused
 from snf_runtime.images.codec import encode_png
 from snf_worker.settings import Settings
-from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
+from tests.models.datasets.upload_files import DIGITS, pngs, source, zipped
 
 BRIGHTER = 3
 FILES = pngs(30) | {f"lot9/again-{i}.png": encode_png(DIGITS[i].clip(max=250) + 5) for i in range(BRIGHTER)}

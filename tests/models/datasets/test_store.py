@@ -30,7 +30,7 @@ from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.preprocessing import Preprocessing
-from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.models.helpers import QUICK
 from tests.support.image_files import run_length_bmp
 

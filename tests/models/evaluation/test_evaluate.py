@@ -22,7 +22,7 @@ from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Preprocessing
-from tests.models.datasets.sample_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.support.compiled_cache import compiled
 
 BASELINES = {

@@ -15,7 +15,7 @@ from snf_models.evaluation.evaluate import evaluate
 from snf_models.evaluation.report import render_html
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
-from tests.models.datasets.sample_files import DIGITS, pngs, source, zipped
+from tests.models.datasets.upload_files import DIGITS, pngs, source, zipped
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
 

@@ -22,7 +22,7 @@ from snf_models.evaluation.measure_localisation import reduced
 from snf_models.evaluation.report import render_html
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
-from tests.models.datasets.sample_files import source, zipped
+from tests.models.datasets.upload_files import source, zipped
 from tests.models.helpers import real_images
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact

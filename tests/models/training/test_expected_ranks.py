@@ -20,7 +20,7 @@ from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.config import TrainingConfig
-from tests.models.datasets.sample_files import npz, source
+from tests.models.datasets.upload_files import npz, source
 from tests.models.helpers import real_images
 
 

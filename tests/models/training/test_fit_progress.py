@@ -15,7 +15,7 @@ from snf_models.pipeline.run import train
 from snf_models.scoring.options import EngineOptions
 from snf_worker.attempts.run_attempt import ProgressReporter
 from snf_worker.jobs.events import FILE, AttemptSummary, EventLog, read_chunk
-from tests.models.datasets.sample_files import pngs, source, zipped
+from tests.models.datasets.upload_files import pngs, source, zipped
 
 
 @pytest.mark.parametrize(

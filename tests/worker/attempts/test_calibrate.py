@@ -18,7 +18,7 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import halted, told_to_stop
-from tests.models.datasets.sample_files import pngs, zipped
+from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until

@@ -18,7 +18,7 @@ from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
-from tests.models.datasets.sample_files import zipped
+from tests.models.datasets.upload_files import zipped
 from tests.models.helpers import real_images
 from tests.support.fork_server import ForkServer
 from tests.worker.support.helpers import until

@@ -13,8 +13,7 @@ from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
 from snf_worker.sandbox.uploads import ingest
 from snf_worker.settings import Settings
-from tests.models.datasets.hostile_files import white_images
-from tests.models.datasets.sample_files import mixed, npz, pngs, source, tarred, zipped
+from tests.models.datasets.upload_files import mixed, npz, pngs, source, tarred, white_images, zipped
 
 
 @pytest.fixture

@@ -1,17 +1,104 @@
-"""Small uploads that cost a careless reader gigabytes or minutes, made by hand."""
+"""Archives and arrays of real digits, sound and malformed, made by hand."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import itertools
+import lzma
+import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from tests.models.datasets.sample_files import DIGITS, npy, pngs, tarred, zipped
+from snf_models.datasets import Source
+from snf_runtime.images.codec import encode_png
+from tests.models.helpers import real_images
+
+DIGITS = real_images(120)
+
+
+def pngs(count: int, folders: int = 1, start: int = 0) -> dict[str, bytes]:
+    """Digits as PNG files, spread over folders."""
+    return {f"lot{index % folders}/{index:03d}.png": encode_png(DIGITS[index]) for index in range(start, start + count)}
+
+
+def mixed(count: int = 60, folders: int = 6) -> dict[str, bytes]:
+    """Real digits of mixed sizes, formats and modes: shrunken, stretched, tinted, in six folders."""
+    files = {}
+    for index in range(count):
+        image = Image.fromarray(DIGITS[index, 0]).resize((24 + index % 7 * 4, 20 + index % 5 * 6))
+        kind = ("PNG", "JPEG", "BMP", "WEBP")[index % 4]
+        if index % 3 == 0:
+            red = image.point(lambda value: value // 2)
+            image = Image.merge("RGB", (red, image, image))
+        content = io.BytesIO()
+        image.save(content, kind, **({"lossless": True} if kind == "WEBP" else {}))
+        files[f"lot{index % folders}/{index:02d}.{kind.lower()}"] = content.getvalue()
+    return files
+
+
+def zipped(files: Mapping[str, bytes] | Iterable[tuple[str | zipfile.ZipInfo, bytes]], method: int = 0) -> bytes:
+    """A zip; pairs may repeat a name or carry a whole ``ZipInfo``."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as archive:
+        for name, data in files.items() if isinstance(files, Mapping) else files:
+            archive.writestr(name, data, method)
+    return content.getvalue()
+
+
+def zip_link(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system = 3
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+def tarred(
+    files: Mapping[str, bytes], packing: str = "", special: tarfile.TarInfo | None = None, twice: str | None = None
+) -> bytes:
+    """A tar, packed by gz, bz2 or xz; ``special`` stands at its end, and the file ``twice`` there once more."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=f"w:{packing}") as archive:  # type: ignore[call-overload]
+        for name, data in [*files.items(), *([(twice, files[twice])] if twice else [])]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        if special is not None:
+            archive.addfile(special, io.BytesIO(bytes(special.size)))
+    return content.getvalue()
+
+
+def tar_member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def npy(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:  # type: ignore[type-arg]
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def source(folder: Path, data: bytes, filename: str = "upload.zip") -> Source:
+    """Put ``data`` into ``folder`` as an upload would, under a name of its own."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"part-{len(list(folder.iterdir()))}"
+    path.write_bytes(data)
+    return Source(path, filename)
+
 
 MIB = 2**20
 
@@ -169,3 +256,50 @@ ARRAYS: dict[str, tuple[bytes, str]] = {
     "deep signs": (npy_of("-" * 9000 + "1"), "not an array"),
     "version": (b"\x93NUMPY\x09\x00" + npy_of("(12, 28, 28)")[8:], "not an array"),
 }
+
+
+GOOD = pngs(12)
+PNG = encode_png(DIGITS[0])
+
+
+def with_name(name: str) -> bytes:
+    return zipped({**GOOD, name: PNG})
+
+
+def patched(data: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in data
+    return data.replace(old, new)
+
+
+def encrypted() -> bytes:
+    data = bytearray(zipped(GOOD))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.index(signature)
+        data[start + offset] |= 1
+    return bytes(data)
+
+
+def bad_crc() -> bytes:
+    data = bytearray(zipped(GOOD))
+    data[data.index(b"IDAT") + 8] ^= 0xFF
+    return bytes(data)
+
+
+def huge_pax_header() -> bytes:
+    """A header of 8 MiB before the first file, packed to a few kilobytes."""
+    member = tarfile.TarInfo("a.png")
+    member.pax_headers = {"comment": "x" * 2**23}
+    return tarred({}, "gz", member)
+
+
+def invalid_header() -> bytes:
+    data = bytearray(tarred(GOOD))
+    data[1024 + 148 : 1024 + 156] = b"garbage!"
+    return bytes(data)
+
+
+def in_xz_streams(data: bytes) -> bytes:
+    """Return ``data`` as ``pxz`` and ``cat`` pack it: several xz streams, with zeros between some of them."""
+    ends = [0, 100, 100, 5000, len(data)]
+    streams = [lzma.compress(data[start:end]) for start, end in itertools.pairwise(ends)]
+    return bytes(40_000).join([b"".join(streams[:3]), streams[3], b""])
