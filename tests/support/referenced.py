@@ -10,6 +10,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from snf_models.datasets import DatasetStore
+from snf_models.datasets.store import NewReference, fill_reference
 from snf_models.locations.location import Location
 from tests.support.paths import ROOT
 
@@ -65,3 +67,11 @@ def put(location: Location, form: Form, files: Sequence[NamedFile], shard: int =
         location.child(f"{number:02d}.parquet").write(parquet_of(table))
     location.child("_SUCCESS").write(b"")
     return [f"{number:02d}.parquet/{name}" for number, some in enumerate(shards) for name, _ in some]
+
+
+def refer_to(
+    store: DatasetStore, name: str, location: Location, *, inspect: bool = False, by_request: bool = False
+) -> None:
+    """Create a dataset by reference in this process."""
+    with store.creating(name) as folder:
+        fill_reference(folder, NewReference(name, location.url, None, inspect, store.quota, by_request))

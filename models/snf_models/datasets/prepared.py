@@ -42,18 +42,9 @@ def hold(lock: Path) -> int | None:
 def share(path: Path) -> int | None:
     """Lock a file against :func:`remove_unused` without changing it; None if it is gone or being removed."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        return _flock(path, fcntl.LOCK_SH)
     except OSError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        removed = not _is_at(descriptor, path)
-    except OSError:  # it is being removed
-        removed = True
-    if removed:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
@@ -78,26 +69,30 @@ def make_room(folder: Path, lock: str, require: Callable[[], None]) -> None:
 def remove_unused(lock: Path, remove: Callable[[], None]) -> bool:
     """Remove a cache or a file unless a process uses it; return whether it is gone."""
     try:
-        descriptor = os.open(lock, os.O_RDONLY)
+        descriptor = _flock(lock, fcntl.LOCK_EX)
+        try:
+            remove()
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:  # another process removed it
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(descriptor, lock):  # another process has made the cache anew
-            return False
-        remove()
-    except FileNotFoundError:  # another process removed it after it was opened
         return True
     except BlockingIOError:
         return False
-    finally:
-        os.close(descriptor)
     return True
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Between the opening of a file and its lock, another process may remove its folder and make a new one."""
-    return os.path.samestat(os.fstat(descriptor), path.stat())
+def _flock(path: Path, kind: int) -> int:
+    """Open and lock a file; raise ``BlockingIOError`` where another process holds it or has made it anew."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        # Between the opening and the lock, another process may remove the folder and make a new one.
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise BlockingIOError(f"{path.name} was made anew")
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 OWN_SIZES = "pixels.bin"

@@ -254,21 +254,6 @@ class DatasetStore:
             fill_folder(folder, new, progress)
         return self.report(name)
 
-    def refer(
-        self,
-        name: str,
-        location: Location,
-        *,
-        column: str | None = None,
-        inspect: bool = False,
-        by_request: bool = False,
-        progress: Progress = no_progress,
-    ) -> None:
-        """Create a dataset of images that stay at their location; raise as :meth:`create`, or ``Location`` errors."""
-        new = NewReference(name, location.url, column, inspect, self.quota, by_request)
-        with self.creating(name) as folder:
-            fill_reference(folder, new, progress)
-
     def delete(self, name: str) -> None:
         """Remove a dataset. Processes that map its pixels keep them; images at a location stay."""
         try:

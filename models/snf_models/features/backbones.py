@@ -205,47 +205,38 @@ def same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def _convolutions() -> Iterator[tuple[str, str, str, tuple[int, int, int]]]:
+    """Yield name, original names of convolution and normalisation, and outputs, inputs and kernel of each."""
+    yield "stem", "_conv_stem", "_bn0", (STEM, 3, 3)
+    for number, block in enumerate(BLOCKS):
+        source, target, hidden = f"_blocks.{number}", f"blocks.{number}", block.inputs * block.expansion
+        if block.expansion > 1:
+            yield f"{target}.expand", f"{source}._expand_conv", f"{source}._bn0", (hidden, block.inputs, 1)
+        yield f"{target}.depthwise", f"{source}._depthwise_conv", f"{source}._bn1", (hidden, 1, block.kernel)
+        yield f"{target}.project", f"{source}._project_conv", f"{source}._bn2", (block.outputs, hidden, 1)
+    yield "head", "_conv_head", "_bn1", (HEAD, BLOCKS[-1].outputs, 1)
+
+
 def fold_normalisations(weights: Mapping[str, NDArray[np.floating]]) -> dict[str, NDArray[np.float32]]:
     """Fold normalisations into ``stem``, ``blocks.<n>.expand`` and so on; raise ``KeyError`` for a missing array."""
     folded: dict[str, NDArray[np.float32]] = {}
-
-    def fold(name: str, convolution: str, normalisation: str) -> None:
+    for name, convolution, normalisation, _ in _convolutions():
         kernel = weights[f"{convolution}.weight"].astype(np.float64)
         parts = (weights[f"{normalisation}.{part}"] for part in ("weight", "bias", "running_mean", "running_var"))
         gain, offset, mean, variance = (part.astype(np.float64) for part in parts)
         scale = gain / np.sqrt(variance + SMOOTHING)
         folded[f"{name}.weight"] = np.ascontiguousarray(kernel * scale[:, None, None, None], dtype=np.float32)
         folded[f"{name}.bias"] = (offset - mean * scale).astype(np.float32)
-
-    fold("stem", "_conv_stem", "_bn0")
-    for number, block in enumerate(BLOCKS):
-        source, target = f"_blocks.{number}", f"blocks.{number}"
-        if block.expansion > 1:
-            fold(f"{target}.expand", f"{source}._expand_conv", f"{source}._bn0")
-        fold(f"{target}.depthwise", f"{source}._depthwise_conv", f"{source}._bn1")
-        fold(f"{target}.project", f"{source}._project_conv", f"{source}._bn2")
-    fold("head", "_conv_head", "_bn1")
-    folded["classes.weight"] = np.ascontiguousarray(weights["_fc.weight"], dtype=np.float32)
-    folded["classes.bias"] = np.ascontiguousarray(weights["_fc.bias"], dtype=np.float32)
+    for part in ("weight", "bias"):
+        folded[f"classes.{part}"] = np.ascontiguousarray(weights[f"_fc.{part}"], dtype=np.float32)
     return folded
 
 
 def weight_shapes() -> dict[str, tuple[int, ...]]:
     """Return the shapes of the folded weights by name."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def convolution(name: str, outputs: int, inputs: int, kernel: int) -> None:
+    shapes: dict[str, tuple[int, ...]] = {"classes.weight": (CLASSES, HEAD), "classes.bias": (CLASSES,)}
+    for name, _, _, (outputs, inputs, kernel) in _convolutions():
         shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (outputs, inputs, kernel, kernel), (outputs,)
-
-    convolution("stem", STEM, 3, 3)
-    for number, block in enumerate(BLOCKS):
-        name, hidden = f"blocks.{number}", block.inputs * block.expansion
-        if block.expansion > 1:
-            convolution(f"{name}.expand", hidden, block.inputs, 1)
-        convolution(f"{name}.depthwise", hidden, 1, block.kernel)
-        convolution(f"{name}.project", block.outputs, hidden, 1)
-    convolution("head", HEAD, BLOCKS[-1].outputs, 1)
-    shapes["classes.weight"], shapes["classes.bias"] = (CLASSES, HEAD), (CLASSES,)
     return shapes
 
 

@@ -17,7 +17,7 @@ from snf_client import Client
 from snf_models.datasets import DatasetStore
 from snf_runtime.errors import USAGE
 from snf_worker.settings import Settings
-from tests.models.datasets.sample_files import mixed, source, zipped
+from tests.models.datasets.upload_files import mixed, source, zipped
 from tests.support.paths import ROOT
 
 

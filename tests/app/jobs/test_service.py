@@ -22,7 +22,7 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.end_to_end.support.jobs import TRAINING
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.sample_files import pngs, zipped
+from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.disks import MIB, Disk
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings

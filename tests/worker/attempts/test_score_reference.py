@@ -10,7 +10,7 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
-from tests.support.referenced import digits, put
+from tests.support.referenced import digits, put, refer_to
 from tests.worker.support.scoring import scoring
 
 
@@ -21,8 +21,8 @@ def test_a_job_reads_no_location_that_callers_may_no_longer_name(
     lots = Location((tmp_path / "lots").as_uri())
     put(lots, "folder", digits(12))
     datasets = DatasetStore(settings.datasets_dir)
-    datasets.refer("by-request", lots, by_request=True)
-    datasets.refer("by-command", lots)
+    refer_to(datasets, "by-request", lots, by_request=True)
+    refer_to(datasets, "by-command", lots)
 
     refused, _ = store.create(scoring(dataset="by-request"))
     assert real.run(refused.queue) is Outcome.FAILED

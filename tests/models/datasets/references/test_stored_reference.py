@@ -18,7 +18,7 @@ from snf_models.datasets.references import ReferencedFiles
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
 from snf_models.locations.location import Location
 from snf_runtime.images.preprocessing import Preprocessing
-from tests.support.referenced import FORMS, Form, NamedFile, digits, parquet_of, put
+from tests.support.referenced import FORMS, Form, NamedFile, digits, parquet_of, put, refer_to
 
 GREY = Preprocessing(channels=1, height=28, width=28)
 FILES = digits(60)
@@ -48,7 +48,7 @@ def test_an_inspected_reference_gives_what_an_upload_gives(
     store: DatasetStore, lots: Location, tmp_path: Path, form: Form
 ) -> None:
     names = put(lots, form, FILES)
-    store.refer("referred", lots, inspect=True)
+    refer_to(store, "referred", lots, inspect=True)
     uploaded(store, tmp_path / "files", names, FILES)
 
     ours, theirs = store.report("referred"), store.report("uploaded")
@@ -67,7 +67,7 @@ def test_an_inspected_reference_gives_what_an_upload_gives(
 
 def test_without_inspection_only_scoring_takes_it(store: DatasetStore, lots: Location) -> None:
     put(lots, "folder", FILES)
-    store.refer("referred", lots)
+    refer_to(store, "referred", lots)
 
     record = store.reference("referred")
     assert store.names() == ["referred"]
@@ -80,7 +80,7 @@ def test_without_inspection_only_scoring_takes_it(store: DatasetStore, lots: Loc
         with pytest.raises(DatasetUnfit, match="only jobs of type score take it"):
             call("referred")
     with pytest.raises(DatasetTaken):
-        store.refer("referred", lots)
+        refer_to(store, "referred", lots)
     store.delete("referred")
     assert store.names() == []
     assert len(list(lots.files())) == 60
@@ -91,14 +91,14 @@ def test_without_inspection_only_scoring_takes_it(store: DatasetStore, lots: Loc
 def test_an_inspection_that_fails_leaves_nothing(store: DatasetStore, lots: Location) -> None:
     put(lots, "folder", FILES[:9])
     with pytest.raises(DatasetRefused, match="9 different images can be used, at least 10 are needed"):
-        store.refer("referred", lots, inspect=True)
+        refer_to(store, "referred", lots, inspect=True)
     assert list(store.root.iterdir()) == []
 
 
 def test_files_that_change_after_the_inspection_are_named(store: DatasetStore, lots: Location) -> None:
     names = put(lots, "folder", FILES)
     lots.child("lot 0/broken.png").write(b"no image")
-    store.refer("referred", lots, inspect=True)
+    refer_to(store, "referred", lots, inspect=True)
     assert [file.path for file in store.report("referred").rejected_files] == ["lot 0/broken.png"]
     lots.child(names[7]).write(FILES[8][1])
 
@@ -116,7 +116,7 @@ def test_images_are_prepared_in_the_order_in_which_they_are_stored(
     contents = pa.array([content for _, content in files], pa.binary())
     names = [f"{place * 77 % 200:05d}.png" for place in range(200)]
     lots.child("a.parquet").write(parquet_of(pa.table({"image": contents, "name": names}), rows=200))
-    store.refer("shuffled", lots, inspect=True)
+    refer_to(store, "shuffled", lots, inspect=True)
     ranges = []
     read = ReferencedFiles.read
 
