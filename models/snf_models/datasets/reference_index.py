@@ -65,7 +65,7 @@ class ReferenceIndex:
     @contextmanager
     def open(cls, path: Path) -> Iterator[ReferenceIndex]:
         try:
-            index = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+            index = open_database(path)
         except sqlite3.OperationalError as error:
             raise DatasetNotFound(f"the index {path.name} of a dataset by reference cannot be read: {error}") from error
         with closing(index):
@@ -105,19 +105,25 @@ class ReferenceIndex:
 
 @contextmanager
 def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    with new_path(path) as temporary, closing(_connect(temporary)) as index:
-        index.execute("PRAGMA journal_mode = OFF")
-        index.execute("PRAGMA synchronous = OFF")
-        index.execute("BEGIN")
-        for statement in SCHEMA:
-            index.execute(statement)
+    """Create an index that appears after the ``with`` block, complete and durable."""
+    with new_path(path) as temporary, new_database(temporary, *SCHEMA) as index:
         yield index
-        index.execute("COMMIT")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # One writer of a file that only this process can see: no journal and no locks.
-    return sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
+@contextmanager
+def new_database(path: Path, *schema: str) -> Iterator[sqlite3.Connection]:
+    """Write a database that only this process can see: without journal and locks, which network file systems lack."""
+    uri = f"{path.absolute().as_uri()}?nolock=1"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
+        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "BEGIN", *schema):
+            database.execute(statement)
+        yield database
+        database.execute("COMMIT")
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open a database without locks, as it never changes."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
 def read_record(path: Path) -> ReferenceRecord:

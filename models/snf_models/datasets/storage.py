@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from snf_models.datasets.reference_index import REFERENCE, EncodedImage
+from snf_models.datasets.reference_index import REFERENCE, EncodedImage, new_database, open_database
 from snf_models.datasets.references import ReferencedFiles
 from snf_models.datasets.report import KeptHashes, NearDuplicates
 from snf_models.datasets.upload_items import DiskQuota, ImageFile, ImagePixels
@@ -178,18 +178,11 @@ def write_storage(
     folder: Path, room: DiskQuota, near_duplicates: NearDuplicates = "keep", *, copies: bool = True
 ) -> Iterator[StorageWriter]:
     """Create the files of a dataset, complete after the block; without ``copies`` there are no originals."""
-    # One writer in a folder of its own: no journal and no locks, which network file systems lack.
-    uri = f"{(folder.absolute() / INDEX).as_uri()}?nolock=1"
     with (
         (folder / ORIGINALS).open("xb") if copies else nullcontext() as originals,
-        closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as index,
+        new_database(folder / INDEX, SCHEMA) as index,
     ):
-        index.execute("PRAGMA journal_mode = OFF")
-        index.execute("PRAGMA synchronous = OFF")
-        index.execute("BEGIN")
-        index.execute(SCHEMA)
         yield StorageWriter(originals, index, room, near_duplicates)
-        index.execute("COMMIT")
 
 
 class Storage:
@@ -243,5 +236,4 @@ def _read(originals: BinaryIO, start: int, size: int) -> bytes:
 
 
 def open_index(folder: Path) -> sqlite3.Connection:
-    """Open the index without locks, as it never changes."""
-    return sqlite3.connect(f"{(folder.absolute() / INDEX).as_uri()}?mode=ro&immutable=1", uri=True)
+    return open_database(folder / INDEX)
