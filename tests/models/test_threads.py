@@ -18,7 +18,7 @@ from snf_models.artifacts.files import WEIGHTS
 from snf_models.errors import Interrupted
 from snf_models.pipeline.loop import choose_threads
 from snf_models.pipeline.presets import PRESETS
-from snf_models.pipeline.run import FILE, train
+from snf_models.pipeline.run import RUN_FILE, train
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineName, EngineOptions
@@ -134,7 +134,7 @@ def test_a_given_number_wins(tmp_path: Path) -> None:
     run(tmp_path, "one", stop_at=3)
     used, _ = run(tmp_path, "one", stop_at=1, threads=2)
     assert used == [2]
-    assert json.loads((tmp_path / FILE).read_text())["threads"] == 2
+    assert json.loads((tmp_path / RUN_FILE).read_text())["threads"] == 2
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
