@@ -12,7 +12,7 @@ from snf_app.http.errors import Problem
 from snf_models.datasets import DatasetStore
 from snf_models.errors import StorageFull
 from snf_models.locations.location import Location
-from tests.support.referenced import digits, put
+from tests.support.referenced import digits, put, refer_to
 
 
 def test_the_folder_of_datasets_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +20,7 @@ def test_the_folder_of_datasets_is_listed_once(tmp_path: Path, monkeypatch: pyte
     put(lots, "folder", digits(12))
     store = DatasetStore(tmp_path / "datasets")
     for number in range(4):
-        store.refer(f"lot-{number}", lots, inspect=number == 0)
+        refer_to(store, f"lot-{number}", lots, inspect=number == 0)
     calls: list[DatasetStore] = []
     names = DatasetStore.names
 
