@@ -125,7 +125,7 @@ class Scorer(Detector):
         return load_files, (self._origin,)
 
     def __call__(self, batch: Columns, alpha: float | None = None) -> dict[str, Any]:
-        """Judge the images of a batch of columns; see :func:`snf_models.score_rows.map_batches.score_columns`.
+        """Judge the images of a batch of columns; see :func:`snf_models.score_rows.score_columns`.
 
         An image that cannot be scored is a row with its error. Calls of several threads wait for each other.
         """

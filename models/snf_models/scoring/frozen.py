@@ -173,11 +173,7 @@ Array = NDArray[np.float64]
 
 @runtime_checkable
 class FlowEngine(Engine, Protocol):
-    """Interface of a backend (PyTorch or OpenVINO) that runs a trained flow from pixels to latents and back.
-
-    Attributes:
-        frozen: The flow.
-    """
+    """Engine that runs a trained flow from pixels to latents and back."""
 
     frozen: FrozenFlow
 

@@ -15,7 +15,7 @@ from snf_models.bijections.frozen import Inverse
 from snf_models.errors import EngineUnavailable
 from snf_models.features.backbones import DEFAULT_FOLDER, Backbone, BackboneStore
 from snf_models.features.extractor import FeatureExtractor, TorchExtractor
-from snf_models.features.flows import FeatureFlows, FrozenFeatureFlows, TrainedFlows, freeze_features
+from snf_models.features.flows import FeatureFlows, FrozenFeatureFlows, HybridFlows, TrainedFlows, freeze_features
 from snf_models.flows.architecture import Architecture, FeatureArchitecture, features_of
 from snf_models.flows.flow import Flow
 from snf_models.scoring.cache import open_program
@@ -174,27 +174,30 @@ PIXELS, FEATURES = "pixels.", "features."
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:
     """Return the image-independent log-dets by layer, in nats; ``SingularLayer`` if a layer has no inverse."""
-    if isinstance(flows, FeatureFlows):
-        return flows.log_dets()
-    flow = flows if isinstance(flows, Flow) else flows.pixels
-    require_invertible(flow, architecture.image_shape)
-    pixels = constant_log_dets(flow, architecture.image_shape)
-    if isinstance(flows, Flow):
-        return pixels
-    features = flows.features.log_dets()
-    return {PIXELS + name: value for name, value in pixels.items()} | {
-        FEATURES + name: value for name, value in features.items()
-    }
+    (before, pixels), (before_feature, features) = _parts(flows)
+    log_dets: dict[str, float] = {}
+    if pixels is not None:
+        require_invertible(pixels, architecture.image_shape)
+        of_pixels = constant_log_dets(pixels, architecture.image_shape)
+        log_dets |= {before + name: value for name, value in of_pixels.items()}
+    if features is not None:
+        log_dets |= {before_feature + name: value for name, value in features.log_dets().items()}
+    return log_dets
 
 
 def layers_with_log_dets(flows: TrainedFlows, architecture: Architecture) -> set[str]:
     """Return the names of layers whose log-det is stored, as it does not depend on the image."""
-    if isinstance(flows, Flow):
-        return layers_with_log_det(flows, architecture.image_shape)
-    if isinstance(flows, FeatureFlows):
-        return {name for name, _ in flows.layers()}
-    pixels = layers_with_log_det(flows.pixels, architecture.image_shape)
-    return {PIXELS + name for name in pixels} | {FEATURES + name for name, _ in flows.features.layers()}
+    (before, pixels), (before_feature, features) = _parts(flows)
+    of_pixels = set() if pixels is None else layers_with_log_det(pixels, architecture.image_shape)
+    of_features = {name for name, _ in features.layers()} if features is not None else set()
+    return {before + name for name in of_pixels} | {before_feature + name for name in of_features}
+
+
+def _parts(flows: TrainedFlows) -> tuple[tuple[str, Flow | None], tuple[str, FeatureFlows | None]]:
+    """Return the flows over pixels and features, None where missing, each after what its layers' names start with."""
+    if isinstance(flows, HybridFlows):
+        return (PIXELS, flows.pixels), (FEATURES, flows.features)
+    return ("", flows if isinstance(flows, Flow) else None), ("", flows if isinstance(flows, FeatureFlows) else None)
 
 
 def open_density(
@@ -216,19 +219,13 @@ def open_density(
 
 
 def frozen_pixels(flows: TrainedFlows, architecture: Architecture, log_dets: dict[str, float]) -> FrozenFlow | None:
-    if isinstance(flows, Flow):
-        return freeze(flows, architecture.image_shape, log_dets)
-    if isinstance(flows, FeatureFlows):
-        return None
-    return freeze(flows.pixels, architecture.image_shape, _log_dets_of_part(log_dets, PIXELS))
+    (before, pixels), _ = _parts(flows)
+    return None if pixels is None else freeze(pixels, architecture.image_shape, _log_dets_of_part(log_dets, before))
 
 
 def frozen_features(flows: TrainedFlows, log_dets: dict[str, float]) -> FrozenFeatureFlows | None:
-    if isinstance(flows, FeatureFlows):
-        return freeze_features(flows, log_dets)
-    if isinstance(flows, Flow):
-        return None
-    return freeze_features(flows.features, _log_dets_of_part(log_dets, FEATURES))
+    _, (before, features) = _parts(flows)
+    return None if features is None else freeze_features(features, _log_dets_of_part(log_dets, before))
 
 
 def _log_dets_of_part(log_dets: dict[str, float], part: str) -> dict[str, float]:
