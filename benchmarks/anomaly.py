@@ -25,8 +25,7 @@ from snf_models.datasets.builtin import FILES
 from snf_models.datasets.store import DatasetStore
 from snf_models.datasets.uploads import Source
 from snf_models.disk import write_atomically
-from snf_models.evaluation.assemble import Subject
-from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
 

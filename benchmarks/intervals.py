@@ -29,7 +29,7 @@ from scipy.stats import norm
 from snf_models.anomaly.exchangeability import false_alarm_interval, safe_threshold
 from snf_models.disk import write_atomically
 from snf_models.evaluation.metrics import auroc_gain, intervals
-from snf_models.limits.rule import limit_cell, limit_curve
+from snf_models.limits.measure import limit_cell, limit_curve
 
 Array = NDArray[np.float64]
 

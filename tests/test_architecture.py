@@ -64,6 +64,7 @@ LOOSE = {
         "disk",
         "images",
         "texts",
+        "exports",
         "score_rows",
         "threads",
     },

@@ -20,7 +20,7 @@ from snf_models.datasets.dataset import digest_of
 from snf_models.features.flows import FeatureFlows, HybridFlows, TrainedFlows
 from snf_models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, PixelArchitecture
 from snf_models.flows.flow import Flow
-from snf_models.limits.chart import limit_text
+from snf_models.limits.card import limit_text
 from snf_models.limits.good_images import STATISTICS, GoodImages
 from snf_models.limits.measure import measure_limits
 from snf_models.loading.trained import Artifact, load_artifact

@@ -26,7 +26,7 @@ from benchmarks.features.trained import trained_scorer
 from benchmarks.speed.peers import PeerUnavailable, peer_environment
 from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.datasets import load_dataset
-from snf_models.evaluation.localisation_metrics import FOUND, PIMO_RANGE, Mask, aupimo, localise
+from snf_models.evaluation.localisation import FOUND, PIMO_RANGE, Mask, aupimo, localise
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions

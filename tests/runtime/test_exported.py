@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from snf_models.datasets import load_dataset
 from snf_models.errors import ArtifactError, EngineUnavailable, StorageFull
-from snf_models.exports.folder import _notice, export_model, pixel_part
+from snf_models.exports import _notice, export_model, pixel_part
 from snf_models.features.backbones import LITE0
 from snf_models.features.backbones import NOTICE as LITE0_NOTICE
 from snf_models.registry.registry import ModelVersion
@@ -269,7 +269,7 @@ def test_an_export_is_whole_or_not_there(
     with pytest.raises(StorageFull, match=r"[45]\d{6} bytes are needed"):  # the model takes less than a megabyte
         export_model(version, scorer, tmp_path / "model", "openvino")
     monkeypatch.undo()
-    monkeypatch.setattr("snf_models.exports.folder._pinned", lambda _: 1 / 0)
+    monkeypatch.setattr("snf_models.exports._pinned", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_model(version, scorer, tmp_path / "model", "openvino")
     assert list(tmp_path.iterdir()) == []

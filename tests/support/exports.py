@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from snf_models.disk import locked
-from snf_models.exports.folder import export_model
+from snf_models.exports import export_model
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions

@@ -33,7 +33,7 @@ from snf_client.schemas.jobs import JobView, LimitResult
 from snf_client.schemas.limits import LimitParameters, LimitRecord
 from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters
 from snf_models.evaluation.report import render_html
-from snf_models.limits.chart import limit_chart
+from snf_models.limits.card import limit_chart
 from snf_runtime.errors import FAILED, USAGE
 
 P = TypeVar("P", bound=BaseModel)

@@ -11,7 +11,7 @@ from snf_client.schemas.evaluations import EvaluationReport, FalseAlarms, Rate, 
 from snf_client.schemas.limits import LimitCell, LimitRecord
 from snf_client.schemas.recommendations import RecommendationRecord
 from snf_models.evaluation.report import HEADLINE, percent, result_of, summary
-from snf_models.limits.chart import limit_text
+from snf_models.limits.card import limit_text
 from snf_models.recommendation.rule import limit_cell_text
 
 SHORT_NAMES = {

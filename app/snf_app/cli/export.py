@@ -13,7 +13,7 @@ from snf_app.cli.model_files import Ref
 from snf_app.cli.out_file import ADVICE
 from snf_app.cli.output import spinner
 from snf_models.errors import ArtifactError
-from snf_models.exports.folder import export_model, require_export
+from snf_models.exports import export_model, require_export
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
 from snf_runtime.errors import USAGE

@@ -24,8 +24,7 @@ from snf_client.schemas.recommendations import RecommendationRecord, RecommendPa
 from snf_client.schemas.training import ImageOptions, TrainingConfig
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import FolderTaken, Interrupted
-from snf_models.evaluation.assemble import Subject
-from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.pipeline.presets import TrainingRecipe

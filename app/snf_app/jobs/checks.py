@@ -35,15 +35,14 @@ from snf_models.errors import (
     PresetNotFound,
     SettingUnsupported,
 )
-from snf_models.evaluation.checks import check_anomalous, check_normals
-from snf_models.evaluation.masks import check_masks
+from snf_models.evaluation.checks import check_anomalous, check_masks, check_normals
 from snf_models.flows.architecture import Architecture, features_of
 from snf_models.limits.good_images import check_unused
 from snf_models.locations.location import allowed_location
 from snf_models.naming import is_name, parse_ref
 from snf_models.pipeline.architecture_file import find_recipe
 from snf_models.pipeline.presets import ExpectedRanks, TrainingRecipe
-from snf_models.recommendation.record import check_train_images
+from snf_models.recommendation.rule import check_train_images
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.texts import choices

@@ -11,7 +11,7 @@ from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.state import RegistryDep
 from snf_client.schemas.limits import LimitList, LimitView
-from snf_models.limits.chart import limit_chart
+from snf_models.limits.card import limit_chart
 from snf_models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where the disk may block.

@@ -1,7 +1,8 @@
-"""Metrics of how well a score separates two sets of images, with intervals that ``benchmarks.intervals`` simulates."""
+"""How well scores separate two sets of images: metrics, intervals that ``benchmarks.intervals`` simulates, curves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from snf_models.anomaly.exchangeability import clopper_pearson
+from snf_client.schemas.evaluations import Column, Curve, FalseAlarms, Rate, Result
+from snf_models.anomaly.exchangeability import clopper_pearson, false_alarm_interval
+from snf_models.evaluation.scored_sets import COMBINED, ImageScores, ScoreColumn
+from snf_runtime.anomaly import calibration
 
 Array: TypeAlias = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
@@ -128,3 +132,139 @@ def _fpr_interval(normal: Array, strange: Array) -> Interval:
 def _together(one: float, other: float, correlation: float) -> float:
     """Return the error of a difference from those of its two estimates, which are correlated."""
     return float(np.sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other)))
+
+
+POINTS = 200
+BINS = 60
+OUTSIDE = 0.005
+"""Share of the images at either end beyond the first or last edge; they count in the outermost bars."""
+
+
+def roc_points(normal: Array, strange: Array, points: int = POINTS) -> list[tuple[float, float]]:
+    """Return (false-positive rate, true-positive rate) from (0, 0) to (1, 1), with most points at small rates."""
+    from sklearn.metrics import roc_curve  # noqa: PLC0415 - slow to load
+
+    truth = np.repeat([0, 1], [len(normal), len(strange)])
+    false, true, _ = roc_curve(truth, np.concatenate([normal, strange]))
+    if len(false) > points:
+        wanted = np.linspace(0, 1, points - 1) ** 2
+        # The highest true-positive rate that a false-positive rate allows; linear between corners.
+        last = np.concatenate([false[1:] != false[:-1], [True]])
+        false, true = (
+            np.concatenate([[0.0], wanted]),
+            np.concatenate([[0.0], np.interp(wanted, false[last], true[last])]),
+        )
+    return [(round(float(x), 5), round(float(y), 5)) for x, y in zip(false, true, strict=True)]
+
+
+def shared_edges(sets: list[Array], bins: int = BINS, logarithmic: bool = False) -> Array:
+    """Return ``bins + 1`` edges between quantiles of all sets, even in log(1 + x) if ``logarithmic``."""
+    low = min(float(np.quantile(values, OUTSIDE)) for values in sets if len(values))
+    high = max(float(np.quantile(values, 1 - OUTSIDE)) for values in sets if len(values))
+    high = high if high > low else low + 1.0
+    if logarithmic:
+        return np.expm1(np.linspace(np.log1p(max(low, 0.0)), np.log1p(high), bins + 1))
+    return np.linspace(low, high, bins + 1)
+
+
+def shares(values: Array, edges: Array) -> list[float]:
+    """Return the share of values in each bin; values outside count in the first or last one."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    return [round(float(count) / max(len(values), 1), 6) for count in counts]
+
+
+DRAWN = ("combined", "family", "baseline")
+"""Families of scores whose ROC curves are drawn."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Scores of normal images, among which others are ranked. The combined score has the calibration instead."""
+
+    calibration_images: int
+    ordered: Array  # each column sorted, ``(n, columns)``
+
+    @classmethod
+    def of(cls, calibration_images: int, scored: ImageScores) -> Thresholds:
+        return cls(calibration_images, np.sort(scored.values, axis=0))
+
+    def images(self, column: int) -> int:
+        """Return the number of normal images among which a column is ranked."""
+        return self.calibration_images if column == 0 else len(self.ordered)
+
+    def p_values(self, scored: ImageScores, column: int) -> Array:
+        """Return the conformal p-values of a column, ``(N,)``."""
+        if column == 0:
+            return scored.p_values
+        return calibration.p_values([self.ordered[:, column]], [scored.values[:, column]])
+
+    def rate(self, scored: ImageScores, column: int, alpha: float) -> Rate:
+        """Return the share that is flagged at ``alpha``, or at the smallest p-value if that is larger."""
+        alpha = max(alpha, calibration.smallest_p(self.images(column)))
+        return Rate(alpha=alpha, share=float((self.p_values(scored, column) <= alpha).mean()))
+
+
+def describe_columns(
+    columns: Sequence[ScoreColumn], thresholds: Thresholds, normal: ImageScores, alphas: Sequence[float]
+) -> list[Column]:
+    """Describe each score, with its false alarms on normal images."""
+    return [
+        Column(
+            name=column.name,
+            label=column.label,
+            family=column.family,
+            false_alarms=[_false_alarms(thresholds, normal, place, alpha) for alpha in alphas],
+        )
+        for place, column in enumerate(columns)
+    ]
+
+
+def _false_alarms(thresholds: Thresholds, normal: ImageScores, column: int, alpha: float) -> FalseAlarms:
+    flagged, images = thresholds.rate(normal, column, alpha), thresholds.images(column)
+    low, high = false_alarm_interval(images, len(normal), flagged.alpha)
+    inside = flagged.share is not None and low <= flagged.share <= high
+    return FalseAlarms(
+        alpha=flagged.alpha, share=flagged.share, interval=(low, high), inside=inside, calibration_images=images
+    )
+
+
+def compare(
+    columns: Sequence[ScoreColumn],
+    thresholds: Thresholds,
+    normal: ImageScores,
+    strange: ImageScores,
+    alphas: Sequence[float],
+) -> tuple[list[Result], str, tuple[float, float, float]]:
+    """Return the results of all scores, the best baseline, and the combined score's gain in AUROC with its interval."""
+    results = []
+    for place, column in enumerate(columns):
+        own, other = normal.values[:, place], strange.values[:, place]
+        point, (of_auroc, of_aupr, of_fpr95) = separation(own, other), intervals(own, other)
+        results.append(
+            Result(
+                score=column.name,
+                auroc=point.auroc,
+                auroc_interval=of_auroc,
+                aupr=point.aupr,
+                aupr_interval=of_aupr,
+                fpr95=point.fpr95,
+                fpr95_interval=of_fpr95,
+                detected=[thresholds.rate(strange, place, alpha) for alpha in alphas],
+            )
+        )
+    names = [column.name for column in columns]
+    baselines = (place for place, column in enumerate(columns) if column.family == "baseline")
+    best = max(baselines, key=lambda place: results[place].auroc)
+    pair = [names.index(COMBINED), best]
+    gain, (low, high) = auroc_gain(tuple(normal.values[:, pair].T), tuple(strange.values[:, pair].T))
+    return results, names[best], (gain, low, high)
+
+
+def curves(
+    columns: Sequence[ScoreColumn], normal: ImageScores, strange: ImageScores, families: Sequence[str]
+) -> list[Curve]:
+    return [
+        Curve(score=column.name, points=roc_points(normal.values[:, place], strange.values[:, place]))
+        for place, column in enumerate(columns)
+        if column.family in families
+    ]

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from snf_client.schemas.limits import MIN_LIMIT_IMAGES, LimitCell, LimitParameters, LimitRecord, UndamagedImages
-from snf_models.anomaly.exchangeability import false_alarm_interval
+from snf_client.schemas.limits import (
+    MIN_LIMIT_IMAGES,
+    SHAPES,
+    LimitCell,
+    LimitCurve,
+    LimitParameters,
+    LimitRecord,
+    Shape,
+    UndamagedImages,
+)
+from snf_models.anomaly.exchangeability import clopper_pearson, false_alarm_interval
 from snf_models.anomaly.reference_images import ImageRows, check_shape
+from snf_models.disk import write_atomically
 from snf_models.errors import DatasetUnfit
-from snf_models.limits.cells import CellJournal
-from snf_models.limits.defects import Defect, add_defect, defect_kinds, defect_rng, defect_sizes
+from snf_models.evaluation.image_sets import random_rectangle
+from snf_models.limits.card import FOUND_SHARE
 from snf_models.limits.good_images import GoodImages
-from snf_models.limits.rule import goes_on, limit_cell, limit_curve, undamaged_images
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.detection import Detector
@@ -28,6 +41,224 @@ from snf_runtime.images.batch import Batch
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
+
+log = logging.getLogger(__name__)
+
+FILE = "cells.json"
+
+
+class _Counts(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    plan: str
+    found: dict[str, int] = {}
+    seconds: float = Field(0.0, ge=0, description="Time that the counts took.")
+
+
+class CellJournal:
+    """Flagged images of each defect, in a JSON file or memory; a damaged file or another plan's counts are ignored."""
+
+    def __init__(self, folder: Path | None, plan: str) -> None:
+        self._path = None if folder is None else folder / FILE
+        self._counts = self._read(plan)
+        self.seconds_before = self._counts.seconds
+        self._began = time.monotonic()
+
+    def get(self, key: str) -> int | None:
+        return self._counts.found.get(key)
+
+    def put(self, key: str, found: int) -> None:
+        self._counts.found[key] = found
+        self._counts.seconds = self.seconds_before + time.monotonic() - self._began
+        if self._path is not None:
+            write_atomically(self._path, self._counts.model_dump_json().encode())
+
+    def _read(self, plan: str) -> _Counts:
+        if self._path is None or not self._path.is_file():
+            return _Counts(plan=plan)
+        try:
+            counts = _Counts.model_validate_json(self._path.read_bytes())
+        except ValidationError as error:
+            log.warning("starting again, because %s is damaged: %s", FILE, error.errors()[0]["msg"])
+            return _Counts(plan=plan)
+        return counts if counts.plan == plan else _Counts(plan=plan)
+
+
+CONFIDENCE = 0.95
+"""Confidence of the one-sided bound of the share of defects that are found."""
+HOPELESS = 0.5
+"""Smaller defects are left out once the upper bound of the found share is below this."""
+
+
+def limit_cell(size: int, found: int, images: int) -> LimitCell:
+    """Return the found share at one size, with confidence bounds."""
+    lower, upper = clopper_pearson(found, images)
+    return LimitCell(size=size, found=found, images=images, share=found / images, lower=lower, upper=upper)
+
+
+def undamaged_images(flagged: int, images: int) -> UndamagedImages:
+    """Return the flagged share of good images with a two-sided 95 % interval, None without images."""
+    share = flagged / images if images else None
+    interval = clopper_pearson(flagged, images, (1 + CONFIDENCE) / 2) if images else None
+    return UndamagedImages(flagged=flagged, images=images, share=share, interval=interval)
+
+
+def goes_on(cell: LimitCell) -> bool:
+    """Return whether smaller defects are measured: the upper bound here is at least 0.5."""
+    return cell.upper >= HOPELESS
+
+
+def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
+    """Return the least size from which on all lower bounds are at least 0.9, tests in fixed order at 5 % each."""
+    limit: LimitCell | None = None
+    for cell in sorted(cells, key=lambda cell: -cell.size):
+        if cell.lower < FOUND_SHARE:
+            break
+        limit = cell
+    return LimitCurve(
+        shape=shape,
+        contrast=contrast,
+        cells=tuple(sorted(cells, key=lambda cell: cell.size)),
+        limit=None if limit is None else limit.size,
+        lower=None if limit is None else limit.lower,
+    )
+
+
+Array: TypeAlias = NDArray[np.float64]
+Image: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.bool_]
+
+GRADED: frozenset[Shape] = frozenset({"scratch", "spot", "stain"})
+"""Shapes that have a contrast; a hole is black, and a missing part has the colour of its surroundings."""
+MAX_LEVEL = 255
+SMALLEST = 2
+SCRATCH_RATIO = 8
+"""Length of a scratch over its width."""
+STAIN_EDGE = 1 / 16
+"""Height of the Gaussian of a stain at its edge, before it is lowered to 0 there."""
+RING = 2
+"""Pixels around a missing part whose mean replaces it."""
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Kind of a simulated defect."""
+
+    shape: Shape
+    size: int  # pixels: length, diameter (stain: at half its height) or side
+    contrast: int | None = None  # grey levels; None for a hole and a missing part
+
+
+def defect_sizes(height: int, width: int) -> tuple[int, ...]:
+    """Return sizes in pixels, each about 1.4 times the one before, up to half of the shorter side.
+
+    >>> defect_sizes(28, 28)
+    (2, 3, 4, 6, 8, 12)
+    """
+    largest = min(height, width) // 2
+    sizes, power = [], SMALLEST
+    while power <= largest:
+        sizes += [power, power * 3 // 2]
+        power *= 2
+    return tuple(size for size in sizes if size <= largest)
+
+
+def defect_kinds(shapes: Sequence[Shape], contrasts: Sequence[int]) -> list[tuple[Shape, int | None]]:
+    """Return all pairs of shapes and contrasts; a hole and a missing part have none."""
+    return [(shape, contrast) for shape in shapes for contrast in (sorted(contrasts) if shape in GRADED else [None])]
+
+
+def defect_rng(seed: int, defect: Defect, image: int) -> np.random.Generator:
+    """Return the generator of a defect's place, angle and sign, the same in any order and batch."""
+    return np.random.default_rng([seed, SHAPES.index(defect.shape), defect.size, defect.contrast or 0, image])
+
+
+def add_defect(image: Image, defect: Defect, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """Return a copy with a defect on a bright part (a hole in dark background is no fault), and its mask."""
+    cover = COVERS[defect.shape](defect.size, rng)
+    values = image.astype(np.float64)
+    height, width = cover.shape
+    top, left = random_rectangle(values, height, width, rng)
+    box = (slice(None), slice(top, top + height), slice(left, left + width))
+    if defect.shape == "hole":
+        values[box] *= 1 - cover
+    elif defect.shape == "missing-part":
+        values[box] = _surroundings(values, top, left, defect.size)[:, None, None]
+    else:
+        if defect.contrast is None:
+            raise ValueError(f"expected a contrast for a {defect.shape}")
+        values[box] = _contrasted(values[box], cover * defect.contrast, rng.choice([-1, 1]))
+    mask = np.zeros(image.shape[1:], dtype=np.bool_)
+    mask[box[1:]] = cover > 0
+    damaged: Image = np.rint(values).astype(np.uint8)
+    return damaged, mask
+
+
+def _contrasted(values: Array, change: Array, sign: int) -> Array:
+    """Add ``change`` times the sign, or the other sign where more than half would be clipped and it keeps more."""
+    either = [np.clip(values + s * change, 0, MAX_LEVEL) for s in (sign, -sign)]
+    kept = [float(np.abs(changed - values).sum()) for changed in either]
+    flipped = kept[0] < change.sum() * len(values) / 2 and kept[1] > kept[0]
+    return either[int(flipped)]
+
+
+def _surroundings(values: Array, top: int, left: int, side: int) -> Array:
+    """Return the mean of each channel, ``(C,)``, over the pixels of the image at most 2 pixels around a square."""
+    rows = slice(max(top - RING, 0), top + side + RING)
+    columns = slice(max(left - RING, 0), left + side + RING)
+    inside = values[:, top : top + side, left : left + side]
+    around = values[:, rows, columns]
+    ring: Array = (around.sum((1, 2)) - inside.sum((1, 2))) / (around[0].size - inside[0].size)
+    return ring
+
+
+def _scratch(size: int, rng: np.random.Generator) -> Array:
+    thickness = max(1.0, size / SCRATCH_RATIO)
+    angle = rng.random() * math.pi
+    direction = math.sin(angle), math.cos(angle)
+    half = (size - thickness) / 2  # the ends are round
+    rows, columns = _places(*(math.ceil(2 * half * abs(part) + thickness) for part in direction))
+    along = np.clip(rows * direction[0] + columns * direction[1], -half, half)
+    distance = np.hypot(rows - along * direction[0], columns - along * direction[1])
+    return _smooth(thickness / 2 - distance)
+
+
+def _disc(size: int, _rng: np.random.Generator) -> Array:
+    return _smooth(size / 2 - np.hypot(*_places(size, size)))
+
+
+def _stain(size: int, _rng: np.random.Generator) -> Array:
+    """Return a Gaussian with half of its height at a radius of size / 2, which ends at twice that radius."""
+    rows, columns = _places(2 * size - 1, 2 * size - 1)
+    height = STAIN_EDGE ** ((rows**2 + columns**2) / size**2)
+    stain: Array = np.maximum((height - STAIN_EDGE) / (1 - STAIN_EDGE), 0)
+    return stain
+
+
+def _square(size: int, _rng: np.random.Generator) -> Array:
+    return np.ones((size, size))
+
+
+def _places(height: int, width: int) -> tuple[Array, Array]:
+    rows, columns = np.mgrid[:height, :width].astype(np.float64)
+    return rows - (height - 1) / 2, columns - (width - 1) / 2
+
+
+def _smooth(inside: Array) -> Array:
+    """Return the covered share of pixels whose centres lie ``inside`` pixels inside of an edge."""
+    share: Array = np.clip(inside + 0.5, 0, 1)
+    return share
+
+
+COVERS: dict[Shape, Callable[[int, np.random.Generator], Array]] = {
+    "scratch": _scratch,
+    "spot": _disc,
+    "stain": _stain,
+    "hole": _disc,
+    "missing-part": _square,
+}
+"""For each shape, a function of size and generator that returns the covered share of each pixel of a box."""
+
 
 BATCH = 64
 BATCH_BYTES = 32 * 2**20

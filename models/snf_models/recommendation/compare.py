@@ -33,14 +33,20 @@ from snf_models.errors import (
     SingularLayer,
     TrainingDiverged,
 )
-from snf_models.limits.defects import defect_sizes
 from snf_models.limits.good_images import GoodImages
-from snf_models.limits.measure import measure_limits
+from snf_models.limits.measure import defect_sizes, measure_limits
 from snf_models.pipeline.loop import Observer
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.recommendation.record import FAMILIES, PRESET_OF, check_train_images
-from snf_models.recommendation.rule import NOT_COVERED, mean_rank, propose, typical_limit
+from snf_models.recommendation.rule import (
+    FAMILIES,
+    NOT_COVERED,
+    PRESET_OF,
+    check_train_images,
+    mean_rank,
+    propose,
+    typical_limit,
+)
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.errors import unattainable

@@ -13,7 +13,7 @@ from snf_models.anomaly.calibrate import fit_split
 from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Dataset
-from snf_models.evaluation.corruptions import Corruption, corrupt
+from snf_models.evaluation.image_sets import Corruption, corrupt
 from snf_models.evaluation.metrics import separation
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.calibration import Calibration, from_arrays, to_arrays

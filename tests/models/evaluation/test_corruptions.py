@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from snf_models.evaluation.corruptions import (
+from snf_models.evaluation.image_sets import (
     GRADES,
     Corruption,
     Kind,

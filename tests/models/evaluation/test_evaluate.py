@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
-from snf_models.evaluation import compared_scores as scores_module
-from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation import scored_sets as scores_module
 from snf_models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
-from snf_models.evaluation.corruptions import corruptions
-from snf_models.evaluation.evaluate import evaluate
-from snf_models.evaluation.image_sets import ImageSets, evenly
+from snf_models.evaluation.evaluate import Subject, evaluate
+from snf_models.evaluation.image_sets import ImageSets, corruptions, evenly
+from snf_models.evaluation.scored_sets import NAMES, Baselines, PrincipalComponents, intensity_moments, png_sizes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped
+from tests.models.helpers import real_images
 from tests.support.compiled_cache import compiled
 
 BASELINES = {
@@ -126,7 +128,6 @@ def test_in_place_of_an_alpha_that_few_calibration_images_do_not_attain_stands_t
     scorer = copy(digits)
     few = tuple(replace(fold, ordered=fold.ordered[::125], map_maxima=None) for fold in digits.calibration.folds)
     scorer.calibration = replace(digits.calibration, folds=few)
-    scorer.calibration.smallest_p = scorer.calibration.smallest_p
     found = evaluate(subject(scorer, store, "digits", against=["negatives"]))
     assert found.alphas == [1 / 41, 0.05]
     [alarms, _] = found.columns[0].false_alarms
@@ -246,3 +247,76 @@ def test_images_of_an_array_are_read_too(tmp_path: Path, digits: Scorer) -> None
     chosen = EvaluationParameters(against=["arrays"])
     images = ImageSets((), digits.preprocessing, chosen, None, store).anomalous("arrays", "mnist-mini")
     assert sorted(map(bytes, np.concatenate(list(images.batches())))) == sorted(map(bytes, DIGITS[:50]))
+
+
+DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not (DATA_DIR / "fashion_mnist.npz").is_file(), reason="SNF_DATA_DIR has no fashion_mnist.npz"),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "normal", "against"),
+    [("mnist-snf-glow", "mnist", "fashion-mnist"), ("fashion-snf-glow", "fashion-mnist", "mnist")],
+)
+def test_either_way_the_combined_score_is_good(model: str, normal: str, against: str) -> None:
+    scorer = load_model(Registry(Path("no-such-folder")).resolve(model).path, options=compiled())
+    parameters = EvaluationParameters(against=[against], images=100)
+    report = evaluate(Subject(scorer, f"{model}:1", normal, parameters, DATA_DIR, None))
+    (found,) = report.sets
+    assert (found.images.images, found.normal_images) == (100, 100)
+    results = {one.score: one for one in found.results}
+    assert results["combined"].auroc > 0.95
+    if model == "fashion-snf-glow":
+        assert results["log-likelihood-low"].auroc < 0.2, "digits are likelier than clothes"
+        alarms = report.columns[0].false_alarms[0]
+        assert alarms.inside
+    assert any("other writers" in note for note in report.notes) == (normal == "mnist")
+    assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_moments_are_scipys_and_one_colour_has_none() -> None:
+    images = real_images(5, 16, 3)
+    images[0, 1] = 7
+    found = intensity_moments(images)
+    flat = images.reshape(5, 3, -1).astype(float)
+    assert found.shape == (5, 12)
+    assert found[1:, :3] == pytest.approx(flat.mean(2)[1:])
+    assert found[1:, 3:6] == pytest.approx(flat.std(2)[1:])
+    assert found[1:, 6:9] == pytest.approx(stats.skew(flat[1:], axis=2))
+    assert found[1:, 9:] == pytest.approx(stats.kurtosis(flat[1:], axis=2))
+    assert found[0, [1, 4, 7, 10]].tolist() == [7, 0, 0, 0]
+
+
+def test_the_distance_is_that_of_the_whole_covariance() -> None:
+    """Of probabilistic PCA: V diag(λ - σ²) V' + σ² I."""
+    images = real_images(120, 8)
+    found = PrincipalComponents.fit(images)
+    flat = images.reshape(120, -1) - found.mean
+    covariance = found.vectors.T @ np.diag(found.variances - found.noise) @ found.vectors + found.noise * np.eye(64)
+    wanted = np.sqrt(np.einsum("ni,ij,nj->n", flat, np.linalg.inv(covariance), flat))
+    assert found(images) == pytest.approx(wanted)
+
+
+def test_large_images_are_averaged_first() -> None:
+    images = np.repeat(np.repeat(real_images(20, 28), 3, 2), 3, 3)
+    found = PrincipalComponents.fit(images)
+    assert found.block == 2
+    assert found.vectors.shape[1] == 42 * 42
+    assert np.isfinite(found(images)).all()
+
+
+def test_each_baseline_sees_what_it_is_for() -> None:
+    images = real_images(200, 28)
+    log_likelihoods = np.random.default_rng(0).normal(-600, 50, 200)
+    baselines = Baselines.fit(images[:100], log_likelihoods[:100])
+    normal = baselines(images[100:], log_likelihoods[100:])
+    assert normal.shape == (100, len(NAMES))
+    noise = np.random.default_rng(1).integers(0, 256, (10, 1, 28, 28)).astype(np.uint8)
+    assert png_sizes(noise).min() > png_sizes(images).max()
+    strange = baselines(noise, np.full(10, 0.0))
+    low, two_sided, *others = range(len(NAMES))
+    assert (strange[:, low] < normal[:, low].min()).all(), "likelier images are less strange to it"
+    for number in (two_sided, *others):
+        assert strange[:, number].min() > normal[:, number].max(), NAMES[number]

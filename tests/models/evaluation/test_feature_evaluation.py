@@ -10,8 +10,7 @@ from snf_client.schemas.evaluations import EvaluationParameters, EvaluationRepor
 from snf_models.bulk.sources import ImageFiles
 from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore
-from snf_models.evaluation.assemble import Subject
-from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.report import render_html
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png

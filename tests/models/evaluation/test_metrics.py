@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from snf_models.evaluation.curves import roc_points, shared_edges, shares
-from snf_models.evaluation.metrics import Separation, auroc_gain, intervals, separation
+from snf_models.evaluation.metrics import (
+    Separation,
+    auroc_gain,
+    intervals,
+    roc_points,
+    separation,
+    shared_edges,
+    shares,
+)
 
 Array = NDArray[np.float64]
 

@@ -12,8 +12,7 @@ from scipy.stats import mannwhitneyu
 
 from snf_client.schemas.evaluations import EvaluationParameters
 from snf_models.datasets import DatasetStore
-from snf_models.evaluation.assemble import Subject
-from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.scorer import Scorer, load_model
 from tests.support.compiled_cache import compiled
 from tests.support.tiled import FAULTY, OTHERS, add_masks, mosaic, mosaic_store, tiled_artifact, with_fault

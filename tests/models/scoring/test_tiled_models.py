@@ -21,10 +21,9 @@ from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.datasets.image_source import StoredImages
 from snf_models.errors import DatasetUnfit, SizeNotCalibrated
-from snf_models.evaluation.assemble import Subject
-from snf_models.evaluation.evaluate import evaluate
+from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.image_sets import ImageSet
-from snf_models.evaluation.measure_localisation import few
+from snf_models.evaluation.localisation import few
 from snf_models.features.flows import FeatureFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.limits.good_images import good_images
@@ -347,7 +346,7 @@ def test_maps_in_memory_are_counted_by_the_size_of_the_images(
     images = ImageSet(OTHERS, StoredImages(store, OTHERS, scorer.preprocessing, "path"), scorer.preprocessing)
     sizes = [mosaic(seed)[0].size for seed in range(100, 140)]
     assert images.sizes.prod(1).tolist() == sizes
-    module = "snf_models.evaluation.measure_localisation"
+    module = "snf_models.evaluation.localisation"
     assert len(few(images)) == 40
     monkeypatch.setattr(f"{module}.MAX_VALUES", 10 * max(sizes))
     assert sum(image.pixels[0].size for batch in few(images).decoded() for image in batch) <= 10 * max(sizes)

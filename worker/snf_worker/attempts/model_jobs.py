@@ -15,7 +15,7 @@ from snf_models.anomaly.calibrate import count_image_passes
 from snf_models.anomaly.reference_images import as_seen, reference_of
 from snf_models.datasets import load_dataset
 from snf_models.disk import write_atomically
-from snf_models.evaluation.assemble import Subject
+from snf_models.evaluation.evaluate import Subject
 from snf_models.evaluation.evaluate import evaluate as evaluate_model
 from snf_models.evaluation.report import render_html
 from snf_models.limits.good_images import good_images

@@ -12,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from snf_models.errors import EngineUnavailable
-from snf_models.exports.folder import pixel_part
-from snf_models.exports.serialized import serialized
+from snf_models.exports import pixel_part, serialized
 from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_runtime.exported.manifest import ENDINGS, GraphFormat
 from snf_runtime.scoring.openvino_engine import CompiledGraph, core, op, ov
@@ -69,8 +68,8 @@ def test_a_type_without_a_form_in_onnx_is_named() -> None:
 
 
 def test_onnx_without_its_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "snf_models.exports.onnx_graph")
+    monkeypatch.delitem(sys.modules, "snf_models.exports")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    importlib.import_module("snf_models.exports.onnx_graph")
+    importlib.import_module("snf_models.exports")
     with pytest.raises(EngineUnavailable, match=r"snf-density\[onnx\]"):
         serialized(None, "onnx")
