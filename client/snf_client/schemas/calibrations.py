@@ -13,8 +13,6 @@ from snf_client.schemas.base import Name, Precision, RecordModel, RequestModel, 
 class Deviation(RecordModel):
     """Figures that summarise the differences between bfloat16 and float32 scores of a model's calibration images.
 
-    They are the median, the 99.9 % quantile and the maximum of the absolute differences, in nats.
-
     ``worst_statistic`` is the maximum for the anomaly statistic, the other figures are for the log-likelihood.
     """
 
@@ -81,10 +79,7 @@ class ComparedCalibration(ResponseModel):
 
 
 class ComparedVerdicts(ResponseModel):
-    """Counts of anomalies among the newest scored images under each of two calibrations.
-
-    They show how the verdicts would change.
-    """
+    """Counts of anomalies among the newest scored images under each of two calibrations."""
 
     images: int = Field(description="Images judged by both calibrations.")
     anomalies_before: int
@@ -97,11 +92,7 @@ class ComparedVerdicts(ResponseModel):
 
 
 class CalibrationComparison(ResponseModel):
-    """Comparison of a model version's p-value calibration with another one, by default the one in use.
-
-    It shows the smallest false-alarm rate and the threshold of both, and how many verdicts on the newest images would
-    change.
-    """
+    """Comparison of a model version's p-value calibration with another one, by default the one in use."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [COMPARISON]})
 
@@ -169,10 +160,7 @@ class CalibrationRequest(CalibrationParameters):
 
 
 class CalibrationChoice(RequestModel):
-    """Request to select, by its number, the calibration with which a model version judges images.
-
-    The calibration with this number gives the p-values from then on, unless `dry_run` is true.
-    """
+    """Request to select, by its number, the calibration with which a model version judges images."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]})
 

@@ -68,10 +68,7 @@ class SizeCount(RecordModel):
 
 
 class Duplicates(RecordModel):
-    """Summary of one kind of duplicates in a dataset, either exact duplicates or near duplicates.
-
-    It has the number of images with a duplicate, the number of sets or pairs of duplicates, and examples by path.
-    """
+    """Summary of one kind of duplicates in a dataset, either exact duplicates or near duplicates."""
 
     images: int = Field(description="Images that have another like them.")
     sets: int = Field(description="Sets of duplicates, or pairs of near duplicates.")
@@ -82,8 +79,6 @@ class DatasetReport(RecordModel):
     """Report on the images of a dataset, made when all of them are first read.
 
     That is at the upload, or at the inspection of a dataset by reference.
-
-    It covers rejected files, sizes, colours, duplicates, groups and the split into parts.
     """
 
     format_version: Literal[1] = 1
@@ -115,10 +110,7 @@ FileKind = Literal["image", "tar", "parquet"]
 
 
 class ReferenceRecord(RecordModel):
-    """Description of a dataset by reference, whose images are not copied: its location and its files.
-
-    It counts the images, and the files that were ignored or rejected.
-    """
+    """Description of a dataset by reference, whose images are not copied: its location and its files."""
 
     location: str = Field(description="URL of the file or folder.")
     is_file: bool = Field(description="Whether the location is a file, else a folder.")
@@ -159,10 +151,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 class DatasetEntry(ResponseModel):
-    """Summary of a dataset: origin, image sizes and image counts.
-
-    There is a count for each part of the dataset: training, statistics, calibration and test.
-    """
+    """Summary of a dataset: origin, image sizes and image counts."""
 
     name: str
     origin: Literal["built-in", "stored", "reference"] = Field(
@@ -196,10 +185,7 @@ class DatasetEntry(ResponseModel):
 
 
 class ReferenceRequest(RequestModel):
-    """Request to create a dataset that refers to images at a storage URL, such as an S3 folder.
-
-    It has the name of the dataset and the location of the images, which are not copied.
-    """
+    """Request to create a dataset that refers to images at a storage URL, such as an S3 folder."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "lots", "location": "s3://lots/2026", "inspect": True}]}

@@ -23,10 +23,7 @@ class Rate(RecordModel):
 
 
 class FalseAlarms(RecordModel):
-    """Fraction of normal images that an anomaly score flags as anomalous at a nominal false-alarm rate.
-
-    The rate is ``alpha``. The 99 % interval that is expected for the fraction is given, too.
-    """
+    """Fraction of normal images that an anomaly score flags as anomalous at a nominal false-alarm rate."""
 
     alpha: float = Field(description="That of the report, or the smallest that the images of the threshold attain.")
     share: float | None = Field(description="Null only in reports of earlier versions.")
@@ -49,11 +46,7 @@ class Column(RecordModel):
 
 
 class Result(RecordModel):
-    """Metrics of one anomaly score on one set of anomalous images.
-
-    They are AUROC, average precision and false-positive rate, with 95 % confidence intervals, and the fraction of the
-    images that is flagged at each false-alarm rate.
-    """
+    """Metrics of one anomaly score on one set of anomalous images."""
 
     score: str
     auroc: float
@@ -146,8 +139,6 @@ class ImageCount(RecordModel):
 class RegionRates(RecordModel):
     """Shares of defective images where an anomaly map flags the defect, and of normal images where it flags anything.
 
-    Both are for a given false-alarm rate.
-
     A region is flagged where the map is at or above its threshold.
 
     The rate is ``alpha``. The values are null where the map has no threshold for this rate.
@@ -187,10 +178,7 @@ class Localisation(RecordModel):
 
 
 class SetReport(RecordModel):
-    """Results of all anomaly scores on one set of anomalous images, with examples.
-
-    They say how well each score separates these images from the normal images.
-    """
+    """Results of all anomaly scores on one set of anomalous images, with examples."""
 
     name: str
     kind: Literal["dataset", "corruption"]
@@ -209,10 +197,7 @@ class SetReport(RecordModel):
 
 
 class Normal(RecordModel):
-    """Section of an evaluation report about the normal images.
-
-    It has the dataset, the number of images for each purpose, examples and the mean log-likelihood.
-    """
+    """Section of an evaluation report about the normal images."""
 
     name: str
     parts: str = Field(description="Which images served which purpose, in words.")
@@ -251,9 +236,6 @@ class EvaluationReport(RecordModel):
 
 class EvaluationParameters(RequestModel):
     """Settings that a user chooses for the evaluation of a model on normal and anomalous images.
-
-    They name the datasets to test against, and say whether simulated faults are tested, too. They also limit the number
-    of images in a set, and may add a false-alarm rate.
 
     With ``adapt``, images whose size or colour the model refuses are converted, and the report notes it.
     """

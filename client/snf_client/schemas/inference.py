@@ -166,10 +166,7 @@ class TensorMetadata(ResponseModel):
 
 
 class ModelParameters(ResponseModel):
-    """Parameters in a model's metadata needed to interpret its scores, such as the default false-alarm rate.
-
-    They are the kind of density, version, calibration, smallest p-value and false-alarm rate.
-    """
+    """Parameters in a model's metadata needed to interpret its scores, such as the default false-alarm rate."""
 
     kind: Literal["density", "feature_density"] = Field(
         description="What log-likelihoods are a density of: the pixels, or features at places taken as independent, "

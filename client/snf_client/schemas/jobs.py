@@ -12,11 +12,7 @@ from snf_client.schemas.models import UnfitReason
 
 
 class JobRequest(RequestModel):
-    """Request to run a background job, such as a training or the scoring of a dataset.
-
-    A job trains, calibrates or evaluates a model, measures its detection limit, scores a dataset, or recommends a
-    family of models.
-    """
+    """Request to run a background job, such as a training or the scoring of a dataset."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -120,10 +116,7 @@ class Estimate(ResponseModel):
 
 
 class EstimatedJob(ResponseModel):
-    """Estimate for a job that was checked but not queued: its worker queue, expected time and memory.
-
-    It also has the number of jobs that wait in that queue.
-    """
+    """Estimate for a job that was checked but not queued: its worker queue, expected time and memory."""
 
     queue: str = Field(description="Queue that it would wait in.")
     waiting: int = Field(description="Jobs that wait in that queue already.")
@@ -164,10 +157,7 @@ JOB: dict[str, Any] = {
 
 
 class JobView(ResponseModel):
-    """A background job, with its parameters, status, progress and result.
-
-    It also has the latest metrics, the error of a failed job, and links to further calls.
-    """
+    """A background job, with its parameters, status, progress and result."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
 
@@ -249,10 +239,7 @@ class _VersionResult(ResponseModel):
 
 
 class JobResult(_VersionResult):
-    """Result of a training job: the model version that it registered.
-
-    It also says whether the version became live and, for an unfit version, why it is unfit.
-    """
+    """Result of a training job: the model version that it registered."""
 
     live: bool | None = Field(None, description="Whether it became live; null for a job of an earlier version.")
     unfit: list[UnfitReason] = Field([], description="Why it is unfit to become live by itself; empty if it is fit.")
@@ -262,10 +249,7 @@ class JobResult(_VersionResult):
 
 
 class CalibrationResult(_VersionResult):
-    """Result of a calibration job: the new calibration of a model version's p-values.
-
-    It has the number of the calibration and the smallest p-value that it can give.
-    """
+    """Result of a calibration job: the new calibration of a model version's p-values."""
 
     calibration: int = Field(description="Its number.")
     smallest_p: float = Field(description="Smallest p-value that it can give.")
@@ -276,10 +260,7 @@ class CalibrationResult(_VersionResult):
 
 
 class LimitResult(_VersionResult):
-    """Result of a job that measured the smallest defect sizes that a model version still finds.
-
-    It also has the number of the new detection limit.
-    """
+    """Result of a job that measured the smallest defect sizes that a model version still finds."""
 
     limit: int = Field(description="Its number.")
     calibration: int = Field(description="The calibration whose p-values counted.")

@@ -17,11 +17,7 @@ MIN_LIMIT_IMAGES = 29
 
 
 class LimitParameters(RequestModel):
-    """Settings for measuring a model's detection limit, the smallest defect size that it reliably finds.
-
-    They are the false-alarm rate, the number of images, the shapes and contrasts of the defects, the seed, and the
-    calibration.
-    """
+    """Settings for measuring a model's detection limit, the smallest defect size that it reliably finds."""
 
     alpha: float | None = Field(
         None, gt=0, lt=1, description="False-alarm rate. Default: 0.01, or the smallest p-value where that is larger."
@@ -44,8 +40,6 @@ class LimitParameters(RequestModel):
 class LimitCell(RecordModel):
     """Detection result for defects of one shape, contrast and size: how many of them were found.
 
-    It has the number of flagged images, and their share with its bounds.
-
     Each bound is a one-sided 95 % Clopper-Pearson bound.
     """
 
@@ -59,8 +53,6 @@ class LimitCell(RecordModel):
 
 class LimitCurve(RecordModel):
     """Fraction of artificial defects detected at each defect size, for defects of one shape and contrast.
-
-    It also has the detection limit.
 
     The limit is the smallest size from which on, at every larger size too, the lower bound is at least 0.9.
     """
@@ -91,10 +83,7 @@ class UndamagedImages(RecordModel):
 
 
 class LimitRecord(RecordModel):
-    """Record of the measured detection limits of a model: the smallest defects that it reliably finds.
-
-    The record states which defects were added to images, how many of them were found, and the limits.
-    """
+    """Record of the measured detection limits of a model: the smallest defects that it reliably finds."""
 
     format_version: Literal[1] = 1
     created: datetime
@@ -158,10 +147,7 @@ LIMIT: dict[str, Any] = {
 
 
 class LimitView(ResponseModel):
-    """A measured detection limit, the size of the smallest defects that a model version finds.
-
-    It says whether the limit belongs to the calibration in use.
-    """
+    """A measured detection limit, the size of the smallest defects that a model version finds."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [LIMIT]})
 

@@ -80,10 +80,7 @@ UnfitCode = Literal["hardly-trained", "diverged", "learned-inverse-off"]
 
 
 class UnfitReason(ResponseModel):
-    """Reason why a model version is not fit to become the live (default) version automatically.
-
-    It has a code, and a sentence with the figures.
-    """
+    """Reason why a model version is not fit to become the live (default) version automatically."""
 
     code: UnfitCode
     detail: str = Field(examples=["hardly trained: 2.0853 bits/dim on held-out images, not below the 1.9540 of ..."])
@@ -91,8 +88,6 @@ class UnfitReason(ResponseModel):
 
 class ModelSummary(ResponseModel):
     """Summary of one registered model, as the list of models shows it.
-
-    It has the versions and aliases, and the state and quality of the live version.
 
     While no version is live, state and quality are those of the newest version.
     """
@@ -169,10 +164,7 @@ class Serving(ResponseModel):
 
 
 class ModelDetail(ResponseModel):
-    """A model version with its metadata, calibration and loading state.
-
-    It also has the drift (change) of the images that were scored with it.
-    """
+    """A model version with its metadata, calibration and loading state."""
 
     name: str
     version: int
@@ -200,11 +192,7 @@ class AliasTarget(RequestModel):
 
 
 class Aliases(ResponseModel):
-    """All aliases of a model after one of them was changed.
-
-    Each alias has its version. The answer also has the former version of the changed alias, and why its new version is
-    unfit, if it is.
-    """
+    """All aliases of a model after one of them was changed."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -219,10 +207,7 @@ class Aliases(ResponseModel):
 
 
 class AuditedImage(ResponseModel):
-    """Log-likelihood of one image in an audit: as the service gives it, and recomputed in float64.
-
-    Both values and their difference are in nats.
-    """
+    """Log-likelihood of one image in an audit: as the service gives it, and recomputed in float64."""
 
     index: int
     source: Literal["pinned", "sample"] = Field(

@@ -55,10 +55,7 @@ class Draws(ResponseModel):
 
 
 class Reason(ResponseModel):
-    """One reason why an image is unusual, such as a deviating statistic or an unusual region.
-
-    The reason has the size of the deviation, its share of the evidence, and a sentence about it.
-    """
+    """One reason why an image is unusual, such as a deviating statistic or an unusual region."""
 
     feature: str = Field(
         description="A statistic of the whole image, with its scale, or `region`; of the features of a backbone "

@@ -29,10 +29,7 @@ ServiceStatus = Literal["ready", "loading", "draining", "failed", "stuck"]
 
 
 class Health(ResponseModel):
-    """Answer of `/healthz`: the version of the running service.
-
-    The status is always `alive`, which means that the process runs.
-    """
+    """Answer of `/healthz`: the version of the running service."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive", "version": "0.1.0"}]})
 
@@ -41,10 +38,7 @@ class Health(ResponseModel):
 
 
 class Readiness(ResponseModel):
-    """Answer of `/readyz`: whether the service can score images.
-
-    It also tells which models failed to load, and how full the queue is.
-    """
+    """Answer of `/readyz`: whether the service can score images."""
 
     status: ServiceStatus
     reason: str | None = Field(None, description="Why a service is `stuck`, else null.")

@@ -246,10 +246,7 @@ class PresetView(ResponseModel):
 
 
 class PresetList(ResponseModel):
-    """List of all training presets, with the JSON Schema of the parameters of a training job.
-
-    The list also has the name of the default preset.
-    """
+    """List of all training presets, with the JSON Schema of the parameters of a training job."""
 
     model_config = ConfigDict(
         json_schema_extra={
