@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Elementwise, Shape, sum_samples
+from snf_models.bijections.base import Elementwise, Shape, check_shape, sum_samples
 from snf_models.bijections.frozen import Inverse
 
 
@@ -31,12 +31,9 @@ class Identity(Elementwise):
 
 
 class SmoothLeakyReLU(Elementwise):
-    """Smooth leaky ReLU, an invertible activation.
+    """Smooth leaky ReLU z = α·x + (1 - α)·log(1 + e^x), with slopes from α to 1 (Gresele et al. 2020).
 
-    It is z = α·x + (1 - α)·log(1 + e^x), with slopes from α to 1.
-
-    The log-det is Σ log(α + (1 - α)·σ(x)) with the logistic function σ (Gresele et al. 2020; Keller et al. 2021, 5.1).
-    Cost: O(N·D) for D values, and ``NEWTON_STEPS`` times that for the inverse.
+    The log-det is Σ log(α + (1 - α)·σ(x)) with the logistic function σ (Keller et al. 2021, 5.1).
 
     Args:
         alpha: The slope α for large negative x, in [0.01, 1).
@@ -80,12 +77,10 @@ MIN_SLOPE = 1e-3
 
 
 class SplineActivation(Elementwise):
-    """Invertible activation function that applies a separate learned spline to each value of an image.
-
-    The splines are rational-quadratic (Durkan et al. 2019).
+    """A separate learned rational-quadratic spline for each value of an image (Durkan et al. 2019).
 
     Each spline is monotone on [-bound, bound] and the identity outside, with slope 1 at both ends. Widths, heights and
-    inner slopes of its bins are learned and start close to the identity. The log-det is the sum of the log slopes.
+    inner slopes of its bins are learned and start close to the identity.
 
     Cost: O(D·bins + N·D·log bins) in both directions for D elements.
 
@@ -108,11 +103,11 @@ class SplineActivation(Elementwise):
         self.slopes = nn.Parameter(0.01 * torch.randn(*shape, bins - 1))
 
     def map_with_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(x)
+        check_shape(x, self.shape)
         return self.knots().map_with_slope(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z)
+        check_shape(z, self.shape)
         x, log_slope = self.knots().inverse_with_slope(z)
         return x, -sum_samples(log_slope)
 
@@ -122,10 +117,6 @@ class SplineActivation(Elementwise):
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenSpline:
         return FrozenSpline(knots_of(self.widths.double(), self.heights.double(), self.slopes.double(), self.bound))
-
-    def _check(self, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):
-            raise ValueError(f"expected images (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
 
 
 @dataclass(frozen=True)

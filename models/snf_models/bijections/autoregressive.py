@@ -8,31 +8,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, Conditional, Shape, check_context, check_images, vectors_of
+from snf_models.bijections.base import (
+    Bijection,
+    Conditional,
+    SamePixels,
+    Shape,
+    check_context,
+    check_images,
+    vectors_of,
+)
 from snf_models.bijections.channels import ExactConv1x1
 from snf_models.bijections.coupling import log_scale_and_shift
 from snf_models.bijections.frozen import FrozenMap
 
 
-class AutoregressiveConv(Bijection):
-    """Invertible convolution of each pixel with its upper and left neighbours.
-
-    It is inverted by substitution (Hoogeboom et al. 2019).
+class AutoregressiveConv(SamePixels):
+    """Convolution of each pixel with its upper and left neighbours (Hoogeboom et al. 2019).
 
     z_ij = L x_ij + A x_{i-1,j-1} + B x_{i-1,j} + C x_{i,j-1}, with zeros outside the image and L lower triangular. In
-    the order (row, column, channel) the matrix of the map is lower triangular, so the log-det is H·W·Σ_c log|L_cc|.
+    the order (row, column, channel) the matrix of the map is lower triangular, so the log-det is H·W·Σ_c log|L_cc|, and
+    substitution inverts it, in H + W - 1 steps, one for each anti-diagonal.
 
-    The kernel starts as the identity plus normal noise of deviation 0.05/√C for C channels. The norms of the four noise
-    matrices then sum to about 0.4, and the norm of the inverse is at most 1/(1 - 0.4). The published deviation, 1/(2C),
-    is 0.5 for a single channel, and the inverse overflows.
-
-    Cost: O(N·C²·H·W) in both directions. The inverse takes H + W - 1 steps, one for each anti-diagonal.
+    The kernel starts as the identity plus normal noise of deviation 0.05/√C. The norms of the four noise matrices then
+    sum to about 0.4, and the norm of the inverse is at most 1/(1 - 0.4). The published deviation, 1/(2C), is 0.5 for a
+    single channel, and the inverse overflows.
 
     Args:
         channels: The number of channels C.
     """
-
-    constant_log_det: ClassVar[bool] = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -53,12 +56,6 @@ class AutoregressiveConv(Bijection):
         """Return log|det L| in nats, the share of a pixel, a float64 scalar."""
         return self.weight[:, :, 1, 1].diagonal().double().abs().log().sum()
 
-    def log_det(self, x: Tensor) -> Tensor:
-        return (x.shape[2] * x.shape[3] * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
-
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return shape[1] * shape[2] * float(self.log_abs_det().detach())
-
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenMap:
         weight = self.masked_weight().double()
@@ -72,13 +69,9 @@ class AutoregressiveConv(Bijection):
 
 
 class EmergingConv(Bijection):
-    """Invertible layer made of a 1x1 convolution followed by two autoregressive convolutions.
+    """1x1 convolution, then two autoregressive ones of opposite orders (Hoogeboom et al. 2019).
 
-    The autoregressive convolutions are over the upper left and the lower right neighbours (Hoogeboom et al. 2019).
-
-    Each of the three is invertible. Together they have a receptive field of 3x3 pixels. The log-det is the sum over
-    them, H·W·(log|det W| + Σ_c log|L_cc| + Σ_c log|L'_cc|). Costs and initial weights are those of the layers
-    (:class:`~snf_models.bijections.channels.ExactConv1x1`, :class:`AutoregressiveConv`).
+    Together they have a receptive field of 3x3 pixels. The log-det is the sum over them.
 
     Args:
         channels: The number of channels C.
@@ -174,14 +167,13 @@ class MaskedAutoregressive(Conditional):
     """Masked autoregressive layer over all values of an image or vector (Papamakarios et al. 2017).
 
     z_i = s_i·x_i + t_i, where s_i and t_i are functions of the values x_1, ..., x_{i-1} before it and of the context c
-    if there is one. The Jacobian is triangular, and the log-det is Σ log s_i, with log s = 2·tanh(h/2) as in an affine
-    coupling. A network with two hidden layers and ReLUs gives all h and t at once. Masks of its weights keep the order
-    (MADE, Germain et al. 2015): a hidden unit of degree m gets values up to the m-th, and units of degrees up to m, and
-    is an input of s_i and t_i for i > m. Degrees are spread evenly. With a context there are units of degree 0, which
-    depend on the context alone. The layer starts as the identity.
+    if there is one, with log s = 2·tanh(h/2) as in an affine coupling. The log-det is Σ log s_i. A network with two
+    hidden layers and ReLUs gives all h and t at once. Masks of its weights keep the order (MADE, Germain et al. 2015):
+    a hidden unit of degree m gets values up to the m-th, and units of degrees up to m, and is an input of s_i and t_i
+    for i > m. Degrees are spread evenly; with a context there are units of degree 0. The layer starts as the identity.
 
     Values are ordered by channel, row and column. Neighbouring layers should have different orders (``reverse``), or a
-    linear layer between them. Without values before it and without a context, s_1 and t_1 are learned constants.
+    linear layer between them.
 
     Cost: O(N·width·(D + width)) for D values. The inverse takes D steps in turn, O(N·D·width²).
 
@@ -190,9 +182,6 @@ class MaskedAutoregressive(Conditional):
         width: Units of each hidden layer. With fewer than D, neighbouring values share a degree.
         reverse: Whether the order is from the last value to the first.
         context: The length K of the context; 0 for a layer without one.
-
-    Raises:
-        ValueError: There are no values or no hidden units, or ``context`` is negative.
     """
 
     flat: ClassVar[bool] = True

@@ -122,28 +122,37 @@ class Bijection(nn.Module):
         return self.inverse(z)[0]
 
 
-class ChannelAffine(Bijection):
+class SamePixels(Bijection):
+    """Base class of layers whose log-det is the same share for each pixel of each image."""
+
+    constant_log_det: ClassVar[bool] = True
+
+    @abstractmethod
+    def log_abs_det(self) -> Tensor:
+        """Return the share of a pixel in nats, a scalar tensor."""
+
+    def constant_log_det_at(self, shape: Shape) -> float:
+        return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Return the log-det of each image in nats, ``(N,)``."""
+        locations = x.shape[2] * x.shape[3]
+        return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
+
+
+class ChannelAffine(SamePixels):
     """Base class of layers that apply one affine map z = A x + b to the C channels of each pixel.
 
     The composition of two such maps is another one, so freezing folds neighbours into one.
     """
 
-    constant_log_det: ClassVar[bool] = True
-
     @abstractmethod
     def affine(self) -> tuple[Tensor, Tensor]:
         """Return A, ``(C, C)``, and b, ``(C,)``."""
 
-    @abstractmethod
-    def log_abs_det(self) -> Tensor:
-        """Return log|det A| in nats, the share of a pixel, a scalar tensor."""
-
     def learned_affine(self) -> tuple[Tensor, Tensor] | None:
         """Return matrix and offset of the learned inverse, or None if none is learned."""
         return None
-
-    def constant_log_det_at(self, shape: Shape) -> float:
-        return shape[1] * shape[2] * float(self.log_abs_det().detach().double())
 
     @torch.no_grad()
     def freeze(self, shape: Shape) -> FrozenAffine:
@@ -152,11 +161,6 @@ class ChannelAffine(Bijection):
         matrix, offset = (part.clone() for part in exact.affine())
         learned = exact.learned_affine()
         return FrozenAffine((matrix, offset), None if learned is None else (learned[0].clone(), learned[1].clone()))
-
-    def log_det(self, x: Tensor) -> Tensor:
-        """Return H·W·log|det A| in nats for each image, ``(N,)``."""
-        locations = x.shape[2] * x.shape[3]
-        return (locations * self.log_abs_det()).to(x.dtype).expand(x.shape[0])
 
 
 class SelfNormalizing(Bijection):
@@ -333,6 +337,12 @@ def check_images(x: Tensor, channels: int) -> None:
     """Raise ``ValueError`` unless ``x`` has the shape ``(N, C, H, W)`` with C = ``channels``."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"expected a tensor of shape (N, {channels}, H, W), got {tuple(x.shape)}")
+
+
+def check_shape(x: Tensor, shape: Shape) -> None:
+    """Raise ``ValueError`` unless ``x`` has the shape ``(N, *shape)``."""
+    if x.shape[1:] != shape:
+        raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
 
 
 def check_context(context: Tensor | None, samples: int, length: int) -> None:

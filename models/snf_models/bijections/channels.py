@@ -16,15 +16,11 @@ from snf_models.bijections.matrices import MatrixInverse, by_columns, mix_channe
 
 
 class ActNorm(ChannelAffine):
-    """Activation normalisation: a learned shift and scale for each channel.
-
-    The layer is z = (x - t)·exp(-l) with shift t and log-scale l.
+    """Activation normalisation z = (x - t)·exp(-l), with a learned shift t and log-scale l of each channel.
 
     The log-det is -H·W·Σ_c l_c (Kingma & Dhariwal 2018, 3.1). :meth:`initialize` sets t and l from a batch before the
     first use. The flag ``initialized`` is a buffer and saved with the weights, so a loaded layer is not initialised
     again.
-
-    Cost: O(N·C·H·W) in both directions, O(C) for the log-det.
 
     Args:
         channels: The number of channels C.
@@ -44,9 +40,7 @@ class ActNorm(ChannelAffine):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set shift and scale so that each channel of a batch gets mean 0 and deviation 1.
-
-        The batch ``x`` is ``(N, C, H, W)``.
+        """Set shift and scale so that each channel of a batch ``(N, C, H, W)`` gets mean 0 and deviation 1.
 
         A channel that is constant in the batch (deviation of at most 1e-6) keeps the scale 1.
         """
@@ -100,12 +94,9 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class ExactConv1x1(ChannelAffine):
-    """Invertible 1x1 convolution of the channels, with the exact log-determinant of its Jacobian.
+    """Invertible 1x1 convolution z = W x + b with the exact log-det H·W·log|det W| (Kingma & Dhariwal 2018, 3.2).
 
-    The layer is z = W x + b (Kingma & Dhariwal 2018, 3.2).
-
-    W is a C x C matrix that mixes the channels of each pixel, so the log-det of an image is H·W·log|det W|. It starts
-    as a random orthogonal matrix, b as 0.
+    W starts as a random orthogonal matrix, b as 0.
 
     Cost: O(N·C²·H·W) in both directions; O(C³) for the log-det and its gradient, at every training step.
 
@@ -134,17 +125,11 @@ class ExactConv1x1(ChannelAffine):
 
     @torch.no_grad()
     def whiten(self, x: Tensor, *, rotate: bool = False) -> None:
-        """Set the layer's weights and offset so that its output channels are uncorrelated over given images.
-
-        Over all pixels of the images ``x``, the channels of W x + b get mean 0 and covariance I. If ``rotate`` is set,
-        they keep the variances of the principal components.
+        """Set W and b so that the channels of W x + b get mean 0 and covariance I over images ``(N, C, H, W)``.
 
         The outputs are the principal components of the channels, the one of greatest variance first. A component that
-        hardly varies in these images keeps its scale. Computed in float64. Cost: O(C³ + N·C²·H·W).
-
-        Args:
-            x: Images, ``(N, C, H, W)``.
-            rotate: Whether to leave the components their variances, so that W is orthogonal.
+        hardly varies in these images keeps its scale. If ``rotate`` is set, all keep their variances, so that W is
+        orthogonal.
         """
         check_images(x, self.channels)
         pixels = x.double().transpose(0, 1).flatten(1)
@@ -163,14 +148,11 @@ class ExactConv1x1(ChannelAffine):
 
 
 class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
-    """Invertible 1x1 convolution that learns its own inverse, so that training needs no determinants.
-
-    The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
+    """Invertible 1x1 convolution z = W x + b that learns a matrix R ≈ W⁻¹ (Keller et al. 2021, eq. 10-12).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T (:class:`~snf_models.bijections.matrices.SelfNormalizingProduct`). The reconstruction error
-    ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
-    :class:`ExactConv1x1`. R starts as the exact inverse.
+    of W^-T (:class:`~snf_models.bijections.matrices.SelfNormalizingProduct`). The reconstruction error ||R W x - x||²
+    of each sample is stored for the training objective. Evaluation mode is exact. R starts as the exact inverse.
 
     Cost of a training step: six products of O(N·C²·H·W), no term in C³.
 
@@ -209,13 +191,11 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
 
 
 class LUConv1x1(ChannelAffine):
-    """Invertible 1x1 convolution whose weight matrix is learned as triangular LU factors.
+    """Invertible 1x1 convolution z = W x + b with W = P L (U + diag(s)) (Kingma & Dhariwal 2018, 3.2).
 
-    The log-determinant log|det W| of the layer z = W x + b is therefore cheap.
-
-    W = P L (U + diag(s)), and the log-det of an image is H·W·Σ log|s|. L is lower triangular with ones on its diagonal,
-    U strictly upper triangular (Kingma & Dhariwal 2018, 3.2). L, U and log|s| are learned. The permutation P and the
-    signs of s are fixed; they come from the random orthogonal matrix that W starts as.
+    The log-det of an image is H·W·Σ log|s|. L is lower triangular with ones on its diagonal, U strictly upper
+    triangular. L, U and log|s| are learned. The permutation P and the signs of s are fixed; they come from the random
+    orthogonal matrix that W starts as.
 
     Cost: O(C³ + N·C²·H·W) forward, O(N·C²·H·W) for the inverse, O(C) for the log-det.
 
@@ -268,12 +248,9 @@ class LUConv1x1(ChannelAffine):
 
 
 class Squeeze(Bijection):
-    """Invertible layer that moves each block of 2x2 pixels into channels.
+    """Moves each block of 2x2 pixels into channels, ``(N, C, H, W) -> (N, 4C, H/2, W/2)`` (Dinh et al. 2017, 3.6).
 
-    ``(N, C, H, W) -> (N, 4C, H/2, W/2)``.
-
-    Channel c of a pixel becomes channel 4·c + 2·(row mod 2) + (column mod 2). It is a permutation, so the log-det is 0
-    (Dinh et al. 2017, 3.6). Cost: one copy.
+    Channel c of a pixel becomes channel 4·c + 2·(row mod 2) + (column mod 2). The log-det is 0.
     """
 
     constant_log_det: ClassVar[bool] = True

@@ -106,7 +106,6 @@ def inputs(case: Case, shape: Shape, count: int = 3, dtype: torch.dtype = torch.
 
 @torch.no_grad()
 def shapes_and_types_are_kept(case: Case, shape: Shape) -> None:
-    """Check shapes, types and finiteness of both directions, in float32 and float64."""
     for dtype in (torch.float32, torch.float64):
         bijection, (x, *context) = build(case, dtype), inputs(case, shape, dtype=dtype)
         z, log_det = bijection(x, *context)
@@ -162,7 +161,6 @@ def log_det_depends_on_what_is_declared(case: Case, shape: Shape) -> None:
 
 @torch.no_grad()
 def samples_are_independent(case: Case, shape: Shape) -> None:
-    """Check that a sample gives the same alone, among others and in another order."""
     bijection, (x, *context) = build(case), inputs(case, shape)
     order = torch.tensor([2, 0, 1])
     for direction, batch in ((bijection.forward, x), (bijection.inverse, bijection(x, *context)[0])):
@@ -176,7 +174,6 @@ def samples_are_independent(case: Case, shape: Shape) -> None:
 
 @torch.no_grad()
 def calls_have_no_side_effects(case: Case, shape: Shape) -> None:
-    """Check that two calls give the same, and that neither direction changes its input."""
     bijection, (x, *context) = build(case), inputs(case, shape)
     before = x.clone()
     first, second = bijection(x, *context), bijection(x, *context)
@@ -227,7 +224,6 @@ def learned_inverse_becomes_exact(case: Case) -> None:
 
 @torch.no_grad()
 def state_is_stored(case: Case) -> None:
-    """Check that a new layer with the stored ``state_dict`` gives the same to the bit."""
     bijection, parts = build(case), inputs(case, case.shapes[0])
     fresh = case.make()
     fresh = (fresh if case.pixels else fresh.double()).eval()
@@ -237,7 +233,6 @@ def state_is_stored(case: Case) -> None:
 
 
 def context_has_its_gradient(case: Case) -> None:
-    """Check the gradient in the context against a difference quotient."""
     bijection, (x, context) = build(case), inputs(case, case.shapes[0])
     context.requires_grad_()
     direction = torch.from_numpy(np.random.default_rng(1).standard_normal(tuple(context.shape)))
@@ -256,7 +251,6 @@ def context_has_its_gradient(case: Case) -> None:
 
 
 def context_is_required(case: Case) -> None:
-    """Check that both directions refuse to compute without a context, and with one of another shape."""
     bijection, (x, context) = build(case), inputs(case, case.shapes[0])
     for direction, batch in ((bijection.forward, x), (bijection.inverse, bijection(x, context)[0])):
         for given in ((), (context[:1],), (torch.cat([context, context], 1),)):
@@ -295,7 +289,6 @@ def randomise(module: nn.Module, scale: float, seed: int = 0) -> None:
 
 
 def mark_initialized(module: nn.Module) -> None:
-    """Mark every ActNorm in ``module`` as initialised."""
     for part in module.modules():
         if isinstance(part, ActNorm):
             part.initialized.fill_(True)

@@ -36,21 +36,17 @@ from snf_models.bijections.convolution_matrix import (
 )
 from snf_models.bijections.devices import constant
 from snf_models.bijections.frozen import Inverse
+from snf_models.bijections.matrices import self_normalizing_map
 
 
 class ExactConv(Bijection):
-    """Invertible k x k convolution with zero padding and the exact log-determinant of its Jacobian.
+    """Invertible k x k convolution z = w * x + b with zero padding and the exact log-det log|det T(w)|.
 
-    The layer is z = w * x + b, and log|det dz/dx| is computed exactly.
-
-    Zero padding keeps the image size. T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The
-    log-det is log|det T(w)|. w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021,
-    published settings).
+    w starts as the identity plus Xavier-normal noise of gain 0.01 (Keller et al. 2021, published settings).
 
     Cost: O(N·C²·kh·kw·H·W) for the map and O(D·b²) for the log-det, with the half-bandwidth b of T(w)
     (:class:`~snf_models.bijections.convolution_matrix.FactorisedConvolution`). Its gradient costs as much, or O(D²·b)
-    where it takes the whole inverse (:func:`~snf_models.bijections.convolution_matrix.nearest_inverse`). On an
-    accelerator the log-det costs O(D³).
+    where it takes the whole inverse. On an accelerator the log-det costs O(D³).
 
     Args:
         channels: The number of channels C.
@@ -124,15 +120,12 @@ class _Solve(torch.autograd.Function):
 
 
 class SelfNormalizingConv(ExactConv, SelfNormalizing):
-    """Invertible k x k convolution that learns its own inverse, so that training needs no determinants.
-
-    The layer z = w * x + b learns a kernel r with r * (z - b) ≈ x (Keller et al. 2021, eq. 13-16).
+    """Invertible k x k convolution z = w * x + b that learns a kernel r ≈ w⁻¹ (Keller et al. 2021, eq. 13-16).
 
     Training mode computes no determinant: the log-det has value 0, and its gradient with respect to w is flip(r)·m with
-    the multiplicity m of the taps (:class:`SelfNormalizingConvolution`). The inverse of a convolution is not a
-    convolution, so this gradient is an estimate; it is exact right after :meth:`refresh_inverse`. The reconstruction
-    error ||r * w * x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
-    :class:`ExactConv`.
+    the multiplicity m of the taps. The inverse of a convolution is not a convolution, so this gradient is an estimate;
+    it is exact right after :meth:`refresh_inverse`. The reconstruction error ||r * w * x - x||² of each sample is
+    stored for the training objective. Evaluation mode is exact.
 
     If ``gradient`` is "newton-schulz", the gradient of w uses the middle taps of 2r - r * w * r, a Newton-Schulz step
     towards the inverse, in place of r. This is not in the paper and costs O(C³·k⁴) a step.
@@ -152,7 +145,7 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         if not self.training:
             return super().forward(x)
         check_images(x, self.channels)
-        y, log_det, error = self_normalizing_convolution(x, self.weight, self.inverse_weight, self.gradient)
+        y, log_det, error = self_normalizing_map(x, self.weight, self.inverse_weight, self.gradient, Convolutions())
         self.keep_reconstruction_error(error, y)
         return y + self._offset(), log_det
 
@@ -202,56 +195,26 @@ class FrozenConvolution:
         return FactorisedConvolution(self.weight, self.image)
 
 
-class SelfNormalizingConvolution(torch.autograd.Function):
-    """PyTorch autograd function of a convolution whose gradients use a learned inverse kernel.
+@dataclass(frozen=True)
+class Convolutions:
+    """The linear maps x -> w * x. In gradients the multiplicity m of a tap stands for the number of places."""
 
-    The gradient of log|det| is computed with the learned kernel (Keller et al. 2021).
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor:
+        return convolve(weight, x)
 
-    It is :class:`~snf_models.bijections.matrices.SelfNormalizingProduct` for the matrices of
-    convolutions. m is the multiplicity of the taps, and x ⋆ z the gradient of <w * x, z> with respect to w. With
-    incoming gradients δ of y, c_n of the log-det and v_n of the reconstruction error of sample n, e = r * y - x and δx
-    = flip(w) * δ, the gradients are, up to sign,
+    def transposed(self, weight: Tensor) -> Tensor:
+        return flip(weight)
 
-        dw = ½ x ⋆ δ + ½ Σc m·flip(r) + 2 Σ v_n x ⋆ (flip(r) * e)
-        dr = -½ y ⋆ δx - ½ Σc m·flip(w) + 2 Σ v_n y ⋆ e
+    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return correlate(x, z, (weight.shape[2], weight.shape[3]))
 
-    The gradient of x is δx: it is not halved, and the reconstruction error has no gradient with respect to x.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y = convolve(weight, x)
-        error = convolve(inverse_weight, y) - x
-        ctx.save_for_backward(x, y, error, weight, inverse_weight)
-        ctx.gradient = gradient
-        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
-
-    @staticmethod
-    @first_derivatives
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        grad_y, grad_log_det, grad_error = gradients
-        x, y, error, weight, inverse_weight = ctx.saved_tensors
-        kernel = (weight.shape[2], weight.shape[3])
-        grad_x = convolve(flip(weight), grad_y)
+    def counts(self, x: Tensor, weight: Tensor) -> Tensor:
         # With padding that keeps the size m is symmetric, so the same m holds for both kernels.
-        taps = constant(multiplicity, kernel, (x.shape[2], x.shape[3]), device=weight.device, dtype=weight.dtype)
-        log_det_share = 0.5 * grad_log_det.sum() * taps
-        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
-        better = newton_schulz(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
-        grad_weight = correlate(x, 0.5 * grad_y + convolve(flip(inverse_weight), weighted_error), kernel)
-        grad_weight += log_det_share * flip(better)
-        grad_inverse = correlate(y, weighted_error - 0.5 * grad_x, kernel) - log_det_share * flip(weight)
-        return grad_x, grad_weight, grad_inverse, None
+        kernel, image = (weight.shape[2], weight.shape[3]), (x.shape[2], x.shape[3])
+        return constant(multiplicity, kernel, image, device=weight.device, dtype=weight.dtype)
 
-
-def self_normalizing_convolution(
-    x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return w * x, log-dets of value 0 with their gradients, and errors ||r * w * x - x||², ``(N,)`` each."""
-    outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingConvolution, x, weight, inverse_weight, gradient)
-    return outputs
+    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
+        return newton_schulz(weight, inverse_weight)
 
 
 def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
@@ -261,15 +224,11 @@ def newton_schulz(weight: Tensor, inverse_weight: Tensor) -> Tensor:
 
 
 class TwoLayerInverseConv(ExactConv, SelfNormalizing):
-    """Invertible k x k convolution whose approximate inverse is learned as two successive convolutions.
+    """Invertible k x k convolution z = w * x + b that learns two kernels with r2 * (r1 * (z - b)) ≈ x.
 
-    The layer z = w * x + b learns two k x k kernels with r2 * (r1 * (z - b)) ≈ x.
-
-    The inverse of a convolution is not a convolution. R = T(r2) T(r1), with a larger support of 2k - 1, can approximate
-    it better than a single kernel (Keller et al. 2021, 5, leave such inverses to future work). Training mode computes
-    no determinant: the log-det has value 0, and its gradient with respect to w is that of tr(R T(w)) for fixed R, which
-    is exact for R = T(w)^-1 (:class:`TwoLayerInverseConvolution`). Evaluation mode is exact, as in
-    :class:`~snf_models.bijections.convolution.ExactConv`.
+    R = T(r2) T(r1), with a support of 2k - 1, can approximate the inverse better than a single kernel (Keller et al.
+    2021, 5, leave such inverses to future work). Training mode computes no determinant: the log-det has value 0, and
+    its gradient with respect to w is that of tr(R T(w)) for fixed R, which is exact for R = T(w)^-1.
 
     An inverse from another class of functions also needs a constraint on its Jacobian, E_v ||J_g J_f v - v||² with
     v ~ N(0, I). Both maps are linear, so this is the reconstruction error of white noise: train with
@@ -327,27 +286,19 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
 
 
 class TwoLayerInverseConvolution(torch.autograd.Function):
-    """PyTorch autograd function of a convolution, with gradients computed by an inverse learned as two kernels.
+    """w * x with the gradient of log|det| by an inverse learned as two kernels.
 
-    The two kernels are applied one after the other.
-
-    The function is w * x. The gradient of log|det| is computed with the learned inverse.
-
-    They are the gradients of :class:`~snf_models.bijections.matrices.SelfNormalizingProduct` for W =
-    T(w) and R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that
-    of <T(w), T(a) T(b)> (:func:`place`). With the incoming gradients δ of y, c_n of the log-det and v_n of the
+    They are the gradients of :class:`~snf_models.bijections.matrices.SelfNormalizingProduct` for W = T(w) and
+    R = T(r2) T(r1), by the chain rule. x ⋆ z is the gradient of <w * x, z> with respect to w, and P(a, b) that of
+    <T(w), T(a) T(b)> (:func:`place`). With the incoming gradients δ of y, c_n of the log-det and v_n of the
     reconstruction error of sample n, h = r1 * y, e = r2 * h - x, δx = flip(w) * δ and ε_n = 2 v_n e_n, they are
 
         dw  = x ⋆ (½ δ + flip(r1) * flip(r2) * ε) + ½ Σc P(flip(r1), flip(r2))
         dr1 = y ⋆ flip(r2) * (ε - ½ δx)           - ½ Σc P(flip(r2), flip(w))
         dr2 = h ⋆ (ε - ½ δx)                      - ½ Σc P(flip(w), flip(r1))
 
-    The last column is ½ Σc times the gradient of tr(W R) with respect to each kernel, which for R = W^-1 is that of
-    log|det W| with respect to w and that of -log|det R| with respect to r1 and r2. The gradient of x is δx.
-
-    If ``gradient`` is "newton-schulz", the last term of dw is ½ Σc m·flip(r) with the middle taps r of 2 r2 * r1 -
-    r2 * r1 * w * r2 * r1 and the multiplicity m of the taps, as in
-    :class:`~snf_models.bijections.convolution.SelfNormalizingConvolution`.
+    The last column is ½ Σc times the gradient of tr(W R) with respect to each kernel. The gradient of x is δx. If
+    ``gradient`` is "newton-schulz", the last term of dw is ½ Σc m·flip(r) with r of :func:`newton_schulz_middle`.
     """
 
     @staticmethod
@@ -393,27 +344,10 @@ def newton_schulz_middle(weight: Tensor, first: Tensor, second: Tensor) -> Tenso
 
 
 def place(outer: Tensor, inner: Tensor, image: Size) -> Tensor:
-    """Sum the entries of a product of two convolution matrices, with one sum for each weight of a kernel.
+    """Return P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i, in the shape of w, ``(C, C, kh, kw)``.
 
-    In the matrix of a convolution each weight of its kernel stands at many entries. The sum is over these entries.
-
-    It is the gradient with respect to w of the Frobenius inner product <T(w), T(outer) T(inner)>, where T(k) is the
-    matrix of the convolution by k.
-
-    Element i is P_i = <B_i, T(outer) T(inner)> with B_i = dT(w)/dw_i. At shift d from the middle tap it is
-
-        P[d] = Σ_t n(d, t) outer[t] inner[d - t],
-
-    where n(d, t) is the number of locations u of the image for which u + d and u + t are in the image too. P / m with
-    m = n(d, 0) is the projection of the product on convolutions. Cost: O(C³·kh²·kw²).
-
-    Args:
-        outer: The kernel that is applied second, ``(C, C, kh, kw)``.
-        inner: The kernel that is applied first, ``(C, C, kh, kw)``.
-        image: Height and width of the images.
-
-    Returns:
-        P, ``(C, C, kh, kw)``.
+    At shift d from the middle tap it is P[d] = Σ_t n(d, t) outer[t] inner[d - t], where n(d, t) is the number of
+    locations u of the image for which u + d and u + t are in the image too. Cost: O(C³·kh²·kw²).
     """
     down, right = same_padding(outer)
     height, width = outer.shape[2:]

@@ -75,23 +75,11 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 def multiplicity(
     kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
 ) -> Tensor:
-    """Return how many output pixels each element of a convolution kernel contributes to, for a given image size.
+    """Return m, float64 ``(kh, kw)``: to how many output pixels each tap contributes a pixel inside the image.
 
-    Only output pixels for which the element reads inside the image count. The result is float64 ``(kh, kw)``.
-
-    For a pair of channels, m[a, b] = c_H(a)·c_W(b) with
-    c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
-    (Keller et al. 2021, 4.2, where m is the convolution of ones with ones).
-
-    Args:
-        kernel: Height and width of the kernel.
-        image: Height and width of the images.
-        stride: Vertical and horizontal stride.
-        padding: Vertical and horizontal padding; None for the padding p that keeps the size, with c_H(a) = H - |a - p|.
-        dilation: Vertical and horizontal dilation.
-
-    Returns:
-        m, float64 ``(kh, kw)``. The tensor is cached and must not be modified.
+    m[a, b] = c_H(a)·c_W(b) with c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
+    (Keller et al. 2021, 4.2, where m is the convolution of ones with ones). ``padding`` None keeps the size. The
+    tensor is cached and must not be modified.
     """
     if padding is None:
         padding = kernel[0] // 2, kernel[1] // 2
@@ -135,14 +123,11 @@ def project(inverse_images: Tensor, kernel: Size) -> Tensor:
 
 
 def nearest_kernel(entries: Tensor, kernel: Size, image: Size, above: int = 0) -> Tensor:
-    """Return the kernel whose convolution matrix is nearest in the Frobenius norm to a matrix of given entries.
+    """Return the kernel whose matrix is nearest in the Frobenius norm to a matrix of given entries.
 
-    Args:
-        entries: By output channel, row and column, then by input channel, row and column: all entries of the matrix, or
-            sums over the positions of a window of rows, ``(C, h, W, C, h', W)``.
-        kernel: Height and width of the kernel.
-        image: Height and width of the images.
-        above: Input rows of a window before its first output row.
+    ``entries`` are by output channel, row and column, then by input channel, row and column: all of the matrix, or sums
+    over the positions of a window of rows, ``(C, h, W, C, h', W)``, with ``above`` input rows before its first output
+    row.
     """
     channels = entries.shape[0]
     # A tap reads a diagonal of the rows and one of the columns; where it lies outside the image at every location, they
@@ -230,20 +215,11 @@ def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__
 
 
 class FactorisedConvolution:
-    """LU factors of the matrix by which a convolution acts on flattened images of a fixed size.
-
-    They are in float64 and give log|det| and inverses.
+    """LU factors of T(w) in float64, which give log|det| and inverses. Later changes of w have no effect.
 
     If the band is narrow, 3b <= D for half-bandwidth b, the factors are banded (LAPACK ``gbtrf``): O(D·b²), and O(D·b)
-    a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. Later changes of w have
-    no effect.
-
-    Args:
-        weight: The kernel w, ``(C, C, kh, kw)``.
-        image: Height and width of the images.
-
-    Attributes:
-        log_abs_det: log|det T(w)| in nats; -inf if T(w) is singular.
+    a solve. Otherwise, or if w is on an accelerator, they are dense: O(D³), and O(D²) a solve. ``log_abs_det`` is in
+    nats, -inf if T(w) is singular.
     """
 
     def __init__(self, weight: Tensor, image: Size) -> None:
@@ -288,13 +264,10 @@ Blocks = tuple[Tensor, Tensor, Tensor]
 
 
 def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
-    """Return a convolution's log-determinant, and the kernel of the convolution nearest to the exact inverse.
+    """Return log|det T(w)| in nats, ``()``, and the kernel r nearest to the exact inverse, both in float64.
 
-    Both are in float64.
-
-    T(w) is the D x D matrix of the convolution for images of D = C·H·W values. The kernel r minimises the Frobenius
-    norm of T(r) - T(w)^-1: r_i = <B_i, T(w)^-1> / m_i with B_i = dT(w)/dw_i and the multiplicity m. flip(r)·m is the
-    exact gradient of log|det T(w)|.
+    r minimises the Frobenius norm of T(r) - T(w)^-1: r_i = <B_i, T(w)^-1> / m_i with B_i = dT(w)/dw_i and the
+    multiplicity m. flip(r)·m is the exact gradient of log|det T(w)|.
 
     r depends on few entries of T(w)^-1, a selected inverse (Takahashi, Fagan and Chin 1973). With the p = kh // 2 rows
     of pixels that a kernel reaches as one block, T(w) is block tridiagonal, and its blocks are the same everywhere: A
@@ -307,13 +280,6 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
     Cost: O(n·(C·W·p)³), against O(D²·b) for all of T(w)^-1 with half-bandwidth b. Blocks are not pivoted among each
     other, which is accurate as long as C S_i^-1 and S_i^-1 B are small (Demmel, Higham and Schreiber 1995). Where they
     are not, where p does not divide H, and on an accelerator, the whole inverse is computed.
-
-    Args:
-        weight: The kernel w, ``(C, C, kh, kw)``.
-        image: Height H and width W of the images.
-
-    Returns:
-        log|det T(w)| in nats, ``()``, and r, ``(C, C, kh, kw)``.
 
     Raises:
         torch.linalg.LinAlgError: T(w) is singular.

@@ -21,6 +21,7 @@ from snf_models.bijections.base import (
     call,
     check_context,
     check_images,
+    check_shape,
     first_derivatives,
     refuse_context,
 )
@@ -34,9 +35,7 @@ ImageBatchSize = tuple[int, int, int]
 
 
 class CouplingProducts(torch.autograd.Function):
-    """PyTorch autograd function of a coupling network's convolutions, computed as matrix products.
-
-    They are 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
+    """The three convolutions of a coupling network with ReLUs between them, as matrix products: faster on a CPU.
 
     Each convolution is a product of a matrix and all P = H·W·N pixels. The first one multiplies the 3x3 surroundings of
     the pixels, ``(9K, P)``; the last one gives the share of each pixel in its 3x3 surroundings, ``(9·out, P)``, and the
@@ -44,8 +43,7 @@ class CouplingProducts(torch.autograd.Function):
     vector registers where there are few channels on one side. The images are the last dimension, so that pixels which
     are moved or added together are neighbours in memory whatever the channels.
 
-    Products are in ``dtype``, sums of shares in float32. Cost: that of the convolutions; each direction reads and
-    writes the surroundings once.
+    Products are in ``dtype``, sums of shares in float32. Each direction reads and writes the surroundings once.
     """
 
     @staticmethod
@@ -168,9 +166,7 @@ Weights = tuple[Tensor, Tensor]
 
 
 class CouplingNet(nn.Module):
-    """Network that computes the scales and shifts of a coupling layer.
-
-    It has 3x3, 1x1 and 3x3 convolutions with ReLUs between them. For an additive coupling it computes shifts only.
+    """Network of a coupling: 3x3, 1x1 and 3x3 convolutions with ReLUs between them.
 
     The last layer starts at zero, so that a coupling starts as the identity.
     Cost: O(N·H·W·width·(9·in + width + 9·out)).
@@ -259,18 +255,10 @@ def log_scale_and_shift(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class HalfCoupling(Conditional):
-    """Base class of coupling layers: a network of half of the channels determines a map of each value of the rest.
+    """Base class of couplings z1 = x1 and z2 = g(x2; h(x1, c)), monotone in each value of x2.
 
-    z1 = x1 and z2 = g(x2; h(x1, c)), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd,
-    c is the context if there is one, and g is monotone in each value of x2. The log-det is Σ log g'(x2) (Dinh et al.
-    2017, 3.2; with a context, Winkler et al. 2019).
-
-    Args:
-        channels: The number of channels C.
-        numbers: How many numbers determine the map of a value.
-        width: Channels of the hidden layers of the network.
-        places: Height and width of the images for a network that depends on the place; None for any size.
-        context: The length K of the context; 0 for a layer without one.
+    x1 and x2 are the two halves of the channels, x1 the larger one if C is odd; h is a network, c the context if there
+    is one. The log-det is Σ log g'(x2). ``numbers`` outputs of the network determine the map of a value.
     """
 
     cheap_inverse: ClassVar[bool] = True
@@ -309,15 +297,11 @@ class HalfCoupling(Conditional):
 
 
 class AffineCoupling(HalfCoupling):
-    """Affine coupling layer: half of the channels determine scale and shift of the rest.
+    """Affine coupling z1 = x1 and z2 = s(x1)·x2 + t(x1), with the log-det Σ log s (Dinh et al. 2017, 3.2).
 
-    A network of the first half, which stays as it is, gives scales and shifts (Dinh et al. 2017).
-
-    z1 = x1 and z2 = s(x1)·x2 + t(x1), with the log-det Σ log s (Dinh et al. 2017, 3.2). x1 and x2 are the two halves of
-    the channels, x1 the larger one if C is odd. A network of x1 gives h and t, and log s = 2·tanh(h/2) bounds the
-    scales (Keller et al. 2021, published code). With a context c they are s(x1, c) and t(x1, c) (Winkler et al. 2019).
-
-    Cost: that of the network, the same in both directions.
+    x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. A network of x1 gives h and t, and
+    log s = 2·tanh(h/2) bounds the scales (Keller et al. 2021, published code). With a context c they are s(x1, c) and
+    t(x1, c) (Winkler et al. 2019).
 
     Args:
         channels: The number of channels C.
@@ -348,14 +332,11 @@ class AffineCoupling(HalfCoupling):
 
 
 class SplineCoupling(HalfCoupling):
-    """Spline coupling layer: half of the channels determine a monotone spline for each value of the rest.
+    """Spline coupling z1 = x1 and z2 = g(x2; h(x1, c)), with the log-det Σ log g'(x2) (Durkan et al. 2019).
 
-    z1 = x1 and z2 = g(x2; h(x1, c)), where g is a rational-quadratic spline on [-bound, bound] and the identity outside
-    (a neural spline flow with coupling layers, Durkan et al. 2019). A network of x1, the half that stays, and
-    of the context c gives the widths and heights of the bins and the slopes at inner knots. The log-det is Σ log g'(x2)
-    (eq. 5), and the inverse a closed form (eq. 6-8). The layer starts as the identity.
-
-    Cost: that of the network and O(N·D·bins), the same in both directions.
+    g is a rational-quadratic spline on [-bound, bound] and the identity outside. A network of x1, the half that stays,
+    and of the context c gives the widths and heights of the bins and the slopes at inner knots. The layer starts as the
+    identity.
 
     Args:
         channels: The number of channels C.
@@ -364,9 +345,6 @@ class SplineCoupling(HalfCoupling):
         bins: The number of bins of each spline, at least 2.
         bound: The end of the interval.
         context: The length K of the context; 0 for a layer without one.
-
-    Raises:
-        ValueError: There are fewer than 2 bins, or ``bound`` is not positive.
     """
 
     def __init__(
@@ -439,14 +417,7 @@ def _bias(convolution: nn.Conv2d) -> Tensor:
 
 
 class AdditiveCoupling(HalfCoupling):
-    """Additive coupling layer: half of the channels determine a shift of the rest.
-
-    A network of the first half, which stays as it is, gives the shift (Dinh et al. 2015, 3.2).
-
-    z1 = x1 and z2 = x2 + t(x1), where x1 and x2 are the two halves of the channels, x1 the larger one if C is odd. The
-    log-det is 0. t starts at 0.
-
-    Cost: that of the network, the same in both directions.
+    """Additive coupling z1 = x1 and z2 = x2 + t(x1), with log-det 0 (Dinh et al. 2015, 3.2); t starts at 0.
 
     Args:
         channels: Channels C, at least 2.
@@ -478,10 +449,7 @@ class AdditiveCoupling(HalfCoupling):
 
 
 class PlaceCoupling(AdditiveCoupling):
-    """Additive coupling layer with position-dependent shifts, which needs images of one fixed size.
-
-    The network adds a learned map, the same for all images, to the result of its first convolution, so that t may
-    differ from place to place.
+    """Additive coupling for images of one size, whose network adds a learned map of places to its first convolution.
 
     Args:
         shape: Channels C, at least 2, height and width of the grid of places.
@@ -494,8 +462,7 @@ class PlaceCoupling(AdditiveCoupling):
         self.shape = shape
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        check_shape(x, self.shape)
         return x[:, : self.kept], x[:, self.kept :]
 
 

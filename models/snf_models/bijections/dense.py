@@ -8,15 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, Shape, call, first_derivatives, vectors_of
+from snf_models.bijections.base import Bijection, Shape, call, check_shape, first_derivatives, vectors_of
 from snf_models.bijections.frozen import FrozenAffine, FrozenMap
 from snf_models.bijections.matrices import MatrixInverse, by_columns, mix_channels, self_normalizing_product
 
 
 class ExactDense(Bijection):
-    """Invertible fully connected layer over all values of an image, with its exact log-determinant.
-
-    The layer is z = W x + b on D = C·H·W values, and log|det W| is exact.
+    """Fully connected layer z = W x + b on D = C·H·W values, with the exact log-det log|det W|.
 
     W starts as the identity and b from N(0, 1/D) (Keller et al. 2021, published code).
 
@@ -60,14 +58,10 @@ class ExactDense(Bijection):
 
 
 class SelfNormalizingDense(ExactDense, MatrixInverse):
-    """Invertible fully connected layer that learns its own inverse, so that training needs no determinants.
+    """Fully connected layer z = W x + b that learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
 
-    The layer z = W x + b learns a matrix R ≈ W⁻¹ (Keller et al. 2021, 4.1).
-
-    Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T (:class:`~snf_models.bijections.matrices.SelfNormalizingProduct`). The reconstruction error
-    ||R W x - x||² of each sample is stored for the training objective. Evaluation mode is exact, as in
-    :class:`ExactDense`. W and R start as the identity.
+    Training mode computes no determinant, as in :class:`~snf_models.bijections.channels.SelfNormalizingConv1x1`.
+    Evaluation mode is exact. W and R start as the identity.
 
     Cost of a training step: six products of O(N·D²), no term in D³.
 
@@ -103,13 +97,11 @@ class SelfNormalizingDense(ExactDense, MatrixInverse):
 
 
 class RelativeGradientDense(ExactDense):
-    """Fully connected layer trained by gradients with respect to relative changes of its weights.
-
-    The layer is W x + b. Relative gradients need no inverse of W (Gresele et al. 2020).
+    """Fully connected layer W x + b trained by relative gradients, which need no W⁻¹ (Gresele et al. 2020).
 
     Training mode computes no determinant: the log-det has value 0, and the backward pass replaces the gradients of W
-    and b by relative gradients (:class:`RelativeProduct`). Evaluation mode is exact, as in :class:`ExactDense`. W
-    starts as a random orthogonal matrix, b as 0.
+    and b by relative gradients (:class:`RelativeProduct`). Evaluation mode is exact. W starts as a random orthogonal
+    matrix, b as 0.
 
     Cost of a training step: four products of O(N·D²), no term in D³.
 
@@ -133,10 +125,7 @@ class RelativeGradientDense(ExactDense):
 
 
 class RelativeProduct(torch.autograd.Function):
-    """PyTorch autograd function of a fully connected layer, with relative gradients for weights and bias.
-
-    The function is W x + b. The relative gradient of W is the gradient with respect to A at A = 0 of a step from W to W
-    + A W (Gresele et al. 2020, sec. 4).
+    """W x + b with relative gradients of W and b (Gresele et al. 2020, sec. 4).
 
     The relative gradient is the gradient with respect to a change of the output, z -> z + A z + a, which changes W to
     W + A W and b to b + A b + a. With incoming gradients δ of z and c_n of the log-det of sample n, the gradients of A
@@ -145,7 +134,6 @@ class RelativeProduct(torch.autograd.Function):
         dW = δ z^T W + Σc W
         db = δ z^T b + Σδ + Σc b
 
-    or G̃ W̃^T W̃, with the ordinary gradient G̃ = [G, Σδ], G = δ x^T + Σc W^-T, of the augmented matrix W̃ = [W b; 0 1].
     The published code omits the term Σc b. The derivation contains it, and without it the step is not a descent
     direction everywhere. The gradient of the input is the ordinary W^T δ.
     """
@@ -168,18 +156,12 @@ class RelativeProduct(torch.autograd.Function):
 
 
 class WoodburyConv(Bijection):
-    """Invertible linear layer that mixes the channels and the pixels of images by low-rank matrices.
-
-    It is (I + U_c V_c) X (I + U_s V_s) on images X (Lu & Huang 2020).
+    """Linear layer (I + U_c V_c) X (I + U_s V_s) that mixes channels and pixels by low rank (Lu & Huang 2020).
 
     U_c V_c has rank r_c and mixes the channels of each location; U_s V_s has rank r_s and mixes the locations of each
     channel. By the matrix determinant lemma the log-det is H·W·log|det(I + V_c U_c)| + C·log|det(I + V_s U_s)|. By the
     Woodbury identity the inverse has the same form, (I + U V)^-1 = I - U (I + V U)^-1 V. All factors start as normal
-    noise of deviation 0.01, so the map starts close to the identity. The memory-efficient variant of the paper, which
-    separates rows and columns, is not used.
-
-    Cost: O(N·C·H·W·(r_c + r_s)) in both directions, O(C·r_c² + H·W·r_s² + r_c³ + r_s³) for the log-det and for the
-    factors of the inverse.
+    noise of deviation 0.01.
 
     Args:
         shape: Channels, height and width of the images.
@@ -200,11 +182,11 @@ class WoodburyConv(Bijection):
         self.spatial_right = nn.Parameter(0.01 * torch.randn(spatial_rank, locations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(x)
+        check_shape(x, self.shape)
         return _mix(self._factors(), x), self._log_det().to(x.dtype).expand(x.shape[0])
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z)
+        check_shape(z, self.shape)
         return _mix(_inverse_factors(self._factors()), z), -self._log_det().to(z.dtype).expand(z.shape[0])
 
     @torch.no_grad()
@@ -216,10 +198,6 @@ class WoodburyConv(Bijection):
         factors = tuple(factor.double().clone() for factor in self._factors())
         inverse = _inverse_factors(factors)
         return FrozenMap(lambda x: (_mix(factors, x), None), lambda z: _mix(inverse, z), flat=True)
-
-    def _check(self, x: Tensor) -> None:
-        if x.dim() != 4 or tuple(x.shape[1:]) != tuple(self.shape):
-            raise ValueError(f"expected images (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
 
     def _factors(self) -> tuple[Tensor, ...]:
         return self.channel_left, self.channel_right, self.spatial_left, self.spatial_right

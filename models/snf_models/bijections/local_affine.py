@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, LogDetGradient, SelfNormalizing, Shape, call, first_derivatives
+from snf_models.bijections.base import (
+    Bijection,
+    SelfNormalizing,
+    Shape,
+    check_shape,
+)
 from snf_models.bijections.devices import constant
 from snf_models.bijections.frozen import Inverse
-from snf_models.bijections.matrices import improved_inverse, inverses, log_abs_dets
+from snf_models.bijections.matrices import improved_inverse, inverses, log_abs_dets, self_normalizing_map
 
 
 @lru_cache(maxsize=64)
@@ -80,13 +85,10 @@ def apply_by_cell(matrices: Tensor, x: Tensor, grid: int) -> Tensor:
 
 
 class ExactLocalAffine(Bijection):
-    """Affine layer that subtracts a mean from each pixel, then multiplies by the matrix of the pixel's grid cell.
+    """Affine layer z = W_c (x - m_p) at place p of cell c, with the exact log-det Σ_p log|det W_c(p)|.
 
-    It is z = W_c (x - m_p) at place p of cell c. The log-determinant Σ_p log|det W_c(p)| is exact.
-
-    A grid of G x G cells lies over the image. Each cell has a C x C matrix W_c, and each place its own mean m_p. The
-    log-det is the same for all images. W starts as the identity and m as 0; :mod:`snf_models.features.fit` sets them to
-    the Gaussian of greatest likelihood.
+    A grid of G x G cells lies over the image. Each cell has a C x C matrix W_c, and each place its own mean m_p. W
+    starts as the identity and m as 0; :mod:`snf_models.features.fit` sets them to the Gaussian of greatest likelihood.
 
     Cost: O(N·C²·H·W) forward; O(C³) a cell for the inverse, and for the log-det and its gradient.
 
@@ -107,11 +109,11 @@ class ExactLocalAffine(Bijection):
         self.mean = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(x)
+        check_shape(x, self.shape)
         return self.apply_weight(x - self.mean), self.log_abs_det().to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z)
+        check_shape(z, self.shape)
         exact = inverses(self.weight)
         return apply_by_cell(exact, z, self.grid) + self.mean, -self.log_abs_det().to(z.dtype).expand(len(z))
 
@@ -136,19 +138,12 @@ class ExactLocalAffine(Bijection):
         """Return float64 copies of the learned inverses, ``(cells, C, C)``, or None."""
         return None
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-
 
 class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
-    """Affine layer with a matrix for each cell of an image grid, trained without computing determinants.
+    """Affine layer z = W_c (x - m_p) that learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
 
-    The layer z = W_c (x - m_p) learns an inverse R_c of each matrix (Keller et al. 2021, eq. 10-12).
-
-    Training mode computes no determinant: the log-det has value 0, and its gradient with respect to W uses R^T in place
-    of W^-T, as in :class:`~snf_models.bijections.channels.SelfNormalizingConv1x1`. The reconstruction error ||R W x -
-    x||² of each sample is stored for the training objective. Evaluation mode is exact. R starts as the identity.
+    Training mode computes no determinant, as in :class:`~snf_models.bijections.channels.SelfNormalizingConv1x1`.
+    Evaluation mode is exact. R starts as the identity.
 
     Cost of a training step: six products of O(N·C²·H·W), no term in C³.
 
@@ -164,14 +159,14 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.training:
             return super().forward(x)
-        self._check(x)
-        product = call(LocalProduct, x - self.mean, self.weight, self.inverse_weight, self.grid, self.gradient)
-        z, log_det, error = product
+        check_shape(x, self.shape)
+        maps = LocalMaps(self.grid)
+        z, log_det, error = self_normalizing_map(x - self.mean, self.weight, self.inverse_weight, self.gradient, maps)
         self.keep_reconstruction_error(error, z)
         return z, log_det
 
     def approximate_inverse(self, z: Tensor) -> Tensor:
-        self._check(z)
+        check_shape(z, self.shape)
         return self.apply_inverse_weight(z) + self.mean
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
@@ -185,41 +180,28 @@ class SelfNormalizingLocalAffine(ExactLocalAffine, SelfNormalizing):
         return self.inverse_weight.detach().double().clone()
 
 
-class LocalProduct(torch.autograd.Function):
-    """W_c x with gradients as in :class:`~snf_models.bijections.matrices.SelfNormalizingProduct`, for each cell."""
+@dataclass(frozen=True)
+class LocalMaps:
+    """The linear maps x -> W_c x of the cells of a grid, for matrices ``(cells, C, C)``."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, grid: int, gradient: LogDetGradient
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        y = apply_by_cell(weight, x, grid)
-        error = apply_by_cell(inverse_weight, y, grid) - x
-        ctx.save_for_backward(x, y, error, weight, inverse_weight)
-        ctx.grid, ctx.gradient = grid, gradient
-        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
+    grid: int
 
-    @staticmethod
-    @first_derivatives
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        grad_y, grad_log_det, grad_error = gradients
-        x, y, error, weight, inverse_weight = ctx.saved_tensors
-        grid: int = ctx.grid
-        grad_x = apply_by_cell(weight.mT, grad_y, grid)
-        sizes = constant(_sizes, *x.shape[2:], grid, device=weight.device, dtype=weight.dtype)
-        share = 0.5 * grad_log_det.sum() * sizes[:, None, None]
-        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
-        grad_weight = _outer(0.5 * grad_y + apply_by_cell(inverse_weight.mT, weighted_error, grid), x, grid)
-        grad_inverse = _outer(weighted_error - 0.5 * grad_x, y, grid)
-        better = improved_inverse(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
-        return grad_x, grad_weight + share * better.mT, grad_inverse - share * weight.mT, None, None
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor:
+        return apply_by_cell(weight, x, self.grid)
 
+    def transposed(self, weight: Tensor) -> Tensor:
+        return weight.mT
 
-def _outer(left: Tensor, right: Tensor, grid: int) -> Tensor:
-    """Return the sum of left right^T over the samples and the places of each cell, ``(cells, C, C)``."""
-    by_place = torch.einsum("nop,ncp->poc", left.flatten(2), right.flatten(2))
-    height, width = left.shape[2:]
-    total = by_place.new_zeros(cell_count(height, width, grid), *by_place.shape[1:])
-    return total.index_add_(0, constant(cell_of_places, height, width, grid, device=left.device), by_place)
+    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        by_place = torch.einsum("nop,ncp->poc", z.flatten(2), x.flatten(2))
+        cells = constant(cell_of_places, *z.shape[2:], self.grid, device=z.device)
+        return by_place.new_zeros(weight.shape).index_add_(0, cells, by_place)
+
+    def counts(self, x: Tensor, weight: Tensor) -> Tensor:
+        return constant(_sizes, *x.shape[2:], self.grid, device=weight.device, dtype=weight.dtype)[:, None, None]
+
+    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
+        return improved_inverse(weight, inverse_weight)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -121,13 +121,76 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2)).sum(0)
 
 
+class LinearMaps(Protocol):
+    """A kind of linear maps W x, whose learned inverses R are of the same kind."""
+
+    def apply(self, weight: Tensor, x: Tensor) -> Tensor: ...
+
+    def transposed(self, weight: Tensor) -> Tensor: ...
+
+    def outer(self, z: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the gradient of Σ_n <W x_n, z_n> in W."""
+        ...
+
+    def counts(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return at how many places of an image each weight stands, broadcast over the weights."""
+        ...
+
+    def improved(self, weight: Tensor, inverse_weight: Tensor) -> Tensor:
+        """Return a Newton-Schulz step from R."""
+        ...
+
+
+class SelfNormalizingMap(torch.autograd.Function):
+    """:class:`SelfNormalizingProduct` for other kinds of linear maps.
+
+    With m, the number of places of each weight, and z ⊗ x, the gradient of <W x, z> with respect to W, the gradients
+    are
+
+        dW = (½ δ + 2 v R^T e) ⊗ x + ½ Σc m·R^T
+        dR = (2 v e - ½ δx) ⊗ y - ½ Σc m·W^T
+
+    for the reconstruction errors v_n of the samples.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient, maps: LinearMaps
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y = maps.apply(weight, x)
+        error = maps.apply(inverse_weight, y) - x
+        ctx.save_for_backward(x, y, error, weight, inverse_weight)
+        ctx.gradient, ctx.maps = gradient, maps
+        return y, x.new_zeros(x.shape[0]), error.square().flatten(1).sum(1)
+
+    @staticmethod
+    @first_derivatives
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        grad_y, grad_log_det, grad_error = gradients
+        x, y, error, weight, inverse_weight = ctx.saved_tensors
+        maps: LinearMaps = ctx.maps
+        grad_x = maps.apply(maps.transposed(weight), grad_y)
+        share = 0.5 * grad_log_det.sum() * maps.counts(x, weight)
+        weighted_error = 2 * grad_error.view(-1, 1, 1, 1) * error
+        back = maps.apply(maps.transposed(inverse_weight), weighted_error)
+        better = maps.improved(weight, inverse_weight) if ctx.gradient == "newton-schulz" else inverse_weight
+        grad_weight = maps.outer(0.5 * grad_y + back, x, weight) + share * maps.transposed(better)
+        grad_inverse = maps.outer(weighted_error - 0.5 * grad_x, y, weight) - share * maps.transposed(weight)
+        return grad_x, grad_weight, grad_inverse, None, None
+
+
+def self_normalizing_map(
+    x: Tensor, weight: Tensor, inverse_weight: Tensor, gradient: LogDetGradient, maps: LinearMaps
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return as :func:`self_normalizing_product` for other kinds of linear maps."""
+    outputs: tuple[Tensor, Tensor, Tensor] = call(SelfNormalizingMap, x, weight, inverse_weight, gradient, maps)
+    return outputs
+
+
 class MatrixInverse(SelfNormalizing):
-    """Base class of linear layers that learn an approximate inverse of their weight matrix.
+    """Base class of layers z = W x + b that learn a matrix R near W^-1, ``(D, D)``.
 
-    The layer is z = W x + b, and the learned inverse is a matrix R near W^-1, ``(D, D)``.
-
-    Attributes:
-        corrected: Whether training corrects R by :meth:`correct_inverse` in place of learning it.
+    If ``corrected``, training corrects R by :meth:`correct_inverse` in place of learning it.
     """
 
     inverse_weight: nn.Parameter

@@ -37,10 +37,7 @@ COUNTED_AT_ONCE = 1024
 
 
 class AffinePixels(Elementwise):
-    """Affine transform of pixel values from [0, 256) to [-1/2, 1/2).
-
-    It is y = x/256 - 1/2, the first layer of a flow.
-    """
+    """Affine transform y = x/256 - 1/2 of pixel values from [0, 256) to [-1/2, 1/2)."""
 
     constant_log_det = True
 
@@ -55,12 +52,9 @@ class AffinePixels(Elementwise):
 
 
 class LogitPixels(Elementwise):
-    """Logit transform of pixel values from [0, 256) to the real line.
-
-    It is y = log v - log(1 - v) with v = (x/256 + a)(1 - 2a) and a = 1e-6 by default.
+    """Logit transform y = log v - log(1 - v) of pixel values, with v = (x/256 + a)(1 - 2a).
 
     The log-det is Σ [log(1 - 2a) - log 256 - log v - log(1 - v)] (Keller et al. 2021, published settings).
-    Cost: O(N·D) for D pixels.
 
     Args:
         alpha: The margin a, in (0, 1/2).
@@ -92,21 +86,15 @@ class LogitPixels(Elementwise):
 
 
 class MarginalPixels(Elementwise):
-    """Pixel transform that maps the distribution of training pixel values to a mixture of three Gaussians.
+    """Pixel transform G⁻¹(F(x)) of the distribution F of training pixels to a mixture G of three Gaussians.
 
-    It is fitted to the marginal distribution of the training pixels: that of single pixels, whatever their neighbours.
-
-    It is G⁻¹(F(x)), where F is the distribution function of training pixels and G that of the mixture.
-
-    F is the distribution function of the training pixels, piecewise linear over the 256 bins and squashed into
-    [e, 1 - e]. The histogram is smoothed except in the first and the last bin, which contain saturated pixels. G is the
-    distribution function of a mixture of N(-4.5, 1), N(0, 1.5²) and N(4.5, 1) for black, grey and white pixels, with
-    the masses of the first bin, the bins between, and the last bin. The log-det is Σ [log((1 - 2e) p_bin) - log G'(y)].
+    F is piecewise linear over the 256 bins and squashed into [e, 1 - e]. The histogram is smoothed except in the first
+    and the last bin, which contain saturated pixels. G is the distribution function of a mixture of N(-4.5, 1), N(0,
+    1.5²) and N(4.5, 1) for black, grey and white pixels, with the masses of the first bin, the bins between, and the
+    last bin. The log-det is Σ [log((1 - 2e) p_bin) - log G'(y)].
 
     It makes the uniform noise of saturated pixels almost Gaussian. A logit makes it exponential, which costs a flow of
     affine couplings up to 0.42 nats a pixel.
-
-    Cost: O(N·D) for D pixels, with one Newton step for each.
     """
 
     SMOOTHING_BINS = 3.0

@@ -11,20 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snf_models.bijections.base import Bijection, Shape, check_images
+from snf_models.bijections.base import Bijection, Shape, check_images, check_shape
 from snf_models.bijections.convolution_matrix import Size, check_kernel, convolve, flip, same_padding
 from snf_models.bijections.frozen import FrozenMap
 from snf_models.bijections.matrices import inverses, log_abs_dets, mix_channels, solutions
 
 
 class PeriodicConv(Bijection):
-    """Invertible convolution that wraps around the image border.
+    """Invertible convolution w * x + b that wraps around the image border (Hoogeboom et al. 2019).
 
-    The layer is w * x + b. It is inverted by Fourier transform (Hoogeboom et al. 2019).
-
-    ŵ(f) is the C x C matrix of the Fourier transform of w at frequency f. w starts as the identity plus Xavier-normal
-    noise of gain 0.01, as in :class:`~snf_models.bijections.convolution.ExactConv`. Images must be at least as large as
-    the kernel.
+    It is inverted by Fourier transform: ŵ(f) is the C x C matrix of w at frequency f. w starts as the identity plus
+    Xavier-normal noise of gain 0.01. Images must be at least as large as the kernel.
 
     Cost: O(N·C²·kh·kw·H·W) forward, O(C³·H·W) for the log-det and its gradient,
     O(C³·H·W + N·C·H·W·(C + log H·W)) for the inverse.
@@ -120,21 +117,16 @@ MAX_TERMS = 100
 
 
 class ExponentialConv(Bijection):
-    """Invertible layer that applies the matrix exponential of a convolution to images.
+    """Invertible layer exp(M) W (x + b) + c with a k x k convolution M and a 1x1 convolution W (Hoogeboom et al. 2020).
 
-    The layer is exp(M) W (x + b) + c with a k x k convolution M and a 1x1 convolution W (Hoogeboom et al. 2020).
-
-    M x = k * x. exp(M) x = Σ_n M^n x / n! has the inverse exp(-M), and log|det exp(M)| = trace M. The log-det of the
-    layer is H·W·(Σ_c k_cc + log|det W|), with k_cc at the middle tap of the kernel. k is the learned kernel divided by
+    exp(M) x = Σ_n M^n x / n! has the inverse exp(-M), and log|det exp(M)| = trace M. The log-det of the layer is
+    H·W·(Σ_c k_cc + log|det W|), with k_cc at the middle tap of the kernel. k is the learned kernel divided by
     max(1, σ/0.9), where σ estimates its spectral norm; each forward pass in training mode refines σ by a power
-    iteration. b and c have the shape of an image. W mixes the channels and starts as a random orthogonal matrix; the
-    kernel starts as normal noise of deviation 1/(C·kh·kw).
+    iteration. b and c have the shape of an image. W starts as a random orthogonal matrix, the kernel as normal noise of
+    deviation 1/(C·kh·kw).
 
     The series has 6 terms in training mode, with a relative error of about 0.9^7/7!; the log-det is that of the full
-    series. In evaluation mode and in the inverse it has 13 terms, or more for a kernel of larger norm
-    (:func:`terms_needed`).
-
-    Cost: O(terms·N·C²·kh·kw·H·W) in both directions, O(C³) for the log-det.
+    series. In evaluation mode and in the inverse it has 13 terms, or more for a kernel of larger norm.
 
     Args:
         shape: Channels, height and width of the images.
@@ -159,7 +151,7 @@ class ExponentialConv(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z and its log-det; in training mode update the estimate of the spectral norm, too."""
-        self._check(x)
+        check_shape(x, self.shape)
         if self.training:
             self._iterate()
         kernel = self.bounded_kernel()
@@ -169,7 +161,7 @@ class ExponentialConv(Bijection):
         return z, self._log_det(kernel).to(x.dtype).expand(len(x))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        self._check(z)
+        check_shape(z, self.shape)
         kernel = self.bounded_kernel().double()
         mixed = apply_exponential(-kernel, (z - self.after).double(), terms_needed(kernel, self.shape[1:]))
         x = torch.linalg.solve(self.mixing.double(), mixed.flatten(2)).view_as(mixed) - self.before
@@ -204,10 +196,6 @@ class ExponentialConv(Bijection):
     def _iterate(self) -> None:
         self.left.copy_(_unit(convolve(self.weight, self.right)))
         self.right.copy_(_unit(convolve(flip(self.weight), self.left)))
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"expected a tensor of shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
 
 
 def apply_exponential(kernel: Tensor, x: Tensor, terms: int) -> Tensor:

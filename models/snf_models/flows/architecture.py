@@ -246,13 +246,7 @@ class _PixelArchitecture(_ImageArchitecture):
 
 
 class LayeredArchitecture(_PixelArchitecture):
-    """Architecture of a normalizing flow, as a list of all its levels and their layers.
-
-    It is checked against the shape of the images.
-
-    Raises:
-        pydantic.ValidationError: A layer cannot take the images that it gets, or the flow is too large.
-    """
+    """Flow as a list of all its levels and their layers, checked against the shape of the images."""
 
     family: Literal["layers"] = "layers"
     levels: tuple[LevelSpec, ...] = Field(max_length=16)
@@ -273,10 +267,9 @@ class LayeredArchitecture(_PixelArchitecture):
 
 
 class GlowArchitecture(_PixelArchitecture):
-    """Settings of a Glow, a multi-scale normalizing flow (Kingma & Dhariwal 2018).
+    """Glow, a multi-scale flow (Kingma & Dhariwal 2018).
 
-    Each level is a squeeze (2x2 pixels become channels), repeated steps, and a split that turns half of the channels
-    into latents. A step is activation normalisation, a 1x1 convolution and an affine coupling.
+    Each level is a squeeze, steps of activation normalisation, 1x1 convolution and affine coupling, and a split.
     """
 
     family: Literal["glow"] = "glow"
@@ -306,10 +299,9 @@ class GlowArchitecture(_PixelArchitecture):
 
 
 class ConvolutionalArchitecture(_PixelArchitecture):
-    """Settings of a flow of convolutions and spline activations (Keller et al. 2021, sec. 5).
+    """Blocks of convolutions and spline activations, with a squeeze between blocks (Keller et al. 2021, sec. 5).
 
-    The convolutions are in blocks. There is a squeeze (2x2 pixels become channels) between blocks and no split, and no
-    activation after the last convolution. The paper has nine layers in three blocks.
+    There is no split, and no activation after the last convolution. The paper has nine layers in three blocks.
     """
 
     family: Literal["convolutional"] = "convolutional"
@@ -373,12 +365,7 @@ PixelArchitecture = Annotated[
 
 
 class FeatureArchitecture(_ImageArchitecture):
-    """Settings of a normalizing flow over image features, which a frozen backbone network computes.
-
-    Its layers are local affine maps, with a matrix for each cell of a grid.
-
-    Glow steps may follow, where there is a single fit.
-    """
+    """Flow over features of a frozen backbone: local affine maps, and optional Glow steps after a single fit."""
 
     family: Literal["features"] = "features"
     backbone: str = Field(max_length=64)
@@ -423,10 +410,7 @@ class FeatureArchitecture(_ImageArchitecture):
 
 
 class HybridArchitecture(_ImageArchitecture):
-    """Settings of a hybrid model: one flow over the pixels and one over the features of the same images.
-
-    Both contribute to one verdict.
-    """
+    """One flow over pixels and one over features of the same images, for one verdict."""
 
     family: Literal["hybrid"] = "hybrid"
     pixels: PixelArchitecture

@@ -21,15 +21,11 @@ from snf_models.flows.layers import LayerSpec, SelfNormalizingOneByOneSpec, Spli
 
 
 class GaussianBase(nn.Module):
-    """Gaussian base distribution of a flow, with learned means and standard deviations.
+    """Base distribution N(μ, diag σ²) of the latents, with learned means and deviations.
 
-    It is N(μ, diag σ²) over the latents.
-
-    With ``classes`` there is a mean and a deviation for each class, and the context is the class of each sample. Then
-    the classes share the flow, and differ in the place and the spread of their latents alone. All means start at 0 and
-    all deviations at 1.
-
-    A module that maps a context to another distribution of PyTorch can take the place of this one.
+    With ``classes`` there is a mean and a deviation for each class, and the context is the class of each sample. All
+    means start at 0 and all deviations at 1. A module that maps a context to another distribution of PyTorch can take
+    its place.
 
     Args:
         shape: Shape of the latents.
@@ -80,29 +76,23 @@ class GaussianBase(nn.Module):
 class FlowDistribution(nn.Module, Distribution):
     """PyTorch distribution of images or vectors that is given by a normalizing flow.
 
-    It is a module, so that ``parameters``, ``to``, ``double`` and ``state_dict`` work, and a distribution of PyTorch,
-    so that it stands wherever ``torch.distributions`` takes one. Threads must not share it while it is in training
-    mode, or while one of them calls :meth:`self_normalizing_objective`.
+    It is a module and a distribution of PyTorch. Threads must not share it while it is in training mode, or while one
+    of them calls :meth:`self_normalizing_objective`.
 
-    :meth:`log_prob` is exact, in its values and in its gradients, in evaluation mode and in training mode; only a
-    convolution exponential takes fewer terms of its series in training mode. It differs from the ``log_likelihood`` of
-    a scorer in its argument: ``log_prob`` is the log-density at a given point, and a ``log_likelihood`` is that at an
-    8-bit image plus noise that is a function of image and model.
+    :meth:`log_prob` is the log-density at a given point; the ``log_likelihood`` of a scorer is that at an 8-bit image
+    plus noise that is a function of image and model.
 
-    The base distribution is standard normal, or ``base`` for the latents of the coarsest scale.
-
-    With layers that take a context (:class:`~snf_models.bijections.base.Conditional`) it is a conditional distribution
-    p(x | c). The context c is a vector of ``flow.context`` numbers for each sample, and the base distribution gets
-    none. Without such layers, the context is that of the base distribution.
+    The base distribution is standard normal, or ``base`` for the latents of the coarsest scale. With layers that take a
+    context (:class:`~snf_models.bijections.base.Conditional`) it is p(x | c) for vectors c of ``flow.context``
+    numbers, and the base distribution gets none. Without such layers, the context is that of the base distribution.
 
     Args:
         flow: The flow, which is shared, not copied.
-        event_shape: Shape of a sample: ``(C, H, W)`` of images or ``(D,)`` of vectors. The layers of the flow treat a
-            vector as an image ``(D, 1, 1)``.
-        base: A module that maps a context to a distribution of the latents, such as
-            :class:`~snf_models.flows.distribution.GaussianBase`. Its batch shape is that of the context. The shape of
-            the latents is ``(D,)`` for vectors, and for images the last of
-            :func:`~snf_models.flows.flow.latent_shapes`.
+        event_shape: Shape of a sample: ``(C, H, W)`` of images or ``(D,)`` of vectors, which layers treat as ``(D, 1,
+        1)``. base: A module that maps a context to a distribution of the latents, such as :class:`GaussianBase`. Its
+        batch
+            shape is that of the context. Latents are ``(D,)`` for vectors, and for images the last of
+            ``latent_shapes``.
         validate_args: Whether arguments are checked; None for the default of ``torch.distributions``.
 
     Raises:
@@ -139,20 +129,17 @@ class FlowDistribution(nn.Module, Distribution):
         return self.log_prob(value, context)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the exact log-density of images or vectors, in nats.
+        """Return the exact log-density in nats, ``(...)``; its gradient in the parameters is exact, too.
 
-        Its gradient in the parameters is exact, too. The layers compute their determinants with it, so that training
-        by it costs O(D³) a step where a layer mixes D values. In training mode a convolution exponential takes fewer
-        terms of its series, and an exact dense layer computes its determinant in float32 if its weights are.
+        The layers compute their determinants, at O(D³) a step where a layer mixes D values. In training mode a
+        convolution exponential takes fewer terms of its series, and an exact dense layer computes its determinant in
+        float32.
 
         Args:
             value: Dequantised images, pixels from 0 to 255 plus noise in [0, 1), ``(..., C, H, W)``; or vectors,
                 ``(..., D)``.
             context: The context of the layers, vectors ``(..., K)``; or of the base distribution, such as class labels
                 ``(...)``. Its shape ``(...)`` is broadcast with that of ``value``.
-
-        Returns:
-            Log-densities, ``(...)``, in the type of the parameters.
 
         Raises:
             ValueError: The shape, the type or the values of an argument are not possible.
@@ -164,23 +151,18 @@ class FlowDistribution(nn.Module, Distribution):
     def self_normalizing_objective(
         self, value: Tensor, context: Tensor | None = None, reconstruction_weight: float = 1.0
     ) -> Tensor:
-        """Return a training objective with the self-normalizing gradient (Keller et al. 2021).
-
-        Training maximises the mean of the objective.
+        """Return a training objective with the self-normalizing gradient, ``(...)``, whose mean is to be maximised.
 
         It is ½ log p_f(x) + ½ log p_g(x) - λ Σ_k ||R_k W_k h_k - h_k||² for the weights W_k, the learned inverses R_k
-        and the inputs h_k of the self-normalizing layers k (eq. 3). No determinant of these layers is computed: the
-        *value* lacks their log-dets, so it is no log-density, and the *gradient* is that of the paper (eq. 10 and 11).
-        Relative-gradient layers have their own gradient, and their log-dets are missing in the value, too. For a flow
-        of exact layers it is :meth:`log_prob`.
+        and the inputs h_k of the self-normalizing layers k (Keller et al. 2021, eq. 3). No determinant of these layers
+        is computed: the *value* lacks their log-dets, so it is no log-density, and the *gradient* is that of the paper
+        (eq. 10 and 11). Relative-gradient layers have their own gradient. For a flow of exact layers it is
+        :meth:`log_prob`.
 
         Args:
             value: Images or vectors, as for :meth:`log_prob`.
             context: The context, as for :meth:`log_prob`.
             reconstruction_weight: The weight λ of the errors of the learned inverses.
-
-        Returns:
-            Values of the objective, ``(...)``.
         """
         layers = list(self._estimating_layers())
         with _in_mode(layers, training=True):
@@ -209,13 +191,11 @@ class FlowDistribution(nn.Module, Distribution):
     def rsample(self, sample_shape: Sequence[int] = (), context: Tensor | None = None) -> Tensor:
         """Draw random images or vectors, with gradients for the parameters of the flow and its base distribution.
 
-        A sample is the exact inverse of the flow at random latents from torch's global generator. The base
-        distribution must have ``rsample``, too.
+        A sample is the exact inverse of the flow at random latents from torch's global generator.
 
         Args:
             sample_shape: Shape of the samples to draw, for each element of the context.
-            context: The context of the layers, vectors ``(..., K)``; or of the base distribution, such as class labels
-                ``(...)``. Its shape ``(...)`` is broadcast with ``batch_shape``.
+            context: As for :meth:`log_prob`.
 
         Returns:
             Samples, ``(*sample_shape, *broadcast shape, *event_shape)``. Pixels are real numbers.
@@ -363,22 +343,18 @@ def vector_flow(
     base: nn.Module | None = None,
     context: int = 0,
 ) -> FlowDistribution:
-    """Build a new, untrained flow that models the probability density of vectors.
+    """Build a new, untrained flow over vectors ``(D,)``, whose values should have a deviation of about 1.
 
-    Returns a distribution of vectors ``(D,)``. The initial weights of the flow are random.
-
-    Its layers treat a vector as an image ``(D, 1, 1)``. So a 1x1 convolution is a dense matrix that starts as a random
+    Layers treat a vector as an image ``(D, 1, 1)``. So a 1x1 convolution is a dense matrix that starts as a random
     rotation, ``self-normalizing-dense`` one that starts as the identity, and a coupling splits the D values into
-    halves. The values should have a deviation of about 1.
+    halves.
 
     Args:
         dimensions: The number of values D of a vector.
         step: Descriptions of the layers of a step, of any registered type.
         repeat: The number of steps, each with weights of its own.
-        base: A learned base distribution of shape ``(D,)``, such as
-            :class:`~snf_models.flows.distribution.GaussianBase`; None for the standard normal distribution.
-        context: Length K of the context c of a conditional flow p(x | c); 0 for a flow without one. All layers of types
-            that can take a context get it: ``affine-coupling``, ``spline-coupling``, ``masked-autoregressive``.
+        base: A learned base distribution of shape ``(D,)``; None for the standard normal distribution.
+        context: Length K of the context of a conditional flow p(x | c), for all layers of types that can take one.
 
     Raises:
         ValueError: A layer cannot take vectors of this length, no layer can take a context, or the flow is too large.

@@ -120,7 +120,7 @@ class ScaleTerm:
 
 @dataclass(frozen=True)
 class FlowOutput:
-    """Latents that a flow computes for images, with the terms that add up to their log-likelihoods.
+    """Latents of images, with the terms that add up to their log-likelihoods.
 
     Attributes:
         latents: Whitened latents of each scale, ``(N, C, H, W)``, finest scale first.
@@ -137,14 +137,11 @@ class FlowOutput:
 
 
 class Level(nn.Module):
-    """One level of a multi-scale flow, a sequence of invertible layers.
-
-    After its layers, half of the channels may be split off as latents.
+    """One level of a multi-scale flow: invertible layers, after which half of the channels may become latents.
 
     The prior of these latents is a Gaussian whose mean and deviation are functions of the channels that stay (Kingma &
-    Dhariwal 2018, 3.5 and table 1). It is a coupling that whitens the latents to a standard normal; its log-det is part
-    of ``log_prior``. A level without a prior passes all channels on to the next level. All channels that remain after
-    the last level are latents.
+    Dhariwal 2018, 3.5). It is a coupling that whitens the latents; its log-det is part of ``log_prior``. A level
+    without a prior passes all channels on to the next level. All that remain after the last level are latents.
 
     Args:
         steps: The bijections of the level, first to last.
@@ -202,10 +199,9 @@ class Flow(nn.Module):
         return [level for level in self.levels if isinstance(level, Level)]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> FlowOutput:
-        """Return the latents and the log-likelihood of images.
+        """Return latents and log-likelihood of images ``(N, C, H, W)``, 8-bit pixels plus noise in [0, 1).
 
-        The images ``x`` are ``(N, C, H, W)``, 8-bit pixels plus noise in [0, 1). A flow with layers that take a context
-        gives log p(x | c) for the contexts, ``(N, K)``.
+        A flow with layers that take a context gives log p(x | c) for the contexts, ``(N, K)``.
         """
         y, log_det = self.pixels(x.double())
         return self.forward_pixels(y.to(x.dtype), log_det.to(x.dtype), context)
@@ -265,9 +261,7 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None, *, whiten: bool = False) -> None:
-        """Initialise the flow's normalisation layers from the statistics of a batch of images.
-
-        A layer that is not initialised yet is set so that its outputs for the images ``x`` have mean 0 and deviation 1.
+        """Initialise normalisation layers so that their outputs for a batch of images have mean 0 and deviation 1.
 
         Args:
             x: Images, ``(N, C, H, W)``: 8-bit pixels plus noise in [0, 1).

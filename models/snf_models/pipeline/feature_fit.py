@@ -185,17 +185,17 @@ _Choice: TypeAlias = tuple[list[FitChoice], FitChoice]
 
 @dataclass(frozen=True)
 class FittedFeatures:
-    """Flows fitted to the features of training images, with the hyperparameters chosen on held-out images.
+    """Flows fitted to the features of training images.
 
     Attributes:
-        flows: The flows: a fit to all images, and one without each fold where there are folds.
+        flows: A fit to all images, and one without each fold where there are folds.
         architecture: Their architecture, with the chosen grids.
         choices: Shrinkages and held-out log-likelihood of every grid that was tried, the best first.
         pooled_choice: The same for the pooled features, which have one place and so one grid.
         one_gaussian: Held-out negative log-likelihood of one Gaussian for all places, to compare the choices with.
         unseen: For each fold, the evidence of the images outside it, each by a fit that has seen neither the image nor
             the fold; None without folds.
-        steps: The Glow steps that were tried, which are part of ``flows`` if they are kept; None if none were tried.
+        steps: The Glow steps that were tried, part of ``flows`` if they are kept; None if none were tried.
     """
 
     flows: FeatureFlows

@@ -220,16 +220,13 @@ class Loss:
 
 
 class SelfNormalizingObjective(nn.Module):
-    """Training loss of a self normalizing flow.
-
-    It is -mean log p(x) / D plus a penalty on the errors of learned inverses.
+    """Training loss of a self normalizing flow: -mean log p(x) / D plus a penalty on the errors of learned inverses.
 
     The paper maximises ½ log p_f(x) + ½ log p_g(x) - lambda Σ_k ||g_k(f_k(h_k)) - h_k||² (Keller et al. 2021, eq. 3),
     with W and R of each layer in place of f_k and g_k. The layers supply the gradients of the two log-likelihoods (eq.
-    10 and 11): R stands in for W^-1, and W for R^-1. The penalty is a function of the relative reconstruction errors
-    rho_k = mean ||R_k W_k h_k - h_k||² / D, where h_k, the input of layer k, has no gradient; with a fixed multiplier
-    it is lambda Σ_k rho_k. For a flow of exact layers there is no penalty, and the loss is the negative
-    log-likelihood.
+    10 and 11). The penalty is a function of the relative reconstruction errors rho_k = mean ||R_k W_k h_k - h_k||² / D,
+    where h_k, the input of layer k, has no gradient; with a fixed multiplier it is lambda Σ_k rho_k. For a flow of
+    exact layers there is no penalty.
 
     Optionally, ``noise_reconstruction`` adds E ||e - R W e||² / D = ||I - R W||_F² / D for white noise e, which covers
     the directions that no image has, and ``suspect_share`` leaves the least likely images out (:class:`Suspects`).
