@@ -33,7 +33,7 @@ from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, real_images
-from tests.models.training.test_presets import cropped
+from tests.models.pipeline.test_presets import cropped
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
 

@@ -32,7 +32,7 @@ from snf_models.scoring.options import EngineOptions
 from snf_models.training.objective import inverse_quality
 from tests.models.flows.test_layers import example
 from tests.models.helpers import real_images
-from tests.models.training.test_architecture_file import BUDGET, with_layer
+from tests.models.pipeline.test_architecture_file import BUDGET, with_layer
 
 LAYERS = [kind.type_name() for kind in layer_types()]
 WIDTH, STEPS = 16, 2

@@ -1,21 +1,32 @@
-"""The folder of a training keeps its run: another one is refused with the differences, the same one continues."""
+"""Runs and their records."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from snf_client.schemas.training import MAX_STEPS
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
+from snf_models.datasets import Dataset, load_dataset
 from snf_models.errors import FolderTaken, Interrupted
+from snf_models.flows.architecture import GlowArchitecture
+from snf_models.flows.build import build_flow
 from snf_models.pipeline.architecture_file import parse_architecture
+from snf_models.pipeline.checkpoint import identity_of
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import FILE, RunRecord, begun_config, claim_folder, train
+from snf_models.registry.registry import ZOO
 from snf_models.training.config import TrainingConfig
-from tests.models.helpers import QUICK
+from snf_models.zoo.__main__ import DATASETS, MINUTES, recipe_of
+from tests.models.helpers import QUICK, dequantised
 from tests.models.training.runs import Events, small_digits
 
 PRESET = find_preset("snf-glow-small")
@@ -135,3 +146,68 @@ def test_a_finished_model_of_an_earlier_version_is_that_of_its_optimiser(tmp_pat
 
 NARROW = replace(find_preset("snf-glow-tiny"), steps=1, width=8, defaults={"optimizer": "muon"})
 """A preset whose default is another optimiser than that of an earlier version."""
+
+
+GLOW = (
+    '{"channels":1,"height":28,"width":28,"pixel_transform":"marginal","family":"glow","levels":2,"steps":8,'
+    '"hidden":128,"linear":"self-normalizing"}'
+)
+SETTINGS = (
+    '{"image_size":null,"automatic_side":64,"fit":null,"colour":null,"levels":null,"max_steps":2000,'
+    '"max_minutes":null,"batch_size":64,"learning_rate":0.002,"warmup_steps":100,"final_learning_rate":0.02,'
+    '"reconstruction_weight":100.0,"multiplier":"fixed","reconstruction_target":0.001,'
+    '"symmetric_reconstruction":false,"noise_reconstruction":0.0,"gradient":"paper","refresh_inverse_every":0,'
+    '"suspect_share":0.0,"gradient_clip":5.0,"ema_decay":0.999,"pixel_transform":"marginal","precision":"auto",'
+    '"recompute":false,"seed":0,"validation_images":1000,"validations":20,"checkpoint_seconds":60.0,'
+    '"backbone":"efficientnet-lite0","feature_side":null,"feature_steps":0,"feature_updates":300}'
+)
+"""As an earlier version wrote them, without `augmentation`, `whitening`, `optimizer` and `corrected_directions`."""
+
+
+def identity(config: TrainingConfig) -> str:
+    images = np.zeros((1, 1, 28, 28), np.uint8)
+    dataset = Dataset("blank", images, images, images, images, "digest")
+    return identity_of(dataset, GlowArchitecture.model_validate_json(GLOW), config, None)
+
+
+def test_checkpoints_of_earlier_versions_still_belong_to_their_trainings() -> None:
+    assert identity(TrainingConfig()) == hashlib.sha256(f"{GLOW}{SETTINGS}digest".encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"augmentation": "flip"}, {"whitening": True}, {"optimizer": "muon"}, {"corrected_directions": 5}, {"seed": 1}],
+    ids=str,
+)
+def test_another_setting_is_another_training(changed: dict[str, object]) -> None:
+    assert identity(TrainingConfig().model_copy(update=changed)) != identity(TrainingConfig())
+
+
+def test_every_shipped_model_has_a_recipe() -> None:
+    models = {path.name for path in ZOO.iterdir() if (path / "1").is_dir()}
+    assert models == {path.stem for path in ZOO.glob("*.json")} == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+@torch.no_grad()
+def test_a_recipe_starts_from_white_images_of_the_shape_of_its_model(name: str) -> None:
+    recipe, manifest = recipe_of(name), read_manifest(ZOO / name / "1")
+    config = recipe.config({"max_minutes": MINUTES})
+    assert (recipe.name, manifest.training.dataset) == (name, DATASETS[name])
+    assert (config.max_steps, config.whitening) == (MAX_STEPS, True)
+    flow = build_flow(recipe.architecture_for(manifest.architecture.image_shape, config))
+    shape = manifest.architecture.image_shape
+    pixels = np.resize(load_dataset("mnist-mini", None).train, (100, *shape))
+    x = dequantised(pixels).float()
+    flow.initialize(x, whiten=config.whitening)
+    for level in flow.level_list():
+        rotation, scaling = level.steps[0], level.steps[1]
+        assert isinstance(rotation, SelfNormalizingConv1x1)
+        assert isinstance(scaling, ActNorm)
+        torch.testing.assert_close(rotation.inverse_weight @ rotation.weight, torch.eye(rotation.channels))
+    # After squeeze, rotation and scaling the channels of the first level are white.
+    y = flow.pixels(x.double())[0].float()
+    for layer in list(flow.eval().level_list()[0].bijections())[:3]:
+        y, _ = layer(y)
+    covariance = torch.cov(y.transpose(0, 1).flatten(1), correction=0)
+    torch.testing.assert_close(covariance, torch.eye(len(covariance)), rtol=0, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Augmented training images."""
+"""Augmented batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schedule of a training, played through with steps, validations and an evaluation of known durations."""
+"""Schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of masked autoregressive layers: which value depends on which, from the Jacobian."""
+"""The masked autoregressive layer."""
 
 from __future__ import annotations
 

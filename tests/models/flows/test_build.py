@@ -1,4 +1,6 @@
-"""Flows are built for loading without drawing random numbers."""
+"""Construction without random weights."""
+
+from __future__ import annotations
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""Architecture files, what is refused of them, and flows that were built by hand.
-
-tests/test_checked_models.py has a file of every layer type trained, resumed, exported and served.
-"""
+"""Architectures from files."""
 
 from __future__ import annotations
 
@@ -25,12 +22,7 @@ from snf_models.bijections.pixels import LogitPixels
 from snf_models.bijections.spectral import PeriodicConv
 from snf_models.datasets import Dataset
 from snf_models.errors import ArchitectureInvalid, ArtifactError, DatasetUnfit, FolderTaken
-from snf_models.flows.architecture import (
-    FeatureArchitecture,
-    GlowArchitecture,
-    HybridArchitecture,
-    PixelArchitecture,
-)
+from snf_models.flows.architecture import FeatureArchitecture, GlowArchitecture, HybridArchitecture, PixelArchitecture
 from snf_models.flows.build import build_flow, describe_flow
 from snf_models.flows.flow import Flow, Level
 from snf_models.flows.layers import LayerSpec, describe_layer, layer_types

@@ -1,4 +1,4 @@
-"""Coupling networks by matrix products, in training on a CPU, against their convolutions, in evaluation."""
+"""Coupling networks by matrix products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Emerging, exponential and periodic convolutions against Jacobians by automatic differentiation."""
+"""Emerging, periodic and exponential convolutions."""
 
 from __future__ import annotations
 

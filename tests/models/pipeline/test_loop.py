@@ -1,17 +1,26 @@
-"""Training that is interrupted, damaged or diverges; what is compared is compared bit by bit."""
+"""The training loop, its validations and its memory."""
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import math
+import os
+import platform
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from snf_client.schemas.training import MAX_STEPS
@@ -21,17 +30,25 @@ from snf_models.datasets import Dataset, load_dataset
 from snf_models.disk import sha256_file
 from snf_models.errors import DatasetUnfit, DeviceNotFound, Interrupted, PresetNotFound
 from snf_models.loading.trained import load_artifact
+from snf_models.pipeline import loop as step_memory
+from snf_models.pipeline import loop as validation
 from snf_models.pipeline.architecture_file import parse_architecture
-from snf_models.pipeline.loop import Trainer
-from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.loop import Trainer, validation_bits_per_dim, write_preview
+from snf_models.pipeline.presets import PRESETS, find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import load_model
+from snf_models.scorer import Scorer, load_model
+from snf_models.scoring.frozen import freeze
 from snf_models.scoring.options import EngineOptions
 from snf_models.training.batches import Batches
 from snf_models.training.config import TrainingConfig, learning_rate_at
 from snf_models.training.optimizer import training_precision
-from tests.models.helpers import QUICK
+from snf_runtime.images.codec import encode_png, image_grid
+from snf_runtime.scoring.pixel_density import content_noise
+from tests.models.helpers import QUICK, glow, real_images
+from tests.models.training.memory_process import SIDE
 from tests.models.training.runs import Events, run, small_digits, trainer_in
+from tests.support.fork_server import fork_server
+from tests.support.paths import IMPORT_PATH, ROOT
 
 DIGITS = load_dataset("mnist-mini", None)
 
@@ -401,3 +418,155 @@ def test_a_run_begun_on_the_cpu_goes_on_and_ends_on_cuda(preset: str, tmp_path: 
     with pytest.raises(Interrupted):
         call("cpu", lambda: next(steps))
     assert load_artifact(call("cuda", lambda: False)).manifest.training.steps == QUICK.max_steps
+
+
+SHAPE = (1, 16, 16)
+
+
+def test_validation_is_the_mean_of_the_exact_likelihood_and_repeats() -> None:
+    flow, images = glow(16), real_images(130, 16)
+    frozen = freeze(flow, SHAPE)
+    bits = validation_bits_per_dim(frozen, images)
+    assert bits == validation_bits_per_dim(frozen, images)
+    halves = [validation_bits_per_dim(frozen, part) for part in (images[:65], images[65:])]
+    assert bits == pytest.approx(sum(halves) / 2, abs=1e-6)
+    noisy = torch.from_numpy(images + np.concatenate([content_noise(image, "validation") for image in images]))
+    with torch.no_grad():
+        exact = copy.deepcopy(flow).double()(noisy).log_likelihood.mean()
+    assert bits == pytest.approx(-float(exact) / (256 * math.log(2)), abs=1e-6)
+
+
+def test_the_last_preview_shows_what_the_model_draws(artifact: Path, scorer: Scorer) -> None:
+    """The artifact's run has one validation, at its end: weights, latents and inverse are the same."""
+    preview = artifact.parent / "samples" / f"step-{QUICK.max_steps:08d}.png"
+    drawn = encode_png(
+        image_grid(scorer.sample(validation.PREVIEW_SAMPLES, seed=validation.PREVIEW_SEED, inverse="learned"))
+    )
+    # Engines differ in the last bits of float32, and so a value at the edge of a pixel bin falls to either side.
+    shown, expected = (np.asarray(Image.open(io.BytesIO(png)), dtype=int) for png in (preview.read_bytes(), drawn))
+    difference = np.abs(shown - expected)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.001
+
+
+def test_flows_without_a_learned_inverse_are_inverted_exactly(tmp_path: Path) -> None:
+    path = write_preview(freeze(glow(16, linear="exact"), SHAPE), tmp_path, 123)
+    assert path == tmp_path / "step-00000123.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_random_state_moves(tmp_path: Path) -> None:
+    flow = freeze(glow(16), SHAPE)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    first = write_preview(flow, tmp_path / "first", 1).read_bytes()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index,arg-type]
+    assert write_preview(flow, tmp_path / "second", 1).read_bytes() == first
+
+
+def test_the_last_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "PREVIEWS_KEPT", 2)
+    flow = freeze(glow(16), SHAPE)
+    for step in (900, 1, 2, 3):
+        write_preview(flow, tmp_path, step)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step-00000002.png", "step-00000003.png"], "that of step 900 was another run's"
+
+
+def test_values_that_are_not_finite_are_no_picture(tmp_path: Path) -> None:
+    flow = glow(16)
+    with torch.no_grad():
+        flow.get_parameter("levels.1.steps.2.net.last.bias").fill_(float("nan"))
+    with pytest.raises(ValueError, match="the learned inverse gave values that are not finite"):
+        write_preview(freeze(flow, SHAPE), tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [torch.linalg.LinAlgError("singular"), OSError(28, "No space left", "/secret/path")])  # type: ignore[attr-defined]
+def test_a_preview_that_fails_ends_no_run(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> Path:
+        raise error
+
+    monkeypatch.setattr("snf_models.pipeline.loop.write_preview", fail)
+    images = real_images(60, 16)
+    dataset = Dataset("digits-16", images[:40], images[40:], images[40:], images[40:], "digest")
+    config = QUICK.model_copy(update={"max_steps": 1})
+    architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
+    events: list[dict[str, Any]] = []
+    trained = Trainer(dataset, architecture, config, tmp_path, events.append).run(lambda: False)
+    assert trained.steps == 1
+    (message,) = (event["message"] for event in events if event["event"] == "log")
+    assert message in {"no samples of step 1: singular", "no samples of step 1: No space left"}
+    assert not any(event["event"] == "samples" for event in events)
+
+
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or "LD_PRELOAD" in os.environ, reason="needs glibc, whose allocation is tuned"
+)
+
+BLOCK = 40 * 2**20
+"""Bytes that glibc would map anew each time."""
+BLOCKS = f"""
+import resource
+import numpy as np
+from snf_models.pipeline.loop import kept_memory, release_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+def cost():
+    before = faults()
+    np.ones({BLOCK}, dtype=np.uint8)
+    return faults() - before
+
+usual = [cost() for _ in range(3)]
+with kept_memory():
+    kept = [cost() for _ in range(3)]
+held = resident()
+release_memory()
+print(usual[-1], kept[-1], held - resident(), cost())
+"""
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in step_memory.VARIABLES}
+    return kept | {"PYTHONPATH": IMPORT_PATH}
+
+
+def of_blocks(**variables: str) -> list[int]:
+    """Return the numbers that a new process prints: glibc reads its variables at the start."""
+    command = [sys.executable, "-c", BLOCKS]
+    given = environment() | {"NUMPY_MADVISE_HUGEPAGE": "0"} | variables  # a huge page is one fault
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=given, cwd=ROOT)
+    assert answer.returncode == 0, answer.stderr
+    return [int(number) for number in answer.stdout.split()]
+
+
+@pytest.mark.usefixtures("unmeasured_processes")
+def test_memory_is_kept_for_the_next_block_and_given_back_when_it_is_released() -> None:
+    usual, kept, given_back, after = of_blocks()
+    assert kept < usual / 2, "the pages are those of the block before"
+    assert given_back > 0.9 * BLOCK
+    assert after > 0.9 * usual, "as it was before"
+
+
+@pytest.mark.usefixtures("unmeasured_processes")
+def test_steps_of_a_training_use_the_memory_of_earlier_ones_which_it_gives_back(tmp_path: Path) -> None:
+    """It holds two matrices with an average, a gradient and two moments each; one step may need a new block."""
+    command = [sys.executable, "-m", "tests.models.training.memory_process"]
+    with (tmp_path / "printed").open("wb") as output:
+        process = fork_server().popen(command, stdout=output, env=environment(), cwd=ROOT)
+    code, printed = process.wait(120), (tmp_path / "printed").read_text()
+    assert code == 0, printed
+    in_a_step, left = map(int, printed.split())
+    matrix = 4 * SIDE**2
+    assert in_a_step < matrix / os.sysconf("SC_PAGESIZE")
+    assert left < 4 * matrix
+
+
+def test_settings_of_the_environment_are_left_as_they_are() -> None:
+    usual, kept, *_ = of_blocks(MALLOC_TRIM_THRESHOLD_="1000000")
+    assert kept == usual
