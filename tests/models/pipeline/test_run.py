@@ -22,7 +22,7 @@ from snf_models.flows.build import build_flow
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.checkpoint import identity_of
 from snf_models.pipeline.presets import find_preset
-from snf_models.pipeline.run import FILE, RunRecord, begun_config, claim_folder, train
+from snf_models.pipeline.run import RUN_FILE, RunRecord, begun_config, claim_folder, train
 from snf_models.registry.registry import ZOO
 from snf_models.training.config import TrainingConfig
 from snf_models.zoo.__main__ import DATASETS, MINUTES, recipe_of
@@ -57,10 +57,10 @@ def test_an_interrupted_run_of_other_settings_is_refused_by_name_and_nothing_is_
 
 
 def test_a_record_without_checkpoints_loses_nothing_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).parent.mkdir()
-    (tmp_path / FILE).write_text("{}")
+    (tmp_path / RUN_FILE).parent.mkdir()
+    (tmp_path / RUN_FILE).write_text("{}")
     call(tmp_path)
-    (tmp_path / FILE).write_text('{"preset": 3')
+    (tmp_path / RUN_FILE).write_text('{"preset": 3')
     with pytest.raises(FolderTaken, match="damaged"):
         call(tmp_path)
 
@@ -73,11 +73,11 @@ def begin(folder: Path, *, earlier: bool) -> TrainingConfig:
     """Begin a run, leave a checkpoint, return the settings. An earlier version had no optimiser to choose."""
     begun = replace(PRESET, defaults={} if earlier else PRESET.defaults).config(GIVEN)
     claim_folder(folder, record(begun))
-    document = json.loads((folder / FILE).read_text())
+    document = json.loads((folder / RUN_FILE).read_text())
     if earlier:
         del document["config"]["optimizer"]
-    (folder / FILE).write_text(json.dumps(document))
-    (folder / FILE).parent.joinpath("step-00000001").mkdir()
+    (folder / RUN_FILE).write_text(json.dumps(document))
+    (folder / RUN_FILE).parent.joinpath("step-00000001").mkdir()
     return begun
 
 
@@ -98,10 +98,10 @@ def test_a_run_goes_on_with_the_optimiser_that_it_began_with(tmp_path: Path, ear
 def test_minutes_of_a_file_go_on_with_the_steps_at_which_an_earlier_version_cut_them(tmp_path: Path) -> None:
     file = parse_architecture({"levels": [{"steps": [{"type": "actnorm"}]}], "training": {"max_minutes": 5}})
     assert begun_config(tmp_path, file, {}).max_steps == MAX_STEPS
-    (tmp_path / FILE).parent.joinpath("step-00000001").mkdir(parents=True)
+    (tmp_path / RUN_FILE).parent.joinpath("step-00000001").mkdir(parents=True)
     claim_folder(tmp_path, record(file.config({})))
     assert begun_config(tmp_path, file, {}).max_steps == MAX_STEPS
-    (tmp_path / FILE).unlink()
+    (tmp_path / RUN_FILE).unlink()
     claim_folder(tmp_path, record(file.config({"max_steps": 2000})))
     claim_folder(tmp_path, record(begun_config(tmp_path, file, {})))
     for other in ({"max_minutes": 5.0}, {"max_steps": 500}):
@@ -121,7 +121,7 @@ def test_another_setting_than_before_is_still_refused(tmp_path: Path) -> None:
 
 def test_checkpoints_without_a_record_are_those_of_an_earlier_version(tmp_path: Path) -> None:
     begin(tmp_path, earlier=True)
-    (tmp_path / FILE).unlink()
+    (tmp_path / RUN_FILE).unlink()
     assert begun_config(tmp_path, PRESET, GIVEN).optimizer == "adam"
 
 
