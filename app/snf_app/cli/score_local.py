@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 - heavy imports wait until their command runs
 """Scoring of image files in this process; files are decoded and results written while the model computes."""
 
 from __future__ import annotations
@@ -8,17 +7,20 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from snf_app.cli.common import read_settings
 from snf_app.cli.score_output import registry
-
-if TYPE_CHECKING:
-    from snf_app.registry.model_pool import ServedModel
-    from snf_app.scoring.request_images import Item
-    from snf_client.scores import ScoreParameters, ScorePart
-    from snf_runtime.anomaly.detection import Detection
-    from snf_runtime.errors import ImageError
+from snf_app.registry.model_pool import ServedModel
+from snf_app.scoring.request_images import Item, Upload, decode_upload, decoded
+from snf_app.scoring.responses import image_result
+from snf_client.scores import ScoreParameters, ScorePart
+from snf_models.errors import ImageError
+from snf_models.scorer import load_model
+from snf_models.threads import one_blas_thread, prefetch
+from snf_runtime.anomaly.detection import Detection
+from snf_runtime.images.batch import batch_of, in_batches
+from snf_runtime.images.files import path_text, read_file
+from snf_runtime.images.preprocessing import DecodedImage
 
 DECODERS = min(4, os.cpu_count() or 1)
 FILES_PER_TASK = 8
@@ -33,10 +35,6 @@ PREFETCHED = 2
 
 def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
     """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
-    from snf_app.registry.model_pool import ServedModel
-    from snf_models.scorer import load_model
-    from snf_models.threads import one_blas_thread, prefetch
-
     one_blas_thread()
     settings = read_settings()
     version = registry().resolve(parameters.model)
@@ -58,8 +56,6 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
 
 
 def _decoded(files: Sequence[Path], loaded: ServedModel, size: int) -> Generator[list[Item]]:
-    from snf_runtime.images.batch import in_batches
-
     if loaded.scorer.preprocessing.tiled:
         yield from in_batches((_item(path, loaded) for path in files), size, LARGE_BATCH_BYTES, _bytes)
         return
@@ -75,16 +71,10 @@ def _decoded(files: Sequence[Path], loaded: ServedModel, size: int) -> Generator
 
 
 def _bytes(item: Item) -> int:
-    from snf_runtime.images.preprocessing import DecodedImage
-
     return item.image.pixels.nbytes if isinstance(item.image, DecodedImage) else 0
 
 
 def _item(path: Path, loaded: ServedModel) -> Item:
-    from snf_app.scoring.request_images import Item, Upload, decode_upload
-    from snf_models.errors import ImageError
-    from snf_runtime.images.files import path_text, read_file
-
     name = path_text(path)
     try:
         data = read_file(path)
@@ -96,9 +86,6 @@ def _item(path: Path, loaded: ServedModel) -> Item:
 def _scored(
     batches: Generator[list[Item]], loaded: ServedModel, parameters: ScoreParameters
 ) -> Generator[tuple[list[Item], dict[int, Detection | ImageError]]]:
-    from snf_app.scoring.request_images import decoded
-    from snf_runtime.images.batch import batch_of
-
     scorer = loaded.scorer
     with closing(batches):
         for items in batches:
@@ -112,9 +99,6 @@ def _scored(
 
 
 def _part(loaded: ServedModel, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
-    from snf_app.scoring.responses import image_result
-    from snf_client.scores import ScorePart
-
     version = loaded.version
     results = tuple(image_result(first + place, item, outcomes.get(place), loaded) for place, item in enumerate(items))
     return ScorePart(results, version.name, version.version, version.calibration)
