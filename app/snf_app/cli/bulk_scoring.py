@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import typer
 
@@ -25,20 +26,23 @@ from snf_app.cli.common import (
     read_settings,
     require_local,
     stop_on_signals,
+    url_option,
 )
+from snf_app.cli.job_tables import job_counts
 from snf_app.cli.model_files import is_url, open_at_location
-from snf_app.cli.out_file import ADVICE, check_held
-from snf_app.cli.output import bytes_bar, duration, images_bar, labelled_bar, print_facts
+from snf_app.cli.output import ADVICE, ENDINGS, bytes_bar, check_place, duration, images_bar, labelled_bar, print_facts
 from snf_app.cli.score import Alpha
-from snf_app.cli.score_output import JudgingModel, Remarks, preprocessing_note, print_notes, registry
+from snf_app.cli.score_output import JudgingModel, Remarks, judging_model, preprocessing_note, print_notes, registry
+from snf_app.cli.service import follow_job, service, service_url
 from snf_client import Client
+from snf_client.schemas.jobs import JobView
 from snf_client.scores import ImageResult
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.bulk.executors import Callbacks, ExecutorName, ThisProcess, executor
-from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at
+from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at, stored_output
 from snf_models.bulk.plan import FILES, BulkPlan
 from snf_models.bulk.sources import DatasetImages, FileImages, index_location
-from snf_models.bulk.tables import PartSummary, read_warnings, table_of
+from snf_models.bulk.tables import PartSummary, convert_table, read_content, read_warnings, table_of
 from snf_models.bulk.work import BulkModel, BulkWork, Images, choose_engine
 from snf_models.datasets import DatasetStore, dataset_names
 from snf_models.datasets.image_source import ImageSource
@@ -363,3 +367,101 @@ def _report(
         print_facts(facts, f"{model} -> {out}")
     print_notes(notes, to_stderr=True)
     return JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
+
+
+def score_dataset(
+    dataset: str,
+    out: Path,
+    model: str,
+    alpha: float | None,
+    *,
+    url: str | None,
+    key: str | None,
+    force: bool,
+    as_json: bool,
+) -> JudgedCounts:
+    """Score a dataset by a job of a service, save the table, and return the counts."""
+    with service(service_url(url), key) as client, labelled_bar() as bar:
+        judging = judging_model(model, client)
+        check_held(out, judging, None, dataset=dataset, force=force)
+
+        def observe(event: dict[str, Any]) -> None:
+            if event["event"] == "metrics":
+                bar(f"scoring {dataset}", event["step"], event["steps"])
+
+        # The same version and calibration as those that the file was checked for.
+        parameters: dict[str, Any] = {"calibration": judging.calibration}
+        if alpha is not None:
+            parameters["alpha"] = alpha
+        job = client.jobs.score(dataset, judging.ref, parameters=parameters)
+        download = f"snf jobs download {job.id}{url_option(url)}"
+        typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job: `{download}` fetches its table", err=True)
+        job = follow_job(client, job.id, observe)
+        fetch_table(client, job.id, out)
+    if as_json:
+        print_json({"job": job.id, "model": job.model, "out": str(out), **(job.result or {})})
+    else:
+        typer.echo(f"the table is in {out}")
+    print_notes(judging.warnings, to_stderr=True)
+    return job_counts(job)
+
+
+def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
+    """Save a job's table; exit with code 2 for other jobs, a wrong ``out`` or, without ``force``, other content."""
+    if job.type != "score":
+        raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
+    check_place(out, ENDINGS)
+    model = JudgingModel(job.model, int(job.parameters.get("calibration") or 0))
+    check_held(out, model, None, dataset=job.dataset, force=force)
+    output = (job.result or {}).get("output")
+    if output is None:
+        fetch_table(client, job.id, out)
+    else:
+        _fetch_parts(output, job, out)
+
+
+def fetch_table(client: Client, job_id: str, out: Path) -> None:
+    """Download a job's Parquet table, and convert it to the format of the ending of ``out``."""
+    with user_umask():
+        if out.suffix == ".parquet":
+            client.jobs.download(job_id, out)
+            return
+        with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
+            convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)
+
+
+def _fetch_parts(url: str, job: JobView, out: Path) -> None:
+    """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
+    result = job.result or {}
+    counts = PartSummary(result["images"], result["errors"], result["anomalies"])
+    with error_messages(), user_umask():
+        stored_output(Location(url), result["plan"]).merge(out.absolute(), counts)
+
+
+def check_held(
+    out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
+) -> None:
+    """Exit with code 2 if a file holds scores of other images or another calibration, unless ``force`` is set."""
+    if force or not out.exists():
+        return
+    held = read_content(out)
+    if held is None:
+        raise fail(f"--out: {out} exists and is no table of scores; {ADVICE}", USAGE)
+    held_model = JudgingModel(held.model, held.calibration)
+    if (held_model.ref, held_model.calibration) != (model.ref, model.calibration):
+        raise fail(f"--out: {out} holds scores of {held_model.label}, not of {model.label}; {ADVICE}", USAGE)
+    if held.dataset != dataset:
+        of = f"the dataset {held.dataset}" if held.dataset else "image files"
+        wanted = f"the dataset {dataset}" if dataset else "image files"
+        raise fail(f"--out: {out} holds scores of {of}, not of {wanted}; {ADVICE}", USAGE)
+    if images is not None and held.paths != tuple(images):
+        raise fail(
+            f"--out: {out} holds scores of {_described(held.paths)}, not of {_described(images)}; {ADVICE}",
+            USAGE,
+        )
+
+
+def _described(paths: Sequence[str]) -> str:
+    if len(paths) == 1:
+        return paths[0]
+    return f"{len(paths)} files from {paths[0]} to {paths[-1]}" if paths else "no files"

@@ -11,8 +11,7 @@ from rich.filesize import decimal
 
 from snf_app.cli import completion
 from snf_app.cli.common import Json, Key, ListingGroup, Url, fail, print_deleted, print_result, read_settings
-from snf_app.cli.out_file import Force, check_new, write_out
-from snf_app.cli.output import TableColumn, bytes_bar, print_facts, print_table
+from snf_app.cli.output import Force, TableColumn, bytes_bar, check_new, print_facts, print_table, write_out
 from snf_app.cli.service import service
 from snf_client import NotFound
 from snf_client.images import split_paths

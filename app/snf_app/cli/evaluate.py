@@ -24,8 +24,7 @@ from snf_app.cli.common import (
 from snf_app.cli.evaluation_tables import print_limit, print_recommendation, print_report
 from snf_app.cli.jobs import parse_pairs
 from snf_app.cli.model_files import Ref
-from snf_app.cli.out_file import Force, check_new, write_out
-from snf_app.cli.output import events_bar
+from snf_app.cli.output import Force, check_new, events_bar, write_out
 from snf_app.cli.service import follow_job, service
 from snf_client import Client
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport

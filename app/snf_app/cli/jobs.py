@@ -23,7 +23,7 @@ from snf_app.cli.common import (
 )
 from snf_app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs, print_published
 from snf_app.cli.live import live_view
-from snf_app.cli.out_file import Force
+from snf_app.cli.output import Force
 from snf_app.cli.service import follow_job, service, service_url
 from snf_client import Client
 from snf_client.schemas.base import JobType
@@ -243,7 +243,7 @@ def download(
 ) -> None:
     """Download the table that a bulk scoring job wrote, with one row of scores for each image."""
     with service(service_url(url), key) as client:
-        from snf_app.cli.score_dataset import download_table  # noqa: PLC0415 - PyArrow takes time to load
+        from snf_app.cli.bulk_scoring import download_table  # noqa: PLC0415 - PyArrow takes time to load
 
         download_table(client, client.jobs.get(job_id), out, force=force)
     typer.echo(f"the table is in {out}")

@@ -8,8 +8,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import typer
@@ -17,14 +18,15 @@ import typer
 from snf_app.cli.common import INTERRUPTED, fail, read_settings, stop_on_signals, url_option
 from snf_app.cli.job_tables import print_published, published_line
 from snf_app.cli.live import live_view
-from snf_app.cli.output import events_bar, labelled_bar
+from snf_app.cli.output import ADVICE, events_bar, labelled_bar, spinner
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_client.schemas.limits import LimitParameters, LimitRecord
 from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters
 from snf_client.schemas.training import ImageOptions, TrainingConfig
 from snf_models.datasets import DatasetStore, load_dataset
-from snf_models.errors import FolderTaken, Interrupted
+from snf_models.errors import ArtifactError, FolderTaken, Interrupted
 from snf_models.evaluation.evaluate import Subject, evaluate
+from snf_models.exports import export_model, require_export
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.pipeline.presets import TrainingRecipe
@@ -224,3 +226,31 @@ def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
             yield progress
         except Interrupted as error:
             raise fail(f"interrupted; {what} starts anew when it is repeated", INTERRUPTED) from error
+
+
+def export_here(model: str, folder: Path, form: Literal["openvino", "onnx"], *, force: bool) -> None:
+    """Export a model for the runner, and print its size."""
+    _check_folder(folder, force=force)
+    settings = read_settings()
+    version = Registry(settings.registry_dir).resolve(model)
+    with spinner(f"exporting {model}"), user_umask():
+        # The stored image is scored by the engine of the runner, whatever the engine of the service is.
+        options = replace(settings.engine_options, name="openvino", device="cpu")
+        scorer = load_model(version.path, version.calibration_path, options)
+        manifest = export_model(version, scorer, folder.absolute(), form, overwrite=force)
+    size = sum(file.bytes for file in manifest.files.values()) / 1e6
+    calibration = f"calibration {manifest.calibration.number} of {manifest.calibration.images} images"
+    typer.echo(f"{version.name}:{version.version} with {calibration} is in {folder}, {size:.1f} MB")
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    if not folder.absolute().parent.is_dir():
+        raise fail(f"expected a folder below one that exists, got {folder}; create {folder.parent} first", USAGE)
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    if not force:
+        raise fail(f"{folder} exists already; {ADVICE}", USAGE)
+    try:
+        require_export(folder)
+    except ArtifactError as error:
+        raise fail(f"{folder} is no exported model, and is not written over: {error.detail}", USAGE) from error

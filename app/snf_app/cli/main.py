@@ -46,7 +46,7 @@ COMMANDS = {
         "Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files.",
     ),
     "export": (
-        "export",
+        "model_files",
         "Export a model with its calibration in use to a folder, for scoring on machines without PyTorch.",
     ),
     "models": ("models", "List, show, calibrate, alias and delete models. Without a subcommand: list."),

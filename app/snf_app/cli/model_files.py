@@ -25,12 +25,12 @@ from snf_app.cli.common import (
     print_response,
     print_result,
     read_settings,
+    require_local,
     url_option,
 )
 from snf_app.cli.job_tables import print_published, published_line
 from snf_app.cli.model_tables import print_audit
-from snf_app.cli.out_file import ADVICE, Force, check_new, write_out
-from snf_app.cli.output import bytes_bar, spinner
+from snf_app.cli.output import ADVICE, Force, bytes_bar, check_new, spinner, write_out
 from snf_app.cli.score_output import print_notes
 from snf_app.cli.service import service
 from snf_client import Client, UnexpectedAnswer
@@ -202,6 +202,31 @@ def sample(
         print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": file.seed})
     else:
         typer.echo(f"{n} samples of {model} with seed {file.seed} in {out}")
+
+
+@commands.command("export")
+def export_graphs(
+    model: Ref,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to write, which the runner reads.", show_default=False, dir_okay=True)
+    ],
+    form: Annotated[
+        Literal["openvino", "onnx"], typer.Option("--format", help="Format of the graphs; the runner reads both.")
+    ] = "openvino",
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a folder that an export wrote; over no other one.")
+    ] = False,
+) -> None:
+    """Export a model with its calibration in use to a folder, for scoring on machines without PyTorch.
+
+    The runner of the package snf-density-runtime gives the same scores and verdicts. It has no samples and no
+    pictures of heat maps.
+    """
+    require_local("snf export", "its process makes the graphs")
+    from snf_app.cli.local_work import export_here  # noqa: PLC0415 - PyTorch takes seconds
+
+    with error_messages():
+        export_here(model, folder, form, force=force)
 
 
 def open_at_location(url: str) -> Path:

@@ -1,4 +1,4 @@
-"""Tables that fit the terminal by leaving out columns in a fixed order, and progress bars on stderr."""
+"""Tables that fit the terminal by leaving out columns in a fixed order, progress bars on stderr, and files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
 
+import typer
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -26,6 +28,11 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from snf_app.cli.common import error_messages, fail
+from snf_models.disk import write_atomically
+from snf_runtime.errors import USAGE
+from snf_worker.process_setup import user_umask
 
 Cell: TypeAlias = str | Text
 GAP = 2
@@ -220,3 +227,31 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there and holds something else.")]
+ENDINGS = (".parquet", ".csv", ".jsonl")
+"""Endings of tables of scores."""
+ADVICE = "choose another name, or write over it with --force"
+
+
+def check_place(out: Path, endings: Sequence[str]) -> None:
+    """Exit with code 2 unless ``out`` has one of the endings and its folder exists."""
+    if out.suffix not in endings:
+        expected = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
+        raise fail(f"--out: expected a file that ends in {expected}, got {out}", USAGE)
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise fail(f"--out: expected a file in a folder that exists, got {out}; create the folder first", USAGE)
+
+
+def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
+    """Exit with code 2 as :func:`check_place`, and if the file exists, unless ``force`` is set."""
+    check_place(out, endings)
+    if out.exists() and not force:
+        raise fail(f"--out: {out} exists already; {ADVICE}", USAGE)
+
+
+def write_out(out: Path, content: bytes) -> None:
+    """Write a file by the user's umask; exit with code 2 if the folder is not writable, 3 for other errors."""
+    with error_messages(), user_umask():
+        write_atomically(out.absolute(), content)

@@ -25,8 +25,7 @@ from snf_app.cli.common import (
 )
 from snf_app.cli.job_tables import print_curve, published_line
 from snf_app.cli.live import Chart, Line
-from snf_app.cli.out_file import Force, check_new, write_out
-from snf_app.cli.output import TableColumn, duration, print_facts, print_table
+from snf_app.cli.output import Force, TableColumn, check_new, duration, print_facts, print_table, write_out
 from snf_app.cli.service import service
 from snf_client.schemas.training import RunDetail, RunList, TrainingRun
 from snf_models.disk import new_folder

@@ -21,8 +21,7 @@ from snf_app.cli.common import (
     fail,
     refuse_gradients,
 )
-from snf_app.cli.out_file import ENDINGS, check_place
-from snf_app.cli.output import images_bar
+from snf_app.cli.output import ENDINGS, check_place, images_bar
 from snf_app.cli.score_output import (
     HeatMapWriter,
     JsonOutput,
@@ -121,7 +120,7 @@ def score(
     if dataset is not None:
         if out is None:
             raise fail("--dataset needs --out, the file for the table of scores", USAGE)
-        from snf_app.cli.score_dataset import score_dataset  # noqa: PLC0415 - PyArrow takes time to load
+        from snf_app.cli.bulk_scoring import score_dataset  # noqa: PLC0415 - PyArrow takes time to load
 
         counts = score_dataset(dataset, out, model, alpha, url=url, key=key, force=force, as_json=as_json)
     else:

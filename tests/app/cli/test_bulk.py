@@ -15,8 +15,8 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from snf_app.cli.bulk_scoring import download_table
 from snf_app.cli.main import cli
-from snf_app.cli.score_dataset import download_table
 from snf_client import Client
 from snf_client.schemas.jobs import JobView
 from snf_models.bulk.output import stored_output
