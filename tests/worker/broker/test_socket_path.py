@@ -11,7 +11,7 @@ from snf_worker.broker.connection import broker_url, celery_url, redis_client, s
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerStartFailed
 from snf_worker.jobs.record import Queue
-from snf_worker.jobs.submission import TASK, make_celery, queue_keys
+from snf_worker.jobs.submission import make_celery, queue_key, wake
 from snf_worker.settings import Settings
 
 
@@ -38,8 +38,8 @@ def test_all_clients_reach_a_server_in_a_folder_with_characters_of_urls(settings
     try:
         assert broker.start(timeout=20) == "started"
         assert broker.alive()
-        make_celery(odd).send_task(TASK, queue=Queue.SCORE.value)
-        assert sum(int(redis_client(odd).llen(key)) for key in queue_keys(odd, Queue.SCORE)) == 1
+        wake(make_celery(odd), Queue.SCORE)
+        assert redis_client(odd).llen(queue_key(odd, Queue.SCORE)) == 1
     finally:
         broker.stop()
 
