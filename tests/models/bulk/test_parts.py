@@ -82,7 +82,7 @@ def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path]
             assert row["log_likelihood"] is row["p_value"] is row["is_anomaly"] is row["warning"] is None
             continue
         alone = scorer.score(image.pixels[None])[0]
-        verdict = scorer.verdicts([alone, 1.0])[0]
+        verdict = scorer.verdicts([alone], 1.0)[0]
         wanted = {
             "log_likelihood": alone.log_likelihood,
             "bits_per_dim": alone.bits_per_dim,
