@@ -73,7 +73,7 @@ RUNTIME_NEEDS = {"numpy", "openvino", "PIL"}
 """What the runner is installed with."""
 NOT_DOMAINS = {"access", "http", "metrics", "cli", "console"}
 """Folders of ``snf_app`` that have no calls of their own."""
-LONGEST = 600
+LONGEST = 700
 
 
 def sources(package: str) -> list[Path]:
