@@ -255,8 +255,6 @@ def _verdicts(
 
 
 def _note(stored: Sequence[StoredEvidence] | None, kept: Sequence[StoredEvidence], precisions: set[Precision]) -> str:
-    if stored is None:
-        return "no image: only a running service keeps the evidence of the images that it judged"
     if len(precisions) > 1:
         return (
             "no image: one calibration scores in float32 and the other in bfloat16, so that the verdicts need another "
@@ -265,7 +263,10 @@ def _note(stored: Sequence[StoredEvidence] | None, kept: Sequence[StoredEvidence
     if not kept and stored:
         return f"no image: the newest {len(stored)} images were scored in {stored[-1].precision}"
     if not kept:
-        return f"no image: this service process has judged none by this model version since it started; {NOT_KEPT}"
+        return (
+            "no image: only a running service keeps the evidence of the images that it judged, and this process has "
+            f"judged none by this model version since it started; {NOT_KEPT}"
+        )
     return (
         f"the newest {len(kept)} images that this service process judged by this model version, each at the "
         f"false-alarm rate of its request; {NOT_KEPT}"

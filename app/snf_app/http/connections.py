@@ -61,15 +61,15 @@ class ConnectionWatch:
                 self._timer = asyncio.get_running_loop().call_later(self._period, self._check)
             return None
         self._refused += 1
-        status, detail = 503, f"all {self.max_connections} connections are open; try again in about {RETRY_S} s"
+        headers = {"Retry-After": str(RETRY_S)}
         if self._shares.free:
-            status = 429
             detail = (
                 f"one address may hold at most as many of {self.max_connections} connections as stay free for others; "
                 "close some"
             )
-        headers = {"Retry-After": str(RETRY_S)}
-        return Problem(status, "too-many-connections", "Too many connections", detail, headers=headers)
+            return Problem(429, "too-many-connections", "Too many connections", detail, headers=headers)
+        detail = f"all {self.max_connections} connections are open; try again in about {RETRY_S} s"
+        return Problem(503, "too-many-connections", "Too many connections", detail, headers=headers)
 
     def release(self, connection: Connection) -> None:
         """Remove a closed connection; an unknown one is ignored."""
@@ -160,17 +160,22 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes; answer 431 if 64 KiB of headers came and do not end."""
+        """Parse received bytes; answer 431 if the headers of a request reach 64 KiB."""
         if self._refused_since is not None:
             return  # read and dropped: unread bytes would reset the connection before the answer
-        self._advanced = False
-        super().data_received(data)
-        if self.transport.is_closing() or self._refused_since is not None:
-            return
-        self._unframed = 0 if self._advanced else self._unframed + len(data)
-        if self._unframed >= HEADER_BYTES:
-            self._refuse(_headers_too_large())
-        elif self._unframed and not self._in_body and self._head_since is None:
+        rest = memoryview(data)
+        while rest:
+            room = HEADER_BYTES - self._unframed
+            piece, rest = rest[:room], rest[room:]
+            self._advanced = False
+            super().data_received(data if len(piece) == len(data) else bytes(piece))
+            if self.transport.is_closing() or self._refused_since is not None:
+                return
+            self._unframed = 0 if self._advanced else self._unframed + len(piece)
+            if self._unframed >= HEADER_BYTES:
+                self._refuse(_headers_too_large())
+                return
+        if self._unframed and not self._in_body and self._head_since is None:
             self._head_since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -138,7 +138,7 @@ def test_an_alpha_that_would_be_refused_is_counted(client: TestClient) -> None:
 def test_what_cannot_be_compared_is_said(client: TestClient) -> None:
     none = client.get(f"{MODEL}/calibrations/1/comparison").json()["verdicts"]
     assert none["images"] == 0
-    assert none["note"].startswith("no image: this service process has judged none by this model version")
+    assert none["note"].startswith("no image: only a running service keeps the evidence")
     flagged(client, mixed()[:3], 0)
     assert client.get(f"{MODEL}/calibrations/1/comparison").json()["verdicts"]["images"] == 3
     rounded = client.get(f"{MODEL}/calibrations/2/comparison").json()["verdicts"]
