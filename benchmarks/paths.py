@@ -9,6 +9,7 @@ that of the call before it in the same process. Results go beside those of earli
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import json
@@ -211,6 +212,7 @@ def code_lines(text: str) -> set[int]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.paths", description=__doc__).parse_args()
     folder = Path(__file__).parent / "results"
     stored = folder / "paths.json"
     commits = json.loads(stored.read_text())["commits"] if stored.exists() else {}
