@@ -73,6 +73,9 @@ def some_events(
     ):
         if source.response.status_code == 204:
             return None
+        if source.response.status_code == 429:  # the place of the connection before is not free yet
+            time.sleep(0.2)
+            return []
         assert source.response.status_code == 200, source.response.read()
         for event in source.iter_sse():
             if event.data:  # the first one says only when to come back
