@@ -42,15 +42,15 @@ def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator
     loaded.scorer.calibration.check_alpha(parameters.alpha)
     if parameters.explain:
         loaded.scorer.require_spatial()
-    decoded = _decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size)
+    batches = _decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size)
     if loaded.scorer.preprocessing.tiled:
         # Large images are not kept ahead: the memory is that of one batch.
-        scored = _scored(decoded, loaded, parameters)
+        scored = _scored(batches, loaded, parameters)
     else:
-        scored = prefetch(_scored(prefetch(decoded, PREFETCHED), loaded, parameters), PREFETCHED)
-    with closing(scored) as batches:
+        scored = prefetch(_scored(prefetch(batches, PREFETCHED), loaded, parameters), PREFETCHED)
+    with closing(scored) as parts:
         first = 0
-        for items, outcomes in batches:
+        for items, outcomes in parts:
             yield _part(loaded, items, outcomes, first)
             first += len(items)
 

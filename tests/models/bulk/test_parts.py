@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from snf_models.bulk.output import Output, PartsDamaged, open_scratch, plan_at
@@ -105,7 +106,7 @@ class Overflowing:
         self.manifest, self.preprocessing = scorer.manifest, scorer.preprocessing
         self._scorer, self._index = scorer, index
 
-    def detect(self, images: np.ndarray, alpha: float | None) -> list[Detection | ImageError]:  # type: ignore[type-arg]
+    def detect(self, images: NDArray[np.uint8], alpha: float | None) -> list[Detection | ImageError]:
         judged = self._scorer.detect(images, alpha)
         judged[self._index] = ScoreNotFinite("overflow")
         return judged
