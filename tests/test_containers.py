@@ -77,6 +77,11 @@ def test_each_lasting_container_is_checked_restarted_and_given_time(name: str) -
     assert service.get("user", "") not in ("root", "0")
 
 
+def test_a_worker_leaves_cores_to_the_service() -> None:
+    assert Settings(beside_service=_environment(SERVICES["worker"])["SNF_BESIDE_SERVICE"]).beside_service
+    assert "SNF_BESIDE_SERVICE" not in _environment(SERVICES["api"])
+
+
 def test_stopping_takes_no_longer_than_the_grace() -> None:
     assert grace_seconds("api") >= Settings().kill_after_seconds
     assert grace_seconds("worker") > Settings().stop_grace_seconds

@@ -324,6 +324,11 @@ class Settings(ServiceSettings):
         description="CPU threads of one job; unset: `threads`, or else as for scoring. A training then uses "
         "fewer where its first steps are faster with them.",
     )
+    beside_service: bool = Field(
+        default=False,
+        description="Whether the service runs on the machine of the workers: they then share half of its cores, as "
+        "under `snf up`.",
+    )
     lease_seconds: float = Field(
         default=30.0, gt=0, description="Time without a heartbeat after which a worker loses its job, in seconds."
     )

@@ -71,6 +71,22 @@ def test_settings_are_read_from_variables(monkeypatch: pytest.MonkeyPatch) -> No
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("devices", "beside_service", "threads"),
+    [(("cpu",), False, "8"), (("cpu",), True, "4"), (("cpu", "cuda:0"), False, "4"), (("cpu", "cuda:0"), True, "2")],
+)
+def test_workers_share_the_threads_that_the_service_leaves(
+    devices: tuple[str, ...],
+    beside_service: bool,
+    threads: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    parts = worker_processes(settings.model_copy(update={"devices": devices, "beside_service": beside_service}))
+    assert {part.variables["OMP_NUM_THREADS"] for part in parts} == {threads}
+
+
 def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
     parts = worker_processes(both, "tests.worker.support.fake_worker")

@@ -73,7 +73,7 @@ class ChildProcess:
         self.deaths = 0  # in a row, each soon after a start
         self._module = module
         self.settings = settings
-        self._variables = dict(variables or {})
+        self.variables = dict(variables or {})
         # A process that was asked to stop may take as long as that, and does not answer meanwhile.
         self._patience_s = max(patience_s, settings.kill_after_seconds)
         self._output = settings.logs_dir / f"{name}.out"
@@ -98,7 +98,7 @@ class ChildProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=child_environment(self.settings.environment(), self._variables, pipe.environment),
+                env=child_environment(self.settings.environment(), self.variables, pipe.environment),
                 cwd=Path(__file__).resolve().parents[2],
                 pass_fds=[pipe.fd],
                 start_new_session=True,
@@ -159,7 +159,7 @@ class ChildProcess:
 
     def share_threads(self, processes: int) -> None:
         """Limit OpenMP to a share of the threads of ``OMP_NUM_THREADS``, or of the cores."""
-        self._variables["OMP_NUM_THREADS"] = str(max(1, thread_count(None) // processes))
+        self.variables["OMP_NUM_THREADS"] = str(max(1, thread_count(None) // processes))
 
     def _limit_output(self) -> None:
         """Empty the file of the output when it is large. The process appends, so that it goes on at the start."""

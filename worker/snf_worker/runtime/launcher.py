@@ -61,7 +61,7 @@ def worker_processes(settings: Settings, module: str = "snf_worker.runtime.main"
             "change SNF_DEVICES or SNF_QUEUES"
         )
     memory = memory_of_this_machine()
-    return [
+    processes = [
         ChildProcess(
             process_name(device),
             module,
@@ -76,6 +76,10 @@ def worker_processes(settings: Settings, module: str = "snf_worker.runtime.main"
         )
         for device in able
     ]
+    for process in processes:
+        # The service may use all cores: it computes in bursts. A training of as many threads would wait for each.
+        process.share_threads(len(able) * (2 if settings.beside_service else 1))
+    return processes
 
 
 def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
@@ -89,13 +93,14 @@ def run_workers(settings: Settings, echo: Callable[[str], None] = print) -> int:
     if remark is not None:
         log.warning(remark)
     with runtime_folder_in_use(settings):
-        return run_worker(processes[0].settings) if alone else _run_all(processes, settings, echo)
+        if not alone:
+            return _run_all(processes, settings, echo)
+        os.environ.update(processes[0].variables)
+        return run_worker(processes[0].settings)
 
 
 def _run_all(processes: Sequence[ChildProcess], settings: Settings, echo: Callable[[str], None]) -> int:
     echo(f"{len(processes)} workers, one for each device; their logs are in {settings.logs_dir}")
-    for process in processes:
-        process.share_threads(len(processes))
     with _stop_on_signals() as stop:
         try:
             for process in processes:
@@ -229,10 +234,7 @@ class Installation:
             self._broker = ChildProcess("broker", "snf_worker.broker.embedded", settings)
         # Only the service checks keys: no other process gets any.
         keys = {"SNF_API_KEYS": ",".join(settings.api_keys)}
-        workers = worker_processes(settings, worker)
-        # The service may use all cores: it computes in bursts. A training of as many threads would wait for each.
-        for process in workers:
-            process.share_threads(2 * len(workers))
+        workers = worker_processes(settings.model_copy(update={"beside_service": True}), worker)
         self._others = [*workers, ChildProcess("service", service, settings, keys, _BUSY_S)]
 
     def run(self) -> int:
