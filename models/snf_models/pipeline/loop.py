@@ -552,4 +552,10 @@ class Trainer:
             self.observe({"event": "samples", "step": step, "file": f"{self.samples.name}/{path.name}"})
 
     def _advice(self) -> str:
-        return f"a smaller learning rate than {self.config.learning_rate:g} or a longer warm-up may help"
+        size, usual = self.batches.batch_size, TrainingConfig.model_fields["batch_size"].default
+        lower = f"a smaller learning_rate than {self.config.learning_rate:g} or more warmup_steps may help"
+        if size >= usual:
+            return lower
+        images = "" if size == self.config.batch_size else ", which takes as many training images"
+        larger = f"set batch_size to {usual} or more{images}"
+        return f"batches of {size} images are small for this flow: {larger}; else {lower}"

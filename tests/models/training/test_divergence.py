@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import re
 from collections.abc import Callable, Container
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +37,19 @@ DIVERGING = TrainingConfig(
 
 def test_divergence_is_named(tmp_path: Path) -> None:
     config = DIVERGING.model_copy(update={"learning_rate": 1.0, "gradient_clip": 1e9})
-    with pytest.raises(TrainingDiverged, match=r"^step \d+: .*; a smaller learning rate than 1 or a longer warm-up"):
+    advice = "batches of 32 images are small for this flow: set batch_size to 64 or more; else a smaller learning_rate"
+    with pytest.raises(TrainingDiverged, match=rf"^step \d+: .*; {advice} than 1"):
         run(tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
+    ("images", "advice"),
+    [(64, "a smaller learning_rate"), (20, "batches of 20 images are small .* which takes as many training images")],
+)
+def test_advice_follows_the_size_of_the_batches(images: int, advice: str, tmp_path: Path) -> None:
+    trainer, _ = trainer_in(tmp_path)
+    trainer.batches = replace(trainer.batches, batch_size=images)
+    assert re.match(advice, trainer._advice())
 
 
 @pytest.mark.parametrize(
