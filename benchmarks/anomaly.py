@@ -8,10 +8,6 @@ as ``snf evaluate`` does it).
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,60 +15,29 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.common import RESULTS, parser_of, read_results, table, write_results
 from benchmarks.needs import data_dir
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_models.datasets.builtin import FILES
 from snf_models.datasets.store import DatasetStore
 from snf_models.datasets.uploads import Source
-from snf_models.disk import write_atomically
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
 
-RESULTS = Path(__file__).parent / "results"
 AGAINST = {"mnist-snf-glow": "fashion-mnist", "fashion-snf-glow": "mnist", "cifar10-snf-glow": "svhn"}
 SVHN = "svhn_test10k.npz"
 WORK = Path("var/anomaly")
 
 
-def main() -> int:
-    """Measure, print, write; a model's row replaces its earlier one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.anomaly")
-    parser.add_argument("models", nargs="*", default=list(AGAINST))
-    parser.add_argument("--images", type=int, default=10_000)
-    arguments = parser.parse_args()
-    folder = data_dir(*FILES, SVHN)
-    store = with_svhn(folder)
-    path = RESULTS / "anomaly.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    rows = known if isinstance(known, dict) else {}
-    for name in arguments.models:
-        scorer = load_model(Registry(Path("var/registry")).resolve(f"{name}:1").path)
-        other, own = AGAINST[name], scorer.manifest.training.dataset
-        plain = EvaluationParameters(against=[other], corruptions=True, images=arguments.images)
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(name)
-
-            def tell(what: str, done: int, total: int) -> None:
-                progress.update(task, description=f"{name}: {what}", completed=done, total=total)  # noqa: B023
-
-            rows[name] = compact(evaluate(Subject(scorer, name, own, plain, folder, store), tell))
-        write_atomically(path, json.dumps(rows, indent=1).encode())
-        write_atomically(RESULTS / "anomaly.md", report(rows).encode())
-    print(report(rows))
-    return 0
-
-
 def with_svhn(folder: Path) -> DatasetStore:
-    """Return a store that has the street numbers, where their file is there."""
+    """Return a store that has the street numbers."""
     store = DatasetStore(WORK / "datasets")
-    source = folder / SVHN
-    if source.exists() and "svhn" not in store.names():
-        with np.load(source, allow_pickle=False) as arrays:
-            buffer = io.BytesIO()
-            np.save(buffer, arrays["x_test"])
+    if "svhn" not in store.names():
         path = WORK / "svhn.npy"
-        write_atomically(path, buffer.getvalue())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with np.load(folder / SVHN, allow_pickle=False) as arrays:
+            np.save(path, arrays["x_test"])
         store.create("svhn", [Source(path, path.name)])
     return store
 
@@ -104,38 +69,55 @@ def compact(report: EvaluationReport) -> dict[str, Any]:
     }
 
 
-def table(row: dict[str, Any]) -> str:
-    """Return one model's sets as a Markdown table: AUROC with intervals, detection, the best baseline."""
-    columns = list(next(iter(row["sets"].values()))["scores"])
-    combined = columns[0]
+def lines_of(name: str, row: dict[str, Any]) -> list[str]:
+    """Return the section of a model: AUROC with intervals, detection, the best baseline."""
+    combined, *others = next(iter(row["sets"].values()))["scores"]
     alarms = ", ".join(
         f"{one['share']:.2%} at alpha {one['alpha']:.0%} (99 % interval {one['interval'][0]:.2%} - "
         f"{one['interval'][1]:.2%})"
         for one in row["false_alarms"][combined]
         if one["share"] is not None
     )
-    lines = [
-        f"False alarms on {row['normal']['test']} images of {row['normal']['name']}: {alarms}.",
-        "",
-        "| set | AUROC | 95 % interval | found at 1 % | found at 5 % | " + " | ".join(columns[1:]) + " |",
-        "|---" * (5 + len(columns[1:])) + "|",
-    ]
-    for name, one in row["sets"].items():
+    rows = []
+    for of_set, one in row["sets"].items():
         first = one["scores"][combined]
-        low, high = first["auroc_interval"]
         found = [f"{rate['share']:.1%}" if rate["share"] is not None else "-" for rate in first["detected"][:2]]
-        rest = " | ".join(f"{one['scores'][column]['auroc']:.3f}" for column in columns[1:])
-        lines.append(f"| {name} | {first['auroc']:.4f} | {low:.4f} - {high:.4f} | {' | '.join(found)} | {rest} |")
-    return "\n".join(lines) + "\n"
+        interval = " - ".join(f"{end:.4f}" for end in first["auroc_interval"])
+        rest = [f"{one['scores'][column]['auroc']:.3f}" for column in others]
+        rows.append([of_set, f"{first['auroc']:.4f}", interval, *found, *rest])
+    images = f"False alarms on {row['normal']['test']} images of {row['normal']['name']}: {alarms}."
+    heads = ("set", "AUROC", "95 % interval", "found at 1 %", "found at 5 %", *others)
+    return ["", f"## {name}", "", images, "", *table(heads, rows)]
 
 
 def report(rows: dict[str, Any]) -> str:
-    """Return all rows as Markdown."""
-    parts = ["# The anomaly score: AUROC, detection, false alarms\n"]
-    for name, row in rows.items():
-        parts += [f"## {name}\n", table(row)]
-    return "\n".join(parts)
+    sections = [line for name, row in rows.items() for line in lines_of(name, row)]
+    return "\n".join(["# The anomaly score: AUROC, detection, false alarms", *sections, ""])
+
+
+def main() -> None:
+    """Measure, print, write; a model's row replaces its earlier one."""
+    parser = parser_of("anomaly", __doc__)
+    parser.add_argument("models", nargs="*", default=list(AGAINST))
+    parser.add_argument("--images", type=int, default=10_000)
+    arguments = parser.parse_args()
+    folder = data_dir(*FILES, SVHN)
+    store = with_svhn(folder)
+    rows = read_results(RESULTS / "anomaly.json")
+    for name in arguments.models:
+        scorer = load_model(Registry(Path("var/registry")).resolve(f"{name}:1").path)
+        other, own = AGAINST[name], scorer.manifest.training.dataset
+        plain = EvaluationParameters(against=[other], corruptions=True, images=arguments.images)
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task(name)
+
+            def tell(what: str, done: int, total: int) -> None:
+                progress.update(task, description=f"{name}: {what}", completed=done, total=total)  # noqa: B023
+
+            rows[name] = compact(evaluate(Subject(scorer, name, own, plain, folder, store), tell))
+        write_results(RESULTS, "anomaly", rows, report(rows))
+    print(report(rows))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

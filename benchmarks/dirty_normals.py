@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.common import RESULTS, machine, parser_of, table, write_results
 from benchmarks.needs import data_dir
-from benchmarks.speed.machine import describe
 from snf_models.datasets import Dataset, Images, load_dataset
 from snf_models.datasets.dataset import digest_of
 from snf_models.evaluation.metrics import separation
@@ -29,7 +29,6 @@ from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.scoring.likelihood import bits_per_dim
 
-RESULTS = Path(__file__).parent / "results"
 DIRT = 0.05
 SHARES = (0.0, 0.05, 0.1)
 PATCH = 8
@@ -140,61 +139,44 @@ def measure(material: Material, kind: str, share: float, arguments: argparse.Nam
     return row
 
 
-def as_markdown(summary: dict[str, Any]) -> str:
-    """Return the table for people."""
-    lines = [
-        "# Dirty normals",
-        "",
+def report(summary: dict[str, Any]) -> str:
+    kinds = ("digits", "patch", "noise")
+    heads = ["dirt", "suspect_share", "clean nats", "bits/dim", *(f"{kind} nats" for kind in kinds)]
+    heads += [*(f"AUROC {kind}" for kind in kinds), "flagged clean", *kinds]
+    rows = []
+    for row in summary["rows"]:
+        clean, strange = row["clean"], [row[kind] for kind in kinds]
+        cells = [row["dirt"], f"{row['suspect_share']:g}"]
+        cells += [f"{clean['mean_log_likelihood']:.1f}", f"{clean['bits_per_dim']:.4f}"]
+        cells += [f"{one['mean_log_likelihood']:.1f}" for one in strange]
+        cells += [f"{one['auroc_low_likelihood']:.3f} / {one['auroc_statistic']:.3f}" for one in strange]
+        rows.append([*cells, *(f"{one['flagged']:.2%}" for one in (clean, *strange))])
+    text = (
         f"Fashion-MNIST, {DIRT:.0%} of the images of every part replaced by MNIST digits (`digits`), or given a square "
         f"of {PATCH}x{PATCH} pixels of noise (`patch`), or normal noise of deviation {NOISE:g} everywhere (`noise`); "
         f"{summary['preset']}, {summary['steps']} steps, {PARTS['train']} training images. Measured on {HELD_OUT} "
         "held-out images of each kind. AUROC: clean against strange, by low raw log-likelihood / by the combined "
-        f"statistic; flagged at alpha = {ALPHA:g}.",
-        "",
-        "| dirt | suspect_share | clean nats | bits/dim | digits nats | patch nats | noise nats "
-        "| AUROC digits | AUROC patch | AUROC noise | flagged clean | digits | patch | noise |",
-        "|" + "---|" * 14,
-    ]
-    for row in summary["rows"]:
-        clean, strange = row["clean"], [row[name] for name in ("digits", "patch", "noise")]
-        cells = [
-            row["dirt"],
-            f"{row['suspect_share']:g}",
-            f"{clean['mean_log_likelihood']:.1f}",
-            f"{clean['bits_per_dim']:.4f}",
-            *(f"{one['mean_log_likelihood']:.1f}" for one in strange),
-            *(f"{one['auroc_low_likelihood']:.3f} / {one['auroc_statistic']:.3f}" for one in strange),
-            *(f"{one['flagged']:.2%}" for one in (clean, *strange)),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        f"statistic; flagged at alpha = {ALPHA:g}."
+    )
+    return "\n".join(["# Dirty normals", "", text, "", *table(heads, rows), ""])
 
 
 def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dirty_normals", description=__doc__)
+    parser = parser_of("dirty_normals", __doc__)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--preset", default="snf-glow-tiny")
     parser.add_argument("--folder", type=Path, default=Path("var/dirty_normals"), help="checkpoints and models")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of dirty_normals.json and .md")
     arguments = parser.parse_args()
     material = Material(data_dir("mnist", "fashion-mnist"))
-    summary: dict[str, Any] = {
-        "machine": describe(THREADS),
-        "preset": arguments.preset,
-        "steps": arguments.steps,
-        "rows": [],
-    }
+    summary: dict[str, Any] = {"machine": machine(THREADS), "preset": arguments.preset, "steps": arguments.steps}
+    summary["rows"] = []
     for kind in ("clean", "digits", "patch", "noise"):
         for share in SHARES:
-            row = measure(material, kind, share, arguments)
-            summary["rows"].append(row)
-            print(json.dumps(row), flush=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "dirty_normals.json").write_text(json.dumps(summary, indent=1) + "\n")
-    text = as_markdown(summary)
-    (arguments.out / "dirty_normals.md").write_text(text)
-    print(text)
+            summary["rows"].append(measure(material, kind, share, arguments))
+            print(json.dumps(summary["rows"][-1]), flush=True)
+    write_results(arguments.out, "dirty_normals", summary, report(summary))
+    print(report(summary))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 
 Images are pairs of independent normal numbers. The anomaly statistic is -ln of the probability of a larger first one.
 The second number, rounded to one of about 60 levels, is the white level. Every stream has a calibration set of its own.
-``python -m benchmarks.drift_ties`` has streams of real statistics.
 
 - ``exchangeable``: streams without drift in which the martingale ever reaches a capital, after any image. As a
   counter-example, the same bets on ranks among the calibration images alone.
@@ -13,32 +12,26 @@ The second number, rounded to one of about 60 levels, is the white level. Every 
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import math
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import norm
 
+from benchmarks.common import RESULTS, parser_of, table, write_results
 from snf_app.drift.service import DriftReference, Stream
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
-from snf_models.disk import write_atomically
 from snf_runtime.anomaly.calibration import CELLS, statistic_cells
 from snf_runtime.anomaly.calibration import p_values as conformal_p_values
 from snf_runtime.scoring.evidence import LEVELS
 from snf_worker.settings import ServiceSettings
 
 Array = NDArray[np.float64]
-
-RESULTS = Path(__file__).parent / "results"
 
 CALIBRATION = 1000
 LONG = 100_000
@@ -99,18 +92,15 @@ def exchangeable(streams: int, progress: Progress) -> dict[str, Any]:
 
 
 def counts(statistics: Array) -> NDArray[np.int64]:
-    """Number of images in each cell of the martingale."""
     return np.bincount(statistic_cells(statistics), minlength=CELLS)
 
 
 def capital(ranks: Array) -> Array:
-    """Logarithm of the capital after each image."""
     martingale = ConformalMartingale()
     return np.concatenate([martingale.bet(ranks[start : start + PART]) for start in range(0, len(ranks), PART)])
 
 
 def first(condition: NDArray[np.bool_]) -> int | None:
-    """Number of images until a condition is first true."""
     return int(condition.argmax()) + 1 if condition.any() else None
 
 
@@ -161,9 +151,10 @@ def quantiles(found: list[float]) -> dict[str, Any]:
 
 
 def report(document: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
     streams = document["exchangeable"]
     alone = streams["ranks_among_calibration_alone"]
+    heads = ("capital", "streams that ever reach it", "allowed")
+    of_alone = f"of {alone['streams']} streams, by ranks among the calibration images alone"
     lines = [
         "# Drift test",
         "",
@@ -172,12 +163,12 @@ def report(document: dict[str, Any]) -> str:
         f"## Without drift: {streams['streams']:,} streams of {streams['images']:,} images, "
         f"{streams['calibration_images']:,} calibration images each",
         "",
-        "| capital | streams that ever reach it | allowed | "
-        f"of {alone['streams']} streams, by ranks among the calibration images alone |",
-        "|---|---|---|---|",
-        *(
-            f"| {int(limit):,} | {reached} | {streams['allowed'][limit]:g} | {alone['reached'][limit]} |"
-            for limit, reached in streams["reached"].items()
+        *table(
+            (*heads, of_alone),
+            [
+                (f"{int(limit):,}", reached, f"{streams['allowed'][limit]:g}", alone["reached"][limit])
+                for limit, reached in streams["reached"].items()
+            ],
         ),
         "",
         "By ranks among the calibration images alone, the median alarm comes after "
@@ -188,21 +179,20 @@ def report(document: dict[str, Any]) -> str:
         f"Median / 90 % of {document['delays'][0]['streams']} streams, looked at every {DELAY_EVERY} images. `-`: so "
         f"many streams have no alarm within {AFTER:,} images.",
         "",
-        "| change | images before it | images to the alarm |",
-        "|---|---|---|",
-        *(f"| {row['change']} | {row['images_before']:,} | {delay(row)} |" for row in document["delays"]),
+        *table(
+            ("change", "images before it", "images to the alarm"),
+            [(row["change"], f"{row['images_before']:,}", delay(row)) for row in document["delays"]],
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
 def delay(found: dict[str, Any]) -> str:
-    """Return median and 90 % quantile as text."""
     return " / ".join("-" if found[name] is None else f"{found[name]:,}" for name in ("median", "ninety_percent"))
 
 
 def main() -> None:
-    """Simulate, print, and write ``results/drift.json`` and ``results/drift.md``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("drift", __doc__)
     parser.add_argument("--streams", type=int, default=1000, help="streams without drift")
     parser.add_argument("--delay-streams", type=int, default=DELAY_STREAMS, help="streams for each change")
     arguments = parser.parse_args()
@@ -215,9 +205,8 @@ def main() -> None:
         }
     document["seconds"] = round(time.process_time() - start)
     text = report(document)
-    Console().print(text, markup=False, highlight=False)
-    write_atomically(RESULTS / "drift.json", (json.dumps(document, indent=1) + "\n").encode())
-    write_atomically(RESULTS / "drift.md", text.encode())
+    print(text)
+    write_results(RESULTS, "drift", document, text)
 
 
 if __name__ == "__main__":

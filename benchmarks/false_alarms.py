@@ -10,9 +10,6 @@ written by other people.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +18,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.common import RESULTS, parser_of, read_results, table, write_results
 from benchmarks.needs import data_dir
 from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Images, load_dataset
 from snf_models.datasets.builtin import FILES
-from snf_models.disk import write_atomically
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import p_values
 from snf_runtime.scoring.evidence import Evidence, grid_shape
 
-RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.01, 0.05)
 BATCH = 250
-
-
-def main() -> int:
-    """Measure, print, write; a model's row replaces its earlier one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.false_alarms")
-    parser.add_argument("models", nargs="*", default=["fashion-snf-glow", "cifar10-snf-glow", "mnist-snf-glow"])
-    parser.add_argument("--resplits", type=int, default=200)
-    arguments = parser.parse_args()
-    folder = data_dir(*FILES)
-    path = RESULTS / "false_alarms.json"
-    known = {row["model"]: row for row in json.loads(path.read_text())} if path.exists() else {}
-    for name in arguments.models:
-        known[name] = measure(name, arguments.resplits, folder)
-        rows = [known[model] for model in sorted(known)]
-        write_atomically(path, json.dumps(rows, indent=1).encode())
-        write_atomically(path.with_suffix(".md"), report(rows).encode())
-    print(report(rows))
-    return 0
 
 
 def measure(name: str, resplits: int, data_dir: Path) -> dict[str, Any]:
@@ -79,7 +57,6 @@ def measure(name: str, resplits: int, data_dir: Path) -> dict[str, Any]:
 
 
 def evidence_of(scorer: Scorer, images: Images, label: str) -> Evidence:
-    """Return the evidence of ``images``, with a progress bar."""
     starts = track(range(0, len(images), BATCH), label, console=Console(stderr=True))
     found = [scorer.score(np.ascontiguousarray(images[start : start + BATCH])) for start in starts]
     return Evidence.join([one.evidence for batch in found for one in batch if one.evidence is not None])
@@ -94,29 +71,41 @@ def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:
 
 
 def outside(p: NDArray[np.float64], sizes: list[int], alpha: float) -> bool:
-    """Whether the share of flagged test images leaves the interval."""
     low, high = false_alarm_interval(sizes[1], sizes[2], alpha)
     return not low <= float((p <= alpha).mean()) <= high
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [
-        "# False alarms over random resplits of held-out images",
-        "",
-        "| model | alpha | 99 % interval | mean of all runs | runs outside | official split |",
-        "|---|---|---|---|---|---|",
+    cells = [
+        (
+            row["model"],
+            f"{alpha:.0%}",
+            " - ".join(f"{end:.2%}" for end in row["intervals_99"][str(alpha)]),
+            f"{row['mean_false_alarms'][str(alpha)]:.2%}",
+            f"{row['outside_share'][str(alpha)]:.1%} of {row['resplits']}",
+            f"{row['official_split'][str(alpha)]:.2%}",
+        )
+        for row in rows
+        for alpha in ALPHAS
     ]
-    for row in rows:
-        for alpha in ALPHAS:
-            low, high = row["intervals_99"][str(alpha)]
-            lines.append(
-                f"| {row['model']} | {alpha:.0%} | {low:.2%} - {high:.2%} | {row['mean_false_alarms'][str(alpha)]:.2%} "
-                f"| {row['outside_share'][str(alpha)]:.1%} of {row['resplits']} "
-                f"| {row['official_split'][str(alpha)]:.2%} |"
-            )
-    return "\n".join(lines) + "\n"
+    heads = ("model", "alpha", "99 % interval", "mean of all runs", "runs outside", "official split")
+    return "\n".join(["# False alarms over random resplits of held-out images", "", *table(heads, cells), ""])
+
+
+def main() -> None:
+    """Measure, print, write; a model's row replaces its earlier one."""
+    parser = parser_of("false_alarms", __doc__)
+    parser.add_argument("models", nargs="*", default=["fashion-snf-glow", "cifar10-snf-glow", "mnist-snf-glow"])
+    parser.add_argument("--resplits", type=int, default=200)
+    arguments = parser.parse_args()
+    folder = data_dir(*FILES)
+    known = {row["model"]: row for row in read_results(RESULTS / "false_alarms.json")}
+    for name in arguments.models:
+        known[name] = measure(name, arguments.resplits, folder)
+        rows = [known[model] for model in sorted(known)]
+        write_results(RESULTS, "false_alarms", rows, report(rows))
+    print(report(list(known.values())))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -13,15 +10,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.end_to_end.support.service import environment, free_port
-from tests.support.paths import ROOT
+from benchmarks.common import (  # noqa: F401 - other benchmarks take the last three from here
+    ROOT,
+    environment,
+    free_port,
+    machine,
+    percentile,
+    write_results,
+)
 
 READY_S = 120
 STOP_S = 90
@@ -88,7 +91,6 @@ def find(home: Path, role: str) -> Process | None:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the resident memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
@@ -135,14 +137,24 @@ def running(*arguments: str, home: Path, **settings: Any) -> Iterator[Running]:
 
 
 @contextmanager
+def installation(*command: str, home: Path, **settings: Any) -> Iterator[PatientClient]:
+    """Run a command that starts a service, wait until it can score, and give a client of it."""
+    port = free_port()
+    with running(*command, home=home, port=port, **settings) as process, PatientClient(port) as client:
+        client.await_ready(process)
+        client.pid = process.process.pid
+        yield client
+
+
+def serving(home: Path, **settings: Any) -> AbstractContextManager[PatientClient]:
+    """Run the service alone."""
+    return installation("snf_app.server", home=home, **settings)
+
+
+@contextmanager
 def snf_up(home: Path, **settings: Any) -> Iterator[PatientClient]:
     """Run everything that ``snf up`` starts; raises ``RuntimeError`` where it leaves a process behind."""
-    port = free_port()
-    with (
-        running("snf_app.cli.main", "up", home=home, port=port, runtime_dir=home / "run", **settings) as launcher,
-        PatientClient(port) as client,
-    ):
-        client.await_ready(launcher)
+    with installation("snf_app.cli.main", "up", home=home, runtime_dir=home / "run", **settings) as client:
         yield client
     if left := end_all(home):
         raise RuntimeError(f"left behind: {left}")
@@ -163,13 +175,6 @@ def temporary_home(name: str) -> Iterator[Path]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def write_results(folder: Path, name: str, found: dict[str, Any], text: str) -> None:
-    """Write the results of a benchmark as ``NAME.json``, and the text about them as ``NAME.md``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(text)
-
-
 def end_all(home: Path) -> list[Process]:
     """Kill what still works on ``home`` and return it."""
     left = processes(home)
@@ -184,6 +189,7 @@ class PatientClient(httpx.Client):
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.pid = 0
         super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False)
 
     def patient(self, method: str, path: str, seconds: float = 60, **options: Any) -> httpx.Response:
@@ -233,19 +239,3 @@ def until(what: str, seconds: float, found: Callable[[], Any]) -> Any:
             return value
         time.sleep(0.1)
     raise TimeoutError(f"no {what} after {seconds:g} s")
-
-
-def percentile(values: list[float], share: float) -> float:
-    """Return the smallest value that ``share`` of the values do not exceed, 0.5 for the median."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
-def machine() -> dict[str, Any]:
-    """Return what the timings were taken on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return {
-        "cpu": next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }

@@ -3,8 +3,7 @@
 ``python -m benchmarks.intervals [--repetitions 2000]``
 
 Scores are drawn from mixtures of normal distributions whose true AUROC, average precision and false-positive rate are
-integrals of them. Nothing of the product is used but the functions that return intervals. ``before`` is the percentile
-bootstrap, which the product had until then.
+integrals of them. Nothing of the product is used but the functions that return intervals.
 
 - ``equal``, ``wide``, ``narrow``: anomalies are shifted, and spread as normal images do, by 2, or by 0.5.
 - ``hidden``: all anomalies are far away but for a share that looks like normal images.
@@ -14,32 +13,24 @@ bootstrap, which the product had until then.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import Progress
 from scipy.stats import norm
 
+from benchmarks.common import RESULTS, parser_of, table, write_results
 from snf_models.anomaly.exchangeability import false_alarm_interval, safe_threshold
-from snf_models.disk import write_atomically
 from snf_models.evaluation.metrics import auroc_gain, intervals
 from snf_models.limits.measure import limit_cell, limit_curve
 
 Array = NDArray[np.float64]
 
-RESULTS = Path(__file__).parent / "results"
 AUROCS = (0.5, 0.7, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 SIZES = ((20, 20), (50, 50), (100, 100), (200, 200), (1000, 1000), (500, 50), (50, 500), (1000, 20), (20, 1000))
 METRICS = ("AUROC", "average precision", "FPR at 95 % TPR")
-BEFORE_AUROCS = (0.9, 0.95, 0.98, 0.99, 0.995)
-BEFORE_SIZES = ((20, 20), (50, 50), (100, 100))
-RESAMPLES = 1000
 GAINS = ((0.9, 0.9), (0.95, 0.9), (0.99, 0.99), (0.99, 0.95), (0.999, 0.999), (0.999, 0.99))
 GAIN_SIZES = ((20, 20), (50, 50), (100, 100), (1000, 1000), (500, 50), (50, 500))
 CORRELATIONS = (0.0, 0.5, 0.9)
@@ -57,24 +48,20 @@ class Scores(NamedTuple):
 
     @classmethod
     def of(cls, *parts: tuple[float, float, float]) -> Scores:
-        """Return the mixture of ``(share, mean, standard deviation)``."""
         return cls(*np.array(parts).T)
 
     def draw(self, generator: np.random.Generator, *shape: int) -> Array:
-        """Return random scores of the mixture."""
         part = generator.choice(len(self.shares), size=shape, p=self.shares)
         drawn: Array = self.means[part] + self.deviations[part] * generator.normal(size=shape)
         return drawn
 
     def exceed(self, value: Array | float) -> Array:
-        """Return the probability of a larger score."""
         shifted = (np.asarray(value)[..., None] - self.means) / self.deviations
         total: Array = (self.shares * norm.sf(shifted)).sum(-1)
         return total
 
 
 def family(name: str, auroc: float) -> tuple[Scores, Scores]:
-    """Return the scores of normal and of anomalous images."""
     usual = Scores.of((1, 0, 1))
     share = 2 * (1 - auroc)
     if name == "hidden":
@@ -106,26 +93,10 @@ def truth(name: str, auroc: float, n: int, m: int) -> tuple[float, float, float]
 
 
 def drawn(name: str, auroc: float, n: int, m: int, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Return random scores of ``n`` normal and ``m`` anomalous images."""
     normal, strange = (of.draw(generator, size) for of, size in zip(family(name, auroc), (n, m), strict=True))
     if name == "tied":
         normal, strange = (np.round(of / STEP) * STEP for of in (normal, strange))
     return normal, strange
-
-
-def bootstrap(normal: Array, strange: Array, generator: np.random.Generator) -> list[tuple[float, float]]:
-    """Return the percentile intervals of AUROC and FPR over resamples of the images."""
-    counts = [
-        generator.multinomial(len(of), np.full(len(of), 1 / len(of)), RESAMPLES).astype(np.float64)
-        for of in (normal, strange)
-    ]
-    wins = (strange > normal[:, None]) + 0.5 * (strange == normal[:, None])
-    aurocs = np.einsum("ri,ri->r", counts[0] @ wins, counts[1]) / wins.size
-    order = np.argsort(-strange, kind="stable")
-    reached = (counts[1][:, order].cumsum(1) >= 0.95 * len(strange) - 1e-9).argmax(1)
-    at_least = (normal[:, None] >= strange[order]).astype(np.float64)
-    fprs = np.einsum("rn,nr->r", counts[0], at_least[:, reached]) / len(normal)
-    return [tuple(np.quantile(of, (0.025, 0.975))) for of in (aurocs, fprs)]
 
 
 class Coverage:
@@ -135,7 +106,6 @@ class Coverage:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, setting: dict[str, Any], found: list[tuple[float, float]], true: float) -> None:
-        """Add the intervals of one setting."""
         low, high = np.array(found).T
         above, below = float((low > true + 1e-9).mean()), float((high < true - 1e-9).mean())
         width = round(float((high - low).mean()), 4)
@@ -154,28 +124,6 @@ def separations(repetitions: int, progress: Progress) -> dict[str, list[dict[str
         for metric, of, true in zip(METRICS, zip(*rows, strict=True), truth(name, auroc, n, m), strict=True):
             found[metric].add(setting, list(of), true)
     return {metric: of.rows for metric, of in found.items()}
-
-
-def before_and_after(repetitions: int, progress: Progress) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Coverage of the percentile bootstrap and of the product's intervals on the same scores."""
-    kinds = {kind: {metric: Coverage() for metric in (METRICS[0], METRICS[2])} for kind in ("before", "after")}
-    settings = [
-        (name, auroc, *sizes) for name in ("equal", "hidden") for sizes in BEFORE_SIZES for auroc in BEFORE_AUROCS
-    ]
-    for number, (name, auroc, n, m) in enumerate(progress.track(settings, description="bootstrap")):
-        generator = np.random.default_rng((2, number))
-        found: dict[str, list[Any]] = {"before": [], "after": []}
-        for _ in range(repetitions):
-            normal, strange = drawn(name, auroc, n, m, generator)
-            found["before"].append(bootstrap(normal, strange, generator))
-            found["after"].append(intervals(normal, strange)[::2])
-        setting = {"scores": name, "normal": n, "anomalous": m}
-        for kind, rows in found.items():
-            for metric, of, true in zip(
-                kinds[kind], zip(*rows, strict=True), truth(name, auroc, n, m)[::2], strict=True
-            ):
-                kinds[kind][metric].add(setting, list(of), true)
-    return {kind: {metric: of.rows for metric, of in metrics.items()} for kind, metrics in kinds.items()}
 
 
 def gains(repetitions: int, progress: Progress) -> list[dict[str, Any]]:
@@ -207,7 +155,6 @@ def gains(repetitions: int, progress: Progress) -> list[dict[str, Any]]:
 
 
 def correlated(generator: np.random.Generator, size: int, correlation: float) -> Array:
-    """Return two rows of normal numbers with a correlation."""
     one, other = generator.normal(size=(2, size))
     return np.stack([one, correlation * one + np.sqrt(1 - correlation**2) * other])
 
@@ -256,72 +203,61 @@ def limits(repetitions: int) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
-    """Return worst and mean coverage as cells of a table."""
+def summary(name: str, rows: list[dict[str, Any]]) -> list[str]:
     covered = np.array([row["covered"] for row in rows])
     worst = rows[int(covered.argmin())]
     where = ", ".join(f"{worst[name]}" for name in ("scores", "normal", "anomalous", "true"))
-    return f"{len(rows)} | {covered.min():.1%} | {where} | {np.quantile(covered, 0.05):.1%} | {covered.mean():.1%}"
+    quantile = np.quantile(covered, 0.05)
+    return [name, f"{len(rows)}", f"{covered.min():.1%}", where, f"{quantile:.1%}", f"{covered.mean():.1%}"]
 
 
 def report(document: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
-    compared = document["before_and_after"]
+    repetitions = document["repetitions"]
+    metrics = document["separations"] | {"difference of two AUROCs": document["gains"]}
+    heads = ("interval of", "settings", "worst", "of (scores, normal, anomalous, true value)", "5 % quantile", "mean")
     lines = [
         "# How often intervals contain the truth",
         "",
-        f"By `python -m benchmarks.intervals` in {document['seconds']:,} s on one thread: {document['repetitions']:,} "
-        "repetitions of each setting, whose shares have a standard error of "
-        f"{np.sqrt(0.95 * 0.05 / document['repetitions']):.1%}.",
+        f"By `python -m benchmarks.intervals` in {document['seconds']:,} s on one thread: {repetitions:,} repetitions "
+        f"of each setting, whose shares have a standard error of {np.sqrt(0.95 * 0.05 / repetitions):.1%}.",
         "",
         "## 95 % intervals of an evaluation",
         "",
         f"True AUROC {AUROCS[0]} to {AUROCS[-1]}, {SIZES[0][0]} to {SIZES[4][0]:,} normal and anomalous images.",
         "",
-        "| interval of | settings | worst | of (scores, normal, anomalous, true value) | 5 % quantile | mean |",
-        "|---|---|---|---|---|---|",
-        *(f"| {metric} | {summary(rows)} |" for metric, rows in document["separations"].items()),
-        f"| difference of two AUROCs | {summary(document['gains'])} |",
-        "",
-        "## Percentile bootstrap, and now, on the same scores",
-        "",
-        "| scores | images of each kind | true AUROC | AUROC: bootstrap | now | FPR: bootstrap | now |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    of = {(kind, metric): rows for kind, metrics in compared.items() for metric, rows in metrics.items()}
-    columns = [of[kind, metric] for metric in (METRICS[0], METRICS[2]) for kind in ("before", "after")]
-    for cells in zip(*columns, strict=True):
-        first = cells[0]
-        shares = " | ".join(f"{cell['covered']:.1%}" for cell in cells)
-        lines.append(f"| {first['scores']} | {first['normal']} | {first['true']:g} | {shares} |")
-    lines += [
+        *table(heads, [summary(*item) for item in metrics.items()]),
         "",
         "## Rates of a calibration",
         "",
         "Of thresholds that keep alpha with 95 % confidence, and of false alarms of 200 images in the 99 % interval.",
         "",
-        "| calibration images | alpha | alpha kept | in the 99 % interval |",
-        "|---|---|---|---|",
-    ]
-    for row in document["calibrations"]:
-        kept = "-" if row["rate_kept"] is None else f"{row['rate_kept']:.1%}"
-        lines.append(f"| {row['calibration_images']:,} | {row['alpha']:g} | {kept} | {row['in_99_interval']:.1%} |")
-    lines += [
+        *table(
+            ("calibration images", "alpha", "alpha kept", "in the 99 % interval"),
+            [
+                (
+                    f"{row['calibration_images']:,}",
+                    f"{row['alpha']:g}",
+                    "-" if row["rate_kept"] is None else f"{row['rate_kept']:.1%}",
+                    f"{row['in_99_interval']:.1%}",
+                )
+                for row in document["calibrations"]
+            ],
+        ),
         "",
         "## Detection limits",
         "",
         "Share of runs in which at least 90 % are truly found at the limit and at all larger sizes (confidence 95 %).",
         "",
-        "| images | truly found below size 16 | right |",
-        "|---|---|---|",
-        *(f"| {row['images']:,} | {row['found']:.1%} | {row['right']:.1%} |" for row in document["limits"]),
+        *table(
+            ("images", "truly found below size 16", "right"),
+            [(f"{row['images']:,}", f"{row['found']:.1%}", f"{row['right']:.1%}") for row in document["limits"]],
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Simulate, print, and write ``results/intervals.json`` and ``results/intervals.md``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("intervals", __doc__)
     parser.add_argument("--repetitions", type=int, default=2000)
     repetitions = parser.parse_args().repetitions
     start = time.process_time()
@@ -329,16 +265,14 @@ def main() -> None:
         document: dict[str, Any] = {
             "repetitions": repetitions,
             "separations": separations(repetitions, progress),
-            "before_and_after": before_and_after(repetitions, progress),
             "gains": gains(repetitions, progress),
             "calibrations": calibrations(repetitions),
             "limits": limits(repetitions),
         }
     document["seconds"] = round(time.process_time() - start)
     text = report(document)
-    Console().print(text, markup=False, highlight=False)
-    write_atomically(RESULTS / "intervals.json", (json.dumps(document) + "\n").encode())
-    write_atomically(RESULTS / "intervals.md", text.encode())
+    print(text)
+    write_results(RESULTS, "intervals", document, text, indent=None)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,13 @@ EXIT = 2
 
 
 def end(sentence: str) -> NoReturn:
-    """Print what is missing and end the program."""
     print(f"benchmarks: {sentence}", file=sys.stderr)
     raise SystemExit(EXIT)
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import packages of an extra of the project in a ``with`` block, which ends the program where one is missing.
-
-    Args:
-        name: Name of the extra in ``pyproject.toml``.
-    """
+    """Import packages of an extra of the project in a ``with`` block, which ends the program where one is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -36,11 +31,7 @@ def extra(name: str) -> Iterator[None]:
 
 
 def data_dir(*sets: str) -> Path:
-    """Return the folder that ``SNF_DATA_DIR`` names, with a file for each set; end the program where one is missing.
-
-    Args:
-        sets: Built-in datasets such as ``mnist``, or names of files.
-    """
+    """Return the folder that ``SNF_DATA_DIR`` names, with a file for each set; end the program where one is missing."""
     folder = os.environ.get("SNF_DATA_DIR", "")
     if sets and not folder:
         end(f"needs a folder with {', '.join(map(_file, sets))}; set SNF_DATA_DIR to it")

@@ -1,4 +1,4 @@
-"""Files of the product that run for one request, the changes from file to file, and the size of the product.
+"""Files of the product that run for one request, and the changes from file to file.
 
 `python -m benchmarks.paths` starts an installation of its own. While a window is open, a profile function in all
 threads of its processes counts calls: for a scored image, the submission of a training, its worker and its training
@@ -9,16 +9,11 @@ that of the call before it in the same process. Results go beside those of earli
 
 from __future__ import annotations
 
-import argparse
 import ast
-import io
-import json
 import mmap
 import os
 import subprocess
 import tempfile
-import tokenize
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,8 +21,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.installation import PatientClient, machine, role_of, snf_up, temporary_home, until, write_results
-from tests.support.paths import DIGITS, ROOT
+from benchmarks.common import DIGITS, RESULTS, ROOT, machine, parser_of, read_results, table, write_results
+from benchmarks.installation import PatientClient, role_of, snf_up, temporary_home, until
 
 PACKAGES = ("app", "worker", "models", "runtime", "client")
 PROBE = """
@@ -144,89 +139,19 @@ def row(path: str, repeats: list[list[str]]) -> dict[str, Any]:
     return {"path": path, "files": len(names), "changes": len(fewest), "names": names}
 
 
-def size() -> dict[str, int]:
-    """Return counts of the product's source."""
-    modules = {module_name(path): path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))}
-    trees = {name: ast.parse(path.read_text()) for name, path in modules.items()}
-    importers: dict[str, set[str]] = defaultdict(set)
-    totals: dict[str, int] = defaultdict(int)
-    for name, tree in trees.items():
-        text = modules[name].read_text()
-        lines = len(text.splitlines())
-        docs, code = docstring_lines(tree), code_lines(text)
-        totals["files"] += 1
-        totals["lines"] += lines
-        totals["docstring lines"] += len(docs)
-        totals["code lines"] += len(code - docs)
-        totals["one-line files"] += lines <= 1
-        totals["files that disable the import rule"] += "# ruff: noqa: PLC0415" in text
-        totals["lazy imports"] += sum(is_import(node) for node in inside_functions(tree))
-        for node in filter(is_import, ast.walk(tree)):
-            for target in targets(node):
-                if target != name:
-                    importers[target].add(name)
-    own = [name for name, path in modules.items() if path.name != "__init__.py"]
-    totals["modules with one importer"] = sum(len(importers[name]) == 1 for name in own)
-    return dict(totals)
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    outer = (ROOT / parts[0] / "__init__.py").exists()  # its folder is the package
-    return ".".join(parts if outer else parts[1:]).removesuffix(".__init__")
-
-
-def is_import(node: ast.AST) -> bool:
-    return isinstance(node, ast.Import | ast.ImportFrom)
-
-
-def inside_functions(tree: ast.AST) -> set[ast.AST]:
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    return {inner for function in functions for inner in ast.walk(function)}
-
-
-def targets(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.ImportFrom):
-        return [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-
-
-def docstring_lines(tree: ast.AST) -> set[int]:
-    found: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
-            first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and first.value.value.__class__ is str
-            ):
-                found |= set(range(first.lineno, (first.end_lineno or 0) + 1))
-    return found
-
-
-def code_lines(text: str) -> set[int]:
-    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return {line for one in tokens if one.type not in blank for line in range(one.start[0], one.end[0] + 1)}
-
-
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m benchmarks.paths", description=__doc__).parse_args()
-    folder = Path(__file__).parent / "results"
-    stored = folder / "paths.json"
-    commits = json.loads(stored.read_text())["commits"] if stored.exists() else {}
+    parser_of("paths", __doc__).parse_args()
+    commits = read_results(RESULTS / "paths.json").get("commits", {})
     git = ["git", "rev-parse", "--short=7", "HEAD"]
     commit = subprocess.run(git, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
     paths = measured()
-    commits[commit] = {row["path"]: f"{row['files']} files, {row['changes']} changes" for row in paths} | size()
-    lines = ["| | " + " | ".join(commits) + " |", "|---|" + "---:|" * len(commits)]
-    for name in commits[commit]:
-        lines.append(f"| {name} | " + " | ".join(str(counts.get(name, "")) for counts in commits.values()) + " |")
-    text = "\n".join(lines) + "\n"
+    commits[commit] = {row["path"]: f"{row['files']} files, {row['changes']} changes" for row in paths}
+    names = dict.fromkeys(name for counts in commits.values() for name in counts)
+    rows = [[name, *(counts.get(name) for counts in commits.values())] for name in names]
+    text = "\n".join(table(["", *commits], rows)) + "\n"
     print(text)
-    names = {row["path"]: row["names"] for row in paths}
-    write_results(folder, "paths", {"machine": machine(), "commits": commits, "names": names}, text)
+    files = {row["path"]: row["names"] for row in paths}
+    write_results(RESULTS, "paths", {"machine": machine(), "commits": commits, "names": files}, text)
 
 
 if __name__ == "__main__":

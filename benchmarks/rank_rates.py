@@ -10,16 +10,16 @@ the fit, which depends most on what the fit has seen.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.common import RESULTS, parser_of, table, write_results
+
 ALPHAS = (0.01, 0.05, 0.1)
 SIDE, WIDE = 5, 60
 """Values of an image, and of images whose covariance hardly follows from so few."""
@@ -42,7 +42,6 @@ def mahalanobis(fitted: Array) -> Callable[[Array], Array]:
 
 
 def nearest(fitted: Array) -> Callable[[Array], Array]:
-    """Return the distance to the nearest fitted image."""
     squares = (fitted**2).sum(1)
     return lambda x: (squares - 2 * x @ fitted.T).min(1) + (x**2).sum(1)
 
@@ -250,8 +249,7 @@ def rates(case: Case, statistic: Statistic, repetitions: int) -> dict[str, list[
     }
 
 
-def report(repetitions: int, sections: dict[str, list[dict[str, object]]]) -> str:
-    """Return the rates as Markdown."""
+def report(repetitions: int, sections: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "# False-alarm rates of ranks, simulated",
         "",
@@ -259,30 +257,26 @@ def report(repetitions: int, sections: dict[str, list[dict[str, object]]]) -> st
         f"repetitions with {NEW} new images each, and its standard error.",
     ]
     for title, rows in sections.items():
-        dirty = bool(rows[0]["found"])
         heads = ["case", "images", "statistic", *(f"false alarms at {alpha:.0%}" for alpha in ALPHAS)]
-        heads += [f"dirty images found at {alpha:.0%}" for alpha in ALPHAS] if dirty else []
-        lines += ["", f"## {title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-        for row in rows:
-            alarms = zip(row["false alarms"], row["errors"], strict=True)
-            cells = [
-                row["case"],
-                row["images"],
-                row["statistic"],
-                *(f"{rate:.2%} ± {error:.2%}" for rate, error in alarms),
-            ]
-            cells += [f"{rate:.1%}" for rate in row["found"]]
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+        heads += [f"dirty images found at {alpha:.0%}" for alpha in ALPHAS] if rows[0]["found"] else []
+        cells = [
+            (
+                *(row[name] for name in ("case", "images", "statistic")),
+                *(f"{r:.2%} ± {error:.2%}" for r, error in zip(row["false alarms"], row["errors"], strict=True)),
+                *(f"{rate:.1%}" for rate in row["found"]),
+            )
+            for row in rows
+        ]
+        lines += ["", f"## {title}", "", *table(heads, cells)]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Simulate, print and store."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rank_rates")
+    parser = parser_of("rank_rates", __doc__)
     parser.add_argument("--repetitions", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    sections: dict[str, list[dict[str, object]]] = {}
+    sections: dict[str, list[dict[str, Any]]] = {}
     for title, statistics, of_section in cases():
         rows = sections.setdefault(title, [])
         for case in of_section:
@@ -291,8 +285,7 @@ def main() -> None:
                 rows.append({"case": case.name, "images": case.images, "statistic": name, **row})
                 print(title, rows[-1], flush=True)
     document = {"repetitions": arguments.repetitions, "new": NEW, "alphas": ALPHAS, "sections": sections}
-    (arguments.out / "rank_rates.json").write_text(json.dumps(document, indent=1) + "\n")
-    (arguments.out / "rank_rates.md").write_text(report(arguments.repetitions, sections))
+    write_results(arguments.out, "rank_rates", document, report(arguments.repetitions, sections))
 
 
 if __name__ == "__main__":

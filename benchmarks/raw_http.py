@@ -1,17 +1,27 @@
-"""A lean HTTP/1.1 client for load: connections that stay open, no parsing beyond the head."""
+"""The load generator: HTTP/1.1 connections that stay open, and clients in a closed loop.
+
+``python -m benchmarks.raw_http`` reads the arguments of `closed_loop` as lines of JSON, bodies in base 64, and answers
+each with one: a process of its own, whose CPU time is known.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import base64
+import json
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+PATIENCE_S = 120
+BOUNDARY = "b0undary"
+
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, lower-case headers and body of an answer; ``seconds`` from the call on."""
+    """An answer with lower-case headers; ``seconds`` are those since the call."""
 
     status: int
     headers: dict[str, str]
@@ -22,106 +32,110 @@ class Answer:
 def request(method: str, path: str, body: bytes = b"", content_type: str | None = None) -> bytes:
     """Return the bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}"]
-    if content_type is not None:
-        lines.append(f"Content-Type: {content_type}")
+    lines += [f"Content-Type: {content_type}"] if content_type is not None else []
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-class Connection(asyncio.Protocol):
-    """One connection, for one request at a time; answers need a ``Content-Length``, as all of the service have."""
+def form(files: Sequence[bytes], field: str = "images") -> tuple[bytes, str]:
+    """Return the body and the content type of a form of files."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="'
+    kind = "\r\nContent-Type: image/png\r\n\r\n"
+    parts = (f'{head}{number}.png"{kind}'.encode() + file for number, file in enumerate(files))
+    return b"\r\n".join(parts) + f"\r\n--{BOUNDARY}--\r\n".encode(), f"multipart/form-data; boundary={BOUNDARY}"
 
-    def __init__(self) -> None:
-        self._transport: Any = None
-        self._buffer = bytearray()
-        self._answer: asyncio.Future[tuple[int, dict[str, str], bytes]] | None = None
 
-    @property
-    def closed(self) -> bool:
-        """Whether no more requests can be sent."""
-        return self._transport is None or self._transport.is_closing()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0 or self._answer is None:
-            return
-        first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        last = end + 4 + int(headers["content-length"])
-        if len(self._buffer) < last:
-            return
-        body = bytes(self._buffer[end + 4 : last])
-        del self._buffer[:last]
-        if not self._answer.done():
-            self._answer.set_result((int(first.split()[1]), headers, body))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(exc or ConnectionResetError("the service closed the connection"))
-
-    async def ask(self, content: bytes) -> Answer:
-        """Send a request and return its answer. Raises ``OSError`` where the connection is lost."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        self._answer = loop.create_future()
-        self._transport.write(content)
-        status, headers, body = await self._answer
-        return Answer(status, headers, body, loop.time() - began)
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Read status, headers and body of an answer."""
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    status = int(first.split()[1])
+    if headers.get("transfer-encoding", "").lower() != "chunked":
+        return status, headers, await reader.readexactly(int(headers.get("content-length", 0)))
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return status, headers, body
 
 
 class Connections:
     """As many connections from one address as requests are under way."""
 
     def __init__(self, port: int, source: str = "127.0.0.1") -> None:
-        self._port = port
-        self._source = source
-        self._idle: list[Connection] = []
+        self._port, self._source = port, source
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, content: bytes) -> Answer:
-        """Send a request on an idle connection, or on a new one, and return its answer."""
+        """Send a request and return its answer; raise ``OSError`` where the connection is lost."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while self._idle:
-            connection = self._idle.pop()
-            if not connection.closed:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
                 break
         else:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(
-                Connection, "127.0.0.1", self._port, local_addr=(self._source, 0)
-            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._source, 0))
         try:
-            answer = await connection.ask(content)
-        except BaseException:
-            connection.close()
+            writer.write(content)
+            status, headers, body = await answer_of(reader)
+        except BaseException as error:
+            writer.close()
+            if isinstance(error, EOFError):
+                raise ConnectionResetError("the service closed the connection") from error
             raise
-        self._idle.append(connection)
-        return answer
+        self._idle.append((reader, writer))
+        return Answer(status, headers, body, loop.time() - began)
 
     def close(self) -> None:
-        """Close the idle connections."""
-        for connection in self._idle:
-            connection.close()
+        for _, writer in self._idle:
+            writer.close()
 
 
-class RoundRobin:
-    """Connections to several services; requests go to them in turn."""
+def cpu_seconds() -> float:
+    """Return the CPU time that this process has used."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
-    def __init__(self, ports: Sequence[int]) -> None:
-        self._services = [Connections(port) for port in ports]
-        self._turns = itertools.cycle(self._services)
 
-    async def ask(self, content: bytes) -> Answer:
-        """Send a request to the next service and return its answer."""
-        return await next(self._turns).ask(content)
+async def closed_loop(
+    port: int, requests: Sequence[bytes], clients: int, seconds: float, ramp: float = 1.0
+) -> dict[str, Any]:
+    """Send scoring requests by clients that each send the next one when they have their answer.
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        for service in self._services:
-            service.close()
+    What is completed between ramp and end counts: its sorted latencies in seconds, and the CPU time of this process.
+    """
+    loop = asyncio.get_running_loop()
+    begin = loop.time() + ramp
+    end, latencies, errors, used = begin + seconds, list[float](), list[str](), list[float]()
+
+    async def client(turn: int) -> None:
+        connections = Connections(port)
+        while loop.time() < end:
+            answer = await connections.ask(requests[turn % len(requests)])
+            turn += 1
+            if answer.status != 200 or b"log_likelihood" not in answer.body:
+                errors.append(f"{answer.status} {answer.body[:200].decode(errors='replace')}")
+            elif begin <= loop.time() < end:
+                latencies.append(answer.seconds)
+        connections.close()
+
+    async def watch() -> None:
+        for moment in (begin, end):
+            await asyncio.sleep(max(0.0, moment - loop.time()))
+            used.append(cpu_seconds())
+
+    async with asyncio.timeout(ramp + seconds + PATIENCE_S):
+        found = await asyncio.gather(watch(), *map(client, range(clients)), return_exceptions=True)
+    errors += [f"{type(one).__name__}: {one}" for one in found if isinstance(one, BaseException)]
+    return {"seconds": seconds, "latencies": sorted(latencies), "client_cpu": used[1] - used[0], "errors": errors}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        command = json.loads(line)
+        command["requests"] = [base64.b64decode(content) for content in command["requests"]]
+        print(json.dumps(asyncio.run(closed_loop(**command))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

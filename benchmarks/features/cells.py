@@ -39,13 +39,7 @@ class CellSplit:
 
 @dataclass(frozen=True)
 class SolarCells:
-    """All solar cells, and their features.
-
-    Attributes:
-        normal: Functional cells.
-        defective: Cells that are certainly defective.
-        table: Features of both.
-    """
+    """All solar cells, and their features."""
 
     normal: Pixels
     defective: Pixels

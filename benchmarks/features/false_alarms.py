@@ -13,21 +13,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.common import table
 from benchmarks.features.cells import SIZES, SolarCells, pixel_density
 from benchmarks.features.common import FeatureRun
-from benchmarks.features.fitted import fitted_model
-from benchmarks.features.measures import MEASURES
-from benchmarks.features.ood import AGAINST, evidence_path, fitted_statistic, kinds_of, read_evidence
+from benchmarks.features.fitted import MEASURES, fitted_model
 from snf_models.anomaly.exchangeability import false_alarm_interval
-from snf_models.registry.registry import ZOO
-from snf_models.scorer import load_model
+from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_runtime.anomaly.calibration import p_values
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 NAME = "false_alarms"
-PARTS_OF_RUN = ("cells", "zoo", "counts", "suspects")
+PARTS_OF_RUN = ("cells", "counts", "suspects")
 ALPHAS = (0.01, 0.05)
 FOLDS = 5
 COUNTS = {"solar cells": (60, 200, 400, 650, 1000), "T-shirts against shirts": (400, 650, 1000, 2000)}
@@ -44,8 +42,6 @@ TESTED = 400
 STRANGE = 715
 SIZES_OF_CELLS = (*SIZES[1:], 208)
 """Functional cells of each part in a resplit."""
-ZOO_SIZES = (1000, 1000, 2000)
-"""Images of the zoo's datasets that statistics are fitted to, that p-values are ranks among, and that are tested."""
 
 _KEPT: list[Any] = []
 """Kind, evidence, names, grid and sizes of the resplits that this process computes."""
@@ -62,18 +58,6 @@ def measure(run: FeatureRun) -> None:
             document["resplits"][f"solar cells, {kind}"] = resplits(run, kind, evidence, names, grid, SIZES_OF_CELLS)
             run.write(NAME, document, report(document))
             console.print(document["resplits"])
-    if "zoo" in run.extras["only"]:
-        for name in AGAINST:
-            if evidence_path(run, name).exists():
-                scorer = load_model(ZOO / name / "1", options=run.options)
-                sets, _ = read_evidence(evidence_path(run, name))
-                together = Evidence.join([sets[part] for part in ("statistics", "calibration", "test")])
-                for kind in ("feature model", "hybrid"):
-                    document["resplits"][f"{name}, {kind}"] = resplits(
-                        run, kind, together, scorer.density.statistics, scorer.density.grid, ZOO_SIZES
-                    )
-                    run.write(NAME, document, report(document))
-                    console.print(document["resplits"])
     if "counts" in run.extras["only"]:
         sets = {"solar cells": cells, "T-shirts against shirts": shirts(run)}
         for name, count, way in by_count():
@@ -131,18 +115,9 @@ def resplits(
     grid: tuple[int, int] | None,
     sizes: tuple[int, int, int],
 ) -> dict[str, Any]:
-    """Return how often the share of false alarms leaves its interval over random resplits of normal images.
-
-    Args:
-        run: The settings.
-        kind: "hybrid" or "feature model".
-        evidence: The evidence of images that did not train the model.
-        names: The names of its whole-image statistics.
-        grid: Rows and columns of the cells of the density of pixels.
-        sizes: Images that statistics are fitted to, that p-values are ranks among, and that are tested.
-    """
+    """Return how often the share of false alarms leaves its interval over random resplits of normal images."""
     random = np.random.default_rng(0)
-    used = kinds_of(evidence)[kind]
+    used = features_alone(evidence) if kind == "feature model" else evidence
     sizes = tuple(min(size, len(used) // 3) for size in sizes)  # type: ignore[assignment]
     orders = [
         random.permutation(len(used))[: sum(sizes)].astype(np.int32) for _ in range(run.some(run.extras["resplits"], 3))
@@ -165,8 +140,12 @@ def resplits(
     return {"sizes": list(sizes), "images": len(used), "alphas": found}
 
 
+def features_alone(evidence: Evidence) -> Evidence:
+    nothing = np.zeros((len(evidence), 0))
+    return Evidence(nothing, nothing, features=evidence.features)
+
+
 def keep(*settings: Any) -> None:
-    """Keep what all resplits of a process share."""
     _KEPT[:] = settings
 
 
@@ -174,7 +153,7 @@ def p_of_resplit(order: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return the p-values of the tested images of a resplit, whose images are the rows ``order``."""
     kind, used, names, grid, sizes = _KEPT
     statistics, calibration, test = (used[rows] for rows in np.split(order, np.cumsum(sizes)[:-1]))
-    fitted = fitted_statistic(kind, statistics, names, grid)
+    fitted = fit_statistic(statistics, *((names, grid) if kind == "hybrid" else ((), None)))
     return p_values([np.sort(fitted(calibration))], [fitted(test)])
 
 
@@ -211,7 +190,38 @@ def cross_bound(alpha: float, images: int) -> float:
 
 
 def report(document: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
+    resplit = [
+        (
+            name,
+            f"{', '.join(f'{size:,}' for size in row['sizes'])} of {row['images']:,}",
+            alpha,
+            " - ".join(f"{end:.2%}" for end in found["interval"]),
+            f"{found['mean']:.2%}",
+            f"{found['outside']:.1%} of {found['runs']:,}",
+        )
+        for name, row in document["resplits"].items()
+        for alpha, found in row["alphas"].items()
+    ]
+    counts = []
+    for name, count, way in by_count():
+        if runs := document["counts"].get(name, {}).get(str(count), {}).get(way, []):
+            bounds = [cross_bound(alpha, count) if way == "five folds" else alpha for alpha in ALPHAS]
+            smallest, of_bounds = f"{runs[0]['smallest alpha']:.4f}", " and ".join(f"{bound:.1%}" for bound in bounds)
+            auroc = f"{np.mean([one['auroc'] for one in runs]):.3f}"
+            counts.append((f"{count:,} {name}", WAYS[way], len(runs), smallest, *spreads(runs), of_bounds, auroc))
+    suspects = [
+        (name, len(runs), *spreads(runs), f"{np.mean([one['auroc'] for one in runs]):.3f}")
+        for name, runs in document.get("suspects", {}).items()
+    ]
+    of_resplits = (
+        "images",
+        "statistics, calibration, test",
+        "alpha",
+        "99 % interval",
+        "mean of all runs",
+        "runs outside",
+    )
+    of_counts = ("images", "p-values are ranks among", "runs", "smallest alpha", *COLUMNS)
     lines = [
         "# False alarms of feature models",
         "",
@@ -220,18 +230,7 @@ def report(document: dict[str, Any]) -> str:
         "Statistics are fitted anew and p-values ranked anew in each run. Of exchangeable images 1 % of the runs leave "
         "the Beta-binomial 99 % interval.",
         "",
-        "| images | statistics, calibration, test | alpha | 99 % interval | mean of all runs | runs outside |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in document["resplits"].items():
-        sizes = ", ".join(f"{size:,}" for size in row["sizes"])
-        for alpha, found in row["alphas"].items():
-            low, high = found["interval"]
-            lines.append(
-                f"| {name} | {sizes} of {row['images']:,} | {alpha} | {low:.2%} - {high:.2%} | {found['mean']:.2%} "
-                f"| {found['outside']:.1%} of {found['runs']:,} |"
-            )
-    lines += [
+        *table(of_resplits, resplit),
         "",
         "## By the number of good images",
         "",
@@ -240,41 +239,23 @@ def report(document: dict[str, Any]) -> str:
         "highest). A rate below the smallest alpha flags nothing. The default alpha is 1%, or the smallest where that "
         "is larger.",
         "",
-        f"| images | p-values are ranks among | runs | smallest alpha | {' | '.join(COLUMNS)} "
-        "| largest possible at 1% and 5% | AUROC |",
-        "|" + "---|" * (6 + len(COLUMNS)),
-    ]
-    for name, count, way in by_count():
-        runs = document["counts"].get(name, {}).get(str(count), {}).get(way, [])
-        if runs:
-            bounds = [cross_bound(alpha, count) if way == "five folds" else alpha for alpha in ALPHAS]
-            cells = [
-                f"{count:,} {name}",
-                WAYS[way],
-                str(len(runs)),
-                f"{runs[0]['smallest alpha']:.4f}",
-                *(spread([one[key] for one in runs]) for key in COLUMNS),
-                " and ".join(f"{bound:.1%}" for bound in bounds),
-                f"{np.mean([one['auroc'] for one in runs]):.3f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += [
+        *table((*of_counts, "largest possible at 1% and 5%", "AUROC"), counts),
         "",
         "## Suspects",
         "",
         f"Models of {SUSPECTS} solar cells in five folds, a share of which is defective. Suspects are left out of the "
         "fit and keep their ranks.",
         "",
-        f"| cells | runs | {' | '.join(COLUMNS)} | AUROC |",
-        "|" + "---|" * (3 + len(COLUMNS)),
+        *table(("cells", "runs", *COLUMNS, "AUROC"), suspects),
     ]
-    for name, runs in document.get("suspects", {}).items():
-        cells = [name, str(len(runs)), *(spread([one[key] for one in runs]) for key in COLUMNS)]
-        lines.append(f"| {' | '.join(cells)} | {np.mean([one['auroc'] for one in runs]):.3f} |")
     return "\n".join(lines) + "\n"
 
 
-def spread(shares: list[float]) -> str:
-    """Return the mean, the standard deviation and the range of shares as text."""
-    deviation = np.std(shares, ddof=1) if len(shares) > 1 else float("nan")
-    return f"{np.mean(shares):.1%} ± {deviation:.1%} ({min(shares):.1%} - {max(shares):.1%})"
+def spreads(runs: list[dict[str, Any]]) -> list[str]:
+    """Return the mean, the standard deviation and the range of each share over runs as text."""
+    cells = []
+    for column in COLUMNS:
+        shares = [one[column] for one in runs]
+        deviation = np.std(shares, ddof=1) if len(shares) > 1 else float("nan")
+        cells.append(f"{np.mean(shares):.1%} ± {deviation:.1%} ({min(shares):.1%} - {max(shares):.1%})")
+    return cells

@@ -1,23 +1,27 @@
-"""Feature models and hybrids, fitted and calibrated by the product's own code to features that are looked up."""
+"""Feature models and hybrids: fitted to features that are looked up, or trained by the whole product."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
-from benchmarks.features.measures import measured
 from snf_models.anomaly.calibrate import calibrate, collect_evidence
 from snf_models.anomaly.reference_images import ReferenceImages
+from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.evaluation.metrics import separation
 from snf_models.features.fit import FitChoice
 from snf_models.features.flows import freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import fit_features
 from snf_models.pipeline.presets import find_preset
+from snf_models.pipeline.run import train
+from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity
@@ -26,30 +30,28 @@ from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 PRESET = "snf-features"
+ALPHAS = (0.05, 0.01)
+MEASURES = ("auroc", "found at 5%", "found at 1%", "false alarms at 5%", "false alarms at 1%")
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A model that was fitted to one split, with its calibration.
-
-    Attributes:
-        density: Its density of features, or of pixels with that of features beside it.
-        calibration: Its calibration.
-        choices: Grid and shrinkage that were tried, the best first.
-    """
+    """A model that was fitted to one split, with its calibration."""
 
     density: ImageDensity
     calibration: Calibration
     choices: tuple[FitChoice, ...]
 
     def evidence(self, images: Pixels) -> Evidence:
-        """Return the evidence of images."""
         return collect_evidence(self.density, images).evidence
 
     def measured(self, normal: Evidence, strange: Evidence) -> dict[str, float]:
-        """Return the measures of the anomaly statistic T."""
+        """Return AUROC, anomalies that are found, and false alarms, by the anomaly statistic T."""
         values = [self.calibration.typical_statistics(of) for of in (normal, strange)]
-        return measured(*values, *(self.calibration.p_values(of) for of in (normal, strange)))
+        p_normal, p_strange = (self.calibration.p_values(of) for of in (normal, strange))
+        found = {"auroc": separation(*values).auroc}
+        found |= {f"found at {alpha:.0%}": float((p_strange <= alpha).mean()) for alpha in ALPHAS}
+        return found | {f"false alarms at {alpha:.0%}": float((p_normal <= alpha).mean()) for alpha in ALPHAS}
 
 
 def fitted_model(
@@ -61,17 +63,7 @@ def fitted_model(
     pixels: PixelDensity | None = None,
     suspect_share: float = 0.0,
 ) -> FittedModel:
-    """Fit a model to training images and calibrate it, as ``snf train`` does.
-
-    Args:
-        run: The settings.
-        table: The features of all images.
-        train: Training images.
-        reference: Images that statistics are fitted to, and that p-values are ranks among; not used with folds.
-        folds: The fold of every training image, where the whole fit is repeated without each of them.
-        pixels: The density of the pixels of a hybrid model.
-        suspect_share: Share of the images that may be dirty.
-    """
+    """Fit a model to training images and calibrate it, as ``snf train`` does."""
     _, channels, height, width = train.shape
     architecture = find_preset(PRESET).architecture((channels, height, width), "marginal", run.backbone)
     assert isinstance(architecture, FeatureArchitecture)
@@ -90,3 +82,24 @@ def fitted_model(
 
 def _ignore(_part: str, _done: int, _images: int) -> None:
     """Take no notice of progress."""
+
+
+def trained_scorer(run: FeatureRun, name: str, images: Pixels) -> Scorer:
+    """Return the scorer of a feature model that is trained on four fifths of some images and calibrated on the rest."""
+    parts = np.split(images, [len(images) * 8 // 10, len(images) * 9 // 10])
+    path = trained_on(run, Dataset(name, *parts, images[:0], digest_of(*parts)))
+    return load_model(path, options=run.options)
+
+
+def trained_on(run: FeatureRun, dataset: Dataset) -> Path:
+    """Train a feature model as ``snf train`` does, or find that of an earlier run; return the path of its artifact."""
+    return train(
+        dataset,
+        PRESET,
+        find_preset(PRESET).config({}),
+        run.folder / "trained" / f"{dataset.name}-{dataset.digest[:12]}-{run.key}",
+        observe=lambda _event: None,
+        should_stop=lambda: False,
+        threads=run.threads,
+        engine=run.options,
+    )

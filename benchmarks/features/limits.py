@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from benchmarks.common import table
 from benchmarks.features.cells import SolarCells, pixel_flow
 from benchmarks.features.common import FeatureRun
-from benchmarks.features.trained import trained_on
+from benchmarks.features.fitted import trained_on
 from snf_client.schemas.limits import LimitCurve, LimitParameters, LimitRecord
 from snf_models.anomaly.calibrate import calibrate
 from snf_models.anomaly.reference_images import EvenlySpaced, ReferenceImages
@@ -40,15 +41,7 @@ ALPHA, IMAGES = 0.01, 200
 
 @dataclass(frozen=True)
 class Parts:
-    """Flows over pixels and over features of one dataset, of which the three kinds of models are made.
-
-    Attributes:
-        dataset: The dataset.
-        features: The artifact of the feature model.
-        pixels: The flow over pixels.
-        architecture: Its architecture.
-        digest: A digest of its weights or of what made it.
-    """
+    """Flows over pixels and over features of one dataset, of which the three kinds of models are made."""
 
     dataset: Dataset
     features: Artifact
@@ -74,8 +67,7 @@ class Parts:
             dataset = Dataset(name, *parts, whole.test[:0], digest_of(*parts))
             shipped = load_artifact(ZOO / SHIPPED[name] / "1")
             pixels = shipped.flow, shipped.manifest.architecture, shipped.manifest.log_dets.weights_sha256
-        _, path = trained_on(run, dataset)
-        return cls(dataset, load_artifact(path), *pixels)
+        return cls(dataset, load_artifact(trained_on(run, dataset)), *pixels)
 
     def scorer(self, run: FeatureRun, kind: Kind) -> Scorer:
         """Return a model of one kind, calibrated on the statistics and calibration parts without gradients."""
@@ -139,16 +131,7 @@ def limits_of(run: FeatureRun, parts: Parts, kind: Kind) -> LimitRecord:
     return record
 
 
-def records(document: dict[str, Any]) -> dict[str, dict[str, LimitRecord]]:
-    """Return the measured limits by dataset and kind of model."""
-    return {
-        name: {kind: LimitRecord.model_validate(row) for kind, row in rows.items()}
-        for name, rows in document["datasets"].items()
-    }
-
-
 def report(document: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
     lines = [
         "# Detection limits of injected defects",
         "",
@@ -156,60 +139,31 @@ def report(document: dict[str, Any]) -> str:
         f"{document['alpha']:.0%}, with a confidence of 95 %, in pixels of the images. In brackets the share that is "
         "found at the largest size, where it is no limit.",
     ]
-    for name, kinds in records(document).items():
+    for name, rows in document["datasets"].items():
+        kinds = {kind: LimitRecord.model_validate(row) for kind, row in rows.items()}
         if not kinds:
             continue
         first = next(iter(kinds.values()))
         _, height, width = first.image_shape
+        curves = zip(*(record.curves for record in kinds.values()), strict=True)
+        cells = [(of_kinds[0].label, *map(_cell, of_kinds)) for of_kinds in curves]
+        alarms = (f"{record.undamaged.flagged} of {record.images}" for record in kinds.values())
         lines += [
             "",
             f"## {name}, {height}x{width}",
             "",
             f"{first.images} images of the {first.part}; sizes {', '.join(map(str, first.sizes))}; seed {first.seed}.",
             "",
-            f"| defect | {' | '.join(kinds)} |",
-            "|---" * (1 + len(kinds)) + "|",
+            *table(("defect", *kinds), [*cells, ("flagged without a defect", *alarms)]),
         ]
-        for rows in zip(*(record.curves for record in kinds.values()), strict=True):
-            lines.append(f"| {rows[0].label} | {' | '.join(map(_cell, rows))} |")
-        alarms = (f"{record.undamaged.flagged} of {record.images}" for record in kinds.values())
-        lines.append(f"| flagged without a defect | {' | '.join(alarms)} |")
         lines += [
             f"\n{kind}: not determinable, {record.not_determinable}."
             for kind, record in kinds.items()
             if record.not_determinable
         ]
-    return "\n".join([*lines, "", *_hybrid_against_best(document)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _cell(curve: LimitCurve) -> str:
     largest = curve.cells[-1]
     return limit_text(curve) if curve.limit is not None else f"none ({largest.share:.0%} at {largest.size})"
-
-
-def _hybrid_against_best(document: dict[str, Any]) -> list[str]:
-    """Return a sentence on the hybrid's limits beside the better ones of pixels and features, in steps of the grid."""
-    worse, compared = [], 0
-    for name, kinds in records(document).items():
-        if not set(KINDS) <= set(kinds):
-            continue
-        ranks = {
-            kind: {curve.label: _rank(curve, record.sizes) for curve in record.curves} for kind, record in kinds.items()
-        }
-        for label, of_hybrid in ranks["hybrid"].items():
-            compared += 1
-            best = min(ranks[kind][label] for kind in KINDS[:2])
-            if of_hybrid > best + 1:
-                worse.append(f"{name}, {label} ({of_hybrid - best} grid sizes)")
-    if not compared:
-        return []
-    verdict = "holds" if not worse else f"does not hold: {'; '.join(worse)}"
-    return [
-        f"None of the hybrid's {compared} limits is worse than that of the better family by more than one grid size: "
-        f"{verdict}."
-    ]
-
-
-def _rank(curve: LimitCurve, sizes: tuple[int, ...]) -> int:
-    """Return the place of a limit in the grid of sizes; that after the last where there is none."""
-    return len(sizes) if curve.limit is None else sizes.index(curve.limit)

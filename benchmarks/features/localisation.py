@@ -1,4 +1,4 @@
-"""Localisation: our pixel AUROC, AUPRO and AUPIMO against those of ``anomalib``, and how often regions hit defects.
+"""Localisation: our pixel AUROC, AUPRO and AUPIMO against those of ``anomalib``.
 
 Defects with masks are planted into real images: scratches, spots and patches of noise. The maps are those of a model of
 features, fitted to functional solar cells, and of the pixel models of clothes and photographs. ``anomalib`` gets the
@@ -10,55 +10,39 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
+from benchmarks.common import table
 from benchmarks.features.cells import cells
 from benchmarks.features.common import FeatureRun
-from benchmarks.features.patchcore import ANOMALIB
-from benchmarks.features.trained import trained_scorer
-from benchmarks.speed.peers import PeerUnavailable, peer_environment
-from snf_models.anomaly.exchangeability import false_alarm_interval
+from benchmarks.features.fitted import trained_scorer
+from benchmarks.speed.peers import Environment, PeerUnavailable, peer_environment
 from snf_models.datasets import load_dataset
-from snf_models.evaluation.localisation import FOUND, PIMO_RANGE, Mask, aupimo, localise
+from snf_models.evaluation.localisation import FOUND, PIMO_RANGE, aupimo, localise
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.options import EngineOptions
-from snf_runtime.anomaly.calibration import threshold
-from snf_runtime.anomaly.maps import SMOOTHING, of_pixels
 from snf_runtime.images.preprocessing import Pixels
 
 NAME = "localisation"
+ANOMALIB = Environment("anomalib", ("anomalib>=2.2", "torch", "torchvision"), ("anomalib.metrics",))
 SIDE = Path(__file__).parent / "anomalib_metrics.py"
-TRAIN, NORMAL, STRANGE, CALIBRATION = 600, 300, 90, 500
+TRAIN, NORMAL, STRANGE = 600, 300, 90
 LEVELS = 2**15
 """Whole numbers to which maps are rounded, so that ``anomalib`` has a threshold at each value."""
 TOLERANCE = 1e-6
-ALPHA = 0.05
-SMOOTHINGS = (0.5, SMOOTHING, 1.5, 3.0)
 KINDS = ("scratch", "spot", "noise")
 Maps = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Planted:
-    """Images with defects, uint8 ``(N, C, H, W)``, their masks ``(N, H, W)``, and the kind of each defect."""
-
-    images: Pixels
-    masks: NDArray[np.bool_]
-    kinds: Sequence[str]
-
-
-def plant(images: Pixels, seed: int = 0) -> Planted:
-    """Put a defect into each image, the kinds in turn."""
-    random = np.random.default_rng(seed)
-    changed, masks, kinds = images.copy(), np.zeros((len(images), *images.shape[2:]), dtype=bool), []
+def plant(images: Pixels) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Return copies of images ``(N, C, H, W)`` with a defect each, the kinds in turn, and its masks ``(N, H, W)``."""
+    random = np.random.default_rng(0)
+    changed, masks = images.copy(), np.zeros((len(images), *images.shape[2:]), dtype=bool)
     side = min(images.shape[2:])
     size = max(4, side // 6)
     for number, (image, mask) in enumerate(zip(changed, masks, strict=True)):
@@ -75,8 +59,7 @@ def plant(images: Pixels, seed: int = 0) -> Planted:
         else:
             mask[top : top + size, left : left + size] = True
             image[:, mask] = random.integers(0, 256, image[:, mask].shape)
-        kinds.append(kind)
-    return Planted(changed, masks, kinds)
+    return changed, masks
 
 
 def measure(run: FeatureRun) -> None:
@@ -94,14 +77,12 @@ def measure(run: FeatureRun) -> None:
             Registry(run.folder / "none").resolve(name).path, options=EngineOptions(threads=run.threads)
         )
         rows.append(_compared(run, label, shipped, load_dataset(data, run.data_dir).test))
-    photographs = load_dataset("cifar10", run.data_dir).test[-(CALIBRATION + 3 * normal) :]
     document = {
         "normal_images": normal,
         "images_with_defects": run.some(STRANGE, 30),
         "tolerance": TOLERANCE,
         "anomalib": ANOMALIB.versions(),
         "models": rows,
-        "smoothing": _smoothings(run, shipped, photographs, normal),
     }
     print(report(document))
     run.write(NAME, document, report(document))
@@ -112,18 +93,18 @@ def measure(run: FeatureRun) -> None:
 
 def _compared(run: FeatureRun, label: str, scorer: Scorer, images: Pixels) -> dict[str, Any]:
     normal, strange = run.some(NORMAL, 140), run.some(STRANGE, 30)
-    planted = plant(images[normal : normal + strange])
-    sound, defective = (_maps(scorer, of) for of in (images[:normal], planted.images))
+    changed, of_defects = plant(images[normal : normal + strange])
+    sound, defective = (_maps(scorer, of) for of in (images[:normal], changed))
     raw = np.concatenate([sound, defective])
-    masks = np.concatenate([np.zeros(sound.shape, dtype=bool), planted.masks])
+    masks = np.concatenate([np.zeros(sound.shape, dtype=bool), of_defects])
     unit = ((raw - raw.min()) / (raw.max() - raw.min())).astype(np.float32)
     # Normal values become 0 to LEVELS - 1; what is beyond them keeps its order.
     low, high = float(sound.min()), float(sound.max())
     whole = np.round((raw - low) / (high - low) * (LEVELS - 1)).clip(-LEVELS, 100 * LEVELS).astype(np.float32)
     bounds = _attained(whole[:normal])
-    ours = localise(*_split(unit, normal), list(planted.masks))
-    pimo = aupimo(*_split(whole, normal), list(planted.masks), bounds)
-    real = aupimo(*_split(raw.astype(np.float32), normal), list(planted.masks))
+    ours = localise(*_split(unit, normal), list(of_defects))
+    pimo = aupimo(*_split(whole, normal), list(of_defects), bounds)
+    real = aupimo(*_split(raw.astype(np.float32), normal), list(of_defects))
     assert pimo is not None
     assert real is not None
     theirs = _anomalib(run, unit=unit, whole=whole, raw=raw.astype(np.float32), masks=masks, bounds=np.array(bounds))
@@ -181,31 +162,17 @@ def _anomalib(run: FeatureRun, **arrays: NDArray[Any]) -> dict[str, Any]:
         return found
 
 
-def _smoothings(run: FeatureRun, scorer: Scorer, images: Pixels, count: int) -> list[dict[str, float]]:
-    """Return how often regions of maps of pixels hit defects, by the filter; thresholds from other images."""
-    calibration, normal, other = np.split(images, [run.some(CALIBRATION, 100), run.some(CALIBRATION, 100) + count])
-    planted = plant(other[:count], 1)
-    z = [np.stack([heat_map.z for heat_map in scorer.heat_maps(of)]) for of in (calibration, normal, planted.images)]
-    rows = []
-    for deviation in SMOOTHINGS:
-        smooth = [
-            of_pixels(of) if deviation == SMOOTHING else gaussian_filter(-of, (0, deviation, deviation)) for of in z
-        ]
-        limit = threshold(np.sort(smooth[0].max((1, 2))), ALPHA)
-        hits = np.array([_hit(of_image, mask, limit) for of_image, mask in zip(smooth[2], planted.masks, strict=True)])
-        row = {"deviation": deviation, "false_alarms": float((smooth[1].max((1, 2)) >= limit).mean())}
-        kinds = np.array(planted.kinds)
-        rows.append(row | {kind: float(hits[kinds == kind].mean()) for kind in KINDS})
-    low, high = false_alarm_interval(len(calibration), count, ALPHA)
-    return [row | {"low": low, "high": high} for row in rows]
-
-
-def _hit(of_image: Maps, mask: Mask, limit: float) -> bool:
-    return bool((of_image[mask] >= limit).any())
-
-
 def report(document: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
+    models = [
+        (
+            row["model"],
+            *(f"{row[name]:.4f}" for name in ("pixel_auroc", "aupro", "aupimo")),
+            f"{row['aupimo_by_anomalib_with_20000_thresholds']:.4f}",
+            *(f"{row['differences'][name]:.1e}" for name in ("pixel_auroc", "aupro", "aupimo")),
+        )
+        for row in document["models"]
+    ]
+    heads = ("maps", "pixel AUROC", "AUPRO", "AUPIMO", "the same by anomalib, 20,000 thresholds", "difference: AUROC")
     lines = [
         "# Localisation",
         "",
@@ -215,28 +182,6 @@ def report(document: dict[str, Any]) -> str:
         "value; AUPIMO of each image, of maps rounded to whole numbers and with bounds that thresholds attain. Only "
         "then are its equally spaced thresholds exact: the column beside ours shows what they give otherwise.",
         "",
-        "| maps | pixel AUROC | AUPRO | AUPIMO | the same by anomalib, 20,000 thresholds | difference: AUROC | AUPRO | "
-        "AUPIMO, largest of an image |",
-        "|---|---|---|---|---|---|---|---|",
+        *table((*heads, "AUPRO", "AUPIMO, largest of an image"), models),
     ]
-    for row in document["models"]:
-        differences = row["differences"]
-        lines.append(
-            f"| {row['model']} | {row['pixel_auroc']:.4f} | {row['aupro']:.4f} | {row['aupimo']:.4f} | "
-            f"{row['aupimo_by_anomalib_with_20000_thresholds']:.4f} | {differences['pixel_auroc']:.1e} | "
-            f"{differences['aupro']:.1e} | {differences['aupimo']:.1e} |"
-        )
-    lines += [
-        "",
-        f"The filter of maps of pixels, on photographs at alpha = {ALPHA:g}: normal images with a region, and defects "
-        "that a region overlaps.",
-        "",
-        "| standard deviation, pixels | normal images | " + " | ".join(KINDS) + " |",
-        "|---|---|" + "---|" * len(KINDS),
-    ]
-    for row in document["smoothing"]:
-        shares = " | ".join(f"{100 * row[kind]:.0f} %" for kind in KINDS)
-        lines.append(f"| {row['deviation']:g} | {100 * row['false_alarms']:.1f} % | {shares} |")
-    low, high = (100 * document["smoothing"][0][end] for end in ("low", "high"))
-    lines += ["", f"The 99 % interval for normal images is {low:.1f} to {high:.1f} %."]
     return "\n".join(lines) + "\n"

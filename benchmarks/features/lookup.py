@@ -61,7 +61,6 @@ class FeatureTable:
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of the features at places."""
         _, channels, rows, columns = self.places.shape
         return channels, rows, columns
 
@@ -71,7 +70,6 @@ class FeatureTable:
 
 
 def digest_of_image(image: Pixels) -> bytes:
-    """Return a digest of the pixels of an image."""
     return hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 

@@ -17,28 +17,35 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.greedy_clients import decoding, scoring, sockets
-from benchmarks.greedy_clients.polite import PAUSE_S, PoliteClient, watching_memory
-from benchmarks.installation import PatientClient, machine, percentile, running
-from snf_models.registry.registry import Registry
-from tests.end_to_end.support.service import free_port
-from tests.support.resizing import resizing_artifact
+from benchmarks.common import RESULTS, machine, parser_of, percentile, read_results, table, write_results
+from benchmarks.greedy_clients.polite import PAUSE_S, PoliteClient, memory_growth
+from benchmarks.greedy_clients.ways import DECODING, WAYS
+from benchmarks.installation import serving, temporary_home
+from snf_models.registry.registry import ZOO, Registry
 
-WAYS = {**sockets.WAYS, **scoring.WAYS, **decoding.WAYS}
-RESULTS = Path(__file__).parents[1] / "results"
 BATCH = 32
 BATCHES = 15
 TIMES = 4
 RESIZING = "resizing"
 """The model of clients that send files to be resized: the shipped one, with another preprocessing."""
 WARM_S = 3.0
-Row = dict[str, Any]
+
+
+def resizing_artifact(home: Path, name: str) -> Path:
+    """Return an artifact that brings images of any size and colour to those of a shipped model."""
+    artifact = home / RESIZING
+    shutil.copytree(ZOO / name / "1", artifact)
+    file = artifact / "manifest.json"
+    manifest = json.loads(file.read_text())
+    colour = "grey" if manifest["preprocessing"]["channels"] == 1 else "rgb"
+    manifest["preprocessing"] |= {"fit": "stretch", "colour": colour}
+    file.write_text(json.dumps(manifest))
+    return artifact
 
 
 @contextmanager
@@ -69,68 +76,64 @@ def be_greedy(way: str, model: str, port: int) -> None:
     asyncio.run(client())
 
 
-def measure(way: str, model: str, home: Path, seconds: float) -> Row:
+def measure(way: str, model: str, home: Path, seconds: float) -> dict[str, Any]:
     """Measure one way against a new service."""
-    port = free_port()
-    with running("snf_app.server", home=home, port=port) as service, PatientClient(port) as patient:
-        patient.await_ready(service)
-        polite = PoliteClient(port, model)
+    with serving(home) as service, closing(PoliteClient(service.port, model)) as polite:
         polite.batch_seconds(BATCH, 5)
-        batch = polite.batch_seconds(BATCH, BATCHES)
-        alone = polite.send(seconds / 3)
-        with watching_memory(service.process.pid) as memory, greedy(way, model, port):
-            first = polite.send(WARM_S)  # while the greedy client starts
-            seen = polite.send(seconds)
-        polite.close()
-    row: Row = {
-        "way": way,
-        "requests": len(seen.seconds),
-        "refused": first.refused + seen.refused,
-        "failed": first.failed + seen.failed,
-        "wrong": first.wrong + seen.wrong,
-        "batch_ms": 1000 * batch,
-        "alone_p50_ms": 1000 * percentile(alone.seconds, 0.5),
-        "alone_p99_ms": 1000 * percentile(alone.seconds, 0.99),
-        "p50_ms": 1000 * percentile(seen.seconds, 0.5),
-        "p99_ms": 1000 * percentile(seen.seconds, 0.99),
-        "memory_mb": memory.growth / 1e6,
+        batch = 1000 * polite.batch_seconds(BATCH, BATCHES)
+        alone = polite.score_for(seconds / 3)
+        polite.wrongs.clear()
+        with memory_growth(service.pid) as growth, greedy(way, model, service.port):
+            polite.score_for(WARM_S)  # while the greedy client starts
+            beside = polite.score_for(seconds)
+    wrongs = {name: polite.wrongs[name] for name in ("refused", "failed", "wrong")}
+    times = {
+        f"{name}{share}_ms": 1000 * percentile(took, int(share) / 100)
+        for name, took in (("alone_p", alone), ("p", beside))
+        for share in ("50", "99")
     }
-    undisturbed = row["refused"] == row["failed"] == row["wrong"] == 0
-    return {**row, "verdict": "PASS" if undisturbed and row["p99_ms"] <= TIMES * row["batch_ms"] else "FAIL"}
+    passed = not any(wrongs.values()) and times["p99_ms"] <= TIMES * batch
+    found = {"way": way, "requests": len(beside), **wrongs, "batch_ms": batch, **times}
+    return found | {"memory_mb": max(growth) / 1e6, "verdict": "PASS" if passed else "FAIL"}
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return the results as Markdown."""
+def report(found: dict[str, Any]) -> str:
     on = found["machine"]
-    lines = [
-        "# A greedy client beside a polite one",
-        "",
-        f"{on['cpu']}, {on['cores']} cores, shared by service and clients; {found['model']}. "
-        "Single images of the polite client, "
-        f"{1000 * PAUSE_S:.0f} ms between them; batch: {BATCH} images alone; must: p99 at most {TIMES} times that, "
-        "none refused, failed or wrong. Memory: the service's at its worst moment, above what it had before. "
-        "`files`: of the same model with another preprocessing, which resizes images and decodes all in threads.",
-        "",
-        "| greedy client | alone p50/p99 ms | beside p50/p99 ms | batch ms | refused, failed, wrong | memory MB | |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['way']} | {row['alone_p50_ms']:.1f} / {row['alone_p99_ms']:.1f} | {row['p50_ms']:.1f} / "
-        f"{row['p99_ms']:.1f} | {row['batch_ms']:.1f} | {row['refused']}, {row['failed']}, {row['wrong']} of "
-        f"{row['requests']} | {row['memory_mb']:+.0f} | {row['verdict']} |"
+    text = (
+        f"{on['cpu']}, {on['cores']} cores, shared by service and clients; {found['model']}. Single images of the "
+        f"polite client, {1000 * PAUSE_S:.0f} ms between them; batch: {BATCH} images alone; must: p99 at most {TIMES} "
+        "times that, none refused, failed or wrong. Memory: the service's at its worst moment, above what it had "
+        "before. `files`: of the same model with another preprocessing, which resizes images and decodes in threads."
+    )
+    heads = (
+        "greedy client",
+        "alone p50/p99 ms",
+        "beside p50/p99 ms",
+        "batch ms",
+        "refused, failed, wrong",
+        "memory MB",
+    )
+    rows = [
+        (
+            row["way"],
+            f"{row['alone_p50_ms']:.1f} / {row['alone_p99_ms']:.1f}",
+            f"{row['p50_ms']:.1f} / {row['p99_ms']:.1f}",
+            f"{row['batch_ms']:.1f}",
+            f"{row['refused']}, {row['failed']}, {row['wrong']} of {row['requests']}",
+            f"{row['memory_mb']:+.0f}",
+            row["verdict"],
+        )
         for row in found["rows"]
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(["# A greedy client beside a polite one", "", text, "", *table((*heads, ""), rows), ""])
 
 
 def main() -> None:
     """Measure all ways, or be the greedy client of one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("greedy_clients", __doc__)
     parser.add_argument("--model", default="cifar10-snf-glow", help="a shipped model (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, help="time beside each greedy client")
-    parser.add_argument(
-        "--only", default="", help="measure only ways with this in their name, and keep the others of the results"
-    )
+    parser.add_argument("--only", default="", help="measure only ways with this in their name, and keep other results")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--greedy", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -138,23 +141,18 @@ def main() -> None:
     if options.greedy:
         be_greedy(options.greedy, options.model, options.port)
         return
-    earlier = json.loads((options.results / "greedy_clients.json").read_text())["rows"] if options.only else []
-    rows: dict[str, Row] = {row["way"]: row for row in earlier}
-    home = Path(tempfile.mkdtemp(prefix="snf-greedy-"))
-    try:
+    earlier = read_results(options.results / "greedy_clients.json") if options.only else {}
+    rows: dict[str, dict[str, Any]] = {row["way"]: row for row in earlier.get("rows", [])}
+    with temporary_home("greedy") as home:
         Registry(home / "registry").publish(resizing_artifact(home, options.model), RESIZING, promote=True)
         for way in WAYS:
             if options.only in way:
-                model = RESIZING if way in decoding.WAYS else options.model
-                rows[way] = measure(way, model, home, options.seconds)
+                rows[way] = measure(way, RESIZING if way in DECODING else options.model, home, options.seconds)
                 print(json.dumps(rows[way]), flush=True)
-    finally:
-        shutil.rmtree(home)
     found = {"machine": machine(), "model": options.model, "seconds": options.seconds}
     found["rows"] = [rows[way] for way in WAYS if way in rows]
-    (options.results / "greedy_clients.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.results / "greedy_clients.md").write_text(table(found))
-    print(table(found))
+    write_results(options.results, "greedy_clients", found, report(found))
+    print(report(found))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """The paper's tables and figures, measured again: ``SNF_DATA_DIR=... python -m benchmarks.paper COMMAND``.
 
 - table1: test likelihoods on MNIST of dense, convolutional and Glow rows
-- table2: bits per dimension of Glow on CIFAR-10 and ImageNet32 (a stand-in where its files are missing)
+- table2: bits per dimension of Glow on CIFAR-10
 - table3: paired ratios of the times of training steps and samples
-- figure2: samples by the exact and by the learned inverse of the shipped models
 - figure3: angles between gradients and exact gradients over the trainings of table1
 - figure4: time of a training step against dimensions
 - figure5: likelihood against time and epochs, the curves of table1 by both recipes
 - projection: the inverse kernel as the projection of the exact inverse, beyond the paper
 - multiplier: fixed, GECO and MDMM multipliers, two-layer inverses, and the constraint on Jacobian-vector products
-- page: Markdown, pictures and docs/reproduction.md from stored results, without training
+- page: Markdown and pictures from stored results, without training
 
 Trainings go on from their checkpoints in ``--work`` when a command is run again.
 """
@@ -17,45 +16,39 @@ Trainings go on from their checkpoints in ``--work`` when a command is run again
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.common import cores, machine, parser_of, write_results
 from benchmarks.needs import data_dir, end
-from benchmarks.paper import growth, page, pictures, samples, step_times, store
+from benchmarks.paper import growth, page, pictures, step_times, store
 from benchmarks.paper.plan import PlanDiffers
 from benchmarks.paper.recipes import RECIPES, Recipe
 from benchmarks.paper.rows import GROUPS
 from benchmarks.paper.run import Stopped
 from benchmarks.paper.turns import Options, train_group
-from benchmarks.speed.machine import cores, describe
 from snf_models.errors import FolderTaken
 
 WORK = Path.home() / ".cache" / "snf-density" / "paper"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A command that trains rows.
+PICTURES = ("figure3", "figure4", "figure5", "projection", "multiplier")
 
-    Attributes:
-        rows: Patterns of ``group/row`` that it trains.
-        recipes: The recipes of a run without ``--recipe``.
-        datasets: Built-in datasets that it needs.
-    """
+
+class Trained(NamedTuple):
+    """A command that trains rows, ``group/row``, by recipes where it has no ``--recipe``."""
 
     rows: tuple[str, ...]
     recipes: tuple[Recipe, ...]
-    datasets: tuple[str, ...] = ("mnist",)
+    dataset: str = "mnist"
 
 
 TRAINED = {
     "table1": Trained(("dense/*", "convolutional/*", "glow/*"), RECIPES),
-    "table2": Trained(("cifar10/*", "imagenet32/*"), ("published",), ("cifar10",)),
+    "table2": Trained(("cifar10/*",), ("published",), "cifar10"),
     "figure3": Trained(("dense/snf", "convolutional/snf"), ("published",)),
     "figure5": Trained(("dense/*", "convolutional/*"), RECIPES),
     "projection": Trained(("projection/*",), ("converged",)),
@@ -65,33 +58,25 @@ TRAINED = {
 
 def main() -> int:
     """Run a command; 1 where it was stopped and goes on when it is run again."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("paper", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in (*TRAINED, "table3", "figure2", "figure4", "page"):
+    for name in (*TRAINED, "table3", "figure4", "page"):
         add_options(commands.add_parser(name), name)
     arguments = parser.parse_args()
-    if arguments.command == "page":
-        draw(arguments.results)
-        return 0
-    torch.set_num_threads(arguments.threads)
-    try:
-        if arguments.command in TRAINED:
-            train(arguments)
-        else:
-            measure(arguments)
-    except Stopped as stopped:
-        print(f"{stopped}; run the command again to continue")
-        return 1
-    except (PlanDiffers, FolderTaken) as refused:
-        end(str(refused))
+    if arguments.command != "page":
+        torch.set_num_threads(arguments.threads)
+        try:
+            (train if arguments.command in TRAINED else measure)(arguments)
+        except Stopped as stopped:
+            print(f"{stopped}; run the command again to continue")
+            return 1
+        except (PlanDiffers, FolderTaken) as refused:
+            end(str(refused))
     draw(arguments.results)
     return 0
 
 
 def add_options(command: argparse.ArgumentParser, name: str) -> None:
-    """Add the options of a command."""
     command.add_argument("--results", type=Path, default=store.RESULTS, help="folder of JSON, Markdown and PNG")
     if name == "page":
         return
@@ -105,8 +90,6 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--rows", nargs="+", default=["*"], metavar="GROUP/ROW", help="such as 'dense/*'")
         command.add_argument("--test-images", type=int, help="most test images, in place of the group's")
         command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints (default: %(default)s)")
-    elif name == "figure2":
-        command.add_argument("--samples", type=int, default=256, help="of each model (default: %(default)s)")
     else:
         command.add_argument("--rounds", type=int, default=9, help="paired rounds (default: %(default)s)")
         if name == "table3":
@@ -117,13 +100,16 @@ def add_options(command: argparse.ArgumentParser, name: str) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Train the rows of a command by its recipes."""
     command = TRAINED[arguments.command]
-    data_dir(*command.datasets)
+    data_dir(command.dataset)
     recipes: tuple[Recipe, ...] = command.recipes if arguments.recipe is None else (arguments.recipe,)
     for name, group in GROUPS.items():
         rows = tuple(
             row.name
             for row in group.rows
-            if wanted(f"{name}/{row.name}", command.rows) and wanted(f"{name}/{row.name}", arguments.rows)
+            if all(
+                any(fnmatch(f"{name}/{row.name}", one) for one in patterns)
+                for patterns in (command.rows, arguments.rows)
+            )
         )
         options = Options(
             arguments.work,
@@ -140,40 +126,23 @@ def train(arguments: argparse.Namespace) -> None:
             train_group(group, recipe, options)
 
 
-def wanted(row: str, patterns: tuple[str, ...] | list[str]) -> bool:
-    """Whether a row such as ``dense/snf`` is among patterns such as ``dense/*``."""
-    return any(fnmatch(row, pattern) for pattern in patterns)
-
-
 def measure(arguments: argparse.Namespace) -> None:
-    """Measure what needs no training."""
-    machine = describe(arguments.threads)
+    described = {"machine": machine(arguments.threads), "device": arguments.device}
     found: dict[str, Any]
-    if arguments.command == "figure2":
-        found = samples.measure(arguments.samples)
-    elif arguments.command == "figure4":
+    if arguments.command == "figure4":
         found = growth.measure(arguments.rounds, arguments.device)
     else:
         data_dir("mnist", *(["cifar10"] if "cifar10" in arguments.groups else []))
         known = store.read(arguments.results, "table3") or {"groups": {}}
         chosen = tuple(group for group in step_times.GROUPS if group.name in arguments.groups)
         found = {"groups": known["groups"] | step_times.measure(arguments.rounds, arguments.device, chosen)}
-    store.write(arguments.results, arguments.command, {"machine": machine, "device": arguments.device, **found})
+    write_results(arguments.results, arguments.command, described | found)
 
 
 def draw(results: Path) -> None:
-    """Write pictures, tables and the page from stored results."""
-    drawn: dict[str, Callable[[Path], bool]] = {
-        "figure2": pictures.samples,
-        "figure3": pictures.angles,
-        "figure4": pictures.growth,
-        "figure5": pictures.curves,
-    }
-    names = [name for name, picture in drawn.items() if picture(results)]
-    names += [name for name in GROUPS if name in page.PICTURES and pictures.of_group(results, name)]
-    page.write_files(results)
-    if results == store.RESULTS:
-        page.write(results)
+    """Write pictures and tables from stored results."""
+    names = [name for name in PICTURES if pictures.draw(results, name)]
+    page.write(results)
     print(f"wrote {', '.join(f'{name}.png' for name in names) or 'no picture'} and the tables in {results}")
 
 

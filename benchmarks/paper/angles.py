@@ -24,13 +24,7 @@ def exact_twin(architecture: Any) -> Flow:
 
 
 def angles(flow: Flow, twin: Flow, x: Tensor) -> list[float]:
-    """Return the angle, in degrees, of each self normalizing layer of ``flow`` on dequantised images ``x``.
-
-    Args:
-        flow: The flow in training.
-        twin: The same architecture with exact layers, by ``exact_twin``.
-        x: Images plus noise, float64 ``(N, C, H, W)``.
-    """
+    """Return the angle, in degrees, of each self normalizing layer of ``flow`` on dequantised images ``x``."""
     learned = copy.deepcopy(flow).cpu().double().train()
     for module in learned.modules():
         if isinstance(module, CouplingNet):

@@ -1,8 +1,7 @@
 """Figure 4: time of a training step of one layer against its dimensions D, with the products alone as physical limit.
 
 Forward and backward, no optimiser, on normal noise, batch 100, float32 (Keller et al. 2021, 5.2). The layers take turns
-within a round, so that a change of the machine's speed meets all of them. Calls of factorisations, inverses and
-determinants are counted by name, in forward and backward alike.
+within a round, so that a change of the machine's speed meets all of them.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from typing import Any
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.paper.exact_convolutions import WAYS
-from benchmarks.paper.waiting import finish_on
+from benchmarks.paper.plan import finish_on
 from benchmarks.speed.pairing import exponent, in_turns, timed
 from snf_models.bijections.base import Bijection, SelfNormalizing
 from snf_models.bijections.convolution import SelfNormalizingConv
@@ -42,27 +40,8 @@ LIMIT = "products alone"
 """The six products, or convolutions, of a self normalizing step without anything else."""
 
 
-class CubicCalls(TorchDispatchMode):
-    """Collects the operations whose cost grows with the cube of the side of a matrix."""
-
-    NAMES = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        namespace, _, name = func.name().partition("::")
-        # Solving by band factors, an operation of this project, does not grow so.
-        if namespace == "aten" and any(part in name for part in self.NAMES) and not name.startswith(("detach", "sqrt")):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def measure(rounds: int, device: str, dimensions: tuple[int, ...] = DIMENSIONS) -> dict[str, Any]:
-    """Return milliseconds a step, the exponent in D and the counted calls of each layer, dense and convolutional."""
+    """Return milliseconds a step and the exponent in D of each layer, dense and convolutional."""
     found: dict[str, Any] = {"batch": BATCH, "dimensions": list(dimensions)}
     for kind, layers in (("dense", DENSE), ("convolutional", CONVOLUTIONS)):
         sizes: dict[str, dict[str, Any]] = {}
@@ -96,18 +75,12 @@ def image_of(kind: str, dimensions: int) -> tuple[int, int, int]:
 def measure_size(
     kind: str, layers: dict[str, Callable[[int], Bijection]], size: int, rounds: int, device: str
 ) -> dict[str, Any]:
-    """Return the times of each layer for one size."""
     shape = image_of(kind, size)
     x = torch.randn(BATCH, *shape, device=device).requires_grad_()
     steps: dict[str, Callable[[], None]] = {}
-    calls: dict[str, list[str]] = {}
     for name, make in layers.items():
         layer = make(shape[0]).to(device).train()
         steps[name] = step_of(layer, x)
-        # The first step, which allocates, is not timed: it is counted.
-        with CubicCalls() as counted:
-            steps[name]()
-        calls[name] = counted.found
     steps[LIMIT] = dense_products(x) if kind == "dense" else convolutions(x)
     seconds = in_turns({name: timed(step, finish=finish_on(device)) for name, step in steps.items()}, rounds)
     return {
@@ -115,7 +88,6 @@ def measure_size(
             "median_ms": 1e3 * statistics.median(took),
             "min_ms": 1e3 * min(took),
             "max_ms": 1e3 * max(took),
-            "cubic_calls": calls.get(name, []),
         }
         for name, took in seconds.items()
     }

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.needs import extra
 from benchmarks.paper.recipes import RECIPES
 from benchmarks.paper.rows import GROUPS
-from benchmarks.paper.samples import unpacked
 from benchmarks.paper.store import Record, read, runs
 
 with extra("bench"):
@@ -25,38 +23,24 @@ with extra("bench"):
 DPI = 130
 
 
-def samples(results: Path) -> bool:
-    """Draw Figure 2: samples by the exact inverse above those by the learned inverse."""
-    found = read(results, "figure2")
-    if found is None:
+def draw(results: Path, name: str) -> bool:
+    """Draw a figure or the curves of a group; return whether there is anything to draw."""
+    figure = {"figure3": angles, "figure4": growth, "figure5": curves}.get(name, of_group)(results, name)
+    if figure is None:
         return False
-    models = found["models"]
-    figure, axes = plt.subplots(2, len(models), figsize=(3.2 * len(models), 6.6), squeeze=False)
-    for column, (name, one) in enumerate(models.items()):
-        for line, inverse in enumerate(("exact", "learned")):
-            axes[line][column].imshow(grid(unpacked(one["shown"][inverse])), cmap="gray", vmin=0, vmax=255)
-            axes[line][column].set_title(f"{name}, {inverse} inverse", fontsize=8)
-            axes[line][column].axis("off")
-    save(figure, results / "figure2.png")
+    figure.tight_layout()
+    # Without the time of writing, so that equal results give equal files.
+    figure.savefig(results / f"{name}.png", dpi=DPI, metadata={"Software": None})
+    plt.close(figure)
     return True
 
 
-def grid(images: NDArray[np.uint8], columns: int = 4) -> NDArray[np.uint8]:
-    """Return images ``(N, C, H, W)`` side by side in rows, ``(H', W', C)`` or ``(H', W')`` for grey ones."""
-    count, channels, height, width = images.shape
-    rows = count // columns
-    tiles = images[: rows * columns].reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    whole = tiles.reshape(rows * height, columns * width, channels)
-    return whole[..., 0] if channels == 1 else whole
-
-
-def angles(results: Path) -> bool:
+def angles(results: Path, _name: str) -> Any:
     """Draw Figure 3, one panel for each recipe: the mean angle over the layers by epoch, with its standard deviation.
 
     Refreshed inverses are drawn as points without a line: their angle depends on the steps since the last refresh.
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-    drawn = False
     colours: dict[str, str] = {}
     for axis, recipe in zip(axes, RECIPES, strict=True):
         for record in [*runs(results, "dense", recipe), *runs(results, "convolutional", recipe)]:
@@ -73,40 +57,36 @@ def angles(results: Path) -> bool:
             else:
                 axis.plot(epochs, means, color=colour, label=title)
                 axis.fill_between(epochs, np.maximum(means - spread, 1e-4), means + spread, color=colour, alpha=0.2)
-            drawn = True
         axis.axhline(1, color="grey", linestyle=":", label="1 degree")
         axis.set(yscale="log", ylim=(1e-3, 180), xlabel="epoch", title=f"{recipe}, seed 0")
         axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     axes[0].set_ylabel("degrees to the exact gradient")
-    return finished(figure, results / "figure3.png", drawn)
+    return figure if colours else None
 
 
-def growth(results: Path) -> bool:
-    """Draw Figure 4: time of a step against D."""
-    found = read(results, "figure4")
+def growth(results: Path, name: str) -> Any:
+    found = read(results, name)
     if found is None:
-        return False
+        return None
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for axis, kind in zip(axes, ("dense", "convolutional"), strict=True):
-        for name, value in found[kind]["exponents"].items():
-            times = [found[kind]["sizes"][str(size)][name]["median_ms"] for size in found["dimensions"]]
-            style = {"linestyle": "--", "color": "grey"} if name == "products alone" else {"marker": "o"}
-            axis.plot(found["dimensions"], times, label=f"{name}: D^{value:.2f}", **style)
+        for layer, value in found[kind]["exponents"].items():
+            times = [found[kind]["sizes"][str(size)][layer]["median_ms"] for size in found["dimensions"]]
+            style = {"linestyle": "--", "color": "grey"} if layer == "products alone" else {"marker": "o"}
+            axis.plot(found["dimensions"], times, label=f"{layer}: D^{value:.2f}", **style)
         axis.set(xscale="log", yscale="log", xlabel="dimensions D", ylabel="ms a step, batch 100", title=kind)
         axis.legend(fontsize=8)
-    save(figure, results / "figure4.png")
-    return True
+    return figure
 
 
-def curves(results: Path) -> bool:
-    """Draw Figure 5: validation against time and against epochs, by both recipes."""
+def curves(results: Path, _name: str) -> Any:
     groups = ("dense", "convolutional")
     figure, axes = plt.subplots(len(groups) * len(RECIPES), 2, figsize=(10, 13), squeeze=False)
     drawn = False
     for line, (group, recipe) in enumerate((group, recipe) for group in groups for recipe in RECIPES):
         found = runs(results, group, recipe)
         drawn = curve_pair(axes[line], found, group, f"{group}, {recipe}") or drawn
-    return finished(figure, results / "figure5.png", drawn)
+    return figure if drawn else None
 
 
 def curve_pair(axes: Any, found: Sequence[Record], group: str, title: str) -> bool:
@@ -130,30 +110,14 @@ def curve_pair(axes: Any, found: Sequence[Record], group: str, title: str) -> bo
     return any(record["curve"] for record in found)
 
 
-def of_group(results: Path, name: str) -> bool:
+def of_group(results: Path, name: str) -> Any:
     """Draw the learning curves of a group, one line of pictures a recipe."""
     recipes = sorted({record["recipe"] for record in runs(results, name)})
     if not recipes:
-        return False
+        return None
     figure, axes = plt.subplots(len(recipes), 2, figsize=(10, 3.6 * len(recipes)), squeeze=False)
     drawn = [
         curve_pair(axes[line], runs(results, name, recipe), name, f"{name}, {recipe}")
         for line, recipe in enumerate(recipes)
     ]
-    return finished(figure, results / f"{name}.png", any(drawn))
-
-
-def finished(figure: Any, path: Path, drawn: bool) -> bool:
-    """Save a figure that something was drawn on; return whether there was anything."""
-    if drawn:
-        save(figure, path)
-    else:
-        plt.close(figure)
-    return drawn
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write a figure without the time of writing, so that equal results give equal files."""
-    figure.tight_layout()
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    plt.close(figure)
+    return figure if any(drawn) else None

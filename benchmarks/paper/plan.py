@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.paper.images import dataset_of
-from benchmarks.paper.recipes import Recipe, architecture_of, config_of
+from benchmarks.paper.recipes import Recipe, architecture_of, config_of, dataset_of
 from benchmarks.paper.rows import Group, Row
 from benchmarks.paper.run import CURVE
-from benchmarks.paper.waiting import finish_on
 from snf_models.disk import write_atomically
 from snf_models.errors import Interrupted
 from snf_models.pipeline.loop import Trainer
@@ -41,11 +39,8 @@ class PlanDiffers(Exception):
 class Plan:
     """For how many steps every row of a group is trained.
 
-    Attributes:
-        budget: Minutes a row that were asked for; None where the steps were.
-        steps: Steps of every row.
-        step_seconds: Measured seconds a step by row; empty where they were not needed.
-        device: "cpu" or "cuda", where they were measured.
+    ``budget`` are the minutes a row that were asked for, None where the steps were; ``step_seconds`` those measured for
+    each row on the kind of device.
     """
 
     budget: float | None
@@ -60,17 +55,8 @@ class Plan:
 def make_plan(group: Group, recipe: Recipe, budget: float | None, steps: int | None, folder: Path, device: str) -> Plan:
     """Return the plan that a work folder has, or make one for a budget in minutes a row or a number of steps.
 
-    Args:
-        group: The group.
-        recipe: The recipe.
-        budget: Minutes a row; None where ``steps`` are given.
-        steps: Steps of every row.
-        folder: Work folder of the group and recipe.
-        device: Device of the training.
-
-    Raises:
-        PlanDiffers: The folder has the plan of another budget or device, and the recipe depends on the number of steps;
-            or it has a training of more steps.
+    Raises ``PlanDiffers`` where the folder has the plan of another budget or device and the recipe depends on its
+    steps, or where it has a training of more steps.
     """
     if steps is not None:
         steps = in_phase(steps, group)
@@ -127,16 +113,15 @@ def in_phase(steps: int, group: Group) -> int:
 
 
 def curve_steps(steps: int, steps_per_epoch: int, group: Group) -> list[int]:
-    """Return the steps after which all rows are measured: evenly spaced, and after the first epochs that are known.
-
-    Args:
-        steps: Steps of the training, the last point.
-        steps_per_epoch: Steps of an epoch.
-        group: The group.
-    """
+    """Return the steps after which all rows are measured: evenly spaced, and after the first epochs that are known."""
     even = {in_phase(round(steps * (number + 1) / POINTS), group) for number in range(POINTS)}
     known = {epoch * steps_per_epoch for row in group.rows for epoch in row.code_curve}
     return sorted(step for step in even | known | {steps} if 0 < step <= steps)
+
+
+def finish_on(device: str) -> Callable[[], None]:
+    """Return a function that returns when a device has done all work, at once on a CPU."""
+    return (lambda: torch.cuda.synchronize(device)) if torch.device(device).type == "cuda" else lambda: None
 
 
 def step_seconds(group: Group, row: Row, recipe: Recipe, device: str) -> float:

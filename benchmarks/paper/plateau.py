@@ -16,15 +16,7 @@ MIN_POINTS = 5
 
 @dataclass(frozen=True)
 class Plateau:
-    """What the last quarter of the steps of a training gained, by a straight line through its points.
-
-    Attributes:
-        gain: By how much the line falls over the last quarter of the steps, in nats.
-        error: Standard error of ``gain``.
-        most: Largest gain at a plateau, in nats.
-        points: Points of the curve in the last quarter.
-        best_step: Step of the smallest value.
-    """
+    """What the last quarter of the steps of a training gained, by a straight line through its points."""
 
     gain: float
     error: float
@@ -54,10 +46,6 @@ class Plateau:
 
 def plateau_of(steps: Sequence[float], nats: Sequence[float]) -> Plateau:
     """Return the gain of the last quarter of a curve.
-
-    Args:
-        steps: Steps of the points, rising.
-        nats: Negative log-likelihoods at them.
 
     >>> plateau_of(range(100), [640.0] * 100).reached
     True

@@ -5,9 +5,12 @@ A recipe is the same for all rows of a group, apart from what a row itself chang
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, cast
 
+from benchmarks.needs import builtin_dir
 from benchmarks.paper.rows import Family, Group, Row
+from snf_models.datasets import Dataset, load_dataset
 from snf_models.flows.architecture import PixelArchitecture
 from snf_models.pipeline.presets import find_preset
 from snf_models.training.config import TrainingConfig
@@ -32,8 +35,14 @@ GLOW_WARMUP_STEPS = 500
 rose to 1e-3 in 6 steps."""
 
 
+@lru_cache(maxsize=1)
+def dataset_of(name: str) -> Dataset:
+    """Return a dataset with all of its parts; end the program where its file is missing."""
+    return load_dataset(name, builtin_dir(name))
+
+
 def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **changes: Any) -> TrainingConfig:
-    """Return the settings of a training.
+    """Return the settings of a training of so many steps; ``changes`` are those of a smaller one, for tests.
 
     - ``published``: those of the paper: Adam at a constant rate after a warm-up of 5,000 steps (its ten epochs of
       MNIST), no averaging, its batch, rate and lambda. The number of steps does not change them, so that a training can
@@ -42,14 +51,6 @@ def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **c
       The rate of a Glow rises more slowly, for half of the steps where there are few of them, and to less.
       Gradients are clipped where the paper does so alone: self normalizing layers halve the gradient of W and add that
       of R, so that a common limit would cut rows differently.
-
-    Args:
-        group: Group of the row.
-        row: The row.
-        recipe: The recipe.
-        steps: Steps of the training.
-        seed: Seed of weights, order and noise.
-        changes: Settings of a smaller training, for tests.
     """
     parameters: dict[str, Any] = {"seed": seed, "validations": 1, "validation_images": 100}
     if recipe == "published":
@@ -70,7 +71,6 @@ def config_of(group: Group, row: Row, recipe: Recipe, steps: int, seed: int, **c
 
 
 def architecture_of(row: Row, image_shape: tuple[int, int, int], config: TrainingConfig) -> PixelArchitecture:
-    """Return the architecture of a row for images of a shape."""
     architecture = cast(PixelArchitecture, find_preset(row.preset).architecture(image_shape, config.pixel_transform))
     return architecture if row.linear is None else architecture.model_copy(update={"linear": row.linear})
 

@@ -30,18 +30,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Row:
-    """A model that is trained.
+    """A model that is trained: a preset, the paper's result where it has one, and settings other than the preset's.
 
-    Attributes:
-        name: Name in commands and files.
-        title: Name in tables.
-        preset: Preset with architecture and published settings.
-        published: The paper's result; None for a row that it does not have.
-        changes: Training settings that differ from those of preset and recipe.
-        linear: Kind of the linear layers in place of the preset's.
-        code_curve: Validation in nats of the authors' code of October 2022 after so many epochs. It was run for this
-            project with PyTorch 2.13 on a CPU, seed 0, with the paper's protocol: exact log-determinants, one draw of
-            noise, 10,000 validation images for dense rows and 2,000 for convolutional ones. Its output is not stored.
+    ``linear`` is the kind of the linear layers in place of the preset's. ``code_curve`` is the validation in nats of
+    the authors' code of October 2022 after so many epochs. It was run for this project with PyTorch 2.13 on a CPU,
+    seed 0, with the paper's protocol: exact log-determinants, one draw of noise, 10,000 validation images for dense
+    rows and 2,000 for convolutional ones. Its output is not stored.
     """
 
     name: str
@@ -57,19 +51,9 @@ class Row:
 class Group:
     """Rows that are trained for equal numbers of steps and compared.
 
-    Attributes:
-        name: Name in commands and files.
-        family: Kind of architecture, by which a recipe sets its rate.
-        dataset: Name of the dataset.
-        rows: The rows.
-        reference: Name of the row that gaps are taken to.
-        epochs: Epochs for which the paper trained, as its appendix of November 2020 says; None where it does not.
-        validation_images: Images of each point of a learning curve.
-        test_images: Most test images. The large Glows take a second an image in float64.
-        angle_images: Images of a gradient whose angle is measured; 0 where it is not.
-        phase: Every point of the curve is at so many steps after a multiple of 100, where rows refresh their inverses:
-            in the middle between two refreshes and not right after one.
-        unit: Unit of the paper's numbers.
+    ``epochs`` are those for which the paper trained, as its appendix of November 2020 says. The large Glows take a
+    second a test image in float64. Every point of the curve is at ``phase`` steps after a multiple of 100, where rows
+    refresh their inverses: in the middle between two refreshes and not right after one.
     """
 
     name: str
@@ -85,7 +69,6 @@ class Group:
     unit: Literal["nats", "bits/dim"] = "nats"
 
     def row(self, name: str) -> Row:
-        """Return the row called ``name``."""
         return next(row for row in self.rows if row.name == name)
 
 
@@ -174,20 +157,6 @@ CIFAR10 = Group(
     test_images=1000,
     unit="bits/dim",
 )
-IMAGENET32 = Group(
-    "imagenet32",
-    "glow",
-    "imagenet32",
-    (
-        Row("exact", "Glow 3L-48K", "glow-3l-48k", Published(4.12, 0.002)),
-        Row("snf", "SNF Glow 3L-48K", "snf-glow-3l-48k", Published(4.14, 0.007)),
-    ),
-    reference="exact",
-    epochs=None,
-    validation_images=100,
-    test_images=1000,
-    unit="bits/dim",
-)
 
 
 def _conv(name: str, title: str, linear: str | None = None, **changes: Any) -> Row:
@@ -236,4 +205,4 @@ MULTIPLIER = Group(
     angle_images=100,
 )
 
-GROUPS = {group.name: group for group in (DENSE, CONVOLUTIONAL, GLOW, CIFAR10, IMAGENET32, PROJECTION, MULTIPLIER)}
+GROUPS = {group.name: group for group in (DENSE, CONVOLUTIONAL, GLOW, CIFAR10, PROJECTION, MULTIPLIER)}

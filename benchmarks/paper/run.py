@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save
 
 from benchmarks.paper.angles import angles, exact_twin
-from benchmarks.paper.augmentation import batches_of
-from benchmarks.paper.images import dataset_of
-from benchmarks.paper.likelihood import evaluate, export, exported_nats
 from benchmarks.paper.plateau import plateau_of
-from benchmarks.paper.recipes import Recipe, architecture_of, config_of
+from benchmarks.paper.recipes import Recipe, architecture_of, config_of, dataset_of
 from benchmarks.paper.rows import Group, Row
 from snf_models.datasets import Dataset
 from snf_models.disk import write_atomically
@@ -29,10 +28,18 @@ from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.run import RunRecord, claim_folder
+from snf_models.scoring.frozen import freeze
+from snf_models.scoring.torch_engine import TorchEngine
+from snf_models.training.batches import Batches
 from snf_models.training.objective import inverse_errors
 from snf_runtime.images.batch import stacked
+from snf_runtime.scoring.evidence import run_flow
 
 CURVE, BEST, TEST, DIVERGED = "curve.json", "best.safetensors", "test.npz", "diverged.txt"
+CHUNK = 100
+AUGMENTED = frozenset({"cifar10"})
+"""Datasets whose rows the paper trained with augmentation."""
+Array = NDArray[np.float64]
 
 
 class Stopped(Exception):
@@ -43,19 +50,14 @@ class Stopped(Exception):
 class Point:
     """A point of a learning curve.
 
-    Attributes:
-        step: Steps taken.
-        seconds: Time of these steps, without measurements.
-        nats: Mean negative log-likelihood of validation images, exact, with the averaged weights.
-        angles: Degrees between gradient and exact gradient, by self normalizing layer; empty where they are not
-            measured, or cannot be: a process ended between the last checkpoint and its point.
-        inverse_errors: ||I - R W||_F / sqrt(D) by self normalizing layer.
-        multipliers: Weight of each layer's relative reconstruction error in the loss, in nats a dimension; empty where
-            they are not known, as for the angles.
+    ``nats`` is the mean negative log-likelihood of validation images, exact, with the averaged weights. ``angles`` are
+    the degrees between gradient and exact gradient, ``inverse_errors`` ||I - R W||_F / sqrt(D), by self normalizing
+    layer, ``multipliers`` the weights of their relative reconstruction errors in the loss, in nats a dimension. Angles
+    and multipliers are empty where a process ended between the last checkpoint and its point.
     """
 
     step: int
-    seconds: float
+    seconds: float  # without measurements
     nats: float
     angles: list[float]
     inverse_errors: list[float]
@@ -65,19 +67,8 @@ class Point:
 class Run:
     """A training of one row with one seed in a work folder, which goes on where an earlier process left it.
 
-    Args:
-        group: The group.
-        row: The row.
-        recipe: The recipe.
-        seed: Seed of weights, order and noise.
-        steps: Steps of the whole training.
-        work: Work folder of the group and recipe.
-        device: "cpu", "cuda" or "cuda:N".
-        test_images: Most test images in place of the group's.
-        changes: Settings of a smaller training, for tests.
-
-    Raises:
-        FolderTaken: The work folder holds a training with other settings; the text names them.
+    ``changes`` are settings of a smaller training, for tests. Raises ``FolderTaken`` where the work folder holds a
+    training with other settings.
     """
 
     def __init__(
@@ -104,7 +95,6 @@ class Run:
 
     @property
     def dataset(self) -> Dataset:
-        """The images."""
         return dataset_of(self.group.dataset)
 
     @property
@@ -120,7 +110,6 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the training images."""
         return max(1, len(self.dataset.train) // self.config.batch_size)
 
     @property
@@ -132,13 +121,7 @@ class Run:
     def advance(self, target: int, note: Callable[[int], None], should_stop: Callable[[], bool]) -> None:
         """Train up to a step and add a point to the curve; do nothing where this is done or the training diverged.
 
-        Args:
-            target: The step.
-            note: Called with the number of steps after each of them.
-            should_stop: Called after each step; returns true to end the training.
-
-        Raises:
-            Stopped: ``should_stop`` returned true.
+        ``note`` is called with the number of steps after each of them. Raises ``Stopped`` where ``should_stop`` is.
         """
         if target <= self.step or self.diverged is not None:
             return
@@ -165,7 +148,7 @@ class Run:
     def _measure(self, trainer: Trainer, *, complete: bool) -> None:
         shape, state = self.dataset.image_shape, trainer.state
         images = stacked(self.dataset.statistics[: self.group.validation_images])
-        nats = float(exported_nats(export(trainer.averaged, shape), images, self.device).mean())
+        nats = float(frozen_nats(trainer.averaged, images, self.device).mean())
         best = min((point.nats for point in self.curve), default=math.inf)
         if nats < best:
             tensors = {name: value.contiguous() for name, value in trainer.averaged.state_dict().items()}
@@ -188,33 +171,38 @@ class Run:
     def _twin(self) -> Flow:
         return exact_twin(self.architecture)
 
-    def test(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the negative log-likelihood of each test image, with the weights of the best validation.
+    def test(self) -> Array:
+        """Return the negative log-likelihood of each test image in float64, with the weights of the best validation.
 
-        They are computed once, in float64, and kept in the work folder, with the difference of the exported model.
+        They are computed once and kept in the work folder.
         """
-        path = self.folder / TEST
         images = stacked(self.dataset.test[: self.test_images])
-        if path.is_file():
-            kept = np.load(path)
-            if int(kept["step"]) == self.step and len(kept["nats"]) == len(images):
-                return np.asarray(kept["nats"])
+        kept = self._tested()
+        if kept is not None and len(kept) == len(images):
+            return kept
+        found = float64_nats(self.flow_of_best(), images, self.device)
+        content = io.BytesIO()
+        np.savez(content, nats=found, step=self.step)
+        write_atomically(self.folder / TEST, content.getvalue())
+        return found
+
+    def flow_of_best(self) -> Flow:
+        """Return the flow with the weights of the best validation."""
         flow = build_flow(self.architecture)
         flow.load_state_dict(load_file(self.folder / BEST))
-        found = evaluate(flow, images, self.device)
-        content = io.BytesIO()
-        np.savez(content, nats=found.nats, difference=found.exported_difference, step=self.step)
-        write_atomically(path, content.getvalue())
-        return found.nats
+        return flow
+
+    def _tested(self) -> Array | None:
+        """Return the kept likelihoods of test images; None where there are none of the last step."""
+        path = self.folder / TEST
+        if not path.is_file():
+            return None
+        with np.load(path) as kept:
+            return np.asarray(kept["nats"]) if int(kept["step"]) == self.step else None
 
     def record(self, gap: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return what was measured, for JSON.
-
-        Args:
-            gap: Difference from the reference row of the group, where both were tested.
-        """
-        path = self.folder / TEST
-        tested = np.load(path) if path.is_file() else None
+        """Return what was measured, for JSON, with the difference from the reference row where both were tested."""
+        tested = self._tested()
         plateau = plateau_of([p.step for p in self.curve], [p.nats for p in self.curve]) if self.curve else None
         return {
             "group": self.group.name,
@@ -231,16 +219,42 @@ class Run:
             "curve": [asdict(point) for point in self.curve],
             "best_step": self.best_step,
             "plateau": asdict(plateau) | {"reached": plateau.reached} if plateau is not None else None,
-            "test": None
-            if tested is None or int(tested["step"]) != self.step
-            else {
-                "nats": float(tested["nats"].mean()),
-                "error": float(tested["nats"].std() / math.sqrt(len(tested["nats"]))),
-                "images": len(tested["nats"]),
-                "exported_difference": float(tested["difference"]),
-            },
+            "test": None if tested is None else mean_of(tested) | {"images": len(tested)},
             "gap": gap,
         }
+
+
+def batches_of(batches: Batches, dataset: str) -> Batches:
+    """Return the batches of a training, augmented where the paper did so for this dataset."""
+    return replace(batches, augmentation="crop-flip") if dataset in AUGMENTED else batches
+
+
+def frozen_nats(flow: Flow, images: NDArray[np.uint8], device: str = "cpu") -> Array:
+    """Return the negative log-likelihood of each image by the form of a flow that is served: log-dets computed once."""
+    shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
+    frozen = freeze(copy.deepcopy(flow).cpu().eval(), shape)
+    engine = TorchEngine(frozen, CHUNK, device=device)
+    return np.concatenate([-run_flow(engine, frozen, x).terms().sum((1, 2)) for x in noisy_chunks(images)])
+
+
+@torch.no_grad()
+def float64_nats(flow: Flow, images: NDArray[np.uint8], device: str = "cpu") -> Array:
+    """Return the negative log-likelihood of each image by the flow itself, with every layer in float64."""
+    reference = copy.deepcopy(flow).to(device).double().eval()
+    parts = [-reference(torch.from_numpy(x).to(device)).log_likelihood.cpu().numpy() for x in noisy_chunks(images)]
+    return np.concatenate(parts)
+
+
+def noisy_chunks(images: NDArray[np.uint8]) -> Iterator[Array]:
+    """Yield images plus uniform noise, equal in every call, so that rows are compared in pairs."""
+    for start in range(0, len(images), CHUNK):
+        chunk = np.asarray(images[start : start + CHUNK])
+        yield chunk + np.random.default_rng((start, 2021)).random(chunk.shape)
+
+
+def mean_of(nats: Array) -> dict[str, float]:
+    """Return the mean, and its standard error over the images."""
+    return {"nats": float(nats.mean()), "error": float(nats.std() / math.sqrt(len(nats)))}
 
 
 def gap_of(run: Run, reference: Run) -> dict[str, Any] | None:
@@ -251,10 +265,5 @@ def gap_of(run: Run, reference: Run) -> dict[str, Any] | None:
     """
     if run.row.name == reference.row.name or run.step != reference.step:
         return None
-    differences = run.test() - reference.test()
-    return {
-        "to": reference.row.name,
-        "nats": float(differences.mean()),
-        "error": float(differences.std() / math.sqrt(len(differences))),
-        "best_steps": [run.best_step, reference.best_step],
-    }
+    best_steps = [run.best_step, reference.best_step]
+    return {"to": reference.row.name, **mean_of(run.test() - reference.test()), "best_steps": best_steps}

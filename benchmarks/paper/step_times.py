@@ -9,18 +9,17 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import track
 
 from benchmarks.paper.exact_convolutions import WAYS, use_way
-from benchmarks.paper.images import dataset_of
-from benchmarks.paper.recipes import architecture_of, config_of
+from benchmarks.paper.plan import finish_on
+from benchmarks.paper.recipes import architecture_of, config_of, dataset_of
 from benchmarks.paper.rows import CIFAR10, CONVOLUTIONAL, DENSE, GLOW, Group, Row
-from benchmarks.paper.waiting import finish_on
 from benchmarks.speed.pairing import Turn, in_turns, ratio, timed
 from snf_models.pipeline.loop import Trainer
 
@@ -30,8 +29,7 @@ SAMPLES = 5
 """Single samples a turn."""
 
 
-@dataclass(frozen=True)
-class PaperTimes:
+class PaperTimes(NamedTuple):
     """The paper's milliseconds of a batch and of a sample (Table 3)."""
 
     batch: float

@@ -8,47 +8,37 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import table
 from benchmarks.paper.plateau import Plateau
 from benchmarks.paper.recipes import RECIPES
 from benchmarks.paper.rows import GROUPS, Group
 from benchmarks.paper.step_times import GROUPS as TIMED
 from benchmarks.paper.step_times import PAPER
-from benchmarks.paper.store import Record, read, runs, seconds_a_step
+from benchmarks.paper.store import Record, read, runs
 
 
 class Missing(Exception):
     """Raised when results are not there; the text is the command that measures them."""
 
 
-def likelihoods(results: Path, names: Sequence[str], command: str) -> list[str]:
-    """Return Table 1 or 2: what every row reached, beside the paper's number, and whether it is a result.
+def results_of(results: Path, name: str) -> Record:
+    found = read(results, name)
+    if found is None:
+        raise Missing(f"python -m benchmarks.paper {name}")
+    return found
 
-    Args:
-        results: Folder of the results.
-        names: Names of the groups.
-        command: The command that measures them.
-    """
-    lines = [
-        "| row | seed | recipe | steps (epochs) | training | test images | reached | paper | result |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+
+def likelihoods(results: Path, names: Sequence[str], command: str) -> list[str]:
+    """Return Table 1 or 2: what every row reached, beside the paper's number, and whether it is a result."""
     found = [
-        likelihood_line(GROUPS[name], record)
+        likelihood_cells(GROUPS[name], record)
         for name in names
         for record in sorted(runs(results, name), key=lambda one: (one["recipe"], order(one), one["seed"]))
     ]
     if not found:
-        raise Missing(command)
-    return [*lines, *found]
-
-
-def images() -> list[str]:
-    """Return how many images every group is measured on."""
-    lines = ["| group | rows | each point of the curves | test |", "|---|---|---|---|"]
-    for group in GROUPS.values():
-        rows = f"{len(group.rows)} on {group.dataset}"
-        lines.append(f"| {group.name} | {rows} | {group.validation_images} | {group.test_images} |")
-    return lines
+        raise Missing(f"python -m benchmarks.paper {command}")
+    heads = ("row", "seed", "recipe", "steps (epochs)", "training", "test images", "reached", "paper", "result")
+    return table(heads, found)
 
 
 def order(record: Record) -> int:
@@ -56,29 +46,21 @@ def order(record: Record) -> int:
     return [row.name for row in GROUPS[record["group"]].rows].index(record["row"])
 
 
-def likelihood_line(group: Group, record: Record) -> str:
-    """Return the line of one training."""
-    row, curve = group.row(record["row"]), record["curve"]
-    paper = row.published or ""
+def likelihood_cells(group: Group, record: Record) -> list[Any]:
+    row, curve, test = group.row(record["row"]), record["curve"], record["test"]
+    first = [row.title, record["seed"], record["recipe"]]
     if not curve:
-        return f"| {row.title} | {record['seed']} | {record['recipe']} | 0 | | | | {paper} | not trained yet |"
-    last = curve[-1]
-    test, stand_in = record["test"], record["dataset"] == "stand-in"
+        return [*first, 0, "", "", "", row.published, "not trained yet"]
     reached = "" if test is None else in_unit(group, record, test["nats"], test["error"])
-    return (
-        f"| {row.title} | {record['seed']} | {record['recipe']} | {progress_of(group, record)} "
-        f"| {last['seconds'] / 60:.0f} min "
-        f"| {'' if test is None else test['images']} | {'' if stand_in else reached} | {paper} "
-        f"| {'started on a stand-in of the same shape; no number' if stand_in else verdict_of(record)} |"
-    )
+    images, minutes = None if test is None else test["images"], f"{curve[-1]['seconds'] / 60:.0f} min"
+    return [*first, progress_of(group, record), minutes, images, reached, row.published, verdict_of(record)]
 
 
 def progress_of(group: Group, record: Record) -> str:
     """Return the steps and epochs of a training, and those of the paper where it says them."""
     step = record["curve"][-1]["step"]
-    epochs = step / record["steps_per_epoch"]
     of_paper = f" of {group.epochs}" if group.epochs is not None else ""
-    return f"{step} ({epochs:.3g}{of_paper})"
+    return f"{step} ({step / record['steps_per_epoch']:.3g}{of_paper})"
 
 
 def verdict_of(record: Record) -> str:
@@ -88,16 +70,11 @@ def verdict_of(record: Record) -> str:
     done = record["curve"][-1]["step"]
     if done < record["planned_steps"]:
         return f"none yet: {done} of {record['planned_steps']} steps"
-    plateau, warmup = plateau_from(record), record["config"]["warmup_steps"]
+    stored = {name: value for name, value in record["plateau"].items() if name != "reached"}
+    plateau, warmup = Plateau(**stored), record["config"]["warmup_steps"]
     if done < warmup:
         return f"none: {plateau}; it ended inside the warm-up of {warmup} steps"
     return str(plateau) if plateau.reached else f"none: {plateau}"
-
-
-def plateau_from(record: Record) -> Plateau:
-    """Return the plateau of a record."""
-    stored = record["plateau"]
-    return Plateau(stored["gain"], stored["error"], stored["most"], stored["points"], stored["best_step"])
 
 
 def in_unit(group: Group, record: Record, nats: float, error: float) -> str:
@@ -125,26 +102,26 @@ def bits_of_nats(record: Record) -> float:
 
 def gaps(results: Path, names: Sequence[str]) -> list[str]:
     """Return the differences from the exact row at equal steps, on the same images with the same noise."""
-    lines = [
-        "| row | recipe | seed | steps | weights of steps | test above the exact row | of its value | paper |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
     found = []
     for name in names:
         group = GROUPS[name]
-        for record in runs(results, name):
-            gap = record["gap"]
-            if gap is None or record["dataset"] == "stand-in":
-                continue
-            row, reference = group.row(record["row"]), group.row(gap["to"])
+        for record in (record for record in runs(results, name) if record["gap"] is not None):
+            gap, row = record["gap"], group.row(record["row"])
             nats = record["test"]["nats"] - gap["nats"]
             found.append(
-                f"| {row.title} | {record['recipe']} | {record['seed']} | {record['curve'][-1]['step']} "
-                f"| {' and '.join(map(str, gap['best_steps']))} | {gap_in_unit(group, record)} "
-                f"| {100 * gap['nats'] / nats:+.2f} % "
-                f"| {published_gap(row.published, reference.published, group.unit)} |"
+                (
+                    row.title,
+                    record["recipe"],
+                    record["seed"],
+                    record["curve"][-1]["step"],
+                    " and ".join(map(str, gap["best_steps"])),
+                    gap_in_unit(group, record),
+                    f"{100 * gap['nats'] / nats:+.2f} %",
+                    published_gap(row.published, group.row(gap["to"]).published, group.unit),
+                )
             )
-    return [*lines, *found] if found else ["No two rows of a group have been trained for equal steps yet."]
+    heads = ("row", "recipe", "seed", "steps", "weights of steps", "test above the exact row", "of its value", "paper")
+    return table(heads, found) if found else ["No two rows of a group have been trained for equal steps yet."]
 
 
 def published_gap(row: Any, reference: Any, unit: str) -> str:
@@ -156,80 +133,68 @@ def published_gap(row: Any, reference: Any, unit: str) -> str:
 
 def code_curves(results: Path) -> list[str]:
     """Return validations after the first epochs beside those of the authors' code; see ``Row.code_curve``."""
-    lines = ["| row | epoch | here | authors' code, seed 0 |", "|---|---|---|---|"]
-    for name in ("dense", "convolutional"):
-        group = GROUPS[name]
-        for row in group.rows:
-            for record in runs(results, name, "published", row.name)[:1]:
-                at = {point["step"]: point["nats"] for point in record["curve"]}
-                for epoch, nats in row.code_curve.items():
-                    here = at.get(epoch * record["steps_per_epoch"])
-                    if here is not None:
-                        lines.append(f"| {row.title} | {epoch} | {here:.1f} | {nats:.1f} |")
-    if len(lines) == 2:
+    found = []
+    for group, row in ((name, row) for name in ("dense", "convolutional") for row in GROUPS[name].rows):
+        for record in runs(results, group, "published", row.name)[:1]:
+            at = {point["step"]: point["nats"] for point in record["curve"]}
+            for epoch, nats in row.code_curve.items():
+                here = at.get(epoch * record["steps_per_epoch"])
+                if here is not None:
+                    found.append((row.title, epoch, f"{here:.1f}", f"{nats:.1f}"))
+    if not found:
         raise Missing("python -m benchmarks.paper table1")
-    return lines
+    return table(("row", "epoch", "here", "authors' code, seed 0"), found)
 
 
-def gradients(results: Path, name: str, command: str) -> list[str]:
+def gradients(results: Path, name: str) -> list[str]:
     """Return the table of a group beyond the paper: gap to exact gradients, angle, inverse error, time a step."""
     group = GROUPS[name]
-    lines = [
-        "| row | seed | steps | validation nats above exact | test nats above exact | mean degrees | inverse error "
-        "| multipliers | ms a step |",
-        "|---|---|---|---|---|---|---|---|---|",
+    found = [
+        gradient_cells(group, record, runs(results, name, record["recipe"], group.reference))
+        for record in sorted(runs(results, name), key=lambda one: (one["seed"], order(one)))
+        if record["curve"]
     ]
-    found = []
-    for record in sorted(runs(results, name), key=lambda one: (one["seed"], order(one))):
-        if not record["curve"]:
-            continue
-        found.append(gradient_line(group, record, runs(results, name, record["recipe"], group.reference)))
     if not found:
-        raise Missing(command)
-    return [*lines, *found]
+        raise Missing(f"python -m benchmarks.paper {name}")
+    heads = ("row", "seed", "steps", "validation nats above exact", "test nats above exact", "mean degrees")
+    return table((*heads, "inverse error", "multipliers", "ms a step"), found)
 
 
-def gradient_line(group: Group, record: Record, references: list[Record]) -> str:
-    """Return the line of one training, compared with the exact one at the same step."""
-    last, gap = record["curve"][-1], record["gap"]
+def gradient_cells(group: Group, record: Record, references: list[Record]) -> list[Any]:
+    """Return the cells of one training, compared with the exact one at the same step."""
+    last, gap, weights = record["curve"][-1], record["gap"], record["curve"][-1]["multipliers"]
     at = {point["step"]: point["nats"] for one in references if one["seed"] == record["seed"] for point in one["curve"]}
     own = record["row"] == group.reference
-    above = "" if own or last["step"] not in at else f"{last['nats'] - at[last['step']]:+.2f}"
-    tested = "" if gap is None else f"{gap['nats']:+.2f} ± {gap['error']:.2f}"
-    weights = last["multipliers"]
     title = group.row(record["row"]).title
-    if record["diverged"] is not None:
-        title += f" (diverged: {record['diverged']})"
-    return (
-        f"| {title} | {record['seed']} | {last['step']} | {above} | {tested} | {mean_text(last['angles'], '.3f')} "
-        f"| {mean_text(last['inverse_errors'], '.4f')} "
-        f"| {f'{min(weights):.3g} to {max(weights):.3g}' if weights else ''} "
-        f"| {1e3 * (seconds_a_step(record) or math.nan):.0f} |"
-    )
+    return [
+        title if record["diverged"] is None else f"{title} (diverged: {record['diverged']})",
+        record["seed"],
+        last["step"],
+        "" if own or last["step"] not in at else f"{last['nats'] - at[last['step']]:+.2f}",
+        "" if gap is None else f"{gap['nats']:+.2f} ± {gap['error']:.2f}",
+        mean_text(last["angles"], ".3f"),
+        mean_text(last["inverse_errors"], ".4f"),
+        f"{min(weights):.3g} to {max(weights):.3g}" if weights else "",
+        f"{1e3 * last['seconds'] / last['step']:.0f}",
+    ]
 
 
 def mean_text(values: Sequence[float], digits: str) -> str:
-    """Return the mean as text; nothing where there are no values."""
     return format(sum(values) / len(values), digits) if values else ""
 
 
 def times(results: Path) -> list[str]:
     """Return Table 3: paired ratios of steps and samples."""
-    found = read(results, "table3")
-    if found is None:
-        raise Missing("python -m benchmarks.paper table3")
-    lines = ["| group | ratio | here: median (least to greatest) | paper, on its GPU |", "|---|---|---|---|"]
-    for group in TIMED:
-        measured = found["groups"].get(group.name)
-        if measured is None:
-            continue
+    groups, found = results_of(results, "table3")["groups"], []
+    for group in (group for group in TIMED if group.name in groups):
+        measured = groups[group.name]
         for name, one in measured["step_ratios"].items():
             over, under = name.split(" / ")
-            lines.append(f"| {group.name} | step: {name} | {spread(one)} | {paper_ratio(group.name, over, under)} |")
+            found.append((group.name, f"step: {name}", spread(one), paper_ratio(group.name, over, under)))
         paper = PAPER[group.name, "snf"].sample / PAPER[group.name, "exact"].sample
         one = measured["sample_ratios"]["learned / exact"]
-        lines.append(f"| {group.name} | sample: learned / exact inverse | {spread(one)} | {paper:.2f} |")
-    return lines
+        found.append((group.name, "sample: learned / exact inverse", spread(one), f"{paper:.2f}"))
+    return table(("group", "ratio", "here: median (least to greatest)", "paper, on its GPU"), found)
 
 
 def paper_ratio(group: str, over: str, under: str) -> str:
@@ -239,68 +204,38 @@ def paper_ratio(group: str, over: str, under: str) -> str:
 
 
 def spread(one: Record) -> str:
-    """Return median, least and greatest of paired ratios."""
     return f"{one['median']:.2f} ({one['least']:.2f} to {one['greatest']:.2f})"
 
 
 def milliseconds(results: Path) -> list[str]:
     """Return the times of Table 3 in milliseconds."""
-    found = read(results, "table3")
-    if found is None:
-        raise Missing("python -m benchmarks.paper table3")
-    lines = [
-        "| group | row | ms a step of 100 images | paper | ms a sample, by inverse | paper |",
-        "|---|---|---|---|---|---|",
-    ]
-    for group, measured in found["groups"].items():
+    found: list[Sequence[Any]] = []
+    for group, measured in results_of(results, "table3")["groups"].items():
         for row, took in measured["step_ms"].items():
-            samples = {
-                name.partition(", ")[2]: one
-                for name, one in measured["sample_ms"].items()
-                if name.partition(", ")[0] == row
-            }
-            paper = PAPER.get((group, row))
-            lines.append(
-                f"| {group} | {row} | {took:.1f} | {paper.batch if paper else ''} "
-                f"| {', '.join(f'{how} {one:.1f}' for how, one in samples.items())} | {paper.sample if paper else ''} |"
-            )
-    return lines
+            samples = [
+                f"{how} {one:.1f}"
+                for of_row, _, how, one in ((*name.partition(", "), one) for name, one in measured["sample_ms"].items())
+                if of_row == row
+            ]
+            paper = PAPER.get((group, row), (None, None))
+            found.append((group, row, f"{took:.1f}", paper[0], ", ".join(samples), paper[1]))
+    return table(("group", "row", "ms a step of 100 images", "paper", "ms a sample, by inverse", "paper"), found)
 
 
 def growth(results: Path) -> list[str]:
     """Return Figure 4 as a table."""
-    found = read(results, "figure4")
-    if found is None:
-        raise Missing("python -m benchmarks.paper figure4")
+    found = results_of(results, "figure4")
     sizes = found["dimensions"]
-    lines = [
-        f"| layer | {' | '.join(f'D = {size}' for size in sizes)} | exponent of D | calls of linalg a step |",
-        f"|---|{'---|' * len(sizes)}---|---|",
+    rows = [
+        (
+            f"{kind}, {name}",
+            *(f"{found[kind]['sizes'][str(size)][name]['median_ms']:.1f} ms" for size in sizes),
+            f"{value:.2f}",
+        )
+        for kind in ("dense", "convolutional")
+        for name, value in found[kind]["exponents"].items()
     ]
-    for kind in ("dense", "convolutional"):
-        measured = found[kind]
-        for name, value in measured["exponents"].items():
-            cells = [measured["sizes"][str(size)][name] for size in sizes]
-            calls = sorted({len(cell["cubic_calls"]) for cell in cells})
-            medians = [f"{cell['median_ms']:.1f} ms" for cell in cells]
-            lines.append(f"| {kind}, {name} | {' | '.join(medians)} | {value:.2f} | {', '.join(map(str, calls))} |")
-    return lines
-
-
-def inverses(results: Path) -> list[str]:
-    """Return the differences of Figure 2 as a table."""
-    found = read(results, "figure2")
-    if found is None:
-        raise Missing("python -m benchmarks.paper figure2")
-    lines = [
-        "| model | samples | mean absolute difference, pixel values | largest | equal pixels |",
-        "|---|---|---|---|---|",
-    ]
-    return lines + [
-        f"| {name} | {one['samples']} | {one['mean_absolute_difference']:.4f} | {one['largest_difference']:.2f} "
-        f"| {100 * one['equal_pixels']:.2f} % |"
-        for name, one in found["models"].items()
-    ]
+    return table(("layer", *(f"D = {size}" for size in sizes), "exponent of D"), rows)
 
 
 def final_angles(results: Path) -> list[str]:
@@ -309,26 +244,34 @@ def final_angles(results: Path) -> list[str]:
     Where inverses are refreshed, the last point may be right after that. Therefore the worst of the last quarter of the
     steps is given, too. The paper has the angles of its own rows by its own recipe.
     """
-    lines = [
-        "| row | recipe | seed | steps | mean degrees at the end | of each layer "
-        "| largest mean of the last quarter | of the run | paper |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    found = []
     of_paper = {"dense": "about 0.1", "convolutional": "below 1"}
     for recipe, group in product(RECIPES, of_paper):
         for record in runs(results, group, recipe):
-            last = record["curve"][-1]["step"]
             measured = [point for point in record["curve"] if point["angles"]]
             if measured:
+                last, row = record["curve"][-1]["step"], GROUPS[group].row(record["row"])
                 means = [sum(point["angles"]) / len(point["angles"]) for point in measured]
                 late = [mean for mean, point in zip(means, measured, strict=True) if 4 * point["step"] >= 3 * last]
-                row = GROUPS[group].row(record["row"])
                 layers = ", ".join(f"{degrees:.2f}" for degrees in measured[-1]["angles"])
+                degrees = (f"{means[-1]:.3f}", layers, f"{max(late):.3f}", f"{max(means):.3f}")
                 paper = of_paper[group] if row.name == "snf" and recipe == "published" else ""
-                lines.append(
-                    f"| {row.title} | {recipe} | {record['seed']} | {last} "
-                    f"| {means[-1]:.3f} | {layers} | {max(late):.3f} | {max(means):.3f} | {paper} |"
-                )
-    if len(lines) == 2:
+                found.append((row.title, recipe, record["seed"], last, *degrees, paper))
+    if not found:
         raise Missing("python -m benchmarks.paper figure3")
-    return lines
+    heads = ("row", "recipe", "seed", "steps", "mean degrees at the end", "of each layer")
+    return table((*heads, "largest mean of the last quarter", "of the run", "paper"), found)
+
+
+def machines(results: Path) -> list[str]:
+    """Return the machines that the results were taken on, with the loads before them."""
+    loads: dict[str, list[float]] = {}
+    others = [read(results, name) for name in ("figure4", "table3")]
+    for record in (one for one in [*runs(results, "*"), *others] if one is not None):
+        on = record["machine"]
+        text = f"{on['cpu']}, {on['cores']} cores, {on['threads']} threads, torch {on['versions']['torch']}"
+        text += "" if record.get("device", "cpu") == "cpu" else f", {record['device']}"
+        loads.setdefault(text, []).append(on["load_before"])
+    return [
+        f"- {text}; load before the runs {min(found):.1f} to {max(found):.1f}" for text, found in sorted(loads.items())
+    ] or ["Nothing measured yet."]

@@ -11,30 +11,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.paper.images import dataset_of
+from benchmarks.common import machine
 from benchmarks.paper.plan import curve_steps, make_plan
-from benchmarks.paper.recipes import Recipe
+from benchmarks.paper.recipes import Recipe, dataset_of
 from benchmarks.paper.rows import Group
 from benchmarks.paper.run import Run, Stopped, gap_of
 from benchmarks.paper.store import Record, name_of, read, write_run
-from benchmarks.speed.machine import describe
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where and for how long rows are trained.
-
-    Attributes:
-        work: Folder of checkpoints, outside the repository.
-        results: Folder of the results.
-        budget: Minutes a row.
-        steps: Steps of every row, in place of a budget.
-        seeds: The seeds.
-        device: "cpu", "cuda" or "cuda:N".
-        threads: Threads of PyTorch on the CPU.
-        rows: Names of the rows to train; empty for all.
-        test_images: Most test images in place of the group's.
-    """
+    """Where and for how long rows are trained: for ``budget`` minutes a row, or for ``steps``; all rows by default."""
 
     work: Path
     results: Path
@@ -65,14 +52,11 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 def train_group(group: Group, recipe: Recipe, options: Options) -> None:
     """Train the rows of a group with every seed, and write what was measured after each turn.
 
-    Raises:
-        Stopped: Ctrl-C or TERM; the trainings go on when the command is run again.
-        PlanDiffers: The work folder has trainings of another budget, or of more steps.
-        FolderTaken: The work folder has trainings with other settings.
+    Raises ``Stopped`` at Ctrl-C or TERM: the trainings go on when the command is run again.
     """
     work = options.work / group.name / recipe
     plan = make_plan(group, recipe, options.budget, options.steps, work, options.device)
-    now: Record = {"machine": describe(options.threads), "budget": plan.budget}
+    now: Record = {"machine": machine(options.threads), "budget": plan.budget}
     console = Console()
     with stop_signals() as should_stop:
         for seed in options.seeds:
@@ -116,13 +100,9 @@ def take_turns(
 
 
 def finish(runs: list[Run], results: Path, should_stop: Callable[[], bool], now: Record) -> None:
-    """Test every run that is at its last step, and compare it with the reference row of its group.
+    """Test every run of a seed that is at its last step, and compare it with the reference row of its group.
 
-    Args:
-        runs: All runs of a group with one seed.
-        results: Folder of the results.
-        should_stop: Called before each run; returns true to end.
-        now: Machine and budget of this process, of runs without stored results.
+    ``now`` are machine and budget of this process, for runs without stored results.
     """
     runs = [run for run in runs if run.step >= run.steps]
     for run in runs:

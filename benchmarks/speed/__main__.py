@@ -1,32 +1,26 @@
 """Our scorer and its peers side by side: ``python -m benchmarks.speed WHAT...``.
 
 WHAT is score, sample, train, http, startup, or all. Every figure is a ratio of sides that take turns in one run, after
-warming up; what was measured stands in
-``benchmarks/results/speed_<what>.json`` and ``.md`` after every row. Peers are installed from the package index into
-environments of their own (:mod:`benchmarks.speed.peers`).
+warming up. ``benchmarks/results/speed_<what>.json`` and ``.md`` are written after every row. Peers are installed from
+the package index into environments of their own (:mod:`benchmarks.speed.peers`).
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import signal
 from pathlib import Path
 
-from benchmarks.speed.context import Context
-from benchmarks.speed.machine import cores
-from benchmarks.speed.peers import ROOT
-from benchmarks.speed.results import RESULTS, Results
+from benchmarks.common import RESULTS, ROOT, cores, parser_of
+from benchmarks.speed.results import Context, Results
 
 WHAT = ("score", "sample", "train", "http", "startup")
 
 
 def main() -> int:
     """Measure and report; 1 where a target is not met or a row could not be measured."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("speed", __doc__)
     parser.add_argument("what", nargs="+", choices=[*WHAT, "all"], metavar="WHAT")
     parser.add_argument("--rounds", type=int, default=9, help="paired rounds that count")
     parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="rows by key; * stands for anything")
@@ -44,17 +38,8 @@ def main() -> int:
     for what in chosen:
         subject = importlib.import_module(f"benchmarks.speed.{what}")
         results = Results(what, subject.TITLE, arguments.threads, out)
-        subject.measure(
-            Context(
-                results,
-                arguments.rounds,
-                arguments.threads,
-                arguments.images,
-                arguments.seconds,
-                tuple(arguments.rows),
-                arguments.quick,
-            )
-        )
+        settings = (arguments.rounds, arguments.threads, arguments.images, arguments.seconds)
+        subject.measure(Context(results, *settings, tuple(arguments.rows), arguments.quick))
         bad += sum(row["met"] is False or row["problem"] is not None for row in results.rows)
     return int(bad > 0)
 

@@ -27,7 +27,6 @@ class Ratio:
     rounds: int
 
     def document(self) -> dict[str, Any]:
-        """Return it for JSON."""
         return asdict(self)
 
 
@@ -43,7 +42,6 @@ class Target:
     high: float = math.inf
 
     def met(self, value: float) -> bool:
-        """Whether ``value`` is what it should be."""
         return self.low <= value <= self.high
 
     def __str__(self) -> str:

@@ -1,48 +1,31 @@
-"""The peers' own environments below ``var/peers``, and child processes in them that compute on command.
-
-    python -m benchmarks.speed.peers [NAME...]
-
-makes the environments that are not there yet, or those named anew; a benchmark makes what it needs on first use.
-"""
+"""The peers' own environments below ``var/peers``, and child processes in them that compute on command."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.machine import cores
+from benchmarks.common import ROOT
 
-ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "var" / "peers"
 SIDE = Path(__file__).parent / "peer_side"
 INSTALL_S = 1500
-ANSWER_S = 600
-TORCH = "torch>=2.10"
-
-MODELS_NEED = ("jinja2", "numpy", "pillow", "pyarrow", "pydantic", "safetensors", "scikit-learn", "scipy", "torch")
-"""Dependencies of the project that ``models`` imports: behind a framework, our engine runs from the source tree."""
-
 QUIET = {
-    "BENTOML_DO_NOT_TRACK": "True",
-    "BENTOML_VERIFY_SSL": "True",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "OPENVINO_TELEMETRY": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "SCARF_NO_ANALYTICS": "true",
 }
-"""Nothing that runs here tells anybody of it."""
+"""No program that runs here sends telemetry."""
 
 
 class PeerUnavailable(Exception):
@@ -51,117 +34,89 @@ class PeerUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment: what is asked of the package index, and what tells that it works."""
+    """A virtual environment: what is asked of the package index, and modules that must be there then."""
 
     name: str
     requirements: tuple[str, ...]
     imports: tuple[str, ...]
 
-    @property
-    def folder(self) -> Path:
-        """Where it lies."""
-        return PEERS / self.name
-
-    @property
-    def python(self) -> Path:
-        """Its interpreter."""
-        return self.folder / "bin" / "python"
-
     def ready(self) -> Path:
-        """Return its interpreter; it is made where it is not there. Raises ``PeerUnavailable``."""
-        marker = self.folder / "requirements.txt"
-        wanted = "\n".join(self.requirements)
+        """Return its interpreter; it is installed where it is not there. Raises ``PeerUnavailable``."""
+        folder = PEERS / self.name
+        python, marker, wanted = folder / "bin" / "python", folder / "requirements.txt", "\n".join(self.requirements)
         if not marker.exists() or marker.read_text() != wanted:
-            self.make()
+            print(f"installs {self.name}: {' '.join(self.requirements)}", flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            self._do([sys.executable, "-m", "venv", str(folder)])
+            # An old pip goes through versions one by one where packages disagree.
+            self._do([*pip, "--upgrade", "pip"])
+            self._do([*pip, *self.requirements])
+            self._do([str(python), "-c", f"import {', '.join(self.imports)}"])
             marker.write_text(wanted)
-        return self.python
+        return python
 
-    def make(self) -> None:
-        """Install it anew. Raises ``PeerUnavailable``."""
-        print(f"installs {self.name}: {' '.join(self.requirements)}", flush=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._do([sys.executable, "-m", "venv", str(self.folder)], "cannot make its environment")
-        pip = [str(self.python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        # An old pip goes through versions one by one where packages disagree.
-        self._do([*pip, "--upgrade", "pip"], "cannot be installed")
-        self._do([*pip, *self.requirements], "cannot be installed")
-        for module in self.imports:
-            self._do([str(self.python), "-c", f"import {module}"], f"is installed, but {module} cannot be imported")
-
-    def _do(self, command: list[str], fault: str) -> None:
+    def _do(self, command: list[str]) -> None:
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=INSTALL_S, env=os.environ | QUIET, check=False
+            subprocess.run(
+                command, capture_output=True, text=True, timeout=INSTALL_S, env=os.environ | QUIET, check=True
             )
         except subprocess.TimeoutExpired as error:
-            raise PeerUnavailable(f"{self.name} {fault}: no end after {INSTALL_S} s") from error
-        if done.returncode != 0:
-            words = " ".join((done.stderr or done.stdout).split())[-300:]
-            raise PeerUnavailable(f"{self.name} {fault}: {words}")
+            raise PeerUnavailable(f"{self.name} cannot be installed: no end after {INSTALL_S} s") from error
+        except subprocess.CalledProcessError as error:
+            words = " ".join((error.stderr or error.stdout).split())[-300:]
+            raise PeerUnavailable(f"{self.name} cannot be installed: {words}") from error
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what was asked for by name."""
-        names = [requirement.split(">")[0].split("[")[0] for requirement in self.requirements]
         code = (
             "import json, sys\nfrom importlib.metadata import version\n"
             "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
         )
-        done = subprocess.run([self.python, "-c", code, *names], capture_output=True, text=True, check=True)
-        found: dict[str, str] = json.loads(done.stdout)
+        command = [self.ready(), "-c", code, *map(name_of, self.requirements)]
+        found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         return found
 
 
-def models_dependencies() -> tuple[str, ...]:
-    """Return those of the project's dependencies that ``models`` needs, as ``pyproject.toml`` has them."""
-    given = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    found = [one for one in given if one.split(">")[0].split("[")[0].split("=")[0].split(";")[0].strip() in MODELS_NEED]
-    extra = [one for one in given if one.startswith("openvino")] or ["openvino>=2025.4"]
-    return (*found, *extra, "normflows")
+def name_of(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement)[0]
 
 
-def environments() -> dict[str, Environment]:
-    """Return all environments by name: the flow libraries, and every framework with our engine's dependencies."""
-    ours = models_dependencies()
-    made = [
-        Environment("flows", (TORCH, "numpy>=2", "normflows>=1.7", "nflows>=0.14"), ("normflows", "nflows.transforms")),
-        Environment("fastapi", ("fastapi>=0.115", "uvicorn[standard]>=0.30", *ours), ("fastapi", "uvicorn")),
-        Environment("litserve", ("litserve>=0.2.10", "python-multipart", *ours), ("litserve",)),
-        Environment("bentoml", ("bentoml>=1.4", *ours), ("bentoml",)),
-        Environment("ray", ("ray[serve]>=2.40", *ours), ("ray.serve",)),
-    ]
-    return {one.name: one for one in made}
+FLOWS = Environment(
+    "flows", ("torch>=2.10", "numpy>=2", "normflows>=1.7", "nflows>=0.14"), ("normflows", "nflows.transforms")
+)
 
 
-def peer_environment(folder: Path, threads: int, **changes: str) -> dict[str, str]:
+def peer_environment(folder: Path, threads: int) -> dict[str, str]:
     """Return the variables of a peer's process: as here, no settings of ours, no telemetry, its own folder."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k not in {"REDIS_URL", "PYTHONPATH"}}
     own = {"HOME": str(folder), "TMPDIR": str(folder), "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    return kept | QUIET | own | changes
+    return kept | QUIET | own
 
 
 class Child:
     """A process that answers each line of JSON on its input with one on its output."""
 
-    def __init__(self, python: Path, script: Path, folder: Path, threads: int, **changes: str) -> None:
-        self.log = folder / f"{script.stem}.log"
+    def __init__(self, command: list[str], folder: Path, variables: dict[str, str]) -> None:
+        self.log = folder / "child.log"
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [str(python), str(script)],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 cwd=folder,
-                env=peer_environment(folder, threads, **changes),
+                env=variables,
             )
 
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+    def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command and return its answer. Raises ``PeerUnavailable`` where the process fails."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
         except OSError:
@@ -173,12 +128,7 @@ class Child:
             raise PeerUnavailable(found["error"])
         return found
 
-    def seconds(self, do: str, **arguments: Any) -> float:
-        """Return the seconds that a command says it took."""
-        return float(self.ask(do, **arguments)["seconds"])
-
-    def stop(self) -> None:
-        """End the process."""
+    def close(self) -> None:
         if self.process.stdin is not None:
             self.process.stdin.close()
         try:
@@ -189,36 +139,12 @@ class Child:
 
 
 @contextmanager
-def child(environment: str, script: str, threads: int | None = None, **changes: str) -> Iterator[Child]:
-    """Run ``peer_side/<script>`` in a peer's environment until the block ends. Raises ``PeerUnavailable``."""
-    python = environments()[environment].ready()
-    with tempfile.TemporaryDirectory(prefix="snf-peer-") as folder:
-        process = Child(python, SIDE / script, Path(folder), threads or cores(), **changes)
-        try:
+def flows_child(threads: int) -> Iterator[Child]:
+    """Run ``peer_side/flows.py`` in its environment until the block ends. Raises ``PeerUnavailable``."""
+    python = FLOWS.ready()
+    with tempfile.TemporaryDirectory(prefix="snf-peer-") as name:
+        folder = Path(name)
+        with closing(
+            Child([str(python), str(SIDE / "flows.py")], folder, peer_environment(folder, threads))
+        ) as process:
             yield process
-        finally:
-            process.stop()
-
-
-def main() -> int:
-    """Make environments; 1 where one cannot be made."""
-    known = environments()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.peers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; these are made anew")
-    arguments = parser.parse_args()
-    failed = 0
-    for name in arguments.names or known:
-        environment = known[name]
-        try:
-            if arguments.names:
-                shutil.rmtree(environment.folder, ignore_errors=True)
-            environment.ready()
-            print(f"{name}: {environment.versions()}", flush=True)
-        except PeerUnavailable as problem:
-            failed += 1
-            print(problem, flush=True)
-    return int(failed > 0)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

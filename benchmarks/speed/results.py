@@ -2,87 +2,87 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.machine import describe
+from benchmarks.common import RESULTS, machine, read_results, table, write_results
 from benchmarks.speed.pairing import Ratio, Target
-from snf_models.disk import write_atomically
 
-RESULTS = Path(__file__).parents[1] / "results"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure. ``key`` names it for ever: a later row with the same key takes its place.
-
-    ``what`` says what is divided by what; ``details`` are plain numbers and words that belong to it. ``problem``: why
-    there is no figure.
-    """
-
-    key: str
-    what: str
-    ratio: Ratio | None = None
-    target: Target | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-    problem: str | None = None
-
-    def document(self) -> dict[str, Any]:
-        """Return the row for JSON."""
-        target = self.target
-        return {
-            "key": self.key,
-            "what": self.what,
-            "ratio": None if self.ratio is None else self.ratio.document(),
-            "target": None if target is None else str(target),
-            "met": None if target is None or self.ratio is None else target.met(self.ratio.median),
-            "details": self.details,
-            "problem": self.problem,
-        }
+SPREAD = ("median", "least", "greatest")
 
 
 class Results:
     """The rows of one subject, with those of earlier runs, in ``speed_<what>.json`` and ``.md`` of ``folder``."""
 
     def __init__(self, what: str, title: str, threads: int, folder: Path = RESULTS) -> None:
-        self.title = title
-        self.json, self.markdown = (folder / f"speed_{what}.{end}" for end in ("json", "md"))
-        self.rows: list[dict[str, Any]] = json.loads(self.json.read_text())["rows"] if self.json.exists() else []
-        self.machine = describe(threads)
+        self.title, self.name, self.folder = title, f"speed_{what}", folder
+        self.rows: list[dict[str, Any]] = read_results(folder / f"{self.name}.json").get("rows", [])
+        self.machine = machine(threads)
 
-    def record(self, row: Row) -> None:
+    def record(self, document: dict[str, Any]) -> None:
         """Add a row, in the place of an earlier one with its key, write both files, and print it."""
-        document = row.document() | {"machine": self.machine}
-        for place, known in enumerate(self.rows):
-            if known["key"] == row.key:
-                self.rows[place] = document
-                break
-        else:
-            self.rows.append(document)
-        write_atomically(self.json, (json.dumps({"title": self.title, "rows": self.rows}, indent=1) + "\n").encode())
-        write_atomically(self.markdown, page(self.title, self.rows).encode())
-        print(line(document), flush=True)
+        document |= {"machine": self.machine}
+        keys = [row["key"] for row in self.rows]
+        place = keys.index(document["key"]) if document["key"] in keys else len(keys)
+        self.rows[place : place + 1] = [document]
+        write_results(self.folder, self.name, {"title": self.title, "rows": self.rows}, page(self.title, self.rows))
+        print(f"{document['key']}: {' | '.join(cells(document))}", flush=True)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The settings of one run of one subject; ``rows`` are patterns of row keys, all rows where there are none."""
+
+    results: Results
+    rounds: int
+    threads: int
+    images: int
+    seconds: float
+    rows: tuple[str, ...] = ()
+    quick: bool = False
+
+    @property
+    def glow(self) -> str:
+        """The preset of the Glow, a tiny one where the benchmark itself is only tried out."""
+        return "snf-glow-tiny" if self.quick else "snf-glow-2l-16k"
+
+    def wants(self, *keys: str) -> bool:
+        """Whether any of these rows is to be measured."""
+        return not self.rows or any(fnmatch(key, pattern) for key in keys for pattern in self.rows)
+
+    def record(self, key: str, what: str, found: Ratio | None, target: Target | None = None, **details: Any) -> None:
+        """Write down a row, where it is wanted; ``problem`` in the details says why there is no figure.
+
+        ``key`` names a figure for ever, ``what`` says what is divided by what.
+        """
+        if self.wants(key):
+            problem = details.pop("problem", None)
+            met = None if target is None or found is None else target.met(found.median)
+            of_row = {"key": key, "what": what, "ratio": None if found is None else asdict(found)}
+            of_row |= {"target": None if target is None else str(target), "met": met}
+            self.results.record(of_row | {"details": details, "problem": problem})
 
 
 def page(title: str, rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown of a subject."""
     machines: list[dict[str, Any]] = []
     for row in rows:
         if row["machine"] not in machines:
             machines.append(row["machine"])
-    lines = [f"# {title}", "", *(f"{number}. {machine_line(one)}" for number, one in enumerate(machines, 1))]
-    lines += [
-        "",
-        "Every ratio is paired: its sides take turns in one run. Median, least and greatest over the rounds.",
-        "",
-        "| figure | median | least | greatest | rounds | target | met | machine |",
-        "|---|---|---|---|---|---|---|---|",
+    lines = [
+        *(f"# {title}", ""),
+        *(f"{number}. {machine_line(one)}" for number, one in enumerate(machines, 1)),
+        *(
+            "",
+            "Every ratio is paired: its sides take turns in one run. Median, least and greatest over the rounds.",
+            "",
+        ),
+        *table(
+            ("figure", *SPREAD, "rounds", "target", "met", "machine"),
+            [(row["what"], *cells(row), machines.index(row["machine"]) + 1) for row in rows],
+        ),
     ]
-    for row in rows:
-        number = machines.index(row["machine"]) + 1
-        lines.append(f"| {row['what']} | {cells(row)} | {number} |")
     for row in rows:
         if row["details"]:
             lines += ["", f"**{row['what']}**", ""]
@@ -90,39 +90,20 @@ def page(title: str, rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cells(row: dict[str, Any]) -> str:
-    """Return a row's figures as cells of a Markdown table."""
-    target = row["target"] or ""
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a row's figures as cells of a table."""
+    found, met = row["ratio"], {None: "", True: "yes", False: "**no**"}[row["met"]]
+    figures = ["", "", "", ""] if found is None else [*(figure(found[name]) for name in SPREAD), str(found["rounds"])]
     if row["problem"] is not None:
-        return f"not measured: {row['problem']} | | | | {target} | "
-    found = row["ratio"]
-    figures = ["", "", "", ""] if found is None else [*map(figure, [found[k] for k in SPREAD]), str(found["rounds"])]
-    return " | ".join([*figures, target, {None: "", True: "yes", False: "**no**"}[row["met"]]])
+        figures[0] = f"not measured: {row['problem']}"
+    return [*figures, row["target"] or "", met]
 
 
-SPREAD = ("median", "least", "greatest")
-
-
-def line(row: dict[str, Any]) -> str:
-    """Return a row as one line for the terminal."""
-    if row["problem"] is not None:
-        return f"{row['key']}: not measured: {row['problem']}"
-    found = row["ratio"]
-    text = f"{row['key']}: "
-    if found is not None:
-        median, least, greatest = (figure(found[name]) for name in SPREAD)
-        text += f"{median} ({least} to {greatest}, {found['rounds']} rounds)"
-    if row["target"] is not None:
-        text += f", target {row['target']}: {'met' if row['met'] else 'NOT MET'}"
-    return text
-
-
-def machine_line(machine: dict[str, Any]) -> str:
-    """Return a machine as one line."""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+def machine_line(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads used, "
-        f"{' '.join(machine['flags'])}; Python {machine['python']}, {versions}; load before {machine['load_before']}"
+        f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads used, {' '.join(found['flags'])}; "
+        f"Python {found['python']}, {versions}; load before {found['load_before']}"
     )
 
 

@@ -5,17 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from benchmarks.speed.authors import PlainFlow
-from benchmarks.speed.authors_step import AuthorsStep, gradient_difference
-from benchmarks.speed.ours import coupling_work, dequantised, random_flow, random_images
+from benchmarks.raw_http import answer_of
+from benchmarks.speed.ours import coupling_work, random_flow
 from benchmarks.speed.pairing import Ratio, Target, exponent, in_turns, ratio
-from benchmarks.speed.peer_side.load_client import answer_of
-from benchmarks.speed.results import Results, Row
-from snf_models.pipeline.presets import find_preset
-from snf_models.scoring.frozen import constant_log_dets
-from snf_models.training.objective import BatchLoss, SelfNormalizingObjective
+from benchmarks.speed.results import Context, Results
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -47,11 +41,11 @@ def test_targets(target: Target, value: float, met: bool) -> None:
 
 
 def test_rows_stand_in_both_files_at_once_and_replace_those_of_their_key(tmp_path: Path) -> None:
-    first = Results("score", "Speed", 2, tmp_path)
-    first.record(Row("a", "ours / theirs", Ratio(1.5, 1.4, 1.6, 3), Target(low=1.65)))
-    first.record(Row("b", "ours / nobody", problem="it does not start"))
-    again = Results("score", "Speed", 2, tmp_path)
-    again.record(Row("a", "ours / theirs", Ratio(1.7, 1.6, 1.8, 3), Target(low=1.65), {"engine": "torch"}))
+    first = Context(Results("score", "Speed", 2, tmp_path), 3, 2, 64, 1.0)
+    first.record("a", "ours / theirs", Ratio(1.5, 1.4, 1.6, 3), Target(low=1.65))
+    first.record("b", "ours / nobody", None, problem="it does not start")
+    again = Context(Results("score", "Speed", 2, tmp_path), 3, 2, 64, 1.0)
+    again.record("a", "ours / theirs", Ratio(1.7, 1.6, 1.8, 3), Target(low=1.65), engine="torch")
     rows = json.loads((tmp_path / "speed_score.json").read_text())["rows"]
     assert [(row["key"], row["met"]) for row in rows] == [("a", True), ("b", None)]
     page = (tmp_path / "speed_score.md").read_text()
@@ -70,39 +64,10 @@ def test_the_client_reads_answers(answer: bytes) -> None:
     async def read() -> tuple[int, bytes]:
         reader = asyncio.StreamReader()
         reader.feed_data(answer)
-        return await answer_of(reader)
+        status, _, body = await answer_of(reader)
+        return status, body
 
     assert asyncio.run(read()) == (200, b"abcd")
-
-
-def test_the_authors_structure_has_our_likelihood() -> None:
-    shape = (1, 28, 28)
-    flow = random_flow("snf-conv-9l", shape).double()
-    plain = PlainFlow(flow, constant_log_dets(flow, shape)).double()
-    x = dequantised(random_images(3, shape))
-    with torch.no_grad():
-        ours, theirs = flow(x).log_likelihood, plain.log_likelihood(x)
-        latent = flow(x).latents[-1]
-        images = plain.sample(latent)
-    # The rebuilt one keeps its parameters in float32, as it is timed.
-    assert torch.allclose(ours, theirs, atol=1e-3)
-    assert torch.allclose(images, x, atol=1e-2)
-
-
-def test_a_step_of_the_authors_structure_has_our_gradients() -> None:
-    shape = (1, 28, 28)
-    preset = find_preset("snf-conv-9l")
-    config = preset.config({"batch_size": 4})
-    flow = random_flow(preset.name, shape).train()
-    objective = SelfNormalizingObjective(flow, shape, config)
-    authors = AuthorsStep(flow, config.learning_rate, config.reconstruction_weight)
-    x = dequantised(random_images(4, shape))
-    torch.autograd.backward(BatchLoss(flow, objective)(x, 0).value)
-    authors.gradients(x.float())
-    assert gradient_difference(flow, authors.flow, 784) < 1e-3
-    before = [parameter.detach().clone() for parameter in authors.flow.parameters()]
-    authors(x.float())
-    assert not any(map(torch.equal, before, authors.flow.parameters()))
 
 
 def test_work_of_the_coupling_nets() -> None:

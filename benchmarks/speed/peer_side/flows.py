@@ -12,6 +12,7 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Side:
             # Its actnorms take their scales from the first batch of training mode.
             model.train()
             self.module.log_prob(model, self.images[:16])
-            for last in self.last_convolutions():
+            for last in self.convolutions()[2::3]:
                 nn.init.normal_(last.weight, std=0.1 / (9 * width) ** 0.5)
         model.eval()
         value = self.score(0, min(images, 16))
@@ -55,10 +56,6 @@ class Side:
     def convolutions(self) -> list[nn.Conv2d]:
         """Return the convolutions of the coupling nets: these libraries do their mixing by other means."""
         return [module for module in self.model.modules() if isinstance(module, nn.Conv2d)]
-
-    def last_convolutions(self) -> list[nn.Conv2d]:
-        """Return the third convolution of every coupling net."""
-        return self.convolutions()[2::3]
 
     def work(self) -> dict[str, Any]:
         """Return what the coupling nets cost: their parameters, and multiplications an image."""
@@ -77,26 +74,17 @@ class Side:
 
     @torch.inference_mode()
     def score(self, first: int, after: int) -> torch.Tensor:
-        """Return log p of some of the images."""
         return self.module.log_prob(self.model, self.images[first:after])
 
     @torch.inference_mode()
-    def sample(self, count: int) -> torch.Tensor:
-        """Return samples."""
-        return self.module.sample(self.model, count)
+    def sample(self, first: int, after: int) -> torch.Tensor:
+        return self.module.sample(self.model, after - first)
 
-    def time_score(self, images: int, batch: int) -> float:
-        """Return the seconds that scoring takes in batches."""
+    def time_of(self, do: Callable[[int, int], Any], images: int, batch: int) -> float:
+        """Return the seconds that some work takes in batches, by their first image and the one after their last."""
         began = time.perf_counter()
         for first in range(0, images, batch):
-            self.score(first, min(images, first + batch))
-        return time.perf_counter() - began
-
-    def time_sample(self, images: int, batch: int) -> float:
-        """Return the seconds that sampling takes in batches."""
-        began = time.perf_counter()
-        for first in range(0, images, batch):
-            self.sample(min(batch, images - first))
+            do(first, min(images, first + batch))
         return time.perf_counter() - began
 
     def time_train(self, images: int, batch: int) -> float:
@@ -105,10 +93,7 @@ class Side:
         optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=True)
         repeated = self.images[torch.arange(images) % len(self.images)]
         self._train_step(optimizer, repeated[:batch])  # makes the moments
-        began = time.perf_counter()
-        for first in range(0, images, batch):
-            self._train_step(optimizer, repeated[first : first + batch])
-        seconds = time.perf_counter() - began
+        seconds = self.time_of(lambda first, after: self._train_step(optimizer, repeated[first:after]), images, batch)
         self.model.eval()
         return seconds
 
@@ -120,18 +105,17 @@ class Side:
 
 
 def answer(side: Side | None, command: dict[str, Any]) -> tuple[Side | None, dict[str, Any]]:
-    """Do a command."""
     do = command.pop("do")
     if do == "build":
         side = Side(**command)
         return side, side.work()
     assert side is not None
-    timed = {"score": side.time_score, "sample": side.time_sample, "train": side.time_train}
-    return side, {"seconds": timed[do](**command)}
+    if do == "train":
+        return side, {"seconds": side.time_train(**command)}
+    return side, {"seconds": side.time_of(getattr(side, do), **command)}
 
 
 def main() -> None:
-    """Answer commands until the input ends."""
     lines, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     side = None
     for line in sys.stdin:

@@ -19,7 +19,6 @@ class Net(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, context: object = None) -> torch.Tensor:
-        """Return scales and shifts."""
         return self.net(x)
 
 
@@ -52,10 +51,8 @@ def build(shape: tuple[int, int, int], levels: int, steps: int, width: int) -> n
 
 
 def log_prob(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return log p of images."""
     return model.log_prob(x)
 
 
 def sample(model: nn.Module, count: int) -> torch.Tensor:
-    """Return ``count`` samples."""
     return model.sample(count)

@@ -32,10 +32,8 @@ def build(shape: tuple[int, int, int], levels: int, steps: int, width: int) -> n
 
 
 def log_prob(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Return log p of images."""
     return model.log_prob(x, None)
 
 
 def sample(model: nn.Module, count: int) -> torch.Tensor:
-    """Return ``count`` samples."""
     return model.sample(count)[0]

@@ -18,7 +18,7 @@ from snf_runtime.scoring.feature_density import FeaturePass, spread
 Array: TypeAlias = NDArray[np.float64]
 
 SMOOTHING = 0.75
-"""Standard deviation in pixels; more hides fine defects (``python -m benchmarks.features localisation``)."""
+"""Standard deviation in pixels; more hides fine defects."""
 REACH = round(4 * SMOOTHING)
 """Pixels of the filter on either side. Beyond the edge of a map it is mirrored."""
 _OFFSETS = np.arange(-REACH, REACH + 1)

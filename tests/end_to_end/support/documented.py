@@ -74,14 +74,14 @@ ONLY_PARSED = {
 
 NOT_RUN = {
     "git clone <this repository> && cd snf-density": "the checkout that is tested",
-    "make up": "its service is that of these tests; benchmarks.installation runs it from a clean clone",
+    "make up": "its service is that of these tests",
     ". .venv/bin/activate": "the environment that runs the tests; `make up` works without it",
     "make test": "runs this test",
     "make test-browser": "has two processes of its own, and continuous integration runs it",
     "SNF_DATA_DIR=... python -m snf_models.zoo mnist-snf-glow --work var/zoo": (
         "takes 45 minutes and replaces a shipped model; test_zoo.py starts from its file"
     ),
-    "pip install ./runtime": "`python -m benchmarks.edge` installs it",
+    "pip install ./runtime": "`make wheels` installs it from its wheel",
     "python -m snf_runtime my-parts-edge NEW-IMAGES": "test_edge.py runs it where nothing else can be imported",
     "snf-density-runtime my-parts-edge NEW-IMAGES --json --alpha 0.001 --fail-on-anomaly": "the same",
     "docker compose up": "needs images; test_the_files_of_docker_compose checks the files",
