@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -60,6 +60,33 @@ def require_room(folder: Path, count: int = 1) -> None:
             f"{needed}, {usable} bytes of the disk may be used: its last part is kept for job records, aliases and "
             "keys. Delete datasets, models or jobs, or make room otherwise"
         )
+
+
+RECHECK_BYTES = 4 * 2**20
+
+
+class DiskQuota:
+    """Largest size of a folder in bytes, which also keeps some free space on its disk."""
+
+    def __init__(self, folder: Path, quota: int | None) -> None:
+        self._folder = folder
+        self._quota_left = None if quota is None else quota - folder_bytes(folder)
+        self._unchecked = 0
+
+    def require(self, count: int) -> None:
+        """Raise ``QuotaFull`` or ``StorageFull`` where there is no room for ``count`` more bytes."""
+        if self._quota_left is not None and count > self._quota_left:
+            raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
+        require_room(self._folder, max(1, count))
+
+    def take(self, count: int) -> None:
+        """Subtract new bytes from the quota as in :meth:`require`; free space of the disk is checked every 4 MiB."""
+        if self._quota_left is not None:
+            self._quota_left -= count
+        self._unchecked += count
+        if self._unchecked >= RECHECK_BYTES or (self._quota_left is not None and self._quota_left < 0):
+            self.require(0)
+            self._unchecked = 0
 
 
 def existing_folder(path: Path) -> Path:
@@ -169,7 +196,7 @@ def write_if_absent(path: Path, content: bytes) -> bool:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -188,11 +215,11 @@ def new_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -206,8 +233,8 @@ def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[
         yield temporary
         for inner in temporary.rglob("*"):
             if not inner.is_symlink() and (inner.is_file() or inner.is_dir()):
-                _sync(inner)
-        sync_folder(temporary)
+                sync(inner)
+        sync(temporary)
         if path.exists():
             if not replace:
                 raise FileExistsError(str(path))
@@ -218,7 +245,7 @@ def new_folder(path: Path, size: int = 1, *, replace: bool = False) -> Iterator[
             if error.errno != errno.ENOTEMPTY:
                 raise
             raise FileExistsError(str(path)) from error
-        sync_folder(path.parent)
+        sync(path.parent)
         shutil.rmtree(former, ignore_errors=True)
     finally:
         if former.exists() and not path.exists():
@@ -234,14 +261,14 @@ def make_folder(path: Path) -> None:
         path = path.parent
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def remove_folder(path: Path) -> None:
     """Rename a folder, so that readers never see it half deleted, and delete it."""
     doomed = path.with_name(f".{path.name}.{uuid4().hex}")
     path.rename(doomed)
-    sync_folder(path.parent)
+    sync(path.parent)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
@@ -266,14 +293,26 @@ def remove_leftovers(folder: Path, older_than_s: float = -math.inf, name: str | 
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
-def sync_folder(path: Path) -> None:
-    """Sync the entries of a folder: new, renamed and deleted files survive a power failure."""
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Sync a file, or the entries of a folder: new, renamed and deleted files survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def new_database(path: Path, *schema: str) -> Iterator[sqlite3.Connection]:
+    """Write a database that only this process can see: without journal and locks, which network file systems lack."""
+    uri = f"{path.absolute().as_uri()}?nolock=1"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
+        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "BEGIN", *schema):
+            database.execute(statement)
+        yield database
+        database.execute("COMMIT")
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open a database without locks, as it never changes."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)

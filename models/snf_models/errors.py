@@ -22,14 +22,15 @@ from snf_runtime.errors import ScoreNotFinite as ScoreNotFinite
 from snf_runtime.errors import SizeNotCalibrated as SizeNotCalibrated
 from snf_runtime.errors import unsupported_image as unsupported_image
 
+CONFLICT, INVALID, NOT_FOUND = ErrorKind.CONFLICT, ErrorKind.INVALID, ErrorKind.NOT_FOUND
+NO_SPACE, UNAVAILABLE = ErrorKind.NO_SPACE, ErrorKind.UNAVAILABLE
 
-class ModelNotFound(ModelsError, slug="model-not-found", title="No such model", kind=ErrorKind.NOT_FOUND):
+
+class ModelNotFound(ModelsError, slug="model-not-found", title="No such model", kind=NOT_FOUND):
     """No such model, version or alias, or a malformed reference."""
 
 
-class NoLiveVersion(
-    ModelsError, slug="no-live-version", title="The model has no live version", kind=ErrorKind.CONFLICT
-):
+class NoLiveVersion(ModelsError, slug="no-live-version", title="The model has no live version", kind=CONFLICT):
     """A model without the alias ``live``, as all versions are ``unfit``, by code and sentence."""
 
     def __init__(self, detail: str, unfit: Sequence[tuple[str, str]]) -> None:
@@ -37,67 +38,61 @@ class NoLiveVersion(
         self.unfit = tuple(unfit)
 
 
-class AliasRequired(ModelsError, slug="alias-required", title="The alias cannot be removed", kind=ErrorKind.CONFLICT):
+class AliasRequired(ModelsError, slug="alias-required", title="The alias cannot be removed", kind=CONFLICT):
     """The alias ``live`` of a fit version can only be moved."""
 
 
-class TooManyAliases(
-    ModelsError, slug="too-many-aliases", title="The model has too many aliases", kind=ErrorKind.CONFLICT
-):
-    pass
+class TooManyAliases(ModelsError, slug="too-many-aliases", title="The model has too many aliases", kind=CONFLICT):
+    """A model has as many aliases as are allowed."""
 
 
-class VersionInUse(ModelsError, slug="version-in-use", title="The version is in use", kind=ErrorKind.CONFLICT):
+class VersionInUse(ModelsError, slug="version-in-use", title="The version is in use", kind=CONFLICT):
     """Raised for an attempt to remove a model version while an alias such as ``live`` points at it."""
 
 
-class ModelReadOnly(ModelsError, slug="model-read-only", title="The model cannot be changed", kind=ErrorKind.CONFLICT):
+class ModelReadOnly(ModelsError, slug="model-read-only", title="The model cannot be changed", kind=CONFLICT):
     """A model that ships with the product cannot be removed."""
 
 
-class CalibrationNotFound(
-    ModelsError, slug="calibration-not-found", title="No such calibration", kind=ErrorKind.NOT_FOUND
-):
-    pass
+class CalibrationNotFound(ModelsError, slug="calibration-not-found", title="No such calibration", kind=NOT_FOUND):
+    """No such calibration of the version."""
 
 
-class LimitNotFound(ModelsError, slug="limit-not-found", title="No such detection limit", kind=ErrorKind.NOT_FOUND):
-    pass
+class LimitNotFound(ModelsError, slug="limit-not-found", title="No such detection limit", kind=NOT_FOUND):
+    """No such detection limit of the version."""
 
 
-class InvalidName(ModelsError, slug="invalid-name", title="The name is not valid", kind=ErrorKind.INVALID):
+class InvalidName(ModelsError, slug="invalid-name", title="The name is not valid", kind=INVALID):
     """A name of a model, alias or dataset breaks :data:`snf_models.naming.NAME_RULE`."""
 
 
 class ArtifactRefused(
-    ModelsError, slug="model-refused", title="The upload is no model that can be served", kind=ErrorKind.INVALID
+    ModelsError, slug="model-refused", title="The upload is no model that can be served", kind=INVALID
 ):
     """An upload is no model, or one that this service cannot load."""
 
 
-class FileNotInArtifact(
-    ModelsError, slug="file-not-in-model", title="The model has no such file", kind=ErrorKind.NOT_FOUND
-):
-    pass
+class FileNotInArtifact(ModelsError, slug="file-not-in-model", title="The model has no such file", kind=NOT_FOUND):
+    """The model lacks this file, or no model has it."""
 
 
 class RayUnavailable(EngineUnavailable):
     """A Ray cluster cannot be reached, has no room or fails; a later attempt may succeed."""
 
 
-class DatasetNotFound(ModelsError, slug="dataset-not-found", title="No such dataset", kind=ErrorKind.NOT_FOUND):
-    pass
+class DatasetNotFound(ModelsError, slug="dataset-not-found", title="No such dataset", kind=NOT_FOUND):
+    """No such dataset, or one that was deleted meanwhile."""
 
 
-class PresetNotFound(ModelsError, slug="preset-not-found", title="No such preset", kind=ErrorKind.INVALID):
-    pass
+class PresetNotFound(ModelsError, slug="preset-not-found", title="No such preset", kind=INVALID):
+    """No such preset."""
 
 
-class DatasetUnfit(ModelsError, slug="dataset-unfit", title="The dataset does not fit", kind=ErrorKind.INVALID):
+class DatasetUnfit(ModelsError, slug="dataset-unfit", title="The dataset does not fit", kind=INVALID):
     """A model or preset cannot use a dataset, for example because of its image size."""
 
 
-class DatasetRefused(ModelsError, kind=ErrorKind.INVALID):
+class DatasetRefused(ModelsError, kind=INVALID):
     """Files cannot become a dataset, for a reason ``slug`` such as ``unsafe-archive``."""
 
     def __init__(self, slug: str, title: str, detail: str) -> None:
@@ -106,11 +101,11 @@ class DatasetRefused(ModelsError, kind=ErrorKind.INVALID):
         self.title = title
 
 
-class DatasetTaken(ModelsError, slug="dataset-taken", title="The dataset's name is taken", kind=ErrorKind.CONFLICT):
-    pass
+class DatasetTaken(ModelsError, slug="dataset-taken", title="The dataset's name is taken", kind=CONFLICT):
+    """Another dataset has this name."""
 
 
-class StorageFull(ModelsError, slug="storage-full", title="There is no room on the disk", kind=ErrorKind.NO_SPACE):
+class StorageFull(ModelsError, slug="storage-full", title="There is no room on the disk", kind=NO_SPACE):
     """There is no room on the disk, or in a quota."""
 
 
@@ -118,15 +113,11 @@ class QuotaFull(StorageFull):
     """Datasets need more bytes than their quota; the disk may have room."""
 
 
-class StorageReadOnly(
-    ModelsError, slug="storage-read-only", title="The disk cannot be written", kind=ErrorKind.NO_SPACE
-):
+class StorageReadOnly(ModelsError, slug="storage-read-only", title="The disk cannot be written", kind=NO_SPACE):
     """The disk is read-only, or write permission is missing."""
 
 
-class FolderTaken(
-    ModelsError, slug="folder-taken", title="The folder belongs to another training run", kind=ErrorKind.CONFLICT
-):
+class FolderTaken(ModelsError, slug="folder-taken", title="The folder belongs to another training run", kind=CONFLICT):
     """The folder holds another training run, or the damaged record of one."""
 
 
@@ -135,29 +126,24 @@ class TrainingDiverged(ModelsError, slug="training-diverged", title="Training di
 
 
 class DamagedCheckpoints(ModelsError, slug="damaged-checkpoints", title="The checkpoints are damaged"):
-    pass
+    """No checkpoint of the training run can be read."""
 
 
 class SingularLayer(ModelsError, slug="singular-layer", title="A layer of the flow has no inverse"):
     """A layer has no inverse in float64; the detail names it."""
 
 
-class NoLearnedInverse(
-    ModelsError, slug="no-learned-inverse", title="The model has no learned inverse", kind=ErrorKind.INVALID
-):
+class NoLearnedInverse(ModelsError, slug="no-learned-inverse", title="The model has no learned inverse", kind=INVALID):
     """Sampling asks for the learned inverse of a flow that has none."""
 
 
 class PlanDiffers(
-    ModelsError,
-    slug="plan-differs",
-    title="The scores are of another model or of other images",
-    kind=ErrorKind.CONFLICT,
+    ModelsError, slug="plan-differs", title="The scores are of another model or of other images", kind=CONFLICT
 ):
     """A process continues a bulk scoring with another model or other images."""
 
 
-class OutputTaken(ModelsError, slug="output-taken", title="The output holds other files", kind=ErrorKind.CONFLICT):
+class OutputTaken(ModelsError, slug="output-taken", title="The output holds other files", kind=CONFLICT):
     """The output of a bulk scoring holds other files."""
 
 
@@ -165,23 +151,19 @@ class PartFailed(ModelsError, slug="part-failed", title="A part of the images ca
     """A part of a bulk scoring failed again and again."""
 
 
-class SamplesUnsupported(
-    ModelsError, slug="samples-unsupported", title="This model has no samples", kind=ErrorKind.INVALID
-):
+class SamplesUnsupported(ModelsError, slug="samples-unsupported", title="This model has no samples", kind=INVALID):
     """Features cannot be inverted to images."""
 
 
-class BackboneMissing(ModelsError, slug="backbone-missing", title="The backbone is not here", kind=ErrorKind.INVALID):
+class BackboneMissing(ModelsError, slug="backbone-missing", title="The backbone is not here", kind=INVALID):
     """The backbone of a model is not installed here."""
 
 
-class BackboneUnfit(ModelsError, slug="backbone-unfit", title="The backbone cannot be used", kind=ErrorKind.INVALID):
+class BackboneUnfit(ModelsError, slug="backbone-unfit", title="The backbone cannot be used", kind=INVALID):
     """The files of a backbone are damaged or do not match its description."""
 
 
-class LocationRefused(
-    ModelsError, slug="location-refused", title="The location cannot be used", kind=ErrorKind.INVALID
-):
+class LocationRefused(ModelsError, slug="location-refused", title="The location cannot be used", kind=INVALID):
     """A location is malformed, forbidden or of a scheme that is not supported, or its settings are wrong."""
 
 
@@ -189,19 +171,17 @@ class FileUnreadable(LocationRefused):
     """A single file cannot be read; others may be readable."""
 
 
-class LocationNotFound(
-    ModelsError, slug="location-not-found", title="There is nothing at the location", kind=ErrorKind.INVALID
-):
-    pass
+class LocationNotFound(ModelsError, slug="location-not-found", title="There is nothing at the location", kind=INVALID):
+    """There is no file or folder at the location."""
 
 
 class LocationUnavailable(
-    ModelsError, slug="location-unavailable", title="The location cannot be reached", kind=ErrorKind.UNAVAILABLE
+    ModelsError, slug="location-unavailable", title="The location cannot be reached", kind=UNAVAILABLE
 ):
     """The server or disk fails or does not answer."""
 
 
-class FileChanged(ModelsError, slug="file-changed", title="The file has changed", kind=ErrorKind.CONFLICT):
+class FileChanged(ModelsError, slug="file-changed", title="The file has changed", kind=CONFLICT):
     """The expected version of a file can no longer be read."""
 
 

@@ -61,11 +61,6 @@ SAME = {
 """Operations whose inputs are the same, by their names in OpenVINO."""
 
 
-def onnx_model(model: Any) -> bytes:
-    """Return an ``ov.Model`` as an ONNX file; raise ``EngineUnavailable`` without ``onnx``, or for an unknown node."""
-    return _Writer(model).file()
-
-
 class _Writer:
     """A graph of ONNX that grows by the nodes of a graph of OpenVINO."""
 
@@ -161,11 +156,11 @@ class _Writer:
 
     def _mean(self, node: Any) -> None:
         axes = [_axis(node, axis) for axis in _data(node, 1).reshape(-1).tolist()]
-        self._add("ReduceMean", node, self._inputs_of(node)[:1], axes=axes, keepdims=int(_keeps(node)))
+        self._add("ReduceMean", node, self._inputs_of(node)[:1], axes=axes, keepdims=_keeps(node))
 
     def _sum(self, node: Any) -> None:
         axes = self._number(node, "axes", _data(node, 1).reshape(-1).astype(np.int64))
-        self._add("ReduceSum", node, [self._inputs_of(node)[0], axes], keepdims=int(_keeps(node)))
+        self._add("ReduceSum", node, [self._inputs_of(node)[0], axes], keepdims=_keeps(node))
 
     def _reshape(self, node: Any) -> None:
         # The sides as they are given, -1 among them: for others OpenVINO computes in another order.
@@ -244,8 +239,8 @@ def _pads(given: dict[str, Any]) -> dict[str, Any]:
     return {"pads": [*given["pads_begin"], *given["pads_end"]], "strides": list(given["strides"])}
 
 
-def _keeps(node: Any) -> bool:
-    return bool(node.get_attributes()["keep_dims"])
+def _keeps(node: Any) -> int:
+    return int(node.get_attributes()["keep_dims"])
 
 
 def _axis(node: Any, axis: int) -> int:
@@ -259,19 +254,13 @@ def _data(node: Any, index: int) -> Any:
     return source.data
 
 
-GraphFiles = dict[str, bytes]
-"""The content of the files of a graph by their endings."""
+def serialized(model: Any, form: GraphFormat) -> dict[str, bytes]:
+    """Return an ``ov.Model`` as files by ending; raise ``EngineUnavailable`` without ``onnx``, or for an unknown node.
 
-
-def serialized(model: Any, form: GraphFormat) -> GraphFiles:
-    """Return an ``ov.Model`` as files by ending; raise ``EngineUnavailable`` as :func:`onnx_model`."""
+    OpenVINO writes ``.xml`` of nodes and ``.bin`` of constants, uncompressed: the graph gives the same bits.
+    """
     if form == "onnx":
-        return {".onnx": onnx_model(model)}
-    return _openvino(model)
-
-
-def _openvino(model: Any) -> GraphFiles:
-    """Return the files ``.xml`` of nodes and ``.bin`` of constants, uncompressed: the graph gives the same bits."""
+        return {".onnx": _Writer(model).file()}
     from snf_runtime.scoring.openvino_engine import ov  # noqa: PLC0415 - OpenVINO takes time to load
 
     with tempfile.TemporaryDirectory(prefix="snf-export-") as scratch:

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from snf_client.schemas.scores import Anomaly
 from snf_models.artifacts.manifest import Manifest
 from snf_models.datasets.image_source import NamedImage
 from snf_models.errors import ImageError, unsupported_image
 from snf_models.images import remark
 from snf_runtime.anomaly.calibration import DIGITS
+from snf_runtime.anomaly.verdict import Verdict
 from snf_runtime.images.batch import Batch, batch_of, in_batches
 from snf_runtime.images.codec import DecodedImage, decode_image
 from snf_runtime.images.preprocessing import MODES, FilePlacement, Preprocessing, conform_pixels
@@ -54,33 +56,6 @@ Row = dict[str, Any]
 Columns = Mapping[str, Any]
 
 
-class ReasonText(Protocol):
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None: ...
-
-
-class JudgedValues(Protocol):
-    """A verdict of this process or of a service."""
-
-    @property
-    def p_value(self) -> float: ...
-
-    @property
-    def score(self) -> float: ...
-
-    @property
-    def statistic(self) -> float: ...
-
-    @property
-    def is_anomaly(self) -> bool: ...
-
-    @property
-    def reasons(self) -> Sequence[ReasonText] | None: ...
-
-
 class Judge(Protocol):
     """A loaded model that scores images and flags anomalies."""
 
@@ -96,7 +71,7 @@ class Judge(Protocol):
 
 
 def scored_row(
-    path: str, log_likelihood: float, bits_per_dim: float | None, verdict: JudgedValues, warning: str | None
+    path: str, log_likelihood: float, bits_per_dim: float | None, verdict: Verdict | Anomaly, warning: str | None
 ) -> Row:
     """Return the row of a scored image; the warning is of its file, and boxes are in pixels of the upright file."""
     reasons = verdict.reasons or ()

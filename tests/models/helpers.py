@@ -18,6 +18,7 @@ from snf_models.artifacts.manifest import FILE
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.frozen import Inverse
 from snf_models.bijections.pixels import MarginalPixels
+from snf_models.bulk.plan import BulkPlan
 from snf_models.datasets import load_dataset
 from snf_models.disk import sha256_file
 from snf_models.flows.architecture import GlowArchitecture, PixelTransform, depth
@@ -176,3 +177,9 @@ def images_back(
 ) -> Tensor:
     """Dequantised images of latents."""
     return frozen.pixels.inverse(torch.from_numpy(engine.inverse(scales, inverse)))[0]
+
+
+def bulk_plan(**given: Any) -> BulkPlan:
+    """A plan of four images, but for what is given."""
+    usual = {"model": "digits:1", "weights_sha256": "", "dataset": "d", "source_digest": "", "alpha": 0.05, "count": 4}
+    return BulkPlan.model_validate(usual | given)

@@ -41,7 +41,7 @@ from snf_models.artifacts.manifest import read_manifest
 from snf_models.bulk.executors import Callbacks, ExecutorName, ThisProcess, executor
 from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at, stored_output
 from snf_models.bulk.plan import FILES, BulkPlan
-from snf_models.bulk.sources import DatasetImages, FileImages, index_location
+from snf_models.bulk.sources import DatasetImages, ImageFiles, index_location
 from snf_models.bulk.tables import PartSummary, convert_table, read_content, read_warnings, table_of
 from snf_models.bulk.work import BulkModel, BulkWork, Images, choose_engine
 from snf_models.datasets import DatasetStore, dataset_names
@@ -211,7 +211,7 @@ class TableScorer(Protocol):
 class LocalScorer:
     def __init__(self, request: TableRequest) -> None:
         self.judging, self._chosen = find_model(request.model)
-        self._images = FileImages(tuple(request.files))
+        self._images = ImageFiles(tuple(request.files))
         self._alpha = request.alpha
 
     def plan(self, stored: BulkPlan | None) -> BulkPlan:
@@ -234,7 +234,7 @@ class ServiceScorer:
 
     def plan(self, stored: BulkPlan | None) -> BulkPlan:
         """Return the plan; exit with code 2 if the model's calibration cannot judge images."""
-        detail, images = self._detail, FileImages(tuple(self._request.files))
+        detail, images = self._detail, ImageFiles(tuple(self._request.files))
         if detail.calibration.smallest_p is None:
             raise fail(f"{self.judging.label} cannot judge: {detail.calibration.problem}", USAGE)
         plan = BulkPlan(

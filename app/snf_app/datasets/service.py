@@ -22,8 +22,7 @@ from snf_models.datasets import DatasetStore, DatasetSummary, Source, dataset_na
 from snf_models.datasets.builtin import NAMES, builtin_file
 from snf_models.datasets.report import NearDuplicates
 from snf_models.datasets.store import check_stored, summarize_report
-from snf_models.datasets.upload_items import DiskQuota
-from snf_models.disk import make_folder
+from snf_models.disk import DiskQuota, make_folder
 from snf_models.errors import ModelsError
 from snf_models.locations.location import allowed_location
 from snf_models.naming import is_name

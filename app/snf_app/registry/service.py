@@ -14,8 +14,7 @@ from snf_client.schemas.calibrations import CalibrationView
 from snf_client.schemas.models import Drift, ModelDetail, ModelSummary, Serving, UnfitReason
 from snf_models.artifacts.files import unpack
 from snf_models.artifacts.manifest import FILE, FitnessCheck, Manifest, read_manifest
-from snf_models.datasets.upload_items import DiskQuota
-from snf_models.disk import folder_bytes, write_atomically
+from snf_models.disk import DiskQuota, folder_bytes, write_atomically
 from snf_models.naming import check_name
 from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import ModelVersion, Registry

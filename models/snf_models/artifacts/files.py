@@ -43,6 +43,14 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
+def check_digest(path: Path, digest: str | None, record: str = "the manifest") -> None:
+    """Raise ``ArtifactError`` unless a file is there and has the SHA-256 of its record."""
+    if not path.is_file():
+        raise ArtifactError(f"{file_label(path)} is missing")
+    if sha256_file(path) != digest:
+        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that {record} gives")
+
+
 def read_file(folder: Path, name: str) -> bytes:
     """Return a file of ``NAMES``, verified; raise ``FileNotInArtifact``, or ``ArtifactError`` for damage."""
     digest = read_manifest(folder).files.get(name) if name in NAMES else None
@@ -128,9 +136,12 @@ def files_at(location: Location) -> list[str]:
 def fetch_artifact(location: Location, folder: Path, max_bytes: int) -> None:
     """Copy a model to an empty folder and check names, sizes and digests; raise ``ArtifactRefused`` otherwise."""
     _read_bounded(location, FILE, folder, max_bytes)
-    manifest = _manifest(folder)
+    try:
+        files = read_manifest(folder).files
+    except ArtifactError as error:
+        raise ArtifactRefused(error.detail) from error
     left = max_bytes - (folder / FILE).stat().st_size
-    for name, digest in manifest.items():
+    for name, digest in files.items():
         if name not in NAMES or name == FILE:
             raise ArtifactRefused(f"{name[:100]!a} is none of the files of a model, which are {', '.join(NAMES)}")
         _read_bounded(location, name, folder, left)
@@ -165,13 +176,6 @@ def _read_bounded(location: Location, name: str, folder: Path, max_bytes: int) -
         require_room(folder, source.size)
         while piece := source.read(FETCH_BYTES):
             target.write(piece)
-
-
-def _manifest(folder: Path) -> dict[str, str]:
-    try:
-        return read_manifest(folder).files
-    except ArtifactError as error:
-        raise ArtifactRefused(error.detail) from error
 
 
 def _is_sound(folder: Path) -> bool:

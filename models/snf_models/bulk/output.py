@@ -61,9 +61,6 @@ class Output:
     def part(self, index: int) -> Location:
         return self.location.child(f"part-{index:06d}.parquet")
 
-    def has(self, index: int) -> bool:
-        return self.part(index).exists()
-
     def missing(self) -> list[int]:
         """Return the indices of missing parts, by one listing of the location."""
         if self.location.local_path is not None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from snf_client.schemas.datasets import DatasetReport
 from snf_models.artifacts.manifest import Precision
-from snf_models.datasets.builtin import builtin_file, summarize_builtin
+from snf_models.datasets.builtin import builtin_file, shape_facts, summarize_builtin
 from snf_models.datasets.store import DatasetStore
 from snf_models.errors import DatasetUnfit
 from snf_models.training.config import TrainingConfig
@@ -111,30 +111,27 @@ def part_size(count: int, group: int = 1) -> int:
 
 
 def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore) -> None:
-    """Raise ``DatasetUnfit`` unless one size and one colour mode of the dataset, as far as known, fit the model."""
+    """Raise ``DatasetUnfit`` where no image of the dataset, as far as known, has the model's size and colour mode."""
     path = builtin_file(name, data_dir)
     if path is not None:
-        channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
-        sizes, colours = {(width, height)}, {channels}
+        shape = summarize_builtin(name, path, TrainingConfig()).image_shape
+        facts, colours = shape_facts(shape), {shape[0]}
     elif not store.is_inspected(name):
         return  # sizes and colours are not known before the images are read
     else:
         report = store.report(name)
-        sizes, colours = _sizes(report), _colours(report)
+        facts, colours = report.facts, _colours(report)
     problems = []
-    if preprocessing.fit == "exact" and sizes and preprocessing.size not in sizes:
-        problems.append(f"the model takes {_text({preprocessing.size})} pixels alone, the images have {_text(sizes)}")
+    width, height = preprocessing.size
+    (narrowest, lowest), (widest, highest) = facts.smallest, facts.largest
+    if preprocessing.fit == "exact" and not (narrowest <= width <= widest and lowest <= height <= highest):
+        sizes = " to ".join(dict.fromkeys([f"{narrowest}x{lowest}", f"{widest}x{highest}"]))
+        problems.append(f"the model takes {width}x{height} pixels alone, the images have {sizes}")
     if preprocessing.colour == "exact" and preprocessing.channels not in colours:
         found = " or ".join(map(str, sorted(colours)))
         problems.append(f"the model takes {preprocessing.channels} channel(s) alone, the images have {found}")
     if problems:
         raise DatasetUnfit(f"{name} has no image that the model can score: {'; '.join(problems)}")
-
-
-def _sizes(report: DatasetReport) -> set[tuple[int, int]]:
-    """Return the sizes of a dataset's images; an empty set if there are more than its report lists."""
-    sizes = {(size.width, size.height) for size in report.sizes}
-    return sizes if len(sizes) == report.different_sizes else set()
 
 
 def _colours(report: DatasetReport) -> set[int]:
@@ -143,8 +140,3 @@ def _colours(report: DatasetReport) -> set[int]:
     if report.modes.keys() - GREY_MODES:
         colours.add(3)
     return colours | ({1} if report.coloured < report.images else set())
-
-
-def _text(sizes: set[tuple[int, int]]) -> str:
-    shown = [f"{width}x{height}" for width, height in sorted(sizes)]
-    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} other sizes" if len(shown) > 5 else "")

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -25,13 +25,12 @@ from snf_models.datasets.image_source import ImageSource, NamedImage, Referenced
 from snf_models.datasets.prepared import LEFTOVER_SECONDS, remove_unused, share
 from snf_models.datasets.reference_index import SCHEMA as INDEX_SCHEMA
 from snf_models.datasets.references import Listing, build_index, list_files
-from snf_models.datasets.store import DatasetStore, dataset_names
+from snf_models.datasets.store import DatasetStore, check_stored
 from snf_models.datasets.upload_items import archive_errors, refused
 from snf_models.disk import remove_leftovers, sha256_file
-from snf_models.errors import DatasetNotFound, ImageError
+from snf_models.errors import ImageError
 from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
-from snf_models.texts import choices
 from snf_runtime.images.codec import Preprocessing, decode_image, npy_header
 from snf_runtime.images.files import path_text, read_file
 from snf_runtime.images.preprocessing import conform_pixels
@@ -54,8 +53,7 @@ def open_source(
     path = builtin_file(name, data_dir)
     if path is not None:
         return BuiltinImages(path, preprocessing)
-    if store is None or not store.has(name):
-        raise DatasetNotFound(f"there is no dataset {name!r}; {choices(name, dataset_names(data_dir, store))}")
+    store = check_stored(name, data_dir, store)
     index = store.reference_index(name)
     return StoredImages(store, name, preprocessing) if index is None else ReferencedImages(index, preprocessing)
 
@@ -131,12 +129,17 @@ def _drop_older(cache: Path, place: str) -> None:
 
 
 @dataclass(frozen=True)
-class FileImages:
-    """Picklable handle of image files, in the given order."""
+class ImageFiles:
+    """Image files in the given order, and their images for the model of a preprocessing."""
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
+    preprocessing: Preprocessing | None = None  # None in the picklable handle
 
     @property
+    def count(self) -> int:
+        return len(self.paths)
+
+    @cached_property
     def digest(self) -> str:
         """Digest of the paths, sizes and times of change."""
         content = hashlib.sha256()
@@ -145,23 +148,13 @@ class FileImages:
         return content.hexdigest()
 
     def open(self, preprocessing: Preprocessing) -> ImageFiles:
-        return ImageFiles(self.paths, preprocessing)
-
-
-class ImageFiles:
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
-        self._paths = paths
-        self._preprocessing = preprocessing
-        self.count = len(paths)
-
-    @cached_property
-    def digest(self) -> str:
-        return FileImages(tuple(self._paths)).digest
+        return replace(self, preprocessing=preprocessing)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
-        for path in self._paths[start:stop]:
+        assert self.preprocessing is not None
+        for path in self.paths[start:stop]:
             try:
-                yield path_text(path), decode_image(read_file(path), self._preprocessing)
+                yield path_text(path), decode_image(read_file(path), self.preprocessing)
             except ImageError as error:
                 yield path_text(path), error
 

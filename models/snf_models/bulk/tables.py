@@ -89,13 +89,6 @@ def part_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     return content
 
 
-def is_damage(error: Exception) -> bool:
-    """Return whether the file is damaged or missing. Errors of the disk have a number, and are no damage."""
-    if isinstance(error, OSError):
-        return error.errno in (None, errno.ENOENT)
-    return not isinstance(error, MemoryError | pa.ArrowCancelled)
-
-
 @contextmanager
 def open_table(file: Path | BinaryIO | IOBase) -> Iterator[parquet.ParquetFile]:
     """Open a Parquet file by path or file object; raise ``DamagedPart``, also in the block."""
@@ -105,7 +98,9 @@ def open_table(file: Path | BinaryIO | IOBase) -> Iterator[parquet.ParquetFile]:
         with content as opened, parquet.ParquetFile(opened) as table:
             yield table
     except (pa.ArrowException, OSError) as error:
-        if not is_damage(error):
+        # Errors of the disk have a number; they and a lack of memory are no damage.
+        disk = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+        if disk or isinstance(error, MemoryError | pa.ArrowCancelled):
             raise
         raise DamagedPart(f"is missing or damaged ({error})") from error
 

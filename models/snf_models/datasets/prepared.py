@@ -21,8 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from snf_client.schemas.datasets import DatasetReport, Split
 from snf_models.datasets.dataset import MOST_REPEATED, PARTS, Dataset, Images, Progress, folds_of_all
 from snf_models.datasets.storage import Storage, open_index
-from snf_models.datasets.upload_items import DiskQuota
-from snf_models.disk import new_folder, remove_folder, remove_leftovers
+from snf_models.disk import DiskQuota, new_folder, remove_folder, remove_leftovers
 from snf_models.errors import DatasetUnfit, ImageError, StorageFull
 from snf_models.images import Provenance
 from snf_runtime.images.preprocessing import Preprocessing, conform

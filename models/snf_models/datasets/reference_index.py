@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from snf_client.schemas.datasets import FileKind, ReferenceRecord
 from snf_models.datasets.upload_items import Limits
-from snf_models.disk import new_path
+from snf_models.disk import new_database, new_path, open_database
 from snf_models.errors import DatasetNotFound, ImageError
 
 ERROR_ROWS = 1024  # most images without content that are handed on at once
@@ -108,22 +108,6 @@ def new_index(path: Path) -> Iterator[sqlite3.Connection]:
     """Create an index that appears after the ``with`` block, complete and durable."""
     with new_path(path) as temporary, new_database(temporary, *SCHEMA) as index:
         yield index
-
-
-@contextmanager
-def new_database(path: Path, *schema: str) -> Iterator[sqlite3.Connection]:
-    """Write a database that only this process can see: without journal and locks, which network file systems lack."""
-    uri = f"{path.absolute().as_uri()}?nolock=1"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
-        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "BEGIN", *schema):
-            database.execute(statement)
-        yield database
-        database.execute("COMMIT")
-
-
-def open_database(path: Path) -> sqlite3.Connection:
-    """Open a database without locks, as it never changes."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
 
 
 def read_record(path: Path) -> ReferenceRecord:

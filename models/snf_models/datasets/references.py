@@ -27,8 +27,7 @@ from snf_models.datasets.reference_index import (
     too_large,
     unreadable,
 )
-from snf_models.datasets.report import Findings
-from snf_models.datasets.upload_items import CHUNK, Limits, archive_errors, is_top, safe_path
+from snf_models.datasets.upload_items import CHUNK, Findings, Limits, archive_errors, is_top, safe_path
 from snf_models.errors import DatasetRefused, FileChanged, FileUnreadable, ImageError, LocationNotFound, LocationRefused
 from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Literal
@@ -11,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_client.schemas.datasets import DatasetReport, Duplicates, ImageFacts, RejectedFile, SizeCount, Split
+from snf_client.schemas.datasets import DatasetReport, Duplicates, ImageFacts, SizeCount, Split
+from snf_models.datasets.upload_items import LISTED, Findings
 from snf_runtime.images.preprocessing import GREY_MODES
 
 NearDuplicates = Literal["keep", "drop"]
@@ -73,22 +73,7 @@ def _masks() -> list[np.uint64]:
     return [np.uint64(first | second) for first, second in combinations(parts, 2)]
 
 
-LISTED = 100
 EXAMPLES = 20
-
-
-class Findings:
-    """Counts of the files that are left out of a new dataset, by reason; the first 100 rejected are listed."""
-
-    def __init__(self) -> None:
-        self.files: list[RejectedFile] = []
-        self.slugs: Counter[str] = Counter()
-        self.ignored = 0
-
-    def reject(self, path: str, slug: str, reason: str) -> None:
-        self.slugs[slug] += 1
-        if len(self.files) < LISTED:
-            self.files.append(RejectedFile(path=path, reason=reason))
 
 
 def make_report(name: str, index: sqlite3.Connection, findings: Findings, split: Split) -> DatasetReport:

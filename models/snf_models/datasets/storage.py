@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from snf_models.datasets.reference_index import REFERENCE, EncodedImage, new_database, open_database
+from snf_models.datasets.reference_index import REFERENCE, EncodedImage
 from snf_models.datasets.references import ReferencedFiles
 from snf_models.datasets.report import KeptHashes, NearDuplicates
-from snf_models.datasets.upload_items import DiskQuota, ImageFile, ImagePixels
+from snf_models.datasets.upload_items import ImageFile, ImagePixels
+from snf_models.disk import DiskQuota, new_database, open_database
 from snf_models.errors import DatasetNotFound, ImageError
 from snf_models.images import ARRAY
 from snf_runtime.images.codec import open_image

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from snf_client.schemas.datasets import DatasetReport, ReferenceRecord
 from snf_client.schemas.training import ImageOptions
-from snf_models.datasets.builtin import NAMES, builtin_file, load_builtin, summarize_builtin
+from snf_models.datasets.builtin import NAMES, builtin_file, choose_preprocessing, load_builtin, summarize_builtin
 from snf_models.datasets.dataset import (
     FOLDS,
     MIN_IMAGES,
@@ -27,13 +27,12 @@ from snf_models.datasets.dataset import (
 from snf_models.datasets.prepared import LEFTOVER_SECONDS, prepare
 from snf_models.datasets.reference_index import REFERENCE, read_record
 from snf_models.datasets.references import ReferencedFiles, build_index
-from snf_models.datasets.report import Findings, NearDuplicates, make_report
+from snf_models.datasets.report import NearDuplicates, make_report
 from snf_models.datasets.storage import Storage, StorageWriter, write_storage
-from snf_models.datasets.upload_items import DiskQuota, Ignored, ImageFile, ImagePixels, Limits, Rejected, UploadMeter
+from snf_models.datasets.upload_items import Findings, ImageFile, ImagePixels, Limits, Rejected, UploadMeter
 from snf_models.datasets.uploads import Source, read_sources
-from snf_models.disk import make_folder, new_folder, remove_folder, remove_leftovers, storage_errors
+from snf_models.disk import DiskQuota, make_folder, new_folder, remove_folder, remove_leftovers, storage_errors
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
-from snf_models.images import choose_preprocessing
 from snf_models.locations.location import Location
 from snf_models.naming import check_name, is_name
 from snf_models.texts import choices
@@ -67,7 +66,7 @@ def fill_folder(folder: Path, new: NewDataset, progress: Progress) -> None:
     meter, findings = UploadMeter(packed, new.limits), Findings()
     with write_storage(folder, room, new.near_duplicates) as writer:
         for item in read_sources(new.sources, meter):
-            if isinstance(item, Ignored):
+            if item is None:
                 findings.ignored += 1
             elif isinstance(item, Rejected):
                 findings.reject(item.path, item.slug, item.reason)
@@ -91,23 +90,19 @@ def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetRe
     """Divide a new dataset into parts and report on it; raise ``DatasetRefused`` if there are too few images."""
     different = writer.different_images()
     if different < MIN_IMAGES:
-        raise _too_few(different, findings)
+        detail = f"{different} different images can be used, at least {MIN_IMAGES} are needed"
+        if findings.files:
+            first = findings.files[0]
+            detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
+        if findings.ignored:
+            detail += f"; {findings.ignored} files were skipped, because their names are no images'"
+        raise DatasetRefused("dataset-too-small", "The dataset is too small", detail)
     return make_report(name, writer.index, findings, group_and_split(writer.index))
 
 
 def write_report(folder: Path, report: DatasetReport) -> None:
     (folder / SHEET).write_bytes(_contact_sheet(folder, report.images))
     (folder / REPORT).write_text(report.model_dump_json(indent=1), encoding="utf-8")
-
-
-def _too_few(images: int, findings: Findings) -> DatasetRefused:
-    detail = f"{images} different images can be used, at least {MIN_IMAGES} are needed"
-    if findings.files:
-        first = findings.files[0]
-        detail += f"; {findings.slugs.total()} files were rejected, the first, {first.path}: {first.reason}"
-    if findings.ignored:
-        detail += f"; {findings.ignored} files were skipped, because their names are no images'"
-    return DatasetRefused("dataset-too-small", "The dataset is too small", detail)
 
 
 def _contact_sheet(folder: Path, count: int) -> bytes:

@@ -9,14 +9,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from snf_client.schemas.datasets import RejectedFile
 from snf_models.archives import Readable, UnsafeTar
-from snf_models.disk import folder_bytes, require_room
-from snf_models.errors import DatasetRefused, QuotaFull
+from snf_models.errors import DatasetRefused
 from snf_models.naming import CONTROL
 from snf_runtime.images.preprocessing import Pixels
 
@@ -48,14 +48,26 @@ class Rejected:
     reason: str
 
 
-@dataclass(frozen=True)
-class Ignored:
-    """A file that is only counted, such as a hidden file or a text."""
-
-    path: str
+Item = ImageFile | ImagePixels | Rejected | None
+"""What is read of an upload; None for a file that is only counted, such as a hidden file or a text."""
 
 
-Item = ImageFile | ImagePixels | Rejected | Ignored
+LISTED = 100
+"""Most rejected files that are listed; all are counted."""
+
+
+class Findings:
+    """Counts of the files that are left out of a new dataset, by reason."""
+
+    def __init__(self) -> None:
+        self.files: list[RejectedFile] = []
+        self.slugs: Counter[str] = Counter()
+        self.ignored = 0
+
+    def reject(self, path: str, slug: str, reason: str) -> None:
+        self.slugs[slug] += 1
+        if len(self.files) < LISTED:
+            self.files.append(RejectedFile(path=path, reason=reason))
 
 
 TITLES = {
@@ -108,7 +120,6 @@ def is_top(name: str) -> bool:
 
 
 MIB = 2**20
-RECHECK_BYTES = 4 * MIB
 
 
 @dataclass(frozen=True)
@@ -152,30 +163,6 @@ def too_many_files(most: int, file: str = "") -> DatasetRefused:
 
 def _too_large(detail: str, file: str) -> DatasetRefused:
     return DatasetRefused("dataset-too-large", "The upload holds too much", f"{file}: {detail}" if file else detail)
-
-
-class DiskQuota:
-    """Largest size of a folder in bytes, which also keeps some free space on its disk."""
-
-    def __init__(self, folder: Path, quota: int | None) -> None:
-        self._folder = folder
-        self._quota_left = None if quota is None else quota - folder_bytes(folder)
-        self._unchecked = 0
-
-    def require(self, count: int) -> None:
-        """Raise ``QuotaFull`` or ``StorageFull`` where there is no room for ``count`` more bytes."""
-        if self._quota_left is not None and count > self._quota_left:
-            raise QuotaFull(f"{count} bytes are needed, {max(0, self._quota_left)} bytes of the quota are left")
-        require_room(self._folder, max(1, count))
-
-    def take(self, count: int) -> None:
-        """Subtract new bytes from the quota as in :meth:`require`; free space of the disk is checked every 4 MiB."""
-        if self._quota_left is not None:
-            self._quota_left -= count
-        self._unchecked += count
-        if self._unchecked >= RECHECK_BYTES or (self._quota_left is not None and self._quota_left < 0):
-            self.require(0)
-            self._unchecked = 0
 
 
 CHUNK = 2**20

@@ -24,7 +24,6 @@ from snf_models.archives import Readable, TarReader
 from snf_models.datasets.upload_items import (
     CHUNK,
     MAX_NAME,
-    Ignored,
     ImagePixels,
     Item,
     Rejected,
@@ -116,7 +115,7 @@ def _file_name(given: str, kind: str, known: Collection[str], filename: str) -> 
 def zip_files(archive: zipfile.ZipFile, members: Members, meter: UploadMeter, within: str) -> Iterator[Item]:
     for name, info in members.items():
         if is_no_image(name):
-            yield Ignored(within + name)
+            yield None
         else:
             with archive.open(info) as stream:
                 item = read_member(within + name, stream, meter)
@@ -283,7 +282,7 @@ def read_tar(path: Path, filename: str, meter: UploadMeter, within: str) -> Iter
                 continue
             names.add(name)
             item = read_member(within + name, entry, meter)
-            yield Ignored(within + name) if is_no_image(name) else item
+            yield None if is_no_image(name) else item
             meter.done = start + file.tell()
 
 
@@ -379,6 +378,6 @@ def _image(source: Source, meter: UploadMeter) -> Item:
     except DatasetRefused as error:
         return Rejected(ascii(source.filename)[1:80], "unsafe-name", error.detail)
     if is_no_image(path):
-        return Ignored(path)
+        return None
     with source.path.open("rb") as file:
         return read_member(path, file, meter)

@@ -11,10 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_client.schemas.datasets import ImageFacts
-from snf_models.datasets.builtin import builtin_file, summarize_builtin
+from snf_models.datasets.builtin import builtin_file, shape_facts, summarize_builtin
 from snf_models.datasets.storage import Storage
-from snf_models.datasets.store import DatasetStore, dataset_names
+from snf_models.datasets.store import DatasetStore, check_stored
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.texts import choices
 from snf_models.training.config import TrainingConfig
@@ -40,8 +39,7 @@ def check_normals(
         if not summarize_builtin(name, path, TrainingConfig()).test:
             raise DatasetUnfit(f"{name} has no test images; upload held-out images as a dataset of their own")
         return
-    if store is None or not store.has(name):
-        raise not_found(name, data_dir, store)
+    store = check_stored(name, data_dir, store)
     if name in used:
         raise DatasetUnfit(
             f"the model was trained or calibrated on {name}: its p-values come from these images, so false alarms on "
@@ -69,25 +67,17 @@ def check_anomalous(
     if path is not None:
         if summarize_builtin(name, path, TrainingConfig()).test < MIN_ANOMALOUS_IMAGES:
             raise DatasetUnfit(f"{name} has no test images")
-    elif store is None or not store.has(name):
-        raise not_found(name, data_dir, store)
     else:
-        store.require_inspected(name)
+        check_stored(name, data_dir, store).require_inspected(name)
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
     """Raise ``DatasetUnfit`` if the model does not accept the size or colour mode of an image."""
     path = builtin_file(name, data_dir)
     if path is not None:
-        channels, height, width = summarize_builtin(name, path, TrainingConfig()).image_shape
-        size, colour = (width, height), channels > 1
-        facts = ImageFacts(
-            smallest=size, largest=size, median_shorter_side=min(size), coloured=colour, channels=channels
-        )
-    elif store is not None and store.has(name):
-        facts = store.report(name).facts
+        facts = shape_facts(summarize_builtin(name, path, TrainingConfig()).image_shape)
     else:
-        raise not_found(name, data_dir, store)
+        facts = check_stored(name, data_dir, store).report(name).facts
     problems = []
     if preprocessing.fit == "exact" and (facts.smallest, facts.largest) != (preprocessing.size,) * 2:
         width, height = preprocessing.size
@@ -111,10 +101,6 @@ def adapted(preprocessing: Preprocessing, adapt: bool) -> Preprocessing:
         fit="stretch" if preprocessing.fit == "exact" else preprocessing.fit,
         colour=colour if preprocessing.colour == "exact" else preprocessing.colour,
     )
-
-
-def not_found(name: str, data_dir: Path | None, store: DatasetStore | None) -> DatasetNotFound:
-    return DatasetNotFound(f"{name!r} does not exist; {choices(name, dataset_names(data_dir, store))}")
 
 
 SUFFIX = "_mask"
@@ -191,15 +177,12 @@ class MaskReader:
         """Return a mask, ``(H, W)``; raise ``DatasetUnfit`` if it is not grey or not of ``size``, (width, height)."""
         try:
             opened = self._storage.image(self._stored[path])
-        except ImageError as error:
-            raise DatasetUnfit(f"{self._name}: the mask {path}: {error.detail}") from error
-        if size is not None and opened.image.size != size:
-            (width, height), (own_width, own_height) = size, opened.image.size
-            raise DatasetUnfit(
-                f"{self._name}: expected the mask {path} to be as large as its image, {width}x{height} pixels (width x "
-                f"height), got {own_width}x{own_height}"
-            )
-        try:
+            if size is not None and opened.image.size != size:
+                (width, height), (own_width, own_height) = size, opened.image.size
+                raise DatasetUnfit(
+                    f"{self._name}: expected the mask {path} to be as large as its image, {width}x{height} pixels "
+                    f"(width x height), got {own_width}x{own_height}"
+                )
             return conform_mask(opened, self._preprocessing)
         except ImageError as error:
             raise DatasetUnfit(f"{self._name}: the mask {path}: {error.detail}") from error

@@ -14,12 +14,13 @@ from PIL import Image
 from scipy import ndimage
 
 from snf_client.schemas.evaluations import EvaluationParameters
+from snf_models.anomaly.reference_images import evenly_spaced
 from snf_models.datasets.builtin import builtin_file, load_builtin
 from snf_models.datasets.image_source import NamedImage, StoredImages
 from snf_models.datasets.storage import INDEX
-from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.store import DatasetStore, check_stored
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
-from snf_models.evaluation.checks import adapted, check_anomalous, check_normals, not_found
+from snf_models.evaluation.checks import adapted, check_anomalous, check_normals
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.batch import Batch, batch_of, in_batches, stacked
 from snf_runtime.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, conform_pixels
@@ -69,87 +70,54 @@ def corruptions(height: int, width: int) -> list[Corruption]:
     return faults
 
 
-def corrupt(images: Images, corruption: Corruption, rng: np.random.Generator | None = None) -> Images:
-    """Return damaged copies, uint8 ``(N, C, H, W)``. Random numbers are drawn image by image."""
+def corrupt(images: Batch, corruption: Corruption, rng: np.random.Generator | None = None) -> Batch:
+    """Return damaged copies, uint8 ``(N, C, H, W)`` or ``(C, H, W)`` each. Random numbers are drawn image by image."""
     rng = np.random.default_rng(SEED) if rng is None else rng
-    damaged = FAULTS[corruption.kind](images.astype(np.float64), corruption.level, rng)
-    result: Images = np.clip(np.rint(damaged), 0, 255).astype(np.uint8)
-    return result
+    damaged = [FAULTS[corruption.kind](image.astype(np.float64), corruption.level, rng) for image in images]
+    rounded = [np.clip(np.rint(image), 0, 255).astype(np.uint8) for image in damaged]
+    return np.stack(rounded) if isinstance(images, np.ndarray) else rounded
 
 
 def corrupt_chunks(chunks: Iterable[Batch], corruption: Corruption) -> Iterator[Batch]:
     """Yield damaged copies, which together equal :func:`corrupt` of all images."""
     rng = np.random.default_rng(SEED)
-    for images in chunks:
-        if isinstance(images, np.ndarray):
-            yield corrupt(images, corruption, rng)
-        else:
-            yield [corrupt(image[None], corruption, rng)[0] for image in images]
-
-
-def _noise(x: Array, level: float, rng: np.random.Generator) -> Array:
-    return x + rng.normal(0, level, x.shape)
-
-
-def _brightness(x: Array, level: float, _rng: np.random.Generator) -> Array:
-    return x + level
-
-
-def _contrast(x: Array, level: float, _rng: np.random.Generator) -> Array:
-    mean: Array = x.mean((1, 2, 3), keepdims=True)
-    return (x - mean) * level + mean
-
-
-def _blur(x: Array, level: float, _rng: np.random.Generator) -> Array:
-    blurred: Array = ndimage.gaussian_filter(x, (0, 0, level, level))
-    return blurred
+    return (corrupt(images, corruption, rng) for images in chunks)
 
 
 def _shift(x: Array, level: float, rng: np.random.Generator) -> Array:
-    for image in x:
-        angle = rng.random() * 2 * math.pi
-        offset = (0, level * math.sin(angle), level * math.cos(angle))
-        image[:] = ndimage.shift(image, offset, order=1, mode="nearest")
-    return x
+    angle = rng.random() * 2 * math.pi
+    offset = (0, level * math.sin(angle), level * math.cos(angle))
+    return np.asarray(ndimage.shift(x, offset, order=1, mode="nearest"))
 
 
 def _rotation(x: Array, level: float, rng: np.random.Generator) -> Array:
-    for image in x:
-        angle = level * rng.choice([-1, 1])
-        image[:] = ndimage.rotate(image, angle, axes=(1, 2), reshape=False, order=1, mode="nearest")
-    return x
+    angle = level * rng.choice([-1, 1])
+    return np.asarray(ndimage.rotate(x, angle, axes=(1, 2), reshape=False, order=1, mode="nearest"))
 
 
-def _hole(x: Array, level: float, rng: np.random.Generator) -> Array:
-    side = int(level)
-    for image in x:
-        top, left = random_rectangle(image, side, side, rng)
-        image[:, top : top + side, left : left + side] = 0
+def _hole(x: Array, height: float, rng: np.random.Generator, width: float | None = None) -> Array:
+    rows, columns = int(height), int(height if width is None else width)
+    top, left = random_rectangle(x, rows, columns, rng)
+    x[:, top : top + rows, left : left + columns] = 0
     return x
 
 
 def _line(x: Array, level: float, rng: np.random.Generator) -> Array:
-    width = int(level)
-    for image in x:
-        if rng.random() < 0.5:
-            top, _ = random_rectangle(image, width, image.shape[2], rng)
-            image[:, top : top + width] = 0
-        else:
-            _, left = random_rectangle(image, image.shape[1], width, rng)
-            image[:, :, left : left + width] = 0
-    return x
+    height, width = x.shape[1:]
+    return _hole(x, level, rng, width) if rng.random() < 0.5 else _hole(x, height, rng, level)
 
 
 FAULTS: dict[Kind, Callable[[Array, float, np.random.Generator], Array]] = {
-    "noise": _noise,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "blur": _blur,
+    "noise": lambda x, level, rng: x + rng.normal(0, level, x.shape),
+    "brightness": lambda x, level, _rng: x + level,
+    "contrast": lambda x, level, _rng: (x - x.mean()) * level + x.mean(),
+    "blur": lambda x, level, _rng: np.asarray(ndimage.gaussian_filter(x, (0, level, level))),
     "shift": _shift,
     "rotation": _rotation,
     "hole": _hole,
     "line": _line,
 }
+"""For each fault, a function of an image ``(C, H, W)``, its level and a generator."""
 
 
 def random_rectangle(image: Array, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -167,7 +135,7 @@ def random_rectangle(image: Array, height: int, width: int, rng: np.random.Gener
 
 
 Images: TypeAlias = NDArray[np.uint8]
-Rows: TypeAlias = NDArray[np.int64]
+Rows: TypeAlias = NDArray[np.intp]
 
 BATCH = 250
 BATCH_BYTES = 16 * 2**20
@@ -211,13 +179,10 @@ class ArrayImages:
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         for row in self.rows[start:stop].tolist():
-            image = self.pixels[row]
-            name = f"{self.part}/{row:05d}"
-            if image.shape == self.preprocessing.shape:
-                yield name, DecodedImage(image, None)
-                continue
+            name, image = f"{self.part}/{row:05d}", self.pixels[row]
             try:
-                yield name, conform_pixels(image, self.preprocessing)
+                exact = image.shape == self.preprocessing.shape
+                yield name, DecodedImage(image, None) if exact else conform_pixels(image, self.preprocessing)
             except ImageError as error:
                 yield name, error
 
@@ -248,37 +213,29 @@ class ImageSet:
         _, image = next(self.source.read(place, place + 1))
         return None if isinstance(image, ImageError) else image.source_size
 
-    def damaged(self, rows: Rows, corruption: Corruption) -> ImageSet:
-        """Choose images, and apply a fault when they are read."""
-        return replace(self.chosen(rows), corruption=corruption)
-
-    def chosen(self, rows: Rows) -> ImageSet:
-        """Choose images by rising indices."""
-        source = self.source
-        chosen = (
-            replace(source, rows=source.rows[rows]) if isinstance(source, ArrayImages) else source.chosen(rows.tolist())
-        )
-        return replace(self, source=chosen)
+    def chosen(self, rows: Rows, corruption: Corruption | None = None) -> ImageSet:
+        """Choose images by rising indices, with a fault that is applied when they are read."""
+        if isinstance(self.source, ArrayImages):
+            source: ArrayImages | StoredImages = replace(self.source, rows=self.source.rows[rows])
+        else:
+            source = self.source.chosen(rows.tolist())
+        return replace(self, source=source, corruption=corruption)
 
     def batches(self) -> Iterator[Batch]:
         """Yield at most 250 images at once, with the fault; raise ``DatasetUnfit``, ``DatasetNotFound``."""
-        batches = self._batches()
+        batches = (batch_of([image.pixels for image in batch], self.preprocessing) for batch in self.decoded())
         return batches if self.corruption is None else corrupt_chunks(batches, self.corruption)
 
     def decoded(self) -> Iterator[list[DecodedImage]]:
         """Yield images with the size of their files, without the fault; raise as :meth:`batches`."""
-        images = (self._usable(image) for _, image in self.source.read(0, len(self)))
-        yield from in_batches(images, BATCH, BATCH_BYTES, lambda image: image.pixels.nbytes)
+        yield from in_batches(self._images(), BATCH, BATCH_BYTES, lambda image: image.pixels.nbytes)
 
-    def _batches(self) -> Iterator[Batch]:
-        for batch in self.decoded():
-            yield batch_of([image.pixels for image in batch], self.preprocessing)
-
-    def _usable(self, image: DecodedImage | ImageError) -> DecodedImage:
-        if isinstance(image, ImageError):
-            detail = f"{image.title}: {image.detail}; the option adapt converts size and colour"
-            raise DatasetUnfit(f"{self.dataset}: {detail}") from image
-        return image
+    def _images(self) -> Iterator[DecodedImage]:
+        for _, image in self.source.read(0, len(self)):
+            if isinstance(image, ImageError):
+                detail = f"{image.title}: {image.detail}; the option adapt converts size and colour"
+                raise DatasetUnfit(f"{self.dataset}: {detail}") from image
+            yield image
 
 
 @dataclass(frozen=True)
@@ -302,38 +259,28 @@ class ImageSets:
     store: DatasetStore | None
 
     @property
-    def images(self) -> int:
-        """Most images of a set."""
-        return self.parameters.images
-
-    @property
     def preprocessing(self) -> Preprocessing:
         return adapted(self.own, self.parameters.adapt)
 
     def normals(self, name: str) -> Normals:
         """Return the normal images in three parts; raise ``DatasetNotFound``, ``DatasetUnfit``."""
         check_normals(name, self.used, self.own, self.parameters.adapt, self.data_dir, self.store)
+        most = self.parameters.images
+        fitted = max(1, min(FITTED, FITTED_BYTES // math.prod(self.preprocessing.shape)))
         path = builtin_file(name, self.data_dir)
         if path is not None:
             dataset = load_builtin(name, path, TrainingConfig())
-            chosen = [
-                self._array_set(name, part, stacked(pixels), min(most, self.images))
-                for part, pixels, most in (
-                    ("statistics", dataset.statistics, self._fitted),
-                    ("calibration", dataset.calibration, self.images),
-                    ("test", dataset.test, self.images),
-                )
-            ]
-            return Normals(chosen[0], chosen[1], chosen[2], PARTS_BUILTIN)
+            return Normals(
+                self._array_set(name, "statistics", dataset.statistics, min(fitted, most)),
+                self._array_set(name, "calibration", dataset.calibration, most),
+                self._array_set(name, "test", dataset.test, most),
+                PARTS_BUILTIN,
+            )
         store = self._stored(name)
         shuffled = np.random.default_rng(SEED).permutation(store.report(name).images)
         half = len(shuffled) // 2
-        pieces = (
-            np.sort(shuffled[: half // 2][: self._fitted]),
-            np.sort(shuffled[half // 2 : half][: self.images]),
-            np.sort(shuffled[half:][: self.images]),
-        )
-        fit, thresholds, test = (self._stored_set(store, name, piece) for piece in pieces)
+        pieces = shuffled[: half // 2][: min(fitted, most)], shuffled[half // 2 : half][:most], shuffled[half:][:most]
+        fit, thresholds, test = (self._stored_set(store, name, np.sort(piece)) for piece in pieces)
         return Normals(fit, thresholds, test, PARTS_STORED)
 
     def anomalous(self, name: str, normal: str) -> ImageSet:
@@ -341,10 +288,11 @@ class ImageSets:
         check_anomalous(name, normal, self.own, self.parameters.adapt, self.data_dir, self.store)
         path = builtin_file(name, self.data_dir)
         if path is not None:
-            test = load_builtin(name, path, TrainingConfig()).test
-            return self._array_set(name, "test", stacked(test), self.images)
+            return self._array_set(
+                name, "test", load_builtin(name, path, TrainingConfig()).test, self.parameters.images
+            )
         store = self._stored(name)
-        return self._stored_set(store, name, evenly(store.report(name).images, self.images))
+        return self._stored_set(store, name, evenly_spaced(store.report(name).images, self.parameters.images))
 
     def stamp(self, name: str) -> str:
         """Return a text that changes when the dataset is replaced; raise ``DatasetNotFound``."""
@@ -355,12 +303,8 @@ class ImageSets:
             raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile") from error
         return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
-    @property
-    def _fitted(self) -> int:
-        return max(1, min(FITTED, FITTED_BYTES // math.prod(self.preprocessing.shape)))
-
-    def _array_set(self, name: str, part: str, pixels: Images, most: int) -> ImageSet:
-        source = ArrayImages(part, pixels, evenly(len(pixels), most), self.preprocessing)
+    def _array_set(self, name: str, part: str, pixels: Batch, most: int) -> ImageSet:
+        source = ArrayImages(part, stacked(pixels), evenly_spaced(len(pixels), most), self.preprocessing)
         return ImageSet(name, source, self.preprocessing)
 
     def _stored_set(self, store: DatasetStore, name: str, rows: Rows) -> ImageSet:
@@ -368,18 +312,7 @@ class ImageSets:
         return ImageSet(name, source, self.preprocessing)
 
     def _stored(self, name: str) -> DatasetStore:
-        if self.store is None:
-            raise not_found(name, self.data_dir, self.store)
-        return self.store
-
-
-def evenly(count: int, most: int) -> Rows:
-    """Return at most ``most`` of ``count`` indices, evenly spaced.
-
-    >>> evenly(10, 4).tolist(), evenly(3, 4).tolist()
-    ([0, 3, 6, 9], [0, 1, 2])
-    """
-    return np.linspace(0, max(count - 1, 0), min(count, most)).round().astype(np.int64)
+        return check_stored(name, self.data_dir, self.store)
 
 
 def pictures(images: Batch, side: int) -> Pixels:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from snf_client.schemas.evaluations import Localisation, RegionRates
+from snf_models.anomaly.reference_images import evenly_spaced
 from snf_models.errors import DatasetUnfit
 from snf_models.evaluation.checks import MaskPairs, MaskReader, pair_masks
-from snf_models.evaluation.image_sets import ImageSet, evenly
+from snf_models.evaluation.image_sets import ImageSet
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.maps import MAX_MAP_PIXELS, PixelMaps
 from snf_runtime.images.batch import batch_of
@@ -131,12 +132,12 @@ def few(images: ImageSet) -> ImageSet:
     return images.chosen(places_in_memory(images))
 
 
-def places_in_memory(images: ImageSet) -> NDArray[np.int64]:
+def places_in_memory(images: ImageSet) -> NDArray[np.intp]:
     """Return evenly spaced indices, few enough for the maps to fit into memory."""
     largest = images.preprocessing.height * images.preprocessing.width
     if images.preprocessing.tiled and len(images):  # the maps are as large as the images, which keep their size
         largest = min(int(images.sizes.prod(1).max()), MAX_MAP_PIXELS)
-    return evenly(len(images), max(1, MAX_VALUES // largest))
+    return evenly_spaced(len(images), max(1, MAX_VALUES // largest))
 
 
 def pairs_of(images: ImageSet, masks: MaskReader, name: str) -> MaskPairs:
@@ -170,7 +171,7 @@ def measure_localisation(
     """Measure images with a defect in their mask and a finite map; raise ``DatasetUnfit``."""
     pairs = pairs_of(images, masks, name)
     paths = list(pairs.masks.values())
-    paired = images.chosen(np.array(list(pairs.masks), dtype=np.int64))
+    paired = images.chosen(np.array(list(pairs.masks), dtype=np.intp))
     places = places_in_memory(paired)
     chosen, paths = paired.chosen(places), [paths[place] for place in places]
     advance(len(images) - len(chosen))

@@ -234,7 +234,7 @@ def compare(
     normal: ImageScores,
     strange: ImageScores,
     alphas: Sequence[float],
-) -> tuple[list[Result], str, tuple[float, float, float]]:
+) -> tuple[list[Result], str, float, Interval]:
     """Return the results of all scores, the best baseline, and the combined score's gain in AUROC with its interval."""
     results = []
     for place, column in enumerate(columns):
@@ -256,8 +256,7 @@ def compare(
     baselines = (place for place, column in enumerate(columns) if column.family == "baseline")
     best = max(baselines, key=lambda place: results[place].auroc)
     pair = [names.index(COMBINED), best]
-    gain, (low, high) = auroc_gain(tuple(normal.values[:, pair].T), tuple(strange.values[:, pair].T))
-    return results, names[best], (gain, low, high)
+    return results, names[best], *auroc_gain(tuple(normal.values[:, pair].T), tuple(strange.values[:, pair].T))
 
 
 def curves(

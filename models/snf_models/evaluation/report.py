@@ -121,7 +121,7 @@ def roc_chart(curves: Sequence[Curve], labels: Sequence[str], title: str) -> Mar
     parts.append(Markup('<path class="chance" d="M{} {}L{} {}"/>').format(LEFT, SIDE - BOTTOM, SIDE - RIGHT, TOP))
     for number, curve in enumerate(curves):
         points = [(LEFT + x * span[0], SIDE - BOTTOM - y * span[1]) for x, y in curve.points]
-        parts.append(_line(points, number, labels[number]))
+        parts.append(line(points, number, labels[number]))
     return _figure(SIDE, SIDE, title, parts)
 
 
@@ -138,14 +138,14 @@ def histogram_chart(histograms: Histograms, title: str) -> Markup:
         for bar, share in enumerate(entry.shares):
             height = HEIGHT - BOTTOM - share / top * span[1]
             points += [(LEFT + edge / bars * span[0], height) for edge in (bar, bar + 1)]
-        parts.append(_line(points, number, entry.set))
+        parts.append(line(points, number, entry.set))
     return _figure(WIDTH, HEIGHT, title, parts)
 
 
 def legend(labels: Sequence[str]) -> Markup:
     items = [
         Markup('<li><svg width="34" height="10" aria-hidden="true">{}</svg> {}</li>').format(
-            _line([(1, 5), (33, 5)], number, None), label
+            line([(1, 5), (33, 5)], number, None), label
         )
         for number, label in enumerate(labels)
     ]
@@ -158,11 +158,16 @@ def _figure(width: int, height: int, title: str, parts: Iterable[Markup]) -> Mar
     )
 
 
-def _line(points: Sequence[tuple[float, float]], number: int, title: str | None) -> Markup:
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    name = Markup("<title>{}</title>").format(title) if title is not None else Markup("")
+def path_data(points: Sequence[tuple[float, float]]) -> str:
+    """Return the lines through points as the attribute ``d`` of a path."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+
+
+def line(points: Sequence[tuple[float, float]], number: int, title: str | None = None) -> Markup:
+    """Return a path of the classes ``line`` and ``line-<number>``, with dashes of its own."""
+    style, name = number % len(DASHES), Markup("<title>{}</title>").format(title) if title is not None else ""
     return Markup('<path class="line line-{}" stroke-dasharray="{}" d="{}">{}</path>').format(
-        number % len(DASHES), DASHES[number % len(DASHES)], path, name
+        style, DASHES[style], path_data(points), name
     )
 
 
@@ -171,9 +176,9 @@ def _axes(width: int, height: int, below: str, beside: str, across: Sequence[flo
     parts = [Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, bottom, right)]
     for place, anchor in enumerate(("start", "middle", "end")):
         x, y = LEFT + place / 2 * (right - LEFT), bottom - place / 2 * (bottom - TOP)
-        parts.append(_text(x, bottom + 14, f"{across[place]:.4g}", anchor))
-        parts.append(_text(LEFT - 4, y + 4, f"{up[place]:.2g}", "end"))
-    parts.append(_text((LEFT + right) / 2, bottom + 30, below, "middle"))
+        parts.append(text(x, bottom + 14, f"{across[place]:.4g}", anchor))
+        parts.append(text(LEFT - 4, y + 4, f"{up[place]:.2g}", "end"))
+    parts.append(text((LEFT + right) / 2, bottom + 30, below, "middle"))
     parts.append(
         Markup('<text transform="translate(11 {}) rotate(-90)" text-anchor="middle">{}</text>').format(
             (TOP + bottom) / 2, escape(beside)
@@ -182,5 +187,5 @@ def _axes(width: int, height: int, below: str, beside: str, across: Sequence[flo
     return Markup("").join(parts)
 
 
-def _text(x: float, y: float, words: str, anchor: str) -> Markup:
-    return Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(f"{x:.1f}", f"{y:.1f}", anchor, words)
+def text(x: float, y: float, words: str, anchor: str, kind: str = "") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, words)

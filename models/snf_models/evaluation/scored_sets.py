@@ -8,7 +8,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -33,13 +33,6 @@ MAX_PIXEL_VALUES = 4096
 """Most values of an image for principal components; a larger image is averaged over squares first."""
 MIN_SPREAD = 1e-9
 
-NAMES = (
-    "log-likelihood-low",
-    "log-likelihood-two-sided",
-    "png-size",
-    "intensity-moments",
-    "pca-mahalanobis",
-)
 LABELS = {
     "log-likelihood-low": "raw log-likelihood, low = strange",
     "log-likelihood-two-sided": "raw log-likelihood, two-sided |z|",
@@ -47,22 +40,20 @@ LABELS = {
     "intensity-moments": "moments of the intensities, Mahalanobis",
     "pca-mahalanobis": "principal components of the pixels, Mahalanobis with residual",
 }
+"""Baselines, with their labels."""
 
 
-@dataclass(frozen=True)
-class TwoSided:
-    """Score |x - m| / s for the mean and deviation of a number over normal images."""
+Spread: TypeAlias = tuple[float, float]
+"""Mean and deviation of a number over normal images."""
 
-    mean: float
-    deviation: float
 
-    @classmethod
-    def fit(cls, values: Array) -> Self:
-        return cls(float(values.mean()), max(float(values.std()), MIN_SPREAD))
+def spread(values: Array) -> Spread:
+    return float(values.mean()), max(float(values.std()), MIN_SPREAD)
 
-    def __call__(self, values: Array) -> Array:
-        """Return the scores, ``(N,)``."""
-        return np.abs(values - self.mean) / self.deviation
+
+def two_sided(values: Array, of_normal: Spread) -> Array:
+    """Return |x - m| / s of numbers, ``(N,)``."""
+    return np.abs(values - of_normal[0]) / of_normal[1]
 
 
 @dataclass(frozen=True)
@@ -103,27 +94,27 @@ class PrincipalComponents:
 class Baselines:
     """Five baselines, fitted to normal images that are not used for tests or thresholds."""
 
-    likelihood: TwoSided
-    png: TwoSided
+    likelihood: Spread
+    png: Spread
     moments: Gaussian
     components: PrincipalComponents
 
     @classmethod
     def fit(cls, images: Images, log_likelihoods: Array) -> Self:
         return cls(
-            TwoSided.fit(log_likelihoods),
-            TwoSided.fit(png_sizes(images)),
+            spread(log_likelihoods),
+            spread(png_sizes(images)),
             fit_gaussian(intensity_moments(images)),
             PrincipalComponents.fit(images),
         )
 
     def __call__(self, images: Images, log_likelihoods: Array) -> Array:
-        """Return the scores, ``(N, len(NAMES))``; larger is more anomalous."""
+        """Return the scores, ``(N, len(LABELS))``; larger is more anomalous."""
         moments = np.square(self.moments.components(intensity_moments(images))).sum(1)
         columns = [
             -log_likelihoods,
-            self.likelihood(log_likelihoods),
-            self.png(png_sizes(images)),
+            two_sided(log_likelihoods, self.likelihood),
+            two_sided(png_sizes(images), self.png),
             np.sqrt(moments),
             self.components(images),
         ]
@@ -205,7 +196,19 @@ class ScoreGroup:
 
 
 @dataclass(frozen=True)
-class ImageScores:
+class ImageArrays:
+    """Arrays with a row for each of the same images."""
+
+    def __getitem__(self, rows: NDArray[np.bool_ | np.intp]) -> Self:
+        return type(self)(*(values[rows] for values in vars(self).values()))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        return cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+@dataclass(frozen=True)
+class ImageScores(ImageArrays):
     """All scores of the N images with a finite likelihood."""
 
     values: Array  # ``(N, columns)``
@@ -216,18 +219,10 @@ class ImageScores:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> ImageScores:
-        return ImageScores(self.values[rows], self.log_likelihoods[rows], self.p_values[rows], self.kept[rows])
-
     @property
     def statistics(self) -> Array:
         """The combined score in nats, ``(N,)``, the first column."""
         return self.values[:, 0]
-
-    @classmethod
-    def join(cls, parts: Sequence[ImageScores]) -> ImageScores:
-        names = ("values", "log_likelihoods", "p_values", "kept")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 class ScoreSuite:
@@ -238,7 +233,10 @@ class ScoreSuite:
         self._scorer = scorer
         # A new score of the service is added here as another group.
         self._groups = (
-            combined(calibration),
+            ScoreGroup(
+                (ScoreColumn(COMBINED, "combined score T", "combined"),),
+                lambda batch: calibration.typical_statistics(batch.evidence)[:, None],
+            ),
             families(calibration),
             whole_image(calibration, scorer.density.statistics),
             local(calibration),
@@ -271,12 +269,6 @@ def scored_batch(scorer: Scorer, images: Batch) -> tuple[NDArray[np.int64], Scor
         return kept, None
     shown = pictures(chosen(images, kept), scorer.preprocessing.height)
     return kept, ScoredBatch(shown, likelihoods, Evidence.join(evidence))
-
-
-def combined(calibration: Calibration) -> ScoreGroup:
-    """Return the combined score in nats, averaged over the folds of the calibration."""
-    column = ScoreColumn(COMBINED, "combined score T", "combined")
-    return ScoreGroup((column,), lambda batch: calibration.typical_statistics(batch.evidence)[:, None])
 
 
 def families(calibration: Calibration) -> ScoreGroup:
@@ -348,8 +340,10 @@ def features(calibration: Calibration) -> ScoreGroup:
 def trivial(baselines: Baselines, kind: DensityKind = "density") -> ScoreGroup:
     """Return the five baselines; ``kind`` is what the log-likelihood is a density of."""
     over = " of the features" if kind == "feature_density" else ""
-    labels = {name: LABELS[name].replace("log-likelihood", f"log-likelihood{over}") for name in NAMES}
-    columns = tuple(ScoreColumn(name, labels[name], "baseline") for name in NAMES)
+    columns = tuple(
+        ScoreColumn(name, label.replace("log-likelihood", f"log-likelihood{over}"), "baseline")
+        for name, label in LABELS.items()
+    )
     return ScoreGroup(columns, lambda batch: baselines(batch.pictures, batch.log_likelihoods))
 
 
@@ -374,23 +368,16 @@ Images: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Extremes:
+class Extremes(ImageArrays):
     """The most or least anomalous images of a set."""
 
     images: Images  # ``(n, C, H, W)``, small pictures for a model of tiles
-    statistics: NDArray[np.float64]  # nats, ``(n,)``, the most extreme first
+    statistics: Array  # nats, ``(n,)``, the most extreme first
     places: NDArray[np.int64]  # indices in the set, ``(n,)``
 
-    @classmethod
-    def none(cls, shape: tuple[int, ...]) -> Self:
-        return cls(np.zeros((0, *shape), dtype=np.uint8), np.zeros(0), np.zeros(0, dtype=np.int64))
-
-    def merged(self, other: Self, count: int, sign: int) -> Self:
-        """Keep the ``count`` images with the highest (``sign=-1``) or lowest (``sign=1``) scores of both."""
-        statistics = np.concatenate([self.statistics, other.statistics])
-        best = np.argsort(sign * statistics, kind="stable")[:count]
-        images = np.concatenate([self.images, other.images])[best]
-        return type(self)(images, statistics[best], np.concatenate([self.places, other.places])[best])
+    def first(self, count: int, sign: int) -> Self:
+        """Keep the ``count`` images with the highest (``sign=-1``) or lowest (``sign=1``) scores."""
+        return self[np.argsort(sign * self.statistics, kind="stable")[:count]]
 
 
 @dataclass(frozen=True)
@@ -424,21 +411,18 @@ class ScoredSet:
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> ScoredSet:
     """Score a set and keep ``shown`` images at either end; raise ``DatasetUnfit``, ``DatasetNotFound``."""
-    parts: list[ImageScores] = []
-    most = least = None
-    done = 0
+    parts, done = list[ImageScores](), 0
+    ends: dict[int, list[Extremes]] = {-1: [], 1: []}
     for batch in images.batches():
-        scored = scores(batch)
-        shown_images = pictures(batch, images.preprocessing.height)
-        extremes = Extremes(shown_images[scored.kept], scored.statistics, scored.kept + done)
-        none = Extremes.none(shown_images.shape[1:])
-        most, least = (most or none).merged(extremes, shown, -1), (least or none).merged(extremes, shown, 1)
-        parts.append(ImageScores(scored.values, scored.log_likelihoods, scored.p_values, scored.kept + done))
+        scored, shown_images = scores(batch), pictures(batch, images.preprocessing.height)
+        parts.append(replace(scored, kept=scored.kept + done))
+        extremes = Extremes(shown_images[scored.kept], scored.statistics, parts[-1].kept)
+        ends = {sign: [Extremes.join([*kept, extremes]).first(shown, sign)] for sign, kept in ends.items()}
         done += len(batch)
         progress(len(batch))
-    if most is None or least is None:
+    if not parts:
         raise ValueError("expected a set with images, got none")
-    return ScoredSet(done, ImageScores.join(parts), most, least)
+    return ScoredSet(done, ImageScores.join(parts), *ends[-1], *ends[1])
 
 
 log = logging.getLogger(__name__)

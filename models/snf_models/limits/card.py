@@ -10,6 +10,7 @@ from markupsafe import Markup
 from snf_client.schemas.limits import LimitCurve, LimitRecord
 from snf_models.artifacts.files import CARD, read_file
 from snf_models.errors import ArtifactError
+from snf_models.evaluation.report import line, path_data, text
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import Registry
 
@@ -19,8 +20,6 @@ COLUMNS = 2
 WIDTH, HEIGHT = 310, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 30, 42
 LEGEND = 26
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4", "4 1", "12 2 2 2", "6 2 1 2", "3 1 1 1")
-"""Dash patterns, so that lines differ by more than their colour."""
 STYLE = Markup(
     "<style>svg{color-scheme:light dark;--ink:#1c2430;--paper:#fff;--a:#1f5fbf;--b:#b3441e;--c:#2b7a3d}"
     "@media(prefers-color-scheme:dark){svg{--ink:#e4e8ee;--paper:#161b22;--a:#7fb2ff;--b:#ff9d76;--c:#7fd08f}}"
@@ -45,7 +44,7 @@ def limit_chart(record: LimitRecord) -> str:
         panel = _panel(shape.replace("-", " "), curves, record.sizes, contrasts)
         parts.append(Markup('<g transform="translate({} {})">{}</g>').format(x, y, panel))
     if record.not_determinable is not None:
-        parts.append(_text(10, 17, "not determinable", "start"))
+        parts.append(text(10, 17, "not determinable", "start"))
     parts += _legend(contrasts, height - LEGEND / 2 + 4)
     return str(
         Markup(
@@ -59,12 +58,12 @@ def _panel(title: str, curves: Sequence[LimitCurve], sizes: Sequence[int], contr
     span = WIDTH - LEFT - RIGHT
     place_of = {size: LEFT + span * (place + 0.5) / len(sizes) for place, size in enumerate(sizes)}
     parts = [
-        _text(LEFT, 17, title, "start", "title"),
+        text(LEFT, 17, title, "start", "title"),
         Markup('<path class="axis" d="M{} {}V{}H{}"/>').format(LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT),
         Markup('<path class="goal" d="M{} {:.1f}H{}"/>').format(LEFT, _y(FOUND_SHARE), WIDTH - RIGHT),
-        *(_text(place_of[size], HEIGHT - BOTTOM + 15, str(size), "middle") for size in sizes),
-        *(_text(LEFT - 5, _y(share) + 4, f"{share:g}", "end") for share in (0, 0.5, FOUND_SHARE)),
-        _text(LEFT + span / 2, HEIGHT - BOTTOM + 32, "size, pixels", "middle"),
+        *(text(place_of[size], HEIGHT - BOTTOM + 15, str(size), "middle") for size in sizes),
+        *(text(LEFT - 5, _y(share) + 4, f"{share:g}", "end") for share in (0, 0.5, FOUND_SHARE)),
+        text(LEFT + span / 2, HEIGHT - BOTTOM + 32, "size, pixels", "middle"),
         Markup('<text transform="translate(12 {}) rotate(-90)" text-anchor="middle">found share</text>').format(
             (TOP + HEIGHT - BOTTOM) / 2
         ),
@@ -85,7 +84,7 @@ def _panel(title: str, curves: Sequence[LimitCurve], sizes: Sequence[int], contr
             Markup(
                 '<g class="l{}"><title>{}</title><path class="band" d="{}Z"/><path class="bounds" d="{}"/>{}{}</g>'
             ).format(
-                number % 3, curve.label, _path(above + below), bounds, _line(points, number), Markup("").join(marks)
+                number % 3, curve.label, path_data(above + below), bounds, line(points, number), Markup("").join(marks)
             )
         )
     return Markup("").join(parts)
@@ -96,8 +95,8 @@ def _legend(contrasts: Sequence[int], y: float) -> list[Markup]:
     return [
         Markup('<g class="l{}">{}</g>{}').format(
             number % 3,
-            _line([(LEFT + number * step, y - 4), (LEFT + number * step + 34, y - 4)], number),
-            _text(LEFT + number * step + 40, y, f"contrast {contrast} grey levels", "start"),
+            line([(LEFT + number * step, y - 4), (LEFT + number * step + 34, y - 4)], number),
+            text(LEFT + number * step + 40, y, f"contrast {contrast} grey levels", "start"),
         )
         for number, contrast in enumerate(contrasts)
     ]
@@ -115,19 +114,6 @@ def limit_text(curve: LimitCurve) -> str:
 
 def _y(share: float) -> float:
     return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-
-
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-
-
-def _line(points: Sequence[tuple[float, float]], number: int) -> Markup:
-    dashes = DASHES[number % len(DASHES)]
-    return Markup('<path class="line" stroke-dasharray="{}" d="{}"/>').format(dashes, _path(points))
-
-
-def _text(x: float, y: float, words: str, anchor: str, kind: str = "") -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, words)
 
 
 log = logging.getLogger(__name__)

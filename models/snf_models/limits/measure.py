@@ -27,62 +27,18 @@ from snf_client.schemas.limits import (
     UndamagedImages,
 )
 from snf_models.anomaly.exchangeability import clopper_pearson, false_alarm_interval
-from snf_models.anomaly.reference_images import ImageRows, check_shape
+from snf_models.anomaly.reference_images import check_shape
 from snf_models.disk import write_atomically
-from snf_models.errors import DatasetUnfit
+from snf_models.errors import DatasetUnfit, ImageError
 from snf_models.evaluation.image_sets import random_rectangle
 from snf_models.limits.card import FOUND_SHARE
 from snf_models.limits.good_images import GoodImages
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.detection import Detector
-from snf_runtime.errors import SizeNotCalibrated
 from snf_runtime.images.batch import Batch
-from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.likelihood import Likelihood
 
 log = logging.getLogger(__name__)
-
-FILE = "cells.json"
-
-
-class _Counts(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    plan: str
-    found: dict[str, int] = {}
-    seconds: float = Field(0.0, ge=0, description="Time that the counts took.")
-
-
-class CellJournal:
-    """Flagged images of each defect, in a JSON file or memory; a damaged file or another plan's counts are ignored."""
-
-    def __init__(self, folder: Path | None, plan: str) -> None:
-        self._path = None if folder is None else folder / FILE
-        self._counts = self._read(plan)
-        self.seconds_before = self._counts.seconds
-        self._began = time.monotonic()
-
-    def get(self, key: str) -> int | None:
-        return self._counts.found.get(key)
-
-    def put(self, key: str, found: int) -> None:
-        self._counts.found[key] = found
-        self._counts.seconds = self.seconds_before + time.monotonic() - self._began
-        if self._path is not None:
-            write_atomically(self._path, self._counts.model_dump_json().encode())
-
-    def _read(self, plan: str) -> _Counts:
-        if self._path is None or not self._path.is_file():
-            return _Counts(plan=plan)
-        try:
-            counts = _Counts.model_validate_json(self._path.read_bytes())
-        except ValidationError as error:
-            log.warning("starting again, because %s is damaged: %s", FILE, error.errors()[0]["msg"])
-            return _Counts(plan=plan)
-        return counts if counts.plan == plan else _Counts(plan=plan)
-
 
 CONFIDENCE = 0.95
 """Confidence of the one-sided bound of the share of defects that are found."""
@@ -103,25 +59,16 @@ def undamaged_images(flagged: int, images: int) -> UndamagedImages:
     return UndamagedImages(flagged=flagged, images=images, share=share, interval=interval)
 
 
-def goes_on(cell: LimitCell) -> bool:
-    """Return whether smaller defects are measured: the upper bound here is at least 0.5."""
-    return cell.upper >= HOPELESS
-
-
 def limit_curve(shape: Shape, contrast: int | None, cells: Sequence[LimitCell]) -> LimitCurve:
     """Return the least size from which on all lower bounds are at least 0.9, tests in fixed order at 5 % each."""
     limit: LimitCell | None = None
-    for cell in sorted(cells, key=lambda cell: -cell.size):
+    rising = tuple(sorted(cells, key=lambda cell: cell.size))
+    for cell in reversed(rising):
         if cell.lower < FOUND_SHARE:
             break
         limit = cell
-    return LimitCurve(
-        shape=shape,
-        contrast=contrast,
-        cells=tuple(sorted(cells, key=lambda cell: cell.size)),
-        limit=None if limit is None else limit.size,
-        lower=None if limit is None else limit.lower,
-    )
+    size, lower = (None, None) if limit is None else (limit.size, limit.lower)
+    return LimitCurve(shape=shape, contrast=contrast, cells=rising, limit=size, lower=lower)
 
 
 Array: TypeAlias = NDArray[np.float64]
@@ -147,6 +94,12 @@ class Defect:
     shape: Shape
     size: int  # pixels: length, diameter (stain: at half its height) or side
     contrast: int | None = None  # grey levels; None for a hole and a missing part
+
+    @property
+    def label(self) -> str:
+        """The defect in words, such as ``spot, 64 grey levels, 6 pixels``."""
+        contrast = "" if self.contrast is None else f", {self.contrast} grey levels"
+        return f"{self.shape.replace('-', ' ')}{contrast}, {self.size} pixels"
 
 
 def defect_sizes(height: int, width: int) -> tuple[int, ...]:
@@ -304,42 +257,35 @@ def measure_limits(
         DatasetUnfit: The images have another shape than the model's, are too small, or have a size that the
             calibration is not for.
     """
-    chosen = parameters or LimitParameters()
-    used = scorer.calibration
+    began, chosen, used = time.monotonic(), parameters or LimitParameters(), scorer.calibration
     if good.fold is not None:
         # The fits to the other folds have seen these images.
         used = replace(used, folds=(used.folds[good.fold],))
     alpha = used.check_alpha(chosen.alpha)
-    shape = scorer.preprocessing.shape
-    pixels = _Batches(good.pixels, min(len(good.pixels), chosen.images), scorer.preprocessing)
-    height, width = smallest = pixels.smallest()
-    if len(pixels) and not scorer.preprocessing.tiled:
+    images = min(len(good.pixels), chosen.images)
+    if images and not scorer.preprocessing.tiled:
         check_shape(good.dataset, good.pixels[:1][0].shape, scorer.preprocessing)
+    counter = _Counter(Detector(scorer.density, used), good, images, alpha, chosen.seed, progress, finished)
+    height, width, digest = counter.survey()
     kinds = defect_kinds(chosen.shapes, chosen.contrasts)
-    sizes = defect_sizes(*smallest)
+    sizes = defect_sizes(height, width)
     if not sizes:
         raise DatasetUnfit(f"expected images of at least 4 pixels on each side for defects, got {height}x{width}")
-    digest = pixels.digest()
-    plan = _plan(scorer, digest, chosen.seed, alpha)
-    meter = _Meter(progress, len(pixels) * (1 + len(kinds) * len(sizes)))
-    journal = CellJournal(folder, plan)
-    counter = _Counter(scorer, used, pixels, alpha, chosen.seed, journal, meter, finished)
-    began = time.monotonic()
-    undamaged = undamaged_images(counter.count(None) if len(pixels) else 0, len(pixels))
+    counter.resume(folder, _plan(scorer, digest, chosen.seed, alpha))
+    counter.total = images * (1 + len(kinds) * len(sizes))
+    undamaged = undamaged_images(counter.count(None), images)
     problem = limit_problem(good.dataset, undamaged, used.images, alpha)
     curves = []
-    if problem is not None:
-        meter.skip(len(pixels) * len(kinds) * len(sizes))
     for kind, contrast in kinds if problem is None else []:
         cells: list[LimitCell] = []
         for size in reversed(sizes):
-            if cells and not goes_on(cells[-1]):
-                meter.skip(len(pixels))
-                continue
-            found = counter.count(Defect(kind, size, contrast))
-            cells.append(limit_cell(size, found, len(pixels)))
+            if cells and cells[-1].upper < HOPELESS:
+                counter.total -= images
+            else:
+                cells.append(limit_cell(size, counter.count(Defect(kind, size, contrast)), images))
         curves.append(limit_curve(kind, contrast, cells))
-    meter.report()  # the last sizes may have been left out
+    counter.total = counter.done  # the last sizes may have been left out
+    counter.report()
     return LimitRecord(
         created=datetime.now(UTC).replace(microsecond=0),
         job=job,
@@ -351,8 +297,8 @@ def measure_limits(
         dataset=good.dataset,
         dataset_digest=digest,
         part=good.part,
-        images=len(pixels),
-        image_shape=shape,
+        images=images,
+        image_shape=scorer.preprocessing.shape,
         seed=chosen.seed,
         shapes=chosen.shapes,
         contrasts=chosen.contrasts,
@@ -360,7 +306,7 @@ def measure_limits(
         undamaged=undamaged,
         curves=tuple(curves),
         not_determinable=problem,
-        seconds=journal.seconds_before + time.monotonic() - began,
+        seconds=counter.seconds_before + time.monotonic() - began,
     )
 
 
@@ -389,110 +335,107 @@ def limit_problem(dataset: str, undamaged: UndamagedImages, calibration_images: 
     return None
 
 
-class _Batches:
-    """The first ``count`` good images, read in batches that fit into memory whatever the size of an image."""
-
-    def __init__(self, pixels: ImageRows, count: int, preprocessing: Preprocessing) -> None:
-        self._pixels, self._count, self._preprocessing = pixels, count, preprocessing
-        # Images that are scored tile by tile may be large.
-        most = 1 if preprocessing.tiled else BATCH
-        self._size = max(1, min(most, BATCH_BYTES // math.prod(preprocessing.shape)))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def smallest(self) -> tuple[int, int]:
-        """Return the size in pixels of the model's images or, where they differ, what fits into all and into a tile."""
-        _, height, width = self._preprocessing.shape
-        if self._preprocessing.tiled:
-            for _, images in self:
-                height, width = min(height, images[0].shape[1]), min(width, images[0].shape[2])
-        return height, width
-
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        for start in range(0, self._count, self._size):
-            yield start, self._pixels[start : min(start + self._size, self._count)]
-
-    def digest(self) -> str:
-        content = hashlib.sha256(repr(self._preprocessing.shape).encode())
-        for _, images in self:
-            for image in images:
-                if self._preprocessing.tiled:
-                    content.update(repr(image.shape).encode())
-                content.update(np.ascontiguousarray(image).tobytes())
-        return content.hexdigest()
+FILE = "cells.json"
 
 
-class _Meter:
-    """Counter of scored images; the total shrinks by what need not be scored."""
+class _Counts(BaseModel):
+    """Content of ``cells.json``: the flagged images of each defect whose size is finished."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._total, self._done = total, 0
-        self._label = UNDAMAGED
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    def begin(self, label: str) -> None:
-        # A first report after a batch would count images whose size is not finished as the work of an earlier run.
-        self._label = label
-        self.report()
-
-    def add(self, images: int) -> None:
-        self._done += images
-        self.report()
-
-    def report(self) -> None:
-        self._progress(self._label, self._done, self._total)
-
-    def restore(self, images: int) -> None:
-        self._done += images
-
-    def skip(self, images: int) -> None:
-        self._total -= images
+    plan: str
+    found: dict[str, int] = {}
+    seconds: float = Field(0.0, ge=0, description="Time that the counts took.")
 
 
 class _Counter:
-    """Counter of flagged images, which takes counts of an earlier run from its journal."""
+    """Counter of flagged images, in batches that fit into memory; the counts of an earlier run are not repeated."""
 
     def __init__(
         self,
-        scorer: Scorer,
-        calibration: Calibration,
-        pixels: _Batches,
+        detector: Detector,
+        good: GoodImages,
+        images: int,
         alpha: float,
         seed: int,
-        journal: CellJournal,
-        meter: _Meter,
+        progress: Progress,
         finished: Callable[[], None],
     ) -> None:
-        self._density, self._calibration, self._pixels = scorer.density, calibration, pixels
-        self._alpha, self._seed = alpha, seed
-        self._journal, self._meter = journal, meter
-        self._finished = finished
+        self._detector, self._pixels, self._images = detector, good.pixels, images
+        self._alpha, self._seed, self._progress, self._finished = alpha, seed, progress, finished
+        # Images that are scored tile by tile may be large.
+        most = 1 if detector.density.tiled else BATCH
+        self._batch = max(1, min(most, BATCH_BYTES // math.prod(detector.density.image_shape)))
+        self.done = self.total = 0
+        self._label = UNDAMAGED
+
+    def survey(self) -> tuple[int, int, str]:
+        """Return the height and width of the model's images or, where images differ, what fits into all; and a digest.
+
+        Raises ``DatasetUnfit`` for an image of a size that the calibration is not for.
+        """
+        shape = self._detector.density.image_shape
+        _, height, width = shape
+        content = hashlib.sha256(repr(shape).encode())
+        for _, images in self._batches():
+            for error in self._detector.size_errors(images).values():
+                raise DatasetUnfit(error.detail)
+            for image in images:
+                if self._detector.density.tiled:
+                    height, width = min(height, image.shape[1]), min(width, image.shape[2])
+                    content.update(repr(image.shape).encode())
+                content.update(np.ascontiguousarray(image).tobytes())
+        return height, width, content.hexdigest()
+
+    def resume(self, folder: Path | None, plan: str) -> None:
+        """Take over the counts of an earlier run with the same plan; those of a damaged file are ignored."""
+        self._path = None if folder is None else folder / FILE
+        self._counts = _Counts(plan=plan)
+        if self._path is not None and self._path.is_file():
+            try:
+                stored = _Counts.model_validate_json(self._path.read_bytes())
+                self._counts = stored if stored.plan == plan else self._counts
+            except ValidationError as error:
+                log.warning("starting again, because %s is damaged: %s", FILE, error.errors()[0]["msg"])
+        self.seconds_before, self._began = self._counts.seconds, time.monotonic()
 
     def count(self, defect: Defect | None) -> int:
         """Return how many images are flagged, each with its own defect or, for None, as they are."""
-        label = UNDAMAGED if defect is None else defect_label(defect)
-        known = self._journal.get(label)
+        label = UNDAMAGED if defect is None else defect.label
+        known = self._counts.found.get(label)
         if known is not None:
-            self._meter.restore(len(self._pixels))
+            self.done += self._images
             return known
-        found = 0
-        self._meter.begin(label)
-        for start, images in self._pixels:
+        self._label, found = label, 0
+        # A first report after a batch would count images whose size is not finished as the work of an earlier run.
+        self.report()
+        for start, images in self._batches():
             found += self._flagged(images if defect is None else damaged_images(images, defect, self._seed, start))
-            self._meter.add(len(images))
-        self._journal.put(label, found)
+            self.done += len(images)
+            self.report()
+        self._counts.found[label] = found
+        self._counts.seconds = self.seconds_before + time.monotonic() - self._began
+        if self._path is not None:
+            write_atomically(self._path, self._counts.model_dump_json().encode())
         self._finished()
         return found
 
+    def report(self) -> None:
+        self._progress(self._label, self.done, self.total)
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        for start in range(0, self._images, self._batch):
+            yield start, self._pixels[start : min(start + self._batch, self._images)]
+
     def _flagged(self, images: Batch) -> int:
-        scores = Detector(self._density, self._calibration).score_each(images)
-        for score in scores:
-            if isinstance(score, SizeNotCalibrated):
-                raise DatasetUnfit(score.detail)
+        scores = self._detector.score_each(images)
         # An image without a finite likelihood is not judged, so its defect is not found.
-        evidence = [score.evidence for score in scores if isinstance(score, Likelihood) and score.evidence is not None]
-        return int((self._calibration.p_values(Evidence.join(evidence)) <= self._alpha).sum()) if evidence else 0
+        evidence = [
+            score.evidence for score in scores if not isinstance(score, ImageError) and score.evidence is not None
+        ]
+        if not evidence:
+            return 0
+        return int((self._detector.calibration.p_values(Evidence.join(evidence)) <= self._alpha).sum())
 
 
 def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> Batch:
@@ -501,9 +444,3 @@ def damaged_images(images: Batch, defect: Defect, seed: int, first: int = 0) -> 
         add_defect(image, defect, defect_rng(seed, defect, index))[0] for index, image in enumerate(images, first)
     ]
     return np.stack(damaged) if isinstance(images, np.ndarray) else damaged
-
-
-def defect_label(defect: Defect) -> str:
-    """Return a defect in words, such as ``spot, 64 grey levels, 6 pixels``."""
-    contrast = "" if defect.contrast is None else f", {defect.contrast} grey levels"
-    return f"{defect.shape.replace('-', ' ')}{contrast}, {defect.size} pixels"

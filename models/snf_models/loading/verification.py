@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS, cached_artifact, read_arrays
+from snf_models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS, cached_artifact, check_digest, read_arrays
 from snf_models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
 from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
@@ -94,11 +94,7 @@ def verify_model(folder: Path) -> VerifiedModel:
     """Check the digests of all files; raise ``ArtifactError``, which names the file."""
     manifest = read_manifest(folder)
     for name, digest in manifest.files.items():
-        path = folder / Path(name).name
-        if not path.is_file():
-            raise ArtifactError(f"{file_label(path)} is missing")
-        if sha256_file(path) != digest:
-            raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
+        check_digest(folder / Path(name).name, digest)
     for required in (WEIGHTS, CALIBRATION, PINNED):
         if required not in manifest.files:
             raise ArtifactError(f"{file_label(folder / FILE)} does not list {required}")
@@ -126,10 +122,7 @@ def load_calibration_of(version: ModelVersion) -> Calibration:
     if version.calibration_path is not None:
         return load_added_calibration(version.calibration_path, manifest.log_dets.weights_sha256)[0]
     path = version.path / CALIBRATION
-    if not path.is_file():
-        raise ArtifactError(f"{file_label(path)} is missing")
-    if sha256_file(path) != manifest.files.get(CALIBRATION):
-        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that the manifest gives")
+    check_digest(path, manifest.files.get(CALIBRATION))
     return load_calibration(path)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from snf_models.disk import new_file, storage_error, sync_folder, write_if_absent
+from snf_models.disk import new_file, storage_error, sync, write_if_absent
 from snf_models.errors import (
     FileChanged,
     FileUnreadable,
@@ -82,7 +82,7 @@ class DiskFile:
         path = Path(self.path)
         with suppress(LocationNotFound), self._errors():
             path.unlink()
-            sync_folder(path.parent)
+            sync(path.parent)
 
     def files(self) -> Iterator[FileEntry]:
         """Yield files by name. Links to folders, links out of the folder and pipes have a ``problem``."""

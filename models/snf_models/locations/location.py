@@ -64,11 +64,15 @@ class Location:
 
     url: str
     _root: str | None = field(default=None, repr=False, compare=False, kw_only=True)
+    scheme: str = field(init=False, repr=False, compare=False)
+    bucket: str = field(init=False, repr=False, compare=False)  # or container; empty for a file on this machine
+    path: str = field(init=False, repr=False, compare=False)  # in the bucket, or absolute on this machine
 
     def __post_init__(self) -> None:
         scheme, bucket, path = _parts(self.url)
         url = _file_url(path) if scheme == "file" else f"{scheme}://{bucket}" + (f"/{path}" if path else "")
-        object.__setattr__(self, "url", url)
+        for name, value in (("url", url), ("scheme", scheme), ("bucket", bucket), ("path", path)):
+            object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, text: str) -> Location:
@@ -77,28 +81,14 @@ class Location:
         return cls(_file_url(os.path.abspath(os.path.expanduser(text))))  # noqa: PTH100, PTH111  # keeps links
 
     @property
-    def path(self) -> str:
-        """The path within the bucket, or the absolute path of a file on this machine."""
-        return _parts(self.url)[2]
-
-    @property
-    def scheme(self) -> str:
-        return _parts(self.url)[0]
-
-    @property
-    def bucket(self) -> str:
-        """Name of the bucket or container; empty for a file on this machine."""
-        return _parts(self.url)[1]
-
-    @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
     @property
     def parent(self) -> Location:
         folder = self.path.rpartition("/")[0]
-        is_local = self.scheme == "file"
-        return Location(_file_url(folder or "/") if is_local else f"{self.scheme}://{self.bucket}/{folder}")
+        local = self.scheme == "file"
+        return Location(_file_url(folder or "/") if local else f"{self.scheme}://{self.bucket}/{folder}")
 
     @property
     def local_path(self) -> Path | None:
@@ -151,10 +141,9 @@ class Location:
 
     @property
     def _stored(self) -> DiskFile | StoreFile:
-        scheme, bucket, path = _parts(self.url)
-        if scheme == "file":
-            return DiskFile(self.url, path, self._root)
-        return StoreFile(self.url, f"{scheme}://{bucket}", path)
+        if self.scheme == "file":
+            return DiskFile(self.url, self.path, self._root)
+        return StoreFile(self.url, f"{self.scheme}://{self.bucket}", self.path)
 
     def __str__(self) -> str:
         return self.url

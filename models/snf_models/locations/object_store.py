@@ -70,11 +70,6 @@ def store_error(error: Exception, url: str) -> ModelsError:
     return kind(f"{url} cannot be used: {_reason(text)}")
 
 
-def setting_error(error: Exception, root: str) -> LocationRefused:
-    reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
-    return LocationRefused(f"{root} cannot be used: {reason}")
-
-
 def _lasting(text: str, scheme: str) -> str | None:
     """Return a sentence for an error that every further attempt would give; None for another."""
     status = _status(text)
@@ -274,7 +269,8 @@ def _open_store(root: str, settings: tuple[tuple[str, str], ...]) -> ObjectStore
             },
         )
     except (BaseError, ValueError) as error:
-        raise setting_error(error, root) from error
+        reason = KEYS["az"] if "Account must be specified" in str(error) else _reason(str(error))
+        raise LocationRefused(f"{root} cannot be used: {reason}") from error
 
 
 def _version(meta: ObjectMeta) -> str:

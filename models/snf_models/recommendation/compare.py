@@ -92,10 +92,9 @@ def compare_families(
     plan = hashlib.sha256(f"{dataset.digest}{parameters.model_dump_json()}".encode()).hexdigest()
     folder /= plan[:16]
     chosen = replace(choose_images(dataset, parameters.alpha, parameters.seed), digest=plan)
-    images = dict.fromkeys(FAMILIES, chosen)
-    notes = []
-    smaller = _smaller(shape)
-    if smaller is not None:
+    images, notes = dict.fromkeys(FAMILIES, chosen), list[str]()
+    if max(shape[1:]) > MAX_SIDE:
+        smaller = _smaller(shape)
         images["pixels"] = images["hybrid"] = _resized(chosen, smaller)
         notes.append(
             f"flows over pixels take the images at {smaller.height}x{smaller.width}, at most {MAX_SIDE} pixels a side; "
@@ -210,11 +209,9 @@ def choose_images(dataset: Dataset, alpha: float, seed: int) -> Dataset:
     return Dataset(dataset.name, fit, statistics, ranks, test, dataset.digest, folds=folds)
 
 
-def _smaller(shape: tuple[int, int, int]) -> Preprocessing | None:
-    """Return what makes images small enough for a flow over pixels, as a training with this size does it, or None."""
+def _smaller(shape: tuple[int, int, int]) -> Preprocessing:
+    """Return what makes images small enough for a flow over pixels, as a training with this size does it."""
     channels, *sides = shape
-    if max(sides) <= MAX_SIDE:
-        return None
     factor = MAX_SIDE / max(sides) / SIDE_STEP
     height, width = (max(MIN_SIDE, round(side * factor) * SIDE_STEP) for side in sides)
     return Preprocessing(channels, height, width, fit="crop")

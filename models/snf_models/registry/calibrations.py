@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +15,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from snf_client.schemas.limits import LimitRecord
-from snf_models.artifacts.files import read_arrays
-from snf_models.artifacts.manifest import Activation, CalibrationRecord, CalibrationSummary, file_label, read_json
-from snf_models.disk import locked, new_folder, remove_leftovers, sha256_file, write_atomically
+from snf_models.artifacts.files import check_digest, read_arrays
+from snf_models.artifacts.manifest import (
+    Activation,
+    CalibrationRecord,
+    CalibrationSummary,
+    Manifest,
+    file_label,
+    read_json,
+)
+from snf_models.disk import locked, new_folder, remove_leftovers, write_atomically
 from snf_models.errors import ArtifactError, CalibrationNotFound, LimitNotFound, ModelsError
 from snf_models.naming import is_version
 from snf_runtime.anomaly.calibration import USUAL_ALPHAS, Calibration, from_arrays, to_arrays
@@ -28,32 +34,23 @@ def attainable(smallest_p: float) -> tuple[float, ...]:
     return tuple(alpha for alpha in USUAL_ALPHAS if alpha >= smallest_p)
 
 
-@dataclass(frozen=True)
-class UnlessCoarser:
-    """Rule that activates a calibration unless a usual rate is lost. ``own`` is the summary of calibration 0."""
+def coarser(number: int, smallest_p: float, used: int, used_smallest_p: float) -> str | None:
+    """Return why calibration ``number`` cannot replace ``used`` by itself: a usual rate would be lost; else None.
 
-    own: CalibrationSummary
-
-    @staticmethod
-    def decide(number: int, smallest_p: float, used: int, used_smallest_p: float) -> Activation:
-        """Decide whether calibration ``number`` replaces ``used``, with a reason if not.
-
-        >>> UnlessCoarser.decide(1, 1 / 61, 0, 1 / 66).active
-        True
-        >>> UnlessCoarser.decide(1, 1 / 31, 0, 1 / 66).reason.partition("; ")[0]
-        'its smallest p-value is 0.0323, that of calibration 0 in use 0.0152: it could no longer flag at alpha 0.02'
-        """
-        lost = [f"{alpha:g}" for alpha in attainable(used_smallest_p) if alpha < smallest_p]
-        if not lost:
-            return Activation(active=True)
-        *others, last = lost
-        alphas = f"{', '.join(others)} and {last}" if others else last
-        return Activation(
-            active=False,
-            reason=f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use "
-            f"{used_smallest_p:.3g}: it could no longer flag at alpha {alphas}; choose calibration {number} to use it "
-            "all the same",
-        )
+    >>> coarser(1, 1 / 61, 0, 1 / 66) is None
+    True
+    >>> coarser(1, 1 / 31, 0, 1 / 66).partition("; ")[0]
+    'its smallest p-value is 0.0323, that of calibration 0 in use 0.0152: it could no longer flag at alpha 0.02'
+    """
+    lost = [f"{alpha:g}" for alpha in attainable(used_smallest_p) if alpha < smallest_p]
+    if not lost:
+        return None
+    *others, last = lost
+    alphas = f"{', '.join(others)} and {last}" if others else last
+    return (
+        f"its smallest p-value is {smallest_p:.3g}, that of calibration {used} in use {used_smallest_p:.3g}: it could "
+        f"no longer flag at alpha {alphas}; choose calibration {number} to use it all the same"
+    )
 
 
 log = logging.getLogger(__name__)
@@ -124,9 +121,9 @@ class CalibrationStore(NumberedStore[CalibrationRecord]):
 
     FOLDER, FILE, SCHEMA, NOUN, MISSING = FOLDER, RECORD, CalibrationRecord, "calibration", CalibrationNotFound
 
-    def __init__(self, root: Path, name: str, version: int, weights: Callable[[], str] | None = None) -> None:
+    def __init__(self, root: Path, name: str, version: int, manifest: Callable[[], Manifest]) -> None:
         super().__init__(root, name, version)
-        self._weights = weights
+        self._manifest = manifest
 
     def numbers(self) -> list[int]:
         return [OWN, *self.stored()]
@@ -144,10 +141,10 @@ class CalibrationStore(NumberedStore[CalibrationRecord]):
 
     def foreign(self, number: int) -> str | None:
         """Return a sentence about a calibration of other weights; else None."""
-        if number == OWN or self._weights is None:
+        if number == OWN:
             return None
         try:
-            if self.record(number).summary.weights_sha256 == self._weights():
+            if self.record(number).summary.weights_sha256 == self._manifest().log_dets.weights_sha256:
                 return None
         except (ArtifactError, CalibrationNotFound):
             return None  # loading names it
@@ -165,53 +162,59 @@ class CalibrationStore(NumberedStore[CalibrationRecord]):
         summary: CalibrationSummary,
         *,
         job: str | None = None,
-        activate: bool | UnlessCoarser = True,
+        activate: bool | None = True,
         before_publish: Callable[[], None] = lambda: None,
     ) -> int:
-        """Store a calibration; a job publishes once. ``before_publish`` may raise as the last check."""
+        """Store a calibration; a job publishes once. ``before_publish`` may raise as the last check.
+
+        With ``activate`` None it becomes active unless a usual false-alarm rate is lost.
+        """
         with locked(self._of_name):
             remove_leftovers(self.folder)
             known = None if job is None else self.of_job(job)
             if known is not None:
                 return known
-            newest = self.numbers()[-1]
-            decision = None
+            before = newest = self.numbers()[-1]
+            active, reason = activate is not False, None if activate is not False else NOT_ASKED
             try:
                 before, newest = self.active(), max(newest, self._choice().newest)
+                if activate is None:
+                    active, reason = self._decide(newest + 1, summary, before)
             except ArtifactError as problem:
                 # The work of minutes must not be lost for a choice that can be repeated.
                 log.warning("the choice of %s is made anew: %s", self._label, problem.detail)
-                before, decision = newest, Activation(active=True, reason=f"no other was chosen: {problem.detail}")
+                if activate is None:
+                    reason = f"no other was chosen: {problem.detail}"
             # A number is never used again, also where its folder was deleted.
             number = newest + 1
-            if isinstance(activate, bool):
-                decision = Activation(active=activate, reason=None if activate else NOT_ASKED)
-            elif decision is None:
-                decision = self._decide(number, summary, before, activate)
             record = CalibrationRecord(
                 created=datetime.now(UTC).replace(microsecond=0),
                 job=job,
                 summary=summary,
                 sha256=hashlib.sha256(arrays).hexdigest(),
-                activation=decision,
+                activation=Activation(active=active, reason=reason),
             )
             with new_folder(self.folder / str(number)) as folder:
                 (folder / ARRAYS).write_bytes(arrays)
                 (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
                 before_publish()
-                if not decision.active:
+                if not active:
                     self._choose(before, number)
             # It is active once its folder exists; with the stored choice its deletion is an error, not another choice.
-            self._choose(number if decision.active else before, number)
+            self._choose(number if active else before, number)
         return number
 
-    def _decide(self, number: int, new: CalibrationSummary, used: int, rule: UnlessCoarser) -> Activation:
+    def _decide(self, number: int, new: CalibrationSummary, used: int) -> tuple[bool, str | None]:
+        """Return whether a calibration replaces the one in use, and why not, or that this one is damaged."""
         try:
-            in_use = rule.own if used == OWN else self.checked_record(used, new.weights_sha256).summary
+            in_use = (
+                self._manifest().calibration if used == OWN else self.checked_record(used, new.weights_sha256).summary
+            )
         except (ArtifactError, CalibrationNotFound) as problem:
             log.warning("calibration %d of %s is replaced: %s", used, self._label, problem.detail)
-            return Activation(active=True, reason=f"calibration {used}, used so far, is damaged: {problem.detail}")
-        return rule.decide(number, new.smallest_p, used, in_use.smallest_p)
+            return True, f"calibration {used}, used so far, is damaged: {problem.detail}"
+        reason = coarser(number, new.smallest_p, used, in_use.smallest_p)
+        return reason is None, reason
 
     def checked_record(self, number: int, weights_sha256: str) -> CalibrationRecord:
         """Check the file against the weights; raise ``CalibrationNotFound``, ``ArtifactError``."""
@@ -274,10 +277,7 @@ def _warn_once(problem: str) -> None:
 def check_files(folder: Path, record: CalibrationRecord, weights_sha256: str) -> None:
     """Raise ``ArtifactError`` for a missing or damaged file, or one of other weights."""
     path = folder / ARRAYS
-    if not path.is_file():
-        raise ArtifactError(f"{file_label(path)} is missing")
-    if sha256_file(path) != record.sha256:
-        raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that {RECORD} gives")
+    check_digest(path, record.sha256, RECORD)
     if record.summary.weights_sha256 != weights_sha256:
         raise ArtifactError(f"{file_label(path)} belongs to other weights than those of the model")
 

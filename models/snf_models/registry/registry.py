@@ -206,11 +206,7 @@ class Registry:
 
     def calibrations(self, name: str, version: int) -> CalibrationStore:
         """Return the store of the calibrations of a version; no file is read."""
-
-        def weights() -> str:
-            return self.with_calibration(name, version, OWN).manifest.log_dets.weights_sha256
-
-        return CalibrationStore(self.root, name, version, weights)
+        return CalibrationStore(self.root, name, version, lambda: self.with_calibration(name, version, OWN).manifest)
 
     def limits(self, name: str, version: int) -> LimitStore:
         """Return the store of the detection limits of a version; no file is read."""

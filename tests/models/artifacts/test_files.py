@@ -111,6 +111,12 @@ def kind(value: bytes, **more: str) -> Callable[[tarfile.TarInfo], object]:
 GOOD = tar(SMALL)
 
 
+def negative_size() -> bytes:
+    member = tarfile.TarInfo(WEIGHTS)
+    member.size = -(2**20)
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -143,6 +149,7 @@ GOOD = tar(SMALL)
         (b"PK\x03\x04" + bytes(2000), "not a plain tar"),
         (b"\x1f\x8b" + bytes(2000), "not a plain tar"),
         (GOOD[:100] + b"x" + GOOD[101:], "not a plain tar"),
+        (negative_size(), "negative size"),
     ],
 )
 @pytest.mark.parametrize("size", [777, 2**25])
@@ -153,13 +160,6 @@ def test_what_is_no_model_is_refused(tmp_path: Path, data: bytes, says: str, siz
         unpack(pieces(data, size), folder)
     assert {path.name for path in folder.iterdir()} <= set(NAMES)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
-def test_a_negative_size_is_refused(tmp_path: Path) -> None:
-    member = tarfile.TarInfo(WEIGHTS)
-    member.size = -(2**20)
-    with pytest.raises(ArtifactRefused, match="negative size"):
-        unpack([member.tobuf(tarfile.GNU_FORMAT)], tmp_path)
 
 
 MANY = 2**30
@@ -197,29 +197,20 @@ def name_a_foreign_file(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(manifest))
 
 
-def damage(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(b"other weights")
-
-
-def enlarge(folder: Path) -> None:
-    (folder / FILE).write_bytes(b" " * (2**20 + 1))
-
-
-def spoil(folder: Path) -> None:
-    (folder / FILE).write_text("{}")
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (name_a_foreign_file, r"'\.\./evil\.pickle' is none of the files of a model"),
-        (damage, r"weights\.safetensors does not have the SHA-256"),
-        (enlarge, "has 1048577 bytes, expected at most 1048576"),
-        (spoil, "is not a valid manifest"),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes(b"other weights"),
+            r"weights\.safetensors does not have the SHA-256",
+        ),
+        (lambda folder: (folder / FILE).write_bytes(b" " * (2**20 + 1)), "has 1048577 bytes, expected at most 1048576"),
+        (lambda folder: (folder / FILE).write_text("{}"), "is not a valid manifest"),
     ],
 )
 def test_files_that_are_not_those_of_a_manifest_are_refused(
-    change: Callable[[Path], None], text: str, stored: Location, tmp_path: Path
+    change: Callable[[Path], object], text: str, stored: Location, tmp_path: Path
 ) -> None:
     assert stored.local_path is not None
     change(stored.local_path)

@@ -46,6 +46,7 @@ from snf_models.locations.location import Location
 from snf_models.scorer import load_files
 from snf_models.scoring.options import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
+from tests.models.helpers import bulk_plan
 from tests.support.compiled_cache import compiled
 from tests.support.forked_context import forked_context
 from tests.support.paths import IMPORT_PATH
@@ -102,15 +103,8 @@ def work_of(artifact: Path, folder: Path, deaths: int = 0, options: EngineOption
     manifest = read_manifest(artifact)
     images = DeadlyImages(folder, deaths)
     source = images.open(manifest.preprocessing)
-    plan = BulkPlan(
-        model="digits:1",
-        weights_sha256=manifest.log_dets.weights_sha256,
-        dataset="mnist-mini",
-        source_digest=source.digest,
-        alpha=0.05,
-        count=source.count,
-        images_per_part=100,
-    )
+    weights = manifest.log_dets.weights_sha256
+    plan = bulk_plan(weights_sha256=weights, source_digest=source.digest, count=source.count, images_per_part=100)
     output = open_output(Location.parse(str(folder / "scores")), plan)
     return BulkWork(output, ModelFiles(artifact, None, options), images)
 
@@ -251,12 +245,9 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def plan_of(files: ModelFiles, folder: Path) -> tuple[BulkPlan, DatasetImages]:
     manifest = read_manifest(files.path)
     images = DatasetImages("mnist-mini", None, folder)
-    plan = BulkPlan(
-        model="digits:1",
+    plan = bulk_plan(
         weights_sha256=manifest.log_dets.weights_sha256,
-        dataset="mnist-mini",
         source_digest=images.open(manifest.preprocessing).digest,
-        alpha=0.05,
         count=600,
         model_sha256=content_digest(files.path, files.calibration),
         precision="float32",
@@ -307,9 +298,7 @@ def test_a_machine_without_the_model_fetches_it_from_its_location(artifact: Path
         load_files(files)
 
 
-QUEUED = BulkPlan(
-    model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.01, count=250, images_per_part=100
-)
+QUEUED = bulk_plan(count=250, images_per_part=100)
 KILLED = PartFailed("killed")
 
 

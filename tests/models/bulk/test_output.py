@@ -26,18 +26,11 @@ from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
 from snf_models.score_rows import failed_row
 from snf_runtime.images.codec import Preprocessing
+from tests.models.helpers import bulk_plan
 from tests.support.disks import refuse_writes
 from tests.support.s3 import S3Server, faulty_server
 
-PLAN_OF_25 = BulkPlan(
-    model="digits:1",
-    weights_sha256="abc",
-    dataset="lots",
-    source_digest="0123456789abcdef",
-    alpha=0.05,
-    count=25,
-    images_per_part=10,
-)
+PLAN_OF_25 = bulk_plan(dataset="lots", source_digest="0123456789abcdef", count=25, images_per_part=10)
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -76,7 +69,7 @@ def test_the_files_say_what_is_left_and_make_the_table_of_their_rows(location: L
     assert output.missing() == [0, 1, 2]
     output.write(1, scores(1))
     again = open_output(location, PLAN_OF_25)
-    assert (again.missing(), again.has(0), again.has(1)) == ([0, 2], False, True)
+    assert (again.missing(), again.part(0).exists(), again.part(1).exists()) == ([0, 2], False, True)
     written = output.part(1).read()
     write_all(again)
     assert (output.missing(), output.part(1).read()) == ([], written)
@@ -134,7 +127,7 @@ def test_other_files_are_never_deleted(location: Location, force: bool) -> None:
     assert output.finish().images == 25
     with pytest.raises(OutputTaken, match=r"holds README.md"):
         open_output(location, PLAN_OF_25.model_copy(update={"alpha": 0.1}), force=True)
-    assert output.has(0), "nothing is deleted where something is refused"
+    assert output.part(0).exists(), "nothing is deleted where something is refused"
 
 
 def test_of_two_plans_that_begin_at_once_one_has_the_location(
@@ -272,7 +265,7 @@ def test_a_server_that_fails_a_tenth_of_its_requests_loses_nothing(
             monkeypatch.setenv(name, value)
         output = open_output(bucket, plan)
         for index in output.missing():
-            assert not output.has(index)
+            assert not output.part(index).exists()
             output.write(index, scores(index, plan))
         assert output.missing() == []
         assert output.finish() == PartSummary(400, 40, 40)

@@ -29,6 +29,7 @@ from snf_models.scorer import Scorer
 from snf_runtime.anomaly.detection import Detection
 from snf_runtime.images.codec import Preprocessing
 from tests.models.datasets.upload_files import pngs
+from tests.models.helpers import bulk_plan
 from tests.support.paths import DATA
 
 EXACT = Preprocessing(channels=1, height=28, width=28)
@@ -234,15 +235,9 @@ def score_all(scorer: Scorer, images: ImageSource, output: Output) -> None:
 
 
 def plan_of(scorer: Scorer, images: ImageSource, images_per_part: int) -> BulkPlan:
-    return BulkPlan(
-        model="digits:1",
-        weights_sha256=scorer.log_det_digest,
-        dataset="files",
-        source_digest=images.digest,
-        alpha=scorer.calibration.default_alpha,
-        count=images.count,
-        images_per_part=images_per_part,
-    )
+    weights, alpha = scorer.log_det_digest, scorer.calibration.default_alpha
+    plan = bulk_plan(weights_sha256=weights, dataset="files", source_digest=images.digest, alpha=alpha)
+    return plan.model_copy(update={"count": images.count, "images_per_part": images_per_part})
 
 
 def test_an_equal_plan_resumes_and_another_starts_anew(scorer: Scorer, files: list[Path], tmp_path: Path) -> None:
@@ -261,7 +256,7 @@ def test_an_equal_plan_resumes_and_another_starts_anew(scorer: Scorer, files: li
 
 def test_a_plan_that_lacks_what_another_has_goes_on() -> None:
     """Plans of earlier versions name no engine, nor does a service before its model is loaded."""
-    earlier = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4)
+    earlier = bulk_plan()
     plan = earlier.model_copy(update={"model_sha256": "a", "engine": "torch", "precision": "float32"})
     other = plan.model_copy(update={"engine": "openvino"})
     assert plan.resumed(earlier) is earlier
@@ -271,7 +266,7 @@ def test_a_plan_that_lacks_what_another_has_goes_on() -> None:
 
 
 def test_a_folder_of_an_earlier_version_is_begun_anew(tmp_path: Path) -> None:
-    plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4)
+    plan = bulk_plan()
     (tmp_path / "plan.json").write_text(plan.model_dump_json())
     (tmp_path / "part-000000.parquet").write_bytes(b"scored")
     assert open_scratch(tmp_path, plan).missing() == [0]

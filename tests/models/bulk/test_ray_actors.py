@@ -77,7 +77,7 @@ def test_what_another_actor_can_do_is_done_again_and_other_errors_keep_their_cla
     with pytest.raises(DatasetNotFound, match=r"^images 75 to 99: deleted$"):
         RayActors(small_ray_cluster.address).run(work, [0, 3], Callbacks())
     assert len(set(journal.readers(0))) == len(journal.readers(0)) == 2, "another actor does what Ray ended again"
-    assert [work.output.has(index) for index in (0, 3)] == [True, False]
+    assert [work.output.part(index).exists() for index in (0, 3)] == [True, False]
 
     out_of_memory.append((5 * PART, 2))
     monkeypatch.setattr(ray_actors, "ATTEMPTS", 2)
@@ -153,7 +153,7 @@ def test_no_part_is_lost_or_doubled_where_a_process_is_killed_and_a_node_is_lost
 
     def part_written(images: int) -> None:
         written.append(images)
-        reading = [process for start, process in journal.readers() if not work.output.has(start // PART)]
+        reading = [process for start, process in journal.readers() if not work.output.part(start // PART).exists()]
         if len(written) >= 3 and reading and not killed:
             killed.append(reading[-1])
             os.kill(killed[0], signal.SIGKILL)

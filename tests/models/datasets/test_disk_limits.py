@@ -15,11 +15,6 @@ from tests.support.disks import MIB, Disk
 GOOD = pngs(12)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "home" / "datasets")
-
-
 @pytest.mark.parametrize("quota", [100, 5000], ids=["before", "while writing"])
 def test_the_quota(quota: int, tmp_path: Path) -> None:
     store = DatasetStore(tmp_path / "datasets", quota=quota)
@@ -29,8 +24,7 @@ def test_the_quota(quota: int, tmp_path: Path) -> None:
     assert list(store.root.iterdir()) == []
 
 
-def test_the_disk_must_keep_its_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = DatasetStore(tmp_path / "datasets")
+def test_the_disk_must_keep_its_reserve(store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, total=64 * MIB, free=16 * MIB)
     with pytest.raises(StorageFull, match="of the disk"):
         store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])

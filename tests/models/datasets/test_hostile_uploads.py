@@ -24,7 +24,6 @@ from tests.models.datasets.upload_files import (
     headed,
     npy,
     npy_of,
-    npz,
     npz_of,
     pax,
     pngs,
@@ -35,11 +34,6 @@ from tests.models.datasets.upload_files import (
 
 MAX_HELD = 8 * MIB
 LIMITS = Limits(ratio=20, ratio_from=2 * MIB)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "datasets")
 
 
 def refused(store: DatasetStore, folder: Path, data: bytes, limits: Limits = LIMITS) -> tuple[DatasetRefused, int]:
@@ -139,12 +133,6 @@ def test_the_header_leaves_the_file_at_the_data() -> None:
         shape, fortran_order, dtype = npy_header(file)
         assert (shape, fortran_order, dtype) == ((2, 28, 28), False, "|u1")
         assert file.read() == DIGITS[:2].tobytes()
-
-
-def test_groups_of_text_and_of_numbers(store: DatasetStore, tmp_path: Path) -> None:
-    for name, group in (("text", [f"lot {index % 3}" for index in range(12)]), ("numbers", [*range(3)] * 4)):
-        report = store.create(name, [source(tmp_path / "uploads", npz(images=DIGITS[:12, 0], group=group))])
-        assert report.different_groups == 3
 
 
 @pytest.mark.parametrize("character", ["\u202e", "\u2066", "\u2028", "\x85", "\x1b", "\n"])

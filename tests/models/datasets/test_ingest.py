@@ -41,11 +41,6 @@ from tests.models.datasets.upload_files import (
 )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "home" / "datasets")
-
-
 def snapshot(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -248,20 +243,11 @@ def test_single_bad_files_are_left_out_with_their_reason(store: DatasetStore, tm
         store.delete("digits")
 
 
-def test_several_archives_keep_their_files_apart(store: DatasetStore, tmp_path: Path) -> None:
-    flat = [{f"{n}.png": encode_png(DIGITS[start + n]) for n in range(8)} for start in (0, 8)]
-    uploads = tmp_path / "uploads"
-    report = store.create(
-        "digits", [source(uploads, zipped(flat[0]), "a.zip"), source(uploads, tarred(flat[1]), "b.tar")]
-    )
-    assert (report.images, report.rejected) == (16, 0)
-    assert report.groups == {"a": 8, "b": 8}
-
-
 @pytest.mark.parametrize(
     ("names", "groups"),
     [
         (["lot.2024-01.zip", "lot.2024-02.zip"], ["lot.2024-01.zip", "lot.2024-02.zip"]),
+        (["a.zip", "b.tar"], ["a", "b"]),
         (["a.zip", "a.tar"], ["a.zip", "a.tar"]),
         (["a/b.zip", "c/b.zip"], ["b.zip-1", "b.zip-2"]),
         (["a.zip", "a.zip", "a.zip-2"], ["a.zip-1", "a.zip-2", "a.zip-2-3"]),
@@ -303,7 +289,7 @@ def test_names(store: DatasetStore, tmp_path: Path) -> None:
         store.delete("digits")
 
 
-def test_a_name_that_is_taken_meanwhile(store: DatasetStore, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_meanwhile(store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [source(tmp_path / "uploads", zipped(GOOD))]
 
     def race(_done: int, _total: int) -> None:
@@ -312,44 +298,30 @@ def test_a_name_that_is_taken_meanwhile(store: DatasetStore, tmp_path: Path) -> 
 
     with pytest.raises(DatasetTaken):
         store.create("digits", given, progress=race)
-    assert [path.name for path in store.root.iterdir()] == ["digits"]
-
-
-def test_a_name_that_is_taken_at_the_last_moment(
-    store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = [source(tmp_path / "uploads", zipped(GOOD))]
-    store.create("digits", given)
-    monkeypatch.setattr(Path, "exists", lambda _path: False)
+    monkeypatch.setattr(Path, "exists", lambda _path: False)  # as at the last moment
     with pytest.raises(DatasetTaken):
         store.create("digits", given)
     assert [path.name for path in store.root.iterdir()] == ["digits"]
 
 
-def test_who_watches_can_end_it(store: DatasetStore, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))], progress=stop)
-    assert list(store.root.iterdir()) == []
-
-
-def test_who_leaves_at_the_last_moment_leaves_nothing(store: DatasetStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_progress_that_raises_ends_an_upload_and_leaves_nothing(
+    last: bool, store: DatasetStore, tmp_path: Path
+) -> None:
     given = source(tmp_path / "uploads", zipped(GOOD))
     told: list[tuple[int, int]] = []
     store.create("before", [given], progress=lambda *at: told.append(at))
-    calls = 0
+    left = len(told) if last else 1
 
-    def stop_at_the_last(_done: int, _total: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == len(told):
+    def stop(_done: int, _total: int) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.create("digits", [given], progress=stop_at_the_last)
-    assert store.names() == ["before"]
+        store.create("digits", [given], progress=stop)
+    assert [path.name for path in store.root.iterdir()] == ["before"]
 
 
 def test_the_report(store: DatasetStore, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import pytest
 from scipy import stats
 
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
+from snf_models.anomaly.reference_images import evenly_spaced
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import AlphaUnattainable, DatasetNotFound, DatasetUnfit
 from snf_models.evaluation import scored_sets as scores_module
 from snf_models.evaluation.checks import adapted, check_anomalous, check_normals, check_shape
 from snf_models.evaluation.evaluate import Subject, evaluate
-from snf_models.evaluation.image_sets import ImageSets, corruptions, evenly
-from snf_models.evaluation.scored_sets import NAMES, Baselines, PrincipalComponents, intensity_moments, png_sizes
+from snf_models.evaluation.image_sets import ImageSets, corruptions
+from snf_models.evaluation.scored_sets import LABELS, Baselines, PrincipalComponents, intensity_moments, png_sizes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.images.codec import encode_png
@@ -26,14 +27,6 @@ from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.models.helpers import real_images
 from tests.support.compiled_cache import compiled
-
-BASELINES = {
-    "log-likelihood-low",
-    "log-likelihood-two-sided",
-    "png-size",
-    "intensity-moments",
-    "pca-mahalanobis",
-}
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +65,11 @@ def test_negatives_are_told_from_digits_and_baselines_stand_beside(report: Evalu
     results = {one.score: one for one in against.results}
     assert results["combined"].auroc > 0.99
     assert list(results) == [one.name for one in report.columns]
-    assert {one.name for one in report.columns if one.family == "baseline"} == BASELINES
+    assert {one.name for one in report.columns if one.family == "baseline"} == set(LABELS)
     assert {"whole-family", "local-family", "complexity", "volume-1", "square-2-likely", "line-unlikely"} <= set(
         results
     )
-    assert against.best_baseline in BASELINES
+    assert against.best_baseline in LABELS
     assert against.auroc_over_baseline == pytest.approx(
         results["combined"].auroc - results[against.best_baseline].auroc
     )
@@ -236,7 +229,7 @@ def test_built_in_parts_are_used_as_they_are_shared_out(digits: Scorer) -> None:
         (normals.thresholds, mini.calibration),
         (normals.test, mini.test),
     ):
-        wanted = part[evenly(len(part), 40)]
+        wanted = part[evenly_spaced(len(part), 40)]
         assert (np.concatenate(list(found.batches())) == wanted).all()
         assert len(found.names) == len(found) == 40
 
@@ -312,11 +305,11 @@ def test_each_baseline_sees_what_it_is_for() -> None:
     log_likelihoods = np.random.default_rng(0).normal(-600, 50, 200)
     baselines = Baselines.fit(images[:100], log_likelihoods[:100])
     normal = baselines(images[100:], log_likelihoods[100:])
-    assert normal.shape == (100, len(NAMES))
+    assert normal.shape == (100, len(LABELS))
     noise = np.random.default_rng(1).integers(0, 256, (10, 1, 28, 28)).astype(np.uint8)
     assert png_sizes(noise).min() > png_sizes(images).max()
     strange = baselines(noise, np.full(10, 0.0))
-    low, two_sided, *others = range(len(NAMES))
+    low, two_sided, *others = range(len(LABELS))
     assert (strange[:, low] < normal[:, low].min()).all(), "likelier images are less strange to it"
     for number in (two_sided, *others):
-        assert strange[:, number].min() > normal[:, number].max(), NAMES[number]
+        assert strange[:, number].min() > normal[:, number].max(), [*LABELS][number]

@@ -21,7 +21,6 @@ from snf_models.limits.measure import (
     defect_kinds,
     defect_rng,
     defect_sizes,
-    goes_on,
     limit_cell,
     limit_curve,
     measure_limits,
@@ -65,6 +64,9 @@ def test_the_counts_are_those_of_the_p_values_of_each_image(
     assert (cell.found, cell.images) == (found, 40)
     assert (record.alpha, record.undamaged.images, record.sizes) == (0.01, 40, (2, 3, 4, 6, 8, 12))
     assert curve.limit is not None
+    # Smaller sizes are left out once hardly half are found.
+    assert len(curve.cells) < len(record.sizes)
+    assert [cell.upper < 0.5 for cell in curve.cells] == [True, *[False] * (len(curve.cells) - 1)]
 
 
 def test_the_first_report_counts_the_images_of_finished_sizes_only(
@@ -310,9 +312,7 @@ def test_bounds_are_the_shares_at_which_a_count_becomes_unlikely(found: int, ima
 
 
 def test_no_and_all_found() -> None:
-    lower, upper = clopper_pearson(0, 20)
-    assert lower == 0
-    assert upper == pytest.approx(1 - 0.05 ** (1 / 20))
+    assert clopper_pearson(0, 20) == (0, pytest.approx(1 - 0.05 ** (1 / 20)))
     assert clopper_pearson(29, 29)[0] == pytest.approx(0.05 ** (1 / 29)) == pytest.approx(0.90185, abs=1e-5)
     assert clopper_pearson(28, 28)[0] < 0.9
 
@@ -325,16 +325,9 @@ def test_the_limit_is_the_smallest_size_from_which_on_all_bounds_reach_90_percen
     assert curve.lower == pytest.approx(0.9109, abs=1e-4)
     assert [cell.size for cell in curve.cells] == [2, 3, 4, 6, 8]
     assert curve.label == "spot, 64 grey levels"
-
-
-def test_no_limit_where_the_largest_is_missed() -> None:
-    curve = limit_curve("missing-part", None, [limit_cell(12, 95, 100), limit_cell(8, 100, 100)])
-    assert (curve.limit, curve.lower, curve.label) == (None, None, "missing part")
-
-
-def test_smaller_sizes_are_left_out_once_hardly_half_are_found() -> None:
-    assert goes_on(limit_cell(6, 45, 100))
-    assert not goes_on(limit_cell(6, 40, 100))
+    # No limit where the largest size is missed.
+    none = limit_curve("missing-part", None, [limit_cell(12, 95, 100), limit_cell(8, 100, 100)])
+    assert (none.limit, none.lower, none.label) == (None, None, "missing part")
 
 
 def test_undamaged_images_have_a_two_sided_interval() -> None:

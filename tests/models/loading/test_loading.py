@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -72,27 +73,25 @@ def test_the_card_has_the_numbers_that_scoring_gives(scorer: Scorer) -> None:
     np.testing.assert_allclose(scorer.calibration.log_likelihoods, sorted(held_out + others), rtol=0, atol=1e-3)
 
 
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 @pytest.mark.parametrize("name", FILES)
-class TestFiles:
-    """Damage that a disk, a copy or a hand does to one file."""
-
-    def test_a_flipped_byte(self, copy: Path, name: str) -> None:
-        content = bytearray((copy / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (copy / name).write_bytes(content)
-        with pytest.raises(ArtifactError, match=f"{name} does not have the SHA-256"):
-            load_model(copy)
-
-    def test_a_missing_end(self, copy: Path, name: str) -> None:
-        content = (copy / name).read_bytes()
-        (copy / name).write_bytes(content[:-1])
-        with pytest.raises(ArtifactError, match=f"{name} does not have the SHA-256"):
-            load_model(copy)
-
-    def test_a_missing_file(self, copy: Path, name: str) -> None:
-        (copy / name).unlink()
-        with pytest.raises(ArtifactError, match=f"{name} is missing"):
-            load_model(copy)
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(flip_a_byte, "does not have the SHA-256"), (cut_off, "does not have the SHA-256"), (Path.unlink, "is missing")],
+)
+def test_a_damaged_file_is_named(copy: Path, name: str, damage: Callable[[Path], None], said: str) -> None:
+    damage(copy / name)
+    with pytest.raises(ArtifactError, match=f"{name} {said}"):
+        load_model(copy)
 
 
 def test_every_byte_of_the_manifest_counts_or_is_harmless(copy: Path) -> None:
@@ -161,6 +160,7 @@ def _set(*path: str, value: object) -> Change:
         (_set("format_version", value=3), "format_version"),
         (_set("surprise", value=1), "surprise"),
         (_set("architecture", "family", value="maf"), "architecture: Input tag 'maf'"),
+        (_set("architecture", "linear", value="imaginary"), "expected a linear layer of exact.*, got 'imaginary'"),
         (_set("architecture", "steps", value=3), "which the architecture does not have"),
         (_set("architecture", "steps", value=5), "lacks levels"),
         (_set("architecture", "hidden", value=48), r"has shape .*, expected"),
@@ -187,21 +187,9 @@ def test_names_in_the_manifest_never_leave_the_folder(copy: Path, tmp_path: Path
         load_model(copy)
 
 
-def test_log_dets_of_other_weights(copy: Path) -> None:
-    """New weights, signed by someone who forgot what the log-dets belong to."""
-    tensors = load_file(copy / WEIGHTS)
-    tensors["levels.0.steps.1.weight"] = tensors["levels.0.steps.1.weight"] * 1.1
-    save_file(tensors, copy / WEIGHTS)
-    edit_manifest(copy, _set("files", WEIGHTS, value=sha256_file(copy / WEIGHTS)))
-    with pytest.raises(ArtifactError, match="log-dets belong to other weights"):
-        load_model(copy)
-
-
 def test_a_changed_log_det_is_found_by_the_pinned_image(copy: Path) -> None:
-    def change(document: dict[str, Any]) -> None:
-        document["log_dets"]["layers"]["levels.1.steps.1"] += 0.1
-
-    edit_manifest(copy, change)
+    layers = read_manifest(copy).log_dets.layers
+    edit_manifest(copy, _set("log_dets", "layers", "levels.1.steps.1", value=layers["levels.1.steps.1"] + 0.1))
     with pytest.raises(ArtifactError, match="the pinned image scores"):
         load_model(copy)
 
@@ -230,15 +218,6 @@ def test_a_pickle_is_never_executed(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=f"{WEIGHTS} cannot be read"):
         load_model(copy)
     assert not marker.exists()
-
-
-def test_weights_that_are_not_finite(copy: Path) -> None:
-    tensors = load_file(copy / WEIGHTS)
-    tensors["levels.0.steps.1.bias"] = torch.full_like(tensors["levels.0.steps.1.bias"], float("nan"))
-    save_file(tensors, copy / WEIGHTS)
-    sign_again(copy)
-    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score"):
-        load_model(copy)
 
 
 @pytest.mark.parametrize(
@@ -284,18 +263,14 @@ def test_a_moved_artifact_is_the_same_model(copy: Path, tmp_path: Path, scorer: 
     assert load_model(moved).score(images) == scorer.score(images)
 
 
-def test_an_uninitialised_flow_is_not_scored(copy: Path) -> None:
+@pytest.mark.parametrize(
+    ("tensor", "value", "said"),
+    [("levels.0.steps.0.initialized", False, ": ActNorm is not initialised"), ("levels.0.steps.1.bias", math.nan, "")],
+)
+def test_weights_that_give_no_score_are_refused(copy: Path, tensor: str, value: float, said: str) -> None:
     tensors = load_file(copy / WEIGHTS)
-    tensors["levels.0.steps.0.initialized"] = torch.tensor(False)
+    tensors[tensor] = torch.full_like(tensors[tensor], value)
     save_file(tensors, copy / WEIGHTS)
     sign_again(copy)
-    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score: ActNorm is not initialised"):
+    with pytest.raises(ArtifactError, match=f"{WEIGHTS} gives no score{said}"):
         load_model(copy)
-
-
-def test_an_unknown_layer_is_named(artifact: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(artifact, folder)
-    edit_manifest(folder, lambda manifest: manifest["architecture"].update(linear="imaginary"))
-    with pytest.raises(ArtifactError, match=r"expected a linear layer of exact.*, got 'imaginary'"):
-        load_artifact(folder)

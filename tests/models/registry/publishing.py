@@ -6,7 +6,6 @@ import multiprocessing
 from pathlib import Path
 
 from snf_models.artifacts.manifest import CalibrationSummary
-from snf_models.registry.calibrations import CalibrationStore
 from snf_models.registry.registry import Registry
 
 
@@ -20,4 +19,4 @@ def publish_calibrations(
     root: Path, made: tuple[bytes, CalibrationSummary], answers: multiprocessing.Queue[int]
 ) -> None:
     for _ in range(4):
-        answers.put(CalibrationStore(root, "digits", 1).publish(*made))
+        answers.put(Registry(root, zoo=root / "no-zoo").calibrations("digits", 1).publish(*made))

@@ -17,9 +17,9 @@ from snf_models.registry.calibrations import (
     NOT_ASKED,
     RECORD,
     CalibrationStore,
-    UnlessCoarser,
     attainable,
     calibration_bytes,
+    coarser,
 )
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer
@@ -49,12 +49,7 @@ def made(scorer: Scorer) -> dict[int, Made]:
     return {images: made_of(scorer, images) for images in SIZES}
 
 
-@pytest.fixture
-def rule(scorer: Scorer) -> UnlessCoarser:
-    return UnlessCoarser(scorer.manifest.calibration)
-
-
-def decided(calibrations: CalibrationStore, made: Made, activate: bool | UnlessCoarser) -> Activation:
+def decided(calibrations: CalibrationStore, made: Made, activate: bool | None = None) -> Activation:
     number = calibrations.publish(*made, activate=activate)
     activation = calibrations.record(number).activation
     assert activation is not None
@@ -84,7 +79,7 @@ def test_20_30_and_300_images_beside_a_calibration_in_use(
         own = manifest.calibration
         for images in SIZES:
             store.choose(0, own.weights_sha256)
-            activation = decided(store, ready[images], UnlessCoarser(own))
+            activation = decided(store, ready[images])
             rows.append(row(own.calibration_images, images, activation))
             became_active.append(activation.active)
     assert became_active == [False, False, True, False, False, False]
@@ -99,55 +94,49 @@ def test_true_and_false_are_done_as_told(calibrations: CalibrationStore, made: d
 
 
 def test_it_is_compared_with_the_one_in_use_and_not_with_the_newest(
-    calibrations: CalibrationStore, rule: UnlessCoarser, made: dict[int, Made]
+    calibrations: CalibrationStore, made: dict[int, Made]
 ) -> None:
     weights = made[300][1].weights_sha256
-    assert decided(calibrations, made[300], rule).active
-    coarser = decided(calibrations, made[30], rule)
+    assert decided(calibrations, made[300]).active
+    coarser = decided(calibrations, made[30])
     assert coarser.reason == (
         "its smallest p-value is 0.0323, that of calibration 1 in use 0.00332: it could no longer flag at alpha "
         "0.005, 0.01 and 0.02; choose calibration 2 to use it all the same"
     )
     calibrations.choose(2, weights)
-    assert decided(calibrations, made[30], rule).active, "as coarse as the one in use"
-    assert decided(calibrations, made[20], rule).active, "it attains the same alphas"
+    assert decided(calibrations, made[30]).active, "as coarse as the one in use"
+    assert decided(calibrations, made[20]).active, "it attains the same alphas"
     calibrations.choose(1, weights)
-    assert "calibration 1 in use" in (decided(calibrations, made[20], rule).reason or "")
+    assert "calibration 1 in use" in (decided(calibrations, made[20]).reason or "")
     assert calibrations.active() == 1
 
 
-def without_arrays(folder: Path) -> None:
-    (folder / ARRAYS).unlink()
-
-
-def other_bytes(folder: Path) -> None:
-    (folder / ARRAYS).write_bytes(b"0")
-
-
 @pytest.mark.parametrize(
-    ("damage", "said"), [(without_arrays, "is missing"), (other_bytes, "SHA-256"), (shutil.rmtree, "no calibration 1")]
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / ARRAYS).unlink(), "is missing"),
+        (lambda folder: (folder / ARRAYS).write_bytes(b"0"), "SHA-256"),
+        (shutil.rmtree, "no calibration 1"),
+    ],
 )
 def test_a_damaged_one_in_use_is_replaced(
     calibrations: CalibrationStore,
-    rule: UnlessCoarser,
     made: dict[int, Made],
-    damage: Callable[[Path], None],
+    damage: Callable[[Path], object],
     said: str,
 ) -> None:
     calibrations.publish(*made[300])
     damage(calibrations.folder / "1")
-    activation = decided(calibrations, made[20], rule)
+    activation = decided(calibrations, made[20])
     assert activation.active
     assert (activation.reason or "").startswith("calibration 1, used so far, is damaged: ")
     assert said in (activation.reason or "")
 
 
-def test_a_damaged_choice_is_replaced(
-    calibrations: CalibrationStore, rule: UnlessCoarser, made: dict[int, Made]
-) -> None:
+def test_a_damaged_choice_is_replaced(calibrations: CalibrationStore, made: dict[int, Made]) -> None:
     calibrations.publish(*made[300])
     (calibrations.folder / CHOICE).write_text("1")
-    activation = decided(calibrations, made[20], rule)
+    activation = decided(calibrations, made[20])
     assert activation.active
     assert "active.json is not a valid choice" in (activation.reason or "")
 
@@ -161,21 +150,16 @@ def test_records_of_earlier_versions_are_read(calibrations: CalibrationStore, ma
     assert calibrations.active() == 1
 
 
-def _publish(root: Path, made: Made, own: CalibrationSummary) -> None:
-    CalibrationStore(root, "digits", 1).publish(*made, activate=UnlessCoarser(own))
+def _publish(registry: Registry, made: Made) -> None:
+    registry.calibrations("digits", 1).publish(*made, activate=None)
 
 
 def test_of_two_jobs_at_once_the_finer_one_is_in_use(
-    registry: Registry,
-    calibrations: CalibrationStore,
-    scorer: Scorer,
-    made: dict[int, Made],
-    monkeypatch: pytest.MonkeyPatch,
+    registry: Registry, calibrations: CalibrationStore, made: dict[int, Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(MEASURED, raising=False)  # what they do is covered above
     context = forked_context()
-    own = scorer.manifest.calibration.model_copy(update={"smallest_p": 1.0})
-    workers = [context.Process(target=_publish, args=(registry.root, made[images], own)) for images in (20, 300)]
+    workers = [context.Process(target=_publish, args=(registry, made[images])) for images in (20, 300)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -188,7 +172,7 @@ def test_usual_alphas_need_so_small_a_p_value() -> None:
     assert attainable(1 / 1000) == (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
     assert attainable(1 / 999) == (0.005, 0.01, 0.02, 0.05, 0.1)
     assert attainable(0.11) == ()
-    lost = UnlessCoarser.decide(1, 0.06, 0, 0.002).reason or ""
+    lost = coarser(1, 0.06, 0, 0.002) or ""
     assert "could no longer flag at alpha 0.005, 0.01, 0.02 and 0.05" in lost
 
 
@@ -196,4 +180,4 @@ def test_usual_alphas_need_so_small_a_p_value() -> None:
     ("images", "used", "active"), [(60, 65, True), (400, 900, True), (30, 65, False), (65, 20, True)]
 )
 def test_fewer_images_that_attain_the_same_alphas_are_used(images: int, used: int, active: bool) -> None:
-    assert UnlessCoarser.decide(1, 1 / (images + 1), 0, 1 / (used + 1)).active is active
+    assert (coarser(1, 1 / (images + 1), 0, 1 / (used + 1)) is None) is active

@@ -7,6 +7,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from snf_models.anomaly.exchangeability import images_needed, safe_threshold
 from snf_models.anomaly.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from snf_models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
 from snf_models.bulk.output import open_output, open_scratch
-from snf_models.bulk.plan import BulkPlan
 from snf_models.datasets import Dataset, load_dataset, summarize
 from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
 from snf_models.locations.location import Location
@@ -28,7 +28,7 @@ from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import USUAL_ALPHAS
 from snf_runtime.images.batch import stacked
-from tests.models.helpers import real_images
+from tests.models.helpers import bulk_plan, real_images
 from tests.models.registry.publishing import publish_calibrations
 from tests.support.compiled_cache import compiled
 from tests.support.forked_context import forked_context
@@ -74,9 +74,7 @@ def test_the_newest_is_active_and_another_scores(
 
 
 def test_a_job_publishes_once(calibrations: CalibrationStore, made: Made) -> None:
-    assert calibrations.publish(*made, job="a") == 1
-    assert calibrations.publish(*made, job="b") == 2
-    assert calibrations.publish(*made, job="a") == 1
+    assert [calibrations.publish(*made, job=job) for job in ("a", "b", "a")] == [1, 2, 1]
     assert (calibrations.of_job("b"), calibrations.of_job("c"), calibrations.active()) == (2, None, 2)
 
 
@@ -134,54 +132,33 @@ def wrong_digest(folder: Path) -> None:
     (folder / ARRAYS).write_bytes(arrays)
 
 
-def no_arrays(folder: Path) -> None:
-    (folder / ARRAYS).unlink()
-
-
-def no_json(folder: Path) -> None:
-    (folder / RECORD).write_text("{")
-
-
-def foreign_weights(folder: Path) -> None:
-    edit(folder, weights_sha256="0" * 64)
-
-
-def other_precision(folder: Path) -> None:
-    edit(folder, precision="bfloat16")
-
-
-def other_statistic(folder: Path) -> None:
-    edit(folder, pinned_statistic=1e3)
-
-
-def other_count(folder: Path) -> None:
-    edit(folder, calibration_images=13)
-
-
 def edit(folder: Path, **changes: object) -> None:
     record = json.loads((folder / RECORD).read_text())
     record["summary"] |= changes
     (folder / RECORD).write_text(json.dumps(record))
 
 
+foreign_weights = partial(edit, weights_sha256="0" * 64)
+
+
 @pytest.mark.parametrize(
     ("damage", "message", "may_be_chosen"),
     [
         (wrong_digest, r"calibration\.safetensors does not have the SHA-256", False),
-        (no_arrays, r"1/1/calibration\.safetensors is missing", False),
-        (no_json, r"calibration\.json is not a valid calibration", False),
+        (lambda folder: (folder / ARRAYS).unlink(), r"1/1/calibration\.safetensors is missing", False),
+        (lambda folder: (folder / RECORD).write_text("{"), r"calibration\.json is not a valid calibration", False),
         (foreign_weights, "belongs to other weights", False),
         # Found by loading alone.
-        (other_precision, "the pinned image scores|the statistic of the pinned image", True),
-        (other_statistic, "the statistic of the pinned image is", True),
-        (other_count, "expected 13 images, got 12", True),
+        (partial(edit, precision="bfloat16"), "the pinned image scores|the statistic of the pinned image", True),
+        (partial(edit, pinned_statistic=1e3), "the statistic of the pinned image is", True),
+        (partial(edit, calibration_images=13), "expected 13 images, got 12", True),
     ],
 )
 def test_damage_is_named(
     registry: Registry,
     calibrations: CalibrationStore,
     made: Made,
-    damage: Callable[[Path], None],
+    damage: Callable[[Path], object],
     message: str,
     may_be_chosen: bool,
 ) -> None:
@@ -403,7 +380,7 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
 
 
 def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
-    plan = BulkPlan(model="m:1", weights_sha256="", dataset="d", source_digest="", alpha=0.1, count=4, calibration=1)
+    plan = bulk_plan(calibration=1)
     open_scratch(tmp_path, plan).part(0).write(b"scored")
     assert open_scratch(tmp_path, plan).missing() == []
     other = plan.model_copy(update={"calibration": 2})

@@ -27,7 +27,7 @@ from snf_models.errors import (
     TooManyAliases,
     VersionInUse,
 )
-from snf_models.naming import ModelRef, parse_ref
+from snf_models.naming import parse_ref
 from snf_models.registry.registry import MAX_ALIASES, Registry
 from snf_models.scorer import load_model
 from tests.models.helpers import edit_manifest
@@ -48,14 +48,10 @@ def zoo(artifact: Path, tmp_path: Path) -> Path:
     return tmp_path / "zoo"
 
 
-def test_an_empty_registry(registry: Registry) -> None:
-    assert registry.names() == []
-    assert registry.versions("digits") == []
+def test_versions_count_up_and_the_first_is_live(registry: Registry, artifact: Path) -> None:
+    assert (registry.names(), registry.versions("digits")) == ([], [])
     with pytest.raises(ModelNotFound, match="no model 'digits'; there are: none"):
         registry.resolve("digits")
-
-
-def test_versions_count_up_and_the_first_is_live(registry: Registry, artifact: Path) -> None:
     first, second = (registry.publish(artifact, "digits") for _ in range(2))
     assert (first.version, second.version) == (1, 2)
     assert not first.read_only
@@ -79,19 +75,24 @@ def test_promotion_and_aliases(registry: Registry, artifact: Path) -> None:
     assert registry.resolve("digits").version == 1
     assert registry.aliases("digits") == {"live": 1, "champion": 1}
     assert Registry(registry.root, registry.zoo).aliases("digits") == {"live": 1, "champion": 1}
+    second, third = (registry.publish(artifact, "digits") for _ in range(2))
+    registry.promote(third)
+    registry.promote(second)
+    assert registry.resolve("digits") == third, "a late promotion does not take a later version back"
 
 
 class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
+def die(*_arguments: object) -> None:
+    raise Killed
+
+
 @pytest.mark.parametrize("point", ["_write_alias", "find"])
 def test_a_promotion_is_not_lost_where_the_process_dies_after_the_version_is_there(
     registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    def die(*_arguments: object) -> None:
-        raise Killed
-
     registry.publish(artifact, "digits")
     registry.set_alias("digits", "champion", 1)
     with monkeypatch.context() as patch:
@@ -108,9 +109,6 @@ def test_a_promotion_is_not_lost_where_the_process_dies_after_the_version_is_the
 def test_a_promotion_that_published_nothing_promotes_no_later_version(
     registry: Registry, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*_arguments: object) -> None:
-        raise Killed
-
     registry.publish(artifact, "digits")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", die)  # which gives the folder its name
@@ -119,13 +117,6 @@ def test_a_promotion_that_published_nothing_promotes_no_later_version(
     assert registry.versions("digits") == [1]
     assert registry.publish(artifact, "digits").version == 2
     assert registry.aliases("digits") == {"live": 1}
-
-
-def test_a_late_promotion_does_not_take_a_later_version_back(registry: Registry, artifact: Path) -> None:
-    _first, second, third = (registry.publish(artifact, "digits") for _ in range(3))
-    registry.promote(third)
-    registry.promote(second)
-    assert registry.resolve("digits") == third
 
 
 def test_aliases_only_point_at_versions(registry: Registry, artifact: Path) -> None:
@@ -301,7 +292,9 @@ def test_names_that_are_none(registry: Registry, artifact: Path, name: str) -> N
     assert not registry.root.exists()
 
 
-def test_shipped_models_are_version_1_and_stay_as_they_are(zoo: Path, artifact: Path, tmp_path: Path) -> None:
+def test_shipped_models_are_version_1_and_stay_as_they_are_and_others_may_be_served_in_their_place(
+    zoo: Path, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry = Registry(tmp_path / "registry", zoo=zoo)
     before = sorted(path.relative_to(zoo) for path in zoo.rglob("*"))
     shipped = registry.resolve("shipped")
@@ -313,11 +306,9 @@ def test_shipped_models_are_version_1_and_stay_as_they_are(zoo: Path, artifact: 
     assert registry.resolve("shipped") == mine
     assert registry.resolve("shipped:1") == shipped
     assert sorted(path.relative_to(zoo) for path in zoo.rglob("*")) == before
-
-
-def test_every_spelling_of_a_reference_is_one(registry: Registry) -> None:
-    assert parse_ref("digits") == parse_ref("digits@live") == ModelRef("digits", "live")
-    assert parse_ref("digits:12") == ModelRef("digits", 12)
+    assert Registry(tmp_path / "home").names()
+    monkeypatch.setenv("SNF_SHIPPED_MODELS", str(tmp_path / "none"))
+    assert Registry(tmp_path / "home").names() == []
 
 
 def test_a_model_trained_again_in_the_same_place_is_another(registry: Registry, artifact: Path, tmp_path: Path) -> None:
@@ -376,12 +367,6 @@ def test_folders_that_are_no_models_are_no_models(registry: Registry, artifact: 
     (registry.root / "file").write_text("")
     assert registry.names() == ["digits"]
     assert registry.versions("digits") == [1]
-
-
-def test_other_models_are_served_in_place_of_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Registry(tmp_path / "home").names()
-    monkeypatch.setenv("SNF_SHIPPED_MODELS", str(tmp_path / "none"))
-    assert Registry(tmp_path / "home").names() == []
 
 
 def test_several_processes_publish_at_once(registry: Registry, artifact: Path) -> None:
@@ -485,19 +470,12 @@ def test_unfit_models_are_removed_whole_and_their_numbers_stay_used(
 ) -> None:
     for _ in range(2):
         registry.publish(unfit, "digits")
-    registry.remove("digits", 2)
     registry.remove_model("digits")
     assert registry.names() == []
     assert registry.publish(unfit, "digits").version == 3
     with pytest.raises(NoLiveVersion):
         registry.resolve("digits")
-    registry.remove("digits", 3)
-    with pytest.raises(ModelNotFound):
-        registry.resolve("digits")
-    assert registry.publish(artifact, "digits").version == registry.live_version("digits")
-    registry.publish(unfit, "digits", promote=True)
-    registry.remove_model("digits")
-    assert registry.names() == []
+    assert registry.publish(artifact, "digits").version == registry.live_version("digits") == 4
 
 
 def killed_after_the_version_appeared(registry: Registry, artifact: Path, name: str) -> None:

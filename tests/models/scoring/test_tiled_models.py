@@ -294,8 +294,9 @@ def test_images_of_another_size_are_left_out_of_an_evaluation_and_refused_for_a_
     assert (report.sets[0].images.images, report.sets[0].images.failed) == (10, large)
     assert any("a size that the calibration is not for" in note for note in report.notes)
     good = good_images(OTHERS, scorer.manifest, scorer.calibration_summary, 29, None, store)
+    limits = LimitParameters(shapes=("hole",), alpha=0.1, images=29)
     with pytest.raises(DatasetUnfit, match=r"expected 1 to 4 tile\(s\) of 64 pixels"):
-        measure_limits(scorer, good, LimitParameters(shapes=("hole",), alpha=0.1, images=29))
+        measure_limits(scorer, good, limits, progress=lambda *_: pytest.fail("images were scored"))
 
 
 def test_large_images_are_flagged_about_as_often_as_small_ones() -> None:

@@ -83,7 +83,7 @@ def test_a_job_waits_for_room(case: str, settings: Settings) -> None:
 
 def test_a_full_quota_fails_the_job(settings: Settings) -> None:
     """A quota has no room again by itself."""
-    work = "from snf_models.datasets.upload_items import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
+    work = "from snf_models.disk import DiskQuota\n    DiskQuota(folder, quota=1000).require(10**6)"
     code, events, log = run_attempt(PROGRAM.format(work=work), settings)
     assert code == ExitCode.REFUSED, log
     assert events[-1]["type"] == "storage-full"

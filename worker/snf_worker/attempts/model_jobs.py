@@ -21,7 +21,7 @@ from snf_models.evaluation.report import render_html
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.recommendation.compare import compare_families
-from snf_models.registry.calibrations import CalibrationStore, UnlessCoarser, calibration_bytes
+from snf_models.registry.calibrations import CalibrationStore, calibration_bytes
 from snf_models.scorer import load_model
 from snf_worker.attempts.run_attempt import Attempt, LabelledProgress, ProgressReporter, open_model
 from snf_worker.jobs.record import RECOMMENDATION, REPORT_HTML, REPORT_JSON
@@ -43,7 +43,6 @@ def calibrate(attempt: Attempt) -> None:
         seen = as_seen(scorer.preprocessing)
         dataset = load_dataset(job.dataset, settings.data_dir, attempt.datasets, seen, attempt.preparation())
         reference = reference_of(dataset, scorer.manifest)
-        activate = job.parameters.get("activate")
         precision = job.parameters.get("precision", "float32")
         progress = ProgressReporter(attempt.events, count_image_passes(reference, precision))
         passes: dict[str, int] = {}
@@ -63,7 +62,7 @@ def calibrate(attempt: Attempt) -> None:
             calibration_bytes(calibration),
             summary,
             job=job.id,
-            activate=UnlessCoarser(scorer.manifest.calibration) if activate is None else activate,
+            activate=job.parameters.get("activate"),
             before_publish=before_publish,
         )
     ref = f"{model.name}:{model.version}"

@@ -226,7 +226,7 @@ class SharedParts:
                 self._claim, self._renew_at = claim, time.monotonic() + self._settings.heartbeat_seconds
                 index, _ = claim
                 try:
-                    if index < self._output.plan.parts and not self._output.has(index):
+                    if index < self._output.plan.parts and not self._output.part(index).exists():
                         yield index
                 except GeneratorExit:
                     self._shards.release(*self._claim)

@@ -197,12 +197,12 @@ def test_a_lack_of_memory_is_no_damage(
 def test_names_are_below_those_of_their_files(
     tmp_path: Path, folder: Location, index: Callable[..., ReferenceRecord]
 ) -> None:
-    broken = pa.array([b"a\xff.png", b"x" * 5000, b"", None, b"n.png"], pa.binary()).cast(pa.binary())
+    broken = pa.array([b"a\xff.png", b"x" * 5000, b"", None, b"d/n.png", b"c\x1b[31m\x00.png"], pa.binary())
     names = pa.Array.from_buffers(pa.string(), len(broken), broken.buffers())
     for file in ("a.parquet", "b.parquet"):
-        folder.child(file).write(parquet_of(pa.table({"image": pa.array(DIGITS[:5], pa.binary()), "name": names})))
+        folder.child(file).write(parquet_of(pa.table({"image": pa.array(DIGITS[:6], pa.binary()), "name": names})))
     index()
-    expected = ["a\\xff.png", "000001", "000002", "000003", "n.png"]
+    expected = ["a\\xff.png", "000001", "000002", "000003", "d/n.png", "c\\x1b[31m\\x00.png"]
     assert [image.name for image in read(tmp_path)] == [
         f"{file}/{name}" for file in ("a.parquet", "b.parquet") for name in expected
     ]

@@ -162,18 +162,6 @@ def test_a_damaged_row_group_is_an_error_of_its_images(folder: Location, refer: 
     assert all(isinstance(value, bytes) for _, value in found[25:])
 
 
-def test_control_characters_in_a_column_of_names_are_escaped(folder: Location, refer: Refer) -> None:
-    names = ["a\rb.png", "c\x1b[31m\x00.png", "d/e \u00e9.png", None]
-    contents = pa.array([FILES[0][1]] * 4, pa.binary())
-    folder.child("a.parquet").write(parquet_of(pa.table({"image": contents, "path": names})))
-    assert [name for name, _ in pixels(refer(folder))] == [
-        "a.parquet/a\\x0db.png",
-        "a.parquet/c\\x1b[31m\\x00.png",
-        "a.parquet/d/e \u00e9.png",
-        "a.parquet/000003",
-    ]
-
-
 def test_parquet_columns_are_found_or_named(folder: Location, refer: Refer, tmp_path: Path) -> None:
     contents = [content for _, content in FILES[:3]]
     table = pa.table(
@@ -219,20 +207,6 @@ def test_a_deleted_index_is_said(folder: Location, tmp_path: Path) -> None:
         ReferencedImages(path, GREY)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_nothing_is_lost_where_a_tenth_of_the_requests_fails(
-    s3: S3Server, form: Form, refer: Refer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = s3.bucket(f"faults-{form}")
-    put(place, form, FILES)
-    whole = pixels(refer(place))
-    with faulty_server(s3, share=0.3, seed=1) as (server, proxy):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        assert pixels(refer(place)) == whole
-    assert all(isinstance(value, bytes) for _, value in whole)
-    assert proxy.failed.total() >= 1
-
-
 def test_a_server_that_goes_down_is_no_property_of_the_images(
     s3: S3Server, refer: Refer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,24 +234,20 @@ def test_many_small_images_take_few_requests(s3: S3Server, refer: Refer, monkeyp
             assert proxy.requests["GET"] - before <= most, form
 
 
-def test_the_digest_is_that_of_the_files(folder: Location, tmp_path: Path) -> None:
+def test_the_digest_is_that_of_the_files_and_progress_ends_at_all_bytes(folder: Location, tmp_path: Path) -> None:
     put(folder, "tar", FILES)
+    seen: list[tuple[int, int]] = []
 
     def digest() -> str:
-        record: ReferenceRecord = build_index(folder, tmp_path / "reference.sqlite")
+        path = tmp_path / "reference.sqlite"
+        record: ReferenceRecord = build_index(folder, path, progress=lambda done, total: seen.append((done, total)))
         return record.digest
 
     first = digest()
+    total = sum(entry.size for entry in folder.files())
+    assert seen[-1] == (total, total)
+    assert seen == sorted(seen)
     assert digest() == first
     file = folder.child("00.tar")
     file.write(file.read())  # another time of change
     assert digest() != first
-
-
-def test_progress_ends_at_all_bytes(folder: Location, tmp_path: Path) -> None:
-    put(folder, "tar", FILES)
-    seen: list[tuple[int, int]] = []
-    build_index(folder, tmp_path / "reference.sqlite", progress=lambda done, total: seen.append((done, total)))
-    total = sum(entry.size for entry in folder.files())
-    assert seen[-1] == (total, total)
-    assert seen == sorted(seen)

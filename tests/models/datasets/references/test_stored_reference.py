@@ -25,11 +25,6 @@ FILES = digits(60)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> DatasetStore:
-    return DatasetStore(tmp_path / "datasets")
-
-
-@pytest.fixture
 def lots(tmp_path: Path) -> Location:
     return Location((tmp_path / "lots").as_uri())
 
