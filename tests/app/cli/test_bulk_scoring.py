@@ -84,7 +84,7 @@ def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(t
     assert other.exit_code == USAGE
     assert "an interrupted command left scores of 3 images of files" in other.stderr
     assert f"by {MODEL}:1 with calibration 0, alpha 0.01" in other.stderr
-    assert output.has(0)
+    assert output.part(0).exists()
     assert score(out).exit_code == 0
     assert [json.loads(line)["log_likelihood"] for line in out.read_text().splitlines()] == [1.5] * 3
     assert list(tmp_path.glob(".scores*")) == []
@@ -177,7 +177,7 @@ def test_a_calibration_that_changes_meanwhile_ends_the_command(
         scorer.run(output, [0], Callbacks())
     assert raised.value.exit_code == FAILED
     assert f"expected scores of {MODEL}:1 with calibration 0, got some of calibration 1" in capsys.readouterr().err
-    assert not output.has(0)
+    assert not output.part(0).exists()
 
 
 def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_stop_between_two_requests_leaves_no_part(tmp_path: Path) -> None:
     told: list[int] = []
     with pytest.raises(Interrupted):
         scorer.run(output, [0], Callbacks(lambda: len(told) == 2, told.append))
-    assert not output.has(0)
+    assert not output.part(0).exists()
 
 
 def test_what_a_service_says_of_a_model_is_passed_on() -> None:
