@@ -143,6 +143,8 @@ def test_calibrations_with_evidence_of_gradients_say_that_it_is_ignored(
     here = JudgingModel.of_version(Registry(home / "registry").resolve("tiny"))
     for judging in (here, JudgingModel.of_detail(shown)):
         assert judging.warnings == (f"calibration 1 of tiny:1: {GRADIENTS_IGNORED}",)
+    assert answered(service, "tiny", CASES["tiny openvino"]()[:1])["warning"] == GRADIENTS_IGNORED
+    assert "warning" not in answered(service, "mnist-snf-glow", digits()[:1])
     refused = service.post("/v1/models/tiny/score", params={"detail": "full"}, content=b"")
     [error] = refused.json()["errors"]
     assert (refused.status_code, error["pointer"]) == (422, "/query/detail")
@@ -156,14 +158,20 @@ def test_engines_differ_by_no_more_than_machines_may() -> None:
     check_near(torch_scores, openvino_scores, 28 * 28)
 
 
-def scored(client: TestClient, model: str, images: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the numbers of images by name, and which are anomalies."""
+def answered(client: TestClient, model: str, images: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the answer to a request that scores images."""
     body = io.BytesIO()
     np.save(body, images.transpose(0, 2, 3, 1))
     headers = {"content-type": "application/x-npy"}
     answer = client.post(f"/v1/models/{model}/score", content=body.getvalue(), headers=headers)
     assert answer.status_code == 200, answer.text
-    results = answer.json()["results"]
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def scored(client: TestClient, model: str, images: NDArray[np.uint8]) -> dict[str, Any]:
+    """Return the numbers of images by name, and which are anomalies."""
+    results = answered(client, model, images)["results"]
     verdicts = [one["anomaly"] for one in results]
     return {
         "log_likelihood": [one["log_likelihood"] for one in results],

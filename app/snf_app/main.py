@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from snf_app import package_version, pages
 from snf_app.access.authentication import Authentication, KeyRing
 from snf_app.access.origins import OriginCheck
-from snf_app.access.permissions import describe, without_keys
+from snf_app.access.permissions import SECURITY_SCHEMES, without_keys
 from snf_app.audits import endpoints as audits
 from snf_app.calibrations import endpoints as calibrations
 from snf_app.datasets import endpoints as datasets
@@ -21,8 +21,7 @@ from snf_app.drift import endpoints as drift
 from snf_app.health import endpoints as health
 from snf_app.http import errors
 from snf_app.http.admission import BodyLimit, MinUploadRate
-from snf_app.http.errors import describe_errors
-from snf_app.http.openapi import add_examples, remove_null_parameters
+from snf_app.http.openapi import complete_parameters
 from snf_app.http.request_log import BackgroundLog, RequestLog
 from snf_app.http.router import HeadAsGet, Router
 from snf_app.inference_protocol import endpoints as inference
@@ -54,11 +53,10 @@ Every answer has the header `X-Request-Id`: that of the request, or a new one. A
 
 ROUTERS: tuple[Router, ...] = (
     *(scores.router, samples.router),
-    *(models.router, scores.reference_router, models.versions_router, audits.router),
-    *(models.card_router, models.artifact_router),
+    *(models.router, audits.router),
     *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
-    *(jobs.router, jobs.events_router, job_files.router, runs.router, jobs.workers_router),
-    *(inference.router, inference.infer_router, health.router, pages.router),
+    *(jobs.router, job_files.router, runs.router, jobs.workers_router),
+    *(inference.router, health.router, pages.router),
 )
 """Routers in the order of the API documentation."""
 
@@ -107,13 +105,11 @@ class Service(FastAPI):
         """
         if self.openapi_schema is None:
             document = super().openapi()
-            remove_null_parameters(document)
-            add_examples(document)
-            errors.add_schema(document)
+            complete_parameters(document)
+            errors.add_schemas(document)
             add_schemas(document)
             add_request_schemas(document)
-            describe(document)
-            describe_errors(document)
+            document["components"]["securitySchemes"] = SECURITY_SCHEMES
         assert self.openapi_schema is not None
         return self.openapi_schema if self.keys.needed else without_keys(self.openapi_schema)
 

@@ -42,7 +42,7 @@ HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-router = Router()
+router = Router(role=None)
 
 
 class Document:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypedDict
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -15,7 +16,7 @@ from snf_app.drift.service import DriftMonitor
 from snf_app.health.state_collector import StateCollector
 from snf_app.jobs.events import EventStreams
 from snf_app.jobs.service import JobService, JobStoreMonitor
-from snf_app.metrics.registry import ServiceMetrics, measure_loop_lag
+from snf_app.metrics.registry import ServiceMetrics
 from snf_app.registry.model_pool import ModelPool, memory_limit
 from snf_app.registry.service import ModelUploads
 from snf_app.scoring.fair_queue import FairQueue
@@ -26,32 +27,11 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.store import JobLimits, JobStore
 from snf_worker.jobs.submission import make_celery
 from snf_worker.jobs.worker_registry import MeasuredTrainings, WorkerRegistry
+from snf_worker.runtime.parent_death import beat
 from snf_worker.settings import Settings
 
-
-class AppState(TypedDict):
-    """Objects that live as long as the service, such as the model pool and the scoring queue.
-
-    Endpoints get them from ``request.state``.
-    """
-
-    settings: Settings
-    metrics: ServiceMetrics
-    draining: threading.Event
-    registry: Registry
-    model_pool: ModelPool
-    model_uploads: ModelUploads
-    fair_queue: FairQueue
-    scoring_service: ScoringService
-    drift_monitor: DriftMonitor
-    recent_evidence: RecentEvidence
-    dataset_store: DatasetStore
-    dataset_uploads: DatasetUploads
-    job_store: JobStore
-    job_store_monitor: JobStoreMonitor
-    event_streams: EventStreams
-    job_service: JobService
-    worker_registry: WorkerRegistry
+AppState = dict[str, Any]
+"""Objects that live as long as the service, such as the model pool; endpoints get them from ``request.state``."""
 
 
 @asynccontextmanager
@@ -98,28 +78,28 @@ async def open_state(
         drift_monitor.start()
         metrics.registry.register(StateCollector(fair_queue, model_pool, job_store_monitor, drift_monitor))
     try:
-        async with measure_loop_lag(metrics):
-            yield AppState(
-                settings=settings,
-                metrics=metrics,
-                draining=draining,
-                registry=registry,
-                model_pool=model_pool,
-                model_uploads=ModelUploads(settings, registry, draining),
-                fair_queue=fair_queue,
-                scoring_service=ScoringService(
+        async with _measured_lag(metrics):
+            yield {
+                "settings": settings,
+                "metrics": metrics,
+                "draining": draining,
+                "registry": registry,
+                "model_pool": model_pool,
+                "model_uploads": ModelUploads(settings, registry, draining),
+                "fair_queue": fair_queue,
+                "scoring_service": ScoringService(
                     settings, model_pool, fair_queue, metrics, drift_monitor, recent_evidence
                 ),
-                drift_monitor=drift_monitor,
-                recent_evidence=recent_evidence,
-                dataset_store=dataset_store,
-                dataset_uploads=dataset_uploads,
-                job_store=job_store,
-                job_store_monitor=job_store_monitor,
-                event_streams=event_streams,
-                job_service=job_service,
-                worker_registry=worker_registry,
-            )
+                "drift_monitor": drift_monitor,
+                "recent_evidence": recent_evidence,
+                "dataset_store": dataset_store,
+                "dataset_uploads": dataset_uploads,
+                "job_store": job_store,
+                "job_store_monitor": job_store_monitor,
+                "event_streams": event_streams,
+                "job_service": job_service,
+                "worker_registry": worker_registry,
+            }
     finally:
         draining.set()
         dataset_uploads.stop()
@@ -129,6 +109,31 @@ async def open_state(
         model_pool.close()
         await event_streams.close()
         client.close()
+
+
+LAG_S = 0.5
+"""Seconds between two measurements of the lag of the event loop."""
+
+
+@asynccontextmanager
+async def _measured_lag(metrics: ServiceMetrics) -> AsyncIterator[None]:
+    """Record how late a sleeping task wakes up, and send the launcher a heartbeat."""
+
+    async def measure() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_S
+            await asyncio.sleep(LAG_S)
+            metrics.lag.observe(max(0.0, loop.time() - due))
+            beat()
+
+    task = asyncio.create_task(measure(), name="loop-lag")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 def _part(name: str) -> Any:

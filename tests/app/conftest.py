@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
-from snf_app.main import Service
+from snf_app.main import Service, create_app
 from snf_models.registry.registry import ZOO, Registry
+from tests.support.local import LOCAL
+from tests.support.service_settings import service_settings
 
 MODEL = "mnist-snf-glow"
 """The shipped model that tests score with."""
@@ -50,3 +53,10 @@ def one_shipped_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def no_shipped_models(one_shipped_model: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Services that tests of this module start in their own process have no shipped models."""
     yield from _services_with(tmp_path_factory.mktemp("no-zoo"))
+
+
+@pytest.fixture(scope="module")
+def client(one_shipped_model: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A service with that model, and without a job store."""
+    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
+        yield service

@@ -79,4 +79,4 @@ def test_a_detached_command_prints_the_id(home: Path, house: httpx.Client, as_js
 def test_what_the_service_refuses_is_wrong_usage(home: Path, house: httpx.Client) -> None:
     refused = snf(home, "train", "--data", "mnist-min", "--url", str(house.base_url))
     assert refused.returncode == USAGE
-    assert "'mnist-min' does not exist; did you mean mnist-mini?" in refused.stderr
+    assert "there is no dataset 'mnist-min'; did you mean mnist-mini?" in refused.stderr

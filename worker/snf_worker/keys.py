@@ -20,10 +20,6 @@ ROLES: tuple[Role, ...] = get_args(Role)
 """All roles in ascending order; each role includes the permissions of those before it."""
 
 
-def includes(held: Role, needed: Role) -> bool:
-    return ROLES.index(held) >= ROLES.index(needed)
-
-
 MAX_FILE_BYTES = 16 * 2**20
 TEXT = re.compile(r"snf_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 RATE = r"^[1-9][0-9]{0,8}/(second|minute|hour|day)$"

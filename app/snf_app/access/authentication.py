@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snf_app.access.permissions import SCOPE, Caller, address_of, keyless, network_of
 from snf_app.http.errors import Problem, problem_response
-from snf_app.http.request_log import BackgroundLog, audit_file, shortened, timestamp
+from snf_app.http.request_log import BackgroundLog, audit_file, sender_of, timestamp
 from snf_app.metrics.registry import ServiceMetrics
 from snf_client.schemas.base import Role
 from snf_worker.keys import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
@@ -312,7 +312,7 @@ class Authentication:
         self._writer = writer
         self._audit = audit_file(settings)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request to the application if its key is valid; otherwise answer with 401, 429 or 503."""
         if scope["type"] == "http":
             try:
@@ -327,11 +327,13 @@ class Authentication:
                         quota = scope[QUOTA] = KeyQuota(key, self._limiter)
                         quota.take("requests", 1)
             except Problem as problem:
-                if not self._windows.hit(REFUSAL_RATE, "refusals", network_of(address_of(scope))):
-                    await asyncio.sleep(PAUSE_S)
-                await problem_response(problem, scope["path"])(scope, receive, with_headers(scope, send))
-                return
-        await self._app(scope, receive, with_headers(scope, send))
+                return self._refuse(problem, scope, receive, send)
+        return self._app(scope, receive, with_headers(scope, send))
+
+    async def _refuse(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._windows.hit(REFUSAL_RATE, "refusals", network_of(address_of(scope))):
+            await asyncio.sleep(PAUSE_S)
+        await problem_response(problem, scope["path"])(scope, receive, with_headers(scope, send))
 
     def _take_open(self, scope: Scope) -> None:
         kind = "health" if scope["path"] in HEALTH_PATHS else "pages"
@@ -388,17 +390,13 @@ class Authentication:
             return
         if not self._windows.hit(REPORTS, "reports"):
             return
-        address = address_of(scope)
-        log.warning("%d attempts with a wrong key from %s (%s)", attempts.unreported, address, reason)
+        log.warning("%d attempts with a wrong key from %s (%s)", attempts.unreported, address_of(scope), reason)
         record = {
             "time": timestamp(),
             "event": "wrong-key",
             "reason": reason,
             "attempts": attempts.unreported,
-            "address": address,
-            "agent": shortened(Headers(scope=scope).get("user-agent", "")),
-            "method": shortened(scope["method"]),
-            "path": shortened(scope["path"]),
+            **sender_of(scope),
         }
         attempts.unreported = 0
         self._writer.put(self._audit, record)
@@ -430,4 +428,4 @@ def _held_off(seconds: int) -> Problem:
 def _count(scope: Scope, reason: str) -> None:
     metrics = scope.get("state", {}).get("metrics")
     if isinstance(metrics, ServiceMetrics):
-        metrics.count_authentication_failure(reason)
+        metrics.authentication_failures.labels(reason).inc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -34,14 +34,11 @@ class OriginCheck:
         self._origins = frozenset(settings.cors_origins)
         self._keys = keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request to the application, or answer with a 400 or 403 error."""
-        if scope["type"] == "http":
-            problem = self._problem(scope)
-            if problem is not None:
-                await problem_response(problem, scope["path"])(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        problem = self._problem(scope) if scope["type"] == "http" else None
+        app: ASGIApp = self._app if problem is None else problem_response(problem, scope["path"])
+        return app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)

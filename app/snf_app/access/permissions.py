@@ -1,20 +1,17 @@
-"""Callers and their roles: FastAPI dependencies that check them, and their description in OpenAPI."""
+"""Callers and their roles."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request, Security, params
-from fastapi.security import APIKeyHeader, HTTPBearer, SecurityScopes
 from starlette.types import Scope
 
-from snf_app.http.errors import Problem, responses
+from snf_app.http.errors import Problem
 from snf_client.schemas.base import Role
-from snf_worker.keys import ROLES, includes
+from snf_worker.keys import ROLES
 
 SCOPE = "snf.caller"
 
@@ -66,43 +63,25 @@ def network_of(host: str) -> str:
     return str(ipaddress.IPv6Network((address.packed, 64), strict=False))
 
 
-REFUSALS = (401, 403, 429, 503)
-"""Statuses of a refusal: no valid key, insufficient role, rate limit, keys unreadable."""
-
 ALLOWED = "snf.allowed"
 """Key of a request's scope, set where the caller has the role that the operation needs."""
 
 log = logging.getLogger(__name__)
 
-# Only for OpenAPI: ``snf_app.access.authentication`` has read the key before.
-_bearer = HTTPBearer(auto_error=False, scheme_name="bearer", description="A key, as `Authorization: Bearer KEY`.")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key", description="The same key.")
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "A key, as `Authorization: Bearer KEY`."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+}
+"""The two ways to send a key, for OpenAPI."""
 
 
-async def _check(
-    scopes: SecurityScopes,
-    request: Request,
-    _given: Annotated[object, Security(_bearer)],
-    _other: Annotated[object, Security(_header)],
-) -> None:
-    for needed in ROLES:
-        if needed in scopes.scopes:
-            permit(request.scope, needed)
-
-
-MayRead = Security(_check, scopes=["read"])
-MayScore = Security(_check, scopes=["score"])
-MayTrain = Security(_check, scopes=["train"])
-MayAdminister = Security(_check, scopes=["admin"])
-
-
-def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
-    """Return the caller if it has the role ``needed`` for ``what``; else raise 403, or 401 without authentication."""
+def require(scope: Scope, needed: Role, what: str = "this call") -> None:
+    """Raise 403 if the caller lacks the role ``needed`` for ``what``, or 401 if it was not authenticated."""
     caller = scope.get(SCOPE)
     if not isinstance(caller, Caller):
         # A path that was left open by mistake.
         raise Problem(401, "unauthorized", "A valid key is needed", "the request was not authenticated")
-    if not includes(caller.role, needed):
+    if ROLES.index(caller.role) < ROLES.index(needed):
         log.info("refused %s %s to %s, role %s", scope["method"], scope["path"][:200], caller.name, caller.role)
         raise Problem(
             403,
@@ -111,43 +90,12 @@ def require(scope: Scope, needed: Role, what: str = "this call") -> Caller:
             f"the key {caller.label!r} has the role {caller.role!r}; {what} needs {needed!r}",
             extensions={"needed": needed, "held": caller.role},
         )
-    return caller
 
 
 def permit(scope: Scope, needed: Role) -> None:
     """Mark a request as allowed in its scope; raise as :func:`require`."""
     require(scope, needed)
     scope[ALLOWED] = True
-
-
-def role_needed(dependencies: Iterable[params.Depends]) -> Role | None:
-    """Return the role that a route's dependencies require, or None."""
-    for dependency in dependencies:
-        if isinstance(dependency, params.Security) and dependency.dependency is _check:
-            return next(role for role in ROLES if role in (dependency.scopes or ()))
-    return None
-
-
-async def _caller(request: Request) -> Scope:
-    return request.scope
-
-
-CallerScope = Annotated[Scope, Depends(_caller)]
-"""The scope of a request, for checks of roles that depend on its body."""
-
-
-def describe(document: dict[str, Any]) -> None:
-    """Add the role and the refusals 401, 403, 429 and 503 to each operation of a document, in place."""
-    refusals = responses(*REFUSALS)
-    for calls in document["paths"].values():
-        for operation in calls.values():
-            role = role_of(operation)
-            if role is None:
-                continue
-            operation["description"] = f"{operation.get('description', '')}\n\nNeeds the role `{role}`.".strip()
-            for status, answer in refusals.items():
-                operation["responses"].setdefault(str(status), answer)
-            operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
 def without_keys(document: dict[str, Any]) -> dict[str, Any]:
@@ -160,9 +108,3 @@ def without_keys(document: dict[str, Any]) -> dict[str, Any]:
         for path, calls in document["paths"].items()
     }
     return document | {"paths": paths}
-
-
-def role_of(operation: dict[str, Any]) -> Role | None:
-    """Return the role that an operation of an OpenAPI document requires, or None."""
-    named = {role for requirement in operation.get("security", []) for roles in requirement.values() for role in roles}
-    return max((role for role in ROLES if role in named), key=ROLES.index, default=None)

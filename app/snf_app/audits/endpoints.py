@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Query, Request
 
-from snf_app.access.permissions import MayScore, caller_of
+from snf_app.access.permissions import caller_of
 from snf_app.http.admission import TimeoutMs, deadline
-from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ServedModel
 from snf_app.state import FairQueueDep, ModelPoolDep, SettingsDep
@@ -65,7 +64,7 @@ def audit_view(loaded: ServedModel, audited: Sequence[Audited]) -> Audit:
 COST = 16
 """Images that an audited image counts in the queue: a float64 pass, layer by layer, takes that many times as long."""
 
-router = Router(prefix="/v1/models/{ref}/audit", tags=["models"], dependencies=[MayScore])
+router = Router("/v1/models/{ref}/audit", "models", role="score")
 
 Count = Annotated[
     int,
@@ -78,12 +77,7 @@ Count = Annotated[
 ]
 
 
-@router.get(
-    "",
-    operation_id="audit_model",
-    summary="Compute scores again without cached values",
-    responses=responses(401, 404, 409, 422, 429, 500, 503, 504),
-)
+@router.get("", "Compute scores again without cached values", errors=(404, 409, 504))
 async def audit_model(
     ref: str,
     request: Request,

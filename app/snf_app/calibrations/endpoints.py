@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain
 from snf_app.calibrations import service
 from snf_app.calibrations.service import compare
-from snf_app.http.errors import responses
-from snf_app.http.openapi import located
-from snf_app.http.router import JsonRoute, Router
+from snf_app.http.openapi import created
+from snf_app.http.router import Router
 from snf_app.jobs.endpoints import IdempotencyKey
 from snf_app.jobs.service import job_view
 from snf_app.state import JobServiceDep, RecentEvidenceDep, RegistryDep
@@ -27,29 +25,25 @@ from snf_client.schemas.jobs import JobRequest, JobView
 from snf_models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-router = Router(prefix="/v1/models/{ref}/calibrations", tags=["calibrations"], route_class=JsonRoute)
+router = Router("/v1/models/{ref}/calibrations", "calibrations")
 
 Number = Annotated[int, Path(ge=0, lt=10**9, description="0 is the model's own calibration.", examples=[1])]
 
 
 @router.post(
     "",
-    operation_id="calibrate_model",
-    summary="Calibrate a model on other images",
-    status_code=202,
-    dependencies=[MayTrain],
-    responses={
-        202: located("The job is queued.", "job"),
-        **responses(401, 404, 409, 413, 415, 422, 429, 500, 503, 507),
-    },
+    "Calibrate a model on other images",
+    role="train",
+    errors=(404, 409, 507),
+    **created(202, "The job is queued.", "job"),
 )
 def calibrate_model(
     ref: str,
-    request: CalibrationRequest,
+    wanted: CalibrationRequest,
     service: JobServiceDep,
     registry: RegistryDep,
+    request: Request,
     response: Response,
-    scope: CallerScope,
     key: IdempotencyKey = None,
 ) -> JobView:
     """Queue a job that calibrates a model's p-values on a dataset of normal images.
@@ -66,20 +60,14 @@ def calibrate_model(
     and the calibration say whether it became active, and why not.
     """
     registry.locate(parse_ref(ref))
-    parameters = request.model_dump(include={"activate", "precision"}, exclude_none=True)
-    job = JobRequest(type="calibrate", model=ref, dataset=request.dataset, parameters=parameters)
-    queued = service.submit(job, scope, key)
+    parameters = wanted.model_dump(include={"activate", "precision"}, exclude_none=True)
+    job = JobRequest(type="calibrate", model=ref, dataset=wanted.dataset, parameters=parameters)
+    queued = service.submit(job, request.scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
     return job_view(queued, service.workers.served())
 
 
-@router.get(
-    "",
-    operation_id="list_calibrations",
-    summary="List the calibrations of a model",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("", "List the calibrations of a model", errors=(404, 409))
 def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     """List the p-value calibrations of a model version, and tell which of them is in use.
 
@@ -88,13 +76,7 @@ def list_calibrations(ref: str, registry: RegistryDep) -> CalibrationList:
     return service.listing(registry, ref)
 
 
-@router.get(
-    "/active",
-    operation_id="get_active_calibration",
-    summary="Show the calibration in use",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("/active", "Show the calibration in use", errors=(404, 409))
 def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
     """Show the calibration that a model version uses for its p-values.
 
@@ -104,13 +86,7 @@ def get_active_calibration(ref: str, registry: RegistryDep) -> CalibrationView:
     return service.view_of(registry, name, version, registry.calibrations(name, version).active())
 
 
-@router.put(
-    "/active",
-    operation_id="choose_calibration",
-    summary="Use another calibration",
-    dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
-)
+@router.put("/active", "Use another calibration", role="admin", errors=(404, 409, 507))
 def choose_calibration(
     ref: str, choice: CalibrationChoice, registry: RegistryDep, recent: RecentEvidenceDep
 ) -> CalibrationList:
@@ -126,13 +102,7 @@ def choose_calibration(
     return service.choose(registry, ref, choice.calibration)
 
 
-@router.get(
-    "/{number}",
-    operation_id="get_calibration",
-    summary="Show a calibration of a model",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("/{number}", "Show a calibration of a model", errors=(404, 409))
 def get_calibration(ref: str, number: Number, registry: RegistryDep) -> CalibrationView:
     """Show a p-value calibration of a model version, given its number.
 
@@ -149,13 +119,7 @@ class ComparisonQuery(BaseModel):
     )
 
 
-@router.get(
-    "/{number}/comparison",
-    operation_id="compare_calibration",
-    summary="Compare a calibration with the one in use",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("/{number}/comparison", "Compare a calibration with the one in use", errors=(404, 409))
 def compare_calibration(
     ref: str,
     number: Number,

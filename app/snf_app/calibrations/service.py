@@ -189,7 +189,7 @@ NOT_KEPT = "images of bulk jobs are not among them"
 
 
 def compare(
-    registry: Registry, ref: str, number: int, recent: RecentEvidence | None = None, against: int | None = None
+    registry: Registry, ref: str, number: int, recent: RecentEvidence, against: int | None = None
 ) -> CalibrationComparison:
     """Compare a calibration with ``against`` (None: the one in use), also by verdicts on ``recent`` evidence."""
     name, version = registry.locate(parse_ref(ref))
@@ -200,7 +200,7 @@ def compare(
     before, after = (registry.with_calibration(name, version, wanted) for wanted in (used, number))
     loaded = _load(before), _load(after)
     weights = after.manifest.log_dets.weights_sha256
-    stored = None if recent is None else recent.of(name, version, weights)
+    stored = recent.of(name, version, weights)
     return CalibrationComparison(
         model=name,
         version=version,
@@ -234,12 +234,12 @@ def _verdicts(
     before: ModelVersion,
     after: ModelVersion,
     loaded: tuple[Calibration, Calibration],
-    stored: Sequence[StoredEvidence] | None,
+    stored: Sequence[StoredEvidence],
 ) -> ComparedVerdicts:
     from snf_models.anomaly.rejudge import rejudge  # noqa: PLC0415 - not needed before the first answer
 
     precisions = {before.calibration_summary.precision, after.calibration_summary.precision}
-    kept = [image for image in stored or () if precisions == {image.precision}]
+    kept = [image for image in stored if precisions == {image.precision}]
     both = list(zip(*(rejudge(calibration, kept) for calibration in loaded), strict=True))
     known = [(old, new) for old, new in both if old is not None and new is not None]
     return ComparedVerdicts(
@@ -254,7 +254,7 @@ def _verdicts(
     )
 
 
-def _note(stored: Sequence[StoredEvidence] | None, kept: Sequence[StoredEvidence], precisions: set[Precision]) -> str:
+def _note(stored: Sequence[StoredEvidence], kept: Sequence[StoredEvidence], precisions: set[Precision]) -> str:
     if len(precisions) > 1:
         return (
             "no image: one calibration scores in float32 and the other in bfloat16, so that the verdicts need another "

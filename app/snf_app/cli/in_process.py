@@ -36,7 +36,7 @@ class InProcessTransport(httpx.BaseTransport):
         self._portal = self._stack.enter_context(start_blocking_portal())
         settings = settings.model_copy(update=UNLIMITED)
         opened = open_state(settings, threading.Event(), in_process=True)
-        state = cast(dict[str, Any], self._stack.enter_context(self._portal.wrap_async_context_manager(opened)))
+        state = self._stack.enter_context(self._portal.wrap_async_context_manager(opened))
         jobs: JobStore = state["job_store"]
         self._state = state | {"job_store": _JobsIfReachable(jobs)}
         self._app = FastAPI(openapi_url=None)

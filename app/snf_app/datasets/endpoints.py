@@ -4,11 +4,10 @@ from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
 
-from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
 from snf_app.datasets.service import FILE, NAME, NEAR_DUPLICATES, detail, entries
-from snf_app.http.errors import Problem, responses
-from snf_app.http.openapi import located
-from snf_app.http.router import JsonRoute, PageQuery, Router
+from snf_app.http.errors import Problem
+from snf_app.http.openapi import created, sends
+from snf_app.http.router import PageQuery, Router
 from snf_app.jobs.service import refuse_in_use
 from snf_app.scoring.request_images import MULTIPART
 from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
@@ -18,12 +17,12 @@ from snf_models.datasets import dataset_names
 from snf_models.datasets.builtin import NAMES
 from snf_models.disk import locked
 from snf_models.errors import DatasetNotFound
-from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.record import Job
 
 PATH = "/v1/datasets"
 
 # Plain functions: the framework runs them in threads, where disk, network and job store may block.
-router = Router(prefix=PATH, tags=["datasets"], route_class=JsonRoute)
+router = Router(PATH, "datasets")
 
 DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
 
@@ -66,15 +65,11 @@ _FORM = {
 
 @router.post(
     "",
-    operation_id="upload_dataset",
-    summary="Upload a dataset",
-    dependencies=[MayTrain],
-    status_code=201,
-    responses={
-        201: located("The dataset can be trained on.", "dataset"),
-        **responses(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 507),
-    },
-    openapi_extra={"requestBody": _FORM},
+    "Upload a dataset",
+    role="train",
+    errors=(409, 507),
+    **created(201, "The dataset can be trained on.", "dataset"),
+    body=_FORM,
 )
 def upload_dataset(
     request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response
@@ -93,14 +88,10 @@ def upload_dataset(
 
 @router.post(
     "/references",
-    operation_id="refer_dataset",
-    summary="Refer to images at a location",
-    dependencies=[MayTrain],
-    status_code=201,
-    responses={
-        201: located("Jobs of type score take the dataset, and with `inspect` all others.", "dataset"),
-        **responses(400, 401, 409, 413, 415, 422, 429, 500, 503, 507),
-    },
+    "Refer to images at a location",
+    role="train",
+    errors=(409, 507),
+    **created(201, "Jobs of type score take the dataset, and with `inspect` all others.", "dataset"),
 )
 def refer_dataset(
     reference: ReferenceRequest,
@@ -125,13 +116,7 @@ def refer_dataset(
     return dataset
 
 
-@router.get(
-    "",
-    operation_id="list_datasets",
-    summary="List the datasets",
-    dependencies=[MayRead],
-    responses=responses(401, 422, 500),
-)
+@router.get("", "List the datasets")
 def list_datasets(store: DatasetStoreDep, settings: SettingsDep, query: Annotated[PageQuery, Query()]) -> DatasetList:
     """List the datasets of the service, also those that cannot be used, built-in ones first and then by name.
 
@@ -146,13 +131,7 @@ def _place(name: str) -> tuple[int, str]:
     return NAMES.index(name) if name in NAMES else len(NAMES), name
 
 
-@router.get(
-    "/{name}",
-    operation_id="get_dataset",
-    summary="Show a dataset",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500),
-)
+@router.get("/{name}", "Show a dataset", errors=(404,))
 def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep) -> DatasetDetail:
     """Show a dataset's number of images, their sizes, and their split for training, calibration and testing.
 
@@ -164,17 +143,10 @@ def get_dataset(name: DatasetName, store: DatasetStoreDep, settings: SettingsDep
 
 @router.get(
     "/{name}/contact-sheet",
-    operation_id="get_dataset_contact_sheet",
-    summary="Show the contact sheet of a dataset",
-    dependencies=[MayTrain],
-    response_class=Response,
-    responses={
-        **responses(401, 404, 422, 500),
-        200: {
-            "description": "Up to 100 images, evenly spread over the paths.",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-        },
-    },
+    "Show the contact sheet of a dataset",
+    role="train",
+    errors=(404,),
+    **sends("Up to 100 images, evenly spread over the paths.", "image/png"),
 )
 def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Response:
     """Return a PNG picture that shows up to 100 images of a dataset.
@@ -190,15 +162,7 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     return Response(content, media_type="image/png")
 
 
-@router.delete(
-    "/{name}",
-    operation_id="delete_dataset",
-    summary="Delete a dataset",
-    dependencies=[MayAdminister],
-    status_code=204,
-    response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503, 507),
-)
+@router.delete("/{name}", "Delete a dataset", role="admin", errors=(404, 409, 507))
 def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep, settings: SettingsDep) -> None:
     """Delete a dataset and the images that the service stores for it.
 
@@ -206,28 +170,14 @@ def delete_dataset(name: DatasetName, store: DatasetStoreDep, jobs: JobStoreDep,
 
     Models that were trained on it stay, and so do the images of a dataset by reference.
     """
-    refuse_builtin(name)
-    with locked(settings.jobs_dir):
-        refuse_used(name, jobs)
-        store.delete(name)
-
-
-def refuse_builtin(name: str) -> None:
-    """Raise a 409 error if a dataset is built in: such datasets cannot be deleted."""
     if name in NAMES:
         raise Problem(
             409, "dataset-built-in", "The dataset is built in", f"{name} came with the product or lies in SNF_DATA_DIR"
         )
 
+    def uses(job: Job) -> bool:
+        return name in (job.dataset, *job.parameters.get("against", ()), *job.parameters.get("masks", {}).values())
 
-def refuse_used(name: str, jobs: JobStore) -> None:
-    """Raise a 409 error if an unfinished job uses a dataset."""
-    refuse_in_use(
-        jobs,
-        lambda job: (
-            name in (job.dataset, *job.parameters.get("against", ()), *job.parameters.get("masks", {}).values())
-        ),
-        "dataset-in-use",
-        "The dataset is in use",
-        name,
-    )
+    with locked(settings.jobs_dir):
+        refuse_in_use(jobs, uses, "dataset-in-use", "The dataset is in use", name)
+        store.delete(name)

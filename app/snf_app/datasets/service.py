@@ -1,3 +1,5 @@
+"""Datasets: the answers about them, the form that uploads one, and what creates one."""
+
 from __future__ import annotations
 
 import logging
@@ -116,13 +118,12 @@ class DatasetForm:
         self._folder = folder
         self._check_name = check_name
         self._take = take
-        self._name: str | None = None
-        self._near_duplicates: NearDuplicates | None = None
+        self._texts: dict[str, str | None] = {NAME: None, NEAR_DUPLICATES: None}
         self._sources: list[Source] = []
         self._ended = False
         self._header, self._value = b"", b""
-        self._field = b""
-        self._text = b""
+        self._disposition = self._text = b""
+        self._field = ""
         self._file: BinaryIO | None = None
         self._open = ExitStack()
         if not options.get(b"boundary"):
@@ -159,14 +160,16 @@ class DatasetForm:
         self.close()
         if not self._ended:
             raise _malformed("it ends before its last boundary")
-        if self._name is None:
+        name = self._texts[NAME]
+        if name is None:
             raise invalid(f"/body/{NAME}", "expected the name of the dataset, got none")
         if not self._sources:
             raise invalid(f"/body/{FILE}", "expected at least one file, got none")
-        return self._name, self._sources, self._near_duplicates or "keep"
+        near_duplicates: NearDuplicates = "drop" if self._texts[NEAR_DUPLICATES] == "drop" else "keep"
+        return name, self._sources, near_duplicates
 
     def _begin_part(self) -> None:
-        self._field = self._text = self._header = self._value = b""
+        self._disposition = self._text = self._header = self._value = b""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -176,33 +179,24 @@ class DatasetForm:
 
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
-            self._field = self._value
+            self._disposition = self._value
         self._header = self._value = b""
 
     def _begin_content(self) -> None:
-        _, options = parse_options_header(self._field)
-        self._field = options.get(b"name", b"")
+        _, options = parse_options_header(self._disposition)
+        self._field = options.get(b"name", b"").decode(errors="replace")
         filename = options.get(b"filename")
-        match self._field, filename:
-            case b"name", None:
-                if self._name is not None:
-                    raise invalid(f"/body/{NAME}", "expected a single name, got two")
-            case b"name", _:
-                raise invalid(f"/body/{NAME}", "expected text, got a file")
-            case b"near_duplicates", None:
-                if self._near_duplicates is not None:
-                    raise invalid(f"/body/{NEAR_DUPLICATES}", "expected a single value, got two")
-            case b"near_duplicates", _:
-                raise invalid(f"/body/{NEAR_DUPLICATES}", "expected text, got a file")
-            case b"file", None:
+        if self._field not in (FILE, *self._texts):
+            known = f"{NAME!r}, {FILE!r} or {NEAR_DUPLICATES!r}"
+            raise invalid(f"/body/{self._field}", f"unknown form field; expected {known}")
+        if self._field == FILE:
+            if filename is None:
                 raise invalid(f"/body/{FILE}", "expected a file with a file name, got text")
-            case b"file", bytes():
-                self._begin_file(filename)
-            case _:
-                field = self._field.decode(errors="replace")
-                raise invalid(
-                    f"/body/{field}", f"unknown form field; expected {NAME!r}, {FILE!r} or {NEAR_DUPLICATES!r}"
-                )
+            self._begin_file(filename)
+        elif filename is not None:
+            raise invalid(f"/body/{self._field}", "expected text, got a file")
+        elif self._texts[self._field] is not None:
+            raise invalid(f"/body/{self._field}", "expected a single value, got two")
 
     def _begin_file(self, filename: bytes) -> None:
         if len(self._sources) == MAX_FILES:
@@ -220,32 +214,24 @@ class DatasetForm:
         else:
             self._text += data[start:end]
             if len(self._text) > MAX_NAME_BYTES:
-                raise invalid(f"/body/{self._field.decode()}", f"expected at most {MAX_NAME_BYTES} characters")
+                raise invalid(f"/body/{self._field}", f"expected at most {MAX_NAME_BYTES} characters")
 
     def _end_part(self) -> None:
         if self._file is not None:
             self._file = None
             self._open.close()
             return
-        text = self._text.decode(errors="replace")
-        if self._field == NEAR_DUPLICATES.encode():
-            self._near_duplicates = _near_duplicates(text)
-            return
-        if not is_name(text):
+        text = self._texts[self._field] = self._text.decode(errors="replace")
+        if self._field == NEAR_DUPLICATES:
+            if text not in ("keep", "drop"):
+                raise invalid(f"/body/{NEAR_DUPLICATES}", f"expected 'keep' or 'drop', got {text!r}")
+        elif not is_name(text):
             raise invalid(f"/body/{NAME}", f"expected {NAME_RULE}")
-        self._name = text
-        self._check_name(self._name)
+        else:
+            self._check_name(text)
 
     def _end(self) -> None:
         self._ended = True
-
-
-def _near_duplicates(text: str) -> NearDuplicates:
-    if text == "keep":
-        return "keep"
-    if text == "drop":
-        return "drop"
-    raise invalid(f"/body/{NEAR_DUPLICATES}", f"expected 'keep' or 'drop', got {text!r}")
 
 
 def _malformed(detail: str) -> Problem:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi import Request, Response
+from fastapi import Request
 
-from snf_app.access.permissions import MayAdminister, MayRead, caller_of
-from snf_app.http.errors import Problem, responses
+from snf_app.access.permissions import caller_of
+from snf_app.http.errors import Problem
 from snf_app.http.router import Router
 from snf_app.state import DriftMonitorDep, ModelPoolDep
 from snf_client.schemas.models import DriftReport
 
 # Plain functions: the framework runs them in threads, where bets and disk may block.
-router = Router(prefix="/v1/models/{ref}/drift", tags=["drift"])
+router = Router("/v1/models/{ref}/drift", "drift")
 
 
-@router.get(
-    "",
-    operation_id="get_drift",
-    summary="Show drift of a model",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("", "Show drift of a model", errors=(404, 409))
 def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftReport:
     """Show whether the images that a model has scored differ from its calibration images.
 
@@ -34,15 +28,7 @@ def get_drift(ref: str, pool: ModelPoolDep, monitor: DriftMonitorDep) -> DriftRe
     )
 
 
-@router.delete(
-    "",
-    operation_id="acknowledge_drift",
-    summary="Acknowledge drift of all sources together",
-    status_code=204,
-    response_class=Response,
-    dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 422, 500, 507),
-)
+@router.delete("", "Acknowledge drift of all sources together", role="admin", errors=(404, 409, 507))
 def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep) -> None:
     """End the drift alarm that covers all sources of a model's images together, and restart its test.
 
@@ -54,15 +40,7 @@ def acknowledge_drift(ref: str, request: Request, pool: ModelPoolDep, monitor: D
     _acknowledge(ref, None, request, pool, monitor)
 
 
-@router.delete(
-    "/{source:path}",
-    operation_id="acknowledge_source_drift",
-    summary="Acknowledge drift of a source",
-    status_code=204,
-    response_class=Response,
-    dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 422, 500, 507),
-)
+@router.delete("/{source:path}", "Acknowledge drift of a source", role="admin", errors=(404, 409, 507))
 def acknowledge_source_drift(
     ref: str, source: str, request: Request, pool: ModelPoolDep, monitor: DriftMonitorDep
 ) -> None:

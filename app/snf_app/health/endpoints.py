@@ -8,14 +8,13 @@ from fastapi import Request, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from snf_app import package_version
-from snf_app.access.permissions import SCOPE, CallerScope, MayRead, caller_of
-from snf_app.http.errors import responses
+from snf_app.access.permissions import SCOPE, caller_of
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ModelListing, ModelPool, ModelState
 from snf_app.scoring.fair_queue import FairQueue
 from snf_app.state import DrainingDep, FairQueueDep, JobStoreMonitorDep, MetricsDep, ModelPoolDep, SettingsDep
 from snf_client.schemas.service import CallerView, Health, Readiness, ServiceStatus
-from snf_worker.keys import ROLES, includes
+from snf_worker.keys import ROLES
 from snf_worker.settings import Settings
 
 
@@ -51,31 +50,25 @@ def _status(pool: ModelPool, listing: list[ModelListing], *, draining: bool, stu
     return "ready"
 
 
-router = Router(tags=["operations"])
+router = Router(tag="operations")
 
 
-@router.get(
-    "/v1/me",
-    operation_id="show_caller",
-    summary="Show who is calling",
-    dependencies=[MayRead],
-    responses=responses(401, 500),
-)
-async def show_caller(scope: CallerScope) -> CallerView:
+@router.get("/v1/me", "Show who is calling")
+async def show_caller(request: Request) -> CallerView:
     """Show who is calling: the name, id and role of the API key that the request carries.
 
     The secret of the key is not shown. Without keys, the name is `anyone` and the role `admin`.
     """
-    caller = caller_of(scope)
+    caller = caller_of(request.scope)
     return CallerView(
         name=caller.label or "anyone",
         key=caller.key,
         role=caller.role,
-        may=[role for role in ROLES if includes(caller.role, role)],
+        may=list(ROLES[: ROLES.index(caller.role) + 1]),
     )
 
 
-@router.get("/healthz", operation_id="health", summary="Check that the process runs", responses=responses(429))
+@router.get("/healthz", "Check that the process runs", role=None, errors=(429,))
 async def health() -> Health:
     """Answer 200 while the process runs; neither the models nor the job store is checked."""
     return Health(status="alive", version=package_version())
@@ -83,11 +76,11 @@ async def health() -> Health:
 
 @router.get(
     "/readyz",
-    operation_id="readiness",
-    summary="Check that the service can score",
+    "Check that the service can score",
+    role=None,
+    errors=(429,),
     responses={
         503: {"model": Readiness, "description": "Loading, draining or stuck, or all models have failed."},
-        **responses(429),
     },
 )
 async def readiness(
@@ -129,11 +122,11 @@ async def readiness(
 
 @router.get(
     "/metrics",
-    operation_id="metrics",
-    summary="Metrics for Prometheus",
+    "Metrics for Prometheus",
     response_class=Response,
-    dependencies=[MayRead],
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **responses(401, 500)},
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
 )
 async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
     """Return the metrics of the service in the text format of Prometheus.

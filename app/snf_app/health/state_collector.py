@@ -11,7 +11,16 @@ from snf_app.jobs.service import JobStoreMonitor
 from snf_app.registry.model_pool import ModelPool, ModelState
 from snf_app.scoring.fair_queue import FairQueue
 
-MODEL = ["model", "version", "calibration", "source"]
+DRIFT = {
+    "images": (
+        "snf_drift_images",
+        "Images since the start or the last acknowledgement; without a source, all sources together.",
+    ),
+    "log10_capital": ("snf_drift_martingale_log10", "Decimal logarithm of the capital of the martingale test."),
+    "log10_highest": ("snf_drift_martingale_highest_log10", "Decimal logarithm of the highest capital so far."),
+    "alarm": ("snf_drift_alarm", "Whether images drift from calibration."),
+}
+"""The name and the description of the metric of each number of a drift."""
 
 
 class StateCollector(Collector):
@@ -24,50 +33,33 @@ class StateCollector(Collector):
         self._drift = drift
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily(
-            "snf_queue_images", "Images that wait or are being scored, each counted once per draw.", self._queue.images
-        )
+        waiting = "Images that wait or are being scored, each counted once per draw."
+        yield GaugeMetricFamily("snf_queue_images", waiting, self._queue.images)
         yield GaugeMetricFamily("snf_queue_capacity_images", "Images that the queue holds.", self._queue.capacity)
-        yield self._models()
+        tally = Tally(state for state, _ in self._pool.states().values())
+        states = (ModelState.LOADING, ModelState.READY, ModelState.FAILED)
+        models = "Model versions in this process by state."
+        yield _by_label("snf_models", models, "state", ((state, tally[state]) for state in states))
         yield GaugeMetricFamily("snf_job_store_up", "Whether the job store answers.", int(self._jobs.answers))
-        waiting = GaugeMetricFamily(
-            "snf_jobs_waiting",
-            "Jobs that wait, by queue; absent while the job store does not answer.",
-            labels=["queue"],
-        )
-        for queue, count in self._jobs.waiting.items():
-            waiting.add_metric([queue.value], count)
-        yield waiting
+        absent = "Jobs that wait, by queue; absent while the job store does not answer."
+        yield _by_label("snf_jobs_waiting", absent, "queue", self._jobs.waiting.items())
         yield from self._drifts()
 
-    def _models(self) -> Metric:
-        family = GaugeMetricFamily("snf_models", "Model versions in this process by state.", labels=["state"])
-        tally = Tally(state for state, _ in self._pool.states().values())
-        for state in (ModelState.LOADING, ModelState.READY, ModelState.FAILED):
-            family.add_metric([state.value], tally[state])
-        return family
-
     def _drifts(self) -> Iterable[Metric]:
-        images = GaugeMetricFamily(
-            "snf_drift_images",
-            "Images since the start or the last acknowledgement; without a source, all sources together.",
-            labels=MODEL,
-        )
-        capital = GaugeMetricFamily(
-            "snf_drift_martingale_log10", "Decimal logarithm of the capital of the martingale test.", labels=MODEL
-        )
-        highest = GaugeMetricFamily(
-            "snf_drift_martingale_highest_log10", "Decimal logarithm of the highest capital so far.", labels=MODEL
-        )
-        alarm = GaugeMetricFamily("snf_drift_alarm", "Whether images drift from calibration.", labels=MODEL)
+        labels = ["model", "version", "calibration", "source"]
+        families = {field: GaugeMetricFamily(*described, labels=labels) for field, described in DRIFT.items()}
         registered = self._pool.registered()
         for key, streams in self._drift.all().items():
-            if (key.name, key.version) not in registered:
-                continue
-            for drift in streams:
-                labels = [key.name, str(key.version), str(key.calibration), drift.source or ""]
-                images.add_metric(labels, drift.images)
-                capital.add_metric(labels, drift.log10_capital)
-                highest.add_metric(labels, drift.log10_highest)
-                alarm.add_metric(labels, int(drift.alarm))
-        return images, capital, highest, alarm
+            if (key.name, key.version) in registered:
+                for drift in streams:
+                    of_stream = [key.name, str(key.version), str(key.calibration), drift.source or ""]
+                    for field, family in families.items():
+                        family.add_metric(of_stream, float(getattr(drift, field)))
+        return families.values()
+
+
+def _by_label(name: str, text: str, label: str, values: Iterable[tuple[str, int]]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in values:
+        family.add_metric([str(value)], count)
+    return family

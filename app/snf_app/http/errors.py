@@ -25,7 +25,6 @@ from snf_worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
 
 PREFIX = "/v2"
 PROTOCOL_SCHEMA = "InferenceError"
-PROTOCOL_MEDIA_TYPE = "application/json"
 
 
 def has_protocol(path: str) -> bool:
@@ -41,31 +40,6 @@ def has_protocol(path: str) -> bool:
 
 def error_answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse({"error": text}, status, headers)
-
-
-def describe_errors(openapi: dict[str, Any]) -> None:
-    content = {PROTOCOL_MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{PROTOCOL_SCHEMA}"}}}
-    for path, calls in openapi["paths"].items():
-        if not has_protocol(path):
-            continue
-        for operation in calls.values():
-            # New entries: those of several operations may be one object.
-            operation["responses"] = {
-                status: answer | {"content": content} if int(status) >= 400 else answer
-                for status, answer in operation["responses"].items()
-            }
-    openapi["components"]["schemas"][PROTOCOL_SCHEMA] = {
-        "type": "object",
-        "description": "The body of every error answer of the Open Inference Protocol.",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "string",
-                "description": "What was expected and what came.",
-                "examples": ["No such model: no model is named 'dogs'"],
-            }
-        },
-    }
 
 
 MEDIA_TYPE = "application/problem+json"
@@ -362,19 +336,27 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _answer_storage)
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI descriptions of errors, for FastAPI's argument ``responses``."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}}
-    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)}
+def responses(path: str, statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI descriptions of the errors of a path, for FastAPI's argument ``responses``."""
+    media_type, schema = ("application/json", PROTOCOL_SCHEMA) if has_protocol(path) else (MEDIA_TYPE, "ProblemDetails")
+    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def add_schema(openapi: dict[str, Any]) -> None:
-    """Add the error schema, and 400, 403, 422 and with a body 408 to all operations, in place."""
-    for path in openapi["paths"].values():
-        for operation in path.values():
-            anywhere = responses(400, 403, 422, *((408,) if "requestBody" in operation else ()))
-            described = {str(status): answer for status, answer in anywhere.items()} | operation["responses"]
-            operation["responses"] = dict(sorted(described.items()))
-    schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    nested = schema.pop("$defs", {})
-    openapi.setdefault("components", {}).setdefault("schemas", {}).update(ProblemDetails=schema, **nested)
+def add_schemas(openapi: dict[str, Any]) -> None:
+    """Add the schemas of the bodies of errors to a document, in place."""
+    schemas = openapi["components"]["schemas"]
+    schemas["ProblemDetails"] = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= schemas["ProblemDetails"].pop("$defs")
+    schemas[PROTOCOL_SCHEMA] = {
+        "type": "object",
+        "description": "The body of every error answer of the Open Inference Protocol.",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "string",
+                "description": "What was expected and what came.",
+                "examples": ["No such model: no model is named 'dogs'"],
+            }
+        },
+    }

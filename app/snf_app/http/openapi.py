@@ -1,22 +1,39 @@
-"""Additions and corrections to the OpenAPI document that FastAPI generates."""
+"""Descriptions of answers for OpenAPI, and corrections to the document that FastAPI generates."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from starlette.responses import Response
 
-def located(description: str, what: str) -> dict[str, Any]:
-    """Return the OpenAPI description of a response with a ``Location`` header, the path of a new resource."""
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}
+"""Examples of parameters in paths."""
+
+
+def created(status: int, description: str, what: str) -> dict[str, Any]:
+    """Return the options of a call that makes something, whose path is in the header ``Location``."""
     location = {"description": f"Path of the {what}.", "schema": {"type": "string"}}
-    return {"description": description, "headers": {"Location": location}}
+    return {
+        "status_code": status,
+        "responses": {status: {"description": description, "headers": {"Location": location}}},
+    }
 
 
-def remove_null_parameters(document: dict[str, Any]) -> None:
-    """Remove the null type of parameters in place: callers leave them out instead of sending null."""
+def sends(description: str, *media_types: str, **others: Any) -> dict[str, Any]:
+    """Return the options of a call that answers with a file."""
+    answer = {"description": description, "content": dict.fromkeys(media_types, BINARY)}
+    return {"response_class": Response, "responses": {200: answer | others}}
+
+
+def complete_parameters(document: dict[str, Any]) -> None:
+    """Remove the null type of parameters, which callers leave out, and add examples of those in paths, in place."""
     for calls in document["paths"].values():
         for operation in calls.values():
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _without_null(parameter["schema"])
+                if parameter["in"] == "path" and parameter["name"] in PARAMETERS:
+                    parameter.setdefault("example", PARAMETERS[parameter["name"]])
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -26,14 +43,3 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     others = {name: value for name, value in schema.items() if name != "anyOf"}
     return others | kept[0] if len(kept) == 1 else others | {"anyOf": kept}
-
-
-PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}
-
-
-def add_examples(document: dict[str, Any]) -> None:
-    for calls in document["paths"].values():
-        for operation in calls.values():
-            for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path" and parameter["name"] in PARAMETERS:
-                    parameter.setdefault("example", PARAMETERS[parameter["name"]])

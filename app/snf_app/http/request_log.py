@@ -26,7 +26,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from snf_app.access.permissions import ALLOWED, caller_of
+from snf_app.access.permissions import ALLOWED, address_of, caller_of
 from snf_app.http.errors import ERROR, REQUEST_ID
 from snf_app.metrics.registry import ServiceMetrics
 from snf_models.errors import ImageError
@@ -164,11 +164,12 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
         return
     route = route_template(scope)
     method = scope["method"] if scope["method"] in METHODS else "other"
-    metrics.observe_request(route, method, status, seconds)
+    metrics.requests.labels(route, method, str(status)).inc()
+    metrics.latency.labels(route, method).observe(seconds)
     error = scope.get(ERROR)
     # The request's only image failed, so its error is that of the request.
     if isinstance(error, ImageError):
-        metrics.count_image_errors([error.slug])
+        metrics.image_errors.labels(error.slug).inc()
 
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -210,15 +211,13 @@ def shortened(text: str) -> str:
     return text if len(text) <= MAX_LOGGED else f"{text[:MAX_LOGGED]}..."
 
 
-def origin_of(scope: Scope) -> Record:
-    """Return the log fields that identify the sender of a request."""
-    caller = caller_of(scope)
+def sender_of(scope: Scope) -> Record:
+    """Return the log fields that say from where a request came, and what it asked for."""
     return {
-        "caller": caller.name,
-        "key": caller.label or None,
-        "role": caller.role,
-        "address": caller.address,
+        "address": address_of(scope),
         "agent": shortened(Headers(scope=scope).get("user-agent", "")) or None,
+        "method": shortened(scope["method"]),
+        "path": shortened(scope["path"]),
     }
 
 
@@ -308,15 +307,16 @@ def _access_record(scope: Scope, status: int, milliseconds: float, sent: int) ->
 
 
 def _change_record(scope: Scope, status: int, milliseconds: float, location: str | None) -> Record:
-    query = dict(QueryParams(scope["query_string"]))
+    query, caller = dict(QueryParams(scope["query_string"])), caller_of(scope)
     record = {
         "time": timestamp(),
         "request_id": scope[REQUEST_ID],
         "event": "change",
-        **origin_of(scope),
+        "caller": caller.name,
+        "key": caller.label or None,
+        "role": caller.role,
+        **sender_of(scope),
         "operation": scope["route"].operation_id,
-        "method": scope["method"],
-        "path": shortened(scope["path"]),
         "query": _bounded(query) if query else None,
         "body": _bounded(scope.get(BODY)),
         "status": status,

@@ -1,35 +1,46 @@
-"""Routers that refuse unknown query parameters, JSON routes, streamed answers, and answers to HEAD."""
+"""Calls of the API: their roles, errors and bodies; lists in pages, streamed answers, and answers to HEAD."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from functools import partial, wraps
-from inspect import iscoroutinefunction
 from json import JSONDecodeError
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from fastapi import APIRouter, Depends, Request, params
+from fastapi import Request
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from pydantic_core import from_json
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from snf_app.access.permissions import permit, role_needed
+from snf_app.access.permissions import caller_of, permit
 from snf_app.http.admission import read_body
-from snf_app.http.errors import REMOVED, FieldProblem, invalid_fields, pointer_of, problem_of, unsupported_media_type
+from snf_app.http.errors import (
+    REMOVED,
+    FieldProblem,
+    invalid_fields,
+    pointer_of,
+    problem_of,
+    responses,
+    unsupported_media_type,
+)
 from snf_app.http.request_log import forget_body, note_body, shortened
-from snf_client.schemas.base import Name
+from snf_client.schemas.base import Name, Role
 from snf_models.texts import choices
 
 MAX_NAMED = 10
 """Unknown parameters that an answer names at most."""
+ANYWHERE, OF_ROLES, OF_BODIES = (400, 403, 422), (401, 429, 500, 503), (408, 413, 415)
+"""Errors of all calls, of those that need a role, and of those with a body."""
 
 
 class PageQuery(BaseModel):
@@ -45,54 +56,12 @@ class PageQuery(BaseModel):
         return shown, shown[-1] if len(rest) > self.limit else None
 
 
-async def require_known_query(request: Request) -> None:
-    """Raise 422 for query parameters that the route does not declare; pages outside of the API take any."""
-    if not request.query_params:
-        return
-    route: APIRoute = request.scope["route"]
-    known = _declared(route)
-    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
-    if not unknown or not route.include_in_schema:
-        return
-    # This runs before the other dependencies of the route: who may not make the call learns nothing of it.
-    role = role_needed(route.dependencies)
-    if role is not None:
-        permit(request.scope, role)
-    errors = [
-        FieldProblem(
-            pointer=pointer_of(("query", name)),
-            detail=REMOVED.get(name) or f"there is no such parameter; {choices(name, known)}",
-        )
-        for name in (shortened(name) for name in unknown[:MAX_NAMED])
-    ]
-    raise invalid_fields(errors)
-
-
-KnownQuery = Depends(require_known_query)
-"""The dependency of all routes."""
-
-
-def _declared(route: APIRoute) -> tuple[str, ...]:
-    """Return the names of the query parameters that a route and its dependencies declare."""
-    return tuple(dict.fromkeys(_names(route.dependant)))
-
-
-def _names(dependant: Dependant) -> Iterator[str]:
-    for field in dependant.query_params:
-        kind = field.field_info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from (info.alias or name for name, info in kind.model_fields.items())
-        else:
-            yield field.alias
-    for dependency in dependant.dependencies:
-        yield from _names(dependency)
-
-
 JOB_STORE_THREADS = 16
 _job_store_threads: RunVar[CapacityLimiter] = RunVar("job_store_threads")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 def in_job_store_threads(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
@@ -110,41 +79,49 @@ def in_job_store_threads(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
     return run
 
 
-class Router(APIRouter):
-    """Router of complete, shared routes that refuse undeclared query parameters. Including it would copy them."""
+class CheckedRoute(APIRoute):
+    """Route that checks the caller's role, the queue, the query and the type and size of a body, in this order."""
 
     def __init__(
-        self, *, dependencies: Sequence[params.Depends] = (), uses_job_store: bool = False, **options: Any
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        role: Role | None,
+        errors: Collection[int] = (),
+        body: dict[str, Any] | None = None,
+        queued: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(dependencies=[KnownQuery, *dependencies], **options)
-        self._uses_job_store = uses_job_store
-
-    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Add a route; one that uses the job store and blocks runs in threads of its own."""
-        if self._uses_job_store and not iscoroutinefunction(endpoint):
-            endpoint = in_job_store_threads(endpoint)
-        super().add_api_route(path, endpoint, **options)
-
-
-JSON = "application/json"
-MAX_BYTES = 64 * 1024
-"""Largest JSON body: parsing it must not hold up the event loop."""
-
-
-class JsonRoute(APIRoute):
-    """Route that checks role, then type and size of the body, which FastAPI reads before any dependency."""
+        self.role = role
+        self._queued = queued
+        super().__init__(path, endpoint, operation_id=endpoint.__name__, **options)
+        self.openapi_extra = {} if body is None else {"requestBody": body}
+        statuses = {*errors, *ANYWHERE}
+        if role is not None:
+            self.description = f"{self.description}\n\nNeeds the role `{role}`.".strip()
+            self.openapi_extra["security"] = [{"bearer": [role]}, {"key": [role]}]
+            statuses.update(OF_ROLES)
+        if body is not None or self.body_field is not None:
+            statuses.update(OF_BODIES)
+        self.responses = dict(sorted((responses(path, statuses) | self.responses).items()))
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        role = role_needed(self.dependencies)
+        known = tuple(dict.fromkeys(_query_names(self.dependant)))
         members = getattr(self.body_field and self.body_field.field_info.annotation, "model_fields", ())
 
         async def handle_checked(request: Request) -> Response:
-            if role is not None:
-                permit(request.scope, role)
+            if self.role is not None:
+                permit(request.scope, self.role)
+            if self._queued:  # before anything is read, so that a refusal costs little
+                request.state.fair_queue.check(caller_of(request.scope).name)
+            if request.query_params and self.include_in_schema:  # pages outside of the API take any
+                _refuse_unknown(request.query_params, known)
+            if self.body_field is None:
+                return await handle(request)
             json_request = JsonRequest(request.scope, request.receive)
-            if self.body_field is not None:
-                await json_request.read()
+            await json_request.read()
             try:
                 return await handle(json_request)
             except RequestValidationError as error:
@@ -152,6 +129,73 @@ class JsonRoute(APIRoute):
                 raise problem_of(error, known=members) from error
 
         return handle_checked
+
+
+def _refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    unknown = [shortened(name) for name in dict.fromkeys(given) if name not in known][:MAX_NAMED]
+    if unknown:
+        details = {name: REMOVED.get(name) or f"there is no such parameter; {choices(name, known)}" for name in unknown}
+        raise invalid_fields(
+            [FieldProblem(pointer=pointer_of(("query", name)), detail=detail) for name, detail in details.items()]
+        )
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (info.alias or name for name, info in kind.model_fields.items())
+        else:
+            yield field.alias
+    for dependency in dependant.dependencies:
+        yield from _query_names(dependency)
+
+
+class Router:
+    """Calls below a common path, which need the same role unless they name another.
+
+    The name of a call's function is the id of its operation. Functions of calls that use the job store and block run in
+    threads of their own.
+    """
+
+    def __init__(
+        self, prefix: str = "", tag: str = "", role: Role | None = "read", *, uses_job_store: bool = False
+    ) -> None:
+        self.routes: list[BaseRoute] = []
+        self._prefix, self._tags, self._role = prefix, [tag] if tag else [], role
+        self._uses_job_store = uses_job_store
+
+    def get(self, path: str, summary: str = "", **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """Add a function that answers GET; ``errors`` are the statuses of a call beside those that all have."""
+        return self._adding("GET", path, summary, options)
+
+    def post(self, path: str, summary: str = "", **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """Add a function that answers POST, as :meth:`get`."""
+        return self._adding("POST", path, summary, options)
+
+    def put(self, path: str, summary: str = "", **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """Add a function that answers PUT, as :meth:`get`."""
+        return self._adding("PUT", path, summary, options)
+
+    def delete(self, path: str, summary: str = "", **options: Any) -> Callable[[Endpoint], Endpoint]:
+        """Add a function that answers DELETE with 204, as :meth:`get`."""
+        return self._adding("DELETE", path, summary, {"status_code": 204, "response_class": Response, **options})
+
+    def _adding(self, method: str, path: str, summary: str, options: dict[str, Any]) -> Callable[[Endpoint], Endpoint]:
+        settings = {"role": self._role, "tags": self._tags, "summary": summary, **options}
+
+        def add(endpoint: Endpoint) -> Endpoint:
+            blocks = self._uses_job_store and not inspect.iscoroutinefunction(endpoint)
+            run = in_job_store_threads(endpoint) if blocks else endpoint
+            self.routes.append(CheckedRoute(self._prefix + path, run, methods=[method], **settings))
+            return endpoint
+
+        return add
+
+
+JSON = "application/json"
+MAX_BYTES = 64 * 1024
+"""Largest JSON body: parsing it must not hold up the event loop."""
 
 
 class JsonRequest(Request):
@@ -216,11 +260,12 @@ class HeadAsGet:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass a request to the application; of the answer to HEAD send the headers alone."""
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
+        head = scope["type"] == "http" and scope["method"] == "HEAD"
+        return (self._answer_head if head else self._app)(scope, receive, send)
+
+    async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         answered, received = asyncio.Event(), False
 
         async def receive_then_leave() -> Message:

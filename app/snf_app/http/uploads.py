@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 from uuid import uuid4
 
 import anyio.from_thread
@@ -90,21 +89,16 @@ def _target(folder: Path) -> str | None:
 def _is_locked(folder: Path) -> bool:
     try:
         with (folder / LOCK).open("ab") as lock:
-            return not _try_lock(lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
+    except BlockingIOError:
+        return True
     except OSError as error:
         # Another service may be receiving the upload: it is not deleted.
         log.warning("%s is taken as in use, because its lock cannot be read: %s", folder, error.strerror)
         return True
-
-
-def _try_lock(lock: BinaryIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    return False
 
 
 CHUNK_BYTES = 2**20

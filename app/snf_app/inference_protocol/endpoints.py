@@ -10,10 +10,9 @@ from fastapi import Path, Request
 from starlette.responses import Response
 
 from snf_app import package_version
-from snf_app.access.permissions import MayRead, MayScore
 from snf_app.health.endpoints import readiness_of
 from snf_app.http.admission import TimeoutMs
-from snf_app.http.errors import PREFIX, error_answer, responses
+from snf_app.http.errors import PREFIX, error_answer
 from snf_app.http.router import Router
 from snf_app.inference_protocol import service
 from snf_app.inference_protocol.service import (
@@ -24,7 +23,6 @@ from snf_app.inference_protocol.service import (
     image_shape,
 )
 from snf_app.registry.model_pool import ModelPool, ModelState
-from snf_app.scoring.service import ScoringRoute
 from snf_app.state import (
     DrainingDep,
     FairQueueDep,
@@ -47,14 +45,6 @@ from snf_client.schemas.inference import (
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_runtime.anomaly.calibration import default_alpha
 
-NAME = "snf-density"
-PLATFORM = "snf_density"
-EXTENSIONS = ("binary_tensor_data",)
-
-
-def server_metadata() -> ServerMetadata:
-    return ServerMetadata(name=NAME, version=package_version(), extensions=list(EXTENSIONS))
-
 
 def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata:
     """Return the tensors and the meaning of scores of a version, read from disk; raise ``ArtifactError``."""
@@ -63,7 +53,7 @@ def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata
     return ModelMetadata(
         name=version.name,
         versions=[str(number) for number in versions],
-        platform=PLATFORM,
+        platform="snf_density",
         inputs=[TensorMetadata(name=INPUT, datatype=INPUT_TYPE, shape=shape)],
         outputs=[
             TensorMetadata(name=name, datatype=OUTPUT_TYPE, shape=[-1], parameters={"unit": unit})
@@ -124,9 +114,7 @@ def add_request_schemas(openapi: dict[str, Any]) -> None:
     openapi["components"]["schemas"].update(schema.pop("$defs"), InferRequest=schema)
 
 
-TAGS = ["open inference protocol"]
-router = Router(prefix=PREFIX, tags=TAGS)
-infer_router = Router(prefix=PREFIX, tags=TAGS, dependencies=[MayScore], route_class=ScoringRoute)
+router = Router(PREFIX, "open inference protocol")
 
 MODEL, VERSION = "/models/{name}", "/models/{name}/versions/{version}"
 Name = Annotated[
@@ -135,37 +123,22 @@ Name = Annotated[
 Version = Annotated[str, Path(description="Number of a version.", examples=["1"])]
 
 
-@router.get(
-    "",
-    operation_id="oip_server_metadata",
-    summary="Show name, version and extensions",
-    dependencies=[MayRead],
-    responses=responses(401, 500),
-)
-async def show_server() -> ServerMetadata:
+@router.get("", "Show name, version and extensions")
+async def oip_server_metadata() -> ServerMetadata:
     """Show the name and version of this service, and its extensions of the Open Inference Protocol."""
-    return server_metadata()
+    return ServerMetadata(name="snf-density", version=package_version(), extensions=["binary_tensor_data"])
 
 
-@router.get(
-    "/health/live",
-    operation_id="oip_server_live",
-    summary="Check that the process runs",
-    responses=responses(429),
-)
-async def check_live() -> ServerLive:
+@router.get("/health/live", "Check that the process runs", role=None, errors=(429,))
+async def oip_server_live() -> ServerLive:
     """Answer 200 while the service process runs."""
     return ServerLive(live=True)
 
 
 @router.get(
-    "/health/ready",
-    operation_id="oip_server_ready",
-    summary="Check that the service can score",
-    response_model=ServerReady,
-    responses=responses(429, 503),
+    "/health/ready", "Check that the service can score", role=None, errors=(429, 503), response_model=ServerReady
 )
-async def check_ready(
+async def oip_server_ready(
     pool: ModelPoolDep, queue: FairQueueDep, stopping: DrainingDep, settings: SettingsDep
 ) -> ServerReady | Response:
     """Answer 200 if images can be scored, else 503.
@@ -178,14 +151,8 @@ async def check_ready(
     return ServerReady(ready=True)
 
 
-@router.get(
-    MODEL,
-    operation_id="oip_model_metadata",
-    summary="Show the tensors of a model",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
-async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
+@router.get(MODEL, "Show the tensors of a model", errors=(404, 409))
+async def oip_model_metadata(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
     """Show a model's versions, and the names, types and shapes of its input and output tensors.
 
     It also tells what the numbers of its live version mean.
@@ -195,14 +162,10 @@ async def show_model(name: Name, pool: ModelPoolDep, registry: RegistryDep) -> M
     return await _metadata(name, pool, registry)
 
 
-@router.get(
-    VERSION,
-    operation_id="oip_version_metadata",
-    summary="Show the tensors of a version",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500),
-)
-async def show_version(name: Name, version: Version, pool: ModelPoolDep, registry: RegistryDep) -> ModelMetadata:
+@router.get(VERSION, "Show the tensors of a version", errors=(404,))
+async def oip_version_metadata(
+    name: Name, version: Version, pool: ModelPoolDep, registry: RegistryDep
+) -> ModelMetadata:
     """Show the names, types and shapes of the input and output tensors of a model version.
 
     It also has the versions of the model, and tells what the numbers of this version mean.
@@ -218,15 +181,8 @@ async def _metadata(ref: str, pool: ModelPool, registry: Registry) -> ModelMetad
     return await asyncio.to_thread(read)
 
 
-@router.get(
-    f"{MODEL}/ready",
-    operation_id="oip_model_ready",
-    summary="Check that a model can score",
-    dependencies=[MayRead],
-    response_model=ModelReady,
-    responses=responses(401, 404, 409, 422, 500, 503),
-)
-async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
+@router.get(f"{MODEL}/ready", "Check that a model can score", errors=(404, 409), response_model=ModelReady)
+async def oip_model_ready(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
     """Answer 200 if a model can score images, else 503.
 
     It is 200 if the model is loaded, or is loaded at its first request. It is 503 while it loads, and if that failed.
@@ -234,15 +190,8 @@ async def check_model(name: Name, pool: ModelPoolDep) -> ModelReady | Response:
     return await _readiness(name, pool)
 
 
-@router.get(
-    f"{VERSION}/ready",
-    operation_id="oip_version_ready",
-    summary="Check that a version can score",
-    dependencies=[MayRead],
-    response_model=ModelReady,
-    responses=responses(401, 404, 422, 500, 503),
-)
-async def check_version(name: Name, version: Version, pool: ModelPoolDep) -> ModelReady | Response:
+@router.get(f"{VERSION}/ready", "Check that a version can score", errors=(404,), response_model=ModelReady)
+async def oip_version_ready(name: Name, version: Version, pool: ModelPoolDep) -> ModelReady | Response:
     """Answer 200 if a model version can score images, else 503.
 
     It is 200 if the version is loaded, or is loaded at its first request. It is 503 while it loads, or if that failed.
@@ -258,15 +207,17 @@ async def _readiness(ref: str, pool: ModelPool) -> ModelReady | Response:
     return ModelReady(name=version.name, ready=True)
 
 
-@infer_router.post(
+@router.post(
     f"{MODEL}/infer",
-    operation_id="oip_infer",
-    summary="Score a tensor of images",
+    "Score a tensor of images",
+    role="score",
+    queued=True,
+    errors=(404, 409, 504),
     response_model=InferAnswer,
-    responses=BINARY_ANSWER | responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra={"requestBody": BODY},
+    responses=BINARY_ANSWER,
+    body=BODY,
 )
-async def infer(name: Name, request: Request, scoring: ScoringServiceDep, timeout_ms: TimeoutMs = None) -> Response:
+async def oip_infer(name: Name, request: Request, scoring: ScoringServiceDep, timeout_ms: TimeoutMs = None) -> Response:
     """Score a tensor of images with a model, and return the scores as output tensors.
 
     The outputs are `log_likelihood` in nats, `bits_per_dim` and the conformal `p_value`, each with one float64 per
@@ -280,15 +231,17 @@ async def infer(name: Name, request: Request, scoring: ScoringServiceDep, timeou
     return await service.infer(scoring, name, request, timeout_ms)
 
 
-@infer_router.post(
+@router.post(
     f"{VERSION}/infer",
-    operation_id="oip_version_infer",
-    summary="Score a tensor of images with a version",
+    "Score a tensor of images with a version",
+    role="score",
+    queued=True,
+    errors=(404, 504),
     response_model=InferAnswer,
-    responses=BINARY_ANSWER | responses(400, 401, 404, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra={"requestBody": BODY},
+    responses=BINARY_ANSWER,
+    body=BODY,
 )
-async def infer_with_version(
+async def oip_version_infer(
     name: Name, version: Version, request: Request, scoring: ScoringServiceDep, timeout_ms: TimeoutMs = None
 ) -> Response:
     """Score a tensor of images with one version of a model, and return the scores as output tensors.

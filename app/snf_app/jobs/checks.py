@@ -1,27 +1,31 @@
+"""Checks that jobs can succeed, by what is on the disk, and their parameters in OpenAPI."""
+
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 
+from snf_app.datasets.service import entries
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, problem_of
 from snf_client.schemas.base import NAME_PATTERN, JobType
 from snf_client.schemas.calibrations import CalibrationParameters
+from snf_client.schemas.datasets import DatasetEntry
 from snf_client.schemas.evaluations import EvaluationParameters
-from snf_client.schemas.jobs import Estimate, JobRequest, ScoringParameters
+from snf_client.schemas.jobs import JobDataset, JobDatasets, JobDraft, JobRequest, ScoringParameters
 from snf_client.schemas.limits import LimitParameters
 from snf_client.schemas.recommendations import RecommendParameters
-from snf_client.schemas.training import MAX_MINUTES, ImageOptions
+from snf_client.schemas.training import ImageOptions
 from snf_models.anomaly.reference_images import as_seen, check_shape, check_summary
+from snf_models.artifacts.manifest import Manifest
 from snf_models.bulk.plan import MAX_PARTS, require_scorable
-from snf_models.datasets import DatasetStore, DatasetSummary, count_images, dataset_names, summarize
+from snf_models.datasets import DatasetStore, DatasetSummary, count_images, summarize
 from snf_models.errors import (
     AlphaUnattainable,
     ArchitectureInvalid,
@@ -32,6 +36,7 @@ from snf_models.errors import (
     DatasetUnfit,
     LocationRefused,
     ModelNotFound,
+    ModelsError,
     PresetNotFound,
     SettingUnsupported,
 )
@@ -39,24 +44,14 @@ from snf_models.evaluation.checks import check_anomalous, check_masks, check_nor
 from snf_models.flows.architecture import Architecture, features_of
 from snf_models.limits.good_images import check_unused
 from snf_models.locations.location import allowed_location
-from snf_models.naming import is_name, parse_ref
+from snf_models.naming import parse_ref
 from snf_models.pipeline.architecture_file import find_recipe
-from snf_models.pipeline.presets import ExpectedRanks, TrainingRecipe
+from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.recommendation.rule import check_train_images
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import ModelVersion, Registry
-from snf_models.texts import choices
 from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.calibration import attainable_alpha
-from snf_worker.jobs.record import DeviceKind, ModelJobType, Queue
-from snf_worker.jobs.submission import training_queue
-from snf_worker.jobs.worker_registry import (
-    MeasuredTraining,
-    MeasuredTrainings,
-    WorkerInfo,
-    WorkerRegistry,
-    kind_of_training,
-)
 from snf_worker.settings import Settings
 
 PARAMETERS: dict[JobType, type[BaseModel]] = {
@@ -132,128 +127,12 @@ def _rule(job_type: JobType, parameters: dict[str, str], request: dict[str, Any]
     return rule
 
 
-Parameters = TypeVar("Parameters", bound=BaseModel)
-
-
-def check_scoring(
-    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
-) -> tuple[str, int]:
-    """Raise 422 for an invalid scoring; return the model as ``name:version`` and the calibration's number."""
-    parameters = read_parameters(ScoringParameters, request)
-    version = find_calibrated(registry, request.model, parameters.calibration)
-    _check_alpha(parameters.alpha, version)
-    known = dataset_names(data_dir, datasets)
-    if request.dataset not in known:
-        raise unknown_dataset(request.dataset, known)
-    with _invalid_dataset("/body/dataset"):
-        require_scorable(request.dataset, version.manifest.preprocessing, data_dir, datasets)
-    count = count_images(request.dataset, data_dir, datasets)
-    parts = 1 if parameters.images_per_part is None else math.ceil(count / parameters.images_per_part)
-    if parts > MAX_PARTS:
-        raise invalid(
-            "/body/parameters/images_per_part",
-            f"expected at most {MAX_PARTS} parts, got {parts} for {count} images; choose a larger number",
-        )
-    return f"{version.name}:{version.version}", version.calibration
-
-
-def check_output(request: JobRequest, prefixes: Sequence[str], home: Path) -> None:
-    """Raise 422 if a scoring job may not write to the output location that it names."""
-    output = request.parameters.get("output")
-    if request.type == "score" and output is not None:
-        try:
-            allowed_location(output, prefixes, home)
-        except LocationRefused as error:
-            raise problem_of(error, "/body/parameters/output") from error
-
-
-def check_calibration(
-    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
-) -> tuple[str, None]:
-    """Raise 422 for an impossible calibration; return the model as ``name:version`` and no calibration."""
-    parameters = read_parameters(CalibrationParameters, request)
-    with _invalid_model():
-        model, version = registry.locate(parse_ref(request.model))
-        manifest = registry.with_calibration(model, version, OWN).manifest
-    if parameters.precision != "float32" and features_of(manifest.architecture) is not None:
-        raise invalid("/body/parameters/precision", "expected float32 for a model with features")
-    try:
-        summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
-        check_summary(request.dataset, summary, manifest)
-    except DatasetNotFound as error:
-        raise unknown_dataset(request.dataset, dataset_names(data_dir, datasets)) from error
-    except DatasetUnfit as error:
-        raise invalid("/body/dataset", f"it does not suit {model}:{version}: {_without_advice(error)}") from error
-    return f"{model}:{version}", None
-
-
-def check_evaluation(
-    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
-) -> tuple[str, int]:
-    """Raise 422 for an invalid evaluation; return the model as ``name:version`` and the calibration's number."""
-    parameters = read_parameters(EvaluationParameters, request)
-    version = find_calibrated(registry, request.model, parameters.calibration)
-    _check_alpha(parameters.alpha, version)
-    preprocessing = version.manifest.preprocessing
-    used = (version.manifest.training.dataset, version.calibration_summary.dataset)
-    with _invalid_dataset("/body/dataset"):
-        check_normals(request.dataset, used, preprocessing, parameters.adapt, data_dir, datasets)
-    for index, other in enumerate(parameters.against):
-        with _invalid_dataset(f"/body/parameters/against/{index}"):
-            check_anomalous(other, request.dataset, preprocessing, parameters.adapt, data_dir, datasets)
-    for other, masks in parameters.masks.items():
-        with _invalid_dataset(f"/body/parameters/masks/{other}"):
-            check_masks(datasets, masks)
-    return f"{version.name}:{version.version}", version.calibration
-
-
-def check_limit(
-    request: JobRequest, registry: Registry, data_dir: Path | None, datasets: DatasetStore
-) -> tuple[str, int]:
-    """Raise 422 for an invalid measurement; return the model as ``name:version`` and the calibration's number."""
-    parameters = read_parameters(LimitParameters, request)
-    version = find_calibrated(registry, request.model, parameters.calibration)
-    _check_alpha(parameters.alpha, version)
-    manifest = version.manifest
-    with _invalid_dataset("/body/dataset"):
-        check_unused(request.dataset, manifest, version.calibration_summary)
-        try:
-            summary = summarize(request.dataset, data_dir, datasets, as_seen(manifest.preprocessing))
-        except DatasetUnfit as error:
-            raise DatasetUnfit(_without_advice(error)) from error
-        check_shape(request.dataset, summary.image_shape, manifest.preprocessing)
-    return f"{version.name}:{version.version}", version.calibration
-
-
-def check_recommendation(request: JobRequest, data_dir: Path | None, datasets: DatasetStore) -> None:
-    parameters = read_parameters(RecommendParameters, request)
-    if request.model:
-        raise invalid("/body/model", "a job of type recommend has no model")
-    with _invalid_dataset("/body/dataset"):
-        images = ImageOptions.model_validate(parameters.image_settings)
-        check_train_images(request.dataset, summarize(request.dataset, data_dir, datasets, images).train)
-
-
-def require_model(request: JobRequest) -> None:
-    """Raise a 422 error if a job request names no model."""
-    if not request.model:
-        raise invalid("/body/model", f"expected a model, as a job of type {request.type} works with one")
-
-
-CHECKS: dict[ModelJobType, Callable[[JobRequest, Registry, Path | None, DatasetStore], tuple[str, int | None]]] = {
-    "score": check_scoring,
-    "calibrate": check_calibration,
-    "evaluate": check_evaluation,
-    "limit": check_limit,
-}
-"""The check of each job type that works with a registered model; it returns the model and its calibration."""
-
-
-def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
-    """Validate parameters as ``kind``; raise 422 for them and for a field that only trainings have."""
+def read_parameters(request: JobRequest) -> BaseModel:
+    """Validate the parameters of a job; raise 422 for them and for a field that only trainings have."""
     for name in TRAINING_ONLY:
         if name in request.model_fields_set:
             raise invalid(f"/body/{name}", f"a job of type {request.type} has no {name}")
+    kind = PARAMETERS[request.type]
     refuse_conversions(kind, request.parameters)
     try:
         return kind.model_validate(request.parameters)
@@ -262,204 +141,225 @@ def read_parameters(kind: type[Parameters], request: JobRequest) -> Parameters:
         raise invalid_fields(problems) from error
 
 
-def unknown_dataset(name: str, known: Collection[str]) -> Problem:
-    """Return a 422 ``Problem`` that lists the ``known`` datasets."""
-    return invalid("/body/dataset", f"{name!r} does not exist; {choices(name, known)}")
-
-
-def find_calibrated(registry: Registry, ref: str, calibration: int | None) -> ModelVersion:
-    """Return a version whose manifest and calibration, by default the active one, were read; raise 422."""
-    with _invalid_model():
-        name, number = registry.locate(parse_ref(ref))
-        calibrations = registry.calibrations(name, number)
-        if calibration is not None and calibration not in calibrations.numbers():
-            known = ", ".join(map(str, calibrations.numbers()))
-            raise invalid("/body/parameters/calibration", f"{name}:{number} has calibrations {known}")
-        used = calibrations.active() if calibration is None else calibration
-        version = registry.with_calibration(name, number, used)
-        _ = version.manifest, version.calibration_summary
-    return version
-
-
-def _without_advice(error: DatasetUnfit) -> str:
-    """Return the reason without advice for the parameters of a training, which does not help with a trained model."""
-    return error.detail.partition("; set ")[0]
-
-
-def _check_alpha(alpha: float | None, version: ModelVersion) -> None:
-    try:
-        attainable_alpha(alpha, version.calibration_summary.smallest_p)
-    except AlphaUnattainable as error:
-        raise problem_of(error, "/body/parameters/alpha") from error
-
-
 @contextmanager
-def _invalid_model() -> Iterator[None]:
+def _invalid(pointer: str, *errors: type[ModelsError]) -> Iterator[None]:
+    """Answer errors of some kinds as those of a part of the request."""
     try:
         yield
-    except (ModelNotFound, ArtifactError) as error:
-        raise invalid("/body/model", error.detail) from error
-
-
-@contextmanager
-def _invalid_dataset(pointer: str) -> Iterator[None]:
-    try:
-        yield
-    except (DatasetNotFound, DatasetUnfit) as error:
+    except errors as error:
         raise invalid(pointer, error.detail) from error
+
+
+DATASET = "/body/dataset"
+"""Pointer of errors that another dataset may cure."""
+OF_DATASETS = (DatasetNotFound, DatasetUnfit)
+NORMAL_IMAGES = ("calibrate", "evaluate", "limit")
+"""Types of jobs that take images which are normal for their model."""
+WITHOUT_MODEL = ("train", "recommend")
 
 
 @dataclass(frozen=True)
-class JobPlan:
-    """Where a checked job would run; ``preset`` is a training's preset or architecture, "" for other jobs."""
+class JobChecks:
+    """Checks that jobs can succeed, by what is on the disk. They raise 422."""
 
-    model: str
-    queue: Queue
-    workers: int
-    estimate: Estimate | None
-    calibration: int | None = None
-    preset: str = ""
+    settings: Settings
+    registry: Registry
+    datasets: DatasetStore
 
+    def check_training(
+        self, request: JobRequest
+    ) -> tuple[TrainingRecipe, Architecture, TrainingConfig, DatasetSummary]:
+        """Return a training's recipe, architecture, settings and dataset."""
+        if request.architecture is not None and "preset" in request.model_fields_set:
+            raise invalid("/body/preset", "expected a preset or an architecture, got both")
+        with _invalid("/body/preset", PresetNotFound), _invalid("/body/architecture", ArchitectureInvalid):
+            recipe = find_recipe(request.preset, request.architecture)
+        refuse_conversions(TrainingConfig, request.parameters)
+        try:
+            config = recipe.config(request.parameters)
+        except ValidationError as error:
+            found = [field_problem(item, ("body", "parameters"), recipe.parameters) for item in error.errors()]
+            raise invalid_fields(found) from error
+        with _invalid(DATASET, DatasetNotFound):
+            dataset = summarize(request.dataset, self.settings.data_dir, self.datasets, config)
+        try:
+            with (
+                _invalid(DATASET, DatasetUnfit),
+                _invalid("/body/parameters/backbone", BackboneMissing, BackboneUnfit),
+            ):
+                architecture = recipe.architecture_for(dataset.image_shape, config, self.settings.backbones_dir)
+        except ArchitectureInvalid as error:
+            setting = error.setting if isinstance(error, SettingUnsupported) else None
+            pointer = f"/body/parameters/{setting}" if setting in request.parameters else "/body/architecture"
+            raise invalid(pointer, error.detail) from error
+        return recipe, architecture, config, dataset
 
-def plan_job(
-    request: JobRequest,
-    settings: Settings,
-    registry: Registry,
-    datasets: DatasetStore,
-    workers: WorkerRegistry,
-    trainings: MeasuredTrainings,
-) -> JobPlan:
-    """Check that a job can succeed, on the disk and in the job store, without queueing it; raise 422."""
-    if request.type == "train":
-        return _plan_training(request, settings, datasets, workers, trainings)
-    if request.type == "recommend":
-        check_recommendation(request, settings.data_dir, datasets)
-        trainers = sum(Queue.TRAIN_CPU in worker.queues for worker in workers.workers())
-        return JobPlan("", Queue.TRAIN_CPU, trainers, None)
-    require_model(request)
-    model, calibration = CHECKS[request.type](request, registry, settings.data_dir, datasets)
-    check_output(request, settings.allowed_locations, settings.home)
-    serving = sum(Queue.SCORE in worker.queues for worker in workers.workers())
-    return JobPlan(model, Queue.SCORE, serving, None, calibration)
+    def check_recommendation(self, request: JobRequest) -> None:
+        parameters = read_parameters(request)
+        assert isinstance(parameters, RecommendParameters)
+        if request.model:
+            raise invalid("/body/model", "a job of type recommend has no model")
+        with _invalid(DATASET, *OF_DATASETS):
+            images = ImageOptions.model_validate(parameters.image_settings)
+            summary = summarize(request.dataset, self.settings.data_dir, self.datasets, images)
+            check_train_images(request.dataset, summary.train)
 
+    def check_model_job(self, request: JobRequest) -> tuple[str, int | None]:
+        """Return the model of another job, as ``name:version``, and the number of its calibration, if it uses one."""
+        if not request.model:
+            raise invalid("/body/model", f"expected a model, as a job of type {request.type} works with one")
+        parameters = read_parameters(request)
+        if isinstance(parameters, CalibrationParameters):
+            version = self.find_calibrated(request.model, OWN)
+            self._check_calibration(request.dataset, parameters, version.manifest)
+            return f"{version.name}:{version.version}", None
+        assert isinstance(parameters, ScoringParameters | EvaluationParameters | LimitParameters)
+        version = self.find_calibrated(request.model, parameters.calibration)
+        try:
+            attainable_alpha(parameters.alpha, version.calibration_summary.smallest_p)
+        except AlphaUnattainable as error:
+            raise problem_of(error, "/body/parameters/alpha") from error
+        match parameters:
+            case ScoringParameters():
+                self._check_scoring(request.dataset, parameters, version)
+            case EvaluationParameters():
+                self._check_evaluation(request.dataset, parameters, version)
+            case LimitParameters():
+                with _invalid(DATASET, *OF_DATASETS):
+                    check_unused(request.dataset, version.manifest, version.calibration_summary)
+                    shape = self._summary(request.dataset, version.manifest).image_shape
+                    check_shape(request.dataset, shape, version.manifest.preprocessing)
+        return f"{version.name}:{version.version}", version.calibration
 
-def require_feasible(plan: JobPlan) -> None:
-    """Raise 422 for a training that an earlier one shows to take over two weeks, or more than every worker's memory."""
-    estimate = plan.estimate
-    if estimate is None:
-        return
-    if estimate.seconds is not None and estimate.seconds > 60 * MAX_MINUTES:
-        days = estimate.seconds / 86_400
-        long = f"{days:.0f} days" if days < 1000 else f"{days / 365.25:,.0f} years"
-        raise Problem(
-            422,
-            "too-long-expected",
-            "The job is expected to take too long",
-            f"it is expected to take {long}; expected at most {MAX_MINUTES // 1440} days. Fewer steps, a smaller "
-            'preset or max_minutes take less; "force": true queues it all the same',
-            extensions={"seconds": estimate.seconds, "available_seconds": 60 * MAX_MINUTES},
+    def _check_scoring(self, dataset: str, parameters: ScoringParameters, version: ModelVersion) -> None:
+        data_dir, store = self.settings.data_dir, self.datasets
+        with _invalid(DATASET, *OF_DATASETS):
+            count = count_images(dataset, data_dir, store)
+            require_scorable(dataset, version.manifest.preprocessing, data_dir, store)
+        parts = 1 if parameters.images_per_part is None else math.ceil(count / parameters.images_per_part)
+        if parts > MAX_PARTS:
+            raise invalid(
+                "/body/parameters/images_per_part",
+                f"expected at most {MAX_PARTS} parts, got {parts} for {count} images; choose a larger number",
+            )
+        if parameters.output is not None:
+            try:
+                allowed_location(parameters.output, self.settings.allowed_locations, self.settings.home)
+            except LocationRefused as error:
+                raise problem_of(error, "/body/parameters/output") from error
+
+    def _check_calibration(self, dataset: str, parameters: CalibrationParameters, manifest: Manifest) -> None:
+        if parameters.precision != "float32" and features_of(manifest.architecture) is not None:
+            raise invalid("/body/parameters/precision", "expected float32 for a model with features")
+        with _invalid(DATASET, *OF_DATASETS):
+            check_summary(dataset, self._summary(dataset, manifest), manifest)
+
+    def _check_evaluation(self, dataset: str, parameters: EvaluationParameters, version: ModelVersion) -> None:
+        place = parameters.adapt, self.settings.data_dir, self.datasets
+        preprocessing = version.manifest.preprocessing
+        with _invalid(DATASET, *OF_DATASETS):
+            used = (version.manifest.training.dataset, version.calibration_summary.dataset)
+            check_normals(dataset, used, preprocessing, *place)
+        for index, other in enumerate(parameters.against):
+            with _invalid(f"/body/parameters/against/{index}", *OF_DATASETS):
+                check_anomalous(other, dataset, preprocessing, *place)
+        for other, masks in parameters.masks.items():
+            with _invalid(f"/body/parameters/masks/{other}", *OF_DATASETS):
+                check_masks(self.datasets, masks)
+
+    def _summary(self, dataset: str, manifest: Manifest) -> DatasetSummary:
+        """Summarize a dataset as a model sees it."""
+        try:
+            return summarize(dataset, self.settings.data_dir, self.datasets, as_seen(manifest.preprocessing))
+        except DatasetUnfit as error:
+            # The advice is about parameters of a training, which do not help with a trained model.
+            raise DatasetUnfit(error.detail.partition("; set ")[0]) from error
+
+    def find_calibrated(self, ref: str, calibration: int | None) -> ModelVersion:
+        """Return a version whose manifest and calibration, by default the active one, were read."""
+        with _invalid("/body/model", ModelNotFound, ArtifactError):
+            name, number = self.registry.locate(parse_ref(ref))
+            calibrations = self.registry.calibrations(name, number)
+            if calibration is not None and calibration not in calibrations.numbers():
+                known = ", ".join(map(str, calibrations.numbers()))
+                raise invalid("/body/parameters/calibration", f"{name}:{number} has calibrations {known}")
+            used = calibrations.active() if calibration is None else calibration
+            version = self.registry.with_calibration(name, number, used)
+            _ = version.manifest, version.calibration_summary
+        return version
+
+    def dataset_choices(self, draft: JobDraft) -> JobDatasets:
+        """Return all datasets, each that a job cannot use with a reason; raise 422 for a job that none makes valid."""
+        version = None
+        if draft.type not in WITHOUT_MODEL:
+            if draft.model is None:
+                raise invalid("/body/model", "expected a model, as a job of this type works with one")
+            version = self.find_calibrated(draft.model, None)
+        datasets = [self._checked(draft, entry, version) for entry in entries(self.datasets, self.settings.data_dir)]
+        return JobDatasets(datasets=datasets, suggested=_suggested(draft, version, datasets))
+
+    def _checked(self, draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) -> JobDataset:
+        given = draft.model_dump(exclude_unset=True, exclude={"model"} if draft.model is None else None)
+        named = {"model": "new"} if draft.type == "train" else {}
+        request = JobRequest(**(named | given), dataset=entry.name)
+        checks: dict[JobType, Callable[[JobRequest], object]] = {
+            "train": self.check_training,
+            "recommend": self.check_recommendation,
+        }
+        problem = entry.problem or _refusal(lambda: checks.get(request.type, self.check_model_job)(request))
+
+        def check_as_anomalies() -> None:
+            if version is not None and draft.type == "evaluate":
+                # That they differ from the normal images is left to the reader, who knows which these are.
+                place = bool(draft.parameters.get("adapt")), self.settings.data_dir, self.datasets
+                check_anomalous(entry.name, "", version.manifest.preprocessing, *place)
+
+        return JobDataset(
+            name=entry.name,
+            images=entry.images,
+            image_shape=entry.image_shape,
+            problem=problem,
+            problem_as_anomalies=entry.problem or _refusal(check_as_anomalies),
+            note=None if problem else _note(draft, entry, version),
         )
-    if estimate.fits is not False:
-        return
-    raise Problem(
-        422,
-        "out-of-memory-expected",
-        "The job is not expected to fit into memory",
-        f"it is expected to need {estimate.memory_bytes} bytes; expected at most {estimate.available_bytes}, the most "
-        f"that a running worker of {plan.queue} gives a training. A smaller batch_size or preset needs less; "
-        '"force": true queues it all the same',
-        extensions={"memory_bytes": estimate.memory_bytes, "available_bytes": estimate.available_bytes},
-    )
 
 
-def _plan_training(
-    request: JobRequest,
-    settings: Settings,
-    datasets: DatasetStore,
-    workers: WorkerRegistry,
-    trainings: MeasuredTrainings,
-) -> JobPlan:
-    if not is_name(request.model):
-        raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
-    recipe, architecture, config, dataset = check_training(request, settings.data_dir, datasets, settings.backbones_dir)
-    closed_form = architecture.kind == "feature_density"
-    if closed_form and request.device == "cuda":
-        raise invalid("/body/device", f"{request.preset} is fitted in closed form, on a CPU")
-    running = workers.workers()
-    queue = Queue.TRAIN_CPU if closed_form else training_queue(request.device, running)
-    device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
-    serving = [worker for worker in running if queue in worker.queues]
-    memories = [_memory_for_training(worker, queue) for worker in serving]
-    available = max((memory for memory in memories if memory is not None), default=None)
-    ranks = ExpectedRanks.of(architecture, config, dataset)
-    measured = trainings.latest(kind_of_training(architecture, config, device))
-    seconds = math.inf if measured is None else measured.seconds(config.max_steps, dataset.images)
-    if config.max_minutes is not None:
-        seconds = min(seconds, 60 * config.max_minutes)
-    estimate = Estimate(
-        seconds=seconds if math.isfinite(seconds) else None,
-        memory_bytes=None if measured is None else measured.memory_bytes,
-        fits=_fits(measured, dataset.images, available),
-        available_bytes=available,
-        ranked_images=ranks.images,
-        smallest_alpha=ranks.smallest_alpha,
-        images_for_default=ranks.images_for_default,
-    )
-    return JobPlan(request.model, queue, len(serving), estimate, preset=recipe.name)
+def _refusal(check: Callable[[], object]) -> str | None:
+    """Return why a check refuses a dataset, or None; raise what another dataset would not cure."""
+    try:
+        check()
+    except (DatasetUnfit, DatasetNotFound) as error:
+        return error.detail
+    except Problem as problem:
+        errors = problem.errors or []
+        if not errors or any(error.pointer != DATASET for error in errors):
+            raise
+        return "; ".join(error.detail for error in errors)
+    return None
 
 
-def _fits(measured: MeasuredTraining | None, images: int, available: int | None) -> bool | None:
-    """Return whether a training fits into memory; None if no training of its kind with as many images has shown it."""
-    if measured is None or available is None:
+def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) -> str | None:
+    """Return what to know before a dataset of normal images is chosen: which part is used, or that it may not suit."""
+    if version is None or draft.type not in NORMAL_IMAGES:
         return None
-    if measured.memory_bytes <= available:
-        return True if images <= measured.images else None
-    return False if images >= measured.images else None
+    trained_on = version.manifest.training.dataset
+    if entry.name not in (trained_on, version.calibration_summary.dataset):
+        advice = "choose it only if such images are normal for this model"
+        foreign = f"built-in images, and the model was trained on {trained_on}: {advice}"
+        return None if entry.origin == "stored" else foreign
+    left_out = f"the {entry.statistics + entry.calibration} images that training left out are used"
+    notes = {
+        "calibrate": f"the model was trained on it: only {left_out}" if entry.name == trained_on else None,
+        "evaluate": f"the model was made of it: only its {entry.test} test images are used",
+        "limit": "the model was made of it: only images of the part that fitted its statistics get defects",
+    }
+    return notes[draft.type]
 
 
-def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
-    """Return the most memory in bytes that a worker gives a training; None if it is not known."""
-    if worker.train_memory_bytes is not None:
-        return worker.train_memory_bytes
-    # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
-    return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
-
-
-def _check_recipe(request: JobRequest) -> TrainingRecipe:
-    """Return a training request's preset or own architecture as a recipe; raise 422 if it is invalid."""
-    if request.architecture is not None and "preset" in request.model_fields_set:
-        raise invalid("/body/preset", "expected a preset or an architecture, got both")
-    try:
-        return find_recipe(request.preset, request.architecture)
-    except PresetNotFound as error:
-        raise invalid("/body/preset", error.detail) from error
-    except ArchitectureInvalid as error:
-        raise invalid("/body/architecture", error.detail) from error
-
-
-def check_training(
-    request: JobRequest, data_dir: Path | None, store: DatasetStore, backbones: Path | None = None
-) -> tuple[TrainingRecipe, Architecture, TrainingConfig, DatasetSummary]:
-    """Return a training's recipe, architecture, settings and dataset, read from the disk; raise 422."""
-    recipe = _check_recipe(request)
-    refuse_conversions(TrainingConfig, request.parameters)
-    try:
-        config = recipe.config(request.parameters)
-    except ValidationError as error:
-        found = [field_problem(item, ("body", "parameters"), recipe.parameters) for item in error.errors()]
-        raise invalid_fields(found) from error
-    try:
-        dataset = summarize(request.dataset, data_dir, store, config)
-    except DatasetNotFound as error:
-        raise unknown_dataset(request.dataset, dataset_names(data_dir, store)) from error
-    try:
-        architecture = recipe.architecture_for(dataset.image_shape, config, backbones)
-    except DatasetUnfit as error:
-        raise invalid("/body/dataset", error.detail) from error
-    except ArchitectureInvalid as error:
-        setting = error.setting if isinstance(error, SettingUnsupported) else None
-        pointer = f"/body/parameters/{setting}" if setting in request.parameters else "/body/architecture"
-        raise invalid(pointer, error.detail) from error
-    except (BackboneMissing, BackboneUnfit) as error:
-        raise invalid("/body/parameters/backbone", error.detail) from error
-    return recipe, architecture, config, dataset
+def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:
+    """Return the dataset of the calibration in use or of the training; only a user can say which others are normal."""
+    if draft.type not in ("evaluate", "limit") or version is None:
+        return None
+    usable = {dataset.name for dataset in datasets if dataset.problem is None}
+    related = (version.calibration_summary.dataset, version.manifest.training.dataset)
+    return next((name for name in related if name in usable), None)

@@ -11,19 +11,17 @@ from fastapi import Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, Field
 
-from snf_app.access.permissions import CallerScope, MayAdminister, MayRead, MayTrain, caller_of
-from snf_app.http.errors import draining, pattern, responses
-from snf_app.http.openapi import located
-from snf_app.http.router import JsonRoute, Router, in_job_store_threads
+from snf_app.access.permissions import caller_of
+from snf_app.http.errors import draining, pattern
+from snf_app.http.openapi import created
+from snf_app.http.router import Router, in_job_store_threads
 from snf_app.jobs.events import EVENT_ID, Cursor, EventStream
-from snf_app.jobs.service import NO_WORKER, dataset_choices, job_view
+from snf_app.jobs.service import NO_WORKER, job_view
 from snf_app.state import (
-    DatasetStoreDep,
     DrainingDep,
     EventStreamsDep,
     JobServiceDep,
     JobStoreDep,
-    RegistryDep,
     SettingsDep,
     WorkerRegistryDep,
 )
@@ -37,8 +35,8 @@ from snf_worker.settings import Settings
 JOB_ID = pattern(r"^[0-9a-z]{26}$", "the id of a job, 26 of 0-9 a-z")
 
 # Plain functions: the router runs them in threads, where the job store may block.
-router = Router(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute, uses_job_store=True)
-workers_router = Router(prefix="/v1/workers", tags=["jobs"], dependencies=[MayRead], uses_job_store=True)
+router = Router("/v1/jobs", "jobs", uses_job_store=True)
+workers_router = Router("/v1/workers", "jobs", uses_job_store=True)
 
 JobId = Annotated[str, PathParameter(description="The job's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 IdempotencyKey = Annotated[
@@ -59,16 +57,9 @@ class JobQuery(BaseModel):
     limit: int = Field(50, ge=1, le=200, description="Most jobs in one page.")
 
 
-@router.post(
-    "",
-    operation_id="submit_job",
-    summary="Submit a job",
-    dependencies=[MayTrain],
-    status_code=202,
-    responses={202: located("The job is queued.", "job"), **responses(401, 409, 413, 415, 422, 429, 500, 503, 507)},
-)
+@router.post("", "Submit a job", role="train", errors=(409, 507), **created(202, "The job is queued.", "job"))
 def submit_job(
-    job: JobRequest, service: JobServiceDep, response: Response, scope: CallerScope, key: IdempotencyKey = None
+    job: JobRequest, service: JobServiceDep, request: Request, response: Response, key: IdempotencyKey = None
 ) -> JobView:
     """Submit a background job, such as a training: check it and add it to a queue.
 
@@ -88,18 +79,12 @@ def submit_job(
     A job that changes what is served needs the role `admin`: a training with `promote`, a calibration
     without `"activate": false`.
     """
-    queued = service.submit(job, scope, key)
+    queued = service.submit(job, request.scope, key)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
     return job_view(queued, service.workers.served())
 
 
-@router.post(
-    "/estimate",
-    operation_id="estimate_job",
-    summary="Estimate a job",
-    dependencies=[MayTrain],
-    responses=responses(401, 409, 413, 415, 422, 429, 500, 503),
-)
+@router.post("/estimate", "Estimate a job", role="train", errors=(409,))
 def estimate_job(job: JobRequest, service: JobServiceDep, jobs: JobStoreDep) -> EstimatedJob:
     """Check a job request and estimate its time and memory by earlier jobs, without queueing the job.
 
@@ -115,19 +100,9 @@ def estimate_job(job: JobRequest, service: JobServiceDep, jobs: JobStoreDep) -> 
     )
 
 
-@router.post(
-    "/datasets", include_in_schema=False, operation_id="check_datasets", dependencies=[MayTrain]
-)  # the earlier path
-@router.post(
-    "/check-datasets",
-    operation_id="check_datasets",
-    summary="Check which datasets a job can take",
-    dependencies=[MayTrain],
-    responses=responses(401, 409, 413, 415, 422, 429, 500),
-)
-def check_datasets(
-    draft: JobDraft, settings: SettingsDep, registry: RegistryDep, datasets: DatasetStoreDep
-) -> JobDatasets:
+@router.post("/datasets", role="train", include_in_schema=False)  # the earlier path
+@router.post("/check-datasets", "Check which datasets a job can take", role="train", errors=(409,))
+def check_datasets(draft: JobDraft, service: JobServiceDep) -> JobDatasets:
     """List all datasets; each one that the job described in the request cannot use comes with the reason.
 
     No job is queued. The former path `/v1/jobs/datasets` still answers; it is deprecated.
@@ -136,16 +111,10 @@ def check_datasets(
     evaluation or a detection limit, that of the calibration in use or of the training, if it has images that neither
     used. `note` is what to know before a dataset is chosen: which of its images are used, or that they may not suit.
     """
-    return dataset_choices(draft, settings, registry, datasets)
+    return service.dataset_choices(draft)
 
 
-@router.get(
-    "",
-    operation_id="list_jobs",
-    summary="List jobs, newest first",
-    dependencies=[MayRead],
-    responses=responses(401, 422, 500, 503),
-)
+@router.get("", "List jobs, newest first")
 def list_jobs(
     jobs: JobStoreDep, workers: WorkerRegistryDep, settings: SettingsDep, query: Annotated[JobQuery, Query()]
 ) -> JobList:
@@ -158,13 +127,7 @@ def list_jobs(
     return JobList(jobs=[job_view(job, served, home=settings.home) for job in page.jobs], next=page.next)
 
 
-@router.get(
-    "/{job_id}",
-    operation_id="get_job",
-    summary="Show a job",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500, 503),
-)
+@router.get("/{job_id}", "Show a job", errors=(404,))
 def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep, settings: SettingsDep) -> JobView:
     """Show a job with its status and progress.
 
@@ -174,15 +137,7 @@ def get_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep, settin
     return job_view(job, workers.served(), jobs.position(job), settings.home)
 
 
-@router.delete(
-    "/{job_id}",
-    operation_id="delete_job",
-    summary="Delete a job that has ended",
-    dependencies=[MayAdminister],
-    status_code=204,
-    response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503, 507),
-)
+@router.delete("/{job_id}", "Delete a job that has ended", role="admin", errors=(404, 409, 507))
 def delete_job(job_id: JobId, service: JobServiceDep) -> None:
     """Delete a job that has ended, with its files.
 
@@ -194,14 +149,7 @@ def delete_job(job_id: JobId, service: JobServiceDep) -> None:
     service.delete(job_id)
 
 
-@router.post(
-    "/{job_id}/cancel",
-    operation_id="cancel_job",
-    summary="Cancel a job",
-    dependencies=[MayTrain],
-    status_code=202,
-    responses=responses(401, 404, 409, 422, 500, 503),
-)
+@router.post("/{job_id}/cancel", "Cancel a job", role="train", errors=(404, 409), status_code=202)
 def cancel_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
     """Cancel a waiting job at once, or ask a running job to stop.
 
@@ -210,14 +158,7 @@ def cancel_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> 
     return job_view(jobs.request_cancel(job_id), workers.served())
 
 
-@router.post(
-    "/{job_id}/pause",
-    operation_id="pause_job",
-    summary="Pause a job",
-    dependencies=[MayTrain],
-    status_code=202,
-    responses=responses(401, 404, 409, 422, 500, 503),
-)
+@router.post("/{job_id}/pause", "Pause a job", role="train", errors=(404, 409), status_code=202)
 def pause_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> JobView:
     """Pause a queued job at once, or a running job after it has written a checkpoint.
 
@@ -226,14 +167,7 @@ def pause_job(job_id: JobId, jobs: JobStoreDep, workers: WorkerRegistryDep) -> J
     return job_view(jobs.request_pause(job_id), workers.served())
 
 
-@router.post(
-    "/{job_id}/resume",
-    operation_id="resume_job",
-    summary="Resume a paused job",
-    dependencies=[MayTrain],
-    status_code=202,
-    responses=responses(401, 404, 409, 422, 500, 503),
-)
+@router.post("/{job_id}/resume", "Resume a paused job", role="train", errors=(404, 409), status_code=202)
 def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
     """Resume a paused job by queueing it ahead of the jobs that have not run yet.
 
@@ -244,28 +178,24 @@ def resume_job(job_id: JobId, service: JobServiceDep) -> JobView:
 
 @router.post(
     "/{job_id}/retry",
-    operation_id="retry_job",
-    summary="Retry a failed or cancelled job",
-    dependencies=[MayTrain],
-    status_code=202,
-    responses={
-        202: located("A new job is queued, with `retry_of` this job. A second call returns the same job.", "new job"),
-        **responses(401, 404, 409, 422, 500, 503, 507),
-    },
+    "Retry a failed or cancelled job",
+    role="train",
+    errors=(404, 409, 507),
+    **created(202, "A new job is queued, with `retry_of` this job. A second call returns the same job.", "new job"),
 )
-def retry_job(job_id: JobId, service: JobServiceDep, response: Response, scope: CallerScope) -> JobView:
+def retry_job(job_id: JobId, service: JobServiceDep, request: Request, response: Response) -> JobView:
     """Retry a failed or cancelled job as a new job.
 
     The new job continues from the newest checkpoint, if there is one. 409 if the job neither failed nor was cancelled.
 
     It needs the role `admin` where the submission needed it.
     """
-    queued = service.retry(job_id, scope)
+    queued = service.retry(job_id, request.scope)
     response.headers["Location"] = f"/v1/jobs/{queued.id}"
     return job_view(queued, service.workers.served())
 
 
-@workers_router.get("", operation_id="list_workers", summary="List the workers", responses=responses(401, 500, 503))
+@workers_router.get("", "List the workers")
 def list_workers(workers: WorkerRegistryDep) -> WorkerList:
     """List the running worker processes, each with its device, queues, state and current job."""
     return WorkerList(workers=[WorkerView.model_validate(worker) for worker in workers.workers()])
@@ -297,8 +227,6 @@ def followed_job(job_id: JobId, jobs: JobStoreDep, settings: SettingsDep) -> str
 ExistingJob = Annotated[Job, Depends(in_job_store_threads(existing_job))]
 FollowedJob = Annotated[str, Depends(in_job_store_threads(followed_job))]
 
-
-events_router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead])
 
 EXAMPLE = """retry: 2000
 
@@ -359,12 +287,8 @@ def cursor(
     return Cursor.parse(given) if given else Cursor()
 
 
-@events_router.get(
-    "/{job_id}/events",
-    operation_id="follow_job",
-    summary="Follow a job",
-    response_class=Response,
-    responses={**responses(401, 404, 422, 429, 500, 503), 200: STREAM, 204: OVER},
+@router.get(
+    "/{job_id}/events", "Follow a job", errors=(404,), response_class=Response, responses={200: STREAM, 204: OVER}
 )
 async def follow_job(
     job_id: FollowedJob,

@@ -11,8 +11,8 @@ from fastapi import Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
-from snf_app.access.permissions import MayRead
-from snf_app.http.errors import Problem, responses
+from snf_app.http.errors import Problem
+from snf_app.http.openapi import BINARY, sends
 from snf_app.http.router import Router
 from snf_app.jobs.endpoints import ExistingJob, folder_of
 from snf_app.jobs.service import curve_answer
@@ -27,7 +27,7 @@ from snf_worker.jobs.record import RECOMMENDATION, REPORT_HTML, REPORT_JSON, SCO
 from snf_worker.settings import Settings
 
 # Plain functions: the router runs them in threads, where job store and disk may block.
-router = Router(prefix="/v1/jobs", tags=["jobs"], dependencies=[MayRead], uses_job_store=True)
+router = Router("/v1/jobs", "jobs", uses_job_store=True)
 
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"
@@ -51,11 +51,10 @@ class ResultQuery(BaseModel):
 
 @router.get(
     "/{job_id}/metrics",
-    operation_id="get_job_metrics",
-    summary="Show the training curve of a job",
+    "Show the training curve of a job",
+    errors=(404,),
     response_model=TrainingCurve,
     responses={
-        **responses(401, 404, 422, 500, 503),
         200: {
             "description": "The curve.",
             "content": {"text/csv": {"schema": {"type": "string"}, "example": f"{','.join(COLUMNS)}\n"}},
@@ -77,13 +76,7 @@ def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[Cu
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-@router.get(
-    "/{job_id}/log",
-    operation_id="get_job_log",
-    summary="Show the end of a job's log",
-    response_class=PlainTextResponse,
-    responses=responses(401, 404, 422, 500, 503),
-)
+@router.get("/{job_id}/log", "Show the end of a job's log", errors=(404,), response_class=PlainTextResponse)
 def get_job_log(
     job: ExistingJob,
     settings: SettingsDep,
@@ -108,12 +101,7 @@ def get_job_log(
     return PlainTextResponse(b"".join(lines[-tail:]).decode("utf-8", errors="replace"))
 
 
-@router.get(
-    "/{job_id}/samples",
-    operation_id="list_job_samples",
-    summary="List the previews of a training",
-    responses=responses(401, 404, 422, 500, 503),
-)
+@router.get("/{job_id}/samples", "List the previews of a training", errors=(404,))
 def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
     """List the sample images that were drawn from the model during a training job, by training step.
 
@@ -127,16 +115,9 @@ def list_job_samples(job: ExistingJob, settings: SettingsDep) -> Previews:
 
 @router.get(
     "/{job_id}/samples/{step}",
-    operation_id="get_job_sample",
-    summary="Show a preview of a training",
-    response_class=Response,
-    responses={
-        **responses(401, 404, 422, 500, 503),
-        200: {
-            "description": "A grid of samples.",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-        },
-    },
+    "Show a preview of a training",
+    errors=(404,),
+    **sends("A grid of samples.", "image/png"),
 )
 def get_job_sample(
     job: ExistingJob,
@@ -159,18 +140,17 @@ def get_job_sample(
 
 @router.get(
     "/{job_id}/result",
-    operation_id="get_job_result",
-    summary="Show the result of a job",
+    "Show the result of a job",
+    errors=(404, 409),
     response_model=CalibrationResult | LimitResult | JobResult | EvaluationReport | RecommendationRecord,
     responses={
         200: {
             "description": "The result of the job.",
             "content": {
-                PARQUET: {"schema": {"type": "string", "format": "binary"}},
+                PARQUET: BINARY,
                 "text/html": {"schema": {"type": "string"}},
             },
         },
-        **responses(401, 404, 409, 422, 500, 503),
     },
 )
 def get_job_result(

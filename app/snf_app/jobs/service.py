@@ -1,6 +1,9 @@
+"""Jobs over HTTP: their submission, the answers about them, and the watch over the job store."""
+
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -12,43 +15,74 @@ from celery import Celery  # type: ignore[import-untyped]
 from starlette.types import Scope
 
 from snf_app.access.permissions import caller_of, require
-from snf_app.datasets.service import entries
 from snf_app.http.errors import Problem, invalid
-from snf_app.jobs.checks import (
-    CHECKS,
-    JobPlan,
-    check_recommendation,
-    check_training,
-    find_calibrated,
-    plan_job,
-    require_feasible,
-)
+from snf_app.jobs.checks import JobChecks
 from snf_client.schemas.base import JobType
-from snf_client.schemas.datasets import DatasetEntry
-from snf_client.schemas.jobs import JobDataset, JobDatasets, JobDraft, JobRequest, JobView
-from snf_client.schemas.training import CurvePoint, Validation
-from snf_models.datasets import DatasetStore
+from snf_client.schemas.jobs import Estimate, JobRequest, JobView
+from snf_client.schemas.training import MAX_MINUTES, CurvePoint, Validation
 from snf_models.disk import locked, require_room, usable_bytes
-from snf_models.errors import DatasetNotFound, DatasetUnfit
-from snf_models.evaluation.checks import check_anomalous
-from snf_models.registry.registry import ModelVersion, Registry
+from snf_models.naming import is_name
+from snf_models.pipeline.presets import ExpectedRanks
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.events import CurveEvents, thin
-from snf_worker.jobs.record import Job, Queue, Status, new_job
+from snf_worker.jobs.record import DeviceKind, Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, resume, retry, submit
-from snf_worker.jobs.worker_registry import MeasuredTrainings, WorkerRegistry
+from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, resume, retry, submit, training_queue
+from snf_worker.jobs.worker_registry import (
+    MeasuredTraining,
+    MeasuredTrainings,
+    WorkerInfo,
+    WorkerRegistry,
+    kind_of_training,
+)
 from snf_worker.runtime.reconciler import remove_job
-from snf_worker.settings import Settings
 
 
 @dataclass(frozen=True)
-class JobService:
+class JobPlan:
+    """Where a checked job would run; ``preset`` is a training's preset or architecture, "" for other jobs."""
+
+    model: str
+    queue: Queue
+    workers: int
+    estimate: Estimate | None
+    calibration: int | None = None
+    preset: str = ""
+
+
+def require_feasible(plan: JobPlan) -> None:
+    """Raise 422 for a training that an earlier one shows to take over two weeks, or more than every worker's memory."""
+    estimate = plan.estimate
+    if estimate is None:
+        return
+    if estimate.seconds is not None and estimate.seconds > 60 * MAX_MINUTES:
+        days = estimate.seconds / 86_400
+        long = f"{days:.0f} days" if days < 1000 else f"{days / 365.25:,.0f} years"
+        raise Problem(
+            422,
+            "too-long-expected",
+            "The job is expected to take too long",
+            f"it is expected to take {long}; expected at most {MAX_MINUTES // 1440} days. Fewer steps, a smaller "
+            'preset or max_minutes take less; "force": true queues it all the same',
+            extensions={"seconds": estimate.seconds, "available_seconds": 60 * MAX_MINUTES},
+        )
+    if estimate.fits is not False:
+        return
+    raise Problem(
+        422,
+        "out-of-memory-expected",
+        "The job is not expected to fit into memory",
+        f"it is expected to need {estimate.memory_bytes} bytes; expected at most {estimate.available_bytes}, the most "
+        f"that a running worker of {plan.queue} gives a training. A smaller batch_size or preset needs less; "
+        '"force": true queues it all the same',
+        extensions={"memory_bytes": estimate.memory_bytes, "available_bytes": estimate.available_bytes},
+    )
+
+
+@dataclass(frozen=True)
+class JobService(JobChecks):
     """Checks of a caller's role and of job requests, then queueing. Methods block and raise ``BrokerDown``."""
 
-    settings: Settings
-    registry: Registry
-    datasets: DatasetStore
     jobs: JobStore
     celery: Celery
     workers: WorkerRegistry
@@ -56,7 +90,42 @@ class JobService:
 
     def plan(self, request: JobRequest) -> JobPlan:
         """Check that a job can succeed, without queueing it; raise 422."""
-        return plan_job(request, self.settings, self.registry, self.datasets, self.workers, self.trainings)
+        if request.type == "train":
+            return self._plan_training(request)
+        if request.type == "recommend":
+            self.check_recommendation(request)
+            return JobPlan("", Queue.TRAIN_CPU, len(_serving(Queue.TRAIN_CPU, self.workers.workers())), None)
+        model, calibration = self.check_model_job(request)
+        return JobPlan(model, Queue.SCORE, len(_serving(Queue.SCORE, self.workers.workers())), None, calibration)
+
+    def _plan_training(self, request: JobRequest) -> JobPlan:
+        if not is_name(request.model):
+            raise invalid("/body/model", f"{request.model!r} is not a name; a new version is numbered by itself")
+        recipe, architecture, config, dataset = self.check_training(request)
+        closed_form = architecture.kind == "feature_density"
+        if closed_form and request.device == "cuda":
+            raise invalid("/body/device", f"{request.preset} is fitted in closed form, on a CPU")
+        running = self.workers.workers()
+        queue = Queue.TRAIN_CPU if closed_form else training_queue(request.device, running)
+        device: DeviceKind = "cuda" if queue is Queue.TRAIN_GPU else "cpu"
+        serving = _serving(queue, running)
+        memories = [_memory_for_training(worker, queue) for worker in serving]
+        available = max((memory for memory in memories if memory is not None), default=None)
+        ranks = ExpectedRanks.of(architecture, config, dataset)
+        measured = self.trainings.latest(kind_of_training(architecture, config, device))
+        seconds = math.inf if measured is None else measured.seconds(config.max_steps, dataset.images)
+        if config.max_minutes is not None:
+            seconds = min(seconds, 60 * config.max_minutes)
+        estimate = Estimate(
+            seconds=seconds if math.isfinite(seconds) else None,
+            memory_bytes=None if measured is None else measured.memory_bytes,
+            fits=_fits(measured, dataset.images, available),
+            available_bytes=available,
+            ranked_images=ranks.images,
+            smallest_alpha=ranks.smallest_alpha,
+            images_for_default=ranks.images_for_default,
+        )
+        return JobPlan(request.model, queue, len(serving), estimate, preset=recipe.name)
 
     def submit(self, request: JobRequest, scope: Scope, idempotency_key: str | None) -> Job:
         """Check and queue a job; a repeated key returns the earlier one; raise 403, 422 or ``TooManyJobs``."""
@@ -111,6 +180,27 @@ class JobService:
 
     def _require_room(self) -> None:
         require_room(self.settings.home, ROOM_BYTES)
+
+
+def _serving(queue: Queue, running: list[WorkerInfo]) -> list[WorkerInfo]:
+    return [worker for worker in running if queue in worker.queues]
+
+
+def _fits(measured: MeasuredTraining | None, images: int, available: int | None) -> bool | None:
+    """Return whether a training fits into memory; None if no training of its kind with as many images has shown it."""
+    if measured is None or available is None:
+        return None
+    if measured.memory_bytes <= available:
+        return True if images <= measured.images else None
+    return False if images >= measured.images else None
+
+
+def _memory_for_training(worker: WorkerInfo, queue: Queue) -> int | None:
+    """Return the most memory in bytes that a worker gives a training; None if it is not known."""
+    if worker.train_memory_bytes is not None:
+        return worker.train_memory_bytes
+    # The memory of the machine says nothing of what a GPU has, nor of what a training on it takes.
+    return None if queue is Queue.TRAIN_GPU else worker.memory_bytes
 
 
 def _own(idempotency_key: str, scope: Scope) -> str:
@@ -204,102 +294,6 @@ def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title:
             f"job {job.id} is {job.status.value} and uses {name}; cancel it first or wait for its end",
             extensions={"job": job.id},
         )
-
-
-DATASET = "/body/dataset"
-"""Pointer of errors that another dataset may cure."""
-NORMAL_IMAGES = ("calibrate", "evaluate", "limit")
-"""Types of jobs that take images which are normal for their model."""
-WITHOUT_MODEL = ("train", "recommend")
-
-
-def dataset_choices(draft: JobDraft, settings: Settings, registry: Registry, store: DatasetStore) -> JobDatasets:
-    """Return all datasets, each that the job cannot use with a reason; raise 422 for a job that none makes valid."""
-    if draft.type not in WITHOUT_MODEL and draft.model is None:
-        raise invalid("/body/model", "expected a model, as a job of this type works with one")
-    version = None if draft.type in WITHOUT_MODEL else find_calibrated(registry, draft.model or "", None)
-    datasets = [
-        _checked(draft, entry, version, settings, registry, store) for entry in entries(store, settings.data_dir)
-    ]
-    return JobDatasets(datasets=datasets, suggested=_suggested(draft, version, datasets))
-
-
-def _checked(
-    draft: JobDraft,
-    entry: DatasetEntry,
-    version: ModelVersion | None,
-    settings: Settings,
-    registry: Registry,
-    store: DatasetStore,
-) -> JobDataset:
-    given = draft.model_dump(exclude_unset=True, exclude={"model"} if draft.model is None else None)
-    named = {"model": "new"} if draft.type == "train" else {}
-    request = JobRequest(**(named | given), dataset=entry.name)
-
-    def check() -> None:
-        if request.type == "train":
-            check_training(request, settings.data_dir, store, settings.backbones_dir)
-        elif request.type == "recommend":
-            check_recommendation(request, settings.data_dir, store)
-        else:
-            CHECKS[request.type](request, registry, settings.data_dir, store)
-
-    def check_as_anomalies() -> None:
-        if version is not None and draft.type == "evaluate":
-            # That they differ from the normal images is left to the reader, who knows which these are.
-            adapt = bool(draft.parameters.get("adapt"))
-            check_anomalous(entry.name, "", version.manifest.preprocessing, adapt, settings.data_dir, store)
-
-    problem = entry.problem or _refusal(check)
-    return JobDataset(
-        name=entry.name,
-        images=entry.images,
-        image_shape=entry.image_shape,
-        problem=problem,
-        problem_as_anomalies=entry.problem or _refusal(check_as_anomalies),
-        note=None if problem else _note(draft, entry, version),
-    )
-
-
-def _refusal(check: Callable[[], None]) -> str | None:
-    """Return why a check refuses a dataset, or None; raise what another dataset would not cure."""
-    try:
-        check()
-    except (DatasetUnfit, DatasetNotFound) as error:
-        return error.detail
-    except Problem as problem:
-        errors = problem.errors or []
-        if not errors or any(error.pointer != DATASET for error in errors):
-            raise
-        return "; ".join(error.detail for error in errors)
-    return None
-
-
-def _note(draft: JobDraft, entry: DatasetEntry, version: ModelVersion | None) -> str | None:
-    """Return what to know before a dataset of normal images is chosen: which part is used, or that it may not suit."""
-    if version is None or draft.type not in NORMAL_IMAGES:
-        return None
-    trained_on = version.manifest.training.dataset
-    if entry.name not in (trained_on, version.calibration_summary.dataset):
-        advice = "choose it only if such images are normal for this model"
-        foreign = f"built-in images, and the model was trained on {trained_on}: {advice}"
-        return None if entry.origin == "stored" else foreign
-    left_out = f"the {entry.statistics + entry.calibration} images that training left out are used"
-    notes = {
-        "calibrate": f"the model was trained on it: only {left_out}" if entry.name == trained_on else None,
-        "evaluate": f"the model was made of it: only its {entry.test} test images are used",
-        "limit": "the model was made of it: only images of the part that fitted its statistics get defects",
-    }
-    return notes[draft.type]
-
-
-def _suggested(draft: JobDraft, version: ModelVersion | None, datasets: list[JobDataset]) -> str | None:
-    """Return the dataset of the calibration in use or of the training; only a user can say which others are normal."""
-    if draft.type not in ("evaluate", "limit") or version is None:
-        return None
-    usable = {dataset.name for dataset in datasets if dataset.problem is None}
-    related = (version.calibration_summary.dataset, version.manifest.training.dataset)
-    return next((name for name in related if name in usable), None)
 
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,6 @@ from typing import Annotated
 
 from fastapi import Path, Response
 
-from snf_app.access.permissions import MayRead
-from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.state import RegistryDep
 from snf_client.schemas.limits import LimitList, LimitView
@@ -15,7 +13,7 @@ from snf_models.limits.card import limit_chart
 from snf_models.naming import parse_ref
 
 # Plain functions: the framework runs them in threads, where the disk may block.
-router = Router(prefix="/v1/models/{ref}/limits", tags=["limits"], dependencies=[MayRead])
+router = Router("/v1/models/{ref}/limits", "limits")
 
 Number = Annotated[int, Path(ge=1, lt=10**9, description="Limits are numbered from 1.", examples=[1])]
 SVG = "image/svg+xml"
@@ -25,12 +23,7 @@ HEADERS = {
 }
 
 
-@router.get(
-    "",
-    operation_id="list_limits",
-    summary="List the detection limits of a model",
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("", "List the detection limits of a model", errors=(404, 409))
 def list_limits(ref: str, registry: RegistryDep) -> LimitList:
     """List the detection limits of a model version, newest first.
 
@@ -47,12 +40,7 @@ def list_limits(ref: str, registry: RegistryDep) -> LimitList:
     return LimitList(model=name, version=version, active=active, limits=limits)
 
 
-@router.get(
-    "/{number}",
-    operation_id="get_limit",
-    summary="Show a detection limit of a model",
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("/{number}", "Show a detection limit of a model", errors=(404, 409))
 def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
     """Show one detection limit of a model version, the size of the smallest defects that the version finds.
 
@@ -67,11 +55,10 @@ def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
 
 @router.get(
     "/{number}/chart",
-    operation_id="get_limit_chart",
-    summary="Draw a detection limit of a model",
+    "Draw a detection limit of a model",
+    errors=(404, 409),
     response_class=Response,
     responses={
-        **responses(401, 404, 409, 422, 500),
         200: {"description": "The picture.", "content": {SVG: {"schema": {"type": "string"}, "example": "<svg ..."}}},
     },
 )

@@ -2,18 +2,16 @@ from __future__ import annotations
 
 from functools import cache
 
-from snf_app.access.permissions import MayRead
-from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_client.schemas.jobs import JobRequest
 from snf_client.schemas.training import PresetList, PresetView
 from snf_models.pipeline.presets import PRESETS, Preset
 from snf_models.training.config import TrainingConfig
 
-router = Router(prefix="/v1/presets", tags=["jobs"], dependencies=[MayRead])
+router = Router("/v1/presets", "jobs")
 
 
-@router.get("", operation_id="list_presets", summary="List the presets", responses=responses(401, 500))
+@router.get("", "List the presets")
 async def list_presets() -> PresetList:
     """List the training presets, which are named model architectures.
 

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Path, Query, Request, Response
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel, Field
 
-from snf_app.access.permissions import MayAdminister, MayRead, MayTrain
 from snf_app.calibrations.service import view_of
-from snf_app.http.errors import responses, unsupported_media_type
-from snf_app.http.openapi import located
-from snf_app.http.router import ClosedStream, JsonRoute, PageQuery, Router
+from snf_app.http.errors import unsupported_media_type
+from snf_app.http.openapi import BINARY, created, sends
+from snf_app.http.router import ClosedStream, PageQuery, Router
 from snf_app.jobs.service import refuse_used_model, refuse_used_version
 from snf_app.registry.service import detail, summary, unfit_reasons
 from snf_app.state import DriftMonitorDep, JobStoreDep, ModelPoolDep, ModelUploadsDep, RegistryDep, SettingsDep
@@ -25,22 +24,13 @@ from snf_models.naming import parse_ref
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import Registry
 
-router = Router(prefix="/v1/models", tags=["models"])
-versions_router = Router(
-    prefix="/v1/models/{name}", tags=["models"], dependencies=[MayAdminister], route_class=JsonRoute
-)
+router = Router("/v1/models", "models")
 
 Alias = Annotated[Name, Path(description="`live` is the version of the plain name.", examples=["champion"])]
 Version = Annotated[int, Path(ge=1, lt=10**9, examples=[3])]
 
 
-@router.get(
-    "",
-    operation_id="list_models",
-    summary="List the models",
-    dependencies=[MayRead],
-    responses=responses(401, 422, 500),
-)
+@router.get("", "List the models")
 async def list_models(
     pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep, query: Annotated[PageQuery, Query()]
 ) -> ModelPage:
@@ -58,13 +48,7 @@ async def list_models(
     return await asyncio.to_thread(read)
 
 
-@router.get(
-    "/{ref}",
-    operation_id="get_model",
-    summary="Show one version of a model",
-    dependencies=[MayRead],
-    responses=responses(401, 404, 409, 422, 500),
-)
+@router.get("/{ref}", "Show one version of a model", errors=(404, 409))
 async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: DriftMonitorDep) -> ModelDetail:
     """Show the details of one version of a model, chosen by version number or alias.
 
@@ -83,12 +67,7 @@ async def get_model(ref: str, pool: ModelPoolDep, registry: RegistryDep, drift: 
 
 
 # Plain functions: the framework runs them in threads, where disk and job store may block.
-@versions_router.put(
-    "/aliases/{alias}",
-    operation_id="move_alias",
-    summary="Point an alias at a version",
-    responses=responses(401, 404, 409, 413, 415, 422, 429, 500, 507),
-)
+@router.put("/{name}/aliases/{alias}", "Point an alias at a version", role="admin", errors=(404, 409, 507))
 def move_alias(name: Name, alias: Alias, target: AliasTarget, registry: RegistryDep) -> Aliases:
     """Create an alias (a name for one version) of a model, or point the alias at another version.
 
@@ -104,14 +83,7 @@ def move_alias(name: Name, alias: Alias, target: AliasTarget, registry: Registry
     return Aliases(name=name, aliases=registry.aliases(name), previous=previous, unfit=unfit)
 
 
-@versions_router.delete(
-    "/aliases/{alias}",
-    operation_id="delete_alias",
-    summary="Remove an alias",
-    status_code=204,
-    response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 507),
-)
+@router.delete("/{name}/aliases/{alias}", "Remove an alias", role="admin", errors=(404, 409, 507))
 def delete_alias(name: Name, alias: Alias, registry: RegistryDep) -> None:
     """Delete an alias of a model; the version that it points at stays.
 
@@ -120,14 +92,7 @@ def delete_alias(name: Name, alias: Alias, registry: RegistryDep) -> None:
     registry.remove_alias(name, alias)
 
 
-@versions_router.delete(
-    "/versions/{version}",
-    operation_id="delete_version",
-    summary="Delete a version",
-    status_code=204,
-    response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 503, 507),
-)
+@router.delete("/{name}/versions/{version}", "Delete a version", role="admin", errors=(404, 409, 507))
 def delete_version(
     name: Name, version: Version, registry: RegistryDep, jobs: JobStoreDep, settings: SettingsDep
 ) -> None:
@@ -143,15 +108,7 @@ def delete_version(
 
 
 # The path is that of `get_model`, so its parameter has the same name.
-@router.delete(
-    "/{ref}",
-    operation_id="delete_model",
-    summary="Delete a model",
-    status_code=204,
-    response_class=Response,
-    dependencies=[MayAdminister],
-    responses=responses(401, 404, 409, 422, 500, 503, 507),
-)
+@router.delete("/{ref}", "Delete a model", role="admin", errors=(404, 409, 507))
 def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep, settings: SettingsDep) -> None:
     """Delete a model with all its versions, calibrations and aliases.
 
@@ -167,12 +124,6 @@ def delete_model(ref: Name, registry: RegistryDep, jobs: JobStoreDep, settings: 
 
 TAR = "application/x-tar"
 
-# Plain functions: the framework runs them in threads, where disk and network may block.
-artifact_router = Router(prefix="/v1/models", tags=["models"])
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {TAR: _BINARY}}}
-
 
 class ImportQuery(BaseModel):
     name: Name = Field(description="Name of which the model becomes the next version.", examples=["line-1"])
@@ -181,20 +132,16 @@ class ImportQuery(BaseModel):
     )
 
 
-@artifact_router.get(
+@router.get(
     "/{ref}/artifact",
-    operation_id="export_model",
-    summary="Download a model",
-    dependencies=[MayTrain],
-    response_class=Response,
-    responses={
-        **responses(401, 404, 409, 422, 500),
-        200: {
-            "description": "A tar archive for `POST /v1/models`, the same bytes every time.",
-            "headers": {"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},
-            "content": {TAR: _BINARY},
-        },
-    },
+    "Download a model",
+    role="train",
+    errors=(404, 409),
+    **sends(
+        "A tar archive for `POST /v1/models`, the same bytes every time.",
+        TAR,
+        headers={"Content-Disposition": {"description": "A name for the file.", "schema": {"type": "string"}}},
+    ),
 )
 def export_model(ref: str, registry: RegistryDep) -> Response:
     """Download the files of a model version as a tar archive.
@@ -210,17 +157,13 @@ def export_model(ref: str, registry: RegistryDep) -> Response:
     return ClosedStream(packed, headers, TAR)
 
 
-@artifact_router.post(
+@router.post(
     "",
-    operation_id="import_model",
-    summary="Upload a model",
-    status_code=201,
-    dependencies=[MayAdminister],
-    responses={
-        201: located("The model is registered.", "version"),
-        **responses(400, 401, 408, 413, 415, 422, 429, 500, 503, 507),
-    },
-    openapi_extra=_BODY,
+    "Upload a model",
+    role="admin",
+    errors=(507,),
+    **created(201, "The model is registered.", "version"),
+    body={"required": True, "content": {TAR: BINARY}},
 )
 def import_model(
     request: Request,
@@ -251,23 +194,18 @@ CARD_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-
-# Plain functions: the framework runs them in threads, where the disk may block.
-card_router = Router(prefix="/v1/models/{ref}/card", tags=["models"], dependencies=[MayRead])
-
 Form = Annotated[
     Literal["markdown", "html"],
     Query(description="`html`: a fragment for a page, without images; HTML in the card is shown as text."),
 ]
 
 
-@card_router.get(
-    "",
-    operation_id="get_model_card",
-    summary="Read the model card",
+@router.get(
+    "/{ref}/card",
+    "Read the model card",
+    errors=(404, 409),
     response_class=Response,
     responses={
-        **responses(401, 404, 409, 422, 500),
         200: {
             "description": "The card.",
             "content": {
@@ -290,18 +228,11 @@ def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -
     return Response(text, media_type="text/markdown", headers=CARD_HEADERS)
 
 
-@card_router.get(
-    "/samples",
-    operation_id="get_model_card_samples",
-    summary="Show the samples of the model card",
-    response_class=Response,
-    responses={
-        **responses(401, 404, 409, 422, 500),
-        200: {
-            "description": "A grid of samples, drawn when the model was made.",
-            "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
-        },
-    },
+@router.get(
+    "/{ref}/card/samples",
+    "Show the samples of the model card",
+    errors=(404, 409),
+    **sends("A grid of samples, drawn when the model was made.", "image/png"),
 )
 def get_model_card_samples(ref: str, registry: RegistryDep) -> Response:
     """Return a PNG grid of sample images that were drawn from a model version and stored with it.

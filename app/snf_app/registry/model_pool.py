@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from snf_app.http.errors import Problem, draining
 from snf_models.disk import folder_bytes
 from snf_models.errors import ModelNotFound, ModelsError, NoLiveVersion
-from snf_models.naming import ModelRef, parse_ref
-from snf_models.registry.calibrations import OWN
+from snf_models.naming import ModelRef
+from snf_models.registry.calibrations import OWN, gradient_warning
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scoring.options import EngineOptions
 from snf_worker.runtime.machine import memory_of_this_machine
@@ -106,6 +106,7 @@ class ServedModel:
 
     version: ModelVersion
     scorer: Scorer
+    warning: str | None = None  # about its calibration
 
 
 @dataclass(eq=False)
@@ -192,7 +193,7 @@ class ModelPool:
         self._recent = TtlCache(self.listing)
         self._lock = threading.Lock()
         self._entries: dict[ModelVersion, PoolEntry] = {}
-        self._refs: dict[ModelRef, ModelVersion] = {}
+        self._refs: dict[str, ModelVersion] = {}
         self._next: ModelVersion | None = None
         self._loading_trained: dict[int, asyncio.Task[None]] = {}
         self._stop = threading.Event()
@@ -222,11 +223,10 @@ class ModelPool:
 
     async def acquire(self, ref: str) -> ServedModel:
         """Return a model, loaded if need be; raise ``ModelNotFound``, ``ModelsError`` or ``Problem``."""
-        parsed = parse_ref(ref)
-        version = self._refs.get(parsed)
+        version = self._refs.get(ref)
         entry = self._entries.get(version) if version else None
         if entry is None or entry.state is ModelState.FAILED:
-            entry = await asyncio.to_thread(self._open, parsed)
+            entry = await asyncio.to_thread(self._open, ref)
         entry.used = time.monotonic()
         if entry.future.done():
             return entry.future.result()
@@ -286,8 +286,8 @@ class ModelPool:
         state = entry.state if entry else ModelState.IDLE
         return ModelListing(name, versions, aliases, live, state, entry.reason if entry else None)
 
-    def _open(self, ref: ModelRef) -> PoolEntry:
-        version = self._registry.find(ref)
+    def _open(self, ref: str) -> PoolEntry:
+        version = self._registry.resolve(ref)
         entry = self._entry(version)
         self._refs[ref] = version
         return entry
@@ -312,7 +312,8 @@ class ModelPool:
 
             one_blas_thread()
             before = self._memory.begin()
-            loaded = ServedModel(version, load_model(version.path, version.calibration_path, self._options))
+            scorer = load_model(version.path, version.calibration_path, self._options)
+            loaded = ServedModel(version, scorer, gradient_warning(version.calibration_path or version.path))
             entry.size = self._memory.end(before, folder_bytes(version.path))
         # Any failure to load is a state of the model, not of the service.
         except Exception as error:
@@ -441,7 +442,7 @@ class ModelPool:
         references = list(self._refs.values())  # a copy: other threads add some
         used = set(references)
         for version in versions:
-            if version not in used and self._now(ModelRef(version.name, version.version), version) != version:
+            if version not in used and self._now(f"{version.name}:{version.version}", version) != version:
                 with self._lock:
                     self._entries.pop(version, None)
                 log.info(
@@ -449,14 +450,14 @@ class ModelPool:
                     version.name, version.version, version.calibration,
                 )  # fmt: skip
 
-    def _now(self, ref: ModelRef, before: ModelVersion) -> ModelVersion | None:
+    def _now(self, ref: str, before: ModelVersion) -> ModelVersion | None:
         """Return the current version of a reference, None without one; the former one where the registry is damaged."""
         try:
-            return self._registry.find(ref)
+            return self._registry.resolve(ref)
         except (ModelNotFound, NoLiveVersion):
             return None
         except ModelsError as error:
-            log.error("model %s cannot be read: %s", ref.name, error.detail)
+            log.error("model %s cannot be read: %s", ref, error.detail)
             return before
 
 

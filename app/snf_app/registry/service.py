@@ -1,7 +1,9 @@
+"""Answers about models, and the models that are uploaded."""
+
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,16 +117,9 @@ class ModelUploads:
             artifact.mkdir(parents=True)
             unpack(_counted(body.chunks(), room), artifact)
             watch = UploadWatch(request, self._draining)
-            return register_artifact(artifact, name, self._registry, self._settings.backbones_dir, watch, promote)
-
-
-def register_artifact(
-    artifact: Path, name: str, registry: Registry, backbones: Path, progress: Callable[[int, int], None], promote: bool
-) -> ModelVersion:
-    """Verify unpacked files and register them; their manifest loses the id of the training job."""
-    verify_upload(artifact, backbones, progress)
-    _forget_job(artifact)
-    return registry.publish(artifact, name, promote=promote)
+            verify_upload(artifact, self._settings.backbones_dir, watch)
+            _forget_job(artifact)
+            return self._registry.publish(artifact, name, promote=promote)
 
 
 def _counted(chunks: Iterator[bytes], room: DiskQuota) -> Iterator[bytes]:

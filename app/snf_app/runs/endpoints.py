@@ -5,20 +5,12 @@ from typing import Annotated
 from fastapi import Path, Query, Response
 from pydantic import BaseModel, Field
 
-from snf_app.access.permissions import MayAdminister, MayRead
-from snf_app.http.errors import responses
 from snf_app.http.router import Router
 from snf_app.jobs.endpoints import JOB_ID
 from snf_app.jobs.service import curve_answer
 from snf_app.state import SettingsDep
 from snf_client.schemas.training import RunDetail, RunList
 from snf_worker.jobs.runs import RunStore
-
-
-def run_list(store: RunStore, limit: int, after: str | None = None) -> RunList:
-    """Return a page of runs older than the run ``after``, newest first."""
-    runs = store.list(limit + 1, after)
-    return RunList(runs=runs[:limit], next=runs[limit - 1].id if len(runs) > limit else None)
 
 
 def run_detail(store: RunStore, run_id: str, points: int | None = None) -> RunDetail:
@@ -34,7 +26,7 @@ def run_detail(store: RunStore, run_id: str, points: int | None = None) -> RunDe
 
 
 # Plain functions: the framework runs them in threads, where the disk may block.
-router = Router(prefix="/v1/runs", tags=["jobs"])
+router = Router("/v1/runs", "jobs")
 
 RunId = Annotated[str, Path(description="The run's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 
@@ -44,13 +36,7 @@ class RunQuery(BaseModel):
     limit: int = Field(50, ge=1, le=200, description="Most runs in one page.")
 
 
-@router.get(
-    "",
-    operation_id="list_runs",
-    summary="List training runs, newest first",
-    dependencies=[MayRead],
-    responses=responses(401, 422, 500),
-)
+@router.get("", "List training runs, newest first")
 def list_runs(settings: SettingsDep, query: Annotated[RunQuery, Query()]) -> RunList:
     """List training runs with their parameters and results, newest first.
 
@@ -58,17 +44,12 @@ def list_runs(settings: SettingsDep, query: Annotated[RunQuery, Query()]) -> Run
 
     A run stays when its job is deleted.
     """
-    return run_list(RunStore(settings.run_records_dir), query.limit, query.after)
+    runs = RunStore(settings.run_records_dir).list(query.limit + 1, query.after)
+    more = len(runs) > query.limit
+    return RunList(runs=runs[: query.limit], next=runs[query.limit - 1].id if more else None)
 
 
-@router.get(
-    "/{run_id}",
-    operation_id="get_run",
-    summary="Show a training run with its curve",
-    response_model=RunDetail,
-    dependencies=[MayRead],
-    responses=responses(401, 404, 422, 500),
-)
+@router.get("/{run_id}", "Show a training run with its curve", errors=(404,), response_model=RunDetail)
 def get_run(
     run_id: RunId,
     settings: SettingsDep,
@@ -84,15 +65,7 @@ def get_run(
     return Response(detail.model_dump_json(), media_type="application/json")
 
 
-@router.delete(
-    "/{run_id}",
-    operation_id="delete_run",
-    summary="Delete the record of a training run",
-    dependencies=[MayAdminister],
-    status_code=204,
-    response_class=Response,
-    responses=responses(401, 404, 409, 422, 500, 507),
-)
+@router.delete("/{run_id}", "Delete the record of a training run", role="admin", errors=(404, 409, 507))
 def delete_run(run_id: RunId, settings: SettingsDep) -> None:
     """Delete the record and the learning curve of a training run, even if the record is damaged.
 

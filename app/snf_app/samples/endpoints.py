@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from snf_app.access.authentication import take_images
-from snf_app.access.permissions import MayScore, caller_of
+from snf_app.access.permissions import caller_of
 from snf_app.http.admission import TimeoutMs, deadline
-from snf_app.http.errors import invalid, responses
+from snf_app.http.errors import invalid
+from snf_app.http.openapi import sends
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import NPY, Pixels
@@ -34,10 +35,6 @@ MAX_SEED = 2**53 - 1
 """Largest seed that every JSON reader represents exactly."""
 
 
-def draw_seed() -> int:
-    return secrets.randbelow(MAX_SEED + 1)
-
-
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
     """Encode uint8 images ``(N, C, H, W)`` as ``png``, ``npy`` or ``zip``; return the bytes and their media type."""
     if form == "png":
@@ -54,7 +51,7 @@ def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:
     return buffer.getvalue(), "application/zip"
 
 
-router = Router(tags=["samples"], dependencies=[MayScore])
+router = Router(tag="samples", role="score")
 
 
 class SampleQuery(BaseModel):
@@ -67,21 +64,14 @@ class SampleQuery(BaseModel):
     )
 
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_OK = {
-    "model": Samples,
-    "description": "The images.",
-    "headers": {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}},
-    "content": {"image/png": _BINARY, NPY: _BINARY, "application/zip": _BINARY},
-}
+_SEED = {"X-Seed": {"description": "The seed that was used.", "schema": {"type": "integer"}}}
 
 
 @router.get(
     "/v1/models/{ref}/samples",
-    operation_id="sample_images",
-    summary="Draw samples",
-    response_class=Response,
-    responses={**responses(401, 404, 409, 422, 429, 500, 503, 504), 200: _OK},
+    "Draw samples",
+    errors=(404, 409, 504),
+    **sends("The images.", "image/png", NPY, "application/zip", headers=_SEED, model=Samples),
 )
 async def sample_images(
     ref: str,
@@ -98,7 +88,7 @@ async def sample_images(
 
     A model of features alone has no samples (422 `samples-unsupported`), because features have no way back to pixels.
     """
-    seed = draw_seed() if query.seed is None else query.seed
+    seed = secrets.randbelow(MAX_SEED + 1) if query.seed is None else query.seed
     scored = query.format == "json"
     passes = 2 if scored else 1
     limit = queue.largest // passes

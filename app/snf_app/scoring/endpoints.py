@@ -8,20 +8,16 @@ from typing import Annotated
 from fastapi import Query, Request
 from starlette.responses import Response
 
-from snf_app.access.permissions import MayRead, MayScore
 from snf_app.http.admission import TimeoutMs, deadline
-from snf_app.http.errors import responses
+from snf_app.http.openapi import BINARY
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
-from snf_app.scoring.service import ScoringRoute
 from snf_app.state import ModelPoolDep, ScoringServiceDep, SettingsDep
 from snf_client.schemas.scores import Quantile, Reference, ScoreQuery, Scores
 
-router = Router(tags=["scores"], dependencies=[MayScore], route_class=ScoringRoute)
-reference_router = Router(prefix="/v1/models/{ref}/reference", tags=["models"], dependencies=[MayRead])
+router = Router("/v1/models/{ref}", "scores")
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {
     "required": True,
     "content": {
@@ -40,18 +36,13 @@ _BODY = {
                 },
             }
         },
-        **dict.fromkeys((*MEDIA_TYPES, NPY), _BINARY),
+        **dict.fromkeys((*MEDIA_TYPES, NPY), BINARY),
     },
 }
 
 
 @router.post(
-    "/v1/models/{ref}/score",
-    operation_id="score_images",
-    summary="Score images",
-    response_model=Scores,
-    responses=responses(400, 401, 404, 409, 413, 415, 422, 429, 500, 503, 504),
-    openapi_extra={"requestBody": _BODY},
+    "/score", "Score images", role="score", queued=True, errors=(404, 409, 504), body=_BODY, response_model=Scores
 )
 async def score_images(
     ref: str,
@@ -76,12 +67,7 @@ async def score_images(
 Bins = Annotated[int, Query(ge=10, le=200, description="Number of bins.")]
 
 
-@reference_router.get(
-    "",
-    operation_id="get_reference",
-    summary="Show the distribution of the calibration images",
-    responses=responses(401, 404, 409, 422, 500, 503, 504),
-)
+@router.get("/reference", "Show the distribution of the calibration images", tags=["models"], errors=(404, 409, 504))
 async def get_reference(
     ref: str, settings: SettingsDep, pool: ModelPoolDep, bins: Bins = 60, timeout_ms: TimeoutMs = None
 ) -> Reference:

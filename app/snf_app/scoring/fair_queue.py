@@ -387,7 +387,9 @@ class FairQueue:
     def _loop(self, lane: Lane) -> None:
         while turn := self._next(lane):
             began = time.perf_counter()
-            self._metrics.observe_waits([began - part.work.arrived for part in turn if part.work.waiting])
+            for part in turn:
+                if part.work.waiting:
+                    self._metrics.waits.observe(began - part.work.arrived)
             try:
                 _do(turn)
             # Any failure is raised in the requests; the thread continues.
@@ -414,7 +416,7 @@ class FairQueue:
         images = sum(part.images for part in turn)
         if images and turn[0].work.error is None:
             self._seconds_per_image += SMOOTHING * (seconds / images - self._seconds_per_image)
-            self._metrics.observe_batch(images)
+            self._metrics.batches.observe(images)
         with self._lock:
             lane.end(turn, seconds)
             for work, start, stop in turn:

@@ -38,6 +38,8 @@ def answer_json(
         "count": len(results),
         "results": results,
     }
+    if loaded.warning is not None:
+        content["warning"] = loaded.warning
     if fdr:
         # The client imports httpx, which would slow down every start of the service.
         from snf_client.schemas.scores import q_values  # noqa: PLC0415
@@ -63,6 +65,7 @@ def image_result(
 def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, loaded: ServedModel) -> ScoredImage:
     placement = FilePlacement.of(loaded.scorer.preprocessing, image.file_size)
     in_file, likelihood = judged.in_file(placement), judged.likelihood
+    trained = loaded.scorer.manifest.training.provenance
     # Members that are not set are left out of the JSON.
     optional: dict[str, Any] = {}
     if likelihood.draws is not None:
@@ -86,7 +89,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, load
             resized=image.resized,
             converted=image.converted,
             size=placement.size,
-            warning=provenance_warning(loaded.scorer.manifest.training.provenance, image),
+            warning=None if trained is None else provenance_warning(trained, image),
             **changes,
         ),
         **optional,

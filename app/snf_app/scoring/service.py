@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import Scope
 
 from snf_app.access.authentication import take_images
-from snf_app.access.permissions import caller_of, permit
+from snf_app.access.permissions import caller_of
 from snf_app.calibrations.service import MAX_IMAGES as MAX_KEPT
 from snf_app.calibrations.service import RecentEvidence
 from snf_app.drift.service import DriftMonitor, DriftReference, Key
@@ -43,20 +41,6 @@ MAX_EXPLAINED_PIXELS = 2**20
 """Most images, and most pixels of them, in a request for heat maps: each adds an array and a picture to the answer."""
 SECONDS_PER_MEGAPIXEL = 3.0
 """Growth of the default deadline for large images: several times the time of one core."""
-
-
-class ScoringRoute(APIRoute):
-    """Route that refuses a request of a full queue before anything of it is read, so that a refusal costs little."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_if_free(request: Request) -> Response:
-            permit(request.scope, "score")
-            request.state.fair_queue.check(caller_of(request.scope).name)
-            return await handle(request)
-
-        return handle_if_free
 
 
 class RequestedImage(NamedTuple):
@@ -200,8 +184,11 @@ class ScoringService:
         errors = [image.slug for image in judgements if isinstance(image, ImageError)]
         flagged = sum(image.verdict.is_anomaly for image in scored)
         version, scorer = loaded.version, loaded.scorer
-        self.metrics.count_images(version.name, version.version, len(scored), flagged)
-        self.metrics.count_image_errors([*errors, *failed])
+        labels = version.name, str(version.version)
+        self.metrics.scored.labels(*labels).inc(len(scored))
+        self.metrics.flagged.labels(*labels).inc(flagged)
+        for slug in (*errors, *failed):
+            self.metrics.image_errors.labels(slug).inc()
         evidence = [image.likelihood.evidence for image in scored if image.likelihood.evidence is not None]
         if query.source is not None:
             levels = [level for one in evidence if one.white_levels is not None for level in one.white_levels.tolist()]

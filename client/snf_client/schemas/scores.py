@@ -329,6 +329,9 @@ class Scores(ResponseModel):
     count: int = Field(description="Number of results.")
     results: list[Annotated[ScoredImage | FailedImage, Field(discriminator="status")]]
     fdr: Fdr | None = None
+    warning: str | None = Field(
+        None, description="`gradient-evidence-ignored`, in words, for a calibration of an earlier version; else absent."
+    )
 
 
 class Quantile(ResponseModel):

@@ -72,6 +72,7 @@ def test_keys_come_and_go_while_the_service_runs(tmp_path: Path) -> None:
         key = make(tmp_path, "a")
         time.sleep(CHECK_S)
         assert (status({}), status(key), status(bearer("snf_x_y"))) == (401, 200, 401)
+        assert client.get("/v1/presets").headers["www-authenticate"].startswith("Bearer")
         _, text = file.rotate("a", timedelta(seconds=3600))
         time.sleep(CHECK_S)
         assert (status(key), status({"x-api-key": text})) == (200, 200)
@@ -101,7 +102,7 @@ def test_a_broken_file_of_keys_opens_nothing(tmp_path: Path, how: str, caplog: p
         if how == "a folder":
             path.mkdir()
         time.sleep(CHECK_S)
-        for headers in (key, bearer("anything")):
+        for headers in (key, bearer("anything"), {"x-api-key": "s\xe9same".encode("latin-1")}):
             answer = client.get("/v1/presets", headers=headers)
             assert (answer.status_code, answer.json()["type"]) == (503, "keys-unreadable")
             assert str(tmp_path) not in answer.text
@@ -322,12 +323,6 @@ def test_an_address_is_forgotten(attempts: FailedAttempts, clock: Clock) -> None
         attempts.failed("10.0.0.1", "x")
     clock.now += WINDOW_S
     assert attempts.failed("10.0.0.1", "x").wrong == 1
-
-
-def test_others_do_not_wait(attempts: FailedAttempts) -> None:
-    for _ in range(FREE_ATTEMPTS):
-        attempts.failed("10.0.0.1", "x")
-    assert attempts.wait_s("10.0.0.2", "x") == 0
 
 
 def test_a_key_that_was_right_stays_usable_from_its_address(attempts: FailedAttempts) -> None:

@@ -25,10 +25,15 @@ async def answer(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("done", headers={"X-Seed": "7"})
 
 
+def service(settings: Settings, *, keys: bool) -> Starlette:
+    app = Starlette(routes=[Route("/", answer, methods=["GET", "HEAD", "POST", "DELETE"])])
+    app.add_middleware(OriginCheck, settings=settings, keys=cast(KeyRing, SimpleNamespace(needed=keys)))
+    return app
+
+
 def ask(method: str = "GET", *, keys: bool = False, settings: Any = None, **headers: str) -> httpx.Response:
     """One request with these headers to a service with these settings."""
-    app = Starlette(routes=[Route("/", answer, methods=["GET", "HEAD", "POST", "DELETE"])])
-    checked = OriginCheck(app, Settings(**(settings or {})), cast(KeyRing, SimpleNamespace(needed=keys)))
+    checked = service(Settings(**(settings or {})), keys=keys)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     response: httpx.Response = TestClient(checked, "http://localhost:8000").request(method, "/", headers=named)
     return response
@@ -65,8 +70,7 @@ def test_a_host_must_be_one(host: str) -> None:
 
 
 def test_two_hosts_are_none() -> None:
-    checked = OriginCheck(Starlette(), Settings(), cast(KeyRing, SimpleNamespace(needed=True)))
-    request = TestClient(checked, "http://localhost")
+    request = TestClient(service(Settings(), keys=True), "http://localhost")
     response = request.get("/", headers=[("Host", "localhost"), ("Host", "evil.example")])
     assert slug(response) == (400, "invalid-host")
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
 from snf_app.http.errors import Problem
-from snf_app.jobs.checks import check_training
+from snf_app.jobs.checks import JobChecks
 from snf_client.schemas.jobs import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
@@ -37,16 +37,16 @@ def request(**parameters: object) -> JobRequest:
 
 
 def test_the_check_before_queueing(settings: Settings) -> None:
-    store = DatasetStore(settings.datasets_dir)
-    recipe, architecture, config, dataset = check_training(request(image_size=[8, 16], colour="grey"), None, store)
+    check = JobChecks(settings, Registry(settings.registry_dir), DatasetStore(settings.datasets_dir)).check_training
+    recipe, architecture, config, dataset = check(request(image_size=[8, 16], colour="grey"))
     assert recipe.name == "snf-glow-tiny"
     assert architecture.image_shape == dataset.image_shape == (1, 8, 16)
     assert config.image_size == (8, 16)
     assert dataset.train + dataset.statistics + dataset.calibration == 60
     with pytest.raises(Problem, match="expected multiples of 2, at least 8, got 9x9; set image_size"):
-        check_training(request(image_size=9), None, store)
+        check(request(image_size=9))
     with pytest.raises(Problem, match="image_size"):
-        check_training(request(image_size=2), None, store)
+        check(request(image_size=2))
 
 
 def test_the_command_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

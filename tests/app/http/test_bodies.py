@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import cast
 
 import httpx
@@ -17,10 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from snf_app.http.admission import BodyLimit, BodyTooLarge, MinUploadRate, PacedBody
 from snf_app.http.errors import Problem
 from snf_app.http.uploads import CHUNK_BYTES, UploadBody
-from snf_app.main import create_app
 from tests.app.conftest import MODEL
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
 from tests.worker.support.helpers import until
 
 PATIENT = MinUploadRate(60.0, 0)
@@ -235,13 +232,6 @@ def test_a_body_is_as_large_as_it_may_be() -> None:
 VARYING = {"date", "x-request-id"}
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
-        until(lambda: service.get("/readyz").status_code == 200)  # a model's details grow once it is loaded
-        yield service
-
-
 def headers(response: httpx.Response) -> dict[str, str]:
     return {name: value for name, value in response.headers.items() if name not in VARYING}
 
@@ -257,6 +247,7 @@ def headers(response: httpx.Response) -> dict[str, str]:
     ],
 )  # fmt: skip
 def test_head_has_the_status_and_headers_of_get_without_the_body(client: TestClient, path: str) -> None:
+    until(lambda: client.get("/readyz").status_code == 200)  # a model's details grow once it is loaded
     got, head = client.get(path), client.head(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
     assert headers(head) == headers(got)

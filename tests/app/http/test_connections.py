@@ -5,7 +5,6 @@ import resource
 
 import pytest
 
-from snf_app.access.permissions import network_of
 from snf_app.http.connections import Connection, ConnectionWatch
 from snf_worker.settings import Settings
 
@@ -47,19 +46,6 @@ def test_clients_behind_a_trusted_proxy_are_not_one_address() -> None:
         assert refused.status == 503
 
     asyncio.run(test())
-
-
-@pytest.mark.parametrize(
-    ("host", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("", ""),
-    ],
-)
-def test_a_network_of_one_machine_counts_as_one(host: str, network: str) -> None:
-    assert network_of(host) == network
 
 
 def test_connections_fit_in_the_limit_on_open_files(monkeypatch: pytest.MonkeyPatch) -> None:

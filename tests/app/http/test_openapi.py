@@ -1,7 +1,6 @@
 """The OpenAPI document says what the service does."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -19,12 +18,6 @@ from tests.support.stored_json import check_stored
 TEXTS = {"description", "example", "examples", "summary", "title"}
 """Members of a document that are for readers alone."""
 PROBLEM = {"schema": {"$ref": "ProblemDetails"}}
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("open"))), LOCAL) as made:
-        yield made
 
 
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -31,12 +31,6 @@ PARTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
-        yield service
-
-
 def operations(client: TestClient) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, calls in client.get("/openapi.json").json()["paths"].items():
         for method, operation in calls.items():

@@ -333,7 +333,7 @@ def test_keys_roles_and_rates(tmp_path: Path) -> None:
 def test_the_openapi_document_has_the_request_and_the_form_of_errors(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     paths = {path: calls for path, calls in document["paths"].items() if path.startswith("/v2")}
-    assert len(paths) == len(inference.router.routes) + len(inference.infer_router.routes) == 9
+    assert len(paths) == len(inference.router.routes) == 9
     for calls in paths.values():
         for operation in calls.values():
             for status, answer in operation["responses"].items():

@@ -78,7 +78,7 @@ def test_an_evaluation(client: TestClient, changes: dict[str, Any], pointer: str
 @pytest.mark.parametrize(
     ("path", "body", "status", "slug", "says"),
     [
-        (CALIBRATIONS, {"dataset": "nothing"}, 422, "invalid-request", "'nothing' does not exist"),
+        (CALIBRATIONS, {"dataset": "nothing"}, 422, "invalid-request", "there is no dataset 'nothing'"),
         (CALIBRATIONS, {"dataset": "few"}, 422, "invalid-request", "few has 12 images to calibrate on, at least 20"),
         (
             CALIBRATIONS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,18 +9,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from snf_app.jobs.checks import PARAMETERS
-from snf_app.main import create_app
 from snf_models.training.config import TrainingConfig
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """A service whose broker does not answer: what is refused here is refused before it."""
-    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
-        yield service
-
 
 TRAIN = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
 SCORE = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}

@@ -4,13 +4,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.http.errors import Problem
-from snf_app.jobs.checks import JobPlan, plan_job, require_feasible
+from snf_app.jobs.service import JobPlan, JobService, require_feasible
 from snf_app.main import create_app
 from snf_client.schemas.jobs import Estimate, JobRequest
 from snf_models.datasets import DatasetStore, summarize
@@ -48,6 +48,12 @@ def _running(*workers: WorkerInfo) -> WorkerRegistry:
     return cast(WorkerRegistry, SimpleNamespace(workers=lambda: list(workers), served=lambda: served))
 
 
+def _service(home: Path, workers: WorkerRegistry, trainings: MeasuredTrainings) -> JobService:
+    settings, unused = Settings(home=home), cast(Any, None)
+    registry, datasets = Registry(settings.registry_dir), DatasetStore(settings.datasets_dir)
+    return JobService(settings, registry, datasets, unused, unused, workers, trainings)
+
+
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
     settings = service_settings(tmp_path, data_dir=tmp_path)
@@ -83,8 +89,6 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
         train_memory_bytes=of_each,
         started_at=datetime.now(UTC),
     )
-    settings = Settings(home=tmp_path)
-    workers = _running(worker)
     datasets = DatasetStore(tmp_path / "datasets")
     request = JobRequest(
         type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny", parameters={"max_steps": 50}
@@ -93,7 +97,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
 
     def estimate(measured: MeasuredTraining | None, **parameters: float) -> Estimate:
         changed = request.model_copy(update={"parameters": request.parameters | parameters})
-        plan = plan_job(changed, settings, Registry(settings.registry_dir), datasets, workers, _trainings(measured))
+        plan = _service(tmp_path, _running(worker), _trainings(measured)).plan(changed)
         assert (plan.queue, plan.workers) == (queue, 1)
         assert plan.estimate is not None
         return plan.estimate
@@ -127,7 +131,6 @@ def test_a_backbone_that_is_not_here_is_named(tmp_path: Path, preset: str) -> No
 
 def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackboneStore, "find", lambda _store, _name: LITE0)
-    settings = Settings(home=tmp_path)
     gpu = WorkerInfo(
         name="w",
         device="cuda:0",
@@ -136,24 +139,22 @@ def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pyte
         train_memory_bytes=None,
         started_at=datetime.now(UTC),
     )
-    workers = _running(gpu)
-    trainings = _trainings()
-    common = (settings, Registry(settings.registry_dir), DatasetStore(tmp_path / "datasets"), workers, trainings)
+    service = _service(tmp_path, _running(gpu), _trainings())
 
     def request(preset: str, device: str) -> JobRequest:
         return JobRequest.model_validate(
             {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": preset, "device": device}
         )
 
-    assert plan_job(request("snf-features", "auto"), *common).queue is Queue.TRAIN_CPU
-    assert plan_job(request("snf-hybrid", "auto"), *common).queue is Queue.TRAIN_GPU
+    assert service.plan(request("snf-features", "auto")).queue is Queue.TRAIN_CPU
+    assert service.plan(request("snf-hybrid", "auto")).queue is Queue.TRAIN_GPU
 
     def down() -> list[WorkerInfo]:
         raise BrokerDown
 
     unknown = cast(WorkerRegistry, SimpleNamespace(workers=down))
     with pytest.raises(Problem, match="on a CPU"):  # said before the workers are asked for
-        plan_job(request("snf-features", "cuda"), *common[:3], unknown, trainings)
+        replace(service, workers=unknown).plan(request("snf-features", "cuda"))
 
 
 def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:

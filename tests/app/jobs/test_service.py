@@ -13,8 +13,7 @@ from fastapi.testclient import TestClient
 from redis.exceptions import ResponseError
 
 from snf_app.jobs import service
-from snf_app.jobs.checks import JobPlan
-from snf_app.jobs.service import JobService, JobStoreMonitor
+from snf_app.jobs.service import JobPlan, JobService, JobStoreMonitor
 from snf_app.main import create_app
 from snf_client.schemas.jobs import JobRequest
 from snf_worker.errors import BrokerDown

@@ -130,7 +130,7 @@ def test_32_clients_in_one_batch_get_what_each_gets_alone(client: TestClient, mo
     assert isinstance(metrics, ServiceMetrics)
     assert client.portal is not None
     batches: list[int] = []
-    monkeypatch.setattr(metrics, "observe_batch", batches.append)
+    monkeypatch.setattr(metrics.batches, "observe", batches.append)
     begun, gate = threading.Event(), threading.Event()
 
     def hold() -> Steps[None]:

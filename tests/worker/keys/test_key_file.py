@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from snf_worker.keys import ROLES, KeyConflict, KeyFile, KeysUnreadable, digest_of, id_in, includes
+from snf_worker.keys import KeyConflict, KeyFile, KeysUnreadable, digest_of, id_in
 
 NOW = datetime.now(UTC)
 
@@ -152,13 +152,3 @@ def test_a_damaged_file_is_named_and_not_overwritten(file: KeyFile, text: str) -
     with pytest.raises(KeysUnreadable):
         file.create("b", "read")
     assert file.path.read_text() == text
-
-
-def test_each_role_includes_the_ones_before() -> None:
-    held = {role: [needed for needed in ROLES if includes(role, needed)] for role in ROLES}
-    assert held == {
-        "read": ["read"],
-        "score": ["read", "score"],
-        "train": ["read", "score", "train"],
-        "admin": ["read", "score", "train", "admin"],
-    }
