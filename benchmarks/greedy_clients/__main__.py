@@ -143,15 +143,15 @@ def main() -> None:
         return
     earlier = read_results(options.results / "greedy_clients.json") if options.only else {}
     rows: dict[str, dict[str, Any]] = {row["way"]: row for row in earlier.get("rows", [])}
+    found = {"machine": machine(), "model": options.model, "seconds": options.seconds}
     with temporary_home("greedy") as home:
         Registry(home / "registry").publish(resizing_artifact(home, options.model), RESIZING, promote=True)
         for way in WAYS:
             if options.only in way:
                 rows[way] = measure(way, RESIZING if way in DECODING else options.model, home, options.seconds)
                 print(json.dumps(rows[way]), flush=True)
-    found = {"machine": machine(), "model": options.model, "seconds": options.seconds}
-    found["rows"] = [rows[way] for way in WAYS if way in rows]
-    write_results(options.results, "greedy_clients", found, report(found))
+                found["rows"] = [rows[way] for way in WAYS if way in rows]
+                write_results(options.results, "greedy_clients", found, report(found))
     print(report(found))
 
 
