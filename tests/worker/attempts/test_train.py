@@ -89,6 +89,7 @@ def test_a_job_becomes_a_registered_model_once(
     left = {path.name for path in (settings.jobs_dir / job.id).iterdir()}
     kept = {"job.json", "events.jsonl", "trainer.log", "trainer.lock", "samples"}
     assert left == kept, "the registry has the model"
+    assert "p-values are ranks among 50 images" in (settings.jobs_dir / job.id / "trainer.log").read_text()
     assert registry.resolve("digits:1").manifest.training.job == job.id
     # The worker died before it could note the success: the next attempt finds the model and trains nothing.
     with (settings.home / "again.log").open("wb") as output:

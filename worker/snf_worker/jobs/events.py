@@ -115,7 +115,10 @@ class EventLog:
         self._half_line = bool(self._file.seek(0, os.SEEK_END)) and not _ends_line(self._file.fileno())
 
     def write(self, event: dict[str, Any]) -> None:
-        """Append an event, whose key ``event`` names its type; raise ``OSError`` if the disk takes no writes."""
+        """Append an event, whose key ``event`` names its type; raise ``OSError`` if the disk takes no writes.
+
+        Messages are written to the log of the process, too, which ``GET /v1/jobs/{id}/log`` returns.
+        """
         stamped = {**event, "time": datetime.now(UTC).isoformat(), "attempt": self._attempt}
         line = json.dumps(stamped, separators=(",", ":")).encode() + b"\n"
         if self._half_line:
@@ -125,6 +128,8 @@ class EventLog:
         self._half_line = written < len(line)
         if self._half_line:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if "message" in event:
+            log.info("%s", event["message"])
 
 
 class EventReader:
