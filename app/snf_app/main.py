@@ -30,7 +30,6 @@ from snf_app.jobs import endpoints as jobs
 from snf_app.jobs import result_endpoints as job_files
 from snf_app.jobs.checks import add_schemas
 from snf_app.limits import endpoints as limits
-from snf_app.presets import endpoints as presets
 from snf_app.registry import endpoints as models
 from snf_app.runs import endpoints as runs
 from snf_app.samples import endpoints as samples
@@ -54,7 +53,7 @@ Every answer has the header `X-Request-Id`: that of the request, or a new one. A
 ROUTERS: tuple[Router, ...] = (
     *(scores.router, samples.router),
     *(models.router, audits.router),
-    *(calibrations.router, drift.router, limits.router, datasets.router, presets.router),
+    *(calibrations.router, drift.router, limits.router, datasets.router, runs.presets_router),
     *(jobs.router, job_files.router, runs.router, jobs.workers_router),
     *(inference.router, health.router, pages.router),
 )

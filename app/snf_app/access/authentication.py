@@ -21,7 +21,7 @@ from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLi
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from snf_app.access.permissions import SCOPE, Caller, address_of, keyless, network_of
+from snf_app.access.permissions import SCOPE, Caller, address_of, caller_of, network_of
 from snf_app.http.errors import Problem, problem_response
 from snf_app.http.request_log import BackgroundLog, audit_file, sender_of, timestamp
 from snf_app.metrics.registry import ServiceMetrics
@@ -343,9 +343,12 @@ class Authentication:
 
     def _identify(self, scope: Scope) -> HeldKey | None:
         """Store the caller, and return the key, or None where the service has no keys."""
+        if not self._keys.needed:
+            scope[SCOPE] = caller_of(scope)
+            return None
         address = address_of(scope)
-        key = self._key(scope, address) if self._keys.needed else None
-        scope[SCOPE] = keyless(address) if key is None else Caller(f"key:{key.id}", address, key.role, key.name)
+        key = self._key(scope, address)
+        scope[SCOPE] = Caller(f"key:{key.id}", address, key.role, key.name)
         return key
 
     def _key(self, scope: Scope, address: str) -> HeldKey:

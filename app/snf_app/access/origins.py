@@ -69,9 +69,9 @@ class OriginCheck:
         )
 
     def _answers(self, name: str) -> bool:
-        if not self._restricted and self._keys.needed:
+        if name in self._hosts or ANY in self._hosts:
             return True
-        return name in self._hosts or ANY in self._hosts or is_loopback(name.strip("[]"))
+        return (not self._restricted and self._keys.needed) or is_loopback(name.strip("[]"))
 
     def _may_change(self, scheme: str, host: str, origins: Collection[str], headers: Headers) -> bool:
         site = headers.get("sec-fetch-site", "none")

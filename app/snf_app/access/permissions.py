@@ -37,11 +37,7 @@ def caller_of(scope: Scope) -> Caller:
     known = scope.get(SCOPE)
     if isinstance(known, Caller):
         return known
-    return keyless(address_of(scope))
-
-
-def keyless(address: str) -> Caller:
-    """Return the ``admin`` of a service without keys, named by an IPv4 address or a /64 network."""
+    address = address_of(scope)
     return Caller(f"address:{network_of(address)}", address, "admin")
 
 

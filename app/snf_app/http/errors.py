@@ -21,7 +21,7 @@ from snf_client.schemas.base import RULES
 from snf_models.disk import storage_error
 from snf_models.errors import ErrorKind, ModelsError, NoLiveVersion
 from snf_models.texts import plain_text, with_value
-from snf_worker.errors import BrokerDown, JobInUse, JobsError, TooManyJobs
+from snf_worker.errors import BrokerDown, JobInUse, JobsError
 
 PREFIX = "/v2"
 PROTOCOL_SCHEMA = "InferenceError"
@@ -211,34 +211,26 @@ def problem_response(problem: Problem, instance: str) -> Response:
     )
 
 
-def problem_of(error: Exception, pointer: str | None = None, known: Collection[str] = ()) -> Problem:  # noqa: PLR0911 - one for each kind
+def problem_of(error: Exception, pointer: str | None = None, known: Collection[str] = ()) -> Problem:
     """Convert any exception; an unexpected one becomes a 500 error without internal details."""
     error = storage_error(error) or error
     match error:
         case Problem():
             return error
-        case BrokerDown():
-            # The error's own detail names sockets and hosts, which belong into the log only.
-            return Problem(
-                status_of(error),
-                error.slug,
-                error.title,
-                "the job store does not answer; scoring goes on",
-                headers={"Retry-After": str(error.retry_after_s)},
-            )
         case ModelsError() | JobsError():
-            members = _members(error)
-            retry_s = error.retry_after_s if isinstance(error, TooManyJobs) else RETRY_S.get(error.kind)
-            headers = None if retry_s is None else {"Retry-After": str(retry_s)}
+            # The detail of a broker that is down names sockets and hosts, which belong into the log only.
+            hidden = "the job store does not answer; scoring goes on"
+            detail = hidden if isinstance(error, BrokerDown) else error.detail
+            retry_s = getattr(error, "retry_after_s", RETRY_S.get(error.kind))
             pointer = pointer or POINTERS.get(error.slug)
             return Problem(
                 status_of(error),
                 error.slug,
                 error.title,
-                error.detail,
-                errors=[FieldProblem(pointer=pointer, detail=error.detail)] if pointer else None,
-                headers=headers,
-                extensions=members,
+                detail,
+                errors=[FieldProblem(pointer=pointer, detail=detail)] if pointer else None,
+                headers=None if retry_s is None else {"Retry-After": str(retry_s)},
+                extensions=_members(error),
             )
         case RequestValidationError():
             first = error.errors()[0]

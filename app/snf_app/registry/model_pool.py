@@ -398,8 +398,9 @@ class ModelPool:
 
     def _watch(self) -> None:
         try:
-            shipped = [self._entry(v) for v in self._live_versions() if v.read_only]
-            for entry in shipped:
+            shipped = {version.name: version for version in self._live_versions() if version.read_only}
+            self._refs.update(shipped)
+            for entry in [self._entry(version) for version in shipped.values()]:
                 entry.future.exception()
         except Exception:
             log.exception("the shipped models could not be loaded")

@@ -1,5 +1,8 @@
+"""Training runs, and the presets of trainings."""
+
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated
 
 from fastapi import Path, Query, Response
@@ -9,7 +12,10 @@ from snf_app.http.router import Router
 from snf_app.jobs.endpoints import JOB_ID
 from snf_app.jobs.service import curve_answer
 from snf_app.state import SettingsDep
-from snf_client.schemas.training import RunDetail, RunList
+from snf_client.schemas.jobs import JobRequest
+from snf_client.schemas.training import PresetList, PresetView, RunDetail, RunList
+from snf_models.pipeline.presets import PRESETS, Preset
+from snf_models.training.config import TrainingConfig
 from snf_worker.jobs.runs import RunStore
 
 
@@ -27,6 +33,7 @@ def run_detail(store: RunStore, run_id: str, points: int | None = None) -> RunDe
 
 # Plain functions: the framework runs them in threads, where the disk may block.
 router = Router("/v1/runs", "jobs")
+presets_router = Router("/v1/presets", "jobs")
 
 RunId = Annotated[str, Path(description="The run's id.", examples=["06f8m2q1x3z4c5v6b7n8m9k0j1"])]
 
@@ -74,3 +81,33 @@ def delete_run(run_id: RunId, settings: SettingsDep) -> None:
     409 while it is being trained.
     """
     RunStore(settings.run_records_dir).remove(run_id)
+
+
+@presets_router.get("", "List the presets")
+async def list_presets() -> PresetList:
+    """List the training presets, which are named model architectures.
+
+    The answer also has the JSON Schema of a training job's `parameters`.
+    """
+    return _listing()
+
+
+@cache
+def _listing() -> PresetList:
+    return PresetList(
+        presets=[_view(preset) for preset in PRESETS.values()],
+        default=JobRequest.model_fields["preset"].default,
+        parameters=TrainingConfig.model_json_schema(),
+    )
+
+
+def _view(preset: Preset) -> PresetView:
+    own, usual = preset.config({}), TrainingConfig()
+    return PresetView(
+        name=preset.name,
+        purpose=preset.purpose,
+        family=preset.family,
+        linear=preset.linear,
+        parameters={name: value for name, value in own.model_dump().items() if value != getattr(usual, name)},
+        accepts=[name for name in TrainingConfig.model_fields if name in preset.parameters],
+    )

@@ -66,7 +66,6 @@ class DetectImages:
 class Admission:
     """An accepted scoring request."""
 
-    scope: Scope
     caller: str
     loaded: ServedModel
     limit: int  # most images
@@ -137,7 +136,7 @@ class ScoringService:
             loaded = await self.pool.acquire(ref)
             # Before the work, so that a request that cannot be answered costs nothing.
             loaded.scorer.calibration.check_alpha(query.alpha)
-            yield Admission(scope, caller, loaded, limit, time, held)
+            yield Admission(caller, loaded, limit, time, held)
 
     def hold_large(self, admission: Admission, query: ScoreQuery, pixels: int) -> None:
         """Count pixels of full-size images until the answer; raise ``Problem`` 413, or 429 if there is no room now."""

@@ -1,1 +1,0 @@
-"""Training presets: named architectures with their training parameters."""
