@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -29,7 +28,8 @@ import numpy as np
 import torch
 from pyarrow import parquet
 
-from benchmarks.installation import Running, end_all, machine, until
+from benchmarks.common import RESULTS, machine, parser_of, write_results
+from benchmarks.installation import Running, end_all, until
 from benchmarks.needs import with_files
 from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.registry import Registry
@@ -41,7 +41,6 @@ from snf_worker.jobs.submission import make_celery, submit
 from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.settings import Settings
 
-RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow:1"
 BATCH = 64
 JOB_S = 1800
@@ -159,7 +158,7 @@ def kill_at_half(place: Workplace, workers: list[Running], job: Job) -> None:
 
 def main() -> None:
     """Measure and write ``bulk.json``; ends with 1 where a row is lost or doubled."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of("bulk", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of mnist.npz")
     parser.add_argument("--images", type=int, default=70_000)
     parser.add_argument("--shared", type=int, default=20_000, help="images that two workers share")
@@ -183,8 +182,7 @@ def main() -> None:
         broker.stop()
         end_all(home)
     document = {"machine": machine(), "threads": threads, "images": len(images), **found}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "bulk.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_results(arguments.out, "bulk", document)
     print(json.dumps(document, indent=1))
     raise SystemExit(0 if found["killed_at_half"]["lost"] == found["killed_at_half"]["doubled"] == 0 else 1)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
+from benchmarks.common import parser_of
 from benchmarks.speed.pairing import Turn, in_turns
 from snf_worker.process_setup import tune_process
 
@@ -81,7 +82,7 @@ def trainer_process(name: str, options: Sequence[str]) -> Iterator[Turn]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.busy_neighbour", description=__doc__)
+    parser = parser_of("busy_neighbour", __doc__)
     parser.add_argument("--preset", default="snf-glow-tiny")
     parser.add_argument("--side", type=int, default=28, help="side of the images")
     parser.add_argument("--seconds", type=float, default=8, help="duration of each training")

@@ -28,7 +28,7 @@ from snf_app.drift.service import DriftReference, Stream
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_runtime.anomaly.calibration import CELLS, statistic_cells
 from snf_runtime.scoring.evidence import LEVELS
-from snf_worker.settings import ServiceSettings
+from snf_worker.settings import Settings
 
 Array = NDArray[np.float64]
 
@@ -109,7 +109,7 @@ def delays(streams: int, progress: Progress) -> list[dict[str, Any]]:
 
 def alarm(calibration: DriftReference, evidence: Array, levels: NDArray[np.int64], before: int) -> float:
     """Images from the change to the alarm of the service with its default settings; infinite without an alarm."""
-    threshold = ServiceSettings.model_fields["drift_martingale"].default
+    threshold = Settings.model_fields["drift_martingale"].default
     stream = Stream.start(calibration, 0.0)
     batches = [slice(0, before)] if before else []
     batches += [slice(start, start + DELAY_EVERY) for start in range(before, len(evidence), DELAY_EVERY)]

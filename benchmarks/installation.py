@@ -17,14 +17,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.common import (  # noqa: F401 - other benchmarks take the last three from here
-    ROOT,
-    environment,
-    free_port,
-    machine,
-    percentile,
-    write_results,
-)
+from benchmarks.common import ROOT, environment, free_port
 
 READY_S = 120
 STOP_S = 90

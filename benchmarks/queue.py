@@ -8,7 +8,6 @@ jobs first. The clients are on the same machine and take their share of it.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Iterator
@@ -17,21 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.installation import (
-    PatientClient,
-    find,
+from benchmarks.common import (
+    DIGITS,
+    RESULTS,
+    free_port,
     machine,
+    parser_of,
     percentile,
-    resident_bytes,
-    running,
-    temporary_home,
-    until,
+    table,
     write_results,
 )
-from tests.end_to_end.support.service import free_port
-from tests.support.paths import DIGITS
+from benchmarks.installation import PatientClient, find, resident_bytes, running, temporary_home, until
 
-RESULTS = Path(__file__).parent / "results"
 MODEL = "mnist-snf-glow"
 HEAD = 3
 """Jobs that are submitted first, one after the other, and must be taken in this order."""
@@ -44,6 +40,7 @@ REQUEST = {
 }
 SCORED = 300
 LIMITS = (50, 200)
+QUANTILES, ROLES = ("p50_ms", "p99_ms", "max_ms"), ("service", "server")
 FILTERS: dict[str, dict[str, str]] = {"all": {}, "queued": {"status": "queued"}}
 
 
@@ -138,7 +135,7 @@ def score(client: PatientClient) -> dict[str, float]:
 
 def memory(home: Path) -> dict[str, float]:
     """Return the resident MiB of service and broker."""
-    found = {role: find(home, role) for role in ("service", "server")}
+    found = {role: find(home, role) for role in ROLES}
     return {role: resident_bytes(process.pid) / 2**20 for role, process in found.items() if process is not None}
 
 
@@ -186,21 +183,18 @@ def text_of(found: dict[str, Any], described: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     rows = {f"submit, {found['submit']['clients']} clients": found["submit"], **found["read"]}
     rows |= {f"score one image, {when}": latencies for when, latencies in found["score"].items()}
+    times = [[name, row["calls"], *(f"{row[key]:.1f} ms" for key in QUANTILES)] for name, row in rows.items()]
+    memory = [[when, *(f"{mib[role]:.0f} MiB" for role in ROLES)] for when, mib in found["memory_mib"].items()]
     lines = [
         f"# {found['jobs']} waiting jobs",
         "",
         f"{described['cpu']}, {described['cores']} cores, shared by service, broker and clients. "
         f"{found['submit']['jobs_per_second']:.0f} jobs a second were submitted; {found['listed']} are listed.",
         "",
-        "| call | calls | p50 | p99 | worst |",
-        "|---|---|---|---|---|",
+        *table(["call", "calls", "p50", "p99", "worst"], times),
+        "",
+        *table(["resident memory", "service", "broker"], memory),
     ]
-    for name, row in rows.items():
-        times = " | ".join(f"{row[key]:.1f} ms" for key in ("p50_ms", "p99_ms", "max_ms"))
-        lines.append(f"| {name} | {row['calls']} | {times} |")
-    lines += ["", "| resident memory | service | broker |", "|---|---|---|"]
-    for when, mib in found["memory_mib"].items():
-        lines.append(f"| {when} | {mib['service']:.0f} MiB | {mib['server']:.0f} MiB |")
     order = "in the order of submission" if found["in_order"] else f"OUT OF ORDER: {', '.join(found['first_taken'])}"
     lines += ["", f"A worker that started then took the first {HEAD} jobs {order}."]
     return "\n".join(lines) + "\n"
@@ -208,7 +202,7 @@ def text_of(found: dict[str, Any], described: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure and report; 1 where jobs are missing or taken out of order."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.queue", description=__doc__)
+    parser = parser_of("queue", __doc__)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=4, help="threads that submit at once")
     parser.add_argument("--calls", type=int, default=1000, help="reads of each kind")

@@ -27,7 +27,7 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.store import JobLimits, JobStore
 from snf_worker.jobs.submission import make_celery
 from snf_worker.jobs.worker_registry import MeasuredTrainings, WorkerRegistry
-from snf_worker.runtime.parent_death import beat
+from snf_worker.process_setup import beat
 from snf_worker.settings import Settings
 
 AppState = dict[str, Any]

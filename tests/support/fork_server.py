@@ -235,7 +235,7 @@ def forked_by(server: ForkServer, module: str) -> AbstractContextManager[None]:
 
 def forked_attempts(server: ForkServer) -> AbstractContextManager[None]:
     """Attempts that this process starts are forks of that server."""
-    return forked_by(server, "snf_worker.runtime.process")
+    return forked_by(server, "snf_worker.process_setup")
 
 
 def listen(path: Path) -> socket.socket:
@@ -359,9 +359,7 @@ def become(request: dict[str, Any], output: int, *passed: int) -> Never:
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in known]
     sys.argv = request["argv"]
     started = (
-        sys.argv[1]
-        if sys.argv[0] in ("snf_worker.runtime.parent_death", "snf_worker.attempts.run_attempt")
-        else sys.argv[0]
+        sys.argv[1] if sys.argv[0] in ("snf_worker.process_setup", "snf_worker.attempts.run_attempt") else sys.argv[0]
     )
     Path("/proc/self/comm").write_text(started[-NAME_LENGTH:])
     # Budgets in minutes count from the start of a process, which imports this module first.

@@ -5,5 +5,5 @@ from snf_worker.settings import load_settings
 from tests.support.fork_server import fork_server, forked_by
 
 if __name__ == "__main__":
-    with forked_by(fork_server(), "snf_worker.runtime.child_process"):
+    with forked_by(fork_server(), "snf_worker.process_setup"):
         raise SystemExit(supervise(load_settings(), worker="tests.support.forking_worker"))

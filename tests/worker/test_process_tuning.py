@@ -73,7 +73,7 @@ IN_ATTEMPT = "from snf_worker.attempts.run_attempt import prepare_process\nprepa
         ["-c", IN_CLI],
         ["-c", IN_ATTEMPT],
         ["-m", "snf_worker.sandbox.process", "tests.worker.support.limited_child:use_torch"],
-        ["-m", "snf_worker.runtime.parent_death", "timeit", "-n1", "-r1", "import torch"],
+        ["-m", "snf_worker.process_setup", "timeit", "-n1", "-r1", "import torch"],
     ],
     ids=["command line", "attempt", "sandbox", "service and worker"],
 )

@@ -1,10 +1,13 @@
+"""API keys, stored as hashes."""
+
 from __future__ import annotations
 
 import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain, count
 from pathlib import Path
@@ -126,87 +129,76 @@ class KeyFile:
         deliver: Callable[[str], None] = lambda _text: None,
     ) -> tuple[StoredKey, str]:
         """Create a key and return its secret, which is not stored; no key is created if ``deliver`` raises."""
-        now = _now()
-        with locked(self.path.parent):
-            keys = self._read_or_none()
-            if any(key.name == name and key.state(now) != "revoked" for key in keys):
+        now, id = _now(), secrets.token_hex(6)
+        text = _new_text(id)
+        key = StoredKey(
+            id=id,
+            name=name,
+            role=role,
+            digest=digest_of(text),
+            created=now,
+            expires=expires,
+            requests=requests,
+            images=images,
+        )
+        with self._changing() as keys:
+            if any(stored.name == name and stored.state(now) != "revoked" for stored in keys):
                 raise KeyConflict(f"a key named {name!r} exists; revoke or rotate it, or choose another name")
-            id = secrets.token_hex(6)
-            text = _new_text(id)
-            key = StoredKey(
-                id=id,
-                name=name,
-                role=role,
-                digest=digest_of(text),
-                created=now,
-                expires=expires,
-                requests=requests,
-                images=images,
-            )
             deliver(text)
-            self._write([*keys, key])
+            keys.append(key)
         return key, text
 
     def import_text(self, name: str, role: Role, text: str) -> StoredKey | None:
         """Add a key, with a number after its name if that is taken; return None if it was stored before."""
-        id, digest, now = id_in(text), digest_of(text), _now()
-        with locked(self.path.parent):
-            keys = self._read_or_none()
+        id, digest, now = id_in(text) or secrets.token_hex(6), digest_of(text), _now()
+        with self._changing() as keys:
             if any(key.id == id or digest in (key.digest, key.imported) for key in keys):
                 return None
             taken = {key.name for key in keys if key.state(now) != "revoked"}
             names = chain([name], (f"{name}-{number}" for number in count(2)))
-            key = StoredKey(
-                id=id or secrets.token_hex(6),
-                name=next(free for free in names if free not in taken),
-                role=role,
-                digest=digest,
-                imported=digest,
-                created=now,
-            )
-            self._write([*keys, key])
-        return key
+            free = next(free for free in names if free not in taken)
+            keys.append(StoredKey(id=id, name=free, role=role, digest=digest, imported=digest, created=now))
+            return keys[-1]
 
     def revoke(self, ref: str) -> StoredKey:
         """Revoke the key with an id or name for good; raise ``KeyConflict`` if no valid key has it."""
-        with locked(self.path.parent):
-            keys = self._read_or_none()
-            key = _find(keys, ref)
-            revoked = key.model_copy(update={"revoked": _now(), "replaced": None})
-            self._write([revoked if stored is key else stored for stored in keys])
-        return revoked
+        with self._changing() as keys:
+            place = _find(keys, ref)
+            keys[place] = keys[place].model_copy(update={"revoked": _now(), "replaced": None})
+            return keys[place]
 
     def rotate(self, ref: str, overlap: timedelta) -> tuple[StoredKey, str]:
         """Replace the secret of a key; the old one stays valid for ``overlap``; raise ``KeyConflict``."""
         now = _now()
-        with locked(self.path.parent):
-            keys = self._read_or_none()
-            key = _find(keys, ref)
+        with self._changing() as keys:
+            place = _find(keys, ref)
+            key = keys[place]
             if key.state(now) == "expired":
                 raise KeyConflict(f"the key {key.name!r} expired at {key.expires:%Y-%m-%d %H:%M} UTC; create another")
             text = _new_text(key.id)
             replaced = ReplacedSecret(digest=key.digest, until=now + overlap) if overlap else None
-            rotated = key.model_copy(update={"digest": digest_of(text), "replaced": replaced})
-            self._write([rotated if stored is key else stored for stored in keys])
-        return rotated, text
+            keys[place] = key.model_copy(update={"digest": digest_of(text), "replaced": replaced})
+            return keys[place], text
 
-    def _read_or_none(self) -> tuple[StoredKey, ...]:
-        try:
-            return self.read()
-        except FileNotFoundError:
-            return ()
+    @contextmanager
+    def _changing(self) -> Iterator[list[StoredKey]]:
+        """Yield the keys for changes, which are written unless the block raises; other processes wait."""
+        with locked(self.path.parent):
+            keys = list(self.read()) if self.path.exists() else []
+            before = tuple(keys)
+            yield keys
+            if tuple(keys) != before:
+                content = _Content(keys=tuple(keys)).model_dump_json(indent=1, exclude_none=True)
+                write_atomically(self.path, content.encode(), mode=0o600)
 
-    def _write(self, keys: Sequence[StoredKey]) -> None:
-        content = _Content(keys=tuple(keys)).model_dump_json(indent=1, exclude_none=True)
-        write_atomically(self.path, content.encode(), mode=0o600)
 
-
-def _find(keys: Sequence[StoredKey], ref: str) -> StoredKey:
-    """Return the API key with the id ``ref``, or else the key with this name that is not revoked."""
-    matching = [key for key in keys if key.revoked is None and ref in (key.id, key.name)]
-    if not matching:
-        raise KeyConflict(f"there is no key {ref!r} that is not revoked; `snf keys list` shows all")
-    return next((key for key in matching if key.id == ref), matching[0])
+def _find(keys: Sequence[StoredKey], ref: str) -> int:
+    """Return the place of the API key with the id ``ref``, or else of the key with this name that is not revoked."""
+    for name in ("id", "name"):
+        for place, key in enumerate(keys):
+            if key.revoked is None and getattr(key, name) == ref:
+                return place
+    raise KeyConflict(f"there is no key {ref!r} that is not revoked; `snf keys list` shows all")
 
 
 def _new_text(id: str) -> str:
@@ -224,11 +216,11 @@ def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
     """Create the first admin key in ``home/api-key`` if other machines can reach the service and it has none."""
     if not settings.needs_keys:
         return
-    path = settings.key_file
+    path, stored = settings.key_file, KeyFile(settings.keys_file)
     try:
         imported = import_key_file(settings)
     except (KeysUnreadable, OSError) as error:
-        if not settings.keys_file.exists():
+        if not stored.path.exists():
             raise
         # The service starts all the same, and accepts no key.
         echo(f"the key in {path} cannot be added to the stored keys: {error}")
@@ -238,8 +230,15 @@ def ensure_keys(settings: Settings, echo: Callable[[str], None]) -> None:
             f"the key in {path} stays valid: its hash is stored as {imported.name!r} with the role admin. "
             "Keep the key elsewhere and delete the file"
         )
-    elif not settings.keys_file.exists():
-        _make_first(settings, echo)
+    elif not stored.path.exists():
+        if path.exists() and not path.read_bytes().strip():
+            raise ValueError(f"{path} is empty; delete it, and the service creates a key")
+        with suppress(KeyConflict):  # another service on this home has just created it
+            stored.create(FIRST, "admin", deliver=lambda text: write_atomically(path, f"{text}\n".encode(), mode=0o600))
+            echo(
+                f"the address {settings.host} needs an API key: created one with the role admin, see {path}. "
+                "Keep the key elsewhere and delete the file; `snf keys create` creates more keys"
+            )
 
 
 def import_key_file(settings: Settings) -> StoredKey | None:
@@ -249,19 +248,3 @@ def import_key_file(settings: Settings) -> StoredKey | None:
     except FileNotFoundError:
         return None
     return KeyFile(settings.keys_file).import_text(FIRST, "admin", text) if text else None
-
-
-def _make_first(settings: Settings, echo: Callable[[str], None]) -> None:
-    path = settings.key_file
-    if path.exists() and not path.read_bytes().strip():
-        raise ValueError(f"{path} is empty; delete it, and the service creates a key")
-    try:
-        KeyFile(settings.keys_file).create(
-            FIRST, "admin", deliver=lambda text: write_atomically(path, f"{text}\n".encode(), mode=0o600)
-        )
-    except KeyConflict:
-        return  # another service on this home has just created it
-    echo(
-        f"the address {settings.host} needs an API key: created one with the role admin, see {path}. "
-        "Keep the key elsewhere and delete the file; `snf keys create` creates more keys"
-    )

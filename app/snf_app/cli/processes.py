@@ -23,7 +23,7 @@ def up(host: Host = None, port: Port = None) -> None:
     """Run Redis (unless REDIS_URL is set), the workers and the HTTP service on this machine until Ctrl-C."""
     _set(host=host, port=port)
     with error_messages():
-        code = supervise(read_settings(writes=True), echo=typer.echo)
+        code = supervise(read_settings(writes=True))
     raise typer.Exit(code)
 
 
@@ -66,7 +66,7 @@ def worker(
                 healthy, line = check_workers(settings)
                 typer.echo(line)
                 raise typer.Exit(0 if healthy else 1)
-            code = run_workers(settings, typer.echo)
+            code = run_workers(settings)
     except ValueError as error:
         raise fail(str(error), USAGE) from error
     raise typer.Exit(code)

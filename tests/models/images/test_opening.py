@@ -18,7 +18,7 @@ from PIL import Image
 from snf_models.errors import ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image, open_image
 from snf_runtime.images.preprocessing import DecodedImage
-from snf_worker.settings import ServiceSettings
+from snf_worker.settings import Settings
 from tests.models.helpers import real_images
 from tests.support.image_files import HIGH, WIDE, encoded, exif, tiff
 from tests.support.paths import ROOT
@@ -191,7 +191,7 @@ def ordinary() -> list[tuple[bytes, NDArray[np.uint8]]]:
 
 
 def test_the_most_pixels_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ServiceSettings.model_fields["max_image_pixels"].default == 100_000_000
+    assert Settings.model_fields["max_image_pixels"].default == 100_000_000
     code = "from snf_runtime.images.files import MAX_PIXELS; print(MAX_PIXELS)"
     for value, expected in (("4096", "4096\n"), ("", "100000000\n")):
         variables = {**os.environ, "SNF_MAX_IMAGE_PIXELS": value}

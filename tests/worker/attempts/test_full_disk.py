@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from snf_worker.jobs.events import EventReader
-from snf_worker.runtime.process import AttemptProcess, ExitCode
+from snf_worker.jobs.record import ExitCode
+from snf_worker.runtime.supervisor import AttemptProcess
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
 

@@ -14,9 +14,8 @@ from snf_models.errors import LocationRefused
 from snf_models.locations.location import Location
 from snf_worker.attempts.run_attempt import StopFlag
 from snf_worker.attempts.score import assist, open_parts
-from snf_worker.jobs.record import Job
+from snf_worker.jobs.record import ExitCode, Job
 from snf_worker.process_setup import USER_UMASK
-from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT

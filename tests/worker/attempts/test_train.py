@@ -25,10 +25,9 @@ from snf_worker.attempts.train import run
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import StaleAttempt
 from snf_worker.jobs.events import AttemptSummary, EventLog, EventReader
-from snf_worker.jobs.record import Job
+from snf_worker.jobs.record import ExitCode, Job
 from snf_worker.jobs.store import JobStore
-from snf_worker.runtime.process import ExitCode, attempt_command
-from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.runtime.supervisor import Outcome, Supervisor, attempt_command
 from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from snf_worker.broker.connection import redis_client
-from snf_worker.jobs.record import Job, Queue, Status
+from snf_worker.jobs.record import Job, Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import take
@@ -52,19 +52,3 @@ def test_an_entry_without_a_queued_job_is_dropped(store: JobStore, settings: Set
     job = add()
     assert store.take(Queue.TRAIN_CPU, "w", 5) == (job.id, 1)
     assert store.waiting(Queue.TRAIN_CPU) == 0
-
-
-def test_lines_of_an_earlier_version_keep_their_order(store: JobStore, settings: Settings, add: Add) -> None:
-    """It kept interrupted jobs in a line of their own, and ordered both by time."""
-    interrupted, waiting = add(), add()
-    client, prefix = redis_client(settings), settings.key_prefix
-    client.delete(f"{prefix}order", f"{prefix}waiting:train-cpu")
-    client.zadd(f"{prefix}waiting:train-cpu", {waiting.id: 1_764_000_000_000})
-    client.zadd(f"{prefix}waiting:first:train-cpu", {interrupted.id: 1_764_000_000_500})
-    store.adopt_lines_of_earlier_version()
-    new = add()
-    assert [store.position(job) for job in (interrupted, waiting, new)] == [0, 1, 2]
-    attempt = take(store, new)
-    store.put_back(new.id, attempt, {})
-    assert [store.position(job) for job in (interrupted, new, waiting)] == [0, 1, 2]
-    assert store.get(interrupted.id).status is Status.QUEUED

@@ -105,7 +105,8 @@ def test_progress_and_life_of_a_job(store: JobStore, add: Add) -> None:
     attempt = take(store, job, "me", 5)
     assert attempt == 1
     assert store.get(job.id).status is Status.STARTING
-    store.running(job.id, attempt)
+    assert store.renew(job.id, attempt, 5) is RequestedAction.GO_ON
+    assert store.get(job.id).status is Status.STARTING, "it has shown nothing yet"
     assert (
         store.renew(job.id, attempt, 5, {"progress": {"step": 3}, "metrics": {"bits_per_dim": 1.5}})
         is RequestedAction.GO_ON
@@ -153,7 +154,6 @@ def test_a_stale_token_changes_nothing(store: JobStore, add: Add) -> None:
     assert store.holds(job.id, new)
     for call in (
         lambda: store.renew(job.id, old, 5, {"progress": {"step": 99}}),
-        lambda: store.running(job.id, old),
         lambda: store.put_back(job.id, old, {}),
         lambda: store.finish(job.id, old, Status.SUCCEEDED, {}),
     ):
@@ -315,14 +315,25 @@ def test_a_preemption_is_no_attempt_without_progress(store: JobStore, add: Add) 
     assert store.get(job.id).attempts_without_progress == 0
 
 
-def test_a_record_of_an_earlier_version_keeps_its_count(store: JobStore, settings: Settings, add: Add) -> None:
+def test_an_end_that_is_written_again_gets_the_same_answer(store: JobStore, settings: Settings, add: Add) -> None:
+    def fail(job: Job, attempt: int) -> None:
+        store.finish(job.id, attempt, Status.FAILED, {"error": {"type": "diverged"}})
+
     job = add()
-    key = f"{settings.key_prefix}job:{job.id}"
-    client = redis_client(settings)
-    client.hdel(key, "attempts_without_progress")
-    client.hset(key, "fruitless", 1)
-    assert store.get(job.id).attempts_without_progress == 1
-    assert [lose(store, job), lose(store, job)] == ["queued", "failed"]
+    attempt = take(store, job)
+    assert [store.put_back(job.id, attempt, {"checkpoint_step": 7}) for _ in range(2)] == [Status.QUEUED] * 2
+    assert store.request_pause(job.id).status is Status.PAUSED
+    assert store.put_back(job.id, attempt, {"checkpoint_step": 7}) is Status.PAUSED
+    store.request_resume(job.id)
+    newer = take(store, job)
+    with pytest.raises(StaleAttempt):
+        store.put_back(job.id, attempt, {"checkpoint_step": 7})
+    fail(job, newer)
+    before = store.get(job.id)
+    changes = len(redis_client(settings).xrange(f"{settings.key_prefix}changes:{job.id}"))
+    fail(job, newer)
+    assert store.get(job.id) == before
+    assert len(redis_client(settings).xrange(f"{settings.key_prefix}changes:{job.id}")) == changes
 
 
 def test_a_lock_is_held_by_one(store: JobStore) -> None:

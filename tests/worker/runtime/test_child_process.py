@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
+from snf_worker import process_setup as lifeline
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker, keep
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.runtime import child_process, launcher
-from snf_worker.runtime import parent_death as lifeline
-from snf_worker.runtime.child_process import ChildProcess, HangWatch, stop_all
-from snf_worker.runtime.launcher import worker_processes
+from snf_worker.process_setup import ParentDeathPipe
+from snf_worker.runtime import launcher
+from snf_worker.runtime.launcher import ChildProcess, HangWatch, stop_all, worker_processes
 from snf_worker.runtime.main import Heartbeat
-from snf_worker.runtime.parent_death import ParentDeathPipe
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
 from tests.support.ports import free_port
@@ -37,8 +36,8 @@ def child(tmp_path: Path) -> Iterator[ChildProcess]:
 
 
 def test_a_restart_that_fails_is_tried_again(child: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_process, "_FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(child_process, "_LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(launcher, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(launcher, "_LONGEST_PAUSE_S", 0.0)
     child.start()
     before = child.pid
     assert before is not None
@@ -67,7 +66,7 @@ def test_a_restart_that_fails_is_tried_again(child: ChildProcess, monkeypatch: p
 
 
 def test_output_is_emptied_when_it_is_large(child: ChildProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child_process, "_LARGEST_OUTPUT", 100)
+    monkeypatch.setattr(launcher, "_LARGEST_OUTPUT", 100)
     child.start()
     output = child.settings.logs_dir / "service.out"
     output.write_bytes(b"x" * 100)
@@ -81,38 +80,24 @@ def test_output_is_emptied_when_it_is_large(child: ChildProcess, monkeypatch: py
 PID = 4242
 
 
-def misses_until_hung(watch: HangWatch) -> int:
-    for missed in range(1000):
-        if watch.hung is not None:
-            assert f"has not answered {missed} times" in watch.hung
-            return missed
-        watch.check()
-    raise AssertionError("it never hangs")
-
-
-def once_alive(patience_s: float = 0.0) -> HangWatch:
-    answers = iter([True])
-    watch = HangWatch(lambda: next(answers, False), patience_s)
-    watch.check()
-    return watch
+def misses_until_hung(*answers: bool, patience_s: float = 0.0) -> int:
+    """How many answers are missed after the given ones until a process counts as hung."""
+    given = iter(answers)
+    watch = HangWatch(lambda: next(given, False), patience_s)
+    assert [watch.misses() for _ in answers] == [None] * len(answers)
+    return next(count for count in range(1, 1000) if watch.misses() is not None)
 
 
 def test_a_minute_without_any_answer_is_needed_and_ten_at_the_start() -> None:
-    assert misses_until_hung(once_alive()) * child_process._EVERY_S >= 60
-    assert misses_until_hung(once_alive(patience_s=600)) * child_process._EVERY_S >= 600
-    assert misses_until_hung(HangWatch(lambda: False)) * child_process._EVERY_S >= 600
+    assert misses_until_hung(True) * launcher._EVERY_S >= 60
+    assert misses_until_hung(True, patience_s=600) * launcher._EVERY_S >= 600
+    assert misses_until_hung() * launcher._EVERY_S >= 600
     assert launcher._READY_S >= 600, "also where `snf up` starts everything for the first time"
 
 
 def test_one_answer_starts_the_count_anew() -> None:
-    most = misses_until_hung(once_alive())
-    answers = iter([True, *([False] * (most - 1)), True, *([False] * most)])
-    watch = HangWatch(lambda: next(answers))
-    for _ in range(2 * most):
-        watch.check()
-        assert watch.hung is None
-    watch.check()
-    assert watch.hung is not None
+    most = misses_until_hung(True)
+    assert misses_until_hung(True, *([False] * (most - 1)), True) == most
 
 
 def test_a_child_that_sends_heartbeats_is_alive_whatever_its_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:

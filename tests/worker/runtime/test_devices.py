@@ -10,8 +10,7 @@ from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery, wake
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.runtime.child_process import stop_all
-from snf_worker.runtime.launcher import worker_processes
+from snf_worker.runtime.launcher import stop_all, worker_processes
 from snf_worker.runtime.machine import find_devices, queues_of, variables
 from snf_worker.runtime.main import queues_to_serve
 from snf_worker.settings import Settings
@@ -90,7 +89,7 @@ def test_workers_share_the_threads_that_the_service_leaves(
 def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
     both = settings.model_copy(update={"devices": ("cuda:0", "cpu")})
     parts = worker_processes(both, "tests.worker.support.fake_worker")
-    with forked_by(fork_server(), "snf_worker.runtime.child_process"):
+    with forked_by(fork_server(), "snf_worker.process_setup"):
         for part in parts:
             part.start()
     try:

@@ -11,9 +11,8 @@ import pytest
 
 from snf_worker.attempts import score
 from snf_worker.attempts.run_attempt import StopFlag
-from snf_worker.jobs.record import Queue
+from snf_worker.jobs.record import ExitCode, Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.runtime.process import ExitCode
 from snf_worker.runtime.supervisor import HelperProcess, takes_helpers
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk
@@ -28,7 +27,7 @@ def test_a_helper_without_room_starts_nothing_and_comes_again(
     (settings.jobs_dir / job.id).mkdir(parents=True)
     helper = HelperProcess(store, settings, stopping, "cpu", [Queue.SCORE])
     assert helper.run() is None, "no job runs"
-    store.running(job.id, take(store, job, lease_s=60))
+    store.renew(job.id, take(store, job, lease_s=60), 60, {"progress": {"step": 1}})
     store.shards(job.id).offer([1])
     codes = [ExitCode.NO_ROOM, ExitCode.REFUSED]
 

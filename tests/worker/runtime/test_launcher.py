@@ -29,23 +29,22 @@ from tests.worker.support.helpers import alive, new_job, reaches, until
 UNMEASURED = f"import os\nos.environ.pop({MEASURED!r}, None)\n"
 """Before a launcher whose processes need no coverage: they do what those of other tests do."""
 HASTY = (
-    "from snf_worker.runtime import child_process, launcher\n"
+    "from snf_worker.runtime import launcher\n"
     "from snf_worker.settings import Settings\n"
-    "child_process._EVERY_S, launcher._BUSY_S, launcher._MISSED_BEATS = 0.3, 3.0, 1\n"
+    "launcher._EVERY_S, launcher._BUSY_S, launcher._MISSED_BEATS = 0.3, 3.0, 1\n"
     "Settings.kill_after_seconds = 3.0\n"
 )
 """Before a launcher that takes a few seconds of silence for a hang."""
 FORKING = (
     "from tests.support.fork_server import fork_server, forked_by\n"
-    "forked_by(fork_server(), 'snf_worker.runtime.child_process').__enter__()\n"
+    "forked_by(fork_server(), 'snf_worker.process_setup').__enter__()\n"
 )
 """Before a launcher whose processes are forks, which start in milliseconds; their parent is another process."""
 PROGRAM = (
-    "from snf_worker.runtime import child_process\n"
-    "from snf_worker.runtime.launcher import supervise\n"
-    "child_process._FIRST_PAUSE_S = 0.05\n"
+    "from snf_worker.runtime import launcher\n"
+    "launcher._FIRST_PAUSE_S = 0.05\n"
     "from snf_worker.settings import load_settings\n"
-    "raise SystemExit(supervise(load_settings(), worker='tests.worker.support.fake_worker',"
+    "raise SystemExit(launcher.supervise(load_settings(), worker='tests.worker.support.fake_worker',"
     " service='{service}'))"
 )
 

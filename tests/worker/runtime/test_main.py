@@ -125,18 +125,6 @@ def test_messages_that_vanished_are_sent_again(
     assert starts == sorted(starts), "no job loses its place, as messages name none"
 
 
-def test_messages_of_an_earlier_version_wake_a_worker(
-    start: Start, add: Add, store: JobStore, settings: Settings
-) -> None:
-    """They name a job, and wait in the list of another priority."""
-    job = add("succeed")
-    celery = make_celery(settings)
-    celery.send_task("worker.run_job", args=[job.id], queue="train-cpu", priority=6, ignore_result=True)
-    assert store.message_count([queue_key(settings, Queue.TRAIN_CPU)]) == 0
-    start(reconcile_seconds=3600)
-    reaches(store, job, Status.SUCCEEDED)
-
-
 def test_the_broker_restarts_under_a_worker(
     start: Start, submit: Submit, store: JobStore, settings: Settings, broker: EmbeddedBroker
 ) -> None:

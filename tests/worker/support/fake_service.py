@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 
-from snf_worker.runtime.parent_death import beat
+from snf_worker.process_setup import beat
 from snf_worker.settings import load_settings
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snf_worker.attempts.run_attempt import StopFlag
 from snf_worker.jobs.events import EventLog
-from snf_worker.runtime.process import ExitCode
+from snf_worker.jobs.record import ExitCode
 
 
 def main() -> int:

@@ -4,9 +4,8 @@ from typing import Any
 
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
-from snf_worker.jobs import lua_scripts as lua
 from snf_worker.jobs.record import Job, Status
-from snf_worker.jobs.store import JobStore
+from snf_worker.jobs.store import _LEAVE, JobStore
 from snf_worker.settings import Settings
 
 
@@ -32,9 +31,9 @@ class LosesAnswers(JobStore):
         self._lost("get")
         return found
 
-    def _call(self, script: str, *args: Any) -> Any:
-        answer = super()._call(script, *args)
-        if script == lua.LEAVE and args[3] != Status.RUNNING:
+    def _run(self, script: str, subject: str, *args: Any) -> Any:
+        answer = super()._run(script, subject, *args)
+        if script == _LEAVE:
             self._lost("leave")
         return answer
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -26,11 +27,9 @@ from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from snf_worker.jobs.events import EventLog
-from snf_worker.jobs.record import Job
+from snf_worker.jobs.record import ExitCode, Job, StopReason
 from snf_worker.jobs.store import JobStore
-from snf_worker.process_setup import limit_memory, prefer_oom_kill, tune_process
-from snf_worker.runtime.parent_death import watch
-from snf_worker.runtime.process import ExitCode, StopReason
+from snf_worker.process_setup import limit_memory, prefer_oom_kill, tune_process, watch
 from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -105,22 +104,22 @@ def note_reporter(events: EventLog, text: str, go_on: Callable[[], None] = lambd
     return report
 
 
+@dataclass
 class LabelledProgress:
     """Writer of progress events of a job that scores several named groups of images."""
 
-    def __init__(self, events: EventLog, go_on: Callable[[], None]) -> None:
-        self._events = events
-        self._go_on = go_on  # raises an error where the job must stop
-        self._reporter: ProgressReporter | None = None
-        self._label = ""
+    events: EventLog
+    go_on: Callable[[], None]  # raises an error where the job must stop
+    _reporter: ProgressReporter | None = None
+    _label: str = ""
 
     def report(self, label: str, done: int, total: int) -> None:
         """Write a progress event, every 0.5 s at most and always the last, and a log event for a new label."""
-        self._go_on()
-        self._reporter = self._reporter or ProgressReporter(self._events, total, done)
+        self.go_on()
+        self._reporter = self._reporter or ProgressReporter(self.events, total, done)
         if label != self._label:
             self._label = label
-            self._events.write({"event": "log", "message": label})
+            self.events.write({"event": "log", "message": label})
         self._reporter.report(done, total)
 
     def checkpoint(self) -> None:
@@ -174,19 +173,19 @@ def open_model(job: Job, registry: Registry, calibration: int | None) -> ModelVe
     return registry.with_calibration(name, version, number)
 
 
+@dataclass(eq=False)
 class Attempt:
     """One attempt at a job: its folder, its events, requests to stop, and its lease.
 
     An attempt that has lost its lease must write nothing more; its number is a fencing token.
     """
 
-    def __init__(self, folder: Path, job: Job, settings: Settings, events: EventLog, stop: StopFlag) -> None:
-        self.folder = folder
-        self.job = job
-        self.settings = settings
-        self.events = events
-        self._stop = stop
-        self._checked = time.monotonic()
+    folder: Path
+    job: Job
+    settings: Settings
+    events: EventLog
+    _stop: StopFlag
+    _checked: float = field(default_factory=time.monotonic)
 
     @cached_property
     def store(self) -> JobStore:

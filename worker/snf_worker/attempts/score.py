@@ -32,10 +32,9 @@ from snf_worker.attempts.run_attempt import (
 )
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown, JobNotFound
-from snf_worker.jobs.record import ACTIVE, SCORES, Job
+from snf_worker.jobs.record import ACTIVE, SCORES, ExitCode, Job
 from snf_worker.jobs.store import JobStore, Shards
 from snf_worker.process_setup import user_umask
-from snf_worker.runtime.process import ExitCode
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -188,61 +187,61 @@ def _place(folder: Path, spec: Job, settings: Settings) -> Location:
     return allowed_location(spec.output, settings.allowed_locations, settings.home)
 
 
+@dataclass
 class SharedParts:
     """Parts that the workers of a job share; this process claims one after the other."""
 
-    def __init__(self, shards: Shards, output: Output, settings: Settings, should_stop: Callable[[], bool]) -> None:
-        self._shards = shards
-        self._output = output
-        self._settings = settings
-        self._should_stop = should_stop
-        self._claim: tuple[int, str] | None = None
-        self._renew_at = 0.0
+    shards: Shards
+    output: Output
+    settings: Settings
+    should_stop: Callable[[], bool]
+    _claim: tuple[int, str] | None = None
+    _renew_at: float = 0.0
 
     def all(self, missing: list[int], look: Callable[[], None]) -> Generator[int]:
         """Yield parts until all are written, also by others; raise ``Interrupted``."""
         while True:
             try:
                 if missing:
-                    self._shards.offer(missing)
+                    self.shards.offer(missing)
                     missing = []
                 yield from self.free()
                 look()
-                if not self._shards.unfinished():  # all are written, or Redis lost them
-                    missing = self._output.missing()
+                if not self.shards.unfinished():  # all are written, or Redis lost them
+                    missing = self.output.missing()
                     if not missing:
                         return
                     continue
             except BrokerDown as problem:
                 log.warning("waiting for the broker: %s", problem.detail)
-            if self._should_stop():
+            if self.should_stop():
                 raise Interrupted("asked to stop")
             time.sleep(IDLE_S)
 
     def free(self, is_running: Callable[[], bool] = lambda: True) -> Generator[int]:
         """Yield parts until none is free, or the broker is down."""
         with suppress(BrokerDown):  # a claim ends by itself, and another process finds the part written
-            while is_running() and (claim := self._shards.claim(self._settings.lease_seconds)):
-                self._claim, self._renew_at = claim, time.monotonic() + self._settings.heartbeat_seconds
+            while is_running() and (claim := self.shards.claim(self.settings.lease_seconds)):
+                self._claim, self._renew_at = claim, time.monotonic() + self.settings.heartbeat_seconds
                 index, _ = claim
                 try:
-                    if index < self._output.plan.parts and not self._output.part(index).exists():
+                    if index < self.output.plan.parts and not self.output.part(index).exists():
                         yield index
                 except GeneratorExit:
-                    self._shards.release(*self._claim)
+                    self.shards.release(*self._claim)
                     raise
-                self._shards.done(index)
+                self.shards.done(index)
 
     def keep(self) -> bool:
         """Renew the claim where that is due; return whether to stop."""
         if self._claim is not None and time.monotonic() > self._renew_at:
             index, token = self._claim
-            self._renew_at = time.monotonic() + self._settings.heartbeat_seconds
+            self._renew_at = time.monotonic() + self.settings.heartbeat_seconds
             try:
-                self._claim = index, self._shards.renew(index, token, self._settings.lease_seconds) or token
+                self._claim = index, self.shards.renew(index, token, self.settings.lease_seconds) or token
             except BrokerDown as problem:
                 log.warning("part %d is scored without the broker: %s", index, problem.detail)
-        return self._should_stop()
+        return self.should_stop()
 
 
 class ScoringProgress:

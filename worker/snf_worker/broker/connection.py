@@ -5,10 +5,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.client import Pipeline
 from redis.retry import Retry
 
 from snf_worker.errors import BrokerDown, BrokerStartFailed
@@ -142,9 +144,26 @@ def celery_url(settings: Settings) -> str:
     return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
 
 
-def redis_client(settings: Settings) -> redis.Redis:
+class JobsClient(redis.Redis):
+    """Redis client that raises ``BrokerDown`` in an outage."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        with translate_redis_errors():
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        return _JobsPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _JobsPipeline(Pipeline):
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        with translate_redis_errors():
+            return super().execute(raise_on_error)
+
+
+def redis_client(settings: Settings, kind: type[redis.Redis] = JobsClient) -> redis.Redis:
     """Return a Redis client that decodes answers and tries twice for ``broker_timeout_s`` seconds each."""
-    return redis.Redis.from_url(
+    return kind.from_url(
         broker_url(settings),
         decode_responses=True,
         socket_timeout=settings.broker_timeout_s,
@@ -176,8 +195,7 @@ def translate_redis_errors() -> Iterator[None]:
 
 def durability_risks(client: redis.Redis) -> list[str]:
     """Return a sentence with the remedy for each Redis setting with which accepted jobs may be lost."""
-    with translate_redis_errors():
-        info = client.info()
+    info: Any = client.info()
     risks = []
     if not info.get("aof_enabled"):
         risks.append("jobs accepted in the last minutes are lost when it dies: set appendonly yes")

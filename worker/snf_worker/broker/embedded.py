@@ -15,7 +15,6 @@ import time
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import IO, Literal
 
 import redis
@@ -31,7 +30,7 @@ from snf_worker.broker.connection import (
 )
 from snf_worker.errors import BrokerStartFailed
 from snf_worker.log_setup import configure_logging
-from snf_worker.runtime.parent_death import beat
+from snf_worker.process_setup import beat
 from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -40,83 +39,37 @@ _LOCAL_PEERPID = 0, 2
 """Level and name of the option of macOS, which Python has no names for."""
 
 
-def listens(path: Path) -> bool:
-    """Return whether a process listens on a Unix socket; a hanging one counts."""
-    with socket.socket(socket.AF_UNIX) as probe:
+def _listener(path: Path) -> tuple[bool, int | None]:
+    """Return whether a process listens on a Unix socket, and its id: 0 in another container, None if it hangs."""
+    listens, pid = False, 0
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
         probe.setblocking(False)
         try:
             probe.connect(str(path))
         except BlockingIOError:  # as many connections wait as may
-            return True
-        except OSError:
-            return False
-    return True
+            return True, None
+        listens = True
+        if sys.platform == "darwin":
+            pid = probe.getsockopt(*_LOCAL_PEERPID)
+        else:
+            pid, _user, _group = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return listens, pid
 
 
-def listener_pid(path: Path) -> int | None:
-    """Return the id of the process that listens on a socket; None if there is none or it is not found out."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-            if sys.platform == "darwin":
-                pid = probe.getsockopt(*_LOCAL_PEERPID)
-            else:
-                pid, _user, _group = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        except OSError:
-            return None
-    return pid if pid > 1 else None  # 0: it belongs to another container
-
-
-def note_listener(path: Path, note: Path) -> None:
-    """Write the id and the start time of a socket's process to ``note``; raise ``OSError`` if that fails."""
-    pid = listener_pid(path)
-    if pid is None:
-        raise ProcessLookupError(f"expected a process that listens on {path}, got none")
-    write_atomically(note, f"{pid} {_start_time(pid)}".encode())
-
-
-def noted_pid(note: Path) -> int | None:
-    """Return the id that :func:`note_listener` wrote if that process still runs, as its start time shows."""
-    try:
-        pid, _, started = note.read_text(encoding="utf-8").partition(" ")
-    except FileNotFoundError:
-        return None
-    return int(pid) if started and _start_time(int(pid)) == started else None
-
-
-def _start_time(pid: int) -> str:
-    """Return when a process started, as the operating system writes it: an empty text if there is no such process."""
-    if sys.platform == "darwin":
-        command = ["/bin/ps", "-o", "lstart=", "-p", str(pid)]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    try:
-        # Field 22, in ticks since the machine started. The name of the program, field 2, may contain blanks.
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+def _serving_pid(path: Path, note: Path) -> int | None:
+    """Return the id of the process on a socket; one that takes no connections has left its id in ``note``."""
+    _listens, pid = _listener(path)
+    if pid is None and note.exists():
+        pid = int(note.read_text(encoding="utf-8").partition(" ")[0] or 0)
+    return pid or None
 
 
 def listener_folder(path: Path, note: Path) -> Path | None:
     """Return the working folder of the process that listens on a socket or is named in ``note``, or None."""
     pid = _serving_pid(path, note)
-    return _working_folder(pid) if pid is not None else None
-
-
-def is_same_folder(one: Path, other: Path) -> bool:
     try:
-        return one.samefile(other)
-    except OSError:  # one of them is gone, or may not be seen
-        return False
-
-
-def _serving_pid(path: Path, note: Path) -> int | None:
-    # Without a listener the note may name the server of another installation, whose folder was copied.
-    return listener_pid(path) or (noted_pid(note) if listens(path) else None)
-
-
-def _working_folder(pid: int) -> Path | None:
-    try:
+        if pid is None:
+            return None
         if sys.platform == "darwin":
             command = ["/usr/sbin/lsof", "-a", "-d", "cwd", "-p", str(pid), "-F", "n"]
             lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
@@ -127,20 +80,11 @@ def _working_folder(pid: int) -> Path | None:
         return None
 
 
-def kill_listener(path: Path, note: Path, folder: Path, timeout: float = 5.0) -> bool:
-    """Kill a socket's process if its working folder is ``folder``; return whether nothing listens afterwards."""
-    pid = _serving_pid(path, note)
-    found = _working_folder(pid) if pid is not None else None
-    if pid is None or found is None or not is_same_folder(found, folder):
-        return not listens(path)
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + timeout
-    while listens(path):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+def is_same_folder(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is gone, or may not be seen
+        return False
 
 
 BYTES = 8 * 2**20
@@ -191,7 +135,7 @@ class BrokerReserve:
 
 _PLAIN = re.compile(r"[\w./+@:%=,~-]+")
 """A path that needs no quotes in the configuration of the server."""
-_STOP_S = 10.0
+_STOP_S, _KILL_S = 10.0, 5.0
 _EVERY_S = 0.5
 _MISSES = 3
 """PINGs in a row after which a server that is gone is replaced: a busy machine may miss one."""
@@ -219,7 +163,7 @@ class EmbeddedBroker:
         self._pid_note = self._data / "server"
         self._link = self._socket.with_name("broker.data")
         self.reserve = BrokerReserve(settings)
-        self._client = redis_client(self._settings)
+        self._client = redis_client(self._settings, redis.Redis)
         self._lock: IO[str] | None = None
         self._server: ValkeyServer | None = None
 
@@ -282,7 +226,7 @@ class EmbeddedBroker:
     def _shut_down_at(self, path: Path, deadline: float) -> None:
         """Shut down a server on a socket in another runtime folder, if it still runs and has this data folder open."""
         try:
-            client = redis_client(self._settings.model_copy(update={"runtime_dir": path.parent}))
+            client = redis_client(self._settings.model_copy(update={"runtime_dir": path.parent}), redis.Redis)
         except BrokerStartFailed as problem:
             log.warning("an earlier server is not looked for: %s", problem.detail)
             return
@@ -311,7 +255,7 @@ class EmbeddedBroker:
             if not _PLAIN.fullmatch(str(self._server.data_dir)):
                 self._server.data_dir = self._link_to_data()
             self._server.start(timeout=max(1.0, deadline - time.monotonic()))
-            note_listener(self._socket, self._pid_note)
+            write_atomically(self._pid_note, str(_listener(self._socket)[1] or 0).encode())
         except (ValkeyServerError, OSError) as error:
             self._server.terminate()
             self._server = None
@@ -365,10 +309,19 @@ class EmbeddedBroker:
     def _kill_hung(self, path: Path) -> None:
         """Kill the server on a socket; no write that it acknowledged is lost, because it syncs each of them."""
         log.error("the server at %s does not answer and is killed", path)
-        if not kill_listener(path, self._pid_note, self._data):
-            raise BrokerStartFailed(
-                f"a server at {path} has the broker's data open, does not answer and cannot be killed; stop that server"
-            )
+        pid, folder = _serving_pid(path, self._pid_note), listener_folder(path, self._pid_note)
+        deadline = time.monotonic()
+        if pid is not None and folder is not None and is_same_folder(folder, self._data):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            deadline += _KILL_S
+        while _listener(path)[0]:
+            if time.monotonic() > deadline:
+                raise BrokerStartFailed(
+                    f"a server at {path} has the broker's data open, does not answer and cannot be killed; stop that "
+                    "server"
+                )
+            time.sleep(0.05)
 
     def _take_lock(self) -> bool:
         handle = (self._data / "lock").open("a", encoding="utf-8")  # held until stop()
@@ -395,7 +348,7 @@ def _server_state(client: redis.Redis, path: Path) -> ServerState:
         return ServerState.HANGS
     except (redis.ConnectionError, OSError):
         # A server that hangs takes no connection where too many wait for it.
-        return ServerState.HANGS if listens(path) else ServerState.ABSENT
+        return ServerState.HANGS if _listener(path)[0] else ServerState.ABSENT
     return ServerState.ANSWERS
 
 
@@ -413,19 +366,11 @@ def main() -> int:
     """Run the server until SIGTERM or SIGINT arrives; return 1 if it stops answering."""
     settings = load_settings()
     configure_logging(settings, "broker")
-    with runtime_folder_in_use(settings):
-        return _run(settings)
-
-
-def _run(settings: Settings) -> int:
     stop = threading.Event()
-
-    def ask(_signum: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
-    signal.signal(signal.SIGINT, ask)
-    code = keep(EmbeddedBroker(settings), stop)
+    with runtime_folder_in_use(settings):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        code = keep(EmbeddedBroker(settings), stop)
     log.info("broker stopped")
     return code
 

@@ -1,4 +1,4 @@
-"""The record of a job: its fields, its statuses, and its conversion to and from a Redis hash."""
+"""The record of a job: its fields, its statuses, how its attempts end, and its conversion to and from a Redis hash."""
 
 import json
 import secrets
@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from snf_client.schemas.base import JobType
 
@@ -56,6 +56,24 @@ class RequestedAction(StrEnum):
     CANCEL = "cancel"
 
 
+class StopReason(StrEnum):
+    """Reason for a request to stop: users cancelled the job, or a later attempt will continue it."""
+
+    CANCEL = "c"
+    PREEMPT = "p"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of an attempt. Any other means that the process died, and the attempt is repeated."""
+
+    DONE = 0
+    REFUSED = 65  # another attempt would fail as well; the last `error` event names the cause
+    NO_ROOM = 74  # the disk takes no writes, perhaps not even that of an `error` event
+    PREEMPTED = 75
+    CANCELLED = 76
+    STALE = 77  # a newer attempt owns the job
+
+
 class Job(BaseModel):
     """Record of a background job; all times are UTC."""
 
@@ -82,9 +100,7 @@ class Job(BaseModel):
     finished_at: datetime | None = None
     attempts: int = Field(default=0, description="Number of attempts started; also the fencing token of the newest")
     attempts_without_progress: int = Field(
-        default=0,
-        validation_alias=AliasChoices("attempts_without_progress", "fruitless"),  # the name in older records
-        description="Attempts in a row that ended without a new checkpoint",
+        default=0, description="Attempts in a row that ended without a new checkpoint"
     )
     checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
     cancel_requested: bool = False

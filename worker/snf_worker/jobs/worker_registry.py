@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import resource
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import redis
 from pydantic import BaseModel, ConfigDict, Field
 
-from snf_worker.broker.connection import translate_redis_errors
 from snf_worker.jobs.record import Queue
 
 if TYPE_CHECKING:
@@ -49,36 +47,33 @@ class WorkerRegistry:
     """Registry of running workers in Redis. An entry expires unless its worker renews it."""
 
     def __init__(self, client: redis.Redis, prefix: str) -> None:
-        self._client = client
+        self._client: Any = client
         self._index = f"{prefix}workers"
         self._prefix = f"{prefix}worker:"
 
     def announce(self, worker: WorkerInfo, life_s: float) -> None:
-        with translate_redis_errors():
-            pipe = self._client.pipeline()
-            pipe.sadd(self._index, worker.name)
-            pipe.set(self._prefix + worker.name, worker.model_dump_json(), px=int(life_s * 1000))
-            pipe.execute()
+        pipe = self._client.pipeline()
+        pipe.sadd(self._index, worker.name)
+        pipe.set(self._prefix + worker.name, worker.model_dump_json(), px=int(life_s * 1000))
+        pipe.execute()
 
     def withdraw(self, name: str) -> None:
-        with translate_redis_errors():
-            pipe = self._client.pipeline()
-            pipe.srem(self._index, name)
-            pipe.delete(self._prefix + name)
-            pipe.execute()
+        pipe = self._client.pipeline()
+        pipe.srem(self._index, name)
+        pipe.delete(self._prefix + name)
+        pipe.execute()
 
     def served(self) -> frozenset[Queue]:
         return frozenset(queue for worker in self.workers() for queue in worker.queues)
 
     def workers(self) -> list[WorkerInfo]:
-        with translate_redis_errors():
-            names = sorted(cast(set[str], self._client.smembers(self._index)))
-            if not names:
-                return []
-            entries = cast(Sequence[str | None], self._client.mget([self._prefix + name for name in names]))
-            gone = [name for name, entry in zip(names, entries, strict=True) if entry is None]
-            if gone:
-                self._client.srem(self._index, *gone)
+        names = sorted(self._client.smembers(self._index))
+        if not names:
+            return []
+        entries = self._client.mget([self._prefix + name for name in names])
+        gone = [name for name, entry in zip(names, entries, strict=True) if entry is None]
+        if gone:
+            self._client.srem(self._index, *gone)
         return [WorkerInfo.model_validate_json(entry) for entry in entries if entry is not None]
 
 
@@ -102,17 +97,15 @@ class MeasuredTraining(BaseModel):
 
 class MeasuredTrainings:
     def __init__(self, client: redis.Redis, prefix: str) -> None:
-        self._client = client
+        self._client: Any = client
         self._prefix = f"{prefix}trained:"
 
     def latest(self, kind: str) -> MeasuredTraining | None:
-        with translate_redis_errors():
-            stored = cast(str | None, self._client.get(self._prefix + kind))
+        stored = self._client.get(self._prefix + kind)
         return None if stored is None else MeasuredTraining.model_validate_json(stored)
 
     def store(self, kind: str, measured: MeasuredTraining) -> None:
-        with translate_redis_errors():
-            self._client.set(self._prefix + kind, measured.model_dump_json(), ex=_KEPT_S)
+        self._client.set(self._prefix + kind, measured.model_dump_json(), ex=_KEPT_S)
 
 
 def kind_of_training(architecture: Architecture, config: TrainingConfig, device: str) -> str:

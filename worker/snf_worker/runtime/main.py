@@ -6,15 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from celery import Task  # type: ignore[import-untyped]
 from celery.concurrency.thread import TaskPool  # type: ignore[import-untyped]
 from celery.signals import worker_shutting_down  # type: ignore[import-untyped]
 from kombu.asynchronous import get_event_loop
 
+from snf_worker import process_setup
 from snf_worker.broker.connection import durability_risks, redis_client, runtime_folder_in_use
 from snf_worker.errors import BrokerDown, JobNotFound
 from snf_worker.jobs.record import Queue
@@ -22,7 +23,6 @@ from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import TASK, make_celery, queue_key, wake
 from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.log_setup import configure_logging
-from snf_worker.runtime import parent_death
 from snf_worker.runtime.machine import (
     find_devices,
     machine_id,
@@ -31,9 +31,8 @@ from snf_worker.runtime.machine import (
     queues_of,
     worker_name,
 )
-from snf_worker.runtime.process import Command, attempt_command
 from snf_worker.runtime.reconciler import PeriodicThread, Reconciler
-from snf_worker.runtime.supervisor import HelperProcess, Outcome, Supervisor
+from snf_worker.runtime.supervisor import Command, HelperProcess, Outcome, Supervisor, attempt_command
 from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -44,42 +43,35 @@ _RECONNECTING_S = 8.0
 """Shortest patience in seconds: Celery's own reconnection may take a few seconds."""
 
 
+@dataclass(eq=False)
 class Heartbeat:
     """Renewal of a worker's registry entry; an idle worker whose messages wait for long reconnects, then ends."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        registry: WorkerRegistry,
-        settings: Settings,
-        device: str,
-        queues: Sequence[Queue],
-        *,
-        job: Callable[[], str | None],
-        reconnect: Callable[[], None],
-        give_up: Callable[[], None],
-    ) -> None:
-        self._store = store
-        self._registry = registry
-        self._keys = [queue_key(settings, queue) for queue in queues]
-        self._patience_s = max(2 * settings.dispatch_seconds, _RECONNECTING_S)
-        self._life_s = settings.lease_seconds
-        self._job = job
-        self._reconnect = reconnect
-        self._give_up = give_up
-        self._in_hand = False
-        self._waits_since: float | None = None
-        self._reconnected = False  # since then no message has arrived
+    store: JobStore
+    registry: WorkerRegistry
+    settings: Settings
+    device: str
+    queues: Sequence[Queue]
+    job: Callable[[], str | None]
+    reconnect: Callable[[], None]
+    give_up: Callable[[], None]
+    _in_hand: bool = False
+    _waits_since: float | None = None
+    _reconnected: bool = False  # since then no message has arrived
+
+    def __post_init__(self) -> None:
+        self._keys = [queue_key(self.settings, queue) for queue in self.queues]
+        self._patience_s = max(2 * self.settings.dispatch_seconds, _RECONNECTING_S)
         self._info = WorkerInfo(
             name=worker_name(),
             machine=machine_id(),
-            device=device,
-            queues=tuple(queues),
+            device=self.device,
+            queues=tuple(self.queues),
             memory_bytes=memory_of_this_machine(),
-            train_memory_bytes=settings.train_memory_bytes,
+            train_memory_bytes=self.settings.train_memory_bytes,
             started_at=datetime.now(UTC),
         )
-        self._thread = PeriodicThread("heartbeat", settings.heartbeat_seconds, self.beat)
+        self._thread = PeriodicThread("heartbeat", self.settings.heartbeat_seconds, self.beat)
 
     def start(self) -> None:
         self._thread.start()
@@ -87,7 +79,7 @@ class Heartbeat:
     def stop(self) -> None:
         self._thread.stop()
         try:
-            self._registry.withdraw(self._info.name)
+            self.registry.withdraw(self._info.name)
         except BrokerDown:
             log.info("the broker is down: the entry of this worker expires by itself")
 
@@ -102,18 +94,18 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Announce this worker, here and to its parent process, and check that it receives its messages."""
-        parent_death.beat()
+        process_setup.beat()
         try:
-            idle, job = self.check(time.monotonic()), self._job()
-            state = idle if job is None else WorkerState.BUSY
-            self._registry.announce(self._info.model_copy(update={"job": job, "state": state}), self._life_s)
+            idle, job = self.check(time.monotonic()), self.job()
+            info = self._info.model_copy(update={"job": job, "state": idle if job is None else WorkerState.BUSY})
+            self.registry.announce(info, self.settings.lease_seconds)
         except BrokerDown:
             # Nothing can be received in an outage. Other parts log it.
             self._waits_since, self._reconnected = None, False
 
     def check(self, now: float) -> WorkerState:
         """Reconnect, then end, an idle worker whose messages wait for twice ``dispatch_seconds``, at least 8 s."""
-        waiting = self._store.message_count(self._keys)
+        waiting = self.store.message_count(self._keys)
         if self._in_hand or not waiting:
             self._waits_since, self._reconnected = None, False
             return WorkerState.IDLE
@@ -122,10 +114,10 @@ class Heartbeat:
             again, self._reconnected, self._waits_since = self._reconnected, True, now
             if again:
                 log.critical("%d messages wait and reconnecting did not help: ending this worker", waiting)
-                self._give_up()
+                self.give_up()
             else:
                 log.error("%d messages wait and none was received for %g s: reconnecting", waiting, self._patience_s)
-                self._reconnect()
+                self.reconnect()
         return WorkerState.NOT_RECEIVING if self._reconnected else WorkerState.IDLE
 
 
@@ -176,7 +168,7 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
         give_up=lambda: os._exit(NOT_RECEIVING),
     )
 
-    def run_job(task: Task, *_: str) -> None:  # messages of earlier versions have the id of a job
+    def run_job(task: Task) -> None:
         queue = Queue(task.request.delivery_info["routing_key"])
         with heartbeat.delivery():
             try:
@@ -194,15 +186,18 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
     reconciler = Reconciler(store, celery, settings, registry)
 
     def on_shutting_down(**_: object) -> None:
-        # Runs inside the signal handler: only a flag may be set here.
-        stopping.set()
+        stopping.set()  # inside the signal handler, where only a flag may be set
 
     worker_shutting_down.connect(on_shutting_down)
     # Celery's line for each message repeats the supervisor's.
     for chatty in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     reconciler.start()
-    warn_of_durability_risks(client)
+    try:
+        for risk in durability_risks(client):
+            log.warning("the Redis server may lose jobs: %s", risk)
+    except BrokerDown as problem:
+        log.warning("%s", problem.detail)
     log.info("worker %s starts on %s, serves %s", worker_name(), device, ", ".join(queues))
     heartbeat.start()
     try:
@@ -217,14 +212,6 @@ def run_worker(settings: Settings, command: Command = attempt_command) -> int:
 def _lose_the_connection() -> None:
     # Celery's event loop takes the error for a broken connection and rebuilds everything that belongs to it.
     raise ConnectionError("no messages arrive")
-
-
-def warn_of_durability_risks(client: redis.Redis) -> None:
-    try:
-        for risk in durability_risks(client):
-            log.warning("the Redis server may lose jobs: %s", risk)
-    except BrokerDown as problem:
-        log.warning("%s", problem.detail)
 
 
 def queues_to_serve(settings: Settings, device: str) -> list[Queue]:

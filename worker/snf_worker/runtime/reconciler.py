@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from uuid import uuid4
 
 from celery import Celery  # type: ignore[import-untyped]
@@ -53,34 +54,20 @@ class PeriodicThread:
             self._stop.wait(self._every_s)
 
 
-class ClockWatch:
-    """Detector of jumps of the Redis server's clock over ``tolerance_s`` against this process's monotonic clock."""
-
-    def __init__(self, tolerance_s: float) -> None:
-        self._tolerance_s = tolerance_s
-        self._offset_s: float | None = None
-
-    def jump(self, server_s: float, monotonic_s: float) -> float:
-        """Return the seconds by which the server's clock jumped since the last call, negative if set back, or 0."""
-        offset_s = server_s - monotonic_s
-        before_s, self._offset_s = self._offset_s, offset_s
-        if before_s is None or abs(offset_s - before_s) <= self._tolerance_s:
-            return 0.0
-        return offset_s - before_s
-
-
+@dataclass(eq=False)
 class Reconciler:
     """Thread that sweeps the job store, in one worker at a time, and not after a jump of the server's clock."""
 
-    def __init__(self, store: JobStore, celery: Celery, settings: Settings, registry: WorkerRegistry) -> None:
-        self._store = store
-        self._registry = registry
-        self._celery = celery
-        self._settings = settings
-        self._thread = PeriodicThread("reconciler", settings.reconcile_seconds, self._sweep_unless_down)
-        self._leases_quiet_until = 0.0
-        self._retention_paused_until = 0.0
-        self._clock = ClockWatch(settings.heartbeat_seconds)
+    store: JobStore
+    celery: Celery
+    settings: Settings
+    registry: WorkerRegistry
+    _leases_quiet_until: float = 0.0
+    _retention_paused_until: float = 0.0
+    _clock_offset_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self._thread = PeriodicThread("reconciler", self.settings.reconcile_seconds, self._sweep_unless_down)
 
     def start(self) -> None:
         self._rest()
@@ -91,8 +78,8 @@ class Reconciler:
 
     def sweep(self) -> int:
         """Repair jobs of crashed workers and delete old jobs; return how many were changed or removed."""
-        jump_s = self._clock.jump(self._store.clock_ms() / 1000, time.monotonic())
-        if jump_s:
+        jump_s = self._clock_jump()
+        if abs(jump_s) > self.settings.heartbeat_seconds:
             log.warning(
                 "the clock of the job store jumped by %.1f s; workers get time to renew their leases, and no old jobs "
                 "are deleted for %g s",
@@ -101,30 +88,35 @@ class Reconciler:
             )
             self._rest()
             return 0
-        with self._store.lock("reconciler", life_s=max(30.0, 3 * self._settings.reconcile_seconds)) as mine:
+        with self.store.lock("reconciler", life_s=max(30.0, 3 * self.settings.reconcile_seconds)) as mine:
             if not mine:
                 return 0
-            self._store.adopt_lines_of_earlier_version()
-            corrected = self._store.cap_times()
+            corrected = self.store.cap_times()
             if corrected:
                 log.warning("%d times in the job store were in the future and are corrected", corrected)
             changes = self._expire_leases()
             self._send_lost_messages()
             self._record_failures()
             self._wake_helpers()
-            for job_id in self._store.removed():
-                _remove_files(self._store, self._settings, job_id)
+            for job_id in self.store.removed():
+                _remove_files(self.store, self.settings, job_id)
             if time.monotonic() < self._retention_paused_until:
                 return changes
-            return changes + sweep_old_jobs(self._store, self._settings)
+            return changes + sweep_old_jobs(self.store, self.settings)
+
+    def _clock_jump(self) -> float:
+        """Return the seconds by which the server's clock jumped since the last call against that of this process."""
+        offset_s, before_s = self.store.clock_ms() / 1000 - time.monotonic(), self._clock_offset_s
+        self._clock_offset_s = offset_s
+        return 0.0 if before_s is None else offset_s - before_s
 
     def _expire_leases(self) -> int:
         if time.monotonic() < self._leases_quiet_until:
             return 0
         moved = 0
-        for job_id in self._store.expired_leases():
+        for job_id in self.store.expired_leases():
             with _apart(job_id):
-                verdict = self._store.expire(job_id, self._settings.max_attempts_without_progress)
+                verdict = self.store.expire(job_id, self.settings.max_attempts_without_progress)
                 if verdict == "kept":
                     continue
                 moved += 1
@@ -134,31 +126,31 @@ class Reconciler:
     def _send_lost_messages(self) -> None:
         # A message more than there are waiting jobs, as for one that is just taken, does no harm.
         for queue in Queue:
-            lost = self._store.waiting(queue) - self._store.message_count([queue_key(self._settings, queue)])
+            lost = self.store.waiting(queue) - self.store.message_count([queue_key(self.settings, queue)])
             for _ in range(min(lost, _MAX_MESSAGES)):
-                wake(self._celery, queue)
+                wake(self.celery, queue)
 
     def _record_failures(self) -> None:
         # Of jobs whose worker vanished, and of those that a worker could not record itself after it had failed them.
-        runs = RunStore(self._settings.run_records_dir)
-        for job_id in self._store.unrecorded():
+        runs = RunStore(self.settings.run_records_dir)
+        for job_id in self.store.unrecorded():
             with _apart(job_id):
-                error = self._store.get(job_id).error
+                error = self.store.get(job_id).error
                 if error is None or record_failure(runs, job_id, error):
-                    self._store.recorded(job_id)
+                    self.store.recorded(job_id)
 
     def _wake_helpers(self) -> None:
         # Workers may have started, or become idle, since the bulk job began.
-        for job in self._store.list(status=Status.RUNNING, type="score").jobs:
-            free = self._store.shards(job.id).free()
+        for job in self.store.list(status=Status.RUNNING, type="score").jobs:
+            free = self.store.shards(job.id).free()
             if free:
-                idle = [info for info in self._registry.workers() if info.state is WorkerState.IDLE]
+                idle = [info for info in self.registry.workers() if info.state is WorkerState.IDLE]
                 for _ in [info for info in idle if Queue.SCORE in info.queues][:free]:
-                    wake(self._celery, Queue.SCORE)
+                    wake(self.celery, Queue.SCORE)
 
     def _rest(self) -> None:
         """Expire no lease before workers had time for two heartbeats, and remove no old job for an hour."""
-        self._leases_quiet_until = time.monotonic() + 2 * self._settings.heartbeat_seconds
+        self._leases_quiet_until = time.monotonic() + 2 * self.settings.heartbeat_seconds
         self._retention_paused_until = time.monotonic() + RETENTION_PAUSE_S
 
     def _sweep_unless_down(self) -> None:
@@ -167,7 +159,7 @@ class Reconciler:
         except BrokerDown as problem:
             log.warning("sweep skipped: %s", problem.detail)
             # Workers cannot renew leases in an outage.
-            quiet_s = self._settings.reconcile_seconds + 2 * self._settings.heartbeat_seconds
+            quiet_s = self.settings.reconcile_seconds + 2 * self.settings.heartbeat_seconds
             self._leases_quiet_until = time.monotonic() + quiet_s
 
 

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from structlog.contextvars import bound_contextvars
 
+from snf_client.schemas.base import JobType
 from snf_models.disk import folder_problem, make_folder, require_room, storage_error, usable_bytes
 from snf_models.errors import StorageFull, StorageReadOnly
-from snf_models.locations.location import Location
 from snf_worker.errors import BrokerDown, JobNotFound, StaleAttempt
 from snf_worker.jobs.events import AttemptSummary, EventReader
-from snf_worker.jobs.record import ACTIVE, Job, Queue, Status
+from snf_worker.jobs.record import ACTIVE, ExitCode, Job, Queue, RequestedAction, Status, StopReason
 from snf_worker.jobs.runs import RunStore, record_failure
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import ROOM_BYTES
+from snf_worker.process_setup import how_ended, start_child
 from snf_worker.runtime.machine import CPU, attempt_memory, kind_of, variables, worker_name
-from snf_worker.runtime.process import (
-    AttemptMonitor,
-    AttemptProcess,
-    Command,
-    ExitCode,
-    StopReason,
-    attempt_command,
-    explain_exit,
-    helper_command,
-)
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -45,7 +41,135 @@ BACK_OFF_S = 30.0
 _MOST_DOUBLINGS = 7
 _REPORTED = {"progress", "metrics", "error", "result", "caller", "worker"}
 """Fields of a record that an attempt does not need, because it makes them."""
-_CHECK_S = 1.0
+_CHECK_S, _LOOK_S = 1.0, 1.0
+_TICK_S = 0.25
+_REPORT_S, _RENEW_S = 0.5, 1.0
+"""Pauses between two renewals of a lease, with new events and without. They are small commands."""
+_MAX_BACK_OFF_S = 60.0
+_MAX_DOUBLINGS = 6
+_OUTAGE_S = 0.5
+_STOPPING_PATIENCE_S = 5.0
+
+T = TypeVar("T")
+Command = Callable[[Path, JobType], list[str]]
+
+
+def attempt_command(folder: Path, type: JobType) -> list[str]:
+    work = type if type in ("train", "score") else f"model_jobs:{type}"
+    return [sys.executable, "-m", "snf_worker.attempts.run_attempt", f"snf_worker.attempts.{work}", str(folder)]
+
+
+def helper_command(folder: Path) -> list[str]:
+    return [*attempt_command(folder, "score"), "--assist"]
+
+
+class AttemptProcess:
+    """A child process that runs one attempt in its own process group, with its output in ``trainer.log``."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
+        self._process, self._lifeline = start_child(command, folder / "trainer.log", environment)
+        self._kill_at: float | None = None
+        self.pid = self._process.pid
+
+    @property
+    def stopping(self) -> bool:
+        return self._kill_at is not None
+
+    def wait(self, timeout: float) -> int | None:
+        """Return the exit code, negative for a signal, or None; kill the process after its grace period."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            if self._kill_at is not None and time.monotonic() > self._kill_at:
+                self.kill()
+            return None
+
+    def stop(self, reason: StopReason, grace_s: float) -> None:
+        """Ask the process to write a checkpoint and exit; ``wait`` kills it after ``grace_s`` seconds."""
+        if self._process.poll() is None:
+            self._kill_at = time.monotonic() + grace_s
+            self._lifeline.send(reason.value.encode())
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the process and its child processes at once (SIGKILL)."""
+        if self._process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill all remaining processes of the job's attempt (SIGKILL), and close the pipe to the child."""
+        # Also after a regular end: no child of the process may outlive the attempt.
+        with suppress(ProcessLookupError):  # the usual case: nothing is left
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._lifeline.close()
+
+
+@dataclass(eq=False)
+class AttemptMonitor:
+    """Monitor of an attempt's process: it renews the lease, records progress, and stops the process."""
+
+    store: JobStore
+    settings: Settings
+    stopping: threading.Event
+    job_id: str
+    attempt: int
+    stale: bool = False
+    stalled: bool = False
+    _running: bool = False
+    _outage: bool = False
+    _renewed: float = 0.0
+    _last_event: float = field(default_factory=time.monotonic)
+
+    def until_exit(self, process: AttemptProcess, reader: EventReader, summary: AttemptSummary) -> int:
+        """Return the exit code; the process is killed if it makes no progress or has lost its lease."""
+        while True:
+            code = process.wait(_TICK_S)
+            for event in reader.read():
+                summary.add(event)
+                self._last_event = time.monotonic()
+            if code is not None:
+                return code
+            asked = self._renew(summary)
+            if self.stale:
+                # No time for a checkpoint: another attempt may be reading that folder.
+                process.kill()
+            elif process.stopping:
+                continue
+            elif time.monotonic() - self._last_event > self.settings.stall_seconds:
+                self.stalled = True
+                process.kill()
+            elif asked is RequestedAction.CANCEL:
+                process.stop(StopReason.CANCEL, self.settings.stop_grace_seconds)
+            elif asked is RequestedAction.PAUSE or self.stopping.is_set():
+                # The process does the same for both; the record decides whether the job is paused or queued again.
+                process.stop(StopReason.PREEMPT, self.settings.stop_grace_seconds)
+
+    def _renew(self, summary: AttemptSummary) -> RequestedAction:
+        """Renew the lease and record new events, if it is time; return what users ask of the job."""
+        now = time.monotonic()
+        pause = _REPORT_S if summary.changed else min(_RENEW_S, self.settings.heartbeat_seconds)
+        if self.stale or now < self._renewed + pause:
+            return RequestedAction.GO_ON
+        self._renewed = now
+        self._running = self._running or summary.changed
+        changes = summary.changes() if self._running else {}
+        try:
+            asked = self.store.renew(self.job_id, self.attempt, self.settings.lease_seconds, changes)
+        except StaleAttempt:
+            self.stale = True
+            return RequestedAction.GO_ON
+        except BrokerDown as problem:
+            # No other worker can take the job while the broker is down, so the process goes on.
+            if not self._outage:
+                log.warning("job %s goes on without the broker: %s", self.job_id, problem.detail)
+            self._outage = True
+            self._last_event = now  # a process that waits for the broker reports nothing
+            return RequestedAction.GO_ON
+        if self._outage:
+            log.info("job %s: the broker is back", self.job_id)
+        self._outage = False
+        return asked
 
 
 class _Failure(NamedTuple):
@@ -64,14 +188,12 @@ class _Failure(NamedTuple):
 
 def room_problem(folder: Path) -> str | None:
     """Return why jobs cannot write to a folder, such as a full disk, or None."""
-    problem = folder_problem(folder, writes=True)
-    if problem is not None:
-        return problem
     try:
-        require_room(folder, ROOM_BYTES)
+        if (problem := folder_problem(folder, writes=True)) is None:
+            require_room(folder, ROOM_BYTES)
     except StorageFull as full:
         return full.detail
-    return None
+    return problem
 
 
 class DiskSpaceGuard:
@@ -117,14 +239,6 @@ class DiskSpaceGuard:
         return {"type": kind.slug, "title": kind.title, "detail": detail}
 
 
-_MAX_BACK_OFF_S = 60.0
-_MAX_DOUBLINGS = 6
-_OUTAGE_S = 0.5
-_STOPPING_PATIENCE_S = 5.0
-
-T = TypeVar("T")
-
-
 class Outcome(StrEnum):
     """Outcome of an attempt: the new status of its job, or why there is none."""
 
@@ -138,25 +252,20 @@ class Outcome(StrEnum):
     QUEUED_AGAIN = "queued"
 
 
+@dataclass(eq=False)
 class Supervisor:
     """Runner of queued jobs on one device, one at a time."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        settings: Settings,
-        stopping: threading.Event,
-        command: Command = attempt_command,
-        device: str = CPU,
-    ) -> None:
-        self._store = store
-        self._settings = settings
-        self._stopping = stopping
-        self._command = command
-        self._device = device
-        self._room = DiskSpaceGuard(settings.jobs_dir)
-        self.job: str | None = None
-        self._deaths = 0  # attempts in a row that crashed without a new checkpoint
+    store: JobStore
+    settings: Settings
+    stopping: threading.Event
+    command: Command = attempt_command
+    device: str = CPU
+    job: str | None = None
+    _deaths: int = 0  # attempts in a row that crashed without a new checkpoint
+
+    def __post_init__(self) -> None:
+        self._room = DiskSpaceGuard(self.settings.jobs_dir)
 
     @property
     def back_off_s(self) -> float:
@@ -168,20 +277,20 @@ class Supervisor:
 
         Raise ``BrokerDown`` if the worker stops in an outage before the attempt.
         """
-        self._room.wait(self._stopping)
-        if self._stopping.is_set():
+        self._room.wait(self.stopping)
+        if self.stopping.is_set():
             return Outcome.NOT_TAKEN
-        name, lease_s, left = worker_name(), self._settings.lease_seconds, self._room.waiting()
-        taken = self._retry_in_outage(lambda: self._store.take(queue, name, lease_s, left))
+        name, lease_s, left = worker_name(), self.settings.lease_seconds, self._room.waiting()
+        taken = self._retry_in_outage(lambda: self.store.take(queue, name, lease_s, left))
         if taken is None:
             return Outcome.NOT_TAKEN
         job_id, attempt = taken
         self.job = job_id
         try:
             with bound_contextvars(job=job_id, attempt=attempt):
-                job = self._retry_in_outage(lambda: self._store.get(job_id))
+                job = self._retry_in_outage(lambda: self.store.get(job_id))
                 # Confirms the attempt, which counts as failed from now on if it ends without progress.
-                self._retry_in_outage(lambda: self._store.renew(job_id, attempt, lease_s))
+                self._retry_in_outage(lambda: self.store.renew(job_id, attempt, lease_s))
                 return self._attempt(job, attempt)
         except StaleAttempt as problem:
             log.warning("the attempt lost its lease before it began: %s", problem.detail)
@@ -195,36 +304,33 @@ class Supervisor:
         try:
             folder = self._prepare(job, attempt)
             reader = EventReader(folder, attempt)
-            environment = attempt_environment(self._settings, self._device)
-            process = AttemptProcess(self._command(folder, job.type), folder, environment)
+            environment = attempt_environment(self.settings, self.device)
+            process = AttemptProcess(self.command(folder, job.type), folder, environment)
         except OSError as error:
             problem = storage_error(error)
-            if problem is not None:
-                summary.error = self._room.error(problem)
-                return self._settle(job, attempt, summary, ExitCode.NO_ROOM)
-            return self._settle(job, attempt, summary, f"the process did not start: {error}")
-        try:
-            monitor = AttemptMonitor(self._store, self._settings, self._stopping, job.id, attempt)
+            if problem is None:
+                return self._settle(job, attempt, summary, f"the process did not start: {error}")
+            summary.error = self._room.error(problem)
+            return self._settle(job, attempt, summary, ExitCode.NO_ROOM)
+        monitor = AttemptMonitor(self.store, self.settings, self.stopping, job.id, attempt)
+        with closing(process):
             code = monitor.until_exit(process, reader, summary)
-        finally:
-            process.close()
-        if monitor.stalled:
-            why = f"the process reported no progress for {self._settings.stall_seconds:g} s and was killed"
-            summary.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
-        if process.stopping and code < 0:
-            code = ExitCode.PREEMPTED  # by our own SIGTERM or SIGKILL: no fault of the job
-        if code == ExitCode.STALE:
-            # Another process held the folder. If the lease is lost, too, the store refuses the record.
-            code = ExitCode.PREEMPTED
         if monitor.stale:
             log.warning("job %s: attempt %d lost its lease", job.id, attempt)
             return Outcome.LOST
+        if monitor.stalled:
+            why = f"the process reported no progress for {self.settings.stall_seconds:g} s and was killed"
+            summary.error = {"type": "trainer-stalled", "title": "The trainer hung", "detail": why}
+        # It is no fault of the job that we stopped its process, or that another one held the folder. If the lease is
+        # lost, too, the store refuses the record.
+        if code == ExitCode.STALE or (process.stopping and code < 0):
+            code = ExitCode.PREEMPTED
         return self._settle(job, attempt, summary, code)
 
     def _prepare(self, job: Job, attempt: int) -> Path:
-        folder = self._settings.jobs_dir / job.id
+        folder = self.settings.jobs_dir / job.id
         make_folder(folder)
-        record = job.model_copy(update={"attempts": attempt, "device": kind_of(self._device)})
+        record = job.model_copy(update={"attempts": attempt, "device": kind_of(self.device)})
         temporary = folder / f"job.json.{attempt}"
         temporary.write_text(record.model_dump_json(indent=1, exclude=_REPORTED), encoding="utf-8")
         temporary.replace(folder / "job.json")
@@ -256,37 +362,32 @@ class Supervisor:
         if end == ExitCode.PREEMPTED:
             log.info("job %s: attempt %d was preempted", job.id, attempt)
             return Status.QUEUED, changes
-        if end == ExitCode.CANCELLED or self._retry_in_outage(lambda: self._store.get(job.id)).cancel_requested:
+        if end == ExitCode.CANCELLED or self._retry_in_outage(lambda: self.store.get(job.id)).cancel_requested:
             return Status.CANCELLED, changes
-        why = end if isinstance(end, str) else explain_exit(end)
-        if end == ExitCode.DONE:
-            why = "the process ended without a result"
         if end == ExitCode.NO_ROOM:
             log.warning("job %s: attempt %d met a disk that is full or takes no writes", job.id, attempt)
-            output = job.parameters.get("output")
-            self._room.note_failure(job.id, Location(output).local_path if output else None)
+            self._room.note_failure(job.id, _local_folder(job.output))
             return Status.QUEUED, {**changes, "error": summary.error or self._room.error()}
-        error = summary.error or _death(end, why)
+        error = summary.error or _death(end)
         if end == ExitCode.REFUSED:
             log.error("job %s: %s", job.id, error["detail"])
             return Status.FAILED, {**changes, "error": error}
         without_progress = 0 if summary.new_checkpoint else job.attempts_without_progress + 1
         self._deaths = 0 if summary.new_checkpoint else self._deaths + 1
-        log.warning("job %s: attempt %d died (%s); %d without progress", job.id, attempt, why, without_progress)
-        over = without_progress >= self._settings.max_attempts_without_progress
-        return (
-            Status.FAILED if over else Status.QUEUED,
-            {**changes, "error": error, "attempts_without_progress": without_progress},
-        )
+        detail = error["detail"]
+        log.warning("job %s: attempt %d died (%s); %d without progress", job.id, attempt, detail, without_progress)
+        over = without_progress >= self.settings.max_attempts_without_progress
+        changes |= {"error": error, "attempts_without_progress": without_progress}
+        return Status.FAILED if over else Status.QUEUED, changes
 
     def _leave(self, job_id: str, attempt: int, status: Status, changes: dict[str, Any]) -> Status:
         if status is Status.QUEUED:
-            return self._store.put_back(job_id, attempt, changes)
-        self._store.finish(job_id, attempt, status, changes)
+            return self.store.put_back(job_id, attempt, changes)
+        self.store.finish(job_id, attempt, status, changes)
         if status is Status.FAILED and record_failure(
-            RunStore(self._settings.run_records_dir), job_id, changes["error"]
+            RunStore(self.settings.run_records_dir), job_id, changes["error"]
         ):
-            self._store.recorded(job_id)
+            self.store.recorded(job_id)
         return status
 
     def _retry_in_outage(self, call: Callable[[], T]) -> T:
@@ -296,7 +397,7 @@ class Supervisor:
             try:
                 return call()
             except BrokerDown:
-                if self._stopping.is_set() and deadline is None:
+                if self.stopping.is_set() and deadline is None:
                     deadline = time.monotonic() + _STOPPING_PATIENCE_S
                 if deadline is not None and time.monotonic() > deadline:
                     raise
@@ -314,66 +415,67 @@ def attempt_environment(settings: Settings, device: str) -> dict[str, str]:
     return environment
 
 
-def _death(end: int | str, why: str) -> dict[str, str]:
+def _local_folder(output: str | None) -> Path | None:
+    if output is None:
+        return None
+    from snf_models.locations.location import Location  # noqa: PLC0415 - few jobs have an output
+
+    return Location(output).local_path
+
+
+def _death(end: int | str) -> dict[str, str]:
+    """Return the error of an attempt that reported none, by its exit code, which is negative for a signal."""
     if end == -signal.SIGKILL:
-        return {"type": "out-of-memory", "title": "Killed, likely out of memory", "detail": why}
-    return {"type": "trainer-died", "title": "The trainer died", "detail": why}
-
-
-_TICK_S = 0.25
-_LOOK_S = 1.0
+        detail = "killed, likely out of memory: a smaller batch_size or preset needs less"
+        return {"type": "out-of-memory", "title": "Killed, likely out of memory", "detail": detail}
+    detail = end if isinstance(end, str) else f"ended {how_ended(end)}"
+    if end == ExitCode.DONE:
+        detail = "the process ended without a result"
+    return {"type": "trainer-died", "title": "The trainer died", "detail": detail}
 
 
 def takes_helpers(job: Job, settings: Settings) -> bool:
-    on_ray = settings.ray_address is not None and job.parameters.get("output") is not None
-    return job.type == "score" and not on_ray
+    return job.type == "score" and (settings.ray_address is None or job.output is None)
 
 
+@dataclass(eq=False)
 class HelperProcess:
     """Starter of the process in which an idle worker helps with a bulk job; that process owns no part of the job."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        settings: Settings,
-        stopping: threading.Event,
-        device: str,
-        queues: Sequence[Queue],
-    ) -> None:
-        self._store = store
-        self._settings = settings
-        self._stopping = stopping
-        self._device = device
-        self._queues = queues
-        self._useless: deque[str] = deque(maxlen=1000)  # jobs that this machine cannot score
-        self.job: str | None = None
+    store: JobStore
+    settings: Settings
+    stopping: threading.Event
+    device: str
+    queues: Sequence[Queue]
+    job: str | None = None
+    _useless: deque[str] = field(default_factory=lambda: deque(maxlen=1000))  # jobs that this machine cannot score
 
     def run(self) -> int | None:
         """Help with a bulk job until no images are free or a job waits; return an exit code, or None if not started."""
-        for job in self._store.list(status=Status.RUNNING, type="score").jobs:
-            if takes_helpers(job, self._settings) and self._store.shards(job.id).free():
+        for job in self.store.list(status=Status.RUNNING, type="score").jobs:
+            if takes_helpers(job, self.settings) and self.store.shards(job.id).free():
                 return self._help(job.id)
         return None
 
     def _help(self, job_id: str) -> int | None:
-        folder = self._settings.jobs_dir / job_id
+        folder = self.settings.jobs_dir / job_id
         if job_id in self._useless or self._must_stop(job_id) or not folder.is_dir():
             return None
-        problem = room_problem(self._settings.jobs_dir)
+        problem = room_problem(self.settings.jobs_dir)
         if problem is not None:
             log.info("not helping with job %s: %s", job_id, problem)
             return None
         log.info("helping with job %s", job_id)
-        process = AttemptProcess(helper_command(folder), folder, attempt_environment(self._settings, self._device))
+        process = AttemptProcess(helper_command(folder), folder, attempt_environment(self.settings, self.device))
         self.job = job_id
         look_at = 0.0
         try:
             while (code := process.wait(_TICK_S)) is None:
-                if process.stopping or (time.monotonic() < look_at and not self._stopping.is_set()):
+                if process.stopping or (time.monotonic() < look_at and not self.stopping.is_set()):
                     continue
                 look_at = time.monotonic() + _LOOK_S
                 if self._must_stop(job_id):
-                    process.stop(StopReason.PREEMPT, self._settings.stop_grace_seconds)
+                    process.stop(StopReason.PREEMPT, self.settings.stop_grace_seconds)
         finally:
             self.job = None
             process.close()
@@ -384,10 +486,10 @@ class HelperProcess:
 
     def _must_stop(self, job_id: str) -> bool:
         """Return whether the worker stops, the job has ended, or a job waits for this worker."""
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             return True
         try:
-            return self._store.get(job_id).status not in ACTIVE or any(map(self._store.waiting, self._queues))
+            return self.store.get(job_id).status not in ACTIVE or any(map(self.store.waiting, self.queues))
         except JobNotFound:
             return True
         except BrokerDown:

@@ -20,8 +20,7 @@ from typing import Any
 
 from snf_models.disk import storage_errors
 from snf_models.errors import ErrorKind, ModelsError
-from snf_worker.process_setup import limit_memory, lower_limit, prefer_oom_kill, tune_process
-from snf_worker.runtime.parent_death import ParentDeathPipe, watch
+from snf_worker.process_setup import ParentDeathPipe, limit_memory, lower_limit, prefer_oom_kill, tune_process, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_S = 0.5
