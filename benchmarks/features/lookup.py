@@ -92,7 +92,7 @@ class LookupEngine:
 
     name = "lookup"
     precision: Precision = "float32"
-    tile = BATCH
+    micro_batch = BATCH
     threads = 1
 
     def __init__(self, table: FeatureTable, flows: FrozenFeatureFlows) -> None:
