@@ -60,3 +60,9 @@ def client(one_shipped_model: None, tmp_path_factory: pytest.TempPathFactory) ->
     """A service with that model, and without a job store."""
     with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
         yield service
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop of tests that are coroutines."""
+    return "asyncio"

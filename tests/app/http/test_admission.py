@@ -11,6 +11,8 @@ from starlette.types import Message
 from snf_app.http.admission import FairShares, deadline, while_connected
 from snf_app.http.errors import Problem
 
+pytestmark = pytest.mark.anyio
+
 CALLERS = ("a", "b", "c", "d")
 
 
@@ -98,13 +100,13 @@ async def work(timeout_ms: int | None, seconds: float) -> float:
     return time.seconds
 
 
-def test_that_of_the_service_grows() -> None:
-    assert asyncio.run(work(None, 0.1)) == 60.01
+async def test_that_of_the_service_grows() -> None:
+    assert await work(None, 0.1) == 60.01
 
 
-def test_that_of_a_client_stays() -> None:
+async def test_that_of_a_client_stays() -> None:
     with pytest.raises(Problem, match=r"the work took longer than 0\.01 s and was cancelled") as passed:
-        asyncio.run(work(10, 1))
+        await work(10, 1)
     assert passed.value.status == 504
 
 
@@ -112,7 +114,7 @@ def request(messages: asyncio.Queue[Message]) -> Request:
     return Request({"type": "http"}, messages.get)
 
 
-def test_work_is_cancelled_when_the_client_leaves() -> None:
+async def test_work_is_cancelled_when_the_client_leaves() -> None:
     ended: list[str] = []
 
     async def work(messages: asyncio.Queue[Message]) -> None:
@@ -123,28 +125,22 @@ def test_work_is_cancelled_when_the_client_leaves() -> None:
                 ended.append("cancelled")
                 raise
 
-    async def main() -> None:
-        messages: asyncio.Queue[Message] = asyncio.Queue()
-        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-        asyncio.get_running_loop().call_later(0.05, messages.put_nowait, {"type": "http.disconnect"})
-        with pytest.raises(ClientDisconnect):
-            await work(messages)
-
-    asyncio.run(main())
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+    asyncio.get_running_loop().call_later(0.05, messages.put_nowait, {"type": "http.disconnect"})
+    with pytest.raises(ClientDisconnect):
+        await work(messages)
     assert ended == ["cancelled"]
 
 
-def test_work_of_a_client_that_stays_is_not_disturbed() -> None:
-    async def main() -> int:
-        messages: asyncio.Queue[Message] = asyncio.Queue()
-        async with while_connected(request(messages)):
-            await asyncio.sleep(0)
-            done = 1
-        messages.put_nowait({"type": "http.disconnect"})
-        await asyncio.sleep(0.01)
-        with pytest.raises(TimeoutError, match="own"):
-            async with while_connected(request(asyncio.Queue())):
-                raise TimeoutError("own")
-        return done
-
-    assert asyncio.run(main()) == 1
+async def test_work_of_a_client_that_stays_is_not_disturbed() -> None:
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    async with while_connected(request(messages)):
+        await asyncio.sleep(0)
+        done = 1
+    messages.put_nowait({"type": "http.disconnect"})
+    await asyncio.sleep(0.01)
+    with pytest.raises(TimeoutError, match="own"):
+        async with while_connected(request(asyncio.Queue())):
+            raise TimeoutError("own")
+    assert done == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import cast
 
 import httpx
@@ -19,6 +19,8 @@ from snf_app.http.errors import Problem
 from snf_app.http.uploads import CHUNK_BYTES, UploadBody
 from tests.app.conftest import MODEL
 from tests.worker.support.helpers import until
+
+pytestmark = pytest.mark.anyio
 
 PATIENT = MinUploadRate(60.0, 0)
 
@@ -65,10 +67,6 @@ class Service:
         self._answer.clear()
 
 
-def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 10))
-
-
 def error_of(task: asyncio.Task[None]) -> HTTPException:
     assert task.done()
     error = task.exception()
@@ -76,48 +74,39 @@ def error_of(task: asyncio.Task[None]) -> HTTPException:
     return error
 
 
-def test_one_caller_cannot_hold_what_others_need() -> None:
-    async def test() -> None:
-        service = Service(limit=400, in_flight=800)
-        greedy = [await service.ask("10.0.0.1", chunk(200, more=False)) for _ in range(4)]
-        assert [task.done() for task in greedy] == [False, False, True, True]
-        assert error_of(greedy[2]).status_code == 429
-        polite = [await service.ask("10.0.0.2", chunk(20, more=False)) for _ in range(10)]
-        assert not any(task.done() for task in polite)
-        await service.answer(*greedy[:2], *polite)
-        again = [await service.ask("10.0.0.1", chunk(200, more=False)) for _ in range(2)]
-        assert not any(task.done() for task in again), "what was answered is free again"
-        await service.answer(*again)
-
-    run(test)
+async def test_one_caller_cannot_hold_what_others_need() -> None:
+    service = Service(limit=400, in_flight=800)
+    greedy = [await service.ask("10.0.0.1", chunk(200, more=False)) for _ in range(4)]
+    assert [task.done() for task in greedy[:2]] == [False, False]
+    assert [error_of(task).status_code for task in greedy[2:]] == [429, 429]
+    polite = [await service.ask("10.0.0.2", chunk(20, more=False)) for _ in range(10)]
+    assert not any(task.done() for task in polite)
+    await service.answer(*greedy[:2], *polite)
+    again = [await service.ask("10.0.0.1", chunk(200, more=False)) for _ in range(2)]
+    assert not any(task.done() for task in again), "what was answered is free again"
+    await service.answer(*again)
 
 
-def test_the_largest_body_fits_where_nothing_else_is_held() -> None:
-    async def test() -> None:
-        service = Service(limit=400, in_flight=400)
-        pieces = [chunk(100) for _ in range(4)]
-        alone = await service.ask("10.0.0.1", *pieces, chunk(0, more=False))
-        assert not alone.done()
-        await service.answer(alone)
-        assert isinstance(error_of(await service.ask("10.0.0.1", *pieces, chunk(1))), BodyTooLarge)
-
-    run(test)
+async def test_the_largest_body_fits_where_nothing_else_is_held() -> None:
+    service = Service(limit=400, in_flight=400)
+    pieces = [chunk(100) for _ in range(4)]
+    alone = await service.ask("10.0.0.1", *pieces, chunk(0, more=False))
+    assert not alone.done()
+    await service.answer(alone)
+    assert isinstance(error_of(await service.ask("10.0.0.1", *pieces, chunk(1))), BodyTooLarge)
 
 
 @pytest.mark.parametrize("path", ["/", "/streamed"])
-def test_a_body_that_falls_silent_is_given_up_and_frees_its_share(path: str) -> None:
-    async def test() -> None:
-        service = Service(limit=100, in_flight=100, pace=MinUploadRate(0.05, 0))
-        silent = await service.ask("10.0.0.1", chunk(100), path=path)
-        await asyncio.wait([silent])
-        error = error_of(silent)
-        assert error.status_code == 408
-        assert "0.05 s" in error.detail
-        after = await service.ask("10.0.0.2", chunk(100, more=False), path=path)
-        assert not after.done()
-        await service.answer(after)
-
-    run(test)
+async def test_a_body_that_falls_silent_is_given_up_and_frees_its_share(path: str) -> None:
+    service = Service(limit=100, in_flight=100, pace=MinUploadRate(0.05, 0))
+    silent = await service.ask("10.0.0.1", chunk(100), path=path)
+    await asyncio.wait([silent])
+    error = error_of(silent)
+    assert error.status_code == 408
+    assert "0.05 s" in error.detail
+    after = await service.ask("10.0.0.2", chunk(100, more=False), path=path)
+    assert not after.done()
+    await service.answer(after)
 
 
 async def trickle(pause: float, size: int) -> AsyncIterator[Message]:
@@ -126,7 +115,7 @@ async def trickle(pause: float, size: int) -> AsyncIterator[Message]:
         yield chunk(size)
 
 
-def test_a_body_that_trickles_is_given_up_and_a_slow_one_is_not() -> None:
+async def test_a_body_that_trickles_is_given_up_and_a_slow_one_is_not() -> None:
     async def read(pause: float, size: int, messages: int) -> None:
         body = PacedBody(anext_of(trickle(pause, size)), MinUploadRate(0.1, 1000))
         for _ in range(messages):
@@ -139,49 +128,43 @@ def test_a_body_that_trickles_is_given_up_and_a_slow_one_is_not() -> None:
         return receive
 
     with pytest.raises(HTTPException, match="1000 bytes/s"):
-        asyncio.run(read(0.02, 1, 50))
-    asyncio.run(read(0.02, 100, 20))
+        await read(0.02, 1, 50)
+    await read(0.02, 100, 20)
 
 
-def test_only_the_time_in_which_it_is_waited_for_counts() -> None:
-    async def test() -> None:
-        messages = iter([chunk(1), chunk(1), chunk(1, more=False)])
+async def test_only_the_time_in_which_it_is_waited_for_counts() -> None:
+    messages = iter([chunk(1), chunk(1), chunk(1, more=False)])
 
-        async def receive() -> Message:
-            for message in messages:
-                return message
-            await asyncio.sleep(0.3)
-            return {"type": "http.disconnect"}
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        await asyncio.sleep(0.3)
+        return {"type": "http.disconnect"}
 
-        body = PacedBody(receive, MinUploadRate(0.1, 1000))
-        for _ in range(3):
-            await asyncio.sleep(0.15)
-            assert (await body())["type"] == "http.request"
-        assert (await body())["type"] == "http.disconnect", "past its end a body has no limit of time"
-
-    run(test)
+    body = PacedBody(receive, MinUploadRate(0.1, 1000))
+    for _ in range(3):
+        await asyncio.sleep(0.15)
+        assert (await body())["type"] == "http.request"
+    assert (await body())["type"] == "http.disconnect", "past its end a body has no limit of time"
 
 
-def test_silence_counts_through_calls_that_are_cancelled() -> None:
-    async def test() -> None:
-        async def receive() -> Message:
-            await asyncio.sleep(60)
-            raise AssertionError("it was waited for too long")
+async def test_silence_counts_through_calls_that_are_cancelled() -> None:
+    async def receive() -> Message:
+        await asyncio.sleep(60)
+        raise AssertionError("it was waited for too long")
 
-        body = PacedBody(receive, MinUploadRate(0.2, 0))
+    body = PacedBody(receive, MinUploadRate(0.2, 0))
 
-        async def look_again() -> None:
-            while True:
-                try:
-                    async with asyncio.timeout(0.05):
-                        await body()
-                except TimeoutError:
-                    continue
+    async def look_again() -> None:
+        while True:
+            try:
+                async with asyncio.timeout(0.05):
+                    await body()
+            except TimeoutError:
+                continue
 
-        with pytest.raises(HTTPException, match="408"):
-            await look_again()
-
-    run(test)
+    with pytest.raises(HTTPException, match="408"):
+        await look_again()
 
 
 class Client:
@@ -209,17 +192,17 @@ def piece(data: bytes, more: bool = True) -> Message:
     return {"type": "http.request", "body": data, "more_body": more}
 
 
-def test_a_body_comes_in_pieces() -> None:
+async def test_a_body_comes_in_pieces() -> None:
     made = body(piece(b"a" * CHUNK_BYTES), piece(b"b"), piece(b""), piece(b"c", more=False))
-    pieces = [asyncio.run(made.next_chunk()) for _ in range(3)]
+    pieces = [await made.next_chunk() for _ in range(3)]
     assert pieces == [b"a" * CHUNK_BYTES, b"bc", b""]
 
 
-def test_a_client_that_leaves_and_a_service_that_stops_end_a_body() -> None:
+async def test_a_client_that_leaves_and_a_service_that_stops_end_a_body() -> None:
     with pytest.raises(ClientDisconnect):
-        asyncio.run(body(piece(b"a"), {"type": "http.disconnect"}).next_chunk())
+        await body(piece(b"a"), {"type": "http.disconnect"}).next_chunk()
     with pytest.raises(Problem) as found:
-        asyncio.run(body(piece(b"a"), stopping=True).next_chunk())
+        await body(piece(b"a"), stopping=True).next_chunk()
     assert found.value.status == 503
 
 

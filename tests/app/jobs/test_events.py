@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job
+
+pytestmark = pytest.mark.anyio
 
 NOW_MS = int(time.time() * 1000)
 """Events of these tests are long past, except where they say otherwise."""
@@ -186,22 +188,14 @@ def store(settings: Settings) -> Iterator[JobStore]:
     settings.runtime_folder.rmdir()
 
 
-def with_streams(
-    settings: Settings, store: JobStore, work: Callable[[EventStreams], Coroutine[Any, Any, None]]
-) -> None:
-    """Runs `work` with the streams of a service."""
-
-    async def run() -> None:
-        watch = JobStoreMonitor(store)
-        watch.start()
-        streams = EventStreams(settings, watch, threading.Event())
-        try:
-            await asyncio.wait_for(work(streams), 60)
-        finally:
-            watch.stop()
-            await streams.close()
-
-    asyncio.run(run())
+@pytest.fixture
+async def streams(settings: Settings, store: JobStore) -> AsyncIterator[EventStreams]:
+    watch = JobStoreMonitor(store)
+    watch.start()
+    made = EventStreams(settings, watch, threading.Event())
+    yield made
+    watch.stop()
+    await made.close()
 
 
 async def read_until(stream: AsyncIterator[bytes], text: str) -> list[str]:
@@ -214,30 +208,30 @@ async def read_until(stream: AsyncIterator[bytes], text: str) -> list[str]:
     raise AssertionError(f"no {text} in {kinds}")
 
 
-def test_the_journal_goes_on_while_the_job_store_hangs(settings: Settings, store: JobStore) -> None:
+async def test_the_journal_goes_on_while_the_job_store_hangs(
+    streams: EventStreams, settings: Settings, store: JobStore
+) -> None:
     job = store.create(new_job())[0]
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
     events = EventLog(folder, 1)
     server = int(redis_client(settings).info("server")["process_id"])
-
-    async def work(streams: EventStreams) -> None:
-        stream = streams.follow(job.id, folder, Cursor())
-        assert await read_until(stream, "queued") == ["state"]
-        os.kill(server, signal.SIGSTOP)
-        try:
-            for word in ("first", "second"):
-                events.write({"event": "log", "message": word})
-                assert await read_until(stream, word) == ["log"]
-        finally:
-            os.kill(server, signal.SIGCONT)
-        await asyncio.to_thread(store.request_cancel, job.id)
-        assert await read_until(stream, "event: end") == ["state", "end"]
-
-    with_streams(settings, store, work)
+    stream = streams.follow(job.id, folder, Cursor())
+    assert await read_until(stream, "queued") == ["state"]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        for word in ("first", "second"):
+            events.write({"event": "log", "message": word})
+            assert await read_until(stream, word) == ["log"]
+    finally:
+        os.kill(server, signal.SIGCONT)
+    await asyncio.to_thread(store.request_cancel, job.id)
+    assert await read_until(stream, "event: end") == ["state", "end"]
 
 
-def test_a_brief_stream_leaves_the_progress_of_the_past_out(settings: Settings, store: JobStore) -> None:
+async def test_a_brief_stream_leaves_the_progress_of_the_past_out(
+    streams: EventStreams, settings: Settings, store: JobStore
+) -> None:
     job = store.create(new_job())[0]
     folder = settings.jobs_dir / job.id
     folder.mkdir(parents=True)
@@ -248,57 +242,43 @@ def test_a_brief_stream_leaves_the_progress_of_the_past_out(settings: Settings, 
         if step in (10, many - 10):
             events.write({"event": "log", "message": f"at {step}"})
     assert not read_chunk(folder / "events.jsonl").last, "the journal is more than a piece"
-
-    async def work(streams: EventStreams) -> None:
-        whole = await read_until(streams.follow(job.id, folder, Cursor()), f'"step": {many - 1},')
-        assert [whole.count(kind) for kind in ("metrics", "log", "state")] == [many, 2, 1]
-        stream = streams.follow(job.id, folder, Cursor(), brief=True)
-        kinds = await read_until(stream, f'"step": {many - 1},')
-        assert [kinds.count(kind) for kind in ("log", "state")] == [2, 1]
-        assert kinds[-1] == "metrics", "the newest progress is told"
-        assert kinds.count("metrics") < many / 2
-        for step in range(many, many + 3):
-            events.write({"event": "metrics", "step": step})
-        assert await read_until(stream, f'"step": {many + 2},') == ["metrics"] * 3
-
-    with_streams(settings, store, work)
+    whole = await read_until(streams.follow(job.id, folder, Cursor()), f'"step": {many - 1},')
+    assert [whole.count(kind) for kind in ("metrics", "log", "state")] == [many, 2, 1]
+    stream = streams.follow(job.id, folder, Cursor(), brief=True)
+    kinds = await read_until(stream, f'"step": {many - 1},')
+    assert [kinds.count(kind) for kind in ("log", "state")] == [2, 1]
+    assert kinds[-1] == "metrics", "the newest progress is told"
+    assert kinds.count("metrics") < many / 2
+    for step in range(many, many + 3):
+        events.write({"event": "metrics", "step": step})
+    assert await read_until(stream, f'"step": {many + 2},') == ["metrics"] * 3
 
 
-def test_the_stream_of_a_forgotten_job_ends(settings: Settings, store: JobStore) -> None:
-    async def work(streams: EventStreams) -> None:
-        parts = [part async for part in streams.follow("0" * 26, settings.jobs_dir / ("0" * 26), Cursor())]
-        assert parts == [b"retry: 2000\n\n"]
-
-    with_streams(settings, store, work)
+async def test_the_stream_of_a_forgotten_job_ends(streams: EventStreams, settings: Settings) -> None:
+    parts = [part async for part in streams.follow("0" * 26, settings.jobs_dir / ("0" * 26), Cursor())]
+    assert parts == [b"retry: 2000\n\n"]
 
 
-def test_an_idle_stream_says_that_it_is_alive(
-    settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
+async def test_an_idle_stream_says_that_it_is_alive(
+    streams: EventStreams, settings: Settings, store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "KEEP_ALIVE_S", 0.1)
     job = store.create(new_job())[0]
-
-    async def work(streams: EventStreams) -> None:
-        stream = streams.follow(job.id, settings.jobs_dir / job.id, Cursor())
-        assert await read_until(stream, ": ping\n\n") == ["state"]
-
-    with_streams(settings, store, work)
+    stream = streams.follow(job.id, settings.jobs_dir / job.id, Cursor())
+    assert await read_until(stream, ": ping\n\n") == ["state"]
 
 
-def test_places_are_few_and_free_again(settings: Settings, store: JobStore) -> None:
-    async def work(streams: EventStreams) -> None:
-        full = pytest.raises(Problem, match="2 of 2 event streams")
-        with streams.slot("a"), streams.slot("b"), full, streams.slot("c"):
-            pass
-        with streams.slot("a"), pytest.raises(Problem, match="1 of 2"), streams.slot("a"):
-            pass
-        with streams.slot("a"):
-            pass
-
-    with_streams(settings, store, work)
+async def test_places_are_few_and_free_again(streams: EventStreams) -> None:
+    full = pytest.raises(Problem, match="2 of 2 event streams")
+    with streams.slot("a"), streams.slot("b"), full, streams.slot("c"):
+        pass
+    with streams.slot("a"), pytest.raises(Problem, match="1 of 2"), streams.slot("a"):
+        pass
+    with streams.slot("a"):
+        pass
 
 
-def test_a_client_that_leaves_ends_its_stream() -> None:
+async def test_a_client_that_leaves_ends_its_stream() -> None:
     ended = []
 
     async def endless() -> AsyncGenerator[bytes]:
@@ -318,11 +298,8 @@ def test_a_client_that_leaves_ends_its_stream() -> None:
         await left.wait()
         return {"type": "http.disconnect"}
 
-    async def answer() -> None:
-        scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-        stream = endless()
-        assert await anext(stream)
-        await EventStream(stream)(scope, receive, send)
-        assert ended
-
-    asyncio.run(asyncio.wait_for(answer(), 10))
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+    stream = endless()
+    assert await anext(stream)
+    await EventStream(stream)(scope, receive, send)
+    assert ended

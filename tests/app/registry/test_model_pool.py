@@ -16,6 +16,8 @@ from snf_models.registry.registry import ModelVersion, Registry
 from snf_models.scoring.options import EngineOptions
 from tests.support.trained import barely_trained
 
+pytestmark = pytest.mark.anyio
+
 
 class Loads:
     """Loads in place of `load_model`: each is noted by its model and version, and waits for its event if it has one.
@@ -77,20 +79,16 @@ def until_dropped(pool: ModelPool, most: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_model_that_has_just_been_loaded_is_not_the_one_to_drop(pool: ModelPool, loads: Loads) -> None:
+async def test_a_model_that_has_just_been_loaded_is_not_the_one_to_drop(pool: ModelPool, loads: Loads) -> None:
     """Its load takes seconds, in which others are used."""
     loads.wait["b", 1] = threading.Event()
-
-    async def main() -> None:
-        await pool.acquire("a")
-        loading = asyncio.create_task(pool.acquire("b"))
-        while len(loads.noted) < 2:
-            await asyncio.sleep(0.01)
-        await pool.acquire("a")
-        loads.wait["b", 1].set()
-        await loading
-
-    asyncio.run(main())
+    await pool.acquire("a")
+    loading = asyncio.create_task(pool.acquire("b"))
+    while len(loads.noted) < 2:
+        await asyncio.sleep(0.01)
+    await pool.acquire("a")
+    loads.wait["b", 1].set()
+    await loading
     until_dropped(pool, 1)
     assert kept(pool) == {("b", 1)}
 
@@ -120,35 +118,31 @@ def test_the_next_version_of_an_alias_is_not_dropped(
     assert loads.noted == [("a", 1), ("a", 2), ("b", 1)]
 
 
-def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
+async def test_graphs_for_many_images_are_opened_once_no_model_is_loading(
     registry: Registry, loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("snf_app.registry.model_pool.POLL_S", 0.02)
     loads.wait["b", 1] = threading.Event()
     pool = ModelPool(registry, EngineOptions(), limit=2**40)
     pool.start()
-
-    async def main() -> None:
-        loading = asyncio.create_task(pool.acquire("b"))
-        while not loads.noted:
-            await asyncio.sleep(0.01)
-        await pool.acquire("a")
-        await asyncio.sleep(0.2)
-        assert loads.waves == []
-        loads.wait["b", 1].set()
-        await loading
-        end = time.monotonic() + 60
-        while not {("a", 1), ("b", 1)} <= set(loads.waves):
-            assert time.monotonic() < end
-            await asyncio.sleep(0.01)
-
-    asyncio.run(main())
+    loading = asyncio.create_task(pool.acquire("b"))
+    while not loads.noted:
+        await asyncio.sleep(0.01)
+    await pool.acquire("a")
+    await asyncio.sleep(0.2)
+    assert loads.waves == []
+    loads.wait["b", 1].set()
+    await loading
+    end = time.monotonic() + 60
+    while not {("a", 1), ("b", 1)} <= set(loads.waves):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
     time.sleep(0.1)
     pool.close()
     assert len(loads.waves) == len(set(loads.waves)), "each once"
 
 
-def test_trained_flows_are_loaded_once_for_all_and_may_drop_other_models(
+async def test_trained_flows_are_loaded_once_for_all_and_may_drop_other_models(
     registry: Registry, loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Trained:
@@ -162,20 +156,16 @@ def test_trained_flows_are_loaded_once_for_all_and_may_drop_other_models(
 
     monkeypatch.setattr(LoadedMemory, "end_of_more", lambda *_: 2**41)
     pool, scorer = ModelPool(registry, EngineOptions(), limit=2**40), Trained()
-
-    async def main() -> None:
-        await pool.acquire("b")
-        loads.made["a", 1] = scorer
-        loaded = await pool.acquire("a")
-        await asyncio.gather(*(pool.load_trained(loaded) for _ in range(8)))
-
-    asyncio.run(main())
+    await pool.acquire("b")
+    loads.made["a", 1] = scorer
+    loaded = await pool.acquire("a")
+    await asyncio.gather(*(pool.load_trained(loaded) for _ in range(8)))
     pool.close()
     assert scorer.loaded == 1
     assert kept(pool) == {("a", 1)}
 
 
-def test_a_model_that_was_removed_before_its_flows_are_loaded_is_not_found(
+async def test_a_model_that_was_removed_before_its_flows_are_loaded_is_not_found(
     registry: Registry, loads: Loads, pool: ModelPool
 ) -> None:
     class Removed:
@@ -186,9 +176,6 @@ def test_a_model_that_was_removed_before_its_flows_are_loaded_is_not_found(
             registry.remove_model("a")
             raise ArtifactError("manifest.json is missing")
 
-    async def main() -> None:
-        loads.made["a", 1] = Removed()
-        with pytest.raises(ModelNotFound):
-            await pool.load_trained(await pool.acquire("a"))
-
-    asyncio.run(main())
+    loads.made["a", 1] = Removed()
+    with pytest.raises(ModelNotFound):
+        await pool.load_trained(await pool.acquire("a"))

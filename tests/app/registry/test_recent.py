@@ -9,6 +9,8 @@ import pytest
 
 from snf_app.registry.model_pool import MAX_AGE_S, TtlCache
 
+pytestmark = pytest.mark.anyio
+
 
 class Clock:
     """A clock that the test moves, and a function that takes a given time by it."""
@@ -24,36 +26,28 @@ class Clock:
 
 
 @pytest.mark.parametrize(("cost_s", "used_s"), [(0.002, 0.1), (1.0, MAX_AGE_S), (60.0, MAX_AGE_S)])
-def test_a_result_is_used_for_a_short_time(monkeypatch: pytest.MonkeyPatch, cost_s: float, used_s: float) -> None:
+async def test_a_result_is_used_for_a_short_time(monkeypatch: pytest.MonkeyPatch, cost_s: float, used_s: float) -> None:
     clock = Clock(monkeypatch, cost_s)
     recent = TtlCache(clock.compute)
-
-    async def main() -> None:
-        assert await recent.get() == 1
-        clock.now += 0.99 * used_s
-        assert await recent.get() == 1
-        clock.now += 0.02 * used_s
-        assert await recent.get() == 2
-
-    asyncio.run(main())
+    assert await recent.get() == 1
+    clock.now += 0.99 * used_s
+    assert await recent.get() == 1
+    clock.now += 0.02 * used_s
+    assert await recent.get() == 2
 
 
-def test_the_wait_for_a_free_thread_is_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_for_a_free_thread_is_no_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, 0.002)
     recent = TtlCache(clock.compute)
     free = threading.Event()
-
-    async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        blocker = asyncio.create_task(asyncio.to_thread(free.wait, 60))
-        await asyncio.sleep(0)
-        first = asyncio.create_task(recent.get())
-        await asyncio.sleep(0.05)
-        clock.now += 5.0
-        free.set()
-        assert await first == 1
-        await blocker
-        clock.now += 0.11
-        assert await recent.get() == 2
-
-    asyncio.run(main())
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    blocker = asyncio.create_task(asyncio.to_thread(free.wait, 60))
+    await asyncio.sleep(0)
+    first = asyncio.create_task(recent.get())
+    await asyncio.sleep(0.05)
+    clock.now += 5.0
+    free.set()
+    assert await first == 1
+    await blocker
+    clock.now += 0.11
+    assert await recent.get() == 2

@@ -18,6 +18,8 @@ from snf_models.scorer import Scorer
 from snf_runtime.images.preprocessing import Preprocessing
 from snf_runtime.parallelism import Steps
 
+pytestmark = pytest.mark.anyio
+
 T = TypeVar("T")
 Calls = list[tuple[str, list[Any]]]
 ME, OTHER, THIRD = "address:127.0.0.1", "address:127.0.0.2", "key:third"
@@ -212,138 +214,110 @@ def queue() -> Iterator[FairQueue]:
         yield made
 
 
-def test_work_runs_in_the_one_thread_in_order(queue: FairQueue) -> None:
+async def test_work_runs_in_the_one_thread_in_order(queue: FairQueue) -> None:
     seen: list[tuple[int, str]] = []
 
     def note(i: int) -> Callable[[], None]:
         return lambda: seen.append((i, threading.current_thread().name))
 
-    async def main() -> None:
-        await asyncio.gather(*(queue.run(ME, step(note(i)), 1) for i in range(8)))
-
-    asyncio.run(main())
+    await asyncio.gather(*(queue.run(ME, step(note(i)), 1) for i in range(8)))
     assert seen == [(i, "scoring") for i in range(8)]
 
 
-def test_an_idle_thread_takes_what_is_there(queue: FairQueue) -> None:
+async def test_an_idle_thread_takes_what_is_there(queue: FairQueue) -> None:
     calls: Calls = []
     twice = Doubled("twice", calls)
-
-    async def main() -> None:
-        assert await queue.run_each(ME, twice, [1]) == [2]
-        assert await queue.run_each(ME, twice, [2, 3]) == [4, 6]
-        assert await queue.run_each(ME, twice, []) == []
-
-    asyncio.run(main())
+    assert await queue.run_each(ME, twice, [1]) == [2]
+    assert await queue.run_each(ME, twice, [2, 3]) == [4, 6]
+    assert await queue.run_each(ME, twice, []) == []
     assert calls == [("twice", [1]), ("twice", [2, 3])]
 
 
-def test_what_queues_behind_work_shares_a_call_and_a_wake_up(queue: FairQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_queues_behind_work_shares_a_call_and_a_wake_up(
+    queue: FairQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: Calls = []
     wake_ups: list[Callable[..., object]] = []
     twice = Doubled("twice", calls)
+    loop = asyncio.get_running_loop()
+    original = loop.call_soon_threadsafe
 
-    async def main() -> list[list[int]]:
-        loop = asyncio.get_running_loop()
-        original = loop.call_soon_threadsafe
+    def counted(callback: Callable[..., object], *arguments: Any, **named: Any) -> asyncio.Handle:
+        wake_ups.append(callback)
+        return original(callback, *arguments, **named)
 
-        def counted(callback: Callable[..., object], *arguments: Any, **named: Any) -> asyncio.Handle:
-            wake_ups.append(callback)
-            return original(callback, *arguments, **named)
-
-        async with busy(queue):
-            tasks = [asyncio.create_task(queue.run_each(ME, twice, [i, i + 100])) for i in range(4)]
-            monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-        found = await asyncio.gather(*tasks)
-        monkeypatch.undo()
-        return found
-
-    assert asyncio.run(main()) == [[2 * i, 2 * i + 200] for i in range(4)]
+    async with busy(queue):
+        tasks = [asyncio.create_task(queue.run_each(ME, twice, [i, i + 100])) for i in range(4)]
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    found = await asyncio.gather(*tasks)
+    monkeypatch.undo()
+    assert found == [[2 * i, 2 * i + 200] for i in range(4)]
     assert [(name, sorted(items)) for name, items in calls] == [("twice", [0, 1, 2, 3, 100, 101, 102, 103])]
     # One for the work that held the thread, one for the batch.
     assert len(wake_ups) == 2
 
 
-def test_a_single_image_is_in_the_next_batch_beside_large_requests_of_all_others(queue: FairQueue) -> None:
+async def test_a_single_image_is_in_the_next_batch_beside_large_requests_of_all_others(queue: FairQueue) -> None:
     calls: Calls = []
     one = Doubled("one", calls)
-
-    async def main() -> None:
-        async with busy(queue):
-            large = [asyncio.create_task(queue.run_each(f"greedy {i}", one, [i] * 2 * BATCH)) for i in range(3)]
-            await asyncio.sleep(0)
-            single = asyncio.create_task(queue.run_each(ME, one, [1000]))
-        assert await single == [2000]
-        assert [len(found) for found in await asyncio.gather(*large)] == [2 * BATCH] * 3
-
-    asyncio.run(main())
+    async with busy(queue):
+        large = [asyncio.create_task(queue.run_each(f"greedy {i}", one, [i] * 2 * BATCH)) for i in range(3)]
+        await asyncio.sleep(0)
+        single = asyncio.create_task(queue.run_each(ME, one, [1000]))
+    assert await single == [2000]
+    assert [len(found) for found in await asyncio.gather(*large)] == [2 * BATCH] * 3
     assert 1000 in calls[0][1]
     assert [len(items) for _, items in calls] == [BATCH] * 6 + [1]
 
 
-def test_steps_of_requests_take_turns(queue: FairQueue) -> None:
+async def test_steps_of_requests_take_turns(queue: FairQueue) -> None:
     calls: Calls = []
-
-    async def main() -> list[str]:
-        async with busy(queue):
-            tasks = [asyncio.create_task(queue.run(ME, noting(name, calls, 3), 32)) for name in ("a", "b")]
-        return await asyncio.gather(*tasks)
-
-    assert asyncio.run(main()) == ["a", "b"]
+    async with busy(queue):
+        tasks = [asyncio.create_task(queue.run(ME, noting(name, calls, 3), 32)) for name in ("a", "b")]
+    assert (await asyncio.gather(*tasks)) == ["a", "b"]
     assert calls == [(name, [number]) for number in range(3) for name in ("a", "b")]
 
 
-def test_draws_count_in_a_batch_and_in_the_queue(queue: FairQueue) -> None:
+async def test_draws_count_in_a_batch_and_in_the_queue(queue: FairQueue) -> None:
     calls: Calls = []
     quarter, many = Doubled("quarter", calls), Doubled("many", calls)
-
-    async def main() -> None:
-        async with busy(queue):
-            tasks = [asyncio.create_task(queue.run_each(ME, quarter, [i], BATCH // 4)) for i in range(5)]
-            tasks.append(asyncio.create_task(queue.run_each(OTHER, many, [5, 6], 2 * BATCH)))
-            await asyncio.sleep(0)
-            assert queue.images == 1 + 5 * BATCH // 4 + 4 * BATCH
-        await asyncio.gather(*tasks)
-        assert queue.images == 0
-
-    asyncio.run(main())
+    async with busy(queue):
+        tasks = [asyncio.create_task(queue.run_each(ME, quarter, [i], BATCH // 4)) for i in range(5)]
+        tasks.append(asyncio.create_task(queue.run_each(OTHER, many, [5, 6], 2 * BATCH)))
+        await asyncio.sleep(0)
+        assert queue.images == 1 + 5 * BATCH // 4 + 4 * BATCH
+    await asyncio.gather(*tasks)
+    assert queue.images == 0
     assert sorted(items for _, items in calls) == [[0, 1, 2, 3], [4], [5], [6]]
 
 
-def test_large_images_come_in_small_batches(queue: FairQueue) -> None:
+async def test_large_images_come_in_small_batches(queue: FairQueue) -> None:
     calls: Calls = []
-
-    async def main() -> None:
-        await queue.run_each(ME, Doubled("large", calls), list(range(5)), at_once=2)
-
-    asyncio.run(main())
+    await queue.run_each(ME, Doubled("large", calls), list(range(5)), at_once=2)
     assert [items for _, items in calls] == [[0, 1], [2, 3], [4]]
 
 
-def test_a_caller_holds_what_stays_free_for_others_and_alone_one_large_request() -> None:
-    async def main() -> None:
-        with running(100, largest=70) as queue:
-            async with busy(queue):
-                held = asyncio.create_task(queue.run_each(ME, list, [0] * 49))
-                await asyncio.sleep(0)
-                with pytest.raises(Problem) as caught:
-                    await queue.run_each(ME, list, [0] * 10)
-                assert (caught.value.status, caught.value.slug) == (429, "queue-full")
-                assert int(caught.value.headers["Retry-After"]) >= 1
-                with pytest.raises(Problem):
-                    queue.check(ME, 10)
-                queue.check(OTHER, 20)
-                other = asyncio.create_task(queue.run_each(OTHER, list, [0] * 20))
-                await asyncio.sleep(0)
-                assert queue.images == 70
-            await asyncio.gather(held, other)
-            assert queue.images == 0
-            assert len(await queue.run_each(ME, list, [0] * 70)) == 70
-
-    asyncio.run(main())
+async def test_a_caller_holds_what_stays_free_for_others_and_alone_one_large_request() -> None:
+    with running(100, largest=70) as queue:
+        async with busy(queue):
+            held = asyncio.create_task(queue.run_each(ME, list, [0] * 49))
+            await asyncio.sleep(0)
+            with pytest.raises(Problem) as caught:
+                await queue.run_each(ME, list, [0] * 10)
+            assert (caught.value.status, caught.value.slug) == (429, "queue-full")
+            assert int(caught.value.headers["Retry-After"]) >= 1
+            with pytest.raises(Problem):
+                queue.check(ME, 10)
+            queue.check(OTHER, 20)
+            other = asyncio.create_task(queue.run_each(OTHER, list, [0] * 20))
+            await asyncio.sleep(0)
+            assert queue.images == 70
+        await asyncio.gather(held, other)
+        assert queue.images == 0
+        assert len(await queue.run_each(ME, list, [0] * 70)) == 70
 
 
-def test_the_requests_that_wait_for_their_first_turn_are_bounded() -> None:
+async def test_the_requests_that_wait_for_their_first_turn_are_bounded() -> None:
     begun, gate = threading.Event(), threading.Event()
 
     def slow(items: Sequence[int]) -> Sequence[int]:
@@ -351,53 +325,41 @@ def test_the_requests_that_wait_for_their_first_turn_are_bounded() -> None:
         assert gate.wait(60)
         return items
 
-    async def main() -> None:
-        with running(10_000, requests=16) as queue:
-            async with busy(queue):
-                # The one in hand of another caller counts, so 15 are left: 8 are at most one more than what stays free.
-                waiting = [asyncio.create_task(queue.run_each(ME, slow, [0] * 3 * BATCH)) for _ in range(4)]
-                await asyncio.sleep(0)
-                with pytest.raises(Problem) as caught:
-                    queue.check(ME)
-                assert "first turn" in caught.value.detail
-                queue.check(OTHER)
-            await asyncio.to_thread(begun.wait, 60)
-            gate.set()
-            while queue.images > 9 * BATCH:
-                await asyncio.sleep(0.001)
-            # Large requests that have begun are no reason to refuse a small one.
-            queue.check(ME)
-            await asyncio.gather(*waiting)
-
-    asyncio.run(main())
+    with running(10_000, requests=16) as queue:
+        async with busy(queue):
+            # The one in hand of another caller counts, so 15 are left: 8 are at most one more than what stays free.
+            waiting = [asyncio.create_task(queue.run_each(ME, slow, [0] * 3 * BATCH)) for _ in range(4)]
+            await asyncio.sleep(0)
+            with pytest.raises(Problem) as caught:
+                queue.check(ME)
+            assert "first turn" in caught.value.detail
+            queue.check(OTHER)
+        await asyncio.to_thread(begun.wait, 60)
+        gate.set()
+        while queue.images > 9 * BATCH:
+            await asyncio.sleep(0.001)
+        # Large requests that have begun are no reason to refuse a small one.
+        queue.check(ME)
+        await asyncio.gather(*waiting)
 
 
-def test_64_clients_of_one_caller_are_not_refused() -> None:
+async def test_64_clients_of_one_caller_are_not_refused() -> None:
     async def client(queue: FairQueue, one: Doubled) -> None:
         for _ in range(5):
             assert await queue.run_each(ME, one, [1]) == [2]
 
-    async def main() -> None:
-        with running(4096) as queue:
-            one = Doubled("one", [])
-            await asyncio.gather(*(client(queue, one) for _ in range(64)))
-
-    asyncio.run(main())
+    with running(4096) as queue:
+        one = Doubled("one", [])
+        await asyncio.gather(*(client(queue, one) for _ in range(64)))
 
 
-def test_batches_and_waits_are_measured() -> None:
+async def test_batches_and_waits_are_measured() -> None:
     metrics = ServiceMetrics()
     twice = Doubled("twice", [])
-
-    async def main() -> None:
-        with running(10 * BATCH, metrics=metrics) as queue:
-            async with busy(queue):
-                tasks = [
-                    asyncio.create_task(queue.run_each(ME, twice, items)) for items in (range(BATCH + 4), [1], [2])
-                ]
-            await asyncio.gather(*tasks)
-
-    asyncio.run(main())
+    with running(10 * BATCH, metrics=metrics) as queue:
+        async with busy(queue):
+            tasks = [asyncio.create_task(queue.run_each(ME, twice, items)) for items in (range(BATCH + 4), [1], [2])]
+        await asyncio.gather(*tasks)
     value = metrics.registry.get_sample_value
     # A full batch, and what was left of the large request.
     assert (value("snf_batch_images_count"), value("snf_batch_images_sum")) == (2, BATCH + 6)
@@ -406,23 +368,19 @@ def test_batches_and_waits_are_measured() -> None:
     assert value("snf_queue_wait_seconds_count") == 4
 
 
-def test_work_whose_deadline_passes_in_the_queue_is_not_done(queue: FairQueue) -> None:
+async def test_work_whose_deadline_passes_in_the_queue_is_not_done(queue: FairQueue) -> None:
     done: list[str] = []
-
-    async def main() -> None:
-        async with busy(queue):
-            with pytest.raises(Problem) as caught:
-                async with deadline(50, 30.0):
-                    await queue.run(ME, step(lambda: done.append("late")), 1)
-            assert caught.value.status == 504
-            assert queue.images == 1
-        await queue.run(ME, step(lambda: None), 1)
-
-    asyncio.run(main())
+    async with busy(queue):
+        with pytest.raises(Problem) as caught:
+            async with deadline(50, 30.0):
+                await queue.run(ME, step(lambda: done.append("late")), 1)
+        assert caught.value.status == 504
+        assert queue.images == 1
+    await queue.run(ME, step(lambda: None), 1)
     assert done == []
 
 
-def test_work_in_hand_stops_after_its_step(queue: FairQueue) -> None:
+async def test_work_in_hand_stops_after_its_step(queue: FairQueue) -> None:
     parts: list[int] = []
     waited = threading.Event()
 
@@ -432,73 +390,56 @@ def test_work_in_hand_stops_after_its_step(queue: FairQueue) -> None:
             waited.wait(0.01)
             yield
 
-    async def main() -> None:
-        with pytest.raises(Problem):
-            async with deadline(100, 30.0):
-                await queue.run(ME, work(), 5)
-        await queue.run(ME, step(lambda: None), 5)
-        assert queue.images == 0
-
-    asyncio.run(main())
+    with pytest.raises(Problem):
+        async with deadline(100, 30.0):
+            await queue.run(ME, work(), 5)
+    await queue.run(ME, step(lambda: None), 5)
+    assert queue.images == 0
     assert 0 < len(parts) < 1000
 
 
-def test_an_error_goes_to_its_caller_and_the_thread_lives_on(queue: FairQueue) -> None:
+async def test_an_error_goes_to_its_caller_and_the_thread_lives_on(queue: FairQueue) -> None:
     def broken() -> None:
         raise MemoryError("too much")
 
-    async def main() -> None:
-        with pytest.raises(MemoryError, match="too much"):
-            await queue.run(ME, step(broken), 4)
-        assert await queue.run(ME, step(lambda: 7), 10) == 7
-
-    asyncio.run(main())
+    with pytest.raises(MemoryError, match="too much"):
+        await queue.run(ME, step(broken), 4)
+    assert await queue.run(ME, step(lambda: 7), 10) == 7
 
 
-def test_a_batch_that_fails_fails_all_of_it_and_no_other(queue: FairQueue) -> None:
+async def test_a_batch_that_fails_fails_all_of_it_and_no_other(queue: FairQueue) -> None:
     calls: Calls = []
     twice = Doubled("twice", calls)
-
-    async def main() -> None:
-        async with busy(queue):
-            tasks = [asyncio.create_task(queue.run_each(ME, twice, [item])) for item in (1, "two", 3)]
-            other = asyncio.create_task(queue.run_each(ME, Doubled("other", calls), [4]))
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [str(one) for one in found] == ["an item is text"] * 3
-        assert await other == [8]
-        assert await queue.run_each(ME, twice, [5]) == [10]
-        assert queue.images == 0
-
-    asyncio.run(main())
+    async with busy(queue):
+        tasks = [asyncio.create_task(queue.run_each(ME, twice, [item])) for item in (1, "two", 3)]
+        other = asyncio.create_task(queue.run_each(ME, Doubled("other", calls), [4]))
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [str(one) for one in found] == ["an item is text"] * 3
+    assert await other == [8]
+    assert await queue.run_each(ME, twice, [5]) == [10]
+    assert queue.images == 0
 
 
-def test_too_few_results_are_an_error_and_no_endless_wait(queue: FairQueue) -> None:
-    async def main() -> None:
-        with pytest.raises(ValueError, match="shorter"):
-            await queue.run_each(ME, lambda items: items[1:], [1, 2])
-
-    asyncio.run(main())
+async def test_too_few_results_are_an_error_and_no_endless_wait(queue: FairQueue) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        await queue.run_each(ME, lambda items: items[1:], [1, 2])
 
 
-def test_a_request_that_has_ended_is_not_in_the_batch(queue: FairQueue) -> None:
+async def test_a_request_that_has_ended_is_not_in_the_batch(queue: FairQueue) -> None:
     calls: Calls = []
     twice = Doubled("twice", calls)
-
-    async def main() -> None:
-        async with busy(queue):
-            stays = asyncio.create_task(queue.run_each(ME, twice, [1]))
-            with pytest.raises(Problem) as caught:
-                async with deadline(20, 30.0):
-                    await queue.run_each(ME, twice, [2, 3])
-            assert caught.value.status == 504
-            assert queue.images == 2
-        assert await stays == [2]
-
-    asyncio.run(main())
+    async with busy(queue):
+        stays = asyncio.create_task(queue.run_each(ME, twice, [1]))
+        with pytest.raises(Problem) as caught:
+            async with deadline(20, 30.0):
+                await queue.run_each(ME, twice, [2, 3])
+        assert caught.value.status == 504
+        assert queue.images == 2
+    assert await stays == [2]
     assert calls == [("twice", [1])]
 
 
-def test_the_rest_of_a_large_request_is_not_done_when_its_caller_leaves(queue: FairQueue) -> None:
+async def test_the_rest_of_a_large_request_is_not_done_when_its_caller_leaves(queue: FairQueue) -> None:
     calls: list[int] = []
     begun, gate = threading.Event(), threading.Event()
 
@@ -508,55 +449,45 @@ def test_the_rest_of_a_large_request_is_not_done_when_its_caller_leaves(queue: F
         assert gate.wait(60)
         return items
 
-    async def main() -> None:
-        large = asyncio.create_task(queue.run_each(ME, slow, range(3 * BATCH)))
-        await asyncio.to_thread(begun.wait, 60)
-        large.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await large
-        assert queue.images == 0
-        gate.set()
-        assert await queue.run_each(ME, slow, [1]) == [1]
-
-    asyncio.run(main())
+    large = asyncio.create_task(queue.run_each(ME, slow, range(3 * BATCH)))
+    await asyncio.to_thread(begun.wait, 60)
+    large.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await large
+    assert queue.images == 0
+    gate.set()
+    assert await queue.run_each(ME, slow, [1]) == [1]
     assert calls == [BATCH, 1]
 
 
-def test_closing_finishes_what_is_accepted() -> None:
+async def test_closing_finishes_what_is_accepted() -> None:
     calls: Calls = []
-
-    async def main() -> None:
-        with running(10 * BATCH) as queue:
-            large = asyncio.create_task(queue.run_each(ME, Doubled("twice", calls), range(3 * BATCH)))
-            steps = asyncio.create_task(queue.run(OTHER, noting("steps", [], 3), 1))
-            await asyncio.sleep(0)
-            await asyncio.to_thread(queue.close)
-            assert await large == [2 * item for item in range(3 * BATCH)]
-            assert await steps == "steps"
-            with pytest.raises(Problem, match="no new work"):
-                await queue.run(ME, step(lambda: None), 1)
-
-    asyncio.run(main())
+    with running(10 * BATCH) as queue:
+        large = asyncio.create_task(queue.run_each(ME, Doubled("twice", calls), range(3 * BATCH)))
+        steps = asyncio.create_task(queue.run(OTHER, noting("steps", [], 3), 1))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(queue.close)
+        assert await large == [2 * item for item in range(3 * BATCH)]
+        assert await steps == "steps"
+        with pytest.raises(Problem, match="no new work"):
+            await queue.run(ME, step(lambda: None), 1)
     assert [len(items) for _, items in calls] == [BATCH] * 3
 
 
-def test_a_thread_that_hangs_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_thread_that_hangs_does_not_hold_up_the_end(caplog: pytest.LogCaptureFixture) -> None:
     queue, hung, released = FairQueue(BATCH, 128, ServiceMetrics()), threading.Event(), threading.Event()
 
     def hang() -> None:
         hung.set()
         released.wait(60)
 
-    async def main() -> None:
-        waiting = asyncio.create_task(queue.run("caller", step(hang), 1))
-        await asyncio.to_thread(hung.wait, 60)
-        queue.close(timeout_s=0.05)
-        assert "the scoring thread did not end within 0.05 s; its work is given up" in caplog.messages
-        released.set()
-        await waiting
-
     queue.start()
-    asyncio.run(main())
+    waiting = asyncio.create_task(queue.run("caller", step(hang), 1))
+    await asyncio.to_thread(hung.wait, 60)
+    queue.close(timeout_s=0.05)
+    assert "the scoring thread did not end within 0.05 s; its work is given up" in caplog.messages
+    released.set()
+    await waiting
     queue.close()
 
 

@@ -18,6 +18,8 @@ from snf_models.errors import ImageError
 from snf_runtime.images.codec import DecodedImage, Preprocessing, encode_png
 from snf_runtime.images.untrusted import DecodingAbandoned
 
+pytestmark = pytest.mark.anyio
+
 Item = TypeVar("Item")
 T = TypeVar("T")
 SMALL = Preprocessing(channels=1, height=28, width=28)
@@ -127,7 +129,7 @@ def test_all_threads_decode_one_request(decoders: Noting) -> None:
     assert len(asyncio.run(decoders.decode(ME, lambda _: both.wait(), range(4), [0]))) == 4
 
 
-def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Noting, monkeypatch: Any) -> None:
+async def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Noting, monkeypatch: Any) -> None:
     decoded: list[str | None] = []
 
     def slow(data: bytes, _: Preprocessing, is_abandoned: Callable[[], bool]) -> DecodedImage:
@@ -138,108 +140,85 @@ def test_an_image_does_not_wait_for_the_requests_of_another_caller(decoders: Not
     monkeypatch.setattr("snf_app.scoring.request_images.decode_image", slow)
     many = ImageUploads((Upload(None, png(7)),) * 64, many=True)
     single = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
-
-    async def main() -> int:
-        greedy = [asyncio.create_task(decode_batch(many, SMALL, decoders, OTHER, 1000, [])) for _ in range(30)]
-        await asyncio.sleep(0.02)
-        before = len(decoded)
-        await decode_batch(single, SMALL, decoders, ME, 1, [])
-        between = len(decoded) - before
-        for task in greedy:
-            task.cancel()
-        await asyncio.gather(*greedy, return_exceptions=True)
-        return between
-
+    greedy = [asyncio.create_task(decode_batch(many, SMALL, decoders, OTHER, 1000, [])) for _ in range(30)]
+    await asyncio.sleep(0.02)
+    before = len(decoded)
+    await decode_batch(single, SMALL, decoders, ME, 1, [])
+    between = len(decoded) - before
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
     # One in hand of each thread, one more of each, the image itself, and what ends before the event loop goes on.
-    assert asyncio.run(main()) <= 16, "images that were decoded before the single one"
+    assert between <= 16, "images that were decoded before the single one"
 
 
-def test_callers_take_turns_by_time_and_the_requests_of_each_one_after_the_other(one_thread: FairQueue) -> None:
+async def test_callers_take_turns_by_time_and_the_requests_of_each_one_after_the_other(one_thread: FairQueue) -> None:
     held = Held()
-
-    async def main() -> None:
-        tasks = [asyncio.create_task(one_thread.decode(OTHER, held, [0], [0]))]
-        await asyncio.to_thread(held.begun.wait, 60)
-        tasks += [asyncio.create_task(one_thread.decode(OTHER, held, [number, number + 1], [0])) for number in (10, 20)]
-        tasks += [asyncio.create_task(one_thread.decode(ME, held, [100], [0]))]
-        await asyncio.sleep(0)
-        held.go.set()
-        assert await asyncio.gather(*tasks) == [[0], [10, 11], [20, 21], [100]]
-
-    asyncio.run(main())
+    tasks = [asyncio.create_task(one_thread.decode(OTHER, held, [0], [0]))]
+    await asyncio.to_thread(held.begun.wait, 60)
+    tasks += [asyncio.create_task(one_thread.decode(OTHER, held, [number, number + 1], [0])) for number in (10, 20)]
+    tasks += [asyncio.create_task(one_thread.decode(ME, held, [100], [0]))]
+    await asyncio.sleep(0)
+    held.go.set()
+    assert await asyncio.gather(*tasks) == [[0], [10, 11], [20, 21], [100]]
     assert held.done == [0, 100, 10, 20, 11, 21]
 
 
-def test_what_is_cancelled_or_fails_is_not_decoded_further(one_thread: FairQueue) -> None:
+async def test_what_is_cancelled_or_fails_is_not_decoded_further(one_thread: FairQueue) -> None:
     held = Held()
-
-    async def main() -> None:
-        left = asyncio.create_task(one_thread.decode(ME, held, range(5), [0]))
-        await asyncio.to_thread(held.begun.wait, 60)
-        left.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await left
-        held.go.set()
-        with pytest.raises(ValueError, match="bad"):
-            await one_thread.decode(ME, held, ["bad", 6], [0])
-        assert await one_thread.decode(ME, held, [7], [0]) == [7]
-
-    asyncio.run(main())
+    left = asyncio.create_task(one_thread.decode(ME, held, range(5), [0]))
+    await asyncio.to_thread(held.begun.wait, 60)
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    held.go.set()
+    with pytest.raises(ValueError, match="bad"):
+        await one_thread.decode(ME, held, ["bad", 6], [0])
+    assert await one_thread.decode(ME, held, [7], [0]) == [7]
     assert held.done == [0, "bad", 7]
 
 
-def test_errors_of_several_images_in_hand_end_no_thread(decoders: Noting) -> None:
+async def test_errors_of_several_images_in_hand_end_no_thread(decoders: Noting) -> None:
     both = threading.Barrier(2, timeout=60)
 
     def fail(_: int) -> None:
         both.wait()
         raise ValueError("bad")
 
-    async def main() -> None:
-        for _ in range(20):
-            with pytest.raises(ValueError, match="bad"):
-                await decoders.decode(ME, fail, [0, 1], [0])
-        await decoders.decode(ME, lambda _: both.wait(), [0, 1], [0])
-
-    asyncio.run(main())
+    for _ in range(20):
+        with pytest.raises(ValueError, match="bad"):
+            await decoders.decode(ME, fail, [0, 1], [0])
+    await decoders.decode(ME, lambda _: both.wait(), [0, 1], [0])
 
 
-def test_closing_refuses_what_waits(one_thread: FairQueue) -> None:
+async def test_closing_refuses_what_waits(one_thread: FairQueue) -> None:
     held = Held()
-
-    async def main() -> None:
-        waiting = asyncio.create_task(one_thread.decode(ME, held, range(5), [0]))
-        await asyncio.to_thread(held.begun.wait, 60)
-        closing = asyncio.create_task(asyncio.to_thread(one_thread.close))
-        with pytest.raises(Problem) as caught:
-            await waiting
-        assert (caught.value.status, caught.value.slug) == (503, "draining")
-        held.go.set()
-        await closing
-        assert held.done == [0]
-
-    asyncio.run(main())
+    waiting = asyncio.create_task(one_thread.decode(ME, held, range(5), [0]))
+    await asyncio.to_thread(held.begun.wait, 60)
+    closing = asyncio.create_task(asyncio.to_thread(one_thread.close))
+    with pytest.raises(Problem) as caught:
+        await waiting
+    assert (caught.value.status, caught.value.slug) == (503, "draining")
+    held.go.set()
+    await closing
+    assert held.done == [0]
 
 
 @pytest.mark.parametrize(("sizes", "pixels"), [([0, SMALL_BYTES + 1], []), ([0, 0], [1, SMALL_PIXELS + 1])])
-def test_large_images_have_threads_of_their_own(
+async def test_large_images_have_threads_of_their_own(
     one_thread: FairQueue, sizes: Sequence[int], pixels: Sequence[int]
 ) -> None:
     held = Held()
-
-    async def main() -> None:
-        large = asyncio.create_task(one_thread.decode(ME, held, [0, 1], sizes, pixels))
-        await asyncio.to_thread(held.begun.wait, 60)
-        small = one_thread.decode(ME, lambda item: item, [1, 2], [0, SMALL_BYTES], [1920 * 1080, SMALL_PIXELS])
-        assert await small == [1, 2]
-        assert not large.done()
-        held.go.set()
-        await large
-
-    asyncio.run(main())
+    large = asyncio.create_task(one_thread.decode(ME, held, [0, 1], sizes, pixels))
+    await asyncio.to_thread(held.begun.wait, 60)
+    small = one_thread.decode(ME, lambda item: item, [1, 2], [0, SMALL_BYTES], [1920 * 1080, SMALL_PIXELS])
+    assert await small == [1, 2]
+    assert not large.done()
+    held.go.set()
+    await large
 
 
-def test_images_are_decoded_at_once_only_while_their_pixels_fit() -> None:
+async def test_images_are_decoded_at_once_only_while_their_pixels_fit() -> None:
     """Two WebP files of 100 megapixels at once take more memory than a container has; small ones do not pass one."""
     begun: list[int] = []
     go = {pixels: threading.Event() for pixels in (50, 60, 200, 30)}
@@ -249,7 +228,8 @@ def test_images_are_decoded_at_once_only_while_their_pixels_fit() -> None:
         assert go[pixels].wait(60)
         return pixels
 
-    async def main() -> None:
+    with running(2, max_pixels=100) as queue:
+
         async def decoded(pixels: int) -> asyncio.Task[list[int]]:
             task = asyncio.create_task(queue.decode(ME, decode, [pixels], [SMALL_BYTES + 1], [pixels]))
             await asyncio.sleep(0.1)
@@ -268,19 +248,16 @@ def test_images_are_decoded_at_once_only_while_their_pixels_fit() -> None:
             event.set()
         assert await asyncio.gather(*tasks) == [[50], [60], [30], [200]]
 
-    with running(2, max_pixels=100) as queue:
-        asyncio.run(main())
 
-
-def test_a_request_names_the_pixels_of_its_large_images(decoders: Noting) -> None:
+async def test_a_request_names_the_pixels_of_its_large_images(decoders: Noting) -> None:
     batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
-    sizes = asyncio.run(source_pixels(batch, SMALL, decoders, ME))
-    asyncio.run(decode_batch(batch, SMALL, decoders, ME, 1, sizes))
+    sizes = await source_pixels(batch, SMALL, decoders, ME)
+    await decode_batch(batch, SMALL, decoders, ME, 1, sizes)
     assert decoders.pixels == sizes
     assert sizes[0] > 0
 
 
-def test_cancelling_ends_the_decoding_that_has_begun(one_thread: FairQueue, monkeypatch: Any) -> None:
+async def test_cancelling_ends_the_decoding_that_has_begun(one_thread: FairQueue, monkeypatch: Any) -> None:
     begun, ended = threading.Event(), threading.Event()
 
     def slow(data: bytes, _: Preprocessing, is_abandoned: Callable[[], bool]) -> DecodedImage:
@@ -292,14 +269,10 @@ def test_cancelling_ends_the_decoding_that_has_begun(one_thread: FairQueue, monk
 
     monkeypatch.setattr("snf_app.scoring.request_images.decode_image", slow)
     batch = ImageUploads((Upload(None, png(7) + bytes(TINY)),))
-
-    async def main() -> None:
-        task = asyncio.create_task(decode_batch(batch, SMALL, one_thread, ME, 1, []))
-        await asyncio.to_thread(begun.wait, 60)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert await asyncio.to_thread(ended.wait, 60)
-        assert await one_thread.decode(ME, lambda item: item, [1], [0]) == [1]
-
-    asyncio.run(main())
+    task = asyncio.create_task(decode_batch(batch, SMALL, one_thread, ME, 1, []))
+    await asyncio.to_thread(begun.wait, 60)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(ended.wait, 60)
+    assert await one_thread.decode(ME, lambda item: item, [1], [0]) == [1]
