@@ -151,7 +151,7 @@ def create_app(settings: Settings) -> Service:
         BodyLimit,
         limit=settings.max_upload_bytes,
         in_flight=settings.max_bytes_in_flight,
-        pace=MinUploadRate.of(settings),
+        pace=MinUploadRate(settings.body_timeout_s, settings.min_body_rate),
         streamed=frozenset({("POST", datasets.PATH), ("POST", "/v1/models")}),
     )
     app.add_middleware(Authentication, keys=app.keys, settings=settings, writer=writer)

@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path, Query, Request, Response
 
 from snf_app.datasets.service import FILE, NAME, NEAR_DUPLICATES, detail, entries
 from snf_app.http.errors import Problem
-from snf_app.http.openapi import created, sends
+from snf_app.http.openapi import FILES, created, form, sends
 from snf_app.http.router import PageQuery, Router
 from snf_app.jobs.service import refuse_in_use
-from snf_app.scoring.request_images import MULTIPART
 from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, SettingsDep
 from snf_client.schemas.base import NAME_PATTERN
 from snf_client.schemas.datasets import DatasetDetail, DatasetList, ReferenceRequest
@@ -26,39 +25,23 @@ router = Router(PATH, "datasets")
 
 DatasetName = Annotated[str, Path(description="The dataset's name.", examples=["bottles"])]
 
-_FORM = {
-    "required": True,
-    "content": {
-        MULTIPART: {
-            "schema": {
-                "type": "object",
-                "required": [NAME, FILE],
-                "additionalProperties": False,
-                "properties": {
-                    NAME: {
-                        "type": "string",
-                        "pattern": NAME_PATTERN,
-                        "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
-                        "examples": ["bottles"],
-                    },
-                    NEAR_DUPLICATES: {
-                        "type": "string",
-                        "enum": ["keep", "drop"],
-                        "default": "keep",
-                        "description": "`drop` leaves out all but the first of images that are alike. Each is listed "
-                        "in the report.",
-                    },
-                    FILE: {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy file, or images: PNG, JPEG, "
-                        "WebP, BMP, TIFF or GIF, one or many. Folders in archives and in file names are groups, which "
-                        "the split keeps together.",
-                    },
-                },
-            }
-        }
+_FIELDS: dict[str, dict[str, Any]] = {
+    NAME: {
+        "type": "string",
+        "pattern": NAME_PATTERN,
+        "description": "Name of the dataset. Sent first, a name that is taken ends the upload early.",
+        "examples": ["bottles"],
+    },
+    NEAR_DUPLICATES: {
+        "type": "string",
+        "enum": ["keep", "drop"],
+        "default": "keep",
+        "description": "`drop` leaves out all but the first of images that are alike. Each is listed in the report.",
+    },
+    FILE: FILES
+    | {
+        "description": "A zip, tar (plain, gzip, bzip2, xz), .npz or .npy file, or images: PNG, JPEG, WebP, BMP, TIFF "
+        "or GIF, one or many. Folders in archives and in file names are groups, which the split keeps together."
     },
 }
 
@@ -69,7 +52,7 @@ _FORM = {
     role="train",
     errors=(409, 507),
     **created(201, "The dataset can be trained on.", "dataset"),
-    body=_FORM,
+    body={"required": True, "content": form([NAME, FILE], **_FIELDS)},
 )
 def upload_dataset(
     request: Request, uploads: DatasetUploadsDep, store: DatasetStoreDep, settings: SettingsDep, response: Response

@@ -32,22 +32,15 @@ async def readiness_of(
 ) -> ServiceReadiness:
     listing = await pool.recent_listing()
     turn_s = queue.turn_s
-    stuck = turn_s > settings.request_timeout_s
-    status = _status(pool, listing, draining=stopping.is_set(), stuck=stuck)
-    reason = f"a batch of images has been scored for {turn_s:.0f} s and does not end" if status == "stuck" else None
-    return ServiceReadiness(status, reason, listing)
-
-
-def _status(pool: ModelPool, listing: list[ModelListing], *, draining: bool, stuck: bool) -> ServiceStatus:
-    if draining:
-        return "draining"
-    if stuck:
-        return "stuck"
+    if stopping.is_set():
+        return ServiceReadiness("draining", None, listing)
+    if turn_s > settings.request_timeout_s:
+        reason = f"a batch of images has been scored for {turn_s:.0f} s and does not end"
+        return ServiceReadiness("stuck", reason, listing)
     if not pool.started:
-        return "loading"
-    if listing and all(model.state is ModelState.FAILED for model in listing):
-        return "failed"
-    return "ready"
+        return ServiceReadiness("loading", None, listing)
+    failed = listing and all(model.state is ModelState.FAILED for model in listing)
+    return ServiceReadiness("failed" if failed else "ready", None, listing)
 
 
 router = Router(tag="operations")

@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from snf_app.access.permissions import caller_of
 from snf_app.http.errors import Problem
 from snf_client.schemas.base import MAX_TIMEOUT_MS
-from snf_worker.settings import Settings
 
 
 class FairShares:
@@ -154,10 +153,6 @@ class MinUploadRate:
 
     silence_s: float  # longest wait for the next bytes
     min_rate: int  # bytes/s, on average over the waiting past the first ``silence_s``
-
-    @classmethod
-    def of(cls, settings: Settings) -> MinUploadRate:
-        return cls(settings.body_timeout_s, settings.min_body_rate)
 
 
 class PacedBody:

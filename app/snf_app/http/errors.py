@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from snf_client.schemas.base import RULES
@@ -43,7 +43,6 @@ def error_answer(status: int, text: str, headers: Mapping[str, str] | None = Non
 
 
 MEDIA_TYPE = "application/problem+json"
-ROUTED = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 PHRASES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """Reason phrases of RFC 9110 that some Python versions lack; slugs are made of them and must not change."""
@@ -280,14 +279,14 @@ def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> str:
     found: set[str] = set()
     literal: set[str] = set()
     for route in routes:
-        for method in ROUTED:
-            # Matching writes into the scope of some routes.
-            match, _ = route.matches({**scope, "root_path": root, "method": method})
-            if match is Match.FULL and (method == "GET" or not isinstance(route, Mount)):
-                methods = {"GET", "HEAD"} if method == "GET" else {method}
-                found |= methods
-                if isinstance(route, Route) and not route.param_convertors:
-                    literal |= methods
+        # Matching writes into the scope of some routes.
+        match, _ = route.matches({**scope, "root_path": root})
+        if match is not Match.NONE:
+            methods = getattr(route, "methods", None) or {"GET"}  # files are mounted
+            methods = methods | {"HEAD"} if "GET" in methods else methods
+            found |= methods
+            if isinstance(route, Route) and not route.param_convertors:
+                literal |= methods
     return ", ".join(sorted(literal or found))
 
 

@@ -7,8 +7,15 @@ from typing import Any
 from starlette.responses import Response
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+FILES: dict[str, Any] = {"type": "array", "minItems": 1, "items": BINARY["schema"]}
 PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}
 """Examples of parameters in paths."""
+
+
+def form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a body that is a form."""
+    schema = {"type": "object", "required": required, "additionalProperties": False, "properties": fields}
+    return {"multipart/form-data": {"schema": schema}}
 
 
 def created(status: int, description: str, what: str) -> dict[str, Any]:

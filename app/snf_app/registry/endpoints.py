@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from fastapi import Path, Query, Request, Response
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from pydantic import BaseModel, Field
 
 from snf_app.calibrations.service import view_of
@@ -251,21 +250,6 @@ def _samples(registry: Registry, ref: str) -> bytes:
 def render_markdown(text: str) -> str:
     """Convert Markdown with tables to safe HTML: embedded HTML is escaped, images are left out."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = parser.parse(text)
-    for token in tokens:
-        if token.children:
-            token.children = [child for child in token.children if child.type != "image"]
-    rendered: str = parser.renderer.render(_without_empty_paragraphs(tokens), parser.options, {})
-    return rendered
-
-
-def _without_empty_paragraphs(tokens: list[Token]) -> list[Token]:
-    # Paragraphs of which only an image was left out.
-    kept: list[Token] = []
-    for token in tokens:
-        empty = len(kept) > 1 and kept[-2].type == "paragraph_open" and not kept[-1].children
-        if token.type == "paragraph_close" and empty:
-            del kept[-2:]
-        else:
-            kept.append(token)
-    return kept
+    parser.add_render_rule("image", lambda *_: "")
+    html: str = parser.render(text)
+    return html.replace("<p></p>\n", "")  # of which an image was all

@@ -9,36 +9,17 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from snf_app.http.admission import TimeoutMs, deadline
-from snf_app.http.openapi import BINARY
+from snf_app.http.openapi import BINARY, FILES, form
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ServedModel
-from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, MULTIPART, NPY
+from snf_app.scoring.request_images import FIELD, MEDIA_TYPES, NPY
 from snf_app.state import ModelPoolDep, ScoringServiceDep, SettingsDep
 from snf_client.schemas.scores import Quantile, Reference, ScoreQuery, Scores
 
 router = Router("/v1/models/{ref}", "scores")
 
-_BODY = {
-    "required": True,
-    "content": {
-        MULTIPART: {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "additionalProperties": False,
-                "properties": {
-                    FIELD: {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "format": "binary"},
-                        "description": "One or many image files: PNG, JPEG, WebP, BMP, TIFF or GIF.",
-                    }
-                },
-            }
-        },
-        **dict.fromkeys((*MEDIA_TYPES, NPY), BINARY),
-    },
-}
+_IMAGES = FILES | {"description": "One or many image files: PNG, JPEG, WebP, BMP, TIFF or GIF."}
+_BODY = {"required": True, "content": form([FIELD], images=_IMAGES) | dict.fromkeys((*MEDIA_TYPES, NPY), BINARY)}
 
 
 @router.post(
