@@ -21,7 +21,7 @@ STEPS := { found=0; while read -r word rest; do case "$$word $$rest" in \
   "Installing collected"*) echo "  installs them ..." ;; \
   pip-failed*) exit 1 ;; esac; done; }
 
-.PHONY: up test lint types tests test-browser docs notebooks lock sbom install clean
+.PHONY: up test lint types tests test-browser docs notebooks lock sbom wheels clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -70,6 +70,14 @@ sbom: $(VENV)/installed $(VENV)/installed-release  ## write build/sbom.json, a C
 	@mkdir -p build
 	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
 
+wheels: $(VENV)/installed-release  ## write dist/, wheels and sdists of all three distributions, and try them in an empty environment
+	rm -rf dist build/try
+	for folder in client runtime .; do $(BIN)/python -m build --outdir dist $$folder || exit 1; done
+	$(PYTHON) -m venv build/try
+	build/try/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build/try && export SNF_HOME=$$PWD/home && bin/snf score $(CURDIR)/tests/data/mnist && \
+	  bin/snf export mnist-snf-glow exported && bin/snf-density-runtime exported $(CURDIR)/tests/data/mnist
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -97,7 +105,7 @@ $(CLIENTS)/installed: tests/end_to_end/foreign_clients/requirements.txt | $(BIN)
 	  echo "Foreign clients cannot be installed: their tests are skipped." >&2
 
 $(VENV)/installed-release: pyproject.toml | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.11,<1' --requirement docker/sbom.in
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'build>=1.2,<2' 'uv>=0.11,<1' --requirement docker/sbom.in
 	@touch $@
 
 clean:  ## remove what was installed and built; keeps var/, where models and jobs live
