@@ -210,6 +210,26 @@ def test_the_false_alarm_rate_moves_verdicts_at_once_as_far_as_attainable(page: 
     assert not [url for url in asked if "/score" in url]
 
 
+def test_a_threshold_that_contradicts_the_verdict_is_not_drawn(page: Page) -> None:
+    def raised(route: Route) -> None:
+        answer = route.fetch()
+        reference = answer.json()
+        for quantile in reference["quantiles"]:
+            quantile["statistic"] += 100
+        route.fulfill(response=answer, json=reference)
+
+    page.route("**/reference", raised)
+    opened(page)
+    page.get_by_role("button", name="an 8 with a hole").click()
+    scored(page, 1)
+    page.get_by_role("button", name="digit-hole.png").click()
+    marks = "chart => chart.markers.map(({ label }) => label)"
+    assert page.locator("snf-histogram").evaluate(marks) == ["this image", "flagged above"]
+    page.get_by_role("slider", name="False-alarm rate").fill("-1.2")
+    expect(page.get_by_text("Anomaly.", exact=True)).to_be_visible()
+    assert page.locator("snf-histogram").evaluate(marks) == ["this image"]
+
+
 def test_another_model_scores_the_same_images_anew(page: Page) -> None:
     opened(page)
     page.get_by_role("button", name="trousers").click()

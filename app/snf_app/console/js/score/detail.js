@@ -119,7 +119,8 @@ function seen(width, height, [, rows, columns], fit) {
 function histogram(verdict, reference, alpha, flagged) {
   const marks = [{ x: verdict.statistic, label: "this image", colour: flagged ? "--bad" : "--accent" }];
   const limit = threshold(reference.quantiles, alpha);
-  if (limit !== null) marks.push({ x: limit, label: "flagged above", colour: "--faint", dashed: true });
+  // With several folds an image has a statistic by each, whose mean may lie on the other side.
+  if (limit !== null && flagged === verdict.statistic >= limit) marks.push({ x: limit, label: "flagged above", colour: "--faint", dashed: true });
   const summary = `Histogram of statistic T of ${reference.count} calibration images; this image has ${brief(verdict.statistic, 3)} nats, p-value ${brief(verdict.p_value, 3)}`;
   return html`<snf-histogram aria-label=${summary} .x=${"statistic T, nats (high: anomalous)"} .histogram=${reference} .marks=${marks}></snf-histogram>`;
 }
