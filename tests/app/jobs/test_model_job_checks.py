@@ -20,6 +20,10 @@ EVALUATION: dict[str, Any] = {
 }  # fmt: skip
 
 
+LIMIT: dict[str, Any] = {"type": "limit", "model": MODEL, "dataset": "mnist-mini"}
+CALIBRATION: dict[str, Any] = {"type": "calibrate", "model": MODEL, "dataset": "own"}
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A service with datasets, whose job store does not answer: it would be asked for no request here."""
@@ -33,46 +37,42 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield made
 
 
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"preset": "snf-glow-tiny"}, "/body/preset"),
-        ({"parameters": {"max_steps": 5}}, "/body/parameters/max_steps"),
-        ({"model": "nobody"}, "/body/model"),
-        ({"model": f"{MODEL}:9"}, "/body/model"),
-        ({"dataset": "nothing"}, "/body/dataset"),
-        ({"parameters": {"calibration": 99}}, "/body/parameters/calibration"),
-    ],
-)
-def test_a_scoring(client: TestClient, changes: dict[str, Any], pointer: str) -> None:
-    answer = client.post("/v1/jobs", json=SCORING | changes)
+WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    *((job, {"preset": "snf-glow-tiny"}, "/body/preset") for job in (SCORING, EVALUATION, LIMIT)),
+    *((job, {"model": "nobody"}, "/body/model") for job in (SCORING, EVALUATION, LIMIT)),
+    *((job, {"dataset": "nothing"}, "/body/dataset") for job in (SCORING, EVALUATION, LIMIT)),
+    *((job, {"parameters": {"calibration": 99}}, "/body/parameters/calibration") for job in (SCORING, LIMIT)),
+    (SCORING, {"model": f"{MODEL}:9"}, "/body/model"),
+    (SCORING, {"parameters": {"max_steps": 5}}, "/body/parameters/max_steps"),
+    (EVALUATION, {"parameters": {}}, "/body/parameters"),
+    (EVALUATION, {"parameters": {"against": ["nothing"]}}, "/body/parameters/against/0"),
+    (EVALUATION, {"parameters": {"against": ["mnist-mini"]}}, "/body/parameters/against/0"),
+    (EVALUATION, {"parameters": {"corruptions": True, "images": 1}}, "/body/parameters/images"),
+    (EVALUATION, {"parameters": {"corruptions": True, "max_steps": 1}}, "/body/parameters/max_steps"),
+    (LIMIT, {"dataset": "small"}, "/body/dataset"),
+    (LIMIT, {"parameters": {"shapes": ["crater"]}}, "/body/parameters/shapes/0"),
+    (LIMIT, {"parameters": {"contrasts": [0]}}, "/body/parameters/contrasts/0"),
+    (LIMIT, {"parameters": {"images": 0}}, "/body/parameters/images"),
+    (CALIBRATION, {"promote": True}, "/body/promote"),
+    (CALIBRATION, {"parameters": {"activate": "perhaps"}}, "/body/parameters/activate"),
+    (CALIBRATION, {"parameters": {"alpha": 0.1}}, "/body/parameters/alpha"),
+]
+
+
+@pytest.mark.parametrize(("job", "changes", "pointer"), WRONG)
+def test_what_is_wrong_is_pointed_at(
+    client: TestClient, job: dict[str, Any], changes: dict[str, Any], pointer: str
+) -> None:
+    answer = client.post("/v1/jobs", json=job | changes)
     assert answer.status_code == 422
     assert pointer in [one["pointer"] for one in answer.json()["errors"]]
 
 
-def test_an_alpha_that_the_calibration_cannot_give(client: TestClient) -> None:
-    answer = client.post("/v1/jobs", json=SCORING | {"parameters": {"alpha": 1e-9}})
+@pytest.mark.parametrize("job", [SCORING, LIMIT], ids=["score", "limit"])
+def test_an_alpha_that_the_calibration_cannot_give(client: TestClient, job: dict[str, Any]) -> None:
+    answer = client.post("/v1/jobs", json=job | {"parameters": {"alpha": 1e-9}})
     assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
     assert [one["pointer"] for one in answer.json()["errors"]] == ["/body/parameters/alpha"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"preset": "snf-glow-tiny"}, "/body/preset"),
-        ({"model": "nobody"}, "/body/model"),
-        ({"dataset": "nothing"}, "/body/dataset"),
-        ({"parameters": {}}, "/body/parameters"),
-        ({"parameters": {"against": ["nothing"]}}, "/body/parameters/against/0"),
-        ({"parameters": {"against": ["mnist-mini"]}}, "/body/parameters/against/0"),
-        ({"parameters": {"corruptions": True, "images": 1}}, "/body/parameters/images"),
-        ({"parameters": {"corruptions": True, "max_steps": 1}}, "/body/parameters/max_steps"),
-    ],
-)
-def test_an_evaluation(client: TestClient, changes: dict[str, Any], pointer: str) -> None:
-    answer = client.post("/v1/jobs", json=EVALUATION | changes)
-    assert answer.status_code == 422
-    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
 
 
 @pytest.mark.parametrize(
@@ -98,49 +98,10 @@ def test_a_calibration(client: TestClient, path: str, body: dict[str, Any], stat
     assert says in answer.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"promote": True}, {"parameters": {"activate": "perhaps"}}, {"parameters": {"alpha": 0.1}}]
-)
-def test_a_calibration_as_any_job(client: TestClient, changes: dict[str, Any]) -> None:
-    body = {"type": "calibrate", "dataset": "own", "model": MODEL}
-    assert client.post("/v1/jobs", json=body | changes).status_code == 422
-
-
-def test_a_calibration_that_does_not_exist(client: TestClient) -> None:
-    for answer in (client.get(f"{CALIBRATIONS}/99"), client.put(f"{CALIBRATIONS}/active", json={"calibration": 99})):
-        assert (answer.status_code, answer.json()["type"]) == (404, "calibration-not-found")
-
-
-LIMIT: dict[str, Any] = {"type": "limit", "model": MODEL, "dataset": "mnist-mini"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "pointer"),
-    [
-        ({"preset": "snf-glow-tiny"}, "/body/preset"),
-        ({"model": "nobody"}, "/body/model"),
-        ({"dataset": "nothing"}, "/body/dataset"),
-        ({"dataset": "small"}, "/body/dataset"),
-        ({"parameters": {"shapes": ["crater"]}}, "/body/parameters/shapes/0"),
-        ({"parameters": {"contrasts": [0]}}, "/body/parameters/contrasts/0"),
-        ({"parameters": {"images": 0}}, "/body/parameters/images"),
-        ({"parameters": {"calibration": 99}}, "/body/parameters/calibration"),
-    ],
-)
-def test_a_limit(client: TestClient, changes: dict[str, Any], pointer: str) -> None:
-    answer = client.post("/v1/jobs", json=LIMIT | changes)
-    assert answer.status_code == 422
-    assert pointer in [one["pointer"] for one in answer.json()["errors"]]
-
-
-def test_a_limit_at_an_alpha_that_the_calibration_cannot_give(client: TestClient) -> None:
-    answer = client.post("/v1/jobs", json=LIMIT | {"parameters": {"alpha": 1e-9}})
-    assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
-    assert [one["pointer"] for one in answer.json()["errors"]] == ["/body/parameters/alpha"]
-
-
-def test_limits_that_were_not_measured(client: TestClient) -> None:
-    assert client.get(f"/v1/models/{MODEL}/limits").json()["limits"] == []
-    for path in ("1", "1/chart"):
-        answer = client.get(f"/v1/models/{MODEL}/limits/{path}")
-        assert (answer.status_code, answer.json()["type"]) == (404, "limit-not-found")
+def test_what_was_not_measured_is_not_found(client: TestClient) -> None:
+    limits = f"/v1/models/{MODEL}/limits"
+    assert client.get(limits).json()["limits"] == []
+    chosen = client.put(f"{CALIBRATIONS}/active", json={"calibration": 99})
+    found = [chosen, *(client.get(path) for path in (f"{CALIBRATIONS}/99", f"{limits}/1", f"{limits}/1/chart"))]
+    assert [answer.status_code for answer in found] == [404] * 4
+    assert [answer.json()["type"] for answer in found] == ["calibration-not-found"] * 2 + ["limit-not-found"] * 2

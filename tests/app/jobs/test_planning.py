@@ -48,6 +48,10 @@ def _running(*workers: WorkerInfo) -> WorkerRegistry:
     return cast(WorkerRegistry, SimpleNamespace(workers=lambda: list(workers), served=lambda: served))
 
 
+def _worker(device: str, *queues: Queue, **more: Any) -> WorkerInfo:
+    return WorkerInfo(name="w", device=device, queues=queues, started_at=datetime.now(UTC), **more)
+
+
 def _service(home: Path, workers: WorkerRegistry, trainings: MeasuredTrainings) -> JobService:
     settings, unused = Settings(home=home), cast(Any, None)
     registry, datasets = Registry(settings.registry_dir), DatasetStore(settings.datasets_dir)
@@ -81,14 +85,7 @@ def test_an_estimate_says_whether_a_worker_has_the_memory(
     tmp_path: Path, device: str, memory: int | None, of_each: int | None, fits: bool | None
 ) -> None:
     queue = Queue.TRAIN_CPU if device == "cpu" else Queue.TRAIN_GPU
-    worker = WorkerInfo(
-        name="w",
-        device=device,
-        queues=(queue,),
-        memory_bytes=memory,
-        train_memory_bytes=of_each,
-        started_at=datetime.now(UTC),
-    )
+    worker = _worker(device, queue, memory_bytes=memory, train_memory_bytes=of_each)
     datasets = DatasetStore(tmp_path / "datasets")
     request = JobRequest(
         type="train", dataset="mnist-mini", model="m", preset="snf-glow-tiny", parameters={"max_steps": 50}
@@ -131,14 +128,7 @@ def test_a_backbone_that_is_not_here_is_named(tmp_path: Path, preset: str) -> No
 
 def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackboneStore, "find", lambda _store, _name: LITE0)
-    gpu = WorkerInfo(
-        name="w",
-        device="cuda:0",
-        queues=(Queue.TRAIN_GPU,),
-        memory_bytes=2**40,
-        train_memory_bytes=None,
-        started_at=datetime.now(UTC),
-    )
+    gpu = _worker("cuda:0", Queue.TRAIN_GPU, memory_bytes=2**40)
     service = _service(tmp_path, _running(gpu), _trainings())
 
     def request(preset: str, device: str) -> JobRequest:
@@ -157,29 +147,27 @@ def test_a_fit_in_closed_form_waits_for_no_gpu(tmp_path: Path, monkeypatch: pyte
         replace(service, workers=unknown).plan(request("snf-features", "cuda"))
 
 
-def test_a_training_that_no_worker_has_the_memory_for_is_refused_with_the_figures() -> None:
-    estimate = Estimate(seconds=1.0, memory_bytes=3000, fits=False, available_bytes=2000)
-    plan = JobPlan("m", Queue.TRAIN_CPU, 1, estimate)
-    with pytest.raises(Problem) as refused:
-        require_feasible(plan)
-    assert (refused.value.status, refused.value.slug) == (422, "out-of-memory-expected")
-    assert refused.value.extensions == {"memory_bytes": 3000, "available_bytes": 2000}
-    assert all(figure in refused.value.detail for figure in ("3000", "2000", '"force": true'))
+def test_what_an_estimate_rules_out_is_refused_with_the_figures() -> None:
+    memory = Estimate(seconds=1.0, memory_bytes=3000, fits=False, available_bytes=2000)
+    long = Estimate(seconds=86_400.0 * 15, memory_bytes=1, fits=True)
+    plan = JobPlan("m", Queue.TRAIN_CPU, 1, memory)
+    for estimate, slug, figures in (
+        (memory, "out-of-memory-expected", {"memory_bytes": 3000, "available_bytes": 2000}),
+        (long, "too-long-expected", {"seconds": 86_400.0 * 15, "available_seconds": 86_400 * 14}),
+    ):
+        with pytest.raises(Problem) as refused:
+            require_feasible(replace(plan, estimate=estimate))
+        assert (refused.value.status, refused.value.slug, refused.value.extensions) == (422, slug, figures)
+        assert '"force": true' in refused.value.detail
+    assert "expected to take 15 days; expected at most 14 days" in refused.value.detail
     for fits in (True, None):
-        require_feasible(replace(plan, estimate=estimate.model_copy(update={"fits": fits})))
+        require_feasible(replace(plan, estimate=memory.model_copy(update={"fits": fits})))
+    require_feasible(replace(plan, estimate=Estimate(seconds=None, memory_bytes=None, fits=None)))
     require_feasible(replace(plan, estimate=None))
 
 
-def test_a_training_that_would_take_too_long_is_refused_with_the_time() -> None:
-    plan = JobPlan("m", Queue.TRAIN_CPU, 1, Estimate(seconds=86_400.0 * 15, memory_bytes=1, fits=True))
-    with pytest.raises(Problem, match="expected to take 15 days; expected at most 14 days") as problem:
-        require_feasible(plan)
-    assert (problem.value.status, problem.value.slug) == (422, "too-long-expected")
-    require_feasible(replace(plan, estimate=Estimate(seconds=None, memory_bytes=None, fits=None)))
-
-
 def test_a_queued_job_says_what_it_waits_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = WorkerInfo(name="w", device="cpu", queues=(Queue.TRAIN_CPU, Queue.SCORE), started_at=datetime.now(UTC))
+    cpu = _worker("cpu", Queue.TRAIN_CPU, Queue.SCORE)
     WorkerRegistry(redis_client(settings), settings.key_prefix).announce(cpu, 60)
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
     on_gpu = "waits for a worker with a GPU: none is running"
@@ -203,14 +191,7 @@ def test_a_queued_job_says_what_it_waits_for(settings: Settings, monkeypatch: py
 
 def test_a_refused_training_is_queued_when_forced(settings: Settings) -> None:
     presence = WorkerRegistry(redis_client(settings), settings.key_prefix)
-    small = WorkerInfo(
-        name="w",
-        device="cpu",
-        queues=(Queue.TRAIN_CPU,),
-        memory_bytes=2**40,
-        train_memory_bytes=2**20,
-        started_at=datetime.now(UTC),
-    )
+    small = _worker("cpu", Queue.TRAIN_CPU, memory_bytes=2**40, train_memory_bytes=2**20)
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
     key = {"Idempotency-Key": "one"}
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +10,6 @@ from fastapi.testclient import TestClient
 from torch import Tensor
 
 from snf_app.http.admission import FairShares
-from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
 from snf_models.scorer import Scorer
@@ -19,19 +17,10 @@ from snf_runtime.parallelism import Steps
 from snf_runtime.scoring.evidence import FlowPass
 from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.end_to_end.support.service import files
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
 from tests.worker.support.helpers import until
 
 SCORE = "/v1/models/mnist-snf-glow/score"
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    settings = service_settings(tmp_path_factory.mktemp("home"))
-    with TestClient(create_app(settings), LOCAL) as found:
-        yield found
 
 
 @pytest.fixture
