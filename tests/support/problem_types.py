@@ -64,7 +64,7 @@ def _of_class(node: ast.ClassDef) -> Iterator[ProblemType]:
     slug, title = _constant(values.get("slug")), _constant(values.get("title"))
     if isinstance(slug, str) and isinstance(title, str):
         kind = values.get("kind")
-        name = kind.attr if isinstance(kind, ast.Attribute) else "FAILED"
+        name = kind.id if isinstance(kind, ast.Name) else kind.attr if isinstance(kind, ast.Attribute) else "FAILED"
         yield ProblemType(STATUSES[ErrorKind[name]], slug, title)
 
 
