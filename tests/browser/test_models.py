@@ -90,6 +90,8 @@ def test_overview_card_and_audit_agree_with_the_service(
     opened(page, SHIPPED)
     expect(fact(page, "test bits/dim")).to_have_text(f"{manifest['evaluation']['test_bits_per_dim']:.4f}")
     expect(fact(page, "engine")).to_have_text(serving["engine"])
+    listed = next(one for one in house.get("/v1/models").json()["models"] if one["name"] == SHIPPED)
+    expect(fact(page, "architecture")).to_have_text(listed["architecture"].removeprefix(f"{SHIPPED}: "))
     expect(fact(page, "cached log-dets")).to_contain_text(f"{serving['log_det_total']:.3f} nats")
     expect(fact(page, "weights digest")).to_have_text(serving["log_det_digest"][:12])
     expect(fact(page, "steps")).to_contain_text(f"{manifest['training']['steps']:,}")

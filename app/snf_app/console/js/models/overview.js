@@ -55,7 +55,9 @@ function describe(architecture) {
   const { family, linear, levels, steps, hidden, blocks, layers, kernel } = architecture;
   if (family === "glow") return `Glow, ${count(levels, "level")} of ${count(steps, "step")}, width ${hidden}, ${linear} 1×1 convolutions`;
   if (family === "convolutional") return `${blocks * layers} ${linear} ${kernel}×${kernel} convolutions in ${count(blocks, "block")}`;
-  return `${count(layers, "dense layer")}, ${linear}`;
+  if (family === "fully-connected") return `${count(layers, "dense layer")}, ${linear}`;
+  const all = levels.flatMap((level) => level.steps).flatMap(({ repeat = 1, steps = [null] }) => Array(repeat * steps.length).fill());
+  return `${count(levels.length, "level")}, ${count(all.length, "layer")}`;
 }
 
 function quality({ evaluation }) {
