@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.calibrations import NOT_ASKED, CalibrationStore
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.events import AttemptSummary
-from snf_worker.jobs.record import Job, Queue, Status, new_job_id
+from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
@@ -21,7 +20,7 @@ from tests.end_to_end.support.processes import halted, told_to_stop
 from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.fork_server import ForkServer
 from tests.support.trained import barely_trained
-from tests.worker.support.helpers import until
+from tests.worker.support.helpers import new_job, until
 from tests.worker.support.scoring import in_background
 
 pytestmark = pytest.mark.usefixtures("forked")
@@ -30,15 +29,7 @@ MODEL = "digits:1"
 
 
 def calibrating(**changes: Any) -> Job:
-    fields: dict[str, Any] = {
-        "id": new_job_id(),
-        "type": "calibrate",
-        "queue": Queue.SCORE,
-        "model": MODEL,
-        "dataset": "mnist-mini",
-        "created_at": datetime.now(UTC),
-    }
-    return Job(**(fields | changes))
+    return new_job(**{"type": "calibrate", "queue": Queue.SCORE, "model": MODEL, "parameters": {}} | changes)
 
 
 @pytest.fixture

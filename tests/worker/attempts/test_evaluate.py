@@ -2,38 +2,30 @@
 
 import json
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from snf_client.schemas.evaluations import EvaluationReport
 from snf_models.datasets import DatasetStore, Source
-from snf_worker.jobs.record import Job, Queue, new_job_id
+from snf_worker.jobs.record import Job, Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.end_to_end.support.processes import halted, told_to_stop
 from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.fork_server import ForkServer
-from tests.worker.support.helpers import until
-from tests.worker.support.scoring import MODEL
+from tests.worker.support.helpers import new_job, until
+from tests.worker.support.scoring import MODEL, in_background
 
 AGAINST = [f"lot-{number}" for number in range(6)]
 """So many sets that there are some left when the attempt has been stopped after the first one."""
 
 
 def evaluating(retry_of: str | None = None) -> Job:
-    return Job(
-        id=new_job_id(),
-        type="evaluate",
-        queue=Queue.SCORE,
-        model=MODEL,
-        dataset="mnist-mini",
-        parameters={"against": AGAINST, "images": 40, "thorough": True},  # as earlier versions had it
-        retry_of=retry_of,
-        created_at=datetime.now(UTC),
-    )
+    # As earlier versions had it.
+    parameters = {"against": AGAINST, "images": 40, "thorough": True}
+    return new_job(type="evaluate", queue=Queue.SCORE, model=MODEL, parameters=parameters, retry_of=retry_of)
 
 
 @pytest.mark.usefixtures("digits")
@@ -47,9 +39,7 @@ def test_a_cancelled_one_is_gone_on_with_by_its_retry(
     # The engine that starts in the least time.
     real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(evaluating())
-    outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.queue)), daemon=True)
-    thread.start()
+    thread, outcomes = in_background(real, job)
     journal = settings.jobs_dir / job.id / "events.jsonl"
     until(lambda: outcomes or (journal.exists() and '"checkpoint"' in journal.read_text()), 120, every=0.005)
     # It scores nothing until it is asked to end, so that there are sets left for its retry.

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-from datetime import UTC, datetime
 
 from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
@@ -12,12 +11,13 @@ from snf_models.limits.measure import measure_limits
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
 from snf_models.scoring.options import EngineOptions
-from snf_worker.jobs.record import Job, Queue, new_job_id
+from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
-from tests.worker.support.helpers import until
+from tests.worker.support.helpers import new_job, until
+from tests.worker.support.scoring import in_background
 
 MODEL = "mnist-snf-glow"
 PARAMETERS = {"images": 40, "shapes": ["missing-part"], "contrasts": [64]}
@@ -28,21 +28,9 @@ def test_a_killed_attempt_is_gone_on_with_and_published_once(
 ) -> None:
     # The engine that starts in the least time.
     real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
-    job, _ = store.create(
-        Job(
-            id=new_job_id(),
-            type="limit",
-            queue=Queue.SCORE,
-            model=f"{MODEL}:1",
-            dataset="mnist-mini",
-            parameters=PARAMETERS,
-            created_at=datetime.now(UTC),
-        )
-    )
+    job, _ = store.create(new_job(type="limit", queue=Queue.SCORE, model=f"{MODEL}:1", parameters=PARAMETERS))
     folder = settings.jobs_dir / job.id
-    outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.queue)), daemon=True)
-    thread.start()
+    thread, outcomes = in_background(real, job)
     until(lambda: (folder / "cells" / "cells.json").exists() or outcomes, 120, every=0.005)
     os.kill(forked.pids[str(folder)], signal.SIGKILL)
     thread.join(60)

@@ -7,21 +7,20 @@ import os
 import shutil
 import signal
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 from snf_client.schemas.recommendations import RecommendationRecord
 from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
-from snf_worker.jobs.record import Job, Queue, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
 from tests.models.datasets.upload_files import zipped
 from tests.models.helpers import real_images
 from tests.support.fork_server import ForkServer
-from tests.worker.support.helpers import until
+from tests.worker.support.helpers import new_job, until
+from tests.worker.support.scoring import in_background
 
 PARAMETERS = {"image_size": 27, "feature_side": 64, "shapes": ["missing-part"]}
 """A size that no pixel flow takes: a comparison of seconds."""
@@ -38,21 +37,10 @@ def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
     DatasetStore(settings.datasets_dir).create("digits", [Source(archive, archive.name)])
     # The engine that starts in the least time.
     real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
-    job, _ = store.create(
-        Job(
-            id=new_job_id(),
-            type="recommend",
-            queue=Queue.TRAIN_CPU,
-            dataset="digits",
-            parameters=PARAMETERS,
-            created_at=datetime.now(UTC),
-        )
-    )
+    job, _ = store.create(new_job(type="recommend", model="", preset="", dataset="digits", parameters=PARAMETERS))
     folder = settings.jobs_dir / job.id
     models = folder / "models"
-    outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(real.run(job.queue)), daemon=True)
-    thread.start()
+    thread, outcomes = in_background(real, job)
     until(lambda: list(models.glob(MANIFEST)) or outcomes, 120, every=0.005)
     os.kill(forked.pids[str(folder)], signal.SIGKILL)
     thread.join(60)

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,30 +31,14 @@ from snf_worker.settings import Settings
 from tests.support.fork_server import ForkServer
 from tests.support.paths import ROOT
 from tests.worker.support.helpers import new_job, take, until
+from tests.worker.support.scoring import in_background
 
 SHORT = {"max_steps": 6, "batch_size": 8, "validation_images": 8, "validations": 1}
 LONG = SHORT | {"max_steps": 100_000, "checkpoint_seconds": 0.1}
 
 
-@pytest.fixture
-def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
-    return Supervisor(store, settings, stopping)
-
-
 def spec_of(job: Job, attempt: int) -> Job:
     return job.model_copy(update={"attempts": attempt, "device": "cpu"})
-
-
-def in_background(supervisor: Supervisor, job: Job) -> Callable[[], Outcome]:
-    outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
-    thread.start()
-
-    def end() -> Outcome:
-        thread.join(120)
-        return outcomes[0]
-
-    return end
 
 
 def artifact_of(job: Job, folder: Path) -> Path:
@@ -105,12 +88,13 @@ def test_kill_9_resumes_cancel_ends_and_another_job_takes_over_the_checkpoints(
     real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
     job, _ = store.create(new_job(parameters=LONG))
-    end = in_background(real, job)
+    thread, outcomes = in_background(real, job)
     until(lambda: store.get(job.id).checkpoint_step, 120)
     os.kill(forked.pids[str(settings.jobs_dir / job.id)], signal.SIGKILL)
-    assert end() is Outcome.QUEUED_AGAIN
+    thread.join(120)
+    assert outcomes == [Outcome.QUEUED_AGAIN]
     reached = store.get(job.id).checkpoint_step or 0
-    end = in_background(real, job)
+    thread, outcomes = in_background(real, job)
     until(lambda: (store.get(job.id).checkpoint_step or 0) > reached, 120)
     steps = [
         event["step"]
@@ -119,17 +103,19 @@ def test_kill_9_resumes_cancel_ends_and_another_job_takes_over_the_checkpoints(
     ]
     assert min(steps) > reached, "the second attempt goes on where the checkpoint was"
     store.request_cancel(job.id)
-    assert end() is Outcome.CANCELLED
+    thread.join(120)
+    assert outcomes == [Outcome.CANCELLED]
     assert Registry(settings.registry_dir).versions("digits") == []
 
     step = store.get(job.id).checkpoint_step or 0
     assert step > reached
     again, _ = store.create(new_job(parameters=job.parameters, retry_of=job.id))
-    end = in_background(real, again)
+    thread, outcomes = in_background(real, again)
     until(lambda: (store.get(again.id).progress.get("step") or 0) > step, 60)
     shutil.rmtree(settings.jobs_dir / job.id)  # the old job is forgotten meanwhile
     store.request_pause(again.id)
-    assert end() is Outcome.PAUSED
+    thread.join(120)
+    assert outcomes == [Outcome.PAUSED]
     events = [json.loads(line) for line in (settings.jobs_dir / again.id / "events.jsonl").read_text().splitlines()]
     assert next(event for event in events if event["event"] == "started")["step"] == step
 
@@ -340,15 +326,6 @@ def test_half_a_line_of_a_killed_attempt_is_skipped(tmp_path: Path) -> None:
     EventLog(tmp_path, 2).write({"event": "checkpoint", "step": 2})
     whole = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines() if line[-1] == "}"]
     assert [event["step"] for event in whole] == [1, 2]
-    assert [event["step"] for event in reader.read()] == [2]
-
-
-def test_events_of_a_stale_attempt_are_not_the_new_ones(tmp_path: Path) -> None:
-    stale, current = EventLog(tmp_path, 1), EventLog(tmp_path, 2)
-    reader = EventReader(tmp_path, 2)
-    stale.write({"event": "published", "model": "digits", "version": 9, "ref": "digits:9", "live": True, "unfit": []})
-    current.write({"event": "checkpoint", "step": 2})
-    stale.write({"event": "checkpoint", "step": 99})
     assert [event["step"] for event in reader.read()] == [2]
 
 

@@ -59,16 +59,6 @@ def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     assert (done.attempts, done.error) == (1, None)
 
 
-def test_a_duplicate_delivery_does_nothing(supervisor: Supervisor, store: JobStore, add: Add) -> None:
-    job = add("wait")
-    running = Background(supervisor, store, job)
-    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN
-    store.request_cancel(job.id)
-    assert running.end() is Outcome.CANCELLED
-    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN
-    assert store.get(job.id).attempts == 1
-
-
 def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, store: JobStore, add: Add) -> None:
     job = add("die")
     outcomes = [supervisor.run(job.queue) for _ in range(4)]
@@ -77,6 +67,46 @@ def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, 
     assert (failed.status, failed.attempts) == (Status.FAILED, 3)
     assert failed.error is not None
     assert failed.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
+
+
+@pytest.mark.parametrize("behave", ["wait", "deaf"])
+@pytest.mark.parametrize(("request_stop", "outcome"), [("pause", Outcome.PAUSED), ("cancel", Outcome.CANCELLED)])
+def test_a_trainer_ends_when_asked_to_or_is_killed(
+    store: JobStore,
+    settings: Settings,
+    stopping: threading.Event,
+    add: Add,
+    behave: str,
+    request_stop: str,
+    outcome: Outcome,
+) -> None:
+    hasty = settings.model_copy(update={"stop_grace_seconds": 0.3 if behave == "deaf" else 20})
+    job = add(behave)
+    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
+    until((settings.jobs_dir / job.id / "pids").exists)
+    pid = trainer_pid(settings, job)
+    getattr(store, f"request_{request_stop}")(job.id)
+    assert running.end() is outcome
+    ended = store.get(job.id)
+    assert (ended.status, ended.attempts_without_progress, ended.error, ended.worker) == (outcome, 0, None, None)
+    assert ended.checkpoint_step == (5 if behave == "wait" else None)
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("cause", ["a file where the folder should be", "no such command"])
+def test_a_process_that_cannot_start_counts_as_a_death(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add, cause: str
+) -> None:
+    job = add()
+    if cause == "a file where the folder should be":
+        settings.jobs_dir.mkdir()
+        (settings.jobs_dir / job.id).write_text(cause)
+    broken = Supervisor(store, settings, stopping, command=lambda folder, _type: [str(folder / "missing")])
+    assert broken.run(job.queue) is Outcome.QUEUED_AGAIN
+    waiting = store.get(job.id)
+    assert waiting.error is not None
+    assert "did not start" in waiting.error["detail"]
+    assert waiting.attempts_without_progress == 1
 
 
 def test_new_checkpoints_keep_a_dying_job_alive(
@@ -91,36 +121,6 @@ def test_new_checkpoints_keep_a_dying_job_alive(
     assert store.get(job.id).error is None
 
 
-def test_a_refusal_is_final_and_says_why(supervisor: Supervisor, store: JobStore, add: Add) -> None:
-    job = add("refuse")
-    assert supervisor.run(job.queue) is Outcome.FAILED
-    error = store.get(job.id).error
-    assert error == {"type": "diverged", "title": "Diverged", "detail": "loss is NaN"}
-
-
-def test_pause_keeps_the_checkpoint_and_frees_the_lease(supervisor: Supervisor, store: JobStore, add: Add) -> None:
-    job = add("wait")
-    running = Background(supervisor, store, job)
-    store.request_pause(job.id)
-    assert running.end() is Outcome.PAUSED
-    paused = store.get(job.id)
-    assert (paused.status, paused.checkpoint_step, paused.worker) == (Status.PAUSED, 5, None)
-    assert (paused.attempts_without_progress, paused.error) == (0, None)
-
-
-def test_a_trainer_killed_because_it_would_not_pause_says_nothing_of_the_job(
-    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
-) -> None:
-    hasty = settings.model_copy(update={"stop_grace_seconds": 0.2})
-    job = add("deaf")
-    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
-    until((settings.jobs_dir / job.id / "pids").exists)
-    store.request_pause(job.id)
-    assert running.end() is Outcome.PAUSED
-    paused = store.get(job.id)
-    assert (paused.status, paused.attempts_without_progress, paused.error) == (Status.PAUSED, 0, None)
-
-
 def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
     supervisor: Supervisor, store: JobStore, add: Add
 ) -> None:
@@ -132,6 +132,8 @@ def test_a_machine_on_which_everything_dies_rests_longer_and_longer(
         store.request_cancel(job.id)
         pauses.append(supervisor.back_off_s)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    supervisor._deaths = 5000
+    assert supervisor.back_off_s == 60, "also after days"
     assert supervisor.run(add("succeed").queue) is Outcome.SUCCEEDED
     assert supervisor.back_off_s == 0
 
@@ -146,41 +148,6 @@ def test_a_trainer_that_hangs_is_killed_and_counts_as_dead(
     error = store.get(job.id).error
     assert error is not None
     assert error["type"] == "trainer-stalled"
-
-
-def test_a_folder_that_cannot_be_written_is_a_death_with_its_reason(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
-) -> None:
-    job = add("succeed")
-    settings.jobs_dir.mkdir()
-    (settings.jobs_dir / job.id).write_text("a file where the folder should be")
-    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
-    waiting = store.get(job.id)
-    assert waiting.attempts_without_progress == 1
-    assert waiting.error is not None
-    assert "did not start" in waiting.error["detail"]
-
-
-def test_cancel(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
-    job = add("wait")
-    running = Background(supervisor, store, job)
-    pid = trainer_pid(settings, job)
-    store.request_cancel(job.id)
-    assert running.end() is Outcome.CANCELLED
-    assert store.get(job.id).status is Status.CANCELLED
-    assert not alive(pid)
-
-
-def test_a_trainer_that_ignores_term_is_killed(
-    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
-) -> None:
-    hasty = settings.model_copy(update={"stop_grace_seconds": 0.5})
-    job = add("deaf")
-    running = Background(Supervisor(store, hasty, stopping, command=fake_command), store, job)
-    pid = trainer_pid(settings, job)
-    store.request_cancel(job.id)
-    assert running.end() is Outcome.CANCELLED
-    assert not alive(pid)
 
 
 def test_preemption_is_no_failure(supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add) -> None:
@@ -199,19 +166,6 @@ def test_preemption_is_no_failure(supervisor: Supervisor, store: JobStore, stopp
     stopping.clear()
     assert supervisor.run(job.queue) is Outcome.SUCCEEDED
     assert store.get(job.id).attempts == 2
-
-
-def test_kill_9_of_the_trainer_is_tried_again(
-    supervisor: Supervisor, store: JobStore, settings: Settings, add: Add
-) -> None:
-    job = add("wait-once")
-    running = Background(supervisor, store, job)
-    os.kill(trainer_pid(settings, job), signal.SIGKILL)
-    assert running.end() is Outcome.QUEUED_AGAIN
-    error = store.get(job.id).error
-    assert error is not None
-    assert "out of memory" in error["detail"]
-    assert supervisor.run(job.queue) is Outcome.SUCCEEDED
 
 
 def test_a_lost_lease_kills_the_trainer(supervisor: Supervisor, store: JobStore, settings: Settings, add: Add) -> None:
@@ -285,6 +239,8 @@ def test_the_outcome_is_known_although_the_answer_to_the_end_is_lost(
     job = add(behave)
     assert Supervisor(losing, settings, stopping, command=fake_command).run(job.queue) is outcome
     assert losing.lose == {"leave": 0}
+    if behave == "refuse":
+        assert losing.get(job.id).error == {"type": "diverged", "title": "Diverged", "detail": "loss is NaN"}
 
 
 def test_a_stopping_worker_gives_up_a_delivery_in_an_outage_and_the_job_is_not_blamed(
@@ -313,22 +269,6 @@ def test_a_death_counts_once_however_often_it_is_written(
     losing.lose = {"put_back": 3}
     assert supervisor.run(add("die").queue) is Outcome.QUEUED_AGAIN
     assert supervisor.back_off_s == 1
-
-
-def test_a_machine_that_fails_for_days_still_rests_a_minute(supervisor: Supervisor) -> None:
-    supervisor._deaths = 5000
-    assert supervisor.back_off_s == 60
-
-
-def test_a_command_that_cannot_start_counts_as_a_death(
-    store: JobStore, settings: Settings, stopping: threading.Event, add: Add
-) -> None:
-    job = add()
-    broken = Supervisor(store, settings, stopping, command=lambda folder, _type: [str(folder / "missing")])
-    assert broken.run(job.queue) is Outcome.QUEUED_AGAIN
-    error = store.get(job.id).error
-    assert error is not None
-    assert "did not start" in error["detail"]
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])

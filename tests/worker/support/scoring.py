@@ -3,32 +3,23 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 from pyarrow import parquet
 
-from snf_worker.jobs.record import Job, Queue, new_job_id
+from snf_worker.jobs.record import Job, Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import until
+from tests.worker.support.helpers import new_job, until
 
 MODEL = "digits:1"
 IMAGES = 600
 
 
 def scoring(**changes: Any) -> Job:
-    fields: dict[str, Any] = {
-        "id": new_job_id(),
-        "type": "score",
-        "queue": Queue.SCORE,
-        "model": MODEL,
-        "dataset": "mnist-mini",
-        "parameters": {"images_per_part": 50},
-        "created_at": datetime.now(UTC),
-    }
-    return Job(**(fields | changes))
+    fields = {"type": "score", "queue": Queue.SCORE, "model": MODEL, "parameters": {"images_per_part": 50}}
+    return new_job(**fields | changes)
 
 
 def rows(settings: Settings, job: Job) -> list[dict[str, Any]]:
