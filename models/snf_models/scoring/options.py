@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from snf_models.threads import thread_count
-
 if TYPE_CHECKING:
     from snf_models.artifacts.manifest import Precision
 
@@ -27,4 +25,6 @@ class EngineOptions:
 
     def settled(self, precision: Precision) -> Self:
         """Fill in threads and a missing precision; raise ``EngineUnavailable`` for a wrong ``OMP_NUM_THREADS``."""
+        from snf_models.threads import thread_count  # noqa: PLC0415 - settings have options in processes that score nothing
+
         return replace(self, precision=self.precision or precision, threads=thread_count(self.threads))

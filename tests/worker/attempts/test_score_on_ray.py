@@ -113,25 +113,6 @@ def test_cancelling_ends_the_work_of_the_cluster(
     assert (journal.readers(), set(out.glob("part-*"))) == (begun, parts)
 
 
-def test_a_job_whose_actors_hang_is_ended_as_hung(
-    store: JobStore,
-    settings: Settings,
-    small_ray_cluster: RayCluster,
-    stopping: threading.Event,
-    forked: ForkServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv(slow_score.VARIABLE, "600")
-    monkeypatch.setenv(slow_score.WITHOUT_MODEL, "yes")
-    impatient = settings.model_copy(update={"ray_address": small_ray_cluster.address, "stall_seconds": 8.0})
-    job, _ = store.create(job_below(tmp_path / "scores"))
-    assert Supervisor(store, impatient, stopping, slow_score.command).run(job.queue) is Outcome.QUEUED_AGAIN
-    error = store.get(job.id).error
-    assert error is not None
-    assert error["type"] == "trainer-stalled"
-
-
 def test_a_cluster_that_does_not_answer_is_tried_again_and_named(
     store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, tmp_path: Path
 ) -> None:

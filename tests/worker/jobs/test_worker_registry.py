@@ -1,23 +1,39 @@
 """Who is there: workers announce themselves, and vanish when they stop or die."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from snf_models.artifacts.manifest import read_manifest
+from snf_models.datasets import load_dataset
+from snf_models.pipeline.presets import find_preset
+from snf_models.registry.registry import ZOO
+from snf_models.training.config import TrainingConfig
+from snf_worker.attempts.train import _store_measured
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.submission import training_queue
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry
+from snf_worker.jobs.submission import make_celery, queue_key, training_queue, wake
+from snf_worker.jobs.worker_registry import (
+    MeasuredTraining,
+    MeasuredTrainings,
+    WorkerInfo,
+    WorkerRegistry,
+    WorkerState,
+    kind_of_training,
+)
 from snf_worker.runtime.machine import memory_of_this_machine
 from snf_worker.runtime.main import Heartbeat
+from snf_worker.runtime.reconciler import PeriodicThread
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import until
+from tests.worker.support.helpers import new_job, until
 
 
 @pytest.fixture
@@ -79,3 +95,86 @@ def test_an_outage_is_told(
         registry.workers()
     beats.stop()
     assert not any(thread.name == "heartbeat" for thread in threading.enumerate())
+
+
+def test_a_thread_goes_on_after_a_fault(caplog: pytest.LogCaptureFixture) -> None:
+    calls, enough = iter([ValueError("a fault"), OSError("another")]), threading.Event()
+
+    def call() -> None:
+        for fault in calls:
+            raise fault
+        enough.set()
+
+    thread = PeriodicThread("fragile", 0.001, call)
+    with caplog.at_level(logging.ERROR):
+        thread.start()
+        assert enough.wait(10)
+        thread.stop()
+    assert caplog.text.count("fragile failed") == 2
+    assert "another" in caplog.text
+
+
+def test_an_idle_worker_whose_messages_wait_reconnects_then_ends(store: JobStore, settings: Settings) -> None:
+    done: list[str] = []
+    beats = Heartbeat(
+        store,
+        WorkerRegistry(redis_client(settings), settings.key_prefix),
+        settings,
+        "cpu",
+        [Queue.TRAIN_CPU, Queue.SCORE],
+        job=lambda: None,
+        reconnect=lambda: done.append("reconnect"),
+        give_up=lambda: done.append("give up"),
+    )
+    idle, deaf = WorkerState.IDLE, WorkerState.NOT_RECEIVING
+    assert beats.check(100) is idle
+    wake(make_celery(settings), Queue.SCORE)
+    assert [beats.check(now) for now in (101, 108.9)] == [idle, idle]
+    with beats.delivery():
+        assert beats.check(110) is idle
+    assert [beats.check(now) for now in (111, 118.9)] == [idle, idle], "it has received a message meanwhile"
+    assert done == []
+    assert [beats.check(now) for now in (119, 126.9)] == [deaf, deaf]
+    assert done == ["reconnect"]
+    beats.check(127)
+    assert done == ["reconnect", "give up"]
+    redis_client(settings).delete(queue_key(settings, Queue.SCORE))
+    assert beats.check(128) is idle
+
+
+PRESET = find_preset("snf-glow-tiny")
+
+
+def kind(shape: tuple[int, int, int] = (1, 28, 28), device: Any = "cpu", **parameters: Any) -> str:
+    config = PRESET.config(parameters)
+    return kind_of_training(PRESET.architecture_for(shape, config), config, device)
+
+
+def test_trainings_of_a_kind_differ_in_steps_minutes_and_rates_alone() -> None:
+    assert kind() == kind(max_steps=7, max_minutes=3.0, seed=5, learning_rate=0.1)
+    others = [kind((1, 32, 32)), kind(device="cuda"), kind(batch_size=8), kind(precision="float32"), kind()]
+    assert len(set(others)) == len(others)
+
+
+def test_time_grows_with_steps_and_images() -> None:
+    measured = MeasuredTraining(step_seconds=0.5, image_seconds=0.01, images=100, memory_bytes=1)
+    assert measured.seconds(10, 200) == pytest.approx(5 + 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "max_minutes", "stored"),
+    [({}, None, True), ({"attempts": 2}, None, False), ({"retry_of": "0" * 26}, None, False), ({}, 5.0, False)],
+)
+def test_only_a_whole_training_in_one_attempt_counts(
+    settings: Settings, broker: EmbeddedBroker, changes: dict[str, Any], max_minutes: float | None, stored: bool
+) -> None:
+    config = PRESET.config({"max_minutes": max_minutes})
+    dataset = load_dataset("mnist-mini", None, None, TrainingConfig())
+    training = read_manifest(ZOO / "mnist-snf-glow" / "1").training
+    spec = new_job(**{"attempts": 1, "device": "cpu"} | changes)
+    _store_measured(spec, settings, PRESET, config, dataset, training)
+    found = MeasuredTrainings(redis_client(settings), settings.key_prefix).latest(kind())
+    assert (found is not None) == stored
+    if found is not None:
+        assert found.step_seconds == pytest.approx(training.seconds / training.steps)
+        assert 1e8 < found.memory_bytes < 1e11

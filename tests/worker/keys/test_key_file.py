@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -89,12 +87,6 @@ def test_what_cannot_be_delivered_is_not_made(file: KeyFile) -> None:
     assert not file.path.exists()
 
 
-def test_writers_wait_for_each_other(file: KeyFile) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda number: file.create(f"k{number}", "read")[0].id, range(40)))
-    assert {key.id for key in file.read()} == set(made)
-
-
 def test_writers_in_other_processes_too(file: KeyFile) -> None:
     program = "import sys; from snf_worker.keys import KeyFile; from pathlib import Path\n"
     program += "for n in range(20): KeyFile(Path(sys.argv[1])).create(f'{sys.argv[2]}-{n}', 'read')"
@@ -102,24 +94,6 @@ def test_writers_in_other_processes_too(file: KeyFile) -> None:
     running = [subprocess.Popen([*command, name]) for name in ("a", "b")]
     assert [process.wait(60) for process in running] == [0, 0]
     assert len(file.read()) == 40
-
-
-def test_a_reader_never_sees_half_a_file(file: KeyFile) -> None:
-    file.create("first", "read")
-    over = threading.Event()
-    seen: list[int] = []
-
-    def read() -> None:
-        while not over.is_set():
-            seen.append(len(file.read()))
-
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(read)
-        for number in range(30):
-            file.create(f"k{number}", "read")
-        over.set()
-        reading.result()
-    assert seen == sorted(seen)
 
 
 def damaged(entry: dict[str, Any] | None = None, **changes: Any) -> str:

@@ -134,16 +134,6 @@ def up(spacious: Settings) -> Iterator[Callable[..., Up]]:
     until(lambda: not EmbeddedBroker(spacious).alive(), 20)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
-def test_workers_share_half_of_the_threads_of_the_service(up: Callable[..., Up]) -> None:
-    given = "import os\nos.environ['OMP_NUM_THREADS'] = '8'\n"
-    launcher = up(before=given, fork=False, devices=("cpu", "cuda:0"))
-    launcher.says("ready after")
-    environments = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in launcher.children()]
-    assert sum(b"OMP_NUM_THREADS=2" in environment for environment in environments) == 2
-    assert any({b"OMP_NUM_THREADS=8", b"SNF_API_KEYS="} <= set(environment) for environment in environments)
-
-
 def stops_cleanly(launcher: Up, number: signal.Signals, said: Callable[[], str], fewest: int) -> None:
     children = launcher.children()
     assert len(children) >= fewest

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from snf_worker.broker.connection import redis_client
-from snf_worker.broker.embedded import EmbeddedBroker
-from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery, queue_key, wake
@@ -28,7 +26,6 @@ from tests.worker.support.helpers import (
     trainer_pids,
     until,
 )
-from tests.worker.support.redis_server import RedisServer
 
 Add = Callable[..., Job]
 
@@ -123,31 +120,6 @@ def test_messages_that_vanished_are_sent_again(
     done = [reaches(store, job, Status.SUCCEEDED) for job in (lost, *others)]
     starts = [job.started_at for job in done if job.started_at]
     assert starts == sorted(starts), "no job loses its place, as messages name none"
-
-
-def test_the_broker_restarts_under_a_worker(
-    start: Start, submit: Submit, store: JobStore, settings: Settings, broker: EmbeddedBroker
-) -> None:
-    start()
-    reaches(store, submit("succeed"), Status.SUCCEEDED)
-    broker.stop()
-    begin = time.monotonic()
-    with pytest.raises(BrokerDown):
-        submit("succeed")
-    assert time.monotonic() - begin < 10
-    again = RedisServer(settings) if settings.redis_url else EmbeddedBroker(settings)
-    again.start()
-    try:
-        job = submit("succeed")
-        reaches(store, job, Status.SUCCEEDED, 60)
-    finally:
-        again.stop()
-
-
-def test_submitting_twice_with_one_key_makes_one_job(submit: Submit, store: JobStore) -> None:
-    first = submit("succeed", idempotency_key="k")
-    assert submit("succeed", idempotency_key="k").id == first.id
-    assert len(store.list().jobs) == 1
 
 
 def test_waiting_jobs_are_not_sent_again_and_again(submit: Submit, store: JobStore, settings: Settings) -> None:

@@ -1,7 +1,6 @@
 """Outages of the broker under a worker, and a worker that does not receive messages: real processes and brokers."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from snf_worker.runtime.main import NOT_RECEIVING
 from snf_worker.settings import Settings
 from tests.support.paths import ROOT
 from tests.support.programs import run_module
-from tests.worker.support.helpers import Start, Submit, reaches, trainer_pids, until
+from tests.worker.support.helpers import Start, Submit, reaches, until
 
 LEASE = {"lease_seconds": 1.0, "heartbeat_seconds": 0.3}
 
@@ -67,25 +66,6 @@ def test_the_next_job_starts_at_once(start: Start, submit: Submit, store: JobSto
     ]
     assert len(pauses) == 3
     assert median(pauses) < 0.2, "the event loop of Celery sleeps on unless it is woken"
-
-
-def test_a_job_whose_worker_and_trainer_die_together_fails_with_its_cause(
-    start: Start, submit: Submit, store: JobStore, settings: Settings
-) -> None:
-    job = submit("wait-for-file")
-    for attempt in (1, 2, 3):
-        worker = start()
-        until(lambda attempt=attempt: store.get(job.id).attempts == attempt)
-        reaches(store, job, Status.RUNNING)
-        worker.kill()
-        os.kill(trainer_pids(settings, job)[-1], signal.SIGKILL)
-        worker.wait()
-    start()
-    failed = reaches(store, job, Status.FAILED)
-    assert (failed.attempts, failed.attempts_without_progress) == (3, 3)
-    assert failed.error is not None
-    assert failed.error["type"] == "worker-lost"
-    assert "likely the machine ran out of memory" in failed.error["detail"]
 
 
 def test_a_worker_that_receives_nothing_reconnects(

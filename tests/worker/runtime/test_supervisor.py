@@ -1,21 +1,30 @@
 """The supervisor with a fake trainer: exit codes, kills, cancel, preemption, lost leases, outages."""
 
+import errno
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from snf_client.schemas.base import JobType
+from snf_worker.attempts import score
+from snf_worker.attempts.run_attempt import StopFlag
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
-from snf_worker.jobs.record import Job, Status
+from snf_worker.jobs.record import ExitCode, Job, Queue, Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.runtime.supervisor import Outcome, Supervisor
+from snf_worker.runtime.supervisor import DiskSpaceGuard, HelperProcess, Outcome, Supervisor, takes_helpers
 from snf_worker.settings import Settings
-from tests.worker.support.helpers import alive, fake_command, take, until
+from tests.support.disks import MIB, Disk
+from tests.worker.support.helpers import alive, fake_command, new_job, take, until
 from tests.worker.support.lossy_store import LosesAnswers
+from tests.worker.support.scoring import scoring
 
 Add = Callable[..., Job]
 
@@ -279,3 +288,165 @@ def test_a_trainer_told_to_stop_by_somebody_else_is_preempted(
     running = Background(supervisor, store, job)
     os.kill(trainer_pid(settings, job), signal_number)
     assert running.end() is Outcome.QUEUED_AGAIN
+
+
+def test_a_job_that_fills_the_disk_waits_for_room(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
+    job = add("full-once")
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
+    waiting = store.get(job.id)
+    assert (waiting.status, waiting.checkpoint_step) == (Status.QUEUED, 1)
+    assert waiting.error == {
+        "type": "storage-full",
+        "title": "There is no room on the disk",
+        "detail": "the disk is full or takes no writes; the checkpoints of the job are kept",
+    }
+    disk.free = MIB
+    outcomes: list[Outcome] = []
+    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
+    waits.start()
+    time.sleep(1.5)
+    assert store.get(job.id).status is Status.QUEUED, "a job that runs would only meet the full disk again"
+    disk.free = 40 * MIB
+    waits.join(60)
+    assert outcomes == [Outcome.SUCCEEDED]
+    assert (store.get(job.id).attempts, store.get(job.id).error) == (2, None)
+
+
+def test_a_job_whose_output_is_on_a_full_disk_is_tried_when_that_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk of the jobs has as much room as before."""
+    jobs, output = tmp_path / "jobs", tmp_path / "output"
+    free = {jobs: 2**30, output: 0}
+    monkeypatch.setattr("snf_worker.runtime.supervisor.usable_bytes", free.__getitem__)
+    room = DiskSpaceGuard(jobs)
+    room.note_failure("job", output)
+    assert room.waiting() == ["job"]
+    free[output] = 2**30
+    assert room.waiting() == []
+
+
+def test_a_worker_that_waits_for_room_can_stop(
+    supervisor: Supervisor, store: JobStore, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Disk(monkeypatch, total=64 * MIB, free=MIB)
+    job = add("succeed")
+    threading.Timer(0.3, stopping.set).start()
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN
+    assert store.get(job.id).status is Status.QUEUED
+
+
+def test_a_job_that_needs_more_room_is_tried_when_there_is_more_and_lets_others_pass(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, total=64 * MIB, free=20 * MIB)
+    monkeypatch.setattr("snf_worker.runtime.supervisor.BACK_OFF_S", 0.0)
+    job = add("full")
+    for attempt in range(1, 5):
+        disk.free += 4 * MIB
+        assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
+        waiting = store.get(job.id)
+        assert (waiting.attempts, waiting.attempts_without_progress) == (attempt, 0)
+        assert supervisor.run(job.queue) is Outcome.NOT_TAKEN, "there is no more room than at its last attempt"
+    assert supervisor.run(add("succeed").queue) is Outcome.SUCCEEDED
+    assert supervisor.back_off_s == 0
+    monkeypatch.setattr("snf_worker.runtime.supervisor.BACK_OFF_S", 30.0)
+    disk.free += 4 * MIB
+    assert supervisor.run(job.queue) is Outcome.NOT_TAKEN, "there is more room, but it was tried just now"
+    monkeypatch.setattr("snf_worker.runtime.supervisor.RETRY_S", 0.0)
+    assert [supervisor.run(job.queue) for _ in range(2)] == [Outcome.QUEUED_AGAIN] * 2, (
+        "an hour later it is tried again"
+    )
+
+
+def test_a_worker_waits_for_a_home_that_can_be_written(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = add("succeed")
+    outcomes: list[Outcome] = []
+    waits = threading.Thread(target=lambda: outcomes.append(supervisor.run(job.queue)), daemon=True)
+    with monkeypatch.context() as read_only:
+        access = os.access
+        read_only.setattr(os, "access", lambda path, mode: mode & os.W_OK == 0 and access(path, mode))
+        waits.start()
+        time.sleep(1.2)
+        assert (store.get(job.id).status, store.get(job.id).attempts) == (Status.QUEUED, 0)
+    waits.join(60)
+    assert outcomes == [Outcome.SUCCEEDED]
+
+
+def test_a_process_that_could_write_no_event_met_what_the_folder_is(
+    store: JobStore, settings: Settings, stopping: threading.Event, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mount_read_only(folder: Path, kind: JobType) -> list[str]:
+        monkeypatch.setattr("snf_worker.runtime.supervisor.folder_problem", lambda *_, **__: "read-only")
+        return fake_command(folder, kind)
+
+    job = add("full-once")
+    supervisor = Supervisor(store, settings, stopping, command=mount_read_only)
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert (error["type"], error["title"]) == ("storage-read-only", "The disk cannot be written")
+
+
+@pytest.mark.parametrize(("number", "slug"), [(errno.ENOSPC, "storage-full"), (errno.EROFS, "storage-read-only")])
+def test_a_folder_that_cannot_be_made_waits_for_the_disk(
+    supervisor: Supervisor, store: JobStore, add: Add, monkeypatch: pytest.MonkeyPatch, number: int, slug: str
+) -> None:
+    def full(_folder: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("snf_worker.runtime.supervisor.make_folder", full)
+    job = add("succeed")
+    assert supervisor.run(job.queue) is Outcome.QUEUED_AGAIN
+    error = store.get(job.id).error
+    assert error is not None
+    assert error["type"] == slug
+    assert store.get(job.id).attempts_without_progress == 0
+
+
+def test_a_helper_without_room_starts_nothing_and_comes_again(
+    store: JobStore, settings: Settings, stopping: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = store.create(new_job(type="score", queue=Queue.SCORE))
+    (settings.jobs_dir / job.id).mkdir(parents=True)
+    helper = HelperProcess(store, settings, stopping, "cpu", [Queue.SCORE])
+    assert helper.run() is None, "no job runs"
+    store.renew(job.id, take(store, job, lease_s=60), 60, {"progress": {"step": 1}})
+    store.shards(job.id).offer([1])
+    codes = [ExitCode.NO_ROOM, ExitCode.REFUSED]
+
+    def command(_folder: Path) -> list[str]:
+        return [sys.executable, "-c", f"raise SystemExit({int(codes.pop(0))})"]
+
+    monkeypatch.setattr("snf_worker.runtime.supervisor.helper_command", command)
+    with monkeypatch.context() as full:
+        Disk(full, total=64 * MIB, free=MIB)
+        assert helper.run() is None
+    assert [helper.run() for _ in range(3)] == [ExitCode.NO_ROOM, ExitCode.REFUSED, None]
+
+
+def test_a_full_disk_ends_the_process_of_a_helper(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(score, "score_free_parts", full)
+    assert score.assist(settings.home, settings, StopFlag()) == ExitCode.NO_ROOM
+
+
+def test_a_helper_leaves_a_job_that_has_no_plan_yet(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(scoring().model_dump_json())
+    assert score.assist(tmp_path, settings, StopFlag()) == ExitCode.DONE
+
+
+def test_a_scoring_that_ray_runs_takes_no_helpers(settings: Settings) -> None:
+    with_ray = settings.model_copy(update={"ray_address": "127.0.0.1:6379"})
+    below = scoring(parameters={"output": "file:///scores"})
+    assert not takes_helpers(below, with_ray)
+    assert takes_helpers(below, settings)
+    assert takes_helpers(scoring(), with_ray), "workers score what has no output"
+    assert not takes_helpers(new_job(), settings), "a training"

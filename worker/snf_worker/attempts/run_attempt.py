@@ -25,7 +25,7 @@ from snf_models.locations.location import allowed_location
 from snf_models.naming import parse_ref
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_worker.broker.connection import redis_client
-from snf_worker.errors import BrokerDown, JobNotFound, StaleAttempt
+from snf_worker.errors import BrokerDown, JobNotFound, JobsError, StaleAttempt
 from snf_worker.jobs.events import EventLog
 from snf_worker.jobs.record import ExitCode, Job, StopReason
 from snf_worker.jobs.store import JobStore
@@ -261,8 +261,8 @@ class Attempt:
         self.require_lease(self.settings.lease_seconds)
 
     def _check_lease(self) -> None:
-        if not self.store.holds(self.job.id, self.job.attempt):
-            raise StaleAttempt(f"attempt {self.job.attempt} of job {self.job.id} no longer holds its lease")
+        if not self.store.holds(self.job.id, self.job.attempts):
+            raise StaleAttempt(f"attempt {self.job.attempts} of job {self.job.id} no longer holds its lease")
         self._checked = time.monotonic()
 
 
@@ -298,7 +298,7 @@ def run_attempt(work: Callable[[Attempt], None], folder: Path, settings: Setting
     """Run ``work`` on the job in a folder; return the exit code that stands for what it raises."""
     job = read_job(folder)
     try:
-        events = EventLog(folder, job.attempt)
+        events = EventLog(folder, job.attempts)
     except OSError as problem:
         if storage_error(problem) is None:
             raise
@@ -355,8 +355,8 @@ def _report(problem: Exception, attempt: Attempt) -> int:
             attempt.events.write(error)
         return ExitCode.NO_ROOM
     attempt.events.write(error)
-    # The cause may be the machine, the server of a location, or a cluster: the supervisor repeats the attempt.
-    repeat = isinstance(problem, LocationUnavailable | RayUnavailable)
+    # The cause may be the machine, a server or a cluster: the supervisor repeats the attempt.
+    repeat = isinstance(problem, LocationUnavailable | RayUnavailable | JobsError)
     return 1 if repeat or error["type"] in ("attempt-crashed", "out-of-memory") else ExitCode.REFUSED
 
 

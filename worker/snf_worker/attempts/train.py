@@ -106,7 +106,7 @@ def _store_measured(
     training: TrainingRecord,
 ) -> None:
     """Store what a training took that ran in one attempt and was not limited in minutes."""
-    if job.attempt > 1 or job.retry_of is not None or config.max_minutes is not None:
+    if job.attempts > 1 or job.retry_of is not None or config.max_minutes is not None:
         return
     architecture = recipe.architecture_for(dataset.image_shape, config, settings.backbones_dir)
     images = DatasetSummary.of(dataset).images

@@ -7,14 +7,12 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from snf_client.schemas.base import JobType
 
-ModelJobType = Literal["score", "calibrate", "evaluate", "limit"]
-"""Job types that work with a registered model."""
 DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
@@ -79,45 +77,34 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    id: str = Field(description="Identifier; ids sort by time of creation")
+    id: str  # ids sort by time of creation
     type: JobType = "train"
-    origin: Literal["job", "command"] = Field(default="job", description="The service, or `snf train` on its machine")
-    queue: Queue = Field(default=Queue.TRAIN_CPU, description="Queue that the job waits in; determines the device")
+    origin: Literal["job", "command"] = "job"  # the service, or `snf train` on its machine
+    queue: Queue = Queue.TRAIN_CPU  # that the job waits in; determines the device
     status: Status = Status.QUEUED
-    model: str = Field(
-        default="", description="Name of the model that is trained, or name:version of the one used; empty without one"
-    )
-    device: str = Field(default="auto", description="Device as submitted; auto: a GPU if a worker has one")
-    dataset: str = Field(description="Name of the dataset")
-    preset: str = Field(default="", description="Name of the architecture preset; empty unless a model is trained")
-    architecture: dict[str, Any] | None = Field(
-        default=None, description="Architecture as submitted in place of a preset, whose name is then its own"
-    )
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Parameters as submitted")
-    promote: bool = Field(default=False, description="Whether the new version becomes the live one")
+    model: str = ""  # name of the model that is trained, or name:version of the one used; empty without one
+    device: str = "auto"  # as submitted; auto: a GPU if a worker has one
+    dataset: str
+    preset: str = ""  # of the architecture; empty unless a model is trained
+    architecture: dict[str, Any] | None = None  # as submitted in place of a preset, whose name is then its own
+    parameters: dict[str, Any] = {}  # as submitted
+    promote: bool = False  # whether the new version becomes the live one
     created_at: datetime
-    started_at: datetime | None = Field(default=None, description="Start of the first attempt")
+    started_at: datetime | None = None  # start of the first attempt
     finished_at: datetime | None = None
-    attempts: int = Field(default=0, description="Number of attempts started; also the fencing token of the newest")
-    attempts_without_progress: int = Field(
-        default=0, description="Attempts in a row that ended without a new checkpoint"
-    )
-    checkpoint_step: int | None = Field(default=None, description="Step of the newest checkpoint")
+    attempts: int = 0  # number of attempts started, which is the fencing token of the newest
+    attempts_without_progress: int = 0  # attempts in a row that ended without a new checkpoint
+    checkpoint_step: int | None = None  # of the newest checkpoint
     cancel_requested: bool = False
     pause_requested: bool = False
-    caller: str = Field(default="", description="Caller that submitted it, whose unfinished jobs are limited")
-    retry_of: str | None = Field(default=None, description="Job that this job retries, from its checkpoint")
-    estimate: dict[str, Any] | None = Field(default=None, description="Expected seconds and memory of the whole job")
-    progress: dict[str, Any] = Field(default_factory=dict, description="step, steps, epoch, speed, ETA")
-    metrics: dict[str, Any] = Field(default_factory=dict, description="Latest value of each metric")
-    error: dict[str, Any] | None = Field(default=None, description="Latest error: type, title, detail")
-    result: dict[str, Any] | None = Field(default=None, description="Result of a job that succeeded or is partial")
-    worker: str | None = Field(default=None, description="Worker that holds the lease")
-
-    @property
-    def attempt(self) -> int:
-        """Number of the newest attempt, the fencing token; 0 before the first."""
-        return self.attempts
+    caller: str = ""  # that submitted it, whose unfinished jobs are limited
+    retry_of: str | None = None  # job that this job retries, from its checkpoint
+    estimate: dict[str, Any] | None = None  # expected seconds and memory of the whole job
+    progress: dict[str, Any] = {}  # step, steps, epoch, speed, ETA
+    metrics: dict[str, Any] = {}  # latest value of each metric
+    error: dict[str, Any] | None = None  # latest error: type, title, detail
+    result: dict[str, Any] | None = None  # of a job that succeeded or is partial
+    worker: str | None = None  # that holds the lease
 
     @property
     def finished(self) -> bool:
@@ -156,11 +143,11 @@ def from_hash(fields: Mapping[str, str]) -> Job:
     )
 
 
-class JobPage(BaseModel):
+class JobPage(NamedTuple):
     """One page of jobs, newest first; ``next`` is the cursor of the following page, or None."""
 
     jobs: list[Job]
-    next: str | None = None
+    next: str | None
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import redis
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from snf_worker.jobs.record import Queue
 
@@ -32,15 +32,15 @@ class WorkerInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: str = Field(description="Host and process id")
-    machine: str | None = Field(default=None, description="Machine or container, None if unknown: see machine_id")
-    device: str = Field(description="Device that runs the jobs: cpu or cuda:N")
-    queues: tuple[Queue, ...] = Field(description="Queues that the worker serves")
-    memory_bytes: int | None = Field(default=None, description="Memory of the machine or container")
-    train_memory_bytes: int | None = Field(default=None, description="Largest memory of a training process")
+    name: str  # host and process id
+    machine: str | None = None  # machine or container, None if unknown: see machine_id
+    device: str  # that runs the jobs: cpu or cuda:N
+    queues: tuple[Queue, ...]  # that the worker serves
+    memory_bytes: int | None = None  # of the machine or container
+    train_memory_bytes: int | None = None  # largest memory of a training process
     started_at: datetime
-    state: WorkerState = Field(default=WorkerState.IDLE, description="State of the worker")
-    job: str | None = Field(default=None, description="Id of the current job")
+    state: WorkerState = WorkerState.IDLE
+    job: str | None = None  # id of the current job
 
 
 class WorkerRegistry:
