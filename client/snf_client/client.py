@@ -24,9 +24,9 @@ from snf_client.schemas.service import CallerView, Health, Readiness, WorkerList
 from snf_client.schemas.training import PresetList
 from snf_client.scores import (
     ImageResult,
-    ScoreOptions,
-    ScoreParameters,
+    ScoreCallOptions,
     ScorePart,
+    ScoreRequests,
     combine,
     score_async,
     score_blocking,
@@ -118,7 +118,7 @@ class Client(_Client[SyncTransport]):
         super().__init__(SyncTransport(ServiceConnection.to(url, key, timeout, retries), transport))
         self.jobs = JobsResource(self._transport)
 
-    def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]) -> Scores:
+    def score(self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreCallOptions]) -> Scores:
         """Score images with a model; return their log-likelihoods and anomaly verdicts.
 
         Log-likelihoods are in nats.
@@ -131,7 +131,7 @@ class Client(_Client[SyncTransport]):
             images: Paths, bytes of files, PIL images, uint8 arrays of shape (H, W) or (H, W, C), or one array of shape
                 (N, H, W) or (N, H, W, C).
             fdr: Add Benjamini-Hochberg q-values over all images.
-            **options: See ``ScoreOptions``.
+            **options: See ``ScoreCallOptions``.
 
         Raises:
             InvalidRequest: If no image could be scored.
@@ -140,14 +140,14 @@ class Client(_Client[SyncTransport]):
         with closing(self.score_parts(ref, images, **options)) as parts:
             return combine(parts, fdr=fdr)
 
-    def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ScorePart]:
+    def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreCallOptions]) -> Generator[ScorePart]:
         """Score images with a model, and yield one ``ScorePart`` with the results of each batch, in order.
 
         ``images`` may be an endless iterator.
         """
-        return score_blocking(self._transport, ScoreParameters(ref, **options), images)
+        return score_blocking(self._transport, ScoreRequests(ref, images, **options))
 
-    def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> Generator[ImageResult]:
+    def score_each(self, ref: str, images: ImagesLike, **options: Unpack[ScoreCallOptions]) -> Generator[ImageResult]:
         """Score images with a model, and yield the scores or the error of each image, in order.
 
         ``images`` may be an endless iterator.
@@ -203,7 +203,7 @@ class AsyncClient(_Client[AsyncTransport]):
         self.jobs = AsyncJobsResource(self._transport)
 
     async def score(
-        self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreOptions]
+        self, ref: str, images: ImagesLike, *, fdr: bool = False, **options: Unpack[ScoreCallOptions]
     ) -> Scores:
         """Score images with a model; return their log-likelihoods and anomaly verdicts.
 
@@ -212,15 +212,17 @@ class AsyncClient(_Client[AsyncTransport]):
         async with aclosing(self.score_parts(ref, images, **options)) as parts:
             return combine([part async for part in parts], fdr=fdr)
 
-    def score_parts(self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]) -> AsyncGenerator[ScorePart]:
+    def score_parts(
+        self, ref: str, images: ImagesLike, **options: Unpack[ScoreCallOptions]
+    ) -> AsyncGenerator[ScorePart]:
         """Score images with a model, and yield one ``ScorePart`` with the results of each batch, in order.
 
         ``images`` may be an endless iterator.
         """
-        return score_async(self._transport, ScoreParameters(ref, **options), images)
+        return score_async(self._transport, ScoreRequests(ref, images, **options))
 
     async def score_each(
-        self, ref: str, images: ImagesLike, **options: Unpack[ScoreOptions]
+        self, ref: str, images: ImagesLike, **options: Unpack[ScoreCallOptions]
     ) -> AsyncGenerator[ImageResult]:
         """Score images with a model, and yield the scores or the error of each image, in order.
 

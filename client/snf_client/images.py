@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -302,93 +302,67 @@ def size_of(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-class TarStream:
-    """Readable stream of an uncompressed tar archive, which is never held as a whole."""
+class UploadStream:
+    """Readable stream of an upload, of which one piece at a time is in memory."""
 
-    def __init__(self, files: dict[str, Path]) -> None:
-        self._pieces = _tar_pieces(files)
+    def __init__(self, pieces: Iterator[bytes], count: Callable[[int], None]) -> None:
+        self._pieces = pieces
+        self._count = count
         self._rest = b""
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = CHUNK_BYTES) -> bytes:
         """Raise ``FilesProblem`` if a file became shorter."""
         while not self._rest and (piece := next(self._pieces, None)) is not None:
             self._rest = piece
-        piece, self._rest = self._rest[:size], self._rest[size:]
-        return piece
-
-
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-class ByteCounter:
-    """Counter of the bytes of an upload, which reports them after every read."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._total = total
-        self._done = 0
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total)
-
-
-class CountedStream:
-    """Readable stream that counts the bytes read."""
-
-    def __init__(self, stream: _Readable, counter: ByteCounter) -> None:
-        self._stream = stream
-        self._counter = counter
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._counter.add(len(data))
+        data, self._rest = self._rest[:size], self._rest[size:]
+        self._count(len(data))
         return data
 
     def __iter__(self) -> Iterator[bytes]:
-        while piece := self.read(CHUNK_BYTES):
-            yield piece
+        return iter(self.read, b"")
 
 
-class CountedFile(CountedStream):
-    """Open file that counts the bytes read, of ``size`` at most: the length of a request is sent first."""
+class FileStream(UploadStream):
+    """Stream of the first ``size`` bytes of an open file: the length of a request is sent first."""
 
-    def __init__(self, file: BinaryIO, counter: ByteCounter, size: int) -> None:
-        super().__init__(file, counter)
+    def __init__(self, file: BinaryIO, size: int, count: Callable[[int], None]) -> None:
+        super().__init__(_file_pieces(file, size), count)
         self._file = file
-        self._left = size
-
-    def read(self, size: int) -> bytes:
-        """Raise ``FilesProblem`` if the file became shorter."""
-        wanted = min(size, self._left)
-        data = super().read(wanted)
-        if wanted and not data:
-            raise _shortened(self._file.name)
-        self._left -= len(data)
-        return data
 
     def fileno(self) -> int:
         """Return the descriptor, by which httpx finds the length."""
         return self._file.fileno()
 
 
-def _tar_pieces(files: dict[str, Path]) -> Iterator[bytes]:
+def byte_counter(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Return a function of newly sent bytes that reports all of them."""
+    done = 0
+
+    def count(sent: int) -> None:
+        nonlocal done
+        done += sent
+        if progress is not None:
+            progress(min(done, total), total)
+
+    return count
+
+
+def tar_pieces(files: dict[str, Path]) -> Iterator[bytes]:
+    """Yield an uncompressed tar archive of files by their names."""
     for name, path in files.items():
         with path.open("rb") as file:
             member = tarfile.TarInfo(name)
-            member.size = left = size_of(file)
+            member.size = size_of(file)
             yield member.tobuf(tarfile.PAX_FORMAT)
-            while left:
-                piece = file.read(min(CHUNK_BYTES, left))
-                if not piece:
-                    raise _shortened(path)
-                left -= len(piece)
-                yield piece
+            yield from _file_pieces(file, member.size)
         yield bytes(-member.size % tarfile.BLOCKSIZE)
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _shortened(path: Path | str) -> FilesProblem:
-    return FilesProblem(f"{path} became shorter while it was read; send the files again")
+def _file_pieces(file: BinaryIO, left: int) -> Iterator[bytes]:
+    while left:
+        piece = file.read(min(CHUNK_BYTES, left))
+        if not piece:
+            raise FilesProblem(f"{file.name} became shorter while it was read; send the files again")
+        left -= len(piece)
+        yield piece

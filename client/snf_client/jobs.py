@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -209,22 +210,20 @@ class JobEventReader:
         return seconds
 
 
-class JobPolling:
-    """Pauses between requests for a job's status, from 0.1 to 2 seconds, with a time limit if any."""
+def polling(timeout: float | None) -> Callable[[JobView], float]:
+    """Return a function of a job that gives the seconds to the next request, or raises ``TimeoutError`` at the end."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    following = FIRST_POLL_S
 
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
-        self._end = None if timeout is None else time.monotonic() + timeout
-        self._next = FIRST_POLL_S
-
-    def pause(self, job: JobView) -> float:
-        """Return the seconds until the next request; raise ``TimeoutError`` at the time limit."""
-        left = LONGEST_POLL_S if self._end is None else self._end - time.monotonic()
+    def pause(job: JobView) -> float:
+        nonlocal following
+        left = end - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"job {job.id} is {job.status} after {self._timeout:g} s")
-        pause = min(self._next, left)
-        self._next = min(LONGEST_POLL_S, 1.5 * self._next)
-        return pause
+            raise TimeoutError(f"job {job.id} is {job.status} after {timeout:g} s")
+        now, following = following, min(LONGEST_POLL_S, 1.5 * following)
+        return min(now, left)
+
+    return pause
 
 
 JobStatus: TypeAlias = Literal["queued", "starting", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
@@ -284,11 +283,11 @@ class _Jobs(Resource[S]):
             force: Queue the job even if it is expected to need more memory than any running worker has.
             key: Idempotency key of the submission.
         """
-        options: dict[str, Any] = {"promote": promote, "device": device, "force": force}
         # The service refuses a request with a preset and an architecture.
-        given = {"preset": preset, "architecture": architecture}
-        options |= {key: value for key, value in given.items() if value is not None}
-        return _submit(_job("train", dataset, name, parameters) | options, key)
+        chosen = {"preset": preset, "architecture": architecture}
+        job: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        job |= {"promote": promote, "device": device, "force": force}
+        return _submit(_job("train", dataset, name, parameters) | job, key)
 
     @operation
     def datasets(
@@ -312,18 +311,6 @@ class _Jobs(Resource[S]):
     ) -> Call[JobView]:
         """Queue a job that scores a dataset's images into a Parquet file for ``download``; return the job's record."""
         return _submit(_job("score", dataset, ref, parameters), key)
-
-    @operation
-    def calibrate(
-        self,
-        dataset: str,
-        ref: str,
-        *,
-        parameters: CalibrationParameters | Mapping[str, Any] | None = None,
-        key: str | None = None,
-    ) -> Call[JobView]:
-        """Queue a job that refits a model's anomaly test (p-values) to normal images; return the job's record."""
-        return _submit(_job("calibrate", dataset, ref, parameters), key)
 
     @operation
     def evaluate(
@@ -525,9 +512,9 @@ class JobsResource(_Jobs[SyncTransport]):
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.
         """
-        polling = JobPolling(timeout)
+        pause = polling(timeout)
         while (job := self.get(job_id)).status not in FINISHED:
-            self._transport.pause(polling.pause(job))
+            self._transport.pause(pause(job))
         return job
 
 
@@ -562,9 +549,9 @@ class AsyncJobsResource(_Jobs[AsyncTransport]):
         Raises:
             TimeoutError: If the job is not finished after ``timeout`` seconds.
         """
-        polling = JobPolling(timeout)
+        pause = polling(timeout)
         while (job := await self.get(job_id)).status not in FINISHED:
-            await self._transport.pause(polling.pause(job))
+            await self._transport.pause(pause(job))
         return job
 
 

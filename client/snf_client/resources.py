@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 
 from snf_client.errors import UnexpectedAnswer
-from snf_client.images import ByteCounter, CountedFile, CountedStream, Pixels, Progress, TarStream, size_of, split_paths
+from snf_client.images import FileStream, Pixels, Progress, UploadStream, byte_counter, size_of, split_paths, tar_pieces
 from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList, CalibrationView
 from snf_client.schemas.datasets import DatasetDetail, DatasetList
 from snf_client.schemas.jobs import JobView
@@ -235,14 +235,14 @@ def _open_form(
     fields: dict[str, str], images: dict[str, Path], others: list[Path], progress: Progress | None
 ) -> Iterator[Mapping[str, Any]]:
     """Open the files of an upload and provide its form: a tar archive of the images, then the other files."""
-    counter = ByteCounter(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
+    count = byte_counter(progress, sum(file.stat().st_size for file in (*images.values(), *others)))
     with ExitStack() as files:
-        form: list[tuple[str, tuple[str, CountedStream]]] = []
+        form: list[tuple[str, tuple[str, UploadStream]]] = []
         if images:
-            form.append(("file", ("images.tar", CountedStream(TarStream(images), counter))))
+            form.append(("file", ("images.tar", UploadStream(tar_pieces(images), count))))
         for other in others:
             opened = files.enter_context(other.open("rb"))
-            form.append(("file", (other.name, CountedFile(opened, counter, size_of(opened)))))
+            form.append(("file", (other.name, FileStream(opened, size_of(opened), count))))
         # The name goes first, so that a name that is taken ends the upload at once.
         yield {"data": fields, "files": form}
 
@@ -428,7 +428,7 @@ class ModelsResource(Resource[S]):
 @contextmanager
 def _open_tar(path: Path, size: int, progress: Progress | None) -> Iterator[Mapping[str, Any]]:
     with path.open("rb") as file:
-        yield {"content": iter(CountedFile(file, ByteCounter(progress, size), size))}
+        yield {"content": iter(FileStream(file, size, byte_counter(progress, size)))}
 
 
 class RunsResource(Resource[S]):

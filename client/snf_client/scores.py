@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from threading import Thread
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, Unpack
 
 import httpx
 
 from snf_client.errors import InvalidRequest, ModelChanged
 from snf_client.images import ImageBatch, ImagesLike, UnreadableFile, batches
-from snf_client.schemas.scores import FailedImage, Fdr, ItemError, ScoredImage, Scores, q_values
+from snf_client.schemas.scores import FailedImage, Fdr, ItemError, ScoredImage, ScoreOptions, Scores, q_values
 from snf_client.transport import AsyncTransport, Call, SyncTransport, path, query, read_json
 
 ImageResult: TypeAlias = ScoredImage | FailedImage
@@ -30,8 +31,8 @@ IN_FLIGHT = 4
 """Requests in flight, so that the service never waits for the next one."""
 
 
-class ScoreOptions(TypedDict, total=False):
-    """Options for scoring images, such as the false-alarm rate of verdicts and whether to add heat maps.
+class ScoreCallOptions(ScoreOptions, total=False):
+    """Options for scoring images: those of ``ScoreQuery``, and how they are sent.
 
     ``alpha`` is the false-alarm rate of the verdicts (default: that of the model). ``draws`` is how often the image is
     scored, each time with other noise in [0, 1) added to every pixel (default 1). ``explain`` adds heat maps.
@@ -39,50 +40,37 @@ class ScoreOptions(TypedDict, total=False):
     one. ``in_flight`` is the number of requests at a time (default 4).
     """
 
-    alpha: float | None
-    draws: int
-    explain: bool
-    source: str | None
     in_flight: int
 
 
-@dataclass(frozen=True)
-class ScoreParameters:
-    """Model and options of all requests of one scoring call."""
+def images_per_request(draws: int = 1, *, explain: bool = False) -> int:
+    """Return 32 // ``draws``, or 8 // ``draws`` with heat maps, at least 1."""
+    images = DETAILED_REQUEST_IMAGES if explain else REQUEST_IMAGES
+    return max(1, images // max(1, draws))  # the service says what is wrong with other numbers of draws
 
-    model: str
-    alpha: float | None = None
-    draws: int = 1
-    explain: bool = False
-    source: str | None = None
-    in_flight: int = IN_FLIGHT
 
-    def __post_init__(self) -> None:
+class ScoreRequests:
+    """Requests of one scoring call, which have the same model and options."""
+
+    def __init__(self, model: str, images: ImagesLike, **options: Unpack[ScoreCallOptions]) -> None:
+        self.in_flight = options.pop("in_flight", IN_FLIGHT)
         if self.in_flight < 1:
             raise ValueError(f"expected at least 1 request in flight, got {self.in_flight}")
+        self._path = path("models", model, "score")
+        self._params = query(**options)
+        size = images_per_request(options.get("draws", 1), explain=options.get("explain", False))
+        self._batches = batches(images, size)
 
-    @property
-    def batch_size(self) -> int:
-        """Most images of a request: 32 // ``draws``, or 8 // ``draws`` with heat maps, at least 1."""
-        images = DETAILED_REQUEST_IMAGES if self.explain else REQUEST_IMAGES
-        return max(1, images // max(1, self.draws))  # the service says what is wrong with other numbers of draws
+    def next(self, in_flight: int) -> Iterator[ImageBatch]:
+        """Return the next batches, as many as may be sent beside those ``in_flight``."""
+        return islice(self._batches, self.in_flight - in_flight)
 
     def call(self, batch: ImageBatch) -> Call[ScorePart]:
         """Return the unsent request for a batch, whose files are read here."""
         body = batch.body()
-        return Call(
-            "POST",
-            path("models", self.model, "score"),
-            lambda response: _read_part(response, batch),
-            params=query(
-                alpha=self.alpha,
-                draws=self.draws if self.draws != 1 else None,
-                explain=self.explain or None,
-                source=self.source,
-            ),
-            headers=body.pop("headers", {}),
-            body=body,
-        )
+        headers = body.pop("headers", {})
+        parse = partial(_read_part, batch=batch)
+        return Call("POST", self._path, parse, params=self._params, headers=headers, body=body)
 
 
 @dataclass(frozen=True)
@@ -143,23 +131,22 @@ def combine(parts: Iterable[ScorePart], *, fdr: bool) -> Scores:
     )
 
 
-def score_blocking(transport: SyncTransport, parameters: ScoreParameters, images: ImagesLike) -> Generator[ScorePart]:
+def score_blocking(transport: SyncTransport, requests: ScoreRequests) -> Generator[ScorePart]:
     """Yield results in image order, with ``in_flight`` requests at a time by threads."""
 
     def score(batch: ImageBatch) -> ScorePart:
         try:
-            return transport.send(parameters.call(batch))
+            return transport.send(requests.call(batch))
         except (InvalidRequest, *UNREADABLE) as error:
             if _may_be_split(error, batch):
                 first, second = batch.halves()
                 return score(first) + score(second)
             return _refused_part(error, batch)
 
-    waiting = batches(images, parameters.batch_size)
     done = 0
     in_flight: deque[Future[ScorePart]] = deque()
     while True:
-        in_flight += (_in_thread(score, batch) for batch in islice(waiting, parameters.in_flight - len(in_flight)))
+        in_flight += (_in_thread(score, batch) for batch in requests.next(len(in_flight)))
         if not in_flight:
             return
         part = in_flight.popleft().result().starting_at(done)
@@ -181,29 +168,24 @@ def _in_thread(score: Callable[[ImageBatch], ScorePart], batch: ImageBatch) -> F
     return future
 
 
-async def score_async(
-    transport: AsyncTransport, parameters: ScoreParameters, images: ImagesLike
-) -> AsyncGenerator[ScorePart]:
+async def score_async(transport: AsyncTransport, requests: ScoreRequests) -> AsyncGenerator[ScorePart]:
     """Yield results in image order, with ``in_flight`` requests at a time by tasks."""
 
     async def score(batch: ImageBatch) -> ScorePart:
         try:
             # Reading files and encoding images would block the event loop.
-            return await transport.send(await asyncio.to_thread(parameters.call, batch))
+            return await transport.send(await asyncio.to_thread(requests.call, batch))
         except (InvalidRequest, *UNREADABLE) as error:
             if _may_be_split(error, batch):
                 first, second = batch.halves()
                 return await score(first) + await score(second)
             return _refused_part(error, batch)
 
-    waiting = batches(images, parameters.batch_size)
     done = 0
     in_flight: deque[asyncio.Task[ScorePart]] = deque()
     try:
         while True:
-            in_flight += (
-                asyncio.create_task(score(batch)) for batch in islice(waiting, parameters.in_flight - len(in_flight))
-            )
+            in_flight += (asyncio.create_task(score(batch)) for batch in requests.next(len(in_flight)))
             if not in_flight:
                 return
             part = (await in_flight.popleft()).starting_at(done)

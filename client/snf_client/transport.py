@@ -19,7 +19,6 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_before_delay
-from tenacity.stop import stop_base
 
 from snf_client.errors import ClientError, ProblemError, ServiceUnavailable, UnexpectedAnswer, error_of
 
@@ -181,38 +180,6 @@ class Retries:
         whole: float = min(self.longest_pause, self.first_pause * 2.0 ** (failures - 1))
         return whole * random.uniform(0.5, 1.0)  # noqa: S311 - nothing secret
 
-    def max_attempts(self, *, contacted: bool) -> int:
-        """Return the most attempts, fewer while the service has never answered."""
-        return self.attempts if contacted else min(self.attempts, self.attempts_before_contact)
-
-    def tenacity_options(self, call: Call[Any], contacted: Callable[[], bool]) -> dict[str, Any]:
-        """Return the keyword arguments that make tenacity's ``Retrying`` classes follow these retry settings."""
-        return {
-            "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
-            "stop": stop_before_delay(self.seconds) | _StopAfter(lambda: self.max_attempts(contacted=contacted())),
-            "wait": self._wait,
-            "before_sleep": self._before_sleep,
-            "reraise": True,
-        }
-
-    def _wait(self, state: RetryCallState) -> float:
-        return self.pause(_error(state), state.attempt_number)
-
-    def _before_sleep(self, state: RetryCallState) -> None:
-        error = _error(state)
-        if self.on_retry is not None and isinstance(error, ClientError):
-            self.on_retry(error, state.upcoming_sleep)
-
-
-class _StopAfter(stop_base):
-    """Condition of tenacity that stops after a number of attempts, which may change between attempts."""
-
-    def __init__(self, max_attempts: Callable[[], int]) -> None:
-        self._max_attempts = max_attempts
-
-    def __call__(self, retry_state: RetryCallState) -> bool:
-        return retry_state.attempt_number >= self._max_attempts()
-
 
 def may_retry(retry_when: RetryWhen, error: BaseException) -> bool:
     """Return whether a request may be sent again after a lost connection or HTTP 429, 502 or 503."""
@@ -234,10 +201,6 @@ def may_be_done(error: BaseException) -> bool:
         case ProblemError(status=status):
             return status == BAD_GATEWAY
     return False
-
-
-def _error(state: RetryCallState) -> BaseException | None:
-    return None if state.outcome is None else state.outcome.exception()
 
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -279,32 +242,43 @@ class ServiceConnection:
 class _Attempts(Generic[T]):
     """Attempts of one call: if the response to a deletion was lost, a later "not found" counts as success."""
 
-    def __init__(self, call: Call[T]) -> None:
-        self._call = call
+    def __init__(self, call: Call[T], transport: _Transport) -> None:
+        self.call = call
+        self._transport = transport
+        retries = transport.retries
+        is_late = stop_before_delay(retries.seconds)
+        self.policy: dict[str, Any] = {
+            "retry": retry_if_exception(lambda error: may_retry(call.retry_when, error)),
+            "stop": lambda state: self._is_last(state) or is_late(state),
+            "wait": lambda state: retries.pause(state.outcome.exception(), state.attempt_number),
+            "before_sleep": self._before_sleep,
+            "reraise": True,
+        }
+        """Keyword arguments of the ``Retrying`` classes of tenacity."""
 
-    @contextmanager
-    def next(self) -> Iterator[Call[T]]:
-        """Provide the request of the next attempt in a ``with`` block, and note if a deletion may have been done."""
-        try:
-            yield self._call
-        except ClientError as error:
-            if self._call.method == "DELETE" and may_be_done(error):
-                self._call = replace(self._call, accept=(404,))
-            raise
+    def _is_last(self, state: RetryCallState) -> bool:
+        retries, transport = self._transport.retries, self._transport
+        attempts = retries.attempts if transport.contacted else min(retries.attempts, retries.attempts_before_contact)
+        return transport.closed or state.attempt_number >= attempts
+
+    def _before_sleep(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, ClientError):
+            return
+        if self.call.method == "DELETE" and may_be_done(error):
+            self.call = replace(self.call, accept=(404,))
+        if self._transport.retries.on_retry is not None:
+            self._transport.retries.on_retry(error, state.upcoming_sleep)
 
 
 class _Transport:
     def __init__(self, connection: ServiceConnection) -> None:
         self.retries = connection.retries
         self._connection = connection
-        self._contacted = False
+        self.contacted = False
         """Whether the service has ever answered."""
-        self._closed = False
+        self.closed = False
         """Whether the connections are closed, after which nothing is sent again."""
-
-    def _tenacity_options(self, call: Call[Any]) -> dict[str, Any]:
-        options = self.retries.tenacity_options(call, lambda: self._contacted)
-        return {**options, "stop": options["stop"] | (lambda _state: self._closed)}
 
     @contextmanager
     def _request(self, call: Call[Any]) -> Iterator[dict[str, Any]]:
@@ -341,7 +315,8 @@ class SyncTransport(_Transport):
     def send(self, call: Call[T]) -> T:
         """Return the parsed response; raise ``ClientError`` if the last attempt failed."""
         while True:
-            result: T = Retrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
+            attempts = _Attempts(call, self)
+            result: T = Retrying(**attempts.policy)(self._send_once, attempts)
             following = call.follow(result) if call.follow else None
             if following is None:
                 return result
@@ -351,7 +326,7 @@ class SyncTransport(_Transport):
     def stream(self, call: Call[Any]) -> Iterator[httpx.Response]:
         """Send a request once and provide the response before its body; raise ``ClientError``."""
         with self._request(call) as options, self._http.stream(**options) as response:
-            self._contacted = True
+            self.contacted = True
             if _is_error(response, call):
                 response.read()
                 raise error_of(response)
@@ -361,11 +336,12 @@ class SyncTransport(_Transport):
         time.sleep(seconds)
 
     def close(self) -> None:
-        self._closed = True
+        self.closed = True
         self._http.close()
 
     def _send_once(self, attempts: _Attempts[T]) -> T:
-        with attempts.next() as call, self.stream(call) as response:
+        call = attempts.call
+        with self.stream(call) as response:
             if call.save_to is None:
                 response.read()
             else:
@@ -385,7 +361,8 @@ class AsyncTransport(_Transport):
     async def send(self, call: Call[T]) -> T:
         """Return the parsed response; raise ``ClientError`` if the last attempt failed."""
         while True:
-            result: T = await AsyncRetrying(**self._tenacity_options(call))(self._send_once, _Attempts(call))
+            attempts = _Attempts(call, self)
+            result: T = await AsyncRetrying(**attempts.policy)(self._send_once, attempts)
             following = call.follow(result) if call.follow else None
             if following is None:
                 return result
@@ -398,7 +375,7 @@ class AsyncTransport(_Transport):
             if isinstance(options.get("content"), Iterator):
                 options["content"] = _asynchronous(options["content"])
             async with self._http.stream(**options) as response:
-                self._contacted = True
+                self.contacted = True
                 if _is_error(response, call):
                     await response.aread()
                     raise error_of(response)
@@ -408,19 +385,19 @@ class AsyncTransport(_Transport):
         await asyncio.sleep(seconds)
 
     async def close(self) -> None:
-        self._closed = True
+        self.closed = True
         await self._http.aclose()
 
     async def _send_once(self, attempts: _Attempts[T]) -> T:
-        with attempts.next() as call:
-            async with self.stream(call) as response:
-                if call.save_to is None:
-                    await response.aread()
-                else:
-                    with _new_file(call.save_to) as write:
-                        async for piece in response.aiter_bytes():
-                            write(piece)
-                return call.parse(response)
+        call = attempts.call
+        async with self.stream(call) as response:
+            if call.save_to is None:
+                await response.aread()
+            else:
+                with _new_file(call.save_to) as write:
+                    async for piece in response.aiter_bytes():
+                        write(piece)
+            return call.parse(response)
 
 
 def _is_error(response: httpx.Response, call: Call[Any]) -> bool:

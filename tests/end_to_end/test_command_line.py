@@ -69,7 +69,7 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
         assert (row["model"], row["calibration"]) == ("digits:1", 0)
     assert rows[-1]["error"] == alone[-1]["error"]["type"]
     before = out.read_bytes()
-    again = snf(home, *arguments, "--out", str(out), "--json", "--alpha", "1", "--fail-on-anomaly")
+    again = snf(home, *arguments, "--out", str(out), "--json", "--alpha", "1", "--fail-on-anomaly", "--force")
     assert again.returncode == 4
     told = json.loads(again.stdout)
     assert (told["images"], told["anomalies"], told["errors"]) == (len(rows), len(rows) - 1, 1)
@@ -104,7 +104,7 @@ def test_a_table_is_the_same_here_and_by_a_service(house_home: Path, house: http
     assert "line-7" in {one["source"] for one in house.get("/v1/models/digits").json()["drift"]}
     assert {path.name for path in tmp_path.iterdir()} == {"images", "here.parquet", "there.parquet"}
     refused = snf(house_home, "score", str(DIGITS[0]), "-m", "digits", "--out", str(out), *remote)
-    assert (refused.returncode, "there.parquet holds scores of " in refused.stderr) == (2, True)
+    assert (refused.returncode, "there.parquet exists already" in refused.stderr) == (2, True)
     assert out.read_bytes() == tables["there"]
 
 
@@ -127,7 +127,7 @@ def test_heat_maps(home: Path, house: httpx.Client, tmp_path: Path, where: str) 
     assert all(one["heat_map"]["channels"] == ["nats", "z", "anomaly"] for one in answer["results"][1:])
     others = ["score", str(text), *map(str, DIGITS[:3]), "-m", "digits", "--explain", str(maps), *remote]
     refused = snf(home, *others)
-    assert (refused.returncode, "holds heat maps of 4 images by mnist-snf-glow:1" in refused.stderr) == (2, True)
+    assert (refused.returncode, "holds heat maps already" in refused.stderr) == (2, True)
     assert {path.name: path.read_bytes() for path in maps.glob("*.png")} == pictures
     plain = json.loads(snf(home, *arguments).stdout)
     for explained, basic in zip(answer["results"][1:], plain["results"][1:], strict=True):
@@ -229,7 +229,7 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
     assert len({row["statistic"] for row in flagged}) == len(flagged)
     assert all(row["reasons"][0] == row["reason"] for row in flagged)
     foreign = snf(home, *scoring[:3], "-m", "mnist-snf-glow", *remote, "--out", str(out))
-    assert (foreign.returncode, "holds scores of digits:1" in foreign.stderr) == (2, True)
+    assert (foreign.returncode, "exists already" in foreign.stderr) == (2, True)
     for wrong in (
         [],
         [str(DIGITS[0]), "--out", str(out)],

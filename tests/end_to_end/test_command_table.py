@@ -64,7 +64,6 @@ ROWS = {
     "models use-calibration": Row("tiny 0", "tiny 99"),
     "models export": Row("tiny tiny{n}.tar", "nobody tiny.tar"),
     "models import": Row("copy{n} tiny{n}.tar", "copy missing.tar"),
-    "models import-published": Row(None, "old"),
     "models alias": Row("tiny best 1", "tiny best 99"),
     "models delete": Row("copy{n} --all", "nobody --all"),
     "datasets list": Row("", "--url ftp://host"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,31 +18,29 @@ from snf_app.cli import completion
 from snf_app.cli.common import (
     DEFAULT_MODEL,
     EXIT_CODES,
-    INTERRUPTED,
+    FailOnAnomaly,
     Json,
     error_messages,
     fail,
+    interruptible,
     print_json,
     read_settings,
     require_local,
-    stop_on_signals,
-    url_option,
 )
 from snf_app.cli.job_tables import job_counts
 from snf_app.cli.model_files import is_url, open_at_location
-from snf_app.cli.output import ADVICE, ENDINGS, bytes_bar, check_place, duration, images_bar, labelled_bar, print_facts
-from snf_app.cli.score import Alpha
+from snf_app.cli.output import ADVICE, ENDINGS, bytes_bar, check_new, duration, images_bar, labelled_bar, print_facts
 from snf_app.cli.score_output import JudgingModel, Remarks, judging_model, preprocessing_note, print_notes, registry
-from snf_app.cli.service import follow_job, service, service_url
+from snf_app.cli.service import Session
 from snf_client import Client
 from snf_client.schemas.jobs import JobView
 from snf_client.scores import ImageResult
 from snf_models.artifacts.manifest import read_manifest
-from snf_models.bulk.executors import Callbacks, ExecutorName, ThisProcess, executor
+from snf_models.bulk.executors import Callbacks, ThisProcess, executor
 from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at, stored_output
 from snf_models.bulk.plan import FILES, BulkPlan
 from snf_models.bulk.sources import DatasetImages, ImageFiles, index_location
-from snf_models.bulk.tables import PartSummary, convert_table, read_content, read_warnings, table_of
+from snf_models.bulk.tables import PartSummary, convert_table, read_warnings, table_of
 from snf_models.bulk.work import BulkModel, BulkWork, Images, choose_engine
 from snf_models.datasets import DatasetStore, dataset_names
 from snf_models.datasets.image_source import ImageSource
@@ -57,6 +55,7 @@ from snf_runtime.errors import USAGE, JudgedCounts
 from snf_runtime.images.files import path_text
 from snf_worker.process_setup import user_umask
 
+CONTINUES = "repeat the command to continue"
 Run = Callable[[list[int], Callbacks], None]
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -69,7 +68,6 @@ def bulk(
         typer.Argument(
             help="Folder of image files, tar files or Parquet files: a path, or a URL such as s3://bucket/folder. Or "
             "the name of a dataset of this machine.",
-            show_default=False,
             autocompletion=completion.datasets,
         ),
     ],
@@ -80,7 +78,6 @@ def bulk(
             "-o",
             help="Folder for the scores, one Parquet file for each part of the images: a path or a URL such as "
             "s3://bucket/scores. An interrupted command goes on when it is repeated.",
-            show_default=False,
         ),
     ],
     model: Annotated[
@@ -92,18 +89,12 @@ def bulk(
             autocompletion=completion.models,
         ),
     ] = DEFAULT_MODEL,
-    alpha: Alpha = None,
+    alpha: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")] = None,
     engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--engine", help="On this machine, or on the Ray cluster at SNF_RAY_ADDRESS."),
+        Literal["local", "ray"], typer.Option(help="On this machine, or on the Ray cluster at SNF_RAY_ADDRESS.")
     ] = "local",
-    processes: Annotated[int, typer.Option("--processes", min=1, max=1024, help="Processes of the local engine.")] = 1,
-    fail_on_anomaly: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly and every image was judged."
-        ),
-    ] = False,
+    processes: Annotated[int, typer.Option(min=1, max=1024, help="Processes of the local engine.")] = 1,
+    fail_on_anomaly: FailOnAnomaly = False,
     force: Annotated[
         bool, typer.Option("--force", help="Delete scores of another model or of other images in the folder.")
     ] = False,
@@ -116,18 +107,8 @@ def bulk(
     require_local("snf bulk", "a service does this by a job of type score with the parameter `output`")
     if engine == "ray" and processes != 1:
         raise fail("--processes: of the engine local; a Ray cluster has an actor for each core or GPU", USAGE)
-    counts = score_in_bulk(images, out, model, alpha, engine, processes, force=force, as_json=as_json)
-    typer.echo(counts.text, err=True)
-    raise typer.Exit(counts.exit_code(fail_on_anomaly=fail_on_anomaly))
-
-
-def score_in_bulk(
-    images: str, out: str, model: str, alpha: float | None, engine: ExecutorName, processes: int, *, force: bool,
-    as_json: bool,
-) -> JudgedCounts:  # fmt: skip
-    """Score images of any source into a folder of Parquet files, and print the counts."""
     settings = read_settings(writes=True)
-    with error_messages(), _interruptible(), stop_on_signals() as stop:
+    with error_messages(), interruptible(CONTINUES) as stop:
         runner = executor(engine, processes, settings.ray_address)
         judging, chosen = find_model(model)
         place = Location.parse(out)
@@ -149,7 +130,9 @@ def score_in_bulk(
                     return output.finish(stop.is_set, partial(bar, "checking the parts"))
 
             summary, seconds = _score(output, partial(runner.run, BulkWork(output, files, source)), stop.is_set, finish)
-    return _report(summary, seconds, plan.model, output.location.url, judging.warnings, as_json=as_json)
+    counts = _report(summary, seconds, plan.model, output.location.url, judging.warnings, as_json=as_json)
+    typer.echo(counts.text, err=True)
+    raise typer.Exit(counts.exit_code(fail_on_anomaly=fail_on_anomaly))
 
 
 @dataclass(frozen=True)
@@ -161,16 +144,14 @@ class TableRequest:
     model: str
     alpha: float | None  # false-alarm rate; None for that of the model
     source: str | None  # source of the images, for a service
-    force: bool  # whether a file with other content is written over
-    as_json: bool  # whether the counts are printed as JSON
+    force: bool  # whether parts of another command are deleted
 
 
-def score_to_table(request: TableRequest, client: Client | None) -> JudgedCounts:
+def score_to_table(session: Session, request: TableRequest) -> JudgedCounts:
     """Write a table of scores of image files, and print the counts; the same command continues an interrupted run."""
     out, folder = request.out, request.out.absolute().parent / f".{request.out.name}.parts"
-    with _interruptible(), stop_on_signals() as stop:
-        scorer: TableScorer = LocalScorer(request) if client is None else ServiceScorer(request, client)
-        check_held(out, scorer.judging, list(map(path_text, request.files)), force=request.force)
+    with interruptible(CONTINUES) as stop:
+        scorer: TableScorer = ServiceScorer(request, session.client) if session.url else LocalScorer(request)
         stored = plan_at(Location.parse(str(folder)))
         plan = scorer.plan(stored)
         if stored not in (None, plan) and any(folder.glob("part-*.parquet")) and not request.force:
@@ -193,7 +174,7 @@ def score_to_table(request: TableRequest, client: Client | None) -> JudgedCounts
                 remarks.add(text, name)
         shutil.rmtree(folder)
     notes = [*scorer.judging.warnings, *remarks.lines]
-    return _report(summary, seconds, plan.model, str(out), notes, as_json=request.as_json)
+    return _report(summary, seconds, plan.model, str(out), notes, as_json=session.as_json)
 
 
 class TableScorer(Protocol):
@@ -319,15 +300,6 @@ def _require_suitable(images: ImageSource, model: str) -> None:
         raise fail(f"{model} takes none of the first {len(first)} images: {errors[0].detail}", USAGE)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Exit with code 130 where the work was stopped."""
-    try:
-        yield
-    except Interrupted as error:
-        raise fail("interrupted; repeat the command to continue", INTERRUPTED) from error
-
-
 def _score(
     output: Output, run: Run, should_stop: Callable[[], bool], finish: Callable[[], PartSummary]
 ) -> tuple[PartSummary, tuple[int, float]]:
@@ -369,55 +341,42 @@ def _report(
     return JudgedCounts(summary.images - summary.errors, summary.anomalies, summary.errors)
 
 
-def score_dataset(
-    dataset: str,
-    out: Path,
-    model: str,
-    alpha: float | None,
-    *,
-    url: str | None,
-    key: str | None,
-    force: bool,
-    as_json: bool,
-) -> JudgedCounts:
+def score_dataset(session: Session, dataset: str, out: Path, model: str, alpha: float | None) -> JudgedCounts:
     """Score a dataset by a job of a service, save the table, and return the counts."""
-    with service(service_url(url), key) as client, labelled_bar() as bar:
-        judging = judging_model(model, client)
-        check_held(out, judging, None, dataset=dataset, force=force)
+    client = session.client
+    judging = judging_model(model, session)
+    # The same version and calibration as those that the warnings are about.
+    parameters: dict[str, Any] = {"calibration": judging.calibration} | ({} if alpha is None else {"alpha": alpha})
+    job = client.jobs.score(dataset, judging.ref, parameters=parameters)
+    download = f"snf jobs download {job.id}{session.option}"
+    typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job: `{download}` fetches its table", err=True)
+    with labelled_bar() as bar:
 
         def observe(event: dict[str, Any]) -> None:
             if event["event"] == "metrics":
                 bar(f"scoring {dataset}", event["step"], event["steps"])
 
-        # The same version and calibration as those that the file was checked for.
-        parameters: dict[str, Any] = {"calibration": judging.calibration}
-        if alpha is not None:
-            parameters["alpha"] = alpha
-        job = client.jobs.score(dataset, judging.ref, parameters=parameters)
-        download = f"snf jobs download {job.id}{url_option(url)}"
-        typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job: `{download}` fetches its table", err=True)
-        job = follow_job(client, job.id, observe)
+        job = session.follow(job.id, observe)
         fetch_table(client, job.id, out)
-    if as_json:
-        print_json({"job": job.id, "model": job.model, "out": str(out), **(job.result or {})})
-    else:
-        typer.echo(f"the table is in {out}")
+    result = {"job": job.id, "model": job.model, "out": str(out), **(job.result or {})}
+    session.print(result, lambda _: typer.echo(f"the table is in {out}"))
     print_notes(judging.warnings, to_stderr=True)
-    return job_counts(job)
+    return job_counts(job.result or {})
 
 
 def download_table(client: Client, job: JobView, out: Path, *, force: bool) -> None:
-    """Save a job's table; exit with code 2 for other jobs, a wrong ``out`` or, without ``force``, other content."""
+    """Save a job's table; exit with code 2 for other jobs, a wrong ``out`` or, without ``force``, one that exists."""
     if job.type != "score":
         raise fail(f"expected a job of type score, which has a table; {job.id} is of type {job.type}", USAGE)
-    check_place(out, ENDINGS)
-    model = JudgingModel(job.model, int(job.parameters.get("calibration") or 0))
-    check_held(out, model, None, dataset=job.dataset, force=force)
-    output = (job.result or {}).get("output")
-    if output is None:
+    check_new(out, ENDINGS, force=force)
+    result = job.result or {}
+    if "output" not in result:
         fetch_table(client, job.id, out)
-    else:
-        _fetch_parts(output, job, out)
+        return
+    # Join the Parquet files that the job wrote to a location into one table, read from this machine.
+    counts = PartSummary(result["images"], result["errors"], result["anomalies"])
+    with error_messages(), user_umask():
+        stored_output(Location(result["output"]), result["plan"]).merge(out.absolute(), counts)
 
 
 def fetch_table(client: Client, job_id: str, out: Path) -> None:
@@ -428,40 +387,3 @@ def fetch_table(client: Client, job_id: str, out: Path) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="snf-table-") as folder:
             convert_table(client.jobs.download(job_id, Path(folder) / "scores.parquet"), out)
-
-
-def _fetch_parts(url: str, job: JobView, out: Path) -> None:
-    """Join the Parquet files that a scoring job wrote to a location into one table, read from this machine."""
-    result = job.result or {}
-    counts = PartSummary(result["images"], result["errors"], result["anomalies"])
-    with error_messages(), user_umask():
-        stored_output(Location(url), result["plan"]).merge(out.absolute(), counts)
-
-
-def check_held(
-    out: Path, model: JudgingModel, images: Sequence[str] | None, *, dataset: str | None = None, force: bool
-) -> None:
-    """Exit with code 2 if a file holds scores of other images or another calibration, unless ``force`` is set."""
-    if force or not out.exists():
-        return
-    held = read_content(out)
-    if held is None:
-        raise fail(f"--out: {out} exists and is no table of scores; {ADVICE}", USAGE)
-    held_model = JudgingModel(held.model, held.calibration)
-    if (held_model.ref, held_model.calibration) != (model.ref, model.calibration):
-        raise fail(f"--out: {out} holds scores of {held_model.label}, not of {model.label}; {ADVICE}", USAGE)
-    if held.dataset != dataset:
-        of = f"the dataset {held.dataset}" if held.dataset else "image files"
-        wanted = f"the dataset {dataset}" if dataset else "image files"
-        raise fail(f"--out: {out} holds scores of {of}, not of {wanted}; {ADVICE}", USAGE)
-    if images is not None and held.paths != tuple(images):
-        raise fail(
-            f"--out: {out} holds scores of {_described(held.paths)}, not of {_described(images)}; {ADVICE}",
-            USAGE,
-        )
-
-
-def _described(paths: Sequence[str]) -> str:
-    if len(paths) == 1:
-        return paths[0]
-    return f"{len(paths)} files from {paths[0]} to {paths[-1]}" if paths else "no files"

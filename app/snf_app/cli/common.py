@@ -19,13 +19,14 @@ from typer.core import TyperGroup
 
 from snf_app.cli import completion
 from snf_models.disk import folder_problem, storage_error
-from snf_models.errors import ErrorKind, ModelsError, StorageReadOnly
+from snf_models.errors import ErrorKind, Interrupted, ModelsError, StorageReadOnly
 from snf_models.texts import error_line
 from snf_runtime.errors import FAILED, USAGE
 from snf_worker.errors import JobsError
 from snf_worker.settings import Settings, load_settings
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
 WRONG_USAGE = {ErrorKind.NOT_FOUND, ErrorKind.CONFLICT, ErrorKind.INVALID, ErrorKind.BUSY}
 
 INTERRUPTED = 130
@@ -36,25 +37,20 @@ EXIT_CODES = (
 )
 """The exit codes of commands that judge images, for their help."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", envvar="SNF_URL", help="Address of a running service. Default: compute in this process."),
-]
-ServiceUrl = Annotated[
-    str | None,
-    typer.Option("--url", envvar="SNF_URL", help="Address of the service. Default: the service of this machine."),
-]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", envvar="SNF_API_KEY", show_envvar=True, help="API key of the service.", show_default=False),
-]
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="Model as NAME, NAME:VERSION or NAME@ALIAS.", autocompletion=completion.models),
-]
-
 DEFAULT_MODEL = "mnist-snf-glow"
+MODEL = "Model as NAME, NAME:VERSION or NAME@ALIAS."
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL, autocompletion=completion.models)]
+Ref = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL, autocompletion=completion.models)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FailOnAnomaly = Annotated[
+    bool,
+    typer.Option("--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly and every image was judged."),
+]
+Promote = Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")]
+Pairs = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter as NAME=VALUE; repeatable."),
+]
 
 
 def fail(message: str, code: int) -> typer.Exit:
@@ -90,13 +86,18 @@ def error_messages() -> Iterator[None]:
 
 def read_settings(*, writes: bool = False) -> Settings:
     """Return the settings; exit with code 2 if one is invalid or ``home`` cannot be used, or written if ``writes``."""
-    try:
-        settings = load_settings()
-    except ValidationError as error:
-        raise fail_validation(error, "settings") from error
+    settings = checked(load_settings, "settings")
     if problem := folder_problem(settings.home, writes=writes):
         raise fail(f"SNF_HOME: {problem}", USAGE)
     return settings
+
+
+def checked(read: Callable[[], R], whole: str, known: Collection[str] = ()) -> R:
+    """Return what is read; exit with code 2 and what is wrong with each value, or with the ``whole``."""
+    try:
+        return read()
+    except ValidationError as error:
+        raise fail(error_line(error, known, whole), USAGE) from error
 
 
 class ListingGroup(TyperGroup):
@@ -123,17 +124,6 @@ def require_local(command: str, reason: str) -> None:
         raise fail(f"{command} works on this machine alone, not on SNF_URL={address}: {reason}; unset SNF_URL", USAGE)
 
 
-def refuse_gradients(option: typer.CallbackParam, value: object) -> None:
-    """Refuse an option of verdicts with gradients, which earlier versions had."""
-    if value:
-        raise fail(f"verdicts with gradients have been removed: leave {option.opts[0]} out", USAGE)
-
-
-def fail_validation(error: ValidationError, whole: str, known: Collection[str] = ()) -> typer.Exit:
-    """Print what is wrong with each value, or with the ``whole``; return the exit with code 2 to raise."""
-    return fail(error_line(error, known, whole), USAGE)
-
-
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM or the first Ctrl-C sets; the next raises ``KeyboardInterrupt``."""
@@ -151,26 +141,17 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def interruptible(advice: str) -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM or Ctrl-C sets; exit with code 130 and ``advice`` if the work stops for it."""
+    with stop_on_signals() as stop:
+        try:
+            yield stop
+        except Interrupted as error:
+            raise fail(f"interrupted; {advice}", INTERRUPTED) from error
+
+
 def print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2)
+    """Print a value, or an answer of the service, as JSON."""
+    json.dump(value.model_dump(mode="json") if isinstance(value, BaseModel) else value, sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-def print_response(response: BaseModel) -> None:
-    print_json(response.model_dump(mode="json"))
-
-
-def print_result(result: M, as_json: bool, show: Callable[[M], object]) -> None:
-    """Print JSON, or the text that ``show`` prints."""
-    if as_json:
-        print_response(result)
-    else:
-        show(result)
-
-
-def print_deleted(name: str, *, as_json: bool) -> None:
-    """Print ``deleted NAME`` or ``{"deleted": "NAME"}``."""
-    if as_json:
-        print_json({"deleted": name})
-    else:
-        typer.echo(f"deleted {name}")

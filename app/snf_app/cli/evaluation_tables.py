@@ -1,15 +1,18 @@
+"""Tables of evaluations, detection limits and recommendations."""
+
 from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 
 from rich.console import Console
 from rich.text import Text
 
-from snf_app.cli.output import TableColumn, print_table
-from snf_client.schemas.evaluations import EvaluationReport, FalseAlarms, Rate, SetReport
-from snf_client.schemas.limits import LimitCell, LimitRecord
-from snf_client.schemas.recommendations import RecommendationRecord
+from snf_app.cli.output import Cell, TableColumn, print_table, text_of
+from snf_client.schemas.evaluations import EvaluationReport, FalseAlarms, Rate, Result, SetReport
+from snf_client.schemas.limits import LimitCurve, LimitRecord
+from snf_client.schemas.recommendations import FamilyResult, RecommendationRecord
 from snf_models.evaluation.report import HEADLINE, percent, result_of, summary
 from snf_models.limits.card import limit_text
 from snf_models.recommendation.rule import limit_cell_text
@@ -47,6 +50,25 @@ def print_report(report: EvaluationReport) -> None:
 
 
 def _print_scores(report: EvaluationReport, anomalous: SetReport) -> None:
+    def found(rate: Rate | FalseAlarms) -> str:
+        at = "" if rate.alpha == report.alphas[0] else f"\nat {rate.alpha:.4g}"
+        return f"{percent(rate.share)}{at}"
+
+    def row(result: Result) -> list[Cell]:
+        column = report.column(result.score)
+        alarms = column.false_alarms[0]
+        cells = (
+            column.name,
+            f"{result.auroc:.4f}",
+            "{:.4f}-{:.4f}".format(*result.auroc_interval),
+            f"{result.aupr:.4f}",
+            percent(result.fpr95),
+            found(result.detected[0]),
+            found(alarms),
+            "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
+        )
+        return [Text(cell, "bold" if column.family == "combined" else "") for cell in cells]
+
     columns = (
         TableColumn("score"),
         TableColumn("AUROC", right=True),
@@ -57,30 +79,9 @@ def _print_scores(report: EvaluationReport, anomalous: SetReport) -> None:
         TableColumn("alarms", right=True),
         TableColumn("99 %", right=True, drop=3),
     )
-    rows = []
-    for result in anomalous.results:
-        column = report.column(result.score)
-        if column.family not in HEADLINE:
-            continue
-        alarms, detected = column.false_alarms[0], result.detected[0]
-        cells = (
-            column.name,
-            f"{result.auroc:.4f}",
-            "{:.4f}-{:.4f}".format(*result.auroc_interval),
-            f"{result.aupr:.4f}",
-            percent(result.fpr95),
-            _flagged(detected, report.alphas[0]),
-            _flagged(alarms, report.alphas[0]),
-            "{:.2f}-{:.2f} %".format(*(100 * end for end in alarms.interval)),
-        )
-        rows.append([Text(cell, "bold" if column.family == "combined" else "") for cell in cells])
-    print_table(
-        columns, rows, f"{report.model}: {report.normal.name} against {anomalous.name}, alpha = {report.alphas[0]:.4g}"
-    )
-
-
-def _flagged(rate: Rate | FalseAlarms, alpha: float) -> str:
-    return percent(rate.share) if rate.alpha == alpha else f"{percent(rate.share)}\nat {rate.alpha:.4g}"
+    rows = [row(result) for result in anomalous.results if report.column(result.score).family in HEADLINE]
+    title = f"{report.model}: {report.normal.name} against {anomalous.name}, alpha = {report.alphas[0]:.4g}"
+    print_table(columns, rows, title)
 
 
 def _print_subfolders(report: EvaluationReport, anomalous: SetReport) -> None:
@@ -91,7 +92,7 @@ def _print_subfolders(report: EvaluationReport, anomalous: SetReport) -> None:
         TableColumn("AUROC", right=True),
     )
     rows = [
-        (entry.name, str(entry.images), *(percent(rate.share) for rate in entry.detected), f"{entry.auroc:.4f}")
+        (entry.name, entry.images, *(percent(rate.share) for rate in entry.detected), f"{entry.auroc:.4f}")
         for entry in anomalous.subfolders
     ]
     print_table(columns, rows, f"{report.model}: subfolders of {anomalous.name}, combined score")
@@ -116,22 +117,13 @@ def _print_localisation(report: EvaluationReport, masked: list[SetReport]) -> No
         assert entry is not None
         # None for a calibration of an earlier version, or one too small for every alpha.
         rates = next((rates for rates in entry.regions if rates.hit is not None), None)
-        rows.append(
-            (
-                anomalous.name,
-                str(entry.images),
-                str(entry.unpaired + entry.empty_masks),
-                f"{entry.pixel_auroc:.4f}",
-                f"{entry.aupro:.4f}",
-                "-" if entry.aupimo is None else f"{entry.aupimo:.4f}",
-                "-" if entry.aupimo_found is None else percent(entry.aupimo_found),
-                *(
-                    ["-"] * 3
-                    if rates is None
-                    else [f"{rates.alpha:.4g}", percent(rates.hit), percent(rates.false_alarms)]
-                ),
-            )
-        )
+        regions = ("-",) * 3
+        if rates is not None:
+            regions = (f"{rates.alpha:.4g}", percent(rates.hit), percent(rates.false_alarms))
+        counts = (entry.images, entry.unpaired + entry.empty_masks)
+        found = "-" if entry.aupimo_found is None else percent(entry.aupimo_found)
+        areas = (f"{entry.pixel_auroc:.4f}", f"{entry.aupro:.4f}", text_of(entry.aupimo, ".4f", "-"), found)
+        rows.append((anomalous.name, *counts, *areas, *regions))
     print_table(columns, rows, f"{report.model}: where the defects are, by masks, and regions at the smallest alpha")
 
 
@@ -181,26 +173,19 @@ def print_limit(number: int, record: LimitRecord) -> None:
 
 def _print_curves(record: LimitRecord) -> None:
     columns = [
-        TableColumn("defect", fold=12),
-        TableColumn("limit", right=True),
-        TableColumn("at least", right=True),
+        TableColumn("defect", lambda curve: curve.label, fold=12),
+        TableColumn("limit", limit_text, right=True),
+        TableColumn("at least", lambda curve: "" if curve.lower is None else f"{100 * curve.lower:.1f} %", right=True),
         # Of many sizes the largest are left out first: nearly all such defects are found.
-        *(TableColumn(str(size), right=True, drop=-size) for size in record.sizes),
+        *(TableColumn(str(size), partial(_share, size=size), right=True, drop=-size) for size in record.sizes),
     ]
-    rows = []
-    for curve in record.curves:
-        cells = {cell.size: cell for cell in curve.cells}
-        bound = "" if curve.lower is None else f"{100 * curve.lower:.1f} %"
-        shares = (_share(cells.get(size), curve.limit) for size in record.sizes)
-        rows.append((curve.label, limit_text(curve), bound, *shares))
-    print_table(columns, rows, "found share in % by size in pixels")
+    print_table(columns, record.curves, "found share in % by size in pixels")
 
 
-def _share(cell: LimitCell | None, limit: int | None) -> str:
-    if cell is None:
-        return ""
-    share = f"{100 * cell.share:.0f}"
-    return share if limit is not None and cell.size >= limit else f"({share})"
+def _share(curve: LimitCurve, size: int) -> str:
+    share = next((f"{100 * cell.share:.0f}" for cell in curve.cells if cell.size == size), "")
+    is_found = curve.limit is not None and size >= curve.limit
+    return share if is_found or not share else f"({share})"
 
 
 TYPICAL = "Typical limit: the size from which a family finds 90 % of the defects, averaged over their kinds"
@@ -246,31 +231,22 @@ def train_command(record: RecommendationRecord) -> str:
     return shlex.join(words)
 
 
+def _false_alarms(result: FamilyResult) -> str:
+    return "-" if result.undamaged is None else f"{result.undamaged.flagged} of {result.undamaged.images}"
+
+
 def _print_figures(record: RecommendationRecord) -> None:
     columns = (
-        TableColumn("family"),
-        TableColumn("held-out", right=True),
-        TableColumn("trivial", right=True),
-        TableColumn("unit", right=True),
-        TableColumn("typical limit, pixels", right=True, fold=14),
-        TableColumn("false alarms", right=True),
-        TableColumn("fit, s", right=True, drop=3),
-        TableColumn("1,000 images, s", right=True, drop=2),
+        TableColumn("family", lambda result: result.family),
+        TableColumn("held-out", lambda result: text_of(result.held_out, ".3f", "-"), right=True),
+        TableColumn("trivial", lambda result: text_of(result.baseline, ".3f", "-"), right=True),
+        TableColumn("unit", lambda result: result.unit or "-", right=True),
+        TableColumn("typical limit, pixels", lambda result: result.typical_limit or "-", right=True, fold=14),
+        TableColumn("false alarms", _false_alarms, right=True),
+        TableColumn("fit, s", lambda result: text_of(result.fit_seconds, ".0f", "-"), right=True, drop=3),
+        TableColumn("1,000 images, s", lambda result: text_of(result.seconds_per_1000, ".1f", "-"), right=True, drop=2),
     )
-    rows = [
-        (
-            result.family,
-            _number(result.held_out, 3),
-            _number(result.baseline, 3),
-            result.unit or "-",
-            result.typical_limit or "-",
-            "-" if result.undamaged is None else f"{result.undamaged.flagged} of {result.undamaged.images}",
-            _number(result.fit_seconds, 0),
-            _number(result.seconds_per_1000, 1),
-        )
-        for result in record.families
-    ]
-    print_table(columns, rows, f"families on {record.dataset}")
+    print_table(columns, record.families, f"families on {record.dataset}")
 
 
 def _print_limits(record: RecommendationRecord) -> None:
@@ -284,7 +260,3 @@ def _print_limits(record: RecommendationRecord) -> None:
         for of_families in zip(*(result.curves for result in compared), strict=True)
     ]
     print_table(columns, rows, "detection limits in pixels")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

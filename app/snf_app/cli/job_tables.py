@@ -1,3 +1,5 @@
+"""Tables of jobs, and their outcomes in words."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from snf_app.cli.live import LearningCurves
-from snf_app.cli.output import TableColumn, duration, print_facts, print_table
+from snf_app.cli.output import Cell, TableColumn, duration, print_facts, print_table, text_of
 from snf_client.schemas.jobs import JobList, JobView
 from snf_client.schemas.training import RunDetail, TrainingCurve
 from snf_models.texts import value_text
@@ -44,9 +46,9 @@ def published_line(
     return f"{registered}{stays or ', not live'}. To switch: {command}"
 
 
-def print_published(line: str, *, unfit: bool) -> None:
-    """Print to stdout a line that reports a new model version, in red if the version is unfit."""
-    typer.secho(line, fg=typer.colors.RED if unfit else None)
+def print_outcome(result: dict[str, Any], options: str = "") -> None:
+    """Print the result of a job in words, in red for an unfit model version."""
+    typer.secho(outcome(result, options), fg=typer.colors.RED if result.get("unfit") else None)
 
 
 STYLES = {
@@ -58,34 +60,43 @@ STYLES = {
     "paused": "yellow",
 }
 
+MOMENT = "%Y-%m-%d %H:%M:%S UTC"
 ENDED_WITH_RESULT = ("succeeded", "partial")
 
 
+def _status(job: JobView) -> Text:
+    return Text(job.status, STYLES.get(job.status, ""))
+
+
+def _eta(job: JobView) -> str:
+    return duration(job.progress.get("eta_seconds")) if job.status == "running" else ""
+
+
+def _bits(job: JobView) -> str:
+    return text_of(job.metrics.get("bits_per_dim"), ".4f")
+
+
+def _percent(job: JobView) -> str:
+    if job.status in ENDED_WITH_RESULT:
+        return "100 %"
+    fraction = job.progress.get("fraction")
+    return "" if fraction is None else f"{100 * fraction:.0f} %"
+
+
+JOBS = (
+    TableColumn("id", lambda job: job.id),
+    TableColumn("type", lambda job: job.type),
+    TableColumn("status", _status),
+    TableColumn("model", lambda job: job.model or "recommendation", fold=20),
+    TableColumn("dataset", lambda job: job.dataset, fold=12, drop=3),
+    TableColumn("done", lambda job: "" if job.status in ENDED_WITH_RESULT else _percent(job), drop=4),
+    TableColumn("ETA", _eta, drop=2),
+    TableColumn("bits/dim", _bits, drop=1),
+)
+
+
 def print_jobs(page: JobList) -> None:
-    columns = (
-        TableColumn("id"),
-        TableColumn("type"),
-        TableColumn("status"),
-        TableColumn("model", fold=20),
-        TableColumn("dataset", fold=12, drop=3),
-        TableColumn("done", drop=4),
-        TableColumn("ETA", drop=2),
-        TableColumn("bits/dim", drop=1),
-    )
-    rows = [
-        (
-            job.id,
-            job.type,
-            Text(job.status, STYLES.get(job.status, "")),
-            job.model or "recommendation",
-            job.dataset,
-            "" if job.status in ENDED_WITH_RESULT else _percent(job),
-            duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
-            _bits(job),
-        )
-        for job in page.jobs
-    ]
-    print_table(columns, rows)
+    print_table(JOBS, page.jobs)
     for job in page.jobs:
         if job.waits_for:
             typer.echo(f"{job.id} waits: {job.waits_for}")
@@ -93,28 +104,30 @@ def print_jobs(page: JobList) -> None:
 
 def print_job(job: JobView, options: str = "") -> None:
     """Print a job as a table of two columns; suggested commands end with ``options`` of ``url_option``."""
-    ended = job.status in ENDED_WITH_RESULT
-    facts: dict[str, str | Text] = {
-        "status": Text(job.status, STYLES.get(job.status, "")),
+    result = job.result or {}
+    facts: dict[str, Cell] = {
+        "status": _status(job),
         "model": job.model,
         "dataset": job.dataset,
         "preset": job.preset if job.type == "train" else "",
         "parameters": ", ".join(f"{name} {value_text(value)}" for name, value in job.parameters.items()),
         "queue": job.queue if job.place_in_line is None else f"{job.queue}, {job.place_in_line} before it",
-        "waits": job.waits_for or "",
+        "waits": job.waits_for,
         "done": _percent(job),
         "step": "{step} of {steps}".format_map(job.progress) if {"step", "steps"} <= job.progress.keys() else "",
-        "ETA": duration(job.progress.get("eta_seconds")) if job.status == "running" else "",
+        "ETA": _eta(job),
         "bits/dim": _bits(job),
         "expected to take": _expected(job),
-        "attempts": str(job.attempts),
+        "attempts": job.attempts,
         "checkpoint": "" if job.checkpoint_step is None else f"step {job.checkpoint_step}",
-        "queued": _moment(job.created_at.isoformat()),
-        "started": _moment(job.started_at.isoformat() if job.started_at else ""),
-        "finished": _moment(job.finished_at.isoformat() if job.finished_at else ""),
-        "retry of": job.retry_of or "",
+        "queued": text_of(job.created_at, MOMENT),
+        "started": text_of(job.started_at, MOMENT),
+        "finished": text_of(job.finished_at, MOMENT),
+        "retry of": job.retry_of,
         "error": f"{job.error['title']}: {job.error['detail']}" if job.error else "",
-        "outcome": Text(outcome(job, options), "bold red" if is_unfit(job) else "") if ended else "",
+        "outcome": Text(outcome(result, options), "bold red" if result.get("unfit") else "")
+        if job.status in ENDED_WITH_RESULT
+        else "",
     }
     print_facts(facts, f"{job.type} {job.id}")
 
@@ -128,17 +141,15 @@ def print_curve(curve: TrainingCurve | RunDetail) -> None:
         Console().print("no curve: no report has bits/dim (a model of features is fitted in closed form)")
         return
     curves = LearningCurves()
-    for point in curve.points:
-        curves.add({"event": "metrics", **point.model_dump()})
-    for validation in curve.validations:
-        curves.add({"event": "validation", **validation.model_dump()})
+    for kind, points in (("metrics", curve.points), ("validation", curve.validations)):
+        for point in points:
+            curves.add({"event": kind, **point.model_dump()})
     Console().print(curves)
     Console().print(f"steps {curve.points[0].step} to {curve.points[-1].step}")
 
 
-def outcome(job: JobView, options: str = "") -> str:
-    """Return a result in words, such as ``registered digits:2``; suggested commands end with ``options``."""
-    result = job.result or {}
+def outcome(result: dict[str, Any], options: str = "") -> str:
+    """Return the result of a job in words, such as ``registered digits:2``; suggested commands end with ``options``."""
     if "proposal" in result:
         proposed = result["proposal"] and f"proposes {result['proposal']} ({result['preset']})"
         return f"{proposed or 'proposes no family'}: {'; '.join(result['reasons'])}"
@@ -154,8 +165,8 @@ def outcome(job: JobView, options: str = "") -> str:
         return published_line(result["ref"], live=live, unfit=unfit, options=options, smallest_p=smallest)
     if "anomalies" in result:
         place = f"; the scores are in {result['output']}" if "output" in result else ""
-        return f"{job_counts(job).text}{place}"
-    return f"job {job.id} succeeded"
+        return f"{job_counts(result).text}{place}"
+    return "succeeded"
 
 
 def calibration_outcome(result: dict[str, Any], options: str = "") -> str:
@@ -178,35 +189,13 @@ def limit_outcome(result: dict[str, Any]) -> str:
     return f"{made}; {'; '.join(sizes)}"
 
 
-def is_unfit(job: JobView) -> bool:
-    """Return whether a job trained a version that failed a check, so that it does not become live by itself."""
-    return bool((job.result or {}).get("unfit"))
-
-
-def job_counts(job: JobView) -> JudgedCounts:
-    """Return the counts of a bulk scoring job; 0 for other jobs."""
-    result = job.result or {}
+def job_counts(result: dict[str, Any]) -> JudgedCounts:
+    """Return the counts of the result of a bulk scoring job; 0 for other jobs."""
     errors = result.get("errors", 0)
     return JudgedCounts(result.get("images", 0) - errors, result.get("anomalies", 0), errors)
-
-
-def _bits(job: JobView) -> str:
-    bits = job.metrics.get("bits_per_dim")
-    return "" if bits is None else f"{bits:.4f}"
 
 
 def _expected(job: JobView) -> str:
     if job.estimate is None or (job.estimate.seconds is None and job.status != "queued"):
         return ""
     return "unknown until it runs" if job.estimate.seconds is None else duration(job.estimate.seconds)
-
-
-def _moment(text: str) -> str:
-    return f"{text[:10]} {text[11:19]} UTC" if text else ""
-
-
-def _percent(job: JobView) -> str:
-    if job.status in ENDED_WITH_RESULT:
-        return "100 %"
-    fraction = job.progress.get("fraction")
-    return "" if fraction is None else f"{100 * fraction:.0f} %"

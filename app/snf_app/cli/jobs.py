@@ -1,33 +1,22 @@
+"""Command ``snf jobs``, and the requests of jobs that its words give."""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
-from pydantic import ValidationError
 
 from snf_app.cli import completion
-from snf_app.cli.common import (
-    Json,
-    Key,
-    ListingGroup,
-    ServiceUrl,
-    fail,
-    fail_validation,
-    print_deleted,
-    print_response,
-    print_result,
-    url_option,
-)
-from snf_app.cli.job_tables import is_unfit, job_counts, outcome, print_curve, print_job, print_jobs, print_published
+from snf_app.cli.common import ListingGroup, checked, fail
+from snf_app.cli.job_tables import job_counts, print_curve, print_job, print_jobs, print_outcome
 from snf_app.cli.live import live_view
 from snf_app.cli.output import Force
-from snf_app.cli.service import follow_job, service, service_url
-from snf_client import Client
+from snf_app.cli.service import Session, command, print_deleted
 from snf_client.schemas.base import JobType
-from snf_client.schemas.jobs import JobRequest, JobView
+from snf_client.schemas.jobs import JobList, JobRequest, JobView
 from snf_runtime.errors import USAGE
 from snf_worker.jobs.record import Status
 
@@ -49,10 +38,7 @@ def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobReques
     unknown = request.keys() - {"type", "parameters", *fields}
     if unknown:
         raise fail(f"{file}: expected the fields {', '.join(fields)} and parameters, got {min(unknown)!r}", USAGE)
-    try:
-        return JobRequest.model_validate(request)
-    except ValidationError as error:
-        raise fail_validation(error, "the request") from error
+    return checked(lambda: JobRequest.model_validate(request), "the request")
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, Any]:
@@ -121,200 +107,161 @@ commands = typer.Typer(rich_markup_mode="markdown")
 jobs = typer.Typer(cls=ListingGroup)
 commands.add_typer(jobs, name="jobs")
 
-JobId = Annotated[str, typer.Argument(help="Id of the job.", show_default=False, autocompletion=completion.jobs)]
+JobId = Annotated[str, typer.Argument(help="Id of the job.", autocompletion=completion.jobs)]
 
 
-@jobs.command()
+@command(jobs, in_process=False)
 def submit(
-    type: Annotated[JobType, typer.Argument(help="Type of the job.", show_default=False)],
+    session: Session,
+    type: Annotated[JobType, typer.Argument(help="Type of the job.")],
     pairs: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="NAME=VALUE",
             help="dataset, model, preset, promote, device or force, or any parameter of the job; lists with commas.",
-            show_default=False,
         ),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file",
             exists=True,
             dir_okay=False,
             help="JSON file with the request, as `POST /v1/jobs` takes it; NAME=VALUE overrides it.",
-            show_default=False,
         ),
     ] = None,
     watching: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
-    url: ServiceUrl = None,
-    key: Key = None,
-    as_json: Json = False,
 ) -> None:
     """Queue a job of any type and print its id, or follow it with --watch.
 
     For example: snf jobs submit score dataset=lots model=my-parts alpha=0.001
     """
-    request = job_request(type, pairs or [], file)
-    with service(service_url(url), key) as client:
-        job = client.jobs.submit(request)
-        if job.waits_for:
-            typer.echo(f"snf: {job.waits_for}", err=True)
-        if watching:
-            typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job", err=True)
-            _watch(client, job.id, url, as_json)
-        else:
-            print_result(job, as_json, lambda job: typer.echo(job.id))
+    job = session.client.jobs.submit(job_request(type, pairs or [], file))
+    if job.waits_for:
+        typer.echo(f"snf: {job.waits_for}", err=True)
+    if watching:
+        typer.echo(f"job {job.id}; Ctrl-C stops watching, not the job", err=True)
+        watch(session, job.id)
+    session.print(job, lambda job: typer.echo(job.id))
 
 
-@jobs.command("list")
+@command(jobs, "list", in_process=False, show=print_jobs)
 def list_jobs(
-    status: Annotated[Status | None, typer.Option(help="Only jobs with this status.", show_default=False)] = None,
+    session: Session,
+    status: Annotated[Status | None, typer.Option(help="Only jobs with this status.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Number of jobs at most.")] = 20,
-    url: ServiceUrl = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
+) -> JobList:
     """List the newest jobs of a service: id, type, status, model, dataset and progress."""
-    with service(service_url(url), key) as client:
-        page = client.jobs.list(status=None if status is None else status.value, limit=limit)
-    print_result(page, as_json, print_jobs)
+    return session.client.jobs.list(status=None if status is None else status.value, limit=limit)
 
 
-@jobs.command()
-def show(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
+@command(jobs, in_process=False)
+def show(session: Session, job_id: JobId) -> None:
     """Show a job's status, progress, parameters and times, and its result or error."""
-    with service(service_url(url), key) as client:
-        job = client.jobs.get(job_id)
-    print_result(job, as_json, lambda job: print_job(job, url_option(url)))
+    session.print(session.client.jobs.get(job_id), lambda job: print_job(job, session.option))
 
 
-@jobs.command()
-def watch(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
+@command(jobs, in_process=False)
+def watch(session: Session, job_id: JobId) -> NoReturn:
     """Show a job's progress until it ends.
 
     Ctrl-C stops watching, not the job.
 
     Exit code 3: it failed or was cancelled. Exit code 4: a scoring that could not judge every image.
     """
-    with service(service_url(url), key) as client:
-        _watch(client, job_id, url, as_json)
+    with live_view(session.as_json) as observe:
+        job = session.follow(job_id, observe)
+    result = job.result or {}
+    if not session.as_json:
+        print_outcome(result, session.option)
+    raise typer.Exit(job_counts(result).exit_code(fail_on_anomaly=False))
 
 
-@jobs.command()
+@command(jobs, in_process=False)
 def metrics(
+    session: Session,
     job_id: JobId,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row for each step.")] = False,
-    url: ServiceUrl = None,
-    key: Key = None,
-    as_json: Json = False,
 ) -> None:
     """Draw the learning curves of a training job in the terminal, or print them as JSON or CSV.
 
     The drawn curves show bits/dim and reconstruction error by training step.
     """
-    with service(service_url(url), key) as client:
-        if as_csv:
-            typer.echo(client.jobs.metrics_csv(job_id), nl=False)
-        elif as_json:
-            print_response(client.jobs.metrics(job_id))
-        else:
-            print_curve(client.jobs.metrics(job_id, points=CURVE_POINTS))
+    if as_csv:
+        typer.echo(session.client.jobs.metrics_csv(job_id), nl=False)
+    else:
+        points = None if session.as_json else CURVE_POINTS
+        session.print(session.client.jobs.metrics(job_id, points=points), print_curve)
 
 
-@jobs.command()
+@command(jobs, in_process=False, as_json=False)
 def log(
+    session: Session,
     job_id: JobId,
     tail: Annotated[int, typer.Option("--tail", "-n", min=1, max=10_000, help="Lines at most.")] = 500,
-    url: ServiceUrl = None,
-    key: Key = None,
 ) -> None:
     """Print the end of a job's log: the last complete lines that its processes printed."""
-    with service(service_url(url), key) as client:
-        typer.echo(client.jobs.log(job_id, tail=tail), nl=False)
+    typer.echo(session.client.jobs.log(job_id, tail=tail), nl=False)
 
 
-@jobs.command()
+@command(jobs, in_process=False, as_json=False)
 def download(
+    session: Session,
     job_id: JobId,
     out: Annotated[Path, typer.Option("--out", "-o", help="Table: .parquet, .csv or .jsonl.")] = Path("scores.parquet"),
     force: Force = False,
-    url: ServiceUrl = None,
-    key: Key = None,
 ) -> None:
     """Download the table that a bulk scoring job wrote, with one row of scores for each image."""
-    with service(service_url(url), key) as client:
-        from snf_app.cli.bulk_scoring import download_table  # noqa: PLC0415 - PyArrow takes time to load
+    job = session.client.jobs.get(job_id)
+    from snf_app.cli.bulk_scoring import download_table  # noqa: PLC0415 - PyArrow takes time to load
 
-        download_table(client, client.jobs.get(job_id), out, force=force)
+    download_table(session.client, job, out, force=force)
     typer.echo(f"the table is in {out}")
 
 
-@jobs.command()
-def cancel(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Cancel a waiting job at once, or ask a running job to stop.
-
-    Exit code 2: the job has ended already.
-    """
-    with service(service_url(url), key) as client:
-        _print_status(client.jobs.cancel(job_id), as_json)
-
-
-@jobs.command()
-def pause(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Pause a queued job at once, or a running job as soon as it has written a checkpoint.
-
-    A running job then frees its device.
-    """
-    with service(service_url(url), key) as client:
-        _print_status(client.jobs.pause(job_id), as_json)
-
-
-@jobs.command()
-def resume(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Put a paused job at the head of its queue; it continues from its checkpoint."""
-    with service(service_url(url), key) as client:
-        _print_status(client.jobs.resume(job_id), as_json)
-
-
-@jobs.command()
-def retry(job_id: JobId, url: ServiceUrl = None, key: Key = None, as_json: Json = False) -> None:
-    """Queue a failed or cancelled job again as a new job, which continues from the newest checkpoint."""
-    with service(service_url(url), key) as client:
-        _print_status(client.jobs.retry(job_id), as_json)
-
-
-def _watch(client: Client, job_id: str, url: str | None, as_json: bool) -> None:
-    """Follow a job until it ends, print its result, and end the command with the exit code of its counts."""
-    with live_view(as_json) as observe:
-        job = follow_job(client, job_id, observe)
-    if not as_json:
-        print_published(outcome(job, url_option(url)), unfit=is_unfit(job))
-    raise typer.Exit(job_counts(job).exit_code(fail_on_anomaly=False))
-
-
-def _print_status(job: JobView, as_json: bool) -> None:
-    if as_json:
-        print_response(job)
-        return
+def print_status(job: JobView) -> None:
     is_stopping = job.status in {"starting", "running"} and (job.cancel_requested or job.pause_requested)
     typer.echo(f"{job.id} is {job.status}{', stopping' if is_stopping else ''}")
 
 
-@jobs.command()
+@command(jobs, in_process=False, show=print_status)
+def cancel(session: Session, job_id: JobId) -> JobView:
+    """Cancel a waiting job at once, or ask a running job to stop.
+
+    Exit code 2: the job has ended already.
+    """
+    return session.client.jobs.cancel(job_id)
+
+
+@command(jobs, in_process=False, show=print_status)
+def pause(session: Session, job_id: JobId) -> JobView:
+    """Pause a queued job at once, or a running job as soon as it has written a checkpoint.
+
+    A running job then frees its device.
+    """
+    return session.client.jobs.pause(job_id)
+
+
+@command(jobs, in_process=False, show=print_status)
+def resume(session: Session, job_id: JobId) -> JobView:
+    """Put a paused job at the head of its queue; it continues from its checkpoint."""
+    return session.client.jobs.resume(job_id)
+
+
+@command(jobs, in_process=False, show=print_status)
+def retry(session: Session, job_id: JobId) -> JobView:
+    """Queue a failed or cancelled job again as a new job, which continues from the newest checkpoint."""
+    return session.client.jobs.retry(job_id)
+
+
+@command(jobs, in_process=False)
 def delete(
-    job_ids: Annotated[
-        list[str],
-        typer.Argument(metavar="ID...", help="Ids of jobs.", show_default=False, autocompletion=completion.jobs),
-    ],
-    url: ServiceUrl = None,
-    key: Key = None,
-    as_json: Json = False,
+    session: Session,
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs.", autocompletion=completion.jobs)],
 ) -> None:
     """Delete jobs that have ended, with their results and files, but not their models.
 
     Stops at the first error.
     """
-    with service(service_url(url), key) as client:
-        for job_id in job_ids:
-            client.jobs.delete(job_id)
-            print_deleted(job_id, as_json=as_json)
+    for job_id in job_ids:
+        session.client.jobs.delete(job_id)
+        session.print({"deleted": job_id}, print_deleted)

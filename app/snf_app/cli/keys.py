@@ -1,3 +1,5 @@
+"""Command ``snf keys``."""
+
 from __future__ import annotations
 
 import getpass
@@ -11,12 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from snf_app.cli.common import Json, ListingGroup, fail, print_json, read_settings, require_local
-from snf_app.cli.output import TableColumn, print_table
+from snf_app.cli.output import TableColumn, print_table, text_of
 from snf_app.http.request_log import audit_file, timestamp
 from snf_client.schemas.base import NAME, NAME_RULE, Role
-from snf_models.texts import choices
 from snf_runtime.errors import FAILED, USAGE
-from snf_worker.keys import RATE, ROLES, KeyConflict, KeyFile, KeysUnreadable, StoredKey, import_key_file
+from snf_worker.keys import RATE, KeyConflict, KeyFile, KeysUnreadable, StoredKey, import_key_file
 from snf_worker.settings import Settings
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -26,34 +27,31 @@ commands.add_typer(keys, name="keys")
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 MAX_DURATION = timedelta(days=3650)
 
-Ref = Annotated[str, typer.Argument(help="Name or id of the key.", show_default=False)]
+
+def _limits(key: StoredKey) -> str:
+    return ", ".join(f"{rate} {unit}" for unit, rate in (("requests", key.requests), ("images", key.images)) if rate)
 
 
-def _role(text: str) -> Role:
-    """Read a role of a key; a wrong one is an error of usage that names the most similar role."""
-    for role in ROLES:
-        if role == text:
-            return role
-    raise typer.BadParameter(f"there is no role {text!r}; {choices(text, ROLES)}")
+KEYS = (
+    TableColumn("id", lambda key: key.id),
+    TableColumn("name", lambda key: key.name, fold=16),
+    TableColumn("role", lambda key: key.role),
+    TableColumn("state", lambda key: key.state(datetime.now(UTC))),
+    TableColumn("created", lambda key: text_of(key.created, "%Y-%m-%d"), drop=1),
+    TableColumn("expires", lambda key: text_of(key.expires, "%Y-%m-%d"), drop=3),
+    TableColumn("limits", _limits, fold=16, drop=2),
+)
+
+Ref = Annotated[str, typer.Argument(help="Name or id of the key.")]
 
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Holder of the key: a person, a camera, a program.", show_default=False)],
-    role: Annotated[
-        Role,
-        typer.Option(
-            "--role",
-            parser=_role,
-            metavar="|".join(ROLES),
-            help="Permissions of the key; each role includes the ones before.",
-        ),
-    ],
-    expires: Annotated[
-        str | None, typer.Option("--expires", help="Time for which the key is valid: 90d, 12h, 30m.")
-    ] = None,
-    requests: Annotated[str | None, typer.Option("--requests", help="Requests at most: 600/minute.")] = None,
-    images: Annotated[str | None, typer.Option("--images", help="Images scored or drawn at most: 10000/hour.")] = None,
+    name: Annotated[str, typer.Argument(help="Holder of the key: a person, a camera, a program.")],
+    role: Annotated[Role, typer.Option(help="Permissions of the key; each role includes the ones before.")],
+    expires: Annotated[str | None, typer.Option(help="Time for which the key is valid: 90d, 12h, 30m.")] = None,
+    requests: Annotated[str | None, typer.Option(help="Requests at most: 600/minute.")] = None,
+    images: Annotated[str | None, typer.Option(help="Images scored or drawn at most: 10000/hour.")] = None,
     as_json: Json = False,
 ) -> None:
     """Create an API key and print it once; it cannot be shown again.
@@ -87,21 +85,7 @@ def list_keys(as_json: Json = False) -> None:
     if as_json:
         print_json({"keys": [_view(key) for key in stored]})
         return
-    columns = (
-        TableColumn("id"),
-        TableColumn("name", fold=16),
-        TableColumn("role"),
-        TableColumn("state"),
-        TableColumn("created", drop=1),
-        TableColumn("expires", drop=3),
-        TableColumn("limits", fold=16, drop=2),
-    )
-    rows = []
-    for key in stored:
-        limits = [f"{rate} {unit}" for unit, rate in (("requests", key.requests), ("images", key.images)) if rate]
-        times = [f"{time:%Y-%m-%d}" if time else "" for time in (key.created, key.expires)]
-        rows.append((key.id, key.name, key.role, key.state(datetime.now(UTC)), *times, ", ".join(limits)))
-    print_table(columns, rows)
+    print_table(KEYS, stored)
 
 
 @keys.command()
@@ -123,9 +107,7 @@ def revoke(ref: Ref, as_json: Json = False) -> None:
 @keys.command()
 def rotate(
     ref: Ref,
-    overlap: Annotated[
-        str, typer.Option("--overlap", help="Time for which the old text stays valid: 24h; 0m: not at all.")
-    ] = "1h",
+    overlap: Annotated[str, typer.Option(help="Time for which the old text stays valid: 24h; 0m: not at all.")] = "1h",
     as_json: Json = False,
 ) -> None:
     """Give an API key a new secret text, and print that text.

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from snf_app.cli.output import duration
+from snf_app.cli.output import duration, text_of
 
 EventData = dict[str, Any]
 Observer = Callable[[EventData], None]
@@ -71,7 +71,7 @@ def terminal_view(console: Console) -> Iterator[Observer]:
                         description="images" if bits is None else "step",
                         completed=event["step"],
                         total=event["steps"],
-                        rate=_number(event.get("images_per_second"), ".0f"),
+                        rate=text_of(event.get("images_per_second"), ".0f", "-"),
                         bits="" if bits is None else f"{bits:.4f} bits/dim",
                         eta=duration(event.get("eta_seconds")),
                     )
@@ -146,7 +146,7 @@ def _messages(event: EventData) -> list[str]:
             worker = f" on {event['worker']}" if "worker" in event else ""
             return [f"{event['status']}{attempt}{worker}"]
         case "validation":
-            return [f"step {event['step']}: validation {_number(event['bits_per_dim'], '.4f')} bits/dim"]
+            return [f"step {event['step']}: validation {text_of(event['bits_per_dim'], '.4f', '-')} bits/dim"]
         case "evaluation":
             return _evaluation(event)
         case "log":
@@ -176,16 +176,12 @@ def measured(bits: float | None, nats: float | None, images: int | None) -> str:
 
 
 def _progress_line(event: EventData) -> str:
-    parts = [f"{event['step']}/{event['steps']}", f"{_number(event.get('images_per_second'), '.0f')} img/s"]
+    parts = [f"{event['step']}/{event['steps']}", f"{text_of(event.get('images_per_second'), '.0f', '-')} img/s"]
     if event.get("bits_per_dim") is not None:
         parts.append(f"{event['bits_per_dim']:.4f} bits/dim")
     if event.get("reconstruction_error") is not None:
         parts.append(f"reconstruction error {event['reconstruction_error']:.2e}")
     return "  ".join([*parts, f"ETA {duration(event.get('eta_seconds'))}"])
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 ROWS = 5

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,15 @@ from typing import Any, Literal
 import torch
 import typer
 
-from snf_app.cli.common import INTERRUPTED, fail, read_settings, stop_on_signals, url_option
-from snf_app.cli.job_tables import print_published, published_line
+from snf_app.cli.common import fail, interruptible, read_settings
+from snf_app.cli.job_tables import print_outcome
 from snf_app.cli.live import live_view
 from snf_app.cli.output import ADVICE, events_bar, labelled_bar, spinner
+from snf_app.cli.service import Session
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
 from snf_client.schemas.limits import LimitParameters, LimitRecord
 from snf_client.schemas.recommendations import RecommendationRecord, RecommendParameters
-from snf_client.schemas.training import ImageOptions, TrainingConfig
+from snf_client.schemas.training import ImageOptions
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import ArtifactError, FolderTaken, Interrupted
 from snf_models.evaluation.evaluate import Subject, evaluate
@@ -44,6 +45,7 @@ from snf_worker.settings import Settings
 
 
 def train_here(
+    session: Session,
     data: str,
     name: str,
     recipe: TrainingRecipe,
@@ -53,14 +55,15 @@ def train_here(
     *,
     promote: bool,
     restart: bool,
-    as_json: bool,
 ) -> None:
     """Train and register a model, and print what was registered; Ctrl-C leaves a checkpoint."""
     settings = read_settings(writes=True)
     given, folder = folder, folder or settings.home / "runs" / name
-    with output_of_first_process(), stop_on_signals() as stop, ExitStack() as processes:
-        ranks = processes.enter_context(ranks_of_torchrun(device))
-        config = _config_of_run(folder, recipe, parameters, ranks, restart=restart)
+    advice = f"the checkpoint is in {folder}"
+    with output_of_first_process(), interruptible(advice) as stop, ranks_of_torchrun(device) as ranks:
+        if restart:
+            _set_aside(folder, ranks)
+        config = begun_config(folder, recipe, parameters)
         dataset = load_dataset(data, settings.data_dir, _datasets(settings), config)
         job = new_job(
             origin="command",
@@ -72,7 +75,7 @@ def train_here(
         )
         try:
             with recorded_run(job, settings, folder, write=ranks.first) as record:
-                with nullcontext() if given is None else user_umask(), live_view(as_json) as show:
+                with nullcontext() if given is None else user_umask(), live_view(session.as_json) as show:
                     artifact = run(
                         dataset,
                         recipe,
@@ -92,39 +95,29 @@ def train_here(
                 live = models.live_version(name)
                 if problem := record.published(version, live=live == version.version):
                     typer.echo(f"snf: {problem}", err=True)
-        except Interrupted as error:
-            raise fail(f"{error}; the checkpoint is in {folder}", INTERRUPTED) from error
         except FolderTaken as error:
             advice = "Give the same settings to continue it, --restart to begin anew, or another --folder"
             raise fail(f"{error.detail}. {advice}", USAGE) from error
         if given is None:
             # With these checkpoints the next training of this name would end at once.
             shutil.rmtree(folder)
-    print_version(version, live, as_json)
+    print_version(session, version, live)
 
 
-def print_version(version: ModelVersion, live: int | None, as_json: bool) -> None:
+def print_version(session: Session, version: ModelVersion, live: int | None) -> None:
     """Print a new version and the ``live`` one, as a line of text or an event ``published``."""
-    reference, failed = f"{version.name}:{version.version}", version.manifest.unfit
-    smallest = version.manifest.calibration.smallest_p
-    if as_json:
-        published = {"model": version.name, "version": version.version, "ref": reference}
-        published |= {"live": live == version.version, "live_version": live, "smallest_p": smallest}
-        unfit = [{"code": check.code, "detail": check.sentence} for check in failed]
-        typer.echo(json.dumps({"event": "published", **published, "unfit": unfit}))
+    published: dict[str, Any] = {
+        "model": version.name,
+        "version": version.version,
+        "ref": f"{version.name}:{version.version}",
+    }
+    published |= {"live": live == version.version, "live_version": live}
+    published["smallest_p"] = version.manifest.calibration.smallest_p
+    published["unfit"] = [{"code": check.code, "detail": check.sentence} for check in version.manifest.unfit]
+    if session.as_json:
+        typer.echo(json.dumps({"event": "published", **published}))
     else:
-        reasons = [check.sentence for check in failed]
-        line = published_line(reference, live=live, unfit=reasons, options=url_option(None), smallest_p=smallest)
-        print_published(line, unfit=bool(failed))
-
-
-def _config_of_run(
-    folder: Path, recipe: TrainingRecipe, parameters: dict[str, Any], ranks: Ranks, *, restart: bool
-) -> TrainingConfig:
-    """Return the settings of a run that may have begun in a folder, unless it is to begin anew."""
-    if restart:
-        _set_aside(folder, ranks)
-    return begun_config(folder, recipe, parameters)
+        print_outcome(published, session.option)
 
 
 def _set_aside(folder: Path, ranks: Ranks) -> None:
@@ -184,19 +177,16 @@ def recommend_here(name: str, parameters: RecommendParameters) -> Recommendation
     images = ImageOptions.model_validate(parameters.image_settings)
     data = load_dataset(name, settings.data_dir, _datasets(settings), images)
     folder = settings.home / "recommendations" / name
-    with stop_on_signals() as stop, events_bar() as observe:
-        try:
-            record = compare_families(
-                data,
-                parameters,
-                folder,
-                observe=observe,
-                should_stop=stop.is_set,
-                options=settings.job_engine_options,
-                threads=settings.train_threads,
-            )
-        except Interrupted as error:
-            raise fail("interrupted; the same command continues the comparison", INTERRUPTED) from error
+    with interruptible("the same command continues the comparison") as stop, events_bar() as observe:
+        record = compare_families(
+            data,
+            parameters,
+            folder,
+            observe=observe,
+            should_stop=stop.is_set,
+            options=settings.job_engine_options,
+            threads=settings.train_threads,
+        )
     shutil.rmtree(folder)
     return record
 
@@ -215,17 +205,14 @@ def _datasets(settings: Settings) -> DatasetStore:
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a progress bar's function, which ends the command with code 130 after Ctrl-C."""
-    with stop_on_signals() as stop, labelled_bar() as update:
+    with interruptible(f"{what} starts anew when it is repeated") as stop, labelled_bar() as update:
 
         def progress(label: str, done: int, total: int) -> None:
             if stop.is_set():
                 raise Interrupted("asked to stop")
             update(label, done, total)
 
-        try:
-            yield progress
-        except Interrupted as error:
-            raise fail(f"interrupted; {what} starts anew when it is repeated", INTERRUPTED) from error
+        yield progress
 
 
 def export_here(model: str, folder: Path, form: Literal["openvino", "onnx"], *, force: bool) -> None:

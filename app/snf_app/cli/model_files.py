@@ -1,4 +1,4 @@
-"""Commands that write and read whole models, and those that draw samples and audit."""
+"""Commands that write and read whole models, and the one that draws samples."""
 
 from __future__ import annotations
 
@@ -9,53 +9,36 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markdown import Markdown
 
 from snf_app.cli import completion
 from snf_app.cli.common import (
     DEFAULT_MODEL,
-    Json,
-    Key,
+    ListingGroup,
     Model,
-    Url,
+    Promote,
+    Ref,
     error_messages,
     fail,
-    print_json,
-    print_response,
-    print_result,
     read_settings,
     require_local,
-    url_option,
 )
-from snf_app.cli.job_tables import print_published, published_line
-from snf_app.cli.model_tables import print_audit
+from snf_app.cli.job_tables import print_outcome
 from snf_app.cli.output import ADVICE, Force, bytes_bar, check_new, spinner, write_out
-from snf_app.cli.score_output import print_notes
-from snf_app.cli.service import service
+from snf_app.cli.service import Session, command
 from snf_client import Client, UnexpectedAnswer
 from snf_client.schemas.base import NAME_RULE
 from snf_models.artifacts.files import cached_artifact, fetch_artifact, files_at, pack, unpack, write_artifact
 from snf_models.locations.location import Location
 from snf_models.naming import is_name
-from snf_runtime.errors import ANOMALY, USAGE
+from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 from snf_worker.sandbox.uploads import verify_upload
 
 FORMATS: dict[str, Literal["png", "npy", "zip"]] = {".png": "png", ".npy": "npy", ".zip": "zip"}
 
 commands = typer.Typer(rich_markup_mode="markdown")
-
-NewName = Annotated[str, typer.Argument(help="Name of the model, which gets a new version.", show_default=False)]
-Ref = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Model as NAME, NAME:VERSION or NAME@ALIAS.",
-        show_default=False,
-        autocompletion=completion.models,
-    ),
-]
+models = typer.Typer(cls=ListingGroup)
+"""Commands of ``snf models``."""
 
 
 def is_url(text: str) -> bool:
@@ -67,52 +50,20 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
-def card(model: Ref, url: Url = None, key: Key = None) -> None:
-    """Show the model card, a text about the purpose, training, measured quality and limits of a model."""
-    with service(url, key) as client:
-        text = client.models.card(model)
-    console = Console()
-    if console.is_terminal:
-        console.print(Markdown(text))
-    else:
-        typer.echo(text, nl=False)
-
-
-def audit(
-    model: Ref,
-    n: Annotated[int, typer.Option("-n", min=1, max=16, help="Number of images.")] = 4,
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
-) -> None:
-    """Check a model's scores by recomputing the log-likelihoods of some images in float64.
-
-    The images are stored with the model. If they are too few, samples are added, where the model can generate them.
-
-    Exit code 1: the scores do not agree.
-    """
-    with service(url, key) as client, spinner(f"auditing {model}"):
-        audited = client.models.audit(model, n=n)
-    print_result(audited, as_json, print_audit)
-    if not audited.agrees:
-        raise typer.Exit(ANOMALY)
-
-
+@command(models, as_json=False)
 def export(
+    session: Session,
     model: Ref,
     file: Annotated[
         str | None,
         typer.Argument(
             help="Tar file, or URL of a folder for the single files, such as s3://bucket/models/parts. "
             "Default: NAME-VERSION.tar.",
-            show_default=False,
             autocompletion=completion.files,
         ),
     ] = None,
-    out: Annotated[str | None, typer.Option("--out", "-o", help="The same as FILE.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="The same as FILE.")] = None,
     force: Force = False,
-    url: Url = None,
-    key: Key = None,
 ) -> None:
     """Write a model version to a tar file or a storage URL, for `snf models import`.
 
@@ -120,38 +71,32 @@ def export(
     """
     if file is not None and out is not None:
         raise fail(f"expected one file, got {file} and --out {out}", USAGE)
-    with service(url, key) as client:
-        found = client.models.get(model)
-        if not is_name(found.name):  # it becomes the name of a file
-            raise UnexpectedAnswer(f"the service named the model {found.name!a}: expected {NAME_RULE}")
-        ref = f"{found.name}:{found.version}"
-        target = file or out or f"{found.name}-{found.version}.tar"
-        if is_url(target):
-            _write_to_location(client, ref, target, force=force)
-        else:
-            check_new(Path(target), (".tar",), force=force)
-            with spinner(f"fetching {model}"), user_umask():
-                client.models.download(ref, Path(target))
+    found = session.client.models.get(model)
+    if not is_name(found.name):  # it becomes the name of a file
+        raise UnexpectedAnswer(f"the service named the model {found.name!a}: expected {NAME_RULE}")
+    ref = f"{found.name}:{found.version}"
+    target = file or out or f"{found.name}-{found.version}.tar"
+    if is_url(target):
+        _write_to_location(session.client, ref, target, force=force)
+    else:
+        check_new(Path(target), (".tar",), force=force)
+        with spinner(f"fetching {model}"), user_umask():
+            session.client.models.download(ref, Path(target))
     typer.echo(f"{ref} is in {target}")
     if active := found.calibration.number:
         note = f"its calibration {active} is not in the file; an import has calibration 0, which it was published with"
-        print_notes([note], to_stderr=True)
+        typer.echo(f"note: {note}", err=True)
 
 
+@command(models, "import")
 def import_model(
-    name: NewName,
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the model, which gets a new version.")],
     file: Annotated[
         str,
-        typer.Argument(
-            help="Tar file of `snf models export`, or URL of its folder.",
-            show_default=False,
-            autocompletion=completion.files,
-        ),
+        typer.Argument(help="Tar file of `snf models export`, or URL of its folder.", autocompletion=completion.files),
     ],
-    promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
+    promote: Promote = False,
 ) -> None:
     """Verify the files of an exported model, and register them as a new version of a model.
 
@@ -159,20 +104,18 @@ def import_model(
     """
     if not is_url(file) and not Path(file).is_file():
         raise fail(f"expected a tar file, or a URL such as s3://bucket/folder, got {file}: it is no file", USAGE)
-    with service(url, key) as client, _tar_of(file) as tar, bytes_bar("sending", "verifying the model") as update:
+    client = session.client
+    with _tar_of(file) as tar, bytes_bar("sending", "verifying the model") as update:
         registered = client.models.upload(name, tar, promote=promote, progress=update)
-        [live] = (model.aliases.get("live") for model in client.models.list().models if model.name == name)
-    if as_json:
-        print_response(registered)
-    else:
-        unfit = [reason.detail for reason in registered.unfit]
-        ref = f"{registered.name}:{registered.version}"
-        line = published_line(ref, live=live, unfit=unfit, options=url_option(url))
-        print_published(line, unfit=bool(unfit))
+    [live] = (model.aliases.get("live") for model in client.models.list().models if model.name == name)
+
+    result = registered.model_dump(include={"unfit"}) | {"ref": f"{name}:{registered.version}", "live_version": live}
+    session.print(registered, lambda _: print_outcome(result, session.option))
 
 
-@commands.command()
+@command(commands)
 def sample(
+    session: Session,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File: a grid (.png), an array (.npy) or single PNG files (.zip).")
     ] = Path("samples.png"),
@@ -182,34 +125,23 @@ def sample(
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same images. Default: random.")] = None,
     learned: Annotated[bool, typer.Option("--learned", help="Use the learned inverses.")] = False,
     force: Force = False,
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
 ) -> None:
     """Draw random images from a model into a file: a PNG grid, a NumPy array or a zip of single PNG files."""
     check_new(out, tuple(FORMATS), force=force)
-    with service(url, key) as client, spinner(f"drawing {n} images"):
-        file = client.samples.file(
-            model,
-            n,
-            format=FORMATS[out.suffix],
-            temperature=temperature,
-            seed=seed,
-            inverse="learned" if learned else "exact",
+    inverse: Literal["learned", "exact"] = "learned" if learned else "exact"
+    with spinner(f"drawing {n} images"):
+        file = session.client.samples.file(
+            model, n, format=FORMATS[out.suffix], temperature=temperature, seed=seed, inverse=inverse
         )
     write_out(out, file.content)
-    if as_json:
-        print_json({"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": file.seed})
-    else:
-        typer.echo(f"{n} samples of {model} with seed {file.seed} in {out}")
+    drawn = {"file": str(out), "model": model, "n": n, "temperature": temperature, "seed": file.seed}
+    session.print(drawn, lambda _: typer.echo(f"{n} samples of {model} with seed {file.seed} in {out}"))
 
 
 @commands.command("export")
 def export_graphs(
     model: Ref,
-    folder: Annotated[
-        Path, typer.Argument(help="Folder to write, which the runner reads.", show_default=False, dir_okay=True)
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to write, which the runner reads.")],
     form: Annotated[
         Literal["openvino", "onnx"], typer.Option("--format", help="Format of the graphs; the runner reads both.")
     ] = "openvino",
@@ -242,7 +174,7 @@ def open_at_location(url: str) -> Path:
 
 def _write_to_location(client: Client, ref: str, url: str, *, force: bool) -> None:
     """Write a version to a URL; exit with code 2 if a model is there, unless ``force`` is set."""
-    with error_messages(), tempfile.TemporaryDirectory(prefix="snf-export-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="snf-export-") as scratch:
         location = Location(url)
         if taken := [] if force else files_at(location):
             raise fail(f"{location} holds {', '.join(taken)} already; {ADVICE}", USAGE)
@@ -263,8 +195,7 @@ def _tar_of(file: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="snf-import-") as scratch:
         folder, tar = Path(scratch, "model"), Path(scratch, "model.tar")
         folder.mkdir()
-        with error_messages():
-            fetch_artifact(Location(file), folder, read_settings().max_model_bytes)
-            with tar.open("wb") as target:
-                target.writelines(pack(folder))
+        fetch_artifact(Location(file), folder, read_settings().max_model_bytes)
+        with tar.open("wb") as target:
+            target.writelines(pack(folder))
         yield tar

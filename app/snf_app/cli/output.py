@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -22,6 +23,8 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -34,25 +37,31 @@ from snf_models.disk import write_atomically
 from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
-Cell: TypeAlias = str | Text
+Cell: TypeAlias = str | int | Text | None
 GAP = 2
 """Characters between two columns, of which the box draws one."""
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """Heading and layout of one column of a table."""
+    """Heading, cells and layout of one column of a table."""
 
     name: str
+    cell: Callable[[Any], Cell] | None = None  # of a row; None: a row is the sequence of its cells
     right: bool = False  # aligned to the right
     fold: int | None = None  # least characters of cells that may break at spaces; None: one line, to be copied
     drop: int | None = None  # order in which columns are left out, the smallest first; None: it stays
 
+    def text(self, row: Any, place: int) -> Text:
+        """Return the cell of a row; ``place`` is that of the column."""
+        cell = row[place] if self.cell is None else self.cell(row)
+        return cell if isinstance(cell, Text) else Text("" if cell is None else str(cell))
 
-def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], title: str | None = None) -> None:
+
+def print_table(columns: Sequence[TableColumn], rows: Iterable[Any], title: str | None = None) -> None:
     """Print a table that fits the terminal, and below it the names of the columns that did not fit."""
     console = Console()
-    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    cells = [[column.text(row, place) for place, column in enumerate(columns)] for row in rows]
     shown = [
         place
         for place, column in enumerate(columns)
@@ -90,7 +99,7 @@ def print_table(columns: Sequence[TableColumn], rows: Sequence[Sequence[Cell]], 
 
 def print_facts(facts: Mapping[str, Cell], title: str | None = None) -> None:
     """Print named values as a table of two columns without a header; empty values are left out."""
-    shown = [(name, value) for name, value in facts.items() if str(value)]
+    shown = [(name, value) for name, value in facts.items() if value is not None and str(value)]
     print_table((TableColumn(""), TableColumn("", fold=20)), shown, title)
 
 
@@ -136,26 +145,25 @@ def _shared(least: Mapping[int, int], widest: Mapping[int, int], room: int) -> d
 
 
 @contextmanager
-def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield a function of newly finished images, negative for images to be done again; ``done`` were before."""
-    columns = (
-        TextColumn("{task.description}"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.fields[rate]} img/s"),
-        TextColumn("ETA {task.fields[eta]}"),
-    )
+def _bar(*columns: ProgressColumn) -> Iterator[Progress]:
+    """Yield a progress bar on stderr, which is shown on a terminal alone."""
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total, completed=done, rate="-", eta="-")
+        yield bar
+
+
+@contextmanager
+def images_bar(label: str, total: int, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield a function of newly finished images, negative for images to be done again; ``done`` were before."""
+    rate = TextColumn("{task.fields[rate]:.0f} img/s")
+    with _bar(TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), rate, TimeRemainingColumn()) as bar:
+        task = bar.add_task(label, total=total, completed=done, rate=0.0)
         started, before = time.monotonic(), done
 
         def advance(images: int) -> None:
             nonlocal done
             done += images
-            rate = (done - before) / max(time.monotonic() - started, 1e-9)
-            eta = "-" if total is None or rate <= 0 else duration((total - done) / rate)
-            bar.update(task, completed=done, rate=f"{rate:.0f}", eta=eta)
+            bar.update(task, completed=done, rate=(done - before) / max(time.monotonic() - started, 1e-9))
 
         yield advance
 
@@ -163,37 +171,25 @@ def images_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Call
 @contextmanager
 def bytes_bar(label: str, label_at_end: str = "checking the images") -> Iterator[Callable[[int, int], None]]:
     """Yield a function of the bytes done and of all bytes; the label changes once all are done."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    with _bar(TextColumn("{task.description}"), BarColumn(), *columns) as bar:
         task = bar.add_task(label, total=None)
-
-        def update(done: int, total: int) -> None:
-            description = label if done < total else label_at_end
-            bar.update(task, completed=done, total=total, description=description)
-
-        yield update
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, description=label if done < total else label_at_end
+        )
 
 
 @contextmanager
 def labelled_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function of the label, the steps done and the total steps."""
-    columns = (
-        TextColumn("{task.fields[label]}"), MofNCompleteColumn(), BarColumn(), TextColumn("ETA {task.fields[eta]}"),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, label="", eta="-")
-        started: tuple[float, int] | None = None
+    with _bar(TextColumn("{task.description}"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()) as bar:
+        task: TaskID | None = None
 
         def update(label: str, done: int, total: int) -> None:
-            nonlocal started
-            started = started or (time.monotonic(), done)
-            speed = (done - started[1]) / max(time.monotonic() - started[0], 1e-3)
-            eta = duration((total - done) / speed) if speed > 0 else "-"
-            bar.update(task, completed=done, total=total, label=escape(label), eta=eta)
+            nonlocal task
+            # Steps that were done before this command have no speed.
+            task = bar.add_task("", completed=done) if task is None else task
+            bar.update(task, completed=done, total=total, description=escape(label))
 
         yield update
 
@@ -220,6 +216,11 @@ def spinner(label: str) -> Iterator[None]:
         yield
 
 
+def text_of(value: float | datetime | None, form: str, missing: str = "") -> str:
+    """Format a number or a time; None gives ``missing``."""
+    return missing if value is None else format(value, form)
+
+
 def duration(seconds: float | None) -> str:
     """Format seconds as ``h:mm:ss``, or ``m:ss`` below an hour; None gives ``-``."""
     if seconds is None:
@@ -235,18 +236,15 @@ ENDINGS = (".parquet", ".csv", ".jsonl")
 ADVICE = "choose another name, or write over it with --force"
 
 
-def check_place(out: Path, endings: Sequence[str]) -> None:
-    """Exit with code 2 unless ``out`` has one of the endings and its folder exists."""
+def check_new(out: Path | None, endings: Sequence[str], *, force: bool) -> None:
+    """Exit with code 2 unless ``out`` has one of the endings, its folder exists, and it is new or ``force`` is set."""
+    if out is None:
+        return
     if out.suffix not in endings:
         expected = " or ".join(filter(None, (", ".join(endings[:-1]), endings[-1])))
         raise fail(f"--out: expected a file that ends in {expected}, got {out}", USAGE)
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise fail(f"--out: expected a file in a folder that exists, got {out}; create the folder first", USAGE)
-
-
-def check_new(out: Path, endings: Sequence[str], *, force: bool) -> None:
-    """Exit with code 2 as :func:`check_place`, and if the file exists, unless ``force`` is set."""
-    check_place(out, endings)
     if out.exists() and not force:
         raise fail(f"--out: {out} exists already; {ADVICE}", USAGE)
 

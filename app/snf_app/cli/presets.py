@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,7 @@ from rich.filesize import decimal
 from snf_app.cli import completion
 from snf_app.cli.common import (
     Json,
-    Key,
     ListingGroup,
-    Url,
     error_messages,
     fail,
     print_json,
@@ -24,7 +23,7 @@ from snf_app.cli.common import (
     require_local,
 )
 from snf_app.cli.output import TableColumn, print_facts, print_table, spinner
-from snf_app.cli.service import service
+from snf_app.cli.service import Session, command
 from snf_models.errors import BackboneUnfit
 from snf_models.features.backbones import LITE0, Backbone, BackboneStore
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
@@ -36,6 +35,8 @@ from snf_runtime.errors import FAILED, USAGE
 from snf_worker.process_setup import user_umask
 from snf_worker.sandbox.uploads import add_lite0, add_onnx
 
+PRESET = ("name", "family", "linear", "purpose")
+"""Shown fields of a preset."""
 LOCAL = "it shows the layers of the packages that are installed here"
 commands = typer.Typer(rich_markup_mode="markdown")
 presets = typer.Typer(cls=ListingGroup)
@@ -43,21 +44,15 @@ commands.add_typer(presets, name="presets")
 backbones = typer.Typer(cls=ListingGroup)
 commands.add_typer(backbones, name="backbones")
 
-PresetName = Annotated[
-    str, typer.Argument(help="Name of the preset.", show_default=False, autocompletion=completion.presets)
-]
+PresetName = Annotated[str, typer.Argument(help="Name of the preset.", autocompletion=completion.presets)]
 
 
-@presets.command("list")
-def list_presets(url: Url = None, key: Key = None, as_json: Json = False) -> None:
+@command(presets, "list")
+def list_presets(session: Session) -> None:
     """List the training presets: name, kind of architecture, linear layers and purpose."""
-    columns = ("name", "family", "linear", "purpose")
-    with service(url, key) as client:
-        rows = [tuple(str(getattr(preset, column)) for column in columns) for preset in client.presets().presets]
-    if as_json:
-        print_json({"presets": [dict(zip(columns, row, strict=True)) for row in rows]})
-    else:
-        print_table([TableColumn(name, fold=20 if name == "purpose" else None) for name in columns], rows)
+    shown = [preset.model_dump(include={*PRESET}) for preset in session.client.presets().presets]
+    columns = [TableColumn(name, itemgetter(name), fold=20 if name == "purpose" else None) for name in PRESET]
+    session.print({"presets": shown}, lambda _: print_table(columns, shown))
 
 
 @presets.command()
@@ -95,16 +90,20 @@ def layers(as_json: Json = False) -> None:
             name if field.is_required() else f"{name}={value_text(field.default)}" for name, field in fields.items()
         )
         summary = (layer_type.__doc__ or "").strip().partition("\n")[0]
-        rows.append((layer_type.type_name(), parameters, summary))
+        rows.append({"type": layer_type.type_name(), "parameters": parameters, "summary": summary})
     if as_json:
-        print_json({"layers": [dict(zip(("type", "parameters", "summary"), row, strict=True)) for row in rows]})
+        print_json({"layers": rows})
     else:
-        print_table((TableColumn("type"), TableColumn("parameters", fold=18), TableColumn("what it is", fold=18)), rows)
+        print_table(LAYERS, rows)
 
 
-BackboneName = Annotated[
-    str, typer.Argument(help="Name of the backbone.", show_default=False, autocompletion=completion.backbones)
-]
+LAYERS = (
+    TableColumn("type", itemgetter("type")),
+    TableColumn("parameters", itemgetter("parameters"), fold=18),
+    TableColumn("what it is", itemgetter("summary"), fold=18),
+)
+
+BackboneName = Annotated[str, typer.Argument(help="Name of the backbone.", autocompletion=completion.backbones)]
 
 
 @backbones.command("list")
@@ -117,19 +116,18 @@ def list_backbones(as_json: Json = False) -> None:
                 stored.append(store.find(name))
             except BackboneUnfit as error:
                 damaged.append((name, error.detail))
-        rows = [_row(backbone, store) for backbone in stored]
+        columns = (
+            TableColumn("name", lambda backbone: backbone.name, fold=20),
+            TableColumn("format", lambda backbone: backbone.format, drop=2),
+            TableColumn("features", _features, fold=20, drop=4),
+            TableColumn("size", lambda backbone: _size(backbone, store), right=True, drop=3),
+            TableColumn("licence", lambda backbone: backbone.license, fold=10, drop=1),
+            TableColumn("SHA-256", lambda backbone: backbone.sha256[:12]),
+        )
     if as_json:
         print_json({"backbones": [backbone.model_dump(mode="json") for backbone in stored]})
     else:
-        columns = (
-            TableColumn("name", fold=20),
-            TableColumn("format", drop=2),
-            TableColumn("features", fold=20, drop=4),
-            TableColumn("size", right=True, drop=3),
-            TableColumn("licence", fold=10, drop=1),
-            TableColumn("SHA-256"),
-        )
-        print_table(columns, rows)
+        print_table(columns, stored)
     for name, reason in damaged:
         typer.echo(f"snf: {name} cannot be used: {reason}", err=True)
 
@@ -168,9 +166,7 @@ def show_backbone(name: BackboneName, as_json: Json = False) -> None:
 
 @backbones.command()
 def add(
-    name: Annotated[
-        str, typer.Argument(help="efficientnet-lite0, or a name for the network of --onnx.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="efficientnet-lite0, or a name for the network of --onnx.")],
     onnx: Annotated[
         Path | None, typer.Option("--onnx", exists=True, dir_okay=False, help="ONNX file with the network.")
     ] = None,
@@ -218,10 +214,9 @@ def _store() -> Iterator[BackboneStore]:
             raise fail(f"{error.filename or folder}: {error.strerror}", FAILED) from error
 
 
-def _row(backbone: Backbone, store: BackboneStore) -> tuple[str, ...]:
+def _features(backbone: Backbone) -> str:
     maps = " + ".join(str(output.channels) for output in backbone.maps)
-    features = f"{maps} at stride {backbone.stride}, {' + '.join(map(str, backbone.pooled_groups))} pooled"
-    return backbone.name, backbone.format, features, _size(backbone, store), backbone.license, backbone.sha256[:12]
+    return f"{maps} at stride {backbone.stride}, {' + '.join(map(str, backbone.pooled_groups))} pooled"
 
 
 def _size(backbone: Backbone, store: BackboneStore) -> str:

@@ -3,74 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from snf_app.cli import completion
-from snf_app.cli.common import (
-    DEFAULT_MODEL,
-    EXIT_CODES,
-    Json,
-    Key,
-    Model,
-    Url,
-    error_messages,
-    fail,
-    refuse_gradients,
-)
-from snf_app.cli.output import ENDINGS, check_place, images_bar
+from snf_app.cli.common import DEFAULT_MODEL, EXIT_CODES, FailOnAnomaly, Model, fail
+from snf_app.cli.output import ENDINGS, check_new, images_bar
 from snf_app.cli.score_output import (
-    HeatMapWriter,
+    HeatMapFolder,
     JsonOutput,
     JudgingModel,
     Remarks,
-    ScoreOutput,
     TableOutput,
-    check_folder,
-    earlier_files,
     judging_model,
     preprocessing_note,
     print_notes,
 )
-from snf_app.cli.service import service
-from snf_client import Client
+from snf_app.cli.service import FieldsOf, Session, command
 from snf_client.images import FolderFiles, files_in
-from snf_client.scores import ScoreOptions, ScoreParameters, ScorePart
+from snf_client.schemas.scores import ScoreOptions, ScoreQuery
+from snf_client.scores import ScorePart
 from snf_runtime.errors import USAGE, JudgedCounts
-from snf_runtime.images.files import path_text
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
-Alpha = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="False-alarm rate.")]
+IN_TABLES = ("alpha", "source")
+"""Options of the scores that tables have."""
 
 
-@commands.command(epilog=EXIT_CODES)
+@command(commands, epilog=EXIT_CODES)
 def score(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Image files, or folders of them.", show_default=False)
-    ] = None,
+    session: Session,
+    options: Annotated[dict[str, Any], FieldsOf(ScoreQuery, "fdr", "explain")],
+    paths: Annotated[list[Path] | None, typer.Argument(help="Image files, or folders of them.")] = None,
     model: Model = DEFAULT_MODEL,
-    alpha: Alpha = None,
-    draws: Annotated[int, typer.Option(min=1, max=256, help="Dequantisation draws for each image.")] = 1,
-    _detail: Annotated[str, typer.Option("--detail", hidden=True, callback=refuse_gradients)] = "",
     explain: Annotated[
         Path | None,
-        typer.Option(
-            "--explain",
-            help="Folder for a heat map of every image: NUMBER-NAME.png in the order of the images.",
-            show_default=False,
-        ),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source",
-            help="Camera or lot of the images: a service watches each for drift, and no images without one.",
-            show_default=False,
-        ),
+        typer.Option(help="Folder for a heat map of every image: NUMBER-NAME.png in the order of the images."),
     ] = None,
     dataset: Annotated[
         str | None,
@@ -78,16 +50,10 @@ def score(
             "--dataset",
             "-d",
             help="Dataset of a running service to score instead of files; its workers share the images.",
-            show_default=False,
             autocompletion=completion.datasets,
         ),
     ] = None,
-    fail_on_anomaly: Annotated[
-        bool,
-        typer.Option(
-            "--fail-on-anomaly", help="Exit with code 1 if an image is an anomaly and every image was judged."
-        ),
-    ] = False,
+    fail_on_anomaly: FailOnAnomaly = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -95,15 +61,9 @@ def score(
             "-o",
             help="Table to write, a row for each image: .parquet, .csv or .jsonl. An interrupted command goes on when "
             "it is repeated.",
-            show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Write over a table or heat maps of another model or of other images.")
-    ] = False,
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a table, or delete earlier heat maps.")] = False,
 ) -> None:
     """Compute the log-likelihood and an anomaly verdict of each image file, or of each image of a dataset.
 
@@ -111,75 +71,59 @@ def score(
     """
     if (dataset is None) == (not paths):
         raise fail("expected either image files or folders, or a --dataset", USAGE)
-    if source is not None and (not url or dataset is not None):
+    if options["source"] is not None and (not session.url or dataset is not None):
         raise fail("--source needs image files and a service that watches drift: add --url or set SNF_URL", USAGE)
-    if out is not None:
-        check_place(out, ENDINGS)
-    if out is not None and (draws != 1 or explain is not None):
-        raise fail("--out cannot be combined with --draws or --explain", USAGE)
+    given = {name for name, value in options.items() if value != ScoreQuery.model_fields[name].default}
+    given |= set() if explain is None else {"explain"}
+    if out is not None and (refused := sorted(given - {*IN_TABLES})):
+        raise fail(f"--out cannot be combined with --{', --'.join(refused)}", USAGE)
     if dataset is not None:
         if out is None:
             raise fail("--dataset needs --out, the file for the table of scores", USAGE)
+        check_new(out, ENDINGS, force=force)
         from snf_app.cli.bulk_scoring import score_dataset  # noqa: PLC0415 - PyArrow takes time to load
 
-        counts = score_dataset(dataset, out, model, alpha, url=url, key=key, force=force, as_json=as_json)
-    else:
-        with ExitStack() as stack:
-            client = stack.enter_context(service(url, key)) if url else None
-            # The model may be here or there, and so are its errors.
-            stack.enter_context(error_messages())
-            files = _files(paths or [], _results(out, explain))
-            if out is not None:
-                from snf_app.cli.bulk_scoring import TableRequest, score_to_table  # noqa: PLC0415 - as above
+        counts = score_dataset(session, dataset, out, model, options["alpha"])
+    elif out is not None:
+        check_new(out, ENDINGS, force=force)
+        from snf_app.cli.bulk_scoring import TableRequest, score_to_table  # noqa: PLC0415 - as above
 
-                counts = score_to_table(TableRequest(files, out, model, alpha, source, force, as_json), client)
-            else:
-                options: ScoreOptions = {
-                    "alpha": alpha,
-                    "draws": draws,
-                    "explain": explain is not None,
-                    "source": source,
-                }
-                counts = _score_files(files, model, options, explain, client, force=force, as_json=as_json)
+        files = _files(paths or [], out)
+        counts = score_to_table(session, TableRequest(files, out, model, options["alpha"], options["source"], force))
+    else:
+        query = ScoreQuery.model_construct(**options, explain=explain is not None)
+        counts = _score_files(session, _files(paths or [], explain), model, query, explain, force=force)
     typer.echo(counts.text, err=True)
     raise typer.Exit(counts.exit_code(fail_on_anomaly=fail_on_anomaly))
 
 
 def _score_files(
-    files: list[Path],
-    model: str,
-    options: ScoreOptions,
-    heat_maps: Path | None,
-    client: Client | None,
-    *,
-    force: bool,
-    as_json: bool,
+    session: Session, files: list[Path], model: str, query: ScoreQuery, heat_maps: Path | None, *, force: bool
 ) -> JudgedCounts:
-    judging = judging_model(model, client)
-    output: ScoreOutput = JsonOutput(len(files)) if as_json else TableOutput()
-    if heat_maps is not None:
-        record = check_folder(heat_maps, judging, [path_text(path) for path in files], force=force)
-        output = HeatMapWriter(heat_maps, record, output)
-    if client is None:
+    judging = judging_model(model, session)
+    pictures = None if heat_maps is None else HeatMapFolder(heat_maps, force=force)
+    if session.url:
+        options = cast(ScoreOptions, query.model_dump(exclude={"fdr"}))
+        parts = session.client.score_parts(judging.ref, files, **options)
+    else:
         # Through the application it would take twice as long for one image.
         from snf_app.cli.score_local import score_local  # noqa: PLC0415 - for an image of this process alone
 
-        parts = score_local(files, ScoreParameters(judging.ref, **options))
-    else:
-        parts = client.score_parts(judging.ref, files, **options)
+        parts = score_local(files, judging.ref, query)
     with closing(parts):
-        counts = _print(parts, len(files), output, judging, as_json=as_json)
+        counts = _print(parts, len(files), pictures, judging, as_json=session.as_json)
     if heat_maps is not None:
-        typer.echo(f"{counts.judged} heat maps in {heat_maps}", err=as_json)
+        typer.echo(f"{counts.judged} heat maps in {heat_maps}", err=session.as_json)
     return counts
 
 
 def _print(
-    parts: Iterable[ScorePart], count: int, output: ScoreOutput, judging: JudgingModel, *, as_json: bool
+    parts: Iterable[ScorePart], count: int, pictures: HeatMapFolder | None, judging: JudgingModel, *, as_json: bool
 ) -> JudgedCounts:
     """Print scores and below them the warnings and what was done to the files; return the counts of all images."""
     judged = anomalies = not_judged = 0
     remarks = Remarks()
+    output = JsonOutput(count) if as_json else TableOutput()
     with images_bar("scoring", count) as advance:
         for part in parts:
             judging.check_scores(part)
@@ -189,6 +133,8 @@ def _print(
             anomalies += sum(result.anomaly.is_anomaly for result in scored)
             for result in scored:
                 remarks.add(preprocessing_note(result), result.filename or f"image {result.index}")
+            if pictures is not None:
+                pictures.write(part.results)
             output.add(part)
             advance(len(part.results))
     output.end()
@@ -196,23 +142,18 @@ def _print(
     return JudgedCounts(judged, anomalies, not_judged)
 
 
-def _results(out: Path | None, heat_maps: Path | None) -> set[Path]:
-    """Return the files that an earlier command may have written to where this one writes."""
-    files = ([] if out is None else [out]) + ([] if heat_maps is None else earlier_files(heat_maps))
-    return {path.resolve() for path in files}
-
-
-def _files(paths: list[Path], results: set[Path]) -> list[Path]:
-    """Return the given files and those in the given folders, but no results of this command."""
+def _files(paths: list[Path], results: Path | None) -> list[Path]:
+    """Return the given files and those in the given folders, but not ``results``, where this command writes."""
     files: list[Path] = []
     skipped: list[Path] = []
     own: list[Path] = []
-    names = {path.name for path in results}
+    place = None if results is None else results.resolve()
     for path in paths:
         if path.is_dir():
             content = files_in(path)
             for file in content.files:
-                (own if file.name in names and file.resolve() in results else files).append(file)
+                is_result = place is not None and place.name in file.parts and file.resolve().is_relative_to(place)
+                (own if is_result else files).append(file)
             skipped += content.skipped
         elif path.exists():
             files.append(path)

@@ -12,8 +12,9 @@ from snf_app.cli.common import read_settings
 from snf_app.cli.score_output import registry
 from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import Item, Upload, decode_upload, decoded
-from snf_app.scoring.responses import image_result
-from snf_client.scores import ScoreParameters, ScorePart
+from snf_app.scoring.responses import image_results
+from snf_client.schemas.scores import ScoreQuery
+from snf_client.scores import ScorePart, images_per_request
 from snf_models.errors import ImageError
 from snf_models.scorer import load_model
 from snf_models.threads import one_blas_thread, prefetch
@@ -33,25 +34,26 @@ PREFETCHED = 2
 """Batches that are decoded or scored ahead, so that the model never waits."""
 
 
-def score_local(files: Sequence[Path], parameters: ScoreParameters) -> Generator[ScorePart]:
+def score_local(files: Sequence[Path], ref: str, query: ScoreQuery) -> Generator[ScorePart]:
     """Score image files, and yield the results in batches, in their order; raise ``ModelsError``."""
     one_blas_thread()
     settings = read_settings()
-    version = registry().resolve(parameters.model)
+    version = registry().resolve(ref)
     loaded = ServedModel(version, load_model(version.path, version.calibration_path, settings.engine_options))
-    loaded.scorer.calibration.check_alpha(parameters.alpha)
-    if parameters.explain:
+    loaded.scorer.calibration.check_alpha(query.alpha)
+    if query.explain:
         loaded.scorer.require_spatial()
-    batches = _decoded(files, loaded, REQUESTS_PER_BATCH * parameters.batch_size)
+    batches = _decoded(files, loaded, REQUESTS_PER_BATCH * images_per_request(query.draws, explain=query.explain))
     if loaded.scorer.preprocessing.tiled:
         # Large images are not kept ahead: the memory is that of one batch.
-        scored = _scored(batches, loaded, parameters)
+        scored = _scored(batches, loaded, query)
     else:
-        scored = prefetch(_scored(prefetch(batches, PREFETCHED), loaded, parameters), PREFETCHED)
+        scored = prefetch(_scored(prefetch(batches, PREFETCHED), loaded, query), PREFETCHED)
     with closing(scored) as parts:
         first = 0
-        for items, outcomes in parts:
-            yield _part(loaded, items, outcomes, first)
+        for items, judged in parts:
+            results = image_results(loaded, items, judged, query, first)
+            yield ScorePart(tuple(results), version.name, version.version, version.calibration)
             first += len(items)
 
 
@@ -84,7 +86,7 @@ def _item(path: Path, loaded: ServedModel) -> Item:
 
 
 def _scored(
-    batches: Generator[list[Item]], loaded: ServedModel, parameters: ScoreParameters
+    batches: Generator[list[Item]], loaded: ServedModel, query: ScoreQuery
 ) -> Generator[tuple[list[Item], dict[int, Detection | ImageError]]]:
     scorer = loaded.scorer
     with closing(batches):
@@ -94,11 +96,5 @@ def _scored(
                 yield items, {}
                 continue
             pixels = batch_of(list(images.values()), scorer.preprocessing)
-            judged = scorer.detect(pixels, parameters.alpha, parameters.draws, explain=parameters.explain)
+            judged = scorer.detect(pixels, query.alpha, query.draws, explain=query.explain)
             yield items, dict(zip(images, judged, strict=True))
-
-
-def _part(loaded: ServedModel, items: list[Item], outcomes: dict[int, Detection | ImageError], first: int) -> ScorePart:
-    version = loaded.version
-    results = tuple(image_result(first + place, item, outcomes.get(place), loaded) for place, item in enumerate(items))
-    return ScorePart(results, version.name, version.version, version.calibration)

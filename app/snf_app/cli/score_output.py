@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.text import Text
 
 from snf_app.cli.common import fail, read_settings
-from snf_app.cli.output import TableColumn, print_table
-from snf_client import Client, heat_map_png
+from snf_app.cli.output import TableColumn, print_table, text_of
+from snf_app.cli.service import Session
+from snf_client import heat_map_png
 from snf_client.schemas.models import ModelDetail
 from snf_client.schemas.scores import ScoredImage
 from snf_client.scores import ImageResult, ScorePart
-from snf_models.disk import write_atomically
+from snf_models.disk import make_folder
 from snf_models.registry.calibrations import gradient_warning
 from snf_models.registry.registry import ModelVersion, Registry
 from snf_runtime.errors import FAILED, USAGE
@@ -34,18 +34,8 @@ COLUMNS = (
     TableColumn("verdict"),
     TableColumn("reason", fold=20, drop=4),
 )
-
-
-class ScoreOutput(Protocol):
-    """Interface of an output: ``add`` is called for each batch of results, then ``end`` once."""
-
-    def add(self, part: ScorePart) -> None:
-        """Print the results of the next batch of images, or keep them until ``end`` prints them."""
-        ...
-
-    def end(self) -> None:
-        """Print the rest after the last batch."""
-        ...
+PICTURES = {"heat_map": {"png", "layer", "npy"}}
+"""Members of results that are written as files."""
 
 
 class JsonOutput:
@@ -58,31 +48,33 @@ class JsonOutput:
         self._comma = ""
 
     def add(self, part: ScorePart) -> None:
-        texts = ["    " + result.model_dump_json(exclude_unset=True, ensure_ascii=True) for result in part.results]
-        if not self._started and part.model is None:
-            self._waiting += texts
-            return
-        if not self._started:
+        """Print the results of the next batch of images, or keep them until the model is known."""
+        self._waiting += (
+            "    " + result.model_dump_json(exclude_unset=True, exclude=PICTURES, ensure_ascii=True)
+            for result in part.results
+        )
+        if part.model is not None and not self._started:
             self._start({"model": part.model, "version": part.version, "calibration": part.calibration})
-        for text in texts:
-            self._write(text)
+        if self._started:
+            self._write()
 
     def end(self) -> None:
+        """Print the rest after the last batch."""
         if not self._started:
             self._start({})
+        self._write()
         sys.stdout.write("\n  ]\n}\n")
 
     def _start(self, head: dict[str, str | int | None]) -> None:
         lines = [f'  "{name}": {json.dumps(value)},\n' for name, value in (head | {"count": self._count}).items()]
         sys.stdout.write("{\n" + "".join(lines) + '  "results": [')
         self._started = True
-        for text in self._waiting:
-            self._write(text)
-        self._waiting.clear()
 
-    def _write(self, text: str) -> None:
-        sys.stdout.write(f"{self._comma}\n{text}")
-        self._comma = ","
+    def _write(self) -> None:
+        for text in self._waiting:
+            sys.stdout.write(f"{self._comma}\n{text}")
+            self._comma = ","
+        self._waiting.clear()
 
 
 class TableOutput:
@@ -120,7 +112,7 @@ def _row(result: ImageResult) -> tuple[str | Text, ...]:
     return (
         name,
         f"{result.log_likelihood:.3f}",
-        "" if result.bits_per_dim is None else f"{result.bits_per_dim:.4f}",
+        text_of(result.bits_per_dim, ".4f"),
         f"{anomaly.p_value:.4g}",
         f"{anomaly.statistic:.2f}",
         Text("anomaly", "bold red") if anomaly.is_anomaly else Text("normal", "green"),
@@ -168,29 +160,8 @@ def print_notes(notes: Iterable[str], *, to_stderr: bool) -> None:
         typer.echo(f"note: {note}", err=to_stderr)
 
 
-RECORD = "heat-maps.json"
 MAX_NAME_BYTES = 255
 """Longest name of a file on usual file systems, bytes."""
-ADVICE = "choose another folder, or write over them with --force"
-
-
-class HeatMapRecord(BaseModel):
-    """Record of the model, calibration and images of a folder's heat maps, for a repeated command."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    calibration: int
-    images: list[str]
-
-    @property
-    def label(self) -> str:
-        """Text such as: heat maps of 3 images by digits:2 with calibration 1."""
-        return f"heat maps of {len(self.images)} images by {self.model} with calibration {self.calibration}"
-
-    @property
-    def files(self) -> list[str]:
-        return [file_name(index, image) for index, image in enumerate(self.images)]
 
 
 def file_name(index: int, image: str) -> str:
@@ -206,71 +177,29 @@ def file_name(index: int, image: str) -> str:
     return f"{start}{stem}{end}"
 
 
-def earlier_files(folder: Path) -> list[Path]:
-    """Return the paths of the heat maps that an earlier command recorded in a folder."""
-    return _present(folder, _read(folder / RECORD))
+class HeatMapFolder:
+    """Folder of heat maps as PNG files; exit with code 2 if it holds earlier ones, unless ``force`` is set."""
 
-
-def check_folder(folder: Path, model: JudgingModel, images: Sequence[str], *, force: bool) -> HeatMapRecord:
-    """Return the record of new heat maps; exit with code 2 if the folder holds others, unless ``force`` is set."""
-    if folder.exists() and not folder.is_dir():
-        raise fail(f"--explain: expected a folder for the heat maps, got the file {folder}", USAGE)
-    wanted = HeatMapRecord(model=model.ref, calibration=model.calibration, images=list(images))
-    held = _read(folder / RECORD)
-    if held != wanted and not force and (_present(folder, held) or _present(folder, wanted)):
-        got = "files of the same names" if held is None else held.label
-        raise fail(f"--explain: {folder} holds {got}, not {wanted.label}; {ADVICE}", USAGE)
-    return wanted
-
-
-class HeatMapWriter:
-    """Output that saves heat maps as PNG files, and passes the rest on to another output."""
-
-    def __init__(self, folder: Path, record: HeatMapRecord, output: ScoreOutput) -> None:
+    def __init__(self, folder: Path, *, force: bool) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise fail(f"--explain: expected a folder for the heat maps, got the file {folder}", USAGE)
+        present = folder.iterdir() if folder.exists() else ()
+        self._earlier = [path for path in present if re.match("[0-9]{5,}-", path.name) and path.suffix == ".png"]
+        if self._earlier and not force:
+            advice = "choose another folder, or delete them with --force"
+            raise fail(f"--explain: {folder} holds heat maps already, such as {self._earlier[0].name}; {advice}", USAGE)
         self._folder = folder
-        self._record = record
-        self._output = output
-        self._begun = False
 
-    def add(self, part: ScorePart) -> None:
-        if not self._begun:
-            # Not before: a command that is refused leaves the folder as it is.
-            self._replace_earlier()
-            self._begun = True
-        self._output.add(part.with_results(map(self._without, part.results)))
-
-    def end(self) -> None:
-        self._output.end()
-
-    def _without(self, result: ImageResult) -> ImageResult:
-        if result.status != "ok" or result.heat_map is None:
-            return result
-        name = file_name(result.index, result.filename or "image")
+    def write(self, results: Iterable[ImageResult]) -> None:
+        # Not before: a command that is refused leaves the folder as it is.
+        while self._earlier:
+            self._earlier.pop().unlink()
         with user_umask():
-            (self._folder / name).write_bytes(heat_map_png(result.heat_map))
-        heat_map = result.heat_map
-        numbers = heat_map.model_fields_set - {"png", "layer", "npy"}
-        brief = type(heat_map).model_construct(numbers, **{field: getattr(heat_map, field) for field in numbers})
-        return result.model_copy(update={"heat_map": brief})
-
-    def _replace_earlier(self) -> None:
-        """Delete earlier heat maps: an image that is not judged this time would keep its own."""
-        for file in {*earlier_files(self._folder), *_present(self._folder, self._record)}:
-            file.unlink()
-        with user_umask():
-            write_atomically(self._folder / RECORD, self._record.model_dump_json(indent=1).encode())
-
-
-def _present(folder: Path, record: HeatMapRecord | None) -> list[Path]:
-    """Return the recorded heat maps that are in the folder."""
-    return [] if record is None else [folder / name for name in record.files if (folder / name).exists()]
-
-
-def _read(path: Path) -> HeatMapRecord | None:
-    try:
-        return HeatMapRecord.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
-        return None
+            make_folder(self._folder)
+            for result in results:
+                if result.status == "ok" and result.heat_map is not None:
+                    name = file_name(result.index, result.filename or "image")
+                    (self._folder / name).write_bytes(heat_map_png(result.heat_map))
 
 
 @dataclass(frozen=True)
@@ -308,14 +237,13 @@ class JudgingModel:
 
     @classmethod
     def of_detail(cls, detail: ModelDetail) -> JudgingModel:
-        ref = f"{detail.name}:{detail.version}"
+        ref, calibration = f"{detail.name}:{detail.version}", detail.calibration
         warnings = [f"{ref} is unfit: {reason.detail}" for reason in detail.unfit]
         warnings += [
             f"{ref} has a drift alarm of {window.source or 'all sources'}: its p-values may be off"
             for window in detail.drift
             if window.alarm
         ]
-        calibration = detail.calibration
         texts = filter(None, (calibration.problem, calibration.warning))
         warnings += [f"calibration {calibration.number} of {ref}: {text}" for text in texts]
         return cls(ref, calibration.number, tuple(warnings))
@@ -325,8 +253,8 @@ def registry() -> Registry:
     return Registry(read_settings().registry_dir)
 
 
-def judging_model(model: str, client: Client | None) -> JudgingModel:
+def judging_model(model: str, session: Session) -> JudgingModel:
     """Resolve a reference such as ``digits@live`` in the service, or in this machine's registry."""
-    if client is not None:
-        return JudgingModel.of_detail(client.models.get(model))
+    if session.url:
+        return JudgingModel.of_detail(session.client.models.get(model))
     return JudgingModel.of_version(registry().resolve(model))

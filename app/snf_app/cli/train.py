@@ -15,13 +15,12 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from snf_app.cli import completion
-from snf_app.cli.common import INTERRUPTED, Json, Key, Url, error_messages, fail, url_option
-from snf_app.cli.job_tables import is_unfit, outcome, print_published
+from snf_app.cli.common import INTERRUPTED, Promote, fail
+from snf_app.cli.job_tables import print_outcome
 from snf_app.cli.jobs import split_pairs
 from snf_app.cli.live import live_view
-from snf_app.cli.service import follow_job, service
+from snf_app.cli.service import Session, command
 from snf_client.schemas.base import NAME_RULE
-from snf_client.schemas.training import TrainingConfig
 from snf_models.errors import ArchitectureInvalid, PresetNotFound
 from snf_models.naming import is_name
 from snf_models.pipeline.architecture_file import find_recipe, read_architecture_file
@@ -58,22 +57,9 @@ def _table() -> Table:
     return table
 
 
-def given_parameters(max_steps: int | None, max_minutes: float | None, pairs: list[str]) -> dict[str, Any]:
-    """Return the given training parameters by name; exit with code 2 for a ``--set`` without NAME=VALUE."""
-    given = {"max_steps": max_steps, "max_minutes": max_minutes, **split_pairs(pairs, "--set")}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def read_config(recipe: TrainingRecipe, given: dict[str, Any]) -> TrainingConfig:
-    """Return the settings of a recipe with the given changes; exit with code 2 if one is invalid."""
-    try:
-        return recipe.config(given)
-    except ValidationError as error:
-        raise fail(f"--set: {settings_error(error, recipe)}", USAGE) from error
-
-
-@commands.command(cls=TrainCommand)
+@command(commands, cls=TrainCommand)
 def train(
+    session: Session,
     data: Annotated[
         str, typer.Option("--data", "-d", help="Dataset, see `snf datasets`.", autocompletion=completion.datasets)
     ],
@@ -83,21 +69,16 @@ def train(
             "--preset",
             "-p",
             help=f"Architecture, see `snf presets`. [default: {DEFAULT_PRESET}]",
-            show_default=False,
             autocompletion=completion.presets,
         ),
     ] = None,
     architecture: Annotated[
-        Path | None,
-        typer.Option(
-            "--architecture", "-a", help="JSON file of an architecture, in place of a preset.", show_default=False
-        ),
+        Path | None, typer.Option("--architecture", "-a", help="JSON file of an architecture, in place of a preset.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the model. [default: DATA-PRESET]")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps at most.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. [default: DATA-PRESET]")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps at most.")] = None,
     max_minutes: Annotated[
-        float | None,
-        typer.Option(help="Minutes from the start to the registered model, evaluation included.", show_default=False),
+        float | None, typer.Option(help="Minutes from the start to the registered model, evaluation included.")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -105,18 +86,14 @@ def train(
             "--set", help="Any training parameter as NAME=VALUE, see below; repeatable.", metavar="NAME=VALUE"
         ),
     ] = None,
-    promote: Annotated[bool, typer.Option("--promote", help="Make the new version live, fit or not.")] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Option("--folder", help="Folder for the checkpoints.", show_default=False),
-    ] = None,
+    promote: Promote = False,
+    folder: Annotated[Path | None, typer.Option(help="Folder for the checkpoints.")] = None,
     restart: Annotated[
         bool,
         typer.Option("--restart", help="Begin anew: move an earlier run out of the folder of the checkpoints."),
     ] = False,
     device: Annotated[
-        str | None,
-        typer.Option("--device", help="Where the steps are computed: cpu or cuda. [default: cpu]", show_default=False),
+        str | None, typer.Option(help="Where the steps are computed: cpu or cuda. [default: cpu]")
     ] = None,
     force: Annotated[
         bool,
@@ -128,9 +105,6 @@ def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="With --url: print the id of the job and return at once.")
     ] = False,
-    url: Url = None,
-    key: Key = None,
-    as_json: Json = False,
 ) -> None:
     """Train a model on a dataset, and register it as a new version under its name.
 
@@ -149,54 +123,46 @@ def train(
     name = name or f"{data}-{recipe.name}"
     if not is_name(name):
         raise fail(f"--name: expected {NAME_RULE}, got {name!r}", USAGE)
-    parameters = given_parameters(max_steps, max_minutes, set_ or [])
-    config = read_config(recipe, parameters)
-    if url:
-        here = {"--folder": folder, "--restart": restart}
-        if options := [option for option, value in here.items() if value]:
-            raise fail(f"{', '.join(options)}: for a training in this process, leave out with --url", USAGE)
+    given = {"max_steps": max_steps, "max_minutes": max_minutes, **split_pairs(set_ or [], "--set")}
+    parameters = {parameter: value for parameter, value in given.items() if value is not None}
+    try:
+        config = recipe.config(parameters)
+    except ValidationError as error:
+        raise fail(f"--set: {settings_error(error, recipe)}", USAGE) from error
+    here, there = {"--folder": folder, "--restart": restart}, {"--detach": detach, "--force": force}
+    if refused := [option for option, value in (here if session.url else there).items() if value]:
+        reason = "training in this process, leave out with --url" if session.url else "job of a service, needs --url"
+        raise fail(f"{', '.join(refused)}: for a {reason}", USAGE)
+    if session.url:
         chosen: dict[str, Any] = {"preset": recipe.name} if document is None else {"architecture": document}
         # As they were read, so that the service gets numbers and not their texts.
-        sent = config.model_dump(mode="json", include=set(parameters))
+        chosen["parameters"] = config.model_dump(mode="json", include=set(parameters))
         chosen |= {} if device is None else {"device": device}
-        train_on_service(
-            data, name, chosen | {"parameters": sent, "promote": promote, "force": force}, url, key, detach, as_json
-        )
-        return
-    if detach or force:
-        raise fail(f"--{'detach' if detach else 'force'}: for a job of a service, needs --url", USAGE)
-    with error_messages():
+        _train_on_service(session, data, name, chosen | {"promote": promote, "force": force}, detach=detach)
+    else:
         from snf_app.cli.local_work import train_here  # noqa: PLC0415 - PyTorch takes seconds
 
-        train_here(
-            data, name, recipe, parameters, folder, device or "cpu", promote=promote, restart=restart, as_json=as_json
-        )
+        train_here(session, data, name, recipe, parameters, folder, device or "cpu", promote=promote, restart=restart)
 
 
-def train_on_service(
-    data: str, name: str, options: dict[str, Any], url: str, key: str | None, detach: bool, as_json: bool
-) -> None:
+def _train_on_service(session: Session, data: str, name: str, options: dict[str, Any], *, detach: bool) -> None:
     """Queue a training and show it, unless ``detach``; Ctrl-C exits with 130 and leaves the job, 3 if it failed."""
     if "RANK" in os.environ:
         raise fail("expected no --url and no SNF_URL under torchrun, whose processes train by themselves", USAGE)
-    with service(url, key) as client:
-        job = client.jobs.train(data, name, **options)
-        hint = "" if detach else "; Ctrl-C stops watching, not the job"
-        typer.echo(json.dumps({"event": "submitted", "job": job.id}) if as_json else f"job {job.id}{hint}")
-        if detach:
-            return
-        try:
-            with live_view(as_json) as observe:
-                job = follow_job(client, job.id, observe)
-        except KeyboardInterrupt:
-            there = url_option(url)
-            raise fail(
-                f"the job goes on. To follow it: snf jobs watch {job.id}{there}. To stop it: snf jobs pause "
-                f"{job.id}{there}, or snf jobs cancel {job.id}{there}",
-                INTERRUPTED,
-            ) from None
-        if not as_json:
-            print_published(outcome(job, url_option(url)), unfit=is_unfit(job))
+    job = session.client.jobs.train(data, name, **options)
+    hint = "" if detach else "; Ctrl-C stops watching, not the job"
+    typer.echo(json.dumps({"event": "submitted", "job": job.id}) if session.as_json else f"job {job.id}{hint}")
+    if detach:
+        return
+    try:
+        with live_view(session.as_json) as observe:
+            job = session.follow(job.id, observe)
+    except KeyboardInterrupt:
+        watch, pause, cancel = (f"snf jobs {verb} {job.id}{session.option}" for verb in ("watch", "pause", "cancel"))
+        message = f"the job goes on. To follow it: {watch}. To stop it: {pause}, or {cancel}"
+        raise fail(message, INTERRUPTED) from None
+    if not session.as_json:
+        print_outcome(job.result or {}, session.option)
 
 
 def _recipe(preset: str | None, architecture: Path | None) -> tuple[TrainingRecipe, dict[str, Any] | None]:

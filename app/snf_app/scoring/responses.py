@@ -12,7 +12,17 @@ import numpy as np
 from snf_app.http.errors import FieldProblem, Problem, status_of
 from snf_app.registry.model_pool import ServedModel
 from snf_app.scoring.request_images import FIELD, Item, Pixels
-from snf_client.schemas.scores import FailedImage, Fdr, HeatMap, ItemError, PreprocessingNote, ScoredImage, Scores
+from snf_client.schemas.scores import (
+    FailedImage,
+    Fdr,
+    HeatMap,
+    ItemError,
+    PreprocessingNote,
+    ScoredImage,
+    ScoreQuery,
+    Scores,
+    q_values,
+)
 from snf_models.errors import ImageError, ModelsError
 from snf_models.images import provenance_warning
 from snf_runtime.images.codec import DecodedImage, encode_png
@@ -24,10 +34,10 @@ if TYPE_CHECKING:
 
 
 def answer_json(
-    loaded: ServedModel, items: Sequence[Item], judged: Mapping[int, Detection | ImageError], *, fdr: bool
+    loaded: ServedModel, items: Sequence[Item], judged: Mapping[int, Detection | ImageError], query: ScoreQuery
 ) -> bytes:
     """Return the answer for all items; raise ``Problem`` 422 if no image has a score."""
-    results = [image_result(index, item, judged.get(index), loaded) for index, item in enumerate(items)]
+    results = image_results(loaded, items, judged, query)
     verdicts = {index: image.verdict for index, image in judged.items() if not isinstance(image, ImageError)}
     if not verdicts:
         raise _none_scored(results)
@@ -40,29 +50,40 @@ def answer_json(
     }
     if loaded.warning is not None:
         content["warning"] = loaded.warning
-    if fdr:
-        # The client imports httpx, which would slow down every start of the service.
-        from snf_client.schemas.scores import q_values  # noqa: PLC0415
-
+    if query.fdr:
         rates = q_values([verdict.p_value for verdict in verdicts.values()])
         by_index = dict(zip(verdicts, rates, strict=True))
         content["fdr"] = Fdr(q_values=[by_index.get(index) for index in range(len(items))])
     return Scores(**content).model_dump_json(exclude_unset=True).encode()
 
 
-def image_result(
-    index: int, item: Item, judgement: Detection | ImageError | None, loaded: ServedModel
-) -> ScoredImage | FailedImage:
-    """Return the answer for one image; ``judgement`` is None if it could not be decoded."""
-    if isinstance(item.image, ImageError):
-        return _failed(index, item, item.image)
-    assert judgement is not None
-    if isinstance(judgement, ImageError):
-        return _failed(index, item, judgement)
-    return _scored(index, item, item.image, judgement, loaded)
+def image_results(
+    loaded: ServedModel,
+    items: Sequence[Item],
+    judged: Mapping[int, Detection | ImageError],
+    query: ScoreQuery,
+    first: int = 0,
+) -> list[ScoredImage | FailedImage]:
+    """Return the answers for images, of which those that could be decoded are ``judged`` by their places.
+
+    ``first`` is the index of the first answer.
+    """
+    results: list[ScoredImage | FailedImage] = []
+    for place, item in enumerate(items):
+        image, detection = item.image, judged.get(place)
+        if isinstance(image, ImageError):
+            results.append(_failed(first + place, item, image))
+        elif isinstance(detection, ImageError):
+            results.append(_failed(first + place, item, detection))
+        else:
+            assert detection is not None
+            results.append(_scored(first + place, item, image, detection, loaded, query))
+    return results
 
 
-def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, loaded: ServedModel) -> ScoredImage:
+def _scored(
+    index: int, item: Item, image: DecodedImage, judged: Detection, loaded: ServedModel, query: ScoreQuery
+) -> ScoredImage:
     placement = FilePlacement.of(loaded.scorer.preprocessing, image.file_size)
     in_file, likelihood = judged.in_file(placement), judged.likelihood
     trained = loaded.scorer.manifest.training.provenance
@@ -70,7 +91,7 @@ def _scored(index: int, item: Item, image: DecodedImage, judged: Detection, load
     optional: dict[str, Any] = {}
     if likelihood.draws is not None:
         optional["draws"] = likelihood.draws
-    if judged.heat_map is not None:
+    if query.explain and judged.heat_map is not None:
         optional["heat_map"] = heat_map_answer(image.pixels, judged.heat_map, in_file.regions)
     changes: dict[str, Any] = {"notes": list(image.notes)} if image.notes else {}
     if image.resized:

@@ -98,8 +98,8 @@ class ScoringService:
         self.record(loaded, query, judgements, failed)
         judged = dict(zip(images, judgements, strict=True))
         if query.explain or len(items) > MAX_ANSWERED:
-            return await asyncio.to_thread(answer_json, loaded, items, judged, fdr=query.fdr)
-        return answer_json(loaded, items, judged, fdr=query.fdr)
+            return await asyncio.to_thread(answer_json, loaded, items, judged, query)
+        return answer_json(loaded, items, judged, query)
 
     async def _decoded(self, admission: Admission, request: Request, query: ScoreQuery) -> tuple[list[Item], bool]:
         """Return the decoded images, and whether they fail individually; else raise ``ImageError``."""

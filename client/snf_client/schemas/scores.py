@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,15 @@ class ScoreQuery(BaseModel):
         "drift, which are made by source and for all sources together.",
         examples=["line-1/left"],
     )
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Keyword arguments of a client, which are the fields of ``ScoreQuery``. Q-values are over all its requests."""
+
+    alpha: float | None
+    draws: int
+    explain: bool
+    source: str | None
 
 
 class Term(ResponseModel):

@@ -49,7 +49,7 @@ def test_the_table_below_the_images_is_no_image(tmp_path: Path, monkeypatch: pyt
     for path in FILES:
         (folder / path.name).write_bytes(path.read_bytes())
     monkeypatch.chdir(folder)
-    for options in ([], [], ["--force"]):
+    for options in ([], ["--force"]):
         done = CliRunner().invoke(cli, ["score", ".", "-m", MODEL, "--out", "scores.parquet", *options])
         assert (done.exit_code, "3 images judged" in done.stderr) == (0, True), done.output
     assert "left out, as results of this command are: scores.parquet" in done.stderr
@@ -60,14 +60,14 @@ def test_the_name_of_the_table_may_have_any_bytes(ending: str, tmp_path: Path) -
     folder = tmp_path / os.fsdecode(b"d\xe9j\xe0")
     folder.mkdir()
     out = folder / os.fsdecode(b"r\xe9sult" + ending.encode())
-    for _ in range(2):
-        done = score(out, "--json")
+    for options in ([], ["--force"]):
+        done = score(out, "--json", *options)
         assert done.exit_code == 0, done.output
         assert list(folder.iterdir()) == [out]
 
 
 def request_of(out: Path, alpha: float | None = None) -> TableRequest:
-    return TableRequest(list(FILES), out, MODEL, alpha, "line-1", force=False, as_json=False)
+    return TableRequest(list(FILES), out, MODEL, alpha, "line-1", force=False)
 
 
 def interrupted(out: Path, alpha: float | None = None) -> Output:
@@ -88,7 +88,7 @@ def test_an_interrupted_command_goes_on_and_another_does_not_destroy_its_parts(t
     assert score(out).exit_code == 0
     assert [json.loads(line)["log_likelihood"] for line in out.read_text().splitlines()] == [1.5] * 3
     assert list(tmp_path.glob(".scores*")) == []
-    assert score(out).exit_code == 0
+    assert score(out, "--force").exit_code == 0
     assert all(json.loads(line)["log_likelihood"] < 0 for line in out.read_text().splitlines())
 
 

@@ -29,7 +29,7 @@ def test_the_help_of_a_command_is_the_line_that_snf_lists() -> None:
 
 def test_a_wrong_variable_that_an_import_reads_is_a_wrong_usage(own_home: Path) -> None:
     environment = os.environ | {"SNF_MAX_IMAGE_PIXELS": "abc"}
-    command = [sys.executable, "-m", "snf_app.cli.main", "score", str(own_home)]
+    command = [sys.executable, "-m", "snf_app.cli.main", "bulk", str(own_home), "--out", "scores"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     expected = "snf: expected SNF_MAX_IMAGE_PIXELS to be a whole number from 1 to 10^18, got abc\n"
     assert (done.returncode, done.stderr) == (USAGE, expected)

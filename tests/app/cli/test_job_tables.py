@@ -132,9 +132,9 @@ def test_the_outcome_of_a_limit() -> None:
     result: dict[str, Any] = {"model": "bottles", "version": 1, "ref": "bottles:1", "limit": 2, "calibration": 0}
     result |= {"alpha": 0.01, "sizes": {"hole": 4, "spot, 32 grey levels": None}, "not_determinable": None}
     made = "detection limit 2 of bottles:1 at alpha 0.01"
-    assert outcome(job(result=result)) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
+    assert outcome(result) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
     few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
-    assert outcome(job(result=few)) == f"{made} is not determinable: bottles has 12 good images for it"
+    assert outcome(few) == f"{made} is not determinable: bottles has 12 good images for it"
 
 
 def test_a_recommendation_is_listed_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,6 +144,6 @@ def test_a_recommendation_is_listed_without_a_model(capsys: pytest.CaptureFixtur
 
 def test_the_outcome_of_a_recommendation() -> None:
     result: dict[str, Any] = {"proposal": "features", "preset": "snf-features", "reasons": ["smaller limits", "a tie"]}
-    assert outcome(job(result=result)) == "proposes features (snf-features): smaller limits; a tie"
+    assert outcome(result) == "proposes features (snf-features): smaller limits; a tie"
     none = {"proposal": None, "preset": None, "reasons": ["nothing was measured"], "seconds": 3.0}
-    assert outcome(job(result=none)) == "proposes no family: nothing was measured"
+    assert outcome(none) == "proposes no family: nothing was measured"

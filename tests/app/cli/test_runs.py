@@ -14,11 +14,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_app.cli.runs import figures, results, settings
-from snf_app.runs.endpoints import run_detail
-from snf_client.schemas.training import RunDetail
 from snf_runtime.errors import USAGE
-from snf_worker.jobs.runs import RunStore
 from tests.support.runs import SHIPPED, recorded
 
 OTHER = {"max_steps": 40, "batch_size": 32, "learning_rate": 0.002, "image_size": None}
@@ -84,23 +80,6 @@ def test_a_comparison_shows_what_differs_first_then_the_results_and_the_curves(f
     for wrong in ([first], [first, first]):
         assert run("compare", *wrong).exit_code == USAGE
     assert "exists already" in run("compare", first, second, "--out", str(table)).stderr
-
-
-def test_what_an_export_writes(folder: Path) -> None:
-    store = RunStore(folder)
-    run_id = recorded(folder)
-    detail = RunDetail.model_validate(run_detail(store, run_id).model_dump())
-    written = list(figures(detail))
-    assert [(figure.step, figure.value) for figure in written if figure.name == "validation/bits_per_dim"] == [
-        (20, pytest.approx(2.51)),
-        (40, pytest.approx(2.01)),
-    ]
-    assert len([figure for figure in written if figure.name == "training/learning_rate"]) == 40
-    assert results(detail).keys() == {
-        *("result/test_bits_per_dim", "result/validation_bits_per_dim", "result/test_nats"),
-        "result/reconstruction_error",
-    }
-    assert settings(detail)["batch_size"] == "64"
 
 
 def test_a_missing_extra_is_named(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

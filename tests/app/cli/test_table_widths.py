@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from snf_app.cli.keys import create, list_keys
 from snf_app.cli.output import TableColumn, print_facts, print_table
 from snf_app.cli.presets import layers, list_backbones, list_presets
 from snf_app.cli.score_output import TableOutput
+from snf_app.cli.service import Session
 from snf_app.registry.service import detail
 from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
-from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetEntry
+from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetList
 from snf_client.schemas.jobs import JobList
 from snf_client.schemas.limits import LIMIT, LimitRecord
 from snf_client.schemas.models import Audit, ModelDetail, ModelPage, ModelSummary, UnfitReason
@@ -89,7 +91,8 @@ def audit() -> None:
 
 
 def dataset_list() -> None:
-    datasets.print_datasets([DatasetEntry.model_validate(EXAMPLE | {"name": NAME, "images": 1_000_000})])
+    entry = EXAMPLE | {"name": NAME, "images": 1_000_000}
+    datasets.print_datasets(DatasetList.model_validate({"datasets": [entry]}))
 
 
 def dataset_report() -> None:
@@ -131,6 +134,11 @@ def keys() -> None:
     list_keys()
 
 
+def preset_list() -> None:
+    with ExitStack() as stack:
+        list_presets(Session(stack, None, None, as_json=False, in_process=True))
+
+
 TABLES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "scores": (scores, ("00027-4.png", "lots/00164-6.png", "lots/cat.png", "anomaly", "normal", "not judged")),
     "jobs": (
@@ -151,7 +159,7 @@ TABLES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "limit": (limits, ("scratch, 128", "missing part", "92.8 %")),
     "recommendation": (recommendation, ("features", "pixels", "hybrid", "nats/value", "0 of 40")),
     "evaluation": (evaluation, ("combined", "png-size", "0.9300", "hole-8", "+0.100")),
-    "presets": (list_presets, tuple(PRESETS)),
+    "presets": (preset_list, tuple(PRESETS)),
     "layers": (layers, tuple(layer.type_name() for layer in layer_types())),
     "backbones": (list_backbones, ("SHA-256",)),
     "keys": (keys, (NAME, "score", "active")),
