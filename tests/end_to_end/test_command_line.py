@@ -239,7 +239,7 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
         assert snf(home, *scoring, *wrong).returncode == 2, wrong
     assert snf(home, "score").returncode == 2
     nothing = snf(home, "score", "--dataset", "nothing", "--out", str(tmp_path / "none.csv"), *remote)
-    assert (nothing.returncode, "does not exist" in nothing.stderr) == (2, True)
+    assert (nothing.returncode, "there is no dataset 'nothing'" in nothing.stderr) == (2, True)
 
 
 def test_exit_codes(home: Path, tmp_path: Path) -> None:
