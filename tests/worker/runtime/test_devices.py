@@ -1,5 +1,6 @@
 """Devices of a machine, the queues they serve, and a worker process for each of them."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery, wake
 from snf_worker.jobs.worker_registry import WorkerRegistry
-from snf_worker.runtime.launcher import stop_all, worker_processes
-from snf_worker.runtime.machine import find_devices, queues_of, variables
+from snf_worker.runtime.launcher import run_workers, stop_all, worker_processes
+from snf_worker.runtime.machine import HOST, HOST_VARIABLE, find_devices, queues_of, variables
 from snf_worker.runtime.main import queues_to_serve
 from snf_worker.settings import Settings
 from tests.support.fork_server import fork_server, forked_by
@@ -84,6 +85,14 @@ def test_workers_share_the_threads_that_the_service_leaves(
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     parts = worker_processes(settings.model_copy(update={"devices": devices, "beside_service": beside_service}))
     assert {part.variables["OMP_NUM_THREADS"] for part in parts} == {threads}
+
+
+def test_a_single_worker_hands_its_threads_to_its_jobs(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setenv(HOST_VARIABLE, HOST)
+    monkeypatch.setattr("snf_worker.runtime.launcher.configure_logging", lambda *_, **__: None)
+    monkeypatch.setattr("snf_worker.runtime.main.run_worker", lambda _: int(os.environ["OMP_NUM_THREADS"]))
+    assert run_workers(settings.model_copy(update={"devices": ("cpu",), "beside_service": True})) == 4
 
 
 def test_each_device_runs_one_job_of_its_queue(settings: Settings, store: JobStore, add: Callable[..., Job]) -> None:
