@@ -3,8 +3,7 @@
 WHAT is
 
 - false-alarms: resplits of held-out images, and what is found by the number of good images;
-- limits: the smallest injected defects that pixels, features and both find;
-- localisation: metrics of maps with masks against those of anomalib.
+- limits: the smallest injected defects that pixels, features and both find.
 
 Results go to ``benchmarks/results/features_<what>.json`` and ``.md``. Features and evidence are kept in ``--folder``.
 """
@@ -20,14 +19,12 @@ import torch
 from benchmarks.common import cores, parser_of
 from benchmarks.features.common import FeatureRun
 from benchmarks.needs import data_dir, end
-from benchmarks.speed.peers import PeerUnavailable
 from snf_models.errors import BackboneMissing
 
 CELLS = "elpv64.npz"
 WHAT = {
     "false-alarms": (CELLS, "fashion-mnist"),
     "limits": (CELLS, "mnist", "fashion-mnist"),
-    "localisation": (CELLS, "fashion-mnist", "cifar10"),
 }
 """What is measured, and the files and built-in datasets that it needs."""
 
@@ -56,7 +53,7 @@ def main() -> None:
     extras["only"] = extras["only"] or getattr(module, "PARTS_OF_RUN", ())
     try:
         module.measure(FeatureRun(data_dir=folder, extras=extras, **own))
-    except (BackboneMissing, PeerUnavailable) as error:
+    except BackboneMissing as error:
         end(str(error))
 
 

@@ -28,12 +28,9 @@ NAME = "false_alarms"
 PARTS_OF_RUN = ("cells", "counts", "suspects")
 ALPHAS = (0.01, 0.05)
 FOLDS = 5
+WAY = "five folds"
 COUNTS = {"solar cells": (60, 200, 400, 650, 1000), "T-shirts against shirts": (400, 650, 1000, 2000)}
 """Good images of a model. There are 1,508 functional solar cells, some of which are tested."""
-SPLIT_FROM = 400
-"""Good images from which on a model of an earlier version was calibrated on a tenth of them."""
-WAYS = {"five folds": "all images, in five folds", "80/10/10": "a tenth of the images"}
-"""How p-values are made, and among which images they are ranks."""
 SUSPECTS, DIRT, SHARE = 200, (0.0, 0.05), (0.0, 0.05)
 """Solar cells of a model, the shares of them that are defective, and the values of ``suspect_share``."""
 DEFAULT = "found at the default alpha"
@@ -60,30 +57,23 @@ def measure(run: FeatureRun) -> None:
             console.print(document["resplits"])
     if "counts" in run.extras["only"]:
         sets = {"solar cells": cells, "T-shirts against shirts": shirts(run)}
-        for name, count, way in by_count():
-            runs = document["counts"].setdefault(name, {}).setdefault(str(count), {}).setdefault(way, [])
+        for name, count in by_count():
+            runs = document["counts"].setdefault(name, {}).setdefault(str(count), {}).setdefault(WAY, [])
             for seed in range(len(runs), run.some(run.extras["repetitions"], 1)):
-                runs.append(of_count(run, sets[name], count, seed, way))
+                runs.append(of_count(run, sets[name], count, seed))
                 run.write(NAME, document, report(document))
-                console.print(name, count, way, runs[-1])
+                console.print(name, count, runs[-1])
     if "suspects" in run.extras["only"]:
         for dirt, share in product(DIRT, SHARE):
             runs = document.setdefault("suspects", {}).setdefault(f"{dirt:.0%} dirty, suspect_share {share:g}", [])
             for seed in range(len(runs), run.some(run.extras["repetitions"], 1)):
-                runs.append(of_count(run, cells, SUSPECTS, seed, "five folds", dirt, share))
+                runs.append(of_count(run, cells, SUSPECTS, seed, dirt, share))
                 run.write(NAME, document, report(document))
     print(report(document))
 
 
-def by_count() -> list[tuple[str, int, str]]:
-    """Return the set, the number of good images and the way of calibration of every row."""
-    return [
-        (name, count, way)
-        for name, counts in COUNTS.items()
-        for count in counts
-        for way in WAYS
-        if way == "five folds" or count >= SPLIT_FROM
-    ]
+def by_count() -> list[tuple[str, int]]:
+    return [(name, count) for name, counts in COUNTS.items() for count in counts]
 
 
 def shirts(run: FeatureRun) -> SolarCells:
@@ -158,7 +148,7 @@ def p_of_resplit(order: NDArray[np.int32]) -> NDArray[np.float64]:
 
 
 def of_count(
-    run: FeatureRun, images: SolarCells, count: int, seed: int, way: str, dirt: float = 0.0, suspect_share: float = 0.0
+    run: FeatureRun, images: SolarCells, count: int, seed: int, dirt: float = 0.0, suspect_share: float = 0.0
 ) -> dict[str, Any]:
     """Return the false alarms and the anomalies found by a model of ``count`` images in all, a share of them dirty."""
     order = np.random.default_rng((count, seed)).permutation(len(images.normal))
@@ -169,12 +159,8 @@ def of_count(
         good = np.concatenate([images.defective[random.permutation(STRANGE)[:dirty]], good[dirty:]])
         good = good[random.permutation(count)]
     strange = images.defective[: run.some(STRANGE, 20)]
-    if way == "five folds":
-        folds: NDArray[np.int8] = np.sort(np.arange(count) % FOLDS).astype(np.int8)
-        model = fitted_model(run, images.table, good, (good, good), folds, suspect_share=suspect_share)
-    else:
-        tenth = count // 10
-        model = fitted_model(run, images.table, good[2 * tenth :], (good[:tenth], good[tenth : 2 * tenth]))
+    folds: NDArray[np.int8] = np.sort(np.arange(count) % FOLDS).astype(np.int8)
+    model = fitted_model(run, images.table, good, (good, good), folds, suspect_share=suspect_share)
     found = model.evidence(strange)
     return {
         **model.measured(model.evidence(test), found),
@@ -203,12 +189,12 @@ def report(document: dict[str, Any]) -> str:
         for alpha, found in row["alphas"].items()
     ]
     counts = []
-    for name, count, way in by_count():
-        if runs := document["counts"].get(name, {}).get(str(count), {}).get(way, []):
-            bounds = [cross_bound(alpha, count) if way == "five folds" else alpha for alpha in ALPHAS]
+    for name, count in by_count():
+        if runs := document["counts"].get(name, {}).get(str(count), {}).get(WAY, []):
+            bounds = [cross_bound(alpha, count) for alpha in ALPHAS]
             smallest, of_bounds = f"{runs[0]['smallest alpha']:.4f}", " and ".join(f"{bound:.1%}" for bound in bounds)
             auroc = f"{np.mean([one['auroc'] for one in runs]):.3f}"
-            counts.append((f"{count:,} {name}", WAYS[way], len(runs), smallest, *spreads(runs), of_bounds, auroc))
+            counts.append((f"{count:,} {name}", len(runs), smallest, *spreads(runs), of_bounds, auroc))
     suspects = [
         (name, len(runs), *spreads(runs), f"{np.mean([one['auroc'] for one in runs]):.3f}")
         for name, runs in document.get("suspects", {}).items()
@@ -221,7 +207,7 @@ def report(document: dict[str, Any]) -> str:
         "mean of all runs",
         "runs outside",
     )
-    of_counts = ("images", "p-values are ranks among", "runs", "smallest alpha", *COLUMNS)
+    of_counts = ("images", "runs", "smallest alpha", *COLUMNS)
     lines = [
         "# False alarms of feature models",
         "",
@@ -234,7 +220,7 @@ def report(document: dict[str, Any]) -> str:
         "",
         "## By the number of good images",
         "",
-        "Each run draws the good images anew, chooses grid and shrinkage, fits and calibrates, and tests "
+        "Each run draws the good images anew, chooses grid and shrinkage, fits and calibrates in five folds, and tests "
         f"{TESTED} other good images and up to {STRANGE} others. Mean ± standard deviation over the runs (lowest - "
         "highest). A rate below the smallest alpha flags nothing. The default alpha is 1%, or the smallest where that "
         "is larger.",

@@ -13,7 +13,7 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
 from snf_models.anomaly.calibrate import calibrate, collect_evidence
 from snf_models.anomaly.reference_images import ReferenceImages
-from snf_models.datasets.dataset import Dataset, digest_of
+from snf_models.datasets.dataset import Dataset
 from snf_models.evaluation.metrics import separation
 from snf_models.features.fit import FitChoice
 from snf_models.features.flows import freeze_features
@@ -21,7 +21,6 @@ from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import fit_features
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity
@@ -82,13 +81,6 @@ def fitted_model(
 
 def _ignore(_part: str, _done: int, _images: int) -> None:
     """Take no notice of progress."""
-
-
-def trained_scorer(run: FeatureRun, name: str, images: Pixels) -> Scorer:
-    """Return the scorer of a feature model that is trained on four fifths of some images and calibrated on the rest."""
-    parts = np.split(images, [len(images) * 8 // 10, len(images) * 9 // 10])
-    path = trained_on(run, Dataset(name, *parts, images[:0], digest_of(*parts)))
-    return load_model(path, options=run.options)
 
 
 def trained_on(run: FeatureRun, dataset: Dataset) -> Path:

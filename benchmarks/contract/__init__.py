@@ -1,1 +1,0 @@
-"""The service against its own OpenAPI document, by schemathesis."""
