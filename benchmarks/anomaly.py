@@ -18,8 +18,7 @@ from rich.progress import Progress
 from benchmarks.common import RESULTS, parser_of, read_results, table, write_results
 from benchmarks.needs import data_dir
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
-from snf_models.datasets.builtin import FILES
-from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.store import FILES, DatasetStore
 from snf_models.datasets.uploads import Source
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.registry.registry import Registry

@@ -23,7 +23,7 @@ from benchmarks.needs import data_dir
 from snf_models.anomaly.exchangeability import false_alarm_interval
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.datasets import Images, load_dataset
-from snf_models.datasets.builtin import FILES
+from snf_models.datasets.store import FILES
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import p_values

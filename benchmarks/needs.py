@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from snf_models.datasets.builtin import FILES, MINI
+from snf_models.datasets.store import FILES, MINI
 
 EXIT = 2
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snf_app.http.errors import STATUSES
-from snf_models.datasets.upload_items import TITLES
+from snf_models.datasets.uploads import TITLES
 from snf_models.errors import ErrorKind
 from tests.support.paths import ROOT
 

@@ -12,10 +12,9 @@ from typing import Any
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.bulk.output import open_output
 from snf_models.bulk.plan import BulkPlan
-from snf_models.bulk.sources import DatasetImages
 from snf_models.bulk.tables import PartSummary, table_of
 from snf_models.bulk.work import BulkWork, OpenWork
-from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.datasets.image_source import DatasetImages, ImageSource, NamedImage
 from snf_models.errors import Interrupted
 from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location

@@ -39,11 +39,10 @@ from snf_models.artifacts.manifest import read_manifest
 from snf_models.bulk.executors import Callbacks, ThisProcess, executor
 from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at, stored_output
 from snf_models.bulk.plan import FILES, BulkPlan
-from snf_models.bulk.sources import DatasetImages, ImageFiles, index_location
 from snf_models.bulk.tables import PartSummary, convert_table, read_warnings, table_of
 from snf_models.bulk.work import BulkModel, BulkWork, Images, choose_engine
 from snf_models.datasets import DatasetStore, dataset_names
-from snf_models.datasets.image_source import ImageSource
+from snf_models.datasets.image_source import DatasetImages, ImageFiles, ImageSource, index_location
 from snf_models.disk import make_folder
 from snf_models.errors import DatasetNotFound, ImageError, Interrupted, PlanDiffers
 from snf_models.loading.verification import ModelFiles

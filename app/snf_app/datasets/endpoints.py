@@ -13,7 +13,7 @@ from snf_app.state import DatasetStoreDep, DatasetUploadsDep, JobStoreDep, Setti
 from snf_client.schemas.base import NAME_PATTERN
 from snf_client.schemas.datasets import DatasetDetail, DatasetList, ReferenceRequest
 from snf_models.datasets import dataset_names
-from snf_models.datasets.builtin import NAMES
+from snf_models.datasets.store import NAMES
 from snf_models.disk import locked
 from snf_models.errors import DatasetNotFound
 from snf_worker.jobs.record import Job

@@ -21,9 +21,8 @@ from snf_client.schemas.base import NAME_RULE
 from snf_client.schemas.datasets import DatasetDetail, DatasetEntry, ReferenceRequest
 from snf_client.schemas.training import ImageOptions
 from snf_models.datasets import DatasetStore, DatasetSummary, Source, dataset_names, summarize
-from snf_models.datasets.builtin import NAMES, builtin_file
-from snf_models.datasets.report import NearDuplicates
-from snf_models.datasets.store import check_stored, summarize_report
+from snf_models.datasets.storage import NearDuplicates
+from snf_models.datasets.store import NAMES, builtin_file, check_stored, summarize_report
 from snf_models.disk import DiskQuota, make_folder
 from snf_models.errors import ModelsError
 from snf_models.locations.location import allowed_location

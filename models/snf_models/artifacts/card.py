@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from snf_models.artifacts.manifest import Evaluation, FeatureFitRecord, FeatureStepsRecord, Manifest, in_words
-from snf_models.datasets.builtin import LICENCES
+from snf_models.datasets.store import LICENCES
 from snf_models.flows.architecture import (
     Architecture,
     FeatureArchitecture,

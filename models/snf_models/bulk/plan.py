@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from snf_client.schemas.datasets import DatasetReport
 from snf_models.artifacts.manifest import Precision
-from snf_models.datasets.builtin import builtin_file, shape_facts, summarize_builtin
-from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.store import DatasetStore, builtin_file, shape_facts, summarize_builtin
 from snf_models.errors import DatasetUnfit
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing

@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from snf_models.artifacts.manifest import CalibrationSummary, Manifest
 from snf_models.bulk.output import Output
-from snf_models.bulk.plan import BulkPlan
-from snf_models.bulk.sources import chosen_part_size
+from snf_models.bulk.plan import BulkPlan, part_size
 from snf_models.bulk.tables import PartSummary, table_of
-from snf_models.datasets.image_source import ImageSource
+from snf_models.datasets.image_source import ImageSource, ReferencedImages
 from snf_models.errors import EngineUnavailable, Interrupted, PartFailed, PlanDiffers
 from snf_models.loading.verification import ModelFiles, content_digest
 from snf_models.score_rows import SCHEMA, batches_of, judged_rows
@@ -57,6 +56,7 @@ class BulkModel:
         self, dataset: str, source: ImageSource, alpha: float | None, images_per_part: int | None = None
     ) -> BulkPlan:
         """Return the plan without its engine; raise ``AlphaUnattainable``, or ``ArtifactError``."""
+        group = source.largest_group if isinstance(source, ReferencedImages) else 1
         return BulkPlan(
             model=self.ref,
             weights_sha256=self.manifest.log_dets.weights_sha256,
@@ -66,7 +66,7 @@ class BulkModel:
             source_digest=source.digest,
             alpha=attainable_alpha(alpha, self.summary.smallest_p),
             count=source.count,
-            images_per_part=images_per_part or chosen_part_size(source),
+            images_per_part=images_per_part or part_size(source.count, group),
             model_sha256=content_digest(self.files.path, self.files.calibration),
             precision=self.files.options.precision or self.summary.precision,
         )

@@ -1,25 +1,46 @@
-"""Sources of named images, read by index range in a fixed order and in bounded memory."""
+"""Sources of named images, read by range in bounded memory: datasets, image files, and files at a location."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import os
+import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import IO, Literal, Protocol
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.datasets.reference_index import ReferenceIndex, read_record
-from snf_models.datasets.references import ReferencedFiles
+from snf_models.datasets.dataset import Progress, no_progress
+from snf_models.datasets.prepared import LEFTOVER_SECONDS, remove_unused, share
+from snf_models.datasets.references import SCHEMA as INDEX_SCHEMA
+from snf_models.datasets.references import (
+    Listing,
+    ReferencedFiles,
+    ReferenceIndex,
+    build_index,
+    list_files,
+    read_record,
+)
 from snf_models.datasets.storage import INDEX, Storage
-from snf_models.datasets.store import DatasetStore
+from snf_models.datasets.store import DatasetStore, builtin_file, check_stored
+from snf_models.datasets.uploads import archive_errors, refused
+from snf_models.disk import remove_leftovers, sha256_file
 from snf_models.errors import DatasetNotFound, ImageError
-from snf_runtime.images.codec import decode_image
-from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform
+from snf_models.locations.disk import FileEntry
+from snf_models.locations.location import Location
+from snf_runtime.images.codec import decode_image, npy_header
+from snf_runtime.images.files import path_text, read_file
+from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform, conform_pixels
 
 NamedImage = tuple[str, DecodedImage | ImageError]
 """The name of an image, and the image or the reason why it cannot be scored."""
@@ -151,3 +172,184 @@ class ReferencedImages:
                     yield name, decode_image(content, self._preprocessing)
                 except ImageError as error:
                     yield name, error
+
+
+ARRAYS = ("x_train", "x_test")
+PLACE_DIGITS = 16
+"""Digits of the hash of a location in the name of its index."""
+KEPT_INDEXES = 2
+"""Most indexes of a location, unless more are in use: the files of a location may be as before again."""
+SPOOL_BYTES = 16 * 2**20
+"""Bytes of a list of files that are held in memory; a longer one is in a temporary file."""
+LISTED_AT_ONCE = 1000
+"""Files that are listed between two reports of progress."""
+
+
+def open_source(
+    name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
+) -> ImageSource:
+    """Open a dataset for a model; raise ``DatasetNotFound``, or ``DatasetRefused`` for a damaged file."""
+    path = builtin_file(name, data_dir)
+    if path is not None:
+        return BuiltinImages(path, preprocessing)
+    store = check_stored(name, data_dir, store)
+    index = store.reference_index(name)
+    return StoredImages(store, name, preprocessing) if index is None else ReferencedImages(index, preprocessing)
+
+
+@dataclass(frozen=True)
+class DatasetImages:
+    """Picklable handle of a dataset on this machine."""
+
+    name: str
+    data_dir: Path | None
+    datasets_dir: Path
+
+    def open(self, preprocessing: Preprocessing) -> ImageSource:
+        """Open the dataset; raise as :func:`open_source`."""
+        return open_source(self.name, self.data_dir, DatasetStore(self.datasets_dir), preprocessing)
+
+
+@dataclass(frozen=True)
+class LocationImages:
+    """Picklable handle of an index of :func:`index_location`, for processes of this machine."""
+
+    index: Path
+
+    def open(self, preprocessing: Preprocessing) -> ImageSource:
+        """Open the images; raise ``DatasetNotFound`` if the index was deleted."""
+        return ReferencedImages(self.index, preprocessing)
+
+
+def index_location(location: Location, cache: Path, progress: Progress = no_progress) -> LocationImages:
+    """Index a location, or reuse the index if no file has changed. The index exists as long as the handle."""
+    place = hashlib.sha256(repr((INDEX_SCHEMA, location.url)).encode()).hexdigest()[:PLACE_DIGITS]
+    content = hashlib.sha256()
+    listed = 0
+    is_file, entries = list_files(location)
+    # Listed once: a file that is added meanwhile must not be in the index without being in its name.
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES, "w+", encoding="ascii") as spool:
+        for number, entry in enumerate(entries):
+            line = json.dumps(entry)
+            content.update(line.encode())
+            spool.write(f"{line}\n")
+            listed += entry.size
+            if number % LISTED_AT_ONCE == 0:
+                progress(0, listed)
+        path = cache / f"{place}-{content.hexdigest()}.sqlite"
+        lock = share(path)
+        if lock is None:
+            spool.seek(0)
+            again = Listing(is_file, (FileEntry(*json.loads(line)) for line in spool))
+            build_index(location, path, listing=again, progress=progress)
+            lock = share(path)
+            remove_leftovers(cache, LEFTOVER_SECONDS)
+            _drop_older(cache, place)
+    images = LocationImages(path)
+    if lock is not None:
+        finalize(images, os.close, lock)
+    return images
+
+
+def _drop_older(cache: Path, place: str) -> None:
+    """Delete the oldest indexes of a location, so that two are left, or all that are in use."""
+    indexes: list[tuple[int, Path]] = []
+    for path in cache.glob(f"{place}-*.sqlite"):
+        with suppress(FileNotFoundError):  # another process deleted it
+            indexes.append((path.stat().st_mtime_ns, path))
+    surplus = len(indexes) - KEPT_INDEXES
+    for _, path in sorted(indexes):
+        if surplus > 0:
+            surplus -= remove_unused(path, path.unlink)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files in the given order, and their images for the model of a preprocessing."""
+
+    paths: Sequence[Path]
+    preprocessing: Preprocessing | None = None  # None in the picklable handle
+
+    @property
+    def count(self) -> int:
+        return len(self.paths)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the paths, sizes and times of change."""
+        content = hashlib.sha256()
+        for path in self.paths:
+            content.update(f"{path_text(path)}\0{file_stamp(path)}\0".encode())
+        return content.hexdigest()
+
+    def open(self, preprocessing: Preprocessing) -> ImageFiles:
+        return replace(self, preprocessing=preprocessing)
+
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        assert self.preprocessing is not None
+        for path in self.paths[start:stop]:
+            try:
+                yield path_text(path), decode_image(read_file(path), self.preprocessing)
+            except ImageError as error:
+                yield path_text(path), error
+
+
+class BuiltinImages:
+    """Images of a built-in dataset, those of training first; raises ``DatasetRefused`` for a damaged file."""
+
+    def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
+        self._path = path
+        self._preprocessing = preprocessing
+        self._counts = {}
+        with archive_errors(path.name), zipfile.ZipFile(path) as archive:
+            stored = set(archive.namelist())
+            for name in ARRAYS:
+                if name == ARRAYS[0] or f"{name}.npy" in stored:
+                    with _array(archive, name) as (shape, _):
+                        self._counts[name] = shape[0]
+        self.count = sum(self._counts.values())
+        self.digest = sha256_file(path)
+
+    def read(self, start: int, stop: int) -> Iterator[NamedImage]:
+        """Yield images with names such as ``x_train/00017``."""
+        first = 0
+        for name, count in self._counts.items():
+            low, high = max(start - first, 0), min(stop - first, count)
+            if low < high:
+                yield from self._images(name, low, high)
+            first += count
+
+    def _images(self, name: str, low: int, high: int) -> Iterator[NamedImage]:
+        digits = len(str(self._counts[name] - 1))
+        with (
+            archive_errors(self._path.name),
+            zipfile.ZipFile(self._path) as archive,
+            _array(archive, name) as (shape, file),
+        ):
+            _, height, width, *_ = shape
+            size = math.prod(shape[1:])
+            file.seek(low * size, os.SEEK_CUR)
+            for index in range(low, high):
+                data = file.read(size)
+                if len(data) < size:
+                    raise refused("malformed-array", f"{self._path.name}: {name} ends in image {index}")
+                pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1).transpose(2, 0, 1)
+                path = f"{name}/{index:0{digits}d}"
+                try:
+                    yield path, conform_pixels(pixels, self._preprocessing)
+                except ImageError as error:
+                    yield path, error
+
+
+@contextmanager
+def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
+    """Yield the shape of an array in a .npz, and its file at the first pixel; raise ``DatasetRefused``."""
+    with archive.open(f"{name}.npy") as file:
+        shape, fortran_order, dtype = npy_header(file)
+        if dtype != np.uint8 or len(shape) not in (3, 4) or fortran_order:
+            order = "Fortran" if fortran_order else "C"
+            raise refused(
+                "malformed-array",
+                f"{name}: expected uint8 (N, H, W) or (N, H, W, C) in C order, got {dtype} {shape} in {order} order",
+            )
+        yield shape, file

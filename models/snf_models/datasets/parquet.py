@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from snf_models.datasets.reference_index import (
+from snf_models.datasets.references import (
     EncodedImage,
     IndexedFile,
     RowGroup,
@@ -20,7 +20,7 @@ from snf_models.datasets.reference_index import (
     too_large,
     unreadable,
 )
-from snf_models.datasets.upload_items import MAX_NAME, Limits, refused
+from snf_models.datasets.uploads import MAX_NAME, Limits, refused
 from snf_models.errors import DatasetRefused, ImageError
 from snf_models.locations.location import RangeFile
 from snf_models.naming import printable

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.datasets.builtin import builtin_file, shape_facts, summarize_builtin
 from snf_models.datasets.storage import Storage
-from snf_models.datasets.store import DatasetStore, check_stored
+from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, shape_facts, summarize_builtin
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.texts import choices
 from snf_models.training.config import TrainingConfig

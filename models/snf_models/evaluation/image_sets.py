@@ -15,10 +15,9 @@ from scipy import ndimage
 
 from snf_client.schemas.evaluations import EvaluationParameters
 from snf_models.anomaly.reference_images import evenly_spaced
-from snf_models.datasets.builtin import builtin_file, load_builtin
 from snf_models.datasets.image_source import NamedImage, StoredImages
 from snf_models.datasets.storage import INDEX
-from snf_models.datasets.store import DatasetStore, check_stored
+from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, load_builtin
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.evaluation.checks import adapted, check_anomalous, check_normals
 from snf_models.training.config import TrainingConfig

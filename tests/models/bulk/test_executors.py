@@ -24,9 +24,8 @@ from snf_models.bulk import executors
 from snf_models.bulk.executors import Callbacks, Member, PartQueue, executor, typed
 from snf_models.bulk.output import Output, open_output
 from snf_models.bulk.plan import BulkPlan
-from snf_models.bulk.sources import DatasetImages
 from snf_models.bulk.work import BulkWork, choose_engine
-from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.datasets.image_source import DatasetImages, ImageSource, NamedImage
 from snf_models.errors import (
     AlphaUnattainable,
     ArtifactError,

@@ -18,8 +18,8 @@ from pyarrow import parquet
 
 from snf_models.bulk.output import PLAN, SUMMARY, Output, PartsDamaged, complete, open_output, stored_output
 from snf_models.bulk.plan import BulkPlan, part_size
-from snf_models.bulk.sources import chosen_part_size, index_location
 from snf_models.bulk.tables import PartSummary, merge_parts, part_bytes, table_of
+from snf_models.datasets.image_source import ReferencedImages, index_location
 from snf_models.disk import waits_for_room
 from snf_models.errors import Interrupted, OutputTaken, PartFailed, PlanDiffers, StorageFull
 from snf_models.locations.disk import FileEntry
@@ -290,7 +290,9 @@ def test_parts_follow_row_groups(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
     images = index_location(location, tmp_path / "cache")
     assert index_location(location, tmp_path / "cache") == images
-    assert chosen_part_size(images.open(Preprocessing(channels=1, height=28, width=28))) == 3000
+    source = images.open(Preprocessing(channels=1, height=28, width=28))
+    assert isinstance(source, ReferencedImages)
+    assert part_size(source.count, source.largest_group) == 3000
     location.child("c.parquet").write(b"PAR1")
     assert index_location(location, tmp_path / "cache") != images, "another file is there"
 

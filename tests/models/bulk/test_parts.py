@@ -18,10 +18,9 @@ from pyarrow import parquet
 
 from snf_models.bulk.output import Output, PartsDamaged, open_scratch, plan_at
 from snf_models.bulk.plan import BulkPlan
-from snf_models.bulk.sources import ImageFiles, open_source
 from snf_models.bulk.tables import TableContent, convert_table, merge_parts, read_content, summary_of, table_of
 from snf_models.bulk.work import score_range
-from snf_models.datasets.image_source import ImageSource, NamedImage
+from snf_models.datasets.image_source import ImageFiles, ImageSource, NamedImage, open_source
 from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, Interrupted, ScoreNotFinite
 from snf_models.locations.location import Location
 from snf_models.score_rows import SCHEMA

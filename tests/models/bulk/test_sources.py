@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snf_models.bulk.sources import BuiltinImages, ImageFiles, index_location, open_source
 from snf_models.datasets import DatasetStore, load_dataset
-from snf_models.datasets.image_source import ImageSource, NamedImage, StoredImages
+from snf_models.datasets.image_source import (
+    BuiltinImages,
+    ImageFiles,
+    ImageSource,
+    NamedImage,
+    StoredImages,
+    index_location,
+    open_source,
+)
 from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError
 from snf_models.locations.disk import DiskFile, FileEntry
 from snf_models.locations.location import Location

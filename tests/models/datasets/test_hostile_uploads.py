@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from snf_models.datasets import DatasetStore
-from snf_models.datasets.upload_items import Limits, safe_path
+from snf_models.datasets.uploads import Limits, safe_path
 from snf_models.errors import DatasetRefused, ImageError
 from snf_runtime.images.codec import decode_npy, npy_header
 from snf_runtime.images.preprocessing import Preprocessing

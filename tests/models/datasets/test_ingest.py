@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from snf_models.datasets import DatasetStore
-from snf_models.datasets.upload_items import Limits
+from snf_models.datasets.uploads import Limits
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
 from snf_models.training.config import TrainingConfig
 from snf_runtime.images.codec import encode_png

@@ -17,10 +17,10 @@ import pytest
 
 from snf_client.schemas.datasets import ImageFacts
 from snf_models.datasets import DatasetStore, dataset_names, load_dataset, summarize
-from snf_models.datasets.builtin import choose_preprocessing
 from snf_models.datasets.dataset import Dataset
 from snf_models.datasets.prepared import KEPT, make_room
-from snf_models.datasets.report import near_pairs
+from snf_models.datasets.storage import near_pairs
+from snf_models.datasets.store import choose_preprocessing
 from snf_models.disk import folder_bytes
 from snf_models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from snf_models.images import provenance_warning

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from snf_client.schemas.evaluations import EvaluationParameters, EvaluationReport
-from snf_models.bulk.sources import ImageFiles
 from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore
+from snf_models.datasets.image_source import ImageFiles
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.report import render_html
 from snf_models.scorer import Scorer, load_model

@@ -16,10 +16,9 @@ from snf_client.schemas.limits import LimitParameters
 from snf_models.anomaly.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
 from snf_models.anomaly.rejudge import StoredEvidence, rejudge
 from snf_models.audit import recompute_features
-from snf_models.bulk.sources import ImageFiles, open_source
 from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore, load_dataset
-from snf_models.datasets.image_source import StoredImages
+from snf_models.datasets.image_source import ImageFiles, StoredImages, open_source
 from snf_models.errors import DatasetUnfit, SizeNotCalibrated
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.image_sets import ImageSet

@@ -13,9 +13,9 @@ import pyarrow as pa
 from snf_models.bulk.executors import Callbacks, ThisProcess, executor
 from snf_models.bulk.output import Output, complete, open_output, open_scratch, plan_at
 from snf_models.bulk.plan import BulkPlan
-from snf_models.bulk.sources import DatasetImages
 from snf_models.bulk.tables import PartSummary, read_summary
 from snf_models.bulk.work import BulkModel, BulkWork, choose_engine
+from snf_models.datasets.image_source import DatasetImages
 from snf_models.disk import storage_errors, waits_for_room
 from snf_models.errors import Interrupted, LocationUnavailable, ModelsError, PlanDiffers
 from snf_models.loading.verification import ModelFiles

@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from snf_models.artifacts.files import CARD, NAMES, SAMPLES, read_file
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.datasets import DatasetStore, Source
-from snf_models.datasets.report import NearDuplicates
+from snf_models.datasets.storage import NearDuplicates
 from snf_models.datasets.store import NewDataset, NewReference, fill_folder, fill_reference
-from snf_models.datasets.upload_items import Limits
+from snf_models.datasets.uploads import Limits
 from snf_models.errors import ArtifactRefused, BackboneMissing, BackboneUnfit, DatasetRefused, ModelsError
 from snf_models.features.backbones import LITE0, Arrays, Backbone, BackboneStore, fold_normalisations
 from snf_models.locations.location import Location

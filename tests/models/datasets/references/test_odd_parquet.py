@@ -17,8 +17,7 @@ from snf_client.schemas.datasets import ReferenceRecord
 from snf_models.bulk.work import score_range
 from snf_models.datasets import parquet as parquet_rows
 from snf_models.datasets.image_source import NamedImage
-from snf_models.datasets.reference_index import EncodedImage
-from snf_models.datasets.references import ReferencedFiles, build_index
+from snf_models.datasets.references import EncodedImage, ReferencedFiles, build_index
 from snf_models.errors import DatasetRefused, ImageError, PartFailed
 from snf_models.locations.location import Location
 from snf_models.scorer import Scorer
@@ -68,7 +67,7 @@ def claiming(content: bytes, rows: int, claimed: int) -> bytes:
 def test_rows_that_a_row_group_lacks_are_errors_at_their_places(
     tmp_path: Path, folder: Location, index: Callable[..., ReferenceRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snf_models.datasets.reference_index.ERROR_ROWS", 30)
+    monkeypatch.setattr("snf_models.datasets.references.ERROR_ROWS", 30)
     table = pa.table({"image": pa.array(DIGITS[:10], pa.binary())})
     folder.child("0.parquet").write(claiming(parquet_of(table), 10, 100))
     folder.child("1.png").write(DIGITS[11])

@@ -13,8 +13,7 @@ import pytest
 
 from snf_client.schemas.datasets import ReferenceRecord
 from snf_models.datasets.image_source import ReferencedImages
-from snf_models.datasets.reference_index import read_record
-from snf_models.datasets.references import build_index
+from snf_models.datasets.references import build_index, read_record
 from snf_models.errors import DatasetNotFound, DatasetRefused, ImageError, LocationNotFound, LocationUnavailable
 from snf_models.locations.location import Location
 from snf_runtime.images.codec import Preprocessing, decode_image

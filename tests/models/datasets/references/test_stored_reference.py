@@ -10,11 +10,9 @@ import pyarrow as pa
 import pytest
 
 from snf_client.schemas.training import ImageOptions
-from snf_models.bulk.sources import open_source
 from snf_models.datasets import DatasetStore, Source, count_images, dataset_names
-from snf_models.datasets.image_source import ReferencedImages, StoredImages
-from snf_models.datasets.reference_index import EncodedImage
-from snf_models.datasets.references import ReferencedFiles
+from snf_models.datasets.image_source import ReferencedImages, StoredImages, open_source
+from snf_models.datasets.references import EncodedImage, ReferencedFiles
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, DatasetUnfit, ImageError
 from snf_models.locations.location import Location
 from snf_runtime.images.preprocessing import Preprocessing
