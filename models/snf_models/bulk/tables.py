@@ -1,4 +1,4 @@
-"""Tables of scores as Parquet, CSV or JSON lines: writing, joining, conversion and reading."""
+"""Tables of scores as Parquet, CSV or JSON lines: writing, joining and conversion."""
 
 from __future__ import annotations
 
@@ -26,15 +26,12 @@ from snf_models.score_rows import SCHEMA, Row
 COMPRESSION = "zstd"
 GROUP_ROWS = 100_000
 """Rows of a row group, which a reader holds in memory at once."""
-LARGEST_FIELD = 2**20
-"""Characters of a field of a CSV file at most: a path, or texts of reasons and errors."""
 
 ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 """Function that returns a value as JSON; ``json.dumps`` would make an encoder for every value."""
 
 Tables: TypeAlias = Iterable[Any]
 """Arrow tables with the columns of ``SCHEMA``, one after the other."""
-Values: TypeAlias = Mapping[str, Any]
 
 
 class DamagedPart(Exception):
@@ -49,16 +46,6 @@ class PartSummary:
 
     def __add__(self, other: PartSummary) -> PartSummary:
         return PartSummary(self.images + other.images, self.errors + other.errors, self.anomalies + other.anomalies)
-
-
-@dataclass(frozen=True)
-class TableContent:
-    """Content of a file of scores."""
-
-    model: str  # ``name:version``
-    calibration: int
-    dataset: str | None  # None for image files
-    paths: tuple[str, ...]  # in order
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
@@ -152,14 +139,6 @@ def convert_table(table: Path, path: Path) -> None:
     merge_parts([table], path, metadata)
 
 
-def read_content(path: Path) -> TableContent | None:
-    """Return None if the file cannot be read as scores in the format of its extension."""
-    try:
-        return READERS[path.suffix](path)
-    except (DamagedPart, KeyError, ValueError, TypeError, csv.Error, pa.ArrowException):
-        return None
-
-
 def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
     held = SCHEMA.empty_table()
     for part in parts:
@@ -212,34 +191,6 @@ def _write_jsonl(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -
         file.writelines(ENCODE(row).encode() + b"\n" for row in table.to_pylist())
 
 
-def _read_parquet(path: Path) -> TableContent:
-    with open_table(path) as file:
-        metadata, paths = _text_metadata(file), file.read(["path"])["path"].to_pylist()
-    dataset = metadata["snf.dataset"]
-    # A table of an earlier version without a calibration has scores of the model's own one.
-    calibration = int(metadata.get("snf.calibration", "0"))
-    return TableContent(metadata["snf.model"], calibration, None if dataset == FILES else dataset, tuple(paths))
-
-
-def _read_csv(path: Path) -> TableContent:
-    csv.field_size_limit(LARGEST_FIELD)
-    with path.open(encoding="utf-8", newline="") as file:
-        return _content_of(csv.DictReader(file))
-
-
-def _read_jsonl(path: Path) -> TableContent:
-    with path.open(encoding="utf-8") as file:
-        return _content_of(map(json.loads, file))
-
-
-def _content_of(rows: Iterable[Values]) -> TableContent:
-    paths = []
-    row: Values = {}
-    for row in rows:
-        paths.append(str(row["path"]))
-    return TableContent(str(row["model"]), int(row["calibration"]), row["dataset"] or None, tuple(paths))
-
-
 def _text_metadata(file: parquet.ParquetFile) -> dict[str, str]:
     stored = file.schema_arrow.metadata or {}
     return {key.decode(): value.decode() for key, value in stored.items()}
@@ -249,9 +200,4 @@ WRITERS: dict[str, Callable[[Tables, BinaryIO, Mapping[str, str]], None]] = {
     ".parquet": _write_parquet,
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
-}
-READERS: dict[str, Callable[[Path], TableContent]] = {
-    ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
 }

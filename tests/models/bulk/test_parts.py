@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from snf_models.bulk.output import Output, PartsDamaged, open_scratch, plan_at
 from snf_models.bulk.plan import BulkPlan
-from snf_models.bulk.tables import TableContent, convert_table, merge_parts, read_content, summary_of, table_of
+from snf_models.bulk.tables import convert_table, merge_parts, summary_of, table_of
 from snf_models.bulk.work import score_range
 from snf_models.datasets.image_source import ImageFiles, ImageSource, NamedImage, open_source
 from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, Interrupted, ScoreNotFinite
@@ -150,9 +150,7 @@ def test_nothing_to_score_is_an_empty_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
-def test_every_format_has_the_same_values_and_says_what_it_holds(
-    scorer: Scorer, files: list[Path], tmp_path: Path, ending: str
-) -> None:
+def test_every_format_has_the_same_values(scorer: Scorer, files: list[Path], tmp_path: Path, ending: str) -> None:
     odd = [tmp_path / "a\rb.png", tmp_path / 'c\r\n,"d\n.png']
     for path in odd:
         path.write_bytes(files[0].read_bytes())
@@ -166,19 +164,8 @@ def test_every_format_has_the_same_values_and_says_what_it_holds(
     for row in wanted:
         row |= {"model": "digits:1", "calibration": 2, "alpha": plan.alpha, "dataset": None}
     assert rows_of(out) == wanted
-    content = read_content(out)
-    assert content is not None
-    assert (content.model, content.calibration, content.dataset) == ("digits:1", 2, None)
-    assert content.paths == tuple(map(str, given))
     if ending == ".csv":
         assert out.read_bytes().count(b"\r\n") == 1, "rows end with a newline, as those of earlier versions"
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_rows_of_a_csv_table_may_end_as_other_programs_end_them(end: str, tmp_path: Path) -> None:
-    rows = ["path,model,calibration,dataset", "a.png,digits:1,2,", '"b,c.png",digits:1,2,', ""]
-    (tmp_path / "scores.csv").write_bytes(end.join(rows).encode())
-    assert read_content(tmp_path / "scores.csv") == TableContent("digits:1", 2, None, ("a.png", "b,c.png"))
 
 
 def rows_of(path: Path) -> list[dict[str, object]]:
@@ -205,27 +192,6 @@ def test_a_table_of_an_earlier_version_is_converted(tmp_path: Path) -> None:
     [row] = rows_of(tmp_path / "new.csv")
     assert (row["path"], row["model"], row["dataset"], row["alpha"]) == ("a,b\n.png", "m:3", "lots", 0.05)
     assert row["statistic"] is row["reasons"] is None
-    content = read_content(tmp_path / "old.parquet")
-    assert content is not None
-    assert (content.model, content.calibration, content.dataset) == ("m:3", 0, "lots")
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("a.parquet", b"PAR1"),
-        ("a.parquet", b"PAR1" + b"\xff" * 20 + (20).to_bytes(4, "little") + b"PAR1"),
-        ("a.csv", b"path,model\na.png,m:1\n"),
-        ("a.csv", b"\xff\xfe"),
-        ("a.csv", b""),
-        ("a.jsonl", b"[1]\n"),
-        ("a.jsonl", b'{"path": "a.png", "model": "m:1"'),
-        ("a.txt", b"text"),
-    ],
-)
-def test_other_files_hold_no_scores(name: str, data: bytes, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(data)
-    assert read_content(tmp_path / name) is None
 
 
 def score_all(scorer: Scorer, images: ImageSource, output: Output) -> None:
