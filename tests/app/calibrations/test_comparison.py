@@ -14,7 +14,6 @@ from PIL import Image
 
 from snf_app.calibrations.service import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
 from snf_app.main import create_app
-from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison
 from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.rejudge import StoredEvidence
 from snf_models.artifacts.manifest import Precision
@@ -175,7 +174,3 @@ def test_a_row_of_a_batch_does_not_hold_the_batch() -> None:
     stored = StoredEvidence.of(batch[:1], None, "float32")
     assert stored.evidence.whole.base is None
     assert stored.nbytes == 7 * 8
-
-
-def test_the_example_is_an_answer() -> None:
-    assert CalibrationComparison.model_validate(COMPARISON).model_dump(mode="json") == COMPARISON

@@ -154,16 +154,6 @@ def test_images_that_fail_are_not_counted(home: Path) -> None:
         assert (found[None]["images"], found["forms"]["images"]) == (before + 1, 1)
 
 
-def test_a_damaged_file_is_no_reason_not_to_start(tmp_path: Path) -> None:
-    path = tmp_path / "drift" / "windows.json"
-    path.parent.mkdir()
-    path.write_text("no JSON")
-    with service(tmp_path) as client:
-        score(client, 0, source="line 1")
-        assert drift(client)[None]["images"] == 36
-    assert path.read_text().startswith('{"format_version":4')
-
-
 def test_an_alarm_is_logged_and_kept_though_nobody_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -89,15 +89,6 @@ def test_the_alarm_lasts_until_it_is_acknowledged(
     assert abs(fresh.log10_capital) < 0.1
 
 
-def test_every_image_counts_once_in_all_and_once_in_its_source(tmp_path: Path) -> None:
-    monitor = made(tmp_path)
-    monitor.record(DIGITS, OLD, "left", USUAL)
-    monitor.record(DIGITS, OLD, "right", STRANGE)
-    assert {source: (one.images, one.alarm) for source, one in drift(monitor).items()} == {
-        None: (430, True), "left": (400, False), "right": (30, True)
-    }  # fmt: skip
-
-
 def test_one_stream_is_acknowledged_and_no_other(tmp_path: Path) -> None:
     monitor = made(tmp_path)
     for source in ("left", "right"):

@@ -11,7 +11,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
-from snf_client.schemas.jobs import CHOICES, JobDatasets
 from snf_models.anomaly.reference_images import check_summary
 from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
 from snf_models.datasets import DatasetSummary
@@ -188,7 +187,3 @@ def test_training_images_are_not_counted_for_a_calibration(tmp_path_factory: pyt
     with pytest.raises(DatasetUnfit, match="fitted to all images of"):
         check_summary(own, summary_of(100, 100), fitted)
     check_summary("other", summary_of(18, 1), fitted)
-
-
-def test_the_example_is_an_answer() -> None:
-    assert JobDatasets.model_validate(CHOICES).model_dump(mode="json") == CHOICES
