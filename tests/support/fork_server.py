@@ -28,6 +28,8 @@ from types import SimpleNamespace
 from typing import IO, Any, Never, Self
 from unittest.mock import patch
 
+import coverage
+
 from tests.support.paths import ROOT
 from tests.support.unmeasured import unmeasured
 
@@ -270,8 +272,6 @@ def serve(listening: socket.socket, lifeline: socket.socket) -> None:
     gc.freeze()  # all that is imported stays: a collection in a fork would copy it
     for finalizer in weakref.finalize._registry:
         finalizer.atexit = False  # at its end a fork does not take back what PyTorch registered of operators
-    import coverage  # noqa: PLC0415 - benchmarks that start a service are installed without it
-
     # Coverage notes where it was started, and looks for the source of each module that is imported.
     vars(coverage.collector)["short_stack"] = str
     reading, writing = os.pipe()
