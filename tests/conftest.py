@@ -23,7 +23,6 @@ from snf_worker.process_setup import tune_process
 from tests.support import sandboxes
 from tests.support.compiled_cache import FOLDER
 from tests.support.fork_server import LISTENS_AT, listen
-from tests.support.tiles import tiles_of
 from tests.support.unmeasured import MEASURED, is_unmeasured
 
 if TYPE_CHECKING:
@@ -164,13 +163,6 @@ def commands_are_built_once() -> Iterator[None]:
 def sandboxes_are_forked() -> Iterator[None]:
     """Processes that read what users send start in milliseconds, but for tests with `new_sandboxes`."""
     with sandboxes.forked():
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def tiles_have_one_size() -> Iterator[None]:
-    """Models are compiled for tiles of one size: tests ask for the same numbers, not for the fastest."""
-    with tiles_of(4):
         yield
 
 

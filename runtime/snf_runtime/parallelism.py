@@ -2,105 +2,59 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from snf_runtime.errors import EngineUnavailable
 
-MICRO_BATCHES = (1, 4, 16)
-"""Micro-batches that are measured: few, because each is compiled at the first load."""
-DEFAULT_MICRO_BATCH = 4
-"""Micro-batch without a measurement; hidden activations of a coupling network of width 512 then fit in CPU caches."""
+MICRO_BATCH = 4
+"""Images of a micro-batch: hidden activations of a coupling network of width 512 then fit in CPU caches."""
 MICRO_BATCH_PIXELS = 16 * 128 * 128
 """Most pixels in a micro-batch of several images. Other work waits while a thread computes one."""
-GAIN = 1.03
-"""Factor by which a larger micro-batch must be faster: it needs more memory and wastes more if it is not full."""
-HOPELESS = 4.0
-"""A micro-batch that is slower than the best by this factor is not measured again."""
+PART_OF_RUN = 0.7
+"""Share of the images of a parallel run beyond which it is faster than one by one: they take 1.1 to 2 times as long."""
 MAX_THREADS = 1024
 """Most threads, and largest micro-batch."""
-ROUNDS, SECONDS = 7, 2.0
-"""Most measurements of each micro-batch, and the time after which they end."""
 
 
 @dataclass(frozen=True)
-class BatchTiming:
-    """Images of a micro-batch, with the seconds of one on every thread in parallel, and of one image alone.
+class BatchPlan:
+    """Images of a micro-batch, micro-batches that run at once, and whether an image alone has the same bits.
 
-    >>> BatchTiming(micro_batch=4, parallel_requests=2, parallel_s=0.1, single_s=0.016).parallel_runs(23)
+    >>> BatchPlan(micro_batch=4, parallel_requests=2).parallel_runs(22)
     3
-    >>> BatchTiming(micro_batch=4, parallel_requests=2, parallel_s=0.1, single_s=0.016).parallel_runs(17)
+    >>> BatchPlan(micro_batch=4, parallel_requests=2).parallel_runs(21)
     2
     """
 
     micro_batch: int
     parallel_requests: int
-    parallel_s: float
-    single_s: float
+    is_equal_alone: bool = True
 
     def __post_init__(self) -> None:
         for name in ("micro_batch", "parallel_requests"):
             count = getattr(self, name)
             if type(count) is not int or not 1 <= count <= MAX_THREADS:
                 raise ValueError(f"expected {name} from 1 to {MAX_THREADS}, a whole number, got {count!r}")
-        for name in ("parallel_s", "single_s"):
-            time_taken = getattr(self, name)
-            if type(time_taken) is not float or not (math.isfinite(time_taken) and time_taken > 0):
-                raise ValueError(f"expected {name} to be more than 0 s, a float, got {time_taken!r}")
 
     def parallel_runs(self, images: int) -> int:
-        """Return how many parallel runs to compute images in; the rest is computed one by one if that is faster."""
-        full, rest = divmod(images, self.micro_batch * self.parallel_requests)
-        return full + (rest * self.single_s > self.parallel_s)
+        """Return how many parallel runs to compute images in; the rest is computed one by one where that is faster."""
+        together = self.micro_batch * self.parallel_requests
+        full, rest = divmod(images, together)
+        return full + (rest > (PART_OF_RUN * together if self.is_equal_alone else 0))
 
 
-def max_micro_batch(pixels: int) -> int:
-    """Return 1, 4 or 16 images of ``pixels`` pixels: several have at most 262,144 together.
+def micro_batch_of(pixels: int) -> int:
+    """Return the images of ``pixels`` pixels in a micro-batch: 4, or 1 where 4 have more than 262,144 pixels.
 
-    >>> max_micro_batch(28 * 28), max_micro_batch(256 * 256), max_micro_batch(1024 * 1024)
-    (16, 4, 1)
+    >>> micro_batch_of(28 * 28), micro_batch_of(256 * 256), micro_batch_of(1024 * 1024)
+    (4, 4, 1)
     """
-    return max(images for images in MICRO_BATCHES if images == 1 or images * pixels <= MICRO_BATCH_PIXELS)
-
-
-def assumed_timing(threads: int, micro_batch: int = DEFAULT_MICRO_BATCH) -> BatchTiming:
-    """Return assumed times, in which an image alone takes a tenth more than in a full parallel run."""
-    return BatchTiming(micro_batch, threads, parallel_s=1.0, single_s=1.1 / (micro_batch * threads))
-
-
-def fastest_micro_batch(run: Callable[[int], Callable[[], object]], candidates: Iterable[int]) -> int:
-    """Return the first candidate whose time per image is within 3 % of the best."""
-    works = {size: run(size) for size in candidates}
-    least: dict[int, float] = {}
-    for size, work in works.items():
-        work()
-        least[size] = _once(work) / size
-    began = time.perf_counter()
-    for _ in range(ROUNDS):
-        if time.perf_counter() - began > SECONDS:
-            break
-        for size, work in works.items():
-            if least[size] <= HOPELESS * min(least.values()):
-                least[size] = min(least[size], _once(work) / size)
-    return next(size for size, time_per_image in least.items() if time_per_image <= GAIN * min(least.values()))
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Return the shortest of 7 run times, after a run that is not timed."""
-    work()
-    return min(_once(work) for _ in range(ROUNDS))
-
-
-def _once(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    return MICRO_BATCH if MICRO_BATCH * pixels <= MICRO_BATCH_PIXELS else 1
 
 
 T = TypeVar("T")
@@ -118,7 +72,7 @@ def chunk_size(pixels: int, threads: int) -> int:
     >>> chunk_size(28 * 28, 2), chunk_size(224 * 224, 2), chunk_size(224 * 224, 16), chunk_size(1024 * 1024, 2)
     (32, 8, 64, 1)
     """
-    together = max(1, min(threads * max_micro_batch(pixels), threads * MICRO_BATCH_PIXELS // pixels))
+    together = max(1, min(threads * micro_batch_of(pixels), threads * MICRO_BATCH_PIXELS // pixels))
     return together * max(1, min(STEP, STEP_PIXELS // pixels) // together)
 
 

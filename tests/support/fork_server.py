@@ -389,5 +389,4 @@ def leave(code: int) -> Never:
 if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
-    with import_module("tests.support.tiles").tiles_of(4):
-        serve(*(socket.socket(fileno=int(fd)) for fd in sys.argv[1:]))
+    serve(*(socket.socket(fileno=int(fd)) for fd in sys.argv[1:]))

@@ -141,7 +141,7 @@ class LoadedFlows:
             self._options.threads,
             self._options.cache,
             program.outputs,
-            program.timing,
+            program.plan,
             program.single,
             lambda: program.parallel,
         )

@@ -26,7 +26,7 @@ from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count
 from snf_runtime.exported.content import pixel_function
 from snf_runtime.exported.manifest import ExportedPixels, ExportedTransform, from_json, parse_json
-from snf_runtime.parallelism import BatchTiming, max_micro_batch
+from snf_runtime.parallelism import BatchPlan, micro_batch_of
 from snf_runtime.scoring.density import ImageDensity, TiledEngine
 from snf_runtime.scoring.feature_density import FeatureDensity, joined_density, parts_of
 from snf_runtime.scoring.layout import (
@@ -39,7 +39,6 @@ from snf_runtime.scoring.layout import (
 )
 from snf_runtime.scoring.openvino_engine import (
     FEATURE_OUTPUTS,
-    NEVER,
     CompiledGraph,
     Graph,
     OpenVINOFeatures,
@@ -122,14 +121,13 @@ class CompiledCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._digest: tuple[ov.Model, str] | None = None
 
     def compile(self, model: ov.Model, parallel_requests: int, threads: int) -> CompiledGraph:
         """Return a compiled graph, cached or new; :meth:`keep` writes a new one to the folder."""
         settings = compile_settings(parallel_requests, threads)
         machine = core().get_property("CPU", "FULL_DEVICE_NAME")
         rest = repr((sorted(settings.items()), ov.get_version(), machine))
-        name = hashlib.sha256((self._digest_of(model) + rest).encode()).hexdigest()[:32]
+        name = hashlib.sha256((graph_digest(model) + rest).encode()).hexdigest()[:32]
         stored = self.stored(name, parallel_requests, threads)
         return stored or CompiledGraph(core().compile_model(model, "CPU", settings), parallel_requests, name)
 
@@ -153,47 +151,17 @@ class CompiledCache:
     def path(self, name: str) -> Path:
         return self._folder / f"{name}.blob"
 
-    def timing(self, model: ov.Model, threads: int) -> BatchTiming | None:
-        """Return the measured times for ``threads``; ``model`` is the graph for one image."""
-        path = self._timing_path(model, threads)
-        try:
-            timing = BatchTiming(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            log.warning("the measured times in %s cannot be read and are measured again: %s", path.name, error)
-            return None
-        return timing if timing.parallel_requests == threads else None
-
-    def keep_timing(self, model: ov.Model, timing: BatchTiming) -> None:
-        """Store measured times; ``model`` is the graph for one image. A failed write is logged."""
-        path = self._timing_path(model, timing.parallel_requests)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(asdict(timing)).encode())
-        except OSError as error:
-            log.warning("the measured times cannot be stored in %s: %s", path.name, error.strerror)
-
-    def _timing_path(self, model: ov.Model, threads: int) -> Path:
-        return self._folder / f"{self._digest_of(model)}-{threads}.timing.json"
-
-    def _digest_of(self, model: ov.Model) -> str:
-        """Return the digest of a graph, kept for the next use: what is compiled has its times looked up next."""
-        if self._digest is None or self._digest[0] is not model:
-            self._digest = model, graph_digest(model)
-        return self._digest[1]
-
 
 def open_program(
-    make: Callable[[Outputs, BatchTiming, CompiledGraph, Callable[[], CompiledGraph | None]], P],
+    make: Callable[[Outputs, BatchPlan, CompiledGraph, Callable[[], CompiledGraph | None]], P],
     graph: Callable[[int], Graph],
     pixels: int,
     threads: int | None,
     cache: Path | None,
 ) -> P:
-    """Compile or load the program ``make`` of a graph for images of ``pixels`` pixels; measured only with a cache."""
+    """Compile or load the program ``make`` of a graph for images of ``pixels`` pixels."""
     compiled = None if cache is None else CompiledCache(cache)
-    return compile_program(make, graph, thread_count(threads), max_micro_batch(pixels), compiled)
+    return compile_program(make, graph, thread_count(threads), micro_batch_of(pixels), compiled)
 
 
 def graph_digest(model: ov.Model) -> str:
@@ -214,9 +182,9 @@ def graph_digest(model: ov.Model) -> str:
 
 @dataclass(frozen=True)
 class PreparedProgram:
-    """Names of the compiled graphs for one image and for many, with the times of their batches."""
+    """Names of the compiled graphs for one image and for many, with the plan of their batches."""
 
-    timing: BatchTiming
+    plan: BatchPlan
     single: str
     parallel: str
 
@@ -285,7 +253,7 @@ def _prepared(engine: TiledEngine) -> tuple[Outputs, PreparedProgram] | None:
     single, parallel = engine.single.name, engine.parallel.name
     if single is None or parallel is None:
         return None
-    return engine.outputs, PreparedProgram(engine.timing, single, parallel)
+    return engine.outputs, PreparedProgram(engine.plan, single, parallel)
 
 
 def described_pixels(frozen: FlowLayout, outputs: Outputs) -> ExportedPixels | None:
@@ -408,16 +376,16 @@ class PreparedFile:
             architecture.tiled,
         )
 
-    def _graphs(self, record: PreparedProgram) -> tuple[BatchTiming, CompiledGraph, Callable[[], CompiledGraph | None]]:
-        threads, timing = self._threads, record.timing
-        if timing.parallel_requests != threads:
-            raise ValueError(f"expected a program for {threads} threads, got one for {timing.parallel_requests}")
+    def _graphs(self, record: PreparedProgram) -> tuple[BatchPlan, CompiledGraph, Callable[[], CompiledGraph | None]]:
+        threads, plan = self._threads, record.plan
+        if plan.parallel_requests != threads:
+            raise ValueError(f"expected a program for {threads} threads, got one for {plan.parallel_requests}")
         single = self._graph(record.single, 1)
         if record.parallel == record.single:
-            return timing, single, lambda: single
-        if timing.single_s >= NEVER:
+            return plan, single, lambda: single
+        if not plan.is_equal_alone:
             parallel = self._graph(record.parallel, threads)
-            return timing, single, lambda: parallel
+            return plan, single, lambda: parallel
         path = self._compiled.path(record.parallel)
         try:
             path.stat()
@@ -425,7 +393,7 @@ class PreparedFile:
             raise GraphLost(f"the compiled graph {record.parallel} cannot be used: {error.strerror}") from error
         note_use(path)
         # Half of the time to open a program: a few images do without.
-        return timing, single, lambda: self._parallel_graph(record.parallel)
+        return plan, single, lambda: self._parallel_graph(record.parallel)
 
     def _parallel_graph(self, name: str) -> CompiledGraph | None:
         try:

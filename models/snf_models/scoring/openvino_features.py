@@ -19,7 +19,7 @@ from snf_models.features.backbones import BLOCKS, Arrays, Backbone, BackboneOutp
 from snf_models.features.extractor import SMOOTHING
 from snf_models.features.flows import FrozenFeatureFlows
 from snf_models.scoring.openvino_graph import Node, constant, forward_node, joined
-from snf_runtime.parallelism import DEFAULT_MICRO_BATCH
+from snf_runtime.parallelism import MICRO_BATCH
 from snf_runtime.scoring.openvino_engine import FEATURE_OUTPUTS, FrontEndManager, Graph, op, ov
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def _onnx(path: Path, backbone: Backbone) -> Network:
     return network
 
 
-ROWS = DEFAULT_MICRO_BATCH
+ROWS = MICRO_BATCH
 """Least rows of a product. OpenVINO has another kernel for a single row, whose sums differ in the last bits."""
 
 

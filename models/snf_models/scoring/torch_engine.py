@@ -22,7 +22,7 @@ from snf_models.features.flows import FrozenFeatureFlows, sums_of_groups
 from snf_models.scoring.frozen import FrozenFlow, FrozenLevel
 from snf_models.threads import torch_threads
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.parallelism import DEFAULT_MICRO_BATCH
+from snf_runtime.parallelism import MICRO_BATCH
 from snf_runtime.scoring.density import Latents
 
 Array = NDArray[np.float64]
@@ -75,7 +75,7 @@ class TorchEngine:
         self.frozen = frozen
         self.precision: Precision = frozen.precision  # of the 1x1 convolutions in coupling networks
         self._levels = frozen.levels if on_cpu else _moved(frozen, self._device)
-        self.micro_batch = micro_batch or (DEFAULT_MICRO_BATCH if on_cpu else CUDA_MICRO_BATCH)
+        self.micro_batch = micro_batch or (MICRO_BATCH if on_cpu else CUDA_MICRO_BATCH)
         self.threads = threads or torch.get_num_threads()
 
     @torch.inference_mode()
@@ -193,7 +193,7 @@ class TorchFeatureEngine:
 
     name = "torch"
     precision: Precision = "float32"
-    micro_batch = DEFAULT_MICRO_BATCH
+    micro_batch = MICRO_BATCH
 
     def __init__(self, extractor: TorchExtractor, flows: FrozenFeatureFlows, threads: int | None = None) -> None:
         self._extractor = extractor

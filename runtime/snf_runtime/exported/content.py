@@ -261,7 +261,7 @@ def _program(
         model = core().read_model(path)
         _check_ports(path, model, (1, *manifest.image_shape), list(outputs.values()))
         # The graph is for one image. Several are computed at once, each by a thread of its own.
-        return compile_program(make, lambda _: Graph(model, list(outputs)), threads, max_micro_batch=1)
+        return compile_program(make, lambda _: Graph(model, list(outputs)), threads, micro_batch=1)
     except RuntimeError as error:
         raise ArtifactError(f"{path} cannot be read and compiled by OpenVINO: {error}") from error
 

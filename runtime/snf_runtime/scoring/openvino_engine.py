@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -16,14 +16,7 @@ from openvino import opset13 as op
 from openvino.frontend import FrontEndManager
 
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.parallelism import (
-    DEFAULT_MICRO_BATCH,
-    MICRO_BATCHES,
-    BatchTiming,
-    assumed_timing,
-    fastest_micro_batch,
-    seconds,
-)
+from snf_runtime.parallelism import BatchPlan
 from snf_runtime.scoring.density import Latents
 from snf_runtime.scoring.layout import FlowLayout, GraphPart, Precision
 
@@ -36,8 +29,6 @@ Inputs = Sequence[NDArray[np.float32] | NDArray[np.uint8]]
 Outputs = Sequence[tuple[GraphPart, int]]
 """Kind, such as latents, and level of each output of a graph, in order."""
 FEATURE_OUTPUTS: list[tuple[GraphPart, int]] = [("places", 0), ("pooled", 0)]
-NEVER = 1e6
-"""Seconds for a single image that prevent single images from being computed alone."""
 
 
 @cache
@@ -120,14 +111,14 @@ class Program:
     def __init__(
         self,
         outputs: Outputs,
-        timing: BatchTiming,
+        plan: BatchPlan,
         single: CompiledGraph,
         parallel: Callable[[], CompiledGraph | None],
     ) -> None:
         self.outputs = outputs
-        self.timing = timing
-        self.micro_batch = timing.micro_batch
-        self.threads = timing.parallel_requests
+        self.plan = plan
+        self.micro_batch = plan.micro_batch
+        self.threads = plan.parallel_requests
         self.single = single
         self._opening = threading.Lock()
         self._open_parallel: Callable[[], CompiledGraph | None] | None = parallel
@@ -145,7 +136,7 @@ class Program:
         """Run the compiled graph on any number of images and return its outputs, float32 ``(images, ...)`` each."""
         images = len(inputs[0])
         outputs = self.single.outputs(images)
-        together = min(images, self.timing.parallel_runs(images) * self.micro_batch * self.threads)
+        together = min(images, self.plan.parallel_runs(images) * self.micro_batch * self.threads)
         parallel = self.parallel if together else None
         if parallel is None:
             together = 0
@@ -162,11 +153,11 @@ class OpenVINOFlow(Program):
         self,
         layout: FlowLayout,
         outputs: Outputs,
-        timing: BatchTiming,
+        plan: BatchPlan,
         single: CompiledGraph,
         parallel: Callable[[], CompiledGraph | None],
     ) -> None:
-        super().__init__(outputs, timing, single, parallel)
+        super().__init__(outputs, plan, single, parallel)
         self._layout = layout
         self.precision = layout.precision
 
@@ -207,7 +198,7 @@ class Graph:
 
 
 class ProgramCache(Protocol):
-    """Cache of compiled graphs and of the measured times of their batches."""
+    """Cache of compiled graphs."""
 
     def compile(self, model: ov.Model, parallel_requests: int, threads: int) -> CompiledGraph:
         """Compile a graph for the CPU, or load the compiled graph from the cache."""
@@ -215,14 +206,6 @@ class ProgramCache(Protocol):
 
     def keep(self, graph: CompiledGraph) -> None:
         """Store a compiled graph unless it is stored."""
-        ...
-
-    def timing(self, model: ov.Model, threads: int) -> BatchTiming | None:
-        """Return the stored times for ``threads``; ``model`` is the graph for one image."""
-        ...
-
-    def keep_timing(self, model: ov.Model, timing: BatchTiming) -> None:
-        """Store measured times; ``model`` is the graph for one image."""
         ...
 
 
@@ -238,35 +221,25 @@ def compile_settings(parallel_requests: int, threads: int) -> dict[str, Any]:
 
 
 def compile_program(
-    make: Callable[[Outputs, BatchTiming, CompiledGraph, Callable[[], CompiledGraph]], P],
+    make: Callable[[Outputs, BatchPlan, CompiledGraph, Callable[[], CompiledGraph]], P],
     graph: Callable[[int], Graph],
     threads: int,
-    max_micro_batch: int,
+    micro_batch: int,
     cache: ProgramCache | None = None,
 ) -> P:
-    """Compile the program ``make`` of a graph; with a cache, the fastest micro-batch is measured.
+    """Compile the program ``make`` of a graph for ``micro_batch`` images on each of ``threads`` threads.
 
     Where an image has other bits alone than among many, single images are computed in full batches.
     """
     one = graph(1)
     single = _compiled(one.model, 1, threads, cache)
-    timing = None if cache is None else cache.timing(one.model, threads)
-    if timing is not None and timing.micro_batch > max_micro_batch:
-        timing = None
-    if cache is not None and timing is None:
-        timing, parallel = _measured(graph, threads, cache, single, max_micro_batch)
-        cache.keep_timing(one.model, timing)
-    else:
-        is_assumed = timing is None
-        timing = timing or assumed_timing(threads, min(DEFAULT_MICRO_BATCH, max_micro_batch))
-        alone = timing.micro_batch == threads == 1
-        parallel = single if alone else _compiled(graph(timing.micro_batch).model, threads, threads, cache)
-        if is_assumed and not _agree(single, parallel):
-            timing = replace(timing, single_s=NEVER)
+    alone = micro_batch == threads == 1
+    parallel = single if alone else _compiled(graph(micro_batch).model, threads, threads, cache)
+    plan = BatchPlan(micro_batch, threads, _agree(single, parallel))
     if cache is not None:
         for compiled in (single, parallel):
             cache.keep(compiled)
-    return make(one.outputs, timing, single, lambda: parallel)
+    return make(one.outputs, plan, single, lambda: parallel)
 
 
 def _compiled(model: ov.Model, parallel_requests: int, threads: int, cache: ProgramCache | None) -> CompiledGraph:
@@ -274,25 +247,6 @@ def _compiled(model: ov.Model, parallel_requests: int, threads: int, cache: Prog
         return cache.compile(model, parallel_requests, threads)
     settings = compile_settings(parallel_requests, threads)
     return CompiledGraph(core().compile_model(model, "CPU", settings), parallel_requests)
-
-
-def _measured(
-    graph: Callable[[int], Graph], threads: int, cache: ProgramCache, single: CompiledGraph, max_micro_batch: int
-) -> tuple[BatchTiming, CompiledGraph]:
-    compiled: dict[int, CompiledGraph] = {}
-
-    def parallel_run(micro_batch: int) -> Callable[[], object]:
-        # A micro-batch of one image on one thread is the graph for an image alone: it need not be compiled twice.
-        alone = micro_batch == threads == 1
-        compiled[micro_batch] = single if alone else cache.compile(graph(micro_batch).model, threads, threads)
-        return compiled[micro_batch].on_noise(micro_batch * threads)[0]
-
-    micro_batch = fastest_micro_batch(parallel_run, [size for size in MICRO_BATCHES if size <= max_micro_batch])
-    images, parallel = micro_batch * threads, compiled[micro_batch]
-    timing = BatchTiming(
-        micro_batch, threads, seconds(parallel.on_noise(images)[0]), seconds(single.on_noise(images)[0]) / images
-    )
-    return timing if _agree(single, parallel) else replace(timing, single_s=NEVER), parallel
 
 
 def _agree(single: CompiledGraph, parallel: CompiledGraph) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,9 @@ from snf_models.scoring.openvino_graph import forward_graph
 from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.threads import torch_threads
-from snf_runtime.parallelism import MICRO_BATCHES, BatchTiming
-from snf_runtime.scoring.openvino_engine import CompiledGraph, core
+from snf_runtime.scoring.openvino_engine import CompiledGraph, Program, compile_program, core
 from tests.models.anomaly.flows import convolutional, fully_connected, off_inverse
 from tests.models.helpers import dequantised, frozen_glow, glow, images_back, real_images, scores_of, transformed
-from tests.support.tiles import measured_tiles, tiles_of
 
 FLOAT32 = 1e-3
 """Nats at 28x28 or less between an engine in float32 and float64."""
@@ -173,22 +169,16 @@ def test_an_image_is_the_same_to_the_bit_in_any_batch() -> None:
 
 
 @torch.no_grad()
-def test_tiles_of_any_size_give_the_same_bits(tmp_path: Path) -> None:
-    """Within a machine, so that a measured tile size does not change a result."""
+def test_micro_batches_of_any_size_give_the_same_bits() -> None:
     frozen = freeze(off_inverse(glow(16)), (1, 16, 16))
-    y, results = transformed(frozen, points(frozen, 23)), []
-    for size in MICRO_BATCHES:
-        with tiles_of(size):
-            engine = OpenVINOEngine.open(frozen, 2, tmp_path / str(size))
-        assert engine.micro_batch == size
-        found = engine.forward(y)
-        results.append([*found.scales, *found.log_dets, *found.prior_log_dets, engine.inverse(found.scales, "exact")])
+    y, results = transformed(frozen, points(frozen, 23)).astype(np.float32), []
+    for size in (1, 4, 16):
+        program = compile_program(Program, partial(forward_graph, frozen), 2, size)
+        assert program.micro_batch == size
+        results.append(program.run([y]))
     for others in results[1:]:
         for got, want in zip(others, results[0], strict=True):
             np.testing.assert_array_equal(got, want)
-
-
-TIMING: dict[str, Any] = {"micro_batch": 4, "parallel_requests": 2, "parallel_s": 0.2, "single_s": 0.1}
 
 
 class TestChoice:
@@ -227,37 +217,27 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 class TestCache:
-    """Compiled flows and measured tiles on disk."""
+    """Compiled flows on disk."""
 
     @pytest.fixture
     def frozen(self) -> FrozenFlow:
         return frozen_glow(8, 1, "logit")[1]
 
-    @pytest.fixture
-    def measured(self) -> Iterator[None]:
-        with measured_tiles():
-            yield
-
-    @pytest.mark.usefixtures("measured")
-    def test_a_second_load_compiles_and_measures_nothing(
-        self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_second_load_compiles_nothing(self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path) -> None:
         first = OpenVINOEngine.open(frozen, 2, tmp_path)
-        assert len(compiled) == 1 + len(MICRO_BATCHES)
+        assert len(compiled) == 2
         compiled.clear()
-        monkeypatch.setattr("snf_runtime.scoring.openvino_engine.fastest_micro_batch", None)
         second = OpenVINOEngine.open(frozen, 2, tmp_path)
         assert not compiled
         assert second.micro_batch == first.micro_batch
         x = points(frozen, 9)
         assert torch.equal(scores_of(first, frozen, x), scores_of(second, frozen, x))
 
-    @pytest.mark.usefixtures("measured")
-    def test_an_image_alone_is_a_tile_of_one_on_one_thread(
+    def test_an_image_alone_is_a_micro_batch_of_one_on_one_thread(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
     ) -> None:
-        OpenVINOEngine.open(frozen, 1, tmp_path)
-        assert len(compiled) == len(MICRO_BATCHES)
+        compile_program(Program, partial(forward_graph, frozen), 1, 1, CompiledCache(tmp_path))
+        assert len(compiled) == 1
 
     def test_other_weights_precision_or_threads_are_compiled(
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path
@@ -277,45 +257,15 @@ class TestCache:
         self, frozen: FrozenFlow, compiled: list[bool], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         OpenVINOEngine.open(frozen, 2, tmp_path)
-        blobs, timings = sorted(tmp_path.glob("*.blob")), list(tmp_path.glob("*.json"))
+        blobs = sorted(tmp_path.glob("*.blob"))
         assert len(blobs) == 2
-        assert len(timings) == 1
         whole = [blob.read_bytes() for blob in blobs]
         blobs[0].write_bytes(whole[0][:-1])
         blobs[1].write_bytes(whole[1][:100] + b"x" + whole[1][101:])
-        timings[0].write_text('{"micro_batch": 0}')
         compiled.clear()
-        engine = OpenVINOEngine.open(frozen, 2, tmp_path)
-        assert compiled
+        OpenVINOEngine.open(frozen, 2, tmp_path)
+        assert len(compiled) == 2
         assert "damaged" in caplog.text
-        assert "measured again" in caplog.text
-        assert json.loads(timings[0].read_bytes())["micro_batch"] == engine.micro_batch
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            json.dumps({**TIMING, "micro_batch": 2.5}),
-            json.dumps({**TIMING, "micro_batch": True}),
-            json.dumps({**TIMING, "parallel_requests": 2.0}),
-            json.dumps(TIMING).replace("0.2", "1" + 400 * "0"),
-            json.dumps({**TIMING, "parallel_s": math.nan}),
-            json.dumps({**TIMING, "parallel_s": "1"}),
-            "[" * 100_000,
-            "[]",
-            "{",
-        ],
-        ids=["images", "bool", "requests", "digits", "nan", "text", "deep", "list", "cut"],
-    )
-    def test_damaged_tile_sizes_are_not_used(
-        self, frozen: FrozenFlow, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        model, cache = forward_graph(frozen, 1).model, CompiledCache(tmp_path)
-        timing = BatchTiming(**TIMING)
-        cache.keep_timing(model, timing)
-        assert cache.timing(model, 2) == timing
-        next(tmp_path.iterdir()).write_text(content)
-        assert cache.timing(model, 2) is None
-        assert "measured again" in caplog.text
 
     def test_a_folder_that_cannot_be_written_costs_time_alone(
         self, frozen: FrozenFlow, tmp_path: Path, caplog: pytest.LogCaptureFixture

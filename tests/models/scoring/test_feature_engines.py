@@ -233,7 +233,7 @@ def test_groups_of_a_density_fill_the_tiles_of_all_threads(
     density = FeatureDensity(engine, flows, "", GREY, (224, 224))
     groups = [len(found) for _, found in density.passes(pixels(20, GREY)) if found is not None]
     assert groups == [8, 8, 4]
-    assert engine.timing.parallel_runs(8) * engine.micro_batch * engine.threads == 8
+    assert engine.plan.parallel_runs(8) * engine.micro_batch * engine.threads == 8
 
 
 FITS: list[tuple[tuple[int, ...], int]] = [

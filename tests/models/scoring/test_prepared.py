@@ -24,7 +24,6 @@ from snf_models.scoring.cache import DIGEST_BYTES, PreparedFile, write_cached
 from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count
 from snf_runtime.scoring.likelihood import score_images
-from snf_runtime.scoring.openvino_engine import NEVER
 from tests.models.helpers import edit_manifest
 from tests.models.scoring.scored_bits import bits_of
 from tests.support.backbones import backbone_folder
@@ -259,7 +258,7 @@ def test_where_the_bits_differ_the_graph_for_many_images_is_opened_at_once(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions
 ) -> None:
     artifact = barely_trained(tmp_path_factory)
-    change_record(copied, lambda document: document["pixels"]["program"]["timing"].update(single_s=NEVER))
+    change_record(copied, lambda document: document["pixels"]["program"]["plan"].update(is_equal_alone=False))
     assert copied.cache is not None
     parallel = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["parallel"]
     scorer = load_model(artifact, options=copied)
@@ -273,7 +272,7 @@ def test_a_record_for_other_threads_is_made_again(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
     artifact = barely_trained(tmp_path_factory)
-    change_record(copied, lambda document: document["pixels"]["program"]["timing"].update(parallel_requests=1))
+    change_record(copied, lambda document: document["pixels"]["program"]["plan"].update(parallel_requests=1))
     assert [load_model(artifact, options=copied).is_flow_loaded for _ in range(2)] == [True, False]
     assert "expected a program for 2 threads, got one for 1" in caplog.text
 
