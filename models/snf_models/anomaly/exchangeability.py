@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+import scipy  # its modules are imported when they are first used: listing models needs none
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, betaincinv, betaln
 
 from snf_runtime.anomaly.calibration import flagged_ranks
 
@@ -108,7 +108,7 @@ def _log_sums(logarithms: Array) -> Array:
 def log_densities(ranks: Array) -> Array:
     slopes = [np.log1p(slope * (ranks - 0.5)) for slope in SLOPES]
     low, high = np.log(ranks), np.log1p(-ranks)
-    shapes = [(a - 1) * low + (b - 1) * high - betaln(a, b) for a, b in SHAPES]
+    shapes = [(a - 1) * low + (b - 1) * high - scipy.special.betaln(a, b) for a, b in SHAPES]
     return np.array(slopes + shapes)
 
 
@@ -117,8 +117,8 @@ CONFIDENCE = 0.95
 
 def clopper_pearson(found: float, images: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return both one-sided bounds of a share (Clopper & Pearson 1934); fractions are fine (Korn & Graubard 1998)."""
-    lower = 0.0 if found == 0 else float(betaincinv(found, images - found + 1, 1 - confidence))
-    upper = 1.0 if found == images else float(betaincinv(found + 1, images - found, confidence))
+    lower = 0.0 if found == 0 else float(scipy.special.betaincinv(found, images - found + 1, 1 - confidence))
+    upper = 1.0 if found == images else float(scipy.special.betaincinv(found + 1, images - found, confidence))
     return lower, upper
 
 
@@ -130,10 +130,7 @@ def false_alarm_interval(calibration: int, tests: int, alpha: float, level: floa
         return 0.0, 0.0
     if ranks > calibration:
         return 1.0, 1.0
-    # Only evaluations need it, and scipy.stats takes half a second to load.
-    from scipy.stats import betabinom  # noqa: PLC0415
-
-    low, high = betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
+    low, high = scipy.stats.betabinom(tests, ranks, calibration + 1 - ranks).interval(level)
     return float(low) / tests, float(high) / tests
 
 
@@ -145,7 +142,7 @@ def safe_threshold(calibration: int, alpha: float, confidence: float = CONFIDENC
     """
     ranks = np.arange(1, flagged_ranks(calibration, alpha) + 1)
     # The confidence falls with the number of flagged ranks.
-    safe = int(np.sum(betainc(ranks, calibration + 1 - ranks, alpha) >= confidence))
+    safe = int(np.sum(scipy.special.betainc(ranks, calibration + 1 - ranks, alpha) >= confidence))
     return safe / (calibration + 1) if safe else None
 
 
