@@ -91,7 +91,7 @@ AFTER_TRAINING = {"scoring", "evaluation", "published"}
 HEADER = ["phase", "recovery of", "faults", "recovered", "attempts", "median", "worst", "limit", "verdict"]
 TERMINAL = {"succeeded", "failed", "cancelled"}
 JOB_S = 300.0
-SCORE_S, LOOK_S = 0.5, 0.1
+SCORE_S, LOOK_S, IN_FLIGHT_S = 0.5, 0.1, 5.0
 TRIES = 6
 LAST_MOMENT = 0.97
 """Share of the undisturbed life after which no fault is begun: the job would often be over before it."""
@@ -325,7 +325,7 @@ class House:
         failed = [
             problem
             for at, problem in list(self.scored)
-            if problem and at >= began and not (away and away[0] - SCORE_S <= at <= away[1])
+            if problem and at >= began and not (away and away[0] - IN_FLIGHT_S <= at <= away[1])
         ]
         return [f"{len(failed)} images were not scored: {failed[0]}"] if failed else []
 
@@ -512,7 +512,6 @@ class Log:
         return [line for line in self.lines if "number" in line]
 
     def played(self, phase: str, number: int) -> bool:
-        """Return whether a round is in the log."""
         return any((line["phase"], line["number"]) == (phase, number) for line in self.rounds)
 
     @property
@@ -552,26 +551,19 @@ class Log:
 
 
 @contextmanager
-def home_of(log: Log) -> Iterator[Path]:
-    """Give the folder of an installation, which is kept where it broke a promise."""
+def home_of(log: Log, phase: str) -> Iterator[Path]:
+    """Give the folder of an installation, which is kept if it breaks a promise; log what ends a phase early."""
     home, before = Path(tempfile.mkdtemp(prefix="snf-faults-")).resolve(), len(log.violations)
     try:
         yield home
+    except (RuntimeError, TimeoutError, httpx.HTTPError) as problem:
+        log.add({"phase": phase, "violations": [f"ended by {problem!r}"]})
     finally:
         end_all(home)
         if len(log.violations) > before:
             print(f"state and logs are kept in {home}", flush=True)
         else:
             shutil.rmtree(home, ignore_errors=True)
-
-
-@contextmanager
-def noted(log: Log, phase: str) -> Iterator[None]:
-    """Log what ends a phase early, such as a part that does not come back."""
-    try:
-        yield
-    except (RuntimeError, TimeoutError, httpx.HTTPError) as problem:
-        log.add({"phase": phase, "violations": [f"ended by {problem!r}"]})
 
 
 def kills(arguments: argparse.Namespace, log: Log) -> None:
@@ -589,7 +581,7 @@ def kills(arguments: argparse.Namespace, log: Log) -> None:
         poisoned = phase != TOGETHER or any("poison" in line for line in log.lines)
         if not left and (poisoned or not count):
             continue
-        with home_of(log) as home, noted(log, phase), snf_up(home, **settings) as client:
+        with home_of(log, phase) as home, snf_up(home, **settings) as client:
             house = House(home, client)
             # The first one also loads what an idle machine has to load, and so lives longer.
             violations = [text for key in ("first", "second") for text in house.undisturbed(key)]
@@ -608,7 +600,7 @@ def outages(arguments: argparse.Namespace, log: Log) -> None:
     left = [(s, number) for s, number in arguments.rounds if not log.played(f"outage of {s:g} s", number)]
     if not left:
         return
-    with home_of(log) as home, noted(log, "outages"), ExitStack() as stack:
+    with home_of(log, "outages") as home, ExitStack() as stack:
         own = Settings(home=home / "own", runtime_dir=home / "own" / "run", redis_url=None)
         broker = EmbeddedBroker(own)
         broker.start()
