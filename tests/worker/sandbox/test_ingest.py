@@ -11,9 +11,11 @@ from snf_models.datasets import DatasetStore, Source
 from snf_models.errors import DatasetRefused, ErrorKind, ModelsError
 from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
-from snf_worker.sandbox.uploads import ingest
+from snf_worker.sandbox.uploads import ingest, refer
 from snf_worker.settings import Settings
 from tests.models.datasets.upload_files import mixed, npz, pngs, source, tarred, white_images, zipped
+from tests.support.referenced import digits, put
+from tests.support.s3 import S3Server
 
 
 @pytest.fixture
@@ -101,3 +103,15 @@ def test_limits_grow_with_the_upload(settings: Settings) -> None:
     assert (small.cpu_s, small.wall_s) == (61, 244)
     assert large.cpu_s > 20 * 2**30 / 700_000 * 4, "four times what the slowest honest files took"
     assert small.memory_bytes == large.memory_bytes == settings.ingest_memory_bytes
+
+
+@pytest.mark.usefixtures("new_sandboxes")
+def test_images_in_a_bucket_are_referred_to(s3: S3Server, settings: Settings, tmp_path: Path) -> None:
+    bucket = s3.bucket("read-by-a-process")
+    put(bucket, "tar", digits(30))
+    store = DatasetStore(tmp_path / "datasets")
+    refer(store, "lots", bucket, settings, lambda _done, _total: None)
+    record = store.reference("lots")
+    assert record is not None
+    assert (record.images, record.rejected) == (30, 0)
+    assert store.names() == ["lots"]
