@@ -255,6 +255,6 @@ def registry() -> Registry:
 
 def judging_model(model: str, session: Session) -> JudgingModel:
     """Resolve a reference such as ``digits@live`` in the service, or in this machine's registry."""
-    if session.url:
-        return JudgingModel.of_detail(session.client.models.get(model))
-    return JudgingModel.of_version(registry().resolve(model))
+    if session.in_process:
+        return JudgingModel.of_version(registry().resolve(model))
+    return JudgingModel.of_detail(session.client.models.get(model))

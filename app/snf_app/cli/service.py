@@ -42,14 +42,14 @@ class Session:
     """The service that a command calls, and how the command prints."""
 
     def __init__(self, stack: ExitStack, url: str | None, key: str | None, *, as_json: bool, in_process: bool) -> None:
-        self._stack, self._key, self._in_process = stack, key, in_process
+        self._stack, self._key, self.in_process = stack, key, in_process and not url
         self.url = url
         self.as_json = as_json
 
     @cached_property
     def client(self) -> Client:
         """The client, made when it is first used: some commands compute without one."""
-        url = self.url if self.url or self._in_process else address(read_settings())
+        url = self.url if self.url or self.in_process else address(read_settings())
         return self._stack.enter_context(service(url, self._key))
 
     @property
