@@ -42,7 +42,7 @@ def profile(frame, event, argument):
         name = names[code.co_filename]
     except KeyError:
         path = os.path.realpath(code.co_filename)
-        own = path.startswith(packages) and path.endswith(".py")
+        own = path.startswith(packages) and path.endswith(".py") and "<" not in path
         name = names[code.co_filename] = path[len(root) + 1 :] if own else None
     if name and name != last[0]:
         last[0] = name

@@ -30,13 +30,14 @@ MAY_IMPORT = {
     "snf_client": {"snf_client"},
 }
 LIBRARY = ("bijections", "flows", "training")
-"""Folders of ``snf_models`` that could be published alone: they import each other, in this order, the runner, and the
-settings of a training, which are among the schemas of the API."""
+"""Folders of ``snf_models`` that could be published alone: they import each other, in this order, the errors, the
+runner, and the settings of a training, which are among the schemas of the API."""
 SETTINGS = {"snf_client.schemas.training"}
 LAYERS = (
+    {"errors"},
     *({name} for name in LIBRARY),
     {"texts"},
-    {"errors", "threads"},
+    {"threads"},
     {"disk", "naming", "archives"},
     {"images", "locations"},
     {"datasets"},
@@ -133,7 +134,7 @@ def test_folders_of_models_import_in_one_direction() -> None:
 
 
 def test_the_library_imports_nothing_of_the_rest() -> None:
-    own = {f"snf_models.{name}" for name in LIBRARY}
+    own = {f"snf_models.{name}" for name in (*LIBRARY, "errors")}
     for source in sources("snf_models"):
         if source.relative_to(PACKAGES["snf_models"]).parts[0] in LIBRARY:
             imported = {".".join(module.split(".")[:2]) for module in imports(source)}
@@ -179,8 +180,7 @@ STARTS_WITHOUT_TORCH = [
     "snf_models.pipeline.presets",
     "snf_models.registry.registry",
     "snf_models.scorer",
-    "snf_models.scoring.cache",
-    "snf_models.training.config",
+    "snf_models.loading.prepared",
     "snf_worker.attempts.score",
     "snf_worker.runtime.main",
 ]

@@ -11,13 +11,13 @@ from safetensors.torch import save
 
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets.dataset import Dataset, digest_of
 from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import find_preset
 from snf_models.scoring.open_density import log_dets_of, open_density, open_extractor
-from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.pixel_density import PixelDensity
 

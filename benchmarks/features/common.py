@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS, machine, read_results, write_results
 from snf_models.features.backbones import DEFAULT_FOLDER, LITE0, Backbone, BackboneStore
-from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.scoring import EngineName, EngineOptions
 
 
 @dataclass(frozen=True)

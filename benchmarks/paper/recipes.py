@@ -10,10 +10,10 @@ from typing import Any, Literal, cast
 
 from benchmarks.needs import builtin_dir
 from benchmarks.paper.rows import Family, Group, Row
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.flows.architecture import PixelArchitecture
 from snf_models.pipeline.presets import find_preset
-from snf_models.training.config import TrainingConfig
 
 Recipe = Literal["published", "converged"]
 RECIPES: tuple[Recipe, ...] = ("published", "converged")

@@ -24,9 +24,9 @@ from snf_models.flows.flow import Flow
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
 from snf_models.scorer import load_model
+from snf_models.scoring import EngineOptions
 from snf_models.scoring import open_density as engines
 from snf_models.scoring.frozen import FlowEngine, FrozenFlow, freeze, sample_frozen
-from snf_models.scoring.options import EngineOptions
 from snf_runtime.scoring.likelihood import score_images
 from snf_runtime.scoring.pixel_density import PixelDensity, content_stream
 

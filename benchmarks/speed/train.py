@@ -21,11 +21,11 @@ from benchmarks.speed.pairing import Target, Turn, in_turns, ratio, timed
 from benchmarks.speed.peers import FLOWS, PeerUnavailable, flows_child
 from benchmarks.speed.results import Context
 from benchmarks.speed.score import PeerGlow
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset
 from snf_models.flows.architecture import GlowArchitecture, PixelArchitecture
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import find_preset
-from snf_models.training.config import TrainingConfig
 from snf_models.training.divergence import ReportHistory
 
 TITLE = "Training speed, side by side"

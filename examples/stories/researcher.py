@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.coupling import CouplingNet
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.flows.architecture import GlowArchitecture
@@ -32,7 +33,6 @@ from snf_models.loading.trained import load_artifact
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
 from snf_models.scorer import load_model
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import SelfNormalizingObjective, self_normalizing_layers
 from snf_runtime.scoring.pixel_density import content_noise
 

@@ -21,9 +21,9 @@ from snf_models.features.flows import FeatureFlows, HybridFlows
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.flows.flow import Flow
 from snf_models.scorer import Scorer
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import layers_with_log_det
 from snf_models.scoring.open_density import FEATURES, PIXELS, open_extractor
-from snf_models.scoring.options import EngineOptions
 from snf_models.threads import thread_count, torch_threads
 from snf_runtime.scoring.pixel_density import dequantise
 

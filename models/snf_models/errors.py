@@ -5,12 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from snf_models.bijections.errors import WHITENING_LAYERS as WHITENING_LAYERS
-from snf_models.bijections.errors import ArchitectureInvalid as ArchitectureInvalid
-from snf_models.bijections.errors import DeviceNotFound as DeviceNotFound
-from snf_models.bijections.errors import RanksUnfit as RanksUnfit
-from snf_models.bijections.errors import SettingUnsupported as SettingUnsupported
-from snf_models.bijections.errors import UninitializedModel as UninitializedModel
 from snf_runtime.errors import AlphaUnattainable as AlphaUnattainable
 from snf_runtime.errors import ArtifactError as ArtifactError
 from snf_runtime.errors import EngineUnavailable as EngineUnavailable
@@ -24,6 +18,35 @@ from snf_runtime.errors import unsupported_image as unsupported_image
 
 CONFLICT, INVALID, NOT_FOUND = ErrorKind.CONFLICT, ErrorKind.INVALID, ErrorKind.NOT_FOUND
 NO_SPACE, UNAVAILABLE = ErrorKind.NO_SPACE, ErrorKind.UNAVAILABLE
+
+
+WHITENING_LAYERS = "an exact or self-normalizing 1x1 convolution"
+
+
+class ArchitectureInvalid(
+    ModelsError, slug="architecture-invalid", title="The architecture is not valid", kind=INVALID
+):
+    """No flow can be built from the description of an architecture."""
+
+
+class SettingUnsupported(ArchitectureInvalid):
+    """A training setting needs a layer type that the flow does not have."""
+
+    def __init__(self, setting: str, layers: str) -> None:
+        super().__init__(f"{setting}: expected a flow with {layers}, got one without")
+        self.setting = setting
+
+
+class DeviceNotFound(ModelsError, slug="device-not-found", title="The device is not there", kind=INVALID):
+    """A device other than ``cpu``, ``cuda`` and ``cuda:N``, or one that this machine does not have."""
+
+
+class RanksUnfit(ModelsError, slug="ranks-unfit", title="The processes cannot train together", kind=INVALID):
+    """Processes cannot train together: too few images in a batch, different starts, or an unsuitable device."""
+
+
+class UninitializedModel(ModelsError, slug="uninitialized-model", title="The model has no weights yet"):
+    """The normalisation layers have not got their values from a first batch or a file."""
 
 
 class ModelNotFound(ModelsError, slug="model-not-found", title="No such model", kind=NOT_FOUND):

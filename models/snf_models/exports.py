@@ -20,10 +20,10 @@ from snf_models.errors import ArtifactError, EngineUnavailable
 from snf_models.features.backbones import DEFAULT_FOLDER, LITE0, Backbone, BackboneStore
 from snf_models.features.backbones import NOTICE as LITE0_NOTICE
 from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
+from snf_models.loading.prepared import described_pixels
 from snf_models.loading.verification import statistic_tolerance
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer
-from snf_models.scoring.cache import described_pixels
 from snf_models.scoring.frozen import FrozenFlow
 from snf_models.scoring.open_density import openvino_obstacle
 from snf_models.scoring.openvino_features import FeatureGraphs, open_network

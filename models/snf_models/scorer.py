@@ -27,7 +27,7 @@ from snf_models.loading.verification import (
     verify_model,
 )
 from snf_models.registry.calibrations import ARRAYS, load_added_calibration
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_models.threads import thread_count, torch_threads
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.detection import Detector
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from snf_models.anomaly.calibrate import Progress
     from snf_models.anomaly.reference_images import ReferenceImages
     from snf_models.bijections.frozen import Inverse
+    from snf_models.loading.prepared import PreparedFile
     from snf_models.loading.trained import Artifact, LoadedFlows
     from snf_models.score_rows import Columns
-    from snf_models.scoring.cache import PreparedFile
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def load_files(files: ModelFiles) -> Scorer:
 def _prepared_file(model: VerifiedModel, options: EngineOptions) -> PreparedFile | None:
     if options.cache is None or options.name == "torch" or options.device != "cpu":
         return None
-    from snf_models.scoring.cache import PreparedFile  # noqa: PLC0415 - OpenVINO takes time to load
+    from snf_models.loading.prepared import PreparedFile  # noqa: PLC0415 - OpenVINO takes time to load
 
     return PreparedFile(model.manifest, options)
 

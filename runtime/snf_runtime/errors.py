@@ -7,8 +7,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from enum import StrEnum
 from typing import Any
 
-RATE_DIGITS = 4
-"""Significant digits of the smallest attainable rate."""
+RATE_DIGITS = 4  # significant digits of the smallest attainable rate
 
 
 def unattainable(alpha: float, images: int) -> str:
@@ -73,6 +72,12 @@ class ImageError(ModelsError, title="The image cannot be scored", kind=ErrorKind
 def unsupported_image(detail: str) -> ImageError:
     """Return the ``ImageError`` for an intact image file of a kind that is not supported."""
     return ImageError("unsupported-image", "The image is of an unsupported kind", detail)
+
+
+def transparent_image() -> ImageError:
+    """Return the ``ImageError`` for an image that is not fully opaque."""
+    detail = "expected opaque pixels; place the image on a background first"
+    return ImageError("unsupported-image", "The image is transparent", detail)
 
 
 class ArtifactError(ModelsError, slug="damaged-artifact", title="The model's files are damaged"):

@@ -21,13 +21,14 @@ from benchmarks.paper.rows import CONVOLUTIONAL, DENSE, GROUPS, PROJECTION, Grou
 from benchmarks.paper.run import Run, Stopped, batches_of, frozen_nats, gap_of
 from benchmarks.paper.turns import Options, train_group
 from benchmarks.speed import train as speed_train
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.convolution import SelfNormalizingConv
 from snf_models.errors import FolderTaken
 from snf_models.flows.architecture import ConvolutionalArchitecture, FullyConnectedArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import walk
 from snf_models.training.batches import Batches
-from snf_models.training.config import TrainingConfig, learning_rate_at
+from snf_models.training.optimizer import learning_rate_at
 from snf_runtime.images.batch import stacked
 
 STEPS = 6

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
 from snf_models.artifacts.manifest import FILE
 from snf_models.bijections.conformance import randomise
@@ -24,10 +25,9 @@ from snf_models.disk import sha256_file
 from snf_models.flows.architecture import GlowArchitecture, PixelTransform, depth
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
+from snf_models.scoring import EngineName, EngineOptions
 from snf_models.scoring.frozen import FlowEngine, FrozenFlow, freeze
 from snf_models.scoring.open_density import open_engine
-from snf_models.scoring.options import EngineName, EngineOptions
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import Loss, SelfNormalizingObjective
 from snf_runtime.scoring.density import Engine
 from snf_runtime.scoring.evidence import run_flow

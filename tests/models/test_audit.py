@@ -30,7 +30,7 @@ from snf_models.pipeline.presets import TrainingRecipe, find_preset
 from snf_models.pipeline.run import train
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.scoring import EngineName, EngineOptions
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, real_images
 from tests.models.pipeline.test_presets import cropped

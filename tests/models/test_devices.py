@@ -18,6 +18,7 @@ from torch import Tensor
 
 import snf_models.pipeline.loop
 import snf_models.training.objective
+from snf_client.schemas.training import TrainingConfig
 from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
     FeatureArchitecture,
@@ -28,7 +29,6 @@ from snf_models.flows.architecture import (
 )
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS, find_preset
-from snf_models.training.config import TrainingConfig
 from snf_models.training.optimizer import coupling_kernels
 from tests.models.training.runs import small_digits, trainer_in
 from tests.support.waiting import NoWaiting, ValuesAreOne

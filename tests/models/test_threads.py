@@ -21,7 +21,7 @@ from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import RUN_FILE, train
 from snf_models.registry.registry import ZOO
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.scoring import EngineName, EngineOptions
 from snf_models.threads import prefetch, torch_threads
 from tests.models.helpers import QUICK, real_images
 from tests.models.training.runs import TORCH, Events, small_digits

@@ -18,8 +18,8 @@ from snf_models.features.backbones import LITE0
 from snf_models.features.backbones import NOTICE as LITE0_NOTICE
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer, load_model
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import freeze
-from snf_models.scoring.options import EngineOptions
 from snf_runtime import Model
 from snf_runtime.anomaly.calibration import DIGITS as DECIMALS
 from snf_runtime.anomaly.detection import Detection, FileVerdict, NotJudged

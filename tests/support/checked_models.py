@@ -28,7 +28,7 @@ from snf_models.pipeline import run
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS, Preset, TrainingRecipe
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_models.training.objective import inverse_quality
 from tests.models.flows.test_layers import example
 from tests.models.helpers import real_images

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 
 FOLDER = "SNF_TEST_COMPILED"
 """Variable that names the folder, for all processes of a test run; elsewhere each home has its own."""

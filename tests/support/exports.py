@@ -14,7 +14,7 @@ from snf_models.disk import locked
 from snf_models.exports import export_model
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.exported.manifest import FILE
 from tests.support.paths import shared_folder
 from tests.support.trained import barely_trained

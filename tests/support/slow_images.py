@@ -20,7 +20,7 @@ from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location
 from snf_models.score_rows import batches_of, failed_row
 from snf_models.scorer import Scorer
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 
 

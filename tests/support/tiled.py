@@ -14,7 +14,7 @@ from snf_models.datasets import DatasetStore, Source, load_dataset
 from snf_models.disk import locked
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png
 from tests.support.backbones import backbone_folder

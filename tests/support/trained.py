@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import load_dataset
 from snf_models.disk import locked
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scoring.options import EngineOptions
-from snf_models.training.config import TrainingConfig
+from snf_models.scoring import EngineOptions
 from tests.models.helpers import QUICK
 from tests.support.backbones import backbone_folder
 from tests.support.compiled_cache import compiled

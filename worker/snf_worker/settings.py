@@ -16,7 +16,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from snf_models.errors import LocationRefused
-from snf_models.scoring.options import EngineName, EngineOptions
+from snf_models.scoring import EngineName, EngineOptions
 from snf_worker.jobs.record import Queue
 
 MIN_KEY_CHARACTERS = 16

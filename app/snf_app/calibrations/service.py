@@ -27,9 +27,9 @@ from snf_models.naming import parse_ref
 from snf_models.registry.calibrations import OWN, attainable, gradient_warning
 from snf_models.registry.registry import Registry
 from snf_runtime.anomaly.calibration import USUAL_ALPHAS, threshold
+from snf_runtime.anomaly.detection import StoredEvidence, rejudge
 
 if TYPE_CHECKING:
-    from snf_models.anomaly.rejudge import StoredEvidence
     from snf_models.artifacts.manifest import Precision
     from snf_models.registry.registry import ModelVersion
     from snf_runtime.anomaly.calibration import Calibration
@@ -236,8 +236,6 @@ def _verdicts(
     loaded: tuple[Calibration, Calibration],
     stored: Sequence[StoredEvidence],
 ) -> ComparedVerdicts:
-    from snf_models.anomaly.rejudge import rejudge  # noqa: PLC0415 - not needed before the first answer
-
     precisions = {before.calibration_summary.precision, after.calibration_summary.precision}
     kept = [image for image in stored if precisions == {image.precision}]
     both = list(zip(*(rejudge(calibration, kept) for calibration in loaded), strict=True))

@@ -21,7 +21,7 @@ from snf_client.schemas.evaluations import EvaluationParameters
 from snf_client.schemas.jobs import JobDataset, JobDatasets, JobDraft, JobRequest, ScoringParameters
 from snf_client.schemas.limits import LimitParameters
 from snf_client.schemas.recommendations import RecommendParameters
-from snf_client.schemas.training import ImageOptions
+from snf_client.schemas.training import ImageOptions, TrainingConfig
 from snf_models.anomaly.reference_images import as_seen, check_shape, check_summary
 from snf_models.artifacts.manifest import Manifest
 from snf_models.bulk.plan import MAX_PARTS, require_scorable
@@ -50,7 +50,6 @@ from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.recommendation.rule import check_train_images
 from snf_models.registry.calibrations import OWN
 from snf_models.registry.registry import ModelVersion, Registry
-from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.calibration import attainable_alpha
 from snf_worker.settings import Settings
 

@@ -20,7 +20,7 @@ from snf_models.errors import ModelNotFound, ModelsError, NoLiveVersion
 from snf_models.naming import ModelRef
 from snf_models.registry.calibrations import OWN, gradient_warning
 from snf_models.registry.registry import ModelVersion, Registry
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_worker.runtime.machine import memory_of_this_machine
 from snf_worker.settings import Settings
 

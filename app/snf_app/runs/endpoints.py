@@ -13,9 +13,8 @@ from snf_app.jobs.endpoints import JOB_ID
 from snf_app.jobs.service import curve_answer
 from snf_app.state import SettingsDep
 from snf_client.schemas.jobs import JobRequest
-from snf_client.schemas.training import PresetList, PresetView, RunDetail, RunList
+from snf_client.schemas.training import PresetList, PresetView, RunDetail, RunList, TrainingConfig
 from snf_models.pipeline.presets import PRESETS, Preset
-from snf_models.training.config import TrainingConfig
 from snf_worker.jobs.runs import RunStore
 
 

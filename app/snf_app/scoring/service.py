@@ -26,6 +26,7 @@ from snf_app.scoring.request_images import Item, Pixels, decode_batch, decoded, 
 from snf_app.scoring.responses import answer_json
 from snf_client.schemas.scores import ScoreQuery
 from snf_models.errors import ImageError
+from snf_runtime.anomaly.detection import StoredEvidence
 from snf_runtime.images.batch import batch_of
 from snf_runtime.parallelism import Steps
 from snf_worker.settings import Settings
@@ -193,7 +194,5 @@ class ScoringService:
             levels = [level for one in evidence if one.white_levels is not None for level in one.white_levels.tolist()]
             statistics = [image.verdict.first_fold_statistic for image in scored]
             self.drift.record(Key.of(version), DriftReference.of(scorer), query.source, statistics, levels)
-        from snf_models.anomaly.rejudge import StoredEvidence  # noqa: PLC0415 - not needed before the first answer
-
         kept = [StoredEvidence.of(one, query.alpha, scorer.density.precision) for one in evidence[-MAX_KEPT:]]
         self.recent.record(version.name, version.version, scorer.log_det_digest, kept)

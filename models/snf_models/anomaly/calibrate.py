@@ -25,9 +25,9 @@ from snf_runtime.anomaly.calibration import Calibration, Fold
 from snf_runtime.anomaly.maps import MapReference, of_pixels, of_places, standardise
 from snf_runtime.anomaly.statistics import Statistic
 from snf_runtime.scoring.density import ImageDensity
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, is_channel_statistic
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence
+from snf_runtime.scoring.feature_density import parts_of
 from snf_runtime.scoring.likelihood import score_images
-from snf_runtime.scoring.pixel_density import PixelDensity
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -210,11 +210,10 @@ def collect_evidence(
     values = np.array(log_likelihoods)
     if not np.isfinite(values).all():
         raise ScoreNotFinite(f"the flow's arithmetic overflowed on image {int(np.argmin(np.isfinite(values)))}")
-    together = Evidence.join(evidence) if evidence else _none(density)
     if not density.has_map:
         total = squares = None
     return ReferenceEvidence(
-        together,
+        Evidence.join(evidence),
         values,
         total,
         squares,
@@ -222,18 +221,6 @@ def collect_evidence(
         map_maxima=None if standard is None else np.array(maxima),
         maps=np.concatenate(kept) if kept else None,
         summed=summed,
-    )
-
-
-def _none(density: ImageDensity) -> Evidence:
-    rows, columns = density.grid or (0, 0)
-    nothing = np.zeros(0, dtype=np.uint8)
-    of_channels = sum(map(is_channel_statistic, density.statistics))
-    return Evidence(
-        np.zeros((0, len(density.statistics) - of_channels)),
-        np.zeros((0, rows * columns)),
-        white_levels=nothing,
-        channels=np.zeros((0, of_channels)),
     )
 
 
@@ -261,7 +248,7 @@ def calibrate(
     names, grid = density.statistics, density.grid
 
     # Features give the anomaly maps where there are any.
-    pixel_maps = density.has_map and isinstance(density, PixelDensity)
+    pixel_maps = density.has_map and parts_of(density)[1] is None
 
     def collect(part: str, images: ImageRows, standard: MapReference | None = None) -> ReferenceEvidence:
         keep_maps = pixel_maps and reference.folds is not None

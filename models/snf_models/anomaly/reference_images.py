@@ -1,4 +1,4 @@
-"""Reference images for a calibration: their selection from a dataset, and copies among them; free of torch."""
+"""Selection of images to train, fit and calibrate on, and copies among them; free of torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from snf_models.artifacts.manifest import Manifest
 from snf_models.datasets import Dataset, DatasetSummary, Images
 from snf_models.errors import DatasetUnfit
 from snf_models.flows.architecture import Architecture, FeatureArchitecture
-from snf_runtime.images.batch import size_of, tile_plan
-from snf_runtime.images.preprocessing import Preprocessing, as_image
+from snf_runtime.images.batch import TilePlan, size_of, tile_plan
+from snf_runtime.images.preprocessing import Pixels, Preprocessing, as_image
 
 MIN_REFERENCE = 20
 SEED = 0
@@ -57,34 +57,53 @@ def evenly_spaced(images: int, most: int) -> NDArray[np.intp]:
     return np.linspace(0, images - 1, min(most, images)).round().astype(np.intp)
 
 
-class EvenlySpaced:
-    """At most ``most`` evenly spaced images, in a seeded order or, as the blocks of a calibration need, their own."""
+class SelectedImages:
+    """Images of several parts, chosen by their numbers among all."""
 
-    def __init__(self, parts: Sequence[Images], most: int, *, shuffled: bool = True) -> None:
+    def __init__(self, parts: Sequence[ImageRows], numbers: NDArray[np.intp]) -> None:
         self._parts = parts
         self._ends = list(accumulate(map(len, parts)))
-        self._places = evenly_spaced(self._ends[-1], most)
-        if shuffled:
-            self._places = np.random.default_rng(SEED).permutation(self._places)
+        self._numbers = numbers
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._numbers)
 
     def __getitem__(self, rows: slice, /) -> Images:
-        places = self._places[rows]
+        numbers = self._numbers[rows]
         arrays = [part for part in self._parts if isinstance(part, np.ndarray)]
         if len(arrays) < len(self._parts):
-            return [self._image(place) for place in places.tolist()]
-        images = np.empty((len(places), *arrays[0].shape[1:]), dtype=np.uint8)
+            return [self._image(number) for number in numbers.tolist()]
+        images = np.empty((len(numbers), *arrays[0].shape[1:]), dtype=np.uint8)
         for part, end in zip(arrays, self._ends, strict=True):
-            inside = (places >= end - len(part)) & (places < end)
-            images[inside] = part[places[inside] - (end - len(part))]
+            inside = (numbers >= end - len(part)) & (numbers < end)
+            images[inside] = part[numbers[inside] - (end - len(part))]
         return images
 
-    def _image(self, place: int) -> NDArray[np.uint8]:
-        number = bisect_right(self._ends, place)
-        image: NDArray[np.uint8] = self._parts[number][place - self._ends[number] + len(self._parts[number])]
-        return image
+    def _image(self, number: int) -> Pixels:
+        part = bisect_right(self._ends, number)
+        first = number - self._ends[part] + len(self._parts[part])
+        return self._parts[part][first : first + 1][0]
+
+
+class EvenlySpaced(SelectedImages):
+    """At most ``most`` evenly spaced images, in a seeded order or, as the blocks of a calibration need, their own."""
+
+    def __init__(self, parts: Sequence[ImageRows], most: int, *, shuffled: bool = True) -> None:
+        numbers = evenly_spaced(sum(map(len, parts)), most)
+        super().__init__(parts, np.random.default_rng(SEED).permutation(numbers) if shuffled else numbers)
+
+
+def every_image(dataset: Dataset) -> ImageRows:
+    """Return the images of all parts but the test images."""
+    parts = dataset.train, dataset.statistics, dataset.calibration
+    return SelectedImages(parts, np.arange(sum(map(len, parts))))
+
+
+def plans_of(images: ImageRows, architecture: FeatureArchitecture) -> tuple[TilePlan, ...]:
+    """Return the tiles of each image, without loading mapped pixels."""
+    side, stride = architecture.height, architecture.height // architecture.rows
+    each = (images[number : number + 1][0] for number in range(len(images)))
+    return tuple(tile_plan(*size_of(image), side, stride) for image in each)
 
 
 def as_seen(preprocessing: Preprocessing) -> ImageOptions:
@@ -142,13 +161,7 @@ def evidence_bytes(images: ImageRows, architecture: Architecture, fits: int | No
     places = architecture.rows * architecture.columns * (fits or len(architecture.grids))
     if not architecture.tiled:
         return 2 * BYTES_OF_PLACE * places * len(images)  # in float64
-    side = architecture.height
-    each = (images[number : number + 1][0] for number in range(len(images)))
-    return (
-        BYTES_OF_PLACE
-        * places
-        * sum(len(tile_plan(*size_of(image), side, side // architecture.rows)) for image in each)
-    )
+    return BYTES_OF_PLACE * places * sum(map(len, plans_of(images, architecture)))
 
 
 def check_summary(name: str, summary: DatasetSummary, manifest: Manifest) -> None:

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from snf_models.archives import PIECE_BYTES, PieceStream, TarEntry, TarPieces, TarReader, UnsafeTar, write_tar
-from snf_models.artifacts.manifest import FILE, file_label, read_manifest
+from snf_models.artifacts.manifest import FILE, Manifest, file_label, read_manifest
 from snf_models.disk import new_folder, remove_folder, remove_leftovers, require_room, sha256_file
 from snf_models.errors import ArtifactError, ArtifactRefused, FileNotInArtifact
 from snf_models.locations.location import Location
@@ -49,6 +50,17 @@ def check_digest(path: Path, digest: str | None, record: str = "the manifest") -
         raise ArtifactError(f"{file_label(path)} is missing")
     if sha256_file(path) != digest:
         raise ArtifactError(f"{file_label(path)} does not have the SHA-256 that {record} gives")
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest with the digests of the other files, which completes a folder."""
+    files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
+    (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of shape and pixels."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def read_file(folder: Path, name: str) -> bytes:

@@ -70,10 +70,8 @@ class SmoothLeakyReLU(Elementwise):
         return self.alpha + (1 - self.alpha) * torch.sigmoid(x)
 
 
-MIN_SHARE = 1e-3
-"""Smallest width and height of a bin, as a share of the whole range."""
-MIN_SLOPE = 1e-3
-"""Smallest slope at an inner knot."""
+MIN_SHARE = 1e-3  # smallest width and height of a bin, as a share of the whole range
+MIN_SLOPE = 1e-3  # smallest slope at an inner knot
 
 
 class SplineActivation(Elementwise):

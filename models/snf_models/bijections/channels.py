@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snf_models.bijections.base import Bijection, ChannelAffine, Shape, check_images
-from snf_models.bijections.errors import UninitializedModel
 from snf_models.bijections.frozen import FrozenAffine, Inverse
 from snf_models.bijections.matrices import MatrixInverse, by_columns, mix_channels, self_normalizing_product
+from snf_models.errors import UninitializedModel
 
 
 class ActNorm(ChannelAffine):

@@ -8,7 +8,7 @@ column). D = C·H·W is the number of values of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -19,15 +19,12 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
-from torch.utils.flop_counter import register_flop_formula
 
 from snf_models.bijections.base import first_derivatives
 from snf_models.bijections.devices import constant
 
-Size = tuple[int, int]
-"""Height and width."""
-ON_CPU = {"cpu", "meta"}
-"""Types of device on which many small factorisations are faster than a large one; "meta" counts the work of a CPU."""
+Size = tuple[int, int]  # height and width
+ON_CPU = {"cpu"}  # types of device on which many small factorisations are faster than a large one
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 """Raised where a matrix has no inverse. PyTorch declares no type for it."""
 
@@ -72,31 +69,18 @@ def compose(outer: Tensor, inner: Tensor, *, crop: bool = False) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def multiplicity(
-    kernel: Size, image: Size, stride: Size = (1, 1), padding: Size | None = None, dilation: Size = (1, 1)
-) -> Tensor:
+def multiplicity(kernel: Size, image: Size) -> Tensor:
     """Return m, float64 ``(kh, kw)``: to how many output pixels each tap contributes a pixel inside the image.
 
-    m[a, b] = c_H(a)·c_W(b) with c_H(a) = #{u : 0 <= u < H_out, 0 <= u·stride + a·dilation - padding < H}
-    (Keller et al. 2021, 4.2, where m is the convolution of ones with ones). ``padding`` None keeps the size. The
-    tensor is cached and must not be modified.
+    m[a, b] = c_H(a)·c_W(b) with c_H(a) = #{u : 0 <= u < H, 0 <= u + a - kh // 2 < H} (Keller et al. 2021, 4.2, where m
+    is the convolution of ones with ones). The tensor is cached and must not be modified.
     """
-    if padding is None:
-        padding = kernel[0] // 2, kernel[1] // 2
-    rows, columns = (
-        [_placements(tap, *sides) for tap in range(sides[0])]
-        for sides in zip(kernel, image, stride, padding, dilation, strict=True)
-    )
     # Kept for all callers, some of which make their tensors on the meta device.
-    of_rows, of_columns = (torch.tensor(taps, dtype=torch.float64, device="cpu") for taps in (rows, columns))
-    return torch.outer(of_rows, of_columns)
-
-
-def _placements(tap: int, kernel: int, side: int, stride: int, padding: int, dilation: int) -> int:
-    shift = tap * dilation - padding
-    last_output = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride
-    first, last = max(0, math.ceil(-shift / stride)), min(last_output, (side - 1 - shift) // stride)
-    return max(0, last - first + 1)
+    rows, columns = (
+        torch.tensor([max(0, side - abs(tap - taps // 2)) for tap in range(taps)], dtype=torch.float64, device="cpu")
+        for taps, side in zip(kernel, image, strict=True)
+    )
+    return torch.outer(rows, columns)
 
 
 def identity_images(channels: int, image: Size, device: torch.device) -> Tensor:
@@ -169,51 +153,6 @@ def band(weight: Tensor, image: Size) -> NDArray[np.float64]:
     return storage
 
 
-@torch.library.custom_op("snf::factorise_band", mutates_args=())
-def factorise_band(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return LAPACK's LU factors ``(D, 3b + 1)`` and row swaps ``(D,)`` of T(w). Cost: O(D·b²).
-
-    It is an operator of PyTorch, so that its work can be counted on the meta device.
-    """
-    half = half_bandwidth(weight, image[1])
-    factors, swaps, _ = lapack.dgbtrf(band(weight, (image[0], image[1])), half, half, overwrite_ab=True)
-    # LAPACK counts columns first: transposed this is no copy.
-    return torch.from_numpy(factors.T), torch.from_numpy(swaps)
-
-
-@factorise_band.register_fake
-def _(weight: Tensor, image: Sequence[int]) -> tuple[Tensor, Tensor]:
-    dimensions = weight.shape[0] * math.prod(image)
-    factors = weight.new_empty(dimensions, 3 * half_bandwidth(weight, image[1]) + 1, dtype=torch.float64)
-    return factors, weight.new_empty(dimensions, dtype=torch.int32)
-
-
-@torch.library.custom_op("snf::solve_band", mutates_args=())
-def solve_band(factors: Tensor, swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:
-    """Solve T x = z or T^T x = z for each row z, float64 ``(N, D)``, by :func:`factorise_band`. Cost: O(N·D·b)."""
-    half = (factors.shape[1] - 1) // 3
-    solution, _ = lapack.dgbtrs(
-        factors.numpy().T, half, half, rows.cpu().numpy().T, swaps.numpy(), trans=int(transpose)
-    )
-    return torch.from_numpy(solution.T)
-
-
-@solve_band.register_fake
-def _(_factors: Tensor, _swaps: Tensor, rows: Tensor, transpose: bool) -> Tensor:  # noqa: ARG001  # its signature
-    return torch.empty_like(rows)
-
-
-@register_flop_formula(torch.ops.snf.factorise_band)
-def _factorisation_flops(*_: object, out_shape: Any, **__: object) -> int:
-    dimensions, width = out_shape[0]
-    return int(4 * dimensions * ((width - 1) // 3) ** 2)
-
-
-@register_flop_formula(torch.ops.snf.solve_band)
-def _solution_flops(factors: torch.Size, *_: object, out_shape: torch.Size, **__: object) -> int:
-    return 2 * out_shape.numel() * factors[1]
-
-
 class FactorisedConvolution:
     """LU factors of T(w) in float64, which give log|det| and inverses. Later changes of w have no effect.
 
@@ -228,8 +167,10 @@ class FactorisedConvolution:
         dimensions = self.channels * math.prod(image)
         self.banded = weight.device.type in ON_CPU and 3 * self.half_bandwidth <= dimensions
         if self.banded:
-            self._lu, self._swaps = factorise_band(weight.detach(), image)
-            diagonal = self._lu[:, 2 * self.half_bandwidth]
+            half = self.half_bandwidth
+            self._lu, self._swaps, _ = lapack.dgbtrf(band(weight, image), half, half, overwrite_ab=True)
+            # LAPACK counts columns first: transposed this is no copy.
+            diagonal = torch.from_numpy(self._lu.T)[:, 2 * half]
         else:
             self._factors = torch.linalg.lu_factor_ex(materialise(weight.detach(), image))
             diagonal = self._factors.LU.diagonal()
@@ -246,9 +187,10 @@ class FactorisedConvolution:
             )
             return dense.T.reshape(z.shape).to(z.dtype)
         # LAPACK stores matrices by columns: a row for each sample here is a column for each right-hand side there.
-        rows = right.permute(0, 2, 3, 1).flatten(1)
-        solution: Tensor = solve_band(self._lu, self._swaps, rows, transpose=side == "transpose")
-        x = solution.view(len(z), *self.image, self.channels)
+        rows, half = right.permute(0, 2, 3, 1).flatten(1).cpu().numpy(), self.half_bandwidth
+        transposed = int(side == "transpose")
+        solution, _ = lapack.dgbtrs(self._lu, half, half, rows.T, self._swaps, trans=transposed)
+        x = torch.from_numpy(solution.T).view(len(z), *self.image, self.channels)
         return x.permute(0, 3, 1, 2).contiguous().to(z)
 
     def inverse_images(self) -> Tensor:
@@ -289,7 +231,7 @@ def nearest_inverse(weight: Tensor, image: Size) -> tuple[Tensor, Tensor]:
     rows = max(1, kernel[0] // 2)
     if weight.device.type in ON_CPU and image[0] % rows == 0:
         log_det, sums, largest = _selected_inverse(weight, image, rows)
-        if weight.is_meta or (math.isfinite(log_det) and float(largest) <= LARGEST_FACTOR):
+        if math.isfinite(log_det) and float(largest) <= LARGEST_FACTOR:
             channels, width = weight.shape[0], image[1]
             entries = torch.cat([block.view(channels, rows, width, channels, rows, width) for block in sums], 4)
             return log_det, nearest_kernel(entries, kernel, image, above=rows)

@@ -30,8 +30,7 @@ from snf_models.bijections.frozen import Inverse
 SIDE = 3
 TAPS = SIDE * SIDE
 
-ImageBatchSize = tuple[int, int, int]
-"""Height and width of images, and their number."""
+ImageBatchSize = tuple[int, int, int]  # height and width of images, and their number
 
 
 class CouplingProducts(torch.autograd.Function):
@@ -158,11 +157,9 @@ def _masked(grad: Tensor, output: Tensor) -> Tensor:
 LOG_SCALE_BOUND = 2.0
 """Bound of |log s|, so that a coupling multiplies by at most e² (Keller et al. 2021, published settings)."""
 
-PRODUCTS_FROM_WIDTH = 64
-"""Least width of a network that products train faster than convolutions, in bfloat16 on a CPU."""
+PRODUCTS_FROM_WIDTH = 64  # least width of a network that products train faster than convolutions, in bfloat16 on a CPU
 
-Weights = tuple[Tensor, Tensor]
-"""Weight and bias of a convolution."""
+Weights = tuple[Tensor, Tensor]  # weight and bias of a convolution
 
 
 class CouplingNet(nn.Module):

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from snf_models.bijections.errors import DeviceNotFound
+from snf_models.errors import DeviceNotFound
 
 OUT_OF_GPU_MEMORY = "the GPU has no more memory: a smaller batch_size or preset, or recompute, needs less"
 OUT_OF_MEMORY = "the process got no more memory: a smaller batch_size or preset needs less"

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 Inverse = Literal["exact", "learned"]
-AffineMap = tuple[Tensor, Tensor]
-"""Matrix ``(K, K)`` and offset ``(K,)`` of an affine map, float64."""
+AffineMap = tuple[Tensor, Tensor]  # matrix ``(K, K)`` and offset ``(K,)`` of an affine map, float64
 
 
 class FrozenStep(Protocol):

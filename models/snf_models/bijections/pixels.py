@@ -32,8 +32,7 @@ from snf_runtime.scoring.layout import (
     PixelFunction,
 )
 
-COUNTED_AT_ONCE = 1024
-"""Images whose pixels are counted at once."""
+COUNTED_AT_ONCE = 1024  # images whose pixels are counted at once
 
 
 class AffinePixels(Elementwise):

@@ -112,8 +112,7 @@ NORM_BOUND = 0.9
 """Bound of the spectral norm of M, so that a few terms of the series suffice (Hoogeboom et al. 2020, 3.1)."""
 TRAINING_TERMS = 6
 EVALUATION_TERMS = 13
-MAX_TERMS = 100
-"""Enough for a norm of 30; beyond it the terms of exp(-M) cancel beyond the precision of float64."""
+MAX_TERMS = 100  # enough for a norm of 30; beyond it the terms of exp(-M) cancel beyond the precision of float64
 
 
 class ExponentialConv(Bijection):

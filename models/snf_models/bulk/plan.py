@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from snf_client.schemas.datasets import DatasetReport
+from snf_client.schemas.training import TrainingConfig
 from snf_models.artifacts.manifest import Precision
 from snf_models.datasets.store import DatasetStore, builtin_file, shape_facts, summarize_builtin
 from snf_models.errors import DatasetUnfit
-from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import GREY_MODES, Preprocessing
 from snf_runtime.scoring.layout import DensityKind
 

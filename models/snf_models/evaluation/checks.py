@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets.storage import Storage
 from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, shape_facts, summarize_builtin
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.texts import choices
-from snf_models.training.config import TrainingConfig
 from snf_runtime.images.preprocessing import Colour, Preprocessing, conform_mask
 
 MIN_NORMAL_IMAGES = 40

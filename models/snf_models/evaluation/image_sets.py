@@ -14,13 +14,13 @@ from PIL import Image
 from scipy import ndimage
 
 from snf_client.schemas.evaluations import EvaluationParameters
+from snf_client.schemas.training import TrainingConfig
 from snf_models.anomaly.reference_images import evenly_spaced
 from snf_models.datasets.image_source import NamedImage, StoredImages
 from snf_models.datasets.storage import INDEX
 from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, load_builtin
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.evaluation.checks import adapted, check_anomalous, check_normals
-from snf_models.training.config import TrainingConfig
 from snf_runtime.images.batch import Batch, batch_of, in_batches, stacked
 from snf_runtime.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, conform_pixels
 

@@ -240,37 +240,7 @@ def evaluated_cells(shape: Shape) -> Tensor:
     return some.flatten()
 
 
-@dataclass(frozen=True)
-class LocalGaussian:
-    """A mean for each place and a covariance for each cell of a grid."""
-
-    grid: int
-    means: Tensor  # of shifted features, ``(places, C)``
-    scale: Tensor  # divisor of each channel, ``(C,)``
-    factors: Tensor  # Cholesky factors of the covariances of divided features, ``(cells, C, C)``
-
-    @classmethod
-    def fit(cls, train: MomentSum, grid: int, shrinkage: float, mean_shrinkage: float, target: Target) -> LocalGaussian:
-        means = (1 - mean_shrinkage) * train.means + mean_shrinkage * train.cell_means(grid)
-        scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
-        outer = scale[:, None] * scale
-        covariances = train.scatter(grid, means) / (train.images * train.places(grid))[:, None, None] / outer
-        eye = torch.eye(len(scale), dtype=torch.float64)
-        aim = eye if target == "identity" else train.everywhere / outer
-        mixed = (1 - shrinkage) * covariances + shrinkage * aim + RIDGE * eye
-        return cls(grid, means, scale, torch.linalg.cholesky(mixed))
-
-    @torch.no_grad()
-    def set_weights(self, layer: ExactLocalAffine, shift: Tensor) -> None:
-        """Set W = L^-1 D^-1, the mean and R = D L, the linear flow of greatest likelihood."""
-        eye = torch.eye(len(self.scale), dtype=torch.float64).expand_as(self.factors)
-        inverse = torch.linalg.solve_triangular(self.factors, eye, upper=False)
-        layer.weight.copy_(inverse / self.scale)
-        layer.mean.copy_((self.means + shift).T.reshape(layer.shape))
-        if isinstance(layer, SelfNormalizingLocalAffine):
-            layer.inverse_weight.copy_(self.scale[:, None] * self.factors)
-
-
+@torch.no_grad()
 def fit_layer(
     layer: ExactLocalAffine,
     moments: FeatureMoments,
@@ -278,11 +248,23 @@ def fit_layer(
     choice: FitChoice,
     target: Target = "all-places",
 ) -> None:
-    """Fit a layer in closed form to the features of some folds."""
-    train = moments.total(list(folds))
+    """Set W = L^-1 D^-1, the mean and R = D L, the most likely flow, for covariances D L L^T D of some folds."""
+    train, b = moments.total(list(folds)), choice.mean_shrinkage
     with torch_threads(1):
-        gaussian = LocalGaussian.fit(train, choice.grid, choice.shrinkage, choice.mean_shrinkage, target)
-        gaussian.set_weights(layer, train.shift)
+        means = (1 - b) * train.means + b * train.cell_means(choice.grid)
+        scale = train.everywhere.diagonal().clamp_min(SMALLEST_DEVIATION**2).sqrt()
+        outer = scale[:, None] * scale
+        counts = (train.images * train.places(choice.grid))[:, None, None]
+        covariances = train.scatter(choice.grid, means) / counts / outer
+        eye = torch.eye(len(scale), dtype=torch.float64)
+        aim = eye if target == "identity" else train.everywhere / outer
+        mixed = (1 - choice.shrinkage) * covariances + choice.shrinkage * aim + RIDGE * eye
+        factors = torch.linalg.cholesky(mixed)
+        inverse = torch.linalg.solve_triangular(factors, eye.expand_as(factors), upper=False)
+        layer.weight.copy_(inverse / scale)
+        layer.mean.copy_((means + train.shift).T.reshape(layer.shape))
+        if isinstance(layer, SelfNormalizingLocalAffine):
+            layer.inverse_weight.copy_(scale[:, None] * factors)
 
 
 def _mean_nats(pool: Executor, held_out: Sequence[HeldOut], covariance: int, mean: int) -> float:

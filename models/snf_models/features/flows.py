@@ -13,7 +13,7 @@ from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.coupling import PlaceCoupling
 from snf_models.bijections.frozen import FrozenStep
 from snf_models.bijections.local_affine import ExactLocalAffine, FrozenLocalAffine, SelfNormalizingLocalAffine
-from snf_models.flows.architecture import LINEAR_1X1, Architecture, FeatureArchitecture, HybridArchitecture
+from snf_models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture, linear_layer
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_runtime.scoring.layout import FeatureLayout
@@ -105,7 +105,7 @@ def build_feature_flows(architecture: FeatureArchitecture) -> FeatureFlows:
 
 
 def build_steps(architecture: FeatureArchitecture) -> list[Bijection]:
-    convolution, shape = LINEAR_1X1[architecture.linear](), architecture.feature_shape
+    convolution, shape = linear_layer("1x1", architecture.linear)(), architecture.feature_shape
     steps: list[Bijection] = []
     for _ in range(architecture.steps):
         steps += [convolution.build(shape), PlaceCoupling(shape, architecture.hidden)]

@@ -9,7 +9,7 @@ of it with a few numbers, which :meth:`layered` writes out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -20,32 +20,22 @@ from snf_models.flows.layers import (
     AffineCouplingSpec,
     AnyLayer,
     EmergingConvolutionSpec,
-    ExactConvolutionSpec,
-    ExactDenseSpec,
-    ExactOneByOneSpec,
     ExponentialConvolutionSpec,
     ImageShape,
     LayerSpec,
-    LUOneByOneSpec,
     Place,
-    RelativeDenseSpec,
-    SelfNormalizingConvolutionSpec,
-    SelfNormalizingDenseSpec,
-    SelfNormalizingOneByOneSpec,
     SmoothLeakyReLUSpec,
     SplineSpec,
     TwoLayerInverseConvolutionSpec,
     Width,
+    linear_types,
     parse_layer,
 )
 from snf_runtime.scoring.layout import DensityKind
 
-MAX_LAYERS = 2048
-"""Most layers of a flow."""
-MAX_PARAMETERS = 2**30
-"""Most learned numbers of a flow: 4 GiB in float32."""
-MAX_MATRIX = 2**31
-"""Most elements of a matrix that a layer computes with: 16 GiB in float64."""
+MAX_LAYERS = 2048  # most layers of a flow
+MAX_PARAMETERS = 2**30  # most learned numbers of a flow: 4 GiB in float32
+MAX_MATRIX = 2**31  # most elements of a matrix that a layer computes with: 16 GiB in float64
 
 
 class _Part(BaseModel):
@@ -183,29 +173,10 @@ def summary_of(levels: Sequence[LevelSpec]) -> str:
 
 PixelTransform = Literal["affine", "logit", "marginal"]
 Linear = Annotated[str, Field(max_length=64)]
-"""Name of a linear layer in the tables below."""
+"""First part of the name of a linear layer type, such as ``lu`` of ``lu-1x1``."""
 KernelSide = Annotated[int, Field(ge=1, le=15)]
 
-LINEAR_1X1: Mapping[str, type[LayerSpec]] = {
-    "exact": ExactOneByOneSpec,
-    "self-normalizing": SelfNormalizingOneByOneSpec,
-    "lu": LUOneByOneSpec,
-}
-LINEAR_CONVOLUTIONS: Mapping[str, type[LayerSpec]] = {
-    "exact": ExactConvolutionSpec,
-    "self-normalizing": SelfNormalizingConvolutionSpec,
-    "self-normalizing-two-layer": TwoLayerInverseConvolutionSpec,
-    "emerging": EmergingConvolutionSpec,
-    "exponential": ExponentialConvolutionSpec,
-}
-LINEAR_DENSE: Mapping[str, type[LayerSpec]] = {
-    "exact": ExactDenseSpec,
-    "self-normalizing": SelfNormalizingDenseSpec,
-    "relative": RelativeDenseSpec,
-}
-"""Layer types by the ``linear`` of a short form."""
-ALWAYS_3X3 = EmergingConvolutionSpec, ExponentialConvolutionSpec
-"""Convolutions that are 3x3 in every short form."""
+ALWAYS_3X3 = EmergingConvolutionSpec, ExponentialConvolutionSpec  # convolutions that are 3x3 in every short form
 
 
 FINEST_GRID = 16
@@ -290,7 +261,7 @@ class GlowArchitecture(_PixelArchitecture):
 
     def layered(self) -> LayeredArchitecture:
         """Return the same flow as a list of layers; raise ``ValueError`` if the settings give none."""
-        linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else _linear(LINEAR_1X1, self.linear)()
+        linear = _convolution(self.linear, self.kernel) if self.kernel > 1 else linear_layer("1x1", self.linear)()
         split = SplitSpec(width=self.hidden, place=self.place)
         step = RepeatSpec(repeat=self.steps, steps=(ActNormSpec(), linear, split.coupling()))
         return self._written_out(
@@ -336,20 +307,24 @@ class FullyConnectedArchitecture(_PixelArchitecture):
         return f"{self.layers} {self.linear} dense layers, smooth leaky ReLU"
 
     def layered(self) -> LayeredArchitecture:
-        steps = [_linear(LINEAR_DENSE, self.linear)(), SmoothLeakyReLUSpec()] * self.layers
+        steps = [linear_layer("dense", self.linear)(), SmoothLeakyReLUSpec()] * self.layers
         return self._written_out([LevelSpec(squeeze=False, steps=tuple(steps[:-1]))])
 
 
-def _linear(types: Mapping[str, type[LayerSpec]], name: str) -> type[LayerSpec]:
+def linear_layer(kind: str, name: str) -> type[LayerSpec]:
+    """Return the linear layer type of a kind, "1x1", "convolution" or "dense", by its name in short forms."""
+    types = linear_types(kind)
+    if kind == "convolution":
+        types["self-normalizing-two-layer"] = TwoLayerInverseConvolutionSpec
     if name not in types:
         raise ValueError(f"expected a linear layer of {', '.join(types)}, got {name!r}")
     return types[name]
 
 
 def _convolution(name: str, kernel: int) -> LayerSpec:
-    layer_type = _linear(LINEAR_CONVOLUTIONS, name)
-    sized = {} if layer_type in ALWAYS_3X3 else {"kernel": kernel}
-    return layer_type.model_validate(sized)
+    layer_type = linear_layer("convolution", name)
+    sized = "kernel" in layer_type.model_fields and layer_type not in ALWAYS_3X3
+    return layer_type.model_validate({"kernel": kernel} if sized else {})
 
 
 def _lasts(count: int) -> list[bool]:
@@ -440,7 +415,7 @@ def require_kernel(architecture: PixelArchitecture) -> None:
         return
     linear, kernel = architecture.linear, architecture.kernel
     of_1x1 = isinstance(architecture, GlowArchitecture) and kernel == 1
-    if LINEAR_CONVOLUTIONS.get(linear) in ALWAYS_3X3 and kernel != 3 and not of_1x1:
+    if linear_types("convolution").get(linear) in ALWAYS_3X3 and kernel != 3 and not of_1x1:
         raise ValueError(f"kernel: expected 3 for {linear} convolutions of a short form, got {kernel}")
 
 

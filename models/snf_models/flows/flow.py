@@ -22,7 +22,7 @@ from snf_models.bijections.base import (
 )
 from snf_models.bijections.channels import ActNorm, ExactConv1x1, Squeeze
 from snf_models.bijections.coupling import AffineCoupling
-from snf_models.bijections.errors import WHITENING_LAYERS, SettingUnsupported
+from snf_models.errors import WHITENING_LAYERS, SettingUnsupported
 
 
 def apply_layers(

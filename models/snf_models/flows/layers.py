@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 
     BijectionClass: TypeAlias = type[Bijection]
 
-GROUP = "snf_density.layers"
-"""Group of the entry points by which installed packages add layer types."""
+GROUP = "snf_density.layers"  # group of the entry points by which installed packages add layer types
 
-MAX_CHARACTERS = 100
-"""Longest name of a type to which another one is sought."""
-ImageShape = tuple[int, int, int]
-"""Channels, height and width."""
+MAX_CHARACTERS = 100  # longest name of a type to which another one is sought
+ImageShape = tuple[int, int, int]  # channels, height and width
 Bins = Annotated[int, Field(ge=2, le=64, description="Bins of each spline.")]
 Bound = Annotated[float, Field(ge=0.1, le=1000, description="End of the interval; the identity outside.")]
 
@@ -124,6 +121,12 @@ def layer_types() -> Iterator[type[LayerSpec]]:
     for entry in entry_points(group=GROUP):
         if entry.name not in registered:
             yield _load(entry)
+
+
+def linear_types(kind: str) -> dict[str, type[LayerSpec]]:
+    """Return the linear layer types of this process, such as ``lu-1x1`` by the name ``lu`` for the kind "1x1"."""
+    ending = f"-{kind}"
+    return {name.removesuffix(ending): layer for name, layer in _types.items() if name.endswith(ending)}
 
 
 def find_layer_type(name: str) -> type[LayerSpec]:
@@ -236,20 +239,20 @@ class ExactOneByOneSpec(_OneByOne):
 
 
 @register
-class LUOneByOneSpec(_OneByOne):
-    """1x1 convolution whose matrix is stored as triangular factors (Kingma & Dhariwal 2018)."""
-
-    type: Literal["lu-1x1"] = "lu-1x1"
-    bijection = "snf_models.bijections.channels:LUConv1x1"
-
-
-@register
 class SelfNormalizingOneByOneSpec(_OneByOne):
     """1x1 convolution that learns its inverse (Keller et al. 2021)."""
 
     type: Literal["self-normalizing-1x1"] = "self-normalizing-1x1"
     bijection = "snf_models.bijections.channels:SelfNormalizingConv1x1"
     copies = 2
+
+
+@register
+class LUOneByOneSpec(_OneByOne):
+    """1x1 convolution whose matrix is stored as triangular factors (Kingma & Dhariwal 2018)."""
+
+    type: Literal["lu-1x1"] = "lu-1x1"
+    bijection = "snf_models.bijections.channels:LUConv1x1"
 
 
 @register
@@ -335,8 +338,7 @@ class SelfNormalizingLocalAffineSpec(_LocalAffine):
     copies = 2
 
 
-MAX_SIDE = 15
-"""Largest side of a kernel."""
+MAX_SIDE = 15  # largest side of a kernel
 
 
 def _kernel(given: object) -> object:
@@ -348,8 +350,7 @@ def _kernel(given: object) -> object:
     return sides[0] if sides[0] == sides[1] else tuple(sides)
 
 
-Kernel = Annotated[int | tuple[int, int], BeforeValidator(_kernel)]
-"""Side of a square kernel, or its height and width."""
+Kernel = Annotated[int | tuple[int, int], BeforeValidator(_kernel)]  # side of a square kernel, or its height and width
 
 
 class _Convolution(LayerSpec):
@@ -480,8 +481,7 @@ Place = Annotated[
     ),
 ]
 
-MAX_ORDERED = 4096
-"""Most values of a masked autoregressive layer."""
+MAX_ORDERED = 4096  # most values of a masked autoregressive layer
 
 
 class Coupling(LayerSpec):

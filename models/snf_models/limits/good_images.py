@@ -13,10 +13,12 @@ from snf_models.anomaly.reference_images import (
     SEED,
     EvenlySpaced,
     ImageRows,
+    SelectedImages,
     as_seen,
     check_held_out,
     check_shape,
     evenly_spaced,
+    every_image,
     first_copies,
     folds_digest,
     is_in_folds,
@@ -25,7 +27,6 @@ from snf_models.anomaly.reference_images import (
 from snf_models.artifacts.manifest import CalibrationSummary, Manifest
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.errors import DatasetUnfit
-from snf_models.pipeline.training_images import ChosenImages, every_image
 
 STATISTICS = "statistics part"
 FOLD = "a fifth, ranked among itself by the fit to the others"
@@ -98,7 +99,7 @@ def good_images(
                 check_held_out(name, manifest)
             rows = np.flatnonzero(folds == FIRST)
             chosen = np.random.default_rng(SEED).permutation(rows[evenly_spaced(len(rows), most)])
-            return GoodImages(name, FOLD, ChosenImages(images, chosen), FIRST)
+            return GoodImages(name, FOLD, SelectedImages([images], chosen), FIRST)
         # As in a calibration: of another dataset than the model's own, the training part fits the statistics.
         return GoodImages(name, STATISTICS, EvenlySpaced([dataset.statistics if own else dataset.train], most))
     if name in (manifest.training.dataset, calibration.dataset):

@@ -20,6 +20,7 @@ from snf_models.flows.build import NoRandomness
 from snf_models.flows.distribution import FlowDistribution
 from snf_models.flows.flow import Flow
 from snf_models.loading.verification import VerifiedModel, verify_model
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import Sampler
 from snf_models.scoring.open_density import (
     FlowDensity,
@@ -29,7 +30,6 @@ from snf_models.scoring.open_density import (
     layers_with_log_dets,
     open_density,
 )
-from snf_models.scoring.options import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.feature_density import parts_of

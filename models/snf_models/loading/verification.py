@@ -10,15 +10,22 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_models.artifacts.files import CALIBRATION, NAMES, PINNED, WEIGHTS, cached_artifact, check_digest, read_arrays
+from snf_models.artifacts.files import (
+    CALIBRATION,
+    PINNED,
+    WEIGHTS,
+    cached_artifact,
+    check_digest,
+    image_digest,
+    read_arrays,
+)
 from snf_models.artifacts.manifest import FILE, CalibrationSummary, Manifest, file_label, read_manifest
-from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.locations.location import Location
 from snf_models.registry.calibrations import RECORD, load_added_calibration, load_calibration
 from snf_models.registry.registry import ModelVersion
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 
 MAX_FETCHED_BYTES = 8 * 2**30
@@ -73,12 +80,10 @@ def content_digest(path: Path, calibration: Path | None) -> str:
 
 STATISTIC_TOLERANCE = 0.05
 """Largest difference of a statistic T from its stored value in nats, up to T = 1000 and in proportion beyond."""
-PINNED_TOLERANCE = 1e-3
-"""Largest difference of a score from its stored value in nats, up to 784 dimensions."""
+PINNED_TOLERANCE = 1e-3  # largest difference of a score from its stored value in nats, up to 784 dimensions
 RELATIVE_TOLERANCE = 1e-6
 """Largest relative difference of a score, where that is more: sums in float32 of very unlikely images."""
-SLACK = 2.0
-"""Factor of the worst measured deviation that is added to the tolerances if the precision is not float32."""
+SLACK = 2.0  # factor of the worst measured deviation that is added to the tolerances if the precision is not float32
 
 
 @dataclass(frozen=True)
@@ -124,17 +129,6 @@ def load_calibration_of(version: ModelVersion) -> Calibration:
     path = version.path / CALIBRATION
     check_digest(path, manifest.files.get(CALIBRATION))
     return load_calibration(path)
-
-
-def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest with the digests of the other files, which completes a folder."""
-    files = {name: sha256_file(folder / name) for name in NAMES if name != FILE and (folder / name).is_file()}
-    (folder / FILE).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=1))
-
-
-def image_digest(image: NDArray[np.uint8]) -> str:
-    """SHA-256 of shape and pixels."""
-    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def exact_tolerance(dimensions: int, log_likelihood: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from snf_client.schemas.base import NAME_RULE
+from snf_client.schemas.training import TrainingConfig
 from snf_models.errors import ArchitectureInvalid, DatasetUnfit
 from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
@@ -33,7 +34,6 @@ from snf_models.pipeline.presets import (
     training_config,
 )
 from snf_models.texts import plain_text
-from snf_models.training.config import TrainingConfig
 
 MAX_BYTES = 2**18
 DEFAULT_NAME = "custom"

@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save_file as save_tensors
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.anomaly.calibrate import calibrate
-from snf_models.anomaly.reference_images import EvenlySpaced, ImageRows, ReferenceImages, images_in_memory
+from snf_models.anomaly.reference_images import (
+    EvenlySpaced,
+    ImageRows,
+    ReferenceImages,
+    every_image,
+    images_in_memory,
+)
 from snf_models.artifacts.card import model_card
-from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, image_digest, seal
 from snf_models.artifacts.manifest import (
     MAX_INVERSE_ERROR,
     CalibrationSummary,
@@ -41,18 +48,15 @@ from snf_models.disk import new_folder, remove_leftovers, sha256_file
 from snf_models.features.fit import FitChoice
 from snf_models.features.flows import HybridFlows, TrainedFlows
 from snf_models.flows.architecture import Architecture
-from snf_models.loading.verification import image_digest, seal
 from snf_models.pipeline.feature_fit import FittedFeatures
 from snf_models.pipeline.loop import FINAL_SAMPLES, Observer, TrainedFlow
 from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.pipeline.schedule import Schedule
-from snf_models.pipeline.training_images import every_image
 from snf_models.registry.calibrations import save_calibration
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import sample_frozen, to_pixels
 from snf_models.scoring.open_density import FlowDensity, log_dets_of, open_density, pixels_of
-from snf_models.scoring.options import EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import inverse_errors
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.codec import encode_png, image_grid
@@ -63,8 +67,7 @@ from snf_runtime.scoring.feature_density import FeatureDensity
 from snf_runtime.scoring.likelihood import bits_per_dim, score_images
 from snf_runtime.scoring.pixel_density import dequantise
 
-TIMED_IMAGES = 32
-"""Images that are scored to measure the time of an image."""
+TIMED_IMAGES = 32  # images that are scored to measure the time of an image
 FEWEST = {"statistics": 300, "calibration": 400, "test": 200}
 """Images of each part of the work that are used however little time there is, where there are so many."""
 
@@ -162,8 +165,7 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-INVERTED_IMAGES = 100
-"""Most held-out images on which the learned inverse is measured."""
+INVERTED_IMAGES = 100  # most held-out images on which the learned inverse is measured
 FITNESS_BATCH = 50
 
 
@@ -368,7 +370,6 @@ def write_artifact(
                 versions={"python": platform.python_version(), "torch": torch.__version__},
                 job=job,
                 feature_fit=_fit_record(model.features),
-                imported=model.pixels.imported if model.pixels is not None else None,
             ),
             evaluation=_evaluation(density, summary, test, model),
             fitness=fitness,

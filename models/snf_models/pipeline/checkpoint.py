@@ -14,11 +14,19 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset
 from snf_models.disk import new_folder, sha256_file
 from snf_models.flows.architecture import PixelArchitecture
 from snf_models.flows.flow import Flow
-from snf_models.training.config import TrainingConfig, earlier_settings
+
+LATER = ("augmentation", "whitening", "optimizer", "corrected_directions")
+"""Settings that earlier versions did not have."""
+
+
+def earlier_settings() -> dict[str, object]:
+    """Return the values that earlier versions used for settings that they did not have."""
+    return {name: TrainingConfig.model_fields[name].default for name in LATER}
 
 
 def identity_of(dataset: Dataset, architecture: PixelArchitecture, config: TrainingConfig, start: Flow | None) -> str:
@@ -37,8 +45,7 @@ def weights_of(start: Flow | None) -> bytes:
     return save({name: value.contiguous() for name, value in start.state_dict().items()})
 
 
-KEPT = 2
-"""Number of newest checkpoints that are kept beside the best one."""
+KEPT = 2  # number of newest checkpoints that are kept beside the best one
 
 FILES = ("weights", "averaged", "objective", "optimizer")
 """Files of a checkpoint, without suffix: flow, averaged weights, state of the objective, moments of the optimiser."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeAlias
@@ -16,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
+from snf_models.anomaly.reference_images import ImageRows, SelectedImages, plans_of
 from snf_models.bijections.base import Bijection
 from snf_models.bijections.local_affine import ExactLocalAffine
 from snf_models.bijections.pixels import AffinePixels
@@ -27,17 +30,44 @@ from snf_models.features.flows import LOCAL_LAYERS, FeatureFlows, build_steps, s
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.flows.flow import Flow, Level, standard_normal_log_prob
 from snf_models.pipeline.presets import whole_folds
-from snf_models.pipeline.training_images import ChosenImages, TrainingImages, TrainingSamples
-from snf_models.training.config import TrainingConfig, learning_rate_at
 from snf_models.training.divergence import name_the_cause
 from snf_models.training.objective import SelfNormalizingObjective
+from snf_models.training.optimizer import learning_rate_at
+from snf_runtime.images.batch import stacked
+from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.evidence import FeatureEvidence
+
+
+class TrainingSamples:
+    """Samples: each image as a whole, or all of its tiles. ``owners`` has the image of each sample."""
+
+    def __init__(self, images: ImageRows, architecture: FeatureArchitecture) -> None:
+        self.images = images
+        self.plans = plans_of(images, architecture) if architecture.tiled else None
+        counts = [1] * len(images) if self.plans is None else [len(plan) for plan in self.plans]
+        self._firsts = [0, *accumulate(counts)]
+        self.owners: NDArray[np.intp] = np.repeat(np.arange(len(counts)), counts)
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def __getitem__(self, rows: slice, /) -> Pixels:
+        """Return samples, uint8 ``(n, C, H, W)``."""
+        if self.plans is None:
+            return np.ascontiguousarray(stacked(self.images[rows]))
+        numbers = range(*rows.indices(len(self)))
+        return np.stack([self._tile(number) for number in numbers])
+
+    def _tile(self, number: int) -> Pixels:
+        assert self.plans is not None
+        owner = int(self.owners[number])
+        return self.plans[owner].cut(self.images[owner : owner + 1][0], number - self._firsts[owner])
+
 
 MAX_IMAGES = 4000
 MAX_BYTES = 2**30
 """The largest number of images or tiles whose features are stored, and the most disk space that they take."""
-STEPS_BATCH = 32
-"""Images an optimiser step."""
+STEPS_BATCH = 32  # images an optimiser step
 
 
 @dataclass(frozen=True)
@@ -163,15 +193,12 @@ def _gains(flow: Flow, z: Tensor) -> NDArray[np.float64]:
     return result
 
 
-CHOICE_FOLDS = 5
-"""Folds by which grid and shrinkage are chosen."""
-BATCH = 32
-"""Images whose features are computed at once."""
+CHOICE_FOLDS = 5  # folds by which grid and shrinkage are chosen
+BATCH = 32  # images whose features are computed at once
 KEPT_BYTES = 2**30
 """Most bytes of features that are kept for further passes; those of 5,000 images of 224x224 take 0.6 GB."""
 
-CHOICE, STEPS = "choice of the grid", "Glow steps"
-"""Parts of the work that pass no images through the backbone."""
+CHOICE, STEPS = "choice of the grid", "Glow steps"  # parts of the work that pass no images through the backbone
 UNITS = {CHOICE: 0, STEPS: STEPS_BATCH}
 """Images that a step of these parts counts as in the progress of a fit; in other parts a step is an image."""
 
@@ -208,7 +235,7 @@ class FittedFeatures:
 
 
 def fit_features(
-    images: TrainingImages,
+    images: ImageRows,
     extractor: FeatureExtractor,
     architecture: FeatureArchitecture,
     report: Report,
@@ -262,7 +289,7 @@ def fit_features(
             inside = np.isin(of_images, kept)
             suspects = _suspects(features, fits.layers(kept, *choice), inside, suspect_share, f"suspects {number}")
             if folds is None:
-                usual = ChosenImages(images, np.setdiff1d(np.arange(len(images)), suspects))
+                usual = SelectedImages([images], np.setdiff1d(np.arange(len(images)), suspects))
                 return fit_features(usual, extractor, architecture, report, plan=plan)
             fit = fits.without(features, np.flatnonzero(np.isin(samples.owners, suspects)), own)
             choice = fit.choose(kept)

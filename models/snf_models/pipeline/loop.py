@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.devices import fastest_convolutions, find_device, send
 from snf_models.bijections.frozen import Inverse
 from snf_models.bijections.pixels import MarginalPixels
@@ -42,7 +43,6 @@ from snf_models.scoring.frozen import FrozenFlow, constant_log_dets, freeze, sam
 from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.threads import prefetch, torch_threads
 from snf_models.training.batches import Batches
-from snf_models.training.config import INITIALIZATION_IMAGES, TrainingConfig, learning_rate_at
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks
 from snf_models.training.divergence import FollowedLogDets, ReportHistory, SkippedSteps, is_finite, name_the_cause
 from snf_models.training.objective import BatchLoss, Loss, SelfNormalizingObjective, inverse_quality
@@ -50,6 +50,7 @@ from snf_models.training.optimizer import (
     average,
     compute_coupling_nets_in,
     lay_out_coupling_nets,
+    learning_rate_at,
     make_optimizer,
     training_precision,
 )
@@ -127,17 +128,16 @@ class TrainedFlow:
     first_validation: float | None  # finite, without suspects; the first report of a training with one validation
     last_validation: float | None  # None where it was the first
     last_training: float | None  # bits/dim of training images, if the last validation is worse than the first
-    imported: str | None = None  # source of weights that this project did not train
 
 
 Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
+INITIALIZATION_IMAGES = 512  # that initialise the activation normalisation of a flow before its first step
 BATCH = 100
 TILE_PIXELS = BATCH * 32 * 32
 """Most pixels computed at once: more than in scoring, where a result must be the same in every batch."""
 PREVIEW_SAMPLES = 16
-FINAL_SAMPLES = 64
-"""Number of samples that are stored with the finished model."""
+FINAL_SAMPLES = 64  # number of samples that are stored with the finished model
 PREVIEW_SEED = 0
 """Seed of the latents of all previews, and of the samples that are stored with a model: these begin with the same."""
 PREVIEWS_KEPT = 50
@@ -150,11 +150,6 @@ def validation_tile(image_shape: tuple[int, int, int]) -> int:
     (100, 1)
     """
     return max(1, min(BATCH, TILE_PIXELS // (image_shape[1] * image_shape[2])))
-
-
-def validation_bits_per_dim(frozen: FrozenFlow, images: Images, device: str = "cpu") -> float:
-    """Return the mean over images uint8 ``(N, C, H, W)``, the same in every call: noise depends on the image alone."""
-    return trimmed_bits_per_dim(frozen, images, 0.0, device)[0]
 
 
 def trimmed_bits_per_dim(

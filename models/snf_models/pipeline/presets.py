@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, LiteralString, Protocol
 
 from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from snf_client.schemas.training import GROUPS, ImageOptions
+from snf_client.schemas.training import GROUPS, ImageOptions, TrainingConfig
 from snf_models.datasets import DatasetSummary
 from snf_models.datasets.dataset import held_out_sizes
 from snf_models.errors import WHITENING_LAYERS, DatasetUnfit, PresetNotFound, SettingUnsupported
@@ -30,13 +30,14 @@ from snf_models.flows.architecture import (
 )
 from snf_models.flows.layers import Coupling, ExactOneByOneSpec, SelfNormalizingDenseSpec, SelfNormalizingOneByOneSpec
 from snf_models.texts import choices, error_line, value_text
-from snf_models.training.config import TrainingConfig
 from snf_runtime.anomaly.calibration import DEFAULT_ALPHA, smallest_p
 
 OF_FEATURES = frozenset({"backbone", "feature_side", "feature_steps", "feature_updates"})
 """Settings that only models with features have."""
-NO_EFFECT = "it has no effect on {recipe}"
-NO_TILES = "fit tiles is for models of features alone, which {recipe} is not; choose the preset snf-features"
+NO_EFFECT: LiteralString = "it has no effect on {recipe}"
+NO_TILES: LiteralString = (
+    "fit tiles is for models of features alone, which {recipe} is not; choose the preset snf-features"
+)
 
 
 class TrainingRecipe(Protocol):
@@ -97,30 +98,21 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
 
 def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
     """Return the settings; raise ``pydantic.ValidationError``. Minutes without steps have no limit of steps."""
-    unused = [name for name in parameters if name in TrainingConfig.model_fields and name not in recipe.parameters]
-    if unused:
-        raise ValidationError.from_exception_data(
-            TrainingConfig.__name__,
-            [
-                {
-                    "type": PydanticCustomError("without_effect", NO_EFFECT, {"recipe": recipe.name}),
-                    "loc": (name,),
-                    "input": parameters[name],
-                }
-                for name in unused
-            ],
-        )
-    if parameters.get("fit") == "tiles" and recipe.family != "features":
-        raise ValidationError.from_exception_data(
-            TrainingConfig.__name__,
-            [
-                {
-                    "type": PydanticCustomError("tiles", NO_TILES, {"recipe": recipe.name}),
-                    "loc": ("fit",),
-                    "input": "tiles",
-                }
-            ],
-        )
+    refused = {
+        name: NO_EFFECT for name in parameters if name in TrainingConfig.model_fields and name not in recipe.parameters
+    }
+    if not refused and parameters.get("fit") == "tiles" and recipe.family != "features":
+        refused = {"fit": NO_TILES}
+    if refused:
+        errors: list[InitErrorDetails] = [
+            {
+                "type": PydanticCustomError("without_effect", text, {"recipe": recipe.name}),
+                "loc": (name,),
+                "input": parameters[name],
+            }
+            for name, text in refused.items()
+        ]
+        raise ValidationError.from_exception_data(TrainingConfig.__name__, errors)
     defaults = dict(recipe.defaults)
     if parameters.get("max_minutes") is not None:
         defaults.pop("max_steps", None)
@@ -316,8 +308,7 @@ class Preset:
         return GlowArchitecture.model_validate({**shape, **sizes})
 
 
-MAX_DENSE = 4096
-"""Largest number of dimensions D of a dense layer: its D x D matrix takes 128 MiB in float64."""
+MAX_DENSE = 4096  # largest number of dimensions D of a dense layer: its D x D matrix takes 128 MiB in float64
 
 SELF_NORMALIZING, EXACT = "self-normalizing", "exact"
 

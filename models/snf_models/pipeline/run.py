@@ -17,7 +17,15 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snf_models.anomaly.reference_images import MAX_EVIDENCE_BYTES, evidence_bytes, first_copies, one_fold_for_copies
+from snf_client.schemas.training import TrainingConfig
+from snf_models.anomaly.reference_images import (
+    MAX_EVIDENCE_BYTES,
+    ImageRows,
+    every_image,
+    evidence_bytes,
+    first_copies,
+    one_fold_for_copies,
+)
 from snf_models.artifacts.manifest import FILE, Manifest, read_manifest
 from snf_models.bijections.devices import find_device
 from snf_models.datasets import Dataset, DatasetSummary
@@ -30,23 +38,20 @@ from snf_models.flows.build import describe_flow
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.architecture_file import document_of, parse_architecture, sentence
 from snf_models.pipeline.artifact import TrainedModel, write_artifact
-from snf_models.pipeline.checkpoint import weights_of
+from snf_models.pipeline.checkpoint import earlier_settings, weights_of
 from snf_models.pipeline.feature_fit import FittedFeatures, StepsPlan, fit_features
 from snf_models.pipeline.loop import Observer, Trainer, choose_threads, release_memory
 from snf_models.pipeline.presets import PRESETS, ExpectedRanks, TrainingRecipe, find_preset, whole_folds
 from snf_models.pipeline.schedule import Schedule, phases_in_steps
-from snf_models.pipeline.training_images import TrainingImages, every_image
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.open_density import open_extractor
-from snf_models.scoring.options import EngineOptions
 from snf_models.texts import value_text
 from snf_models.threads import torch_threads
-from snf_models.training.config import TrainingConfig, earlier_settings
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks
 from snf_models.training.optimizer import training_precision
 from snf_runtime.images.batch import stacked
 
-RUN_FILE = "checkpoints/run.json"
-"""The record, beside the checkpoints that belong to it."""
+RUN_FILE = "checkpoints/run.json"  # the record, beside the checkpoints that belong to it
 
 
 class RunRecord(BaseModel):
@@ -147,8 +152,7 @@ def claim_folder(folder: Path, run: RunRecord) -> None:
 
 MAX_FOLDED_BYTES = 2 * MAX_EVIDENCE_BYTES
 """Most bytes of the evidence of images under all fits that are repeated in folds."""
-TIMED_IMAGES = 8
-"""Images by which the speed of a backbone is measured."""
+TIMED_IMAGES = 8  # images by which the speed of a backbone is measured
 
 
 def train(
@@ -324,7 +328,7 @@ def _fit_features(
     # A hybrid model is calibrated on images that its flow over pixels has not seen, in folds or not.
     whole = features is architecture and whole_folds(config, DatasetSummary.of(dataset))
     folds = folds_of_fit(dataset, features, observe) if whole else None
-    images: TrainingImages = every_image(dataset) if folds is not None else dataset.train
+    images: ImageRows = every_image(dataset) if folds is not None else dataset.train
     if folds is not None:
         # As in the calibration: no fit has seen a copy of an image that it ranks.
         folds = one_fold_for_copies(folds, first_copies(images))

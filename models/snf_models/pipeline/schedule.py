@@ -5,26 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import DatasetSummary
 from snf_models.pipeline.checkpoint import TrainingState
-from snf_models.training.config import TrainingConfig
 
-VALIDATION_SHARE = 0.1
-"""Largest share of the training time that validations may take, previews included."""
-PLANNED_SHARE = 0.06
-"""Share that is planned for them: the time of a validation is a rule of thumb, and may differ."""
+VALIDATION_SHARE = 0.1  # largest share of the training time that validations may take, previews included
+PLANNED_SHARE = 0.06  # share that is planned for them: the time of a validation is a rule of thumb, and may differ
 EVALUATION_SHARE = 0.25
 """Largest share of a budget in minutes for evaluation and calibration; with less time they have fewer images."""
-STEPS_BETWEEN_VALIDATIONS = 25
-"""Smallest number of steps between two validations."""
-WANTED_VALIDATIONS = 4
-"""Validations for which images are left out, where so many of all images would take too long."""
-MIN_IMAGES = 64
-"""Images that a validation has at least, where there are so many."""
+STEPS_BETWEEN_VALIDATIONS = 25  # smallest number of steps between two validations
+WANTED_VALIDATIONS = 4  # validations for which images are left out, where so many of all images would take too long
+MIN_IMAGES = 64  # images that a validation has at least, where there are so many
 VALIDATION_STEPS = 5.0
 """Rule of thumb, in steps: log-dets, errors of learned inverses, preview and checkpoint of a validation."""
-EVALUATION_PASSES = 2.0
-"""Rule of thumb: an image is evaluated and calibrated in the time in which so many are trained."""
+EVALUATION_PASSES = 2.0  # rule of thumb: an image is evaluated and calibrated in the time in which so many are trained
 
 
 @dataclass(frozen=True)
@@ -63,10 +57,8 @@ def plan_validations(config: TrainingConfig, images: int, steps: int, costs: Pha
     return ValidationPlan(max(1, min(most, int(allowed / one))) if one > 0 else most, most_images)
 
 
-ALMOST_ALL = 1 - 1e-9
-"""Largest share of its time that counts as used before a continued training has taken a step."""
-QUICK_SECONDS = 0.3
-"""Longest expected time of a part of a validation that is never left out."""
+ALMOST_ALL = 1 - 1e-9  # largest share of its time that counts as used before a continued training has taken a step
+QUICK_SECONDS = 0.3  # longest expected time of a part of a validation that is never left out
 
 
 class Schedule:

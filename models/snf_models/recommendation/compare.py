@@ -48,7 +48,7 @@ from snf_models.recommendation.rule import (
     typical_limit,
 )
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.errors import unattainable
 from snf_runtime.images.batch import stacked
 from snf_runtime.images.preprocessing import Preprocessing, conform_pixels

@@ -21,8 +21,7 @@ from snf_runtime.scoring.density import Engine
 from snf_runtime.scoring.layout import FlowLayout, LevelLayout, Precision
 
 LARGEST_ROUND_TRIP_ERROR = 1e-6
-PROBES = 4
-"""Images of white noise."""
+PROBES = 4  # images of white noise
 
 
 @dataclass(frozen=True)

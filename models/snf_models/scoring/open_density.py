@@ -18,6 +18,7 @@ from snf_models.features.extractor import FeatureExtractor, TorchExtractor
 from snf_models.features.flows import FeatureFlows, FrozenFeatureFlows, HybridFlows, TrainedFlows, freeze_features
 from snf_models.flows.architecture import Architecture, FeatureArchitecture, features_of
 from snf_models.flows.flow import Flow
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.cache import open_program
 from snf_models.scoring.frozen import (
     FlowEngine,
@@ -29,7 +30,6 @@ from snf_models.scoring.frozen import (
 )
 from snf_models.scoring.openvino_features import FeatureGraphs, open_network
 from snf_models.scoring.openvino_graph import forward_graph, inverse_graph, supports_forward, supports_inverse
-from snf_models.scoring.options import EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine, TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity
@@ -158,9 +158,6 @@ class FlowDensity(PixelDensity):
     engine: FlowEngine
     frozen: FrozenFlow
 
-    def __init__(self, engine: FlowEngine, frozen: FrozenFlow, weights_digest: str) -> None:
-        super().__init__(engine, frozen, weights_digest)
-
 
 def pixels_of(density: ImageDensity) -> FlowDensity | None:
     """Return the density of pixels with its flow; None for features alone, and for one opened from the cache."""
@@ -168,8 +165,7 @@ def pixels_of(density: ImageDensity) -> FlowDensity | None:
     return pixels if isinstance(pixels, FlowDensity) else None
 
 
-PIXELS, FEATURES = "pixels.", "features."
-"""What the names of the layers of a hybrid model start with."""
+PIXELS, FEATURES = "pixels.", "features."  # what the names of the layers of a hybrid model start with
 
 
 def log_dets_of(flows: TrainedFlows, architecture: Architecture) -> dict[str, float]:

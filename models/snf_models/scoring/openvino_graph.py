@@ -23,8 +23,7 @@ from snf_runtime.scoring.openvino_engine import Graph, op, ov
 
 Node: TypeAlias = "ov.Output"
 
-VECTOR = 16
-"""Output channels that a convolution kernel of OpenVINO computes at once; fewer take the same time."""
+VECTOR = 16  # output channels that a convolution kernel of OpenVINO computes at once; fewer take the same time
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -33,14 +32,7 @@ WARM_UPS = 3
 """Calls before a CUDA graph is captured: libraries choose kernels and allocate workspaces in the first calls."""
 
 
-@dataclass(frozen=True)
-class TensorLatents:
-    """:class:`Latents` as torch tensors."""
-
-    scales: list[Tensor]
-    log_dets: list[Tensor]
-    prior_log_dets: list[Tensor]
-    reconstruction_errors: list[Tensor]
+Parts = tuple[list[Tensor], ...]  # fields of :class:`Latents` as torch tensors, in order
 
 
 class TorchEngine:
@@ -83,7 +75,7 @@ class TorchEngine:
         images = self._filled(torch.from_numpy(y))
         with torch_threads(self.threads), self._memory():
             tiles = [self._brought_back(self._run(tile)) for tile in torch.split(images, self.micro_batch)]
-        return Latents(*(_joined([getattr(tile, part.name) for tile in tiles], len(y)) for part in fields(Latents)))
+        return Latents(*(_joined(parts, len(y)) for parts in zip(*tiles, strict=True)))
 
     @torch.inference_mode()
     def inverse(self, scales: list[Array], inverse: Inverse) -> Array:
@@ -104,22 +96,22 @@ class TorchEngine:
             raise EngineUnavailable(f"{what}: free some, or score on the CPU (SNF_SCORING_DEVICE)") from error
 
     @cached_property
-    def _run(self) -> Callable[[Tensor], TensorLatents]:
+    def _run(self) -> Callable[[Tensor], Parts]:
         if self._device.type != "cuda":
             return self._forward_tile
         shape = (self.micro_batch, *self.frozen.image_shape)
         return CudaGraph(self._forward_tile, torch.zeros(shape, dtype=torch.float64, device=self._device))
 
-    def _brought_back(self, latents: TensorLatents) -> TensorLatents:
+    def _brought_back(self, latents: Parts) -> Parts:
         if self._device.type == "cpu":
             return latents
-        return TensorLatents(*([tensor.cpu() for tensor in getattr(latents, part.name)] for part in fields(Latents)))
+        return tuple([tensor.cpu() for tensor in part] for part in latents)
 
     def _filled(self, x: Tensor) -> Tensor:
         missing = -len(x) % self.micro_batch
         return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
 
-    def _forward_tile(self, y: Tensor) -> TensorLatents:
+    def _forward_tile(self, y: Tensor) -> Parts:
         scales, log_dets, prior_log_dets, reconstruction_errors = [], [], [], []
         for level in self._levels:
             log_det = None
@@ -141,7 +133,7 @@ class TorchEngine:
             log_dets.append(nothing if log_det is None else log_det)
             prior_log_dets.append(nothing if prior_log_det is None else prior_log_det)
             reconstruction_errors.append(torch.cat(errors, 1))
-        return TensorLatents(scales, log_dets, prior_log_dets, reconstruction_errors)
+        return scales, log_dets, prior_log_dets, reconstruction_errors
 
     def _inverse_tile(self, scales: list[Tensor], inverse: Inverse) -> Tensor:
         *remaining, y = scales
@@ -160,7 +152,7 @@ def _moved(frozen: FrozenFlow, device: torch.device) -> tuple[FrozenLevel, ...]:
         raise EngineUnavailable(f"the flow has a layer that cannot run on {device}: {error}") from error
 
 
-def _joined(tiles: list[list[Tensor]], count: int) -> list[Array]:
+def _joined(tiles: Sequence[list[Tensor]], count: int) -> list[Array]:
     return [torch.cat(parts)[:count].numpy() for parts in zip(*tiles, strict=True)]
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from snf_client.schemas.training import Augmentation
 from snf_runtime.images.batch import Batch, stacked
 
-SHIFT_SHARE = 0.04
-"""Largest shift as a share of a side (Keller et al. 2021, published settings)."""
+SHIFT_SHARE = 0.04  # largest shift as a share of a side (Keller et al. 2021, published settings)
 
 
 def augmented(images: NDArray[np.uint8], augmentation: Augmentation, random: np.random.Generator) -> NDArray[np.uint8]:

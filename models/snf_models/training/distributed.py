@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from snf_models.bijections.devices import find_device
-from snf_models.bijections.errors import RanksUnfit
+from snf_models.errors import RanksUnfit
 
-TIMEOUT = timedelta(hours=2)
-"""Longest wait for another process; the others wait while the first one validates."""
+TIMEOUT = timedelta(hours=2)  # longest wait for another process; the others wait while the first one validates
 
 
 @dataclass(frozen=True)

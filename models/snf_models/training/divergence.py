@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from snf_models.bijections.base import Bijection, SelfNormalizing, Shape
 from snf_models.flows.flow import Flow, walk
 
-REPORT_SECONDS = 0.5
-"""Shortest time between two reports."""
+REPORT_SECONDS = 0.5  # shortest time between two reports
 REPORT_SHARE = 0.02
 """Largest share of the training time for reports, which take long for a layer without a learned inverse."""
 DIVERGED_BITS = 10.0
@@ -21,8 +20,7 @@ DIVERGED_REPORTS = 20
 """Reports in a row that are ``DIVERGED_BITS`` bits/dim worse than the first; a single spike is no divergence."""
 DIVERGED_STEPS = 5
 """A training has diverged after this many steps in a row whose loss or gradient is not finite; fewer are skipped."""
-DIVERGED_SHARE = 0.01
-"""It has also diverged where more than this share of its steps, and more than those, were skipped."""
+DIVERGED_SHARE = 0.01  # it has also diverged where more than this share of its steps, and more than those, were skipped
 
 
 class ReportHistory:

@@ -14,12 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.base import SelfNormalizing, Shape
 from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.devices import send
 from snf_models.bijections.matrices import MatrixInverse
 from snf_models.flows.flow import Flow, walk
-from snf_models.training.config import TrainingConfig
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks
 
 MultiplierRule = Literal["fixed", "geco", "mdmm"]

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.coupling import CouplingNet
 from snf_models.flows.flow import Flow
-from snf_models.training.config import TrainingConfig
 
-BFLOAT16_CAPABILITY = (8, 0)
-"""Compute capability from which NVIDIA GPUs multiply in bfloat16."""
+BFLOAT16_CAPABILITY = (8, 0)  # compute capability from which NVIDIA GPUs multiply in bfloat16
 
 
 def training_precision(config: TrainingConfig, device: str = "cpu") -> str:
@@ -69,10 +68,8 @@ def average(averaged: Flow, flow: Flow, decay: float, step: int, applied: Tensor
 
 
 MOMENTUM = 0.95
-STEP = 5.0
-"""Singular values of a step of a matrix, in units of the learning rate, which is that of Adam."""
-COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Those of the polynomial of :func:`orthogonalize` (Jordan et al. 2024)."""
+STEP = 5.0  # singular values of a step of a matrix, in units of the learning rate, which is that of Adam
+COEFFICIENTS = 3.4445, -4.7750, 2.0315  # those of the polynomial of :func:`orthogonalize` (Jordan et al. 2024)
 ITERATIONS = 5
 
 
@@ -177,3 +174,16 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.mT if tall else x
+
+
+def learning_rate_at(config: TrainingConfig, step: int, progress: float) -> float:
+    """Return the learning rate of a step: that of the settings times a linear warm-up times a cosine decay.
+
+    Args:
+        config: Settings of the training.
+        step: Number of the step, from 0, for the warm-up.
+        progress: Used share of the budget, 0 to 1, for the cosine.
+    """
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * warmup * (config.final_learning_rate + (1 - config.final_learning_rate) * cosine)

@@ -20,11 +20,10 @@ from typing import Any
 from snf_models.anomaly.calibrate import calibrate
 from snf_models.anomaly.reference_images import ReferenceImages
 from snf_models.artifacts.card import model_card
-from snf_models.artifacts.files import CALIBRATION, CARD
+from snf_models.artifacts.files import CALIBRATION, CARD, seal
 from snf_models.datasets import Dataset, load_dataset
 from snf_models.errors import Interrupted
 from snf_models.loading.trained import load_artifact
-from snf_models.loading.verification import seal
 from snf_models.pipeline.architecture_file import ArchitectureFile, parse_architecture, read_architecture_file
 from snf_models.pipeline.run import begun_config, train
 from snf_models.registry.calibrations import save_calibration

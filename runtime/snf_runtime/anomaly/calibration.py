@@ -23,12 +23,9 @@ Array = NDArray[np.float64]
 
 DEFAULT_ALPHA = 0.01
 USUAL_ALPHAS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
-DIGITS = 6
-"""Decimals of a statistic in nats that do not depend on the size of the batch."""
-MAX_STATISTIC = 1e6
-"""Upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows."""
-CELLS = 1024
-"""Cells in which statistics are counted for tests of drift, of equal width in ln(1 + T)."""
+DIGITS = 6  # decimals of a statistic in nats that do not depend on the size of the batch
+MAX_STATISTIC = 1e6  # upper bound of a reported T in nats: on some images the arithmetic of the statistics overflows
+CELLS = 1024  # cells in which statistics are counted for tests of drift, of equal width in ln(1 + T)
 
 
 def p_values(reference: Sequence[Array], statistics: Sequence[Array]) -> Array:

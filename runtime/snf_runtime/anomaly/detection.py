@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Self, TypeAlias
+
+import numpy as np
 
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.maps import MapReference, MapRegions, PixelMaps, of_pixels, of_places, standardise, tile_maps
@@ -16,6 +18,7 @@ from snf_runtime.parallelism import Steps, finish
 from snf_runtime.scoring.density import CHUNKS_WITHOUT_PAUSES, DensityPass, ImageDensity
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import FeatureDensity, FeaturePass
+from snf_runtime.scoring.layout import Precision
 from snf_runtime.scoring.likelihood import Likelihood, Observer, score_images, score_steps
 
 Alphas: TypeAlias = float | Sequence[float | None] | None
@@ -280,3 +283,35 @@ def size_error(calibration: Calibration, plan: TilePlan) -> SizeNotCalibrated | 
         f"calibration images have, got {len(plan)} ({plan.width}x{plan.height} pixels): calibrate the model on images "
         "of this size, or send images of those sizes"
     )
+
+
+@dataclass(frozen=True)
+class StoredEvidence:
+    """Stored statistics of a scored image, by which any calibration of the same weights judges it again."""
+
+    evidence: Evidence
+    alpha: float | None  # None: the calibration's default
+    precision: Precision
+
+    @classmethod
+    def of(cls, evidence: Evidence, alpha: float | None, precision: Precision) -> Self:
+        """Copy evidence, without white level: a view would keep the whole batch in memory."""
+        return cls(replace(evidence, white_levels=None)[np.arange(len(evidence))], alpha, precision)
+
+    @property
+    def nbytes(self) -> int:
+        return self.evidence.nbytes
+
+
+def rejudge(calibration: Calibration, stored: Sequence[StoredEvidence]) -> list[bool | None]:
+    """Return whether each image is anomalous; None where its rate is not attainable, or its size not calibrated."""
+    if not stored:
+        return []
+    p = calibration.p_values(Evidence.join([image.evidence for image in stored]))
+    verdicts: list[bool | None] = []
+    for p_value, image in zip(p, stored, strict=True):
+        alpha = calibration.default_alpha if image.alpha is None else image.alpha
+        plans = () if image.evidence.features is None else image.evidence.features.plans or ()
+        refused = alpha < calibration.smallest_p or any(size_error(calibration, plan) for plan in plans)
+        verdicts.append(None if refused else bool(p_value <= alpha))
+    return verdicts

@@ -17,10 +17,8 @@ from snf_runtime.scoring.feature_density import FeaturePass, spread
 
 Array: TypeAlias = NDArray[np.float64]
 
-SMOOTHING = 0.75
-"""Standard deviation in pixels; more hides fine defects."""
-REACH = round(4 * SMOOTHING)
-"""Pixels of the filter on either side. Beyond the edge of a map it is mirrored."""
+SMOOTHING = 0.75  # standard deviation in pixels; more hides fine defects
+REACH = round(4 * SMOOTHING)  # pixels of the filter on either side. Beyond the edge of a map it is mirrored.
 _OFFSETS = np.arange(-REACH, REACH + 1)
 KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)).sum()
 
@@ -56,8 +54,7 @@ def _interpolation(places: int, pixels: int) -> Array:
     return weights
 
 
-MAX_REGIONS = 20
-"""Most regions of an image that are described, the strongest ones."""
+MAX_REGIONS = 20  # most regions of an image that are described, the strongest ones
 
 
 @dataclass(frozen=True)
@@ -161,8 +158,7 @@ def _overlap(one: Box, other: Box) -> bool:
     return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
 
 
-MAX_MAP_PIXELS = 2**20
-"""Largest number of pixels of the maps and the picture of an image of several tiles."""
+MAX_MAP_PIXELS = 2**20  # largest number of pixels of the maps and the picture of an image of several tiles
 
 
 @dataclass(frozen=True)

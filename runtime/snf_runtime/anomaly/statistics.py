@@ -17,8 +17,7 @@ from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, Region, is_c
 Array = NDArray[np.float64]
 
 POINTS = 256
-TAIL = 0.05
-"""Share of the reference values to which the tail is fitted."""
+TAIL = 0.05  # share of the reference values to which the tail is fitted
 MIN_TAIL_VALUES = 5
 
 
@@ -93,8 +92,7 @@ class Mixture:
 MIN_IMAGES_CURVE, MIN_IMAGES_LINE = 200, 40
 """Images from which on mean and spread are curves of complexity, or straight lines; constants with fewer."""
 KNOTS = 4
-FLOOR = 1e-3
-"""Smallest residual, as a share of their standard deviation: the logarithm of a spread must stay finite."""
+FLOOR = 1e-3  # smallest residual, as a share of their standard deviation: the logarithm of a spread must stay finite
 
 
 @dataclass(frozen=True)
@@ -245,8 +243,7 @@ def z_scores(
 
 
 MIN_SPREAD = 1e-9
-MIN_EXTREME = 0.1
-"""Smallest extreme before its logarithm is taken."""
+MIN_EXTREME = 0.1  # smallest extreme before its logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -335,8 +332,7 @@ SHARES = (2 / 6, 2 / 6, 1 / 6, 1 / 6)
 """Weights of their p-values: both groups of pooled features together weigh as much as the place."""
 SHARES_OF_TILES = (0.9, 0.04, 0.03, 0.03)
 """The same for images of several tiles: a small defect is one place of many thousands, which no mean shows."""
-AREA = 0.05
-"""Share of the places, the highest ones, that the second statistic averages."""
+AREA = 0.05  # share of the places, the highest ones, that the second statistic averages
 PLACE_FIRST = math.log(3)
 """Pooled features are the reason only where their -ln p is larger by this: a reason with a place helps more."""
 
@@ -363,7 +359,7 @@ class FeatureGroup:
             values = _relative(sizes, values, places)
         place, area, mean, image = (Tail.fit(column) for column in values.T)
         tails = place, area, mean, image
-        joint = Tail.fit(_merged(values, tails, _shares(evidence)))
+        joint = Tail.fit(merge(tail_surprises(values, tails), _shares(evidence)))
         return cls(np.zeros(1, dtype=np.int64), centre, tails, joint, sizes)
 
     def for_fit(self, number: int) -> Self:
@@ -380,11 +376,11 @@ class FeatureGroup:
 
     def surprises(self, evidence: FeatureEvidence) -> Array:
         """Return -ln p of the columns of :meth:`statistics`."""
-        return _surprises(self._of_size(evidence), self.tails)
+        return tail_surprises(self._of_size(evidence), self.tails)
 
     def surprise(self, evidence: FeatureEvidence) -> Array:
         """Return -ln p of each image, merged from all four statistics."""
-        return self.joint.surprise(_merged(self._of_size(evidence), self.tails, _shares(evidence)))
+        return self.joint.surprise(merge(self.surprises(evidence), _shares(evidence)))
 
     def _of_size(self, evidence: FeatureEvidence) -> Array:
         """Return the statistics, relative to normal images of the same size if sizes differ, ``(N, 4)``."""
@@ -449,25 +445,15 @@ def _of_maps(maps: Array) -> Array:
     return np.stack([maps.max(1), np.sort(highest, axis=1).mean(1)], 1)
 
 
-def _surprises(values: Array, tails: tuple[Tail, Tail, Tail, Tail]) -> Array:
-    return np.stack([tail.surprise(column) for tail, column in zip(tails, values.T, strict=True)], 1)
-
-
-def _merged(values: Array, tails: tuple[Tail, Tail, Tail, Tail], shares: Sequence[float]) -> Array:
-    merged: Array = logsumexp(_surprises(values, tails), np.array(shares))
-    return merged
-
-
-def _shares(evidence: FeatureEvidence) -> Sequence[float]:
-    return SHARES if evidence.plans is None else SHARES_OF_TILES
+def _shares(evidence: FeatureEvidence) -> Array:
+    return np.array(SHARES if evidence.plans is None else SHARES_OF_TILES)
 
 
 EvidenceKind = Literal["whole", "local", "features"]
 """A group of statistics with a p-value of its own: of the whole image, of regions, of features."""
 WEIGHTS: dict[EvidenceKind, float] = {"whole": 1.0, "local": 0.25, "features": 1.0}
 """Weights of the groups, before they are scaled to the sum 1. Regions detect fewer anomalies."""
-TYPICAL = math.log(2)
-"""The median of -ln p of images that are like those to which a group was fitted, in nats."""
+TYPICAL = math.log(2)  # the median of -ln p of images that are like those to which a group was fitted, in nats
 
 
 def weights(kinds: Sequence[EvidenceKind], held_out: HeldOutSurprises | None = None) -> Array:
@@ -485,8 +471,7 @@ def merge(surprises: Array, shares: Array) -> Array:
     >>> merge(np.array([[3.0, 3.0]]), weights(("whole", "local"))).round(6).tolist()
     [3.0]
     """
-    merged: Array = logsumexp(surprises, shares)
-    return merged
+    return logsumexp(surprises, shares)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snf_runtime.anomaly.maps import AnomalousRegion, MapRegions, region_around
 from snf_runtime.anomaly.statistics import EvidenceKind, FeatureGroup, Statistic
 from snf_runtime.images.preprocessing import Box, FilePlacement
-from snf_runtime.scoring.evidence import COMPLEXITY, ENERGY, Evidence, FeatureEvidence, Region, cell_side
+from snf_runtime.scoring.evidence import COMPLEXITY, ENERGY, GENERATIONS, Evidence, FeatureEvidence, Region, cell_side
 
 WORDS = {
     # statistic: the text where it is higher than usual, and where it is lower
@@ -21,26 +21,11 @@ WORDS = {
         "unusual brightness or contrast: rarer grey values than usual",
         "unusual brightness or contrast: commoner grey values than usual",
     ),
-    "volume": ("finer structure than usual at scale {scale}", "less structure than usual at scale {scale}"),
-    "spread": ("details at scale {scale} are harder to predict", "details at scale {scale} are easier to predict"),
-    "radius": ("stronger surprises at scale {scale}: noise or foreign texture", "too smooth at scale {scale}: blur"),
-    "kurtosis": ("isolated outliers at scale {scale}", "unusually even residuals at scale {scale}"),
-    "horizontal": ("repeats along rows at scale {scale}", "alternates along rows at scale {scale}"),
-    "vertical": ("repeats along columns at scale {scale}", "alternates along columns at scale {scale}"),
     "unevenness": (
         "log-density varies more from place to place than usual",
         "log-density varies less from place to place than usual",
     ),
-    "energy": (
-        "details at scale {scale} in some colours or directions are stronger than usual",
-        "details at scale {scale} in some colours or directions are weaker than usual: blur or rescaling",
-    ),
-    "falling": (
-        "repeats along falling diagonals at scale {scale}",
-        "alternates along falling diagonals at scale {scale}",
-    ),
-    "rising": ("repeats along rising diagonals at scale {scale}", "alternates along rising diagonals at scale {scale}"),
-    "reconstruction": ("channels combine unusually at scale {scale}", "channels combine more simply at scale {scale}"),
+    **{kind.name: (kind.higher, kind.lower) for generation in GENERATIONS for kind in generation},
 }
 FEATURE_WORDS = {
     "feature-place": "{where}: features unlike those of normal images at this place",
@@ -161,8 +146,7 @@ def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
 Array: TypeAlias = NDArray[np.float64]
 
 MAX_REASONS = 3
-MIN_SHARE = 0.05
-"""Share of the evidence below which a reason is left out."""
+MIN_SHARE = 0.05  # share of the evidence below which a reason is left out
 
 
 def explain(

@@ -85,8 +85,7 @@ def pinned_of(arrays: Mapping[str, NDArray[Any]], manifest: ExportManifest) -> N
 
 
 ENDING = ".npy"
-TYPES = (np.uint8, np.int64, np.float32, np.float64)
-"""Types of the numbers, in the byte order of this machine."""
+TYPES = (np.uint8, np.int64, np.float32, np.float64)  # types of the numbers, in the byte order of this machine
 
 
 def read_export_arrays(folder: Path) -> dict[str, NDArray[Any]]:

@@ -230,12 +230,10 @@ def read_export_manifest(folder: Path) -> ExportManifest:
 
 OutputShape = tuple[int | None, ...]
 """Shape of an output of a graph for one image; None where the manifest does not give a side."""
-MAX_INPUT, MAX_CHANNELS = 4096, 2**20
-"""Largest side of the input of a backbone, and most channels of its features."""
+MAX_INPUT, MAX_CHANNELS = 4096, 2**20  # largest side of the input of a backbone, and most channels of its features
 POOLED_GROUPS = 2
 DIGEST = re.compile("[0-9a-f]{64}")
-MAX_STATISTIC_DIFFERENCE = 10.0
-"""Largest tolerance of a statistic in nats, beside a tenth of the statistic."""
+MAX_STATISTIC_DIFFERENCE = 10.0  # largest tolerance of a statistic in nats, beside a tenth of the statistic
 
 
 def check_layout(manifest: ExportManifest) -> None:

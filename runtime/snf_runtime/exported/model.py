@@ -24,8 +24,7 @@ from snf_runtime.scoring.density import ImageDensity
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
 """An image: the path of a file, the content of one, or pixels, uint8 ``(H, W)`` or ``(H, W, C)``."""
-BATCH, BATCH_BYTES = 64, 64 * 2**20
-"""Most images of a batch, and most bytes of a batch of several."""
+BATCH, BATCH_BYTES = 64, 64 * 2**20  # most images of a batch, and most bytes of a batch of several
 
 
 @dataclass(frozen=True)

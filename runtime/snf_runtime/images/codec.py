@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from snf_runtime.errors import ImageError, unsupported_image
+from snf_runtime.errors import ImageError, transparent_image, unsupported_image
 from snf_runtime.images import untrusted
 from snf_runtime.images.files import FORMATS, MAX_PIXELS
 from snf_runtime.images.preprocessing import (
@@ -34,8 +34,7 @@ READERS = {
     (3, 0): np.lib.format.read_array_header_2_0,  # the same but for names of fields, which no array here has
 }
 MAX_DIMENSIONS = 32
-MAX_BYTES = 2**63 - 1
-"""Largest size of an array in bytes; larger sizes overflow 64-bit integers."""
+MAX_BYTES = 2**63 - 1  # largest size of an array in bytes; larger sizes overflow 64-bit integers
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -236,11 +235,7 @@ def _native(image: Image.Image, bits: int) -> Image.Image:
     levels = np.asarray(image).astype(np.uint16)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int) and (levels == transparent).any():
-        raise ImageError(
-            "unsupported-image",
-            "The image is transparent",
-            "expected opaque pixels; place the image on a background first",
-        )
+        raise transparent_image()
     # Pillow reads black and white the right way round for 8 bits alone.
     if isinstance(image, untrusted.TiffFile) and untrusted.white_is_zero(image):
         levels = np.uint16(2**bits - 1) - levels
@@ -294,24 +289,15 @@ def decode_npy(data: bytes, preprocessing: Preprocessing, max_images: int) -> Pi
     if dtype != np.uint8:
         raise ImageError("unsupported-image", "The array is not 8-bit", f"expected uint8, got {dtype}")
     if len(shape) < 3 or (shape[1:] != wanted and shape[1:] != (height, width, channels)):
-        raise ImageError(
-            "wrong-image-shape",
-            "The array has the wrong shape",
-            f"expected {('N', *wanted)}, got {tuple(shape)}",
-        )
+        detail = f"expected {('N', *wanted)}, got {tuple(shape)}"
+        raise ImageError("wrong-image-shape", "The array has the wrong shape", detail)
     if not 1 <= shape[0] <= max_images:
-        raise ImageError(
-            "image-too-large",
-            "The array holds too many images",
-            f"expected 1 to {max_images}, got {shape[0]}",
-        )
+        detail = f"expected 1 to {max_images}, got {shape[0]}"
+        raise ImageError("image-too-large", "The array holds too many images", detail)
     size, start = math.prod(shape), file.tell()
     if len(data) - start < size:
-        raise ImageError(
-            "truncated-image",
-            "The array is incomplete",
-            f"expected {size} bytes, got {len(data) - start}",
-        )
+        detail = f"expected {size} bytes, got {len(data) - start}"
+        raise ImageError("truncated-image", "The array is incomplete", detail)
     flat = np.frombuffer(data, dtype=np.uint8, count=size, offset=start)
     images = flat.reshape(shape, order="F" if fortran_order else "C").reshape(-1, height, width, channels)
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -16,8 +16,7 @@ TEXT_SUFFIXES = (
     ".txt", ".xml", ".yaml", ".yml",
 )  # fmt: skip
 """Ends of names of files that lie beside images: texts, and files that are still being written."""
-SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-"""Names, in lower case, of files that systems put into folders of images."""
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # names, in lower case, of files that systems put into folders of images
 SYSTEM_FOLDER = "__MACOSX"
 
 
@@ -49,8 +48,7 @@ def path_text(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-MAX_FILE_BYTES = 256 * 2**20
-"""Largest image file: as large as a request to the service may be."""
+MAX_FILE_BYTES = 256 * 2**20  # largest image file: as large as a request to the service may be
 
 
 def read_file(path: Path) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from snf_runtime.errors import ImageError
+from snf_runtime.errors import ImageError, transparent_image
 
 Fit = Literal["exact", "crop", "stretch", "pad", "tiles"]
 Colour = Literal["exact", "grey", "rgb"]
@@ -22,15 +22,12 @@ Pixels = NDArray[np.uint8]
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CHANNELS = {"grey": 1, "rgb": 3}
-GREY_MODES = frozenset({"1", "L", "LA", "I;16"})
-"""Modes of files without colour channels, as Pillow names them."""
+GREY_MODES = frozenset({"1", "L", "LA", "I;16"})  # modes of files without colour channels, as Pillow names them
 MAX_LEVELS = 2**16
 RANGES = {"channels": (1, 4), "height": (1, 4096), "width": (1, 4096), "levels": (256, MAX_LEVELS)}
 """The smallest and the largest value of each number of a preprocessing."""
-MASKED = 128
-"""Grey level from which on a pixel of a mask is part of a defect."""
-STRIP_PIXELS = 2**20
-"""Most pixels that are copied from Pillow at a time."""
+MASKED = 128  # grey level from which on a pixel of a mask is part of a defect
+STRIP_PIXELS = 2**20  # most pixels that are copied from Pillow at a time
 RESAMPLING = Image.Resampling.BICUBIC
 """Pillow widens it against aliasing and computes in integers, the same everywhere. Lanczos overshoots more."""
 
@@ -199,11 +196,7 @@ def opaque(image: Image.Image) -> Image.Image:
     grey = image.mode in {"L", "LA"}
     image = image.convert("LA" if grey else "RGBA")
     if image.getchannel("A").getextrema() != (255, 255):
-        raise ImageError(
-            "unsupported-image",
-            "The image is transparent",
-            "expected opaque pixels; place the image on a background first",
-        )
+        raise transparent_image()
     return image.convert("L" if grey else "RGB")
 
 
@@ -295,8 +288,7 @@ def _id(preprocessing: Preprocessing) -> str:
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels: columns ``left`` to ``right - 1``, rows ``top`` to ``bottom - 1``."""
-ROUNDING = 1e-6
-"""Share of a pixel by which arithmetic may be off before a box grows by a whole pixel."""
+ROUNDING = 1e-6  # share of a pixel by which arithmetic may be off before a box grows by a whole pixel
 
 
 @dataclass(frozen=True)

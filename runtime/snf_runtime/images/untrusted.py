@@ -15,13 +15,11 @@ FREE_READS = 1024
 """Reads of a file of any size: a header has about twenty; each marker, block and tag has its own, in slow Python."""
 BYTES_A_READ = 256
 """Bytes of a file that allow one more read. A chunk of a PNG file has three reads, and usually 8 KiB."""
-BYTES_A_SHORT_READ = 32
-"""Bytes that allow one more read of a GIF or TIFF file, whose blocks and strips are small."""
+BYTES_A_SHORT_READ = 32  # bytes that allow one more read of a GIF or TIFF file, whose blocks and strips are small
 STARTS_OF_SHORT_READS = (b"GIF8", b"II", b"MM")
 READS_A_PAUSE = 64
 """Reads between two pauses for other threads: Pillow keeps the interpreter while it parses many small parts."""
-PAUSE_S = 5e-5
-"""Seconds of a pause. A sleep of 0 s is too short: the waiting threads have not woken up when it ends."""
+PAUSE_S = 5e-5  # seconds of a pause. A sleep of 0 s is too short: the waiting threads have not woken up when it ends.
 
 
 class DecodingAbandoned(BaseException):
@@ -66,16 +64,12 @@ ARRAYS = (STRIP_OFFSETS, TILE_OFFSETS, BITS_PER_SAMPLE, COLOUR_MAP, EXTRA_SAMPLE
 """Tags of several values that Pillow reads; from each offset it makes objects of hundreds of bytes."""
 VALUE_BYTES = {3: 2, 4: 4, 16: 8}
 """Bytes of a value by the type of the tag: SHORT, LONG and LONG8. Other types count as 1 byte a value."""
-FREE_PIECES = 1024
-"""Strips or tiles that a file of any size may have."""
-PIXELS_A_PIECE = 256
-"""Pixels that allow one more strip or tile, those of the smallest tile."""
-MAX_ROW_PIECES = 2**15
-"""Most strips of a file that has one for each row, where its pixels do not allow as many."""
+FREE_PIECES = 1024  # strips or tiles that a file of any size may have
+PIXELS_A_PIECE = 256  # pixels that allow one more strip or tile, those of the smallest tile
+MAX_ROW_PIECES = 2**15  # most strips of a file that has one for each row, where its pixels do not allow as many
 TILE_PIXELS = 2**20
 """Pixels of a tile that may be larger than its image: all of a tile is decoded, with up to 8 bytes a pixel."""
-LARGE_TILE_PIXELS = 2**24
-"""Most pixels of a tile that is up to four times as large as its image."""
+LARGE_TILE_PIXELS = 2**24  # most pixels of a tile that is up to four times as large as its image
 
 
 class TiffFile(TiffImagePlugin.TiffImageFile):
@@ -175,17 +169,13 @@ def _check_arrays(image: TiffFile) -> None:
 
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 """Bytes of all texts of a PNG file after decompression."""
-MAX_PROFILES = 8
-"""Places of a PNG file where the name of its colour profile may stand."""
-MAX_SCANS = 64
-"""Scans of a JPEG file. Progressive files have about ten, and each scan passes over all pixels."""
-MAX_SEGMENTS = 4096
-"""Segments of a JPEG file that are looked at for scans. A segment has up to 64 KiB."""
+MAX_PROFILES = 8  # places of a PNG file where the name of its colour profile may stand
+MAX_SCANS = 64  # scans of a JPEG file. Progressive files have about ten, and each scan passes over all pixels.
+MAX_SEGMENTS = 4096  # segments of a JPEG file that are looked at for scans. A segment has up to 64 KiB.
 END, START_OF_SCAN = 0xD9, 0xDA
 MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 """A marker that begins a segment or ends the file. libjpeg reads no length after other markers: it skips them."""
-RUN_LENGTHS = {1, 2}
-"""Compression of BMP files by run lengths of 8 and of 4 bits, which Pillow decodes in Python code."""
+RUN_LENGTHS = {1, 2}  # compression of BMP files by run lengths of 8 and of 4 bits, which Pillow decodes in Python code
 
 
 def check_cost(image: ImageFile.ImageFile, data: bytes) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from snf_runtime.scoring.density import Engine, Latents
 from snf_runtime.scoring.layout import FlowLayout, LevelLayout
 
 Array = NDArray[np.float64]
+Rows = slice | NDArray[np.bool_] | NDArray[np.intp]
 
 
 def logsumexp(values: Array, weights: Array | None = None) -> Array:
@@ -36,6 +38,17 @@ def logsumexp(values: Array, weights: Array | None = None) -> Array:
 
 
 @dataclass(frozen=True)
+class LevelPass:
+    """Results of images at one level of a flow, float64."""
+
+    layout: LevelLayout
+    log_det: Array  # image-dependent, by location, (N, H, W) in nats
+    prior_log_det: Array  # the same of the prior
+    errors: Array  # of learned inverses, (N, layers)
+    latent: Array  # whitened, (N, C, H, W), with C = 0 for a level without latents
+
+
+@dataclass(frozen=True)
 class FlowPass:
     """Latents and log-dets in float64 of dequantised images that were run through a flow."""
 
@@ -46,34 +59,49 @@ class FlowPass:
     def __len__(self) -> int:
         return len(self.pixel_log_slopes)
 
+    @cached_property
+    def levels(self) -> list[LevelPass]:
+        """The results by level, finest scale first."""
+        scales = iter(self.latents.scales)
+        return [
+            LevelPass(
+                level,
+                log_det,
+                prior_log_det,
+                errors,
+                np.zeros((len(self), 0, *level.size)) if level.latent_shape is None else next(scales),
+            )
+            for level, log_det, prior_log_det, errors in zip(
+                self.frozen.levels,
+                self.latents.log_dets,
+                self.latents.prior_log_dets,
+                self.latents.reconstruction_errors,
+                strict=True,
+            )
+        ]
+
     def terms(self) -> Array:
         """Return log-prior and log-det of the pixel transform and the L levels, ``(N, L + 1, 2)`` in nats."""
-        latents = self.latents
-        terms = np.zeros((len(self), len(self.frozen.levels) + 1, 2))
+        terms = np.zeros((len(self), len(self.levels) + 1, 2))
         terms[:, 0, 1] = sums(self.pixel_log_slopes)
-        scales = iter(latents.scales)
-        for index, level in enumerate(self.frozen.levels, start=1):
-            terms[:, index, 0] = sums(latents.prior_log_dets[index - 1])
-            terms[:, index, 1] = sums(latents.log_dets[index - 1]) + level.constant_log_det
-            if level.latent_shape is not None:
-                latent = next(scales)
-                constant = 0.5 * latent[0].size * math.log(2 * math.pi)
-                terms[:, index, 0] -= 0.5 * sums(np.square(latent)) + constant
+        for index, level in enumerate(self.levels, start=1):
+            terms[:, index, 0] = sums(level.prior_log_det)
+            terms[:, index, 1] = sums(level.log_det) + level.layout.constant_log_det
+            if level.latent.size:
+                constant = 0.5 * level.latent[0].size * math.log(2 * math.pi)
+                terms[:, index, 0] -= 0.5 * sums(np.square(level.latent)) + constant
         return terms
 
     def additive_map(self) -> Array:
         """Return pixel terms + Σ_l m_l(i / 2^l, j / 2^l) / 4^l + constants / (H W) in nats, which sum to log p."""
         result: Array = self.pixel_log_slopes.sum(1)
         height, width = result.shape[1:]
-        scales = iter(self.latents.scales)
-        for index, level in enumerate(self.frozen.levels):
-            level_map = self.latents.log_dets[index] + self.latents.prior_log_dets[index]
-            if level.latent_shape is not None:
-                latent = next(scales)
+        for level in self.levels:
+            level_map, latent = level.log_det + level.prior_log_det, level.latent
+            if latent.size:
                 level_map = level_map - 0.5 * np.square(latent).sum(1) - 0.5 * latent.shape[1] * math.log(2 * math.pi)
             rows, columns = height // level_map.shape[1], width // level_map.shape[2]
-            share = level_map / (rows * columns)
-            result = result + share.repeat(rows, 1).repeat(columns, 2)
+            result = result + (level_map / (rows * columns)).repeat(rows, 1).repeat(columns, 2)
         constant = sum(level.constant_log_det for level in self.frozen.levels)
         total: Array = result + constant / (height * width)
         return total
@@ -83,10 +111,8 @@ class FlowPass:
         return self.additive_map()
 
     def rows(self, chosen: slice) -> FlowPass:
-        latents = {
-            part.name: [values[chosen] for values in getattr(self.latents, part.name)] for part in fields(Latents)
-        }
-        return FlowPass(self.frozen, self.pixel_log_slopes[chosen], Latents(**latents))
+        latents = ([values[chosen] for values in getattr(self.latents, part.name)] for part in fields(Latents))
+        return FlowPass(self.frozen, self.pixel_log_slopes[chosen], Latents(*latents))
 
 
 def run_flow(engine: Engine, frozen: FlowLayout, x: Array) -> FlowPass:
@@ -132,19 +158,11 @@ def residual_entropy(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 COMPLEXITY = "complexity"
 PIXEL_TERM = "pixel-term"
+ENERGY = "energy"
 
-TINY = 1e-300
-"""Added to arguments of logarithms and to denominators, which may underflow to 0."""
-
-
-def spread(prior_log_det: Array, dimensions: int) -> Array:
-    """Return the mean log2 standard deviation of a level's prior, from its log-det in nats and d latents."""
-    return -sums(prior_log_det) / (dimensions * math.log(2))
-
-
-def volume(log_det: Array, dimensions: int) -> Array:
-    """Return -Λ / (D ln 2) in bits/dim: by how much a level of D values with log-det Λ contracts volume."""
-    return -sums(log_det) / (dimensions * math.log(2))
+TINY = 1e-300  # added to arguments of logarithms and to denominators, which may underflow to 0
+MAX_CHANNELS = 16
+"""Most channels of a level whose energies are statistics: more need more reference images than most users have."""
 
 
 def radius(latent: Array) -> Array:
@@ -185,53 +203,6 @@ def _mean(values: Array) -> Array:
     return result
 
 
-def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
-    """Return names such as ``radius-2`` (level 2), in the order of :func:`whole_image_statistics`."""
-    names = [COMPLEXITY, PIXEL_TERM]
-    for number, level in enumerate(frozen.levels, start=1):
-        kinds = ["volume"]
-        if level.has_prior:
-            kinds.append("spread")
-        if level.latent_shape is not None:
-            _, height, width = level.latent_shape
-            kinds += ["radius", "kurtosis"]
-            kinds += ["horizontal"] if width > 1 else []
-            kinds += ["vertical"] if height > 1 else []
-        kinds += ["reconstruction"] if level.reconstruction_sizes else []
-        names += [f"{kind}-{number}" for kind in kinds]
-    return tuple(names)
-
-
-def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> NDArray[np.float64]:
-    """Return the statistics of :func:`statistic_names`, float64 ``(N, K)``."""
-    size = images[0].size
-    columns = [
-        residual_entropy(images),
-        -sums(flow_pass.pixel_log_slopes) / (size * math.log(2)),
-    ]
-    latents, scales = flow_pass.latents, iter(flow_pass.latents.scales)
-    for index, level in enumerate(flow_pass.frozen.levels):
-        latent = next(scales) if level.latent_shape is not None else None
-        left = 0 if latent is None else latent[0].size
-        locations = latents.log_dets[index][0].size
-        columns.append(volume(latents.log_dets[index], left + level.kept * locations))
-        if level.has_prior:
-            columns.append(spread(latents.prior_log_dets[index], left))
-        if latent is not None:
-            columns += [radius(latent), kurtosis(latent)]
-            columns += [horizontal(latent)] if latent.shape[3] > 1 else []
-            columns += [vertical(latent)] if latent.shape[2] > 1 else []
-        if level.reconstruction_sizes:
-            columns.append(reconstruction(latents.reconstruction_errors[index]))
-    return np.stack(columns, 1)
-
-
-ENERGY, FALLING, RISING = "energy", "falling", "rising"
-KINDS = (ENERGY, FALLING, RISING)
-MAX_CHANNELS = 16
-"""Most channels of a level whose energies are statistics: more need more reference images than most users have."""
-
-
 def energies(latent: Array) -> Array:
     """Return ln of the mean square of each channel, about N(0, 2 / (H W)) for images from an exact flow."""
     images, channels = latent.shape[:2]
@@ -251,52 +222,168 @@ def rising(latent: Array) -> Array:
     return falling(latent[..., ::-1])
 
 
+@dataclass(frozen=True)
+class LevelStatistic:
+    """A statistic of every level that has it, such as ``radius-2``, and what unusual values mean in words."""
+
+    name: str  # without a hyphen
+    values: Callable[[LevelPass], Array]  # (N,), or (N, channels) of a statistic by channel
+    exists: Callable[[FlowLayout, LevelLayout], bool]
+    higher: str  # reason where it is higher than usual; {scale} is the level
+    lower: str
+    by_channel: bool = False
+
+
+def _has_latents(_flow: FlowLayout, level: LevelLayout) -> bool:
+    return level.latent_shape is not None
+
+
+def _has_grid(flow: FlowLayout, level: LevelLayout) -> bool:
+    return flow.is_spatial and level.latent_shape is not None and min(level.latent_shape[1:]) > 1
+
+
+def _has_energies(flow: FlowLayout, level: LevelLayout) -> bool:
+    # The energy of a single channel is the radius of its level, which is a statistic of the whole image.
+    return _has_grid(flow, level) and level.latent_shape is not None and 1 < level.latent_shape[0] <= MAX_CHANNELS
+
+
+GENERATIONS: tuple[tuple[LevelStatistic, ...], ...] = (
+    (
+        LevelStatistic(
+            "volume",  # -Λ / (D ln 2) in bits/dim: by how much a level of D values with log-det Λ contracts volume
+            lambda level: _bits(level.log_det, level.latent[0].size + level.layout.kept * level.log_det[0].size),
+            lambda _flow, _level: True,
+            "finer structure than usual at scale {scale}",
+            "less structure than usual at scale {scale}",
+        ),
+        LevelStatistic(
+            "spread",  # the mean log2 standard deviation of the prior
+            lambda level: _bits(level.prior_log_det, level.latent[0].size),
+            lambda _flow, level: level.has_prior,
+            "details at scale {scale} are harder to predict",
+            "details at scale {scale} are easier to predict",
+        ),
+        LevelStatistic(
+            "radius",
+            lambda level: radius(level.latent),
+            _has_latents,
+            "stronger surprises at scale {scale}: noise or foreign texture",
+            "too smooth at scale {scale}: blur",
+        ),
+        LevelStatistic(
+            "kurtosis",
+            lambda level: kurtosis(level.latent),
+            _has_latents,
+            "isolated outliers at scale {scale}",
+            "unusually even residuals at scale {scale}",
+        ),
+        LevelStatistic(
+            "horizontal",
+            lambda level: horizontal(level.latent),
+            lambda _flow, level: level.latent_shape is not None and level.latent_shape[2] > 1,
+            "repeats along rows at scale {scale}",
+            "alternates along rows at scale {scale}",
+        ),
+        LevelStatistic(
+            "vertical",
+            lambda level: vertical(level.latent),
+            lambda _flow, level: level.latent_shape is not None and level.latent_shape[1] > 1,
+            "repeats along columns at scale {scale}",
+            "alternates along columns at scale {scale}",
+        ),
+        LevelStatistic(
+            "reconstruction",
+            lambda level: reconstruction(level.errors),
+            lambda _flow, level: bool(level.reconstruction_sizes),
+            "channels combine unusually at scale {scale}",
+            "channels combine more simply at scale {scale}",
+        ),
+    ),
+    (
+        LevelStatistic(
+            ENERGY,
+            lambda level: energies(level.latent),
+            _has_energies,
+            "details at scale {scale} in some colours or directions are stronger than usual",
+            "details at scale {scale} in some colours or directions are weaker than usual: blur or rescaling",
+            by_channel=True,
+        ),
+        LevelStatistic(
+            "falling",
+            lambda level: falling(level.latent),
+            _has_grid,
+            "repeats along falling diagonals at scale {scale}",
+            "alternates along falling diagonals at scale {scale}",
+        ),
+        LevelStatistic(
+            "rising",
+            lambda level: rising(level.latent),
+            _has_grid,
+            "repeats along rising diagonals at scale {scale}",
+            "alternates along rising diagonals at scale {scale}",
+        ),
+    ),
+)
+"""All statistics of levels in the order of their columns: by generation, level and place in the generation. Stored
+calibrations have numbers of columns, so new statistics are a further generation, at the end."""
+WHOLE, LATER = GENERATIONS[:1], GENERATIONS[1:]
+"""Statistics of the whole image, and those that came later: of channels and diagonals."""
+
+
+def _bits(log_det: Array, dimensions: int) -> Array:
+    return -sums(log_det) / (dimensions * math.log(2))
+
+
+def _names(frozen: FlowLayout, generations: Sequence[Sequence[LevelStatistic]]) -> Iterable[str]:
+    for generation in generations:
+        for number, level in enumerate(frozen.levels, start=1):
+            for kind in generation:
+                if kind.exists(frozen, level):
+                    channels = level.latent_shape[0] if kind.by_channel and level.latent_shape is not None else 0
+                    endings = [f"-{channel}" for channel in range(1, channels + 1)] or [""]
+                    yield from (f"{kind.name}-{number}{ending}" for ending in endings)
+
+
+def _columns(flow_pass: FlowPass, generations: Sequence[Sequence[LevelStatistic]]) -> list[Array]:
+    return [
+        kind.values(level).reshape(len(flow_pass), -1)
+        for generation in generations
+        for level in flow_pass.levels
+        for kind in generation
+        if kind.exists(flow_pass.frozen, level.layout)
+    ]
+
+
+def statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
+    """Return names such as ``radius-2`` (level 2), in the order of :func:`whole_image_statistics`."""
+    return COMPLEXITY, PIXEL_TERM, *_names(frozen, WHOLE)
+
+
+def whole_image_statistics(images: NDArray[np.uint8], flow_pass: FlowPass) -> Array:
+    """Return the statistics of :func:`statistic_names`, float64 ``(N, K)``."""
+    pixel_term = _bits(flow_pass.pixel_log_slopes, images[0].size)
+    return np.concatenate([np.stack([residual_entropy(images), pixel_term], 1), *_columns(flow_pass, WHOLE)], 1)
+
+
 def channel_statistic_names(frozen: FlowLayout) -> tuple[str, ...]:
     """Return names such as ``energy-1-3`` (level, channel); none for a flow that mixes all pixels."""
-    names: list[str] = []
-    for number, level in enumerate(frozen.levels, start=1):
-        if level.latent_shape is None or not _is_grid(frozen, level):
-            continue
-        channels = level.latent_shape[0]
-        if _has_energies(channels):
-            names += [f"{ENERGY}-{number}-{channel}" for channel in range(1, channels + 1)]
-        names += [f"{FALLING}-{number}", f"{RISING}-{number}"]
-    return tuple(names)
-
-
-def is_channel_statistic(name: str) -> bool:
-    return name.partition("-")[0] in KINDS
+    return tuple(_names(frozen, LATER))
 
 
 def channel_statistics(flow_pass: FlowPass) -> Array:
     """Return the statistics of :func:`channel_statistic_names`, float64 ``(N, M)``."""
-    columns: list[Array] = [np.zeros((len(flow_pass), 0))]
-    scales = iter(flow_pass.latents.scales)
-    for level in flow_pass.frozen.levels:
-        if level.latent_shape is None:
-            continue
-        latent = next(scales)
-        if not _is_grid(flow_pass.frozen, level):
-            continue
-        if _has_energies(level.latent_shape[0]):
-            columns.append(energies(latent))
-        columns += [falling(latent)[:, None], rising(latent)[:, None]]
-    return np.concatenate(columns, 1)
+    return np.concatenate([np.zeros((len(flow_pass), 0)), *_columns(flow_pass, LATER)], 1)
 
 
-def _is_grid(frozen: FlowLayout, level: LevelLayout) -> bool:
-    return frozen.is_spatial and level.latent_shape is not None and min(level.latent_shape[1:]) > 1
+_LATER_NAMES = {kind.name for generation in LATER for kind in generation}
 
 
-def _has_energies(channels: int) -> bool:
-    # The energy of a single channel is the radius of its level, which is a statistic of the whole image.
-    return 1 < channels <= MAX_CHANNELS
+def is_channel_statistic(name: str) -> bool:
+    return name.partition("-")[0] in _LATER_NAMES
 
 
-MAX_CELLS = 16
-"""Largest number of cells along the longer side, so that the covariance of all cells can be estimated."""
-SQUARES = (2, 4, 6)
-"""Side lengths of square regions, in cells."""
+MAX_CELLS = 16  # largest number of cells along the longer side, so that the covariance of all cells can be estimated
+SQUARES = (2, 4, 6)  # side lengths of square regions, in cells
 
 
 @dataclass(frozen=True)
@@ -401,7 +488,7 @@ class FeatureEvidence:
     def __len__(self) -> int:
         return len(self.places) if self.plans is None else len(self.plans)
 
-    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> FeatureEvidence:
+    def __getitem__(self, rows: Rows) -> FeatureEvidence:
         if self.plans is None:
             return FeatureEvidence(self.places[rows], self.pooled[rows])
         numbers = np.arange(len(self))[rows].tolist()
@@ -437,44 +524,35 @@ class FeatureEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Statistics of images from which verdicts are computed."""
+    """Statistics of images from which verdicts are computed, a row for each image."""
 
-    whole: NDArray[np.float64]  # (N, K); K is 0 for a density of features alone
-    cells: NDArray[np.float64]  # log-likelihoods, (N, cells) in nats
+    whole: Array  # (N, K); K is 0 for a density of features alone
+    cells: Array  # log-likelihoods, (N, cells) in nats
     features: FeatureEvidence | None = None
     white_levels: NDArray[np.uint8] | None = None  # (N,); not part of the anomaly statistic
-    channels: NDArray[np.float64] | None = None  # of latents, (N, M)
+    channels: Array | None = None  # of latents, (N, M)
 
     def __len__(self) -> int:
         return len(self.whole)
 
-    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.intp]) -> Evidence:
-        features = None if self.features is None else self.features[rows]
-        levels = None if self.white_levels is None else self.white_levels[rows]
-        channels = None if self.channels is None else self.channels[rows]
-        return Evidence(self.whole[rows], self.cells[rows], features, levels, channels)
+    def __getitem__(self, rows: Rows) -> Evidence:
+        return Evidence(*(None if values is None else values[rows] for values in self._fields()))
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
         """Concatenate evidence; what not all parts have is None."""
-        features = [part.features for part in parts if part.features is not None]
-        levels = [part.white_levels for part in parts if part.white_levels is not None]
-        channels = [part.channels for part in parts if part.channels is not None]
-        return cls(
-            np.concatenate([part.whole for part in parts]),
-            np.concatenate([part.cells for part in parts]),
-            FeatureEvidence.join(features) if features else None,
-            np.concatenate(levels) if len(levels) == len(parts) else None,
-            np.concatenate(channels) if len(channels) == len(parts) else None,
-        )
+        columns = zip(*(part._fields() for part in parts), strict=True)
+        return cls(**{field.name: _joined(column) for field, column in zip(fields(cls), columns, strict=True)})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(values.nbytes for values in self._fields() if values is not None)
+
+    def _fields(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
-def gather(images: NDArray[np.uint8], flow_pass: FlowPass) -> Evidence:
-    """Compute the evidence of images, uint8 ``(N, C, H, W)``, from the pass of their first draw."""
-    cells = pool(flow_pass.additive_map())
-    return Evidence(
-        whole_image_statistics(images, flow_pass),
-        cells,
-        white_levels=white_levels(images),
-        channels=channel_statistics(flow_pass),
-    )
+def _joined(parts: Sequence[Any]) -> Any:
+    if any(part is None for part in parts):
+        return None
+    return FeatureEvidence.join(parts) if isinstance(parts[0], FeatureEvidence) else np.concatenate(parts)

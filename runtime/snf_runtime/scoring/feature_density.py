@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from snf_runtime.images.batch import Batch, TilePlan, size_of, stacked, tile_plan
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import DensityPass, ImageDensity, TiledEngine, chunk_size_of
-from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, FlowPass, white_levels
+from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, white_levels
 from snf_runtime.scoring.layout import DensityKind, FeatureLayout, Precision, Shape
 from snf_runtime.scoring.pixel_density import PixelDensity
 
@@ -180,36 +180,20 @@ class FeatureDensity:
         return Evidence(nothing, nothing, features=found.evidence(), white_levels=white_levels(images))
 
 
-class HybridDensity:
+class HybridDensity(PixelDensity):
     """Density with log-likelihoods of pixels alone, whose evidence includes that of features."""
 
-    kind: DensityKind = "density"
-    tiled = False
-
     def __init__(self, pixels: PixelDensity, features: FeatureDensity) -> None:
+        super().__init__(pixels.engine, pixels.frozen, pixels.weights_digest)
         self.pixels = pixels
         self.features = features
-        self.image_shape = pixels.image_shape
-        self.dimensions = pixels.dimensions
-        self.step_pixels = pixels.step_pixels + features.step_pixels
+        self.step_pixels += features.step_pixels
         self.chunk_size = min(pixels.chunk_size, features.chunk_size)
-        self.weights_digest = pixels.weights_digest
-        self.constant_log_det = pixels.constant_log_det
-        self.statistics = pixels.statistics
-        self.grid = pixels.grid
-        self.has_map = pixels.has_map
-        self.engine_name = pixels.engine_name
-        self.precision = pixels.precision
-        self.micro_batch = pixels.micro_batch
-
-    def passes(self, images: Batch, draws: int = 1, chunk_size: int | None = None) -> Iterator[tuple[int, FlowPass]]:
-        """Yield the passes of the pixel flow; features are computed by :meth:`evidence`."""
-        return self.pixels.passes(images, draws, chunk_size or self.chunk_size)
 
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
-        """Return the pixels' evidence from their pass, with that of features from a pass of its own."""
+        """Return the evidence of the pixels from their pass, with that of features from a pass of its own."""
         features = self.features.measure(stacked(images)).evidence()
-        return replace(self.pixels.evidence(images, density_pass), features=features)
+        return replace(super().evidence(images, density_pass), features=features)
 
 
 def joined_density(pixels: PixelDensity | None, features: FeatureDensity | None) -> ImageDensity:

@@ -10,8 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Shape = tuple[int, int, int]
-"""Channels, height and width."""
+Shape = tuple[int, int, int]  # channels, height and width
 Precision = Literal["float32", "bfloat16"]
 """Arithmetic of the middle convolutions of coupling networks in scoring; all else is float32 or better."""
 DensityKind = Literal["density", "feature_density"]
@@ -26,12 +25,9 @@ Array = NDArray[np.float64]
 PIXEL_RANGE = 256.0
 MEANS, DEVIATIONS = (-4.5, 0.0, 4.5), (1.0, 1.5, 1.0)
 """Means and standard deviations of the three normals of :class:`MarginalFunction`."""
-SQUASH = 1e-6
-"""The margin e of :class:`MarginalFunction`."""
-LIMIT, NODES = 12.0, 8193
-"""The table of :class:`MarginalFunction` goes from minus to plus the limit."""
-DERIVATIVES = 6
-"""Derivatives of the distribution function at every node: their Taylor series is exact to a few 1e-16."""
+SQUASH = 1e-6  # the margin e of :class:`MarginalFunction`
+LIMIT, NODES = 12.0, 8193  # the table of :class:`MarginalFunction` goes from minus to plus the limit
+DERIVATIVES = 6  # derivatives of the distribution function at every node: their Taylor series is exact to a few 1e-16
 
 
 class PixelFunction(Protocol):

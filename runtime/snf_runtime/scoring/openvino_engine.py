@@ -149,15 +149,8 @@ class Program:
 class OpenVINOFlow(Program):
     """Engine that runs a flow over pixels: in float32, 1x1 convolutions in ``precision``, log-det sums in float64."""
 
-    def __init__(
-        self,
-        layout: FlowLayout,
-        outputs: Outputs,
-        plan: BatchPlan,
-        single: CompiledGraph,
-        parallel: Callable[[], CompiledGraph | None],
-    ) -> None:
-        super().__init__(outputs, plan, single, parallel)
+    def __init__(self, layout: FlowLayout, *program: Any) -> None:  # of the arguments of Program
+        super().__init__(*program)
         self._layout = layout
         self.precision = layout.precision
 
@@ -221,7 +214,7 @@ def compile_settings(parallel_requests: int, threads: int) -> dict[str, Any]:
 
 
 def compile_program(
-    make: Callable[[Outputs, BatchPlan, CompiledGraph, Callable[[], CompiledGraph]], P],
+    make: Callable[..., P],
     graph: Callable[[int], Graph],
     threads: int,
     micro_batch: int,

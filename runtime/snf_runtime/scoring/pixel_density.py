@@ -16,10 +16,13 @@ from snf_runtime.scoring.evidence import (
     Evidence,
     FlowPass,
     channel_statistic_names,
-    gather,
+    channel_statistics,
     grid_shape,
+    pool,
     run_flow,
     statistic_names,
+    white_levels,
+    whole_image_statistics,
 )
 from snf_runtime.scoring.layout import DensityKind, FlowLayout, Precision, Shape
 
@@ -89,9 +92,15 @@ class PixelDensity:
             yield start, run_flow(self.engine, self.frozen, np.stack(chunk))
             start += len(chunk)
 
-    def evidence(self, images: Batch, found: DensityPass) -> Evidence:
-        assert isinstance(found, FlowPass)
-        return gather(stacked(images), found)
+    def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
+        assert isinstance(density_pass, FlowPass)
+        pixels = stacked(images)
+        return Evidence(
+            whole_image_statistics(pixels, density_pass),
+            pool(density_pass.additive_map()),
+            white_levels=white_levels(pixels),
+            channels=channel_statistics(density_pass),
+        )
 
 
 def dequantise(images: NDArray[np.uint8], weights_digest: str) -> NDArray[np.float64]:

@@ -15,13 +15,13 @@ from PIL import Image
 from snf_app.calibrations.service import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
 from snf_app.main import create_app
 from snf_models.anomaly.reference_images import reference_of
-from snf_models.anomaly.rejudge import StoredEvidence
 from snf_models.artifacts.manifest import Precision
 from snf_models.datasets import Dataset
 from snf_models.registry.calibrations import calibration_bytes
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
+from snf_runtime.anomaly.detection import StoredEvidence
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.helpers import real_images
 from tests.support.local import LOCAL

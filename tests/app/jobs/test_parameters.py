@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from snf_app.jobs.checks import PARAMETERS
-from snf_models.training.config import TrainingConfig
+from snf_client.schemas.training import TrainingConfig
 
 TRAIN = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
 SCORE = {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow"}

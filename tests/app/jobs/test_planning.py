@@ -13,11 +13,11 @@ from snf_app.http.errors import Problem
 from snf_app.jobs.service import JobPlan, JobService, require_feasible
 from snf_app.main import create_app
 from snf_client.schemas.jobs import Estimate, JobRequest
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import DatasetStore, summarize
 from snf_models.features.backbones import LITE0, BackboneStore
 from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import Registry
-from snf_models.training.config import TrainingConfig
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.record import Queue

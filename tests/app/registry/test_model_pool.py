@@ -13,7 +13,7 @@ import pytest
 from snf_app.registry.model_pool import LoadedMemory, ModelPool, PoolEntry
 from snf_models.errors import ArtifactError, ModelNotFound
 from snf_models.registry.registry import ModelVersion, Registry
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.anyio

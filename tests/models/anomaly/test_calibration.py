@@ -18,7 +18,6 @@ from scipy.stats import betabinom
 from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
 from snf_models.anomaly.exchangeability import ConformalMartingale, RankCounts
 from snf_models.anomaly.reference_images import reference_of
-from snf_models.anomaly.rejudge import StoredEvidence, rejudge
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.datasets import Dataset, load_dataset
@@ -27,7 +26,7 @@ from snf_models.registry.calibrations import calibration_bytes, load_calibration
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
-from snf_runtime.anomaly.detection import Detection, Detector
+from snf_runtime.anomaly.detection import Detection, Detector, StoredEvidence, rejudge
 from snf_runtime.anomaly.statistics import EvidenceKind, merge, weights
 from snf_runtime.anomaly.verdict import MAX_REASONS, MIN_SHARE
 from snf_runtime.scoring.evidence import white_levels

@@ -17,7 +17,7 @@ from snf_models.artifacts.files import CALIBRATION
 from snf_models.errors import ArtifactError
 from snf_models.registry.calibrations import from_arrays, load_calibration, save_calibration, to_arrays
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.anomaly.calibration import Calibration
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference
 from tests.models.helpers import edit_manifest, sign_again

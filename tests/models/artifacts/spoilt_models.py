@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, image_digest
 from snf_models.disk import sha256_file
-from snf_models.loading.verification import image_digest
 from tests.models.helpers import edit_manifest
 
 

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
 from snf_models.bijections.convolution_matrix import Size
 
 
-def placements(
-    channels: int,
-    kernel: Size,
-    image: Size,
-    stride: Size = (1, 1),
-    padding: Size | None = None,
-    dilation: Size = (1, 1),
-) -> Tensor:
-    """B, float64 ``(C, C, kh, kw, D_out, D)``: where each kernel element stands in the matrix, by loops."""
-    down, right = padding or (kernel[0] // 2, kernel[1] // 2)
-    height, width = (
-        (image[axis] + 2 * (down, right)[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis] + 1
-        for axis in range(2)
-    )
-    basis = torch.zeros(channels, channels, *kernel, channels, height, width, channels, *image, dtype=torch.float64)
-    for a in range(kernel[0]):
-        for b in range(kernel[1]):
-            for i in range(height):
-                for j in range(width):
-                    row, column = i * stride[0] + a * dilation[0] - down, j * stride[1] + b * dilation[1] - right
-                    if 0 <= row < image[0] and 0 <= column < image[1]:
-                        for o in range(channels):
-                            for c in range(channels):
-                                basis[o, c, a, b, o, i, j, c, row, column] = 1
-    return basis.reshape(channels, channels, *kernel, channels * height * width, -1)
+def placements(channels: int, kernel: Size, image: Size) -> Tensor:
+    """B, float64 ``(C, C, kh, kw, D, D)``: where each kernel element stands in the matrix, by loops."""
+    basis = torch.zeros(channels, channels, *kernel, channels, *image, channels, *image, dtype=torch.float64)
+    for a, b, i, j in product(*map(range, (*kernel, *image))):
+        row, column = i + a - kernel[0] // 2, j + b - kernel[1] // 2
+        if 0 <= row < image[0] and 0 <= column < image[1]:
+            for o, c in product(range(channels), repeat=2):
+                basis[o, c, a, b, o, i, j, c, row, column] = 1
+    return basis.flatten(4, 6).flatten(5)
 
 
 def matrix(weight: Tensor, image: Size) -> Tensor:

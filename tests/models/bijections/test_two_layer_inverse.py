@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.base import Shape
 from snf_models.bijections.convolution import SelfNormalizingConv, TwoLayerInverseConv, place
 from snf_models.bijections.convolution_matrix import FactorisedConvolution, Size, flip
 from snf_models.flows.architecture import ConvolutionalArchitecture
 from snf_models.flows.build import build_flow
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import SelfNormalizingObjective, inverse_errors
 from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
 from tests.models.helpers import CountedCalls, dequantised, real_images

@@ -43,7 +43,7 @@ from snf_models.errors import (
 from snf_models.loading.verification import MAX_FETCHED_BYTES, ModelFiles, content_digest
 from snf_models.locations.location import Location
 from snf_models.scorer import load_files
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.helpers import bulk_plan
 from tests.support.compiled_cache import compiled

@@ -20,7 +20,7 @@ from snf_models.bulk.output import Output
 from snf_models.bulk.ray_actors import RayActors
 from snf_models.disk import LEFTOVER
 from snf_models.errors import DatasetNotFound, EngineUnavailable, Interrupted, PartFailed, RayUnavailable, StorageFull
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from tests.support.compiled_cache import compiled
 from tests.support.ray_cluster import RayCluster
 from tests.support.slow_images import Fault, WorkWithoutModel, slow_work

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import DatasetStore, load_dataset
 from snf_models.datasets import prepared as module
 from snf_models.datasets.prepared import KEPT, hold, make_room
-from snf_models.training.config import TrainingConfig
 from tests.models.datasets.upload_files import npz, source
 
 LOCK = "record.json"

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import DatasetStore
 from snf_models.datasets.uploads import Limits
 from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
-from snf_models.training.config import TrainingConfig
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.upload_files import (
     DIGITS,

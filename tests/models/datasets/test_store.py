@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from snf_client.schemas.datasets import ImageFacts
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import DatasetStore, dataset_names, load_dataset, summarize
 from snf_models.datasets.dataset import Dataset
 from snf_models.datasets.prepared import KEPT, make_room
@@ -27,8 +28,7 @@ from snf_models.images import provenance_warning
 from snf_models.loading.trained import load_artifact
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import train
-from snf_models.scoring.options import EngineOptions
-from snf_models.training.config import TrainingConfig
+from snf_models.scoring import EngineOptions
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine, cell_of_places
 from snf_models.features import fit
-from snf_models.features.fit import FeatureMoments, FitChoice, HeldOut, LocalGaussian, Target, choose, fit_layer
+from snf_models.features.fit import FeatureMoments, FitChoice, HeldOut, Target, choose, fit_layer
 
 SHAPE = (5, 6, 7)
 
@@ -63,13 +63,14 @@ def test_held_out_likelihood_is_that_of_the_gaussians(
     x = features(40)
     moments = moments_of(x)
     train, held = moments.total([0, 1, 3]), moments.total([2])
-    gaussian = LocalGaussian.fit(train, grid, shrinkage, mean_shrinkage, target)
+    gaussian = SelfNormalizingLocalAffine(SHAPE, grid).double()
+    fit_layer(gaussian, moments, [0, 1, 3], FitChoice(grid, shrinkage, mean_shrinkage, 0.0), target)
+    means, factors = gaussian.mean.detach().flatten(1).T, gaussian.inverse_weight.detach()
     cells = cell_of_places(6, 7, grid)
     flat = torch.from_numpy(x).double().flatten(2).permute(0, 2, 1)[np.arange(40) % 4 == 2]
     total = 0.0
     for place, cell in enumerate(cells.tolist()):
-        factor = gaussian.scale[:, None] * gaussian.factors[cell]
-        normal = torch.distributions.MultivariateNormal(gaussian.means[place] + train.shift, scale_tril=factor)
+        normal = torch.distributions.MultivariateNormal(means[place], scale_tril=factors[cell])
         total += float(normal.log_prob(flat[:, place]).sum())
     expected = -total / flat.numel()
     assert HeldOut(train, held, grid, target).nats(shrinkage, mean_shrinkage) == pytest.approx(expected, rel=1e-9)

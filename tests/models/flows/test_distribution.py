@@ -24,6 +24,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.autoregressive import MaskedAutoregressive
 from snf_models.bijections.base import SelfNormalizing
 from snf_models.bijections.channels import ActNorm
@@ -52,7 +53,6 @@ from snf_models.loading.verification import exact_tolerance
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import SelfNormalizingObjective
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.flows.densities import PIXELS, STEPS, images, linear, points, vectors

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.base import Bijection
 from snf_models.bijections.channels import ActNorm, ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.conformance import randomise
@@ -26,7 +27,6 @@ from snf_models.flows.architecture import (
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow, Level
 from snf_models.pipeline.loop import Trainer
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, real_images
 

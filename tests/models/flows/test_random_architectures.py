@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.pixels import MarginalPixels
 from snf_models.datasets import load_dataset
 from snf_models.flows.architecture import LayeredArchitecture
@@ -31,7 +32,6 @@ from snf_models.flows.flow import Flow
 from snf_models.flows.layers import AffineCouplingSpec, ImageShape, LayerSpec, layer_types
 from snf_models.scoring.frozen import freeze
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import BatchLoss, SelfNormalizingObjective
 from snf_runtime.scoring.evidence import run_flow
 

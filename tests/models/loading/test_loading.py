@@ -17,13 +17,12 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS
+from snf_models.artifacts.files import CALIBRATION, CARD, PINNED, SAMPLES, WEIGHTS, image_digest
 from snf_models.artifacts.manifest import FILE, read_manifest
 from snf_models.datasets import load_dataset
 from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
 from snf_models.loading.trained import load_artifact
-from snf_models.loading.verification import image_digest
 from snf_models.scorer import Scorer, load_model
 from tests.models.helpers import edit_manifest, sign_again
 from tests.support.compiled_cache import compiled

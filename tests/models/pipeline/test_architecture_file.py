@@ -38,8 +38,8 @@ from snf_models.pipeline.architecture_file import (
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.run import train
 from snf_models.scorer import load_model
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import constant_log_dets
-from snf_models.scoring.options import EngineOptions
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.artifacts.card import model_card
 from snf_models.artifacts.manifest import MAX_INVERSE_ERROR, FitnessCheck, FitnessRecord, Manifest, read_manifest
 from snf_models.bijections.channels import SelfNormalizingConv1x1
@@ -33,7 +34,6 @@ from snf_models.pipeline.presets import PRESETS, find_preset
 from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.open_density import FlowDensity, open_density
-from snf_models.training.config import TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact

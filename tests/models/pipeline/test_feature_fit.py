@@ -19,7 +19,7 @@ from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import UNITS, FittedFeatures, fit_features, passes_of_fit
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_worker.attempts.run_attempt import ProgressReporter
 from snf_worker.jobs.events import FILE, AttemptSummary, EventLog, read_chunk
 from tests.models.datasets.upload_files import pngs, source, zipped

@@ -21,7 +21,7 @@ from snf_models.pipeline.feature_fit import FittedFeatures, StepsOutcome, StepsP
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import train
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from tests.support.backbones import backbone_folder
 
 SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000

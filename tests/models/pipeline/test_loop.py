@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from snf_client.schemas.training import MAX_STEPS
+from snf_client.schemas.training import MAX_STEPS, TrainingConfig
 from snf_models.artifacts.files import WEIGHTS
 from snf_models.bijections.devices import find_device
 from snf_models.datasets import Dataset, load_dataset
@@ -33,15 +33,14 @@ from snf_models.loading.trained import load_artifact
 from snf_models.pipeline import loop as step_memory
 from snf_models.pipeline import loop as validation
 from snf_models.pipeline.architecture_file import parse_architecture
-from snf_models.pipeline.loop import Trainer, validation_bits_per_dim, write_preview
+from snf_models.pipeline.loop import Trainer, trimmed_bits_per_dim, write_preview
 from snf_models.pipeline.presets import PRESETS, find_preset
 from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import freeze
-from snf_models.scoring.options import EngineOptions
 from snf_models.training.batches import Batches
-from snf_models.training.config import TrainingConfig, learning_rate_at
-from snf_models.training.optimizer import training_precision
+from snf_models.training.optimizer import learning_rate_at, training_precision
 from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.scoring.pixel_density import content_noise
 from tests.models.helpers import QUICK, glow, real_images
@@ -426,9 +425,9 @@ SHAPE = (1, 16, 16)
 def test_validation_is_the_mean_of_the_exact_likelihood_and_repeats() -> None:
     flow, images = glow(16), real_images(130, 16)
     frozen = freeze(flow, SHAPE)
-    bits = validation_bits_per_dim(frozen, images)
-    assert bits == validation_bits_per_dim(frozen, images)
-    halves = [validation_bits_per_dim(frozen, part) for part in (images[:65], images[65:])]
+    bits = trimmed_bits_per_dim(frozen, images, 0.0)[0]
+    assert bits == trimmed_bits_per_dim(frozen, images, 0.0)[0]
+    halves = [trimmed_bits_per_dim(frozen, part, 0.0)[0] for part in (images[:65], images[65:])]
     assert bits == pytest.approx(sum(halves) / 2, abs=1e-6)
     noisy = torch.from_numpy(images + np.concatenate([content_noise(image, "validation") for image in images]))
     with torch.no_grad():

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from snf_client.schemas.limits import LimitParameters
+from snf_client.schemas.training import TrainingConfig
 from snf_models.anomaly.reference_images import folds_digest
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.dense import SelfNormalizingDense
@@ -31,9 +32,8 @@ from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS, ExpectedRanks, find_preset, parameter_groups, preset_defaults
 from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import constant_log_dets
-from snf_models.scoring.options import EngineOptions
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import self_normalizing_layers
 from snf_runtime.scoring.pixel_density import content_noise
 from tests.models.datasets.upload_files import npz, source

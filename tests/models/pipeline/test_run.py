@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from snf_client.schemas.training import MAX_STEPS
+from snf_client.schemas.training import MAX_STEPS, TrainingConfig
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
 from snf_models.datasets import Dataset, load_dataset
@@ -24,7 +24,6 @@ from snf_models.pipeline.checkpoint import identity_of
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import RUN_FILE, RunRecord, begun_config, claim_folder, train
 from snf_models.registry.registry import ZOO
-from snf_models.training.config import TrainingConfig
 from snf_models.zoo.__main__ import DATASETS, MINUTES, recipe_of
 from tests.models.helpers import QUICK, dequantised
 from tests.models.training.runs import Events, small_digits

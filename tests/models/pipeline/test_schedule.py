@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snf_client.schemas.training import MAX_STEPS
+from snf_client.schemas.training import MAX_STEPS, TrainingConfig
 from snf_models.datasets import DatasetSummary
 from snf_models.pipeline import schedule as module
 from snf_models.pipeline.checkpoint import TrainingState
@@ -20,7 +20,6 @@ from snf_models.pipeline.schedule import (
     phases_in_steps,
     plan_validations,
 )
-from snf_models.training.config import TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import run, trainer_in
 

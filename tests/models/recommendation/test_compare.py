@@ -27,7 +27,7 @@ from snf_models.recommendation import compare
 from snf_models.recommendation.compare import choose_images, compare_families
 from snf_models.recommendation.rule import PRESET_OF, limit_cell_text, limit_rank, mean_rank, propose, typical_limit
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from tests.support.backbones import backbone_folder
 
 FAST: dict[str, Any] = {"feature_side": 32, "shapes": ("missing-part",)}

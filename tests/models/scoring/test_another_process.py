@@ -26,7 +26,7 @@ STATISTICS = 1e-9
 PROGRAM = """
 import json, pathlib, pickle, sys, zlib
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_models.threads import thread_count
 answer = {"loaded before": "torch" in sys.modules, "counted": thread_count(None)}
 artifact, shipped = map(pathlib.Path, sys.argv[1:])

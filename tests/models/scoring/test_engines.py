@@ -17,11 +17,11 @@ from snf_models.bijections.coupling import FrozenCoupling
 from snf_models.bijections.frozen import FrozenAffine, FrozenStep
 from snf_models.errors import EngineUnavailable
 from snf_models.flows.flow import Flow
+from snf_models.scoring import EngineName, EngineOptions
 from snf_models.scoring.cache import CompiledCache, graph_digest
 from snf_models.scoring.frozen import FrozenFlow, freeze
 from snf_models.scoring.open_density import OpenVINOEngine, open_engine
 from snf_models.scoring.openvino_graph import forward_graph
-from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine
 from snf_models.threads import torch_threads
 from snf_runtime.scoring.openvino_engine import CompiledGraph, Program, compile_program, core

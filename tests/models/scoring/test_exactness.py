@@ -19,9 +19,9 @@ from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.loading.trained import load_artifact
 from snf_models.scorer import Scorer
+from snf_models.scoring import EngineName, EngineOptions
 from snf_models.scoring.frozen import FlowEngine, FrozenFlow, constant_log_dets, freeze
 from snf_models.scoring.open_density import open_engine
-from snf_models.scoring.options import EngineName, EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine
 from snf_runtime.scoring.evidence import run_flow
 from snf_runtime.scoring.likelihood import Likelihood, score_images

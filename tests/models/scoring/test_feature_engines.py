@@ -18,10 +18,10 @@ from snf_models.features.backbones import LITE0, Backbone, BackboneOutput, Backb
 from snf_models.features.extractor import TorchExtractor, normalised, on_one_grid
 from snf_models.features.flows import FrozenFeatureFlows, build_feature_flows, freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.cache import open_program
 from snf_models.scoring.open_density import open_extractor
 from snf_models.scoring.openvino_features import FeatureGraphs, open_network
-from snf_models.scoring.options import EngineOptions
 from snf_models.scoring.torch_engine import TorchFeatureEngine
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.feature_density import FeatureDensity

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from snf_models.errors import ScoreNotFinite
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_models.scoring.torch_engine import TorchEngine
 from snf_runtime.scoring.density import Latents
 from snf_runtime.scoring.likelihood import score_each, score_images

@@ -18,10 +18,11 @@ import pytest
 from snf_models.audit import audit
 from snf_models.datasets import load_dataset
 from snf_models.errors import ArtifactError, BackboneMissing, StorageFull
+from snf_models.loading.prepared import PreparedFile
 from snf_models.loading.trained import LoadedFlows, load_artifact
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.cache import DIGEST_BYTES, PreparedFile, write_cached
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
+from snf_models.scoring.cache import DIGEST_BYTES, write_cached
 from snf_models.threads import thread_count
 from snf_runtime.scoring.likelihood import score_images
 from tests.models.helpers import edit_manifest
@@ -36,7 +37,7 @@ IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path
 from snf_models.scorer import Scorer, load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from tests.models.scoring.scored_bits import bits_of
 cache, folder = map(Path, sys.argv[1:])
 print(bits_of(load_model(folder, options=EngineOptions(threads=2, cache=cache))))
@@ -322,7 +323,7 @@ def test_other_code_and_other_weights_have_their_own(
     tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     if what == "other-code":
-        monkeypatch.setattr("snf_models.scoring.cache._made_by", lambda: ("another version",))
+        monkeypatch.setattr("snf_models.loading.prepared._made_by", lambda: ("another version",))
     assert load_model(barely_trained(tmp_path_factory, seed=int(what == "other-model")), options=copied).is_flow_loaded
 
 

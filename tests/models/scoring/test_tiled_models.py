@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from snf_client.schemas.evaluations import EvaluationParameters
 from snf_client.schemas.limits import LimitParameters
+from snf_client.schemas.training import TrainingConfig
 from snf_models.anomaly.reference_images import as_seen, evidence_bytes, images_in_memory, reference_of
-from snf_models.anomaly.rejudge import StoredEvidence, rejudge
 from snf_models.audit import recompute_features
 from snf_models.bulk.work import score_range
 from snf_models.datasets import DatasetStore, load_dataset
@@ -31,8 +31,7 @@ from snf_models.loading.verification import exact_tolerance
 from snf_models.pipeline.presets import find_preset
 from snf_models.pipeline.run import folds_of_fit
 from snf_models.scorer import Scorer, load_model
-from snf_models.training.config import TrainingConfig
-from snf_runtime.anomaly.detection import Detection
+from snf_runtime.anomaly.detection import Detection, StoredEvidence, rejudge
 from snf_runtime.anomaly.maps import tile_maps
 from snf_runtime.anomaly.statistics import FeatureGroup
 from snf_runtime.images.batch import Batch, tile_plan

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.dense import SelfNormalizingDense
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.datasets import Dataset
@@ -19,7 +20,6 @@ from snf_models.errors import Interrupted
 from snf_models.flows.flow import Flow, Level
 from snf_models.pipeline.loop import release_memory
 from snf_models.pipeline.run import train
-from snf_models.training.config import TrainingConfig
 
 SIDE = 3072
 """Rows of a matrix, which glibc would map anew each time."""

@@ -20,12 +20,12 @@ from torch import Tensor
 
 import snf_models.pipeline.schedule
 import snf_models.training.divergence
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset
 from snf_models.errors import Interrupted, RanksUnfit, TrainingDiverged
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS
 from snf_models.pipeline.schedule import PhaseSteps, Schedule
-from snf_models.training.config import TrainingConfig
 from snf_models.training.distributed import SINGLE_PROCESS, Ranks, ranks_of_torchrun
 from tests.models.helpers import real_images
 

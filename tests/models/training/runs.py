@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset
 from snf_models.errors import Interrupted
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS
-from snf_models.scoring.options import EngineOptions
-from snf_models.training.config import TrainingConfig
+from snf_models.scoring import EngineOptions
 from tests.models.helpers import QUICK, real_images
 
 Events = list[dict[str, Any]]

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from snf_client.schemas.training import Augmentation
+from snf_client.schemas.training import Augmentation, TrainingConfig
 from snf_models.training.batches import Batches
-from snf_models.training.config import TrainingConfig
 from tests.models.helpers import QUICK
 from tests.models.training.runs import run
 

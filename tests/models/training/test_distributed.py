@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.errors import DeviceNotFound, RanksUnfit
-from snf_models.training.config import TrainingConfig
 from snf_models.training.distributed import Ranks, ranks_of_torchrun
 from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images

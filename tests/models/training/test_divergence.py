@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.base import Bijection, ChannelAffine
 from snf_models.datasets import Dataset
 from snf_models.errors import TrainingDiverged
 from snf_models.flows.architecture import ConvolutionalArchitecture, FullyConnectedArchitecture, GlowArchitecture
 from snf_models.flows.flow import Flow, walk
 from snf_models.pipeline.loop import Trainer
-from snf_models.training.config import TrainingConfig
 from snf_models.training.divergence import DIVERGED_REPORTS, REPORT_SHARE, ReportHistory, SkippedSteps, Skips
 from snf_models.training.objective import Loss
 from snf_models.training.optimizer import average

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.base import SelfNormalizing, Shape
 from snf_models.bijections.channels import SelfNormalizingConv1x1
 from snf_models.bijections.conformance import randomise
@@ -19,7 +20,6 @@ from snf_models.bijections.dense import SelfNormalizingDense
 from snf_models.bijections.matrices import MatrixInverse
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.flows.flow import Flow, Level
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import (
     DampedMultiplier,
     FixedMultiplier,

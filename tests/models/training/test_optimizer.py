@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.coupling import CouplingNet
 from snf_models.errors import SettingUnsupported
@@ -18,7 +19,6 @@ from snf_models.flows.build import build_flow
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.presets import find_preset
-from snf_models.training.config import TrainingConfig
 from snf_models.training.optimizer import (
     MOMENTUM,
     STEP,

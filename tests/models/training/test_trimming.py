@@ -13,13 +13,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset
 from snf_models.errors import Interrupted, TrainingDiverged
 from snf_models.flows.flow import Flow
-from snf_models.pipeline.loop import Trainer, trimmed_bits_per_dim, validation_bits_per_dim
+from snf_models.pipeline.loop import Trainer, trimmed_bits_per_dim
 from snf_models.pipeline.presets import PRESETS
 from snf_models.scoring.frozen import freeze
-from snf_models.training.config import TrainingConfig
 from snf_models.training.objective import WINDOW, SelfNormalizingObjective, Suspects
 from tests.models.helpers import QUICK, dequantised, glow, real_images
 
@@ -223,10 +223,10 @@ def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted:
     trainer, events = uninterrupted
     (found,) = (event for event in events if event["event"] == "validation")
     statistics, frozen = trainer.dataset.statistics, freeze(trainer.averaged, trainer.dataset.image_shape)
-    assert found["bits_per_dim"] == validation_bits_per_dim(frozen, statistics)
+    assert found["bits_per_dim"] == trimmed_bits_per_dim(frozen, statistics, 0.0)[0]
     assert trainer.state.best_bits_per_dim == found["kept_bits_per_dim"]
     assert found["kept_bits_per_dim"] < found["bits_per_dim"] - 0.1
-    one_by_one = sorted(validation_bits_per_dim(frozen, statistics[i : i + 1]) for i in range(60))
+    one_by_one = sorted(trimmed_bits_per_dim(frozen, statistics[i : i + 1], 0.0)[0] for i in range(60))
     bits, kept = trimmed_bits_per_dim(frozen, statistics, SHARE)
     assert bits == pytest.approx(sum(one_by_one) / 60, abs=1e-6)
     assert kept == pytest.approx(sum(one_by_one[:48]) / 48, abs=1e-6)

@@ -10,7 +10,7 @@ from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor

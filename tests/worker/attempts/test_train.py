@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.devices import OUT_OF_GPU_MEMORY
 from snf_models.errors import Interrupted
 from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.registry.registry import ZOO, Registry
-from snf_models.training.config import TrainingConfig
 from snf_worker.attempts.run_attempt import Attempt, StopFlag, explain, lock_folder, run_attempt
 from snf_worker.attempts.train import run
 from snf_worker.broker.embedded import EmbeddedBroker

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.artifacts.manifest import read_manifest
 from snf_models.datasets import load_dataset
 from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import ZOO
-from snf_models.training.config import TrainingConfig
 from snf_worker.attempts.train import _store_measured
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker

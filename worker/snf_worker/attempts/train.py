@@ -6,14 +6,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from snf_client.schemas.training import TrainingConfig
 from snf_models.artifacts.manifest import TrainingRecord, read_manifest
 from snf_models.datasets import Dataset, DatasetSummary, load_dataset
 from snf_models.pipeline.architecture_file import find_recipe
 from snf_models.pipeline.feature_fit import UNITS, passes_of_fit
 from snf_models.pipeline.presets import TrainingRecipe
 from snf_models.pipeline.run import begun_config, train
-from snf_models.scoring.options import EngineName
-from snf_models.training.config import TrainingConfig
+from snf_models.scoring import EngineName
 from snf_worker.attempts.run_attempt import BEGAN, Attempt, ProgressReporter
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown

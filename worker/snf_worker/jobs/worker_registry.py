@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from snf_worker.jobs.record import Queue
 
 if TYPE_CHECKING:
+    from snf_client.schemas.training import TrainingConfig
     from snf_models.flows.architecture import Architecture
-    from snf_models.training.config import TrainingConfig
 
 
 class WorkerState(StrEnum):

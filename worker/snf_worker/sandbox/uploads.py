@@ -29,7 +29,7 @@ from snf_models.features.backbones import LITE0, Arrays, Backbone, BackboneStore
 from snf_models.locations.location import Location
 from snf_models.locations.object_store import store_variables
 from snf_models.scorer import load_model
-from snf_models.scoring.options import EngineOptions
+from snf_models.scoring import EngineOptions
 from snf_worker.sandbox.process import (
     LimitExceeded,
     ProcessDied,
