@@ -536,7 +536,8 @@ class Evidence:
         return len(self.whole)
 
     def __getitem__(self, rows: Rows) -> Evidence:
-        return Evidence(*(None if values is None else values[rows] for values in self._fields()))
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Evidence(**{name: None if values is None else values[rows] for name, values in parts.items()})
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
