@@ -536,8 +536,8 @@ class Evidence:
         return len(self.whole)
 
     def __getitem__(self, rows: Rows) -> Evidence:
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Evidence(**{name: None if values is None else values[rows] for name, values in parts.items()})
+        columns: list[Any] = [None if values is None else values[rows] for values in self._fields()]
+        return Evidence(*columns)
 
     @classmethod
     def join(cls, parts: Sequence[Evidence]) -> Evidence:
