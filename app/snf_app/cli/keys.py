@@ -16,8 +16,9 @@ from snf_app.cli.common import Json, ListingGroup, fail, print_json, read_settin
 from snf_app.cli.output import TableColumn, print_table, text_of
 from snf_app.http.request_log import audit_file, timestamp
 from snf_client.schemas.base import NAME, NAME_RULE, Role
+from snf_models.texts import choices
 from snf_runtime.errors import FAILED, USAGE
-from snf_worker.keys import RATE, KeyConflict, KeyFile, KeysUnreadable, StoredKey, import_key_file
+from snf_worker.keys import RATE, ROLES, KeyConflict, KeyFile, KeysUnreadable, StoredKey, import_key_file
 from snf_worker.settings import Settings
 
 commands = typer.Typer(rich_markup_mode="markdown")
@@ -45,10 +46,22 @@ KEYS = (
 Ref = Annotated[str, typer.Argument(help="Name or id of the key.")]
 
 
+def _role(text: str) -> Role:
+    for role in ROLES:
+        if role == text:
+            return role
+    raise typer.BadParameter(f"there is no role {text!r}; {choices(text, ROLES)}")
+
+
 @keys.command()
 def create(
     name: Annotated[str, typer.Argument(help="Holder of the key: a person, a camera, a program.")],
-    role: Annotated[Role, typer.Option(help="Permissions of the key; each role includes the ones before.")],
+    role: Annotated[
+        Role,
+        typer.Option(
+            parser=_role, metavar="|".join(ROLES), help="Permissions of the key; each role includes the ones before."
+        ),
+    ],
     expires: Annotated[str | None, typer.Option(help="Time for which the key is valid: 90d, 12h, 30m.")] = None,
     requests: Annotated[str | None, typer.Option(help="Requests at most: 600/minute.")] = None,
     images: Annotated[str | None, typer.Option(help="Images scored or drawn at most: 10000/hour.")] = None,

@@ -119,7 +119,7 @@ WRONG = [
     ("runs compare 01", USAGE, "expected 2 to 8 different runs, got 1"),
     ("runs export 01 out --to mlflow", USAGE, "--to: expected tensorboard, got mlflow"),
     ("backbones show nothing", USAGE, "there is no backbone 'nothing' here"),
-    ("keys create bob --role king", USAGE, "'king' is not one of 'read', 'score', 'train', 'admin'"),
+    ("keys create bob --role king", USAGE, "there is no role 'king'; there are: read, score, train, admin"),
     ("worker --devices tpu", USAGE, "expected auto, cpu or cuda: with a number, such as cuda:0; got 'tpu'"),
     ("worker --queues slow", USAGE, "expected 'train-cpu', 'train-gpu' or 'score', got 'slow'"),
     ("serve --port 99999", USAGE, "Input should be less than or equal to 65535"),
