@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property, wraps
 from importlib import import_module
 from inspect import Parameter, Signature, signature
+from types import GenericAlias
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
 
 import typer
@@ -92,7 +93,7 @@ class FieldsOf:
             if get_origin(annotation) in (list, tuple):
                 item = get_args(annotation)[0]
                 item = get_args(item)[0] if get_origin(item) is Annotated else item
-                annotation = list[item if isinstance(item, type) else str]  # type: ignore[misc]
+                annotation = GenericAlias(list, item if isinstance(item, type) else str)
                 default, text = list(default), f"{str(text).removesuffix('.')}; repeatable."
             option = typer.Option(
                 f"--{name.replace('_', '-')}",
@@ -131,6 +132,7 @@ def command(
     options |= {"as_json": Json} if as_json else {}
 
     def register(function: Callable[Concatenate[Session, P], R]) -> Callable[Concatenate[Session, P], R]:
+        call: Callable[..., Any] = function
         _, *own = signature(function, eval_str=True).parameters.values()
         parameters: list[Parameter] = []
         merged: dict[str, FieldsOf] = {}
@@ -150,11 +152,11 @@ def command(
                 given[parameter] = {field: given.pop(field) for field in fields.fields}
             with error_messages(), ExitStack() as stack:
                 session = Session(stack, url, key, as_json=as_json, in_process=in_process)
-                result: Any = function(session, **given)  # type: ignore[call-arg]
+                result = call(session, **given)
                 if show is not None:
                     session.print(result, show)
 
-        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        vars(run)["__signature__"] = Signature(parameters)
         group.command(name, **settings)(run)
         return function
 

@@ -84,8 +84,9 @@ def open_to_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient
 
 def role_of(operation: dict[str, Any]) -> Role | None:
     """The role that an operation needs, or None."""
+    role: Role | None
     [role] = operation.get("security", [{"bearer": [None]}])[0]["bearer"]
-    return role  # type: ignore[no-any-return]
+    return role
 
 
 def operations(client: TestClient) -> list[tuple[str, str, dict[str, Any]]]:

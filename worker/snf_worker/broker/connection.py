@@ -148,8 +148,9 @@ class JobsClient(redis.Redis):
     """Redis client that raises ``BrokerDown`` in an outage."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
+        execute: Any = super().execute_command  # redis declares no types for it
         with translate_redis_errors():
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return execute(*args, **options)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
         return _JobsPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
