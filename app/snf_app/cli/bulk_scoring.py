@@ -342,7 +342,7 @@ def _report(
 
 def score_dataset(session: Session, dataset: str, out: Path, model: str, alpha: float | None) -> JudgedCounts:
     """Score a dataset by a job of a service, save the table, and return the counts."""
-    session.in_process = False
+    session.in_process = False  # a job needs a service, without --url that of this machine
     client = session.client
     judging = judging_model(model, session)
     # The same version and calibration as those that the warnings are about.
