@@ -1,4 +1,4 @@
-"""Simulated false-alarm rates of ranks: suspects, groups, unequal folds, near duplicates, weights chosen by the ranked.
+"""Simulated false-alarm rates of ranks: suspects, groups, folds, copies, sizes, weights chosen by the ranked.
 
     python -m benchmarks.rank_rates [--repetitions 2000]
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2
 
 from benchmarks.common import RESULTS, parser_of, table, write_results
 
@@ -27,6 +28,8 @@ NEW = 100
 FOLDS = 5
 DIRT, SHIFT = 0.05, 4.0
 """Share of dirty images, and their distance from the mean of the others."""
+PLACES = 49
+"""Places of a tile."""
 TWIN = 0.05
 """Standard deviation of the difference of two near duplicates."""
 Array = NDArray[np.float64]
@@ -156,6 +159,48 @@ def near_duplicates(images: int, share: float, size: int, *, together: bool) -> 
     return Case(f"{share:.0%} of the images in near-duplicate pairs of {size} values, {how}", images, run)
 
 
+def copies(images: int, each: int, noise: float, *, one_rank: bool) -> Case:
+    """Return a case of copies among the ranked images, which differ by ``noise``: each gives a rank, or one of them."""
+
+    def run(random: np.random.Generator, statistic: Statistic) -> tuple[Array, None]:
+        fit = statistic(random.normal(size=(100, SIDE)))
+        different, new = random.normal(size=(images, 1, SIDE)), random.normal(size=(NEW, SIDE))
+        ranked = different + noise * random.normal(size=(images, each, SIDE))
+        kept = ranked[:, :1] if one_rank else ranked
+        return p_values([fit(kept.reshape(-1, SIDE))], [fit(new)]), None
+
+    how = "one rank a group" if one_rank else "a rank each"
+    return Case(f"{images} images in {each} copies, noise {noise:g}, {how}", images * each, run)
+
+
+def sizes(images: int, most: int, tested: int, *, relative: bool) -> Case:
+    """Return a case of images of 1 to ``most`` tiles and new ones of ``tested`` tiles, T that of the largest place.
+
+    ``relative``: T less a line in ln(tiles), divided by such a line of its deviation, both fitted to other images.
+    """
+
+    def largest(random: np.random.Generator, tiles: NDArray[np.int64]) -> Array:
+        """Draw the largest of independent squared Mahalanobis distances: u ** (1 / n) is the largest of n uniform."""
+        return np.asarray(chi2.isf(-np.expm1(np.log(random.random(len(tiles))) / (PLACES * tiles)), SIDE))
+
+    def run(random: np.random.Generator, _statistic: Statistic) -> tuple[Array, None]:
+        of_fit, of_ranks = random.integers(1, most + 1, (2, images))
+        counts = of_fit, of_ranks, np.full(NEW, tested)
+        values = [largest(random, tiles) for tiles in counts]
+        if relative:
+            logs = [np.log(tiles) for tiles in counts]
+            mean = np.polyfit(logs[0], values[0], 1)
+            spread = np.polyfit(logs[0], np.abs(values[0] - np.polyval(mean, logs[0])), 1)
+            values = [
+                (of_part - np.polyval(mean, at)) / np.polyval(spread, at)
+                for of_part, at in zip(values, logs, strict=True)
+            ]
+        return p_values([values[1]], [values[2]]), None
+
+    how = "ranked relative to their size" if relative else "ranked alike"
+    return Case(f"calibrated on 1 to {most} tiles, new images of {tested} tiles, {how}", images, run)
+
+
 def chosen_weights(images: int, candidates: int, *, by_ranked: bool) -> Case:
     """Return a case of a pixel model of few images: the ranked images also choose one of several fits.
 
@@ -220,6 +265,26 @@ def cases() -> Iterator[tuple[str, tuple[str, ...], list[Case]]]:
             for size in (SIDE, WIDE)
             for share in (0.1, 0.3, 1.0)
             for together in (False, True)
+        ],
+    )
+    yield (
+        "Copies among the ranked images",
+        distance,
+        [
+            copies(*counts, noise, one_rank=one_rank)
+            for counts, noises in (((12, 4), (0.0, 0.1)), ((50, 2), (0.0, 0.1)), ((100, 1), (0.0,)))
+            for noise in noises
+            for one_rank in (False, True)
+        ],
+    )
+    yield (
+        "Images of several sizes",
+        distance,
+        [
+            sizes(200, most, tested, relative=relative)
+            for most, of_tests in ((9, (1, 4, 9, 25, 441)), (81, (1, 4, 9, 25, 81, 441)))
+            for tested in of_tests
+            for relative in (False, True)
         ],
     )
     yield (

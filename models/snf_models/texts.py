@@ -69,6 +69,8 @@ def error_line(error: ValidationError, known: Collection[str] = (), whole: str =
     """Return all errors in one line; ``whole`` names what errors of no single value belong to."""
     texts = []
     for item in error.errors():
+        if item["type"] == "default_factory_not_called":  # Another value is wrong, on which this default depends.
+            continue
         text, where = plain_text(item, known), ".".join(map(str, item["loc"])) or whole
         # A suggestion names the unknown parameter itself.
         texts.append(text if not where or text.startswith("unknown parameter") else f"{where}: {text}")

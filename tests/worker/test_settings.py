@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from snf_app.access.authentication import KeyRefused, KeyRing
+from snf_models.texts import error_line
 from snf_worker.keys import KeyFile, digest_of, ensure_keys
 from snf_worker.process_setup import child_environment
 from snf_worker.runtime.supervisor import attempt_environment
@@ -166,6 +167,7 @@ def test_a_key_that_can_be_guessed_is_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValidationError, match=r"at least 16 characters .* got 8 characters as number 2") as caught:
         load_settings()
     assert "guess-me" not in str(caught.value)
+    assert ";" not in error_line(caught.value).partition("makes one")[2], "a default that depends on another value"
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:

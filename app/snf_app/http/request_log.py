@@ -275,7 +275,9 @@ class RequestLog:
     def _note_change(self, scope: Scope, status: int, milliseconds: float, location: str | None) -> None:
         # A caller that left may have made its change.
         if HTTPStatus.BAD_REQUEST <= status < CLIENT_LEFT:
+            # What is refused may be anything, such as a key as a parameter of the query.
             forget_body(scope)
+            scope["query_string"] = b""
             if not self._refused.hit(REFUSED_RATE, caller_of(scope).name):
                 self._left_out += 1
                 return
