@@ -1,36 +1,14 @@
 """The harness itself: it finds what is wrong, forgives what is expected, and its gestures arrive."""
 
-import json
-from pathlib import Path
-
 import pytest
-from PIL import Image
 from playwright.sync_api import Page
 
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop, paste, toast
-from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
 pytestmark = pytest.mark.timeout(120)
 
 ELSEWHERE = "http://elsewhere.example/pixel.png"
-
-LISTEN = """
-() => {
-  const notice = document.body.appendChild(document.createElement("p"));
-  notice.role = "status";
-  const tell = async (kind, {files}) => {
-    const pixels = await createImageBitmap(files[0]);
-    notice.textContent = JSON.stringify([kind, files[0].name, files[0].type, files[0].size, pixels.width]);
-  };
-  const area = document.querySelector("main");
-  area.addEventListener("dragover", event => event.preventDefault());
-  area.addEventListener("drop", event => { event.preventDefault(); tell("drop", event.dataTransfer); });
-  document.addEventListener("paste", event => tell("paste", event.clipboardData));
-}
-"""
 
 MISTAKES = [
     ("console.error('broken')", "console error: broken"),
@@ -53,8 +31,6 @@ MISTAKES = [
     ("void open('about:blank').console.error('elsewhere')", "console error: elsewhere"),
 ]
 """Scripts, each with what the collector says of it."""
-
-ARRIVED = [DIGITS[0].name, "image/png", DIGITS[0].stat().st_size, 28]
 
 
 def blank(page: Page) -> None:
@@ -99,29 +75,3 @@ def test_the_collector_forgives_what_is_expected_alone_and_what_is_no_mistake(pa
     with collector.expected("status of 404"):
         page.evaluate("console.error('broken'); void fetch('/v1/models/nobody')")
     assert complaints(page, collector, "broken").count("\n- ") == 1
-
-
-def test_axe_names_the_element_and_a_screenshot_has_the_whole_page(
-    page: Page, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SNF_SCREENSHOTS", str(tmp_path))
-    blank(page)
-    page.evaluate("document.querySelector('main').append(new Image())")
-    with pytest.raises(AssertionError, match=r"image-alt \(critical\)(?s:.*)<img>"):
-        axe(page)
-    page.evaluate("document.querySelector('main').style.height = '2000px'")
-    request.getfixturevalue("screenshot")(page, "blank")
-    with Image.open(tmp_path / "blank-light-1280.png") as picture:
-        assert picture.width == 1280
-        assert picture.height > 2000
-
-
-def test_files_are_dropped_only_where_the_page_takes_them_and_pasted(page: Page) -> None:
-    blank(page)
-    with pytest.raises(AssertionError, match="does not take a drop"):
-        drop(page.get_by_role("main"), DIGITS[0])
-    page.evaluate(LISTEN)
-    drop(page.get_by_role("main"), DIGITS[0])
-    assert json.loads(toast(page, "drop").inner_text()) == ["drop", *ARRIVED]
-    paste(page, DIGITS[0])
-    assert json.loads(toast(page, "paste").inner_text()) == ["paste", *ARRIVED]

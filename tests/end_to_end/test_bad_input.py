@@ -54,25 +54,6 @@ CASES: list[tuple[str, Callable[[], bytes], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "make", "slug", "word"), CASES, ids=[case[0] for case in CASES])
-def test_each_kind_has_its_problem(
-    house: httpx.Client, name: str, make: Callable[[], bytes], slug: str, word: str
-) -> None:
-    raw = house.post("/v1/models/digits/score", content=make(), headers={"content-type": "image/png"})
-    assert raw.status_code == 422
-    assert raw.headers["content-type"] == "application/problem+json"
-    assert raw.json()["type"] == slug
-    assert word in raw.json()["detail"]
-    form = [*files(DIGITS[0]), ("images", (name, make(), "image/png"))]
-    among_others = house.post("/v1/models/digits/score", files=form)
-    assert among_others.status_code == 200
-    good, bad = among_others.json()["results"]
-    assert good["status"] == "ok"
-    assert bad["error"]["type"] == slug
-    assert bad["filename"] == name
-    assert house.get("/readyz").status_code == 200
-
-
 def test_none_scored(house: httpx.Client) -> None:
     form = [("images", (name, make(), "image/png")) for name, make, _, _ in CASES]
     answer = house.post("/v1/models/digits/score", files=form)
@@ -81,26 +62,6 @@ def test_none_scored(house: httpx.Client) -> None:
     assert body["type"] == "no-image-scored"
     assert [one["error"]["type"] for one in body["results"]] == [slug for _, _, slug, _ in CASES]
     assert [one["pointer"] for one in body["errors"]] == [f"/body/images/{i}" for i in range(len(CASES))]
-
-
-@pytest.mark.parametrize(
-    ("query", "slug"),
-    [
-        ({"alpha": 1e-9}, "alpha-unattainable"),
-        ({"alpha": 0}, "invalid-request"),
-        ({"alpha": "often"}, "invalid-request"),
-        ({"alpha": "nan"}, "invalid-request"),
-        ({"draws": 0}, "invalid-request"),
-        ({"colour": "red"}, "invalid-request"),
-        ({"explain": "perhaps"}, "invalid-request"),
-        ({"detail": "full"}, "invalid-request"),
-    ],
-)
-def test_bad_queries(house: httpx.Client, query: dict[str, str], slug: str) -> None:
-    answer = house.post("/v1/models/digits/score", params=query, files=files(DIGITS[0]))
-    assert answer.status_code == 422
-    assert answer.json()["type"] == slug
-    assert [one["pointer"] for one in answer.json()["errors"]] == [f"/query/{name}" for name in query]
 
 
 @pytest.mark.parametrize(
@@ -117,12 +78,6 @@ def test_bad_queries(house: httpx.Client, query: dict[str, str], slug: str) -> N
 def test_bad_bodies(house: httpx.Client, options: dict[str, object], status: int, slug: str) -> None:
     answer = house.post("/v1/models/digits/score", **options)  # type: ignore[arg-type]
     assert (answer.status_code, answer.json()["type"]) == (status, slug)
-
-
-def test_unknown_model(house: httpx.Client) -> None:
-    for ref in ("nobody", "digits:99", "digits@champion", "digits:1@live"):
-        answer = house.post(f"/v1/models/{ref}/score", files=files(DIGITS[0]))
-        assert (answer.status_code, answer.json()["type"]) == (404, "model-not-found")
 
 
 def test_a_deadline_that_passes(house: httpx.Client) -> None:

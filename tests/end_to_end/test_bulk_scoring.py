@@ -15,25 +15,6 @@ from tests.support.paths import DIGITS
 BODY: dict[str, Any] = {"type": "score", "dataset": "mnist-mini", "model": "digits"}
 
 
-def test_a_dataset_becomes_a_table_of_scores(house: httpx.Client) -> None:
-    answer = house.post("/v1/jobs", json=BODY | {"parameters": {"images_per_part": 250, "alpha": 0.05}})
-    assert answer.status_code == 202, answer.text
-    job = answer.json()
-    assert (job["type"], job["queue"], job["model"]) == ("score", "score", "digits:1")
-    early = house.get(f"/v1/jobs/{job['id']}/result")
-    assert (early.status_code, early.json()["type"]) == (409, "job-has-no-result")
-    done = await_job(house, job["id"], "succeeded")
-    assert done["result"]["images"] == done["progress"]["step"] == 600
-    result = house.get(done["links"]["result"])
-    assert result.headers["content-type"] == "application/vnd.apache.parquet"
-    table = parquet.read_table(io.BytesIO(result.content))
-    assert table.schema.metadata[b"snf.alpha"] == b"0.05"
-    scores = table.to_pylist()
-    assert len(scores) == 600
-    assert sum(row["is_anomaly"] for row in scores) == done["result"]["anomalies"]
-    assert all((row["p_value"] <= 0.05) == row["is_anomaly"] for row in scores)
-
-
 def test_a_dataset_with_images_that_the_model_refuses_ends_in_part_with_the_scores_of_the_others(
     house: httpx.Client, house_home: Path
 ) -> None:

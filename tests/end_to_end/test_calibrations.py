@@ -161,12 +161,6 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99").returncode == 2
 
 
-def test_the_other_way_to_submit(client: httpx.Client) -> None:
-    body: dict[str, Any] = {"type": "calibrate", "dataset": "own", "model": "mnist-snf-glow"}
-    estimate = client.post("/v1/jobs/estimate", json=body)
-    assert (estimate.status_code, estimate.json()["estimate"], estimate.json()["queue"]) == (200, None, "score")
-
-
 def test_a_damaged_one_does_not_take_over(client: httpx.Client, home: Path) -> None:
     active = client.get(PATH).json()["active"]
     await_calibration(client, active)

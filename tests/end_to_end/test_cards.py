@@ -58,13 +58,6 @@ def test_no_other_file_is_read(house: httpx.Client, path: str) -> None:
     assert raw(house, f"{PATH}/{path}") == (404, "application/problem+json")
 
 
-@pytest.mark.parametrize("ref", ["nobody", "mnist-snf-glow:2", "..", "mnist-snf-glow%2f1", "..%2fzoo%2fmnist-snf-glow"])
-def test_models_that_are_not_there(house: httpx.Client, ref: str) -> None:
-    for call in ("card", "card/samples"):
-        assert raw(house, f"/v1/models/{ref}/{call}")[0] == 404
-    assert house.get(PATH, params={"format": "pdf"}).status_code == 422
-
-
 def test_a_changed_card_is_not_shown(home: Path) -> None:
     folder = home / "registry" / "digits" / "1"
     (folder / "card.md").write_text("# Another")

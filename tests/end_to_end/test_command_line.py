@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from snf_app import package_version
 from tests.end_to_end.support.jobs import SMALL
-from tests.end_to_end.support.service import score_one, snf, snf_process
+from tests.end_to_end.support.service import snf, snf_process
 from tests.support.paths import DIGITS, ROOT
 
 
@@ -31,19 +31,6 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
     started = time.monotonic()
     assert "score" in snf_process(tmp_path, "--help").stdout
     assert time.monotonic() - started < 10
-
-
-def test_scores_in_process_equal_the_service(home: Path, house: httpx.Client) -> None:
-    names = [str(path) for path in DIGITS[:3]]
-    local = snf(home, "score", *names, "-m", "digits", "--json")
-    assert local.returncode == 0, local.stderr
-    remote = snf(home, "score", *names, "-m", "digits", "--json", "--url", str(house.base_url))
-    assert remote.returncode == 0, remote.stderr
-    for answer in (json.loads(local.stdout), json.loads(remote.stdout)):
-        assert (answer["model"], answer["version"], answer["count"]) == ("digits", 1, 3)
-        for one, path in zip(answer["results"], DIGITS, strict=False):
-            wanted = score_one(house, "digits", path.read_bytes())
-            assert one["log_likelihood"] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
@@ -133,14 +120,6 @@ def test_heat_maps(home: Path, house: httpx.Client, tmp_path: Path, where: str) 
     for explained, basic in zip(answer["results"][1:], plain["results"][1:], strict=True):
         assert explained["log_likelihood"] == pytest.approx(basic["log_likelihood"], abs=1e-4)
         assert explained["anomaly"]["p_value"] == basic["anomaly"]["p_value"]
-
-
-def test_a_source_is_for_a_service(home: Path, house: httpx.Client) -> None:
-    digit = str(DIGITS[0])
-    assert snf(home, "score", digit, "-m", "digits", "--source", "line-1").returncode == 2
-    assert snf(home, "score", digit, "-m", "digits", "--source", "line-1", "--url", str(house.base_url)).returncode == 0
-    drift = house.get("/v1/models/digits").json()["drift"]
-    assert "line-1" in {one["source"] for one in drift}
 
 
 def test_drift_is_shown_and_acknowledged(home: Path, house: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,21 +219,6 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
     assert snf(home, "score").returncode == 2
     nothing = snf(home, "score", "--dataset", "nothing", "--out", str(tmp_path / "none.csv"), *remote)
     assert (nothing.returncode, "there is no dataset 'nothing'" in nothing.stderr) == (2, True)
-
-
-def test_exit_codes(home: Path, tmp_path: Path) -> None:
-    digit = str(DIGITS[0])
-    text = tmp_path / "text.png"
-    text.write_text("no image")
-    assert snf_process(home, "score", digit, "-m", "digits", "--alpha", "1", "--fail-on-anomaly").returncode == 1
-    assert snf(home, "score", digit, "-m", "digits", "--alpha", "1e-9").returncode == 2
-    assert snf(home, "score", digit, "-m", "nobody").returncode == 2
-    assert snf(home, "score", str(text), "-m", "digits").returncode == 4
-    both = snf(home, "score", digit, str(text), "-m", "digits", "--alpha", "1", "--fail-on-anomaly")
-    assert (both.returncode, "1 image judged, 1 anomaly, 1 not judged" in both.stderr) == (4, True)
-    assert snf(home, "score", "no-such-file.png").returncode == 2
-    dead = snf(home, "score", digit, "--url", "http://127.0.0.1:1")
-    assert (dead.returncode, "does not answer" in dead.stderr) == (3, True)
 
 
 def test_samples(home: Path, house: httpx.Client, tmp_path: Path) -> None:
@@ -379,22 +343,6 @@ def test_an_architecture_file_is_trained_and_promoted_although_it_is_unfit(home:
         refused = quick(home, "train", "--data", "mnist-mini", *arguments)
         assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
         assert text in refused.stderr
-
-
-def test_presets_and_layer_types_are_listed(home: Path) -> None:
-    presets = json.loads(snf(home, "presets", "--json").stdout)["presets"]
-    assert {"name", "family", "linear", "purpose"} == presets[0].keys()
-    layers = {
-        one["type"]: one["parameters"] for one in json.loads(snf(home, "presets", "layers", "--json").stdout)["layers"]
-    }
-    assert (layers["woodbury"], layers["affine-coupling"]) == (
-        "channel_rank=2, spatial_rank=4",
-        "width, place=false",
-    )
-    refused = snf(home, "presets", "show", "snf-features")
-    assert (refused.returncode, "no architecture file" in refused.stderr) == (2, True)
-    assert snf(home, "presets", "show", "snf-glow-tiny", "--image-shape", "28x28").returncode == 2
-    assert snf(home, "presets", "show", "resnet").returncode == 2
 
 
 def test_a_damaged_data_set_is_a_message(home: Path, tmp_path: Path) -> None:

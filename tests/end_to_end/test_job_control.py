@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, TRAINING, submit, written
+from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, submit, written
 from tests.end_to_end.support.processes import halted_training, told_to_stop
 from tests.end_to_end.support.service import await_job
 from tests.worker.support.helpers import until
@@ -88,14 +88,3 @@ def test_a_running_job_is_cancelled_and_another_try_goes_on_from_its_checkpoint(
     assert going["progress"]["step"] >= cancelled["checkpoint_step"] > 0
     house.post(f"/v1/jobs/{retried['id']}/cancel")
     await_job(house, retried["id"], "cancelled")
-
-
-def test_an_estimate_is_answered_before_anything_is_queued(house: httpx.Client) -> None:
-    before = house.get("/v1/jobs").json()["jobs"][:1]
-    body = {**TRAINING, "model": "estimated", "parameters": {"max_steps": 100}}
-    found = house.post("/v1/jobs/estimate", json=body).json()
-    assert (found["queue"], found["workers"]) == ("train-cpu", 1)
-    assert "seconds" in found["estimate"]
-    assert house.get("/v1/jobs").json()["jobs"][:1] == before
-    wrong = house.post("/v1/jobs/estimate", json=body | {"preset": "resnet"})
-    assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/body/preset")

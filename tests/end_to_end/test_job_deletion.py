@@ -10,7 +10,7 @@ import pytest
 
 from snf_client import Client, Conflict, NotFound
 from snf_runtime.errors import USAGE
-from tests.end_to_end.support.jobs import TRAINING, submit
+from tests.end_to_end.support.jobs import submit
 from tests.end_to_end.support.service import snf
 
 
@@ -43,31 +43,6 @@ def test_a_job_is_deleted_with_its_files_once_it_has_ended(house: httpx.Client, 
     assert house.delete("/v1/jobs/..%2fdatasets").status_code == 404
     audit = (house_home / "logs" / "audit.jsonl").read_text()
     assert f'"method": "DELETE", "path": "/v1/jobs/{waiting}", "operation": "delete_job"' in audit
-
-
-def test_an_unfinished_retry_keeps_all_jobs_that_it_continues(house: httpx.Client) -> None:
-    first = cancelled(house)
-    second = house.post(f"/v1/jobs/{first}/retry").json()["id"]
-    house.post(f"/v1/jobs/{second}/cancel")
-    third = house.post(f"/v1/jobs/{second}/retry").json()["id"]
-    for job_id in (first, second):
-        refused = house.delete(f"/v1/jobs/{job_id}")
-        assert (refused.status_code, refused.json()["type"], refused.json()["job"]) == (409, "job-in-use", third)
-    house.post(f"/v1/jobs/{third}/cancel")
-    assert [house.delete(f"/v1/jobs/{job_id}").status_code for job_id in (second, first, third)] == [204] * 3
-
-
-def test_the_key_of_a_deleted_job_is_free_again(house: httpx.Client) -> None:
-    request = TRAINING | {"model": "to-delete", "device": "cuda"}
-    headers = {"idempotency-key": "of a deleted job"}
-    first = house.post("/v1/jobs", json=request, headers=headers).json()["id"]
-    house.post(f"/v1/jobs/{first}/cancel")
-    assert house.delete(f"/v1/jobs/{first}").status_code == 204
-    again = house.post("/v1/jobs", json=request, headers=headers)
-    assert again.status_code == 202
-    assert again.json()["id"] != first
-    assert house.post("/v1/jobs", json=request, headers=headers).json()["id"] == again.json()["id"]
-    house.post(f"/v1/jobs/{again.json()['id']}/cancel")
 
 
 def test_client_and_command_line_delete_jobs(home: Path, house: httpx.Client) -> None:

@@ -118,23 +118,6 @@ def test_a_user_without_a_name_can_make_keys(tmp_path: Path, monkeypatch: pytest
     assert record["user"] == str(os.getuid())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["create", "Ann", "--role", "read"], 2, "NAME: expected"),
-        (["create", "a", "--role", "root"], 2, "there is no role 'root'; there are: read, score"),
-        (["create", "a", "--role", "read", "--expires", "soon"], 2, "--expires: expected a time such as 90d"),
-        (["create", "a", "--role", "read", "--images", "many"], 2, "--images: expected a rate such as 600/minute"),
-        (["revoke", "nobody"], 2, "there is no key 'nobody'"),
-        (["rotate", "nobody"], 2, "there is no key 'nobody'"),
-    ],
-)
-def test_wrong_usage_is_named(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
-    done = snf(tmp_path, "keys", *arguments)
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-    assert not (tmp_path / "keys.json").exists()
-
-
 def test_a_damaged_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{")
     for arguments in (["list"], ["create", "a", "--role", "read"], ["revoke", "a"]):

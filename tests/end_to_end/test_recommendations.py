@@ -52,19 +52,3 @@ def test_the_proposal_is_the_same_here_and_there(
     assert "proposes features (snf-features)" in " ".join(outcome.split())
     for wrong in (["--minutes", "0"], ["--set", "shapes=crater"], ["--set", "nonsense"]):
         assert snf(home, *ARGUMENTS, *wrong).returncode == 2
-
-
-def test_a_model_is_refused_for_it_and_asked_for_elsewhere(house: httpx.Client) -> None:
-    given = {"type": "recommend", "dataset": "mnist-mini"}
-    for request, pointer in (
-        ({**given, "model": "digits"}, "/body/model"),
-        ({**given, "preset": "snf-glow-tiny"}, "/body/preset"),
-        ({**given, "dataset": "nothing"}, "/body/dataset"),
-        ({**given, "type": "score"}, "/body/model"),
-        ({**given, "type": "train"}, "/body/model"),
-    ):
-        answer = house.post("/v1/jobs", json=request)
-        assert answer.status_code == 422, request
-        assert answer.json()["errors"][0]["pointer"] == pointer
-    choices = house.post("/v1/jobs/check-datasets", json={"type": "recommend"}).json()["datasets"]
-    assert next(choice for choice in choices if choice["name"] == "mnist-mini")["problem"] is None

@@ -1,7 +1,6 @@
 """The calibration images of a model over HTTP: where a score lies among them."""
 
 import httpx
-import pytest
 
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
@@ -39,9 +38,3 @@ def test_bins_are_those_asked_for(house: httpx.Client) -> None:
     for bins in (9, 201, "many"):
         answer = house.get(PATH, params={"bins": bins})
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/bins")
-
-
-@pytest.mark.parametrize("ref", ["nobody", "digits:9", "digits@champion", "Digits"])
-def test_models_that_are_not_there(house: httpx.Client, ref: str) -> None:
-    answer = house.get(f"/v1/models/{ref}/reference")
-    assert (answer.status_code, answer.json()["type"]) == (404, "model-not-found")

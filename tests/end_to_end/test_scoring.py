@@ -1,7 +1,5 @@
 """Scores over HTTP from a real service: exact, the same in any company, and honest about what fails."""
 
-import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,32 +65,6 @@ def test_alone_in_a_batch_and_after_a_restart(home: Path) -> None:
         restarted = score_one(client, "digits", image.read_bytes())
     assert seventh == pytest.approx(alone, abs=SAME)
     assert restarted == pytest.approx(alone, abs=SAME)
-
-
-def test_32_clients_at_once_get_what_each_gets_alone(house: httpx.Client) -> None:
-    def score(path: Path) -> Any:
-        with httpx.Client(base_url=house.base_url, timeout=120, trust_env=False) as client:
-            answer = client.post("/v1/models/digits/score", files=files(path))
-        assert answer.status_code == 200, answer.text
-        [found] = answer.json()["results"]
-        anomaly = found["anomaly"]
-        return found["filename"], found["log_likelihood"], found["terms"], anomaly["p_value"], anomaly["is_anomaly"]
-
-    company = [*DIGITS, *DIGITS, *DIGITS, *DIGITS][:32]
-    alone = [score(path) for path in company]
-    with ThreadPoolExecutor(32) as clients:
-        assert list(clients.map(score, company)) == alone
-
-
-def test_arrays_score_as_their_images(house: httpx.Client) -> None:
-    file = io.BytesIO()
-    np.save(file, np.stack([pixels_of(path) for path in DIGITS[:5]]))
-    answer = house.post(
-        "/v1/models/digits:1/score", content=file.getvalue(), headers={"content-type": "application/x-npy"}
-    ).json()
-    got = [one["log_likelihood"] for one in answer["results"]]
-    wanted = [score_one(house, "digits@live", path.read_bytes()) for path in DIGITS[:5]]
-    assert got == pytest.approx(wanted, abs=SAME)
 
 
 def test_one_bad_file_does_not_fail_the_others(house: httpx.Client) -> None:

@@ -54,24 +54,6 @@ def test_an_alias_moves_and_goes_back_by_the_same_call(client: httpx.Client) -> 
     until(lambda: scored_by(client, f"{MODEL}@champion") == "model-not-found", 20)
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "slug"),
-    [
-        (f"{PATH}/aliases/live", {"version": 9}, 404, "model-not-found"),
-        ("/v1/models/nobody/aliases/live", {"version": 1}, 404, "model-not-found"),
-        (f"{PATH}/aliases/Live", {"version": 1}, 422, "invalid-request"),
-        (f"{PATH}/aliases/-", {"version": 1}, 422, "invalid-request"),
-        (f"{PATH}/aliases/live", {"version": 0}, 422, "invalid-request"),
-        (f"{PATH}/aliases/live", {"version": 1, "force": True}, 422, "invalid-request"),
-        (f"{PATH}/aliases/live", {}, 422, "invalid-request"),
-    ],
-)
-def test_aliases_that_cannot_be(client: httpx.Client, path: str, body: dict[str, Any], status: int, slug: str) -> None:
-    before = client.get("/v1/models").json()
-    assert refused(client.put(path, json=body)) == (status, slug)
-    assert client.get("/v1/models").json() == before
-
-
 def test_a_deleted_model_answers_no_more(client: httpx.Client, house_home: Path) -> None:
     for _ in range(2):
         Registry(house_home / "registry").publish(house_home / "registry" / MODEL / "2", "short-lived")

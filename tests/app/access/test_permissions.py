@@ -1,6 +1,5 @@
-"""Every call by every role, without a key, to a wrong host and from another site: `tests/tables/roles.md`."""
+"""Every call by every role, without a key, to a wrong host and from another site."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,16 +17,8 @@ from snf_client.schemas.base import Role
 from snf_worker.keys import ROLES, KeyFile
 from tests.support.local import LOCAL
 from tests.support.own_thread import answers
-from tests.support.paths import ROOT
 from tests.support.service_settings import service_settings
 
-PAGE = ROOT / "tests" / "tables" / "roles.md"
-WRITE = "SNF_WRITE_TABLES"
-"""Set it to write the table into the page anew."""
-HEAD = (
-    "| call | operation | role | no key | read | score | train | admin | wrong host | cross-site |\n"
-    "|---|---|---|---|---|---|---|---|---|---|\n"
-)
 PARTS = {
     "ref": "nobody",
     "name": "nobody",
@@ -133,27 +124,6 @@ def answered(keyed: TestClient, open_to_all: TestClient, keys: dict[Role, dict[s
         for call, one in zip(calls, outcomes(client, calls, headers), strict=True)
     }
     return lambda caller, method, path: found[caller, method, path]
-
-
-def row(answered: Answered, call: Any) -> str:
-    method, path, operation = call
-    cells = [
-        f"`{method} {path}`",
-        f"`{operation['operationId']}`",
-        role_of(operation) or "none",
-        *(answered(caller, method, path) for caller in (NO_KEY, *ROLES, WRONG_HOST, CROSS)),
-    ]
-    return f"| {' | '.join(cells)} |\n"
-
-
-def test_the_table_of_calls_is_what_the_service_does(keyed: TestClient, answered: Answered) -> None:
-    table = HEAD + "".join(row(answered, call) for call in operations(keyed))
-    page = PAGE.read_text(encoding="utf-8")
-    before, found, _ = page.partition(HEAD)
-    assert found, f"{PAGE} has no table"
-    if os.environ.get(WRITE):
-        PAGE.write_text(before + table, encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == before + table, f"set {WRITE}=1 to write it anew, and look at the change"
 
 
 def test_every_call_needs_exactly_its_role(keyed: TestClient, answered: Answered) -> None:

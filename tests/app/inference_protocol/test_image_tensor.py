@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snf_app.http.admission import BodyTooLarge
 from snf_app.http.errors import Problem
-from snf_app.inference_protocol.service import CHUNK, InferBody, _json_length, image_input, parse_request, pixels_of
+from snf_app.inference_protocol.service import CHUNK, InferBody, image_input, parse_request, pixels_of
 from snf_runtime.images.preprocessing import Preprocessing
 
 EXACT = Preprocessing(channels=3, height=2, width=4)
@@ -158,18 +157,3 @@ def test_binary_data_without_its_header_is_explained() -> None:
     with pytest.raises(Problem) as refused:
         parse_request(InferBody(b'{"inputs": []}\0\1\2', memoryview(b"")))
     assert "need the header Inference-Header-Content-Length" in refused.value.detail
-
-
-@pytest.mark.parametrize("given", ["", "-1", "1e3", "0x10", "12.0", "٣", "1" * 19, "a" * 1000])
-def test_a_length_of_the_json_object_is_a_number(given: str) -> None:
-    with pytest.raises(Problem) as refused:
-        _json_length(given)
-    assert (refused.value.status, refused.value.slug) == (422, "invalid-request")
-    assert len(refused.value.detail) < 200
-
-
-def test_a_large_json_object_is_refused_before_it_is_read() -> None:
-    with pytest.raises(BodyTooLarge) as refused:
-        _json_length("9999999999")
-    assert refused.value.status_code == 413
-    assert "send the tensor as binary data" in refused.value.detail

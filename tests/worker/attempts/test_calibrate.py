@@ -12,7 +12,7 @@ from snf_models.datasets import DatasetStore, Source
 from snf_models.registry.calibrations import NOT_ASKED, CalibrationStore
 from snf_models.registry.registry import Registry
 from snf_worker.jobs.events import AttemptSummary
-from snf_worker.jobs.record import Job, Queue, Status
+from snf_worker.jobs.record import Job, Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor
 from snf_worker.settings import Settings
@@ -130,16 +130,3 @@ def test_an_attempt_of_an_earlier_version_has_a_result() -> None:
     summary.add(old)
     assert summary.result is not None
     assert (summary.result["calibration"], summary.result["active"]) == (1, None)
-
-
-def test_too_few_images_are_final(real: Supervisor, store: JobStore, settings: Settings, tmp_path: Path) -> None:
-    archive = tmp_path / "few.zip"
-    archive.write_bytes(zipped(pngs(12)))
-    DatasetStore(settings.datasets_dir).create("few", [Source(archive, "few.zip")])
-    job, _ = store.create(calibrating(dataset="few"))
-    assert real.run(job.queue) is Outcome.FAILED
-    failed = store.get(job.id)
-    assert failed.status is Status.FAILED
-    assert failed.error is not None
-    assert failed.error["type"] == "dataset-unfit"
-    assert "few has 12 images to calibrate on, at least 20 are needed" in failed.error["detail"]
