@@ -80,10 +80,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Collects tests without the garbage collector, as all that a collection makes is kept.
-
-    Each process imports the same modules. One of them measures the coverage of that, which doubles its time.
-    """
+    """Collects tests without the garbage collector, as all that a collection makes is kept."""
     gc.disable()
     measuring = Coverage.current()
     if measuring is not None and os.environ.get("PYTEST_XDIST_WORKER", FIRST) != FIRST:
@@ -117,10 +114,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Seeds PyTorch's generator, before the fixtures: what ran before a test does not change the weights it draws.
-
-    `torch.manual_seed` formats a stack for each kind of device, too, which takes longer than most tests.
-    """
+    """Seeds PyTorch's generator, before the fixtures: what ran before a test does not change the weights it draws."""
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.manual_seed(0)
 

@@ -48,14 +48,7 @@ SCORED = 2
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """What is compared for a layer type or preset, in words.
-
-    Attributes:
-        exported: Scores of the exported and of the trained weights in float64.
-        resumed: Weights of the resumed and of the undisturbed training.
-        inverse: Learned inverses.
-        served: Scores of the service, and of the trained weights in float64.
-    """
+    """What is compared for a layer type or preset, in words."""
 
     exported: str
     resumed: str

@@ -1,7 +1,4 @@
-"""The pages for people: whatever they point to is there, and so are the commands and options that they name.
-
-tests/end_to_end/test_documents.py runs the fenced blocks.
-"""
+"""The pages for people: whatever they point to is there, and so are the commands and options that they name."""
 
 import re
 import tomllib

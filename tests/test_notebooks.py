@@ -23,10 +23,7 @@ SHORTER = {
     "own_images": {'"feature_side": 112': '"feature_side": 80', 'place / "backbones"': 'Path("BACKBONES")'},
     "paper": {"steps=300": "steps=60", "steps=80": "steps=8", "(64, 256, 1024)": "(64, 256)"},
 }
-"""What is run in place of a part of a notebook: its own checks hold after fewer steps and with fewer features, too.
-
-The backbone is converted once in a test run: `add_lite0` finds it.
-"""
+"""What is run in place of a part of a notebook: its own checks hold after fewer steps and with fewer features, too."""
 
 
 def cells(path: Path, kind: str) -> list[dict[str, Any]]:

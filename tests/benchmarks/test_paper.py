@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.paper import page, step_times, store, tables
+from benchmarks.paper import page, store, tables
 from benchmarks.paper.angles import angles, exact_twin
 from benchmarks.paper.exact_convolutions import WAYS, use_way
-from benchmarks.paper.plan import Plan, PlanDiffers, curve_steps, make_plan
+from benchmarks.paper.plan import PlanDiffers, make_plan
 from benchmarks.paper.plateau import plateau_of
 from benchmarks.paper.recipes import config_of
-from benchmarks.paper.rows import CONVOLUTIONAL, DENSE, GROUPS, PROJECTION, Group, Row
+from benchmarks.paper.rows import CONVOLUTIONAL, DENSE, GROUPS, Group, Row
 from benchmarks.paper.run import Run, Stopped, batches_of, frozen_nats, gap_of
 from benchmarks.paper.turns import Options, train_group
-from benchmarks.speed import train as speed_train
-from snf_client.schemas.training import TrainingConfig
 from snf_models.bijections.convolution import SelfNormalizingConv
 from snf_models.errors import FolderTaken
-from snf_models.flows.architecture import ConvolutionalArchitecture, FullyConnectedArchitecture
+from snf_models.flows.architecture import ConvolutionalArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.flows.flow import walk
 from snf_models.training.batches import Batches
@@ -88,37 +86,6 @@ def test_the_converged_recipe_is_equal_for_all_rows_but_for_their_own_changes(gr
     assert shared[0]["learning_rate"] > 0
     warmup = 500 if group.family == "glow" else 50
     assert (shared[0]["max_steps"], shared[0]["ema_decay"], shared[0]["warmup_steps"]) == (1000, 0.999, warmup)
-
-
-def test_the_rate_of_a_glow_rises_as_slowly_in_a_short_training() -> None:
-    for row in GROUPS["glow"].rows:
-        short, whole = (config_of(GROUPS["glow"], row, "converged", steps, 0) for steps in (120, 20_000))
-        assert (short.warmup_steps, short.learning_rate) == (60, pytest.approx(1.2e-4))
-        assert (whole.warmup_steps, whole.learning_rate) == (1000, 1e-3)
-
-
-def test_a_gradient_is_clipped_where_the_paper_does_so() -> None:
-    clips = {
-        f"{name}/{row.name}": config_of(GROUPS[name], row, "published", 1000, 0).gradient_clip
-        for name in ("cifar10",)
-        for row in GROUPS[name].rows
-    }
-    clip = pytest.approx(10_000 / 3072)
-    assert clips == {"cifar10/exact": 1e9, "cifar10/snf": clip}
-
-
-def test_gaps_of_images_in_colour_are_in_the_unit_of_the_paper(tmp_path: Path) -> None:
-    record = record_of("snf", 7000.0) | {"group": "cifar10", "dataset": "cifar10", "dimensions": 3072}
-    store.write_run(tmp_path, record | {"gap": {"to": "exact", "nats": 21.3, "error": 2.13, "best_steps": [1000, 950]}})
-    assert "| +0.0100 ± 0.0010 bits/dim | +0.31 % | +0.01 bits/dim |" in tables.gaps(tmp_path, ["cifar10"])[-1]
-
-
-def test_every_row_is_measured_at_the_same_steps_and_after_known_epochs() -> None:
-    points = curve_steps(6000, 500, DENSE)
-    assert {500, 1000, 1500, 6000} <= set(points)
-    assert points == sorted(points)
-    # Between two projections, not right after one.
-    assert {step % 100 for step in curve_steps(5055, 250, PROJECTION)} == {55}
 
 
 @pytest.mark.parametrize(
@@ -197,39 +164,6 @@ def test_rows_are_compared_at_equal_steps_alone(tmp_path: Path) -> None:
     assert gap["best_steps"] == [learned.best_step, 3]
     with pytest.raises(PlanDiffers, match=r"has a training of 3 steps, .* expected at least 3, got 2"):
         make_plan(TINY, "published", None, 2, tmp_path, "cpu")
-
-
-def test_a_budget_in_minutes_is_that_of_a_device(tmp_path: Path) -> None:
-    plan = Plan(5, 20, {"exact": 1.0}, "cpu")
-    (tmp_path / "plan.json").write_text(json.dumps(asdict(plan)))
-    assert make_plan(TINY, "converged", 5, None, tmp_path, "cpu") == plan
-    with pytest.raises(PlanDiffers, match=r"of 5 minutes a row on cpu \(20 steps\).* got 5 minutes a row on cuda"):
-        make_plan(TINY, "converged", 5, None, tmp_path, "cuda:1")
-
-
-def test_a_run_that_ended_before_its_last_point_has_no_angles_there(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path)
-    run.advance(STEPS, ignore, never)
-    (run.folder / "curve.json").unlink()
-    again = tiny_run(tmp_path)
-    again.advance(STEPS, ignore, never)
-    [point] = again.curve
-    assert (point.step, point.nats) == (STEPS, run.curve[-1].nats)
-    assert (point.angles, point.multipliers) == ([], [])
-
-
-def test_steps_and_samples_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of whole trainings, by the benchmarks of the paper and of the speed."""
-    monkeypatch.setitem(step_times.REPEAT, TINY.name, 1)
-    monkeypatch.setattr(step_times, "SAMPLES", 1)
-    found = step_times.measure_group(TINY, 1, "cpu")
-    assert set(found["step_ms"]) == {"exact", "snf"}
-    assert min(found["step_ms"].values()) > 0
-    assert found["step_ratios"]["snf / exact"]["rounds"] == 1
-    architecture = FullyConnectedArchitecture(channels=1, height=4, width=4)
-    with speed_train.training(architecture, TrainingConfig(batch_size=8)) as trainer:
-        assert speed_train.steps_of(trainer)() > 0
-        assert trainer.state.step == 1
 
 
 def test_a_group_is_trained_tested_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,10 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def house(chromium: str, home: Path, shared: Path) -> Iterator[httpx.Client]:
-    """Everything that `snf up` starts, with the shipped models, in forked processes; not started without a browser.
-
-    Its engine compiles nothing: pages show what they are told, whatever has computed it.
-    """
+    """Everything that `snf up` starts, with the shipped models, in forked processes; not started without a browser."""
     with running("tests.support.forking_house", home=home, engine="torch", allowed_locations=shared.as_uri()) as client:
         yield client
 

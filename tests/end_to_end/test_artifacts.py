@@ -46,10 +46,7 @@ def names(client: httpx.Client) -> list[str]:
 def test_a_model_goes_out_and_in_and_scores_the_same(
     client: httpx.Client, module_home: Path, artifact: Path, tmp_path: Path
 ) -> None:
-    """The name ``lock`` is also that of a file beside the upload.
-
-    The job of another service is forgotten: a job of that name would take the model for its own.
-    """
+    """The name ``lock`` is also that of a file beside the upload."""
     exported = client.get(f"/v1/models/{MODEL}/artifact")
     assert (exported.status_code, exported.headers["content-type"]) == (200, "application/x-tar")
     assert exported.headers["content-disposition"] == f'attachment; filename="{MODEL}-1.tar"'

@@ -37,15 +37,6 @@ def test_scores_are_what_they_are_without_a_cache(house: httpx.Client, model: st
     assert found["seconds"] > 0
 
 
-def test_what_is_asked_in_vain(house: httpx.Client) -> None:
-    for n in (0, 17):
-        answer = house.get(PATH.format("digits"), params={"n": n})
-        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/n")
-    assert house.get(PATH.format("nobody")).json()["type"] == "model-not-found"
-    late = house.get(PATH.format("cifar10-snf-glow"), params={"n": 16}, headers={"X-Timeout-Ms": "50"})
-    assert (late.status_code, late.json()["type"]) == (504, "deadline-exceeded")
-
-
 def test_a_full_queue_refuses_an_audit(home: Path) -> None:
     """A short queue still lets an audit in, image by image, but not beside what fills it."""
     with (

@@ -30,7 +30,7 @@ from snf_client.images import ImagesLike
 from snf_client.scores import ImageResult
 from tests.end_to_end.support.jobs import ENDLESS
 from tests.end_to_end.support.processes import halted_training, kill, pid_of
-from tests.end_to_end.support.service import answers, running, score_one, serving
+from tests.end_to_end.support.service import answers, running, score_one
 from tests.support.paths import DIGITS
 from tests.worker.support.helpers import until
 
@@ -118,36 +118,6 @@ def test_heat_maps_and_draws(client: Client) -> None:
     assert first.status == "ok"
     assert first.heat_map is not None
     assert heat_map_array(first.heat_map)[0].sum() == pytest.approx(first.log_likelihood, abs=1e-3)
-
-
-def test_drift_is_acknowledged(client: Client, house: httpx.Client) -> None:
-    client.score(MODEL, ARRAY[:5], source="line 1/left")
-    client.models.acknowledge_drift(MODEL)
-    client.score(MODEL, ARRAY[:5])
-    assert None not in {one.source for one in client.models.drift(MODEL).drift}
-    client.score(MODEL, ARRAY[:3], source="line 1/left")
-    report = client.models.drift(MODEL)
-    assert {one.source: one.images for one in report.drift} == {None: 3, "line 1/left": 8}
-    assert report.drift == client.models.get(MODEL).drift
-    client.models.acknowledge_drift(MODEL, "line 1/left")
-
-    async def acknowledge() -> list[Any]:
-        async with AsyncClient(str(house.base_url)) as other:
-            with pytest.raises(NotFound, match="no image of the source 'line 1/left' was scored"):
-                await other.models.acknowledge_drift(MODEL, "line 1/left")
-            await other.models.acknowledge_drift(MODEL)
-            return (await other.models.drift(MODEL)).drift
-
-    assert asyncio.run(acknowledge()) == []
-
-
-def test_a_request_that_is_too_large_is_cut(module_home: Path) -> None:
-    with (
-        serving(module_home, shipped=False, max_images_per_request=5) as http,
-        Client(str(http.base_url)) as client,
-    ):
-        for images in (ARRAY, DIGITS):
-            assert [one.index for one in client.score(MODEL, images).results] == list(range(len(DIGITS)))
 
 
 def test_an_event_loop_gets_the_same(client: Client, house: httpx.Client) -> None:

@@ -30,10 +30,7 @@ STORED = Path(__file__).with_name("command_table.json")
 
 
 class Row(NamedTuple):
-    """Words behind a command that succeeds and of one with the commonest error, and the exit code of that one.
-
-    ``{n}`` is 1 here and 2 by a service. A command is not run where ``works`` is None.
-    """
+    """Words behind a command that succeeds and of one with the commonest error, and the exit code of that one."""
 
     works: str | None
     fails: str

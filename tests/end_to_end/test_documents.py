@@ -53,13 +53,7 @@ def shortened(command: str) -> str:
 
 
 class Place:
-    """A folder with the files that the pages name, and the home of a service.
-
-    Args:
-        folder: The working folder of the commands.
-        home: ``SNF_HOME`` of the commands and of the service.
-        url: Address of the service.
-    """
+    """A folder with the files that the pages name, and the home of a service."""
 
     def __init__(self, folder: Path, home: Path, url: str) -> None:
         self.folder = folder

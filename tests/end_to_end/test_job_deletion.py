@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import httpx
-import pytest
 
-from snf_client import Client, Conflict, NotFound
-from snf_runtime.errors import USAGE
 from tests.end_to_end.support.jobs import submit
-from tests.end_to_end.support.service import snf
-
-
-def cancelled(house: httpx.Client, **changes: Any) -> str:
-    """A job that was cancelled while it waited for a device that the worker does not have."""
-    job_id: str = submit(house, **({"model": "to-delete", "device": "cuda"} | changes))["id"]
-    assert house.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "cancelled"
-    return job_id
 
 
 def test_a_job_is_deleted_with_its_files_once_it_has_ended(house: httpx.Client, house_home: Path) -> None:
@@ -43,23 +31,6 @@ def test_a_job_is_deleted_with_its_files_once_it_has_ended(house: httpx.Client, 
     assert house.delete("/v1/jobs/..%2fdatasets").status_code == 404
     audit = (house_home / "logs" / "audit.jsonl").read_text()
     assert f'"method": "DELETE", "path": "/v1/jobs/{waiting}", "operation": "delete_job"' in audit
-
-
-def test_client_and_command_line_delete_jobs(home: Path, house: httpx.Client) -> None:
-    url, ids = str(house.base_url), [cancelled(house) for _ in range(3)]
-    waiting = submit(house, model="to-delete", device="cuda")["id"]
-    with Client(url) as client:
-        client.jobs.delete(ids[0])
-        with pytest.raises(NotFound):
-            client.jobs.delete(ids[0])
-        with pytest.raises(Conflict, match="is queued; cancel it first"):
-            client.jobs.delete(waiting)
-    done = snf(home, "jobs", "delete", *ids[1:], "--url", url)
-    assert (done.returncode, done.stdout) == (0, f"deleted {ids[1]}\ndeleted {ids[2]}\n")
-    refused = snf(home, "jobs", "delete", waiting, "--url", url)
-    assert refused.returncode == USAGE
-    assert "is queued" in refused.stderr
-    house.post(f"/v1/jobs/{waiting}/cancel")
 
 
 def test_head_of_events_and_files_has_no_body(house: httpx.Client) -> None:

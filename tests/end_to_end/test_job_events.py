@@ -59,10 +59,7 @@ def house(module_home: Path) -> Iterator[httpx.Client]:
 def some_events(
     client: httpx.Client, job_id: str, last_id: str = "", most: int = 10**9, into: Events | None = None
 ) -> Events | None:
-    """Events of one connection, cut off after `most`; None where the service says that there will be no more.
-
-    Each is added to `into` when it comes.
-    """
+    """Events of one connection, cut off after `most`; None where the service says that there will be no more."""
     found: Events = []
     into = [] if into is None else into
     headers = {"Last-Event-ID": last_id} if last_id else {}

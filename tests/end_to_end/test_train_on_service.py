@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from snf_app.cli.common import INTERRUPTED
-from snf_runtime.errors import FAILED, USAGE
+from snf_runtime.errors import FAILED
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
 from tests.support.interruptible import interruptible
@@ -74,9 +74,3 @@ def test_a_detached_command_prints_the_id(home: Path, house: httpx.Client, as_js
     assert (job["promote"], job["device"]) == (True, "cuda")
     assert done.stdout == line.format(job_id) + "\n"
     house.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
-
-
-def test_what_the_service_refuses_is_wrong_usage(home: Path, house: httpx.Client) -> None:
-    refused = snf(home, "train", "--data", "mnist-min", "--url", str(house.base_url))
-    assert refused.returncode == USAGE
-    assert "there is no dataset 'mnist-min'; did you mean mnist-mini?" in refused.stderr

@@ -26,11 +26,7 @@ TINY: dict[str, Any] = {
 
 
 def backbone_folder(factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of backbones with EfficientNet-Lite0, converted by the first process that needs it.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return a folder of backbones with EfficientNet-Lite0, converted by the first process that needs it."""
     folder = shared_folder(factory) / "backbones"
     with locked(folder.with_name("backbones-lock")):
         add_lite0(BackboneStore(folder))
@@ -38,27 +34,14 @@ def backbone_folder(factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_onnx(seed: int = 0, batch: int | str = "N", side: int | str = "side") -> bytes:
-    """Return an ONNX file with three convolutions and the outputs ``fine``, ``coarse`` and ``deep``.
-
-    Args:
-        seed: Seed of its weights.
-        batch: Images in its input: a number, or a name for any.
-        side: Sides of its input, in the same way.
-    """
+    """Return an ONNX file with three convolutions and the outputs ``fine``, ``coarse`` and ``deep``."""
     return described_onnx(TINY, seed, batch, side)
 
 
 def described_onnx(
     description: dict[str, Any], seed: int = 0, batch: int | str = "N", side: int | str = "side"
 ) -> bytes:
-    """Return an ONNX file with a convolution of random weights for each output that a description names.
-
-    Args:
-        description: Description of a backbone, as a user writes it.
-        seed: Seed of its weights.
-        batch: Images in its input: a number, or a name for any.
-        side: Sides of its input, in the same way.
-    """
+    """Return an ONNX file with a convolution of random weights for each output that a description names."""
     generator = np.random.default_rng(seed)
     outputs = [*description["maps"], description["pooled"]]
     nodes, weights, before, inputs, reached = [], {}, "image", 3, 1

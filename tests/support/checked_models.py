@@ -65,14 +65,7 @@ def whole_digits() -> Dataset:
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """What is trained.
-
-    Attributes:
-        name: Name of the layer type or preset.
-        recipe: The recipe.
-        dataset: The images.
-        parameters: The training settings.
-    """
+    """What is trained."""
 
     name: str
     recipe: TrainingRecipe
@@ -159,13 +152,7 @@ def pixels_of(flows: TrainedFlows) -> Flow:
 
 
 def train_twice(model: CheckedModel, folder: Path, backbones: Path) -> TrainedTwice:
-    """Train, interrupt, resume and export a model, and train it undisturbed.
-
-    Args:
-        model: What is trained.
-        folder: An empty folder.
-        backbones: Folder of the backbones.
-    """
+    """Train, interrupt, resume and export a model, and train it undisturbed."""
     trainers: list[Trainer] = []
 
     def train(into: Path, *, stop_at: int | None = None) -> Path:
@@ -212,10 +199,7 @@ def same_weights(one: TrainedFlows, other: TrainedFlows) -> bool:
 
 
 def learned_inverses(flows: TrainedFlows, image_shape: Shape) -> str:
-    """Return "bounded" if each learned inverse R is within its reported bound of the exact W⁻¹, "none" without any.
-
-    Those over features have no such bound: the root mean square of R W - I is compared with `TOLERANCE`.
-    """
+    """Return "bounded" if each learned inverse R is within its reported bound of the exact W⁻¹, "none" without any."""
     features = flows.features if isinstance(flows, HybridFlows) else flows if isinstance(flows, FeatureFlows) else None
     errors = [] if features is None else features.reconstruction_errors()
     if errors and max(errors) >= TOLERANCE:

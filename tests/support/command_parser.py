@@ -13,14 +13,7 @@ STARTS = ("snf", "snf_app.cli.main")
 
 
 def find_command(words: Sequence[str]) -> tuple[TyperCommand | TyperGroup, list[str]]:
-    """Return the command that ``snf datasets upload parts FOLDER`` and the like name, and the words behind its name.
-
-    Args:
-        words: The words of the command; those before ``snf`` are left out, such as ``docker compose exec api``.
-
-    Raises:
-        ValueError: There is no such command.
-    """
+    """Return the command that ``snf datasets upload parts FOLDER`` and the like name, and the words behind its name."""
     rest = list(words[next(place for place, word in enumerate(words) if word in STARTS) + 1 :])
     command = SNF
     while isinstance(command, TyperGroup) and rest and not rest[0].startswith("-"):
@@ -32,15 +25,7 @@ def find_command(words: Sequence[str]) -> tuple[TyperCommand | TyperGroup, list[
 
 
 def parse(words: Sequence[str]) -> None:
-    """Parse a complete command without running it.
-
-    Args:
-        words: The words of the command.
-
-    Raises:
-        ValueError: There is no such command.
-        typer.exceptions.TyperException: Its options or arguments are wrong.
-    """
+    """Parse a complete command without running it."""
     command, rest = find_command(words)
     command.make_context(command.name, rest)
 

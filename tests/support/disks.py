@@ -16,13 +16,7 @@ class Usage(NamedTuple):
 
 
 class Disk:
-    """The disk of every folder, as `shutil.disk_usage` tells of it.
-
-    Args:
-        monkeypatch: Puts the real one back.
-        total: Its size in bytes.
-        free: Bytes that are free, which may be changed.
-    """
+    """The disk of every folder, as `shutil.disk_usage` tells of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
         self.total = total

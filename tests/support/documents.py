@@ -24,10 +24,7 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end -->)", re.DOTALL)
 
 
 def check_table(document: Path, table: str, config: pytest.Config) -> None:
-    """Check that a document has this Markdown table between its marks.
-
-    With ``--write-docs``, or ``SNF_WRITE_TABLES`` set, write it there.
-    """
+    """Check that a document has this Markdown table between its marks."""
     written = document.read_text(encoding="utf-8")
     wanted = TABLE.sub(lambda _match: table, written)
     assert TABLE.search(written), f"{document} has no marks for a table"
@@ -39,14 +36,7 @@ def check_table(document: Path, table: str, config: pytest.Config) -> None:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document.
-
-    Attributes:
-        page: Path of the document in this checkout, such as ``docs/jobs.md``.
-        line: Number of its first line.
-        language: What stands behind the fence, such as ``sh``.
-        text: Its lines.
-    """
+    """A fenced block of a document."""
 
     page: str
     line: int

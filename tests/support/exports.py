@@ -21,13 +21,7 @@ from tests.support.trained import barely_trained
 
 
 def exported_pixels(factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an exported model of the pixels of digits, by the first process that needs it.
-
-    Never write to it.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return the folder of an exported model of the pixels of digits, by the first process that needs it."""
     artifact, folder = barely_trained(factory), shared_folder(factory) / "exported" / "digits"
     with locked(folder.parent):
         if not folder.exists():
@@ -37,12 +31,7 @@ def exported_pixels(factory: pytest.TempPathFactory) -> Path:
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest of an exported model, and the digests with the files.
-
-    Args:
-        folder: The folder of the model.
-        change: A function that changes the parsed manifest.
-    """
+    """Change the manifest of an exported model, and the digests with the files."""
     manifest = json.loads((folder / FILE).read_text())
     for name, file in manifest["files"].items():
         if (folder / name).is_file():

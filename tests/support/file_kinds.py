@@ -19,17 +19,7 @@ Grey = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class FileKind:
-    """A file, and what is expected of it wherever it comes in.
-
-    Attributes:
-        name: Its name, perhaps in a folder.
-        what: What it is, in words.
-        data: Its content.
-        outcome: ``judged``: without a word; ``converted``: judged, and what was done is said; ``refused``: with a
-            sentence.
-        said: A part of what is said.
-        fits_a_dataset: Whether a dataset takes it although the model refuses it.
-    """
+    """A file, and what is expected of it wherever it comes in."""
 
     name: str
     what: str

@@ -1,8 +1,4 @@
-"""Installations, attempts of jobs and readers of uploads as forks of a process that has imported what they need.
-
-Each is a process of its own, in a session of its own, that runs the module of its command line from the start. All
-processes of a test run share the one that is forked.
-"""
+"""Installations, attempts of jobs and readers of uploads as forks of a process that has imported what they need."""
 
 import atexit
 import fcntl
@@ -241,10 +237,7 @@ def forked_attempts(server: ForkServer) -> AbstractContextManager[None]:
 
 
 def listen(path: Path) -> socket.socket:
-    """Takes requests at a path, and starts the process that is forked with the first one.
-
-    That process ends when the returned socket is closed.
-    """
+    """Takes requests at a path, and starts the process that is forked with the first one."""
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path))
     listening.listen(100)

@@ -1,7 +1,4 @@
-"""Processes of `multiprocessing` and its method "spawn", started as forks by the fork server of the test run.
-
-A fork has imported torch, which takes a process that is not forked a second or more.
-"""
+"""Processes of `multiprocessing` and its method "spawn", started as forks by the fork server of the test run."""
 
 import os
 import signal

@@ -17,11 +17,5 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def in_turn(*commands: list[str]) -> list[str]:
-    """Return a command line that runs commands as the command line does, and says how each of them ended.
-
-    After the output of each command ``ended with CODE`` stands in both streams.
-
-    Args:
-        commands: Arguments of ``snf``, by command.
-    """
+    """Return a command line that runs commands as the command line does, and says how each of them ended."""
     return [sys.executable, "-c", PROGRAM, json.dumps(commands)]

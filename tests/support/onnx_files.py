@@ -17,15 +17,7 @@ def model(
     outputs: Sequence[str],
     kind: int = FLOAT,
 ) -> bytes:
-    """Return a file with a graph, whose weights become float32.
-
-    Args:
-        nodes: Its operations, in order.
-        weights: Its constants by name.
-        inputs: Shapes of its inputs by name.
-        outputs: Names of its outputs.
-        kind: Number type of the inputs.
-    """
+    """Return a file with a graph, whose weights become float32."""
     graph = b"".join(
         [
             *(message(1, content) for content in nodes),

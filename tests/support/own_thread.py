@@ -8,12 +8,7 @@ from fastapi.testclient import TestClient
 
 
 def answers(client: TestClient, requests: Iterable[httpx.Request]) -> list[httpx.Response]:
-    """Send requests one after the other: to pass each one to the service's thread takes longer than its answer.
-
-    Args:
-        client: A client of the service, whose address the requests come from.
-        requests: The requests; a failure of the service is a response.
-    """
+    """Send requests one after the other: to pass each one to the service's thread takes longer than its answer."""
 
     async def with_state(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await client.app(scope | {"state": client.app_state.copy()}, receive, send)

@@ -19,11 +19,7 @@ DIGITS = sorted((DATA / "mnist").glob("*.png"))
 
 
 def shared_folder(factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of all processes of a test run.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return the folder of all processes of a test run."""
     run = factory.getbasetemp()
     # Each process of pytest-xdist has a folder in that of the run.
     return run.parent if run.name.startswith("popen-") else run

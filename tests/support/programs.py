@@ -15,28 +15,13 @@ from tests.support.fork_server import Process, fork_server
 def start_program(
     program: Path, *arguments: str | Path, cwd: Path, env: Mapping[str, str], stdout: IO[bytes], stderr: IO[bytes]
 ) -> Process:
-    """Starts `python PROGRAM ...` in a process of its own.
-
-    Args:
-        program: The file.
-        arguments: Its arguments.
-        cwd: Its current folder.
-        env: Its variables.
-        stdout: Where its output goes.
-        stderr: Where its errors go.
-    """
+    """Starts `python PROGRAM ...` in a process of its own."""
     command = [sys.executable, "-m", "tests.support.program", *map(str, (program, *arguments))]
     return fork_server().popen(command, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
 
 
 def run_program(program: Path, *arguments: str | Path, **how: Any) -> subprocess.CompletedProcess[str]:
-    """Runs `python PROGRAM ...` to its end, and returns its exit code and what it printed.
-
-    Args:
-        program: The file.
-        arguments: Its arguments.
-        how: What `run_module` takes.
-    """
+    """Runs `python PROGRAM ...` to its end, and returns its exit code and what it printed."""
     return run_module("tests.support.program", program, *arguments, **how)
 
 

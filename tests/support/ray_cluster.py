@@ -35,11 +35,7 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "he
 
 
 class RayCluster:
-    """A head node, and a second one while a test needs it, which may be lost.
-
-    Args:
-        folder: Folder of the nodes.
-    """
+    """A head node, and a second one while a test needs it, which may be lost."""
 
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster  # noqa: PLC0415  # after the environment is set

@@ -10,12 +10,7 @@ from snf_models.registry.registry import ZOO
 
 
 def resizing_artifact(folder: Path, name: str = "mnist-snf-glow") -> Path:
-    """Return an artifact that brings images of any size and colour to those of a shipped model, which scores them.
-
-    Args:
-        folder: An existing folder for it.
-        name: Name of the shipped model.
-    """
+    """Return an artifact that brings images of any size and colour to those of a shipped model, which scores them."""
     artifact = folder / f"resizing-{name}"
     shutil.copytree(ZOO / name / "1", artifact)
     file = artifact / "manifest.json"

@@ -28,14 +28,7 @@ def validation(step: int, bits: float) -> dict[str, Any]:
 
 
 def recorded(folder: Path, *, bits: float = 3.0, finished: bool = True, **changes: Any) -> str:
-    """Record a run of 40 steps whose bits/dim fall by one; return its id.
-
-    Args:
-        folder: Folder of the records.
-        bits: Bits/dim at the start.
-        finished: Whether it has registered a model: the shipped one.
-        changes: What is not as in :func:`start`.
-    """
+    """Record a run of 40 steps whose bits/dim fall by one; return its id."""
     run_id = new_job_id()
     with RunRecorder(RunStore(folder), start(**changes), lambda: run_id) as record:
         record({"event": "started", "step": 0, "steps": 40})

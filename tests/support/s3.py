@@ -69,11 +69,7 @@ def s3_server(log: Path) -> Iterator[S3Server]:
 
 @dataclass
 class FaultyProxy:
-    """A proxy before a server: which share of requests fails, and how many failed, by kind.
-
-    Whether the n-th try of a request fails depends on the seed and the request alone, not on what else runs.
-    Failures are answers of status 500, dropped connections, and bodies that end in the middle.
-    """
+    """A proxy before a server: which share of requests fails, and how many failed, by kind."""
 
     share: float = 0.1
     seed: int = 0

@@ -12,11 +12,7 @@ RAY = "ray_cluster"
 
 
 class OneHouseEach(LoadFileScheduling):
-    """A file at a time to each process, but all files that share an installation to the same one.
-
-    An installation, broker, worker and service, takes seconds to start: one serves all end-to-end tests that ask for
-    the shared ``house``. So does a Ray cluster. Each ends with its last test.
-    """
+    """A file at a time to each process, but all files that share an installation to the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)

@@ -8,10 +8,5 @@ from tests.support.compiled_cache import share_compiled
 
 
 def service_settings(home: Path, **changes: Any) -> Settings:
-    """Return the settings of a service with the shipped models, whose job store does not answer.
-
-    Args:
-        home: Its home, whose folder is made.
-        changes: Other settings.
-    """
+    """Return the settings of a service with the shipped models, whose job store does not answer."""
     return Settings(**{"home": share_compiled(home), "redis_url": "redis://127.0.0.1:1/0"} | changes)

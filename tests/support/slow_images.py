@@ -51,13 +51,7 @@ class _OpenWithoutModel(OpenWork):
 
 @dataclass(frozen=True)
 class Fault:
-    """An error in the place of the images of a part.
-
-    Args:
-        start: First image of the part.
-        error: Why it cannot be read.
-        times: How often it cannot.
-    """
+    """An error in the place of the images of a part."""
 
     start: int
     error: Exception
@@ -66,13 +60,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class SlowImages:
-    """Images of ``mnist-mini`` for a :class:`BulkWork`.
-
-    Args:
-        journal: File that gets a line ``START PID`` when a part is read.
-        seconds: Time that reading a part takes, half of it before the first image and half in the middle.
-        faults: Parts that cannot be read.
-    """
+    """Images of ``mnist-mini`` for a :class:`BulkWork`."""
 
     journal: Path
     seconds: float = 0.0
@@ -98,10 +86,7 @@ def slow_work(
     work: type[BulkWork] = BulkWork,
     **slowness: Any,
 ) -> tuple[BulkWork, SlowImages]:
-    """Return a bulk scoring of slow images with a model, whose parts are in a folder.
-
-    Without options, it is scored by the engine that starts in the least time.
-    """
+    """Return a bulk scoring of slow images with a model, whose parts are in a folder."""
     images = SlowImages(folder / "journal", **slowness)
     manifest = read_manifest(artifact)
     source = images.open(manifest.preprocessing)

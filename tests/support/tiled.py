@@ -35,13 +35,7 @@ def _digits() -> NDArray[np.uint8]:
 
 
 def mosaic(seed: int, rows: int | None = None, columns: int | None = None) -> NDArray[np.uint8]:
-    """Return a mosaic of real digits at random places, uint8 ``(1, H, W)``.
-
-    Args:
-        seed: The seed of size and digits.
-        rows: Rows of digits; None for 2 to 5.
-        columns: Columns of digits; None for 2 to 5.
-    """
+    """Return a mosaic of real digits at random places, uint8 ``(1, H, W)``."""
     digits = _digits()
     random = np.random.default_rng(seed)
     size = random.integers(2, 6, 2)

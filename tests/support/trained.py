@@ -20,42 +20,24 @@ SMALL_FEATURES = {"feature_side": 64}
 
 
 def barely_trained(factory: pytest.TempPathFactory, seed: int = 0, preset: str = "snf-glow-tiny") -> Path:
-    """Return an artifact of real digits, trained by the first process of the test run that needs it.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-        seed: Seed of the training: another one makes other weights.
-        preset: Name of the preset.
-    """
+    """Return an artifact of real digits, trained by the first process of the test run that needs it."""
     return _trained(factory, f"{preset}-{seed}", preset, QUICK.model_copy(update={"seed": seed}))
 
 
 def unfit_artifact(factory: pytest.TempPathFactory) -> Path:
-    """Return an artifact of real digits after one step of training: no better than independent pixels.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return an artifact of real digits after one step of training: no better than independent pixels."""
     return _trained(factory, "unfit", "snf-glow-tiny", QUICK.model_copy(update={"max_steps": 1}))
 
 
 def feature_artifact(factory: pytest.TempPathFactory) -> Path:
-    """Return the artifact of a model of features of real digits, fitted by the first process that needs it.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return the artifact of a model of features of real digits, fitted by the first process that needs it."""
     preset = "snf-features"
     engine = compiled(backbones=backbone_folder(factory))
     return _trained(factory, preset, preset, find_preset(preset).config(SMALL_FEATURES), engine)
 
 
 def hybrid_artifact(factory: pytest.TempPathFactory) -> Path:
-    """Return the artifact of a model of pixels and features of real digits, by the first process that needs it.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return the artifact of a model of pixels and features of real digits, by the first process that needs it."""
     preset = "snf-hybrid"
     engine = compiled(backbones=backbone_folder(factory))
     config = find_preset(preset).config({**QUICK.model_dump(exclude_unset=True), **SMALL_FEATURES})

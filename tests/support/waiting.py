@@ -24,11 +24,7 @@ COPIES = {aten._to_copy, aten.copy_}
 
 
 class NoWaiting(TorchDispatchMode):
-    """Context manager in which code fails that would wait for a GPU.
-
-    It reads a number from the device, selects by a mask, or brings tensors of CPU and device together. A scalar of the
-    CPU may be an operand: it is an argument of the kernel.
-    """
+    """Context manager in which code fails that would wait for a GPU."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

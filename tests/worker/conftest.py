@@ -1,8 +1,4 @@
-"""Real servers, Valkey or Redis, and settings with short times.
-
-Tests share a server of each kind and have keys of their own. A test that asks for `broker` gets a server of its own,
-which it may stop or break.
-"""
+"""Real servers, Valkey or Redis, and settings with short times."""
 
 import os
 import shutil

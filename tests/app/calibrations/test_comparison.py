@@ -34,10 +34,7 @@ ACTIVE = f"{MODEL}/calibrations/active"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a model of digits, and calibrations on thick digits: 1 for float32, 2 for bfloat16.
-
-    They are by the engine that starts in the least time.
-    """
+    """A home with a model of digits, and calibrations on thick digits: 1 for float32, 2 for bfloat16."""
     home = tmp_path_factory.mktemp("home")
     registry = Registry(service_settings(home).registry_dir)
     version = registry.publish(barely_trained(tmp_path_factory), "digits")

@@ -109,11 +109,6 @@ def test_parts_of_another_command_are_removed_if_that_is_forced(tmp_path: Path) 
     assert "a.png" not in out.read_text()
 
 
-def test_an_interrupted_command_without_a_part_stands_in_no_way(tmp_path: Path) -> None:
-    interrupted(tmp_path / "scores.csv", 0.05)
-    assert score(tmp_path / "scores.csv").exit_code == 0
-
-
 class Answering:
     """The part of a client that scoring needs, with given answers."""
 

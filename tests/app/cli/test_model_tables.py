@@ -31,13 +31,6 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path)
 
 
-def test_the_facts_are_shown(shown: ModelDetail, capsys: pytest.CaptureFixture[str]) -> None:
-    print_model(shown)
-    said = capsys.readouterr().out
-    assert "mnist-snf-glow:1" in said
-    assert "1x28x28" in said
-
-
 def test_unfit_models_are_said_to_be_so(
     shown: ModelDetail, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,14 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Loads:
-    """Loads in place of `load_model`: each is noted by its model and version, and waits for its event if it has one.
-
-    Attributes:
-        noted: Names and numbers of the versions, in the order of their loads.
-        waves: The same of those whose graphs for many images were opened.
-        wait: Events by name and number.
-        made: Scorers by name and number, where a test brings its own.
-    """
+    """Loads in place of `load_model`: each is noted by its model and version, and waits for its event if it has one."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[str, int]] = []

@@ -194,23 +194,6 @@ def test_pixels_in_memory_are_limited() -> None:
         pass
 
 
-def test_the_command_line_scores_images_of_any_size(
-    settings: Settings, scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SNF_HOME", str(settings.home))
-    monkeypatch.setenv("SNF_BACKBONES", str(settings.backbones_dir))
-    images = [mosaic(number, *size) for number, size in enumerate(SIZES)]
-    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
-    for path, image in zip(paths, images, strict=True):
-        path.write_bytes(encode_png(image))
-    maps = tmp_path / "maps"
-    result = CliRunner().invoke(cli, ["score", *map(str, paths), "-m", "tiles", "--json", "--explain", str(maps)])
-    assert result.exit_code == 0, result.output
-    results = json.loads(result.stdout)["results"]
-    assert [found["log_likelihood"] for found in results] == [score.log_likelihood for score in scorer.score(images)]
-    assert len(list(maps.glob("*.png"))) == len(images)
-
-
 def test_a_training_of_pixels_in_tiles_is_refused(client: TestClient) -> None:
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
     answer = client.post("/v1/jobs", json={**request, "parameters": {"fit": "tiles"}})

@@ -153,5 +153,4 @@ PYTHON_ELSEWHERE = {
 """Pages with Python blocks that are run by another test, or cannot be run, and why."""
 
 DATA = {"json", "toml", ""}
-"""Languages of blocks that are no commands. tests/test_library.py reads the architecture, test_documents.py the
-description of a backbone."""
+"""Languages of blocks that are no commands."""

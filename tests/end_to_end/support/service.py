@@ -28,16 +28,7 @@ MNIST = "mnist-snf-glow"
 
 
 def environment(home: Path, *, shipped: bool | str = True, measured: bool = False, **changes: Any) -> dict[str, str]:
-    """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours.
-
-    Args:
-        home: Its `SNF_HOME`.
-        shipped: Whether it has the shipped models, or the name of the only one; a service starts with a third of the
-            work without them.
-        measured: Whether its coverage is measured, where that of the tests is; this takes half of its time. Most tests
-            of real processes run what others run within the test process.
-        changes: Settings.
-    """
+    """The variables of a process of ours, whose home shares what is compiled; of those around what is not ours."""
     share_compiled(home)
     foreign = {"REDIS_URL"} if measured else {"REDIS_URL", MEASURED}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("SNF_") and k not in foreign}

@@ -23,7 +23,7 @@ from snf_worker.attempts.run_attempt import Attempt, StopFlag, explain, lock_fol
 from snf_worker.attempts.train import run
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import StaleAttempt
-from snf_worker.jobs.events import AttemptSummary, EventLog, EventReader
+from snf_worker.jobs.events import AttemptSummary, EventLog
 from snf_worker.jobs.record import ExitCode, Job
 from snf_worker.jobs.store import JobStore
 from snf_worker.runtime.supervisor import Outcome, Supervisor, attempt_command
@@ -316,17 +316,6 @@ def test_one_trainer_a_folder(tmp_path: Path) -> None:
         pass
     with lock_folder(tmp_path, 1):
         pass
-
-
-def test_half_a_line_of_a_killed_attempt_is_skipped(tmp_path: Path) -> None:
-    EventLog(tmp_path, 1).write({"event": "checkpoint", "step": 1})
-    with (tmp_path / "events.jsonl").open("a") as file:
-        file.write('{"event": "metr')
-    reader = EventReader(tmp_path, 2)
-    EventLog(tmp_path, 2).write({"event": "checkpoint", "step": 2})
-    whole = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines() if line[-1] == "}"]
-    assert [event["step"] for event in whole] == [1, 2]
-    assert [event["step"] for event in reader.read()] == [2]
 
 
 def test_the_evaluation_does_not_overwrite_the_training() -> None:

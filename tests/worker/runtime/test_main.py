@@ -1,7 +1,4 @@
-"""The real worker process on real brokers: delivery, restarts, kills, lost messages.
-
-They run on Valkey and on Redis, apart from that of TERM.
-"""
+"""The real worker process on real brokers: delivery, restarts, kills, lost messages."""
 
 import threading
 import time

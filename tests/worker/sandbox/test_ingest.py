@@ -98,13 +98,6 @@ def test_over_a_limit_nothing_is_left(limit: str, settings: Settings, monkeypatc
     assert list(store.root.iterdir()) == []
 
 
-def test_limits_grow_with_the_upload(settings: Settings) -> None:
-    small, large = module._limits(184, settings), module._limits(20 * 2**30, settings)
-    assert (small.cpu_s, small.wall_s) == (61, 244)
-    assert large.cpu_s > 20 * 2**30 / 700_000 * 4, "four times what the slowest honest files took"
-    assert small.memory_bytes == large.memory_bytes == settings.ingest_memory_bytes
-
-
 @pytest.mark.usefixtures("new_sandboxes")
 def test_images_in_a_bucket_are_referred_to(s3: S3Server, settings: Settings, tmp_path: Path) -> None:
     bucket = s3.bucket("read-by-a-process")

@@ -1,7 +1,4 @@
-"""Write every address that a Python process would reach over the network to the file ``reached`` beside this one.
-
-Python imports this module at its start where its folder is on ``PYTHONPATH``, in child processes too.
-"""
+"""Write every address that a Python process would reach over the network to the file ``reached`` beside this one."""
 
 import ipaddress
 import os
