@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,7 @@ from snf_models.flows.architecture import (
     require_kernel,
 )
 from snf_models.naming import is_name
-from snf_models.pipeline.presets import (
-    OF_FEATURES,
-    PRESETS,
-    TrainingRecipe,
-    find_preset,
-    require_features,
-    require_layers,
-    settings_error,
-    training_config,
-)
+from snf_models.pipeline.presets import PRESETS, TrainingRecipe, find_preset, settings_error
 from snf_models.texts import plain_text
 
 MAX_BYTES = 2**18
@@ -49,27 +40,14 @@ FAMILIES: dict[str, type[PixelArchitecture]] = {
 
 
 @dataclass(frozen=True)
-class ArchitectureFile:
+class ArchitectureFile(TrainingRecipe):
     """Architecture of a flow over pixels with training settings, used like a preset."""
 
-    name: str
-    family: str  # "layers" for a list of layers
     description: Mapping[str, Any]  # the rest of the document, with or without the shape of the images
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that differ from ``TrainingConfig``
 
-    @property
-    def parameters(self) -> frozenset[str]:
-        return frozenset(TrainingConfig.model_fields) - OF_FEATURES
-
-    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the settings; raise ``pydantic.ValidationError`` for an unknown parameter or a wrong value."""
-        return training_config(self, parameters)
-
-    def architecture_for(
-        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
+    def _architecture(
+        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None
     ) -> PixelArchitecture:
-        """Return the architecture; raise ``DatasetUnfit`` or ``ArchitectureInvalid`` if it does not fit."""
-        require_features(self, tiled=config.fit == "tiles")
         shape = dict(zip(SHAPE, image_shape, strict=True))
         if {**shape, **self.description} != {**self.description, **shape}:
             wanted = "x".join(str(self.description.get(name, shape[name])) for name in SHAPE)
@@ -87,7 +65,6 @@ class ArchitectureFile:
             raise ArchitectureInvalid(sentence(error, document)) from error
         except ValueError as error:
             raise ArchitectureInvalid(str(error)) from error
-        require_layers(architecture, config)
         return architecture
 
 
@@ -127,7 +104,7 @@ def parse_architecture(document: Mapping[str, Any]) -> ArchitectureFile:
         if "pixel_transform" in training:
             raise ArchitectureInvalid("pixel_transform: expected it once, got it beside training and in it")
         training = {**training, "pixel_transform": rest.pop("pixel_transform")}
-    recipe = ArchitectureFile(name, family, rest, training)
+    recipe = ArchitectureFile(name, family, rest, defaults=training)
     try:
         recipe.config(training)
     except ValidationError as error:

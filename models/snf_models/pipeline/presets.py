@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal, LiteralString, Protocol
+from typing import Any, LiteralString
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -40,40 +41,72 @@ NO_TILES: LiteralString = (
 )
 
 
-class TrainingRecipe(Protocol):
-    """A preset, or an architecture from a file."""
+@dataclass(frozen=True)
+class TrainingRecipe(ABC):
+    """A preset, or an architecture from a file: an architecture for each image shape, and training settings.
 
-    @property
-    def name(self) -> str: ...
+    Attributes:
+        name: Name of the recipe.
+        family: Kind of architecture, such as "glow" or "features"; of a file "layers" for a list of layers.
+        defaults: Training settings that differ from the defaults of :class:`TrainingConfig`.
+    """
 
-    @property
-    def family(self) -> str:
-        """Kind of architecture, such as "glow" or "features"."""
-        ...
-
-    @property
-    def defaults(self) -> Mapping[str, Any]:
-        """Settings that differ from ``TrainingConfig``."""
-        ...
+    name: str
+    family: str
+    defaults: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the settings that can be used; others are refused."""
-        ...
+        """Names of the settings that can be used; others have no effect and are refused."""
+        return frozenset(TrainingConfig.model_fields) - OF_FEATURES
 
-    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig: ...
+    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
+        """Return the settings, overridden by ``parameters``; raise ``pydantic.ValidationError``.
+
+        Minutes without steps have no limit of steps.
+        """
+        refused = {
+            name: NO_EFFECT
+            for name in parameters
+            if name in TrainingConfig.model_fields and name not in self.parameters
+        }
+        if not refused and parameters.get("fit") == "tiles" and self.family != "features":
+            refused = {"fit": NO_TILES}
+        if refused:
+            errors: list[InitErrorDetails] = [
+                {
+                    "type": PydanticCustomError("without_effect", text, {"recipe": self.name}),
+                    "loc": (name,),
+                    "input": parameters[name],
+                }
+                for name, text in refused.items()
+            ]
+            raise ValidationError.from_exception_data(TrainingConfig.__name__, errors)
+        defaults = dict(self.defaults)
+        if parameters.get("max_minutes") is not None:
+            defaults.pop("max_steps", None)
+        return TrainingConfig.model_validate({**defaults, **parameters})
 
     def architecture_for(
         self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
     ) -> Architecture:
-        """Return the architecture; raise ``DatasetUnfit`` or ``ArchitectureInvalid`` if it does not fit."""
-        ...
+        """Return the architecture for an image shape and settings, with a backbone of the folder ``backbones``.
 
+        Raises:
+            DatasetUnfit: The architecture cannot have this image shape, or cannot be one of tiles.
+            ArchitectureInvalid: It has no layer for a setting, such as a 1x1 convolution for ``whitening``.
+            BackboneMissing: The backbone is not installed here.
+        """
+        if config.fit == "tiles" and self.family != "features":
+            raise DatasetUnfit(NO_TILES.format(recipe=self.name))
+        architecture = self._architecture(image_shape, config, backbones)
+        require_layers(architecture, config)
+        return architecture
 
-def require_features(recipe: TrainingRecipe, *, tiled: bool) -> None:
-    """Raise ``DatasetUnfit`` for tiles, unless the recipe models features alone."""
-    if tiled and recipe.family != "features":
-        raise DatasetUnfit(NO_TILES.format(recipe=recipe.name))
+    @abstractmethod
+    def _architecture(
+        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None
+    ) -> Architecture: ...
 
 
 def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
@@ -94,29 +127,6 @@ def require_layers(architecture: Architecture, config: TrainingConfig) -> None:
     networks = any(isinstance(layer, Coupling) for layer in layers) or any(level.spec.split for level in levels)
     if config.optimizer == "muon" and not networks:
         raise SettingUnsupported("optimizer", "couplings or splits for muon")
-
-
-def training_config(recipe: TrainingRecipe, parameters: Mapping[str, Any]) -> TrainingConfig:
-    """Return the settings; raise ``pydantic.ValidationError``. Minutes without steps have no limit of steps."""
-    refused = {
-        name: NO_EFFECT for name in parameters if name in TrainingConfig.model_fields and name not in recipe.parameters
-    }
-    if not refused and parameters.get("fit") == "tiles" and recipe.family != "features":
-        refused = {"fit": NO_TILES}
-    if refused:
-        errors: list[InitErrorDetails] = [
-            {
-                "type": PydanticCustomError("without_effect", text, {"recipe": recipe.name}),
-                "loc": (name,),
-                "input": parameters[name],
-            }
-            for name, text in refused.items()
-        ]
-        raise ValidationError.from_exception_data(TrainingConfig.__name__, errors)
-    defaults = dict(recipe.defaults)
-    if parameters.get("max_minutes") is not None:
-        defaults.pop("max_steps", None)
-    return TrainingConfig.model_validate({**defaults, **parameters})
 
 
 def settings_error(error: ValidationError, recipe: TrainingRecipe) -> str:
@@ -152,50 +162,36 @@ def whole_folds(config: TrainingConfig, splits: DatasetSummary) -> int:
     return 0 if config.feature_steps and not splits.folds else splits.whole_folds
 
 
-Family = Literal["glow", "convolutional", "fully-connected", "features", "hybrid"]
-
 OF_IMAGES = frozenset(ImageOptions.model_fields)
 FITTED = OF_IMAGES | OF_FEATURES | {"suspect_share"}
 """Settings of presets that are fitted in closed form, without training steps."""
 
 
 @dataclass(frozen=True)
-class Preset:
+class Preset(TrainingRecipe):
     """A named flow architecture with training settings that suit it, such as ``snf-glow-small``.
 
     Attributes:
-        name: Name of the preset.
-        family: Kind of architecture.
         linear: Kind of its linear layers, such as "self-normalizing" or "exact".
         purpose: Short text for lists of presets.
         steps: Glow steps per level.
         width: Channels of the hidden layers of Glow's coupling nets.
         levels: Glow levels; None where they follow from the image size (:func:`depth`).
         kernel: Side of the convolutions of Glow steps.
-        defaults: Training settings that differ from the defaults of :class:`TrainingConfig`.
     """
 
-    name: str
-    family: Family
     linear: str
     purpose: str
     steps: int = 0
     width: int = 0
     levels: int | None = None
     kernel: int = 1
-    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> frozenset[str]:
-        """Names of the settings that can be used; others have no effect and are refused."""
         if self.family == "features":
             return FITTED
-        every = frozenset(TrainingConfig.model_fields)
-        return every if self.family == "hybrid" else every - OF_FEATURES
-
-    def config(self, parameters: Mapping[str, Any]) -> TrainingConfig:
-        """Return the settings, overridden by ``parameters``; raise ``pydantic.ValidationError``."""
-        return training_config(self, parameters)
+        return super().parameters | (OF_FEATURES if self.family == "hybrid" else set())
 
     def architecture(
         self,
@@ -216,9 +212,8 @@ class Preset:
             tiled: Whether images of any size are scored tile by tile; ``image_shape`` is then that of a tile.
 
         Raises:
-            DatasetUnfit: The architecture cannot have this image shape, or cannot be one of tiles.
+            DatasetUnfit: The architecture cannot have this image shape.
         """
-        require_features(self, tiled=tiled)
         if self.family in ("features", "hybrid"):
             features = self._features(image_shape, backbone, feature_side, tiled)
             if self.family == "features":
@@ -228,24 +223,14 @@ class Preset:
             return HybridArchitecture(channels=channels, height=height, width=width, pixels=glow, features=features)
         return self._pixels(image_shape, pixels)
 
-    def architecture_for(
-        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None = None
+    def _architecture(
+        self, image_shape: tuple[int, int, int], config: TrainingConfig, backbones: Path | None
     ) -> Architecture:
-        """Return the architecture for an image shape and settings, with a backbone of the folder ``backbones``.
-
-        Raises:
-            DatasetUnfit: The architecture cannot have this image shape.
-            ArchitectureInvalid: It has no layer for a setting, such as a 1x1 convolution for ``whitening``.
-            BackboneMissing: The backbone is not installed here.
-        """
-        tiled = config.fit == "tiles"
-        require_features(self, tiled=tiled)
         backbone = LITE0
         if self.family in ("features", "hybrid"):
             backbone = BackboneStore(backbones or DEFAULT_FOLDER).find(config.backbone)
-        found = self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
-        require_layers(found, config)
-        return found
+        tiled = config.fit == "tiles"
+        return self.architecture(image_shape, config.pixel_transform, backbone, config.feature_side, tiled=tiled)
 
     def _features(
         self, image_shape: tuple[int, int, int], backbone: Backbone, feature_side: int | None, tiled: bool
@@ -338,7 +323,7 @@ def _twins(size: str, steps: int, width: int, purpose: str, defaults: Mapping[st
     ]
 
 
-def _paper(name: str, family: Family, linear: str, **defaults: Any) -> Preset:
+def _paper(name: str, family: str, linear: str, **defaults: Any) -> Preset:
     return Preset(name, family, linear, "reproduction of the paper", defaults={**PAPER, **defaults})
 
 
@@ -352,7 +337,7 @@ def _paper_glow(levels: int, steps: int, weight: float, **defaults: Any) -> list
     ]
 
 
-def _with_features(name: str, family: Family, purpose: str, **sizes: int) -> list[Preset]:
+def _with_features(name: str, family: str, purpose: str, **sizes: int) -> list[Preset]:
     defaults = {"automatic_side": 256} if family == "features" else MUON
     return [
         Preset(f"snf-{name}", family, SELF_NORMALIZING, purpose, defaults=defaults, **sizes),
