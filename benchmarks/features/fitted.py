@@ -13,9 +13,9 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
 from snf_models.anomaly.calibrate import calibrate, collect_evidence
 from snf_models.anomaly.reference_images import ReferenceImages
+from snf_models.artifacts.manifest import GridChoice
 from snf_models.datasets.dataset import Dataset
 from snf_models.evaluation.metrics import separation
-from snf_models.features.fit import FitChoice
 from snf_models.features.flows import freeze_features
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import fit_features
@@ -39,7 +39,7 @@ class FittedModel:
 
     density: ImageDensity
     calibration: Calibration
-    choices: tuple[FitChoice, ...]
+    choices: tuple[GridChoice, ...]
 
     def evidence(self, images: Pixels) -> Evidence:
         return collect_evidence(self.density, images).evidence
@@ -76,7 +76,7 @@ def fitted_model(
     parts = reference if folds is None else (train, train[:0])
     images = ReferenceImages("benchmark", digest, *parts, folds=folds, suspect_share=suspect_share)
     calibration, _ = calibrate(density, images, parts[0][0], _ignore, unseen=fitted.unseen)
-    return FittedModel(density, calibration, fitted.choices)
+    return FittedModel(density, calibration, fitted.record.grids)
 
 
 def _ignore(_part: str, _done: int, _images: int) -> None:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from snf_client.schemas.training import TrainingConfig
 from snf_models.artifacts.files import CALIBRATION, PINNED, WEIGHTS
-from snf_models.artifacts.manifest import FILE
+from snf_models.artifacts.manifest import FILE, GridChoice
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.frozen import Inverse
 from snf_models.bijections.pixels import MarginalPixels
@@ -38,6 +38,10 @@ QUICK = TrainingConfig(
     max_steps=6, validations=1, batch_size=32, validation_images=20, warmup_steps=2, precision="float32"
 )
 """A training run of a few seconds, in arithmetic that every machine has."""
+
+
+def grid_choice(grid: int, shrinkage: float, mean_shrinkage: float) -> GridChoice:
+    return GridChoice(grid=grid, shrinkage=shrinkage, mean_shrinkage=mean_shrinkage, held_out_nats=0.0)
 
 
 def real_images(count: int, side: int = 28, channels: int = 1) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snf_models.artifacts.manifest import GridChoice
 from snf_models.bijections.base import Shape
 from snf_models.bijections.local_affine import (
     ExactLocalAffine,
@@ -148,15 +149,7 @@ Target = Literal["all-places", "identity"]
 """What covariances are shrunk towards: that of all places, or the identity where there is a single place."""
 
 
-@dataclass(frozen=True)
-class FitChoice:
-    grid: int  # cells along each side
-    shrinkage: float  # share of the target in every covariance, 0 to 1
-    mean_shrinkage: float  # share of the cell's mean in the mean of every place, 0 to 1
-    held_out: float  # mean negative log-likelihood, nats for each feature value
-
-
-def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[FitChoice]:
+def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-places") -> list[GridChoice]:
     """Cross-validate grids and shrinkages, each grid from the best of the next coarser one; return the best first."""
     if len(folds) < 2:
         raise ValueError(f"expected at least two folds to choose by, got {len(folds)}")
@@ -176,8 +169,15 @@ def choose(moments: FeatureMoments, folds: Sequence[int], target: Target = "all-
                     mean = _descend(partial(value, covariance), mean, len(MEAN_SHRINKAGES))
                 if (covariance, mean) == before:
                     break
-            choices.append(FitChoice(grid, SHRINKAGES[covariance], MEAN_SHRINKAGES[mean], value(covariance, mean)))
-    return sorted(choices, key=lambda choice: choice.held_out)
+            choices.append(
+                GridChoice(
+                    grid=grid,
+                    shrinkage=SHRINKAGES[covariance],
+                    mean_shrinkage=MEAN_SHRINKAGES[mean],
+                    held_out_nats=value(covariance, mean),
+                )
+            )
+    return sorted(choices, key=lambda choice: choice.held_out_nats)
 
 
 def one_gaussian(moments: FeatureMoments, folds: Sequence[int]) -> float:
@@ -245,7 +245,7 @@ def fit_layer(
     layer: ExactLocalAffine,
     moments: FeatureMoments,
     folds: Sequence[int],
-    choice: FitChoice,
+    choice: GridChoice,
     target: Target = "all-places",
 ) -> None:
     """Set W = L^-1 D^-1, the mean and R = D L, the most likely flow, for covariances D L L^T D of some folds."""

@@ -32,11 +32,8 @@ from snf_models.artifacts.manifest import (
     MAX_INVERSE_ERROR,
     CalibrationSummary,
     Evaluation,
-    FeatureFitRecord,
-    FeatureStepsRecord,
     FitnessCheck,
     FitnessRecord,
-    GridChoice,
     LogDets,
     Manifest,
     Measure,
@@ -45,7 +42,6 @@ from snf_models.artifacts.manifest import (
 )
 from snf_models.datasets import Dataset, Images
 from snf_models.disk import new_folder, remove_leftovers, sha256_file
-from snf_models.features.fit import FitChoice
 from snf_models.features.flows import HybridFlows, TrainedFlows
 from snf_models.flows.architecture import Architecture
 from snf_models.pipeline.feature_fit import FittedFeatures
@@ -204,7 +200,7 @@ def measure_fitness(
             error = learned_inverse_error(of_pixels, held_out[:INVERTED_IMAGES], report)
             checks.append(_check("learned-inverse", error, MAX_INVERSE_ERROR))
     if features is not None:
-        checks.append(_check("features", -features.choices[0].held_out, -features.one_gaussian))
+        checks.append(_check("features", -features.record.grids[0].held_out_nats, -features.one_gaussian))
     return FitnessRecord(checks=tuple(checks))
 
 
@@ -361,15 +357,15 @@ def write_artifact(
                 train_images=len(every_image(dataset)) if _in_folds(model) else len(dataset.train),
                 provenance=dataset.provenance,
                 split=dataset.split,
-                steps=model.pixels.steps if model.pixels is not None else 0,
-                best_step=model.pixels.best_step if model.pixels is not None else 0,
+                steps=0 if model.pixels is None else model.pixels.step,
+                best_step=0 if model.pixels is None else model.pixels.best_step or 0,
                 seconds=model.seconds,
                 validation_seconds=model.pixels.validation_seconds if model.pixels is not None else None,
                 precision=precision,
                 started_from_commit=commit,
                 versions={"python": platform.python_version(), "torch": torch.__version__},
                 job=job,
-                feature_fit=_fit_record(model.features),
+                feature_fit=None if model.features is None else model.features.record,
             ),
             evaluation=_evaluation(density, summary, test, model),
             fitness=fitness,
@@ -445,37 +441,6 @@ def _reference(
 def _in_folds(model: TrainedModel) -> bool:
     """Whether the whole fit of a model was repeated in folds, so that all images were trained on and rank."""
     return model.features is not None and model.features.unseen is not None
-
-
-def _fit_record(fitted: FittedFeatures | None) -> FeatureFitRecord | None:
-    if fitted is None:
-        return None
-    tried, steps = fitted.steps, None
-    if tried is not None:
-        steps = FeatureStepsRecord(
-            steps=tried.architecture.steps,
-            updates=tried.updates,
-            held_out_images=len(tried.gains),
-            gain=tried.gain,
-            standard_error=tried.standard_error,
-            kept=tried.kept,
-        )
-    return FeatureFitRecord(
-        backbone=fitted.architecture.backbone,
-        grids=tuple(map(_grid_choice, fitted.choices)),
-        pooled=_grid_choice(fitted.pooled_choice),
-        fits=len(fitted.architecture.grids),
-        steps=steps,
-    )
-
-
-def _grid_choice(choice: FitChoice) -> GridChoice:
-    return GridChoice(
-        grid=choice.grid,
-        shrinkage=choice.shrinkage,
-        mean_shrinkage=choice.mean_shrinkage,
-        held_out_nats=choice.held_out,
-    )
 
 
 def _evaluation(

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from snf_client.schemas.training import TrainingConfig
 from snf_models.anomaly.reference_images import ImageRows, SelectedImages, plans_of
+from snf_models.artifacts.manifest import FeatureFitRecord, FeatureStepsRecord, GridChoice
 from snf_models.bijections.base import Bijection
 from snf_models.bijections.local_affine import ExactLocalAffine
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.datasets import Dataset, DatasetSummary
 from snf_models.errors import TrainingDiverged
 from snf_models.features.extractor import FeatureExtractor
-from snf_models.features.fit import FeatureMoments, FitChoice, choose, fit_layer, one_gaussian
+from snf_models.features.fit import FeatureMoments, choose, fit_layer, one_gaussian
 from snf_models.features.flows import LOCAL_LAYERS, FeatureFlows, build_steps, sums_of_groups
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.flows.flow import Flow, Level, standard_normal_log_prob
@@ -88,24 +89,23 @@ class StepsOutcome:
     gains: NDArray[np.float64]  # of each held-out image in nats, ``(n,)``; of several tiles the mean of those stored
 
     @property
-    def gain(self) -> float:
-        """Mean gain in nats."""
-        return float(self.gains.mean())
-
-    @property
-    def standard_error(self) -> float:
-        """In nats."""
-        return float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
-
-    @property
-    def kept(self) -> bool:
-        """Whether the gain exceeds its standard error."""
-        return self.gain > self.standard_error
+    def record(self) -> FeatureStepsRecord:
+        gain = float(self.gains.mean())
+        standard_error = float(self.gains.std(ddof=1) / math.sqrt(len(self.gains)))
+        return FeatureStepsRecord(
+            steps=self.architecture.steps,
+            updates=self.updates,
+            held_out_images=len(self.gains),
+            gain=gain,
+            standard_error=standard_error,
+            kept=gain > standard_error,
+        )
 
     def summary(self) -> str:
+        record = self.record
         return (
-            f"{self.architecture.steps} Glow steps over features: held-out images became likelier by {self.gain:.1f} "
-            f"nats (standard error {self.standard_error:.1f}), so the steps are {'kept' if self.kept else 'left out'}"
+            f"{record.steps} Glow steps over features: held-out images became likelier by {record.gain:.1f} nats "
+            f"(standard error {record.standard_error:.1f}), so the steps are {'kept' if record.kept else 'left out'}"
         )
 
 
@@ -189,8 +189,7 @@ class StepsTrial:
 def _gains(flow: Flow, z: Tensor) -> NDArray[np.float64]:
     """Return how much larger each log-density is under a flow than under a standard normal, ``(N,)``."""
     gains = flow.forward_pixels(z, z.new_zeros(len(z))).log_likelihood - standard_normal_log_prob(z)
-    result: NDArray[np.float64] = gains.double().numpy()
-    return result
+    return gains.double().numpy()
 
 
 CHOICE_FOLDS = 5  # folds by which grid and shrinkage are chosen
@@ -207,7 +206,7 @@ Report = Callable[[str, int, int], None]
 Folds = NDArray[np.integer]
 _Moments: TypeAlias = tuple[FeatureMoments, FeatureMoments]
 _Layers: TypeAlias = tuple[ExactLocalAffine, ExactLocalAffine]
-_Choice: TypeAlias = tuple[list[FitChoice], FitChoice]
+_Choice: TypeAlias = tuple[list[GridChoice], GridChoice]
 
 
 @dataclass(frozen=True)
@@ -217,8 +216,8 @@ class FittedFeatures:
     Attributes:
         flows: A fit to all images, and one without each fold where there are folds.
         architecture: Their architecture, with the chosen grids.
-        choices: Shrinkages and held-out log-likelihood of every grid that was tried, the best first.
-        pooled_choice: The same for the pooled features, which have one place and so one grid.
+        record: Every grid that was tried with its shrinkages and held-out log-likelihood, the best first; the same for
+            the pooled features, which have one place and so one grid; and the Glow steps that were tried.
         one_gaussian: Held-out negative log-likelihood of one Gaussian for all places, to compare the choices with.
         unseen: For each fold, the evidence of the images outside it, each by a fit that has seen neither the image nor
             the fold; None without folds.
@@ -227,8 +226,7 @@ class FittedFeatures:
 
     flows: FeatureFlows
     architecture: FeatureArchitecture
-    choices: tuple[FitChoice, ...]
-    pooled_choice: FitChoice
+    record: FeatureFitRecord
     one_gaussian: float
     unseen: tuple[FeatureEvidence, ...] | None
     steps: StepsOutcome | None = None
@@ -302,7 +300,7 @@ def fit_features(
     if trial is not None:
         without_last, _ = fits.layers(everything[:-1], *chosen[0])
         steps = trial.run(without_last, partial(report, STEPS))
-    kept_steps = steps if steps is not None and steps.kept else None
+    kept_steps = steps if steps is not None and steps.record.kept else None
     flows = FeatureFlows(
         [places for places, _ in layers],
         [pooled for _, pooled in layers],
@@ -310,11 +308,18 @@ def fit_features(
         extractor.pooled,
     )
     described = kept_steps.architecture if kept_steps is not None else architecture
+    grids, pooled_grid = chosen[0]
+    record = FeatureFitRecord(
+        backbone=architecture.backbone,
+        grids=tuple(grids),
+        pooled=pooled_grid,
+        fits=len(layers),
+        steps=None if steps is None else steps.record,
+    )
     return FittedFeatures(
         flows.eval(),
         described.model_copy(update={"grids": tuple(places.grid for places, _ in layers)}),
-        tuple(chosen[0][0]),
-        chosen[0][1],
+        record,
         one_gaussian(moments[0], everything),
         None if folds is None else _unseen(features, folds, pairs),
         steps,
@@ -369,7 +374,7 @@ class _Fits:
         """Return the choices for the features at places, the best first, and the best one for the pooled features."""
         return choose(self._places, folds), choose(self._pooled, folds, "identity")[0]
 
-    def layers(self, folds: Sequence[int], choices: Sequence[FitChoice], pooled_choice: FitChoice) -> _Layers:
+    def layers(self, folds: Sequence[int], choices: Sequence[GridChoice], pooled_choice: GridChoice) -> _Layers:
         places = self._layer(self._places.shape, choices[0].grid)
         pooled = self._layer(self._pooled.shape, 1)
         fit_layer(places, self._places, folds, choices[0])
@@ -418,8 +423,7 @@ def _energy(
     """Return ||z||² / 2 over groups of channels at each place of an image, ``(groups, rows, columns)``."""
     z = layer.apply_weight(torch.from_numpy(features)[None] - layer.mean)
     sums = sums_of_groups(z.double().square(), groups or z.shape[1:2])
-    energy: NDArray[np.float64] = 0.5 * sums[0].numpy()
-    return energy
+    return 0.5 * sums[0].numpy()
 
 
 class _Features:

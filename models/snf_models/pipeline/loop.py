@@ -115,19 +115,11 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
         return None
 
 
-@dataclass(frozen=True)
-class TrainedFlow:
-    """A flow with the averaged weights of its best validation, the fewest bits per dimension."""
+@dataclass(frozen=True, kw_only=True)
+class TrainedFlow(TrainingState):
+    """A flow with the averaged weights of its best validation, the fewest bits per dimension, and its training."""
 
     flow: Flow  # in evaluation mode on the CPU
-    steps: int
-    best_step: int  # of the validation whose weights the flow has
-    validation_bits_per_dim: float  # there, without suspects
-    elapsed_seconds: float  # without interruptions
-    validation_seconds: float  # part of it, with previews and checkpoints
-    first_validation: float | None  # finite, without suspects; the first report of a training with one validation
-    last_validation: float | None  # None where it was the first
-    last_training: float | None  # bits/dim of training images, if the last validation is worse than the first
 
 
 Images: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
@@ -318,23 +310,12 @@ class Trainer:
         kept_step = load_averaged(self.checkpoints, self.state, self.averaged)
         if kept_step is None:
             raise DamagedCheckpoints(f"no checkpoint in {self.checkpoints.name} can be read")
-        return TrainedFlow(
-            self.averaged.cpu(),
-            self.state.step,
-            kept_step,
-            self.state.best_bits_per_dim,
-            self.state.elapsed_seconds,
-            self.state.validation_seconds,
-            *self._course(),
-            self.state.last_training,
-        )
-
-    def _course(self) -> tuple[float | None, float | None]:
-        """Return bits per dimension at the start and at the end of the training; None where there is no such figure."""
         state = self.state
+        course = vars(state) | {"best_step": kept_step}
         if state.last_validation is None and state.step >= STEPS_BETWEEN_VALIDATIONS:
-            return state.first_bits_per_dim, state.first_validation
-        return state.first_validation, state.last_validation
+            # With a single validation, the first report stands for the first one.
+            course |= {"first_validation": state.first_bits_per_dim, "last_validation": state.first_validation}
+        return TrainedFlow(**course, flow=self.averaged.cpu())
 
     def take_steps(self, should_stop: Callable[[], bool]) -> None:
         """Take all steps without loading the best validation; raise ``Interrupted``, ``TrainingDiverged``."""

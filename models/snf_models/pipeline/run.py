@@ -259,7 +259,7 @@ def train(
             )
         release_memory()
         spent = f"{trained.elapsed_seconds:.1f} s, {trained.validation_seconds:.1f} s of them for validation"
-        observe({"event": "log", "message": f"trained {trained.steps} steps in {spent}; evaluates and calibrates"})
+        observe({"event": "log", "message": f"trained {trained.step} steps in {spent}; evaluates and calibrates"})
     fitted, fit_began = None, time.monotonic()
     if isinstance(architecture, FeatureArchitecture | HybridArchitecture):
         fitted = _fit_features(dataset, architecture, config, folder, options, observe, should_stop)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from snf_models.bijections.local_affine import ExactLocalAffine, SelfNormalizingLocalAffine, cell_of_places
 from snf_models.features import fit
-from snf_models.features.fit import FeatureMoments, FitChoice, HeldOut, Target, choose, fit_layer
+from snf_models.features.fit import FeatureMoments, HeldOut, Target, choose, fit_layer
+from tests.models.helpers import grid_choice
 
 SHAPE = (5, 6, 7)
 
@@ -64,7 +65,7 @@ def test_held_out_likelihood_is_that_of_the_gaussians(
     moments = moments_of(x)
     train, held = moments.total([0, 1, 3]), moments.total([2])
     gaussian = SelfNormalizingLocalAffine(SHAPE, grid).double()
-    fit_layer(gaussian, moments, [0, 1, 3], FitChoice(grid, shrinkage, mean_shrinkage, 0.0), target)
+    fit_layer(gaussian, moments, [0, 1, 3], grid_choice(grid, shrinkage, mean_shrinkage), target)
     means, factors = gaussian.mean.detach().flatten(1).T, gaussian.inverse_weight.detach()
     cells = cell_of_places(6, 7, grid)
     flat = torch.from_numpy(x).double().flatten(2).permute(0, 2, 1)[np.arange(40) % 4 == 2]
@@ -77,7 +78,7 @@ def test_held_out_likelihood_is_that_of_the_gaussians(
     # The layer is the same density: z is standard normal, and its log-det is that of the whitening.
     for kind in (ExactLocalAffine, SelfNormalizingLocalAffine):
         layer = kind(SHAPE, grid).double().eval()
-        fit_layer(layer, moments, [0, 1, 3], FitChoice(grid, shrinkage, mean_shrinkage, 0.0), target)
+        fit_layer(layer, moments, [0, 1, 3], grid_choice(grid, shrinkage, mean_shrinkage), target)
         with torch.no_grad():
             z, log_det = layer(torch.from_numpy(x[np.arange(40) % 4 == 2]).double())
         values = log_det - 0.5 * z.square().flatten(1).sum(1) - 0.5 * z[0].numel() * math.log(2 * math.pi)
@@ -109,7 +110,7 @@ def test_the_grid_follows_the_features() -> None:
 
 def test_choices_are_sorted_and_finite() -> None:
     choices = choose(moments_of(features(60)), range(4))
-    values = [choice.held_out for choice in choices]
+    values = [chosen.held_out_nats for chosen in choices]
     assert values == sorted(values)
     assert np.isfinite(values).all()
     assert {choice.grid for choice in choices} == {1, 2, 4, 8}
@@ -132,7 +133,7 @@ def test_a_constant_channel_does_not_break_the_fit() -> None:
 @torch.no_grad()
 def test_groups_of_channels_are_fitted_as_if_they_were_alone(target: Target) -> None:
     x, sizes = features(40)[:, :, :1, :1], (2, 3)
-    choice = FitChoice(1, 0.2, 0.0, 0.0)
+    choice = grid_choice(1, 0.2, 0.0)
     together = FeatureMoments((5, 1, 1), 1, sizes)
     together.add(x, np.zeros(40, np.int8))
     whole = ExactLocalAffine((5, 1, 1), 1)

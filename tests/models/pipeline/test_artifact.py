@@ -320,7 +320,7 @@ def test_one_gaussian_for_all_places_is_that_of_scipy() -> None:
         density = stats.multivariate_normal(places.mean(0), covariance)
         expected.append(-density.logpdf(held).mean() / 3)
     assert one_gaussian(moments, [0, 1]) == pytest.approx(np.mean(expected), rel=1e-4)
-    assert choose(moments, [0, 1])[0].held_out < one_gaussian(moments, [0, 1]), "the means depend on the place"
+    assert choose(moments, [0, 1])[0].held_out_nats < one_gaussian(moments, [0, 1]), "the means depend on the place"
 
 
 def test_features_must_be_above_one_gaussian_and_a_hybrid_must_pass_all(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from snf_models.bijections.local_affine import SelfNormalizingLocalAffine
 from snf_models.datasets import DatasetStore, load_dataset
-from snf_models.features.fit import FeatureMoments, FitChoice, fit_layer
+from snf_models.features.fit import FeatureMoments, fit_layer
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import UNITS, FittedFeatures, fit_features, passes_of_fit
 from snf_models.pipeline.presets import find_preset
@@ -23,7 +23,7 @@ from snf_models.scoring import EngineOptions
 from snf_worker.attempts.run_attempt import ProgressReporter
 from snf_worker.jobs.events import FILE, AttemptSummary, EventLog, read_chunk
 from tests.models.datasets.upload_files import pngs, source, zipped
-from tests.models.helpers import real_images
+from tests.models.helpers import grid_choice, real_images
 
 SHAPE, GROUPS = (3, 4, 4), (2, 3)
 
@@ -67,8 +67,9 @@ def test_a_fit_passes_over_the_images_once_and_says_how_far_it_is() -> None:
     assert extractor.images == 100
     assert fitted.unseen is None
     assert len(fitted.flows.places) == len(fitted.architecture.grids) == 1
-    assert fitted.architecture.grids[0] == fitted.choices[0].grid
-    assert [choice.held_out for choice in fitted.choices] == sorted(choice.held_out for choice in fitted.choices)
+    grids = fitted.record.grids
+    assert fitted.architecture.grids[0] == grids[0].grid
+    assert [choice.held_out_nats for choice in grids] == sorted(choice.held_out_nats for choice in grids)
     of_features = [(done, total) for part, done, total in seen if part == "features"]
     assert of_features[-1] == (100, 100)
     assert all(before < after for (before, _), (after, _) in pairwise(of_features))
@@ -88,7 +89,7 @@ def test_the_fit_is_that_of_all_images_and_of_all_but_a_fold() -> None:
         moments.add(places[kept], np.zeros(len(kept), dtype=np.int8))
         x = torch.from_numpy(places[kept])
         mean = layer.mean.detach().numpy()
-        if number == 0 and fitted.choices[0].mean_shrinkage == 0:
+        if number == 0 and fitted.record.grids[0].mean_shrinkage == 0:
             np.testing.assert_allclose(mean, places.mean(0), rtol=1e-4, atol=1e-4)
         # Whitened: about unit variance on what it was fitted to.
         z = layer.apply_weight(x - layer.mean).detach()
@@ -114,7 +115,7 @@ def test_what_is_unseen_is_by_fits_without_the_fold_and_the_image() -> None:
         for shrinkage in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0):
             for mean_shrinkage in (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0):
                 layer = SelfNormalizingLocalAffine(SHAPE, grid)
-                fit_layer(layer, moments, [0], FitChoice(grid, shrinkage, mean_shrinkage, 0.0))
+                fit_layer(layer, moments, [0], grid_choice(grid, shrinkage, mean_shrinkage))
                 z = layer.apply_weight(torch.from_numpy(places[:1]) - layer.mean).detach()
                 candidates.append(float(np.abs(0.5 * z.square().sum(1)[0].numpy() - found).max()))
     assert min(candidates) < 1e-3

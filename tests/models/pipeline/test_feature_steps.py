@@ -84,8 +84,8 @@ def fitted(
 def test_steps_that_help_are_kept(linear: Linear, tmp_path: Path) -> None:
     result, seen = fitted(features(curved=True), tmp_path, linear=linear)
     assert result.steps is not None
-    assert result.steps.kept
-    assert result.steps.gain > 5 * result.steps.standard_error
+    assert result.steps.record.kept
+    assert result.steps.record.gain > 5 * result.steps.record.standard_error
     assert len(result.steps.gains) == COUNT // 5
     assert result.architecture.steps == 2
     assert len(result.flows.steps) == 4
@@ -100,7 +100,7 @@ def test_steps_that_help_are_kept(linear: Linear, tmp_path: Path) -> None:
 def test_steps_that_do_not_help_are_left_out(tmp_path: Path) -> None:
     result, _ = fitted(features(curved=False), tmp_path, updates=60)
     assert result.steps is not None
-    assert not result.steps.kept
+    assert not result.steps.record.kept
     assert result.architecture.steps == len(result.flows.steps) == 0
     assert "so the steps are left out" in result.steps.summary()
 
@@ -110,7 +110,7 @@ def test_suspects_are_left_out_of_the_trial(tmp_path: Path) -> None:
     x[:50] *= 50
     result, seen = fitted(x, tmp_path, suspect_share=0.1, updates=60)
     assert result.steps is not None
-    assert result.steps.kept
+    assert result.steps.record.kept
     assert len(result.steps.gains) == (COUNT - 100) // 5
     assert seen.count(("Glow steps", 60, 60)) == 1
 
@@ -167,7 +167,7 @@ def test_tiles_of_an_image_are_one_held_out_image(tmp_path: Path, monkeypatch: p
     owners = stored[stored >= COUNT * 4 // 5] // 5
     expected = [samples.gains[owners == image].mean() for image in range(160, 200)]
     np.testing.assert_allclose(images.gains, expected, rtol=1e-12)
-    assert images.standard_error == pytest.approx(np.std(expected, ddof=1) / 40**0.5)
+    assert images.record.standard_error == pytest.approx(np.std(expected, ddof=1) / 40**0.5)
 
 
 class Blocks:

@@ -120,7 +120,7 @@ def test_a_finished_run_keeps_its_averaged_weights_alone_and_takes_no_step_again
     (last / "state.json").write_text(json.dumps(document))
     trainer, events = trainer_in(tmp_path, config)
     trained = trainer.run(lambda: False)
-    assert (trainer.state.step, trained.steps) == (QUICK.max_steps, QUICK.max_steps)
+    assert (trainer.state.step, trained.step) == (QUICK.max_steps, QUICK.max_steps)
     assert not {"metrics", "validation", "checkpoint"} & {event["event"] for event in events}
     assert trainer.schedule.fraction(trainer.state) > 0
     expected = uninterrupted.averaged.state_dict()
@@ -280,7 +280,7 @@ def test_steps_are_expected_from_the_time_used(tmp_path: Path) -> None:
     trainer, events = trainer_in(tmp_path, config)
     trained = trainer.run(lambda: False)
     metrics = [event for event in events if event["event"] == "metrics"]
-    assert metrics[-1]["step"] == metrics[-1]["steps"] == trained.steps < 2000
+    assert metrics[-1]["step"] == metrics[-1]["steps"] == trained.step < 2000
     assert metrics[-1]["progress"] == 1
     assert all(event["step"] <= event["steps"] for event in metrics)
 
@@ -493,7 +493,7 @@ def test_a_preview_that_fails_ends_no_run(error: Exception, tmp_path: Path, monk
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
     events: list[dict[str, Any]] = []
     trained = Trainer(dataset, architecture, config, tmp_path, events.append).run(lambda: False)
-    assert trained.steps == 1
+    assert trained.step == 1
     (message,) = (event["message"] for event in events if event["event"] == "log")
     assert message in {"no samples of step 1: singular", "no samples of step 1: No space left"}
     assert not any(event["event"] == "samples" for event in events)

@@ -155,10 +155,10 @@ def test_an_interrupted_training_whose_minutes_are_used_up_is_validated(tmp_path
     trainer, _ = trainer_in(tmp_path, config)
     trainer.schedule = Schedule(config, len(trainer.dataset.statistics), began=time.monotonic() - 301)
     trained = trainer.run(lambda: False)
-    assert trained.steps == trained.best_step == 3
+    assert trained.step == trained.best_step == 3
     assert trainer.optimizer.param_groups[0]["lr"] < 0.1 * config.learning_rate, "the last step, not one of the first"
     again, events = trainer_in(tmp_path, config)
-    assert again.run(lambda: False).steps == 3
+    assert again.run(lambda: False).step == 3
     assert "validation" not in {event["event"] for event in events}
 
 
