@@ -16,10 +16,11 @@ from snf_models.bulk.tables import PartSummary, table_of
 from snf_models.datasets.image_source import ImageSource, ReferencedImages
 from snf_models.errors import EngineUnavailable, Interrupted, PartFailed, PlanDiffers
 from snf_models.loading.verification import ModelFiles, content_digest
-from snf_models.score_rows import SCHEMA, batches_of, judged_rows
+from snf_models.score_rows import SCHEMA, judged_rows
 from snf_models.scoring import EngineName, EngineOptions
 from snf_models.threads import one_blas_thread, prefetch
 from snf_runtime.anomaly.calibration import attainable_alpha
+from snf_runtime.images.batch import batches_of
 from snf_runtime.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

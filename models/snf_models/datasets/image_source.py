@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import Literal, Protocol
 from weakref import finalize
 
 import numpy as np
@@ -32,18 +30,15 @@ from snf_models.datasets.references import (
     read_record,
 )
 from snf_models.datasets.storage import INDEX, Storage
-from snf_models.datasets.store import DatasetStore, builtin_file, check_stored
-from snf_models.datasets.uploads import archive_errors, refused
+from snf_models.datasets.store import DatasetStore, builtin_arrays, builtin_file, check_stored
 from snf_models.disk import remove_leftovers, sha256_file
 from snf_models.errors import DatasetNotFound, ImageError
 from snf_models.locations.disk import FileEntry
 from snf_models.locations.location import Location
-from snf_runtime.images.codec import decode_image, npy_header
+from snf_runtime.images.batch import NamedImage
+from snf_runtime.images.codec import decode_image
 from snf_runtime.images.files import path_text, read_file
-from snf_runtime.images.preprocessing import DecodedImage, Preprocessing, conform, conform_pixels
-
-NamedImage = tuple[str, DecodedImage | ImageError]
-"""The name of an image, and the image or the reason why it cannot be scored."""
+from snf_runtime.images.preprocessing import Preprocessing, conform, conform_pixels
 
 
 class ImageSource(Protocol):
@@ -174,7 +169,6 @@ class ReferencedImages:
                     yield name, error
 
 
-ARRAYS = ("x_train", "x_test")
 PLACE_DIGITS = 16
 """Digits of the hash of a location in the name of its index."""
 KEPT_INDEXES = 2
@@ -188,7 +182,7 @@ LISTED_AT_ONCE = 1000
 def open_source(
     name: str, data_dir: Path | None, store: DatasetStore | None, preprocessing: Preprocessing
 ) -> ImageSource:
-    """Open a dataset for a model; raise ``DatasetNotFound``, or ``DatasetRefused`` for a damaged file."""
+    """Open a dataset for a model; raise ``DatasetNotFound``, or ``DatasetUnfit`` for a damaged file."""
     path = builtin_file(name, data_dir)
     if path is not None:
         return BuiltinImages(path, preprocessing)
@@ -295,61 +289,23 @@ class ImageFiles:
 
 
 class BuiltinImages:
-    """Images of a built-in dataset, those of training first; raises ``DatasetRefused`` for a damaged file."""
+    """Images of a built-in dataset, those of training first; raises ``DatasetUnfit`` for a damaged file."""
 
     def __init__(self, path: Path, preprocessing: Preprocessing) -> None:
-        self._path = path
+        self._arrays = builtin_arrays(path)
         self._preprocessing = preprocessing
-        self._counts = {}
-        with archive_errors(path.name), zipfile.ZipFile(path) as archive:
-            stored = set(archive.namelist())
-            for name in ARRAYS:
-                if name == ARRAYS[0] or f"{name}.npy" in stored:
-                    with _array(archive, name) as (shape, _):
-                        self._counts[name] = shape[0]
-        self.count = sum(self._counts.values())
+        self.count = sum(map(len, self._arrays.values()))
         self.digest = sha256_file(path)
 
     def read(self, start: int, stop: int) -> Iterator[NamedImage]:
         """Yield images with names such as ``x_train/00017``."""
         first = 0
-        for name, count in self._counts.items():
-            low, high = max(start - first, 0), min(stop - first, count)
-            if low < high:
-                yield from self._images(name, low, high)
-            first += count
-
-    def _images(self, name: str, low: int, high: int) -> Iterator[NamedImage]:
-        digits = len(str(self._counts[name] - 1))
-        with (
-            archive_errors(self._path.name),
-            zipfile.ZipFile(self._path) as archive,
-            _array(archive, name) as (shape, file),
-        ):
-            _, height, width, *_ = shape
-            size = math.prod(shape[1:])
-            file.seek(low * size, os.SEEK_CUR)
-            for index in range(low, high):
-                data = file.read(size)
-                if len(data) < size:
-                    raise refused("malformed-array", f"{self._path.name}: {name} ends in image {index}")
-                pixels = np.frombuffer(data, np.uint8).reshape(height, width, -1).transpose(2, 0, 1)
-                path = f"{name}/{index:0{digits}d}"
+        for name, images in self._arrays.items():
+            digits = len(str(len(images) - 1))
+            for row in range(max(start - first, 0), min(stop - first, len(images))):
+                path = f"{name}/{row:0{digits}d}"
                 try:
-                    yield path, conform_pixels(pixels, self._preprocessing)
+                    yield path, conform_pixels(images[row], self._preprocessing)
                 except ImageError as error:
                     yield path, error
-
-
-@contextmanager
-def _array(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
-    """Yield the shape of an array in a .npz, and its file at the first pixel; raise ``DatasetRefused``."""
-    with archive.open(f"{name}.npy") as file:
-        shape, fortran_order, dtype = npy_header(file)
-        if dtype != np.uint8 or len(shape) not in (3, 4) or fortran_order:
-            order = "Fortran" if fortran_order else "C"
-            raise refused(
-                "malformed-array",
-                f"{name}: expected uint8 (N, H, W) or (N, H, W, C) in C order, got {dtype} {shape} in {order} order",
-            )
-        yield shape, file
+            first += len(images)

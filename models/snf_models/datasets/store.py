@@ -96,9 +96,9 @@ def summarize_builtin(name: str, path: Path, config: ImageOptions) -> DatasetSum
 
 def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
     """Split official training files in their own order, other datasets 80/10/10 by a seeded permutation."""
-    with _named(path), np.load(path, allow_pickle=False) as arrays:
-        images = _channels_first(arrays["x_train"])
-        test = _channels_first(arrays["x_test"]) if "x_test" in arrays else images[:0]
+    arrays = builtin_arrays(path)
+    images = arrays["x_train"]
+    test = arrays.get("x_test", images[:0])
     sizes = _split_sizes(name, len(images))
     size = (images.shape[3], images.shape[2])
     chosen = _choice(config, images.shape[1:], name)
@@ -117,6 +117,12 @@ def load_builtin(name: str, path: Path, config: ImageOptions) -> Dataset:
     provenance = Provenance(formats={ARRAY: len(images)}, smallest=size, largest=size, resized=resized)
     digest = digest_of(images, test)
     return Dataset(name, train, statistics, calibration, test, digest, chosen, provenance, split)
+
+
+def builtin_arrays(path: Path) -> dict[str, Pixels]:
+    """Return the images, uint8 ``(N, C, H, W)``, of training and, if any, of tests; raise ``DatasetUnfit``."""
+    with _named(path), np.load(path, allow_pickle=False) as arrays:
+        return {name: _channels_first(arrays[name]) for name in ("x_train", *(arrays.keys() & {"x_test"}))}
 
 
 def _choice(config: ImageOptions, shape: tuple[int, ...], name: str) -> Preprocessing | None:
