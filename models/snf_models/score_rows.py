@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from snf_client.schemas.scores import Anomaly
 from snf_models.artifacts.manifest import Manifest
-from snf_models.datasets.image_source import NamedImage
 from snf_models.errors import ImageError, unsupported_image
 from snf_models.images import remark
 from snf_runtime.anomaly.calibration import DIGITS
 from snf_runtime.anomaly.verdict import Verdict
-from snf_runtime.images.batch import Batch, batch_of, in_batches
+from snf_runtime.images.batch import Batch, NamedImage, batch_of, batches_of
 from snf_runtime.images.codec import DecodedImage, decode_image
 from snf_runtime.images.preprocessing import MODES, FilePlacement, Preprocessing, conform_pixels
 
@@ -44,9 +43,6 @@ SCHEMA = pa.schema(
         pa.field("dataset", pa.string()),  # null for image files
     ]
 )
-BATCH = 64
-BATCH_BYTES = 64 * 2**20
-"""Most bytes of a batch of several images."""
 IMAGE = "image"
 SCORE_COLUMNS = tuple(name for name in SCHEMA.names if name not in {"path", "model", "calibration", "alpha", "dataset"})
 """The columns that :func:`score_columns` adds."""
@@ -94,13 +90,6 @@ def scored_row(
 def failed_row(path: str, error: str, detail: str) -> Row:
     """Return the row of an image that could not be scored."""
     return {"path": path, "error": error, "error_detail": detail}
-
-
-def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
-    """Yield at most 64 images at once, fewer if their pixels would exceed 64 MiB."""
-    yield from in_batches(
-        images, BATCH, BATCH_BYTES, lambda named: named[1].pixels.nbytes if isinstance(named[1], DecodedImage) else 0
-    )
 
 
 def judged_rows(judge: Judge, batch: Sequence[NamedImage], alpha: float | None) -> list[Row]:

@@ -14,13 +14,14 @@ from snf_models.bulk.output import open_output
 from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.tables import PartSummary, table_of
 from snf_models.bulk.work import BulkWork, OpenWork
-from snf_models.datasets.image_source import DatasetImages, ImageSource, NamedImage
+from snf_models.datasets.image_source import DatasetImages, ImageSource
 from snf_models.errors import Interrupted
 from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location
-from snf_models.score_rows import batches_of, failed_row
+from snf_models.score_rows import failed_row
 from snf_models.scorer import Scorer
 from snf_models.scoring import EngineOptions
+from snf_runtime.images.batch import NamedImage, batches_of
 from snf_runtime.images.preprocessing import Preprocessing
 
 

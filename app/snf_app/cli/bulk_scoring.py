@@ -47,10 +47,11 @@ from snf_models.disk import make_folder
 from snf_models.errors import DatasetNotFound, ImageError, Interrupted, PlanDiffers
 from snf_models.loading.verification import ModelFiles
 from snf_models.locations.location import Location
-from snf_models.score_rows import BATCH, Row, batches_of, failed_row, scored_row
+from snf_models.score_rows import Row, failed_row, scored_row
 from snf_models.texts import choices
 from snf_runtime.anomaly.calibration import attainable_alpha
 from snf_runtime.errors import USAGE, JudgedCounts
+from snf_runtime.images.batch import BATCH, batches_of
 from snf_runtime.images.files import path_text
 from snf_worker.process_setup import user_umask
 

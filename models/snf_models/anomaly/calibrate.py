@@ -49,9 +49,7 @@ class ReferenceEvidence:
         """Return mean and deviation, with the smallest raised, at each pixel or place of a tile; None without maps."""
         if self.map_sum is None or self.map_squares is None:
             return None
-        return _map_reference(
-            self.map_sum, self.map_squares, len(self.evidence) if self.summed is None else self.summed
-        )
+        return _map_reference(self.map_sum, self.map_squares, self.summed or len(self.evidence))
 
     def maxima_of(self, inside: NDArray[np.bool_], fold: NDArray[np.bool_], statistic: Statistic) -> Array | None:
         """Return the map maxima of images ``inside``, standardised by those outside their ``fold`` unless known."""
@@ -93,10 +91,7 @@ def fit_split(
     everything = np.ones(len(calibration.evidence), dtype=bool)
     ranked = everything if ranked is None else ranked
     fold = _fold(statistics.evidence, calibration, (ranked, everything), names, grid, suspect_share)
-    together = np.concatenate([statistics.log_likelihoods, calibration.log_likelihoods])
-    levels = _sorted_levels(statistics.evidence, calibration.evidence)
-    counts = _tile_counts(calibration.evidence)
-    return Calibration((fold,), np.sort(together), statistics.pixels(), white_levels=levels, tile_counts=counts)
+    return _calibration([fold], statistics, calibration)
 
 
 def fit_cross(
@@ -120,25 +115,21 @@ def fit_cross(
             fitted_to = replace(replace(evidence, features=None)[~inside], features=unseen[number])
         own_fit = 0 if unseen is None else number + 1
         fitted.append(_fold(fitted_to, reference, (inside & ranked, inside), names, grid, suspect_share, own_fit))
-    levels = _sorted_levels(evidence)
+    return _calibration(fitted, reference)
+
+
+def _calibration(folds: Sequence[Fold], *parts: ReferenceEvidence) -> Calibration:
+    """Return the calibration; maps are compared with those of the first of ``parts``, the last one gives the ranks."""
+    levels = [part.evidence.white_levels for part in parts if part.evidence.white_levels is not None]
+    features = parts[-1].evidence.features
+    plans = None if features is None else features.plans
     return Calibration(
-        tuple(fitted),
-        np.sort(reference.log_likelihoods),
-        reference.pixels(),
-        white_levels=levels,
-        tile_counts=_tile_counts(evidence),
+        tuple(folds),
+        np.sort(np.concatenate([part.log_likelihoods for part in parts])),
+        parts[0].pixels(),
+        white_levels=np.sort(np.concatenate(levels)) if len(levels) == len(parts) else None,
+        tile_counts=np.array([min(map(len, plans)), max(map(len, plans))]) if plans else None,
     )
-
-
-def _tile_counts(evidence: Evidence) -> NDArray[np.int64] | None:
-    """Return the fewest and the most tiles of an image, ``(2,)``; None for a model without tiles."""
-    plans = None if evidence.features is None else evidence.features.plans
-    return np.array([min(map(len, plans)), max(map(len, plans))]) if plans else None
-
-
-def _sorted_levels(*parts: Evidence) -> NDArray[np.uint8] | None:
-    levels = [part.white_levels for part in parts if part.white_levels is not None]
-    return np.sort(np.concatenate(levels)) if len(levels) == len(parts) else None
 
 
 def _fold(

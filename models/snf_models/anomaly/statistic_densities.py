@@ -225,8 +225,7 @@ def _predictors(regions: Sequence[Region], columns: int, precision: Array, scale
     deviations = scale[inside]
     weights = np.linalg.solve(precision[inside[:, :, None], inside[:, None]], deviations[:, :, None])
     spreads = np.sqrt(deviations[:, None] @ weights)
-    predictors: Array = (weights.transpose(0, 2, 1) @ precision[inside] / spreads)[:, 0]
-    return predictors
+    return (weights.transpose(0, 2, 1) @ precision[inside] / spreads)[:, 0]
 
 
 def _named(names: Sequence[str], start: str) -> list[int]:

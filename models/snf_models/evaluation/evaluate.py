@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from snf_client.schemas.evaluations import (
     SubfolderReport,
 )
 from snf_models.anomaly.reference_images import evenly_spaced
+from snf_models.datasets.dataset import folder_groups
 from snf_models.datasets.store import DatasetStore
 from snf_models.errors import DatasetUnfit
 from snf_models.evaluation.checks import check_shape, open_masks
@@ -391,21 +391,10 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def subfolders(names: Sequence[str]) -> list[str]:
-    """Return the folder of each image below the innermost common one, ``.`` for that one.
-
-    >>> subfolders(["bad/crack/1.png", "bad/crack/old/2.png", "bad/dent/1.png", "bad/3.png"])
-    ['crack', 'crack', 'dent', '.']
-    """
-    folders = [posixpath.dirname(name) for name in names]
-    common = posixpath.commonpath(folders) if folders else ""
-    return [posixpath.relpath(folder or ".", common or ".").partition("/")[0] for folder in folders]
-
-
 def _subfolders(
     flags: Thresholds, normal: ImageScores, anomalous: AnomalousSet, scored: ImageScores, alphas: Sequence[float]
 ) -> list[SubfolderReport]:
-    folders = np.array(subfolders(anomalous.images.names))[scored.kept]
+    folders = np.array([folder or "." for folder in folder_groups(anomalous.images.names)])[scored.kept]
     names = np.unique(folders).tolist()
     if not 1 < len(names) <= MAX_SUBFOLDERS:
         return []

@@ -16,12 +16,12 @@ from scipy import ndimage
 from snf_client.schemas.evaluations import EvaluationParameters
 from snf_client.schemas.training import TrainingConfig
 from snf_models.anomaly.reference_images import evenly_spaced
-from snf_models.datasets.image_source import NamedImage, StoredImages
+from snf_models.datasets.image_source import StoredImages, file_stamp
 from snf_models.datasets.storage import INDEX
 from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, load_builtin
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.evaluation.checks import adapted, check_anomalous, check_normals
-from snf_runtime.images.batch import Batch, batch_of, in_batches, stacked
+from snf_runtime.images.batch import Batch, NamedImage, batch_of, in_batches, stacked
 from snf_runtime.images.preprocessing import DecodedImage, Pixels, Preprocessing, as_image, conform_pixels
 
 Array: TypeAlias = NDArray[np.float64]
@@ -296,11 +296,10 @@ class ImageSets:
     def stamp(self, name: str) -> str:
         """Return a text that changes when the dataset is replaced; raise ``DatasetNotFound``."""
         path = builtin_file(name, self.data_dir)
-        try:
-            status = (path or self._stored(name).root / name / INDEX).stat()
-        except OSError as error:
-            raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile") from error
-        return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
+        stamp = file_stamp(path or self._stored(name).root / name / INDEX)
+        if stamp is None:
+            raise DatasetNotFound(f"dataset {name!r} was deleted meanwhile")
+        return "{} bytes, {} ns".format(*stamp)
 
     def _array_set(self, name: str, part: str, pixels: Batch, most: int) -> ImageSet:
         source = ArrayImages(part, stacked(pixels), evenly_spaced(len(pixels), most), self.preprocessing)

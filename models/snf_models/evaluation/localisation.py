@@ -53,10 +53,9 @@ def localise(normal: Sequence[Map], maps: Sequence[Map], masks: Sequence[Mask]) 
     if not len(defect) or not len(sound):
         raise ValueError(f"expected pixels of defects and others, got {len(defect)} and {len(sound)}")
     rates = _rates(defect, sound)
-    even = np.full(len(defect), 1 / len(defect))
     return LocalisationMetrics(
-        pixel_auroc=_area(*rates, even, 1.0),
-        aupro=_area(*rates, _defect_weights(masks), PRO_LIMIT) / PRO_LIMIT,
+        pixel_auroc=float(_ramp_areas(*rates, 0.0, 1.0).mean()),
+        aupro=float(_defect_weights(masks) @ _ramp_areas(*rates, 0.0, PRO_LIMIT)) / PRO_LIMIT,
         aupimo=aupimo(normal, maps, masks),
     )
 
@@ -90,11 +89,6 @@ def _rates(values: Map, sound: Map) -> tuple[Array, Array]:
     return above / len(sound), reached / len(sound)
 
 
-def _area(above: Array, reached: Array, weights: Array, limit: float) -> float:
-    """Return the area under a ROC curve up to ``limit``, to which each defect pixel adds an even ramp."""
-    return float(weights @ _ramp_areas(above, reached, 0.0, limit))
-
-
 def _ramp_areas(first: Array, last: Array, low: float, high: float) -> Array:
     """Integrate ramps from 0 at ``first`` to 1 at ``last``. One of no width is a step."""
     after = high - np.clip(last, low, high)
@@ -103,8 +97,7 @@ def _ramp_areas(first: Array, last: Array, low: float, high: float) -> Array:
         width = last - first
         during = ((end - first) ** 2 - (start - first) ** 2) / (2 * width)
     during = np.where(np.isneginf(first), end - low, np.where(width > 0, during, 0.0))
-    areas: Array = after + during
-    return areas
+    return after + during
 
 
 def _defect_weights(masks: Sequence[Mask]) -> Array:

@@ -184,8 +184,7 @@ def _stain(size: int, _rng: np.random.Generator) -> Array:
     """Return a Gaussian with half of its height at a radius of size / 2, which ends at twice that radius."""
     rows, columns = _places(2 * size - 1, 2 * size - 1)
     height = STAIN_EDGE ** ((rows**2 + columns**2) / size**2)
-    stain: Array = np.maximum((height - STAIN_EDGE) / (1 - STAIN_EDGE), 0)
-    return stain
+    return np.maximum((height - STAIN_EDGE) / (1 - STAIN_EDGE), 0)
 
 
 def _square(size: int, _rng: np.random.Generator) -> Array:
@@ -199,8 +198,7 @@ def _places(height: int, width: int) -> tuple[Array, Array]:
 
 def _smooth(inside: Array) -> Array:
     """Return the covered share of pixels whose centres lie ``inside`` pixels inside of an edge."""
-    share: Array = np.clip(inside + 0.5, 0, 1)
-    return share
+    return np.clip(inside + 0.5, 0, 1)
 
 
 COVERS: dict[Shape, Callable[[int, np.random.Generator], Array]] = {

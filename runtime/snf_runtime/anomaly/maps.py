@@ -26,8 +26,7 @@ KERNEL = np.exp(-0.5 * np.square(_OFFSETS / SMOOTHING)) / np.exp(-0.5 * np.squar
 def of_places(places: Array, image: tuple[int, int]) -> Array:
     """Interpolate nats at cell centres of a coarse grid bilinearly to pixels; outer values go on to the edge."""
     down, across = (_interpolation(*of_side) for of_side in zip(places.shape[-2:], image, strict=True))
-    brought: Array = down @ places @ across.T
-    return brought
+    return down @ places @ across.T
 
 
 def of_pixels(z: Array) -> Array:
@@ -139,8 +138,7 @@ def connected(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
             break
         label = joined
     numbers = np.unique(label, return_inverse=True)[1]
-    result: NDArray[np.intp] = np.repeat(numbers, stops - starts)
-    return result
+    return np.repeat(numbers, stops - starts)
 
 
 def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold: float) -> MapRegions:

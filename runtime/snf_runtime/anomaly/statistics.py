@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -61,8 +60,7 @@ class Gaussian:
 
     def components(self, samples: Array) -> Array:
         """Return Σ^-1/2 (u - μ), whose squares sum to the squared Mahalanobis distance (ZCA, Kessy et al. 2018)."""
-        whitened: Array = (samples - self.mean) @ self.root
-        return whitened
+        return (samples - self.mean) @ self.root
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,7 @@ class Mixture:
         u = (samples - self.location) / self.scale
         whitened = np.einsum("nmk,mkj->nmj", u[:, None, :] - self.means, self.roots)
         exponent = self._log_dets - 0.5 * np.square(whitened).sum(2) - 0.5 * u.shape[1] * math.log(2 * math.pi)
-        result: Array = -logsumexp(exponent + self.log_weights)
-        return result
+        return -logsumexp(exponent + self.log_weights)
 
 
 MIN_IMAGES_CURVE, MIN_IMAGES_LINE = 200, 40
@@ -153,8 +150,7 @@ def _basis(complexity: Array, knots: Array) -> Array:
     slope = (one[cell + 1] - one[cell]) / width
     turn = (3 * right**2 - 1) * curvature[cell + 1] - (3 * left**2 - 1) * curvature[cell]
     beyond = (complexity - inside)[:, None]
-    basis: Array = value + bend * width**2 / 6 + beyond * (slope + turn * width / 6)
-    return basis
+    return value + bend * width**2 / 6 + beyond * (slope + turn * width / 6)
 
 
 @lru_cache(maxsize=256)
@@ -275,10 +271,8 @@ class RegionGroup:
     def unevenness(self, cells: Array) -> Array:
         """Return ln of the mean z² over all regions of each shape, about 0 for reference images."""
         squares = np.square(self.deviations(cells))
-        ends = np.cumsum([0] + [len(shape) for shape in regions(*self.shape)])
-        means = [squares[:, start:stop].mean(1) for start, stop in itertools.pairwise(ends)]
-        unevenness: Array = np.log(np.stack(means, 1) + MIN_SPREAD)
-        return unevenness
+        means = [part.mean(1) for part in _by_shape(squares, self.shape)]
+        return np.log(np.stack(means, 1) + MIN_SPREAD)
 
     def surprises(self, cells: Array, complexity: Array) -> Array:
         """Return -ln p of the most and the least likely region of each shape, ``(N, 2 * shapes)``."""
@@ -310,15 +304,17 @@ def all_regions(grid: tuple[int, int]) -> list[Region]:
 
 def log_extremes(z: Array, grid: tuple[int, int]) -> Array:
     """Return ln of the largest z and of minus the smallest, at least 0.1, for each shape, ``(N, 2 * shapes)``."""
-    columns, start = [], 0
-    for shape in regions(*grid):
-        part = z[:, start : start + len(shape)]
-        columns += [part.max(1), -part.min(1)]
-        start += len(shape)
-    if start != z.shape[1]:
-        raise ValueError(f"expected {start} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
+    columns = [extreme for part in _by_shape(z, grid) for extreme in (part.max(1), -part.min(1))]
     extremes: Array = np.log(np.maximum(np.stack(columns, 1), MIN_EXTREME))
     return extremes
+
+
+def _by_shape(z: Array, grid: tuple[int, int]) -> list[Array]:
+    """Divide columns, one for each region, into those of each shape."""
+    ends = np.cumsum([len(shape) for shape in regions(*grid)])
+    if ends[-1] != z.shape[1]:
+        raise ValueError(f"expected {ends[-1]} regions on a grid of {grid[0]} x {grid[1]}, got {z.shape[1]}")
+    return np.split(z, ends[:-1], axis=1)
 
 
 def tail_surprises(z: Array, tails: tuple[Tail, ...]) -> Array:

@@ -100,47 +100,9 @@ def statistic_reason(name: str, z: float, share: float) -> VerdictReason:
 
 def region_reason(region: Region, z: float, share: float, side: int, image: tuple[int, int]) -> VerdictReason:
     """Describe a region of cells with sides of ``side`` pixels that the rest of the image does not predict."""
-    height, width = image
-    left, top = region.left * side, region.top * side
-    right, bottom = min(region.right * side, width), min(region.bottom * side, height)
-    return VerdictReason("region", z, share, f"{{where}}: {REGION[z > 0]}", (left, top, right, bottom))
-
-
-@dataclass(frozen=True)
-class PlaceGrid:
-    """Grid of the places at which a backbone computes features."""
-
-    places: tuple[int, int]
-    covered: tuple[int, int]  # height and width in pixels, may reach beyond the image
-    image: tuple[int, int]
-
-    def box(self, place: tuple[int, int]) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom, within the image, of a place by its row and column."""
-        (top, bottom), (left, right) = (
-            _pixels(*of_axis) for of_axis in zip(place, self.places, self.covered, strict=True)
-        )
-        return left, top, min(right, self.image[1]), min(bottom, self.image[0])
-
-
-def feature_reason(
-    name: str,
-    surprise: float,
-    share: float,
-    place: tuple[int, int],
-    grid: PlaceGrid,
-    tile: tuple[int, int, int, int] | None = None,
-) -> VerdictReason:
-    """Describe unusual features; ``z`` is -ln p of the statistic in nats, ``tile`` the box of the strongest tile."""
-    if name in TILE_WORDS and tile is None:
-        return VerdictReason(name, surprise, share, FEATURE_WORDS[name])
-    words = FEATURE_WORDS if tile is None else TILE_WORDS
-    return VerdictReason(name, surprise, share, words[name], grid.box(place) if tile is None else tile)
-
-
-def _pixels(place: int, places: int, side: int) -> tuple[int, int]:
-    """Return the first pixel of a place, and the one after its last; at least one pixel."""
-    first = place * side // places
-    return first, max(first + 1, -(-(place + 1) * side // places))
+    cells = FilePlacement(image[::-1], (side, side))
+    box = cells.box((region.left, region.top, region.right, region.bottom))
+    return VerdictReason("region", z, share, f"{{where}}: {REGION[z > 0]}", box)
 
 
 Array: TypeAlias = NDArray[np.float64]
@@ -160,26 +122,26 @@ def explain(
     _add_pixel_reasons(reasons, statistic, evidence, share, names, image)
     if statistic.features is not None and evidence.features is not None:
         found = statistic.features.strongest(evidence.features)
-        grids = _grids(statistic.features, evidence.features, image)
-        for number, (name, surprise, place) in enumerate(found):
-            tile = statistic.features.strongest_tile(evidence.features, number, name)
+        placements = _placements(statistic.features, evidence.features, image)
+        for number, (name, surprise, (row, column)) in enumerate(found):
+            box = statistic.features.strongest_tile(evidence.features, number, name)
+            words = (FEATURE_WORDS if box is None else TILE_WORDS)[name]
+            if name not in TILE_WORDS:
+                box = placements[number].box((column, row, column + 1, row + 1))
             part = float(share["features"][number])
-            reasons[number].append(feature_reason(name, surprise, part, place, grids[number], tile))
+            reasons[number].append(VerdictReason(name, surprise, part, words, box))
     return [
         tuple(sorted((r for r in of_image if r.share >= MIN_SHARE), key=lambda r: -r.share)[:MAX_REASONS])
         for of_image in reasons
     ]
 
 
-def _grids(group: FeatureGroup, evidence: FeatureEvidence, image: tuple[int, int]) -> list[PlaceGrid]:
-    """Return the grid of the places of each image; ``image`` is the size of images that are one tile, in pixels."""
+def _placements(group: FeatureGroup, evidence: FeatureEvidence, image: tuple[int, int]) -> list[FilePlacement]:
+    """Return the mapping of places to pixels of each image; ``image`` is the size of images that are one tile."""
     if evidence.plans is None:
-        rows, columns = group.centre.shape
-        return [PlaceGrid((rows, columns), image, image)] * len(evidence)
-    return [
-        PlaceGrid(plan.grid, (plan.grid[0] * plan.stride, plan.grid[1] * plan.stride), (plan.height, plan.width))
-        for plan in evidence.plans
-    ]
+        (height, width), (rows, columns) = image, group.centre.shape
+        return [FilePlacement((width, height), (width / columns, height / rows))] * len(evidence)
+    return [FilePlacement((plan.width, plan.height), (plan.stride, plan.stride)) for plan in evidence.plans]
 
 
 def _add_pixel_reasons(

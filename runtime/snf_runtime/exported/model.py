@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +14,7 @@ from snf_runtime.anomaly.detection import Detection, Detector, FileVerdict, NotJ
 from snf_runtime.errors import ArtifactError, HeatMapUnsupported, ImageError, ScoreNotFinite
 from snf_runtime.exported.content import check_files, open_calibration, open_exported, pinned_of, read_export_arrays
 from snf_runtime.exported.manifest import ExportManifest, check_layout, read_export_manifest
-from snf_runtime.images.batch import batch_of, in_batches
+from snf_runtime.images.batch import NamedImage, batch_of, batches_of
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.files import path_text, read_file
 from snf_runtime.images.preprocessing import DecodedImage, FilePlacement, conform_pixels
@@ -24,17 +23,6 @@ from snf_runtime.scoring.density import ImageDensity
 
 Source: TypeAlias = "Path | str | bytes | NDArray[np.uint8]"
 """An image: the path of a file, the content of one, or pixels, uint8 ``(H, W)`` or ``(H, W, C)``."""
-BATCH, BATCH_BYTES = 64, 64 * 2**20  # most images of a batch, and most bytes of a batch of several
-
-
-@dataclass(frozen=True)
-class _Named:
-    name: str
-    image: DecodedImage | ImageError
-
-    @property
-    def nbytes(self) -> int:
-        return self.image.pixels.nbytes if isinstance(self.image, DecodedImage) else 0
 
 
 class Model:
@@ -107,22 +95,22 @@ class Model:
         if regions and self.calibration.pixels is None:
             raise HeatMapUnsupported("its layers mix all pixels of the image at once: it has no regions")
         named = (self._decoded(source, number) for number, source in enumerate(images))
-        return self._judged(in_batches(named, BATCH, BATCH_BYTES, lambda item: item.nbytes), alpha, draws, regions)
+        return self._judged(batches_of(named), alpha, draws, regions)
 
     def _judged(
-        self, batches: Iterable[list[_Named]], alpha: float | None, draws: int, regions: bool
+        self, batches: Iterable[list[NamedImage]], alpha: float | None, draws: int, regions: bool
     ) -> Iterator[FileVerdict | NotJudged]:
         for batch in batches:
-            good = [item.image.pixels for item in batch if isinstance(item.image, DecodedImage)]
+            good = [image.pixels for _, image in batch if isinstance(image, DecodedImage)]
             images = batch_of(good, self.preprocessing) if good else []
             results = iter(self._detector.detect(images, alpha, draws, explain=regions) if good else [])
-            for item in batch:
-                result = item.image if isinstance(item.image, ImageError) else next(results)
+            for name, image in batch:
+                result = image if isinstance(image, ImageError) else next(results)
                 if isinstance(result, ImageError):
-                    yield NotJudged(item.name, result.slug, result.detail)
+                    yield NotJudged(name, result.slug, result.detail)
                 else:
-                    assert isinstance(item.image, DecodedImage)
-                    yield self._verdict(item.name, item.image, result)
+                    assert isinstance(image, DecodedImage)
+                    yield self._verdict(name, image, result)
 
     def _verdict(self, name: str, image: DecodedImage, detection: Detection) -> FileVerdict:
         judged = detection.in_file(FilePlacement.of(self.preprocessing, image.file_size))
@@ -153,15 +141,15 @@ class Model:
         ordered = self.calibration.ordered()
         return threshold(ordered[0], alpha) if len(ordered) == 1 else None
 
-    def _decoded(self, source: Source, number: int) -> _Named:
+    def _decoded(self, source: Source, number: int) -> NamedImage:
         name = path_text(source) if isinstance(source, Path | str) else f"image {number}"
         try:
             if isinstance(source, np.ndarray):
-                return _Named(name, conform_pixels(_channels_first(source), self.preprocessing))
+                return name, conform_pixels(_channels_first(source), self.preprocessing)
             data = source if isinstance(source, bytes) else read_file(Path(source))
-            return _Named(name, decode_image(data, self.preprocessing))
+            return name, decode_image(data, self.preprocessing)
         except ImageError as error:
-            return _Named(name, error)
+            return name, error
 
     def _check_pinned(self, image: NDArray[np.uint8]) -> None:
         expected = self.manifest.pinned

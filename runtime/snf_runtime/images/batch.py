@@ -11,10 +11,15 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.images.preprocessing import Pixels, Preprocessing
+from snf_runtime.errors import ImageError
+from snf_runtime.images.preprocessing import DecodedImage, Pixels, Preprocessing
 
 Batch: TypeAlias = Pixels | Sequence[Pixels]
 """N images, uint8: an array ``(N, C, H, W)``, or arrays ``(C, H, W)`` of different heights and widths."""
+
+NamedImage: TypeAlias = tuple[str, DecodedImage | ImageError]
+"""The name of an image, and the image or the reason why it cannot be scored."""
+BATCH, BATCH_BYTES = 64, 64 * 2**20  # most images of a batch, and most bytes of a batch of several
 
 T = TypeVar("T")
 
@@ -73,6 +78,13 @@ def in_batches(items: Iterable[T], max_items: int, max_bytes: int, nbytes: Calla
         size += added
     if batch:
         yield batch
+
+
+def batches_of(images: Iterable[NamedImage]) -> Generator[list[NamedImage]]:
+    """Yield at most 64 images at once, fewer if their pixels would exceed 64 MiB."""
+    yield from in_batches(
+        images, BATCH, BATCH_BYTES, lambda named: 0 if isinstance(named[1], ImageError) else named[1].pixels.nbytes
+    )
 
 
 SHARED = 8

@@ -154,8 +154,7 @@ def conform_mask(opened: OpenedImage, preprocessing: Preprocessing) -> NDArray[n
     if image.mode == "I;16":
         image = to_eight_bits(image, opened.levels or preprocessing.levels)
     grey = _to_size(image.convert("L"), preprocessing, Image.Resampling.NEAREST)
-    mask: NDArray[np.bool_] = np.asarray(grey) >= MASKED
-    return mask
+    return np.asarray(grey) >= MASKED
 
 
 def conform_pixels(pixels: Pixels, preprocessing: Preprocessing) -> DecodedImage:

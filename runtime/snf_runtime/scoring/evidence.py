@@ -167,8 +167,7 @@ MAX_CHANNELS = 16
 
 def radius(latent: Array) -> Array:
     """Return log(||e||² / d) of d latents, about N(0, 2/d) for images from an exact flow."""
-    result: Array = np.log(_mean(np.square(latent)) + TINY)
-    return result
+    return np.log(_mean(np.square(latent)) + TINY)
 
 
 def correlation(latent: Array, first: Array, second: Array) -> Array:

@@ -59,8 +59,7 @@ class FeaturePass:
         """Return the additive maps or, with tiles, the log-densities at places of each tile up to constants."""
         if self.features.plans is None:
             return self.additive_map()
-        maps: Array = -self.features.places[:, 0].astype(np.float64, copy=False)
-        return maps
+        return -self.features.places[:, 0].astype(np.float64, copy=False)
 
     def additive_map(self) -> Array:
         """Return each pixel's contribution in nats: a place's is divided among its nearest pixels. Not for tiles."""

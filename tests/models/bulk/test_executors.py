@@ -25,7 +25,7 @@ from snf_models.bulk.executors import Callbacks, Member, PartQueue, executor, ty
 from snf_models.bulk.output import Output, open_output
 from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.work import BulkWork, choose_engine
-from snf_models.datasets.image_source import DatasetImages, ImageSource, NamedImage
+from snf_models.datasets.image_source import DatasetImages, ImageSource
 from snf_models.errors import (
     AlphaUnattainable,
     ArtifactError,
@@ -44,6 +44,7 @@ from snf_models.loading.verification import MAX_FETCHED_BYTES, ModelFiles, conte
 from snf_models.locations.location import Location
 from snf_models.scorer import load_files
 from snf_models.scoring import EngineOptions
+from snf_runtime.images.batch import NamedImage
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.helpers import bulk_plan
 from tests.support.compiled_cache import compiled

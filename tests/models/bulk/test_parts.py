@@ -20,12 +20,13 @@ from snf_models.bulk.output import Output, PartsDamaged, open_scratch, plan_at
 from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.tables import convert_table, merge_parts, summary_of, table_of
 from snf_models.bulk.work import score_range
-from snf_models.datasets.image_source import ImageFiles, ImageSource, NamedImage, open_source
+from snf_models.datasets.image_source import ImageFiles, ImageSource, open_source
 from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, Interrupted, ScoreNotFinite
 from snf_models.locations.location import Location
 from snf_models.score_rows import SCHEMA
 from snf_models.scorer import Scorer
 from snf_runtime.anomaly.detection import Detection
+from snf_runtime.images.batch import NamedImage
 from snf_runtime.images.codec import Preprocessing
 from tests.models.datasets.upload_files import pngs
 from tests.models.helpers import bulk_plan

@@ -16,11 +16,11 @@ import pytest
 from snf_client.schemas.datasets import ReferenceRecord
 from snf_models.bulk.work import score_range
 from snf_models.datasets import parquet as parquet_rows
-from snf_models.datasets.image_source import NamedImage
 from snf_models.datasets.references import EncodedImage, ReferencedFiles, build_index
 from snf_models.errors import DatasetRefused, ImageError, PartFailed
 from snf_models.locations.location import Location
 from snf_models.scorer import Scorer
+from snf_runtime.images.batch import NamedImage
 from tests.support.paths import ROOT
 from tests.support.referenced import digits, parquet_of
 
