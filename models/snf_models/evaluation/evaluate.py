@@ -55,7 +55,7 @@ from snf_models.evaluation.scored_sets import (
     scored_batch,
 )
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.calibration import attainable_alpha, smallest_p
+from snf_runtime.anomaly.calibration import attainable_alpha, from_arrays, smallest_p, to_arrays
 from snf_runtime.anomaly.verdict import VerdictReason
 from snf_runtime.images.preprocessing import FilePlacement, as_image
 from snf_runtime.scoring.layout import DensityKind
@@ -207,11 +207,11 @@ class _Evaluation:
         kept = cache.get(key)
         if kept is not None:
             self._advance(len(images))
-            return ScoredSet.of_arrays(kept)
+            return from_arrays(ScoredSet, kept)
         raw = score_set(scores, images, shown, self._advance)
         if not len(raw.scored):
             raise DatasetUnfit(f"no image of {label} has a finite likelihood and a size that the calibration is for")
-        cache.put(key, raw.arrays())
+        cache.put(key, to_arrays(raw))
         self._finished(label)
         return raw
 
@@ -292,7 +292,7 @@ class _Evaluation:
         )
 
     def _count(self, name: str, raw: ScoredSet, dataset: str) -> ImageCount:
-        return ImageCount(name=name, images=raw.images, failed=raw.failed, adapted=self._is_adapted(dataset))
+        return ImageCount(name=name, images=int(raw.images), failed=raw.failed, adapted=self._is_adapted(dataset))
 
     def _is_adapted(self, dataset: str) -> bool:
         try:

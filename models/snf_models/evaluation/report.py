@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from snf_client.schemas.evaluations import EvaluationReport, FalseAlarms, Interval, Result, SetReport
 from snf_runtime.errors import unattainable
@@ -94,13 +94,14 @@ def outline(shares: Sequence[float], top: float) -> list[tuple[float, float]]:
 
 @cache
 def template(name: str) -> Template:
-    """Return a template by its path in this package; all text that it gets is escaped."""
+    """Return a template by its path in this package; all text that it gets is escaped, but in Markdown."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1]),
-        autoescape=True,
+        autoescape=select_autoescape(disabled_extensions=("md.jinja",), default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"percent": percent, "alpha": "{:.4g}".format}
     environment.globals["outline"] = outline

@@ -384,7 +384,7 @@ class Extremes(ImageArrays):
 class ScoredSet:
     """Scores of a set. Of its images only ``most`` and ``least`` are kept."""
 
-    images: int
+    images: NDArray[np.int64]  # their number, ``()``
     scored: ImageScores
     most: Extremes
     least: Extremes
@@ -392,21 +392,7 @@ class ScoredSet:
     @property
     def failed(self) -> int:
         """Images that are not judged."""
-        return self.images - len(self.scored)
-
-    def arrays(self) -> Arrays:
-        """Return arrays to be saved, with keys such as ``scored.values``."""
-        arrays = {"images": np.array(self.images), **{f"scored.{k}": v for k, v in vars(self.scored).items()}}
-        for end in ("most", "least"):
-            arrays |= {f"{end}.{k}": v for k, v in vars(getattr(self, end)).items()}
-        return arrays
-
-    @classmethod
-    def of_arrays(cls, arrays: Arrays) -> Self:
-        """Rebuild a set from :meth:`arrays`; raise ``KeyError`` if one is missing."""
-        scored = ImageScores(*(arrays[f"scored.{name}"] for name in ImageScores.__dataclass_fields__))
-        ends = [Extremes(*(arrays[f"{end}.{k}"] for k in Extremes.__dataclass_fields__)) for end in ("most", "least")]
-        return cls(int(arrays["images"]), scored, *ends)
+        return int(self.images) - len(self.scored)
 
 
 def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callable[[int], None]) -> ScoredSet:
@@ -422,7 +408,7 @@ def score_set(scores: ScoreSuite, images: ImageSet, shown: int, progress: Callab
         progress(len(batch))
     if not parts:
         raise ValueError("expected a set with images, got none")
-    return ScoredSet(done, ImageScores.join(parts), *ends[-1], *ends[1])
+    return ScoredSet(np.array(done), ImageScores.join(parts), *ends[-1], *ends[1])
 
 
 log = logging.getLogger(__name__)

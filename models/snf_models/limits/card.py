@@ -56,56 +56,5 @@ def card_text(registry: Registry, name: str, version: int) -> str:
 
 def limit_section(number: int, record: LimitRecord, active: int) -> str:
     """Return Markdown on a limit with everything that it depends on; ``active`` is the calibration in use."""
-    _, height, width = record.image_shape
-    undamaged = record.undamaged
-    alarms = "" if undamaged.share is None else f", {undamaged.flagged} of them are flagged without a defect"
-    if undamaged.interval is not None:
-        alarms += " (95 % interval {:.1%} to {:.1%})".format(*undamaged.interval)
-    lines = [
-        "## Detection limit",
-        "",
-        *other_calibration(record, active),
-        f"Defects were drawn into {record.images} good images of {record.dataset} ({record.part}){alarms}. A defect is "
-        f"found if the p-value of its image is at most {record.alpha:g}, by calibration {record.calibration} "
-        f"({record.calibration_images} images). The limit is the smallest size from which on at least 90 % are found, "
-        "with a confidence of 95 %.",
-        "",
-        *_table(record),
-        f"Sizes are pixels of the model's images ({height}x{width}, height x width): {_numbers(record.sizes)}. "
-        f"Contrasts are grey levels: {_numbers(record.contrasts)}; a hole is black, a missing part has the mean of its "
-        f"surroundings. Places, angles and signs come from seed {record.seed}. Real defects differ from these.",
-        "",
-        f"Measured {record.created:%Y-%m-%d} in {record.seconds:.0f} seconds; images {record.dataset_digest[:16]}, "
-        f"weights {record.weights_sha256[:16]}.",
-    ]
-    if record.curves:
-        lines += ["", f"![Share of found defects by size](limits/{number}/chart)"]
-    return "\n".join(lines) + "\n"
-
-
-def other_calibration(record: LimitRecord, active: int) -> list[str]:
-    """Return a warning in Markdown lines, if the limit was measured with another calibration."""
-    if record.calibration == active:
-        return []
-    return [
-        f"**This limit is of calibration {record.calibration}; calibration {active} is in use now. Measure it again.**",
-        "",
-    ]
-
-
-def _table(record: LimitRecord) -> list[str]:
-    if record.not_determinable is not None:
-        return [f"**Not determinable**: {record.not_determinable}.", ""]
-    rows = ["| defect | limit | found at the limit | at least |", "|---|---|---|---|"]
-    return [*rows, *(_row(curve) for curve in record.curves), ""]
-
-
-def _row(curve: LimitCurve) -> str:
-    cell = next((cell for cell in curve.cells if cell.size == (curve.limit or curve.cells[-1].size)), None)
-    assert cell is not None  # the largest size is always measured
-    where = "" if curve.limit is not None else f" at {cell.size} pixels"
-    return f"| {curve.label} | {limit_text(curve)} | {cell.found} of {cell.images}{where} | {100 * cell.lower:.1f} % |"
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return ", ".join(map(str, values))
+    section = template("limits/section.md.jinja")
+    return section.render(number=number, record=record, active=active, limit_text=limit_text)
