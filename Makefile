@@ -28,8 +28,8 @@ help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 up: $(VENV)/installed  ## install what is missing, start broker, worker and service
-	@SNF_URL= $(BIN)/snf backbones add efficientnet-lite0 || echo "Feature models need it; all others work." >&2
-	@exec $(BIN)/snf up
+	@SNF_URL= nice $(BIN)/snf backbones add efficientnet-lite0 --quiet || echo "Feature models need it; all others work." >&2 & \
+	  exec $(BIN)/snf up
 
 test: lint  ## lint, type check, all tests but those of the pages, with coverage
 	@$(MAKE) --no-print-directory --jobs=2 types tests
