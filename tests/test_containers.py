@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from snf_models.locations.object_store import KEYS
@@ -75,11 +74,6 @@ def test_each_lasting_container_is_checked_restarted_and_given_time(name: str) -
     assert service["restart"] == "unless-stopped"
     assert grace_seconds(name) >= 30
     assert service.get("user", "") not in ("root", "0")
-
-
-def test_a_worker_leaves_cores_to_the_service() -> None:
-    assert Settings(beside_service=_environment(SERVICES["worker"])["SNF_BESIDE_SERVICE"]).beside_service
-    assert "SNF_BESIDE_SERVICE" not in _environment(SERVICES["api"])
 
 
 def test_stopping_takes_no_longer_than_the_grace() -> None:
@@ -187,22 +181,6 @@ def _environment(service: dict[str, Any]) -> dict[str, str]:
     return dict(service.get("environment", {}))
 
 
-def test_the_images_can_be_chosen_and_are_the_same_everywhere() -> None:
-    (image,) = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)
-    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2
-    assert SERVICES["api"]["build"]["args"]["PYTHON_IMAGE"] == f"${{PYTHON_IMAGE:-{image}}}"
-    version = re.match(r"python:(\d+\.\d+)", image)
-    assert version is not None
-    assert version[1] in SpecifierSet(PROJECT["project"]["requires-python"])
-    assert {SERVICES[name]["image"] for name in ("redis", "redis-password")} == {"${REDIS_IMAGE:-redis:8}"}
-
-
-def test_all_build_arguments_are_those_of_the_dockerfile() -> None:
-    declared = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
-    for file in (COMPOSE, GPU):
-        assert file["services"]["api"]["build"]["args"].keys() <= declared
-
-
 def test_torch_is_installed_by_the_range_of_the_project() -> None:
     (range_,) = re.findall(r'^ARG TORCH="(.*)"$', DOCKERFILE, re.MULTILINE)
     assert range_ in PROJECT["project"]["dependencies"]
@@ -254,12 +232,6 @@ def test_the_lock_file_fits_all_that_the_project_needs(python: str) -> None:
         if requirement.name not in {"torch", *OWN}:
             version = versions[canonicalize_name(requirement.name)]
             assert version in requirement.specifier, f"{text}: run `make lock`, the lock file has {version}"
-
-
-def test_the_lock_is_made_for_the_build_of_the_project() -> None:
-    assert (ROOT / "docker" / "build.in").read_text().split() == PROJECT["build-system"]["requires"]
-    for other in (CLIENT, RUNTIME):
-        assert other["build-system"]["requires"] == PROJECT["build-system"]["requires"]
 
 
 def test_gpus_are_reserved_for_service_and_worker_and_it_is_said_that_none_was_tried() -> None:

@@ -64,6 +64,18 @@ def toast(page: Page, text: str) -> Locator:
     return notice
 
 
+def score_page(page: Page) -> None:
+    """Opens the Score page."""
+    page.goto("/")
+    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
+
+
+def scored(page: Page, count: int) -> None:
+    """Waits until so many images have a score."""
+    said = page.get_by_label("Scores").get_by_role("status")
+    expect(said).to_contain_text(f"{count} image{'' if count == 1 else 's'} scored")
+
+
 def _file(path: Path) -> dict[str, str]:
     kind, _encoding = mimetypes.guess_type(path.name)
     return {

@@ -12,9 +12,9 @@ from playwright.sync_api import Locator, Page, expect
 from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Fit
-from tests.browser.accessibility import axe
 from tests.browser.helpers import drop
 from tests.browser.looks import LOOKS
+from tests.browser.model_pages import fact, fits, opened
 from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
 from tests.support.paths import DIGITS
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
@@ -50,13 +50,6 @@ def scored(page: Page, model: str) -> Locator:
     return page.get_by_role("row").filter(has=page.get_by_role("button", name=DIGITS[0].name)).get_by_role("cell")
 
 
-def fits(page: Page) -> None:
-    """Nothing is wider than the window, and axe finds nothing."""
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
-    axe(page)
-
-
 @pytest.mark.parametrize(("model", "look"), [("parts", LOOKS[0]), ("parts", LOOKS[1]), ("both", LOOKS[1])], ids=str)
 def test_an_image_is_scored_and_explained(
     page: Page, house: httpx.Client, model: str, screenshot: Callable[[Page, str], None]
@@ -80,11 +73,8 @@ def test_an_image_is_scored_and_explained(
 
 @pytest.mark.parametrize(("model", "look"), [("parts", LOOKS[0]), ("both", LOOKS[1])], ids=str)
 def test_a_model_says_what_its_backbone_is(page: Page, model: str, screenshot: Callable[[Page, str], None]) -> None:
-    page.goto(f"/#/models/{model}/overview")
-    expect(page.get_by_role("heading", level=1, name=model)).to_be_visible()
-    backbone = (
-        page.get_by_role("term").filter(has_text=re.compile("^backbone$")).locator("xpath=following-sibling::dd[1]")
-    )
+    opened(page, model)
+    backbone = fact(page, "backbone")
     expect(backbone).to_contain_text("efficientnet-lite0")
     expect(backbone).to_contain_text("images enlarged to 64×64, 152 features at 4×4 places")
     fits(page)

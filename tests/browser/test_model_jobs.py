@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,46 +21,43 @@ from tests.support.paths import DIGITS
 pytestmark = pytest.mark.timeout(300)
 
 
+def uploaded(house: httpx.Client, name: str, images: dict[str, Image.Image]) -> str:
+    """Upload images by their names; return the name of their dataset."""
+    made = []
+    for file, image in images.items():
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        made.append((file, data.getvalue()))
+    answer = upload(house, name, *made)
+    assert answer.status_code == 201, answer.text
+    return name
+
+
+def grey(path: Path) -> Image.Image:
+    return Image.open(path).convert("L")
+
+
 @pytest.fixture(scope="module")
 def negatives(house: httpx.Client) -> str:
     """A dataset of digits, black on white."""
-    made = []
-    for path in DIGITS:
-        data = io.BytesIO()
-        with Image.open(path) as image:
-            ImageOps.invert(image.convert("L")).save(data, "PNG")
-        made.append((path.name, data.getvalue()))
-    answer = upload(house, "negatives", *made)
-    assert answer.status_code == 201, answer.text
-    return "negatives"
+    return uploaded(house, "negatives", {path.name: ImageOps.invert(grey(path)) for path in DIGITS})
 
 
 @pytest.fixture(scope="module")
 def strokes(house: httpx.Client) -> str:
     """Masks of the strokes of the digits."""
-    made = []
-    for path in DIGITS:
-        data = io.BytesIO()
-        with Image.open(path) as image:
-            image.convert("L").point(lambda grey: 255 * (grey > 127)).save(data, "PNG")
-        made.append((f"{path.stem}_mask.png", data.getvalue()))
-    answer = upload(house, "strokes", *made)
-    assert answer.status_code == 201, answer.text
-    return "strokes"
+    masks = {f"{path.stem}_mask.png": grey(path).point(lambda level: 255 * (level > 127)) for path in DIGITS}
+    return uploaded(house, "strokes", masks)
 
 
 @pytest.fixture(scope="module")
 def coloured(house: httpx.Client) -> str:
     """A dataset of red digits, which no model of grey images takes."""
-    made = []
-    for number in range(60):
-        data = io.BytesIO()
-        with Image.open(DIGITS[number % len(DIGITS)]) as image:
-            ImageOps.colorize(image.convert("L"), "black", (255, 60, 4 * number)).save(data, "PNG")
-        made.append((f"{number}.png", data.getvalue()))
-    answer = upload(house, "coloured", *made)
-    assert answer.status_code == 201, answer.text
-    return "coloured"
+    red = {
+        f"{number}.png": ImageOps.colorize(grey(DIGITS[number % len(DIGITS)]), "black", (255, 60, 4 * number))
+        for number in range(60)
+    }
+    return uploaded(house, "coloured", red)
 
 
 def test_calibrations_are_made_compared_and_chosen(

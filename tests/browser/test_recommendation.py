@@ -11,9 +11,9 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.looks import in_every_look
+from tests.browser.model_pages import fits
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -50,9 +50,7 @@ def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Call
     asking.get_by_text("Detection limits").click()
     expect(asking.get_by_role("rowheader", name="missing part")).to_be_visible()
     screenshot(page, "recommendation")
-    axe(page)
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow == 0
+    fits(page)
     asking.get_by_role("button", name="Use snf-features").click()
     expect(page.get_by_role("radio", name="defects of parts: features")).to_be_checked()
     page.get_by_text("More parameters").click()

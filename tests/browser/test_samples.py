@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.looks import in_every_look
+from tests.browser.model_pages import fits
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -43,9 +43,7 @@ def test_both_inverses_and_their_difference_as_of_the_arrays(
     expect(difference.locator("img")).to_have_count(16)
     says = f"White is {largest} of 255 grey levels" if largest else "No difference: all pixels are equal."
     expect(difference).to_contain_text(says)
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
-    axe(page)
+    fits(page)
     screenshot(page, "samples")
 
 

@@ -15,8 +15,9 @@ from playwright.sync_api import Locator, Page, Route, expect
 from snf_client.images import files_in
 from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop, paste, toast
+from tests.browser.helpers import drop, paste, score_page, scored, toast
 from tests.browser.looks import in_every_look
+from tests.browser.model_pages import fits
 from tests.support.image_files import encoded, exif
 from tests.support.paths import DIGITS
 
@@ -31,20 +32,9 @@ def row(page: Page, name: str) -> Locator:
     return page.get_by_role("row").filter(has=page.get_by_role("button", name=name, exact=True))
 
 
-def scored(page: Page, count: int) -> None:
-    """Waits until so many images have a score."""
-    said = page.get_by_label("Scores").get_by_role("status")
-    expect(said).to_contain_text(f"{count} image{'' if count == 1 else 's'} scored")
-
-
-def opened(page: Page) -> None:
-    page.goto("/")
-    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
-
-
 @in_every_look
 def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Page, str], None]) -> None:
-    opened(page)
+    score_page(page)
     page.get_by_role("button", name=f"all {EXAMPLES}").click()
     scored(page, EXAMPLES)
     page.get_by_role("button", name="p-value").click()
@@ -53,9 +43,7 @@ def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Pag
     expect(page.get_by_text("plainer than its surroundings suggest")).to_be_visible()
     histogram = page.get_by_role("img", name="Histogram of statistic T of 5000 calibration images")
     assert histogram.locator("canvas").bounding_box() is not None
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
-    axe(page)
+    fits(page)
     screenshot(page, "score")
     pictures_are_enlarged(page)
     anomalies_are_shown_alone(page)
@@ -64,7 +52,7 @@ def test_examples_are_scored_and_explained(page: Page, screenshot: Callable[[Pag
 def test_a_row_opens_where_it_is_clicked_and_its_heat_map_is_faded(
     page: Page, screenshot: Callable[[Page, str], None]
 ) -> None:
-    opened(page)
+    score_page(page)
     page.get_by_role("button", name=f"all {EXAMPLES}").click()
     scored(page, EXAMPLES)
     found = row(page, "digit-noise.png")
@@ -160,7 +148,7 @@ def test_dropped_images_have_the_services_own_numbers_sorted_in_parts_and_in_a_f
     formula, markup = tmp_path / "=1+1.png", tmp_path / "<img src=x onerror=alert(1)>.png"
     for named in (formula, markup):
         named.write_bytes(DIGITS[1].read_bytes())
-    opened(page)
+    score_page(page)
     drop(page.get_by_role("main"), formula, markup, *DIGITS)
     scored(page, len(DIGITS) + 2)
     cells = row(page, digit.name).get_by_role("cell")
@@ -192,7 +180,7 @@ def test_dropped_images_have_the_services_own_numbers_sorted_in_parts_and_in_a_f
 
 
 def test_the_false_alarm_rate_moves_verdicts_at_once_as_far_as_attainable(page: Page) -> None:
-    opened(page)
+    score_page(page)
     expect(page.get_by_text("The smallest attainable is 0.02 % (1/(5,000 + 1), rounded up).")).to_be_visible()
     page.get_by_role("button", name="an 8 with a hole").click()
     scored(page, 1)
@@ -219,7 +207,7 @@ def test_a_threshold_that_contradicts_the_verdict_is_not_drawn(page: Page) -> No
         route.fulfill(response=answer, json=reference)
 
     page.route("**/reference", raised)
-    opened(page)
+    score_page(page)
     page.get_by_role("button", name="an 8 with a hole").click()
     scored(page, 1)
     page.get_by_role("button", name="digit-hole.png").click()
@@ -231,7 +219,7 @@ def test_a_threshold_that_contradicts_the_verdict_is_not_drawn(page: Page) -> No
 
 
 def test_another_model_scores_the_same_images_anew(page: Page) -> None:
-    opened(page)
+    score_page(page)
     page.get_by_role("button", name="trousers").click()
     scored(page, 1)
     verdict = row(page, "trousers.png").get_by_role("cell").last
@@ -261,7 +249,7 @@ def test_another_model_scores_the_same_images_anew(page: Page) -> None:
 
 
 def test_scores_by_another_version_are_named(page: Page) -> None:
-    opened(page)
+    score_page(page)
     drop(page.get_by_role("main"), DIGITS[0])
     scored(page, 1)
 
@@ -280,7 +268,7 @@ def test_scores_by_another_version_are_named(page: Page) -> None:
 
 
 def test_an_answer_that_breaks_off_is_told_and_a_busy_service_is_waited_for(page: Page, collector: Collector) -> None:
-    opened(page)
+    score_page(page)
     # An answer that breaks off stops nothing.
     page.route("**/score", lambda route: route.fulfill(content_type="application/json", body='{"results": ['))
     drop(page.get_by_role("main"), DIGITS[0])
@@ -326,7 +314,7 @@ def test_images_of_a_request_that_is_too_large_are_sent_in_halves(page: Page, co
         else:
             route.continue_()
 
-    opened(page)
+    score_page(page)
     page.route("**/score", first_is_too_large)
     with collector.expected("status of 413.*/score"):
         drop(page.get_by_role("main"), *DIGITS[:4])
@@ -345,7 +333,7 @@ def test_every_file_of_a_folder_the_clipboard_and_a_drop_is_named_or_counted(
     files |= {"10.png": turned, "9.png": turned}
     for name, data in files.items():
         (lot / name).write_bytes(data)
-    opened(page)
+    score_page(page)
     page.get_by_label("choose a folder").set_input_files(lot)
     scored(page, 4)
     natural = [path.relative_to(tmp_path).as_posix() for path in files_in(lot).files]

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop, toast
+from tests.browser.helpers import drop, score_page, scored, toast
 from tests.support.paths import DIGITS
 
 pytestmark = pytest.mark.timeout(120)
@@ -43,16 +43,6 @@ MANY = 3 * len(DIGITS)
 """Images of several requests."""
 
 
-def opened(page: Page) -> None:
-    page.goto("/")
-    expect(page.get_by_text("False-alarm rate: 1 %")).to_be_visible()
-
-
-def scored(page: Page, count: int) -> None:
-    """Waits until so many images have a score."""
-    expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text(f"{count} images scored")
-
-
 def refusal(status: int, detail: str) -> dict[str, object]:
     body = {"type": "refused", "title": "Refused", "status": status, "detail": detail}
     return {"status": status, "json": body, "content_type": "application/problem+json"}
@@ -60,7 +50,7 @@ def refusal(status: int, detail: str) -> dict[str, object]:
 
 def drop_where_all_fail(page: Page, status: int, detail: str) -> None:
     """Drops images for several requests, each of which is refused."""
-    opened(page)
+    score_page(page)
     page.route("**/score", lambda route: route.fulfill(**refusal(status, detail)))
     drop(page.get_by_role("main"), *DIGITS, *DIGITS, *DIGITS)
 
@@ -101,7 +91,7 @@ def test_a_file_that_was_deleted_is_named_and_harms_no_other(page: Page, collect
     lot.mkdir()
     for path in DIGITS[:12]:
         shutil.copy(path, lot)
-    opened(page)
+    score_page(page)
     page.evaluate(HELD)
     page.get_by_label("choose a folder").set_input_files(lot)
     expect(page.get_by_role("row", name=f"lot/{DIGITS[9].name}")).to_be_visible()
@@ -123,7 +113,7 @@ def test_a_file_that_was_deleted_is_named_and_harms_no_other(page: Page, collect
 
 
 def test_a_folder_is_taken_without_what_cannot_be_read_and_with_any_number_of_images(page: Page) -> None:
-    opened(page)
+    score_page(page)
     page.evaluate(UNREADABLE_FOLDER)
     drop(page.get_by_role("main"), DIGITS[0])
     expect(page.get_by_label("Scores").get_by_role("status")).to_contain_text("1 image scored")

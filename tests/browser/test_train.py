@@ -15,6 +15,7 @@ from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
 from tests.browser.helpers import drop, slow_uploads, toast
 from tests.browser.looks import in_every_look
+from tests.browser.model_pages import fits
 from tests.end_to_end.support.service import await_job
 from tests.support.paths import DIGITS
 from tests.support.trained import barely_trained
@@ -52,11 +53,6 @@ def filled(page: Page, model: str, steps: int) -> None:
     estimate = page.get_by_role("region", name="Estimate")
     expect(estimate).to_contain_text(re.compile("unknown until it runs|[0-9]:[0-9]{2}", re.IGNORECASE))
     expect(estimate).to_contain_text("train-cpu")
-
-
-def fits(page: Page) -> None:
-    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
 
 
 def test_a_family_comes_first_then_its_size(page: Page) -> None:
@@ -120,7 +116,6 @@ def test_an_upload_and_its_report(
     expect(page.get_by_role("radio", name=chosen)).to_be_checked()
     expect(page.get_by_label("Name of the model")).to_have_value(chosen)
     fits(page)
-    axe(page)
     screenshot(page, "train")
     report.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog", name=f"Delete {chosen}?").get_by_role("button", name="Delete").click()
@@ -151,7 +146,6 @@ def test_near_duplicates_are_named_and_left_out(page: Page, house: httpx.Client,
     expect(page.get_by_label("Name of the dataset")).to_have_value("twins-2")
     expect(page.get_by_role("checkbox", name="leave out near duplicates")).to_be_checked()
     fits(page)
-    axe(page)
     page.get_by_role("button", name="Upload", exact=True).click()
     left = page.get_by_role("region", name="Dataset twins-2")
     expect(left).to_contain_text("near duplicatesnone")
@@ -233,7 +227,6 @@ def test_a_training_is_followed_to_its_model(
     expect(page.get_by_alt_text("Samples at step 160")).to_be_visible()
     expect(ready.get_by_role("link", name="followed:2")).to_have_attribute("href", "#/models/followed:2")
     fits(page)
-    axe(page)
     screenshot(page, "job")
 
 

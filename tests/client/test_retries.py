@@ -1,7 +1,6 @@
 """What is repeated, when, and what is raised in the end, against a real server."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -300,14 +299,6 @@ def test_a_download_is_there_when_it_is_complete(tmp_path: Path) -> None:
             client.jobs.download("x", target)
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
     assert target.read_bytes() == b"PAR1"
-
-
-def test_a_service_that_stays_away() -> None:
-    with Client("http://127.0.0.1:1", retries=QUICK) as client:
-        with pytest.raises(ServiceUnavailable):
-            client.readiness()
-        with pytest.raises(ServiceUnavailable), contextlib.closing(client.jobs.events("x")) as events:
-            next(events)
 
 
 @pytest.mark.parametrize("status", [301, 307])

@@ -9,10 +9,9 @@ import pytest
 
 from snf_client.schemas.evaluations import EvaluationReport
 from snf_runtime.images.codec import encode_png
-from tests.end_to_end.support.jobs import SMALL
 from tests.end_to_end.support.service import await_job, snf
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.upload_files import DIGITS, mixed, pngs, zipped
+from tests.models.datasets.upload_files import DIGITS, zipped
 
 BODY: dict[str, Any] = {"type": "evaluate", "model": "mnist-snf-glow", "dataset": "mnist-mini"}
 
@@ -54,33 +53,6 @@ def test_a_job_leaves_a_report_in_two_forms(house: httpx.Client, negatives: str)
     assert strange.status_code == 422
     events = house.get(f"/v1/jobs/{job['id']}/events").text
     assert "event: evaluated" in events
-
-
-def test_images_that_the_model_refuses_and_its_own_training_images_are_refused(
-    house: httpx.Client, negatives: str
-) -> None:
-    assert upload(house, "all-sizes", ("a.zip", zipped(mixed()))).status_code == 201
-    against = {"against": ["all-sizes"]}
-    refused = house.post("/v1/jobs", json=BODY | {"parameters": against})
-    assert refused.status_code == 422
-    assert "the option adapt converts" in refused.json()["detail"]
-    asked = house.post("/v1/jobs/estimate", json=BODY | {"parameters": against | {"adapt": True}})
-    assert asked.status_code == 200, asked.text
-
-    assert upload(house, "own-lots", ("a.zip", zipped(pngs(60)))).status_code == 201
-    few = {"max_steps": 2, "validations": 1, "batch_size": 16, "validation_images": 10}
-    training = {"type": "train", "dataset": "own-lots", "architecture": SMALL, "model": "lots", "parameters": few}
-    await_job(house, house.post("/v1/jobs", json=training).json()["id"], "succeeded")
-    own = house.post(
-        "/v1/jobs", json=BODY | {"model": "lots:1", "dataset": "own-lots", "parameters": {"corruptions": True}}
-    )
-    assert own.status_code == 422
-    assert "upload held-out images" in own.json()["detail"]
-    # So few images are calibrated in folds.
-    body = BODY | {"model": "lots:1", "parameters": {"against": [negatives], "images": 40}}
-    done = await_job(house, house.post("/v1/jobs", json=body).json()["id"], "succeeded")
-    report = EvaluationReport.model_validate_json(house.get(done["links"]["result"]).content)
-    assert any("cross-conformal" in note for note in report.notes)
 
 
 def test_the_command_line_answers_the_same_here_and_there(home: Path, house: httpx.Client, negatives: str) -> None:

@@ -53,13 +53,6 @@ def test_a_service_named_by_the_environment_is_not_taken_for_the_place_of_the_wo
     assert "snf bulk works on this machine alone, not on SNF_URL=http://127.0.0.1:1" in result.stderr
 
 
-def test_a_repeated_command_says_that_nothing_was_left_to_score() -> None:
-    assert bulk().exit_code == 0
-    again = bulk()
-    assert again.exit_code == 0
-    assert "all were scored before" in again.stdout
-
-
 def test_a_table_is_made_of_the_scores_of_the_job_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Others may write to the output of a job, after it has ended."""
     assert bulk().exit_code == 0

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from snf_app.cli.common import url_option
-from snf_app.cli.job_tables import outcome, print_curve, print_job, print_jobs
+from snf_app.cli.job_tables import outcome, print_curve, print_job
 from snf_app.cli.main import cli
-from snf_client.schemas.jobs import JobList, JobView
+from snf_client.schemas.jobs import JobView
 from snf_client.schemas.training import CurvePoint, TrainingCurve, Validation
 from tests.client.scripted_server import Answer, scripted
 
@@ -48,23 +48,6 @@ def job(**known: Any) -> JobView:
 
 def words(text: str) -> str:
     return " ".join(text.split())
-
-
-def test_a_running_job(capsys: pytest.CaptureFixture[str]) -> None:
-    print_job(job())
-    shown = capsys.readouterr().out
-    for text in (
-        "running",
-        "50 of 200",
-        "25 %",
-        "1:01",
-        "2.4100",
-        "step 40",
-        "max_steps 200",
-        "2026-07-01 12:00:00 UTC",
-    ):
-        assert text in shown
-    assert "error" not in shown
 
 
 def test_commands_that_are_suggested_reach_the_service_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +118,6 @@ def test_the_outcome_of_a_limit() -> None:
     assert outcome(result) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
     few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
     assert outcome(few) == f"{made} is not determinable: bottles has 12 good images for it"
-
-
-def test_a_recommendation_is_listed_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    print_jobs(JobList(jobs=[job(type="recommend", model="")], next=None))
-    assert "recommendation" in capsys.readouterr().out
 
 
 def test_the_outcome_of_a_recommendation() -> None:

@@ -13,7 +13,7 @@ import pytest
 from snf_app.calibrations.service import listing, view_of
 from snf_app.cli import datasets, evaluation_tables, job_tables, model_tables
 from snf_app.cli.keys import create, list_keys
-from snf_app.cli.output import TableColumn, print_facts, print_table
+from snf_app.cli.output import TableColumn, print_table
 from snf_app.cli.presets import layers, list_backbones, list_presets
 from snf_app.cli.score_output import TableOutput
 from snf_app.cli.service import Session
@@ -198,17 +198,6 @@ def test_columns_are_left_out_in_their_order_and_named(
             assert (cell in said) == (name not in left_out)
         assert (f"left out, as they do not fit: {', '.join(left_out)}" in said) == bool(left_out)
         assert "none" not in said
-
-
-def test_what_must_stay_is_folded_where_it_does_not_fit(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "30")
-    print_facts({"file": "x" * 100, "empty": ""})
-    lines = capsys.readouterr().out.splitlines()
-    assert "".join(lines).count("x") == 100
-    assert max(map(len, lines)) <= 30
-    assert "empty" not in lines[-1]
 
 
 PATHS = ("defects/scratched/00027-4.png", "0123456789/" * 8 + "00027-4.png")

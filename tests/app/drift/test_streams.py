@@ -89,21 +89,6 @@ def test_the_alarm_lasts_until_it_is_acknowledged(
     assert abs(fresh.log10_capital) < 0.1
 
 
-def test_one_stream_is_acknowledged_and_no_other(tmp_path: Path) -> None:
-    monitor = made(tmp_path)
-    for source in ("left", "right"):
-        monitor.record(DIGITS, OLD, source, STRANGE)
-    assert monitor.acknowledge(version_of(), "left", "a key")
-    assert list(drift(monitor)) == [None, "right"]
-    for version, source in (
-        (version_of(), "left"), (version_of(weights="xyz"), "right"), (version_of(Key("shoes", 1, 0)), None)
-    ):  # fmt: skip
-        assert not monitor.acknowledge(version, source, "a key")
-    assert monitor.acknowledge(version_of(), None, "a key")
-    monitor.record(DIGITS, OLD, "right", USUAL[:1])
-    assert [(one.source, one.images) for one in monitor.of(version_of())] == [(None, 1), ("right", 31)]
-
-
 def test_a_change_of_light_is_an_alarm_at_twice_the_threshold(tmp_path: Path) -> None:
     monitor = made(tmp_path)
     monitor.record(DIGITS, LEVELS, "left", USUAL, LIGHT)

@@ -44,20 +44,6 @@ def test_properties_hold_after_every_step(capacity: int, alone: int, seed: int) 
     assert [shares.held(name) for name in CALLERS] == [0] * len(CALLERS)
 
 
-@pytest.mark.parametrize("capacity", [2, 3, 4, 16, 1001])
-def test_one_caller_alone_gets_half_and_newcomers_the_rest(capacity: int) -> None:
-    shares = FairShares(capacity)
-    while shares.take("greedy"):
-        pass
-    assert shares.held("greedy") == (capacity + 1) // 2
-    newcomers = 0
-    while shares.free:
-        assert shares.take(f"newcomer {newcomers}"), "while a unit is free, one that holds none gets it"
-        newcomers += 1
-    assert newcomers == capacity // 2
-    assert not shares.take("late")
-
-
 def test_a_service_without_other_work_takes_the_largest_request() -> None:
     shares = FairShares(100, alone=90)
     assert not shares.take("a", 91)

@@ -56,15 +56,6 @@ def test_every_call_refuses_an_unknown_parameter_and_lists_its_own(client: TestC
         assert pointers["/query/sead"].endswith(f"here are: {', '.join(known) or 'none'}"), path
 
 
-def test_a_typo_suggests_the_parameter(client: TestClient) -> None:
-    answer = client.get(f"/v1/models/{MODEL}/samples?sead=1")
-    assert answer.json()["errors"] == [
-        {"pointer": "/query/sead", "detail": answer.json()["errors"][0]["detail"]},
-    ]
-    assert "did you mean seed? There are: n, " in answer.json()["errors"][0]["detail"]
-    assert answer.json()["detail"].startswith("/query/sead: there is no such parameter; did you mean seed?")
-
-
 def test_pages_and_their_files_take_any_query(client: TestClient) -> None:
     for path in ("/", "/docs", "/console/js/main.js", "/openapi.json"):
         assert client.get(path, params={"v": "2"}).status_code == 200

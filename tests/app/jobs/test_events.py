@@ -18,7 +18,7 @@ import pytest
 
 from snf_app.http.errors import Problem
 from snf_app.jobs import events
-from snf_app.jobs.events import HOLD_S, SETTLED_MS, Cursor, EventStream, EventStreams, Timeline, TimelineEvent
+from snf_app.jobs.events import HOLD_S, Cursor, EventStream, EventStreams, Timeline, TimelineEvent
 from snf_app.jobs.service import JobStoreMonitor
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
@@ -129,19 +129,6 @@ def test_an_event_waits_until_no_older_change_can_come(tmp_path: Path) -> None:
     assert timeline.advance(store.news(timeline.cursor)).events == []
     store.clock_ms = NOW_MS + 1
     assert names(timeline.advance(store.news(timeline.cursor)).events) == [1]
-
-
-def test_a_change_waits_until_no_older_event_can_come(tmp_path: Path) -> None:
-    path = tmp_path / "events.jsonl"
-    moment = int(time.time() * 1000)
-    store = Store(moment)
-    timeline = Timeline(path, Cursor())
-    assert timeline.advance(store.news(timeline.cursor)).events == []
-    path.write_text(line(1, moment - 5))
-    store.clock_ms = moment
-    assert names(timeline.advance(store.news(timeline.cursor)).events) == [1]
-    time.sleep(SETTLED_MS / 1000)
-    assert names(timeline.advance(store.news(timeline.cursor)).events) == [f"{moment}-0"]
 
 
 def test_clocks_that_disagree_hold_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

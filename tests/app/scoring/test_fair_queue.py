@@ -154,14 +154,6 @@ def test_time_that_a_caller_left_to_others_is_not_saved_up(make: Make) -> None:
     assert callers.count("late") == pytest.approx(10, abs=1)
 
 
-def test_requests_of_one_caller_take_turns(make: Make) -> None:
-    line = Lane(threading.Lock())
-    items = [make("me") for _ in range(3)]
-    for item in items:
-        line.add(item)
-    assert [part.work for _ in range(6) for part in turn(line, 0.1)] == items * 2
-
-
 def test_a_batch_has_an_item_of_each_and_the_oldest_gets_the_rest(make: Make) -> None:
     line = Lane(threading.Lock())
     large = [make("large", 100) for _ in range(3)]
@@ -194,43 +186,11 @@ def test_callers_that_are_gone_take_no_memory(make: Make) -> None:
     line.remove(make("unknown"))
 
 
-def test_requests_end_one_after_the_other(make: Make) -> None:
-    line = Lane(threading.Lock())
-    items = [make("me", BATCH) for _ in range(4)]
-    for item in items:
-        line.add(item)
-    ends: list[int] = []
-    for number in range(4):
-        turn(line, 0.1)
-        ends += [number for item in items if item.begun == BATCH and number not in ends]
-    assert not line
-    assert len(ends) >= 3
-
-
 @pytest.fixture
 def queue() -> Iterator[FairQueue]:
     """A queue that holds several batches, and all of them of one caller."""
     with running(10 * BATCH, largest=10 * BATCH) as made:
         yield made
-
-
-async def test_work_runs_in_the_one_thread_in_order(queue: FairQueue) -> None:
-    seen: list[tuple[int, str]] = []
-
-    def note(i: int) -> Callable[[], None]:
-        return lambda: seen.append((i, threading.current_thread().name))
-
-    await asyncio.gather(*(queue.run(ME, step(note(i)), 1) for i in range(8)))
-    assert seen == [(i, "scoring") for i in range(8)]
-
-
-async def test_an_idle_thread_takes_what_is_there(queue: FairQueue) -> None:
-    calls: Calls = []
-    twice = Doubled("twice", calls)
-    assert await queue.run_each(ME, twice, [1]) == [2]
-    assert await queue.run_each(ME, twice, [2, 3]) == [4, 6]
-    assert await queue.run_each(ME, twice, []) == []
-    assert calls == [("twice", [1]), ("twice", [2, 3])]
 
 
 async def test_what_queues_behind_work_shares_a_call_and_a_wake_up(
@@ -341,16 +301,6 @@ async def test_the_requests_that_wait_for_their_first_turn_are_bounded() -> None
         # Large requests that have begun are no reason to refuse a small one.
         queue.check(ME)
         await asyncio.gather(*waiting)
-
-
-async def test_64_clients_of_one_caller_are_not_refused() -> None:
-    async def client(queue: FairQueue, one: Doubled) -> None:
-        for _ in range(5):
-            assert await queue.run_each(ME, one, [1]) == [2]
-
-    with running(4096) as queue:
-        one = Doubled("one", [])
-        await asyncio.gather(*(client(queue, one) for _ in range(64)))
 
 
 async def test_batches_and_waits_are_measured() -> None:
@@ -514,10 +464,3 @@ def test_one_call_judges_the_images_of_all_requests() -> None:
     found = DetectImages(cast(Scorer, scorer), 4)([RequestedImage(image(number), alpha) for number, alpha in asked])
     assert scorer.calls == [((3, 1, 2, 2), [None, 0.05, None], 4)]
     assert found == [1, 2, 3]
-
-
-def test_equal_are_those_of_one_loaded_model_and_number_of_draws() -> None:
-    one, other = cast(Scorer, Noting()), cast(Scorer, Noting())
-    assert DetectImages(one, 1) == DetectImages(one, 1)
-    assert DetectImages(one, 1) != DetectImages(one, 2)
-    assert DetectImages(one, 1) != DetectImages(other, 1)

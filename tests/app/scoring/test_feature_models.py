@@ -133,11 +133,3 @@ def test_jobs_that_a_model_with_features_cannot_do(client: TestClient, model: st
     answer = client.post("/v1/jobs", json={"model": model, "dataset": "fashion-mnist-mini"} | calibration)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/body/parameters/precision"
-
-
-def test_presets_say_which_parameters_they_take(client: TestClient) -> None:
-    presets = {one["name"]: one for one in client.get("/v1/presets").raise_for_status().json()["presets"]}
-    assert "feature_side" in presets["snf-features"]["accepts"]
-    assert "max_steps" not in presets["snf-features"]["accepts"]
-    assert "feature_side" not in presets["snf-glow-tiny"]["accepts"]
-    assert {"feature_side", "max_steps"} <= set(presets["snf-hybrid"]["accepts"])

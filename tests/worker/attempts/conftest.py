@@ -21,6 +21,12 @@ def forked() -> Iterator[ForkServer]:
 
 
 @pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """The engine that starts in the least time."""
+    return settings.model_copy(update={"engine": "torch"})
+
+
+@pytest.fixture
 def real(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
     return Supervisor(store, settings, stopping)
 

@@ -32,12 +32,6 @@ def calibrating(**changes: Any) -> Job:
     return new_job(**{"type": "calibrate", "queue": Queue.SCORE, "model": MODEL, "parameters": {}} | changes)
 
 
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """The engine that starts in the least time."""
-    return settings.model_copy(update={"engine": "torch"})
-
-
 @pytest.fixture(autouse=True)
 def calibrations(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> CalibrationStore:
     """The calibrations of a small model, which is made here."""

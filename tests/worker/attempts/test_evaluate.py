@@ -1,7 +1,6 @@
 """An evaluation in real processes: what a cancelled one has scored is not scored again."""
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,12 @@ def evaluating(retry_of: str | None = None) -> Job:
 
 @pytest.mark.usefixtures("digits")
 def test_a_cancelled_one_is_gone_on_with_by_its_retry(
-    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, tmp_path: Path
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, tmp_path: Path
 ) -> None:
     archive = tmp_path / "lot.zip"
     archive.write_bytes(zipped(pngs(20)))
     for name in AGAINST:
         DatasetStore(settings.datasets_dir).create(name, [Source(archive, archive.name)])
-    # The engine that starts in the least time.
-    real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(evaluating())
     thread, outcomes = in_background(real, job)
     journal = settings.jobs_dir / job.id / "events.jsonl"

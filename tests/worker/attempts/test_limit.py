@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import threading
 
 from snf_client.schemas.limits import LimitParameters
 from snf_models.limits.good_images import good_images
@@ -24,10 +23,8 @@ PARAMETERS = {"images": 40, "shapes": ["missing-part"], "contrasts": [64]}
 
 
 def test_a_killed_attempt_is_gone_on_with_and_published_once(
-    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
-    # The engine that starts in the least time.
-    real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(new_job(type="limit", queue=Queue.SCORE, model=f"{MODEL}:1", parameters=PARAMETERS))
     folder = settings.jobs_dir / job.id
     thread, outcomes = in_background(real, job)

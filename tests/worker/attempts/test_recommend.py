@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 from pathlib import Path
 
 from snf_client.schemas.recommendations import RecommendationRecord
@@ -29,14 +28,12 @@ MANIFEST = "*/features/artifact/manifest.json"
 
 
 def test_a_killed_attempt_is_gone_on_with_and_the_record_is_kept(
-    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer, backbones: Path, tmp_path: Path
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer, backbones: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(backbones, settings.backbones_dir)
     archive = tmp_path / "digits.zip"
     archive.write_bytes(zipped({f"{number:03d}.png": encode_png(image) for number, image in enumerate(DIGITS)}))
     DatasetStore(settings.datasets_dir).create("digits", [Source(archive, archive.name)])
-    # The engine that starts in the least time.
-    real = Supervisor(store, settings.model_copy(update={"engine": "torch"}), stopping)
     job, _ = store.create(new_job(type="recommend", model="", preset="", dataset="digits", parameters=PARAMETERS))
     folder = settings.jobs_dir / job.id
     models = folder / "models"

@@ -22,20 +22,9 @@ from tests.worker.support.scoring import IMAGES, MODEL, await_part, in_backgroun
 
 
 @pytest.fixture
-def quick(settings: Settings) -> Settings:
-    """The engine that starts in the least time."""
-    return settings.model_copy(update={"engine": "torch"})
-
-
-@pytest.fixture
-def real(store: JobStore, quick: Settings, stopping: threading.Event) -> Supervisor:
-    return Supervisor(store, quick, stopping)
-
-
-@pytest.fixture
-def slow(store: JobStore, quick: Settings, stopping: threading.Event) -> Supervisor:
+def slow(store: JobStore, settings: Settings, stopping: threading.Event) -> Supervisor:
     """A supervisor of attempts that take longer to read a part than until their first report."""
-    return Supervisor(store, quick, stopping, slow_score.command)
+    return Supervisor(store, settings, stopping, slow_score.command)
 
 
 @pytest.mark.usefixtures("digits")
@@ -102,7 +91,7 @@ def test_two_workers_share_a_job_and_one_that_is_killed_loses_and_doubles_nothin
     settings: Settings, store: JobStore, start: Start
 ) -> None:
     """Their parts take longer than the first report of an attempt."""
-    workers = [start("tests.worker.support.slow_worker", engine="torch") for _ in range(2)]
+    workers = [start("tests.worker.support.slow_worker") for _ in range(2)]
     registry = WorkerRegistry(redis_client(settings), settings.key_prefix)
     until(lambda: len(registry.workers()) == 2, 60)
     job = submit(store, make_celery(settings), scoring(parameters={"images_per_part": 50}))

@@ -29,7 +29,7 @@ PARTS = 12
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"allowed_locations": ("s3://killed", "s3://gone"), "engine": "torch"})
+    return settings.model_copy(update={"allowed_locations": ("s3://killed", "s3://gone")})
 
 
 def job_files(settings: Settings, job: Job) -> set[str]:

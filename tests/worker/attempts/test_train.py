@@ -53,11 +53,10 @@ def artifact_of(job: Job, folder: Path) -> Path:
 
 @pytest.mark.timeout(300)
 def test_a_job_becomes_a_registered_model_once(
-    store: JobStore, settings: Settings, stopping: threading.Event, forked: ForkServer
+    real: Supervisor, store: JobStore, settings: Settings, forked: ForkServer
 ) -> None:
-    settings = settings.model_copy(update={"engine": "torch"})  # the one that starts in the least time
     job, _ = store.create(new_job(parameters=SHORT))
-    assert Supervisor(store, settings, stopping).run(job.queue) is Outcome.SUCCEEDED
+    assert real.run(job.queue) is Outcome.SUCCEEDED
     done = store.get(job.id)
     unfit = [{"code": "hardly-trained", "detail": done.result["unfit"][0]["detail"]}] if done.result else []
     version = {"model": "digits", "version": 1, "ref": "digits:1"}
