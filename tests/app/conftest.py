@@ -8,13 +8,23 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from snf_app.calibrations.service import view_of
 from snf_app.main import Service, create_app
+from snf_app.registry.service import detail
+from snf_client.schemas.models import ModelDetail
 from snf_models.registry.registry import ZOO, Registry
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 
 MODEL = "mnist-snf-glow"
 """The shipped model that tests score with."""
+
+
+def shipped_detail() -> ModelDetail:
+    """The details of that model, as a service that has not loaded it answers them."""
+    registry = Registry(Path("no-models"))
+    version = registry.resolve(MODEL)
+    return detail(version, view_of(registry, version.name, version.version, version.calibration), None)
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -23,37 +23,12 @@ from snf_client import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
+from snf_client.schemas.jobs import JOB
 from snf_client.schemas.models import ModelPage
 from snf_client.schemas.service import Readiness
 from snf_client.transport import RetryWhen, may_retry
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
-JOB = {
-    "id": "06f8m2q1x3z4c5v6b7n8m9k0j1",
-    "type": "train",
-    "status": "queued",
-    "queue": "train-cpu",
-    "dataset": "mnist-mini",
-    "model": "first",
-    "preset": "snf-glow-tiny",
-    "parameters": {},
-    "promote": False,
-    "device": "auto",
-    "created_at": "2026-07-01T12:00:00Z",
-    "started_at": None,
-    "finished_at": None,
-    "attempts": 0,
-    "checkpoint_step": None,
-    "cancel_requested": False,
-    "pause_requested": False,
-    "retry_of": None,
-    "estimate": None,
-    "progress": {},
-    "metrics": {},
-    "error": None,
-    "result": None,
-    "links": {},
-}
 BUSY, DOWN = problem(429, "queue-full"), problem(503, "draining")
 
 
@@ -197,9 +172,9 @@ def test_a_job_is_submitted_once_however_often_it_is_sent() -> None:
 
 def test_what_may_not_be_done_twice_is_sent_twice_only_where_it_was_refused() -> None:
     with scripted(DOWN, Answer(202, JOB), DROPPED) as server, Client(server.url, retries=QUICK) as client:
-        client.jobs.cancel(JOB["id"])  # type: ignore[arg-type]
+        client.jobs.cancel(JOB["id"])
         with pytest.raises(ServiceUnavailable):
-            client.jobs.cancel(JOB["id"])  # type: ignore[arg-type]
+            client.jobs.cancel(JOB["id"])
         assert len(server.requests) == 3
 
 

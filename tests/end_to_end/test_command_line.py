@@ -61,8 +61,6 @@ def test_scores_into_a_file(home: Path, tmp_path: Path) -> None:
     told = json.loads(again.stdout)
     assert (told["images"], told["anomalies"], told["errors"]) == (len(rows), len(rows) - 1, 1)
     assert out.read_bytes() != before
-    for refused in (["--draws", "2"], ["--alpha", "1e-9"], ["-m", "nobody"]):
-        assert snf(home, *arguments, "--out", str(tmp_path / "none.parquet"), *refused).returncode == 2
     assert {path.name for path in tmp_path.iterdir()} == {"scores.parquet", "images"}
 
 
@@ -151,27 +149,11 @@ def _drift(home: Path, remote: list[str]) -> list[dict[str, Any]]:
     return drift
 
 
-def test_models_are_shown_named_audited_and_moved(home: Path, house: httpx.Client, tmp_path: Path) -> None:
+def test_models_are_moved(home: Path, house: httpx.Client, tmp_path: Path) -> None:
     remote = ["--url", str(house.base_url)]
-    for where in ([], remote):
-        moved = snf(home, "models", "alias", "digits", "champion", "1", "--json", *where)
-        assert json.loads(moved.stdout)["aliases"]["champion"] == 1
-        gone = snf(home, "models", "alias", "digits", "champion", "--remove", "--json", *where)
-        assert (gone.returncode, json.loads(gone.stdout)) == (0, {"deleted": "digits@champion"})
-        assert snf(home, "models", "alias", "digits", "champion", *where).returncode == 2
-        assert snf(home, "models", "alias", "digits", "champion", "9", *where).returncode == 2
-        assert snf(home, "models", "delete", "digits", "1", *where).returncode == 2
-        assert snf(home, "models", "card", "digits", *where).stdout.startswith("# ")
-        audit = snf(home, "models", "audit", "digits", "-n", "2", "--json", *where)
-        assert audit.returncode == 0, audit.stderr
-        assert json.loads(audit.stdout)["agrees"]
-        shown = snf(home, "models", "show", "digits", "--json", *where)
-        detail = json.loads(shown.stdout)
-        assert (detail["name"], detail["version"], detail["calibration"]["number"]) == ("digits", 1, 0)
-        table = snf(home, "models", "show", "digits", *where).stdout
-        assert f"{detail['manifest']['evaluation']['test_bits_per_dim']:.4f} bits/dim" in table
-        assert ("served by" in table) == bool(where)
-    assert "agree" in snf(home, "models", "audit", "digits", "-n", "1", *remote).stdout
+    table = snf(home, "models", "show", "digits", *remote).stdout
+    assert "served by" in table
+    assert "served by" not in snf(home, "models", "show", "digits").stdout
     here, there = tmp_path / "here.tar", tmp_path / "there.tar"
     assert snf(home, "models", "export", "digits", "-o", str(here)).returncode == 0
     assert snf(home, "models", "export", "digits", "-o", str(there), *remote).returncode == 0
@@ -207,16 +189,6 @@ def test_a_dataset_is_scored_by_a_service(home: Path, house: httpx.Client, tmp_p
     flagged = sorted((row for row in lines if row["is_anomaly"]), key=lambda row: -row["statistic"])
     assert len({row["statistic"] for row in flagged}) == len(flagged)
     assert all(row["reasons"][0] == row["reason"] for row in flagged)
-    foreign = snf(home, *scoring[:3], "-m", "mnist-snf-glow", *remote, "--out", str(out))
-    assert (foreign.returncode, "exists already" in foreign.stderr) == (2, True)
-    for wrong in (
-        [],
-        [str(DIGITS[0]), "--out", str(out)],
-        ["--out", str(out), "--draws", "2"],
-        ["--out", str(tmp_path)],
-    ):
-        assert snf(home, *scoring, *wrong).returncode == 2, wrong
-    assert snf(home, "score").returncode == 2
     nothing = snf(home, "score", "--dataset", "nothing", "--out", str(tmp_path / "none.csv"), *remote)
     assert (nothing.returncode, "there is no dataset 'nothing'" in nothing.stderr) == (2, True)
 
@@ -231,18 +203,8 @@ def test_samples(home: Path, house: httpx.Client, tmp_path: Path) -> None:
     assert (np.load(here) == np.load(there)).all()
 
 
-def test_lists(home: Path, house: httpx.Client) -> None:
-    local = json.loads(snf(home, "models", "--json").stdout)["models"]
-    assert "digits" in {one["name"] for one in local}
-    remote = json.loads(snf(home, "models", "--json", "--url", str(house.base_url)).stdout)["models"]
-    assert "digits" in {one["name"] for one in remote}
-    datasets = json.loads(snf(home, "datasets", "--json").stdout)["datasets"]
-    mini = next(one for one in datasets if one["name"] == "mnist-mini")
-    assert (mini["image_shape"], mini["train"], mini["test"]) == ([1, 28, 28], 400, 100)
+def test_the_versions_of_command_and_service_are_shown(home: Path, house: httpx.Client) -> None:
     url = str(house.base_url)
-    assert "jobs" in json.loads(snf(home, "jobs", "--json", "--url", url).stdout)
-    presets = json.loads(snf(home, "presets", "--json", "--url", url).stdout)
-    assert presets == json.loads(snf(home, "presets", "--json").stdout)
     version = snf(home, "--version", "--url", url)
     assert version.stdout.splitlines() == [f"snf-density {package_version()}", f"{url} {package_version()}"]
 
@@ -290,8 +252,6 @@ def test_training_registers_a_model(home: Path) -> None:
     assert again.stdout.splitlines()[-1] == last
     assert re.search(r"^test: \d\.\d{4} bits/dim on 100 images$", again.stdout, re.MULTILINE)
     assert re.search(r"^largest error of learned inverses: [\d.e-]{3,7}$", again.stdout, re.MULTILINE)
-    assert quick(home, "train", "--data", "mnist-mini", "--set", "colour=red").returncode == 2
-    assert quick(home, "train", "--data", "nothing").returncode == 2
 
 
 def test_a_hardly_trained_model_is_kept_but_not_live_and_every_command_says_why(home: Path, tmp_path: Path) -> None:

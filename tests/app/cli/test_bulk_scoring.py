@@ -15,11 +15,9 @@ from PIL import Image
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from snf_app.calibrations.service import view_of
 from snf_app.cli.bulk_scoring import LocalScorer, ServiceScorer, TableRequest
 from snf_app.cli.main import cli
 from snf_app.cli.score_output import JudgingModel, Remarks
-from snf_app.registry.service import detail
 from snf_client import Client
 from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
 from snf_client.schemas.scores import SCORED_DIGIT, Scores
@@ -28,8 +26,8 @@ from snf_models.bulk.executors import Callbacks
 from snf_models.bulk.output import Output, open_scratch
 from snf_models.bulk.tables import table_of
 from snf_models.errors import Interrupted
-from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED, USAGE
+from tests.app.conftest import shipped_detail
 from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]
@@ -113,10 +111,7 @@ class Answering:
     """The part of a client that scoring needs, with given answers."""
 
     def __init__(self, *calibrations: int) -> None:
-        registry = Registry(Path("no-models"))
-        version = registry.resolve(MODEL)
-        found = detail(version, view_of(registry, version.name, version.version, 0), None)
-        self._detail = found
+        self._detail = shipped_detail()
         self._calibrations = calibrations
         self.asked: list[dict[str, Any]] = []
         self.models = self

@@ -14,12 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from snf_app.calibrations.service import view_of
 from snf_app.cli.common import INTERRUPTED, error_messages, fail
 from snf_app.cli.main import cli
-from snf_app.registry.service import detail
-from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED, USAGE
+from tests.app.conftest import shipped_detail
 from tests.client.scripted_server import Answer, scripted
 from tests.support.in_turn import in_turn
 from tests.support.interruptible import interruptible
@@ -85,9 +83,7 @@ def test_a_full_disk_below_short_output(capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.usefixtures("own_home", "unmeasured_processes")
 def test_an_interrupted_command_does_not_wait_for_the_service() -> None:
-    registry = Registry(Path("no-models"))
-    version = registry.resolve("mnist-snf-glow")
-    model = detail(version, view_of(registry, version.name, version.version, 0), None).model_dump(mode="json")
+    model = shipped_detail().model_dump(mode="json")
     asked, released = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -7,28 +7,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from snf_app.calibrations.service import view_of
 from snf_app.cli.main import cli
 from snf_app.cli.model_tables import print_model, print_models
-from snf_app.registry.service import detail
 from snf_client.schemas.models import ModelDetail, ModelPage, ModelSummary, UnfitReason
-from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED
-from snf_worker.settings import Settings
+from tests.app.conftest import shipped_detail
 from tests.client.scripted_server import Answer, scripted
 
 
 @pytest.fixture
-def shown(settings: Settings) -> ModelDetail:
-    registry = Registry(settings.registry_dir)
-    version = registry.resolve("mnist-snf-glow")
-    calibration = view_of(registry, version.name, version.version, version.calibration)
-    return detail(version, calibration, None)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path)
+def shown() -> ModelDetail:
+    return shipped_detail()
 
 
 def test_unfit_models_are_said_to_be_so(

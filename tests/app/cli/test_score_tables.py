@@ -1,19 +1,16 @@
 """What `snf score` prints, while the results come."""
 
 import json
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from snf_app.calibrations.service import view_of
 from snf_app.cli.main import cli
 from snf_app.cli.score_output import JsonOutput, TableOutput
-from snf_app.registry.service import detail
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_client.scores import ScorePart
-from snf_models.registry.registry import Registry
 from snf_runtime.errors import FAILED
+from tests.app.conftest import shipped_detail
 from tests.client.scripted_server import Answer, scripted
 from tests.support.paths import DIGITS
 
@@ -77,9 +74,7 @@ def test_a_density_of_features_has_no_bits(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("options", [[], ["--json"]])
 @pytest.mark.parametrize("calibrations", [(0, 7), (7, 7)])
 def test_no_output_is_of_two_calibrations(calibrations: tuple[int, int], options: list[str]) -> None:
-    registry = Registry(Path("no-models"))
-    version = registry.resolve("mnist-snf-glow")
-    model = detail(version, view_of(registry, version.name, version.version, 0), None).model_dump(mode="json")
+    model = shipped_detail().model_dump(mode="json")
     answers = [Answer(body=SCORED_DIGIT | {"calibration": calibration}) for calibration in calibrations]
     with scripted(Answer(body=model), *answers) as server:
         command = ["score", *map(str, DIGITS[:2]), "--draws", "32", "--url", server.url, *options]

@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 
-from snf_app.calibrations.service import listing, view_of
+from snf_app.calibrations.service import listing
 from snf_app.cli import datasets, evaluation_tables, job_tables, model_tables
 from snf_app.cli.keys import create, list_keys
 from snf_app.cli.output import TableColumn, print_table
 from snf_app.cli.presets import layers, list_backbones, list_presets
 from snf_app.cli.score_output import TableOutput
 from snf_app.cli.service import Session
-from snf_app.registry.service import detail
 from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
 from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetList
 from snf_client.schemas.jobs import JobList
 from snf_client.schemas.limits import LIMIT, LimitRecord
-from snf_client.schemas.models import Audit, ModelDetail, ModelPage, ModelSummary, UnfitReason
+from snf_client.schemas.models import Audit, ModelPage, ModelSummary, UnfitReason
 from snf_client.schemas.recommendations import RecommendationRecord
 from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
 from snf_client.scores import ScorePart
@@ -30,6 +29,7 @@ from snf_models.flows.layers import layer_types
 from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import Registry
 from tests.app.cli.test_job_tables import job
+from tests.app.conftest import shipped_detail
 from tests.models.evaluation.test_report import made
 
 WIDTH = 80
@@ -58,10 +58,7 @@ def job_list() -> None:
 
 
 def shown_model() -> None:
-    registry = Registry(Path("no-models"))
-    version = registry.resolve("mnist-snf-glow")
-    found = detail(version, view_of(registry, version.name, version.version, 0), None)
-    model_tables.print_model(ModelDetail.model_validate(found.model_dump()))
+    model_tables.print_model(shipped_detail())
 
 
 def model_list() -> None:
