@@ -1,7 +1,9 @@
 """Answers are open to the fields of a newer service; requests are not."""
 
+import json
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,16 +11,19 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from snf_client import schemas
+from snf_client.schemas import base
+from snf_client.schemas.base import examples_of
 from snf_client.schemas.jobs import JobRequest
-from snf_client.schemas.scores import SCORED_DIGIT, Scores, q_values
+from snf_client.schemas.scores import Scores, q_values
 from snf_client.schemas.training import TrainingConfig
 from snf_client.transport import given_fields
 
 
 def test_unknown_fields_of_a_response_are_ignored() -> None:
-    newer: dict[str, Any] = SCORED_DIGIT | {"added_later": 1}
-    newer["results"] = [SCORED_DIGIT["results"][0] | {"added_later": 2}]
-    assert Scores.model_validate(newer) == Scores.model_validate(SCORED_DIGIT)
+    example = examples_of(Scores)[0]
+    newer: dict[str, Any] = example | {"added_later": 1}
+    newer["results"] = [example["results"][0] | {"added_later": 2}]
+    assert Scores.model_validate(newer) == Scores.model_validate(example)
 
 
 def test_unknown_fields_of_a_request_are_refused() -> None:
@@ -39,15 +44,20 @@ def documented() -> list[type[BaseModel]]:
         for module in modules
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == module.__name__
-        if "examples" in (kind.model_config.get("json_schema_extra") or {})
+        if examples_of(kind)
     ]
 
 
 @pytest.mark.parametrize("kind", documented())
 def test_documented_examples_are_requests_and_answers(kind: type[BaseModel]) -> None:
-    extra: Any = kind.model_config["json_schema_extra"]
-    for example in extra["examples"]:
+    assert kind.model_json_schema()["examples"] == examples_of(kind)
+    for example in examples_of(kind):
         assert kind.model_validate(example).model_dump(mode="json", exclude_unset=True) == example
+
+
+def test_every_example_is_of_a_class() -> None:
+    stored = json.loads(Path(base.__file__).with_name("examples.json").read_bytes())
+    assert {kind.__name__ for kind in documented()} == stored.keys()
 
 
 def test_known_values() -> None:

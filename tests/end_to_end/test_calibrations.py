@@ -14,7 +14,8 @@ import pytest
 from pyarrow import parquet
 
 from snf_app.calibrations.service import advice
-from snf_client.schemas.calibrations import LINE
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.calibrations import CalibrationView
 from tests.end_to_end.support.service import MNIST, await_job, files, running, snf
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import pngs, zipped
@@ -180,7 +181,8 @@ def test_a_damaged_one_does_not_take_over(client: httpx.Client, home: Path) -> N
 
 
 def test_the_documented_example_is_true(client: httpx.Client) -> None:
-    assert [one.model_dump() for one in advice(LINE["calibration_images"])] == LINE["thresholds"]
-    assert LINE["smallest_p"] == 1 / (LINE["calibration_images"] + 1)
+    [example] = examples_of(CalibrationView)
+    assert [one.model_dump() for one in advice(example["calibration_images"])] == example["thresholds"]
+    assert example["smallest_p"] == 1 / (example["calibration_images"] + 1)
     shown = client.get(f"{PATH}/0").json()
-    assert shown.keys() == LINE.keys()
+    assert shown.keys() == example.keys()

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from snf_client.schemas.scores import SCORED_DIGIT
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.scores import Scores
 from snf_models.loading.trained import load_artifact
 from snf_models.registry.registry import ZOO, Registry
 from snf_runtime.scoring.pixel_density import content_noise
@@ -35,9 +36,10 @@ def test_the_box_holds_three_models_with_their_cards(house: httpx.Client) -> Non
 
 
 def test_the_documented_answer_is_a_real_one(house: httpx.Client) -> None:
-    digit = next(path for path in DIGITS if path.name == SCORED_DIGIT["results"][0]["filename"])
+    example = examples_of(Scores)[0]
+    digit = next(path for path in DIGITS if path.name == example["results"][0]["filename"])
     answer = house.post("/v1/models/mnist-snf-glow/score", files=files(digit)).json()
-    got, documented = answer["results"][0], SCORED_DIGIT["results"][0]
+    got, documented = answer["results"][0], example["results"][0]
     assert got["log_likelihood"] == pytest.approx(documented["log_likelihood"], abs=1e-3)
     assert got["anomaly"]["p_value"] == pytest.approx(documented["anomaly"]["p_value"], abs=1e-3)
     assert got["anomaly"]["statistic"] == pytest.approx(documented["anomaly"]["statistic"], abs=1e-2)

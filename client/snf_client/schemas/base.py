@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -49,16 +52,32 @@ Whole = Annotated[int, BeforeValidator(_refuse_conversion)]
 """A whole number of a JSON body; pydantic alone would take ``true`` and ``"1"`` for 1."""
 
 
+@cache
+def _examples() -> dict[str, list[dict[str, Any]]]:
+    examples: dict[str, list[dict[str, Any]]] = json.loads(Path(__file__).with_name("examples.json").read_bytes())
+    return examples
+
+
+def examples_of(kind: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the documented examples of a request or an answer, which are in ``examples.json`` by its name."""
+    return _examples().get(kind.__name__, [])
+
+
+def _add_examples(schema: dict[str, Any], kind: type[BaseModel]) -> None:
+    if examples := examples_of(kind):
+        schema["examples"] = examples
+
+
 class RequestModel(BaseModel):
     """Base class of request bodies. Unknown members are refused, because ignoring them could change what is meant."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_add_examples)
 
 
 class ResponseModel(BaseModel):
     """Base class of answers. Unknown members are ignored, so that an older client reads those of a newer service."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=_add_examples)
 
 
 class RecordModel(ResponseModel):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
-from pydantic import ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 
 from snf_client.schemas.base import Name, Precision, RecordModel, RequestModel, ResponseModel, Whole
 
@@ -21,43 +20,6 @@ class Deviation(RecordModel):
     quantile_999: float = Field(ge=0, description="99.9 % of the images deviate by less.")
     worst: float = Field(ge=0)
     worst_statistic: float = Field(ge=0)
-
-
-COMPARISON: dict[str, Any] = {
-    "model": "my-parts",
-    "version": 1,
-    "before": {
-        "number": 0,
-        "dataset": "parts",
-        "calibration_images": 500,
-        "precision": "float32",
-        "smallest_p": 0.001996007984031936,
-        "attainable_alphas": [0.005, 0.01, 0.02, 0.05, 0.1],
-        "default_alpha": 0.01,
-        "threshold": 4.382901,
-    },
-    "after": {
-        "number": 1,
-        "dataset": "line-1",
-        "calibration_images": 30,
-        "precision": "float32",
-        "smallest_p": 0.03225806451612903,
-        "attainable_alphas": [0.05, 0.1],
-        "default_alpha": 0.03225806451612903,
-        "threshold": 3.10482,
-    },
-    "verdicts": {
-        "images": 200,
-        "anomalies_before": 3,
-        "anomalies_after": 9,
-        "to_anomaly": 7,
-        "to_normal": 1,
-        "refused_before": 0,
-        "refused_after": 0,
-        "note": "the newest 200 images that this service process judged, each at the false-alarm rate of its request; "
-        "images of bulk jobs are not among them",
-    },
-}
 
 
 class ComparedCalibration(ResponseModel):
@@ -94,42 +56,11 @@ class ComparedVerdicts(ResponseModel):
 class CalibrationComparison(ResponseModel):
     """Comparison of a model version's p-value calibration with another one, by default the one in use."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [COMPARISON]})
-
     model: str
     version: int
     before: ComparedCalibration = Field(description="The calibration in use, or the one asked for.")
     after: ComparedCalibration
     verdicts: ComparedVerdicts
-
-
-LINE: dict[str, Any] = {
-    "number": 1,
-    "active": True,
-    "created": "2026-07-01T12:00:00Z",
-    "job": "06f8m2q1x3z4c5v6b7n8m9k0j1",
-    "dataset": "line-1",
-    "statistics_images": 1600,
-    "calibration_images": 400,
-    "copies": 0,
-    "tiles": None,
-    "folds": 1,
-    "precision": "float32",
-    "deviation": None,
-    "smallest_p": 0.0024937655860349127,
-    "thresholds": [
-        {"alpha": 0.001, "threshold": None, "images_needed": 2995},
-        {"alpha": 0.005, "threshold": None, "images_needed": 598},
-        {"alpha": 0.01, "threshold": 0.0024937655860349127, "images_needed": 299},
-        {"alpha": 0.02, "threshold": 0.00997506234413965, "images_needed": 149},
-        {"alpha": 0.05, "threshold": 0.032418952618453865, "images_needed": 59},
-        {"alpha": 0.1, "threshold": 0.07481296758104738, "images_needed": 29},
-    ],
-    "problem": None,
-    "warning": None,
-    "reason": None,
-}
-"""An example, whose numbers a test computes."""
 
 
 class CalibrationParameters(RequestModel):
@@ -154,15 +85,11 @@ class CalibrationRequest(CalibrationParameters):
     While the new calibration is active, the p-values of the model are ranks among images of this dataset.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"dataset": "line-1"}]})
-
     dataset: Name = Field(description="A dataset of normal images, like those to be scored.")
 
 
 class CalibrationChoice(RequestModel):
     """Request to select, by its number, the calibration with which a model version judges images."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"calibration": 0, "dry_run": True}]})
 
     calibration: Whole = Field(ge=0, description="Its number; 0 is the model's own calibration.")
     dry_run: StrictBool = Field(False, description="Change nothing, and answer with a `comparison`.")
@@ -185,8 +112,6 @@ class CalibrationView(ResponseModel):
 
     Fields are null if the file of the calibration is damaged.
     """
-
-    model_config = ConfigDict(json_schema_extra={"examples": [LINE]})
 
     number: int = Field(description="0 is the model's own calibration.")
     active: bool = Field(description="Whether scoring uses it.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from snf_client.schemas.base import Name, RecordModel, RequestModel, ResponseModel
 
@@ -131,25 +131,6 @@ class ReferenceRecord(RecordModel):
     digest: str = Field(description="SHA-256 of names, sizes and versions of the files, in their order.")
 
 
-EXAMPLE: dict[str, Any] = {
-    "name": "bottles",
-    "origin": "stored",
-    "images": 1200,
-    "image_shape": [3, 64, 64],
-    "train": 960,
-    "statistics": 120,
-    "calibration": 120,
-    "test": 0,
-    "folds": 0,
-    "smallest": [640, 480],
-    "largest": [4032, 3024],
-    "bytes": 731906048,
-    "created": "2026-07-01T12:00:00Z",
-    "location": None,
-    "problem": None,
-}
-
-
 class DatasetEntry(ResponseModel):
     """Summary of a dataset: origin, image sizes and image counts."""
 
@@ -187,10 +168,6 @@ class DatasetEntry(ResponseModel):
 class ReferenceRequest(RequestModel):
     """Request to create a dataset that refers to images at a storage URL, such as an S3 folder."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "lots", "location": "s3://lots/2026", "inspect": True}]}
-    )
-
     name: Name = Field(description="Name of the dataset.", examples=["lots"])
     location: str = Field(
         min_length=1,
@@ -217,50 +194,8 @@ class ReferenceRequest(RequestModel):
 class DatasetList(ResponseModel):
     """A page of the summaries of all datasets, the built-in ones first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"datasets": [EXAMPLE], "next": None}]})
-
     datasets: list[DatasetEntry]
     next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")
-
-
-REPORT_EXAMPLE: dict[str, Any] = {
-    "format_version": 1,
-    "name": "bottles",
-    "created": "2026-07-01T12:00:00Z",
-    "images": 1200,
-    "bytes": 731906048,
-    "rejected": 1,
-    "rejected_files": [{"path": "lot-7/notes", "reason": "expected one of PNG, JPEG, WEBP, BMP, TIFF, GIF"}],
-    "rejected_by": {"undecodable-image": 1},
-    "ignored": 2,
-    "formats": {"JPEG": 1200},
-    "modes": {"RGB": 1200},
-    "coloured": 1200,
-    "sizes": [{"width": 4032, "height": 3024, "images": 1188}, {"width": 640, "height": 480, "images": 12}],
-    "different_sizes": 2,
-    "facts": {
-        "smallest": [640, 480],
-        "largest": [4032, 3024],
-        "median_shorter_side": 3024,
-        "coloured": True,
-        "channels": 3,
-    },
-    "duplicates": {"images": 2, "sets": 1, "examples": [["lot-1/0001.jpg", "lot-3/0044.jpg"]]},
-    "near_duplicates": {"images": 0, "sets": 0, "examples": []},
-    "groups": {"lot-1": 400, "lot-3": 400, "lot-7": 400},
-    "different_groups": 3,
-    "split": {
-        "rule": "by-image",
-        "reason": "3 groups are too few to share out",
-        "seed": 0,
-        "train": 960,
-        "statistics": 120,
-        "calibration": 120,
-        "groups": {},
-        "folds": [],
-    },
-    "notes": ["1 file was left out"],
-}
 
 
 class DatasetDetail(DatasetEntry):
@@ -268,19 +203,6 @@ class DatasetDetail(DatasetEntry):
 
     The report is null for a built-in dataset, and for a dataset by reference that was not inspected.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    **EXAMPLE,
-                    "report": REPORT_EXAMPLE,
-                    "reference": None,
-                    "links": {"self": "/v1/datasets/bottles", "contact_sheet": "/v1/datasets/bottles/contact-sheet"},
-                }
-            ]
-        }
-    )
 
     report: DatasetReport | None
     reference: ReferenceRecord | None = Field(

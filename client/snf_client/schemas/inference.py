@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
 from snf_client.schemas.base import MAX_TIMEOUT_MS, SOURCE_PATTERN, RequestModel, ResponseModel
 
@@ -127,24 +127,6 @@ class AnswerParameters(ResponseModel):
 
 class InferAnswer(ResponseModel):
     """Response to an inference request: the model version used, and the output tensors."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model_name": "mnist-snf-glow",
-                    "model_version": "1",
-                    "id": "lot-7",
-                    "parameters": {"calibration": 0},
-                    "outputs": [
-                        {"name": "log_likelihood", "datatype": "FP64", "shape": [1], "data": [-812.413]},
-                        {"name": "bits_per_dim", "datatype": "FP64", "shape": [1], "data": [1.495]},
-                        {"name": "p_value", "datatype": "FP64", "shape": [1], "data": [0.4312]},
-                    ],
-                }
-            ]
-        }
-    )
 
     model_name: str
     model_version: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool
+from pydantic import Field, StrictBool
 
 from snf_client.schemas.base import REF_PATTERN, JobType, Name, RequestModel, ResponseModel
 from snf_client.schemas.models import UnfitReason
@@ -13,35 +13,6 @@ from snf_client.schemas.models import UnfitReason
 
 class JobRequest(RequestModel):
     """Request to run a background job, such as a training or the scoring of a dataset."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "train",
-                    "dataset": "mnist-mini",
-                    "model": "my-digits",
-                    "preset": "snf-glow-tiny",
-                    "parameters": {"max_steps": 200, "batch_size": 64, "seed": 0},
-                },
-                {"type": "score", "dataset": "mnist-mini", "model": "mnist-snf-glow", "parameters": {"alpha": 0.01}},
-                {"type": "calibrate", "dataset": "line-1", "model": "my-parts"},
-                {
-                    "type": "evaluate",
-                    "dataset": "fashion-mnist",
-                    "model": "fashion-snf-glow",
-                    "parameters": {"against": ["mnist"], "corruptions": True},
-                },
-                {
-                    "type": "limit",
-                    "dataset": "fashion-mnist",
-                    "model": "fashion-snf-glow",
-                    "parameters": {"shapes": ["scratch", "spot"], "contrasts": [64, 128]},
-                },
-                {"type": "recommend", "dataset": "line-1", "parameters": {"minutes": 10}},
-            ]
-        }
-    )
 
     type: JobType = Field(
         description="`train` a model on a dataset, `score` every image of a dataset to a Parquet file, `calibrate` a "
@@ -125,41 +96,8 @@ class EstimatedJob(ResponseModel):
     estimate: Estimate | None = Field(description="Null for what is not known beforehand: a training alone has one.")
 
 
-JOB: dict[str, Any] = {
-    "id": "06f8m2q1x3z4c5v6b7n8m9k0j1",
-    "type": "train",
-    "status": "running",
-    "queue": "train-cpu",
-    "place_in_line": None,
-    "waits_for": None,
-    "dataset": "bottles",
-    "model": "line-1",
-    "preset": "snf-glow-small",
-    "architecture": None,
-    "parameters": {"max_steps": 2000},
-    "promote": False,
-    "device": "auto",
-    "created_at": "2026-07-01T12:00:00Z",
-    "started_at": "2026-07-01T12:00:01Z",
-    "finished_at": None,
-    "attempts": 1,
-    "checkpoint_step": 400,
-    "cancel_requested": False,
-    "pause_requested": False,
-    "retry_of": None,
-    "estimate": None,
-    "progress": {"step": 440, "steps": 2000, "fraction": 0.22, "images_per_second": 1850.5, "eta_seconds": 54},
-    "metrics": {"bits_per_dim": 2.41},
-    "error": None,
-    "result": None,
-    "links": {"self": "/v1/jobs/06f8m2q1x3z4c5v6b7n8m9k0j1"},
-}
-
-
 class JobView(ResponseModel):
     """A background job, with its parameters, status, progress and result."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
 
     id: str
     type: JobType
@@ -205,8 +143,6 @@ class JobView(ResponseModel):
 class JobList(ResponseModel):
     """A page of background jobs, newest first, with the cursor for the next page."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [JOB], "next": None}]})
-
     jobs: list[JobView]
     next: str | None = Field(description="Value of `after` for the next page; null for the last page.")
 
@@ -220,12 +156,6 @@ class Preview(ResponseModel):
 
 class Previews(ResponseModel):
     """PNG grids of images drawn from the model at some steps of a training job, earliest first."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"job": JOB["id"], "samples": [{"step": 40, "url": f"/v1/jobs/{JOB['id']}/samples/40"}]}]
-        }
-    )
 
     job: str
     samples: list[Preview]
@@ -271,37 +201,11 @@ class LimitResult(_VersionResult):
     not_determinable: str | None = Field(description="Why no limit can be stated; else null.")
 
 
-CHOICES: dict[str, Any] = {
-    "datasets": [
-        {
-            "name": "mnist-mini",
-            "images": 600,
-            "image_shape": [1, 28, 28],
-            "problem": "it does not suit my-parts:1: the images of mnist-mini are 1x28x28, this model takes 3x64x64 "
-            "(channels x height x width)",
-            "problem_as_anomalies": None,
-            "note": None,
-        },
-        {
-            "name": "line-1",
-            "images": 600,
-            "image_shape": [3, 64, 64],
-            "problem": None,
-            "problem_as_anomalies": None,
-            "note": None,
-        },
-    ],
-    "suggested": None,
-}
-
-
 class JobDraft(RequestModel):
     """Job request that leaves the dataset open, sent to ask which datasets the job could use.
 
     Its fields mean the same as in a job request. Fields on which the answer does not depend are left out.
     """
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"type": "calibrate", "model": "my-parts"}]})
 
     type: JobType
     model: str | None = Field(
@@ -329,8 +233,6 @@ class JobDataset(ResponseModel):
 
 class JobDatasets(ResponseModel):
     """All datasets as choices for a job; each dataset that the job cannot use comes with the reason."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [CHOICES]})
 
     datasets: list[JobDataset]
     suggested: str | None = Field(description="The dataset that is clearly meant; null where the user has to choose.")

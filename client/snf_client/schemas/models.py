@@ -5,22 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from snf_client.schemas.base import DensityKind, Fit, Precision, RequestModel, ResponseModel, Whole
 from snf_client.schemas.calibrations import CalibrationView
-
-DRIFT: dict[str, Any] = {
-    "source": "line-1/left",
-    "images": 21480,
-    "since": "2026-03-02T06:00:12Z",
-    "quantity": "white-level",
-    "log10_capital": 4.2,
-    "log10_highest": 4.9,
-    "log10_threshold": 3.3,
-    "alarm": True,
-    "alarm_since": "2026-03-04T10:02:17Z",
-}
 
 
 class Drift(ResponseModel):
@@ -34,8 +22,6 @@ class Drift(ResponseModel):
     Of a calibration in folds, the statistic and the images are those of the first fold. Without drift a capital ever
     reaches c with a probability of at most 1 / c, however often it is looked at.
     """
-
-    model_config = ConfigDict(json_schema_extra={"examples": [DRIFT]})
 
     source: str | None = Field(description="Source of the images; null for all sources together.")
     images: int = Field(description="Images since the start, or since drift was last acknowledged.")
@@ -61,10 +47,6 @@ class DriftReport(ResponseModel):
 
     The images are compared with those of the active calibration.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"model": "my-parts", "version": 1, "calibration": 0, "drift": [DRIFT]}]}
-    )
 
     model: str
     version: int
@@ -120,28 +102,8 @@ class ModelSummary(ResponseModel):
     )
 
 
-MODEL: dict[str, Any] = {
-    "name": "line-1",
-    "versions": [1, 2, 3],
-    "aliases": {"live": 3, "champion": 2},
-    "state": "ready",
-    "reason": None,
-    "unfit": [],
-    "read_only": False,
-    "architecture": "snf-glow-small",
-    "kind": "density",
-    "image_shape": [3, 64, 64],
-    "fit": "crop",
-    "test_bits_per_dim": 3.52,
-    "size_bytes": 9241733,
-    "drift_alarms": 0,
-}
-
-
 class ModelPage(ResponseModel):
     """A page of registered models, with versions, aliases, loading state and quality of each."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"models": [MODEL], "next": None}]})
 
     models: list[ModelSummary]
     next: str | None = Field(None, description="Value of `after` for the next page; null for the last page.")
@@ -186,19 +148,11 @@ class ModelDetail(ResponseModel):
 class AliasTarget(RequestModel):
     """Body of a request that points an alias of a model at one of the model's versions."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 3}]})
-
     version: Whole = Field(ge=1, lt=10**9, description="A version of the model.")
 
 
 class Aliases(ResponseModel):
     """All aliases of a model after one of them was changed."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"name": "line-1", "aliases": {"live": 3, "champion": 2}, "previous": 2, "unfit": []}]
-        }
-    )
 
     name: str
     aliases: dict[str, int] = Field(description="Version of each alias; `live` is the version of the plain name.")
@@ -255,36 +209,6 @@ class Audit(ResponseModel):
     The log-likelihoods are compared as served. The log-determinants of the layers are compared, too. The recomputation
     uses no cached values.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "mnist-snf-glow",
-                    "version": 1,
-                    "engine": "openvino",
-                    "precision": "float32",
-                    "images": [
-                        {
-                            "index": 0,
-                            "source": "pinned",
-                            "log_likelihood": -500.42619035,
-                            "recomputed": -500.42630196,
-                            "difference": 0.00011161,
-                            "tolerance": 0.001,
-                        }
-                    ],
-                    "log_dets": [
-                        {"layer": "levels.0.steps.0", "cached": 431.25, "recomputed": 431.25, "difference": 0.0}
-                    ],
-                    "total": {"cached": 431.25, "recomputed": 431.25, "difference": 0.0, "tolerance": 0.001},
-                    "tolerance": 0.001,
-                    "agrees": True,
-                    "seconds": 0.034,
-                }
-            ]
-        }
-    )
 
     model: str
     version: int

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from snf_client.schemas.base import SOURCE_PATTERN, ResponseModel
 
@@ -218,119 +218,8 @@ class Fdr(ResponseModel):
     )
 
 
-SCORED_DIGIT: dict[str, Any] = {
-    "model": "mnist-snf-glow",
-    "version": 1,
-    "calibration": 0,
-    "count": 1,
-    "results": [
-        {
-            "index": 0,
-            "filename": "00027-4.png",
-            "status": "ok",
-            "log_likelihood": -515.775259564148,
-            "bits_per_dim": 0.9491153178398141,
-            "kind": "density",
-            "terms": [
-                {"scale": 0, "log_prior": 0.0, "log_det": 527.4800457090118},
-                {"scale": 1, "log_prior": -543.106352393462, "log_det": -873.1151301719015},
-                {"scale": 2, "log_prior": -554.0081105263091, "log_det": 926.9742878185127},
-            ],
-            "anomaly": {
-                "p_value": 0.9754049190161967,
-                "score": 0.010815058569955968,
-                "is_anomaly": False,
-                "alpha": 0.01,
-                "statistic": 0.09661120923494887,
-                "extrapolated": False,
-                "smallest_p": 0.0001999600079984003,
-                "reasons": [
-                    {
-                        "feature": "energy-2",
-                        "z": 1.3813130416882302,
-                        "share": 0.2692347560210005,
-                        "text": "details at scale 2 in some colours or directions are stronger than usual",
-                        "box": None,
-                    },
-                    {
-                        "feature": "region",
-                        "z": 2.500236202886006,
-                        "share": 0.2690067852991445,
-                        "text": "rows 18-25, columns 8-15: plainer than its surroundings suggest",
-                        "box": [8, 18, 16, 26],
-                    },
-                    {
-                        "feature": "unevenness-3",
-                        "z": -1.1170918626269883,
-                        "share": 0.08268198959731904,
-                        "text": "log-density varies less from place to place than usual",
-                        "box": None,
-                    },
-                ],
-            },
-            "preprocessing": {
-                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
-                "resized": False,
-                "converted": None,
-                "size": [28, 28],
-                "warning": None,
-            },
-        }
-    ],
-}
-"""The answer of ``mnist-snf-glow`` for tests/data/mnist/00027-4.png, compared by a test."""
-SCORED_PART: dict[str, Any] = {
-    "model": "line-1",
-    "version": 3,
-    "calibration": 0,
-    "count": 1,
-    "results": [
-        {
-            "index": 0,
-            "filename": "0815.png",
-            "status": "ok",
-            "log_likelihood": 9214.5,
-            "bits_per_dim": None,
-            "kind": "feature_density",
-            "terms": [
-                {"scale": 0, "log_prior": 0.0, "log_det": 0.0},
-                {"scale": 1, "log_prior": -61240.25, "log_det": 70454.75},
-            ],
-            "anomaly": {
-                "p_value": 0.0024937655860349127,
-                "score": 2.603144372620182,
-                "is_anomaly": True,
-                "alpha": 0.01,
-                "statistic": 7.9,
-                "extrapolated": True,
-                "smallest_p": 0.0024937655860349127,
-                "reasons": [
-                    {
-                        "feature": "feature-place",
-                        "z": 8.6,
-                        "share": 1.0,
-                        "text": "rows 88-131, columns 120-183: features unlike those of normal images in this region",
-                        "box": [120, 88, 184, 132],
-                    }
-                ],
-            },
-            "preprocessing": {
-                "id": "sha256:c050e1521a00f8c7cedbb4645e81cac3c9ece06fccbd403b4aac0c3697d69649",
-                "resized": False,
-                "converted": None,
-                "size": [256, 256],
-                "warning": None,
-            },
-        }
-    ],
-}
-"""An answer of a model of features."""
-
-
 class Scores(ResponseModel):
     """The answer to a scoring request: the model version that was used, and a score or an error for each image."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [SCORED_DIGIT, SCORED_PART]})
 
     model: str
     version: int
@@ -354,23 +243,6 @@ class Quantile(ResponseModel):
 
 class Reference(ResponseModel):
     """Histogram of the anomaly statistic, in nats, over a model's calibration images."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "line-1",
-                    "version": 3,
-                    "calibration": 1,
-                    "count": 400,
-                    "smallest_p": 0.0024937655860349127,
-                    "edges": [-1.5, 1.0, 3.5, 19.0],
-                    "counts": [310, 89, 1],
-                    "quantiles": [{"alpha": 0.1, "statistic": 1.402117}, {"alpha": 0.01, "statistic": 3.118302}],
-                }
-            ]
-        }
-    )
 
     model: str
     version: int

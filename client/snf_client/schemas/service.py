@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from snf_client.schemas.base import ResponseModel, Role
 
 
 class CallerView(ResponseModel):
     """Name, id and roles of the API key that a request carries, as the answer of `/v1/me`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"name": "line-1", "key": "5f3a90c1d2e4", "role": "score", "may": ["read", "score"]}]
-        }
-    )
 
     name: str = Field(description="Name of the key; `anyone` where the service has no keys.")
     key: str | None = Field(description="Id of the key; null without one.")
@@ -30,8 +24,6 @@ ServiceStatus = Literal["ready", "loading", "draining", "failed", "stuck"]
 
 class Health(ResponseModel):
     """Answer of `/healthz`: the version of the running service."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive", "version": "0.1.0"}]})
 
     status: Literal["alive"]
     version: str = Field(description="Version of the service.")
@@ -67,21 +59,7 @@ class WorkerView(ResponseModel):
     job: str | None = Field(description="Id of the job that it runs.")
 
 
-WORKER: dict[str, Any] = {
-    "name": "host:17",
-    "device": "cpu",
-    "queues": ["train-cpu", "score"],
-    "memory_bytes": 25769803776,
-    "train_memory_bytes": None,
-    "started_at": "2026-07-01T09:00:00Z",
-    "state": "busy",
-    "job": "06f8m2q1x3z4c5v6b7n8m9k0j1",
-}
-
-
 class WorkerList(ResponseModel):
     """All running worker processes, which execute the background jobs, sorted by name."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"workers": [WORKER]}]})
 
     workers: list[WorkerView]

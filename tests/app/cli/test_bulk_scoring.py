@@ -19,8 +19,9 @@ from snf_app.cli.bulk_scoring import LocalScorer, ServiceScorer, TableRequest
 from snf_app.cli.main import cli
 from snf_app.cli.score_output import JudgingModel, Remarks
 from snf_client import Client
+from snf_client.schemas.base import examples_of
 from snf_client.schemas.models import Drift, ModelDetail, UnfitReason
-from snf_client.schemas.scores import SCORED_DIGIT, Scores
+from snf_client.schemas.scores import Scores
 from snf_client.scores import ScorePart
 from snf_models.bulk.executors import Callbacks
 from snf_models.bulk.output import Output, open_scratch
@@ -32,6 +33,7 @@ from tests.support.paths import DIGITS
 
 FILES = DIGITS[:3]
 MODEL = "mnist-snf-glow"
+SCORED_DIGIT = examples_of(Scores)[0]
 
 
 pytestmark = pytest.mark.usefixtures("own_home")

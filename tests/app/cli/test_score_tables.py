@@ -7,13 +7,15 @@ from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
 from snf_app.cli.score_output import JsonOutput, TableOutput
-from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.scores import FailedImage, ItemError, ScoredImage, Scores
 from snf_client.scores import ScorePart
 from snf_runtime.errors import FAILED
 from tests.app.conftest import shipped_detail
 from tests.client.scripted_server import Answer, scripted
 from tests.support.paths import DIGITS
 
+SCORED_DIGIT = examples_of(Scores)[0]
 [GOOD] = Scores.model_validate(SCORED_DIGIT).results
 ERROR = ItemError(type="undecodable-image", title="No image", status=422, detail="it is text")
 BAD = FailedImage(index=0, filename="[bold]a.txt", status="error", error=ERROR)

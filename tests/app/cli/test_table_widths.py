@@ -17,13 +17,14 @@ from snf_app.cli.output import TableColumn, print_table
 from snf_app.cli.presets import layers, list_backbones, list_presets
 from snf_app.cli.score_output import TableOutput
 from snf_app.cli.service import Session
-from snf_client.schemas.calibrations import COMPARISON, CalibrationComparison, CalibrationList
-from snf_client.schemas.datasets import EXAMPLE, REPORT_EXAMPLE, DatasetDetail, DatasetList
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.calibrations import CalibrationComparison, CalibrationList
+from snf_client.schemas.datasets import DatasetDetail, DatasetList
 from snf_client.schemas.jobs import JobList
-from snf_client.schemas.limits import LIMIT, LimitRecord
+from snf_client.schemas.limits import LimitRecord, LimitView
 from snf_client.schemas.models import Audit, ModelPage, ModelSummary, UnfitReason
 from snf_client.schemas.recommendations import RecommendationRecord
-from snf_client.schemas.scores import SCORED_DIGIT, FailedImage, ItemError, ScoredImage, Scores
+from snf_client.schemas.scores import FailedImage, ItemError, ScoredImage, Scores
 from snf_client.scores import ScorePart
 from snf_models.flows.layers import layer_types
 from snf_models.pipeline.presets import PRESETS
@@ -35,10 +36,11 @@ from tests.models.evaluation.test_report import made
 WIDTH = 80
 NAME = "bottles-of-line-12"
 REASON = "rows 18-25, columns 8-15: plainer than its surroundings suggest"
+LIMIT = examples_of(LimitView)[0]["limit"]
 
 
 def scores() -> None:
-    [good] = Scores.model_validate(SCORED_DIGIT).results
+    [good] = Scores.model_validate(examples_of(Scores)[0]).results
     assert isinstance(good, ScoredImage)
     reason = {"feature": "region", "z": 3.0, "share": 0.5, "text": REASON}
     anomaly = good.anomaly.model_validate(good.anomaly.model_dump() | {"is_anomaly": True, "reasons": [reason]})
@@ -88,25 +90,25 @@ def audit() -> None:
 
 
 def dataset_list() -> None:
-    entry = EXAMPLE | {"name": NAME, "images": 1_000_000}
+    entry = examples_of(DatasetList)[0]["datasets"][0] | {"name": NAME, "images": 1_000_000}
     datasets.print_datasets(DatasetList.model_validate({"datasets": [entry]}))
 
 
 def dataset_report() -> None:
-    datasets.print_report(DatasetDetail.model_validate(EXAMPLE | {"name": NAME, "report": REPORT_EXAMPLE, "links": {}}))
+    datasets.print_report(DatasetDetail.model_validate(examples_of(DatasetDetail)[0] | {"name": NAME}))
 
 
 def limits() -> None:
     sizes = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96]
-    cells = [LIMIT["limit"]["curves"][0]["cells"][0] | {"size": size} for size in sizes]
-    curves = [LIMIT["limit"]["curves"][0] | {"cells": cells}]
+    cells = [LIMIT["curves"][0]["cells"][0] | {"size": size} for size in sizes]
+    curves = [LIMIT["curves"][0] | {"cells": cells}]
     curves += [curves[0] | {"shape": "scratch", "contrast": 128, "limit": None, "lower": None}]
-    record = LIMIT["limit"] | {"sizes": sizes, "curves": curves, "shapes": ["missing-part", "scratch"]}
+    record = LIMIT | {"sizes": sizes, "curves": curves, "shapes": ["missing-part", "scratch"]}
     evaluation_tables.print_limit(1, LimitRecord.model_validate(record))
 
 
 def recommendation() -> None:
-    undamaged, curves = LIMIT["limit"]["undamaged"], LIMIT["limit"]["curves"]
+    undamaged, curves = LIMIT["undamaged"], LIMIT["curves"]
     family = {"held_out": 12.345, "baseline": 23.456, "unit": "nats/value", "undamaged": undamaged, "mean_rank": 0.51}
     family |= {"typical_limit": "10.0"}
     family |= {"curves": curves, "fit_seconds": 1234.0, "seconds_per_1000": 123.4}
@@ -147,7 +149,7 @@ TABLES: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "models": (model_list, (NAME, "hasty", "ready", "none", "3x128x128")),
     "calibrations": (calibration_list, (NAME, "0.0002", "yes")),
     "comparison": (
-        lambda: model_tables.print_comparison(CalibrationComparison.model_validate(COMPARISON)),
+        lambda: model_tables.print_comparison(CalibrationComparison(**examples_of(CalibrationComparison)[0])),
         ("before:", "after:", "0.03226", "9 of 200"),
     ),
     "audit": (audit, ("-123456.426190", "-123456.426302", "agree")),
