@@ -111,8 +111,7 @@ async def open_state(
         client.close()
 
 
-LAG_S = 0.5
-"""Seconds between two measurements of the lag of the event loop."""
+LAG_S = 0.5  # seconds between two measurements of the lag of the event loop
 
 
 @asynccontextmanager
@@ -146,8 +145,7 @@ def _part(name: str) -> Any:
 
 SettingsDep = Annotated[Settings, _part("settings")]
 MetricsDep = Annotated[ServiceMetrics, _part("metrics")]
-DrainingDep = Annotated[threading.Event, _part("draining")]
-"""Set once the service has been asked to stop."""
+DrainingDep = Annotated[threading.Event, _part("draining")]  # set once the service has been asked to stop
 
 RegistryDep = Annotated[Registry, _part("registry")]
 ModelPoolDep = Annotated[ModelPool, _part("model_pool")]

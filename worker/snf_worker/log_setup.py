@@ -12,8 +12,7 @@ import structlog
 from snf_models.naming import printable
 from snf_worker.settings import Settings
 
-MAX_LIKE, PERIOD_S = 30, 60.0
-"""Most log lines with the same text before its values are filled in, in so many seconds."""
+MAX_LIKE, PERIOD_S = 30, 60.0  # most log lines with the same text before its values are filled in, in so many seconds
 MAX_TEXTS = 1000
 
 

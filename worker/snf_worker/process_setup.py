@@ -33,8 +33,7 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = 2**20, 16 * 2**20
 """Bytes from which a block is memory of its own, and of free memory that is kept beside such blocks."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _TUNED_BY = "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"
-OOM_SCORE_ADJ = 900
-"""Adjustment of the out-of-memory score, at most 1000: killed before worker, broker and service."""
+OOM_SCORE_ADJ = 900  # adjustment of the out-of-memory score, at most 1000: killed before worker, broker and service
 
 
 def give_back_memory() -> None:
@@ -134,8 +133,7 @@ def protect_home(home: Path) -> str | None:
 
 
 VARIABLE = "SNF_LIFELINE_FD"
-_parent: socket.socket | None = None
-"""The end of the socket pair of this process, once it is watched."""
+_parent: socket.socket | None = None  # the end of the socket pair of this process, once it is watched
 
 SECRETS = frozenset({"SNF_API_KEYS", "SNF_API_KEY"})
 """Names, in any case, that no child process inherits: values are visible under ``/proc``."""

@@ -29,8 +29,7 @@ from snf_client.schemas.base import Role
 from snf_worker.keys import KeyFile, KeysUnreadable, StoredKey, digest_of, id_in
 from snf_worker.settings import Settings
 
-CHECK_S = 0.5
-"""Seconds between checks of the file; a change of the keys takes effect within that time."""
+CHECK_S = 0.5  # seconds between checks of the file; a change of the keys takes effect within that time
 
 Refusal = Literal["missing", "unknown", "expired", "revoked"]
 
@@ -136,10 +135,8 @@ class KeyRing:
 
 
 FREE_ATTEMPTS = 10
-WINDOW_S = 60.0
-"""Seconds without a wrong key after which an address is forgotten."""
-MAX_WAIT_S = 60.0
-"""Longest wait in seconds; it starts at one second and doubles with every further wrong key."""
+WINDOW_S = 60.0  # seconds without a wrong key after which an address is forgotten
+MAX_WAIT_S = 60.0  # longest wait in seconds; it starts at one second and doubles with every further wrong key
 MAX_REMEMBERED = 4096
 """Most addresses, and most valid keys of addresses, to remember; the least recently used is dropped first."""
 
@@ -203,8 +200,7 @@ def _remember(memory: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         memory.popitem(last=False)
 
 
-QUOTA = "snf.quota"
-"""Key of a request's scope that holds the ``KeyQuota`` of its API key."""
+QUOTA = "snf.quota"  # key of a request's scope that holds the ``KeyQuota`` of its API key
 
 
 @dataclass(frozen=True)
@@ -283,8 +279,7 @@ OPEN_FOLDERS = ("/console/", "/docs/files/", "/guide/")
 
 OPEN_RATE = parse("2000/10 seconds")
 """Most requests of an address to paths that need no key, health checks by themselves. The console has 110 files."""
-REFUSAL_RATE = parse("100/10 seconds")
-"""Most refusals of an address that are answered at once."""
+REFUSAL_RATE = parse("100/10 seconds")  # most refusals of an address that are answered at once
 PAUSE_S = 1.0
 """Seconds after which others are answered, so that clients that ask again at once take no time of the others."""
 REPORTS = parse("10/minute")

@@ -59,8 +59,7 @@ def network_of(host: str) -> str:
     return str(ipaddress.IPv6Network((address.packed, 64), strict=False))
 
 
-ALLOWED = "snf.allowed"
-"""Key of a request's scope, set where the caller has the role that the operation needs."""
+ALLOWED = "snf.allowed"  # key of a request's scope, set where the caller has the role that the operation needs
 
 log = logging.getLogger(__name__)
 

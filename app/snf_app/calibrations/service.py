@@ -133,12 +133,9 @@ def advice(images: int) -> tuple[Threshold, ...]:
     )
 
 
-MAX_IMAGES = 200
-"""Most images of a model version."""
-MAX_BYTES = 8 * 2**20
-"""Most bytes of a model version; more images than fit drop the oldest."""
-MAX_VERSIONS = 16
-"""Most model versions; that whose last image is oldest is dropped first."""
+MAX_IMAGES = 200  # most images of a model version
+MAX_BYTES = 8 * 2**20  # most bytes of a model version; more images than fit drop the oldest
+MAX_VERSIONS = 16  # most model versions; that whose last image is oldest is dropped first
 
 
 @dataclass(eq=False)

@@ -29,8 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
 WRONG_USAGE = {ErrorKind.NOT_FOUND, ErrorKind.CONFLICT, ErrorKind.INVALID, ErrorKind.BUSY}
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, beside those of :mod:`snf_runtime.errors`."""
+INTERRUPTED = 130  # exit code after Ctrl-C, beside those of :mod:`snf_runtime.errors`
 EXIT_CODES = (
     "Exit codes: 0 every file was judged; 1 an anomaly, with --fail-on-anomaly; 2 wrong usage; 3 the service or this "
     "program failed; 4 at least one file was not judged, whatever else was found."

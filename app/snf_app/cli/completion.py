@@ -12,8 +12,7 @@ import typer
 if TYPE_CHECKING:
     from snf_client import Client
 
-TIMEOUT_S = 1.0
-"""Longest wait for a service while a user waits for a completion."""
+TIMEOUT_S = 1.0  # longest wait for a service while a user waits for a completion
 
 
 def _completer(names: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:

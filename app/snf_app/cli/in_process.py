@@ -23,8 +23,7 @@ from snf_worker.jobs.store import Jobs, JobStore
 from snf_worker.settings import Settings
 
 URL = "http://this-process"
-UNLIMITED = {"request_timeout_s": 7 * 86_400.0}
-"""Settings for a user who waits for the command."""
+UNLIMITED = {"request_timeout_s": 7 * 86_400.0}  # settings for a user who waits for the command
 
 
 class InProcessTransport(httpx.BaseTransport):

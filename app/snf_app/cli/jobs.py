@@ -22,8 +22,7 @@ from snf_worker.jobs.record import Status
 
 TEXTS = ("dataset", "model", "preset", "device", "backbone", "against")
 """Fields and parameters that are text even where it looks like a number."""
-LISTS = ("against", "shapes", "contrasts")
-"""Parameters that are lists; their values are separated by commas."""
+LISTS = ("against", "shapes", "contrasts")  # parameters that are lists; their values are separated by commas
 
 
 def job_request(type: str, pairs: Iterable[str], file: Path | None) -> JobRequest:
@@ -100,8 +99,7 @@ def _read(file: Path, type: str) -> dict[str, Any]:
     return {**request, "type": type}
 
 
-CURVE_POINTS = 1000
-"""Points of a drawn curve: far more than a terminal has columns."""
+CURVE_POINTS = 1000  # points of a drawn curve: far more than a terminal has columns
 
 commands = typer.Typer(rich_markup_mode="markdown")
 jobs = typer.Typer(cls=ListingGroup)

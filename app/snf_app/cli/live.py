@@ -22,10 +22,8 @@ from snf_app.cli.output import duration, text_of
 EventData = dict[str, Any]
 Observer = Callable[[EventData], None]
 
-LINE_INTERVAL_S = 10.0
-"""Time between two lines of progress without a terminal."""
-MAX_WIDTH = 100
-"""Columns of a learning curve at most."""
+LINE_INTERVAL_S = 10.0  # time between two lines of progress without a terminal
+MAX_WIDTH = 100  # columns of a learning curve at most
 
 
 @contextmanager
@@ -185,8 +183,7 @@ def _progress_line(event: EventData) -> str:
 
 
 ROWS = 5
-MARGIN = 9
-"""Characters of the axis labels."""
+MARGIN = 9  # characters of the axis labels
 BLANK = 0x2800
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bit of each dot of a Braille character, by row and column (Unicode 2800 to 28FF)."""

@@ -37,8 +37,7 @@ from snf_worker.sandbox.uploads import verify_upload
 FORMATS: dict[str, Literal["png", "npy", "zip"]] = {".png": "png", ".npy": "npy", ".zip": "zip"}
 
 commands = typer.Typer(rich_markup_mode="markdown")
-models = typer.Typer(cls=ListingGroup)
-"""Commands of ``snf models``."""
+models = typer.Typer(cls=ListingGroup)  # commands of ``snf models``
 
 
 def is_url(text: str) -> bool:

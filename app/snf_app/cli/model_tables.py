@@ -16,8 +16,7 @@ from snf_models.artifacts.manifest import Manifest, TrainingRecord
 from snf_models.flows.architecture import Architecture, features_of
 from snf_runtime.errors import FAILED
 
-SHOWN_ALPHA = 0.01
-"""False-alarm rate of the shown thresholds; JSON has several."""
+SHOWN_ALPHA = 0.01  # false-alarm rate of the shown thresholds; JSON has several
 STYLES = {"ready": "green", "loading": "cyan", "failed": "bold red"}
 
 

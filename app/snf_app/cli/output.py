@@ -38,8 +38,7 @@ from snf_runtime.errors import USAGE
 from snf_worker.process_setup import user_umask
 
 Cell: TypeAlias = str | int | Text | None
-GAP = 2
-"""Characters between two columns, of which the box draws one."""
+GAP = 2  # characters between two columns, of which the box draws one
 
 
 @dataclass(frozen=True)
@@ -231,8 +230,7 @@ def duration(seconds: float | None) -> str:
 
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there and holds something else.")]
-ENDINGS = (".parquet", ".csv", ".jsonl")
-"""Endings of tables of scores."""
+ENDINGS = (".parquet", ".csv", ".jsonl")  # endings of tables of scores
 ADVICE = "choose another name, or write over it with --force"
 
 

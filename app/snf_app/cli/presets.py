@@ -35,8 +35,7 @@ from snf_runtime.errors import FAILED, USAGE
 from snf_worker.process_setup import user_umask
 from snf_worker.sandbox.uploads import add_lite0, add_onnx
 
-PRESET = ("name", "family", "linear", "purpose")
-"""Shown fields of a preset."""
+PRESET = ("name", "family", "linear", "purpose")  # shown fields of a preset
 LOCAL = "it shows the layers of the packages that are installed here"
 commands = typer.Typer(rich_markup_mode="markdown")
 presets = typer.Typer(cls=ListingGroup)

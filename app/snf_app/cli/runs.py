@@ -161,10 +161,8 @@ def _value(value: object) -> str:
     return value_text(tuple(value) if isinstance(value, list) else value)
 
 
-CURVE_POINTS = 1000
-"""Points of a curve: far more than a terminal has columns."""
-MAX_COMPARED = 8
-"""Most runs of a comparison: more columns fit no terminal."""
+CURVE_POINTS = 1000  # points of a curve: far more than a terminal has columns
+MAX_COMPARED = 8  # most runs of a comparison: more columns fit no terminal
 
 commands = typer.Typer(rich_markup_mode="markdown")
 runs = typer.Typer(cls=ListingGroup)

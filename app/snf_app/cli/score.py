@@ -30,8 +30,7 @@ from snf_runtime.errors import USAGE, JudgedCounts
 
 commands = typer.Typer(rich_markup_mode="markdown")
 
-IN_TABLES = ("alpha", "source")
-"""Options of the scores that tables have."""
+IN_TABLES = ("alpha", "source")  # options of the scores that tables have
 
 
 @command(commands, epilog=EXIT_CODES)

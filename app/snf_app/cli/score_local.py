@@ -26,12 +26,9 @@ from snf_runtime.images.preprocessing import DecodedImage
 DECODERS = min(4, os.cpu_count() or 1)
 FILES_PER_TASK = 8
 """Files that a thread decodes at a time: handing over a single small file costs more than decoding it."""
-REQUESTS_PER_BATCH = 4
-"""Images of a batch as a multiple of those of a request: a verdict costs less in a large batch."""
-LARGE_BATCH_BYTES = 64 * 2**20
-"""Most bytes of a batch of several images that keep their size."""
-PREFETCHED = 2
-"""Batches that are decoded or scored ahead, so that the model never waits."""
+REQUESTS_PER_BATCH = 4  # images of a batch as a multiple of those of a request: a verdict costs less in a large batch
+LARGE_BATCH_BYTES = 64 * 2**20  # most bytes of a batch of several images that keep their size
+PREFETCHED = 2  # batches that are decoded or scored ahead, so that the model never waits
 
 
 def score_local(files: Sequence[Path], ref: str, query: ScoreQuery) -> Generator[ScorePart]:

@@ -34,8 +34,7 @@ COLUMNS = (
     TableColumn("verdict"),
     TableColumn("reason", fold=20, drop=4),
 )
-PICTURES = {"heat_map": {"png", "layer", "npy"}}
-"""Members of results that are written as files."""
+PICTURES = {"heat_map": {"png", "layer", "npy"}}  # members of results that are written as files
 
 
 class JsonOutput:
@@ -160,8 +159,7 @@ def print_notes(notes: Iterable[str], *, to_stderr: bool) -> None:
         typer.echo(f"note: {note}", err=to_stderr)
 
 
-MAX_NAME_BYTES = 255
-"""Longest name of a file on usual file systems, bytes."""
+MAX_NAME_BYTES = 255  # longest name of a file on usual file systems, bytes
 
 
 def file_name(index: int, image: str) -> str:

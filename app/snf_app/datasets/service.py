@@ -100,8 +100,7 @@ def _counts(summary: DatasetSummary) -> dict[str, object]:
 
 
 NAME, FILE, NEAR_DUPLICATES = "name", "file", "near_duplicates"
-MAX_FILES = 100_000
-"""Most files in a form, each of which is a file on disk; an archive may contain more."""
+MAX_FILES = 100_000  # most files in a form, each of which is a file on disk; an archive may contain more
 MAX_NAME_BYTES = 64
 
 

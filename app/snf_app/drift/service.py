@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from snf_models.scorer import Scorer
 
 
-OFF = 1e300
-"""Threshold without alarms. Capitals are kept as logarithms and may exceed it."""
+OFF = 1e300  # threshold without alarms. Capitals are kept as logarithms and may exceed it.
 
 
 class Key(NamedTuple):
@@ -159,8 +158,7 @@ VERSION = 4
 """Format of the file. Version 3 had windows of the newest images beside the bets, earlier ones no such bets."""
 MAX_IMAGES = 10**12
 Count = Annotated[int, Field(ge=0, le=MAX_IMAGES)]
-Time = Annotated[float, Field(ge=0, le=10**11)]
-"""Seconds since 1970, of a year with four digits."""
+Time = Annotated[float, Field(ge=0, le=10**11)]  # seconds since 1970, of a year with four digits
 
 
 class _Stored(BaseModel):
@@ -314,10 +312,8 @@ def load_streams(path: Path) -> dict[Key, ModelStreams]:
     return found
 
 
-EVERY_S = 5.0
-"""Seconds between two updates of the alarms, and between two writes of the file."""
-MAX_MODELS = 64
-"""Most model versions with streams; the least recently scored version is dropped first."""
+EVERY_S = 5.0  # seconds between two updates of the alarms, and between two writes of the file
+MAX_MODELS = 64  # most model versions with streams; the least recently scored version is dropped first
 
 log = logging.getLogger(__name__)
 

@@ -206,8 +206,7 @@ class PacedBody:
             )
 
 
-RETRY_S = 2
-"""Seconds after which a refused caller may try again."""
+RETRY_S = 2  # seconds after which a refused caller may try again
 
 
 class BodyTooLarge(HTTPException):

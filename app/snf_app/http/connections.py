@@ -24,16 +24,11 @@ if TYPE_CHECKING:
 RESERVED_FILES, FILES_EACH = 256, 4
 """File descriptors that are kept for everything but connections, and for a connection and the files sent through it."""
 MIN_CONNECTIONS = 16
-RETRY_S = 5
-"""Seconds after which a refused client may try again."""
-HEADER_BYTES = 64 * 2**10
-"""Most bytes of the first line and the headers of a request."""
-HEADERS = 256
-"""Most headers of a request: each takes more memory than its bytes."""
-PIPELINED = 16
-"""Most requests of a connection that wait for the answer to an earlier request."""
-LINGER_S = 2.0
-"""Time for a refused client to read the answer."""
+RETRY_S = 5  # seconds after which a refused client may try again
+HEADER_BYTES = 64 * 2**10  # most bytes of the first line and the headers of a request
+HEADERS = 256  # most headers of a request: each takes more memory than its bytes
+PIPELINED = 16  # most requests of a connection that wait for the answer to an earlier request
+LINGER_S = 2.0  # time for a refused client to read the answer
 
 log = logging.getLogger(__name__)
 

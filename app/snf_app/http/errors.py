@@ -75,8 +75,7 @@ POINTERS = {
 """The part of a request that an error is about, by the error's slug."""
 RETRY_S = {ErrorKind.UNAVAILABLE: 30}
 """Seconds after which a caller may try again, by the kind of an error that does not say so itself."""
-ERROR = "snf.error"
-"""Key of a request's scope that holds its error, for metrics."""
+ERROR = "snf.error"  # key of a request's scope that holds its error, for metrics
 REQUEST_ID = "snf.request_id"
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,7 @@ from starlette.responses import Response
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FILES: dict[str, Any] = {"type": "array", "minItems": 1, "items": BINARY["schema"]}
-PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}
-"""Examples of parameters in paths."""
+PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}  # examples of parameters in paths
 
 
 def form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,9 @@ from snf_app.metrics.registry import ServiceMetrics
 from snf_models.errors import ImageError
 from snf_worker.settings import Settings
 
-MAX_BYTES = 10_000_000
-"""Size after which a file is renamed to ``<name>.1``, the file of that name to ``.2``, and so on."""
+MAX_BYTES = 10_000_000  # size after which a file is renamed to ``<name>.1``, the file of that name to ``.2``, and so on
 KEPT = 10
-WAITING = 10_000
-"""Most records that wait for the disk; further ones are dropped and counted."""
+WAITING = 10_000  # most records that wait for the disk; further ones are dropped and counted
 BATCH = 1000
 
 Record = dict[str, Any]
@@ -146,8 +144,7 @@ class BackgroundLog:
 
 
 UNMATCHED = "unmatched"
-CLIENT_LEFT = 499
-"""Status in metrics and logs of a request whose caller left before the answer began."""
+CLIENT_LEFT = 499  # status in metrics and logs of a request whose caller left before the answer began
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -175,15 +172,12 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 UNCHANGING = frozenset({"score_images", "oip_infer", "oip_version_infer", "estimate_job", "check_datasets"})
 """Operations that change nothing although they are not GET requests."""
-BODY = "snf.body"
-"""Key of a request's scope that holds its parsed JSON body."""
+BODY = "snf.body"  # key of a request's scope that holds its parsed JSON body
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 REFUSED_RATE = parse("10/minute")
 """Most refused changes of a caller in the audit log, so that a flood of them cannot push out the changes."""
-_CREDENTIALS = re.compile(r"://[^/@\s\"]*@")
-"""User and password of a URL."""
-MAX_LOGGED = 500
-"""Most characters of a value from outside that are logged."""
+_CREDENTIALS = re.compile(r"://[^/@\s\"]*@")  # user and password of a URL
+MAX_LOGGED = 500  # most characters of a value from outside that are logged
 
 
 def audit_file(settings: Settings) -> JsonLines:

@@ -37,8 +37,7 @@ from snf_app.http.request_log import forget_body, note_body, shortened
 from snf_client.schemas.base import Name, Role
 from snf_models.texts import choices
 
-MAX_NAMED = 10
-"""Unknown parameters that an answer names at most."""
+MAX_NAMED = 10  # unknown parameters that an answer names at most
 ANYWHERE, OF_ROLES, OF_BODIES = (400, 403, 422), (401, 429, 500, 503), (408, 413, 415)
 """Errors of all calls, of those that need a role, and of those with a body."""
 
@@ -194,8 +193,7 @@ class Router:
 
 
 JSON = "application/json"
-MAX_BYTES = 64 * 1024
-"""Largest JSON body: parsing it must not hold up the event loop."""
+MAX_BYTES = 64 * 1024  # largest JSON body: parsing it must not hold up the event loop
 
 
 class JsonRequest(Request):

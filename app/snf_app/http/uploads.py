@@ -101,10 +101,8 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-CHUNK_BYTES = 2**20
-"""Bytes that are passed from the event loop to the thread of an upload at once."""
-CHECK_S = 0.5
-"""Seconds between checks whether the client has left or the service stops."""
+CHUNK_BYTES = 2**20  # bytes that are passed from the event loop to the thread of an upload at once
+CHECK_S = 0.5  # seconds between checks whether the client has left or the service stops
 
 
 class UploadBody:

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 
 INPUT = "image"
 INPUT_TYPE = "UINT8"
-CHUNK = 2**16
-"""Values that are converted at a time: other threads wait meanwhile."""
+CHUNK = 2**16  # values that are converted at a time: other threads wait meanwhile
 
 
 def image_shape(preprocessing: Preprocessing) -> list[int]:
@@ -210,8 +209,7 @@ MAX_JSON_BYTES = 4 * 2**20
 """Largest JSON object. Parsing holds up all threads of the process, for some hundredths of a second at this size."""
 MAX_LISTS = 2**17
 """Most lists and objects of it: a list takes ten times as long as a number. 1,024 images of 3x32x32 have 102,401."""
-MAX_ERRORS = 100
-"""Most wrong members of a request that are looked at one by one."""
+MAX_ERRORS = 100  # most wrong members of a request that are looked at one by one
 ADVICE = "send the tensor as binary data"
 
 
@@ -283,8 +281,7 @@ def _compressed(encoding: str) -> Problem:
 
 MAX_PARSED = 64 * 1024
 """Largest JSON object that is parsed on the event loop; a larger one waits for its turn among those of all callers."""
-MAX_NAMED = 10
-"""Most images without a score that an error names."""
+MAX_NAMED = 10  # most images without a score that an error names
 
 
 async def infer(scoring: ScoringService, ref: str, request: Request, timeout_ms: int | None) -> Response:

@@ -149,11 +149,9 @@ def _invalid(pointer: str, *errors: type[ModelsError]) -> Iterator[None]:
         raise invalid(pointer, error.detail) from error
 
 
-DATASET = "/body/dataset"
-"""Pointer of errors that another dataset may cure."""
+DATASET = "/body/dataset"  # pointer of errors that another dataset may cure
 OF_DATASETS = (DatasetNotFound, DatasetUnfit)
-NORMAL_IMAGES = ("calibrate", "evaluate", "limit")
-"""Types of jobs that take images which are normal for their model."""
+NORMAL_IMAGES = ("calibrate", "evaluate", "limit")  # types of jobs that take images which are normal for their model
 WITHOUT_MODEL = ("train", "recommend")
 
 

@@ -28,8 +28,7 @@ from snf_worker.jobs.events import FILE, START, ChangeReader, Event, StateChange
 from snf_worker.jobs.record import Status
 from snf_worker.settings import Settings
 
-SETTLED_MS = 250
-"""Age in milliseconds after which all events of a moment are in the journal."""
+SETTLED_MS = 250  # age in milliseconds after which all events of a moment are in the journal
 HOLD_S = 2.0
 """Longest wait for the other source in seconds; needed only where clocks differ, and then order is given up."""
 
@@ -135,13 +134,10 @@ def _milliseconds(event: Event) -> float:
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.35
-"""Seconds between two polls of journal and job store."""
+POLL_S = 0.35  # seconds between two polls of journal and job store
 KEEP_ALIVE_S = 15.0
-PROGRESS = "metrics"
-"""The most frequent events, thousands per hour."""
-RETRY_S = 2
-"""Seconds after which a client should reconnect."""
+PROGRESS = "metrics"  # the most frequent events, thousands per hour
+RETRY_S = 2  # seconds after which a client should reconnect
 
 
 class EventStreams:

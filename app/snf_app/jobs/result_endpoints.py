@@ -32,8 +32,7 @@ router = Router("/v1/jobs", "jobs", uses_job_store=True)
 COLUMNS = (*CurvePoint.model_fields, "validation_bits_per_dim")
 PARQUET = "application/vnd.apache.parquet"
 HTML = "text/html"
-TAIL, MAX_TAIL = 500, 10_000
-"""Lines of a log by default and at most."""
+TAIL, MAX_TAIL = 500, 10_000  # lines of a log by default and at most
 MAX_LOG_BYTES = 2**20
 _PREVIEW = re.compile(r"step-([0-9]{8,12})\.png")
 

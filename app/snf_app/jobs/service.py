@@ -299,10 +299,8 @@ def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title:
 log = logging.getLogger(__name__)
 
 PING_S = 0.5
-STALE_S = 3.0
-"""Seconds without an answer after which the store counts as down."""
-COUNT_EVERY = 10
-"""Pings between two counts of the waiting jobs."""
+STALE_S = 3.0  # seconds without an answer after which the store counts as down
+COUNT_EVERY = 10  # pings between two counts of the waiting jobs
 
 
 class JobStoreMonitor:

@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from snf_models.scorer import Scorer
 
 
-MEMORY_SHARE = 0.25
-"""Share of the memory of this machine, or of its container, that loaded models may take."""
-DEFAULT_LIMIT = 4 * 2**30
-"""Limit in bytes where the memory of the machine is not known."""
+MEMORY_SHARE = 0.25  # share of the memory of this machine, or of its container, that loaded models may take
+DEFAULT_LIMIT = 4 * 2**30  # limit in bytes where the memory of the machine is not known
 PER_FILE_BYTE = 16
 """Bytes in memory for each byte of a model's files; loads of the shipped models on Linux give 15 to 25."""
 MAX_PER_FILE_BYTE, MAX_BESIDE = 32, 32 * 2**20
@@ -142,10 +140,8 @@ class ModelListing:
 
 T = TypeVar("T")
 
-COMPUTE_SHARE = 0.02
-"""Share of the time that is spent on computing a result, however many callers ask for it."""
-MAX_AGE_S = 5.0
-"""Longest use of a result in seconds, even if computing it takes a larger share of the time."""
+COMPUTE_SHARE = 0.02  # share of the time that is spent on computing a result, however many callers ask for it
+MAX_AGE_S = 5.0  # longest use of a result in seconds, even if computing it takes a larger share of the time
 
 
 class TtlCache(Generic[T]):
@@ -174,10 +170,8 @@ class TtlCache(Generic[T]):
 
 
 POLL_S = 1.0
-RETRY_S = 30.0
-"""Seconds after which a request tries again to load a failed model."""
-LOADERS = 2
-"""Versions that are loaded at once; most of the work is outside of Python."""
+RETRY_S = 30.0  # seconds after which a request tries again to load a failed model
+LOADERS = 2  # versions that are loaded at once; most of the work is outside of Python
 
 log = logging.getLogger(__name__)
 

@@ -92,8 +92,7 @@ def unfit_reasons(failed: Sequence[FitnessCheck]) -> list[UnfitReason]:
     return [UnfitReason(code=check.code, detail=check.sentence) for check in failed]
 
 
-SLOTS = 2
-"""Uploads at once, of which a caller gets one: each model is loaded once for its verification."""
+SLOTS = 2  # uploads at once, of which a caller gets one: each model is loaded once for its verification
 
 
 class ModelUploads:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from snf_runtime.scoring.likelihood import Likelihood
 
 
-MAX_SEED = 2**53 - 1
-"""Largest seed that every JSON reader represents exactly."""
+MAX_SEED = 2**53 - 1  # largest seed that every JSON reader represents exactly
 
 
 def encode(form: str, pixels: Pixels) -> tuple[bytes, str]:

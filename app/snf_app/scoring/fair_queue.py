@@ -25,21 +25,15 @@ BATCH = STEP
 """Most images, each once per draw, in a batch: few enough that clients send again while the next one is scored."""
 UNSHARED = BATCH // 4
 """Number of waiting requests that a request with unshared steps counts as, because each of its turns takes a step."""
-DECODERS = 2
-"""Threads that decode small images beside the scoring thread, and threads that decode large ones."""
+DECODERS = 2  # threads that decode small images beside the scoring thread, and threads that decode large ones
 SMALL_PIXELS, SMALL_BYTES = 2**21, 2**21
 """Most pixels and bytes of a small image, such as Full HD, decoded in a tenth of a second at worst."""
 
-FADING = 0.98
-"""Factor on the remembered longest turn, at every turn."""
-SMOOTHING = 0.2
-"""Weight of the newest measurement in the running mean of seconds an image."""
-LONGEST_WAIT_S = 60
-"""Longest wait that a refusal asks for, in seconds."""
-PIXELS_WAIT_S = 10
-"""Seconds that a refusal for the pixels of large images asks to wait."""
-CLOSE_S = 5.0
-"""Longest wait for the threads at the end, in seconds."""
+FADING = 0.98  # factor on the remembered longest turn, at every turn
+SMOOTHING = 0.2  # weight of the newest measurement in the running mean of seconds an image
+LONGEST_WAIT_S = 60  # longest wait that a refusal asks for, in seconds
+PIXELS_WAIT_S = 10  # seconds that a refusal for the pixels of large images asks to wait
+CLOSE_S = 5.0  # longest wait for the threads at the end, in seconds
 
 log = logging.getLogger(__name__)
 

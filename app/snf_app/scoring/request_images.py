@@ -26,15 +26,12 @@ from snf_runtime.images.untrusted import never
 
 MULTIPART = "multipart/form-data"
 NPY = "application/x-npy"
-MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)
-"""Media types of a request body that is one image file."""
+MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS)  # media types of a request body that is one image file
 FIELD = "images"
 MAX_FIELD_BYTES = 4096
-NPY_HEADER_BYTES = 10_012
-"""Most bytes before the data of a ``.npy`` file that NumPy reads."""
+NPY_HEADER_BYTES = 10_012  # most bytes before the data of a ``.npy`` file that NumPy reads
 
-TINY = 4096
-"""Bytes of a file, and values of its image, up to which decoding is faster than a switch of threads."""
+TINY = 4096  # bytes of a file, and values of its image, up to which decoding is faster than a switch of threads
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -40,8 +40,7 @@ MAX_ANSWERED = 16
 MAX_EXPLAINED = 64
 MAX_EXPLAINED_PIXELS = 2**20
 """Most images, and most pixels of them, in a request for heat maps: each adds an array and a picture to the answer."""
-SECONDS_PER_MEGAPIXEL = 3.0
-"""Growth of the default deadline for large images: several times the time of one core."""
+SECONDS_PER_MEGAPIXEL = 3.0  # growth of the default deadline for large images: several times the time of one core
 
 
 class RequestedImage(NamedTuple):

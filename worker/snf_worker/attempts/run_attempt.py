@@ -34,10 +34,8 @@ from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
-REPORT_S = 0.5
-"""Shortest time in seconds between two reports of a job's progress."""
-UNCHANGED_S = 5.0
-"""Time in seconds after which a report without any progress is written all the same."""
+REPORT_S = 0.5  # shortest time in seconds between two reports of a job's progress
+UNCHANGED_S = 5.0  # time in seconds after which a report without any progress is written all the same
 NOTE_S = 5.0
 """Shortest time in seconds between two notes on the preparation of a dataset, or on the check of score files."""
 
@@ -127,8 +125,7 @@ class LabelledProgress:
             self._reporter.checkpoint()
 
 
-BEGAN = time.monotonic()
-"""Start of this process, from which a budget in minutes counts."""
+BEGAN = time.monotonic()  # start of this process, from which a budget in minutes counts
 
 _OUTAGE_S = 0.5
 

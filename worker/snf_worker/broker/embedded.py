@@ -35,8 +35,7 @@ from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
-_LOCAL_PEERPID = 0, 2
-"""Level and name of the option of macOS, which Python has no names for."""
+_LOCAL_PEERPID = 0, 2  # level and name of the option of macOS, which Python has no names for
 
 
 def _listener(path: Path) -> tuple[bool, int | None]:
@@ -89,11 +88,9 @@ def is_same_folder(one: Path, other: Path) -> bool:
 
 BYTES = 8 * 2**20
 """Size of the file. The server rewrites its own file from 4 MiB on, so a few thousand jobs need no more."""
-SHARE = 8
-"""The file is at most the whole disk divided by this number."""
+SHARE = 8  # the file is at most the whole disk divided by this number
 _LEFTOVER_S = 60.0
-_RETRY_S = 60.0
-"""Time until the next try after an error of the disk, a quota for example."""
+_RETRY_S = 60.0  # time until the next try after an error of the disk, a quota for example
 
 
 class BrokerReserve:
@@ -133,12 +130,10 @@ class BrokerReserve:
         return min(BYTES, shutil.disk_usage(existing_folder(self._folder)).total // SHARE)
 
 
-_PLAIN = re.compile(r"[\w./+@:%=,~-]+")
-"""A path that needs no quotes in the configuration of the server."""
+_PLAIN = re.compile(r"[\w./+@:%=,~-]+")  # a path that needs no quotes in the configuration of the server
 _STOP_S, _KILL_S = 10.0, 5.0
 _EVERY_S = 0.5
-_MISSES = 3
-"""PINGs in a row after which a server that is gone is replaced: a busy machine may miss one."""
+_MISSES = 3  # PINGs in a row after which a server that is gone is replaced: a busy machine may miss one
 _HANGING_MISSES = 15
 """The same for a server that is there and does not answer, each in twice ``broker_timeout_s``: a minute by default."""
 

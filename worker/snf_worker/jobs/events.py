@@ -23,8 +23,7 @@ from snf_worker.settings import Settings
 log = logging.getLogger(__name__)
 
 FILE = "events.jsonl"
-CHUNK_BYTES = 256 * 1024
-"""Number of bytes read at once; a line is far shorter."""
+CHUNK_BYTES = 256 * 1024  # number of bytes read at once; a line is far shorter
 
 Event = dict[str, Any]
 

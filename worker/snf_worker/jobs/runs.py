@@ -33,8 +33,7 @@ LOCK = ".lock"
 RUN_ID = re.compile(r"[0-9a-z]{26}")
 MAX_POINTS = 1000
 """Points of the curve of a run that has ended: more than a chart has columns. Validations are kept, all of them."""
-LEFTOVERS_S = 3600
-"""Age from which temporary files of killed processes are removed."""
+LEFTOVERS_S = 3600  # age from which temporary files of killed processes are removed
 
 
 class RunStore:
@@ -140,8 +139,7 @@ def _warn_of_damage(path: Path, reason: str) -> None:
 
 Observer = Callable[[dict[str, Any]], None]
 
-KEPT = frozenset({"started", "metrics", "validation"})
-"""The events that make a curve."""
+KEPT = frozenset({"started", "metrics", "validation"})  # the events that make a curve
 ID_FILE = "run-id"
 _OF_JOB = {"origin", "model", "dataset", "preset", "parameters", "device", "retry_of"}
 CRASHED = "The training crashed; the log of its job, or the output of its command, says why"

@@ -40,20 +40,16 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _HEALTHY_S = 60.0
 _LARGEST_OUTPUT = 5_000_000
-_EVERY_S = 15.0
-"""Pause between two looks for heartbeats, so that a loaded machine has time to recover."""
-_MISSES = 4
-"""Missed heartbeats in a row after which a process hangs: a minute or more without any."""
+_EVERY_S = 15.0  # pause between two looks for heartbeats, so that a loaded machine has time to recover
+_MISSES = 4  # missed heartbeats in a row after which a process hangs: a minute or more without any
 _MISSES_AT_START = 40
 """The same for a process that has sent none yet: ten minutes or more, as it may import from a slow disk."""
-_BUSY_S = 120.0
-"""Time without a heartbeat in which a service may be busy with requests."""
+_BUSY_S = 120.0  # time without a heartbeat in which a service may be busy with requests
 _READY_S = 600.0
 """Longest time in which the broker, and then the service, must get ready: they may import from a slow disk."""
 _BROKER_STOP_S = 15.0
 _ENOUGH_DEATHS = 5
-_MISSED_BEATS = 12
-"""Heartbeats of a worker that it may miss, also where they are rare."""
+_MISSED_BEATS = 12  # heartbeats of a worker that it may miss, also where they are rare
 
 
 class HangWatch:

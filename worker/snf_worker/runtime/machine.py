@@ -67,12 +67,9 @@ def _gpus() -> list[str]:
     return [f"cuda:{index.strip()}" for index in answer.stdout.split() if index.strip().isdigit()]
 
 
-_SHARE = 0.8
-"""Share of the memory for all trainings of this machine; service, broker and workers need the rest."""
-_SMALLEST = 2 * 2**30
-"""Smallest limit in bytes: PyTorch's libraries and threads alone come close to it."""
-_RESERVE = 0.1
-"""Share of the memory that an attempt leaves of what is free when it starts."""
+_SHARE = 0.8  # share of the memory for all trainings of this machine; service, broker and workers need the rest
+_SMALLEST = 2 * 2**30  # smallest limit in bytes: PyTorch's libraries and threads alone come close to it
+_RESERVE = 0.1  # share of the memory that an attempt leaves of what is free when it starts
 
 
 def machine_id() -> str | None:
@@ -144,8 +141,7 @@ def _limits(groups: Path, membership: Path) -> Iterator[int]:
                 yield int(text)
 
 
-HOST_VARIABLE = "SNF_WORKER_HOST"
-"""Environment variable in which a launcher passes its host name to its workers."""
+HOST_VARIABLE = "SNF_WORKER_HOST"  # environment variable in which a launcher passes its host name to its workers
 HOST = os.environ.get(HOST_VARIABLE) or socket.gethostname()
 """Host name in the names of workers: that of the launcher's start, because the name of a machine may change."""
 

@@ -37,10 +37,8 @@ from snf_worker.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
 
-NOT_RECEIVING = 70
-"""Exit code of a worker that receives no messages; the process that started it starts another."""
-_RECONNECTING_S = 8.0
-"""Shortest patience in seconds: Celery's own reconnection may take a few seconds."""
+NOT_RECEIVING = 70  # exit code of a worker that receives no messages; the process that started it starts another
+_RECONNECTING_S = 8.0  # shortest patience in seconds: Celery's own reconnection may take a few seconds
 
 
 @dataclass(eq=False)

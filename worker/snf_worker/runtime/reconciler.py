@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 
 RETENTION_PAUSE_S = 3600.0
 """Time in seconds without deletion of old jobs after a start or a jump of the clock, in which it can be set right."""
-_MAX_REMOVED, _MAX_MESSAGES = 50, 500
-"""Most jobs that one sweep removes, and most messages that it sends to a queue."""
+_MAX_REMOVED, _MAX_MESSAGES = 50, 500  # most jobs that one sweep removes, and most messages that it sends to a queue
 
 
 class PeriodicThread:

@@ -34,8 +34,7 @@ from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 3600.0
-"""Time in seconds after which a job that met a full disk is taken again although there is no more room."""
+RETRY_S = 3600.0  # time in seconds after which a job that met a full disk is taken again although there is no more room
 BACK_OFF_S = 30.0
 """Shortest time in seconds from a second full disk to the next attempt; it doubles each time, up to ``RETRY_S``."""
 _MOST_DOUBLINGS = 7

