@@ -21,20 +21,20 @@ from snf_app.drift import endpoints as drift
 from snf_app.health import endpoints as health
 from snf_app.http import errors
 from snf_app.http.admission import BodyLimit, MinUploadRate
-from snf_app.http.openapi import complete_parameters
+from snf_app.http.openapi import add_schemas, complete_parameters
 from snf_app.http.request_log import BackgroundLog, RequestLog
 from snf_app.http.router import HeadAsGet, Router
 from snf_app.inference_protocol import endpoints as inference
-from snf_app.inference_protocol.endpoints import add_request_schemas
 from snf_app.jobs import endpoints as jobs
 from snf_app.jobs import result_endpoints as job_files
-from snf_app.jobs.checks import add_schemas
+from snf_app.jobs.checks import PARAMETERS, add_rules
 from snf_app.limits import endpoints as limits
 from snf_app.registry import endpoints as models
 from snf_app.runs import endpoints as runs
 from snf_app.samples import endpoints as samples
 from snf_app.scoring import endpoints as scores
 from snf_app.state import AppState, open_state
+from snf_client.schemas.inference import InferRequest
 from snf_worker.settings import Settings
 
 DESCRIPTION = """Scores images by their exact log-likelihood under Self Normalizing Flows, turns it into a
@@ -105,9 +105,8 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             complete_parameters(document)
-            errors.add_schemas(document)
-            add_schemas(document)
-            add_request_schemas(document)
+            add_schemas(document, (errors.ProblemDetails, errors.InferenceError, InferRequest, *PARAMETERS.values()))
+            add_rules(document)
             document["components"]["securitySchemes"] = SECURITY_SCHEMES
         assert self.openapi_schema is not None
         return self.openapi_schema if self.keys.needed else without_keys(self.openapi_schema)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from snf_runtime.errors import AlphaUnattainable as AlphaUnattainable
 from snf_runtime.errors import ArtifactError as ArtifactError
@@ -50,7 +51,11 @@ class UninitializedModel(ModelsError, slug="uninitialized-model", title="The mod
 
 
 class ModelNotFound(ModelsError, slug="model-not-found", title="No such model", kind=NOT_FOUND):
-    """No such model, version or alias, or a malformed reference."""
+    """No such model, version or alias, as ``part`` says, or a malformed reference."""
+
+    def __init__(self, detail: str, part: Literal["name", "version", "alias"] = "name") -> None:
+        super().__init__(detail)
+        self.part = part
 
 
 class NoLiveVersion(ModelsError, slug="no-live-version", title="The model has no live version", kind=CONFLICT):

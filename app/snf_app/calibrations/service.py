@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snf_app.http.errors import problem_of
 from snf_client.schemas.calibrations import (
     CalibrationComparison,
     CalibrationList,
@@ -55,7 +56,7 @@ def listing(registry: Registry, ref: str) -> CalibrationList:
     calibrations = registry.calibrations(name, version)
     active, numbers = calibrations.active(), calibrations.numbers()
     # An active calibration that was deleted is listed as missing.
-    views = [_view(registry, name, version, number, active=number == active) for number in sorted({*numbers, active})]
+    views = [view_of(registry, name, version, number, active=number == active) for number in sorted({*numbers, active})]
     return CalibrationList(model=name, version=version, active=active, calibrations=views)
 
 
@@ -65,7 +66,7 @@ def show(registry: Registry, ref: str, number: int) -> CalibrationView:
     calibrations = registry.calibrations(name, version)
     if number != OWN:
         calibrations.record(number)
-    return _view(registry, name, version, number, active=number == calibrations.active())
+    return view_of(registry, name, version, number, active=number == calibrations.active())
 
 
 def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
@@ -76,12 +77,8 @@ def choose(registry: Registry, ref: str, number: int) -> CalibrationList:
     return listing(registry, f"{name}:{version}")
 
 
-def view_of(registry: Registry, name: str, version: int, number: int) -> CalibrationView:
-    """Return the calibration in use, which is not checked; a damaged one has its ``problem`` and no data."""
-    return _view(registry, name, version, number, active=True)
-
-
-def _view(registry: Registry, name: str, version: int, number: int, *, active: bool) -> CalibrationView:
+def view_of(registry: Registry, name: str, version: int, number: int, *, active: bool = True) -> CalibrationView:
+    """Return a calibration, by default the one in use; a damaged one has its ``problem`` and no data."""
     try:
         if number == OWN:
             own = registry.with_calibration(name, version, OWN)
@@ -193,7 +190,12 @@ def compare(
     calibrations = registry.calibrations(name, version)
     used = calibrations.active() if against is None else against
     for wanted in {used, number} - {OWN}:
-        calibrations.record(wanted)
+        try:
+            calibrations.record(wanted)
+        except CalibrationNotFound as error:
+            if wanted == number:
+                raise
+            raise problem_of(error, "/query/against") from error
     before, after = (registry.with_calibration(name, version, wanted) for wanted in (used, number))
     loaded = _load(before), _load(after)
     weights = after.manifest.log_dets.weights_sha256

@@ -137,7 +137,8 @@ def get_dataset_contact_sheet(name: DatasetName, store: DatasetStoreDep) -> Resp
     404 for a built-in dataset, and 422 for a dataset by reference that was not inspected.
     """
     if name in NAMES:
-        raise Problem(404, "contact-sheet-not-found", "No contact sheet", f"{name} is built in and has none")
+        detail = f"{name} is built in and has none"
+        raise Problem(404, "contact-sheet-not-found", "No contact sheet", detail, pointer="/path/name")
     try:
         content = store.contact_sheet(name).read_bytes()
     except FileNotFoundError:

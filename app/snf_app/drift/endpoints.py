@@ -65,4 +65,5 @@ def _acknowledge(ref: str, source: str | None, request: Request, pool: ModelPool
             "No drift is watched",
             f"{images} was scored by {version.name}:{version.version} with calibration {version.calibration} since "
             "the last acknowledgement",
+            pointer="/path/ref" if source is None else "/path/source",
         )

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from snf_app import package_version
 from snf_app.access.permissions import SCOPE, caller_of
+from snf_app.http.openapi import sends
 from snf_app.http.router import Router
 from snf_app.registry.model_pool import ModelListing, ModelPool, ModelState
 from snf_app.scoring.fair_queue import FairQueue
@@ -116,10 +117,7 @@ async def readiness(
 @router.get(
     "/metrics",
     "Metrics for Prometheus",
-    response_class=Response,
-    responses={
-        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-    },
+    **sends("The metrics.", texts={"text/plain": "snf_queue_images 0.0\n..."}),
 )
 async def metrics(metrics: MetricsDep, pool: ModelPoolDep) -> Response:
     """Return the metrics of the service in the text format of Prometheus.

@@ -17,14 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
+from snf_app.http.openapi import REFERENCE
 from snf_client.schemas.base import RULES
 from snf_models.disk import storage_error
-from snf_models.errors import ErrorKind, ModelsError, NoLiveVersion
+from snf_models.errors import ErrorKind, ModelNotFound, ModelsError, NoLiveVersion
 from snf_models.texts import plain_text, with_value
 from snf_worker.errors import BrokerDown, JobInUse, JobsError
 
 PREFIX = "/v2"
-PROTOCOL_SCHEMA = "InferenceError"
 
 
 def has_protocol(path: str) -> bool:
@@ -75,8 +75,18 @@ POINTERS = {
 """The part of a request that an error is about, by the error's slug."""
 RETRY_S = {ErrorKind.UNAVAILABLE: 30}
 """Seconds after which a caller may try again, by the kind of an error that does not say so itself."""
+NOT_FOUND = {
+    "model-not-found": ("ref", "name"),
+    "calibration-not-found": ("number", "calibration"),
+    "limit-not-found": ("number",),
+    "dataset-not-found": ("name",),
+    "job-not-found": ("job_id",),
+    "run-not-found": ("run_id",),
+}
+"""What a request may call the thing that an error did not find, by the error's slug."""
 ERROR = "snf.error"  # key of a request's scope that holds its error, for metrics
 REQUEST_ID = "snf.request_id"
+BODY = "snf.body"  # key of a request's scope that holds its parsed JSON body
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +123,14 @@ class ProblemDetails(BaseModel):
     errors: list[FieldProblem] | None = Field(None, description="The wrong parts of the request.")
 
 
+class InferenceError(BaseModel):
+    """The body of every error answer of the Open Inference Protocol."""
+
+    error: str = Field(
+        description="What was expected and what came.", examples=["No such model: no model is named 'dogs'"]
+    )
+
+
 class Problem(Exception):
     """HTTP error response of a kind ``slug``; ``detail`` says what was expected, what came, and what to do."""
 
@@ -123,6 +141,7 @@ class Problem(Exception):
         title: str,
         detail: str,
         *,
+        pointer: str | None = None,
         errors: Sequence[FieldProblem] | None = None,
         headers: Mapping[str, str] | None = None,
         extensions: Mapping[str, Any] | None = None,
@@ -132,7 +151,7 @@ class Problem(Exception):
         self.slug = slug
         self.title = title
         self.detail = detail
-        self.errors = errors
+        self.errors = [FieldProblem(pointer=pointer, detail=detail)] if pointer else errors
         self.headers = dict(headers or {})
         self.extensions = dict(extensions or {})
 
@@ -220,13 +239,12 @@ def problem_of(error: Exception, pointer: str | None = None, known: Collection[s
             hidden = "the job store does not answer; scoring goes on"
             detail = hidden if isinstance(error, BrokerDown) else error.detail
             retry_s = getattr(error, "retry_after_s", RETRY_S.get(error.kind))
-            pointer = pointer or POINTERS.get(error.slug)
             return Problem(
                 status_of(error),
                 error.slug,
                 error.title,
                 detail,
-                errors=[FieldProblem(pointer=pointer, detail=detail)] if pointer else None,
+                pointer=pointer or POINTERS.get(error.slug),
                 headers=None if retry_s is None else {"Retry-After": str(retry_s)},
                 extensions=_members(error),
             )
@@ -296,8 +314,18 @@ async def _answer_storage(request: Request, error: Exception) -> Response:
     return await _answer(request, error)
 
 
+def _pointer_to_missing(request: Request, error: Exception) -> str | None:
+    """Return where a request names what an error did not find."""
+    if not isinstance(error, ModelsError) or error.slug not in NOT_FOUND:
+        return None
+    given = {"path": request.path_params, "query": request.query_params, "body": request.scope.get(BODY, {})}
+    names = (*([error.part] if isinstance(error, ModelNotFound) else []), *NOT_FOUND[error.slug])
+    places = [(place, name) for name in names for place, values in given.items() if name in values]
+    return pointer_of(places[0]) if places else None
+
+
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    problem = problem_of(error, _pointer_to_missing(request, error))
     request.scope[ERROR] = error
     if problem.status in (404, 405) and problem.detail == problem.title:
         problem.detail = f"{request.method} {request.url.path} is not a call of this service; see /docs"
@@ -328,25 +356,6 @@ def install(app: FastAPI) -> None:
 
 def responses(path: str, statuses: Iterable[int]) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI descriptions of the errors of a path, for FastAPI's argument ``responses``."""
-    media_type, schema = ("application/json", PROTOCOL_SCHEMA) if has_protocol(path) else (MEDIA_TYPE, "ProblemDetails")
-    content = {media_type: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    media_type, kind = ("application/json", InferenceError) if has_protocol(path) else (MEDIA_TYPE, ProblemDetails)
+    content = {media_type: {"schema": {"$ref": REFERENCE.format(model=kind.__name__)}}}
     return {status: {"description": http.HTTPStatus(status).phrase, "content": content} for status in statuses}
-
-
-def add_schemas(openapi: dict[str, Any]) -> None:
-    """Add the schemas of the bodies of errors to a document, in place."""
-    schemas = openapi["components"]["schemas"]
-    schemas["ProblemDetails"] = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= schemas["ProblemDetails"].pop("$defs")
-    schemas[PROTOCOL_SCHEMA] = {
-        "type": "object",
-        "description": "The body of every error answer of the Open Inference Protocol.",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "string",
-                "description": "What was expected and what came.",
-                "examples": ["No such model: no model is named 'dogs'"],
-            }
-        },
-    }

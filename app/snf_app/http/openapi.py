@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+REFERENCE = "#/components/schemas/{model}"
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FILES: dict[str, Any] = {"type": "array", "minItems": 1, "items": BINARY["schema"]}
 PARAMETERS = {"ref": "mnist-snf-glow", "name": "line-1", "source": "camera-2"}  # examples of parameters in paths
+
+
+def binary(description: str) -> dict[str, Any]:
+    """Return the content of bytes that no media type describes."""
+    return {"application/octet-stream": {"schema": BINARY["schema"] | {"description": description}}}
 
 
 def form(required: list[str], **fields: dict[str, Any]) -> dict[str, Any]:
@@ -26,10 +35,21 @@ def created(status: int, description: str, what: str) -> dict[str, Any]:
     }
 
 
-def sends(description: str, *media_types: str, **others: Any) -> dict[str, Any]:
-    """Return the options of a call that answers with a file."""
-    answer = {"description": description, "content": dict.fromkeys(media_types, BINARY)}
-    return {"response_class": Response, "responses": {200: answer | others}}
+def answer(description: str, *media_types: str, texts: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the description of an answer in media types of bytes, and of ``texts``, an example by media type."""
+    examples = {kind: {"schema": {"type": "string"}, "example": example} for kind, example in (texts or {}).items()}
+    return {"description": description, "content": dict.fromkeys(media_types, BINARY) | examples}
+
+
+def sends(description: str, *media_types: str, texts: Mapping[str, str] | None = None, **others: Any) -> dict[str, Any]:
+    """Return the options of a call that answers with a file, as :func:`answer`."""
+    return {"response_class": Response, "responses": {200: answer(description, *media_types, texts=texts) | others}}
+
+
+def add_schemas(document: dict[str, Any], kinds: Iterable[type[BaseModel]]) -> None:
+    """Add the schemas of classes in place that FastAPI leaves out, because it does not read or write them itself."""
+    wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in kinds]
+    document["components"]["schemas"] |= models_json_schema(wanted, ref_template=REFERENCE)[1]["$defs"]
 
 
 def complete_parameters(document: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
 from snf_app.access.permissions import ALLOWED, address_of, caller_of
-from snf_app.http.errors import ERROR, REQUEST_ID
+from snf_app.http.errors import BODY, ERROR, REQUEST_ID
 from snf_app.metrics.registry import ServiceMetrics
 from snf_models.errors import ImageError
 from snf_worker.settings import Settings
@@ -172,7 +172,6 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 UNCHANGING = frozenset({"score_images", "oip_infer", "oip_version_infer", "estimate_job", "check_datasets"})
 """Operations that change nothing although they are not GET requests."""
-BODY = "snf.body"  # key of a request's scope that holds its parsed JSON body
 _SOUND_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 REFUSED_RATE = parse("10/minute")
 """Most refused changes of a caller in the audit log, so that a flood of them cannot push out the changes."""

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from functools import partial, wraps
 from json import JSONDecodeError
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -35,6 +35,7 @@ from snf_app.http.errors import (
 )
 from snf_app.http.request_log import forget_body, note_body, shortened
 from snf_client.schemas.base import Name, Role
+from snf_models.archives import TarPieces
 from snf_models.texts import choices
 
 MAX_NAMED = 10  # unknown parameters that an answer names at most
@@ -217,23 +218,12 @@ class JsonRequest(Request):
         return document
 
 
-class ClosableChunks(Protocol):
-    """Interface of an iterator over the bytes of a response that keeps a file or the like until it is closed."""
-
-    def __iter__(self) -> ClosableChunks: ...
-
-    def __next__(self) -> bytes: ...
-
-    def close(self) -> None:
-        """Release the source of the bytes, such as an open file, even if not all chunks were read."""
-
-
 class ClosedStream(StreamingResponse):
     """Streaming response that closes the iterator of its bytes, even if the client disconnects early."""
 
     def __init__(
         self,
-        content: AsyncGenerator[bytes] | ClosableChunks,
+        content: AsyncGenerator[bytes] | TarPieces,
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None:

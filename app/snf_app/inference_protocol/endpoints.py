@@ -13,24 +13,12 @@ from snf_app import package_version
 from snf_app.health.endpoints import readiness_of
 from snf_app.http.admission import TimeoutMs
 from snf_app.http.errors import PREFIX, error_answer
+from snf_app.http.openapi import REFERENCE, binary
 from snf_app.http.router import Router
 from snf_app.inference_protocol import service
-from snf_app.inference_protocol.service import (
-    INPUT,
-    INPUT_TYPE,
-    OUTPUT_TYPE,
-    OUTPUTS,
-    image_shape,
-)
+from snf_app.inference_protocol.service import INPUT, INPUT_TYPE, OUTPUT_TYPE, OUTPUTS, image_shape
 from snf_app.registry.model_pool import ModelPool, ModelState
-from snf_app.state import (
-    DrainingDep,
-    FairQueueDep,
-    ModelPoolDep,
-    RegistryDep,
-    ScoringServiceDep,
-    SettingsDep,
-)
+from snf_app.state import DrainingDep, FairQueueDep, ModelPoolDep, RegistryDep, ScoringServiceDep, SettingsDep
 from snf_client.schemas.inference import (
     InferAnswer,
     InferRequest,
@@ -69,7 +57,6 @@ def metadata_of(version: ModelVersion, versions: Sequence[int]) -> ModelMetadata
     )
 
 
-REFERENCES = "#/components/schemas/{model}"
 EXAMPLE = {
     "id": "lot-7",
     "parameters": {"source": "line-1"},
@@ -80,38 +67,14 @@ EXAMPLE = {
 BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/json": {"schema": {"$ref": REFERENCES.format(model="InferRequest")}, "example": EXAMPLE},
-        "application/octet-stream": {
-            "schema": {
-                "type": "string",
-                "format": "binary",
-                "description": "The JSON object, and after it the bytes of its binary tensor. The header "
-                "`Inference-Header-Content-Length` has the length of the JSON object.",
-            }
-        },
+        "application/json": {"schema": {"$ref": REFERENCE.format(model=InferRequest.__name__)}, "example": EXAMPLE},
+        **binary(
+            "The JSON object, and after it the bytes of its binary tensor. The header "
+            "`Inference-Header-Content-Length` has the length of the JSON object."
+        ),
     },
 }
-"""The request body of inference, for FastAPI's argument ``openapi_extra``."""
-BINARY_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {
-            "application/octet-stream": {
-                "schema": {
-                    "type": "string",
-                    "format": "binary",
-                    "description": "The JSON object, and after it the bytes of the outputs that are binary.",
-                }
-            }
-        }
-    }
-}
-"""The answer with binary tensors, for FastAPI's argument ``responses``."""
-
-
-def add_request_schemas(openapi: dict[str, Any]) -> None:
-    """Add schemas in place: FastAPI does not, because it does not parse the body of these requests."""
-    schema = InferRequest.model_json_schema(ref_template=REFERENCES)
-    openapi["components"]["schemas"].update(schema.pop("$defs"), InferRequest=schema)
+BINARY_ANSWER = {200: {"content": binary("The JSON object, and after it the bytes of the outputs that are binary.")}}
 
 
 router = Router(PREFIX, "open inference protocol")

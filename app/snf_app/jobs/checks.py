@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.json_schema import models_json_schema
 
 from snf_app.datasets.service import entries
 from snf_app.http.errors import Problem, field_problem, invalid, invalid_fields, problem_of
+from snf_app.http.openapi import REFERENCE
 from snf_client.schemas.base import NAME_PATTERN, JobType
 from snf_client.schemas.calibrations import CalibrationParameters
 from snf_client.schemas.datasets import DatasetEntry
@@ -72,7 +72,6 @@ CONVERTED: dict[type, tuple[str, ...]] = {
     float: ("bool_type",),
 }
 """Errors of strict validation that the service has too, by the type of the value."""
-PREFIX = "#/components/schemas/"
 REQUESTS = ("JobRequest", "JobDraft")
 """Requests with the ``type`` of a job and its ``parameters``, which are validated after the request itself."""
 
@@ -89,13 +88,11 @@ def refuse_conversions(kind: type[BaseModel], parameters: Mapping[str, Any]) -> 
         raise invalid_fields([field_problem(item, ("body", "parameters")) for item in wrong]) from error
 
 
-def add_schemas(openapi: dict[str, Any]) -> None:
-    schemas = openapi["components"]["schemas"]
-    kinds: list[tuple[type[BaseModel], Literal["validation"]]] = [(kind, "validation") for kind in PARAMETERS.values()]
-    schemas |= models_json_schema(kinds, ref_template=f"{PREFIX}{{model}}")[1]["$defs"]
-    references = {job_type: {"$ref": PREFIX + kind.__name__} for job_type, kind in PARAMETERS.items()}
+def add_rules(document: dict[str, Any]) -> None:
+    """Add what the type of a job means for its parameters and other members, in place."""
+    references = {job_type: {"$ref": REFERENCE.format(model=kind.__name__)} for job_type, kind in PARAMETERS.items()}
     for name in REQUESTS:
-        request = schemas[name]
+        request = document["components"]["schemas"][name]
         described = request["properties"]["parameters"]["description"]
         request["properties"]["parameters"] = {"anyOf": [*references.values()], "description": described}
         request["allOf"] = [

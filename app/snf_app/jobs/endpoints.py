@@ -17,14 +17,7 @@ from snf_app.http.openapi import created
 from snf_app.http.router import Router, in_job_store_threads
 from snf_app.jobs.events import EVENT_ID, Cursor, EventStream
 from snf_app.jobs.service import NO_WORKER, job_view
-from snf_app.state import (
-    DrainingDep,
-    EventStreamsDep,
-    JobServiceDep,
-    JobStoreDep,
-    SettingsDep,
-    WorkerRegistryDep,
-)
+from snf_app.state import DrainingDep, EventStreamsDep, JobServiceDep, JobStoreDep, SettingsDep, WorkerRegistryDep
 from snf_client.schemas.base import JobType
 from snf_client.schemas.jobs import EstimatedJob, JobDatasets, JobDraft, JobList, JobRequest, JobView
 from snf_client.schemas.service import WorkerList, WorkerView

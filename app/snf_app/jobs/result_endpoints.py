@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import FileResponse, PlainTextResponse
 
 from snf_app.http.errors import Problem
-from snf_app.http.openapi import BINARY, sends
+from snf_app.http.openapi import answer, sends
 from snf_app.http.router import Router
 from snf_app.jobs.endpoints import ExistingJob, folder_of
 from snf_app.jobs.service import curve_answer
@@ -53,12 +53,7 @@ class ResultQuery(BaseModel):
     "Show the training curve of a job",
     errors=(404,),
     response_model=TrainingCurve,
-    responses={
-        200: {
-            "description": "The curve.",
-            "content": {"text/csv": {"schema": {"type": "string"}, "example": f"{','.join(COLUMNS)}\n"}},
-        },
-    },
+    responses={200: answer("The curve.", texts={"text/csv": f"{','.join(COLUMNS)}\n"})},
 )
 def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[CurveQuery, Query()]) -> Response:
     """Return the learning curve of a training job, such as bits per dimension by step, as JSON or CSV.
@@ -71,8 +66,8 @@ def get_job_metrics(job: ExistingJob, settings: SettingsDep, query: Annotated[Cu
         points = curve.points if query.points is None else thin(curve.points, query.points)
         return Response(_table(points, curve.validations), media_type="text/csv")
     shown, validations = curve_answer(curve, query.points)
-    answer = TrainingCurve(job=job.id, points=shown, validations=validations)
-    return Response(answer.model_dump_json(), media_type="application/json")
+    found = TrainingCurve(job=job.id, points=shown, validations=validations)
+    return Response(found.model_dump_json(), media_type="application/json")
 
 
 @router.get("/{job_id}/log", "Show the end of a job's log", errors=(404,), response_class=PlainTextResponse)
@@ -130,9 +125,8 @@ def get_job_sample(
     try:
         content = (_samples(job.id, settings) / f"step-{step:08d}.png").read_bytes()
     except FileNotFoundError:
-        raise Problem(
-            404, "sample-not-found", "No such sample", f"job {job.id} keeps no preview of step {step}"
-        ) from None
+        detail = f"job {job.id} keeps no preview of step {step}"
+        raise Problem(404, "sample-not-found", "No such sample", detail, pointer="/path/step") from None
     # An attempt that returns to a checkpoint draws later previews again.
     return Response(content, media_type="image/png", headers={"Cache-Control": "no-cache"})
 
@@ -142,15 +136,7 @@ def get_job_sample(
     "Show the result of a job",
     errors=(404, 409),
     response_model=CalibrationResult | LimitResult | JobResult | EvaluationReport | RecommendationRecord,
-    responses={
-        200: {
-            "description": "The result of the job.",
-            "content": {
-                PARQUET: BINARY,
-                "text/html": {"schema": {"type": "string"}},
-            },
-        },
-    },
+    responses={200: answer("The result of the job.", PARQUET, texts={HTML: "<!doctype html> ..."})},
 )
 def get_job_result(
     job: ExistingJob, settings: SettingsDep, request: Request, query: Annotated[ResultQuery, Query()]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Path, Response
 
+from snf_app.http.openapi import sends
 from snf_app.http.router import Router
 from snf_app.state import RegistryDep
 from snf_client.schemas.limits import LimitList, LimitView
@@ -57,10 +58,7 @@ def get_limit(ref: str, number: Number, registry: RegistryDep) -> LimitView:
     "/{number}/chart",
     "Draw a detection limit of a model",
     errors=(404, 409),
-    response_class=Response,
-    responses={
-        200: {"description": "The picture.", "content": {SVG: {"schema": {"type": "string"}, "example": "<svg ..."}}},
-    },
+    **sends("The picture.", texts={SVG: "<svg ..."}),
 )
 def get_limit_chart(ref: str, number: Number, registry: RegistryDep) -> Response:
     """Return an SVG chart of the share of defects that a model version finds at each defect size.

@@ -203,16 +203,7 @@ Form = Annotated[
     "/{ref}/card",
     "Read the model card",
     errors=(404, 409),
-    response_class=Response,
-    responses={
-        200: {
-            "description": "The card.",
-            "content": {
-                "text/markdown": {"schema": {"type": "string"}, "example": "# Model card\n\nA normalizing flow ..."},
-                "text/html": {"schema": {"type": "string"}, "example": "<h1>Model card</h1>\n<p>A normalizing ..."},
-            },
-        },
-    },
+    **sends("The card.", texts={"text/markdown": "# Model card\n\nA ...", "text/html": "<h1>Model card</h1>\n<p>..."}),
 )
 def get_model_card(ref: str, registry: RegistryDep, format: Form = "markdown") -> Response:
     """Return the model card of a model version as Markdown or HTML.

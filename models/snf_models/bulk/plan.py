@@ -114,18 +114,23 @@ def require_scorable(name: str, preprocessing: Preprocessing, data_dir: Path | N
     path = builtin_file(name, data_dir)
     if path is not None:
         shape = summarize_builtin(name, path, TrainingConfig()).image_shape
-        facts, colours = shape_facts(shape), {shape[0]}
+        facts, colours, known = shape_facts(shape), {shape[0]}, None
     elif not store.is_inspected(name):
         return  # sizes and colours are not known before the images are read
     else:
         report = store.report(name)
         facts, colours = report.facts, _colours(report)
+        # Of more than a hundred different sizes, a report has the most frequent ones.
+        listed = {(size.width, size.height) for size in report.sizes}
+        known = listed if len(listed) == report.different_sizes else None
     problems = []
     width, height = preprocessing.size
     (narrowest, lowest), (widest, highest) = facts.smallest, facts.largest
-    if preprocessing.fit == "exact" and not (narrowest <= width <= widest and lowest <= height <= highest):
+    may_fit = (width, height) in known if known else narrowest <= width <= widest and lowest <= height <= highest
+    if preprocessing.fit == "exact" and not may_fit:
         sizes = " to ".join(dict.fromkeys([f"{narrowest}x{lowest}", f"{widest}x{highest}"]))
-        problems.append(f"the model takes {width}x{height} pixels alone, the images have {sizes}")
+        none = " and none of this size" if known and len(known) > 1 else ""
+        problems.append(f"the model takes {width}x{height} pixels alone, the images have {sizes}{none}")
     if preprocessing.colour == "exact" and preprocessing.channels not in colours:
         found = " or ".join(map(str, sorted(colours)))
         problems.append(f"the model takes {preprocessing.channels} channel(s) alone, the images have {found}")

@@ -193,7 +193,7 @@ class Registry:
             # Meanwhile the alias may have moved away from a version that was then removed.
             before, version = version, self._selected(ref)
             if version == before:
-                raise ModelNotFound(f"{ref.name} has no version {version}; it has: {versions}")
+                raise ModelNotFound(f"{ref.name} has no version {version}; it has: {versions}", "version")
         return ref.name, version
 
     def with_calibration(self, name: str, version: int, number: int) -> ModelVersion:
@@ -362,7 +362,7 @@ class Registry:
         if ref.selector == LIVE:
             raise self._no_live_version(ref.name)
         known = ", ".join(sorted(aliases)) or "none"
-        raise ModelNotFound(f"{ref.name} has no alias {ref.selector!r}; it has: {known}")
+        raise ModelNotFound(f"{ref.name} has no alias {ref.selector!r}; it has: {known}", "alias")
 
     def _no_live_version(self, name: str) -> NoLiveVersion:
         newest = self._known_versions(name)[-1]

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.main import create_app
 from tests.end_to_end.support.uploads import upload
-from tests.models.datasets.upload_files import DIGITS, npz, pngs, zipped
+from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, zipped
 from tests.support.local import LOCAL
 from tests.support.service_settings import service_settings
 
@@ -32,6 +32,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
             ("own", ("own.zip", zipped(pngs(60, 6)))),
             ("few", ("few.zip", zipped(pngs(12)))),
             ("small", ("small.npz", npz(images=DIGITS[:40, 0, 2:26, 2:26].copy()))),
+            ("around", ("around.zip", zipped(mixed()))),
         ):
             upload(made, name, content).raise_for_status()
         yield made
@@ -44,6 +45,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     *((job, {"parameters": {"calibration": 99}}, "/body/parameters/calibration") for job in (SCORING, LIMIT)),
     (SCORING, {"model": f"{MODEL}:9"}, "/body/model"),
     (SCORING, {"parameters": {"max_steps": 5}}, "/body/parameters/max_steps"),
+    (SCORING, {"dataset": "around"}, "/body/dataset"),
     (EVALUATION, {"parameters": {}}, "/body/parameters"),
     (EVALUATION, {"parameters": {"against": ["nothing"]}}, "/body/parameters/against/0"),
     (EVALUATION, {"parameters": {"against": ["mnist-mini"]}}, "/body/parameters/against/0"),
@@ -98,10 +100,40 @@ def test_a_calibration(client: TestClient, path: str, body: dict[str, Any], stat
     assert says in answer.json()["detail"]
 
 
-def test_what_was_not_measured_is_not_found(client: TestClient) -> None:
-    limits = f"/v1/models/{MODEL}/limits"
-    assert client.get(limits).json()["limits"] == []
-    chosen = client.put(f"{CALIBRATIONS}/active", json={"calibration": 99})
-    found = [chosen, *(client.get(path) for path in (f"{CALIBRATIONS}/99", f"{limits}/1", f"{limits}/1/chart"))]
-    assert [answer.status_code for answer in found] == [404] * 4
-    assert [answer.json()["type"] for answer in found] == ["calibration-not-found"] * 2 + ["limit-not-found"] * 2
+@pytest.mark.parametrize(
+    ("call", "body", "slug", "pointer"),
+    [
+        ("GET /models/nobody", None, "model-not-found", "/path/ref"),
+        ("GET /models/nobody:3/card", None, "model-not-found", "/path/ref"),
+        (f"GET /models/{MODEL}:9/limits", None, "model-not-found", "/path/ref"),
+        (f"GET /models/{MODEL}@champion", None, "model-not-found", "/path/ref"),
+        ("POST /models/nobody/calibrations", {"dataset": "own"}, "model-not-found", "/path/ref"),
+        (f"PUT /models/{MODEL}/aliases/champion", {"version": 9}, "model-not-found", "/body/version"),
+        ("PUT /models/nobody/aliases/champion", {"version": 9}, "model-not-found", "/path/name"),
+        (f"DELETE /models/{MODEL}/aliases/champion", None, "model-not-found", "/path/alias"),
+        (f"PUT /models/{MODEL}/calibrations/active", {"calibration": 9}, "calibration-not-found", "/body/calibration"),
+        (f"GET /models/{MODEL}/calibrations/9", None, "calibration-not-found", "/path/number"),
+        (f"GET /models/{MODEL}/calibrations/9/comparison", None, "calibration-not-found", "/path/number"),
+        (f"GET /models/{MODEL}/calibrations/0/comparison?against=9", None, "calibration-not-found", "/query/against"),
+        (f"GET /models/{MODEL}/limits/1", None, "limit-not-found", "/path/number"),
+        (f"GET /models/{MODEL}/limits/1/chart", None, "limit-not-found", "/path/number"),
+        (f"DELETE /models/{MODEL}/drift", None, "drift-not-found", "/path/ref"),
+        (f"DELETE /models/{MODEL}/drift/line-1/left", None, "drift-not-found", "/path/source"),
+        ("GET /datasets/nothing", None, "dataset-not-found", "/path/name"),
+        ("GET /datasets/mnist-mini/contact-sheet", None, "contact-sheet-not-found", "/path/name"),
+        ("GET /jobs/nobody/events", None, "job-not-found", "/path/job_id"),
+        (f"GET /runs/{'0' * 26}", None, "run-not-found", "/path/run_id"),
+    ],
+)
+def test_what_is_not_found_has_a_pointer_to_its_name(
+    client: TestClient, call: str, body: dict[str, Any] | None, slug: str, pointer: str
+) -> None:
+    method, path = call.split(" ")
+    answer = client.request(method, f"/v1{path}", json=body)
+    problem = answer.json()
+    assert (answer.status_code, problem["type"]) == (404, slug), problem
+    assert problem["errors"] == [{"pointer": pointer, "detail": problem["detail"]}]
+
+
+def test_no_limit_is_listed_before_the_first_measurement(client: TestClient) -> None:
+    assert client.get(f"/v1/models/{MODEL}/limits").json()["limits"] == []
