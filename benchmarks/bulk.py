@@ -38,7 +38,7 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery, submit
-from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.runtime.machine import WorkerRegistry
 from snf_worker.settings import Settings
 
 MODEL = "mnist-snf-glow:1"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from snf_app.main import Service, create_app
 from snf_worker.broker.connection import runtime_folder_in_use
 from snf_worker.keys import ensure_keys
 from snf_worker.log_setup import configure_logging
-from snf_worker.process_setup import give_back_memory, protect_home, tune_process
+from snf_worker.process_setup import give_back_memory, protect_home, signals_handled_by, tune_process
 from snf_worker.settings import Settings, load_settings
 
 SWITCH_S = 0.001
@@ -55,12 +54,8 @@ class Server(uvicorn.Server):
 
         The method of uvicorn raises the signals again at its end, so that the process would not exit cleanly.
         """
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with signals_handled_by(self.handle_exit):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def serve(settings: Settings) -> int:

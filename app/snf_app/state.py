@@ -24,10 +24,11 @@ from snf_app.scoring.service import ScoringService
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
 from snf_worker.broker.connection import redis_client
+from snf_worker.jobs.measured import MeasuredTrainings
 from snf_worker.jobs.store import JobLimits, JobStore
 from snf_worker.jobs.submission import make_celery
-from snf_worker.jobs.worker_registry import MeasuredTrainings, WorkerRegistry
 from snf_worker.process_setup import beat
+from snf_worker.runtime.machine import WorkerRegistry
 from snf_worker.settings import Settings
 
 AppState = dict[str, Any]
@@ -103,7 +104,7 @@ async def open_state(
     finally:
         draining.set()
         dataset_uploads.stop()
-        job_store_monitor.stop()
+        job_store_monitor.stop(wait_s=0)  # a ping that hangs must not delay the end of the process
         fair_queue.close()
         drift_monitor.close()
         model_pool.close()

@@ -30,8 +30,7 @@ CHANNELS = (1, 3, 4)
 """Lengths of a last axis that are channels: shape (28, 28, 3) is one image, shape (28, 28, 28) is 28 images."""
 NPY = "application/x-npy"
 PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
-MAX_FILE_BYTES = 64 * 2**20
-"""Bytes of an image file at most, the limit of the service for a file of a dataset, too."""
+MAX_FILE_BYTES = 64 * 2**20  # bytes of an image file at most, the limit of the service for a file of a dataset, too
 
 
 class UnreadableFile(Exception):

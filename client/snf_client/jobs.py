@@ -53,13 +53,10 @@ from snf_client.transport import (
     unexpected,
 )
 
-SILENCE_S = 45.0
-"""Silence after which a stream counts as lost; the service sends at least a comment every 15 s."""
-MAX_LOST_CONNECTIONS = 12
-"""Connections lost in a row without an event, after which reading ends: about five minutes."""
+SILENCE_S = 45.0  # silence after which a stream counts as lost; the service sends at least a comment every 15 s
+MAX_LOST_CONNECTIONS = 12  # connections lost in a row without an event, after which reading ends: about five minutes
 RECONNECTING = Retries(first_pause=1.0, longest_pause=30.0)
-LONGEST_PAUSE_S = 60.0
-"""Longest pause before a new connection in seconds, whatever time a service or proxy asks for."""
+LONGEST_PAUSE_S = 60.0  # longest pause before a new connection in seconds, whatever time a service or proxy asks for
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 """Pauses between two requests for the state of a job that is waited for, seconds."""
 

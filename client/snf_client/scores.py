@@ -21,14 +21,11 @@ from snf_client.transport import AsyncTransport, Call, SyncTransport, path, quer
 
 ImageResult: TypeAlias = ScoredImage | FailedImage
 
-REQUEST_IMAGES = 32
-"""Images of a request: the service computes this many at once."""
-DETAILED_REQUEST_IMAGES = 8
-"""Images of a request if each result is large or takes long."""
+REQUEST_IMAGES = 32  # images of a request: the service computes this many at once
+DETAILED_REQUEST_IMAGES = 8  # images of a request if each result is large or takes long
 UNREADABLE = (OSError, UnreadableFile)
 """Errors of files on this machine, which are results of the images; those of connections are other exceptions."""
-IN_FLIGHT = 4
-"""Requests in flight, so that the service never waits for the next one."""
+IN_FLIGHT = 4  # requests in flight, so that the service never waits for the next one
 
 
 class ScoreCallOptions(ScoreOptions, total=False):

@@ -29,12 +29,9 @@ M = TypeVar("M", bound=BaseModel)
 class RetryWhen(Enum):
     """Condition for sending a failed request again, for example only if no connection was made."""
 
-    ALWAYS = "always"
-    """The call is idempotent: sending it twice has the effect of sending it once."""
-    REFUSED = "refused"
-    """The service has refused the call or has never received it."""
-    UNSENT = "unsent"
-    """No connection was made: the body is too large to send twice."""
+    ALWAYS = "always"  # the call is idempotent: sending it twice has the effect of sending it once
+    REFUSED = "refused"  # the service has refused the call or has never received it
+    UNSENT = "unsent"  # no connection was made: the body is too large to send twice
 
 
 @dataclass(frozen=True)
@@ -140,8 +137,7 @@ def read_nothing(_response: httpx.Response) -> None:
 
 REFUSALS = frozenset({429, 503})
 """Statuses of a service that has not done the call: it is overloaded, is stopping, or has lost its job broker."""
-BAD_GATEWAY = 502
-"""Status of a proxy whose service is restarting; the service may have done the call."""
+BAD_GATEWAY = 502  # status of a proxy whose service is restarting; the service may have done the call
 
 OnRetry = Callable[[ClientError, float], None]
 

@@ -115,7 +115,7 @@ class Scorer(Detector):
         from snf_models.loading.trained import LoadedFlows  # noqa: PLC0415 - torch takes a second to import
 
         summary = summary or artifact.manifest.calibration
-        options = (options or EngineOptions()).settled(summary.precision)
+        options = _settled(options or EngineOptions(), summary.precision)
         trained = LoadedFlows(artifact, options)
         return cls(artifact, summary, options, trained.density, trained)
 
@@ -219,7 +219,7 @@ def load_model(path: Path, calibration: Path | None = None, options: EngineOptio
     if calibration is not None:
         added, summary = load_added_calibration(calibration, model.manifest.log_dets.weights_sha256)
         model, arrays = replace(model, calibration=added), calibration / ARRAYS
-    options = asked.settled(summary.precision)
+    options = _settled(asked, summary.precision)
     origin = ModelFiles.as_they_are(path, calibration, asked)
     prepared, fault = _prepared_file(model, options), ""
     cached = None if prepared is None else prepared.open()
@@ -245,6 +245,11 @@ def load_files(files: ModelFiles) -> Scorer:
     """Fetch missing files and load a scorer."""
     files.fetch()
     return load_model(files.path, files.calibration, files.options)
+
+
+def _settled(options: EngineOptions, precision: Precision) -> EngineOptions:
+    """Fill in threads and a missing precision; raise ``EngineUnavailable`` for a wrong ``OMP_NUM_THREADS``."""
+    return replace(options, precision=options.precision or precision, threads=thread_count(options.threads))
 
 
 def _prepared_file(model: VerifiedModel, options: EngineOptions) -> PreparedFile | None:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import FrameType
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,45 @@ def start_child(
             start_new_session=True,
         )
     return process, pipe
+
+
+@contextmanager
+def signals_handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Call a function at SIGINT and SIGTERM during the block."""
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+class PeriodicThread:
+    """Thread that calls a function every few seconds, whatever the function raises."""
+
+    def __init__(self, name: str, every_s: float, call: Callable[[], object]) -> None:
+        self._every_s = every_s
+        self._call = call
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, wait_s: float = 10.0) -> None:
+        """Stop after the current call, and wait for its end; do nothing before the start."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(wait_s)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._call()
+            except Exception:
+                # The thread must survive a bug in one call.
+                log.exception("%s failed", self._thread.name)
+            self._stop.wait(self._every_s)
 
 
 def beat() -> None:

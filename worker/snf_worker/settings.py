@@ -284,17 +284,13 @@ class Settings(BaseSettings):
             )
         return self
 
-    keys_file: ClassVar = _BelowHome(
-        "keys.json"
-    )  # with a hash of each API key; if it exists, every caller has to send a key
+    keys_file: ClassVar = _BelowHome("keys.json")  # hashes of API keys; if it exists, every caller has to send a key
     key_file: ClassVar = _BelowHome("api-key")  # with the plain text of the first API key
     jobs_dir: ClassVar = _BelowHome("jobs")
     run_records_dir: ClassVar = _BelowHome("run-records")
     registry_dir: ClassVar = _BelowHome("registry")
     datasets_dir: ClassVar = _BelowHome("datasets")
-    uploads_dir: ClassVar = _BelowHome(
-        "uploads"
-    )  # incomplete ones, beside the datasets, so that their quota does not count them
+    uploads_dir: ClassVar = _BelowHome("uploads")  # incomplete ones, which the quota of datasets does not count
     drift_file: ClassVar = _BelowHome("drift", "windows.json")  # drift and its alarms, which outlive the service
     logs_dir: ClassVar = _BelowHome("logs")
 

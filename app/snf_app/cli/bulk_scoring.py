@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -151,7 +151,8 @@ def score_to_table(session: Session, request: TableRequest) -> JudgedCounts:
     """Write a table of scores of image files, and print the counts; the same command continues an interrupted run."""
     out, folder = request.out, request.out.absolute().parent / f".{request.out.name}.parts"
     with interruptible(CONTINUES) as stop:
-        scorer: TableScorer = ServiceScorer(request, session.client) if session.url else LocalScorer(request)
+        remote = bool(session.url)
+        scorer: LocalScorer | ServiceScorer = ServiceScorer(request, session.client) if remote else LocalScorer(request)
         stored = plan_at(Location.parse(str(folder)))
         plan = scorer.plan(stored)
         if stored not in (None, plan) and any(folder.glob("part-*.parquet")) and not request.force:
@@ -177,19 +178,9 @@ def score_to_table(session: Session, request: TableRequest) -> JudgedCounts:
     return _report(summary, seconds, plan.model, str(out), notes, as_json=session.as_json)
 
 
-class TableScorer(Protocol):
-    """Scorer of image files, in this process or by a service."""
-
-    judging: JudgingModel
-
-    def plan(self, stored: BulkPlan | None) -> BulkPlan:
-        """Return the plan, which is the stored one of a run that is continued."""
-        ...
-
-    def run(self, output: Output, missing: list[int], callbacks: Callbacks) -> None: ...
-
-
 class LocalScorer:
+    """Scorer of image files in this process."""
+
     def __init__(self, request: TableRequest) -> None:
         self.judging, self._chosen = find_model(request.model)
         self._images = ImageFiles(tuple(request.files))

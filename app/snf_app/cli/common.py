@@ -23,6 +23,7 @@ from snf_models.errors import ErrorKind, Interrupted, ModelsError, StorageReadOn
 from snf_models.texts import error_line
 from snf_runtime.errors import FAILED, USAGE
 from snf_worker.errors import JobsError
+from snf_worker.process_setup import signals_handled_by
 from snf_worker.settings import Settings, load_settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -132,12 +133,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    previous = {number: signal.signal(number, set_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_handled_by(set_stop):
         yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

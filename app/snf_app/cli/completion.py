@@ -11,31 +11,36 @@ import typer
 
 if TYPE_CHECKING:
     from snf_client import Client
+    from snf_worker.settings import Settings
 
 TIMEOUT_S = 1.0  # longest wait for a service while a user waits for a completion
 
 
-def _completer(names: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
+def _completer(
+    local: Callable[[Settings], Iterable[str]] | None, remote: Callable[[Client], Iterable[str]] | None = None
+) -> Callable[[typer.Context, str], list[str]]:
+    """Return a completion by names of this machine, or of a service where the command line has ``--url``."""
+
+    def names(url: str | None) -> Iterable[str]:
+        from snf_worker.settings import address, load_settings
+
+        settings = load_settings()
+        if local is not None and (remote is None or not url):
+            return local(settings)
+        from snf_client import Client, Retries
+
+        assert remote is not None
+        with Client(url or address(settings), timeout=TIMEOUT_S, retries=Retries(attempts=1)) as client:
+            return remote(client)
+
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         # An error message would end up in the user's command line.
         try:
-            return [name for name in names(context) if name.startswith(incomplete)]
+            return [name for name in names(context.params.get("url")) if name.startswith(incomplete)]
         except Exception:
             return []
 
     return complete
-
-
-def _client(url: str | None) -> Client:
-    from snf_client import Client, Retries
-    from snf_worker.settings import address, load_settings
-
-    return Client(url or address(load_settings()), timeout=TIMEOUT_S, retries=Retries(attempts=1))
-
-
-def _url(context: typer.Context) -> str | None:
-    url = context.params.get("url")
-    return str(url) if url else None
 
 
 def files(incomplete: str) -> list[str]:
@@ -52,59 +57,40 @@ def files(incomplete: str) -> list[str]:
         return []
 
 
-@_completer
-def models(context: typer.Context) -> list[str]:
-    """Return model names without versions, because shells split words at colons."""
-    if url := _url(context):
-        with _client(url) as client:
-            return [model.name for model in client.models.list().models]
+def _models(settings: Settings) -> list[str]:
     from snf_models.registry.registry import Registry
-    from snf_worker.settings import load_settings
 
-    return Registry(load_settings().registry_dir).names()
+    return Registry(settings.registry_dir).names()
 
 
-@_completer
-def datasets(context: typer.Context) -> list[str]:
-    if url := _url(context):
-        with _client(url) as client:
-            return [dataset.name for dataset in client.datasets.list().datasets]
+def _datasets(settings: Settings) -> list[str]:
     from snf_models.datasets import DatasetStore, dataset_names
-    from snf_worker.settings import load_settings
 
-    settings = load_settings()
     return dataset_names(settings.data_dir, DatasetStore(settings.datasets_dir))
 
 
-@_completer
-def backbones(_context: typer.Context) -> list[str]:
+def _backbones(settings: Settings) -> list[str]:
     from snf_models.features.backbones import BackboneStore
-    from snf_worker.settings import load_settings
 
-    return BackboneStore(load_settings().backbones_dir).names()
+    return BackboneStore(settings.backbones_dir).names()
 
 
-@_completer
-def presets(_context: typer.Context) -> list[str]:
+def _presets(_settings: Settings) -> list[str]:
     from snf_models.pipeline.presets import PRESETS
 
     return list(PRESETS)
 
 
-@_completer
-def jobs(context: typer.Context) -> list[str]:
-    """Return the ids of the newest 50 jobs that begin with the typed text."""
-    with _client(_url(context)) as client:
-        return [job.id for job in client.jobs.list(limit=50).jobs]
-
-
-@_completer
-def runs(context: typer.Context) -> list[str]:
-    """Return the ids of the newest 50 runs that begin with the typed text."""
-    if url := _url(context):
-        with _client(url) as client:
-            return [run.id for run in client.runs.list(limit=50).runs]
+def _runs(settings: Settings) -> list[str]:
     from snf_worker.jobs.runs import RunStore
-    from snf_worker.settings import load_settings
 
-    return [run.id for run in RunStore(load_settings().run_records_dir).list(50)]
+    return [run.id for run in RunStore(settings.run_records_dir).list(50)]
+
+
+# Without versions, because shells split words at colons.
+models = _completer(_models, lambda client: [model.name for model in client.models.list().models])
+datasets = _completer(_datasets, lambda client: [dataset.name for dataset in client.datasets.list().datasets])
+backbones, presets = _completer(_backbones), _completer(_presets)
+# The newest 50.
+jobs = _completer(None, lambda client: [job.id for job in client.jobs.list(limit=50).jobs])
+runs = _completer(_runs, lambda client: [run.id for run in client.runs.list(limit=50).runs])

@@ -12,16 +12,7 @@ from rich.filesize import decimal
 
 from snf_app.cli import completion
 from snf_app.cli.common import ListingGroup, fail, read_settings
-from snf_app.cli.output import (
-    Cell,
-    Force,
-    TableColumn,
-    bytes_bar,
-    check_new,
-    print_facts,
-    print_table,
-    write_out,
-)
+from snf_app.cli.output import Cell, Force, TableColumn, bytes_bar, check_new, print_facts, print_table, write_out
 from snf_app.cli.service import Session, command, print_deleted
 from snf_client import NotFound
 from snf_client.images import split_paths

@@ -13,15 +13,7 @@ import typer
 from rich.filesize import decimal
 
 from snf_app.cli import completion
-from snf_app.cli.common import (
-    Json,
-    ListingGroup,
-    error_messages,
-    fail,
-    print_json,
-    read_settings,
-    require_local,
-)
+from snf_app.cli.common import Json, ListingGroup, error_messages, fail, print_json, read_settings, require_local
 from snf_app.cli.output import TableColumn, print_facts, print_table, spinner
 from snf_app.cli.service import Session, command
 from snf_models.errors import BackboneUnfit

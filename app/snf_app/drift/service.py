@@ -21,10 +21,10 @@ from snf_models.disk import remove_leftovers, write_atomically
 from snf_models.registry.registry import ModelVersion
 from snf_runtime.anomaly.calibration import CELLS, statistic_cells
 from snf_runtime.scoring.evidence import LEVELS
+from snf_worker.process_setup import PeriodicThread
 from snf_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from snf_models.registry.registry import ModelVersion
     from snf_models.scorer import Scorer
 
 
@@ -337,8 +337,7 @@ class DriftMonitor:
         self._lock = threading.Lock()
         self._changed = False
         self._writable = True
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="drift", daemon=True)
+        self._thread = PeriodicThread("drift", EVERY_S, self._store_or_log)
 
     def start(self) -> None:
         """Load the stored streams, and start the thread."""
@@ -357,9 +356,7 @@ class DriftMonitor:
 
     def close(self) -> None:
         """Stop the thread, and store the streams with the images that were scored last."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.stop()
         self._store_or_log()
 
     def record(
@@ -414,14 +411,6 @@ class DriftMonitor:
                 raise
         log.warning("%s acknowledged drift of %s: its test starts anew", caller, label_of(Key.of(version), source))
         return True
-
-    def _loop(self) -> None:
-        while not self._stop.wait(EVERY_S):
-            try:
-                self._store_or_log()
-            except Exception:
-                # Without the thread nothing would be stored any more.
-                log.exception("drift could not be checked")
 
     def _store_or_log(self) -> None:
         try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -25,16 +23,12 @@ from snf_models.naming import is_name
 from snf_models.pipeline.presets import ExpectedRanks
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.events import CurveEvents, thin
+from snf_worker.jobs.measured import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.jobs.record import DeviceKind, Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import ROOM_BYTES, fingerprint_of, resume, retry, submit, training_queue
-from snf_worker.jobs.worker_registry import (
-    MeasuredTraining,
-    MeasuredTrainings,
-    WorkerInfo,
-    WorkerRegistry,
-    kind_of_training,
-)
+from snf_worker.process_setup import PeriodicThread
+from snf_worker.runtime.machine import WorkerInfo, WorkerRegistry
 from snf_worker.runtime.reconciler import remove_job
 
 
@@ -296,23 +290,20 @@ def refuse_in_use(jobs: JobStore, uses: Callable[[Job], bool], slug: str, title:
         )
 
 
-log = logging.getLogger(__name__)
-
 PING_S = 0.5
 STALE_S = 3.0  # seconds without an answer after which the store counts as down
 COUNT_EVERY = 10  # pings between two counts of the waiting jobs
 
 
-class JobStoreMonitor:
+class JobStoreMonitor(PeriodicThread):
     """Thread that pings Redis every 0.5 s and counts the waiting jobs at every tenth ping."""
 
     def __init__(self, store: JobStore) -> None:
+        super().__init__("job-store-watch", PING_S, self._ping)
         self._store = store
         self._alive_at: float | None = None
         self._waiting: dict[Queue, int] = {}
-        self._stop = threading.Event()
-        # A daemon, so that a ping that hangs does not delay the end of the process.
-        self._thread = threading.Thread(target=self._loop, name="job-store-watch", daemon=True)
+        self._pings = 0
 
     @property
     def answers(self) -> bool:
@@ -325,26 +316,14 @@ class JobStoreMonitor:
         """The number of waiting jobs by queue; empty before the first count and while Redis is down."""
         return self._waiting if self.answers else {}
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask the background thread to end after its current ping; return without waiting for it."""
-        self._stop.set()
-
-    def _loop(self) -> None:
-        pings = 0
-        while not self._stop.is_set():
-            try:
-                self._store.ping()
-                self._alive_at = time.monotonic()
-                if pings % COUNT_EVERY == 0:
-                    self._waiting = {queue: self._store.waiting(queue) for queue in Queue}
-                pings += 1
-            except BrokerDown:
-                self._alive_at = None
-            except Exception:
-                # Such as a Redis that refuses a command. Without this thread the store would be down until a restart.
-                self._alive_at = None
-                log.exception("the job store could not be checked")
-            self._stop.wait(PING_S)
+    def _ping(self) -> None:
+        try:
+            self._store.ping()
+            self._alive_at = time.monotonic()
+            if self._pings % COUNT_EVERY == 0:
+                self._waiting = {queue: self._store.waiting(queue) for queue in Queue}
+            self._pings += 1
+        except Exception as error:
+            self._alive_at = None
+            if not isinstance(error, BrokerDown):  # such as a Redis that refuses a command
+                raise

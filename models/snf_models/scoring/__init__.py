@@ -5,11 +5,9 @@ The options of the engines are here, as commands import them without torch, NumP
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
-
-from snf_models.threads import thread_count
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from snf_models.artifacts.manifest import Precision
@@ -27,7 +25,3 @@ class EngineOptions:
     threads: int | None = None  # None: all cores
     cache: Path | None = None  # None: no cache, no measurement
     backbones: Path | None = None  # None: of the environment
-
-    def settled(self, precision: Precision) -> Self:
-        """Fill in threads and a missing precision; raise ``EngineUnavailable`` for a wrong ``OMP_NUM_THREADS``."""
-        return replace(self, precision=self.precision or precision, threads=thread_count(self.threads))

@@ -20,14 +20,9 @@ from snf_models.pipeline.presets import find_preset
 from snf_models.registry.registry import Registry
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
+from snf_worker.jobs.measured import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.jobs.record import Queue
-from snf_worker.jobs.worker_registry import (
-    MeasuredTraining,
-    MeasuredTrainings,
-    WorkerInfo,
-    WorkerRegistry,
-    kind_of_training,
-)
+from snf_worker.runtime.machine import WorkerInfo, WorkerRegistry
 from snf_worker.settings import Settings
 from tests.support.disks import Disk
 from tests.support.local import LOCAL

@@ -51,7 +51,7 @@ def test_the_store_answers_again_after_an_error(
             until(lambda: monitor.answers)
         finally:
             monitor.stop()
-    assert ("the job store could not be checked" in caplog.messages) == isinstance(error, ResponseError)
+    assert ("job-store-watch failed" in caplog.messages) == isinstance(error, ResponseError)
 
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")

@@ -163,4 +163,4 @@ def test_waiting_jobs_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) 
     store.hang.set()
     until(lambda: not watch.answers)
     assert watch.waiting == {}
-    watch.stop()
+    watch.stop(wait_s=0)

@@ -18,20 +18,13 @@ from snf_worker.attempts.train import _store_measured
 from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.errors import BrokerDown
+from snf_worker.jobs.measured import MeasuredTraining, MeasuredTrainings, kind_of_training
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery, queue_key, training_queue, wake
-from snf_worker.jobs.worker_registry import (
-    MeasuredTraining,
-    MeasuredTrainings,
-    WorkerInfo,
-    WorkerRegistry,
-    WorkerState,
-    kind_of_training,
-)
-from snf_worker.runtime.machine import memory_of_this_machine
+from snf_worker.process_setup import PeriodicThread
+from snf_worker.runtime.machine import WorkerInfo, WorkerRegistry, WorkerState, memory_of_this_machine
 from snf_worker.runtime.main import Heartbeat
-from snf_worker.runtime.reconciler import PeriodicThread
 from snf_worker.settings import Settings
 from tests.worker.support.helpers import new_job, until
 

@@ -16,10 +16,10 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker, keep
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.process_setup import ParentDeathPipe
 from snf_worker.runtime import launcher
 from snf_worker.runtime.launcher import ChildProcess, HangWatch, stop_all, worker_processes
+from snf_worker.runtime.machine import WorkerRegistry
 from snf_worker.runtime.main import Heartbeat
 from snf_worker.settings import Settings
 from tests.support.disks import MIB, Disk

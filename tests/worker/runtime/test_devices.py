@@ -11,11 +11,11 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Queue, Status
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery, wake
-from snf_worker.jobs.worker_registry import WorkerRegistry
 from snf_worker.runtime.launcher import run_workers, stop_all, worker_processes
 from snf_worker.runtime.machine import (
     HOST,
     HOST_VARIABLE,
+    WorkerRegistry,
     attempt_memory,
     find_devices,
     memory_of_this_machine,

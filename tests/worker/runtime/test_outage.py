@@ -16,8 +16,8 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.jobs.record import Status
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.runtime.launcher import check_workers
+from snf_worker.runtime.machine import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.runtime.main import NOT_RECEIVING
 from snf_worker.settings import Settings
 from tests.support.paths import ROOT

@@ -16,7 +16,7 @@ from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import Job, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import make_celery
-from snf_worker.jobs.worker_registry import WorkerRegistry
+from snf_worker.runtime.machine import WorkerRegistry
 from snf_worker.runtime.reconciler import Reconciler
 from snf_worker.settings import Settings
 from tests.support.fork_server import Process

@@ -17,9 +17,9 @@ from snf_models.scoring import EngineName
 from snf_worker.attempts.run_attempt import BEGAN, Attempt, ProgressReporter
 from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
+from snf_worker.jobs.measured import MeasuredTraining, MeasuredTrainings, kind_of_training, peak_memory_bytes
 from snf_worker.jobs.record import Job
 from snf_worker.jobs.runs import RunRecorder, RunStore
-from snf_worker.jobs.worker_registry import MeasuredTraining, MeasuredTrainings, kind_of_training, peak_memory_bytes
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from snf_worker.broker.connection import celery_url
 from snf_worker.errors import BrokerDown, JobConflict
 from snf_worker.jobs.record import DeviceKind, Job, Queue, Status, new_job
 from snf_worker.jobs.store import JobStore
-from snf_worker.jobs.worker_registry import WorkerInfo
+from snf_worker.runtime.machine import WorkerInfo
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)

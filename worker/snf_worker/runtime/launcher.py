@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,13 +18,15 @@ from snf_worker.broker.connection import redis_client, runtime_folder_in_use
 from snf_worker.broker.embedded import EmbeddedBroker, ServerState
 from snf_worker.errors import BrokerDown, BrokerStartFailed
 from snf_worker.jobs.record import Queue
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.keys import ensure_keys
 from snf_worker.log_setup import configure_logging
-from snf_worker.process_setup import ParentDeathPipe, how_ended, protect_home, start_child
+from snf_worker.process_setup import ParentDeathPipe, how_ended, protect_home, signals_handled_by, start_child
 from snf_worker.runtime.machine import (
     HOST,
     HOST_VARIABLE,
+    WorkerInfo,
+    WorkerRegistry,
+    WorkerState,
     find_devices,
     machine_id,
     memory_of_this_machine,
@@ -269,12 +270,8 @@ def _run_all(processes: Sequence[ChildProcess], settings: Settings) -> int:
 def _stop_on_signals() -> Iterator[threading.Event]:
     """Yield an event that SIGINT and SIGTERM set."""
     stop = threading.Event()
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with signals_handled_by(lambda *_: stop.set()):
         yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def check_workers(settings: Settings) -> tuple[bool, str]:

@@ -1,11 +1,17 @@
-"""Identity and memory of this machine or container, and the memory limit of a training process."""
+"""Identity and memory of this machine, the memory limit of a training process, and the registry of running workers."""
 
 import os
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
+
+import redis
+from pydantic import BaseModel, ConfigDict
 
 from snf_worker.jobs.record import DeviceKind, Queue
 from snf_worker.settings import Settings
@@ -149,3 +155,61 @@ HOST = os.environ.get(HOST_VARIABLE) or socket.gethostname()
 def worker_name(pid: int | None = None) -> str:
     """Return the name ``host:pid`` of a worker process on this host, by default of the current one."""
     return f"{HOST}:{os.getpid() if pid is None else pid}"
+
+
+class WorkerState(StrEnum):
+    """A worker is idle, busy with a job, or does not receive the messages that wait for it."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    NOT_RECEIVING = "not-receiving"  # messages wait, but none arrives
+
+
+class WorkerInfo(BaseModel):
+    """Entry of a running worker process in the worker registry."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str  # host and process id
+    machine: str | None = None  # machine or container, None if unknown: see machine_id
+    device: str  # that runs the jobs: cpu or cuda:N
+    queues: tuple[Queue, ...]  # that the worker serves
+    memory_bytes: int | None = None  # of the machine or container
+    train_memory_bytes: int | None = None  # largest memory of a training process
+    started_at: datetime
+    state: WorkerState = WorkerState.IDLE
+    job: str | None = None  # id of the current job
+
+
+class WorkerRegistry:
+    """Registry of running workers in Redis. An entry expires unless its worker renews it."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client: Any = client
+        self._index = f"{prefix}workers"
+        self._prefix = f"{prefix}worker:"
+
+    def announce(self, worker: WorkerInfo, life_s: float) -> None:
+        pipe = self._client.pipeline()
+        pipe.sadd(self._index, worker.name)
+        pipe.set(self._prefix + worker.name, worker.model_dump_json(), px=int(life_s * 1000))
+        pipe.execute()
+
+    def withdraw(self, name: str) -> None:
+        pipe = self._client.pipeline()
+        pipe.srem(self._index, name)
+        pipe.delete(self._prefix + name)
+        pipe.execute()
+
+    def served(self) -> frozenset[Queue]:
+        return frozenset(queue for worker in self.workers() for queue in worker.queues)
+
+    def workers(self) -> list[WorkerInfo]:
+        names = sorted(self._client.smembers(self._index))
+        if not names:
+            return []
+        entries = self._client.mget([self._prefix + name for name in names])
+        gone = [name for name, entry in zip(names, entries, strict=True) if entry is None]
+        if gone:
+            self._client.srem(self._index, *gone)
+        return [WorkerInfo.model_validate_json(entry) for entry in entries if entry is not None]

@@ -21,9 +21,11 @@ from snf_worker.errors import BrokerDown, JobNotFound
 from snf_worker.jobs.record import Queue
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import TASK, make_celery, queue_key, wake
-from snf_worker.jobs.worker_registry import WorkerInfo, WorkerRegistry, WorkerState
 from snf_worker.log_setup import configure_logging
 from snf_worker.runtime.machine import (
+    WorkerInfo,
+    WorkerRegistry,
+    WorkerState,
     find_devices,
     machine_id,
     memory_of_this_machine,
@@ -31,7 +33,7 @@ from snf_worker.runtime.machine import (
     queues_of,
     worker_name,
 )
-from snf_worker.runtime.reconciler import PeriodicThread, Reconciler
+from snf_worker.runtime.reconciler import Reconciler
 from snf_worker.runtime.supervisor import Command, HelperProcess, Outcome, Supervisor, attempt_command
 from snf_worker.settings import Settings, load_settings
 
@@ -69,7 +71,7 @@ class Heartbeat:
             train_memory_bytes=self.settings.train_memory_bytes,
             started_at=datetime.now(UTC),
         )
-        self._thread = PeriodicThread("heartbeat", self.settings.heartbeat_seconds, self.beat)
+        self._thread = process_setup.PeriodicThread("heartbeat", self.settings.heartbeat_seconds, self.beat)
 
     def start(self) -> None:
         self._thread.start()

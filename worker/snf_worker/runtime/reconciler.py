@@ -2,9 +2,8 @@
 
 import logging
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
@@ -16,7 +15,8 @@ from snf_worker.jobs.record import Queue, Status
 from snf_worker.jobs.runs import RunStore, record_failure
 from snf_worker.jobs.store import JobStore
 from snf_worker.jobs.submission import queue_key, wake
-from snf_worker.jobs.worker_registry import WorkerRegistry, WorkerState
+from snf_worker.process_setup import PeriodicThread
+from snf_worker.runtime.machine import WorkerRegistry, WorkerState
 from snf_worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,33 +24,6 @@ log = logging.getLogger(__name__)
 RETENTION_PAUSE_S = 3600.0
 """Time in seconds without deletion of old jobs after a start or a jump of the clock, in which it can be set right."""
 _MAX_REMOVED, _MAX_MESSAGES = 50, 500  # most jobs that one sweep removes, and most messages that it sends to a queue
-
-
-class PeriodicThread:
-    """Thread that calls a function every few seconds, whatever the function raises."""
-
-    def __init__(self, name: str, every_s: float, call: Callable[[], object]) -> None:
-        self._every_s = every_s
-        self._call = call
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the current call; wait at most 10 s for its end."""
-        self._stop.set()
-        self._thread.join(timeout=10)
-
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._call()
-            except Exception:
-                # The thread must survive a bug in one call.
-                log.exception("%s failed", self._thread.name)
-            self._stop.wait(self._every_s)
 
 
 @dataclass(eq=False)
