@@ -23,11 +23,13 @@ from snf_client.images import (
     iter_images,
     split_paths,
 )
-from snf_client.schemas.scores import SCORED_DIGIT, FailedImage
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.scores import FailedImage, Scores
 from tests.client.scripted_server import QUICK, Answer, problem, scripted
 from tests.support.image_files import exif
 from tests.support.paths import DIGITS
 
+SCORED_DIGIT = examples_of(Scores)[0]
 GREY = np.arange(3 * 28 * 28, dtype=np.uint8).reshape(3, 28, 28)
 COLOUR = np.arange(2 * 8 * 6 * 3, dtype=np.uint8).reshape(2, 8, 6, 3)
 

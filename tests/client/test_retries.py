@@ -23,12 +23,14 @@ from snf_client import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
-from snf_client.schemas.jobs import JOB
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.jobs import JobView
 from snf_client.schemas.models import ModelPage
 from snf_client.schemas.service import Readiness
 from snf_client.transport import RetryWhen, may_retry
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
+JOB = examples_of(JobView)[0]
 BUSY, DOWN = problem(429, "queue-full"), problem(503, "draining")
 
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from snf_app.cli.common import url_option
 from snf_app.cli.job_tables import outcome, print_curve, print_job
 from snf_app.cli.main import cli
-from snf_client.schemas.jobs import JOB, JobView
+from snf_client.schemas.base import examples_of
+from snf_client.schemas.jobs import JobView
 from snf_client.schemas.training import CurvePoint, TrainingCurve, Validation
 from tests.client.scripted_server import Answer, scripted
 
@@ -18,7 +19,7 @@ NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
 def job(**known: Any) -> JobView:
     made = {"dataset": "bottles", "model": "bottles", "progress": {"step": 50, "steps": 200, "fraction": 0.25}}
-    return JobView.model_validate(JOB | made | known)
+    return JobView.model_validate(examples_of(JobView)[0] | made | known)
 
 
 def words(text: str) -> str:
