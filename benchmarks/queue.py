@@ -1,7 +1,7 @@
 """Ten thousand waiting jobs: ``python -m benchmarks.queue [--jobs 10000] [--clients 4]``.
 
-A broker and a service run, and nobody who works. Jobs are submitted over HTTP, the list is read page by page, and single
-jobs are read. The clients are on the same machine and take their share of it.
+A broker and a service run, and nobody who works. Jobs are submitted over HTTP, the list is read page by page, and
+single jobs are read. The clients are on the same machine and take their share of it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 WHAT is
 
-- false-alarms: resplits of held-out images, and what is found by the number of good images;
+- false-alarms: false alarms, and what is found, by the number of good images and with dirty ones;
 - limits: the smallest injected defects that pixels, features and both find.
 
 Results go to ``benchmarks/results/features_<what>.json`` and ``.md``. Features and evidence are kept in ``--folder``.
@@ -37,10 +37,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
     parser.add_argument("--again", action="store_true", help="limits: measure anew what has a result")
-    parser.add_argument("--only", nargs="+", help="false-alarms: cells, counts or suspects; limits: datasets")
-    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="training of the pixels of cells, each split")
+    parser.add_argument("--only", nargs="+", help="false-alarms: counts or suspects; limits: datasets")
+    parser.add_argument("--pixel-minutes", type=float, default=2.0, help="limits: training of the pixels of cells")
     parser.add_argument("--train", type=int, default=10_000, help="limits: images that features are fitted to")
-    parser.add_argument("--resplits", type=int, default=1000)
     parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs of each number of images")
     extras = vars(parser.parse_args())
     what = extras.pop("what")

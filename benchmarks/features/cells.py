@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save
 
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable
@@ -17,9 +15,8 @@ from snf_models.flows.architecture import GlowArchitecture
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import find_preset
-from snf_models.scoring.open_density import log_dets_of, open_density, open_extractor
+from snf_models.scoring.open_density import open_extractor
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.scoring.pixel_density import PixelDensity
 
 SIZES = (1000, 150, 150)
 """Functional cells to train, to fit statistics to, and to rank images among; the rest are tested."""
@@ -74,14 +71,6 @@ def cells(path: Path) -> tuple[Pixels, Pixels]:
         images = next(arrays[name] for name in arrays.files if arrays[name].ndim == 3)[:, None]
         probability = arrays["defect_probability"]
     return images[probability == 0], images[probability == 1]
-
-
-def pixel_density(run: FeatureRun, split: CellSplit, minutes: float) -> PixelDensity:
-    """Return the density of the pixels of a split, by the flow of :func:`pixel_flow`."""
-    flow, architecture = pixel_flow(run, split, minutes)
-    weights = save({name: value.contiguous() for name, value in flow.state_dict().items()})
-    log_dets = log_dets_of(flow, architecture)
-    return open_density(flow, architecture, log_dets, hashlib.sha256(weights).hexdigest(), run.options)
 
 
 def pixel_flow(run: FeatureRun, split: CellSplit, minutes: float) -> tuple[Flow, GlowArchitecture]:

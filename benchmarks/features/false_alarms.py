@@ -1,31 +1,21 @@
-"""False alarms of feature models and hybrids over resplits, and what is found by the number of good images."""
+"""False alarms of feature models, and what is found, by the number of good images and with dirty ones."""
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
 from benchmarks.common import table
-from benchmarks.features.cells import SIZES, SolarCells, pixel_density
+from benchmarks.features.cells import SolarCells
 from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import MEASURES, fitted_model
-from snf_models.anomaly.exchangeability import false_alarm_interval
-from snf_models.anomaly.statistic_densities import fit_statistic
-from snf_runtime.anomaly.calibration import p_values
-from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.feature_density import HybridDensity
-from snf_runtime.scoring.pixel_density import PixelDensity
 
 NAME = "false_alarms"
-PARTS_OF_RUN = ("cells", "counts", "suspects")
+PARTS_OF_RUN = ("counts", "suspects")
 ALPHAS = (0.01, 0.05)
 FOLDS = 5
 WAY = "five folds"
@@ -37,24 +27,13 @@ DEFAULT = "found at the default alpha"
 COLUMNS = (DEFAULT, *MEASURES[2:0:-1], *MEASURES[4:2:-1])
 TESTED = 400
 STRANGE = 715
-SIZES_OF_CELLS = (*SIZES[1:], 208)
-"""Functional cells of each part in a resplit."""
-
-_KEPT: list[Any] = []
-"""Kind, evidence, names, grid and sizes of the resplits that this process computes."""
 
 
 def measure(run: FeatureRun) -> None:
-    """Measure the resplits and the folds that are asked for, and write after each."""
-    document = {"resplits": {}, "counts": {}, **run.known(NAME)}
+    """Measure the runs that are asked for, and write after each."""
+    document = {"counts": {}, **run.known(NAME)}
     cells = SolarCells.load(run)
     console = Console(stderr=True)
-    if "cells" in run.extras["only"]:
-        for kind in ("feature model", "hybrid") if run.extras["pixel_minutes"] else ("feature model",):
-            evidence, names, grid = held_out_cells(run, cells, kind)
-            document["resplits"][f"solar cells, {kind}"] = resplits(run, kind, evidence, names, grid, SIZES_OF_CELLS)
-            run.write(NAME, document, report(document))
-            console.print(document["resplits"])
     if "counts" in run.extras["only"]:
         sets = {"solar cells": cells, "T-shirts against shirts": shirts(run)}
         for name, count in by_count():
@@ -81,70 +60,6 @@ def shirts(run: FeatureRun) -> SolarCells:
     with np.load(run.data_dir / "fashion_mnist.npz", allow_pickle=False) as file:
         images, labels = file["x_train"][:, None], file["y_train"]
     return SolarCells.of(run, images[labels == 0], images[labels == 6][:STRANGE], "shirts")
-
-
-def held_out_cells(
-    run: FeatureRun, cells: SolarCells, kind: str
-) -> tuple[Evidence, tuple[str, ...], tuple[int, int] | None]:
-    """Return the evidence of all cells that did not train on seed 0, with the names and the grid of its statistics."""
-    split = cells.split(0)
-    pixels: PixelDensity | None = None
-    if kind == "hybrid":
-        pixels = pixel_density(run, split, run.extras["pixel_minutes"])
-    model = fitted_model(run, cells.table, split.train, (split.statistics, split.calibration), pixels=pixels)
-    held_out = np.concatenate([split.statistics, split.calibration, split.test])
-    grid = model.density.grid if isinstance(model.density, HybridDensity) else None
-    return model.evidence(held_out), model.density.statistics, grid
-
-
-def resplits(
-    run: FeatureRun,
-    kind: str,
-    evidence: Evidence,
-    names: tuple[str, ...],
-    grid: tuple[int, int] | None,
-    sizes: tuple[int, int, int],
-) -> dict[str, Any]:
-    """Return how often the share of false alarms leaves its interval over random resplits of normal images."""
-    random = np.random.default_rng(0)
-    used = features_alone(evidence) if kind == "feature model" else evidence
-    sizes = tuple(min(size, len(used) // 3) for size in sizes)  # type: ignore[assignment]
-    orders = [
-        random.permutation(len(used))[: sum(sizes)].astype(np.int32) for _ in range(run.some(run.extras["resplits"], 3))
-    ]
-    # One process a thread: the fit of a mixture of 1,000 images gains nothing from a second thread.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(run.threads, get_context("spawn"), keep, (kind, used, names, grid, sizes)) as pool:
-        p = np.array(list(track(pool.map(p_of_resplit, orders), f"resplits, {kind}", len(orders))))
-    shares = {alpha: (p <= alpha).mean(1).tolist() for alpha in ALPHAS}
-    found = {}
-    for alpha in ALPHAS:
-        low, high = false_alarm_interval(sizes[1], sizes[2], alpha)
-        outside = [not low <= share <= high for share in shares[alpha]]
-        found[f"{alpha:.0%}"] = {
-            "interval": [low, high],
-            "mean": float(np.mean(shares[alpha])),
-            "outside": float(np.mean(outside)),
-            "runs": len(outside),
-        }
-    return {"sizes": list(sizes), "images": len(used), "alphas": found}
-
-
-def features_alone(evidence: Evidence) -> Evidence:
-    nothing = np.zeros((len(evidence), 0))
-    return Evidence(nothing, nothing, features=evidence.features)
-
-
-def keep(*settings: Any) -> None:
-    _KEPT[:] = settings
-
-
-def p_of_resplit(order: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Return the p-values of the tested images of a resplit, whose images are the rows ``order``."""
-    kind, used, names, grid, sizes = _KEPT
-    statistics, calibration, test = (used[rows] for rows in np.split(order, np.cumsum(sizes)[:-1]))
-    fitted = fit_statistic(statistics, *((names, grid) if kind == "hybrid" else ((), None)))
-    return p_values([np.sort(fitted(calibration))], [fitted(test)])
 
 
 def of_count(
@@ -176,18 +91,6 @@ def cross_bound(alpha: float, images: int) -> float:
 
 
 def report(document: dict[str, Any]) -> str:
-    resplit = [
-        (
-            name,
-            f"{', '.join(f'{size:,}' for size in row['sizes'])} of {row['images']:,}",
-            alpha,
-            " - ".join(f"{end:.2%}" for end in found["interval"]),
-            f"{found['mean']:.2%}",
-            f"{found['outside']:.1%} of {found['runs']:,}",
-        )
-        for name, row in document["resplits"].items()
-        for alpha, found in row["alphas"].items()
-    ]
     counts = []
     for name, count in by_count():
         if runs := document["counts"].get(name, {}).get(str(count), {}).get(WAY, []):
@@ -199,24 +102,9 @@ def report(document: dict[str, Any]) -> str:
         (name, len(runs), *spreads(runs), f"{np.mean([one['auroc'] for one in runs]):.3f}")
         for name, runs in document.get("suspects", {}).items()
     ]
-    of_resplits = (
-        "images",
-        "statistics, calibration, test",
-        "alpha",
-        "99 % interval",
-        "mean of all runs",
-        "runs outside",
-    )
     of_counts = ("images", "runs", "smallest alpha", *COLUMNS)
     lines = [
         "# False alarms of feature models",
-        "",
-        "## Random resplits of images that trained no flow",
-        "",
-        "Statistics are fitted anew and p-values ranked anew in each run. Of exchangeable images 1 % of the runs leave "
-        "the Beta-binomial 99 % interval.",
-        "",
-        *table(of_resplits, resplit),
         "",
         "## By the number of good images",
         "",

@@ -1,4 +1,4 @@
-"""Feature models and hybrids: fitted to features that are looked up, or trained by the whole product."""
+"""Feature models: fitted to features that are looked up, or trained by the whole product."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.images.preprocessing import Pixels
 from snf_runtime.scoring.density import ImageDensity
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
-from snf_runtime.scoring.pixel_density import PixelDensity
+from snf_runtime.scoring.feature_density import FeatureDensity
 
 PRESET = "snf-features"
 ALPHAS = (0.05, 0.01)
@@ -59,7 +58,6 @@ def fitted_model(
     train: Pixels,
     reference: tuple[Pixels, Pixels],
     folds: NDArray[np.int8] | None = None,
-    pixels: PixelDensity | None = None,
     suspect_share: float = 0.0,
 ) -> FittedModel:
     """Fit a model to training images and calibrate it, as ``snf train`` does."""
@@ -69,10 +67,9 @@ def fitted_model(
     fitted = fit_features(train, LookupExtractor(table), architecture, _ignore, folds, suspect_share)
     flows = freeze_features(fitted.flows)
     digest = hashlib.sha256(b"".join(layer.matrices.numpy().tobytes() for layer in flows.places)).hexdigest()
-    features = FeatureDensity(
+    density = FeatureDensity(
         LookupEngine(table, flows), flows, digest, architecture.image_shape, architecture.input_size
     )
-    density = features if pixels is None else HybridDensity(pixels, features)
     parts = reference if folds is None else (train, train[:0])
     images = ReferenceImages("benchmark", digest, *parts, folds=folds, suspect_share=suspect_share)
     calibration, _ = calibrate(density, images, parts[0][0], _ignore, unseen=fitted.unseen)
