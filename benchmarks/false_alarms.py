@@ -59,7 +59,7 @@ def measure(name: str, resplits: int, data_dir: Path) -> dict[str, Any]:
 def evidence_of(scorer: Scorer, images: Images, label: str) -> Evidence:
     starts = track(range(0, len(images), BATCH), label, console=Console(stderr=True))
     found = [scorer.score(np.ascontiguousarray(images[start : start + BATCH])) for start in starts]
-    return Evidence.join([one.evidence for batch in found for one in batch if one.evidence is not None])
+    return Evidence.join([one.evidence for batch in found for one in batch])
 
 
 def judged(scorer: Scorer, parts: list[Evidence]) -> NDArray[np.float64]:

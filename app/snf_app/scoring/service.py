@@ -188,7 +188,7 @@ class ScoringService:
         self.metrics.flagged.labels(*labels).inc(flagged)
         for slug in (*errors, *failed):
             self.metrics.image_errors.labels(slug).inc()
-        evidence = [image.likelihood.evidence for image in scored if image.likelihood.evidence is not None]
+        evidence = [image.likelihood.evidence for image in scored]
         if query.source is not None:
             levels = [level for one in evidence if one.white_levels is not None for level in one.white_levels.tolist()]
             statistics = [image.verdict.first_fold_statistic for image in scored]

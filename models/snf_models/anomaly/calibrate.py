@@ -272,7 +272,6 @@ def calibrate(
         again = collect_evidence(precise, images, progress_of("comparison with float32", len(images)))
         deviation = _deviation(calibration, held_out, again)
     evidence = score_images(density, pinned[None])[0].evidence
-    assert evidence is not None
     summary = CalibrationSummary(
         dataset=reference.dataset,
         dataset_digest=reference.digest,

@@ -95,14 +95,10 @@ def group_rows(parquet: pq.ParquetFile, images: ImageColumn, name: str, size: in
         got = f"row groups of {', '.join(map(str, rows[:5]))}" if len(rows) <= 5 else f"{sum(rows)} rows"
         raise refused("malformed-archive", f"{name}: expected at most {most} rows in {size} bytes, got {got}")
     for number, group in enumerate(groups):
-        if (values := content_chunk(group, images).num_values) != group.num_rows:
+        if (values := _chunk(group, images.content.path).num_values) != group.num_rows:
             detail = f"row group {number} has {group.num_rows} rows, but {values} images"
             raise refused("malformed-archive", f"{name}: {detail}")
     return rows
-
-
-def content_chunk(group: pq.RowGroupMetaData, images: ImageColumn) -> pq.ColumnChunkMetaData:
-    return _chunk(group, images.content.path)
 
 
 def _chunk(group: pq.RowGroupMetaData, path: str) -> pq.ColumnChunkMetaData:
@@ -221,7 +217,7 @@ def _read_rows(
     parquet: pq.ParquetFile, images: ImageColumn, group: RowGroup, places: range, file: IndexedFile
 ) -> Iterator[list[EncodedImage]]:
     metadata = parquet.metadata.row_group(group.number)
-    chunk = content_chunk(metadata, images)
+    chunk = _chunk(metadata, images.content.path)
     size = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // (chunk.total_uncompressed_size + 1)))
     if chunk.has_dictionary_page and not is_read_as_dictionary(parquet, images.content):
         size = min(size, DICTIONARY_ROWS)

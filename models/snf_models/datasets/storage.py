@@ -355,8 +355,7 @@ class StorageWriter:
         return True
 
     def different_images(self) -> int:
-        count: int = self.index.execute("SELECT count(DISTINCT digest) FROM images").fetchone()[0]
-        return count
+        return _distinct(self.index, "digest")
 
 
 @contextmanager

@@ -488,13 +488,19 @@ def summarize(
     return summarize_report(check_stored(name, data_dir, store).report(name), config)
 
 
+def image_facts(name: str, data_dir: Path | None, store: DatasetStore | None) -> ImageFacts:
+    """Return sizes and colour of the images; raise ``DatasetNotFound``, ``DatasetUnfit``."""
+    if builtin_file(name, data_dir) is not None:
+        return shape_facts(summarize(name, data_dir).image_shape)
+    return check_stored(name, data_dir, store).report(name).facts
+
+
 def count_images(name: str, data_dir: Path | None, store: DatasetStore) -> int:
     """Count the images, in a dataset by reference also those that cannot be decoded."""
     record = None if builtin_file(name, data_dir) else check_stored(name, data_dir, store).reference(name)
     if record is not None:
         return record.images
-    summary = summarize(name, data_dir, store)
-    return summary.train + summary.statistics + summary.calibration + summary.test
+    return summarize(name, data_dir, store).images
 
 
 def load_dataset(

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets.storage import Storage
-from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, shape_facts, summarize_builtin
+from snf_models.datasets.store import DatasetStore, builtin_file, check_stored, image_facts, summarize
 from snf_models.errors import DatasetNotFound, DatasetUnfit, ImageError
 from snf_models.texts import choices
 from snf_runtime.images.preprocessing import Colour, Preprocessing, conform_mask
@@ -33,9 +32,8 @@ def check_normals(
     """Raise ``DatasetNotFound``, or ``DatasetUnfit`` for images that are too few, do not fit or were used before."""
     if not adapt:
         check_shape(name, preprocessing, data_dir, store)
-    path = builtin_file(name, data_dir)
-    if path is not None:
-        if not summarize_builtin(name, path, TrainingConfig()).test:
+    if builtin_file(name, data_dir) is not None:
+        if not summarize(name, data_dir).test:
             raise DatasetUnfit(f"{name} has no test images; upload held-out images as a dataset of their own")
         return
     store = check_stored(name, data_dir, store)
@@ -62,21 +60,15 @@ def check_anomalous(
         raise DatasetUnfit(f"{name} is the dataset of normal images")
     if not adapt:
         check_shape(name, preprocessing, data_dir, store)
-    path = builtin_file(name, data_dir)
-    if path is not None:
-        if summarize_builtin(name, path, TrainingConfig()).test < MIN_ANOMALOUS_IMAGES:
-            raise DatasetUnfit(f"{name} has no test images")
-    else:
+    if builtin_file(name, data_dir) is None:
         check_stored(name, data_dir, store).require_inspected(name)
+    elif summarize(name, data_dir).test < MIN_ANOMALOUS_IMAGES:
+        raise DatasetUnfit(f"{name} has no test images")
 
 
 def check_shape(name: str, preprocessing: Preprocessing, data_dir: Path | None, store: DatasetStore | None) -> None:
     """Raise ``DatasetUnfit`` if the model does not accept the size or colour mode of an image."""
-    path = builtin_file(name, data_dir)
-    if path is not None:
-        facts = shape_facts(summarize_builtin(name, path, TrainingConfig()).image_shape)
-    else:
-        facts = check_stored(name, data_dir, store).report(name).facts
+    facts = image_facts(name, data_dir, store)
     problems = []
     if preprocessing.fit == "exact" and (facts.smallest, facts.largest) != (preprocessing.size,) * 2:
         width, height = preprocessing.size

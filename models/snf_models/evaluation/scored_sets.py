@@ -26,7 +26,6 @@ from snf_runtime.images.batch import Batch, chosen
 from snf_runtime.images.codec import encode_png
 from snf_runtime.scoring.evidence import COMPLEXITY, Evidence, regions
 from snf_runtime.scoring.layout import DensityKind
-from snf_runtime.scoring.likelihood import Likelihood
 
 COMPONENTS = 64
 MAX_PIXEL_VALUES = 4096
@@ -178,13 +177,8 @@ class ScoredBatch:
     """N images with finite log-likelihoods and their statistics."""
 
     pictures: Images  # as simple scores see them, ``(N, C, H, W)``
-    likelihoods: Sequence[Likelihood]
+    log_likelihoods: Array  # nats, ``(N,)``
     evidence: Evidence  # of the forward pass
-
-    @property
-    def log_likelihoods(self) -> Array:
-        """In nats, ``(N,)``."""
-        return np.array([likelihood.log_likelihood for likelihood in self.likelihoods])
 
 
 @dataclass(frozen=True)
@@ -263,12 +257,11 @@ def scored_batch(scorer: Scorer, images: Batch) -> tuple[NDArray[np.int64], Scor
     scores = scorer.score_each(images)
     good = [(place, score) for place, score in enumerate(scores) if not isinstance(score, ImageError)]
     kept = np.array([place for place, _ in good], dtype=np.int64)
-    likelihoods = [likelihood for _, likelihood in good]
-    evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
-    if not evidence:
+    if not good:
         return kept, None
     shown = pictures(chosen(images, kept), scorer.preprocessing.height)
-    return kept, ScoredBatch(shown, likelihoods, Evidence.join(evidence))
+    log_likelihoods = np.array([likelihood.log_likelihood for _, likelihood in good])
+    return kept, ScoredBatch(shown, log_likelihoods, Evidence.join([likelihood.evidence for _, likelihood in good]))
 
 
 def families(calibration: Calibration) -> ScoreGroup:

@@ -1,4 +1,4 @@
-"""Features of images by EfficientNet-Lite0 in torch, the reference for other engines, and a check of its weights."""
+"""Features of images by EfficientNet-Lite0 in torch, the reference for other engines."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snf_models.errors import BackboneUnfit
-from snf_models.features.backbones import (
-    BLOCKS,
-    DEEPEST,
-    LITE0,
-    STAGE_8,
-    STAGE_16,
-    Arrays,
-    Backbone,
-    same_padding,
-    weight_shapes,
-)
+from snf_models.features.backbones import BLOCKS, DEEPEST, STAGE_8, STAGE_16, Arrays, Backbone, same_padding
 from snf_runtime.images.preprocessing import Pixels
 
 
@@ -44,11 +33,6 @@ class Lite0Network(nn.Module):
             if number in (STAGE_8, STAGE_16, DEEPEST):
                 kept[number] = x
         return [kept[STAGE_8], kept[STAGE_16]], kept[DEEPEST]
-
-    def logits(self, x: Tensor) -> Tensor:
-        _, deepest = self(x)
-        pooled = self._convolve("head", deepest).clamp(0, 6).mean((2, 3))
-        return nn.functional.linear(pooled, self._weights["classes.weight"], self._weights["classes.bias"])
 
     def _convolve(self, name: str, x: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
@@ -127,34 +111,3 @@ def on_one_grid(maps: list[Tensor], backbone: Backbone) -> Tensor:
         ratio = backbone.stride // output.stride
         brought.append(functional.avg_pool2d(smooth, ratio) if ratio > 1 else smooth)
     return torch.cat(brought, 1)
-
-
-SIDE = 224
-LOGITS = {0: 1.354786, 417: 7.091344, 500: -1.307129, 506: 7.669801, 616: 6.878141, 999: -1.078888}
-"""Logits of the test image by ImageNet class, from the original network in float64 without folded normalisations."""
-TOLERANCE = 1e-3  # largest deviation of a logit; rounding the folded weights to float32 moves them by 3e-6
-
-
-def check_image() -> Pixels:
-    """Return a synthetic image, uint8 ``(1, 3, 224, 224)``, computed from integers alone."""
-    row, column = np.mgrid[:SIDE, :SIDE]
-    rings = ((row - 90) ** 2 + (column - 130) ** 2) // 24
-    stripes = 3 * row + 5 * column
-    waves = np.stack([rings, stripes, rings + 2 * stripes])
-    return (255 - abs(waves % 510 - 255)).astype(np.uint8)[None]
-
-
-def check_weights(weights: Arrays) -> None:
-    """Raise ``BackboneUnfit`` if a name, a shape or a logit of the test image differs."""
-    expected, given = weight_shapes(), {name: array.shape for name, array in weights.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if given.get(name) != expected.get(name):
-            raise BackboneUnfit(f"expected shape {expected.get(name)} of the weights {name}, got {given.get(name)}")
-    with torch.inference_mode():
-        x = normalised(check_image(), LITE0, (SIDE, SIDE), torch.float64)
-        logits = Lite0Network(weights, torch.float64).logits(x)[0]
-    for number, logit in LOGITS.items():
-        if not abs(logits[number] - logit) <= TOLERANCE:
-            raise BackboneUnfit(
-                f"expected {logit:.4f} as logit {number} of the test image, got {float(logits[number]):.4f}"
-            )

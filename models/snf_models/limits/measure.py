@@ -428,9 +428,7 @@ class _Counter:
     def _flagged(self, images: Batch) -> int:
         scores = self._detector.score_each(images)
         # An image without a finite likelihood is not judged, so its defect is not found.
-        evidence = [
-            score.evidence for score in scores if not isinstance(score, ImageError) and score.evidence is not None
-        ]
+        evidence = [score.evidence for score in scores if not isinstance(score, ImageError)]
         if not evidence:
             return 0
         return int((self._detector.calibration.p_values(Evidence.join(evidence)) <= self._alpha).sum())

@@ -90,12 +90,10 @@ class DiskFile:
             if not stat.S_ISDIR(os.stat(self.path).st_mode):  # noqa: PTH116
                 raise LocationNotFound(f"expected a folder at {self.url}, got a file")
             folder = os.open(self.path, FOLDER)
-        try:
+        with _closing(folder):
             with self._errors():
                 names = _names(folder)
             yield from _below("", folder, names, os.path.realpath(self.path))
-        finally:
-            os.close(folder)
 
     def _check(self, status: os.stat_result, version: str | None) -> None:
         if not stat.S_ISREG(status.st_mode):
@@ -136,6 +134,14 @@ class DiskFile:
             raise (LocationRefused if error.errno in LASTING else LocationUnavailable)(detail) from error
 
 
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _real_parts(path: str, root: str) -> list[str]:
     """Return the parts of a real path below that of a folder; raise ``OSError`` if it is not below."""
     real, above = os.path.realpath(path), os.path.realpath(root).rstrip("/") + "/"
@@ -169,20 +175,12 @@ def _below(prefix: str, folder: int, names: dict[str, bool], root: str) -> Itera
                 yield entry
             continue
         try:
-            inner = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            with _closing(os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=folder)) as inner:
+                yield from _below(f"{prefix}{name}/", inner, _names(inner), root)
         except FileNotFoundError:
             continue  # removed meanwhile
         except OSError as error:
             yield FileEntry(prefix + name, 0, "", f"the folder cannot be listed: {error.strerror}")
-            continue
-        try:
-            inner_names = _names(inner)
-        except OSError as error:
-            yield FileEntry(prefix + name, 0, "", f"the folder cannot be listed: {error.strerror}")
-        else:
-            yield from _below(f"{prefix}{name}/", inner, inner_names, root)
-        finally:
-            os.close(inner)
 
 
 def _file_entry(prefix: str, name: str, folder: int, root: str) -> FileEntry | None:

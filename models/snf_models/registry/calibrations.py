@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -115,6 +116,13 @@ class NumberedStore(Generic[Record]):
     def of_job(self, job: str) -> int | None:
         return next((number for number, record in self.readable().items() if record.job == job), None)
 
+    @contextmanager
+    def _publishing(self, job: str | None) -> Iterator[int | None]:
+        """Hold the lock of the name, and yield what a job published before."""
+        with locked(self._of_name):
+            remove_leftovers(self.folder)
+            yield None if job is None else self.of_job(job)
+
 
 class CalibrationStore(NumberedStore[CalibrationRecord]):
     """Calibrations of a version, where 0 is the artifact's own."""
@@ -169,9 +177,7 @@ class CalibrationStore(NumberedStore[CalibrationRecord]):
 
         With ``activate`` None it becomes active unless a usual false-alarm rate is lost.
         """
-        with locked(self._of_name):
-            remove_leftovers(self.folder)
-            known = None if job is None else self.of_job(job)
+        with self._publishing(job) as known:
             if known is not None:
                 return known
             before = newest = self.numbers()[-1]
@@ -257,9 +263,7 @@ class LimitStore(NumberedStore[LimitRecord]):
 
     def publish(self, record: LimitRecord, before_publish: Callable[[], None] = lambda: None) -> int:
         """Store a limit; a job publishes once. ``before_publish`` may raise as the last check."""
-        with locked(self._of_name):
-            remove_leftovers(self.folder)
-            known = None if record.job is None else self.of_job(record.job)
+        with self._publishing(record.job) as known:
             if known is not None:
                 return known
             number = max(self.stored(), default=0) + 1

@@ -210,16 +210,12 @@ class Detector:
     def verdicts(self, likelihoods: Sequence[Likelihood], alpha: float | None = None) -> list[Verdict]:
         """Return the anomaly verdict on each image from its log-likelihood, which this detector computed.
 
-        Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``, and
-        ``ValueError`` for a log-likelihood without evidence.
+        Raises ``AlphaUnattainable`` if the calibration has too few images for the false-alarm rate ``alpha``.
         """
-        evidence = [likelihood.evidence for likelihood in likelihoods if likelihood.evidence is not None]
-        if len(evidence) < len(likelihoods):
-            raise ValueError("expected likelihoods from this density, got some without evidence")
-        if not evidence:
+        if not likelihoods:
             return []
-        size = self.density.image_shape[1:]
-        return self.calibration.judge(Evidence.join(evidence), self.density.statistics, size, alpha)
+        evidence = Evidence.join([likelihood.evidence for likelihood in likelihoods])
+        return self.calibration.judge(evidence, self.density.statistics, self.density.image_shape[1:], alpha)
 
     def heat_maps(self, images: Batch) -> list[PixelMaps]:
         """Return a heat map for each image, which shows how much each pixel adds to the log-likelihood.

@@ -119,14 +119,12 @@ class TilePlan:
 
     def box(self, number: int) -> tuple[int, int, int, int]:
         """Return left, top, right and bottom in pixels of a tile, cut off at the image's edges."""
-        row, column = divmod(number, len(self.lefts))
-        top, left = self.tops[row], self.lefts[column]
+        top, left = self._corner(number)
         return left, top, min(left + self.side, self.width), min(top + self.side, self.height)
 
     def cut(self, image: Pixels, number: int) -> Pixels:
         """Return the pixels of a tile, uint8 ``(C, side, side)``, from an image ``(C, H, W)``."""
-        row, column = divmod(number, len(self.lefts))
-        top, left = self.tops[row], self.lefts[column]
+        top, left = self._corner(number)
         part = np.ascontiguousarray(image[:, top : top + self.side, left : left + self.side])
         below, right = self.side - part.shape[1], self.side - part.shape[2]
         return np.pad(part, ((0, 0), (0, below), (0, right)), mode="symmetric") if below or right else part
@@ -143,10 +141,13 @@ class TilePlan:
         places = values.shape[1]
         total = np.zeros((self.tops[-1] // self.stride + places, self.lefts[-1] // self.stride + places))
         for number, of_tile in enumerate(values):
-            row, column = divmod(number, len(self.lefts))
-            top, left = self.tops[row] // self.stride, self.lefts[column] // self.stride
+            top, left = (side // self.stride for side in self._corner(number))
             total[top : top + places, left : left + places] += of_tile
         return total[:rows, :columns]
+
+    def _corner(self, number: int) -> tuple[int, int]:
+        row, column = divmod(number, len(self.lefts))
+        return self.tops[row], self.lefts[column]
 
     @cached_property
     def _nearest(self) -> tuple[tuple[Indices, Indices], tuple[Indices, Indices]]:

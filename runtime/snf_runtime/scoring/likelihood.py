@@ -70,7 +70,7 @@ class Likelihood:
     terms: tuple[LogLikelihoodTerm, ...]
     draws: DrawStatistics | None = None
     kind: DensityKind = "density"
-    evidence: Evidence | None = field(default=None, compare=False, repr=False)
+    evidence: Evidence = field(compare=False, repr=False, kw_only=True)
 
 
 def score_images(density: ImageDensity, images: Batch, draws: int = 1) -> list[Likelihood]:

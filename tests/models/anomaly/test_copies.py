@@ -82,13 +82,11 @@ def test_a_group_of_copies_gives_one_rank(scorer: Scorer, near: bool) -> None:
     assert (of_alone.calibration_images, of_alone.copies) == (12, 0)
     assert calibration.map_maxima is not None
     assert len(calibration.map_maxima) == 12
-    evidence = Evidence.join([score.evidence for score in scorer.score(images[52:]) if score.evidence is not None])
+    evidence = Evidence.join([score.evidence for score in scorer.score(images[52:])])
     p = calibration.p_values(evidence)
     np.testing.assert_array_equal(p, alone.p_values(evidence))
     own = scorer.score(different)
-    values = calibration.folds[0].statistic(
-        Evidence.join([score.evidence for score in own if score.evidence is not None])
-    )
+    values = calibration.folds[0].statistic(Evidence.join([score.evidence for score in own]))
     new = calibration.folds[0].statistic(evidence)
     expected = [(1 + sum(round(value, 6) >= round(t, 6) for value in values)) / 13 for t in new]
     np.testing.assert_allclose(p, expected)

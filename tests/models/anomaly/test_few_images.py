@@ -29,7 +29,7 @@ MEDIAN = math.log(2)
 
 def evidence_of(scorer: Scorer, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Evidence:
     scored = scorer.score(images)
-    return Evidence.join([one.evidence for one in scored if one.evidence is not None])
+    return Evidence.join([one.evidence for one in scored])
 
 
 @pytest.mark.parametrize("count", [40, 100, 300])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -34,7 +32,7 @@ def judged(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1) -> list[Ve
 
 def evidence_of(scorer: Scorer, images: NDArray[np.uint8], draws: int = 1) -> Evidence:
     found = scorer.score_each(images, draws)
-    return Evidence.join([one.evidence for one in found if isinstance(one, Likelihood) and one.evidence is not None])
+    return Evidence.join([one.evidence for one in found if isinstance(one, Likelihood)])
 
 
 def same_verdicts(left: list[Verdict], right: list[Verdict]) -> None:
@@ -104,10 +102,7 @@ def test_p_values_by_hand(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     assert [one.p_value for one in judged(scorer, images)] == expected
 
 
-def test_verdicts_need_the_evidence_of_a_scorer(scorer: Scorer, images: NDArray[np.uint8]) -> None:
-    bare = replace(scorer.score(images[:1])[0], evidence=None)
-    with pytest.raises(ValueError, match="without evidence"):
-        scorer.verdicts([bare])
+def test_no_image_has_no_verdict(scorer: Scorer, images: NDArray[np.uint8]) -> None:
     assert scorer.verdicts([]) == []
     assert judged(scorer, images[:0]) == []
 

@@ -341,7 +341,6 @@ def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
     assert done == {"statistics": (16, 16), "calibration": (4, 4)}
     assert count_image_passes(reference) == sum(images for _, images in done.values())
     evidence = scorer.score(255 - real_images(40))[-1].evidence
-    assert evidence is not None
     assert 0 < calibration.p_values(evidence)[0] <= 1
 
 

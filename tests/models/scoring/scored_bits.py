@@ -22,7 +22,6 @@ def bits_of(scorer: Scorer, images: Any = None) -> str:
         for image in scorer.detect(images[:size], draws=1 + (size == 2), explain=size == 5):
             assert isinstance(image, Detection)
             likelihood, verdict, evidence = image.likelihood, image.verdict, image.likelihood.evidence
-            assert evidence is not None
             digest.update(repr((likelihood.log_likelihood, verdict.statistic, verdict.p_value)).encode())
             digest.update(np.ascontiguousarray(evidence.whole).tobytes())
             if image.heat_map is not None:

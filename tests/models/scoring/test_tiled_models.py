@@ -83,7 +83,6 @@ def test_a_statistic_is_that_of_all_tiles(scorer: Scorer, images: list[NDArray[n
     assert isinstance(scorer.density, FeatureDensity)
     for image, likelihood in zip(images, scorer.score(images), strict=True):
         evidence = likelihood.evidence
-        assert evidence is not None
         for fold in scorer.calibration.folds:
             family = fold.statistic.features
             assert family is not None
@@ -323,7 +322,7 @@ def test_a_model_of_tiles_is_calibrated_on_other_images(made: tuple[Scorer, Data
     assert summary.statistics_images + summary.calibration_images == 40
     mosaics = [mosaic(seed) for seed in range(400, 406)]
     scores = scorer.score([*mosaics, *(with_fault(image, 20, 24) for image in mosaics)])
-    p = [float(calibration.p_values(score.evidence)[0]) for score in scores if score.evidence is not None]
+    p = [float(calibration.p_values(score.evidence)[0]) for score in scores]
     assert max(p[6:]) == calibration.smallest_p
     assert np.median(p[:6]) > 0.1
 
@@ -383,7 +382,6 @@ def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkey
     assert isinstance(scorer.density, FeatureDensity)
     large = [mosaic(0, 10, 10)] * 60
     evidence = scorer.score(large[:1])[0].evidence
-    assert evidence is not None
     assert evidence.features is not None
     assert evidence_bytes(large, architecture) == 60 * evidence.features.places.nbytes
     assert images_in_memory(large, architecture) == 60

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from snf_models.errors import BackboneMissing, BackboneUnfit, ModelsError
+from snf_models.errors import BackboneMissing, BackboneUnfit
 from snf_models.features.backbones import LITE0, BackboneStore
 from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
@@ -103,14 +103,6 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     part.write_bytes(package_file().read_bytes()[:1_000_000])
     with pytest.raises(BackboneUnfit, match=r"expected weights of EfficientNet-Lite0 in part\.pth"):
         convert(part)
-
-
-def test_changed_weights_are_refused(installed: Callable[[object], Path]) -> None:
-    state = torch.load(package_file(), weights_only=True)
-    state["_blocks.7._project_conv.weight"] *= 1.01
-    with pytest.raises(ModelsError, match=r"expected -?[0-9.]+ as logit [0-9]+ of the test image, got") as caught:
-        convert(installed(state))
-    assert caught.value.slug == "backbone-unfit"
 
 
 def test_weights_that_only_the_digest_tells_apart_are_refused(

@@ -50,7 +50,7 @@ def test_new_images_come_out_standardised() -> None:
 def test_real_statistics_no_longer_follow_complexity(scorer: Scorer) -> None:
     digits = load_dataset("mnist-mini", None)
     scored = scorer.score(digits.train)
-    whole = np.concatenate([one.evidence.whole for one in scored if one.evidence is not None])
+    whole = np.concatenate([one.evidence.whole for one in scored])
     assert scorer.density.statistics[0] == COMPLEXITY
     statistics, c = whole[:, 1:], whole[:, 0]
     z = Conditioning.fit(statistics, c)(statistics, c)
