@@ -146,23 +146,25 @@ def frozen_glow(
 
 
 class CountedCalls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that factorise, invert or take determinants, in forward and backward alike."""
+    """Names of the operations that run, in forward and backward alike."""
 
     CUBIC = ("linalg", "inverse", "det", "lu_", "solve", "cholesky", "qr", "svd", "eig", "ormqr", "matrix_exp")
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.all = 0
-        self.cubic: list[str] = []
+        self.names: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.all += 1
-        name = func.name().removeprefix("aten::")
-        if any(part in name for part in self.CUBIC) and "detach" not in name and "elu" not in name:
-            self.cubic.append(name)
+        self.names.append(func.name().removeprefix("aten::"))
         return func(*args, **(kwargs or {}))
+
+    @property
+    def cubic(self) -> list[str]:
+        """Those that factorise, invert or take determinants."""
+        found = [name for name in self.names if any(part in name for part in self.CUBIC)]
+        return [name for name in found if "detach" not in name and "elu" not in name]
 
 
 def transformed(frozen: FrozenFlow, x: Tensor) -> NDArray[np.float64]:

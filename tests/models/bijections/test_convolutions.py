@@ -126,24 +126,6 @@ def test_projection_is_the_nearest_convolution(kernel: Size, image: Size) -> Non
     torch.testing.assert_close(project(inverse, kernel).flatten(), nearest, rtol=0, atol=1e-12)
 
 
-@KERNELS
-@IMAGES
-def test_layer_is_the_matrix_both_ways(kernel: Size, image: Size) -> None:
-    conv, x = layer(3, kernel), normal(4, 3, *image, seed=2)
-    dense = matrix(conv.weight.detach(), image)
-    expected = torch.linalg.slogdet(dense).logabsdet
-    for module in (conv, conv.train()):
-        z, log_det = module(x)
-        torch.testing.assert_close(z, apply(dense, x) + conv.bias.view(1, -1, 1, 1), rtol=0, atol=1e-12)
-        torch.testing.assert_close(log_det, expected.expand(4), rtol=1e-8, atol=1e-10)
-        back, inverse_log_det = module.inverse(z)
-        torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
-        torch.testing.assert_close(inverse_log_det, -log_det, rtol=0, atol=0)
-    assert conv.constant_log_det_at((3, *image)) == pytest.approx(float(expected), rel=1e-8, abs=1e-10)
-    with torch.no_grad():
-        assert conv(x)[1][0] == conv.constant_log_det_at((3, *image))
-
-
 def test_a_sample_takes_one_factorisation_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     factorised: list[Size] = []
 
@@ -173,21 +155,6 @@ def test_gradients_of_log_det_and_inverse_are_those_of_the_matrix(kernel: Size, 
     value = (x * slope).sum() - 0.7 * 3 * torch.linalg.slogdet(dense).logabsdet
     for mine, expected in zip(got, torch.autograd.grad(value, [weight, bias, z]), strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-10)
-
-
-@torch.no_grad()
-def test_frozen_layer_is_a_copy_in_float64() -> None:
-    conv = layer(3, (3, 3))
-    x = normal(4, 3, 6, 5, seed=5)
-    frozen, expected = conv.freeze((3, 6, 5)), conv(x)[0]
-    for parameter in conv.parameters():
-        parameter.zero_()
-    z, log_det = frozen.forward(x)
-    assert log_det is None
-    torch.testing.assert_close(z, expected, rtol=0, atol=1e-14)
-    assert layer(3, (3, 3)).float().freeze((3, 6, 5)).forward(x)[0].dtype == torch.float64
-    torch.testing.assert_close(frozen.inverse(z, "exact"), x, rtol=0, atol=1e-12)
-    torch.testing.assert_close(frozen.inverse(z, "learned"), x, rtol=0, atol=1e-12)
 
 
 def test_start_is_near_the_identity() -> None:

@@ -13,7 +13,14 @@ from snf_models.bijections.convolution_matrix import FactorisedConvolution, Size
 from snf_models.flows.architecture import ConvolutionalArchitecture
 from snf_models.flows.build import build_flow
 from snf_models.training.objective import SelfNormalizingObjective, inverse_errors
-from tests.models.bijections.convolutions import apply, matrix, near_identity, normal, placements
+from tests.models.bijections.convolutions import (
+    check_gradients,
+    gradient_of,
+    matrix,
+    near_identity,
+    normal,
+    placements,
+)
 from tests.models.helpers import CountedCalls, dequantised, real_images
 
 CASES = pytest.mark.parametrize(
@@ -34,11 +41,6 @@ def layer(channels: int, kernel: Size, scale: float = 0.2) -> TwoLayerInverseCon
     return made
 
 
-def gradient_of(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
-
-
 @CASES
 def test_place_counts_every_placement(shape: Shape, kernel: Size) -> None:
     outer, inner = (normal(shape[0], shape[0], *kernel, seed=seed) for seed in (1, 2))
@@ -50,39 +52,9 @@ def test_place_counts_every_placement(shape: Shape, kernel: Size) -> None:
 @CASES
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_every_gradient_is_that_of_the_formulas_on_dense_matrices(shape: Shape, kernel: Size, symmetric: bool) -> None:
-    channels, image = shape[0], shape[1:]
-    conv = layer(channels, kernel)
+    conv = layer(shape[0], kernel)
     conv.symmetric = symmetric
-    x, slope = normal(4, *shape, seed=5).requires_grad_(), normal(4, *shape, seed=6)
-    share, error_share = normal(4, seed=7), normal(4, seed=8)
-    z, log_det = conv(x)
-    error = conv.pop_reconstruction_error()
-    assert torch.equal(log_det, torch.zeros(4, dtype=torch.float64))
-    torch.autograd.backward((z * slope).sum() + (log_det * share).sum() + (error * error_share).sum())
-
-    kernels = [conv.weight, conv.first_inverse_weight, conv.second_inverse_weight]
-    fresh = [kernel.detach().clone().requires_grad_() for kernel in kernels]
-    there, back_first, back_second = (matrix(kernel, image) for kernel in fresh)
-    back, data = back_second @ back_first, x.detach()
-    y = apply(there, data)
-    torch.testing.assert_close(z.detach(), y.detach() + conv.bias.detach().view(1, -1, 1, 1), rtol=0, atol=1e-12)
-    expected_error = (apply(back, y) - data).square().sum((1, 2, 3))
-    if symmetric:
-        other = (apply(there, apply(back, y.detach())) - y.detach()).square().sum((1, 2, 3))
-        expected_error = 0.5 * (expected_error + other)
-    torch.testing.assert_close(error.detach(), expected_error.detach(), rtol=1e-12, atol=1e-12)
-    x_slope = apply(there.detach().T, slope)
-    surrogate = (
-        0.5 * (y * slope).sum()
-        - 0.5 * (apply(back, y.detach()) * x_slope).sum()
-        + 0.5 * share.sum() * torch.trace(back.detach() @ there)
-        - 0.5 * share.sum() * torch.trace(there.detach() @ back)
-        + (expected_error * error_share).sum()
-    )
-    for kernel_, expected in zip(kernels, torch.autograd.grad(surrogate, fresh), strict=True):
-        torch.testing.assert_close(gradient_of(kernel_), expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(gradient_of(conv.bias), slope.sum((0, 2, 3)), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient_of(x), x_slope, rtol=1e-12, atol=1e-12)
+    check_gradients(conv, shape, conv.first_inverse_weight, conv.second_inverse_weight)
 
 
 @CASES
@@ -103,16 +75,6 @@ def test_newton_schulz_replaces_the_product_of_both_kernels(shape: Shape, kernel
     taps = step[:, :, row - down : row + down + 1, column - right : column + right + 1]
     counts = placements(shape[0], kernel, shape[1:]).sum((-1, -2))
     torch.testing.assert_close(2 * gradient_of(conv.weight), flip(taps) * counts, rtol=0, atol=1e-11)
-
-
-@CASES
-def test_right_after_a_refresh_the_log_det_gradient_is_exact(shape: Shape, kernel: Size) -> None:
-    conv = layer(shape[0], kernel)
-    conv.refresh_inverse(shape)
-    torch.autograd.backward(conv(normal(3, *shape, seed=5))[1].mean())
-    weight = conv.weight.detach().clone().requires_grad_()
-    (exact,) = torch.autograd.grad(torch.linalg.slogdet(matrix(weight, shape[1:])).logabsdet, weight)
-    torch.testing.assert_close(2 * gradient_of(conv.weight), exact, rtol=1e-12, atol=1e-12)
 
 
 def test_white_noise_is_the_constraint_on_the_jacobians() -> None:
@@ -155,23 +117,6 @@ def test_two_kernels_learn_a_better_inverse_than_one() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
-@torch.no_grad()
-def test_frozen_layers_keep_both_inverses() -> None:
-    conv = layer(2, (3, 3), scale=0.1).eval()
-    x = normal(3, 2, 6, 5, seed=5)
-    z, log_det = conv(x)
-    expected = torch.linalg.slogdet(matrix(conv.weight, (6, 5))).logabsdet
-    torch.testing.assert_close(log_det, expected.expand(3), rtol=1e-8, atol=0)
-    back = matrix(conv.second_inverse_weight, (6, 5)) @ matrix(conv.first_inverse_weight, (6, 5))
-    learned = apply(back, z - conv.bias.view(1, -1, 1, 1))
-    torch.testing.assert_close(conv.approximate_inverse(z), learned, rtol=0, atol=1e-12)
-    frozen = conv.freeze((2, 6, 5))
-    conv.first_inverse_weight.zero_()
-    conv.second_inverse_weight.zero_()
-    torch.testing.assert_close(frozen.inverse(z, "learned"), learned, rtol=0, atol=1e-12)
-    torch.testing.assert_close(frozen.inverse(z, "exact"), x, rtol=0, atol=1e-12)
-
-
 def test_a_whole_flow_of_them_trains_without_factorising(monkeypatch: pytest.MonkeyPatch) -> None:
     architecture = ConvolutionalArchitecture(
         channels=1, height=8, width=8, blocks=2, layers=2, linear="self-normalizing-two-layer"
@@ -198,7 +143,7 @@ def test_a_whole_flow_of_them_trains_without_factorising(monkeypatch: pytest.Mon
     with monkeypatch.context() as patched, CountedCalls() as calls:
         patched.setattr(FactorisedConvolution, "__init__", refuse)
         first = step(0)
-    assert calls.all > 200
+    assert len(calls.names) > 200
     assert calls.cubic == []
     assert [step(index) for index in range(1, 30)][-1] > first + 50
     assert max(inverse_errors(flow, (1, 8, 8)).values()) < 0.2

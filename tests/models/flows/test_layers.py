@@ -63,23 +63,13 @@ def file_of(*steps: Any, shape: tuple[int, int, int] = (1, 8, 8), **more: Any) -
 
 
 @TYPES
-def test_a_type_counts_what_it_builds(layer_type: type[LayerSpec]) -> None:
+def test_a_type_counts_builds_and_describes_its_bijection(layer_type: type[LayerSpec]) -> None:
     layer = example(layer_type)
     built = layer.build(SHAPE)
     assert layer.parameters(SHAPE) == sum(parameter.numel() for parameter in built.parameters())
     assert built.output_shape(SHAPE) == SHAPE
     assert type(built) is layer_type.bijection_class()
-
-
-@TYPES
-def test_a_built_layer_is_described_by_its_type(layer_type: type[LayerSpec]) -> None:
-    layer = example(layer_type)
-    assert describe_layer(layer.build(SHAPE)) == layer
-
-
-@TYPES
-def test_a_layer_is_itself_after_json(layer_type: type[LayerSpec]) -> None:
-    layer = example(layer_type)
+    assert describe_layer(built) == layer
     assert find_layer_type(layer.type).model_validate_json(layer.model_dump_json()) == layer
 
 

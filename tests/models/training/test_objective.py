@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -109,86 +106,6 @@ def test_with_exact_inverses_r_gets_half_the_exact_gradient_of_the_inverse_flow(
         assert_equal(got[f"{name}.inverse_weight"], 0.5 * exact, name)
 
 
-@pytest.mark.parametrize("shape", [(5, 4, 3, 2), (1, 3, 1, 1), (4, 5, 1, 3)], ids=str)
-def test_gradient_of_one_layer_away_from_exact_inverses(shape: tuple[int, ...]) -> None:
-    """R far from W^-1: every term of eq. 10 and 11 by differentiating a linear function that has it as its slope."""
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    count, channels, height, width = shape
-    layer = SelfNormalizingConv1x1(channels).double().train()
-    with torch.no_grad():
-        layer.weight.copy_(normal(channels, channels))
-        layer.inverse_weight.copy_(normal(channels, channels))
-    x, slope, share, error_share = normal(*shape).requires_grad_(), normal(*shape), normal(count), normal(count)
-    z, log_det = layer(x)
-    error = layer.pop_reconstruction_error()
-    torch.autograd.backward((z * slope).sum() + (log_det * share).sum() + (error * error_share).sum())
-
-    weight, inverse = (p.detach().clone().requires_grad_() for p in (layer.weight, layer.inverse_weight))
-    data = x.detach()
-    y = torch.einsum("oc,nchw->nohw", weight, data)
-    back = torch.einsum("oc,nchw->nohw", inverse, y)
-    expected_error = (back - data).square().sum((1, 2, 3))
-    torch.testing.assert_close(error, expected_error, rtol=1e-12, atol=1e-12)
-    x_slope = torch.einsum("oc,nohw->nchw", weight.detach(), slope)
-    locations = height * width
-    surrogate = (
-        0.5 * (y * slope).sum()
-        - 0.5 * (torch.einsum("oc,nchw->nohw", inverse, y.detach()) * x_slope).sum()
-        + 0.5 * locations * share.sum() * torch.trace(inverse.detach() @ weight)
-        - 0.5 * locations * share.sum() * torch.trace(weight.detach() @ inverse)
-        + (expected_error * error_share).sum()
-    )
-    expected = torch.autograd.grad(surrogate, [weight, inverse])
-    assert layer.weight.grad is not None
-    assert layer.inverse_weight.grad is not None
-    assert x.grad is not None
-    assert_equal(layer.weight.grad, expected[0], "W")
-    assert_equal(layer.inverse_weight.grad, expected[1], "R")
-    assert_equal(x.grad, x_slope, "x")
-
-
-def test_the_penalty_is_that_of_detached_inputs_and_reaches_no_other_parameter() -> None:
-    flow = self_normalizing_flow(exact_inverses=False)
-    multiplier = 3.0
-    without, without_input, _ = gradients(flow, 0.0)
-    whole, whole_input, loss = gradients(flow, multiplier)
-
-    layers = {name: part for name, part in flow.named_modules() if isinstance(part, SelfNormalizingConv1x1)}
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda _layer, arguments: seen.__setitem__(name, arguments[0].detach())
-
-    hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
-    y, log_det = batch(flow)
-    flow.eval().forward_pixels(y, log_det)
-    for hook in hooks:
-        hook.remove()
-    errors = {}
-    for name, layer in layers.items():
-        rebuilt = torch.einsum("ij,jk,nkhw->nihw", layer.inverse_weight, layer.weight, seen[name])
-        errors[name] = (rebuilt - seen[name]).square().sum((1, 2, 3)).mean()
-    dimensions = y[0].numel()
-    penalty = multiplier * torch.stack(list(errors.values())).sum() / dimensions
-    named = {f"{n}.{p}": getattr(layer, p) for n, layer in layers.items() for p in ("weight", "inverse_weight")}
-    expected = dict(zip(named, torch.autograd.grad(penalty, list(named.values())), strict=True))
-
-    assert penalty > 1e-3
-    assert_equal(whole_input, without_input, "input")
-    for name, gradient in whole.items():
-        if name in expected:
-            assert_equal(gradient - without[name], expected[name], name)
-        else:
-            assert torch.equal(gradient, without[name]), f"{name} gets something of the penalty"
-    largest = torch.stack(list(errors.values())).max() / dimensions
-    torch.testing.assert_close(loss.reconstruction_error, largest.detach(), rtol=1e-10, atol=0)
-    torch.testing.assert_close(loss.value.detach() + loss.log_likelihood / dimensions, penalty.detach())
-
-
 def test_exact_flows_minimise_their_negative_log_likelihood() -> None:
     flow = exact_twin(self_normalizing_flow(exact_inverses=True)).train()
     y, log_det = batch(flow)
@@ -213,7 +130,7 @@ def training_step(flow: Flow) -> CountedCalls:
 
 def test_a_self_normalizing_step_factorises_nothing() -> None:
     calls = training_step(glow(16))
-    assert calls.all > 200
+    assert len(calls.names) > 200
     assert [name for name in calls.cubic if "vector_norm" not in name] == []
 
 
