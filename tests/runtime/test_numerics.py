@@ -7,11 +7,10 @@ import pytest
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from scipy.special import logsumexp as scipys_logsumexp
-from scipy.special import xlogy
 
 from snf_runtime.anomaly.maps import MAX_REGIONS, SMOOTHING, connected, find_regions, of_pixels
 from snf_runtime.anomaly.statistics import _basis
-from snf_runtime.scoring.evidence import logsumexp, residual_entropy
+from snf_runtime.scoring.evidence import logsumexp
 
 TOUCHING = np.ones((3, 3))
 
@@ -111,11 +110,3 @@ def test_of_equal_peaks_the_first_is_the_place() -> None:
     anomaly[2:4, 1:5] = 1.0
     (region,) = find_regions(anomaly, 0.5).regions
     assert region.place == (1, 2)
-
-
-def test_the_entropy_of_residuals() -> None:
-    """A single column: every residual is the difference to the pixel above."""
-    column = np.random.default_rng(0).integers(0, 256, (1, 1, 200, 1), dtype=np.uint8)
-    residuals = np.diff(column.ravel().astype(int), prepend=0) % 256
-    shares = np.bincount(residuals, minlength=256) / 200
-    assert residual_entropy(column)[0] == pytest.approx(-xlogy(shares, shares).sum() / np.log(2), abs=1e-12)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +19,12 @@ from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.datasets import Dataset, load_dataset
-from snf_models.errors import ArtifactError, ImageError, ScoreNotFinite
+from snf_models.errors import ArtifactError, ImageError
 from snf_models.registry.calibrations import calibration_bytes, load_calibration, save_calibration
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
-from snf_runtime.anomaly.detection import Detection, Detector, StoredEvidence, rejudge
+from snf_runtime.anomaly.detection import StoredEvidence, rejudge
 from snf_runtime.anomaly.statistics import EvidenceKind, merge, weights
 from snf_runtime.anomaly.verdict import MAX_REASONS, MIN_SHARE
 from snf_runtime.scoring.evidence import white_levels
@@ -210,28 +208,6 @@ def _with_last(calibration: Calibration, value: float) -> Calibration:
     return replace(calibration, folds=(replace(fold, ordered=ordered),))
 
 
-def test_company_and_order_do_not_matter() -> None:
-    calibration = split()
-    some = evidence(50, 5)
-    together = calibration.judge(some, NAMES, IMAGE)
-    order = np.random.default_rng(0).permutation(50)
-    shuffled = calibration.judge(some[order], NAMES, IMAGE)
-    for place, number in enumerate(order.tolist()):
-        for other in (shuffled[place], calibration.judge(some[number : number + 1], NAMES, IMAGE)[0]):
-            assert other.p_value == together[number].p_value
-            assert other.statistic == pytest.approx(together[number].statistic, rel=1e-9)
-            assert [reason.text for reason in other.reasons] == [reason.text for reason in together[number].reasons]
-
-
-def test_map_reference_is_mean_and_deviation_of_the_maps() -> None:
-    maps = np.random.default_rng(1).normal(size=(40, *IMAGE))
-    pixels = reference(40, 1).pixels()
-    assert pixels is not None
-    np.testing.assert_allclose(pixels.mean, maps.mean(0), atol=1e-12)
-    deviation = maps.std(0)
-    np.testing.assert_allclose(pixels.deviation, np.maximum(deviation, 0.1 * np.median(deviation)), rtol=1e-9)
-
-
 def counts(levels: np.ndarray) -> list[int]:
     return [int((levels == level).sum()) for level in range(256)]
 
@@ -346,44 +322,3 @@ def test_a_model_of_grey_images_keeps_its_shares_in_the_file(scorer: Scorer, tmp
         save_file(kept if broken is None else kept | {"folds.0.statistic.whole.shares": broken}, path)
         with pytest.raises(ArtifactError, match="expected 3 densities of the whole image, or 4 with 4 shares, got 4"):
             load_calibration(path)
-
-
-def detector(scored: list[Any], judged: list[tuple[list[Any], float | None]], maps: list[Any]) -> Detector:
-    """A detector whose scores are given, and whose verdicts are pairs of score and rate."""
-
-    class Given(Detector):
-        def score_steps(self, images: Any, draws: int = 1, *, chunk_size: Any = None, observe: Any = None) -> Any:
-            if observe is not None:
-                observe(None, None)
-            yield
-            return scored
-
-        def verdicts(self, likelihoods: Any, alpha: float | None = None) -> Any:
-            judged.append((likelihoods, alpha))
-            return [SimpleNamespace(of=likelihood, alpha=alpha) for likelihood in likelihoods]
-
-        def _maps(self, *_: Any) -> Any:
-            return maps
-
-    calibration: Any = SimpleNamespace(map_threshold=lambda _alpha: None, pixels="reference")
-    density: Any = SimpleNamespace(chunk_size=1)
-    return Given(density, calibration)
-
-
-def test_images_are_judged_once_for_each_alpha_and_keep_their_errors() -> None:
-    judged: list[tuple[list[Any], float | None]] = []
-    overflow = ScoreNotFinite("overflow")
-    scored: list[Any] = ["a", "b", "c", overflow, "d"]
-    images: Any = scored
-    results = detector(scored, judged, []).detect(images, [None, 0.05, None, 0.05, 0.05])
-    assert judged == [(["a", "c"], None), (["b", "d"], 0.05)]
-    assert results[3] is overflow
-    verdicts: list[Any] = [result.verdict for result in results if isinstance(result, Detection)]
-    assert [(one.of, one.alpha) for one in verdicts] == [("a", None), ("b", 0.05), ("c", None), ("d", 0.05)]
-
-
-def test_heat_maps_go_to_their_images() -> None:
-    scored: list[Any] = ["a", ScoreNotFinite("overflow"), "c"]
-    images: Any = scored
-    results = detector(scored, [], ["first", "second", "third"]).detect(images, explain=True)
-    assert [result.heat_map for result in results if isinstance(result, Detection)] == ["first", "third"]

@@ -30,15 +30,6 @@ def test_p_values_by_hand() -> None:
     assert smallest_p(4) == 1 / 5
 
 
-def test_cross_conformal_p_values_by_hand() -> None:
-    """Each image is compared in each fold by that fold's own fit: (1 + 1 + 2 + 0) / (6 + 1), and so on."""
-    folds = [np.array([1.0, 5.0]), np.array([10.0, 20.0]), np.array([0.1, 0.2])]
-    statistics = [np.array([4.0, 6.0, 0.0]), np.array([10.0, 30.0, 0.0]), np.array([0.3, 0.1, 0.0])]
-    assert p_values(folds, statistics).tolist() == [4 / 7, 3 / 7, 7 / 7]
-    with pytest.raises(ValueError, match="zip"):
-        p_values(folds, statistics[:2])
-
-
 def test_definition_on_random_data_with_ties() -> None:
     generator = np.random.default_rng(0)
     folds = [np.sort(generator.integers(0, 9, size)).astype(float) for size in (7, 1, 12)]

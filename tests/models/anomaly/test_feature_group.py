@@ -220,17 +220,6 @@ def test_a_fold_without_values_loads_as_earlier_versions_wrote_it() -> None:
     assert verdict.reasons[0].feature == "feature-place"
 
 
-def test_a_calibration_comes_back_from_its_arrays() -> None:
-    folds = (np.arange(50) % 5).astype(np.int8)
-    unseen = tuple(of_features(40, 10 + fold) for fold in range(5))
-    calibration = fit_cross(reference(50, 1, fits=6), folds, (), None, unseen=unseen)
-    again = from_arrays(Calibration, to_arrays(calibration))
-    new = evidence(20, 4, fits=6)
-    np.testing.assert_array_equal(again.p_values(new), calibration.p_values(new))
-    assert again.folds[3].statistic.features is not None
-    assert again.folds[3].statistic.features.fit_number.tolist() == [4]
-
-
 def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     """Of 60 images, those of pixels are far more surprised by new images than by those that they were fitted to."""
 

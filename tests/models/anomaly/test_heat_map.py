@@ -20,7 +20,6 @@ from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze, layers_with_log_det
 from snf_models.scoring.open_density import FlowDensity
 from snf_models.scoring.torch_engine import TorchEngine
-from snf_runtime.anomaly.maps import MapReference, standardise
 from tests.models.anomaly.flows import fully_connected
 from tests.models.helpers import real_images
 
@@ -74,16 +73,6 @@ def test_twice_the_anomaly_is_redder_and_no_threshold_has_no_colour() -> None:
     assert (np.diff(greens) <= 0).all()
     assert len(set(greens.tolist())) > 8
     assert not colours(anomaly, None).any()
-
-
-def test_standardise() -> None:
-    generator = np.random.default_rng(0)
-    mean, deviation = generator.normal(size=(4, 5)), generator.uniform(1, 2, (4, 5))
-    nats = generator.normal(size=(3, 4, 5))
-    expected = [
-        [[(nats[n, i, j] - mean[i, j]) / deviation[i, j] for j in range(5)] for i in range(4)] for n in range(3)
-    ]
-    np.testing.assert_allclose(standardise(nats, MapReference(mean, deviation)), expected, rtol=1e-12)
 
 
 def test_maps_of_a_model(scorer: Scorer) -> None:

@@ -20,22 +20,15 @@ from snf_models.registry.calibrations import load_calibration, save_calibration
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import Calibration
 from snf_runtime.anomaly.detection import Detection
-from snf_runtime.anomaly.maps import MAX_REGIONS, find_regions, of_pixels, of_places
+from snf_runtime.anomaly.maps import find_regions, of_pixels, of_places
 from snf_runtime.anomaly.verdict import VerdictReason, located
 from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
 from tests.models.anomaly.test_feature_group import IMAGE, evidence, reference
 from tests.models.helpers import sign_again
 from tests.support.compiled_cache import compiled
-from tests.support.trained import feature_artifact, hybrid_artifact
 
 ALPHA = 0.05
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    """A model of features of real digits."""
-    return load_model(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
 
 
 def with_maps(count: int, seed: int, fits: int = 1) -> ReferenceEvidence:
@@ -66,32 +59,6 @@ def test_places_are_interpolated_between_their_centres() -> None:
     assert brought[1, 2] == pytest.approx(places[0, 0]), "the middle pixel of the first place"
     np.testing.assert_allclose(of_places(places[None].repeat(2, 0), (12, 30))[1], brought)
     assert of_places(places, (3, 3)).shape == (3, 3)
-
-
-def test_maps_of_pixels_are_larger_where_the_image_is_less_likely() -> None:
-    z = np.random.default_rng(0).normal(size=(2, 20, 20))
-    z[1, 5:9, 5:9] -= 8
-    found = of_pixels(z)
-    np.testing.assert_allclose(found[0], of_pixels(z[0]))
-    assert found[1, 6, 6] > 6 > found[0].max()
-
-
-def test_regions_by_hand() -> None:
-    anomaly = np.zeros((8, 10))
-    anomaly[1:3, 1:5] = 3
-    anomaly[3, 5] = 4  # touches at a corner
-    anomaly[6, 8:10] = 9, 7
-    found = find_regions(anomaly, 3.0)
-    assert (found.count, found.threshold) == (2, 3.0)
-    strongest, other = found.regions
-    assert (strongest.box, strongest.area, strongest.peak, strongest.place) == ((8, 6, 10, 7), 2, 9.0, (8, 6))
-    assert (other.box, other.area, other.peak, other.place) == ((1, 1, 6, 4), 9, 4.0, (5, 3))
-    assert find_regions(anomaly, 9.5).regions == ()
-    many = np.zeros((20, 20))
-    many[::2, ::2] = np.arange(100).reshape(10, 10) + 1
-    most = find_regions(many, 0.5)
-    assert (most.count, len(most.regions)) == (100, MAX_REGIONS)
-    assert [one.peak for one in most.regions] == list(range(100, 100 - MAX_REGIONS, -1))
 
 
 def test_a_stain_over_many_places_gets_one_box_that_covers_it() -> None:
@@ -233,8 +200,7 @@ def test_pixels_have_regions_with_a_heat_map_and_features_always(scorer: Scorer,
     assert max(0, min(right, 24) - max(left, 8)) * max(0, min(bottom, 14) - max(top, 2)) >= 0.9 * 16 * 12
 
 
-def test_the_map_of_a_hybrid_is_that_of_its_features(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> None:
-    hybrid = load_model(hybrid_artifact(tmp_path_factory), options=compiled(backbones=backbones))
+def test_the_map_of_a_hybrid_is_that_of_its_features(hybrid: Scorer) -> None:
     digits = load_dataset("mnist-mini", None).test[:3]
     found = collect_evidence(hybrid.density, digits).evidence.features
     assert found is not None
@@ -243,16 +209,12 @@ def test_the_map_of_a_hybrid_is_that_of_its_features(tmp_path_factory: pytest.Te
         np.testing.assert_allclose(one.anomaly, other, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "draws"), [("hybrid", 3), ("features", 3)])
+@pytest.mark.parametrize("kind", ["hybrid", "features"])
 def test_scores_and_maps_come_from_the_same_pass(
-    tmp_path_factory: pytest.TempPathFactory,
-    backbones: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    draws: int,
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    made = {"hybrid": hybrid_artifact, "features": feature_artifact}[kind](tmp_path_factory)
-    scorer = load_model(made, options=compiled(backbones=backbones))
+    scorer: Scorer = request.getfixturevalue(kind)
+    draws = 3
     digits = load_dataset("mnist-mini", None).test[:25]  # more than one group of 64 draws, whose end cuts an image
     plain, maps = scorer.detect(digits, draws=draws), scorer.heat_maps(digits)
     features = scorer.density.features if isinstance(scorer.density, HybridDensity) else scorer.density

@@ -15,6 +15,8 @@ from snf_runtime.scoring.evidence import Evidence
 from snf_runtime.scoring.likelihood import Likelihood
 from tests.models.helpers import half_with_noise
 
+ELSEWHERE = 1e-4
+"""Nats between the same image in one company and in another."""
 STATISTICS = 1e-9
 """Relative, between the same statistic in one company and in another."""
 
@@ -42,24 +44,19 @@ def same_verdicts(left: list[Verdict], right: list[Verdict]) -> None:
         assert [reason.text for reason in one.reasons] == [reason.text for reason in other.reasons]
 
 
-def test_alone_in_a_batch_and_in_any_order(scorer: Scorer, images: NDArray[np.uint8]) -> None:
-    together = judged(scorer, images)
+def test_alone_in_a_batch_of_any_size_and_in_any_order(scorer: Scorer, images: NDArray[np.uint8]) -> None:
+    together, scores = judged(scorer, images), scorer.score(images)
     assert len({one.p_value for one in together}) > 3
-    order = np.random.default_rng(1).permutation(len(images))
-    same_verdicts(judged(scorer, images[order]), [together[i] for i in order])
-    for i in (0, 5, 23):
-        same_verdicts(judged(scorer, images[i : i + 1]), [together[i]])
-    company = np.concatenate([np.zeros_like(images[:2]), np.full_like(images[:1], 255), images[7:8]])
-    same_verdicts(judged(scorer, company)[3:], [together[7]])
-    same_verdicts(judged(scorer, np.asfortranarray(images)), together)
-
-
-def test_statistics_do_not_know_their_company(scorer: Scorer, images: NDArray[np.uint8]) -> None:
-    together = evidence_of(scorer, images)
-    for i in (0, 11, 23):
-        alone = evidence_of(scorer, images[i : i + 1])
-        np.testing.assert_allclose(alone.whole[0], together.whole[i], rtol=STATISTICS, atol=STATISTICS)
-        np.testing.assert_allclose(alone.cells[0], together.cells[i], rtol=STATISTICS, atol=STATISTICS)
+    assert scorer.score(images) == scores, "twice the same to the bit"
+    tile = scorer.density.micro_batch
+    order = np.random.default_rng(1).permutation(len(images)).tolist()
+    extremes = np.concatenate([np.zeros_like(images[:2]), np.full_like(images[:1], 255)])
+    batches = [order, [0], [5], [23], list(range(23)), list(range(max(1, tile - 1))), list(range(min(24, tile + 1)))]
+    for numbers, before in [*((numbers, images[:0]) for numbers in batches), ([7], extremes)]:
+        batch = np.asfortranarray(np.concatenate([before, images[numbers]]))
+        same_verdicts(judged(scorer, batch)[len(before) :], [together[i] for i in numbers])
+        for one, number in zip(scorer.score(batch)[len(before) :], numbers, strict=True):
+            assert one.log_likelihood == pytest.approx(scores[number].log_likelihood, abs=ELSEWHERE)
 
 
 @pytest.mark.parametrize("draws", [2, 3, 65])

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from snf_models.errors import ImageError
@@ -172,22 +171,6 @@ def test_colour_at_a_grey_model_is_refused_with_and_without_resizing(shape: tupl
         decode(encoded(tinted, "PNG"), fit=fit)
     decoded = decode(encoded(tinted, "PNG"), fit=fit, colour="grey")
     assert decoded.converted == "RGB -> L"
-
-
-def test_pixels_of_ordinary_files_are_as_before(ordinary: list[tuple[bytes, NDArray[np.uint8]]]) -> None:
-    for data, pixels in ordinary:
-        decoded = decode_image(data, Preprocessing(channels=len(pixels), height=28, width=28))
-        assert np.array_equal(decoded.pixels, pixels)
-        assert (decoded.converted, decoded.notes) == (None, ())
-
-
-@pytest.fixture
-def ordinary() -> list[tuple[bytes, NDArray[np.uint8]]]:
-    """Grey and colour PNG and JPEG files, with the pixels that Pillow itself decodes."""
-    photo = np.stack([real_images(3)[n, 0] for n in range(3)], axis=-1)
-    files = [encoded(image, kind) for image in (DIGIT, photo) for kind in ("PNG", "JPEG")]
-    plain = [np.atleast_3d(np.asarray(Image.open(io.BytesIO(data)))).transpose(2, 0, 1) for data in files]
-    return list(zip(files, plain, strict=True))
 
 
 def test_the_most_pixels_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,11 +95,6 @@ def test_an_array_for_tiles_may_have_any_size() -> None:
     np.testing.assert_array_equal(decode_npy(file.getvalue(), TILED, 2), images[:, None])
 
 
-def test_tiles_are_squares() -> None:
-    with pytest.raises(ValueError, match="square tiles"):
-        Preprocessing(channels=1, height=64, width=32, fit="tiles")
-
-
 def test_a_batch_is_checked() -> None:
     images = [mosaic(0, 2, 2), mosaic(0, 3, 2)]
     check_batch(images, (1, 64, 64), tiled=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,19 +18,15 @@ from snf_models.anomaly.calibrate import calibrate, count_image_passes
 from snf_models.anomaly.exchangeability import images_needed, safe_threshold
 from snf_models.anomaly.reference_images import EvenlySpaced, ImageRows, as_seen, check_summary, reference_of
 from snf_models.artifacts.manifest import CalibrationSummary, FeatureFitRecord, GridChoice, read_manifest
-from snf_models.bulk.output import open_output, open_scratch
 from snf_models.datasets import Dataset, load_dataset, summarize
-from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit, PlanDiffers
-from snf_models.locations.location import Location
+from snf_models.errors import ArtifactError, CalibrationNotFound, DatasetUnfit
 from snf_models.registry.calibrations import ARRAYS, CHOICE, RECORD, CalibrationStore, calibration_bytes
 from snf_models.registry.registry import ZOO, Registry
 from snf_models.scorer import Scorer, load_model
 from snf_runtime.anomaly.calibration import USUAL_ALPHAS
 from snf_runtime.images.batch import stacked
-from tests.models.helpers import bulk_plan, real_images
-from tests.models.registry.publishing import publish_calibrations
+from tests.models.helpers import real_images
 from tests.support.compiled_cache import compiled
-from tests.support.forked_context import forked_context
 
 Made = tuple[bytes, CalibrationSummary]
 
@@ -243,19 +238,6 @@ def test_a_version_that_takes_a_number_again_starts_without(registry: Registry, 
     assert registry.publish(artifact, "digits").calibration == 0
 
 
-def test_several_processes_publish_at_once(registry: Registry, calibrations: CalibrationStore, made: Made) -> None:
-    context = forked_context()
-    answers: multiprocessing.Queue[int] = context.Queue()
-    workers = [context.Process(target=publish_calibrations, args=(registry.root, made, answers)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    numbers = sorted(answers.get(timeout=120) for _ in range(8))
-    for worker in workers:
-        worker.join(timeout=60)
-    assert numbers == list(range(1, 9)) == calibrations.numbers()[1:]
-    assert calibrations.active() == 8
-
-
 def rows(images: ImageRows) -> list[bytes]:
     return sorted(image.tobytes() for image in images[0 : len(images)])
 
@@ -331,19 +313,6 @@ def test_many_are_spaced_evenly_and_few_are_refused(scorer: Scorer) -> None:
     check_summary("mnist-mini", summarize("mnist-mini", None), scorer.manifest)
 
 
-def test_twenty_images_give_a_calibration(scorer: Scorer) -> None:
-    told: list[tuple[str, int, int]] = []
-    reference = reference_of(own_images(20), scorer.manifest)
-    calibration, summary = scorer.calibrate(reference, lambda *one: told.append(one))
-    assert (summary.statistics_images, summary.calibration_images) == (16, 4)
-    assert summary.smallest_p == calibration.smallest_p == 1 / 5
-    done = {part: (done, images) for part, done, images in told}
-    assert done == {"statistics": (16, 16), "calibration": (4, 4)}
-    assert count_image_passes(reference) == sum(images for _, images in done.values())
-    evidence = scorer.score(255 - real_images(40))[-1].evidence
-    assert 0 < calibration.p_values(evidence)[0] <= 1
-
-
 def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     registry: Registry, calibrations: CalibrationStore, scorer: Scorer
 ) -> None:
@@ -376,18 +345,6 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     first = registry.resolve("digits")
     again = load_model(first.path, first.calibration_path, compiled())
     assert [one.log_likelihood for one in again.score(images)] == exact
-
-
-def test_a_table_of_scores_never_mixes_two_calibrations(tmp_path: Path) -> None:
-    plan = bulk_plan(calibration=1)
-    open_scratch(tmp_path, plan).part(0).write(b"scored")
-    assert open_scratch(tmp_path, plan).missing() == []
-    other = plan.model_copy(update={"calibration": 2})
-    assert other.resumed(plan) == other
-    with pytest.raises(PlanDiffers):
-        open_output(Location.parse(str(tmp_path)), other)
-    assert open_scratch(tmp_path, other).missing() == [0]
-    assert other.metadata["snf.calibration"] == "2"
 
 
 @pytest.mark.parametrize("alpha", USUAL_ALPHAS)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +29,6 @@ from snf_models.scorer import load_model
 from tests.models.helpers import edit_manifest
 from tests.models.registry.publishing import publish_versions
 from tests.support.forked_context import forked_context
-from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.trained import unfit_artifact
 
 
@@ -465,46 +460,20 @@ def test_models_of_earlier_versions_and_shipped_ones_count_as_fit(tmp_path: Path
     assert registry.aliases("shipped") == {"live": 1}
 
 
-def test_unfit_models_are_removed_whole_and_their_numbers_stay_used(
-    registry: Registry, unfit: Path, artifact: Path
-) -> None:
-    for _ in range(2):
-        registry.publish(unfit, "digits")
-    registry.remove_model("digits")
-    assert registry.names() == []
-    assert registry.publish(unfit, "digits").version == 3
-    with pytest.raises(NoLiveVersion):
-        registry.resolve("digits")
-    assert registry.publish(artifact, "digits").version == registry.live_version("digits") == 4
-
-
-def killed_after_the_version_appeared(registry: Registry, artifact: Path, name: str) -> None:
-    """Publish in a process that is killed as soon as the version's folder has its name."""
-    program = (
-        "import os, signal, sys; from pathlib import Path; "
-        "from snf_models.registry import registry as module; original = module.new_folder\n"
-        "from contextlib import contextmanager\n"
-        "@contextmanager\n"
-        "def then_die(path, size):\n"
-        "    with original(path, size) as folder: yield folder\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "module.new_folder = then_die\n"
-        "root, artifact, name = sys.argv[1:]\n"
-        "module.Registry(Path(root), Path(root, 'none')).publish(Path(artifact), name, promote=False)\n"
-    )
-    command = [sys.executable, "-c", program, str(registry.root), str(artifact), name]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": IMPORT_PATH}, timeout=120, check=False)
-    assert done.returncode == -signal.SIGKILL
-
-
 def test_a_crash_after_the_version_appeared_makes_no_unfit_version_live_and_loses_no_fit_one(
-    registry: Registry, unfit: Path, artifact: Path
+    registry: Registry, unfit: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed_after_the_version_appeared(registry, unfit, "digits")
+    def publish_and_die(model: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, "find", die)
+            with pytest.raises(Killed):
+                registry.publish(model, "digits")
+
+    publish_and_die(unfit)
     assert registry.versions("digits") == [1]
     with pytest.raises(NoLiveVersion):
         registry.resolve("digits")
-    killed_after_the_version_appeared(registry, artifact, "digits")
+    publish_and_die(artifact)
     assert registry.resolve("digits").version == 2
 
 
