@@ -1,18 +1,18 @@
-"""A small convolutional network as an ONNX file, written field by field, and the same network in torch."""
+"""A small convolutional network as an ONNX file, and the same network in torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
+from onnx.external_data_helper import set_external_data
 from torch import Tensor
 from torch.nn import functional
 
 from snf_models.features.backbones import Backbone, BackboneOutput
+from tests.support.onnx_files import model, node
 
-FLOAT, INTS = 1, 7
 LAYERS = (("early", "image", 3, 6, 4), ("late", "early.relu", 6, 8, 2), ("deep", "late.relu", 8, 10, 2))
 """Name, input, input channels, output channels, and side and stride of the kernel of each convolution."""
 
@@ -44,18 +44,19 @@ def kernels() -> dict[str, NDArray[np.float32]]:
 
 def onnx_file(external: str = "") -> bytes:
     """The network as an ONNX file; ``external`` is the name of a file that holds the first kernel instead."""
-    nodes, constants = [], []
+    nodes = []
     for name, source, _, _, side in LAYERS:
-        constants.append(_tensor(f"{name}.kernel", kernels()[name], external if name == "early" else ""))
-        sides = _field(1, "strides") + _field(8, side) + _field(8, side) + _field(20, INTS)
-        nodes.append(
-            _field(1, source) + _field(1, f"{name}.kernel") + _field(2, name) + _field(4, "Conv") + _field(5, sides)
-        )
-        nodes.append(_field(1, name) + _field(2, f"{name}.relu") + _field(4, "Relu"))
-    graph = b"".join(_field(1, node) for node in nodes) + _field(2, "tiny")
-    graph += b"".join(_field(5, tensor) for tensor in constants)
-    graph += _field(11, _value("image", ["n", 3, "h", "w"])) + _field(12, _value("deep.relu", ["n", 10, "y", "x"]))
-    return _field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13))
+        nodes.append(node("Conv", [source, f"{name}.kernel"], name, strides=[side, side]))
+        nodes.append(node("Relu", [name], f"{name}.relu"))
+    weights = {f"{name}.kernel": kernel for name, kernel in kernels().items()}
+    content = model(nodes, weights, {"image": ["n", 3, "h", "w"]}, ["deep.relu"])
+    if not external:
+        return content
+    file = onnx.load_from_string(content)
+    set_external_data(file.graph.initializer[0], external)
+    file.graph.initializer[0].ClearField("raw_data")
+    changed: bytes = file.SerializeToString()
+    return changed
 
 
 def reference(x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -65,30 +66,3 @@ def reference(x: Tensor) -> tuple[list[Tensor], Tensor]:
         found[name] = functional.conv2d(x, torch.from_numpy(kernels()[name]).to(x.dtype), stride=side)
         x = found[name].relu()
     return [found["early"], found["late"]], found["deep"]
-
-
-def _value(name: str, sides: Sequence[str | int]) -> bytes:
-    shape = b"".join(_field(1, _field(2, side) if isinstance(side, str) else _field(1, side)) for side in sides)
-    return _field(1, name) + _field(2, _field(1, _field(1, FLOAT) + _field(2, shape)))
-
-
-def _tensor(name: str, values: NDArray[np.float32], external: str) -> bytes:
-    head = b"".join(_field(1, side) for side in values.shape) + _field(2, FLOAT) + _field(8, name)
-    if external:
-        return head + _field(13, _field(1, "location") + _field(2, external)) + _field(14, 1)
-    return head + _field(9, values.tobytes())
-
-
-def _field(number: int, value: int | str | bytes) -> bytes:
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    content = value.encode() if isinstance(value, str) else value
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    content = bytearray()
-    while value > 127:
-        content.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*content, value])

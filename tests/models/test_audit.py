@@ -27,13 +27,13 @@ from snf_models.loading.trained import load_artifact
 from snf_models.loading.verification import exact_tolerance
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.pipeline.presets import TrainingRecipe, find_preset
-from snf_models.pipeline.run import train
 from snf_models.registry.registry import ModelVersion
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring import EngineName, EngineOptions
 from snf_runtime.scoring.pixel_density import dequantise
 from tests.models.helpers import QUICK, flat_latents, glow, real_images
 from tests.models.pipeline.test_presets import cropped
+from tests.models.training.runs import train_whole
 from tests.support.compiled_cache import compiled
 from tests.support.trained import feature_artifact, hybrid_artifact
 
@@ -136,9 +136,7 @@ CONVOLUTIONS: list[dict[str, Any]] = [
 )
 def test_other_layers_than_those_of_a_glow(recipe: TrainingRecipe, tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"max_steps": 2})
-    path = train(
-        cropped(8), recipe, config, tmp_path, observe=lambda _: None, should_stop=lambda: False, engine=compiled()
-    )
+    path = train_whole(cropped(8), recipe, config, tmp_path, engine=compiled())
     scorer = load_model(path, options=compiled())
     found = audit(scorer, 0)
     assert abs(found.log_likelihood - found.recomputed) <= scorer.tolerance(found.recomputed)
@@ -149,16 +147,6 @@ def test_other_layers_than_those_of_a_glow(recipe: TrainingRecipe, tmp_path: Pat
 @pytest.fixture(scope="module")
 def options(backbones: Path) -> EngineOptions:
     return compiled(backbones=backbones)
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> Scorer:
-    return load_model(feature_artifact(tmp_path_factory), options=options)
-
-
-@pytest.fixture(scope="module")
-def hybrid(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> Scorer:
-    return load_model(hybrid_artifact(tmp_path_factory), options=options)
 
 
 def loaded(scorer: Scorer) -> ServedModel:

@@ -9,7 +9,7 @@ import pytest
 from snf_models.disk import locked
 from snf_models.features.backbones import BackboneStore
 from snf_worker.sandbox.uploads import add_lite0
-from tests.support.onnx_files import attribute, model, node
+from tests.support.onnx_files import model, node
 from tests.support.paths import shared_folder
 
 TINY: dict[str, Any] = {
@@ -48,8 +48,7 @@ def described_onnx(
     for output in outputs:
         name, channels, stride = output["name"], output["channels"], output["stride"] // reached
         weights[f"{name}.weight"] = generator.normal(size=(channels, inputs, stride, stride)) / stride
-        strides = attribute("strides", [stride, stride])
-        nodes.append(node("Conv", [before, f"{name}.weight"], f"{name}.sum", strides))
+        nodes.append(node("Conv", [before, f"{name}.weight"], f"{name}.sum", strides=[stride, stride]))
         nodes.append(node("Relu", [f"{name}.sum"], name))
         before, inputs, reached = name, channels, output["stride"]
     return model(nodes, weights, {"image": (batch, 3, side, side)}, [output["name"] for output in outputs])

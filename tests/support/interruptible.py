@@ -12,12 +12,5 @@ _RESET_AND_RUN = (
 
 
 def interruptible(*words: str) -> list[str]:
-    """Return the command ``python *words``, which SIGINT interrupts.
-
-    Args:
-        words: what follows the interpreter, such as ``-m snf_app.cli.main score``.
-
-    Returns:
-        Words for ``subprocess``.
-    """
+    """Return the command ``python *words``, which SIGINT interrupts."""
     return [sys.executable, "-c", _RESET_AND_RUN, sys.executable, *words]

@@ -28,15 +28,7 @@ def run_program(program: Path, *arguments: str | Path, **how: Any) -> subprocess
 def run_module(
     module: str, *arguments: str | Path, cwd: Path, env: Mapping[str, str], timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m MODULE ...` to its end, and returns its exit code and what it printed.
-
-    Args:
-        module: Its name.
-        arguments: Its arguments.
-        cwd: Its current folder.
-        env: Its variables.
-        timeout: Seconds after which it is killed.
-    """
+    """Runs `python -m MODULE ...` to its end, and returns its exit code and what it printed."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     with TemporaryFile() as output, TemporaryFile() as errors:
         process = fork_server().popen(command, cwd=cwd, env=env, stdout=output, stderr=errors)

@@ -72,11 +72,7 @@ def mosaic_store(folder: Path) -> DatasetStore:
 
 
 def tiled_artifact(factory: pytest.TempPathFactory) -> tuple[Path, DatasetStore]:
-    """Return the artifact of a model of tiles of real digits, fitted by the first process that needs it, and its data.
-
-    Args:
-        factory: pytest's ``tmp_path_factory``.
-    """
+    """Return the artifact of a model of tiles of real digits and its data, fitted by the first process that asks."""
     folder = shared_folder(factory) / "tiled"
     with locked(folder):
         store = mosaic_store(folder)

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import time
@@ -34,6 +33,7 @@ from snf_models.disk import RESERVE
 from snf_models.errors import ArtifactError, ArtifactRefused, LocationNotFound, StorageFull
 from snf_models.locations.location import Location
 from snf_models.scorer import Scorer, load_model
+from tests.support.disks import Disk
 from tests.support.s3 import S3Server
 
 SMALL = {name: name.encode() * 100 for name in NAMES}
@@ -244,8 +244,7 @@ def test_a_model_leaves_the_reserve_of_the_disk(
 ) -> None:
     assert stored.local_path is not None
     size = (stored.local_path / WEIGHTS).stat().st_size
-    usage = type(shutil.disk_usage(tmp_path))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(2**40, 2**40, RESERVE + size - 1))
+    Disk(monkeypatch, total=2**40, free=RESERVE + size - 1)
     with pytest.raises(StorageFull, match=f"{size} bytes are needed, {size - 1} bytes of the disk may be used"):
         cached_artifact(stored, tmp_path / "cache", MANY, lambda _folder: None)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -10,10 +10,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from numpy.typing import NDArray
 from pyarrow import parquet
 
 from snf_models.bulk.output import Output, PartsDamaged, open_scratch, plan_at
@@ -21,11 +19,10 @@ from snf_models.bulk.plan import BulkPlan
 from snf_models.bulk.tables import convert_table, merge_parts, summary_of, table_of
 from snf_models.bulk.work import score_range
 from snf_models.datasets.image_source import ImageFiles, ImageSource, open_source
-from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, Interrupted, ScoreNotFinite
+from snf_models.errors import AlphaUnattainable, DatasetNotFound, ImageError, Interrupted
 from snf_models.locations.location import Location
 from snf_models.score_rows import SCHEMA
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.detection import Detection
 from snf_runtime.images.batch import NamedImage
 from snf_runtime.images.codec import Preprocessing
 from tests.models.datasets.upload_files import pngs
@@ -98,26 +95,6 @@ def test_a_row_is_the_score_of_its_image_alone(scorer: Scorer, files: list[Path]
         assert row["statistic"] == round(verdict.statistic, 6)
     good = [row for row in rows if not row["error"]]
     assert len({row["statistic"] for row in good}) > len({row["p_value"] for row in good})
-
-
-class Overflowing:
-    """A scorer whose arithmetic overflows on one image of a batch."""
-
-    def __init__(self, scorer: Scorer, index: int) -> None:
-        self.manifest, self.preprocessing = scorer.manifest, scorer.preprocessing
-        self._scorer, self._index = scorer, index
-
-    def detect(self, images: NDArray[np.uint8], alpha: float | None) -> list[Detection | ImageError]:
-        judged = self._scorer.detect(images, alpha)
-        judged[self._index] = ScoreNotFinite("overflow")
-        return judged
-
-
-def test_an_image_without_a_likelihood_is_a_row(scorer: Scorer, files: list[Path]) -> None:
-    images = ImageFiles(files, scorer.preprocessing)
-    overflowing: Scorer = Overflowing(scorer, 3)  # type: ignore[assignment]
-    errors = score_range(overflowing, images, 0, 6, None)["error"].to_pylist()
-    assert errors == [None, None, None, "undecodable-image", "score-not-finite", None]
 
 
 def test_parts_make_one_file_whatever_their_size(

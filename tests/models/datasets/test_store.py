@@ -27,12 +27,12 @@ from snf_models.errors import DatasetNotFound, DatasetUnfit, StorageFull
 from snf_models.images import provenance_warning
 from snf_models.loading.trained import load_artifact
 from snf_models.pipeline.presets import PRESETS
-from snf_models.pipeline.run import train
 from snf_models.scoring import EngineOptions
 from snf_runtime.images.codec import decode_image
 from snf_runtime.images.preprocessing import Preprocessing
 from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, source, zipped
 from tests.models.helpers import QUICK
+from tests.models.training.runs import train_whole
 from tests.support.image_files import run_length_bmp
 
 PHOTOS = mixed()
@@ -333,9 +333,7 @@ def test_a_model_of_mixed_photos(store: DatasetStore, tmp_path: Path) -> None:
     dataset = load_dataset("photos", None, store, config)
     events: list[dict[str, Any]] = []
     engine = EngineOptions("torch")  # compiles nothing
-    path = train(
-        dataset, "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False, engine=engine
-    )
+    path = train_whole(dataset, "snf-glow-tiny", config, tmp_path, observe=events.append, engine=engine)
     manifest = load_artifact(path).manifest
     assert manifest.preprocessing == dataset.preprocessing
     assert manifest.training.split == store.report("photos").split
@@ -350,7 +348,7 @@ def test_a_model_of_mixed_photos(store: DatasetStore, tmp_path: Path) -> None:
     assert "cross-conformal over 20 held-out images" in card
     assert "15 PNG" in card
     # A finished run is known again, though JSON made a list of the size.
-    assert train(dataset, "snf-glow-tiny", config, tmp_path, observe=events.append, should_stop=lambda: False) == path
+    assert train_whole(dataset, "snf-glow-tiny", config, tmp_path, observe=events.append) == path
     inside = decode_image(PHOTOS["lot1/01.jpeg"], manifest.preprocessing)
     assert provenance_warning(provenance, inside) is None
     assert provenance_warning(provenance.model_copy(update={"formats": {"PNG": 60}}), inside) is not None

@@ -243,12 +243,13 @@ def test_images_of_an_array_are_read_too(tmp_path: Path, digits: Scorer) -> None
 
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.skipif(not (DATA_DIR / "fashion_mnist.npz").is_file(), reason="SNF_DATA_DIR has no fashion_mnist.npz"),
-]
+NEEDS_DATA = pytest.mark.skipif(
+    not (DATA_DIR / "fashion_mnist.npz").is_file(), reason="SNF_DATA_DIR has no fashion_mnist.npz"
+)
 
 
+@pytest.mark.data
+@NEEDS_DATA
 @pytest.mark.parametrize(
     ("model", "normal", "against"),
     [("mnist-snf-glow", "mnist", "fashion-mnist"), ("fashion-snf-glow", "fashion-mnist", "mnist")],

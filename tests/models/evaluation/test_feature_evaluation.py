@@ -12,19 +12,17 @@ from snf_models.datasets import DatasetStore
 from snf_models.datasets.image_source import ImageFiles
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.report import render_html
-from snf_models.scorer import Scorer, load_model
+from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.upload_files import DIGITS, pngs, source, zipped
-from tests.support.compiled_cache import compiled
-from tests.support.trained import feature_artifact, hybrid_artifact
 
 SINGLE = {"feature-place", "feature-area", "feature-mean", "feature-image"}
 
 
 @pytest.fixture(scope="module", params=["features", "hybrid"])
-def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    artifact = feature_artifact if request.param == "features" else hybrid_artifact
-    return load_model(artifact(tmp_path_factory), options=compiled(backbones=backbones))
+def scorer(request: pytest.FixtureRequest) -> Scorer:
+    found: Scorer = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,10 @@ from snf_models.evaluation.checks import pair_masks
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.localisation import PIMO_RANGE, PRO_LIMIT, aupimo, localise, reduced
 from snf_models.evaluation.report import render_html
-from snf_models.scorer import Scorer, load_model
+from snf_models.scorer import Scorer
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.upload_files import source, zipped
 from tests.models.helpers import real_images
-from tests.support.compiled_cache import compiled
-from tests.support.trained import feature_artifact
 
 NORMAL, STRANGE, UNPAIRED, EMPTY = 260, 24, 3, 2
 DIGITS = real_images(NORMAL + STRANGE)
@@ -48,8 +46,8 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def scorer(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Scorer:
-    return load_model(feature_artifact(tmp_path_factory), options=compiled(backbones=backbones))
+def scorer(features: Scorer) -> Scorer:
+    return features
 
 
 @pytest.fixture(scope="module")

@@ -36,12 +36,12 @@ from snf_models.pipeline.architecture_file import (
     read_architecture_file,
 )
 from snf_models.pipeline.presets import PRESETS
-from snf_models.pipeline.run import train
 from snf_models.scorer import load_model
 from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import constant_log_dets
 from tests.models.flows.test_layers import example
 from tests.models.helpers import edit_manifest, real_images
+from tests.models.training.runs import train_whole
 
 SHAPE = (1, 8, 8)
 BUDGET = {"max_steps": 4, "batch_size": 16, "validations": 1, "validation_images": 20, "warmup_steps": 0}
@@ -66,16 +66,7 @@ def with_layer(layer: LayerSpec, **training: Any) -> dict[str, Any]:
 def run(recipe: Any, folder: Path, **changes: Any) -> Path:
     """Train on small digits and seal the model."""
     config = recipe.config(changes) if not isinstance(recipe, Flow) else PRESETS["snf-glow-tiny"].config(changes)
-    return train(
-        digits(),
-        recipe,
-        config,
-        folder,
-        observe=lambda _event: None,
-        should_stop=lambda: False,
-        threads=1,
-        engine=ENGINE,
-    )
+    return train_whole(digits(), recipe, config, folder, threads=1, engine=ENGINE)
 
 
 def example_of(name: str) -> LayerSpec:
@@ -328,11 +319,4 @@ def test_the_shape_of_a_flow_by_hand_is_that_of_the_dataset(tmp_path: Path) -> N
     images = real_images(160, 8, channels=1)[:, :, :7]
     odd = replace(digits(), **dict.fromkeys(("train", "statistics", "calibration", "test"), images[:20]))
     with pytest.raises(ArchitectureInvalid, match="even sides, got 7x8"):
-        train(
-            odd,
-            by_hand(),
-            PRESETS["snf-glow-tiny"].config({}),
-            tmp_path,
-            observe=lambda _event: None,
-            should_stop=lambda: False,
-        )
+        train_whole(odd, by_hand(), PRESETS["snf-glow-tiny"].config({}), tmp_path)

@@ -31,11 +31,10 @@ from snf_models.pipeline.artifact import (
 )
 from snf_models.pipeline.loop import TrainedFlow, Trainer
 from snf_models.pipeline.presets import PRESETS, find_preset
-from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring.open_density import FlowDensity, open_density
 from tests.models.helpers import QUICK
-from tests.models.training.runs import TORCH, Events, run, small_digits, trainer_in
+from tests.models.training.runs import TORCH, Events, run, small_digits, train_whole, trainer_in
 from tests.support.trained import feature_artifact, hybrid_artifact, unfit_artifact
 
 DIGITS = load_dataset("mnist-mini", None)
@@ -95,15 +94,7 @@ def test_a_job_says_that_it_calibrates_with_fewer_images(tmp_path: Path) -> None
     dataset = small_digits()
     parts = {name: getattr(dataset, name).repeat(250, 0) for name in ("statistics", "calibration", "test")}
     dataset = replace(dataset, **parts)
-    path = train(
-        dataset,
-        "snf-glow-tiny",
-        config,
-        tmp_path,
-        observe=events.append,
-        should_stop=lambda: False,
-        engine=TORCH,
-    )
+    path = train_whole(dataset, "snf-glow-tiny", config, tmp_path, observe=events.append)
     (said,) = [event["message"] for event in events if event["event"] == "log" and "too short" in event["message"]]
     manifest = read_manifest(path)
     used = manifest.calibration
@@ -120,15 +111,7 @@ def test_progress_rises_to_the_end_of_the_evaluation(tmp_path: Path) -> None:
         {"max_steps": 8, "batch_size": 32, "validations": 1, "validation_images": 20}
     )
     events: list[dict[str, Any]] = []
-    train(
-        small_digits(),
-        "snf-glow-tiny",
-        config,
-        tmp_path,
-        observe=events.append,
-        should_stop=lambda: False,
-        engine=TORCH,
-    )
+    train_whole(small_digits(), "snf-glow-tiny", config, tmp_path, observe=events.append)
     told = [event for event in events if "progress" in event]
     fractions = [event["progress"] for event in told]
     assert fractions == sorted(fractions)
@@ -160,15 +143,7 @@ def checks_of(manifest: Manifest) -> dict[str, FitnessCheck]:
 
 
 def trained_on_small_digits(folder: Path, config: TrainingConfig) -> Manifest:
-    path = train(
-        small_digits(),
-        "snf-glow-tiny",
-        config,
-        folder,
-        observe=lambda _event: None,
-        should_stop=lambda: False,
-        engine=TORCH,
-    )
+    path = train_whole(small_digits(), "snf-glow-tiny", config, folder)
     return read_manifest(path)
 
 

@@ -18,12 +18,12 @@ from snf_models.features.fit import FeatureMoments, fit_layer
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.feature_fit import UNITS, FittedFeatures, fit_features, passes_of_fit
 from snf_models.pipeline.presets import find_preset
-from snf_models.pipeline.run import train
 from snf_models.scoring import EngineOptions
 from snf_worker.attempts.run_attempt import ProgressReporter
 from snf_worker.jobs.events import FILE, AttemptSummary, EventLog, read_chunk
 from tests.models.datasets.upload_files import pngs, source, zipped
 from tests.models.helpers import grid_choice, real_images
+from tests.models.training.runs import train_whole
 
 SHAPE, GROUPS = (3, 4, 4), (2, 3)
 
@@ -208,7 +208,7 @@ def test_progress_reaches_its_end(
 
     engine = EngineOptions("torch", threads=1, backbones=backbones)
     folder = tmp_path / "run"
-    train(dataset, "snf-features", config, folder, observe=observe, should_stop=lambda: False, engine=engine)
+    train_whole(dataset, "snf-features", config, folder, observe=observe, engine=engine)
     summary, fractions = AttemptSummary({}, {}, None), [0.0]
     for _, event in read_chunk(tmp_path / FILE).entries:
         summary.add(event)

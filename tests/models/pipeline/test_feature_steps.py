@@ -19,9 +19,9 @@ from snf_models.flows.architecture import FeatureArchitecture, Linear
 from snf_models.pipeline import feature_fit as feature_steps
 from snf_models.pipeline.feature_fit import FittedFeatures, StepsOutcome, StepsPlan, StepsTrial, fit_features
 from snf_models.pipeline.presets import find_preset
-from snf_models.pipeline.run import train
 from snf_models.scorer import load_model
 from snf_models.scoring import EngineOptions
+from tests.models.training.runs import train_whole
 from tests.support.backbones import backbone_folder
 
 SHAPE, GROUPS, COUNT = (4, 4, 4), (1, 1), 1000
@@ -219,9 +219,7 @@ def test_a_model_has_the_steps_that_were_kept(
     options = EngineOptions("torch", threads=1, backbones=backbone_folder(tmp_path_factory))
     config = find_preset("snf-features").config({"feature_side": 32, "feature_steps": 2, "feature_updates": 50})
     events: list[dict[str, Any]] = []
-    path = train(
-        dataset, "snf-features", config, tmp_path, observe=events.append, should_stop=lambda: False, engine=options
-    )
+    path = train_whole(dataset, "snf-features", config, tmp_path, observe=events.append, engine=options)
     scorer = load_model(path, options=options)
     record, architecture = scorer.manifest.training.feature_fit, scorer.manifest.architecture
     logged = [event["message"] for event in events if event["event"] == "log"]

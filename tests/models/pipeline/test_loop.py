@@ -45,7 +45,7 @@ from snf_runtime.images.codec import encode_png, image_grid
 from snf_runtime.scoring.pixel_density import content_noise
 from tests.models.helpers import QUICK, glow, real_images
 from tests.models.training.memory_process import SIDE
-from tests.models.training.runs import Events, run, small_digits, trainer_in
+from tests.models.training.runs import Events, run, small_digits, train_whole, trainer_in
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 
@@ -72,11 +72,11 @@ def stopped_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_run(got: Trainer, expected: Trainer) -> None:
-    for part in ("flow", "averaged"):
+    for part in ("flow", "averaged", "objective"):
         left, right = getattr(got, part).state_dict(), getattr(expected, part).state_dict()
         assert left.keys() == right.keys()
         for name in left:
-            assert torch.equal(left[name], right[name]), f"{part}.{name}"
+            torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, equal_nan=True, msg=f"{part}.{name}")
     for mine, theirs in zip(got.flow.parameters(), expected.flow.parameters(), strict=True):
         moments = expected.optimizer.state[theirs]
         assert got.optimizer.state[mine].keys() == moments.keys()
@@ -97,14 +97,31 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     assert_same_run(trainer, uninterrupted)
 
 
-def test_a_run_with_muon_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"optimizer": "muon"})
+WITH_STATE: dict[str, dict[str, Any]] = {
+    "muon": {"optimizer": "muon"},
+    "geco": {"multiplier": "geco", "reconstruction_target": 1e-4, "noise_reconstruction": 0.1},
+    "mdmm": {"multiplier": "mdmm", "reconstruction_target": 1e-4, "noise_reconstruction": 0.1},
+    "suspects": {"suspect_share": 0.2},
+    "augmented": {"augmentation": "crop-flip"},
+    "whitened": {"whitening": True},
+}
+
+
+@pytest.mark.parametrize("settings", WITH_STATE.values(), ids=WITH_STATE)
+def test_settings_with_a_state_of_their_own_survive_an_interruption(
+    settings: dict[str, Any], uninterrupted: Trainer, tmp_path: Path
+) -> None:
+    config = QUICK.model_copy(update=settings)
     whole, _ = run(tmp_path / "whole", config)
-    run(tmp_path / "stopped", config, stop_at=2)
-    resumed, _ = run(tmp_path / "stopped", config)
-    kernels = [state for state in resumed.optimizer.state.values() if "momentum" in state]
-    assert kernels
+    run(tmp_path / "stopped", config, stop_at=3)
+    resumed, events = run(tmp_path / "stopped", config)
+    assert "step 3" in events[0]["message"]
     assert_same_run(resumed, whole)
+    if "multiplier" in settings:
+        start = trainer_in(tmp_path / "start", config)[0].objective.multiplier.values()
+        assert not torch.equal(whole.objective.multiplier.values(), start)
+    weights, other = whole.flow.state_dict(), uninterrupted.flow.state_dict()
+    assert any(not torch.equal(value, other[name]) for name, value in weights.items()), "the settings have an effect"
 
 
 @pytest.mark.parametrize("budget", [{}, {"max_minutes": 60.0}], ids=["steps", "minutes"])
@@ -165,16 +182,6 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     trainer, events = trainer_in(tmp_path)
     assert "step 2" in events[0]["message"]
     assert trainer.state.step == 2
-
-
-def test_a_run_that_fell_back_ends_where_an_uninterrupted_one_does(
-    stopped_twice: Path, uninterrupted: Trainer, tmp_path: Path
-) -> None:
-    shutil.copytree(stopped_twice, tmp_path, dirs_exist_ok=True)
-    flip(tmp_path / "checkpoints" / "step-00000004" / "weights.safetensors")
-    trainer, events = run(tmp_path)
-    assert "step 2" in events[0]["message"]
-    assert_same_run(trainer, uninterrupted)
 
 
 def test_a_damaged_checkpoint_never_stands_for_a_sound_one(uninterrupted: Trainer, tmp_path: Path) -> None:
@@ -337,7 +344,7 @@ def test_batches_are_functions_of_seed_and_step() -> None:
 
 def test_unknown_presets_and_unfit_images_are_refused(tmp_path: Path) -> None:
     def call(preset: str, dataset: Dataset) -> None:
-        train(dataset, preset, QUICK, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+        train_whole(dataset, preset, QUICK, tmp_path)
 
     with pytest.raises(PresetNotFound, match="no preset 'snf-glow-huge'; did you mean snf-glow-medium"):
         call("snf-glow-huge", DIGITS)
@@ -369,15 +376,7 @@ def test_a_folder_can_be_moved_between_calls(uninterrupted: Trainer, tmp_path: P
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_cuda_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DeviceNotFound, match="PyTorch finds none on this machine") as refused:
-        train(
-            DIGITS,
-            "snf-glow-tiny",
-            QUICK,
-            tmp_path,
-            observe=lambda _event: None,
-            should_stop=lambda: False,
-            device="cuda",
-        )
+        train_whole(DIGITS, "snf-glow-tiny", QUICK, tmp_path, device="cuda")
     assert refused.value.slug == "device-not-found"
     assert not list(tmp_path.iterdir())
 
@@ -392,10 +391,9 @@ def test_the_engine_is_the_one_asked_for_and_a_service_finds_what_it_compiled(tm
         return {path.name for path in (tmp_path / "cache").glob("*")}
 
     options = EngineOptions("openvino", threads=1, cache=tmp_path / "cache")
-    artifact = train(
-        small_digits(), "snf-glow-tiny", QUICK.model_copy(update={"max_steps": 1}), tmp_path / "run",
-        observe=lambda _event: None, should_stop=lambda: False, engine=options,
-    )  # fmt: skip
+    artifact = train_whole(
+        small_digits(), "snf-glow-tiny", QUICK.model_copy(update={"max_steps": 1}), tmp_path / "run", engine=options
+    )
     compiled = files()
     assert len([name for name in compiled if name.endswith(".blob")]) == 4, "forward and inverse: single images, tiles"
     scorer = load_model(artifact, options=options)
@@ -499,7 +497,7 @@ def test_a_preview_that_fails_ends_no_run(error: Exception, tmp_path: Path, monk
     assert not any(event["event"] == "samples" for event in events)
 
 
-pytestmark = pytest.mark.skipif(
+NEEDS_GLIBC = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc" or "LD_PRELOAD" in os.environ, reason="needs glibc, whose allocation is tuned"
 )
 
@@ -544,6 +542,7 @@ def of_blocks(**variables: str) -> list[int]:
     return [int(number) for number in answer.stdout.split()]
 
 
+@NEEDS_GLIBC
 @pytest.mark.usefixtures("unmeasured_processes")
 def test_memory_is_kept_for_the_next_block_and_given_back_when_it_is_released() -> None:
     usual, kept, given_back, after = of_blocks()
@@ -552,6 +551,7 @@ def test_memory_is_kept_for_the_next_block_and_given_back_when_it_is_released() 
     assert after > 0.9 * usual, "as it was before"
 
 
+@NEEDS_GLIBC
 @pytest.mark.usefixtures("unmeasured_processes")
 def test_steps_of_a_training_use_the_memory_of_earlier_ones_which_it_gives_back(tmp_path: Path) -> None:
     """It holds two matrices with an average, a gradient and two moments each; one step may need a new block."""
@@ -566,6 +566,7 @@ def test_steps_of_a_training_use_the_memory_of_earlier_ones_which_it_gives_back(
     assert left < 4 * matrix
 
 
+@NEEDS_GLIBC
 def test_settings_of_the_environment_are_left_as_they_are() -> None:
     usual, kept, *_ = of_blocks(MALLOC_TRIM_THRESHOLD_="1000000")
     assert kept == usual

@@ -30,7 +30,6 @@ from snf_models.limits.measure import measure_limits
 from snf_models.pipeline import loop
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS, ExpectedRanks, find_preset, parameter_groups, preset_defaults
-from snf_models.pipeline.run import train
 from snf_models.scorer import Scorer, load_model
 from snf_models.scoring import EngineOptions
 from snf_models.scoring.frozen import constant_log_dets
@@ -38,6 +37,7 @@ from snf_models.training.objective import self_normalizing_layers
 from snf_runtime.scoring.pixel_density import content_noise
 from tests.models.datasets.upload_files import npz, source
 from tests.models.helpers import real_images
+from tests.models.training.runs import train_whole
 from tests.support.documents import check_table
 from tests.support.paths import ROOT
 
@@ -140,15 +140,13 @@ def test_an_interval_of_checkpoints_without_end_is_refused() -> None:
 
 
 DATA_DIR = Path(os.environ.get("SNF_DATA_DIR") or "no-such-folder")
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.skipif(not (DATA_DIR / "mnist.npz").is_file(), reason="SNF_DATA_DIR has no mnist.npz"),
-]
 SHAPE = (1, 28, 28)
 
 
 @pytest.fixture(scope="module")
 def mnist() -> Dataset:
+    if not (DATA_DIR / "mnist.npz").is_file():
+        pytest.skip("SNF_DATA_DIR has no mnist.npz")
     return load_dataset("mnist", DATA_DIR)
 
 
@@ -169,6 +167,7 @@ def log_likelihoods(flow: Flow, images: Images) -> Tensor:
     return torch.cat([flow(dequantised(images[at : at + 500])).log_likelihood for at in range(0, len(images), 500)])
 
 
+@pytest.mark.data
 def test_log_dets_of_the_preprocessing(mnist: Dataset) -> None:
     """+272.69 with a standard error of 1.4 by the published code; 272.7 +- 0.3 in the appendix of November 2020."""
     pixels = LogitPixels()
@@ -177,6 +176,7 @@ def test_log_dets_of_the_preprocessing(mnist: Dataset) -> None:
     assert float(log_dets.mean()) == pytest.approx(272.7, abs=3)
 
 
+@pytest.mark.data
 def test_likelihood_of_the_fully_connected_model_before_training(mnist: Dataset) -> None:
     """3263.6 nats on all 10,000 validation images by the published code at one draw of its biases.
 
@@ -192,6 +192,7 @@ def test_likelihood_of_the_fully_connected_model_before_training(mnist: Dataset)
     assert -float(by_image.mean()) == pytest.approx(3263.6, abs=3 * deviation)
 
 
+@pytest.mark.data
 @torch.no_grad()
 def test_exact_and_self_normalizing_models_of_the_same_weights_have_the_same_likelihoods(mnist: Dataset) -> None:
     learned, exact = fully_connected("snf-fc-2l"), fully_connected("exact-fc-2l")
@@ -247,9 +248,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> tuple[
         said.append(event.get("message", ""))
 
     engine = EngineOptions("torch", threads=1, backbones=backbones)
-    path = train(
-        dataset, "snf-features", config, folder / "run", observe=observe, should_stop=lambda: False, engine=engine
-    )
+    path = train_whole(dataset, "snf-features", config, folder / "run", observe=observe, engine=engine)
     return load_model(path, options=engine), store, said
 
 

@@ -26,7 +26,7 @@ from snf_models.pipeline.run import RUN_FILE, RunRecord, begun_config, claim_fol
 from snf_models.registry.registry import ZOO
 from snf_models.zoo.__main__ import DATASETS, MINUTES, recipe_of
 from tests.models.helpers import QUICK, dequantised
-from tests.models.training.runs import Events, small_digits
+from tests.models.training.runs import Events, small_digits, train_whole
 
 PRESET = find_preset("snf-glow-small")
 GIVEN = {"max_minutes": 5.0, "seed": 3}
@@ -126,21 +126,14 @@ def test_checkpoints_without_a_record_are_those_of_an_earlier_version(tmp_path: 
 
 def test_a_finished_model_of_an_earlier_version_is_that_of_its_optimiser(tmp_path: Path) -> None:
     config = QUICK.model_copy(update={"max_steps": 2})
-    path = train(small_digits(), NARROW, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    path = train_whole(small_digits(), NARROW, config, tmp_path)
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["training"]["config"]["optimizer"]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    again = train(small_digits(), NARROW, config, tmp_path, observe=lambda _event: None, should_stop=lambda: False)
+    again = train_whole(small_digits(), NARROW, config, tmp_path)
     assert again == path
     with pytest.raises(FolderTaken, match="optimizer: expected adam, got muon"):
-        train(
-            small_digits(),
-            NARROW,
-            config.model_copy(update={"optimizer": "muon"}),
-            tmp_path,
-            observe=lambda _event: None,
-            should_stop=lambda: False,
-        )
+        train_whole(small_digits(), NARROW, config.model_copy(update={"optimizer": "muon"}), tmp_path)
 
 
 NARROW = replace(find_preset("snf-glow-tiny"), steps=1, width=8, defaults={"optimizer": "muon"})

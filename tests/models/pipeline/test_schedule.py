@@ -29,12 +29,7 @@ COSTS = PhaseSteps(validation=2.0, validation_image=0.005, evaluation=80.0)
 
 @dataclass
 class Played:
-    """A training on a clock of its own: every duration is known, nothing is computed.
-
-    Attributes:
-        step_seconds: Duration of a step; the first one takes ``first_step_seconds`` more.
-        true_costs: What validation and evaluation really take, in steps.
-    """
+    """A training on a clock of its own: every duration is known, nothing is computed."""
 
     schedule: Schedule
     clock: list[float]

@@ -13,6 +13,7 @@ from snf_models.datasets import Dataset
 from snf_models.errors import Interrupted
 from snf_models.pipeline.loop import Trainer
 from snf_models.pipeline.presets import PRESETS
+from snf_models.pipeline.run import train
 from snf_models.scoring import EngineOptions
 from tests.models.helpers import QUICK, real_images
 
@@ -44,3 +45,15 @@ def run(folder: Path, config: TrainingConfig = QUICK, stop_at: int | None = None
         with pytest.raises(Interrupted, match=f"after step {stop_at}"):
             trainer.run(lambda: trainer.state.step >= stop_at)
     return trainer, events
+
+
+def train_whole(dataset: Dataset, recipe: Any, config: TrainingConfig, folder: Path, **more: Any) -> Path:
+    """Train without an interruption, by an engine that compiles nothing unless one is given; return the artifact."""
+    given: dict[str, Any] = {"observe": lambda _event: None, "engine": TORCH, **more}
+    return train(dataset, recipe, config, folder, should_stop=lambda: False, **given)
+
+
+def report_every(seconds: float, patch: pytest.MonkeyPatch) -> None:
+    """Let trainings report so often, or after each step."""
+    patch.setattr("snf_models.training.divergence.REPORT_SECONDS", seconds)
+    patch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from snf_client.schemas.training import Augmentation, TrainingConfig
 from snf_models.training.batches import Batches
-from tests.models.helpers import QUICK
-from tests.models.training.runs import run
 
 SIDE = 32
 RAMP = np.arange(SIDE, dtype=np.uint8)[None, None, None].repeat(SIDE, 2).repeat(40, 0)
@@ -64,16 +60,3 @@ def test_no_image_is_augmented_unless_it_is_asked_for() -> None:
     assert TrainingConfig().augmentation == "none"
     with pytest.raises(ValueError, match="augmentation"):
         TrainingConfig.model_validate({"augmentation": "rotate"})
-
-
-def test_a_training_with_augmentation_and_whitening_ends_the_same_after_an_interruption(tmp_path: Path) -> None:
-    config = QUICK.model_copy(update={"augmentation": "crop-flip", "whitening": True})
-    whole, _ = run(tmp_path / "whole", config)
-    run(tmp_path / "parts", config, stop_at=3)
-    resumed, events = run(tmp_path / "parts", config)
-    assert "step 3" in events[0]["message"]
-    weights = whole.averaged.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in resumed.averaged.state_dict().items())
-    for changed in ({"augmentation": "none"}, {"whitening": False}):
-        other = run(tmp_path / next(iter(changed)), config.model_copy(update=changed))[0].averaged.state_dict()
-        assert not all(torch.equal(value, weights[name]) for name, value in other.items())

@@ -20,6 +20,7 @@ from snf_models.training.distributed import Ranks, ranks_of_torchrun
 from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, glow, real_images
 from tests.models.training.rank_process import COMPARED, DIED, Outcome, tensors_of, trainer_in
+from tests.models.training.runs import report_every
 from tests.support.fork_server import fork_server
 from tests.support.paths import IMPORT_PATH, ROOT
 from tests.support.ports import free_port
@@ -95,8 +96,7 @@ def at_the_end(folder: Path, part: str) -> dict[str, Tensor]:
 def test_two_processes_train_what_one_does(
     name: str, folder: Path, first: dict[str, Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", 0)
-    monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
+    report_every(0, monkeypatch)
     trainer, events = trainer_in(tmp_path, COMPARED[name])
     trainer.take_steps(lambda: False)
     steps = COMPARED[name]["max_steps"]
@@ -220,14 +220,3 @@ def test_the_mean_of_the_slices_gradients_is_the_gradient_of_the_batch(multiplie
             total.add_(gradient / 3)
     for mine, theirs in zip(got, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
-
-
-def test_slices_are_the_batch() -> None:
-    batch = torch.arange(14).reshape(7, 2)
-    parts, shares = zip(*(Ranks(rank, 3).share(batch) for rank in range(3)), strict=True)
-    assert torch.equal(torch.cat(parts), batch)
-    assert [len(part) for part in parts] == [3, 2, 2]
-    assert math.fsum(shares) == pytest.approx(1)
-    part, share = Ranks().share(batch)
-    assert torch.equal(part, batch)
-    assert share == 1

@@ -26,7 +26,7 @@ from snf_models.training.divergence import DIVERGED_REPORTS, REPORT_SHARE, Repor
 from snf_models.training.objective import Loss
 from snf_models.training.optimizer import average
 from tests.models.helpers import QUICK, CountedCalls, real_images
-from tests.models.training.runs import Events, run, trainer_in
+from tests.models.training.runs import Events, report_every, run, trainer_in
 
 Overflowing = tuple[Trainer, Events]
 
@@ -81,8 +81,7 @@ def overflowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Trainings whose loss is infinite at some steps, with skips noticed as on a CPU, and as on a GPU."""
 
     def make(folder: Path, bad: Container[int], report_seconds: float = 0.5, **settings: Any) -> Overflowing:
-        monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", report_seconds)
-        monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
+        report_every(report_seconds, monkeypatch)
         trainer, events = trainer_in(folder, QUICK.model_copy(update=settings))
         trainer.deferred = request.param
         loss_of = trainer.loss_of
@@ -231,8 +230,7 @@ def left_out(flow: Flow) -> float:
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report after every step."""
-    monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", 0)
-    monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
+    report_every(0, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import Dataset
-from snf_models.errors import Interrupted, TrainingDiverged
+from snf_models.errors import TrainingDiverged
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.loop import Trainer, trimmed_bits_per_dim
 from snf_models.pipeline.presets import PRESETS
 from snf_models.scoring.frozen import freeze
 from snf_models.training.objective import WINDOW, SelfNormalizingObjective, Suspects
 from tests.models.helpers import QUICK, dequantised, glow, real_images
+from tests.models.training.runs import report_every
 
 SHAPE = (1, 16, 16)
 SHARE = 0.2
@@ -186,37 +187,19 @@ def dirty() -> Dataset:
     return Dataset("dirty", images[:240], images[240:], images[:0], images[:0], "digest")
 
 
-def run(folder: Path, stop_at: int | None = None, **settings: Any) -> Run:
-    config = QUICK.model_copy(update={"suspect_share": SHARE, "max_steps": 8, "validation_images": 60, **settings})
+def run(folder: Path) -> Run:
+    config = QUICK.model_copy(update={"suspect_share": SHARE, "max_steps": 8, "validation_images": 60})
     dataset = dirty()
     architecture = PRESETS["snf-glow-tiny"].architecture(dataset.image_shape, config.pixel_transform)
     events: list[dict[str, Any]] = []
     trainer = Trainer(dataset, architecture, config, folder, events.append)
-    try:
-        trainer.run(lambda: trainer.state.step == stop_at)
-    except Interrupted:
-        assert stop_at is not None
+    trainer.run(lambda: False)
     return trainer, events
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run(tmp_path_factory.mktemp("whole"))
-
-
-def test_an_interrupted_run_remembers_the_threshold(uninterrupted: Run, tmp_path: Path) -> None:
-    whole, _ = uninterrupted
-    for stop in (1, 5):
-        run(tmp_path, stop_at=stop)
-    parts, events = run(tmp_path)
-    assert "step 5" in events[0]["message"]
-    assert whole.objective.suspects is not None
-    assert int(whole.objective.suspects.deviations.isfinite().sum()) == 8 * 32
-    for name in ("flow", "averaged", "objective"):
-        mine, theirs = getattr(parts, name).state_dict(), getattr(whole, name).state_dict()
-        assert mine.keys() == theirs.keys()
-        for key, value in theirs.items():
-            torch.testing.assert_close(mine[key], value, rtol=0, atol=0, equal_nan=True)
 
 
 def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted: Run) -> None:
@@ -234,8 +217,7 @@ def test_validation_tells_of_all_images_and_selects_by_the_others(uninterrupted:
 
 def test_suspects_that_get_unlikely_are_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is learned from counts; there the same rise is one."""
-    monkeypatch.setattr("snf_models.training.divergence.REPORT_SECONDS", 0)
-    monkeypatch.setattr("snf_models.training.divergence.REPORT_SHARE", 1e9)
+    report_every(0, monkeypatch)
     monkeypatch.setattr("snf_models.training.divergence.DIVERGED_REPORTS", 3)
     loss_of = SelfNormalizingObjective.loss
     spoiled = {"log_likelihood": True, "trimmed": False}

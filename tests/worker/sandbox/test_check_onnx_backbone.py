@@ -13,7 +13,7 @@ from snf_worker.sandbox import uploads as module
 from snf_worker.sandbox.process import ProcessLimits
 from snf_worker.sandbox.uploads import add_onnx, described
 from tests.support.backbones import TINY, tiny_onnx
-from tests.support.onnx_files import attribute, model, node
+from tests.support.onnx_files import model, node
 
 SHA256 = "0" * 64
 
@@ -112,7 +112,7 @@ def test_the_sides_of_the_input_need_not_be_open(store: BackboneStore) -> None:
 def test_a_network_for_a_single_size_is_refused(store: BackboneStore) -> None:
     weights = {"kernel": np.ones((4, 3, 4, 4)), "positions": np.ones((1, 4, 8, 8))}
     nodes = [
-        node("Conv", ["image", "kernel"], "patches", attribute("strides", [4, 4])),
+        node("Conv", ["image", "kernel"], "patches", strides=[4, 4]),
         node("Add", ["patches", "positions"], "fine"),
     ]
     content = model(nodes, weights, {"image": ("N", 3, "H", "W")}, ["fine"])
