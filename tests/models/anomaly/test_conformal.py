@@ -39,6 +39,8 @@ def test_definition_on_random_data_with_ties() -> None:
         for i in range(50)
     ]
     assert p_values(folds, statistics).tolist() == [float(p) for p in expected]
+    with pytest.raises(ValueError, match="zip"):
+        p_values(folds, statistics[:2])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -184,6 +184,16 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert trainer.state.step == 2
 
 
+def test_a_run_that_fell_back_ends_where_an_uninterrupted_one_does(
+    stopped_twice: Path, uninterrupted: Trainer, tmp_path: Path
+) -> None:
+    shutil.copytree(stopped_twice, tmp_path, dirs_exist_ok=True)
+    flip(tmp_path / "checkpoints" / "step-00000004" / "weights.safetensors")
+    trainer, events = run(tmp_path)
+    assert "step 2" in events[0]["message"]
+    assert_same_run(trainer, uninterrupted)
+
+
 def test_a_damaged_checkpoint_never_stands_for_a_sound_one(uninterrupted: Trainer, tmp_path: Path) -> None:
     """The last step's checkpoint is the best one, too: what it holds is what becomes the model."""
     assert uninterrupted.state.best_step == QUICK.max_steps

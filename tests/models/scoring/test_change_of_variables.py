@@ -8,11 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snf_models.bijections.base import Bijection
-from snf_models.bijections.channels import ActNorm, SelfNormalizingConv1x1
-from snf_models.bijections.conformance import mark_initialized, randomise
-from snf_models.bijections.coupling import AffineCoupling
-from snf_models.flows.flow import standard_normal_log_prob
 from snf_models.scorer import Scorer
 from snf_models.scoring.torch_engine import TorchEngine
 from tests.models.helpers import frozen_glow, images_back, scores_of
@@ -20,40 +15,6 @@ from tests.models.helpers import frozen_glow, images_back, scores_of
 
 class TestChangeOfVariables:
     """That the number is a density at all."""
-
-    def steps(self) -> list[Bijection]:
-        """Two channels, one pixel: the layers of a step, thrice, with everything random."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            layers: list[Bijection] = []
-            for _ in range(3):
-                layers += [ActNorm(2), SelfNormalizingConv1x1(2), AffineCoupling(2, 16)]
-        for index, layer in enumerate(layers):
-            mark_initialized(layer)
-            randomise(layer.double().eval(), 0.15, seed=index)
-        return layers
-
-    @torch.no_grad()
-    def test_a_flow_of_two_numbers_integrates_to_one(self) -> None:
-        steps = self.steps()
-
-        def log_density(x: Tensor) -> Tensor:
-            log_det = torch.zeros(len(x), dtype=torch.float64)
-            for layer in steps:
-                x, step_log_det = layer(x)
-                log_det = log_det + step_log_det
-            return standard_normal_log_prob(x) + log_det
-
-        axis = torch.linspace(-16, 16, 201, dtype=torch.float64)
-        grid = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
-        density = torch.cat([log_density(part) for part in torch.split(grid, 100_000)]).exp().view(len(axis), -1)
-        edges = torch.cat([density[0], density[-1], density[:, 0], density[:, -1]])
-        assert edges.max() < 1e-9, "the grid covers the density"
-        volume = float(density.sum()) * float(axis[1] - axis[0]) ** 2
-        assert abs(volume - 1) <= 1e-3
-        # It is no normal distribution: its logarithm has a slope that a quadratic has not.
-        third = density.clamp_min(1e-300).log()[75:126:12, 100].diff(n=3)
-        assert third.abs().max() > 1e-2
 
     @torch.no_grad()
     def test_samples_score_as_their_entropy_says(self) -> None:

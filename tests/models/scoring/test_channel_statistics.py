@@ -13,7 +13,6 @@ from torch import Tensor
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.scoring.frozen import freeze
-from snf_models.scoring.torch_engine import TorchEngine
 from snf_runtime.scoring.evidence import (
     MAX_CHANNELS,
     channel_statistic_names,
@@ -22,7 +21,6 @@ from snf_runtime.scoring.evidence import (
     falling,
     is_channel_statistic,
     rising,
-    run_flow,
     statistic_names,
 )
 from tests.models.anomaly.flows import (
@@ -136,16 +134,3 @@ def test_distributions_on_latents_that_are_normal(shape: tuple[int, int, int]) -
     ):
         assert abs(values.mean() - mean) < 4.5 * math.sqrt(variance / draws)
         assert values.var() == pytest.approx(variance, rel=4.5 * math.sqrt(2 / draws) + 20 / (height * width))
-
-
-def test_company_does_not_matter() -> None:
-    _, frozen = glow_and_frozen(16, 1, "logit")
-    images = images_of(frozen, 9)
-    x, found = one_pass(frozen, images)
-    together = channel_statistics(found)
-    for i in (0, 4, 8):
-        alone = run_flow(TorchEngine(frozen), frozen, x[i : i + 1].numpy())
-        np.testing.assert_allclose(channel_statistics(alone)[0], together[i], rtol=1e-10)
-    # The same latents give the same bits, whatever images are beside them.
-    for i in range(9):
-        assert np.array_equal(channel_statistics(found.rows(slice(i, i + 1)))[0], together[i])

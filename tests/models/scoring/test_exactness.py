@@ -186,48 +186,6 @@ def largest_difference(left: list[Likelihood], right: list[Likelihood]) -> float
     return max(abs(a.log_likelihood - b.log_likelihood) for a, b in zip(left, right, strict=True))
 
 
-class TestSameImageSameNumber:
-    """Whoever is beside an image, whatever came before it."""
-
-    @pytest.mark.parametrize("index", [0, 6, 63])
-    def test_alone(self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], index: int) -> None:
-        assert largest_difference(scorer.score(images[index : index + 1]), together[index : index + 1]) <= ELSEWHERE
-
-    def test_as_the_seventh_of_other_images(
-        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
-    ) -> None:
-        company = load_dataset("mnist-mini", None).train[:64].copy()
-        company[6] = images[0]
-        assert largest_difference([scorer.score(company)[6]], together[:1]) <= ELSEWHERE
-
-    def test_beside_images_of_the_extremes(
-        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
-    ) -> None:
-        company = np.stack([np.zeros_like(images[0]), np.full_like(images[0], 255), images[3], images[3]])
-        scores = scorer.score(company)
-        assert largest_difference(scores[2:], [together[3]] * 2) <= ELSEWHERE
-
-    def test_in_another_order(self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]) -> None:
-        order = np.random.default_rng(5).permutation(len(images))
-        assert largest_difference(scorer.score(images[order]), [together[i] for i in order]) <= ELSEWHERE
-
-    @pytest.mark.parametrize("size", [1, "tile - 1", "tile + 1", 63])
-    def test_in_requests_of_another_size(
-        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood], size: int | str
-    ) -> None:
-        if isinstance(size, str):
-            size = max(1, scorer.density.micro_batch + int(size.removeprefix("tile").replace(" ", "")))
-        scores: list[Likelihood] = []
-        for start in range(0, len(images), size):
-            scores += scorer.score(images[start : start + size])
-        assert largest_difference(scores, together) <= ELSEWHERE
-
-    def test_twice_is_equal_to_the_bit(
-        self, scorer: Scorer, images: NDArray[np.uint8], together: list[Likelihood]
-    ) -> None:
-        assert scorer.score(images) == together
-
-
 class TestLikelihood:
     """The parts of an answer."""
 

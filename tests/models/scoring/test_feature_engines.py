@@ -213,16 +213,6 @@ def test_tiles_of_any_size_give_the_same_bits(
             np.testing.assert_array_equal(got, want)
 
 
-def test_a_second_start_gives_the_same_bits(tiny: tuple[BackboneStore, Backbone], tmp_path: Path) -> None:
-    store, backbone = tiny
-    flows = random_flows(backbone, GREY, (32, 32), (2,))
-    images, cache = pixels(23, GREY), tmp_path / "cache"
-    first, second = (feature_engine(store, backbone, GREY, (32, 32), flows, 2, cache) for _ in range(2))
-    assert first.micro_batch == second.micro_batch
-    for got, want in zip(second.squares(images), first.squares(images), strict=True):
-        np.testing.assert_array_equal(got, want)
-
-
 def test_groups_of_a_density_fill_the_tiles_of_all_threads(
     tiny: tuple[BackboneStore, Backbone], tmp_path: Path
 ) -> None:

@@ -31,11 +31,6 @@ def check_sum(flow: Flow, frozen: FrozenFlow) -> None:
     np.testing.assert_allclose(total, expected, rtol=1e-6, atol=1e-4)
 
 
-@EVERY_GLOW
-def test_sum_is_the_log_likelihood_of_a_glow(side: int, channels: int, pixels: PixelTransform) -> None:
-    check_sum(*glow_and_frozen(side, channels, pixels))
-
-
 @pytest.mark.parametrize(("side", "channels"), [(12, 1), (8, 3)])
 def test_sum_is_the_log_likelihood_of_convolutions_and_splines(side: int, channels: int) -> None:
     flow = convolutional(side, channels)

@@ -327,16 +327,6 @@ def test_a_model_of_tiles_is_calibrated_on_other_images(made: tuple[Scorer, Data
     assert np.median(p[:6]) > 0.1
 
 
-def test_a_model_of_tiles_is_evaluated(made: tuple[Scorer, DatasetStore]) -> None:
-    scorer, store = made
-    parameters = EvaluationParameters(against=[FAULTY], corruptions=False)
-    report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, store))
-    [faulty] = report.sets
-    assert next(result for result in faulty.results if result.score == "combined").auroc > 0.95
-    assert len(faulty.gallery.most) > 0
-    assert {result.score for result in faulty.results} >= {"feature-place", "pca-mahalanobis"}
-
-
 def test_maps_in_memory_are_counted_by_the_size_of_the_images(
     made: tuple[Scorer, DatasetStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:

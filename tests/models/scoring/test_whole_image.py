@@ -18,13 +18,11 @@ from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.scorer import Scorer
 from snf_models.scoring.frozen import freeze
-from snf_models.scoring.torch_engine import TorchEngine
 from snf_runtime.scoring.evidence import (
     horizontal,
     kurtosis,
     radius,
     residual_entropy,
-    run_flow,
     statistic_names,
     vertical,
     whole_image_statistics,
@@ -97,27 +95,6 @@ def test_statistics_of_convolutions_and_splines(side: int, channels: int) -> Non
     check(convolutional(side, channels), (channels, side, side))
 
 
-@pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)
-def test_with_the_constants_they_make_up_the_log_likelihood(side: int, channels: int, pixels: PixelTransform) -> None:
-    """Volume, spread and radius of all levels are the data's part of bits/dim: nothing is counted twice or left out."""
-    _, frozen = glow_and_frozen(side, channels, pixels)
-    images = images_of(frozen, 5)
-    _, found = one_pass(frozen, images)
-    values = dict(zip(statistic_names(frozen), whole_image_statistics(images, found).T, strict=True))
-    size = images[0].size
-    nats = -values["pixel-term"] * size * LOG2
-    remaining = size
-    for number, level in enumerate(frozen.levels, start=1):
-        assert level.latent_shape is not None
-        leaving = int(np.prod(level.latent_shape))
-        nats += level.constant_log_det - values[f"volume-{number}"] * remaining * LOG2
-        nats -= values.get(f"spread-{number}", 0) * leaving * LOG2
-        nats -= 0.5 * leaving * (np.exp(values[f"radius-{number}"]) + math.log(2 * math.pi))
-        remaining -= leaving
-    assert remaining == 0
-    np.testing.assert_allclose(nats, found.terms().sum((1, 2)), rtol=1e-9)
-
-
 def promised(statistic: Callable[[Array], Array], d: int, height: int, width: int) -> tuple[float, float]:
     """Mean and variance that the docstrings give, with the means of order 1/d that they leave out."""
     table: dict[Callable[[Array], Array], tuple[float, float]] = {
@@ -157,26 +134,3 @@ def test_no_statistic_is_a_linear_combination_of_others(scorer: Scorer) -> None:
     assert rank(whole) == whole.shape[1] == len(statistic_names(scorer.trained.pixels.frozen))
     # The check sees one that is: bits/dim of the first level added as a column.
     assert rank(np.column_stack([whole, whole[:, 2] + 0.5 * whole[:, 3] - 2 * whole[:, 0]])) == whole.shape[1]
-
-
-@pytest.mark.parametrize(("side", "channels", "pixels"), GLOWS, ids=GLOW_IDS)
-def test_rank_for_other_flows(side: int, channels: int, pixels: PixelTransform) -> None:
-    _, frozen = glow_and_frozen(side, channels, pixels)
-    images = images_of(frozen, 60)
-    values = whole_image_statistics(images, one_pass(frozen, images)[1])
-    # An affine pixel transform has the same log-det everywhere: that column says nothing, and no more than it.
-    informs = np.ptp(values, axis=0) > 1e-9
-    assert [name for name, good in zip(statistic_names(frozen), informs, strict=True) if not good] == (
-        ["pixel-term"] if pixels == "affine" else []
-    )
-    assert rank(values[:, informs]) == informs.sum()
-
-
-def test_company_does_not_matter() -> None:
-    _, frozen = glow_and_frozen(16, 1, "logit")
-    images = images_of(frozen, 9)
-    x, found = one_pass(frozen, images)
-    together = whole_image_statistics(images, found)
-    for i in (0, 4, 8):
-        alone = run_flow(TorchEngine(frozen), frozen, x[i : i + 1].numpy())
-        np.testing.assert_allclose(whole_image_statistics(images[i : i + 1], alone)[0], together[i], rtol=1e-10)
