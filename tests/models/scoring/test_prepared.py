@@ -30,7 +30,7 @@ from tests.models.scoring.scored_bits import bits_of
 from tests.support.backbones import backbone_folder
 from tests.support.paths import ROOT
 from tests.support.tiled import mosaic, tiled_artifact
-from tests.support.trained import barely_trained, feature_artifact, hybrid_artifact
+from tests.support.trained import barely_trained, hybrid_artifact
 
 SHIPPED = ROOT / "models" / "snf_models" / "zoo" / "mnist-snf-glow" / "1"
 IN_A_NEW_PROCESS = """
@@ -113,6 +113,8 @@ def test_models_of_features_give_the_same_bits(
     assert second.has_learned_inverse == first.has_learned_inverse
     for name in ("micro_batch", "dimensions", "statistics", "constant_log_det", "engine_name", "chunk_size"):
         assert getattr(second.density, name) == getattr(first.density, name), name
+    with pytest.raises(BackboneMissing):
+        load_model(artifact, options=replace(options, backbones=tmp_path / "none"))
 
 
 def test_bfloat16_gives_the_same_bits(tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions) -> None:
@@ -325,15 +327,6 @@ def test_other_code_and_other_weights_have_their_own(
     if what == "other-code":
         monkeypatch.setattr("snf_models.loading.prepared._made_by", lambda: ("another version",))
     assert load_model(barely_trained(tmp_path_factory, seed=int(what == "other-model")), options=copied).is_flow_loaded
-
-
-def test_a_model_whose_backbone_is_missing_is_refused_as_before(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
-) -> None:
-    artifact, options = feature_artifact(tmp_path_factory), replace(options, cache=tmp_path / "cache")
-    load_model(artifact, options=options)
-    with pytest.raises(BackboneMissing):
-        load_model(artifact, options=replace(options, backbones=tmp_path / "none"))
 
 
 def test_a_full_disk_costs_time_alone(
