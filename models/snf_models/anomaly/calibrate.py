@@ -57,7 +57,10 @@ class ReferenceEvidence:
             if self.evidence.features is None or self.image is None:
                 return None
             chosen = self.evidence.features[inside]
-            return _place_maxima(statistic.features.maps(chosen), None if chosen.plans is not None else self.image)
+            maps = statistic.features.maps(chosen)
+            if chosen.plans is None:  # maps of tiles stay those of places
+                maps = [of_places(places, self.image) for places in maps]
+            return np.array([of_image.max() for of_image in maps])
         if self.map_maxima is not None:
             return self.map_maxima[inside]
         if self.maps is None:
@@ -66,11 +69,6 @@ class ReferenceEvidence:
         reference = _map_reference(others.sum(0), np.square(others).sum(0), len(others))
         largest: Array = of_pixels(standardise(own, reference)).max((1, 2))
         return largest
-
-
-def _place_maxima(maps: Sequence[Array], image: tuple[int, int] | None) -> Array:
-    """Return the largest value of each map in nats; ``image`` is None for tiles, whose maps are of places."""
-    return np.array([(places if image is None else of_places(places, image)).max() for places in maps])
 
 
 def _map_reference(total: Array, squares: Array, count: int) -> MapReference:
@@ -146,7 +144,8 @@ def _fold(
     if suspect_share:
         statistic = fit_statistic(fitted_to[_usual(statistic(fitted_to), suspect_share)], names, grid)
     if statistic.features is not None:
-        statistic = replace(statistic, features=statistic.features.for_fit(feature_fit))
+        features = replace(statistic.features, fit_number=np.array([feature_fit], dtype=np.int64))
+        statistic = replace(statistic, features=features)
     maxima = reference.maxima_of(*rows, statistic)
     return Fold(
         statistic,

@@ -70,8 +70,6 @@ def shrunk_covariance(centred: Array) -> Array:
     return covariance + smallest * np.eye(len(covariance))
 
 
-Rows = NDArray[np.bool_]
-
 HELD_OUT_FOLDS = 5  # folds of the reference images, each measured by groups of statistics that are fitted to the others
 FEW = 2000
 """Images below which survival functions come from folds: a density is too high at the images that it was fitted to."""
@@ -184,15 +182,10 @@ def _on_held_out(
     images: int | None = None,
 ) -> Array:
     """Return what fits to the other folds measure of each fold, ``(n, columns)``; ``images``: see :func:`fit_local`."""
-    return _by_fold(
-        len(evidence), lambda others, fold: measure(_fit(evidence[others], names, grid, images), evidence[fold])
-    )
-
-
-def _by_fold(images: int, measure: Callable[[Rows, Rows], Array]) -> Array:
-    """Return ``measure`` of the images outside and inside each fold, a block: neighbours may show the same part."""
-    folds = np.arange(images) * HELD_OUT_FOLDS // images
-    return np.concatenate([measure(folds != fold, folds == fold) for fold in range(HELD_OUT_FOLDS)])
+    # Folds are blocks: neighbours may show the same part.
+    folds = np.arange(len(evidence)) * HELD_OUT_FOLDS // len(evidence)
+    fits = (_fit(evidence[folds != fold], names, grid, images) for fold in range(HELD_OUT_FOLDS))
+    return np.concatenate([measure(fit, evidence[folds == fold]) for fold, fit in enumerate(fits)])
 
 
 def _surprisals_and_extremes(statistic: Statistic, evidence: Evidence) -> Array:

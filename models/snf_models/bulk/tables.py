@@ -135,8 +135,8 @@ def merge_parts(
 def convert_table(table: Path, path: Path) -> None:
     """Convert a Parquet file, also of an earlier version, whose missing columns are null."""
     with open_table(table) as file:
-        metadata = _text_metadata(file)
-    merge_parts([table], path, metadata)
+        stored = file.schema_arrow.metadata or {}
+    merge_parts([table], path, {key.decode(): value.decode() for key, value in stored.items()})
 
 
 def _row_groups(parts: Iterable[Path | BinaryIO]) -> Iterator[Any]:
@@ -189,11 +189,6 @@ def _cell(value: Any) -> str:
 def _write_jsonl(tables: Tables, file: BinaryIO, _metadata: Mapping[str, str]) -> None:
     for table in tables:
         file.writelines(ENCODE(row).encode() + b"\n" for row in table.to_pylist())
-
-
-def _text_metadata(file: parquet.ParquetFile) -> dict[str, str]:
-    stored = file.schema_arrow.metadata or {}
-    return {key.decode(): value.decode() for key, value in stored.items()}
 
 
 WRITERS: dict[str, Callable[[Tables, BinaryIO, Mapping[str, str]], None]] = {

@@ -122,13 +122,6 @@ class ReferenceIndex:
         yield from map(RowGroup._make, rows)
 
 
-@contextmanager
-def new_index(path: Path) -> Iterator[sqlite3.Connection]:
-    """Create an index that appears after the ``with`` block, complete and durable."""
-    with new_path(path) as temporary, new_database(temporary, *SCHEMA) as index:
-        yield index
-
-
 def read_record(path: Path) -> ReferenceRecord:
     try:
         with ReferenceIndex.open(path) as index:
@@ -324,7 +317,7 @@ def build_index(
     folder = location.parent if is_file else location
     first = list(islice(entries, LISTED_FIRST))
     listed, done = sum(entry.size for entry in first), 0
-    with new_index(path) as index:
+    with new_path(path) as temporary, new_database(temporary, *SCHEMA) as index:
         builder = _Builder(folder, index, column)
         for entry in chain(first, entries):
             builder.add(entry, partial(_report, progress, done, max(listed, done + entry.size)))

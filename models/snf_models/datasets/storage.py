@@ -122,12 +122,12 @@ def make_report(name: str, index: sqlite3.Connection, findings: Findings, split:
         modes=modes,
         coloured=coloured,
         sizes=[SizeCount(width=width, height=height, images=images) for width, height, images in sizes],
-        different_sizes=_distinct(index, "width * 65536 + height"),
+        different_sizes=distinct(index, "width * 65536 + height"),
         facts=facts,
         duplicates=_exact(index),
         near_duplicates=near,
         groups=_histogram(index, '"group"'),
-        different_groups=_distinct(index, '"group"'),
+        different_groups=distinct(index, '"group"'),
         split=split,
         notes=_notes(count, split, findings, facts, modes, near),
     )
@@ -176,7 +176,7 @@ def _histogram(index: sqlite3.Connection, column: str) -> dict[str, int]:
     return dict(rows.fetchall())
 
 
-def _distinct(index: sqlite3.Connection, expression: str) -> int:
+def distinct(index: sqlite3.Connection, expression: str) -> int:
     count: int = index.execute(f"SELECT count(DISTINCT {expression}) FROM images").fetchone()[0]  # noqa: S608
     return count
 
@@ -353,9 +353,6 @@ class StorageWriter:
         if self._kept is not None:
             self._kept.add(seen.dhash, item.path)
         return True
-
-    def different_images(self) -> int:
-        return _distinct(self.index, "digest")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from snf_models.datasets.dataset import (
 )
 from snf_models.datasets.prepared import LEFTOVER_SECONDS, prepare
 from snf_models.datasets.references import REFERENCE, ReferencedFiles, build_index, read_record
-from snf_models.datasets.storage import NearDuplicates, Storage, StorageWriter, make_report, write_storage
+from snf_models.datasets.storage import NearDuplicates, Storage, StorageWriter, distinct, make_report, write_storage
 from snf_models.datasets.uploads import (
     Findings,
     ImageFile,
@@ -272,7 +272,7 @@ def add_image(writer: StorageWriter, item: ImageFile | ImagePixels, findings: Fi
 
 def report_on(name: str, writer: StorageWriter, findings: Findings) -> DatasetReport:
     """Divide a new dataset into parts and report on it; raise ``DatasetRefused`` if there are too few images."""
-    different = writer.different_images()
+    different = distinct(writer.index, "digest")
     if different < MIN_IMAGES:
         detail = f"{different} different images can be used, at least {MIN_IMAGES} are needed"
         if findings.files:

@@ -43,8 +43,9 @@ def separation(normal: Array, strange: Array) -> Separation:
         raise ValueError("expected finite scores, got NaN or infinity")
     normal, strange = np.sort(normal), np.sort(strange)
     true, false = _at_least(strange, strange), _at_least(normal, strange)
+    missed = int((1 - TPR) * len(strange) + 1e-9)  # anomalous images that may be missed at the threshold of the FPR
     auroc = float(_placements(normal, strange).mean())
-    return Separation(auroc, float((true / (true + false)).mean()), float(false[_allowed(len(strange))] / len(normal)))
+    return Separation(auroc, float((true / (true + false)).mean()), float(false[missed] / len(normal)))
 
 
 def intervals(normal: Array, strange: Array) -> tuple[Interval, Interval, Interval]:
@@ -85,11 +86,6 @@ def _at_least(ordered: Array, thresholds: Array) -> NDArray[np.intp]:
 def _placements(ordered: Array, values: Array) -> Array:
     """Return the share of the sorted scores that each value exceeds; equal ones count half."""
     return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
-
-
-def _allowed(strange: int) -> int:
-    """Return how many of the anomalous images may be missed at the threshold of the FPR."""
-    return int((1 - TPR) * strange + 1e-9)
 
 
 def _auroc_influences(normal: Array, strange: Array) -> tuple[Array, Array]:

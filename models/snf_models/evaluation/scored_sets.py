@@ -24,7 +24,7 @@ from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
 from snf_runtime.anomaly.statistics import FEATURE_STATISTICS, EvidenceKind, Gaussian, Statistic
 from snf_runtime.images.batch import Batch, chosen
 from snf_runtime.images.codec import encode_png
-from snf_runtime.scoring.evidence import COMPLEXITY, Evidence, regions
+from snf_runtime.scoring.evidence import COMPLEXITY, Evidence, ImageArrays, regions
 from snf_runtime.scoring.layout import DensityKind
 
 COMPONENTS = 64
@@ -187,18 +187,6 @@ class ScoreGroup:
 
     columns: tuple[ScoreColumn, ...]
     compute: Callable[[ScoredBatch], Array]
-
-
-@dataclass(frozen=True)
-class ImageArrays:
-    """Arrays with a row for each of the same images."""
-
-    def __getitem__(self, rows: NDArray[np.bool_ | np.intp]) -> Self:
-        return type(self)(*(values[rows] for values in vars(self).values()))
-
-    @classmethod
-    def join(cls, parts: Sequence[Self]) -> Self:
-        return cls(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 @dataclass(frozen=True)

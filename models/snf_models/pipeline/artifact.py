@@ -105,12 +105,9 @@ class EvaluationPlan:
         """Reduce all parts alike to fit, but not below ``FEWEST``."""
         least = {part: min(count, FEWEST[part]) for part, count in self.images.items()}
 
-        def shrunk(share: float) -> EvaluationPlan:
-            counts = {part: max(least[part], int(share * count)) for part, count in self.images.items()}
-            return replace(self, images=counts)
-
         for share in np.linspace(1.0, 0.0, 201):
-            plan = shrunk(share)
+            counts = {part: max(least[part], int(share * count)) for part, count in self.images.items()}
+            plan = replace(self, images=counts)
             if plan.total_seconds <= seconds:
                 break
         return plan

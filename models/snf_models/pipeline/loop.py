@@ -370,7 +370,7 @@ class Trainer:
     def _progress(self) -> float:
         """Return the used share of the budget, which is the same in all processes."""
         progress = self.schedule.advance(self.state)
-        return self.ranks.value_of_first(progress) if self.schedule.timed else progress
+        return progress if self.schedule.deadline is None else self.ranks.value_of_first(progress)
 
     @kept_memory()
     def _step(self, images: torch.Tensor, step: int, progress: float) -> Loss:

@@ -33,7 +33,7 @@ from snf_models.disk import make_folder, write_atomically
 from snf_models.errors import ArchitectureInvalid, FolderTaken, Interrupted
 from snf_models.features.backbones import DEFAULT_FOLDER, BackboneStore
 from snf_models.features.extractor import FeatureExtractor
-from snf_models.flows.architecture import Architecture, FeatureArchitecture, HybridArchitecture
+from snf_models.flows.architecture import FeatureArchitecture, HybridArchitecture
 from snf_models.flows.build import describe_flow
 from snf_models.flows.flow import Flow
 from snf_models.pipeline.architecture_file import document_of, parse_architecture, sentence
@@ -229,7 +229,8 @@ def train(
     flow_architecture = architecture.pixels if isinstance(architecture, HybridArchitecture) else architecture
     if not isinstance(flow_architecture, FeatureArchitecture):
         find_device(device)  # a device that does not exist is refused before anything is written
-        run = _record_of(dataset, chosen, config, architecture, start)
+        described = None if chosen.name in PRESETS else architecture
+        run = RunRecord.of(chosen.name, (dataset.name, dataset.digest), config, described, weights_of(start))
         count, stored = torch.get_num_threads(), stored_threads(folder, run)
         if threads is None and device == "cpu" and ranks.alone:
             count = _threads_of_steps(
@@ -365,13 +366,6 @@ def folds_of_fit(dataset: Dataset, architecture: FeatureArchitecture, observe: O
         return folds
     observe({"event": "log", "message": "the images have too many places to repeat the fit without each fold of them"})
     return None
-
-
-def _record_of(
-    dataset: Dataset, recipe: TrainingRecipe, config: TrainingConfig, architecture: Architecture, start: Flow | None
-) -> RunRecord:
-    described = None if recipe.name in PRESETS else architecture
-    return RunRecord.of(recipe.name, (dataset.name, dataset.digest), config, described, weights_of(start))
 
 
 def _require_same_run(

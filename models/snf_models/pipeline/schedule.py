@@ -84,10 +84,6 @@ class Schedule:
         self._validated_at = self.advance(state)
 
     @property
-    def timed(self) -> bool:
-        return self._limit is not None
-
-    @property
     def deadline(self) -> float | None:
         """Time of ``time.monotonic``; None without a time limit."""
         return None if self._limit is None else self._origin + self._limit

@@ -70,12 +70,8 @@ def attainable_alpha(alpha: float | None, smallest: float) -> float:
 def flagged_ranks(calibration: int, alpha: float) -> int:
     """Return k = floor(alpha (n + 1)): an image is flagged if fewer than k of n images are at least as anomalous."""
     # p is a ratio of integers: the comparison must not depend on the rounding of alpha * (n + 1).
-    return max(k for k in (0, *_around(alpha * (calibration + 1))) if k / (calibration + 1) <= alpha)
-
-
-def _around(value: float) -> tuple[int, ...]:
-    middle = math.floor(value)
-    return tuple(k for k in (middle - 1, middle, middle + 1) if k >= 0)
+    middle = math.floor(alpha * (calibration + 1))
+    return max(k for k in (0, middle - 1, middle, middle + 1) if k / (calibration + 1) <= alpha)
 
 
 ALPHAS = tuple(float(f"{digits}e-{power}") for power in (1, 2, 3, 4) for digits in (3, 2.5, 2, 1.5, 1, 0.7, 0.5, 0.4))

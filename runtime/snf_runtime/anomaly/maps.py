@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
@@ -147,12 +147,7 @@ def find_regions_of_tiles(places: NDArray[np.float64], plan: TilePlan, threshold
     return find_regions(places, threshold).in_file(squares)
 
 
-def region_around(box: Box, regions: Iterable[AnomalousRegion]) -> AnomalousRegion | None:
-    """Return the first of the sorted regions whose box overlaps ``box``, or None."""
-    return next((region for region in regions if _overlap(region.box, box)), None)
-
-
-def _overlap(one: Box, other: Box) -> bool:
+def overlap(one: Box, other: Box) -> bool:
     return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
 
 

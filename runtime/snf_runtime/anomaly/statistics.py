@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, Self
 
@@ -337,7 +337,7 @@ PLACE_FIRST = math.log(3)
 class FeatureGroup:
     """Four statistics of features, merged into one p-value: two of the map of places, two of pooled features."""
 
-    fit_number: NDArray[np.int64]
+    fit_number: NDArray[np.int64]  # ``(1,)``: 0 is the fit to all training images, others leave a part out
     centre: Array  # mean -log-density at each place, nats
     tails: tuple[Tail, Tail, Tail, Tail]
     joint: Tail
@@ -357,10 +357,6 @@ class FeatureGroup:
         tails = place, area, mean, image
         joint = Tail.fit(merge(tail_surprises(values, tails), _shares(evidence)))
         return cls(np.zeros(1, dtype=np.int64), centre, tails, joint, sizes)
-
-    def for_fit(self, number: int) -> Self:
-        """Return a copy that judges by another fit: 0 is to all training images, others leave a part out."""
-        return replace(self, fit_number=np.array([number], dtype=np.int64))
 
     def maps(self, evidence: FeatureEvidence) -> list[Array]:
         """Return each image's negative log-densities at places less their means over normal images, nats."""

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from snf_runtime.anomaly.maps import AnomalousRegion, MapRegions, region_around
+from snf_runtime.anomaly.maps import AnomalousRegion, MapRegions, overlap
 from snf_runtime.anomaly.statistics import EvidenceKind, FeatureGroup, Statistic
 from snf_runtime.images.preprocessing import Box, FilePlacement
 from snf_runtime.scoring.evidence import COMPLEXITY, ENERGY, GENERATIONS, Evidence, FeatureEvidence, Region, cell_side
@@ -87,8 +87,9 @@ def located(reason: VerdictReason, regions: Sequence[AnomalousRegion]) -> Verdic
         return reason
     if reason.feature in REGION_WORDS:
         return replace(reason, box=regions[0].box, words=REGION_WORDS[reason.feature])
-    region = None if reason.box is None or reason.z > 0 else region_around(reason.box, regions)
-    return reason if region is None else replace(reason, box=region.box)
+    if reason.box is None or reason.z > 0:
+        return reason
+    return replace(reason, box=next((region.box for region in regions if overlap(region.box, reason.box)), reason.box))
 
 
 def statistic_reason(name: str, z: float, share: float) -> VerdictReason:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -522,7 +522,27 @@ class FeatureEvidence:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ImageArrays:
+    """Arrays with a row for each of the same images, or None."""
+
+    def __getitem__(self, rows: Rows) -> Self:
+        return type(self)(*(None if values is None else values[rows] for values in self._columns()))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """Concatenate the rows; what not all parts have is None."""
+        return cls(*map(_joined, zip(*(part._columns() for part in parts), strict=True)))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(values.nbytes for values in self._columns() if values is not None)
+
+    def _columns(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+@dataclass(frozen=True)
+class Evidence(ImageArrays):
     """Statistics of images from which verdicts are computed, a row for each image."""
 
     whole: Array  # (N, K); K is 0 for a density of features alone
@@ -533,23 +553,6 @@ class Evidence:
 
     def __len__(self) -> int:
         return len(self.whole)
-
-    def __getitem__(self, rows: Rows) -> Evidence:
-        columns: list[Any] = [None if values is None else values[rows] for values in self._fields()]
-        return Evidence(*columns)
-
-    @classmethod
-    def join(cls, parts: Sequence[Evidence]) -> Evidence:
-        """Concatenate evidence; what not all parts have is None."""
-        columns = zip(*(part._fields() for part in parts), strict=True)
-        return cls(**{field.name: _joined(column) for field, column in zip(fields(cls), columns, strict=True)})
-
-    @property
-    def nbytes(self) -> int:
-        return sum(values.nbytes for values in self._fields() if values is not None)
-
-    def _fields(self) -> list[Any]:
-        return [getattr(self, field.name) for field in fields(self)]
 
 
 def _joined(parts: Sequence[Any]) -> Any:
