@@ -106,23 +106,19 @@ def safe_path(name: str) -> str:
     except UnicodeEncodeError:
         raise refused("unsafe-archive", f"the name {name!a} is not UTF-8") from None
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    reason = None
-    if len(name) > MAX_NAME:
-        reason, name = f"is longer than {MAX_NAME} characters", name[:40] + "..."
-    elif CONTROL.search(name):
-        reason = "has control characters, or characters that reverse text"
-    elif "\\" in name:
-        reason = "has a backslash; folders are separated by /"
-    elif name.startswith("/"):
-        reason = "is absolute"
-    elif DRIVE.match(name):
-        reason = "begins with a drive letter"
-    elif ".." in parts:
-        reason = "leads out of its folder by '..'"
-    elif not parts:
-        reason = "is empty"
-    if reason is not None:
-        raise refused("unsafe-archive", f"the name {name!a} {reason}")
+    shown = name if len(name) <= MAX_NAME else name[:40] + "..."
+    rules = (
+        (len(name) > MAX_NAME, f"is longer than {MAX_NAME} characters"),
+        (CONTROL.search(name), "has control characters, or characters that reverse text"),
+        ("\\" in name, "has a backslash; folders are separated by /"),
+        (name.startswith("/"), "is absolute"),
+        (DRIVE.match(name), "begins with a drive letter"),
+        (".." in parts, "leads out of its folder by '..'"),
+        (not parts, "is empty"),
+    )
+    for is_broken, reason in rules:
+        if is_broken:
+            raise refused("unsafe-archive", f"the name {shown!a} {reason}")
     return "/".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -49,11 +50,6 @@ class TiledEngine(Protocol):
     threads: int
 
 
-def chunk_size_of(engine: TiledEngine, pixels: int) -> int:
-    """Return the images of ``pixels`` pixels that take a step's time; they fill a micro-batch in any case."""
-    return max(engine.micro_batch, chunk_size(pixels, engine.threads))
-
-
 class Engine(TiledEngine, Protocol):
     """Backend that runs a trained flow from pixels to latents."""
 
@@ -86,30 +82,31 @@ class DensityPass(Protocol):
     def rows(self, chosen: slice) -> DensityPass: ...
 
 
-class ImageDensity(Protocol):
+class ImageDensity(ABC):
     """A frozen flow over pixels, over features, or both, run by an engine."""
 
     kind: DensityKind
-    image_shape: Shape  # channels, height and width of an image, or of a tile if images are cut into tiles
     dimensions: int  # values of an image, or of a tile, whose joint density is computed
-    weights_digest: str  # SHA-256, in hexadecimal
     constant_log_det: float  # sum of the log-dets that do not depend on the image, nats
     statistics: tuple[str, ...]  # names of whole-image, then of channel statistics; none for features alone
     grid: tuple[int, int] | None  # rows and columns of cells for local statistics
     has_map: bool
-    engine_name: str
-    precision: Precision  # of the 1x1 convolutions in coupling networks; all else is float32 or better
-    step_pixels: int  # pixels of an image or tile that go into the backbone or the flow: its cost
-    chunk_size: int  # images or tiles of a group, between which other work can run
-    micro_batch: int  # images or tiles that the engine computes in one run
-    tiled: bool  # whether images have any size and are cut into tiles of ``image_shape``
+    tiled = False  # whether images have any size and are cut into tiles of ``image_shape``
 
+    def __init__(self, engine: TiledEngine, weights_digest: str, image_shape: Shape, step_pixels: int) -> None:
+        self.weights_digest = weights_digest  # SHA-256, in hexadecimal
+        self.image_shape = image_shape  # channels, height and width of an image or a tile
+        self.step_pixels = step_pixels  # of an image or tile that go into the backbone or the flow: its cost
+        # Images or tiles of a group, between which other work can run; they fill a micro-batch in any case.
+        self.chunk_size = max(engine.micro_batch, chunk_size(step_pixels, engine.threads))
+        self.engine_name, self.precision, self.micro_batch = engine.name, engine.precision, engine.micro_batch
+
+    @abstractmethod
     def passes(
         self, images: Batch, draws: int = 1, chunk_size: int | None = None
     ) -> Iterator[tuple[int, DensityPass | None]]:
         """Yield each group's first draw and result, None where no image is complete; an image's draws follow on."""
-        ...
 
+    @abstractmethod
     def evidence(self, images: Batch, density_pass: DensityPass) -> Evidence:
         """Return the evidence of images from the pass of their first draw."""
-        ...

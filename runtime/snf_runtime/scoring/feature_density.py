@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from snf_runtime.images.batch import Batch, TilePlan, size_of, stacked, tile_plan
 from snf_runtime.images.preprocessing import Pixels
-from snf_runtime.scoring.density import DensityPass, ImageDensity, TiledEngine, chunk_size_of
+from snf_runtime.scoring.density import DensityPass, ImageDensity, TiledEngine
 from snf_runtime.scoring.evidence import Evidence, FeatureEvidence, white_levels
-from snf_runtime.scoring.layout import DensityKind, FeatureLayout, Precision, Shape
+from snf_runtime.scoring.layout import DensityKind, FeatureLayout, Shape
 from snf_runtime.scoring.pixel_density import PixelDensity
 
 Array = NDArray[np.float64]
@@ -99,12 +99,12 @@ def spread(places: Array, row: Indices, column: Indices, even: Sequence[float]) 
     return result
 
 
-class FeatureDensity:
+class FeatureDensity(ImageDensity):
     """Density of features at places, without noise: all draws are equal. Tiles of an image add up."""
 
     kind: DensityKind = "feature_density"
-    statistics: tuple[str, ...] = ()
-    grid: tuple[int, int] | None = None
+    statistics = ()
+    grid = None
     has_map = True
 
     def __init__(
@@ -116,17 +116,11 @@ class FeatureDensity:
         input_size: tuple[int, int],
         tiled: bool = False,
     ) -> None:
+        super().__init__(engine, weights_digest, image_shape, math.prod(input_size))
         self.engine = engine
         self.flows = flows
-        self.weights_digest = weights_digest
-        self.image_shape = image_shape
         self.tiled = tiled
         self.dimensions = math.prod(flows.feature_shape)
-        self.step_pixels = math.prod(input_size)
-        self.chunk_size = chunk_size_of(engine, self.step_pixels)
-        self.engine_name = engine.name
-        self.precision: Precision = engine.precision
-        self.micro_batch = engine.micro_batch
         self.constant_log_det = flows.constant_log_det
 
     def passes(

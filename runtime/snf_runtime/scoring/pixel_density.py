@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snf_runtime.images.batch import Batch, stacked
-from snf_runtime.scoring.density import DensityPass, Engine, chunk_size_of
+from snf_runtime.scoring.density import DensityPass, Engine, ImageDensity
 from snf_runtime.scoring.evidence import (
     Evidence,
     FlowPass,
@@ -24,7 +24,7 @@ from snf_runtime.scoring.evidence import (
     white_levels,
     whole_image_statistics,
 )
-from snf_runtime.scoring.layout import DensityKind, FlowLayout, Precision, Shape
+from snf_runtime.scoring.layout import DensityKind, FlowLayout
 
 
 def content_noise(image: NDArray[np.uint8], weights_digest: str, draws: int = 1) -> NDArray[np.float64]:
@@ -62,27 +62,20 @@ def content_stream(image: NDArray[np.uint8], weights_digest: str) -> np.random.G
     return np.random.Generator(np.random.Philox(key=key, counter=counter << 128))
 
 
-class PixelDensity:
+class PixelDensity(ImageDensity):
     """Density p(x + u) of pixels x, with noise u by image and weights, so that a score depends on no other image."""
 
     kind: DensityKind = "density"
-    tiled = False
 
     def __init__(self, engine: Engine, frozen: FlowLayout, weights_digest: str) -> None:
+        super().__init__(engine, weights_digest, frozen.image_shape, math.prod(frozen.image_shape[1:]))
         self.engine = engine
         self.frozen = frozen
-        self.weights_digest = weights_digest
-        self.image_shape: Shape = frozen.image_shape
         self.dimensions = math.prod(frozen.image_shape)
-        self.step_pixels = math.prod(frozen.image_shape[1:])
-        self.chunk_size = chunk_size_of(engine, self.step_pixels)
-        self.engine_name = engine.name
-        self.precision: Precision = engine.precision
-        self.micro_batch = engine.micro_batch
-        self.constant_log_det: float = sum(level.constant_log_det for level in frozen.levels)
+        self.constant_log_det = sum(level.constant_log_det for level in frozen.levels)
         self.has_map = frozen.is_spatial
-        self.grid: tuple[int, int] | None = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
-        self.statistics: tuple[str, ...] = (*statistic_names(frozen), *channel_statistic_names(frozen))
+        self.grid = grid_shape(*frozen.image_shape[1:]) if frozen.is_spatial else None
+        self.statistics = (*statistic_names(frozen), *channel_statistic_names(frozen))
 
     def passes(self, images: Batch, draws: int = 1, chunk_size: int | None = None) -> Iterator[tuple[int, FlowPass]]:
         """Run draws in groups, so that memory is bounded; yield the first draw of each and its pass."""
