@@ -16,7 +16,6 @@ import pytest
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from snf_app.main import create_app
 from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import Registry
@@ -33,9 +32,8 @@ from tests.support.checked_models import (
     train_twice,
 )
 from tests.support.documents import check_table
-from tests.support.local import LOCAL
 from tests.support.paths import ROOT
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 PAGE = ROOT / "tests" / "tables" / "checked-models.md"
 ROUNDING = 1e-14
@@ -78,7 +76,7 @@ def service(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Te
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("snf_app.state.Registry", partial(Registry, zoo=tmp_path_factory.mktemp("no-zoo")))
         settings = service_settings(home, threads=1, backbones=backbones)
-        with TestClient(create_app(settings), base_url=LOCAL) as client:
+        with client_of(settings) as client:
             yield client
 
 

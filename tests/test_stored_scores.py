@@ -27,15 +27,13 @@ from safetensors import safe_open
 
 from snf_app.cli.model_tables import print_calibrations, print_model
 from snf_app.cli.score_output import JudgingModel
-from snf_app.main import create_app
 from snf_client.schemas.calibrations import CalibrationList
 from snf_client.schemas.models import ModelDetail
 from snf_models.datasets import load_dataset
 from snf_models.registry.calibrations import GRADIENTS_IGNORED
 from snf_models.registry.registry import Registry
-from tests.support.local import LOCAL
 from tests.support.paths import DATA
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.stored_home import unpack
 from tests.support.stored_json import dumps, is_writing
 from tests.worker.support.helpers import until
@@ -102,7 +100,7 @@ def services(home: Path) -> Iterator[Callable[[str], TestClient]]:
 
         @cache
         def service(engine: str) -> TestClient:
-            return stack.enter_context(TestClient(create_app(service_settings(home, engine=engine, threads=1)), LOCAL))
+            return stack.enter_context(client_of(service_settings(home, engine=engine, threads=1)))
 
         yield service
 

@@ -9,12 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from snf_app.calibrations.service import view_of
-from snf_app.main import Service, create_app
+from snf_app.main import Service
 from snf_app.registry.service import detail
 from snf_client.schemas.models import ModelDetail
 from snf_models.registry.registry import ZOO, Registry
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 MODEL = "mnist-snf-glow"
 """The shipped model that tests score with."""
@@ -68,7 +67,7 @@ def no_shipped_models(one_shipped_model: None, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def client(one_shipped_model: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A service with that model, and without a job store."""
-    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as service:
+    with client_of(service_settings(tmp_path_factory.mktemp("home"))) as service:
         yield service
 
 

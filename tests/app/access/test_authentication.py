@@ -25,16 +25,14 @@ from snf_app.access.authentication import (
     FailedAttempts,
     KeyRing,
 )
-from snf_app.main import create_app
 from snf_client.schemas.base import Role
 from snf_models.registry.registry import Registry
 from snf_worker.keys import KeyFile
 from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
-from tests.support.local import LOCAL
 from tests.support.own_thread import answers
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
@@ -45,7 +43,7 @@ SCORE = "/v1/models/digits/score"
 @contextmanager
 def serving(home: Path, **changes: Any) -> Iterator[TestClient]:
     settings = service_settings(home, **changes)
-    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(settings, raise_server_exceptions=False) as client:
         yield client
 
 

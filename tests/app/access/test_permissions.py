@@ -12,12 +12,10 @@ from fastapi.testclient import TestClient
 from snf_app.access.authentication import is_open
 from snf_app.access.permissions import caller_of
 from snf_app.http.request_log import SAFE, UNCHANGING
-from snf_app.main import create_app
 from snf_client.schemas.base import Role
 from snf_worker.keys import ROLES, KeyFile
-from tests.support.local import LOCAL
 from tests.support.own_thread import answers
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 PARTS = {
     "ref": "nobody",
@@ -50,7 +48,7 @@ TYPES = {
 @contextmanager
 def serving(home: Path) -> Iterator[TestClient]:
     """A service without a job store."""
-    with TestClient(create_app(service_settings(home)), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(service_settings(home), raise_server_exceptions=False) as client:
         yield client
 
 

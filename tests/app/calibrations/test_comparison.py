@@ -13,7 +13,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from snf_app.calibrations.service import MAX_BYTES, MAX_IMAGES, MAX_VERSIONS, RecentEvidence
-from snf_app.main import create_app
 from snf_models.anomaly.reference_images import reference_of
 from snf_models.artifacts.manifest import Precision
 from snf_models.datasets import Dataset
@@ -24,8 +23,7 @@ from snf_models.scoring import EngineOptions
 from snf_runtime.anomaly.detection import StoredEvidence
 from snf_runtime.scoring.evidence import Evidence
 from tests.models.helpers import real_images
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained
 
 MODEL = "/v1/models/digits"
@@ -55,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[TestClient]:
     """A service that has just started, with calibration 0 in use."""
     monkeypatch.setattr("snf_app.state.Registry", partial(Registry, zoo=tmp_path / "none"))
-    with TestClient(create_app(service_settings(home, engine="torch")), LOCAL) as client:
+    with client_of(service_settings(home, engine="torch")) as client:
         client.put(ACTIVE, json={"calibration": 0}).raise_for_status()
         yield client
 

@@ -15,12 +15,10 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from snf_app.drift import service as drift_service
-from snf_app.main import create_app
 from tests.end_to_end.support.service import files
 from tests.support.disks import refuse_writes
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.worker.support.helpers import until
 
 MODEL = "/v1/models/mnist-snf-glow"
@@ -28,7 +26,7 @@ MODEL = "/v1/models/mnist-snf-glow"
 
 @contextmanager
 def service(home: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(service_settings(home)), LOCAL) as client:
+    with client_of(service_settings(home)) as client:
         yield client
 
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_app.registry.model_pool import ModelListing, ModelPool, reason_of
 from snf_app.scoring.service import DetectImages, RequestedImage
 from snf_models.errors import ArtifactError
@@ -22,8 +20,8 @@ from snf_worker.broker.embedded import EmbeddedBroker
 from snf_worker.settings import Settings
 from tests.app.conftest import MODEL
 from tests.support.compiled_cache import share_compiled
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
+from tests.support.service_settings import client_of
 from tests.worker.support.helpers import until
 
 
@@ -47,7 +45,7 @@ def server(settings: Settings) -> Iterator[int]:
 def test_a_broker_that_hangs_delays_nothing(settings: Settings, server: int) -> None:
     # Long enough that waiting for one answer could not go unnoticed.
     patient = settings.model_copy(update={"broker_timeout_s": 20.0})
-    with TestClient(create_app(patient), LOCAL) as client:
+    with client_of(patient) as client:
         until(lambda: client.get("/readyz").json()["jobs"] == "ok")
         os.kill(server, signal.SIGSTOP)
         try:
@@ -70,7 +68,7 @@ def test_a_scorer_that_hangs_makes_the_service_not_ready(settings: Settings, mon
     monkeypatch.setattr(DetectImages, "__call__", hang)
     image: dict[str, Any] = {"content": DIGITS[0].read_bytes(), "headers": {"content-type": "image/png"}}
     hasty = settings.model_copy(update={"request_timeout_s": 0.5})
-    with TestClient(create_app(hasty), LOCAL) as client:
+    with client_of(hasty) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         assert client.get("/readyz").json()["reason"] is None
         assert client.post(f"/v1/models/{MODEL}/score", **image).status_code == 504
@@ -102,7 +100,7 @@ def test_many_callers_share_one_reading_of_the_registry(settings: Settings, monk
         return listing(pool)
 
     monkeypatch.setattr(ModelPool, "listing", slow_listing)
-    with TestClient(create_app(settings), LOCAL) as client, ThreadPoolExecutor(8) as callers:
+    with client_of(settings) as client, ThreadPoolExecutor(8) as callers:
         answers = list(callers.map(lambda _: client.get("/readyz").json()["models"], range(64)))
         assert answers == [{}] * 64
         assert len(readings) == 1

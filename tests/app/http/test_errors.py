@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from snf_app.http.router import CheckedRoute
 from snf_app.main import ROUTERS, Service, create_app
 from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -85,7 +85,7 @@ def test_too_large_body(client: TestClient, content: bytes | list[bytes]) -> Non
 
 
 def test_json_bodies_are_small(tmp_path: Path) -> None:
-    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+    with client_of(service_settings(tmp_path)) as client:
         body = {"type": "train", "dataset": "d", "model": "m", "parameters": {"x": "y" * 70_000}}
         assert "65536 bytes" in problem(client.post("/v1/jobs", json=body), 413, "content-too-large")["detail"]
 

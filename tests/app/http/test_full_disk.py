@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.uploads import GOOD
 from tests.support.disks import MIB, Disk, refuse_writes
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained
 
 MODEL = "/v1/models/digits"
@@ -32,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(home: Path, no_shipped_models: None) -> Iterator[TestClient]:
-    with TestClient(create_app(service_settings(home)), LOCAL, raise_server_exceptions=False) as made:
+    with client_of(service_settings(home), raise_server_exceptions=False) as made:
         yield made
 
 

@@ -22,11 +22,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from snf_app.main import create_app
 from snf_worker.broker.embedded import EmbeddedBroker
 from tests.app.conftest import MODEL
 from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.worker.support.helpers import until
 
 CHECKS = [
@@ -57,7 +56,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     made = service_settings(tmp_path_factory.mktemp("home"), redis_url=None, runtime_dir=folder, engine="torch")
     broker = EmbeddedBroker(made)
     broker.start()
-    with TestClient(create_app(made), LOCAL, raise_server_exceptions=False) as found:
+    with client_of(made, raise_server_exceptions=False) as found:
         until(lambda: found.get("/readyz").json()["jobs"] == "ok" and found.get("/readyz").status_code == 200)
         yield found
     broker.stop()

@@ -8,11 +8,10 @@ from urllib.parse import urljoin
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import Service, create_app
+from snf_app.main import Service
 from tests.app.conftest import MODEL
-from tests.support.local import LOCAL
 from tests.support.paths import ROOT
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.stored_json import check_stored
 
 TEXTS = {"description", "example", "examples", "summary", "title"}
@@ -25,7 +24,7 @@ def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_keys_are_optional_exactly_where_the_service_has_none(client: TestClient, tmp_path: Path) -> None:
-    keyed = TestClient(create_app(service_settings(tmp_path, api_keys=("a" * 32,))), LOCAL)
+    keyed = client_of(service_settings(tmp_path, api_keys=("a" * 32,)))
     for service, optional in ((client, True), (keyed, False)):
         found = {
             name: one["security"]
@@ -43,7 +42,7 @@ def test_the_document_is_made_once_and_sent_to_those_that_lack_it(
     made = []
     make = Service.openapi
     monkeypatch.setattr(Service, "openapi", lambda service: made.append(1) or make(service))
-    client = TestClient(create_app(service_settings(tmp_path)), LOCAL)
+    client = client_of(service_settings(tmp_path))
     for path in ("/openapi.json", "/docs"):
         first, again = client.get(path), client.get(path)
         assert (first.status_code, first.content) == (200, again.content)

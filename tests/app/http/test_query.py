@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from tests.app.conftest import MODEL
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import pngs, zipped
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained
 
 PARTS = {
@@ -74,7 +72,7 @@ def test_models_and_datasets_have_pages(tmp_path: Path, tmp_path_factory: pytest
     settings = service_settings(tmp_path, data_dir=None)
     for name in ("b", "c", "a"):
         Registry(settings.registry_dir).publish(barely_trained(tmp_path_factory), name)
-    with TestClient(create_app(settings), LOCAL) as service:
+    with client_of(settings) as service:
         for name in ("z", "a"):
             upload(service, name, ("own.zip", zipped(pngs(30)))).raise_for_status()
         for kind, names in (("models", ["a", "b", "c"]), ("datasets", ["mnist-mini", "a", "z"])):

@@ -9,14 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
 from snf_app.http.request_log import REFUSED_RATE, WAITING, BackgroundLog, JsonLines, _bounded
-from snf_app.main import create_app
 from snf_worker.keys import KeyFile
 from snf_worker.log_setup import configure_logging
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -31,7 +28,7 @@ def test_a_method_that_a_path_does_not_have_changes_nothing(tmp_path: Path) -> N
     keys.create("boss", "admin")
     reading = {"x-api-key": keys.create("reader", "read")[1]}
     settings = service_settings(tmp_path)
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         assert client.delete("/healthz?a=1").status_code == 405
         assert client.delete("/v1/jobs", headers=reading).status_code == 405
         assert client.delete("/v1/models/none", headers=reading).status_code == 403
@@ -39,7 +36,7 @@ def test_a_method_that_a_path_does_not_have_changes_nothing(tmp_path: Path) -> N
 
 
 def test_the_query_of_a_refused_change_is_not_recorded(tmp_path: Path) -> None:
-    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+    with client_of(service_settings(tmp_path)) as client:
         client.delete("/v1/datasets/none?token=snf_hush&api_key=snf_hush")
     [line] = records_of(tmp_path)
     assert "hush" not in line
@@ -51,7 +48,7 @@ def test_what_a_record_shows_is_short() -> None:
 
 
 def test_refused_changes_have_no_body_and_a_rate_so_that_changes_stay(tmp_path: Path) -> None:
-    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+    with client_of(service_settings(tmp_path)) as client:
         for _ in range(REFUSED_RATE.amount + 15):
             refused = client.put("/v1/models/none/aliases/live", json={"version": 3})
             assert refused.status_code == 404
@@ -76,7 +73,7 @@ def test_an_answer_and_all_log_lines_have_the_id_of_the_request(
     monkeypatch.setattr("snf_app.health.endpoints.package_version", fail)
     configure_logging(settings, "service", terminal=False)
     given = {"X-Request-Id": "line-1:42"}
-    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as client:
+    with client_of(settings, raise_server_exceptions=False) as client:
         assert client.get("/v1/presets", headers=given).headers["x-request-id"] == "line-1:42"
         failed = client.get("/healthz", headers=given)
         assert (failed.status_code, failed.headers["x-request-id"]) == (500, "line-1:42")
@@ -95,14 +92,14 @@ def test_an_answer_and_all_log_lines_have_the_id_of_the_request(
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a b", 'a"', "a\x1b[2J", "\u00e9", "a,b"])
 def test_an_id_that_cannot_be_trusted_is_replaced(tmp_path: Path, given: str | None) -> None:
     headers = {} if given is None else {"X-Request-Id": given.encode()}
-    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+    with client_of(service_settings(tmp_path)) as client:
         answers = [client.get("/healthz", headers=headers).headers["x-request-id"] for _ in range(2)]
     assert all(re.fullmatch("[0-9a-f]{32}", answer) for answer in answers)
     assert answers[0] != answers[1]
 
 
 def test_no_key_within_a_url_is_recorded(tmp_path: Path) -> None:
-    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as client:
+    with client_of(service_settings(tmp_path)) as client:
         for location in ("s3://AKIA:hush@bucket/lots", "https://hush@host/lots"):
             body = {"name": "lots", "location": location}
             assert client.post("/v1/datasets/references", json=body).status_code == 422

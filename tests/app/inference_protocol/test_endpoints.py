@@ -17,13 +17,11 @@ from torch import Tensor
 from snf_app.http.errors import Problem
 from snf_app.inference_protocol import service as infer_service
 from snf_app.inference_protocol.service import MEDIA_TYPES
-from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from snf_runtime.scoring.evidence import FlowPass
 from snf_worker.keys import KeyFile
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import unfit_artifact
 from tests.worker.support.helpers import until
 
@@ -39,7 +37,7 @@ HEADER = "Inference-Header-Content-Length"
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = service_settings(tmp_path_factory.mktemp("home"))
     Registry(settings.registry_dir).publish(unfit_artifact(tmp_path_factory), "hasty")
-    with TestClient(create_app(settings), LOCAL) as made:
+    with client_of(settings) as made:
         until(lambda: made.get("/v2/health/ready").status_code == 200)
         yield made
 
@@ -311,7 +309,7 @@ def test_keys_roles_and_rates(tmp_path: Path) -> None:
     file = KeyFile(settings.home / "keys.json")
     keys = {role: {"x-api-key": file.create(role, role)[1]} for role in ("read", "score")}
     few = {"authorization": f"Bearer {file.create('few', 'score', images='5/hour')[1]}"}
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         assert client.get("/v2/health/live").status_code == 200
         until(lambda: client.get("/v2/health/ready").status_code == 200)
         for path in ("/v2", MODEL_PATH, f"{MODEL_PATH}/ready"):

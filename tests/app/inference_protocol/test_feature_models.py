@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
 from snf_runtime.anomaly.detection import Detection
 from tests.support.compiled_cache import compiled
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.tiled import mosaic, tiled_artifact
 
 HEADER = "Inference-Header-Content-Length"
@@ -34,7 +32,7 @@ def client(
 ) -> Iterator[TestClient]:
     settings = service_settings(tmp_path_factory.mktemp("home"), backbones=backbones)
     Registry(settings.registry_dir).publish(artifact, "tiles", promote=True)
-    with TestClient(create_app(settings), LOCAL) as made:
+    with client_of(settings) as made:
         yield made
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_models.anomaly.reference_images import check_summary
 from snf_models.artifacts.manifest import FeatureFitRecord, GridChoice, Manifest
 from snf_models.datasets import DatasetSummary
@@ -18,8 +17,7 @@ from snf_models.errors import DatasetUnfit
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import DIGITS, npz, pngs, zipped
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained
 
 CHOICES_PATH = "/v1/jobs/check-datasets"
@@ -34,7 +32,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     registry.publish(barely_trained(tmp_path_factory), "digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("snf_app.state.Registry", partial(Registry, zoo=home / "none"))
-        with TestClient(create_app(settings), LOCAL) as made:
+        with client_of(settings) as made:
             for name, content in (
                 ("own", ("own.zip", zipped(pngs(120, 6)))),
                 ("few", ("few.zip", zipped(pngs(12)))),

@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, zipped
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 MODEL = "mnist-snf-glow"
 CALIBRATIONS = f"/v1/models/{MODEL}/calibrations"
@@ -27,7 +25,7 @@ CALIBRATION: dict[str, Any] = {"type": "calibrate", "model": MODEL, "dataset": "
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A service with datasets, whose job store does not answer: it would be asked for no request here."""
-    with TestClient(create_app(service_settings(tmp_path_factory.mktemp("home"))), LOCAL) as made:
+    with client_of(service_settings(tmp_path_factory.mktemp("home"))) as made:
         for name, content in (
             ("own", ("own.zip", zipped(pngs(60, 6)))),
             ("few", ("few.zip", zipped(pngs(12)))),

@@ -25,8 +25,7 @@ from snf_worker.jobs.record import Queue
 from snf_worker.runtime.machine import WorkerInfo, WorkerRegistry
 from snf_worker.settings import Settings
 from tests.support.disks import Disk
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
@@ -56,7 +55,7 @@ def _service(home: Path, workers: WorkerRegistry, trainings: MeasuredTrainings) 
 def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 cut off")
     settings = service_settings(tmp_path, data_dir=tmp_path)
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         answer = client.post("/v1/jobs", json={"type": "train", "dataset": "mnist", "model": "m"})
     assert (answer.status_code, answer.json()["type"]) == (422, "dataset-unfit")
     assert "mnist.npz" in answer.json()["detail"]
@@ -113,7 +112,7 @@ def replace_images(measured: MeasuredTraining, images: int) -> MeasuredTraining:
 def test_a_backbone_that_is_not_here_is_named(tmp_path: Path, preset: str) -> None:
     settings = service_settings(tmp_path)
     request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": preset}
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         answer = client.post("/v1/jobs", json=request | {"parameters": {"backbone": "dinov2"}})
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]

@@ -4,15 +4,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_client.schemas.base import JobType
 from snf_worker.broker.connection import redis_client
 from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Queue, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
-from tests.support.local import LOCAL
+from tests.support.service_settings import client_of
 from tests.worker.support.helpers import take
 
 REF = {"model": "digits", "version": 2, "ref": "digits:2"}
@@ -45,7 +43,7 @@ def test_every_type_has_its_result(settings: Settings) -> None:
     calibrated = finished(settings, "calibrate", REF | {"calibration": 3, "smallest_p": 0.01})
     evaluated = finished(settings, "evaluate", REF, **{REPORT_JSON: '{"sets": []}', REPORT_HTML: "<!DOCTYPE html>"})
     scored = finished(settings, "score", REF, **{"scores.parquet": "PAR1"})
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         answer = client.get(trained).json()
         assert (answer["ref"], answer["links"]["score"]) == ("digits:2", "/v1/models/digits:2/score")
         answer = client.get(calibrated).json()

@@ -14,7 +14,6 @@ from redis.exceptions import ResponseError
 
 from snf_app.jobs import service
 from snf_app.jobs.service import JobPlan, JobService, JobStoreMonitor
-from snf_app.main import create_app
 from snf_client.schemas.jobs import JobRequest
 from snf_worker.errors import BrokerDown
 from snf_worker.jobs.store import JobStore
@@ -23,8 +22,7 @@ from tests.end_to_end.support.jobs import TRAINING
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.disks import MIB, Disk
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.worker.support.helpers import until
 
 
@@ -62,7 +60,7 @@ ONCE = {"Idempotency-Key": "once"}
 
 def test_callers_do_not_share_their_keys(settings: Settings) -> None:
     keyed = settings.model_copy(update={"api_keys": ("a" * 32, "b" * 32)})
-    with TestClient(create_app(keyed), LOCAL) as client:
+    with client_of(keyed) as client:
 
         def submit(key: str, model: str = "m") -> tuple[int, str]:
             headers = ONCE | {"X-API-Key": key * 32}
@@ -80,7 +78,7 @@ def test_callers_do_not_share_their_keys(settings: Settings) -> None:
 def test_callers_without_api_keys_are_one(settings: Settings) -> None:
     ids = set()
     for address in ("127.0.0.1", "::1"):
-        with TestClient(create_app(settings), LOCAL, client=(address, 50000)) as client:
+        with client_of(settings, client=(address, 50000)) as client:
             ids.add(client.post("/v1/jobs", json=REQUEST, headers=ONCE).json()["id"])
     assert len(ids) == 1
 
@@ -88,7 +86,7 @@ def test_callers_without_api_keys_are_one(settings: Settings) -> None:
 @pytest.fixture
 def client(settings: Settings, no_shipped_models: None) -> Iterator[TestClient]:
     """A service without a worker that takes two unfinished jobs of a caller."""
-    with TestClient(create_app(settings.model_copy(update={"max_jobs_per_caller": 2})), LOCAL) as client:
+    with client_of(settings.model_copy(update={"max_jobs_per_caller": 2})) as client:
         yield client
 
 
@@ -140,7 +138,7 @@ def test_calls_without_redis_are_answered_while_pollers_wait_for_it(
     for call in ("list", "get"):
         monkeypatch.setattr(JobStore, call, hang)
     with (
-        TestClient(create_app(service_settings(tmp_path)), LOCAL) as client,
+        client_of(service_settings(tmp_path)) as client,
         ThreadPoolExecutor(POLLERS + 1) as threads,
     ):
         pollers = [threads.submit(client.get, path) for _ in range(POLLERS)]
@@ -168,7 +166,7 @@ def test_a_dataset_is_not_deleted_between_the_check_and_the_record_of_a_job(
         return made
 
     monkeypatch.setattr(JobService, "plan", slow)
-    with TestClient(create_app(settings), LOCAL) as client, ThreadPoolExecutor(2) as threads:
+    with client_of(settings) as client, ThreadPoolExecutor(2) as threads:
         upload(client, "lots", ("lots.zip", zipped(pngs(60)))).raise_for_status()
         submitted = threads.submit(client.post, "/v1/jobs", json=TRAINING | {"dataset": "lots", "model": "m"})
         assert checked.wait(60)

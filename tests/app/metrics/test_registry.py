@@ -11,13 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from snf_app import pages
 from snf_app.jobs.service import JobStoreMonitor
-from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
 from snf_worker.jobs.record import Queue
 from tests.end_to_end.support.service import files
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.worker.support.helpers import until
 
 MODEL = {"model": "mnist-snf-glow", "version": "1"}
@@ -27,7 +25,7 @@ SCORE = "/v1/models/mnist-snf-glow/score"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     settings = service_settings(tmp_path_factory.mktemp("home"))
-    with TestClient(create_app(settings), LOCAL, raise_server_exceptions=False) as found:
+    with client_of(settings, raise_server_exceptions=False) as found:
         yield found
 
 
@@ -124,7 +122,7 @@ def test_the_state_is_told(client: TestClient) -> None:
 
 def test_services_beside_each_other_count_alone(client: TestClient, tmp_path: Path) -> None:
     client.post(SCORE, files=files(DIGITS[0])).raise_for_status()
-    with TestClient(create_app(service_settings(tmp_path)), LOCAL) as other:
+    with client_of(service_settings(tmp_path)) as other:
         assert value(values(other), "snf_images_scored_total", **MODEL) == 0
     assert value(values(client), "snf_images_scored_total", **MODEL) > 0
 

@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_client.errors import Conflict, problem_of
 from snf_client.schemas.models import ModelDetail, ModelPage
 from snf_models.artifacts.files import pack
 from snf_models.registry.registry import Registry
 from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained, unfit_artifact
 from tests.worker.support.helpers import until
 
@@ -34,7 +32,7 @@ def settings(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Settin
 
 @pytest.fixture
 def client(settings: Settings, no_shipped_models: None) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), LOCAL) as made:
+    with client_of(settings) as made:
         yield made
 
 

@@ -5,16 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_app.registry import model_pool
 from snf_app.registry.model_pool import MAX_BESIDE, MAX_PER_FILE_BYTE, PER_FILE_BYTE, LoadedMemory, memory_limit
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import files
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import barely_trained
 
 MODELS = ("first", "second")
@@ -26,7 +23,7 @@ def states_after_scores(home: Path, artifact: Path, **changes: Any) -> dict[str,
     settings = service_settings(home, **changes)
     for name in MODELS:
         Registry(settings.registry_dir).publish(artifact, name, promote=True)
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         for name in MODELS:
             assert client.post(f"/v1/models/{name}/score", files=files(DIGITS[0])).status_code == 200
         states = {model["name"]: model["state"] for model in client.get("/v1/models").json()["models"]}

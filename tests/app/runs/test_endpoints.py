@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_worker.jobs.runs import RunStore
-from tests.support.local import LOCAL
 from tests.support.runs import SHIPPED, recorded
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 
 
 def test_runs_are_listed_shown_and_deleted_without_a_job_store(tmp_path: Path) -> None:
     settings = service_settings(tmp_path / "home")
-    with TestClient(create_app(settings), LOCAL) as client:
+    with client_of(settings) as client:
         assert client.get("/v1/runs").json() == {"runs": [], "next": None}
         first = recorded(settings.run_records_dir, finished=False)
         second = recorded(settings.run_records_dir, origin="job", bits=2.5)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from snf_app.main import create_app
 from snf_client.schemas.models import ModelDetail, ModelPage
 from snf_client.schemas.scores import Scores
 from snf_models.registry.registry import Registry
@@ -20,9 +19,8 @@ from snf_models.scorer import load_model
 from snf_worker.settings import Settings
 from tests.end_to_end.support.service import files
 from tests.support.compiled_cache import compiled
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import feature_artifact, hybrid_artifact
 
 MODELS = ("parts", "both")
@@ -40,7 +38,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Setti
 
 @pytest.fixture(scope="module")
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), LOCAL) as found:
+    with client_of(settings) as found:
         yield found
 
 

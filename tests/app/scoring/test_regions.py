@@ -17,16 +17,14 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_app.main import create_app
 from snf_client.schemas.scores import Scores
 from snf_models.registry.registry import Registry
 from snf_runtime.images.preprocessing import Fit
 from snf_worker.settings import Settings
 from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
 from tests.support.image_files import encoded, exif
-from tests.support.local import LOCAL
 from tests.support.paths import DIGITS
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.trained import feature_artifact
 
 ALPHA = 0.1
@@ -45,7 +43,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path) -> Setti
 
 @pytest.fixture(scope="module")
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), LOCAL) as found:
+    with client_of(settings) as found:
         yield found
 
 

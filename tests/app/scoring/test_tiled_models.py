@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from snf_app.cli.main import cli
 from snf_app.http.admission import RequestDeadline, deadline
 from snf_app.http.errors import Problem
-from snf_app.main import create_app
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
 from snf_app.scoring.service import SECONDS_PER_MEGAPIXEL
@@ -31,8 +30,7 @@ from snf_runtime.anomaly.detection import Detection
 from snf_runtime.images.codec import encode_png
 from snf_worker.settings import Settings
 from tests.support.compiled_cache import compiled
-from tests.support.local import LOCAL
-from tests.support.service_settings import service_settings
+from tests.support.service_settings import client_of, service_settings
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
 
 SIZES = [(2, 3), (5, 2), (1, 1), (4, 4)]
@@ -53,7 +51,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, backbones: Path, scorer: 
 
 @pytest.fixture(scope="module")
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), LOCAL) as found:
+    with client_of(settings) as found:
         post(found, mosaic(0)).raise_for_status()  # loads the model, which may take longer than a request
         yield found
 
