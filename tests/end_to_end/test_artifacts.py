@@ -11,7 +11,7 @@ import pytest
 from snf_models.artifacts.files import NAMES, pack
 from snf_models.registry.registry import Registry
 from tests.end_to_end.support.service import MNIST, MODEL, score_one, serving
-from tests.end_to_end.support.uploads import half_a_post
+from tests.end_to_end.support.uploads import half_a_post, left
 from tests.models.artifacts.spoilt_models import (
     a_file_outside,
     an_enormous_architecture,
@@ -33,10 +33,6 @@ def client(module_home: Path) -> Iterator[httpx.Client]:
 
 def bring(client: httpx.Client, data: bytes, name: str, **query: Any) -> httpx.Response:
     return client.post("/v1/models", params={"name": name, **query}, content=data, headers=TAR)
-
-
-def left(home: Path) -> list[str]:
-    return sorted({path.name for path in (home / "uploads").iterdir()} - {"lock"})
 
 
 def names(client: httpx.Client) -> list[str]:

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -20,6 +18,7 @@ from tests.end_to_end.support.service import MNIST, serving
 from tests.support.paths import DIGITS, IMPORT_PATH, ROOT
 from tests.support.ports import free_port
 from tests.support.programs import run_program, start_program
+from tests.worker.support.helpers import until
 
 EXAMPLES = ROOT / "examples"
 
@@ -55,13 +54,6 @@ def copy(target: Path, paths: list[Path]) -> Path:
     for path in paths:
         (target / path.name).write_bytes(path.read_bytes())
     return target
-
-
-def await_true(what: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, f"not true in {seconds} s"
-        time.sleep(0.1)
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -174,16 +166,16 @@ def test_a_folder_is_watched_across_restarts(home: Path, tmp_path: Path, monkeyp
             EXAMPLES / words[0], *words[1:], cwd=tmp_path, env=around(url), stdout=output, stderr=errors
         )
     try:
-        await_true(lambda: "trying again" in complaints.read_text())
+        until(lambda: "trying again" in complaints.read_text())
         with serving(home, shipped=MNIST) as client:
-            await_true(lambda: len(rows_of(table)) == 5)
+            until(lambda: len(rows_of(table)) == 5)
             assert client.get("/v1/models/mnist-snf-glow").json()["drift"][1]["source"] == "incoming"
             second = ended(url, tmp_path, *words)
             assert (second.returncode, f"another program writes {table}" in second.stderr) == (1, True)
         copy(tmp_path / "more", DIGITS[3:4])
         (tmp_path / "more" / DIGITS[3].name).rename(incoming / DIGITS[3].name)
         with serving(home, shipped=MNIST):
-            await_true(lambda: len(rows_of(table)) == 6)
+            until(lambda: len(rows_of(table)) == 6)
             first.send_signal(signal.SIGINT)
             assert first.wait(30) == 0
             with table.open("a") as file:

@@ -1,6 +1,5 @@
 """Pausing, resuming, trying again and estimating jobs, through a real broker, worker and training process."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,10 @@ SHORT: dict[str, Any] = FEW_IMAGES | {"max_steps": STEPS, "validations": 1}
 
 
 def await_step(client: httpx.Client, job_id: str, step: int) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
-        if job["progress"].get("step", 0) >= step:
-            return job
-        time.sleep(0.1)
-    raise AssertionError(f"job {job_id} did not reach step {step}")
+    path = f"/v1/jobs/{job_id}"
+    until(lambda: client.get(path).json()["progress"].get("step", 0) >= step, 120)
+    job: dict[str, Any] = client.get(path).json()
+    return job
 
 
 def weights(client: httpx.Client, ref: str) -> str:

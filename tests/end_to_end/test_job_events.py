@@ -209,24 +209,6 @@ def test_a_place_may_stand_in_the_query(house: httpx.Client, followed: Followed)
     assert whole.text.endswith(rest.removeprefix("retry: 2000\n\n"))
 
 
-@pytest.mark.parametrize(
-    ("headers", "query", "pointer"),
-    [
-        ({"last-event-id": "7"}, {}, "/header/Last-Event-ID"),
-        ({}, {"last_event_id": "../../etc"}, "/query/last_event_id"),
-    ],
-)
-def test_malformed_ids(
-    house: httpx.Client,
-    followed: Followed,
-    headers: dict[str, str],
-    query: dict[str, str],
-    pointer: str,
-) -> None:
-    answer = house.get(f"/v1/jobs/{followed.job['id']}/events", headers=headers, params=query)
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
-
-
 @pytest.mark.parametrize("part", ["events", "metrics", "log", "samples", "samples/1", "result"])
 @pytest.mark.parametrize("job_id", ["nothing", "0" * 26, "%2e%2e", "..%2f..%2fregistry", "0" * 26 + "%0a"])
 def test_nothing_is_found_under_what_is_no_job(house: httpx.Client, job_id: str, part: str) -> None:
@@ -280,12 +262,6 @@ def test_previews_and_log(house: httpx.Client, module_home: Path, followed: Foll
     log.write_bytes(b"first\n" + b"x" * 2**20 + b"\nlast\n")
     assert house.get(f"{path}/log").text == "last\n"
     assert house.get(f"{path}/log", params={"tail": 2**30}).status_code == 422
-
-
-def test_result(house: httpx.Client, followed: Followed) -> None:
-    result = house.get(f"/v1/jobs/{followed.job['id']}/result").json()
-    assert (result["model"], result["version"], result["ref"]) == ("followed", 1, "followed:1")
-    assert house.get(result["links"]["model"]).status_code == 200
 
 
 def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, module_home: Path, followed: Followed) -> None:
