@@ -9,8 +9,14 @@ from snf_app.jobs.checks import JobChecks
 from snf_client.schemas.jobs import JobRequest
 from snf_models.datasets import DatasetStore
 from snf_models.registry.registry import Registry
+from snf_worker.attempts.run_attempt import Attempt, StopFlag
+from snf_worker.attempts.train import run
+from snf_worker.jobs.events import EventLog
 from snf_worker.settings import Settings
 from tests.models.datasets.upload_files import mixed, source, zipped
+from tests.worker.support.helpers import new_job
+
+PARAMETERS = {"image_size": 8, "max_steps": 2, "validations": 1, "validation_images": 6, "batch_size": 8}
 
 
 @pytest.fixture
@@ -38,3 +44,18 @@ def test_the_check_before_queueing(settings: Settings) -> None:
         check(request(image_size=9))
     with pytest.raises(Problem, match="image_size"):
         check(request(image_size=2))
+
+
+def test_the_trainer(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for question in ("require_lease", "check_before_publish"):
+        monkeypatch.setattr(Attempt, question, lambda _: None)
+    monkeypatch.setattr("snf_worker.attempts.run_attempt.NOTE_S", 0.0)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    job, preset = "0" * 26, "snf-glow-tiny"
+    spec = new_job(id=job, attempts=1, model="m", dataset="photos", preset=preset, parameters=PARAMETERS, device="cpu")
+    run(Attempt(folder, spec, settings, EventLog(folder, 1), StopFlag()))
+    manifest = Registry(settings.registry_dir).resolve("m").manifest
+    assert manifest.preprocessing.shape == (3, 8, 8)
+    assert manifest.preprocessing.fit == "crop"
+    assert "prepares the images: 60 of 60" in (folder / "events.jsonl").read_text()

@@ -29,7 +29,7 @@ from snf_client.scores import ScorePart
 from snf_models.flows.layers import layer_types
 from snf_models.pipeline.presets import PRESETS
 from snf_models.registry.registry import Registry
-from tests.app.cli.test_job_tables import job
+from tests.app.cli.test_tables import job
 from tests.app.conftest import shipped_detail
 from tests.models.evaluation.test_report import made
 

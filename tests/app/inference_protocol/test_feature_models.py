@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from snf_app.http.admission import FairShares
 from snf_models.registry.registry import Registry
 from snf_models.scorer import load_model
 from snf_runtime.anomaly.detection import Detection
@@ -72,3 +73,11 @@ def test_metadata_say_so(client: TestClient) -> None:
     body = client.get("/v2/models/tiles").raise_for_status().json()
     assert body["inputs"][0]["shape"] == [-1, 1, -1, -1]
     assert body["parameters"]["kind"] == "feature_density"
+
+
+def test_pixels_in_memory_are_limited(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = client.app_state["fair_queue"]
+    monkeypatch.setattr(queue, "_pixels", FairShares(1000, 1000))
+    refused = infer(client, np.zeros((1, 1, 32, 32), np.uint8))
+    assert refused.status_code == 413
+    assert refused.json()["error"].startswith("Too many pixels: ")

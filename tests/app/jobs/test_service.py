@@ -1,12 +1,13 @@
-"""The monitor of the job store goes on after any error of the store."""
+"""Jobs over HTTP with a job store: who submits how many, their results, and a store that fails."""
 
 import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,8 +15,11 @@ from redis.exceptions import ResponseError
 
 from snf_app.jobs import service
 from snf_app.jobs.service import JobPlan, JobService, JobStoreMonitor
+from snf_client.schemas.base import JobType
 from snf_client.schemas.jobs import JobRequest
+from snf_worker.broker.connection import redis_client
 from snf_worker.errors import BrokerDown
+from snf_worker.jobs.record import REPORT_HTML, REPORT_JSON, Job, Queue, Status, new_job_id
 from snf_worker.jobs.store import JobStore
 from snf_worker.settings import Settings
 from tests.end_to_end.support.jobs import TRAINING
@@ -23,7 +27,7 @@ from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import pngs, zipped
 from tests.support.disks import MIB, Disk
 from tests.support.service_settings import client_of, service_settings
-from tests.worker.support.helpers import until
+from tests.worker.support.helpers import take, until
 
 
 @pytest.mark.parametrize("error", [BrokerDown("no answer"), ResponseError("BUSY Redis is busy running a script")])
@@ -179,3 +183,56 @@ def test_a_dataset_is_not_deleted_between_the_check_and_the_record_of_a_job(
         client.post(f"/v1/jobs/{submitted.result().json()['id']}/cancel").raise_for_status()
         assert client.delete("/v1/datasets/lots").status_code == 204
         assert client.post("/v1/jobs", json=TRAINING | {"dataset": "lots", "model": "m"}).status_code == 422
+
+
+REF = {"model": "digits", "version": 2, "ref": "digits:2"}
+
+
+def finished(settings: Settings, type: JobType, result: dict[str, Any], **files: str) -> str:
+    """Store a job that has succeeded and its files; return the path of its result."""
+    job = Job(
+        id=new_job_id(),
+        type=type,
+        queue=Queue.SCORE,
+        model="digits:2",
+        dataset="mnist-mini",
+        created_at=datetime.now(UTC),
+    )
+    store = JobStore(redis_client(settings), settings.key_prefix)
+    store.create(job)
+    store.finish(job.id, take(store, job, "worker", 30), Status.SUCCEEDED, {"result": result})
+    folder = settings.jobs_dir / job.id
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return f"/v1/jobs/{job.id}/result"
+
+
+def test_every_type_has_its_result(settings: Settings) -> None:
+    trained = finished(settings, "train", REF)
+    calibrated = finished(settings, "calibrate", REF | {"calibration": 3, "smallest_p": 0.01})
+    evaluated = finished(settings, "evaluate", REF, **{REPORT_JSON: '{"sets": []}', REPORT_HTML: "<!DOCTYPE html>"})
+    scored = finished(settings, "score", REF, **{"scores.parquet": "PAR1"})
+    with client_of(settings) as client:
+        answer = client.get(trained).json()
+        assert (answer["ref"], answer["links"]["score"]) == ("digits:2", "/v1/models/digits:2/score")
+        answer = client.get(calibrated).json()
+        assert (answer["calibration"], answer["smallest_p"]) == (3, 0.01)
+        assert answer["links"]["calibration"] == "/v1/models/digits:2/calibrations/3"
+
+        assert client.get(evaluated).json() == {"sets": []}
+        for page in (
+            client.get(evaluated, headers={"accept": "text/html,application/xhtml+xml;q=0.9"}),
+            client.get(evaluated, params={"format": "html"}),
+        ):
+            assert page.text == "<!DOCTYPE html>"
+            assert page.headers["content-type"].startswith("text/html")
+            assert page.headers["content-security-policy"].startswith("default-src 'none'")
+        assert client.get(evaluated, params={"format": "pdf"}).status_code == 422
+
+        at_location = client.get(finished(settings, "score", {"images": 5, "output": "s3://lots/scores"}))
+        assert (at_location.status_code, at_location.json()["output"]) == (409, "s3://lots/scores")
+        assert "has written its scores to s3://lots/scores" in at_location.json()["detail"]
+
+        table = client.get(scored)
+        assert (table.content, table.headers["content-type"]) == (b"PAR1", "application/vnd.apache.parquet")

@@ -373,6 +373,7 @@ async def test_a_batch_that_fails_fails_all_of_it_and_no_other(queue: FairQueue)
 async def test_too_few_results_are_an_error_and_no_endless_wait(queue: FairQueue) -> None:
     with pytest.raises(ValueError, match="shorter"):
         await queue.run_each(ME, lambda items: items[1:], [1, 2])
+    assert await queue.run_each(ME, list, []) == []
 
 
 async def test_a_request_that_has_ended_is_not_in_the_batch(queue: FairQueue) -> None:

@@ -28,7 +28,7 @@ SHORTER = {
 """Part of a command as it is documented, and what is run in its place."""
 
 ONLY_PARSED = {
-    "snf recommend parts": "takes minutes; test_recommendations.py runs it on a part of the digits",
+    "snf recommend parts": "takes minutes; test_evaluation.py runs it on a part of the digits",
     "snf recommend parts --minutes 20 --alpha 0.005 --set image_size=64": "the same",
     "snf train --data parts --name my-parts --preset snf-glow-small --max-minutes 30": (
         "README.md has the same command without the preset, which is the default"

@@ -130,14 +130,6 @@ def test_reports_are_throttled_and_the_last_one_is_written(tmp_path: Path, clock
     assert first == {"steps": 100, "progress": 0.4, "images_per_second": 20.0, "eta_seconds": 3.0}
 
 
-def test_without_any_progress_the_time_left_is_unknown(tmp_path: Path, clock: Clock) -> None:
-    progress = ProgressReporter(EventLog(tmp_path, 1), 0)
-    clock.now += 6
-    progress.report(0)
-    (event,) = events(tmp_path, "metrics")
-    assert (event["progress"], event["images_per_second"], event["eta_seconds"]) == (0.0, 0.0, None)
-
-
 def test_a_checkpoint_is_written_at_once(tmp_path: Path, clock: Clock) -> None:
     progress = ProgressReporter(EventLog(tmp_path, 1), 100)
     progress.checkpoint(7)

@@ -125,11 +125,6 @@ def test_the_curve_of_a_long_training_is_thinned_while_it_is_read(
     assert resumed == sorted(set(resumed))
 
 
-def test_no_journal_is_an_empty_curve(tmp_path: Path) -> None:
-    curve = read_curve(tmp_path / FILE)
-    assert (curve.points, curve.validations) == ([], [])
-
-
 def test_thinning_keeps_first_and_last() -> None:
     assert thin(range(5), 5) == [0, 1, 2, 3, 4]
     for most in range(2, 40):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from snf_worker.broker.connection import redis_client
-from snf_worker.errors import JobConflict, JobNotFound
+from snf_worker.errors import JobNotFound
 from snf_worker.jobs.record import Job, Status
 from snf_worker.jobs.store import JobStore, Shards
 from snf_worker.runtime.reconciler import remove_job
@@ -121,13 +121,6 @@ def test_jobs_are_kept_for_the_time_of_the_setting(store: JobStore, settings: Se
     assert make_reconciler(store, settings).sweep() == 0
     assert store.get(job.id) == job
     assert (settings.jobs_dir / job.id / "checkpoints").exists(), "a failed job's checkpoints may still be wanted"
-
-
-def test_a_job_that_is_not_over_is_never_removed(store: JobStore, add: Add) -> None:
-    job = add()
-    with pytest.raises(JobConflict):
-        store.remove(job.id)
-    assert store.get(job.id) == job
 
 
 HOUR_MS = 3_600_000

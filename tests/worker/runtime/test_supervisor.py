@@ -57,27 +57,6 @@ def trainer_pid(settings: Settings, job: Job) -> int:
     return int((settings.jobs_dir / job.id / "pids").read_text().split()[-1])
 
 
-def test_success(supervisor: Supervisor, store: JobStore, add: Add) -> None:
-    job = add("succeed")
-    assert supervisor.run(job.queue) is Outcome.SUCCEEDED
-    done = store.get(job.id)
-    assert done.status is Status.SUCCEEDED
-    assert done.result == {"model": "digits", "version": 1, "ref": "digits:1", "live": True, "unfit": []}
-    assert done.progress == {"step": 1, "steps": 10}
-    assert done.metrics == {"bits_per_dim": 4.5, "learning_rate": 0.001}
-    assert (done.attempts, done.error) == (1, None)
-
-
-def test_three_deaths_without_a_checkpoint_fail_the_job(supervisor: Supervisor, store: JobStore, add: Add) -> None:
-    job = add("die")
-    outcomes = [supervisor.run(job.queue) for _ in range(4)]
-    assert outcomes == [Outcome.QUEUED_AGAIN, Outcome.QUEUED_AGAIN, Outcome.FAILED, Outcome.NOT_TAKEN]
-    failed = store.get(job.id)
-    assert (failed.status, failed.attempts) == (Status.FAILED, 3)
-    assert failed.error is not None
-    assert failed.error["detail"] == "killed, likely out of memory: a smaller batch_size or preset needs less"
-
-
 @pytest.mark.parametrize("behave", ["wait", "deaf"])
 @pytest.mark.parametrize(("request_stop", "outcome"), [("pause", Outcome.PAUSED), ("cancel", Outcome.CANCELLED)])
 def test_a_trainer_ends_when_asked_to_or_is_killed(

@@ -105,10 +105,6 @@ def test_other_files_are_refused(store: BackboneStore) -> None:
     assert store.names() == []
 
 
-def test_the_sides_of_the_input_need_not_be_open(store: BackboneStore) -> None:
-    assert add(store, tiny_onnx(batch=1, side=32))
-
-
 def test_a_network_for_a_single_size_is_refused(store: BackboneStore) -> None:
     weights = {"kernel": np.ones((4, 3, 4, 4)), "positions": np.ones((1, 4, 8, 8))}
     nodes = [
