@@ -76,8 +76,6 @@ class Bijection(nn.Module):
     """Whether training mode returns log-det 0 with the right gradient, which avoids the cost of a determinant."""
     cheap_inverse: ClassVar[bool] = False
     """Whether the exact inverse takes about as long as the map, and undoes the map of training mode, too."""
-    takes_context: ClassVar[bool] = False
-    """Whether the class is :class:`Conditional`: its layers may depend on a context, a vector for each sample."""
     context: int = 0
     """Length of the context that this layer depends on; 0 for none."""
 
@@ -269,7 +267,6 @@ class Conditional(Bijection):
         ValueError: ``context`` is negative.
     """
 
-    takes_context: ClassVar[bool] = True
     flat: ClassVar[bool] = False
     """Whether the layer connects each pixel with all others."""
 

@@ -450,12 +450,12 @@ class PlaceCoupling(AdditiveCoupling):
 
     Args:
         shape: Channels C, at least 2, height and width of the grid of places.
-        hidden: Channels of the hidden layers of the network.
+        width: Channels of the hidden layers of the network.
         context: The length K of the context; 0 for a layer without one.
     """
 
-    def __init__(self, shape: Shape, hidden: int, *, context: int = 0) -> None:
-        super().__init__(shape[0], hidden, shape[1:], context=context)
+    def __init__(self, shape: Shape, width: int, *, context: int = 0) -> None:
+        super().__init__(shape[0], width, shape[1:], context=context)
         self.shape = shape
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,9 +86,9 @@ def build_flow(
     layered = architecture.layered()
     levels = []
     for level in layered.shaped():
-        steps: list[Bijection] = [layer.build_with(level.shape, context) for layer in level.layers]
+        steps: list[Bijection] = [layer.build(level.shape, context) for layer in level.layers]
         split = level.spec.split
-        prior = None if split is None else split.coupling().build_with(level.shape, context)
+        prior = None if split is None else split.coupling().build(level.shape, context)
         assert prior is None or isinstance(prior, AffineCoupling)
         levels.append(Level(steps, prior, squeeze=level.spec.squeeze))
     return Flow(PIXEL_TRANSFORMS[layered.pixel_transform](), levels)

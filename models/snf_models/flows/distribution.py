@@ -361,7 +361,7 @@ def vector_flow(
     """
     level = LevelSpec(squeeze=False, steps=(RepeatSpec(repeat=repeat, steps=tuple(step)),))
     [checked] = shaped([level], (dimensions, 1, 1))
-    layers = [layer.build_with(checked.shape, context) for layer in checked.layers]
+    layers = [layer.build(checked.shape, context) for layer in checked.layers]
     flow = Flow(Identity(), [Level(layers, squeeze=False)])
     if flow.context != context:
         raise ValueError(f"expected a layer that can take a context, such as affine-coupling, for {context=}, got none")

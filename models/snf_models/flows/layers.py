@@ -1,17 +1,18 @@
 """Descriptions of layers, and the registry of layer types. The module does not import PyTorch.
 
-A layer type is a subclass of :class:`LayerSpec`. Other packages add types by an entry point in the group
-``snf_density.layers``, whose name is the type and whose object is the subclass; a program adds one for itself by
-:func:`register`. A file only ever gives the name of a type.
+A layer type is a subclass of :class:`LayerSpec`, which its class statement declares. Other packages add types by an
+entry point in the group ``snf_density.layers``, whose name is the type and whose object is the subclass. A file only
+ever gives the name of a type.
 """
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -24,8 +25,7 @@ GROUP = "snf_density.layers"  # group of the entry points by which installed pac
 
 MAX_CHARACTERS = 100  # longest name of a type to which another one is sought
 ImageShape = tuple[int, int, int]  # channels, height and width
-Bins = Annotated[int, Field(ge=2, le=64, description="Bins of each spline.")]
-Bound = Annotated[float, Field(ge=0.1, le=1000, description="End of the interval; the identity outside.")]
+_types: dict[str, type[LayerSpec]] = {}
 
 
 def numbers(shape: ImageShape) -> int:
@@ -35,17 +35,35 @@ def numbers(shape: ImageShape) -> int:
 class LayerSpec(BaseModel):
     """Description of a layer by its type and its settings, from which it is built for images of a shape.
 
-    A layer keeps the shape of its images: only the squeeze at the start of a level changes it. A subclass gives
-    ``type`` a default, adds its parameters as bounded fields, and names its bijection.
+    A layer keeps the shape of its images: only the squeeze at the start of a level changes it. A subclass names its
+    type and its bijection, and has the settings as bounded fields::
+
+        class HouseholderSpec(LayerSpec, type="householder", bijection=Householder):
+            reflections: int = Field(2, ge=1, le=64)
+
+            def parameters(self, shape: ImageShape) -> int:
+                return self.reflections * shape[0]
+
+    The bijection is constructed from what its signature names: the settings, and ``channels``, ``dimensions`` or
+    ``shape`` of the images. Its attributes of these names describe it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     type: str = ""
     bijection: ClassVar[BijectionClass | str]
-    """The class that is built, or "module:Class" to import it with PyTorch when it is needed."""
+    """The class that is built, or "module:Class" to import it with PyTorch; ".module:Class" is one of this project."""
     copies: ClassVar[int] = 1
     """Matrices or kernels of a linear layer, those of its learned inverse included."""
+
+    def __init_subclass__(
+        cls, *, type: str = "", bijection: BijectionClass | str = "", copies: int = 1, **settings: Any
+    ) -> None:
+        super().__init_subclass__(**settings)
+        if type:
+            if (other := _types.setdefault(type, cls)) is not cls:
+                raise ValueError(f"expected a new name of a layer type, got {type!r}, which {other.__name__} has")
+            cls.type, cls.bijection, cls.copies = type, bijection, copies
 
     @classmethod
     def type_name(cls) -> str:
@@ -56,15 +74,16 @@ class LayerSpec(BaseModel):
     @classmethod
     def bijection_class(cls) -> BijectionClass:
         named = cls.bijection
-        found: BijectionClass = pkgutil.resolve_name(named) if isinstance(named, str) else named
-        return found
+        if isinstance(named, str):
+            named = pkgutil.resolve_name(f"snf_models.bijections{named}" if named.startswith(".") else named)
+        return named
 
     def check(self, shape: ImageShape) -> None:
         """Raise ``ValueError``, "expected ..., got ...", if the layer cannot take images of the shape."""
 
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        """Return the positional arguments that construct the layer; by default there are none."""
-        return ()
+    def arguments(self, shape: ImageShape) -> dict[str, Any]:
+        """Return what the bijection may be constructed from, by the names in its signature."""
+        return {"channels": shape[0], "dimensions": numbers(shape), "shape": shape, **dict(self)}
 
     def parameters(self, shape: ImageShape) -> int:
         """Return the number of learned parameters, which limits the size of a flow before it is built."""
@@ -74,18 +93,15 @@ class LayerSpec(BaseModel):
         """Return the number of elements of the largest matrix that computations need, weights aside."""
         return 0
 
-    def build(self, shape: ImageShape) -> Bijection:
-        """Build a new layer, with weights from torch's global generator."""
-        return self.bijection_class()(*self.arguments(shape))
+    def build(self, shape: ImageShape, context: int = 0) -> Bijection:
+        """Build a new layer, with weights from torch's global generator.
 
-    def build_with(self, shape: ImageShape, context: int) -> Bijection:
-        """Build a layer that depends on a context, if layers of this type can take one.
-
-        Descriptions have no context, because trainings have none: a flow with a context is for the library alone.
+        It depends on a context of some length if layers of this type can take one. Descriptions have no context,
+        because trainings have none: a flow with a context is for the library alone.
         """
-        if not context or not self.bijection_class().takes_context:
-            return self.build(shape)
-        return self.bijection_class()(*self.arguments(shape), context=context)
+        bijection = self.bijection_class()
+        given = {**self.arguments(shape), "context": context}
+        return bijection(**{name: given[name] for name in inspect.signature(bijection).parameters if name in given})
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
@@ -103,23 +119,12 @@ class LayerSpec(BaseModel):
         return self.type
 
 
-_types: dict[str, type[LayerSpec]] = {}
-
-
-def register(layer_type: type[LayerSpec]) -> type[LayerSpec]:
-    """Register a layer type in this process, as a class decorator; raise ``ValueError`` if another has its name."""
-    name = layer_type.type_name()
-    if _types.setdefault(name, layer_type) is not layer_type:
-        raise ValueError(f"expected a new name of a layer type, got {name!r}, which {_types[name].__name__} has")
-    return layer_type
-
-
 def layer_types() -> Iterator[type[LayerSpec]]:
-    """Yield every layer type: those registered in this process, then those of installed packages."""
-    registered = dict(_types)
-    yield from registered.values()
+    """Yield every layer type: those of this process, then those of installed packages."""
+    known = dict(_types)
+    yield from known.values()
     for entry in entry_points(group=GROUP):
-        if entry.name not in registered:
+        if entry.name not in known:
             yield _load(entry)
 
 
@@ -149,7 +154,7 @@ def describe_layer(layer: Bijection) -> LayerSpec:
         if described is not None:
             return described
     raise ValueError(
-        f"expected a layer of a registered type, got {type(layer).__name__}; register a LayerSpec for it, "
+        f"expected a layer of a registered type, got {type(layer).__name__}; declare a LayerSpec for it, "
         f"or install one by an entry point in the group {GROUP}"
     )
 
@@ -177,95 +182,67 @@ def parse_layer(value: object) -> object:
 AnyLayer = Annotated[SerializeAsAny[LayerSpec], BeforeValidator(parse_layer)]
 """A layer of any type, validated by the class of its type."""
 
+Bins = Annotated[int, Field(ge=2, le=64, description="Bins of each spline.")]
+Bound = Annotated[float, Field(ge=0.1, le=1000, description="End of the interval; the identity outside.")]
+Rank = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[int, Field(ge=1, le=1024, description="Channels of the hidden layers of the coupling network.")]
+# Left out of documents where it is false, so that checkpoints of earlier versions still belong to their trainings.
+Place = Annotated[
+    bool,
+    Field(
+        exclude_if=lambda place: not place,
+        description="Whether the coupling network depends on the place, by a learned map for one image size.",
+    ),
+]
 
-class _OfChannels(LayerSpec):
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return (shape[0],)
 
-
-@register
-class ActNormSpec(_OfChannels):
+class ActNormSpec(LayerSpec, type="actnorm", bijection=".channels:ActNorm"):
     """Layer with a learned scale and shift of each channel, set from the first images (Kingma & Dhariwal 2018)."""
-
-    type: Literal["actnorm"] = "actnorm"
-    bijection = "snf_models.bijections.channels:ActNorm"
 
     def parameters(self, shape: ImageShape) -> int:
         return 2 * shape[0]
 
 
-@register
-class SplineSpec(LayerSpec):
+class SplineSpec(LayerSpec, type="spline", bijection=".activations:SplineActivation"):
     """Activation that applies a separate learned monotone spline to each value of an image (Durkan et al. 2019)."""
 
-    type: Literal["spline"] = "spline"
-    bijection = "snf_models.bijections.activations:SplineActivation"
     bins: Bins = 5
     bound: Bound = 10.0
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape, self.bins, self.bound
 
     def parameters(self, shape: ImageShape) -> int:
         return numbers(shape) * (3 * self.bins - 1)
 
 
-@register
-class SmoothLeakyReLUSpec(LayerSpec):
+class SmoothLeakyReLUSpec(LayerSpec, type="smooth-leaky-relu", bijection=".activations:SmoothLeakyReLU"):
     """Smooth leaky ReLU with slopes from ``alpha`` to 1 (Gresele et al. 2020)."""
 
-    type: Literal["smooth-leaky-relu"] = "smooth-leaky-relu"
-    bijection = "snf_models.bijections.activations:SmoothLeakyReLU"
     alpha: float = Field(0.3, ge=0.01, lt=1, description="Slope for large negative values.")
 
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return (self.alpha,)
 
-
-Rank = Annotated[int, Field(ge=1, le=1024)]
-
-
-class _OneByOne(_OfChannels):
+class _OneByOne(LayerSpec):
     def parameters(self, shape: ImageShape) -> int:
         return shape[0] * (self.copies * shape[0] + 1)
 
 
-@register
-class ExactOneByOneSpec(_OneByOne):
+class ExactOneByOneSpec(_OneByOne, type="exact-1x1", bijection=".channels:ExactConv1x1"):
     """1x1 convolution with an exact log-determinant and gradient."""
 
-    type: Literal["exact-1x1"] = "exact-1x1"
-    bijection = "snf_models.bijections.channels:ExactConv1x1"
 
-
-@register
-class SelfNormalizingOneByOneSpec(_OneByOne):
+class SelfNormalizingOneByOneSpec(
+    _OneByOne, type="self-normalizing-1x1", bijection=".channels:SelfNormalizingConv1x1", copies=2
+):
     """1x1 convolution that learns its inverse (Keller et al. 2021)."""
 
-    type: Literal["self-normalizing-1x1"] = "self-normalizing-1x1"
-    bijection = "snf_models.bijections.channels:SelfNormalizingConv1x1"
-    copies = 2
 
-
-@register
-class LUOneByOneSpec(_OneByOne):
+class LUOneByOneSpec(_OneByOne, type="lu-1x1", bijection=".channels:LUConv1x1"):
     """1x1 convolution whose matrix is stored as triangular factors (Kingma & Dhariwal 2018)."""
 
-    type: Literal["lu-1x1"] = "lu-1x1"
-    bijection = "snf_models.bijections.channels:LUConv1x1"
 
-
-@register
-class WoodburySpec(LayerSpec):
+class WoodburySpec(LayerSpec, type="woodbury", bijection=".dense:WoodburyConv"):
     """Layer that mixes channels and pixels by low-rank matrices (Lu & Huang 2020)."""
 
-    type: Literal["woodbury"] = "woodbury"
-    bijection = "snf_models.bijections.dense:WoodburyConv"
     channel_rank: Rank = 2
     spatial_rank: Rank = 4
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape, self.channel_rank, self.spatial_rank
 
     def parameters(self, shape: ImageShape) -> int:
         return 2 * (shape[0] * self.channel_rank + shape[1] * shape[2] * self.spatial_rank)
@@ -274,44 +251,27 @@ class WoodburySpec(LayerSpec):
         return f"{self.type} of ranks {self.channel_rank} and {self.spatial_rank}"
 
 
-class _Dense(LayerSpec):
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return (numbers(shape),)
+class ExactDenseSpec(LayerSpec, type="exact-dense", bijection=".dense:ExactDense"):
+    """Fully connected layer over the whole image, with an exact log-determinant and gradient."""
 
     def parameters(self, shape: ImageShape) -> int:
         return numbers(shape) * (self.copies * numbers(shape) + 1)
 
 
-@register
-class ExactDenseSpec(_Dense):
-    """Fully connected layer over the whole image, with an exact log-determinant and gradient."""
-
-    type: Literal["exact-dense"] = "exact-dense"
-    bijection = "snf_models.bijections.dense:ExactDense"
-
-
-@register
-class SelfNormalizingDenseSpec(_Dense):
+class SelfNormalizingDenseSpec(
+    ExactDenseSpec, type="self-normalizing-dense", bijection=".dense:SelfNormalizingDense", copies=2
+):
     """Fully connected layer over the whole image that learns a second matrix as its inverse (Keller et al. 2021)."""
 
-    type: Literal["self-normalizing-dense"] = "self-normalizing-dense"
-    bijection = "snf_models.bijections.dense:SelfNormalizingDense"
-    copies = 2
 
-
-@register
-class RelativeDenseSpec(_Dense):
+class RelativeDenseSpec(ExactDenseSpec, type="relative-dense", bijection=".dense:RelativeGradientDense"):
     """Fully connected layer that is trained by the relative gradient (Gresele et al. 2020)."""
 
-    type: Literal["relative-dense"] = "relative-dense"
-    bijection = "snf_models.bijections.dense:RelativeGradientDense"
 
+class ExactLocalAffineSpec(LayerSpec, type="exact-local-affine", bijection=".local_affine:ExactLocalAffine"):
+    """Affine layer with a separate channel-mixing matrix for each rectangular region of the image."""
 
-class _LocalAffine(LayerSpec):
     grid: int = Field(4, ge=1, le=16, description="Cells along each side, each with a matrix of its own.")
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape, self.grid
 
     def parameters(self, shape: ImageShape) -> int:
         cells = min(self.grid, shape[1]) * min(self.grid, shape[2])
@@ -321,21 +281,13 @@ class _LocalAffine(LayerSpec):
         return f"{self.type} on a {self.grid}x{self.grid} grid"
 
 
-@register
-class ExactLocalAffineSpec(_LocalAffine):
-    """Affine layer with a separate channel-mixing matrix for each rectangular region of the image."""
-
-    type: Literal["exact-local-affine"] = "exact-local-affine"
-    bijection = "snf_models.bijections.local_affine:ExactLocalAffine"
-
-
-@register
-class SelfNormalizingLocalAffineSpec(_LocalAffine):
+class SelfNormalizingLocalAffineSpec(
+    ExactLocalAffineSpec,
+    type="self-normalizing-local-affine",
+    bijection=".local_affine:SelfNormalizingLocalAffine",
+    copies=2,
+):
     """Affine layer that mixes the channels differently in each image region and learns its own inverse."""
-
-    type: Literal["self-normalizing-local-affine"] = "self-normalizing-local-affine"
-    bijection = "snf_models.bijections.local_affine:SelfNormalizingLocalAffine"
-    copies = 2
 
 
 MAX_SIDE = 15  # largest side of a kernel
@@ -361,8 +313,8 @@ class _Convolution(LayerSpec):
         """The height and the width of the kernel."""
         return (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
 
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape[0], self.sides
+    def arguments(self, shape: ImageShape) -> dict[str, Any]:
+        return {**super().arguments(shape), "kernel": self.sides}
 
     @classmethod
     def read(cls, layer: Bijection) -> dict[str, Any]:
@@ -378,7 +330,9 @@ class _Convolution(LayerSpec):
         return shape[0] ** 2 * self.sides[0] * self.sides[1]
 
 
-class _ZeroPaddedConvolution(_Convolution):
+class ExactConvolutionSpec(_Convolution, type="exact-convolution", bijection=".convolution:ExactConv"):
+    """Zero-padded k x k convolution with an exact log-determinant and gradient."""
+
     def matrix(self, shape: ImageShape) -> int:
         """Count the band matrix, D·(3b + 1) for its half-bandwidth b, or D² if that is less."""
         channels, _, width = shape
@@ -386,38 +340,20 @@ class _ZeroPaddedConvolution(_Convolution):
         return numbers(shape) * min(3 * half + 1, numbers(shape))
 
 
-@register
-class ExactConvolutionSpec(_ZeroPaddedConvolution):
-    """Zero-padded k x k convolution with an exact log-determinant and gradient."""
-
-    type: Literal["exact-convolution"] = "exact-convolution"
-    bijection = "snf_models.bijections.convolution:ExactConv"
-
-
-@register
-class SelfNormalizingConvolutionSpec(_ZeroPaddedConvolution):
+class SelfNormalizingConvolutionSpec(
+    ExactConvolutionSpec, type="self-normalizing-convolution", bijection=".convolution:SelfNormalizingConv", copies=2
+):
     """k x k convolution that learns a second kernel as its inverse (Keller et al. 2021)."""
 
-    type: Literal["self-normalizing-convolution"] = "self-normalizing-convolution"
-    bijection = "snf_models.bijections.convolution:SelfNormalizingConv"
-    copies = 2
 
-
-@register
-class TwoLayerInverseConvolutionSpec(_ZeroPaddedConvolution):
+class TwoLayerInverseConvolutionSpec(
+    ExactConvolutionSpec, type="two-layer-inverse-convolution", bijection=".convolution:TwoLayerInverseConv", copies=3
+):
     """k x k convolution whose inverse is learned as two further convolutions."""
 
-    type: Literal["two-layer-inverse-convolution"] = "two-layer-inverse-convolution"
-    bijection = "snf_models.bijections.convolution:TwoLayerInverseConv"
-    copies = 3
 
-
-@register
-class PeriodicConvolutionSpec(_Convolution):
+class PeriodicConvolutionSpec(_Convolution, type="periodic-convolution", bijection=".spectral:PeriodicConv"):
     """k x k convolution that wraps around the border of the image (Hoogeboom et al. 2019)."""
-
-    type: Literal["periodic-convolution"] = "periodic-convolution"
-    bijection = "snf_models.bijections.spectral:PeriodicConv"
 
     def check(self, shape: ImageShape) -> None:
         height, width = self.sides
@@ -429,15 +365,8 @@ class PeriodicConvolutionSpec(_Convolution):
         return 2 * shape[0] ** 2 * shape[1] * (shape[2] // 2 + 1)
 
 
-@register
-class ExponentialConvolutionSpec(_Convolution):
+class ExponentialConvolutionSpec(_Convolution, type="exponential-convolution", bijection=".spectral:ExponentialConv"):
     """1x1 convolution followed by the exponential of a k x k convolution (Hoogeboom et al. 2020)."""
-
-    type: Literal["exponential-convolution"] = "exponential-convolution"
-    bijection = "snf_models.bijections.spectral:ExponentialConv"
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape, self.sides
 
     def parameters(self, shape: ImageShape) -> int:
         return self._of_kernel(shape) + shape[0] ** 2 + 2 * numbers(shape)
@@ -448,40 +377,20 @@ class ExponentialConvolutionSpec(_Convolution):
         return 2 * shape[0] ** 2 * grown[0] * (grown[1] // 2 + 1)
 
 
-@register
-class AutoregressiveConvolutionSpec(_OfChannels):
+class AutoregressiveConvolutionSpec(
+    LayerSpec, type="autoregressive-convolution", bijection=".autoregressive:AutoregressiveConv"
+):
     """Convolution of each pixel with its upper and left neighbours (Hoogeboom et al. 2019)."""
-
-    type: Literal["autoregressive-convolution"] = "autoregressive-convolution"
-    bijection = "snf_models.bijections.autoregressive:AutoregressiveConv"
 
     def parameters(self, shape: ImageShape) -> int:
         return 4 * shape[0] ** 2
 
 
-@register
-class EmergingConvolutionSpec(_OfChannels):
+class EmergingConvolutionSpec(LayerSpec, type="emerging-convolution", bijection=".autoregressive:EmergingConv"):
     """1x1 convolution and two autoregressive convolutions (Hoogeboom et al. 2019)."""
-
-    type: Literal["emerging-convolution"] = "emerging-convolution"
-    bijection = "snf_models.bijections.autoregressive:EmergingConv"
 
     def parameters(self, shape: ImageShape) -> int:
         return shape[0] * (9 * shape[0] + 1)
-
-
-Width = Annotated[int, Field(ge=1, le=1024, description="Channels of the hidden layers of the coupling network.")]
-
-# Left out of documents where it is false, so that checkpoints of earlier versions still belong to their trainings.
-Place = Annotated[
-    bool,
-    Field(
-        exclude_if=lambda place: not place,
-        description="Whether the coupling network depends on the place, by a learned map for one image size.",
-    ),
-]
-
-MAX_ORDERED = 4096  # most values of a masked autoregressive layer
 
 
 class Coupling(LayerSpec):
@@ -489,12 +398,14 @@ class Coupling(LayerSpec):
 
     width: Width
 
+    @property
+    def numbers_a_value(self) -> int:
+        """How many numbers determine the map of a value."""
+        return 2
+
     def check(self, shape: ImageShape) -> None:
         if shape[0] < 2:
             raise ValueError(f"expected at least 2 channels to couple, got {shape[0]}; squeeze first")
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape[0], self.width
 
     def parameters(self, shape: ImageShape) -> int:
         first, middle = self.width * (9 * ((shape[0] + 1) // 2) + 1), self.width * (self.width + 1)
@@ -503,17 +414,14 @@ class Coupling(LayerSpec):
     def summary(self) -> str:
         return f"{self.type} of width {self.width}"
 
-    @property
-    def numbers_a_value(self) -> int:
-        """How many numbers determine the map of a value."""
-        return 2
 
+class AffineCouplingSpec(Coupling, type="affine-coupling", bijection=".coupling:AffineCoupling"):
+    """Coupling layer in which half of the channels scale and shift the others (Dinh et al. 2017)."""
 
-class _ByPlace(Coupling):
     place: Place = False
 
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return *super().arguments(shape), shape[1:] if self.place else None
+    def arguments(self, shape: ImageShape) -> dict[str, Any]:
+        return {**super().arguments(shape), "places": shape[1:] if self.place else None}
 
     def parameters(self, shape: ImageShape) -> int:
         return super().parameters(shape) + self.place * self.width * shape[1] * shape[2]
@@ -522,46 +430,31 @@ class _ByPlace(Coupling):
         return f"{super().summary()}{' by place' if self.place else ''}"
 
 
-@register
-class AffineCouplingSpec(_ByPlace):
-    """Coupling layer in which half of the channels scale and shift the others (Dinh et al. 2017)."""
-
-    type: Literal["affine-coupling"] = "affine-coupling"
-    bijection = "snf_models.bijections.coupling:AffineCoupling"
-
-
-@register
-class SplineCouplingSpec(_ByPlace):
+class SplineCouplingSpec(AffineCouplingSpec, type="spline-coupling", bijection=".coupling:SplineCoupling"):
     """Coupling layer in which half of the channels give a monotone spline for each other value (Durkan et al. 2019)."""
 
-    type: Literal["spline-coupling"] = "spline-coupling"
-    bijection = "snf_models.bijections.coupling:SplineCoupling"
     bins: Bins = 8
     bound: Bound = 5.0
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return *super().arguments(shape), self.bins, self.bound
 
     @property
     def numbers_a_value(self) -> int:
         return 3 * self.bins - 1
 
 
-@register
-class MaskedAutoregressiveSpec(LayerSpec):
+MAX_ORDERED = 4096  # most values of a masked autoregressive layer
+
+
+class MaskedAutoregressiveSpec(
+    LayerSpec, type="masked-autoregressive", bijection=".autoregressive:MaskedAutoregressive"
+):
     """Layer that scales and shifts each value by a function of all values before it (Papamakarios et al. 2017)."""
 
-    type: Literal["masked-autoregressive"] = "masked-autoregressive"
-    bijection = "snf_models.bijections.autoregressive:MaskedAutoregressive"
     width: Width
     reverse: bool = Field(False, description="Whether the order is from the last value to the first.")
 
     def check(self, shape: ImageShape) -> None:
         if numbers(shape) > MAX_ORDERED:
             raise ValueError(f"expected images of at most {MAX_ORDERED} values, got {numbers(shape)}; split before it")
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return numbers(shape), self.width, self.reverse
 
     def parameters(self, shape: ImageShape) -> int:
         values = numbers(shape)
@@ -571,29 +464,16 @@ class MaskedAutoregressiveSpec(LayerSpec):
         return f"{self.type} of width {self.width}{', reversed' if self.reverse else ''}"
 
 
-class _Shift(Coupling):
+class AdditiveCouplingSpec(Coupling, type="additive-coupling", bijection=".coupling:AdditiveCoupling"):
+    """Coupling layer in which half of the channels shift the others (Dinh et al. 2015)."""
+
     @property
     def numbers_a_value(self) -> int:
         return 1
 
 
-@register
-class AdditiveCouplingSpec(_Shift):
-    """Coupling layer in which half of the channels shift the others (Dinh et al. 2015)."""
-
-    type: Literal["additive-coupling"] = "additive-coupling"
-    bijection = "snf_models.bijections.coupling:AdditiveCoupling"
-
-
-@register
-class PlaceCouplingSpec(_Shift):
+class PlaceCouplingSpec(AdditiveCouplingSpec, type="place-coupling", bijection=".coupling:PlaceCoupling"):
     """Layer that shifts half of the channels by a function of the other half and the pixel position."""
-
-    type: Literal["place-coupling"] = "place-coupling"
-    bijection = "snf_models.bijections.coupling:PlaceCoupling"
-
-    def arguments(self, shape: ImageShape) -> tuple[Any, ...]:
-        return shape, self.width
 
     def parameters(self, shape: ImageShape) -> int:
         return super().parameters(shape) + self.width * shape[1] * shape[2]

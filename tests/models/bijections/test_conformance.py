@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ from snf_models.bijections.pixels import AffinePixels, LogitPixels, MarginalPixe
 from snf_models.bijections.spectral import ExponentialConv, PeriodicConv
 from snf_models.errors import UninitializedModel
 from snf_models.flows.flow import apply_layers
+from snf_models.flows.layers import LayerSpec, layer_types
 from tests.models.bijections.convolutions import normal
 from tests.models.helpers import real_images
 from tests.support.unmeasured import unmeasured
@@ -59,7 +61,7 @@ def marginal_pixels() -> MarginalPixels:
 
 
 ODD = ((1, 5, 3), (3, 4, 4), (2, 1, 1))
-CASES = (
+CASES: tuple[Case, ...] = (
     Case(
         "actnorm", lambda: ActNorm(3), ((3, 5, 4), (3, 1, 1)), (((2, 4, 5, 5), r"\(N, 3, H, W\), got \(2, 4, 5, 5\)"),)
     ),
@@ -176,6 +178,19 @@ CASES = (
     Case("marginal-pixels", marginal_pixels, ODD, pixels=True),
     Case("marginal-pixels-flat", MarginalPixels, ODD, pixels=True),
 )
+SMALL = (2, 4, 3)
+
+
+def of_type(kind: type[LayerSpec]) -> Case:
+    """The case of a layer type that has none above: with its default settings, on small images."""
+    layer = kind(**{name: 5 for name, field in kind.model_fields.items() if field.is_required()})
+    case = Case(layer.type, lambda: layer.build(SMALL), (SMALL,))
+    built = build(case)
+    return replace(case, volume_preserving=built.constant_log_det and built.constant_log_det_at(SMALL) == 0)
+
+
+CASED = {type(case.make()) for case in CASES}
+CASES += tuple(of_type(kind) for kind in layer_types() if kind.bijection_class() not in CASED)
 EVERY_SHAPE = [pytest.param(c, s, id=f"{c.name}-{'x'.join(map(str, s))}") for c in CASES for s in c.shapes]
 NAMED = {"ids": lambda value: getattr(value, "__name__", None) or getattr(value, "name", None)}
 
@@ -332,9 +347,6 @@ def test_every_bijection_is_in_the_table() -> None:
     assert found == {type(case.make()) for case in CASES}
 
 
-SHAPE = (2, 4, 3)
-
-
 def training_loss(layer: torch.nn.Module, x: Tensor) -> Tensor:
     z, log_det = layer(x)
     loss = z.square().sum() - log_det.sum()
@@ -360,7 +372,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "1x1": of_layer(lambda: SelfNormalizingConv1x1(2)),
     "dense": of_layer(lambda: SelfNormalizingDense(24)),
     "relative": of_layer(lambda: RelativeGradientDense(24)),
-    "local": of_layer(lambda: SelfNormalizingLocalAffine(SHAPE, 2)),
+    "local": of_layer(lambda: SelfNormalizingLocalAffine(SMALL, 2)),
     "coupling": of_products,
     "recomputed": lambda x: apply_layers([SelfNormalizingConv1x1(2).double()], x, recompute=True)[0].square().sum(),
 }
@@ -369,7 +381,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.filterwarnings("ignore:Using backward")
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_second_derivatives_are_refused(loss: Callable[[Tensor], Tensor]) -> None:
-    x = normal(3, *SHAPE, seed=0).requires_grad_()
+    x = normal(3, *SMALL, seed=0).requires_grad_()
     torch.autograd.backward(loss(x))
     with pytest.raises(RuntimeError, match=r"create_graph=True in \w+\.backward"):
         torch.autograd.backward(loss(x), create_graph=True)

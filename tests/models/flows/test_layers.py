@@ -16,6 +16,7 @@ from snf_models.bijections.convolution_matrix import half_bandwidth
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.bijections.spectral import ExponentialConv, transfer
 from snf_models.errors import ArchitectureInvalid
+from snf_models.flows import layers
 from snf_models.flows.architecture import MAX_LAYERS, MAX_PARAMETERS, LayeredArchitecture
 from snf_models.flows.build import build_flow, describe_flow
 from snf_models.flows.flow import Flow, Level
@@ -26,7 +27,6 @@ from snf_models.flows.layers import (
     describe_layer,
     find_layer_type,
     layer_types,
-    register,
 )
 from snf_models.pipeline.architecture_file import parse_architecture
 from snf_models.scoring.frozen import freeze
@@ -35,14 +35,12 @@ from tests.models.bijections.test_conformance import CASES
 SHAPE = (5, 6, 4)
 EXAMPLES: dict[str, dict[str, Any]] = {
     "affine-coupling": {"width": 7, "place": True},
-    "additive-coupling": {"width": 7},
     "spline-coupling": {"width": 7, "place": True, "bins": 4, "bound": 3.5},
     "masked-autoregressive": {"width": 7, "reverse": True},
-    "place-coupling": {"width": 7},
     "exact-convolution": {"kernel": [5, 3]},
     "spline": {"bins": 4, "bound": 3.5},
     "smooth-leaky-relu": {"alpha": 0.25},
-    "woodbury": {"channel_rank": 2, "spatial_rank": 3},
+    "woodbury": {"spatial_rank": 3},
     "exact-local-affine": {"grid": 3},
 }
 """Parameters that differ from the defaults."""
@@ -50,7 +48,8 @@ TYPES = pytest.mark.parametrize("layer_type", list(layer_types()), ids=lambda ki
 
 
 def example(layer_type: type[LayerSpec]) -> LayerSpec:
-    return layer_type.model_validate(EXAMPLES.get(layer_type.type_name(), {}))
+    required = {name: 7 for name, field in layer_type.model_fields.items() if field.is_required()}
+    return layer_type.model_validate(required | EXAMPLES.get(layer_type.type_name(), {}))
 
 
 def file_of(*steps: Any, shape: tuple[int, int, int] = (1, 8, 8), **more: Any) -> dict[str, Any]:
@@ -173,18 +172,15 @@ def test_what_cannot_be_built_is_refused_in_words(document: dict[str, Any], text
 
 
 def test_a_package_adds_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_types", dict(layers._types))
     (tmp_path / "third_party_flow.py").write_text(
-        "from typing import Literal\n"
         "from snf_models.bijections.activations import SmoothLeakyReLU\n"
         "from snf_models.flows.layers import LayerSpec\n"
         "class GentleReLU(SmoothLeakyReLU):\n"
-        "    def __init__(self, alpha=0.5):\n"
+        "    def __init__(self, alpha=0.8):\n"
         "        super().__init__(alpha)\n"
-        "class GentleSpec(LayerSpec):\n"
-        "    type: Literal['gentle-relu'] = 'gentle-relu'\n"
-        "    bijection = GentleReLU\n"
-        "    def build(self, shape):\n"
-        "        return GentleReLU(0.8)\n"
+        "class GentleSpec(LayerSpec, type='gentle-relu', bijection=GentleReLU):\n"
+        "    pass\n"
     )
     metadata = tmp_path / "third_party_flow-1.0.dist-info"
     metadata.mkdir()
@@ -206,12 +202,11 @@ def test_a_package_adds_a_type_by_an_entry_point(tmp_path: Path, monkeypatch: py
 
 
 def test_a_name_belongs_to_one_type() -> None:
-    class Impostor(LayerSpec):
-        type: str = "actnorm"
-        bijection = "snf_models.bijections.channels:Squeeze"
-
     with pytest.raises(ValueError, match="expected a new name of a layer type, got 'actnorm', which ActNormSpec has"):
-        register(Impostor)
+
+        class Impostor(LayerSpec, type="actnorm", bijection=Squeeze):
+            pass
+
     assert find_layer_type("actnorm").__name__ == "ActNormSpec"
 
 

@@ -111,8 +111,9 @@ def _kinds() -> list[type[LayerSpec]]:
 def _random_layer(chance: random.Random, shape: ImageShape) -> dict[str, Any]:
     while True:
         kind = chance.choice(_kinds())
-        names = [name for name in kind.model_fields if name != "type"]
-        layer = kind.model_validate({name: PARAMETERS[name](chance) for name in names})
+        layer = kind.model_validate(
+            {name: PARAMETERS[name](chance) for name in kind.model_fields if name in PARAMETERS}
+        )
         if _takes(layer, shape):
             return layer.model_dump(mode="json")
 
