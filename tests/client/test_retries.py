@@ -27,7 +27,6 @@ from snf_client.schemas.base import examples_of
 from snf_client.schemas.jobs import JobView
 from snf_client.schemas.models import ModelPage
 from snf_client.schemas.service import Readiness
-from snf_client.transport import RetryWhen, may_retry
 from tests.client.scripted_server import DROPPED, QUICK, Answer, Scripted, problem, scripted
 
 JOB = examples_of(JobView)[0]
@@ -206,19 +205,6 @@ def test_an_upload_is_not_repeated(refusal: Answer | None, tmp_path: Path) -> No
             client.datasets.upload("some", tmp_path, progress=lambda done, total: told.append((done, total)))
         assert len(server.requests) == 1
     assert told[-1] == (300_000, 300_000)
-
-
-def test_which_errors_may_be_repeated() -> None:
-    unsent, lost = ServiceUnavailable("no", sent=False), ServiceUnavailable("no", sent=True)
-    busy, proxy = Busy(429, "x", "x", "x"), ServiceFailed(502, "x", "x", "x")
-    table = {
-        RetryWhen.ALWAYS: (True, True, True, True),
-        RetryWhen.REFUSED: (True, False, True, False),
-        RetryWhen.UNSENT: (True, False, False, False),
-    }
-    for repeat, wanted in table.items():
-        assert tuple(may_retry(repeat, error) for error in (unsent, lost, busy, proxy)) == wanted, repeat
-        assert not may_retry(repeat, ValueError())
 
 
 def test_pauses_grow_and_differ() -> None:
