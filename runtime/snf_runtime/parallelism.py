@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Generator
@@ -88,6 +89,8 @@ def finish(steps: Steps[T]) -> T:
 
 CPUS = Path("/sys/devices/system/cpu")
 """Folder of Linux with a folder for each hardware thread."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""File of Linux with the microseconds of processor time that a container may use in a period, and the period."""
 
 
 def thread_count(asked: int | None) -> int:
@@ -101,13 +104,22 @@ def thread_count(asked: int | None) -> int:
         if not re.fullmatch("[0-9]{1,9}", first) or not 1 <= int(first) <= MAX_THREADS:
             raise EngineUnavailable(f"expected OMP_NUM_THREADS from 1 to {MAX_THREADS}, got {wanted}")
         return int(first)
-    return min(_cores(), MAX_THREADS)
+    return min(_cores(), _quota(), MAX_THREADS)
 
 
 def _cores() -> int:
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     return len({_core(cpu) for cpu in os.sched_getaffinity(0)})
+
+
+def _quota() -> int:
+    """Return the cores that a container may use, rounded up; ``MAX_THREADS`` where nothing limits them."""
+    try:
+        microseconds, period = map(int, QUOTA.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # another system, or "max"
+        return MAX_THREADS
+    return max(1, math.ceil(microseconds / period))
 
 
 def _core(cpu: int) -> str:

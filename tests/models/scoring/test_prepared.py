@@ -24,6 +24,7 @@ from snf_models.scorer import Scorer, load_model
 from snf_models.scoring import EngineOptions
 from snf_models.scoring.cache import DIGEST_BYTES, write_cached
 from snf_models.threads import thread_count
+from snf_runtime import parallelism
 from snf_runtime.scoring.likelihood import score_images
 from tests.models.helpers import edit_manifest
 from tests.models.scoring.scored_bits import bits_of
@@ -307,6 +308,19 @@ def test_threads_are_counted_while_another_thread_imports_torch(monkeypatch: pyt
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
     assert thread_count(None) == 3
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("150000 100000", 2), ("100000 100000", 1), ("max 100000", 4)])
+def test_threads_are_those_that_a_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cores: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(parallelism.os, "sched_getaffinity", lambda _pid: set(range(0, 4)))
+    monkeypatch.setattr(parallelism, "CPUS", tmp_path)
+    monkeypatch.setattr(parallelism, "QUOTA", tmp_path / "cpu.max")
+    assert parallelism.thread_count(None) == 4
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    assert parallelism.thread_count(None) == cores
 
 
 @pytest.mark.parametrize(
