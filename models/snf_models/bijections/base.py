@@ -174,12 +174,10 @@ class SelfNormalizing(Bijection):
     learned_inverse: ClassVar[bool] = True
     omits_log_det: ClassVar[bool] = True
     weight: nn.Parameter
+    bias: nn.Parameter
     symmetric: bool = False
     gradient: LogDetGradient = "paper"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._reconstruction_error: Tensor | None = None
+    _reconstruction_error: Tensor | None = None
 
     @property
     def learns_inverse(self) -> bool:
@@ -197,6 +195,11 @@ class SelfNormalizing(Bijection):
     @abstractmethod
     def refresh_inverse(self, shape: Shape) -> None:
         """Replace R by the exact W⁻¹ for inputs of ``shape`` (C, H, W), or by the nearest that R can represent."""
+
+    def approximate_inverse(self, z: Tensor) -> Tensor:
+        """Return R (z - b) for an offset b of each channel."""
+        check_images(z, len(self.bias))
+        return self.apply_inverse_weight(z - self.bias.view(1, -1, 1, 1))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return R W x, which equals ``x`` if R = W⁻¹."""

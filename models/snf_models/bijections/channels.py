@@ -176,10 +176,6 @@ class SelfNormalizingConv1x1(ExactConv1x1, MatrixInverse):
         super().whiten(x, rotate=rotate)
         self.refresh_inverse((self.channels, *x.shape[2:]))
 
-    def approximate_inverse(self, z: Tensor) -> Tensor:
-        check_images(z, self.channels)
-        return mix_channels(self.inverse_weight, z - self.bias.view(1, -1, 1, 1))
-
     def apply_weight(self, x: Tensor) -> Tensor:
         return mix_channels(self.weight, x)
 

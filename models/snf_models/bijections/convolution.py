@@ -65,7 +65,11 @@ class ExactConv(Bijection):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_images(x, self.channels)
-        return convolve(self.weight, x) + self._offset(), self.log_det(x)
+        return self.apply_weight(x) + self._offset(), self.log_det(x)
+
+    def apply_weight(self, x: Tensor) -> Tensor:
+        """Return w * x, without the offset."""
+        return convolve(self.weight, x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the exact x with w * x + b = z by LU in float64; raise ``LinAlgError`` if T(w) is singular."""
@@ -148,13 +152,6 @@ class SelfNormalizingConv(ExactConv, SelfNormalizing):
         y, log_det, error = self_normalizing_map(x, self.weight, self.inverse_weight, self.gradient, Convolutions())
         self.keep_reconstruction_error(error, y)
         return y + self._offset(), log_det
-
-    def approximate_inverse(self, z: Tensor) -> Tensor:
-        check_images(z, self.channels)
-        return convolve(self.inverse_weight, z - self._offset())
-
-    def apply_weight(self, x: Tensor) -> Tensor:
-        return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
         return convolve(self.inverse_weight, z)
@@ -262,13 +259,6 @@ class TwoLayerInverseConv(ExactConv, SelfNormalizing):
         )
         self.keep_reconstruction_error(error, y)
         return y + self._offset(), log_det
-
-    def approximate_inverse(self, z: Tensor) -> Tensor:
-        check_images(z, self.channels)
-        return self.apply_inverse_weight(z - self._offset())
-
-    def apply_weight(self, x: Tensor) -> Tensor:
-        return convolve(self.weight, x)
 
     def apply_inverse_weight(self, z: Tensor) -> Tensor:
         return convolve(self.second_inverse_weight, convolve(self.first_inverse_weight, z))
