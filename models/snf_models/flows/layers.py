@@ -38,7 +38,7 @@ class LayerSpec(BaseModel):
     A layer keeps the shape of its images: only the squeeze at the start of a level changes it. A subclass names its
     type and its bijection, and has the settings as bounded fields::
 
-        class HouseholderSpec(LayerSpec, type="householder", bijection=Householder):
+        class HouseholderSpec(LayerSpec, type="householder-1x1", bijection=Householder):
             reflections: int = Field(2, ge=1, le=64)
 
             def parameters(self, shape: ImageShape) -> int:
