@@ -87,6 +87,8 @@ def test_no_answer_is_a_failure_and_each_agrees_with_the_document(
             case.path_parameters.update({name: THERE[name] for name in THERE if name in case.path_parameters})
         asked = case.as_transport_kwargs(base_url=LOCAL)
         asked.pop("cookies", None)
+        # With a short deadline the answer would depend on the machine.
+        asked["headers"] = {key: value for key, value in asked["headers"].items() if key.lower() != "x-timeout-ms"}
         if isinstance(asked.get("data"), bytes):
             asked["content"] = asked.pop("data")
         answer = client.request(**asked)
