@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from snf_client import Retries
+from tests.support.http_server import Server
 
 READY = {"status": "ready", "models": {}, "failed": {}, "jobs": "ok", "queue": {}}
 QUICK = Retries(attempts=4, seconds=20, first_pause=0.01, longest_pause=0.05)
@@ -93,7 +94,7 @@ def scripted(*answers: Answer | None) -> Iterator[Scripted]:
         def log_message(self, *_arguments: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

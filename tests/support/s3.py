@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
 
 from snf_models.locations.location import Location
+from tests.support.http_server import Server
 from tests.support.ports import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
@@ -138,7 +139,7 @@ def faulty_server(server: S3Server, share: float = 0.1, seed: int = 0) -> Iterat
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http_server = Server(("127.0.0.1", 0), Handler)
     http_server.daemon_threads = True
     thread = threading.Thread(target=http_server.serve_forever)
     thread.start()

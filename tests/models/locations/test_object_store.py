@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import quote
 
 import httpx
@@ -14,6 +14,7 @@ from obstore.exceptions import GenericError
 from snf_models.errors import ErrorKind, FileUnreadable, LocationRefused, LocationUnavailable, ModelsError
 from snf_models.locations.location import Location
 from snf_models.locations.object_store import store_error, store_variables
+from tests.support.http_server import Server
 from tests.support.s3 import S3Server
 
 
@@ -68,7 +69,7 @@ def answer(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
         current = (status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode())
 
     monkeypatch.setattr("snf_models.locations.object_store.MAX_RETRIES", 1)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
         yield set_answer
