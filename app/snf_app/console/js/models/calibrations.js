@@ -112,7 +112,7 @@ export class Calibrations {
       <th scope="row">${entry.number} ${entry.active ? html`<span class="badge accent">in use</span>` : nothing}</th>
       ${entry.problem ? html`<td colspan="6"><span class="badge bad">cannot be used</span> <span class="small break">${entry.problem}</span></td>` : html`
         <td class="break" data-label="dataset">${entry.dataset}</td>
-        <td class="num" data-label="images">${whole(entry.calibration_images)}${entry.folds > 1 ? html` <span class="small faint">in ${entry.folds} folds</span>` : nothing}${entry.copies ? html` <span class="small faint">${whole(entry.copies)} more are copies</span>` : nothing}</td>
+        <td class="num" data-label="images">${whole(entry.calibration_images)}${entry.folds > 1 ? html` <span class="small faint">in ${entry.folds} folds${entry.copies ? "," : ""}</span>` : nothing}${entry.copies ? html` <span class="small faint">${whole(entry.copies)} more are copies</span>` : nothing}</td>
         <td class="num" data-label="reference">${whole(entry.statistics_images)}</td>
         <td data-label="precision">${entry.precision}${entry.deviation ? html`<br><span class="small faint">differs from float32 by ${brief(entry.deviation.median, 2)} (median), ${brief(entry.deviation.worst, 2)} (maximum) nats</span>` : nothing}</td>
         <td class="num" data-label="smallest alpha">${brief(entry.smallest_p, 2)}</td>
