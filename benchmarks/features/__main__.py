@@ -2,7 +2,7 @@
 
 WHAT is
 
-- false-alarms: false alarms, and what is found, by the number of good images and with dirty ones;
+- false-alarms: false alarms, and what is found, by the number of good images;
 - limits: the smallest injected defects that pixels, features and both find.
 
 Results go to ``benchmarks/results/features_<what>.json`` and ``.md``. Features and evidence are kept in ``--folder``.
@@ -36,8 +36,6 @@ def main() -> None:
     parser.add_argument("--engine", choices=["auto", "openvino", "torch"], default="auto")
     parser.add_argument("--folder", type=Path, default=Path("var/features"), help="features and evidence")
     parser.add_argument("--quick", action="store_true", help="try the benchmark out with few images; no result")
-    parser.add_argument("--again", action="store_true", help="limits: measure anew what has a result")
-    parser.add_argument("--only", nargs="+", help="false-alarms: counts or suspects; limits: datasets")
     parser.add_argument("--pixel-minutes", type=float, default=2.0, help="limits: training of the pixels of cells")
     parser.add_argument("--train", type=int, default=10_000, help="limits: images that features are fitted to")
     parser.add_argument("--repetitions", type=int, default=20, help="false-alarms: runs of each number of images")
@@ -49,7 +47,6 @@ def main() -> None:
     torch.set_num_threads(own["threads"])
     os.environ["OMP_NUM_THREADS"] = str(own["threads"])
     module = importlib.import_module(f"benchmarks.features.{what.replace('-', '_')}")
-    extras["only"] = extras["only"] or getattr(module, "PARTS_OF_RUN", ())
     try:
         module.measure(FeatureRun(data_dir=folder, extras=extras, **own))
     except BackboneMissing as error:

@@ -1,8 +1,7 @@
-"""False alarms of feature models, and what is found, by the number of good images and with dirty ones."""
+"""False alarms of feature models, and what is found, by the number of good images."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,10 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.fitted import MEASURES, fitted_model
 
 NAME = "false_alarms"
-PARTS_OF_RUN = ("counts", "suspects")
 ALPHAS = (0.01, 0.05)
 FOLDS = 5
-WAY = "five folds"
 COUNTS = {"solar cells": (60, 200, 400, 650, 1000), "T-shirts against shirts": (400, 650, 1000, 2000)}
 """Good images of a model. There are 1,508 functional solar cells, some of which are tested."""
-SUSPECTS, DIRT, SHARE = 200, (0.0, 0.05), (0.0, 0.05)
-"""Solar cells of a model, the shares of them that are defective, and the values of ``suspect_share``."""
 DEFAULT = "found at the default alpha"
 COLUMNS = (DEFAULT, *MEASURES[2:0:-1], *MEASURES[4:2:-1])
 TESTED = 400
@@ -30,24 +25,16 @@ STRANGE = 715
 
 
 def measure(run: FeatureRun) -> None:
-    """Measure the runs that are asked for, and write after each."""
+    """Measure what has no result yet, and write after each run."""
     document = {"counts": {}, **run.known(NAME)}
-    cells = SolarCells.load(run)
+    sets = {"solar cells": SolarCells.load(run), "T-shirts against shirts": shirts(run)}
     console = Console(stderr=True)
-    if "counts" in run.extras["only"]:
-        sets = {"solar cells": cells, "T-shirts against shirts": shirts(run)}
-        for name, count in by_count():
-            runs = document["counts"].setdefault(name, {}).setdefault(str(count), {}).setdefault(WAY, [])
-            for seed in range(len(runs), run.some(run.extras["repetitions"], 1)):
-                runs.append(of_count(run, sets[name], count, seed))
-                run.write(NAME, document, report(document))
-                console.print(name, count, runs[-1])
-    if "suspects" in run.extras["only"]:
-        for dirt, share in product(DIRT, SHARE):
-            runs = document.setdefault("suspects", {}).setdefault(f"{dirt:.0%} dirty, suspect_share {share:g}", [])
-            for seed in range(len(runs), run.some(run.extras["repetitions"], 1)):
-                runs.append(of_count(run, cells, SUSPECTS, seed, dirt, share))
-                run.write(NAME, document, report(document))
+    for name, count in by_count():
+        runs = document["counts"].setdefault(name, {}).setdefault(str(count), [])
+        for seed in range(len(runs), run.some(run.extras["repetitions"], 1)):
+            runs.append(of_count(run, sets[name], count, seed))
+            run.write(NAME, document, report(document))
+            console.print(name, count, runs[-1])
     print(report(document))
 
 
@@ -62,26 +49,19 @@ def shirts(run: FeatureRun) -> SolarCells:
     return SolarCells.of(run, images[labels == 0], images[labels == 6][:STRANGE], "shirts")
 
 
-def of_count(
-    run: FeatureRun, images: SolarCells, count: int, seed: int, dirt: float = 0.0, suspect_share: float = 0.0
-) -> dict[str, Any]:
-    """Return the false alarms and the anomalies found by a model of ``count`` images in all, a share of them dirty."""
+def of_count(run: FeatureRun, images: SolarCells, count: int, seed: int) -> dict[str, Any]:
+    """Return the false alarms and the anomalies found by a model of ``count`` images in all."""
     order = np.random.default_rng((count, seed)).permutation(len(images.normal))
     good = images.normal[order[:count]]
     test = images.normal[order[count : count + run.some(TESTED, 40)]]
-    if dirt:
-        random, dirty = np.random.default_rng(seed), round(dirt * count)
-        good = np.concatenate([images.defective[random.permutation(STRANGE)[:dirty]], good[dirty:]])
-        good = good[random.permutation(count)]
     strange = images.defective[: run.some(STRANGE, 20)]
     folds: NDArray[np.int8] = np.sort(np.arange(count) % FOLDS).astype(np.int8)
-    model = fitted_model(run, images.table, good, (good, good), folds, suspect_share=suspect_share)
+    model = fitted_model(run, images.table, good, (good, good), folds)
     found = model.evidence(strange)
     return {
         **model.measured(model.evidence(test), found),
         DEFAULT: float((model.calibration.p_values(found) <= model.calibration.default_alpha).mean()),
         "smallest alpha": model.calibration.smallest_p,
-        "grid": model.choices[0].grid,
     }
 
 
@@ -93,20 +73,14 @@ def cross_bound(alpha: float, images: int) -> float:
 def report(document: dict[str, Any]) -> str:
     counts = []
     for name, count in by_count():
-        if runs := document["counts"].get(name, {}).get(str(count), {}).get(WAY, []):
+        if runs := document["counts"].get(name, {}).get(str(count), []):
             bounds = [cross_bound(alpha, count) for alpha in ALPHAS]
             smallest, of_bounds = f"{runs[0]['smallest alpha']:.4f}", " and ".join(f"{bound:.1%}" for bound in bounds)
             auroc = f"{np.mean([one['auroc'] for one in runs]):.3f}"
             counts.append((f"{count:,} {name}", len(runs), smallest, *spreads(runs), of_bounds, auroc))
-    suspects = [
-        (name, len(runs), *spreads(runs), f"{np.mean([one['auroc'] for one in runs]):.3f}")
-        for name, runs in document.get("suspects", {}).items()
-    ]
     of_counts = ("images", "runs", "smallest alpha", *COLUMNS)
     lines = [
         "# False alarms of feature models",
-        "",
-        "## By the number of good images",
         "",
         "Each run draws the good images anew, chooses grid and shrinkage, fits and calibrates in five folds, and tests "
         f"{TESTED} other good images and up to {STRANGE} others. Mean ± standard deviation over the runs (lowest - "
@@ -114,13 +88,6 @@ def report(document: dict[str, Any]) -> str:
         "is larger.",
         "",
         *table((*of_counts, "largest possible at 1% and 5%", "AUROC"), counts),
-        "",
-        "## Suspects",
-        "",
-        f"Models of {SUSPECTS} solar cells in five folds, a share of which is defective. Suspects are left out of the "
-        "fit and keep their ranks.",
-        "",
-        *table(("cells", "runs", *COLUMNS, "AUROC"), suspects),
     ]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,6 @@ from benchmarks.features.common import FeatureRun
 from benchmarks.features.lookup import FeatureTable, LookupEngine, LookupExtractor
 from snf_models.anomaly.calibrate import calibrate, collect_evidence
 from snf_models.anomaly.reference_images import ReferenceImages
-from snf_models.artifacts.manifest import GridChoice
 from snf_models.datasets.dataset import Dataset
 from snf_models.evaluation.metrics import separation
 from snf_models.features.flows import freeze_features
@@ -38,7 +37,6 @@ class FittedModel:
 
     density: ImageDensity
     calibration: Calibration
-    choices: tuple[GridChoice, ...]
 
     def evidence(self, images: Pixels) -> Evidence:
         return collect_evidence(self.density, images).evidence
@@ -58,26 +56,21 @@ def fitted_model(
     train: Pixels,
     reference: tuple[Pixels, Pixels],
     folds: NDArray[np.int8] | None = None,
-    suspect_share: float = 0.0,
 ) -> FittedModel:
     """Fit a model to training images and calibrate it, as ``snf train`` does."""
     _, channels, height, width = train.shape
     architecture = find_preset(PRESET).architecture((channels, height, width), "marginal", run.backbone)
     assert isinstance(architecture, FeatureArchitecture)
-    fitted = fit_features(train, LookupExtractor(table), architecture, _ignore, folds, suspect_share)
+    fitted = fit_features(train, LookupExtractor(table), architecture, lambda _part, _done, _images: None, folds)
     flows = freeze_features(fitted.flows)
     digest = hashlib.sha256(b"".join(layer.matrices.numpy().tobytes() for layer in flows.places)).hexdigest()
     density = FeatureDensity(
         LookupEngine(table, flows), flows, digest, architecture.image_shape, architecture.input_size
     )
     parts = reference if folds is None else (train, train[:0])
-    images = ReferenceImages("benchmark", digest, *parts, folds=folds, suspect_share=suspect_share)
-    calibration, _ = calibrate(density, images, parts[0][0], _ignore, unseen=fitted.unseen)
-    return FittedModel(density, calibration, fitted.record.grids)
-
-
-def _ignore(_part: str, _done: int, _images: int) -> None:
-    """Take no notice of progress."""
+    images = ReferenceImages("benchmark", digest, *parts, folds=folds)
+    calibration, _ = calibrate(density, images, parts[0][0], lambda _part, _done, _images: None, unseen=fitted.unseen)
+    return FittedModel(density, calibration)
 
 
 def trained_on(run: FeatureRun, dataset: Dataset) -> Path:

@@ -34,8 +34,6 @@ Kind = Literal["pixel model", "feature model", "hybrid"]
 KINDS: tuple[Kind, ...] = ("pixel model", "feature model", "hybrid")
 CELLS = "elpv"
 SHIPPED = {"fashion-mnist": "fashion-snf-glow", "mnist": "mnist-snf-glow"}
-PARTS_OF_RUN = (CELLS, *SHIPPED)
-"""Datasets of the benchmark."""
 ALPHA, IMAGES = 0.01, 200
 
 
@@ -107,9 +105,9 @@ def measure(run: FeatureRun) -> None:
     """Measure every model that has no result yet, and write after each."""
     document = {"datasets": {}, **run.known(NAME), "alpha": ALPHA}
     console = Console(stderr=True)
-    for name in run.extras["only"]:
+    for name in (CELLS, *SHIPPED):
         rows = document["datasets"].setdefault(name, {})
-        missing = [kind for kind in KINDS if kind not in rows or run.extras["again"]]
+        missing = [kind for kind in KINDS if kind not in rows]
         parts = Parts.of(run, name) if missing else None
         for kind in missing:
             assert parts is not None

@@ -18,8 +18,9 @@ def read(folder: Path, name: str) -> Record | None:
 
 
 def write_run(folder: Path, record: Record) -> None:
-    """Write what was measured of a training, in the place of an earlier state of it."""
-    common.write_results(folder, name_of(record), compact(record))
+    """Write what was measured of a training, to six digits, in the place of an earlier state of it."""
+    short = json.loads(json.dumps(record), parse_float=lambda number: float(f"{float(number):.6g}"))
+    common.write_results(folder, name_of(record), short)
 
 
 def name_of(record: Record) -> str:
@@ -36,12 +37,3 @@ def runs(folder: Path, group: str, recipe: str | None = None, row: str | None = 
         and (recipe is None or record["recipe"] == recipe)
         and (row is None or record["row"] == row)
     ]
-
-
-def compact(value: Any) -> Any:
-    """Return a document with numbers of six digits, so that files stay small."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {name: compact(item) for name, item in value.items()}
-    return [compact(item) for item in value] if isinstance(value, list) else value
