@@ -13,9 +13,6 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from snf_app.calibrations.service import advice
-from snf_client.schemas.base import examples_of
-from snf_client.schemas.calibrations import CalibrationView
 from tests.end_to_end.support.service import MNIST, await_job, files, running, snf
 from tests.end_to_end.support.uploads import upload
 from tests.models.datasets.upload_files import pngs, zipped
@@ -131,20 +128,12 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "of mnist-snf-glow:1, smallest alpha 0.09091; it is not in use: it was made without" in done.stdout
     assert f"`snf models use-calibration mnist-snf-glow:1 2 {' '.join(remote)}` puts" in done.stdout
-    for where, verdicts in ((remote, "the newest "), ([], "only a running service keeps the evidence")):
-        shown = snf(home, "models", "use-calibration", "mnist-snf-glow", "0", "--dry-run", *where)
-        assert shown.returncode == 0, shown.stderr
-        assert "0.0002" in shown.stdout
-        assert verdicts in shown.stdout
-    compared = json.loads(snf(home, "models", "use-calibration", "mnist-snf-glow", "0", "--dry-run", "--json").stdout)
-    assert (compared["before"]["number"], compared["after"]["number"]) == (1, 0)
+    shown = snf(home, "models", "use-calibration", "mnist-snf-glow", "0", "--dry-run", *remote)
+    assert (shown.returncode, "the newest " in shown.stdout) == (0, True), shown.stderr
     listed = json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json", *remote).stdout)
     assert listed == json.loads(snf(home, "models", "calibrations", "mnist-snf-glow", "--json").stdout)
     newest = listed["calibrations"][-1]["number"]
     assert listed["active"] == newest - 1
-    table = snf(home, "models", "calibrations", "mnist-snf-glow").stdout
-    assert "own" in table
-    assert "1.0723" in snf(home, "models", *remote).stdout
     rounded = ["-d", "own", "--precision", "bfloat16", "--activate", "--follow", *remote]
     in_use = snf(home, "models", "calibrate", "mnist-snf-glow", *rounded)
     assert in_use.returncode == 0
@@ -158,8 +147,6 @@ def test_the_command_line(client: httpx.Client, home: Path) -> None:
     assert "±" in table
     assert snf(home, "models", "use-calibration", "mnist-snf-glow", str(newest - 1), *remote).returncode == 0
     await_calibration(client, newest - 1)
-    assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99", *remote).returncode == 2
-    assert snf(home, "models", "use-calibration", "mnist-snf-glow", "99").returncode == 2
 
 
 def test_a_damaged_one_does_not_take_over(client: httpx.Client, home: Path) -> None:
@@ -178,11 +165,3 @@ def test_a_damaged_one_does_not_take_over(client: httpx.Client, home: Path) -> N
     assert client.put(f"{PATH}/active", json={"calibration": 0}).status_code == 200
     await_calibration(client, 0)
     assert client.get(MODEL).json()["state"] == "ready"
-
-
-def test_the_documented_example_is_true(client: httpx.Client) -> None:
-    [example] = examples_of(CalibrationView)
-    assert [one.model_dump() for one in advice(example["calibration_images"])] == example["thresholds"]
-    assert example["smallest_p"] == 1 / (example["calibration_images"] + 1)
-    shown = client.get(f"{PATH}/0").json()
-    assert shown.keys() == example.keys()

@@ -190,25 +190,6 @@ def test_nothing_may_be_named_by_default_and_a_server_that_is_down_is_said(
         assert client.get("/v1/datasets/x").status_code == 404
 
 
-def test_the_command_line_refers_to_folders_without_a_setting(tmp_path: Path) -> None:
-    home, folder = tmp_path / "home", tmp_path / "lots"
-    put(Location(folder.as_uri()), "folder", FILES)
-    (folder / "y.tar.gz").write_bytes(b"\x1f\x8b")
-
-    done = snf(home, "datasets", "refer", "lots", str(folder))
-
-    assert done.returncode == 0, done.stderr
-    assert "only jobs of type score take it" in done.stdout
-    assert "y.tar.gz" in done.stdout
-    assert "not inspected" in snf(home, "datasets").stdout
-    assert snf(home, "datasets", "show", "lots").stdout == done.stdout
-    missing = snf(home, "datasets", "refer", "none", str(tmp_path / "none"))
-    assert missing.returncode == 2
-    assert "there is nothing at file://" in missing.stderr
-    assert snf(home, "datasets", "delete", "lots").returncode == 0
-    assert len(list(folder.rglob("*.png"))) == 60
-
-
 def test_scores_at_a_location_are_those_of_a_table_and_over_http_to_the_bit(
     by_reference: httpx.Client, bucket: Location, home: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,7 @@
 """Large image files beside small ones, and clients that leave while their images are decoded, over real sockets."""
 
+import json
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +12,24 @@ import httpx
 import numpy as np
 import pytest
 
-from snf_models.registry.registry import Registry
+from snf_models.registry.registry import ZOO, Registry
 from tests.end_to_end.support.service import serving
 from tests.end_to_end.support.uploads import half_a_post
 from tests.support.image_files import jpeg_of_scans
 from tests.support.paths import DIGITS
-from tests.support.resizing import resizing_artifact
 
 SCORE = "/v1/models/resizing/score"
+
+
+def resizing_artifact(folder: Path) -> Path:
+    """Return an artifact that brings images of any size and colour to those of the shipped model of digits."""
+    artifact = folder / "resizing"
+    shutil.copytree(ZOO / "mnist-snf-glow" / "1", artifact)
+    file = artifact / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["preprocessing"] |= {"fit": "stretch", "colour": "grey"}
+    file.write_text(json.dumps(manifest))
+    return artifact
 
 
 @pytest.fixture(scope="module")

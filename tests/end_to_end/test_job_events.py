@@ -22,9 +22,9 @@ from httpx_sse import connect_sse
 from snf_app.jobs.events import POLL_S
 from snf_worker.broker.connection import redis_client
 from snf_worker.settings import Settings
-from tests.end_to_end.support.jobs import ENDLESS, FEW_IMAGES, SMALL, submit, written
+from tests.end_to_end.support.jobs import FEW_IMAGES, SMALL, submit, written
 from tests.end_to_end.support.processes import halted_training, kill
-from tests.end_to_end.support.service import answers, await_job, running, serving, snf, snf_process
+from tests.end_to_end.support.service import answers, await_job, running, serving, snf_process
 from tests.worker.support.helpers import until
 
 STREAMS = 4
@@ -262,36 +262,6 @@ def test_previews_and_log(house: httpx.Client, module_home: Path, followed: Foll
     log.write_bytes(b"first\n" + b"x" * 2**20 + b"\nlast\n")
     assert house.get(f"{path}/log").text == "last\n"
     assert house.get(f"{path}/log", params={"tail": 2**30}).status_code == 422
-
-
-def test_the_command_line_shows_and_steers_jobs(house: httpx.Client, module_home: Path, followed: Followed) -> None:
-    def jobs(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return snf(module_home, "jobs", *arguments, "--url", str(house.base_url))
-
-    job_id = followed.job["id"]
-    listed = jobs("list", "--status", "succeeded").stdout
-    assert job_id in listed
-    assert "succeeded" in listed
-    assert job_id not in jobs("list", "--status", "failed").stdout
-    table = house.get(f"/v1/jobs/{job_id}/metrics?format=csv").text
-    assert jobs("metrics", job_id, "--csv").stdout.splitlines() == table.splitlines()
-    assert json.loads(jobs("metrics", job_id, "--json").stdout)["job"] == job_id
-    assert jobs("log", job_id).stdout == house.get(f"/v1/jobs/{job_id}/log").text
-    watched = jobs("watch", job_id)
-    assert watched.returncode == 0
-    assert watched.stdout.endswith("registered followed:1, smallest alpha 0.01961\n")
-
-    waiting = submit(house, model="steered", parameters=ENDLESS, device="cuda")["id"]  # nobody here has one
-    assert jobs("pause", waiting).stdout == f"{waiting} is paused\n"
-    assert jobs("resume", waiting).stdout == f"{waiting} is queued\n"
-    assert json.loads(jobs("cancel", waiting, "--json").stdout)["status"] == "cancelled"
-    assert jobs("pause", waiting).returncode == 2
-    assert jobs("watch", waiting).returncode == 3
-    again = jobs("retry", waiting).stdout
-    assert again.endswith(" is queued\n")
-    assert jobs("cancel", again.split()[0]).returncode == 0
-    assert jobs("watch", "0" * 26).returncode == 2
-    assert snf(module_home, "jobs", "watch", waiting, "--url", "http://127.0.0.1:1").returncode == 3
 
 
 def test_streams_are_few_and_free_again(house: httpx.Client) -> None:

@@ -92,19 +92,6 @@ def test_keys_are_made_rotated_and_revoked_beside_a_running_service(tmp_path: Pa
         assert secret.split("_", 2)[2] not in logs
 
 
-def test_the_key_of_a_service_from_before_stays_valid_beside_new_ones(tmp_path: Path) -> None:
-    (tmp_path / "api-key").write_text("sesame-of-before\n")
-    done = snf(tmp_path, "keys", "create", "cam", "--role", "score")
-    assert done.returncode == 0, done.stderr
-    assert "stays valid" in done.stderr
-    with serving(tmp_path, shipped=False) as client:
-        roles = [
-            client.get("/v1/me", headers={"x-api-key": key}).json()["role"]
-            for key in ("sesame-of-before", done.stdout.strip())
-        ]
-    assert roles == ["admin", "score"]
-
-
 def test_a_user_without_a_name_can_make_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_name() -> str:
         raise KeyError("getpwuid(): uid not found: 1234")

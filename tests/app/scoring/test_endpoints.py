@@ -1,23 +1,31 @@
 """Every image is answered by itself, whatever is scored with it: its numbers, its failure."""
 
+import base64
+import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from torch import Tensor
 
 from snf_app.http.admission import FairShares
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
+from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer
 from snf_runtime.parallelism import Steps
 from snf_runtime.scoring.evidence import FlowPass
 from snf_runtime.scoring.pixel_density import PixelDensity
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
+from tests.support.service_settings import client_of, service_settings
+from tests.support.trained import barely_trained
 from tests.worker.support.helpers import until
 
 SCORE = "/v1/models/mnist-snf-glow/score"
@@ -88,6 +96,43 @@ def test_a_full_queue_refuses_before_anything_is_read(
     answer = client.post(path, content=b"no image", headers={"content-type": "text/plain"})
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_an_explanation_changes_no_score_and_its_map_is_that_of_the_first_draw(client: TestClient) -> None:
+    plain = client.post(SCORE, files=files(*DIGITS[:3])).raise_for_status().json()["results"]
+    for draws in (1, 4):
+        query = {"explain": True, "draws": draws}
+        explained = client.post(SCORE, params=query, files=files(*DIGITS[:3])).raise_for_status().json()["results"]
+        for one, usual in zip(explained, plain, strict=True):
+            heat_map = one.pop("heat_map")
+            assert draws > 1 or one == usual
+            with Image.open(io.BytesIO(base64.b64decode(heat_map["png"]))) as picture:
+                assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (252, 252))
+            channels = dict(
+                zip(heat_map["channels"], np.load(io.BytesIO(base64.b64decode(heat_map["npy"]))), strict=True)
+            )
+            assert channels.keys() == {"nats", "z", "anomaly"}
+            assert channels["nats"].sum() == pytest.approx(usual["log_likelihood"], rel=1e-6)
+            assert heat_map["lowest_z"] == channels["z"].min() < 0
+            assert heat_map["highest_z"] == channels["z"].max() > 0
+
+
+def test_what_cannot_be_explained_or_flagged_is_refused(
+    client: TestClient, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    many = client.post(SCORE, params={"explain": True}, files=files(*[DIGITS[0]] * 65))
+    assert (many.status_code, many.json()["type"]) == (413, "too-many-images")
+    smallest = 1 / 5001
+    [one] = client.post(SCORE, params={"alpha": smallest}, files=files(DIGITS[0])).raise_for_status().json()["results"]
+    assert one["anomaly"]["alpha"] == one["anomaly"]["smallest_p"] == smallest
+    refused = client.post(SCORE, params={"alpha": 0.999 * smallest}, files=files(DIGITS[0]))
+    assert (refused.status_code, refused.json()["type"]) == (422, "alpha-unattainable")
+    settings = service_settings(tmp_path, engine="torch")
+    dense = barely_trained(tmp_path_factory, preset="snf-fc-2l")
+    Registry(settings.registry_dir).publish(dense, "dense", promote=True)
+    with client_of(settings) as other:
+        refused = other.post("/v1/models/dense/score", params={"explain": True}, files=files(DIGITS[0]))
+    assert (refused.status_code, refused.json()["type"]) == (422, "explain-unsupported")
 
 
 def post(client: TestClient, number: int) -> dict[str, Any]:
