@@ -54,24 +54,3 @@ def test_the_collector_finds_what_a_page_must_not_do(page: Page, collector: Coll
     for script, *says in MISTAKES:
         page.evaluate(script)
         complaints(page, collector, *says)
-
-
-def test_the_collector_forgives_what_is_expected_alone_and_what_is_no_mistake(page: Page, collector: Collector) -> None:
-    blank(page)
-    page.evaluate(
-        """async () => {
-          const stop = new AbortController();
-          const asked = fetch("/v1/models", {signal: stop.signal}).catch(error => error.name);
-          stop.abort();
-          await asked;
-          await fetch(URL.createObjectURL(new Blob(["inline"])));
-          await fetch("data:,inline");
-        }"""
-    )
-    collector.check()
-    with collector.expected("status of 404.*/v1/models/nobody"):
-        page.evaluate("void fetch('/v1/models/nobody')")
-    collector.check()
-    with collector.expected("status of 404"):
-        page.evaluate("console.error('broken'); void fetch('/v1/models/nobody')")
-    assert complaints(page, collector, "broken").count("\n- ") == 1

@@ -9,7 +9,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from snf_app.cli.common import url_option
 from snf_app.cli.job_tables import outcome, print_curve, print_job
 from snf_app.cli.main import cli
 from snf_app.cli.model_tables import print_model, print_models
@@ -17,7 +16,7 @@ from snf_app.cli.score_output import JsonOutput, TableOutput
 from snf_client.schemas.base import examples_of
 from snf_client.schemas.jobs import JobView
 from snf_client.schemas.models import ModelDetail, ModelPage, ModelSummary, UnfitReason
-from snf_client.schemas.scores import FailedImage, ItemError, ScoredImage, Scores
+from snf_client.schemas.scores import FailedImage, ItemError, Scores
 from snf_client.schemas.training import CurvePoint, TrainingCurve, Validation
 from snf_client.scores import ScorePart
 from snf_runtime.errors import FAILED
@@ -57,13 +56,6 @@ def test_commands_that_are_suggested_reach_the_service_of_the_job(monkeypatch: p
             assert "--url" not in shown
 
 
-def test_commands_that_are_suggested_for_this_machine_do_not_go_to_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SNF_URL", raising=False)
-    assert (url_option(None), url_option(""), url_option("http://a:1")) == ("", "", " --url http://a:1")
-    monkeypatch.setenv("SNF_URL", "http://a:1")
-    assert (url_option("http://a:1"), url_option("")) == ("", ' --url ""')
-
-
 def test_a_failed_job_says_why_whatever_brackets_it_has(capsys: pytest.CaptureFixture[str]) -> None:
     error = {"title": "Out of memory", "detail": "[bold]needs 3 GB[/]"}
     print_job(job(status="failed", error=error, finished_at=NOW + timedelta(minutes=2)))
@@ -90,28 +82,6 @@ def test_a_curve_is_drawn_once_it_has_two_points(capsys: pytest.CaptureFixture[s
     assert "reconstruction error 1e-06" in shown
     assert any(0x2800 < ord(one) < 0x2900 for one in shown)  # Braille dots
     assert "steps 1 to 6" in shown
-
-
-def test_a_fit_in_closed_form_has_no_curve(capsys: pytest.CaptureFixture[str]) -> None:
-    points = [CurvePoint(step=step, time=NOW, attempt=1, images_per_second=200.0) for step in (32, 64, 96)]
-    print_curve(TrainingCurve(job="one", points=points, validations=[]))
-    assert "fitted in closed form" in capsys.readouterr().out
-
-
-def test_the_outcome_of_a_limit() -> None:
-    result: dict[str, Any] = {"model": "bottles", "version": 1, "ref": "bottles:1", "limit": 2, "calibration": 0}
-    result |= {"alpha": 0.01, "sizes": {"hole": 4, "spot, 32 grey levels": None}, "not_determinable": None}
-    made = "detection limit 2 of bottles:1 at alpha 0.01"
-    assert outcome(result) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
-    few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
-    assert outcome(few) == f"{made} is not determinable: bottles has 12 good images for it"
-
-
-def test_the_outcome_of_a_recommendation() -> None:
-    result: dict[str, Any] = {"proposal": "features", "preset": "snf-features", "reasons": ["smaller limits", "a tie"]}
-    assert outcome(result) == "proposes features (snf-features): smaller limits; a tie"
-    none = {"proposal": None, "preset": None, "reasons": ["nothing was measured"], "seconds": 3.0}
-    assert outcome(none) == "proposes no family: nothing was measured"
 
 
 @pytest.fixture
@@ -177,11 +147,6 @@ def document(capsys: pytest.CaptureFixture[str], *parts: ScorePart) -> dict[str,
     return found
 
 
-def test_the_document_is_that_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(GOOD, ScoredImage)
-    assert document(capsys, ScorePart((GOOD,), "mnist-snf-glow", 1, 0)) == SCORED_DIGIT
-
-
 def test_the_model_stands_first_though_it_is_told_late(capsys: pytest.CaptureFixture[str]) -> None:
     found = document(
         capsys, ScorePart((BAD,)), ScorePart((BAD,)), ScorePart((GOOD, BAD), "m", 2, 3), ScorePart((GOOD,), "m", 2, 3)
@@ -193,10 +158,6 @@ def test_the_model_stands_first_though_it_is_told_late(capsys: pytest.CaptureFix
     assert [one["status"] for one in results] == ["error", "error", "ok", "error", "ok"]
 
 
-def test_no_image_was_scored(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(document(capsys, ScorePart((BAD,)))) == ["count", "results"]
-
-
 def test_paths_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     output = TableOutput()
     output.add(ScorePart((GOOD, BAD), "mnist-snf-glow", 1, 0))
@@ -204,19 +165,6 @@ def test_paths_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     shown = capsys.readouterr().out
     for wanted in ("mnist-snf-glow version 1", "00027-4.png", "normal", "[bold]a.txt", "not judged", "it is text"):
         assert wanted in shown
-
-
-def test_a_density_of_features_has_no_bits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(GOOD, ScoredImage)
-    features = GOOD.model_copy(update={"kind": "feature_density", "bits_per_dim": None})
-    for result, title in ((features, "m version 2, log-likelihoods of features"), (GOOD, "m version 2")):
-        output = TableOutput()
-        output.add(ScorePart((result,), "m", 2, 0))
-        output.end()
-        first, *rows = (line.strip() for line in capsys.readouterr().out.splitlines())
-        assert first == title
-        assert any("0.9491" in row for row in rows) == (result is GOOD)
-        assert any("-515.775" in row for row in rows)
 
 
 @pytest.mark.usefixtures("own_home")
@@ -230,3 +178,29 @@ def test_no_output_is_of_two_calibrations(calibrations: tuple[int, int], options
         done = CliRunner().invoke(cli, command)
     assert done.exit_code == FAILED
     assert "expected scores of mnist-snf-glow:1 with calibration 0, got some of calibration 7" in done.stderr
+
+
+def test_a_fit_in_closed_form_has_no_curve(capsys: pytest.CaptureFixture[str]) -> None:
+    points = [CurvePoint(step=step, time=NOW, attempt=1, images_per_second=200.0) for step in (32, 64, 96)]
+    print_curve(TrainingCurve(job="one", points=points, validations=[]))
+    assert "fitted in closed form" in capsys.readouterr().out
+
+
+def test_the_outcome_of_a_limit() -> None:
+    result: dict[str, Any] = {"model": "bottles", "version": 1, "ref": "bottles:1", "limit": 2, "calibration": 0}
+    result |= {"alpha": 0.01, "sizes": {"hole": 4, "spot, 32 grey levels": None}, "not_determinable": None}
+    made = "detection limit 2 of bottles:1 at alpha 0.01"
+    assert outcome(result) == f"{made}; hole: 4 pixels; spot, 32 grey levels: none"
+    few = result | {"sizes": {}, "not_determinable": "bottles has 12 good images for it"}
+    assert outcome(few) == f"{made} is not determinable: bottles has 12 good images for it"
+
+
+def test_the_outcome_of_a_recommendation() -> None:
+    result: dict[str, Any] = {"proposal": "features", "preset": "snf-features", "reasons": ["smaller limits", "a tie"]}
+    assert outcome(result) == "proposes features (snf-features): smaller limits; a tie"
+    none = {"proposal": None, "preset": None, "reasons": ["nothing was measured"], "seconds": 3.0}
+    assert outcome(none) == "proposes no family: nothing was measured"
+
+
+def test_no_image_was_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(document(capsys, ScorePart((BAD,)))) == ["count", "results"]

@@ -101,6 +101,12 @@ WRONG = [
     ("keys create bob --role read --expires soon", USAGE, "--expires: expected a time such as 90d"),
     ("keys create bob --role read --images many", USAGE, "--images: expected a rate such as 600/minute"),
     ("worker --queues slow", USAGE, "expected 'train-cpu', 'train-gpu' or 'score', got 'slow'"),
+    ("models import copy missing.tar", USAGE, "expected a tar file, or a URL such as s3://bucket/folder, got missing"),
+    ("models export mnist-snf-glow http://host/model", USAGE, "expected a URL of s3://, gs://, az://, file://"),
+    ("bulk missing --out scores", USAGE, "expected a path, a URL or a dataset, got 'missing'; there are:"),
+    ("models use-calibration mnist-snf-glow 99", USAGE, "mnist-snf-glow:1 has no calibration 99; it has: 0"),
+    ("datasets show nothing", USAGE, "there is no dataset 'nothing'; there are:"),
+    ("keys create bob --role king", USAGE, "there is no role 'king'; there are: read, score, train, admin"),
     ("scores", USAGE, "No such command 'scores'"),
     (f"--url {DEAD} models", USAGE, "--url belongs to a command: snf COMMAND --url ADDRESS"),
 ]

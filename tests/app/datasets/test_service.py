@@ -14,28 +14,6 @@ from snf_models.errors import StorageFull
 from snf_models.locations.location import Location
 from tests.support.referenced import digits, put, refer_to
 
-
-def test_the_folder_of_datasets_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lots = Location((tmp_path / "lots").as_uri())
-    put(lots, "folder", digits(12))
-    store = DatasetStore(tmp_path / "datasets")
-    for number in range(4):
-        refer_to(store, f"lot-{number}", lots, inspect=number == 0)
-    calls: list[DatasetStore] = []
-    names = DatasetStore.names
-
-    def counted(self: DatasetStore) -> list[str]:
-        calls.append(self)
-        return names(self)
-
-    monkeypatch.setattr(DatasetStore, "names", counted)
-
-    listed = entries(store, None)
-
-    assert [entry.name for entry in listed if entry.origin == "reference"] == [f"lot-{number}" for number in range(4)]
-    assert len(calls) == 1
-
-
 FORM = "multipart/form-data; boundary=together"
 
 
@@ -118,3 +96,24 @@ def test_headers_have_a_limit(tmp_path: Path) -> None:
     with pytest.raises(Problem) as found:
         form(tmp_path).write(b"--together\r\nContent-Disposition: " + b"x" * 100_000)
     assert found.value.slug == "malformed-form"
+
+
+def test_the_folder_of_datasets_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lots = Location((tmp_path / "lots").as_uri())
+    put(lots, "folder", digits(12))
+    store = DatasetStore(tmp_path / "datasets")
+    for number in range(4):
+        refer_to(store, f"lot-{number}", lots, inspect=number == 0)
+    calls: list[DatasetStore] = []
+    names = DatasetStore.names
+
+    def counted(self: DatasetStore) -> list[str]:
+        calls.append(self)
+        return names(self)
+
+    monkeypatch.setattr(DatasetStore, "names", counted)
+
+    listed = entries(store, None)
+
+    assert [entry.name for entry in listed if entry.origin == "reference"] == [f"lot-{number}" for number in range(4)]
+    assert len(calls) == 1

@@ -68,15 +68,6 @@ def test_validation_points_at_every_wrong_part(client: TestClient) -> None:
     assert {one["pointer"] for one in body["errors"]} == {"/query/colour", "/query/size"}
 
 
-def test_every_detail_names_the_wrong_part(client: TestClient) -> None:
-    """Wrong parameters of jobs had their pointer in ``errors`` only."""
-    for wrong in ({"batch_size": "5"}, {"batch_size": 0}):
-        job = {"type": "recommend", "dataset": "mnist-mini", "parameters": {"minutes": "5"}}
-        for request in (job, {"type": "train", "dataset": "mnist-mini", "model": "m", "parameters": wrong}):
-            body = problem(client.post("/v1/jobs", json=request), 422, "invalid-request")
-            assert body["detail"].startswith(body["errors"][0]["pointer"] + ": expected"), body
-
-
 @pytest.mark.parametrize("content", [b" " * 5000, [b" " * 500] * 10], ids=["declared", "in pieces"])
 def test_too_large_body(client: TestClient, content: bytes | list[bytes]) -> None:
     pieces = content if isinstance(content, bytes) else iter(content)

@@ -35,14 +35,6 @@ def test_a_method_that_a_path_does_not_have_changes_nothing(tmp_path: Path) -> N
     assert records_of(tmp_path) == []
 
 
-def test_the_query_of_a_refused_change_is_not_recorded(tmp_path: Path) -> None:
-    with client_of(service_settings(tmp_path)) as client:
-        client.delete("/v1/datasets/none?token=snf_hush&api_key=snf_hush")
-    [line] = records_of(tmp_path)
-    assert "hush" not in line
-    assert json.loads(line)["operation"] == "delete_dataset"
-
-
 def test_what_a_record_shows_is_short() -> None:
     assert len(_bounded({str(number): "" for number in range(8000)})) < 2100
 

@@ -133,14 +133,6 @@ def test_built_in_images_are_named_as_such_for_a_model_of_others(client: TestCli
     assert choices(client, type="score", model="trained-on-own")[0]["mnist-mini"]["note"] is None
 
 
-def test_refusals_have_no_advice_that_does_not_help(client: TestClient) -> None:
-    """A trained model's image size cannot be set."""
-    for draft in ({"type": "calibrate"}, {"type": "limit"}):
-        datasets, _ = choices(client, model="digits", **draft)
-        assert "fit exact takes 28x28 alone" in datasets["small"]["problem"]
-        assert "set fit" not in datasets["small"]["problem"]
-
-
 def test_anomalies_have_reasons_of_their_own(client: TestClient) -> None:
     datasets, _ = choices(client, type="evaluate", model="trained-on-own", parameters={"corruptions": True})
     assert datasets["own"]["problem_as_anomalies"] is None

@@ -11,7 +11,6 @@ from tests.models.datasets.upload_files import DIGITS, mixed, npz, pngs, zipped
 from tests.support.service_settings import client_of, service_settings
 
 MODEL = "mnist-snf-glow"
-CALIBRATIONS = f"/v1/models/{MODEL}/calibrations"
 SCORING: dict[str, Any] = {"type": "score", "model": MODEL, "dataset": "mnist-mini"}
 EVALUATION: dict[str, Any] = {
     "type": "evaluate", "model": MODEL, "dataset": "mnist-mini", "parameters": {"corruptions": True, "images": 40}
@@ -53,6 +52,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LIMIT, {"parameters": {"shapes": ["crater"]}}, "/body/parameters/shapes/0"),
     (LIMIT, {"parameters": {"contrasts": [0]}}, "/body/parameters/contrasts/0"),
     (LIMIT, {"parameters": {"images": 0}}, "/body/parameters/images"),
+    *((CALIBRATION, {"dataset": name}, "/body/dataset") for name in ("nothing", "few", "small")),
     (CALIBRATION, {"promote": True}, "/body/promote"),
     (CALIBRATION, {"parameters": {"activate": "perhaps"}}, "/body/parameters/activate"),
     (CALIBRATION, {"parameters": {"alpha": 0.1}}, "/body/parameters/alpha"),
@@ -73,29 +73,6 @@ def test_an_alpha_that_the_calibration_cannot_give(client: TestClient, job: dict
     answer = client.post("/v1/jobs", json=job | {"parameters": {"alpha": 1e-9}})
     assert (answer.status_code, answer.json()["type"]) == (422, "alpha-unattainable")
     assert [one["pointer"] for one in answer.json()["errors"]] == ["/body/parameters/alpha"]
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "slug", "says"),
-    [
-        (CALIBRATIONS, {"dataset": "nothing"}, 422, "invalid-request", "there is no dataset 'nothing'"),
-        (CALIBRATIONS, {"dataset": "few"}, 422, "invalid-request", "few has 12 images to calibrate on, at least 20"),
-        (
-            CALIBRATIONS,
-            {"dataset": "small"},
-            422,
-            "invalid-request",
-            "(width x height), fit exact takes 28x28 alone",
-        ),
-        (CALIBRATIONS, {"dataset": "own", "alpha": 0.1}, 422, "invalid-request", "/body/alpha"),
-        ("/v1/models/nobody/calibrations", {"dataset": "own"}, 404, "model-not-found", "nobody"),
-        (f"/v1/models/{MODEL}:9/calibrations", {"dataset": "own"}, 404, "model-not-found", "version 9"),
-    ],
-)
-def test_a_calibration(client: TestClient, path: str, body: dict[str, Any], status: int, slug: str, says: str) -> None:
-    answer = client.post(path, json=body)
-    assert (answer.status_code, answer.json()["type"]) == (status, slug), answer.text
-    assert says in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +108,3 @@ def test_what_is_not_found_has_a_pointer_to_its_name(
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (404, slug), problem
     assert problem["errors"] == [{"pointer": pointer, "detail": problem["detail"]}]
-
-
-def test_no_limit_is_listed_before_the_first_measurement(client: TestClient) -> None:
-    assert client.get(f"/v1/models/{MODEL}/limits").json()["limits"] == []

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from snf_app.cli.main import cli
-from snf_app.http.admission import RequestDeadline, deadline
+from snf_app.http.admission import FairShares, RequestDeadline, deadline
 from snf_app.http.errors import Problem
 from snf_app.metrics.registry import ServiceMetrics
 from snf_app.scoring.fair_queue import FairQueue
@@ -33,6 +33,7 @@ from tests.support.compiled_cache import compiled
 from tests.support.service_settings import client_of, service_settings
 from tests.support.tiled import mosaic, tiled_artifact, with_fault
 
+HEADER = "Inference-Header-Content-Length"
 SIZES = [(2, 3), (5, 2), (1, 1), (4, 4)]
 
 
@@ -164,6 +165,46 @@ def test_a_large_image_has_more_time(client: TestClient, settings: Settings, mon
     assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (504, "deadline-exceeded")
 
 
+def infer(client: TestClient, pixels: Any, model: str = "tiles", **parameters: Any) -> Any:
+    tensor: dict[str, Any] = {"name": "image", "shape": list(pixels.shape), "datatype": "UINT8"}
+    tensor["parameters"] = {"binary_data_size": pixels.size}
+    described = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+    headers = {HEADER: str(len(described))}
+    return client.post(f"/v2/models/{model}/infer", content=described + pixels.tobytes(), headers=headers)
+
+
+def test_tensors_of_any_size_have_their_scores_and_nan_for_bits_per_dimension(
+    client: TestClient, scorer: Scorer
+) -> None:
+    for rows, columns in ((2, 3), (4, 1)):
+        pixels = np.stack([mosaic(seed, rows, columns) for seed in range(2)])
+        wanted = scorer.detect(list(pixels))
+        described = infer(client, pixels).raise_for_status()
+        found = {output["name"]: output["data"] for output in described.json()["outputs"]}
+        assert found["bits_per_dim"] == [None, None]
+        for index, image in enumerate(wanted):
+            assert isinstance(image, Detection)
+            assert found["log_likelihood"][index] == image.likelihood.log_likelihood
+            assert found["p_value"][index] == image.verdict.p_value
+        answer = infer(client, pixels, binary_data_output=True)
+        tensors = np.frombuffer(answer.content[int(answer.headers[HEADER]) :], "<f8").reshape(3, 2)
+        assert np.isnan(tensors[1]).all()
+        assert tensors[0].tolist() == found["log_likelihood"]
+    refused = infer(client, np.stack([mosaic(seed, 8, 8) for seed in range(2)]), model="sized")
+    assert refused.status_code == 422
+    assert "image 0, 1 of 2 (counted from 0): expected 1 to 9 tile(s) of 64 pixels" in refused.json()["error"]
+    metadata = client.get("/v2/models/tiles").raise_for_status().json()
+    assert (metadata["inputs"][0]["shape"], metadata["parameters"]["kind"]) == ([-1, 1, -1, -1], "feature_density")
+
+
+def test_pixels_of_a_tensor_are_limited(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = client.app_state["fair_queue"]
+    monkeypatch.setattr(queue, "_pixels", FairShares(1000, 1000))
+    refused = infer(client, np.zeros((1, 1, 32, 32), np.uint8))
+    assert refused.status_code == 413
+    assert refused.json()["error"].startswith("Too many pixels: ")
+
+
 def test_pixels_in_memory_are_limited() -> None:
     large = FairQueue(1, 1, ServiceMetrics(), max_pixels=1000)
     with pytest.raises(Problem) as refused, large.hold_pixels("me", 1001):
@@ -177,12 +218,3 @@ def test_pixels_in_memory_are_limited() -> None:
             pass
     with large.hold_pixels("you", 1000):
         pass
-
-
-def test_a_training_of_pixels_in_tiles_is_refused(client: TestClient) -> None:
-    request = {"type": "train", "dataset": "mnist-mini", "model": "m", "preset": "snf-glow-tiny"}
-    answer = client.post("/v1/jobs", json={**request, "parameters": {"fit": "tiles"}})
-    assert answer.status_code == 422
-    [error] = answer.json()["errors"]
-    assert error["pointer"] == "/body/parameters/fit"
-    assert error["detail"].endswith("choose the preset snf-features")
