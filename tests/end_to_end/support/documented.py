@@ -57,7 +57,7 @@ ONLY_PARSED = {
         "needs a cluster; test_ray_actors.py and test_score_on_ray.py start one"
     ),
     "snf models export my-parts s3://lots/models/my-parts": "the same",
-    "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_line.py submits a file",
+    "snf jobs submit train --file request.json max_steps=500": "takes minutes; test_command_table.py submits a file",
     "snf train --data parts --name my-parts --device cuda": "needs a GPU; tests/models/test_devices.py has a stand-in",
     "snf train --data mnist --architecture models/snf_models/zoo/mnist-snf-glow.json --name digits --max-minutes 45": (
         "takes 45 minutes of 60,000 images that not every machine has; test_zoo.py starts from the file"
