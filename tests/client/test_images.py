@@ -131,6 +131,8 @@ def test_every_file_of_a_folder_is_named_or_counted(folder: Path) -> None:
     assert found.note == (
         "3 files were skipped, as hidden files, files of systems and texts are: .a.png, c.png, notes.txt"
     )
+    (folder / "readme.txt").touch()
+    assert str(files_in(folder).note).endswith(": .a.png, c.png, notes.txt, ...")
 
 
 def test_files_are_in_natural_order(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from typing import cast
 
+import anyio
 import httpx
 import pytest
 from fastapi.testclient import TestClient
@@ -210,6 +212,14 @@ def test_a_body_is_as_large_as_it_may_be() -> None:
     assert body(declared=2 * CHUNK_BYTES).declared == 2 * CHUNK_BYTES
     with pytest.raises(BodyTooLarge):
         body(declared=2 * CHUNK_BYTES + 1)
+
+
+@pytest.mark.parametrize("last", [b"", b"a"])
+async def test_a_body_of_unknown_size_ends_where_it_may_be_no_larger(last: bytes) -> None:
+    full = (piece(b"a" * CHUNK_BYTES), piece(b"a" * CHUNK_BYTES))
+    chunks = body(*full, piece(last, more=False)).chunks()
+    with pytest.raises(BodyTooLarge) if last else nullcontext():
+        assert await anyio.to_thread.run_sync(list, chunks) == [b"a" * CHUNK_BYTES] * 2
 
 
 VARYING = {"date", "x-request-id"}

@@ -258,7 +258,9 @@ def test_what_a_run_reports(whole: tuple[Trainer, Events]) -> None:
     assert metrics[0]["steps"] == QUICK.max_steps
     keys = {"progress", "epoch", "images_per_second", "bits_per_dim", "reconstruction_error", "learning_rate"}
     assert keys | {"eta_seconds"} <= metrics[0].keys()
-    assert [event["step"] for event in events if event["event"] == "validation"] == [6]
+    [validation] = [event for event in events if event["event"] == "validation"]
+    assert validation["step"] == 6
+    assert len(validation["inverse_errors"]) == len(validation["inverse_error_bounds"]) > 0
     assert events[0] == {"event": "started", "step": 0, "steps": QUICK.max_steps}
     assert [event["event"] for event in events].count("started") == 1
     assert trainer.state.step == QUICK.max_steps
