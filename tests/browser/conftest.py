@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.browser.chromium import PATIENCE_MS, find, running_chromium
 from tests.browser.collector import Collector
-from tests.browser.looks import HEIGHT, Look
+from tests.browser.helpers import HEIGHT, Look
 from tests.end_to_end.support.service import running
 
 FAILED = pytest.StashKey[bool]()

@@ -2,8 +2,13 @@
 
 import base64
 import mimetypes
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 SLOW_BYTES_S = 100_000
@@ -83,3 +88,72 @@ def _file(path: Path) -> dict[str, str]:
         "type": kind or "application/octet-stream",
         "data": base64.b64encode(path.read_bytes()).decode(),
     }
+
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+
+RUN = """
+options => axe.run(document, options).then(({passes, violations}) => ({passes: passes.length, violations}))
+"""
+
+
+def axe(page: Page) -> None:
+    """Raises AssertionError that names each violation of WCAG 2.1 A, AA and of best practice, with its elements."""
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    answer = page.evaluate(RUN, {"runOnly": RULES, "resultTypes": ["violations"]})
+    assert answer["passes"], "axe found nothing to look at"
+    assert not answer["violations"], "\n".join(map(_told, answer["violations"]))
+
+
+def _told(violation: dict[str, Any]) -> str:
+    head = f"{violation['id']} ({violation['impact']}): {violation['help']}, {violation['helpUrl']}"
+    nodes = (f"  {node['target']} {node['html']}\n    {node['failureSummary']}" for node in violation["nodes"])
+    return "\n".join([head, *nodes])
+
+
+HEIGHT = 900  # CSS pixels
+
+
+@dataclass(frozen=True)
+class Look:
+    """A colour scheme and a window's width in CSS pixels."""
+
+    scheme: Literal["light", "dark"] = "light"
+    width: int = 1280
+
+    def __str__(self) -> str:
+        return f"{self.scheme}-{self.width}"
+
+
+# Colours do not depend on the width: two looks have all that four would.
+LOOKS = [Look("light", 1280), Look("dark", 390)]
+
+# For a test that takes `page`.
+in_every_look = pytest.mark.parametrize("look", LOOKS, ids=str)
+
+
+SHIPPED = "mnist-snf-glow"
+
+
+def opened(page: Page, name: str, tab: str = "overview") -> None:
+    page.goto(f"/#/models/{name}/{tab}")
+    expect(page.get_by_role("heading", level=1, name=name)).to_be_visible()
+
+
+def line(where: Page | Locator, name: str | re.Pattern[str]) -> Locator:
+    """The row of a table that has this header."""
+    page = where if isinstance(where, Page) else where.page
+    return where.get_by_role("row").filter(has=page.get_by_role("rowheader", name=name))
+
+
+def fact(page: Page, name: str) -> Locator:
+    """The value of a pair of name and value."""
+    return page.get_by_role("term").filter(has_text=re.compile(f"^{name}$")).locator("xpath=following-sibling::dd[1]")
+
+
+def fits(page: Page) -> None:
+    """Nothing is wider than the window, and axe finds nothing."""
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow == 0, f"the page is {overflow} pixels wider than its window"
+    axe(page)

@@ -12,9 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from snf_models.registry.registry import Registry
 from snf_runtime.images.codec import encode_png
 from snf_runtime.images.preprocessing import Fit
-from tests.browser.helpers import drop
-from tests.browser.looks import LOOKS
-from tests.browser.model_pages import fact, fits, opened
+from tests.browser.helpers import LOOKS, drop, fact, fits, opened
 from tests.support.fits import FITS, SIZES, covered, stained_file, with_fit
 from tests.support.paths import DIGITS
 from tests.support.tiled import mosaic, tiled_artifact, with_fault

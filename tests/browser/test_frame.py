@@ -5,8 +5,8 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
+from tests.browser.helpers import axe
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from snf_models.registry.registry import Registry
-from tests.browser.accessibility import axe
+from tests.browser.helpers import axe
 from tests.support.trained import unfit_artifact
 
 pytestmark = pytest.mark.timeout(180)

@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from snf_worker.keys import KeyFile
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
+from tests.browser.helpers import axe
 from tests.end_to_end.support.service import MNIST, serving
 
 pytestmark = pytest.mark.timeout(120)

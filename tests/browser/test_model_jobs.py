@@ -11,9 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.accessibility import axe
-from tests.browser.looks import HEIGHT, LOOKS
-from tests.browser.model_pages import SHIPPED, fits, line, opened
+from tests.browser.helpers import HEIGHT, LOOKS, SHIPPED, axe, fits, line, opened
 from tests.end_to_end.support.service import await_job, files
 from tests.end_to_end.support.uploads import upload
 from tests.support.paths import DIGITS

@@ -11,11 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from snf_models.registry.registry import Registry
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import slow_uploads, toast
-from tests.browser.looks import in_every_look
-from tests.browser.model_pages import SHIPPED, fact, fits, line, opened
+from tests.browser.helpers import SHIPPED, axe, fact, fits, in_every_look, line, opened, slow_uploads, toast
 from tests.end_to_end.support.service import files
 from tests.support.paths import DIGITS
 from tests.support.trained import barely_trained

@@ -12,8 +12,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.collector import Collector
-from tests.browser.looks import in_every_look
-from tests.browser.model_pages import fits
+from tests.browser.helpers import fits, in_every_look
 from tests.support.runs import SHIPPED, recorded
 
 pytestmark = pytest.mark.timeout(120)

@@ -13,11 +13,8 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from snf_client.images import files_in
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop, paste, score_page, scored, toast
-from tests.browser.looks import in_every_look
-from tests.browser.model_pages import fits
+from tests.browser.helpers import axe, drop, fits, in_every_look, paste, score_page, scored, toast
 from tests.support.image_files import encoded, exif
 from tests.support.paths import DIGITS
 

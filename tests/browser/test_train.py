@@ -1,6 +1,10 @@
-"""The Train page in a real browser: its form, real digits uploaded, real trainings followed to the models they make."""
+"""The Train page in a real browser: its form, images uploaded and named, a family proposed, trainings followed."""
+
+from __future__ import annotations
 
 import re
+import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +14,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
+from snf_models.locations.location import Location
 from snf_models.registry.registry import Registry
-from tests.browser.accessibility import axe
 from tests.browser.collector import Collector
-from tests.browser.helpers import drop, slow_uploads, toast
-from tests.browser.looks import in_every_look
-from tests.browser.model_pages import SHIPPED, fits
+from tests.browser.helpers import SHIPPED, axe, drop, fits, in_every_look, slow_uploads, toast
 from tests.end_to_end.support.service import await_job
 from tests.support.paths import DIGITS
+from tests.support.referenced import digits as few_digits
+from tests.support.referenced import put
 from tests.support.trained import barely_trained
 
 pytestmark = pytest.mark.timeout(180)
@@ -445,3 +449,118 @@ def test_an_answer_that_arrives_while_a_user_types_takes_no_text_away(page: Page
     side.fill("  ")
     side.press("Tab")
     expect(side).to_have_value("")
+
+
+def test_images_are_referred_to_and_listed(page: Page, collector: Collector, house: httpx.Client, shared: Path) -> None:
+    location = Location((shared / "lot 7").as_uri())
+    put(location, "tar", few_digits())
+    location.child("old.tar.gz").write(b"\x1f\x8b")
+    page.goto("/#/train")
+    expect(page.get_by_role("radio", name="mnist-mini")).to_be_enabled()
+    page.get_by_text("Refer to images in a store or folder").click()
+    refer = page.get_by_role("button", name="Refer")
+    expect(refer).to_be_disabled()
+    page.get_by_label("Name of the reference").fill("Not a name")
+    expect(page.get_by_label("Name of the reference")).to_have_attribute("aria-invalid", "true")
+    page.get_by_label("Name of the reference").fill("by-reference")
+    page.get_by_label("Location").fill("file:///etc")
+    with collector.expected("status of 422"):
+        refer.click()
+        expect(page.get_by_role("alert")).to_contain_text("SNF_ALLOWED_LOCATIONS")
+    fits(page)
+    page.get_by_label("Location").fill(location.url)
+    refer.click()
+    report = page.get_by_role("region", name="Dataset by-reference")
+    expect(report.get_by_alt_text("Contact sheet of by-reference")).to_be_visible()
+    expect(report).to_contain_text(location.url)
+    expect(report).to_contain_text("3 tar archives")
+    expect(report).to_contain_text("old.tar.gz")
+
+    page.get_by_text("Refer to images in a store or folder").click()
+    page.get_by_label("Name of the reference").fill("only-scored")
+    page.get_by_label("Location").fill(location.url)
+    page.get_by_role("checkbox", name="inspect").uncheck()
+    with collector.expected("status of 422"):  # a training with it is refused
+        refer.click()
+        expect(page.get_by_role("region", name="Dataset only-scored")).to_contain_text(
+            "only jobs of type score take it"
+        )
+        expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_contain_text("not inspected")
+    fits(page)
+    page.get_by_role("region", name="Dataset only-scored").get_by_role("button", name="Delete").click()
+    dialog = page.get_by_role("dialog", name="Delete only-scored?")
+    expect(dialog).to_contain_text("Its images stay where they are.")
+    dialog.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("radio", name="only-scored")).to_have_count(0)
+    assert house.get("/v1/datasets/only-scored").status_code == 404
+    assert (shared / "lot 7" / "00.tar").exists()
+
+
+PARAMETERS = {"image_size": 27, "feature_side": 32, "shapes": ["missing-part"]}
+"""A size that no pixel flow takes: a comparison of seconds."""
+POLL_MS = 2000
+"""Time between two questions of the page; its clock runs ahead, for a comparison works until it is cancelled."""
+
+
+@pytest.fixture(scope="module")
+def compared(house: httpx.Client, home: Path, backbones: Path) -> str:
+    """The id of a finished comparison on the built-in digits."""
+    shutil.copytree(backbones, home / "backbones", dirs_exist_ok=True)
+    request = {"type": "recommend", "dataset": "mnist-mini", "parameters": PARAMETERS}
+    answer = house.post("/v1/jobs", json=request)
+    assert answer.status_code == 202, answer.text
+    job: str = answer.json()["id"]
+    while (state := house.get(f"/v1/jobs/{job}").json())["status"] in ("queued", "starting", "running"):
+        time.sleep(0.3)
+    assert state["status"] == "succeeded", state["error"]
+    return job
+
+
+@in_every_look
+def test_the_proposal_fills_the_form(page: Page, compared: str, screenshot: Callable[[Page, str], None]) -> None:
+    page.goto("/#/train")
+    asking = page.get_by_role("group", name="Which family")
+    expect(asking.get_by_role("button", name="Which family?")).to_be_disabled()
+    page.get_by_role("radio", name="mnist-mini").check()
+    expect(asking).to_contain_text("Proposal: features")
+    expect(asking.get_by_role("listitem")).to_have_text(["the feature model is the only family that could be compared"])
+    expect(asking).to_contain_text("pixels: snf-glow-small halves both sides")
+    expect(asking.get_by_role("row").filter(has_text="features").first).to_contain_text("nats/value")
+    asking.get_by_text("Detection limits").click()
+    expect(asking.get_by_role("rowheader", name="missing part")).to_be_visible()
+    screenshot(page, "recommendation")
+    fits(page)
+    asking.get_by_role("button", name="Use snf-features").click()
+    expect(page.get_by_role("radio", name="defects of parts: features")).to_be_checked()
+    page.get_by_text("More parameters").click()
+    expect(page.get_by_label("image size", exact=True)).to_have_value("[27,27]")
+    expect(page.get_by_role("region", name="Estimate").get_by_role("alert")).to_have_count(0)
+
+
+def test_a_comparison_is_started_and_followed(
+    page: Page, collector: Collector, house: httpx.Client, compared: str
+) -> None:
+    page.clock.install()
+    page.goto("/#/train")
+    page.get_by_role("radio", name="mnist-mini").check()
+    asking = page.get_by_role("group", name="Which family")
+    asking.get_by_role("button", name="Compare again").click()
+    follow = asking.get_by_role("link", name="follow the job")
+    expect(follow).to_be_visible()
+    expect(asking.get_by_role("button", name="Which family?")).to_be_disabled()
+    follow.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Comparison of families")
+    job = page.url.rpartition("/")[2]
+    # A moment without an answer is told, and forgotten with the next answer.
+    page.route(f"**/v1/jobs/{job}", lambda route: route.fulfill(status=503, json={"detail": "a moment"}))
+    with collector.expected("status of 503"):
+        page.go_back()
+        expect(asking.get_by_role("alert")).to_contain_text("a moment")
+    page.unroute(f"**/v1/jobs/{job}")
+    page.clock.run_for(POLL_MS)
+    expect(asking.get_by_role("alert")).to_have_count(0)
+    collector.found = [one for one in collector.found if "status of 503" not in one]  # asked again meanwhile
+    assert house.get(f"/v1/jobs/{job}").json()["parameters"] == {"minutes": 10}
+    assert house.post(f"/v1/jobs/{job}/cancel").status_code == 202
+    page.goto(f"/#/train/{compared}")
+    expect(page.get_by_role("heading", name="Proposed family: features")).to_be_visible()

@@ -13,8 +13,8 @@ from snf_app.cli.common import INTERRUPTED
 from snf_runtime.errors import FAILED
 from tests.end_to_end.support.jobs import FEW_IMAGES, TRAINING
 from tests.end_to_end.support.service import await_job, environment, snf
-from tests.support.interruptible import interruptible
 from tests.support.paths import ROOT
+from tests.support.programs import interruptible
 
 COMMAND = ("train", "--data", "mnist-mini", "--preset", "snf-glow-tiny")
 

@@ -23,8 +23,8 @@ from snf_runtime.errors import FAILED, NOT_JUDGED, USAGE, EngineUnavailable
 from snf_runtime.images.files import image_files
 from snf_runtime.parallelism import thread_count
 from tests.support.exports import exported_pixels
-from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT
+from tests.support.programs import interruptible
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -40,3 +41,33 @@ def run_module(
         output.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess(command, code, output.read().decode(), errors.read().decode())
+
+
+PROGRAM = """
+import json, sys
+from snf_app.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["snf", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        for stream in sys.stdout, sys.stderr:
+            print("ended with", end.code, file=stream, flush=True)
+"""
+
+
+def in_turn(*commands: list[str]) -> list[str]:
+    """Return a command line that runs commands as the command line does, and says how each of them ended."""
+    return [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+
+
+# Programs that a shell runs in the background ignore the signal, and so does all that they start. The program resets
+# it itself, because a function that runs between fork and exec is not safe beside threads.
+_RESET_AND_RUN = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+)
+
+
+def interruptible(*words: str) -> list[str]:
+    """Return the command ``python *words``, which SIGINT interrupts."""
+    return [sys.executable, "-c", _RESET_AND_RUN, sys.executable, *words]

@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 from snf_app.main import create_app
 from snf_worker.settings import Settings
 from tests.support.compiled_cache import share_compiled
-from tests.support.local import LOCAL
+
+LOCAL = "http://localhost"
 
 
 def service_settings(home: Path, **changes: Any) -> Settings:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from snf_worker.process_setup import protect_home
-from tests.support.in_turn import PROGRAM
 from tests.support.paths import DATA, ROOT
-from tests.support.programs import run_program
+from tests.support.programs import PROGRAM, run_program
 
 pytestmark = pytest.mark.usefixtures("unmeasured_processes")
 

@@ -19,9 +19,8 @@ from snf_app.cli.main import cli
 from snf_runtime.errors import FAILED, USAGE
 from tests.app.conftest import shipped_detail
 from tests.client.scripted_server import Answer, scripted
-from tests.support.in_turn import in_turn
-from tests.support.interruptible import interruptible
 from tests.support.paths import DIGITS, ROOT
+from tests.support.programs import in_turn, interruptible
 
 
 def test_a_command_that_failed_does_not_wait_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,7 @@ from fastapi.testclient import TestClient
 
 from snf_app.http.router import CheckedRoute
 from snf_app.main import ROUTERS, Service, create_app
-from tests.support.local import LOCAL
-from tests.support.service_settings import client_of, service_settings
+from tests.support.service_settings import LOCAL, client_of, service_settings
 
 pytestmark = pytest.mark.usefixtures("no_shipped_models")
 

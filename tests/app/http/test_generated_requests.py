@@ -24,8 +24,7 @@ from schemathesis.specs.openapi.checks import (
 
 from snf_worker.broker.embedded import EmbeddedBroker
 from tests.app.conftest import MODEL
-from tests.support.local import LOCAL
-from tests.support.service_settings import client_of, service_settings
+from tests.support.service_settings import LOCAL, client_of, service_settings
 from tests.worker.support.helpers import until
 
 CHECKS = [

@@ -14,10 +14,9 @@ from snf_worker.errors import BrokerStartFailed
 from snf_worker.jobs.events import ChangeReader
 from snf_worker.jobs.submission import make_celery
 from snf_worker.settings import Settings
-from tests.support.in_turn import PROGRAM
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
-from tests.support.programs import run_module, run_program
+from tests.support.programs import PROGRAM, run_module, run_program
 
 Spoil = Callable[[Path, pytest.MonkeyPatch], None]
 
