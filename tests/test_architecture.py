@@ -1,7 +1,5 @@
 """The architecture: directions of imports, names of files and classes, and what starts without torch."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 ``pytest tests/test_checked_models.py --write-docs`` writes the table of tests/tables/checked-models.md anew.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The examples of docs/library.md run, and what they promise holds."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The notebooks of examples/notebooks run from the first to the last cell, and are stored with small outputs."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

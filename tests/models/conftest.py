@@ -1,7 +1,5 @@
 """Fixtures that all tests here share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

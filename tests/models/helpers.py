@@ -1,7 +1,5 @@
 """Small flows, real images in odd sizes, and log-dets by plain automatic differentiation."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

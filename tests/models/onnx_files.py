@@ -1,7 +1,5 @@
 """A small convolutional network as an ONNX file, and the same network in torch."""
 
-from __future__ import annotations
-
 import numpy as np
 import onnx
 import torch

@@ -1,7 +1,5 @@
 """Audits agree with the Jacobian, and find a log-det, a weight or a score that is not what it should be."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Meta tensors have a place, a shape and no values; an operation on one of them an
 does any attempt to read a number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module

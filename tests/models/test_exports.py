@@ -1,7 +1,5 @@
 """Graphs in files against the graphs that they were written from: the same outputs."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable

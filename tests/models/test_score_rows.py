@@ -1,7 +1,5 @@
 """A scorer on a dict of arrays, and pickles of scorers that cannot be used."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

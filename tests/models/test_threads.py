@@ -1,7 +1,5 @@
 """A training takes the number of threads with which its steps were fastest at its start, and keeps it."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,7 +1,5 @@
 """Evidence of no image at all: random statistics and smooth random cells."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Small flows of every family over real images, and their passes in double precision."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """What a calibration can give: its smallest alpha, and verdicts of few images."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From evidence to verdicts: joining, split and cross-conformal p-values, alphas, reasons, overflow."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

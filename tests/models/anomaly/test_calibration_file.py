@@ -1,7 +1,5 @@
 """A calibration on disk comes back to the bit, and a damaged or foreign one is refused with the file's name."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path

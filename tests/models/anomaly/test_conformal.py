@@ -1,7 +1,5 @@
 """Conformal p-values by hand, by simulation, and the arithmetic of ranks by exact fractions."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

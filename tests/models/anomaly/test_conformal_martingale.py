@@ -1,7 +1,5 @@
 """The conformal test martingale: ranks and capital by hand, silence without drift, and alarms where images change."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Statistics of features by hand, and cross-conformal calibrations whose folds have fits of their own."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Statistics that are fitted to few images: what they have not seen is not taken for strange."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Heat maps: exact, standardised against the reference, and drawn in colour from the threshold on."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path

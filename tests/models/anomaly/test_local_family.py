@@ -1,7 +1,5 @@
 """Deviations of regions against the conditional Gaussian by covariance blocks, and holes where they were planted."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

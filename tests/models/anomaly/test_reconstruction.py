@@ -1,7 +1,5 @@
 """The reconstruction error of folded affine steps against R W x - x by the layers they were folded from."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

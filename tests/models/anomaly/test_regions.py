@@ -1,7 +1,5 @@
 """Anomaly maps and their regions: by hand, over resplits of normal images, and for calibrations without thresholds."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

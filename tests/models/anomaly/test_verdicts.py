@@ -1,7 +1,5 @@
 """Verdicts of a loaded model: the same for the same image wherever."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

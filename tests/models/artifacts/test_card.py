@@ -1,7 +1,5 @@
 """Model cards of densities of pixels, of features, and of both."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Artifacts as tar files: the same bytes every time, read by other tools, and nothing taken that is no model's."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

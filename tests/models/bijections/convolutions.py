@@ -1,7 +1,5 @@
 """Convolutions the slow way: matrices filled placement by placement, for tests to compare with."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

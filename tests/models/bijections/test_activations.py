@@ -1,7 +1,5 @@
 """Activations against their formulas written out for one number at a time, far outside and exactly on every edge."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The masked autoregressive layer."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

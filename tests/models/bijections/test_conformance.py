@@ -1,7 +1,5 @@
 """Every bijection keeps the contract, and refuses second derivatives and wrong arguments."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import math

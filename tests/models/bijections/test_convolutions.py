@@ -1,7 +1,5 @@
 """Zero-padded convolutions and their nearest inverses against independent computations."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Coupling networks by matrix products."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

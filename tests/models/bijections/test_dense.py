@@ -1,7 +1,5 @@
 """Dense layers and learned inverse matrices."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Local affine layers against a 1x1 convolution for each cell: values, log-dets and the paper's gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

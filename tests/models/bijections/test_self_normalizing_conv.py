@@ -1,7 +1,5 @@
 """The self normalizing convolution against differentiation of dense matrices (Keller et al. 2021, eq. 13-16)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Emerging, periodic and exponential convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

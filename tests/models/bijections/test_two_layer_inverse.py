@@ -1,7 +1,5 @@
 """The convolution with a two-layer inverse against differentiation of dense matrices, filled by loops."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor

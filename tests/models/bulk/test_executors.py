@@ -1,7 +1,5 @@
 """Executors: every image once, whoever dies or is stopped; retries of parts; the engine that computes."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil

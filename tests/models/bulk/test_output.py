@@ -1,7 +1,5 @@
 """Scores as Parquet files at a location: what is left, what is refused, and what other programs read."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

@@ -1,7 +1,5 @@
 """Bulk scoring: parts, their merging, formats of the table, and what an interruption leaves."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

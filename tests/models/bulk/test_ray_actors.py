@@ -1,7 +1,5 @@
 """Bulk scoring on a Ray cluster of one or two nodes of a core each, whose processes are on this machine."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Sources of bulk scoring: datasets and files, read by range."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Splits that everyone uses, disjoint and the same at every loading."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """Uploads that do not fit into the quota, or onto the disk, are refused and leave nothing."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Small uploads that promise or unpack to far more than they are: refused early, within a few MiB of memory."""
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

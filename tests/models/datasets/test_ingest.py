@@ -1,7 +1,5 @@
 """Uploads become datasets as a whole or not at all, and nothing outside a dataset's folder is ever touched."""
 
-from __future__ import annotations
-
 import copy
 import tarfile
 import zipfile

@@ -1,7 +1,5 @@
 """How images are shared out: sizes, lots and equal pixels kept together, folds of small datasets."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Stored datasets as training sees them: any size, groups kept together, the same pixels as in scoring."""
 
-from __future__ import annotations
-
 import gc
 import io
 import json

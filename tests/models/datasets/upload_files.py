@@ -1,7 +1,5 @@
 """Archives and arrays of real digits, sound and malformed, made by hand."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Graded faults: what they do to known images, and that they do it again."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Evaluations of real models on real images: what is compared with what, what is refused, what is not done twice."""
 
-from __future__ import annotations
-
 import os
 from copy import copy
 from dataclasses import replace

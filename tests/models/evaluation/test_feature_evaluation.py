@@ -1,7 +1,5 @@
 """Evaluations and bulk scores of models with features: no bits/dim, and scores of features beside the others."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

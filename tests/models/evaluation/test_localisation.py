@@ -1,7 +1,5 @@
 """Evaluations with masks: figures of the places of defects, and what has no mask or no image is counted and named."""
 
-from __future__ import annotations
-
 import io
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Metrics against brute force, and intervals against what they promise."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

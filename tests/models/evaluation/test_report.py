@@ -1,7 +1,5 @@
 """The page of a report: nothing from outside, nothing unescaped, and what it says in words."""
 
-from __future__ import annotations
-
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser

@@ -1,7 +1,5 @@
 """Fits of flows over features against NumPy and torch's own distributions, on features of known covariance."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Flows over features: names, log-dets, learned inverses, and what is frozen of them."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Random flows as distributions, and points to evaluate them at."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Construction without random weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

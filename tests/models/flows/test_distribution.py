@@ -1,7 +1,5 @@
 """Flows as distributions, with and without contexts."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial

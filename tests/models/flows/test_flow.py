@@ -1,7 +1,5 @@
 """Recomputation of inputs, and whitening of the first layers."""
 
-from __future__ import annotations
-
 import copy
 import math
 

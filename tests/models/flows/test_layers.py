@@ -1,7 +1,5 @@
 """Layers as data: each type counts, builds and describes its bijection; what cannot be built is refused in words."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -6,8 +6,6 @@ that uses no log-det of any layer: the Jacobian from pixels to latents by automa
 determinant by NumPy.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """Files that would take far more time to decode than their pixels need are refused in a sentence, before decoding."""
 
-from __future__ import annotations
-
 import io
 import struct
 import time

@@ -1,7 +1,5 @@
 """Image files from outside: pixels as they are, or an ImageError that says what is wrong, and never anything else."""
 
-from __future__ import annotations
-
 import io
 import struct
 from typing import Any

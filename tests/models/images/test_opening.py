@@ -1,7 +1,5 @@
 """Files of every accepted format and depth, upright: the pixels that a viewer shows, and what is said of them."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

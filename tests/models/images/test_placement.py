@@ -1,7 +1,5 @@
 """Boxes in pixels of the file: a mark in a file is where its box says, however the file was resized."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,7 +1,5 @@
 """An artifact is whole and unchanged, or it is refused by an error that names the file."""
 
-from __future__ import annotations
-
 import json
 import math
 import pickle

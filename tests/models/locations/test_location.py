@@ -1,7 +1,5 @@
 """Locations on a real S3 server and on this machine: the same promises."""
 
-from __future__ import annotations
-
 import errno
 import os
 import pickle

@@ -1,7 +1,5 @@
 """What object stores answer besides files: markers of folders, keys that cannot be named, and errors that last."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler

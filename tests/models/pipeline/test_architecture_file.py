@@ -1,7 +1,5 @@
 """Architectures from files."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

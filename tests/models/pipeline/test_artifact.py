@@ -1,7 +1,5 @@
 """Evaluation plans, and what makes a model unfit, each by a real training."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

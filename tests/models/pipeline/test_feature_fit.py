@@ -1,7 +1,5 @@
 """Fits of flows over features, and their progress."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trials of Glow steps over features: kept where couplings help, left out where there is nothing to learn."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

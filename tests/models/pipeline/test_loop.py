@@ -1,7 +1,5 @@
 """The training loop, its validations and its memory."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

@@ -1,7 +1,5 @@
 """Presets, their settings and what they attain."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import replace
 from pathlib import Path

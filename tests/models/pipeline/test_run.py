@@ -1,7 +1,5 @@
 """Runs and their records."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

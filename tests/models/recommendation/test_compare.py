@@ -1,7 +1,5 @@
 """Comparisons of real families on real digits, within seconds: what is measured, what is missing, and going on."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast

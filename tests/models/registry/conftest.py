@@ -1,7 +1,5 @@
 """A registry with one model, for the tests of this folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Calibrations made after a model: numbers, the choice among them, and what may never be loaded."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

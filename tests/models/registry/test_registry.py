@@ -1,7 +1,5 @@
 """Versions and aliases: what is published is there whole, for every reader, whoever else publishes."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import shutil

@@ -1,7 +1,5 @@
 """Another process, in another folder, gives the scores and verdicts of this one, without compiler and compressor."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """That the number of a flow is a density at all: it integrates to one, by the change of variables."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

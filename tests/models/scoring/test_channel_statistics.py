@@ -1,7 +1,5 @@
 """Statistics of channels against loops over the latents of the unfrozen flow in double precision."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Complexity against the predictor written out pixel by pixel, and its independence from any compressor."""
 
-from __future__ import annotations
-
 import ast
 import math
 from collections import Counter

@@ -1,7 +1,5 @@
 """Scoring on another device; torch's meta device, which has no values, stands for one."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

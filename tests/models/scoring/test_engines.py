@@ -1,7 +1,5 @@
 """Engines against flows in float64, the choice among them, and the cache of compiled flows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

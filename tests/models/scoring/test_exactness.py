@@ -1,7 +1,5 @@
 """Scores of the frozen engine against the change of variables done by hand, and against themselves elsewhere."""
 
-from __future__ import annotations
-
 import math
 from copy import deepcopy
 from functools import cache

@@ -1,7 +1,5 @@
 """Engines of feature densities against the float64 reference, and the same bits for an image in every batch."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

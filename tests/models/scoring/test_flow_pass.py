@@ -1,7 +1,5 @@
 """The additive map: its sum, its places, its independence from company; and cells, sums of it."""
 
-from __future__ import annotations
-
 import math
 from itertools import groupby
 

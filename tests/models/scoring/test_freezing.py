@@ -1,7 +1,5 @@
 """Freezing: float32 weights are widened before they are multiplied; layers without an inverse are refused by name."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """A model that was opened before is opened without torch, and gives the same bits; a damaged file is made again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

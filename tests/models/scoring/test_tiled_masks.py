@@ -1,7 +1,5 @@
 """An evaluation with masks by a model of tiles: the figures are those of its maps, of every pixel or of fewer."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Models of tiles: one statistic and one p-value an image of any size, with boxes in pixels of the image."""
 
-from __future__ import annotations
-
 import math
 from copy import copy
 from dataclasses import replace

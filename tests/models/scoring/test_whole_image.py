@@ -1,7 +1,5 @@
 """Statistics of the whole image against numpy on the unfrozen flow in double precision, and their distributions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

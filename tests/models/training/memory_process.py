@@ -1,7 +1,5 @@
 """A training in a process whose memory is measured: ``python -m tests.models.training.memory_process``."""
 
-from __future__ import annotations
-
 import gc
 import resource
 import tempfile

@@ -4,8 +4,6 @@ Each process writes ``FOLDER/rank-N.json``: what it observed in each training, a
 The first one writes the tensors, too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

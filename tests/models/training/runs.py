@@ -1,7 +1,5 @@
 """Short trainings of real digits, to interrupt, damage or let diverge."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

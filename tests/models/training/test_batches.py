@@ -1,7 +1,5 @@
 """Augmented batches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

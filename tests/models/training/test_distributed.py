@@ -1,7 +1,5 @@
 """Training in two processes against training in one: the same, but for the order in which numbers are added."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

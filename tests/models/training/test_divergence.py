@@ -1,7 +1,5 @@
 """Detection of diverged trainings, and log-dets that training leaves out."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Multipliers, reconstruction penalties and the measures of a learned inverse."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The self normalizing gradient against automatic differentiation of what it stands for (Keller et al. 2021, eq. 3)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call

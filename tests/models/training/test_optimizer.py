@@ -1,7 +1,5 @@
 """Optimisers, and the arithmetic of coupling networks."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

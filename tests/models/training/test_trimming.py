@@ -1,7 +1,5 @@
 """Suspects are left out of what a flow learns from: which ones, with which gradient, over restarts."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Standardising given complexity: known curves are recovered, and nothing wild happens with few or odd images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

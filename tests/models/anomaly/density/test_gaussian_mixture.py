@@ -1,7 +1,5 @@
 """Gaussians and mixtures of them against scikit-learn and scipy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """Surprise -ln P(T >= t) against empirical and exact survival functions."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Parquet files that are damaged, contradict themselves, or would take much memory."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

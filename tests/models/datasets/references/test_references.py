@@ -1,7 +1,5 @@
 """Datasets by reference: folders, tar archives and Parquet files, on this machine and on a real S3 server."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Datasets by reference in the store of datasets: what an inspection adds, and that it gives what an upload gives."""
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Single files of a dataset by reference that cannot be named or read: the others are read all the same."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator
