@@ -1,6 +1,7 @@
 """From evidence to verdicts: joining, split and cross-conformal p-values, alphas, reasons, overflow."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from snf_models.anomaly.reference_images import reference_of
 from snf_models.anomaly.statistic_densities import fit_statistic
 from snf_models.artifacts.files import CALIBRATION
 from snf_models.datasets import Dataset, load_dataset
-from snf_models.errors import ArtifactError, ImageError
+from snf_models.errors import AlphaUnattainable, ArtifactError, ImageError
 from snf_models.registry.calibrations import calibration_bytes, load_calibration, save_calibration
 from snf_models.registry.registry import Registry
 from snf_models.scorer import Scorer, load_model
+from snf_models.scoring import EngineOptions
 from snf_runtime.anomaly.calibration import MAX_STATISTIC, Calibration
 from snf_runtime.anomaly.detection import StoredEvidence, rejudge
 from snf_runtime.anomaly.statistics import EvidenceKind, merge, weights
@@ -30,7 +32,6 @@ from tests.models.anomaly import evidences
 from tests.models.anomaly.evidences import GRID, IMAGE, NAMES, evidence, reference, split
 from tests.models.helpers import real_images
 from tests.support.backbones import backbone_folder
-from tests.support.compiled_cache import compiled
 from tests.support.trained import barely_trained, hybrid_artifact
 
 
@@ -241,7 +242,7 @@ def test_light_a_tenth_weaker_is_found_in_two_hundred_digits() -> None:
 def test_they_are_those_of_scoring(
     make: Callable[[pytest.TempPathFactory], Path], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
-    engine = compiled(backbones=backbone_folder(tmp_path_factory))
+    engine = EngineOptions("torch", threads=1, backbones=backbone_folder(tmp_path_factory))
     registry = Registry(tmp_path / "registry", zoo=tmp_path / "none")
     version = registry.publish(make(tmp_path_factory), "digits", promote=True)
     scorer = load_model(version.path, options=engine)
@@ -320,3 +321,26 @@ def test_a_model_of_grey_images_keeps_its_shares_in_the_file(scorer: Scorer, tmp
         save_file(kept if broken is None else kept | {"folds.0.statistic.whole.shares": broken}, path)
         with pytest.raises(ArtifactError, match="expected 3 densities of the whole image, or 4 with 4 shares, got 4"):
             load_calibration(path)
+
+
+def test_the_smallest_alpha_is_named_and_accepted() -> None:
+    for held_out in (99, 98, 700, 46):
+        calibration = split(60, held_out)
+        smallest = 1 / (held_out + 1)
+        with pytest.raises(AlphaUnattainable) as caught:
+            calibration.check_alpha(0.9 * smallest)
+        assert caught.value.smallest == smallest
+        named = float(re.findall(r"smallest attainable is (\S+)", caught.value.detail)[0])
+        assert calibration.check_alpha(named) == named, "who asks for what the message names is served"
+        with pytest.raises(AlphaUnattainable):
+            calibration.judge(evidence(1), NAMES, IMAGE, 0.9 * smallest)
+        assert calibration.check_alpha(None) == calibration.default_alpha == max(0.01, smallest)
+        strange = evidence(1)
+        strange.whole[:, 3:] += 1e3
+        assert calibration.judge(strange, NAMES, IMAGE, named)[0].is_anomaly
+
+
+@pytest.mark.parametrize("images", [4, 5, 6])
+def test_folds_of_single_images_give_verdicts(images: int) -> None:
+    calibration = fit_cross(reference(images, 1), (np.arange(images) % 5).astype(np.int8), NAMES, GRID)
+    assert len(calibration.judge(evidence(3, 5), NAMES, IMAGE)) == 3

@@ -9,7 +9,6 @@ from scipy.optimize import brentq
 
 from snf_models.anomaly.calibrate import ReferenceEvidence, fit_cross, fit_split
 from snf_models.anomaly.statistic_densities import fit_statistic
-from snf_models.errors import AlphaUnattainable
 from snf_runtime.anomaly.calibration import CELLS, Calibration, from_arrays, statistic_cells, to_arrays
 from snf_runtime.anomaly.statistics import (
     FEATURE_STATISTICS,
@@ -145,12 +144,6 @@ def test_an_image_as_a_whole_has_no_box(group: int, name: str) -> None:
     (verdict,) = calibration.judge(new, (), IMAGE)
     assert verdict.reasons[0].feature == name
     assert verdict.reasons[0].box is None
-
-
-def test_there_is_no_alpha_below_the_smallest() -> None:
-    calibration = fit_split(reference(60, 1), reference(40, 2), (), None)
-    with pytest.raises(AlphaUnattainable, match="the smallest attainable is"):
-        calibration.judge(evidence(1, 3), (), IMAGE, alpha=0.01)
 
 
 def test_each_fold_is_ranked_by_its_own_fit() -> None:

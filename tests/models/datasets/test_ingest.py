@@ -13,7 +13,7 @@ from PIL import Image
 from snf_client.schemas.training import TrainingConfig
 from snf_models.datasets import DatasetStore
 from snf_models.datasets.uploads import Limits
-from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, InvalidName
+from snf_models.errors import DatasetNotFound, DatasetRefused, DatasetTaken, ErrorKind, InvalidName, StorageFull
 from snf_runtime.images.codec import encode_png
 from tests.models.datasets.upload_files import (
     DIGITS,
@@ -37,6 +37,7 @@ from tests.models.datasets.upload_files import (
     zip_link,
     zipped,
 )
+from tests.support.disks import MIB, Disk
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -346,3 +347,28 @@ def test_the_report(store: DatasetStore, tmp_path: Path) -> None:
     with Image.open(store.contact_sheet("photos")) as sheet:
         assert sheet.format == "PNG"
         assert sheet.size == (8 * 66 - 2, 8 * 66 - 2)
+
+
+@pytest.mark.parametrize("quota", [100, 5000], ids=["before", "while writing"])
+def test_the_quota(quota: int, tmp_path: Path) -> None:
+    store = DatasetStore(tmp_path / "datasets", quota=quota)
+    with pytest.raises(StorageFull, match="of the quota") as caught:
+        store.create("digits", [source(tmp_path / "uploads", tarred(GOOD, "xz"))])
+    assert (caught.value.kind, caught.value.slug) == (ErrorKind.NO_SPACE, "storage-full")
+    assert list(store.root.iterdir()) == []
+
+
+def test_the_disk_must_keep_its_reserve(store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Disk(monkeypatch, total=64 * MIB, free=16 * MIB)
+    with pytest.raises(StorageFull, match="of the disk"):
+        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
+
+
+def test_a_disk_that_fills_up(store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("snf_models.datasets.store._contact_sheet", full)
+    with pytest.raises(StorageFull, match="No space left"):
+        store.create("digits", [source(tmp_path / "uploads", zipped(GOOD))])
+    assert list(store.root.iterdir()) == []

@@ -1,7 +1,8 @@
-"""Recomputation of inputs, and whitening of the first layers."""
+"""Recomputation of inputs, whitening of the first layers, construction without random weights."""
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ from snf_models.bijections.channels import ActNorm, ExactConv1x1, SelfNormalizin
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.errors import ArchitectureInvalid
+from snf_models.features.flows import TrainedFlows, build_flows
 from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
     FullyConnectedArchitecture,
     GlowArchitecture,
     PixelArchitecture,
 )
-from snf_models.flows.build import build_flow
+from snf_models.flows.build import NoRandomness, build_flow
 from snf_models.flows.flow import Flow, Level
+from snf_models.pipeline.presets import PRESETS
 from snf_models.training.objective import SelfNormalizingObjective
 from tests.models.helpers import dequantised, real_images
 
@@ -157,3 +160,18 @@ def test_a_convolution_before_a_normalisation_rotates_and_the_normalisation_scal
 def test_a_flow_without_1x1_convolutions_is_not_whitened() -> None:
     with pytest.raises(ArchitectureInvalid, match="whitening: expected a flow with an exact or self-normalizing 1x1"):
         glow("lu").initialize(dequantised(real_images(8)).float(), whiten=True)
+
+
+def layout(flow: TrainedFlows) -> dict[str, Any]:
+    """Shapes, types and strides: sums over other strides may differ in their last bits."""
+    return {name: (value.shape, value.dtype, value.stride()) for name, value in flow.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, preset in PRESETS.items() if preset.width <= 128))
+def test_a_flow_without_randomness_is_laid_out_as_one_with(name: str) -> None:
+    architecture = PRESETS[name].architecture((1, 16, 16), "logit")
+    before = torch.get_rng_state()
+    with NoRandomness():
+        flow = build_flows(architecture)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert layout(flow) == layout(build_flows(architecture))

@@ -2,6 +2,7 @@
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from numpy.typing import NDArray
 from snf_models.bijections.channels import ActNorm, ExactConv1x1, SelfNormalizingConv1x1
 from snf_models.bijections.conformance import jacobian_log_det, randomise
 from snf_models.datasets import load_dataset
+from snf_models.errors import ScoreNotFinite
 from snf_models.flows.architecture import PixelTransform
 from snf_models.flows.flow import Flow
 from snf_models.loading.trained import load_artifact
-from snf_models.scorer import Scorer
+from snf_models.scorer import Scorer, load_model
 from snf_models.scoring import EngineName, EngineOptions
 from snf_models.scoring.frozen import FlowEngine, FrozenFlow, constant_log_dets, freeze
 from snf_models.scoring.open_density import open_engine
 from snf_models.scoring.torch_engine import TorchEngine
+from snf_runtime.scoring.density import Latents
 from snf_runtime.scoring.evidence import run_flow
-from snf_runtime.scoring.likelihood import Likelihood, score_images
+from snf_runtime.scoring.likelihood import Likelihood, score_each, score_images
 from snf_runtime.scoring.pixel_density import PixelDensity, content_noise
 from tests.models.helpers import (
     dequantised,
@@ -278,3 +281,29 @@ def test_the_size_of_a_tile_shows_in_rounding_alone() -> None:
         for tile in (1, 3, 64)
     ]
     assert np.ptp(np.array(scores), axis=0).max() <= FLOAT32
+
+
+class Overflowing(TorchEngine):
+    """Overflows on the second of every three draws."""
+
+    def forward(self, y: NDArray[np.float64]) -> Latents:
+        latents = super().forward(y)
+        first, *rest = latents.log_dets
+        first = first.copy()
+        first[1::3, 0, 0] = np.inf
+        return replace(latents, log_dets=[first, *rest])
+
+
+def test_an_overflow_stays_with_its_image(artifact: Path) -> None:
+    scorer = load_model(artifact, options=EngineOptions("torch"))
+    images = np.repeat(scorer.pinned[:1], 5, axis=0)
+    images[:, 0, 0] = np.arange(5)[:, None]
+    wanted = scorer.score(images)
+    density = PixelDensity(
+        Overflowing(scorer.trained.pixels.frozen), scorer.trained.pixels.frozen, scorer.log_det_digest
+    )
+    found = score_each(density, images)
+    assert [isinstance(one, ScoreNotFinite) for one in found] == [False, True, False, False, True]
+    assert [found[i] for i in (0, 2, 3)] == [wanted[i] for i in (0, 2, 3)]
+    with pytest.raises(ScoreNotFinite):
+        score_images(density, images)

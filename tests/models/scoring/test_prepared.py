@@ -49,10 +49,10 @@ def tiled(factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory: pytest.TempPathFactory) -> EngineOptions:
+def options(tmp_path_factory: pytest.TempPathFactory, artifact: Path) -> EngineOptions:
     """Options with a cache in which a model of pixels was opened. Never write to it."""
     made = EngineOptions(threads=2, cache=tmp_path_factory.mktemp("cache"), backbones=backbone_folder(tmp_path_factory))
-    load_model(barely_trained(tmp_path_factory), options=made)
+    load_model(artifact, options=made)
     return made
 
 
@@ -68,9 +68,9 @@ def scores_of(scorer: Scorer) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def expected(options: EngineOptions, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+def expected(options: EngineOptions, artifact: Path) -> list[float]:
     """Scores of the model that is in the cache."""
-    return scores_of(load_model(barely_trained(tmp_path_factory), options=options))
+    return scores_of(load_model(artifact, options=options))
 
 
 def record_in(options: EngineOptions) -> Path:
@@ -116,15 +116,15 @@ def test_models_of_features_give_the_same_bits(
         load_model(artifact, options=replace(options, backbones=tmp_path / "none"))
 
 
-def test_bfloat16_gives_the_same_bits(tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions) -> None:
-    artifact = load_artifact(barely_trained(tmp_path_factory))
+def test_bfloat16_gives_the_same_bits(artifact: Path, copied: EngineOptions) -> None:
+    loaded = load_artifact(artifact)
     images = load_dataset("mnist-mini", None).test[:9]
     scores = {}
     for precision in ("float32", "bfloat16"):
         options = replace(copied, precision=precision)
-        file = PreparedFile(artifact.manifest, options)
+        file = PreparedFile(loaded.manifest, options)
         file.path.unlink(missing_ok=True)
-        trained = LoadedFlows(artifact, options).density
+        trained = LoadedFlows(loaded, options).density
         file.keep(trained)
         prepared = file.open()
         assert prepared is not None
@@ -137,8 +137,7 @@ def test_bfloat16_gives_the_same_bits(tmp_path_factory: pytest.TempPathFactory, 
     assert len(list(copied.cache.glob("*.density"))) == 2
 
 
-def test_samples_and_audits_load_the_flows(tmp_path_factory: pytest.TempPathFactory, options: EngineOptions) -> None:
-    artifact = barely_trained(tmp_path_factory)
+def test_samples_and_audits_load_the_flows(artifact: Path, options: EngineOptions) -> None:
     whole = Scorer.of(load_artifact(artifact), options=options)
     uses: list[Callable[[Scorer], object]] = [
         lambda scorer: scorer.sample(3, seed=1).tolist(),
@@ -152,10 +151,8 @@ def test_samples_and_audits_load_the_flows(tmp_path_factory: pytest.TempPathFact
         assert scorer.is_flow_loaded
 
 
-def test_flows_of_other_files_are_not_loaded_later(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions
-) -> None:
-    artifact = Path(shutil.copytree(barely_trained(tmp_path_factory), tmp_path / "artifact"))
+def test_flows_of_other_files_are_not_loaded_later(artifact: Path, tmp_path: Path, options: EngineOptions) -> None:
+    artifact = Path(shutil.copytree(artifact, tmp_path / "artifact"))
     scorer = load_model(artifact, options=options)
     edit_manifest(artifact, lambda document: document["training"].update(steps=9))
     with pytest.raises(ArtifactError, match="has changed since the model was loaded"):
@@ -197,14 +194,14 @@ def _foreign_graphs(path: Path) -> None:
     ids=["flipped", "empty", "folder", "members", "pickle", "deep", "no-graphs", "damaged-graphs", "foreign"],
 )
 def test_damaged_files_are_made_again(
-    tmp_path_factory: pytest.TempPathFactory,
+    artifact: Path,
     copied: EngineOptions,
     expected: list[float],
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], object],
     log: str,
 ) -> None:
-    artifact, path = barely_trained(tmp_path_factory), record_in(copied)
+    path = record_in(copied)
     damage(path)
     scorer = load_model(artifact, options=copied)
     assert scorer.is_flow_loaded
@@ -215,12 +212,8 @@ def test_damaged_files_are_made_again(
 
 
 def test_a_record_of_another_density_is_not_used(
-    tmp_path_factory: pytest.TempPathFactory,
-    copied: EngineOptions,
-    expected: list[float],
-    caplog: pytest.LogCaptureFixture,
+    artifact: Path, copied: EngineOptions, expected: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    artifact = barely_trained(tmp_path_factory)
     level = ("pixels", "flow", "levels", 0)
 
     def shift(document: dict[str, Any]) -> None:
@@ -238,12 +231,8 @@ def test_a_record_of_another_density_is_not_used(
 
 
 def test_without_the_graph_for_many_images_they_are_scored_one_by_one(
-    tmp_path_factory: pytest.TempPathFactory,
-    copied: EngineOptions,
-    expected: list[float],
-    caplog: pytest.LogCaptureFixture,
+    artifact: Path, copied: EngineOptions, expected: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    artifact = barely_trained(tmp_path_factory)
     scorer = load_model(artifact, options=copied)
     parallel = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["parallel"]
     assert copied.cache is not None
@@ -257,9 +246,8 @@ def test_without_the_graph_for_many_images_they_are_scored_one_by_one(
 
 
 def test_where_the_bits_differ_the_graph_for_many_images_is_opened_at_once(
-    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions
+    artifact: Path, copied: EngineOptions
 ) -> None:
-    artifact = barely_trained(tmp_path_factory)
     change_record(copied, lambda document: document["pixels"]["program"]["plan"].update(is_equal_alone=False))
     assert copied.cache is not None
     parallel = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["parallel"]
@@ -271,19 +259,16 @@ def test_where_the_bits_differ_the_graph_for_many_images_is_opened_at_once(
 
 
 def test_a_record_for_other_threads_is_made_again(
-    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, caplog: pytest.LogCaptureFixture
+    artifact: Path, copied: EngineOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    artifact = barely_trained(tmp_path_factory)
     change_record(copied, lambda document: document["pixels"]["program"]["plan"].update(parallel_requests=1))
     assert [load_model(artifact, options=copied).is_flow_loaded for _ in range(2)] == [True, False]
     assert "expected a program for 2 threads, got one for 1" in caplog.text
 
 
 def test_a_bad_calibration_leaves_what_is_good_for_others(
-    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch
+    artifact: Path, copied: EngineOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = barely_trained(tmp_path_factory)
-
     def refuse(*_: object) -> None:
         raise ArtifactError("the statistic of the pinned image is 1.0, stored is 2.0")
 
@@ -295,9 +280,9 @@ def test_a_bad_calibration_leaves_what_is_good_for_others(
 
 
 def test_a_cache_that_cannot_be_searched_costs_time_alone(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, options: EngineOptions, caplog: pytest.LogCaptureFixture
+    artifact: Path, tmp_path: Path, options: EngineOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path / ("x" * 300))
+    options = replace(options, cache=tmp_path / ("x" * 300))
     assert load_model(artifact, options=options).is_flow_loaded
     assert "cannot be stored: File name too long" in caplog.text
 
@@ -326,10 +311,8 @@ def test_threads_are_those_that_a_container_may_use(
     [{"name": "torch"}, {"threads": 1}, {"cache": None}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_other_options_have_their_own(
-    tmp_path_factory: pytest.TempPathFactory, copied: EngineOptions, changes: dict[str, Any]
-) -> None:
-    assert load_model(barely_trained(tmp_path_factory), options=replace(copied, **changes)).is_flow_loaded
+def test_other_options_have_their_own(artifact: Path, copied: EngineOptions, changes: dict[str, Any]) -> None:
+    assert load_model(artifact, options=replace(copied, **changes)).is_flow_loaded
 
 
 @pytest.mark.parametrize("what", ["other-code", "other-model"])
@@ -342,7 +325,7 @@ def test_other_code_and_other_weights_have_their_own(
 
 
 def test_a_full_disk_costs_time_alone(
-    tmp_path_factory: pytest.TempPathFactory,
+    artifact: Path,
     tmp_path: Path,
     options: EngineOptions,
     monkeypatch: pytest.MonkeyPatch,
@@ -352,17 +335,15 @@ def test_a_full_disk_costs_time_alone(
         raise StorageFull("the disk is full")
 
     monkeypatch.setattr("snf_models.scoring.cache.require_room", full)
-    artifact, options = barely_trained(tmp_path_factory), replace(options, cache=tmp_path)
+    options = replace(options, cache=tmp_path)
     assert load_model(artifact, options=options).is_flow_loaded
     assert "is not stored in the cache: the disk is full" in caplog.text
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".json"]
     assert load_model(artifact, options=options).is_flow_loaded
 
 
-def test_graphs_for_many_images_are_opened_when_they_are_asked_for(
-    tmp_path_factory: pytest.TempPathFactory, options: EngineOptions
-) -> None:
-    scorer = load_model(barely_trained(tmp_path_factory), options=options)
+def test_graphs_for_many_images_are_opened_when_they_are_asked_for(artifact: Path, options: EngineOptions) -> None:
+    scorer = load_model(artifact, options=options)
     program = scorer.density.engine
     assert program._parallel is None
     scorer.open_parallel_graphs()
