@@ -125,6 +125,8 @@ def test_drift_is_shown_and_acknowledged(home: Path, house: httpx.Client, monkey
     assert snf(home, *score).returncode == 0
     [after] = (one for one in _drift(home, remote) if one["source"] is None)
     assert before == after
+    table = snf(home, "models", "drift", "digits", *remote).stdout
+    assert "no drift" in table
     done = snf(home, "models", "drift", "digits", "--acknowledge", "--source", "line 1/left", *remote)
     assert done.stdout == "acknowledged drift of digits: line 1/left\n"
     assert "line 1/left" not in {one["source"] for one in _drift(home, remote)}
@@ -175,6 +177,13 @@ def test_the_versions_of_command_and_service_are_shown(home: Path, house: httpx.
     url = str(house.base_url)
     version = snf(home, "--version", "--url", url)
     assert version.stdout.splitlines() == [f"snf-density {package_version()}", f"{url} {package_version()}"]
+
+
+def test_a_job_is_submitted_and_followed(home: Path, house: httpx.Client) -> None:
+    scoring = ["jobs", "submit", "score", "dataset=mnist-mini", "model=digits", "alpha=0.05"]
+    watched = snf(home, *scoring, "--watch", "--url", str(house.base_url))
+    assert watched.returncode == 0, watched.stderr
+    assert "600 images judged, " in watched.stdout
 
 
 def quick(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,7 @@
 """Images of one's own over HTTP: uploaded, looked at, trained on, deleted; and what is refused leaves nothing."""
 
 import io
+import json
 import os
 import subprocess
 import tarfile
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.support.service import serving
+from tests.end_to_end.support.service import serving, snf
 from tests.end_to_end.support.uploads import BOUNDARY, FORM, GOOD, left, upload
 from tests.models.datasets.upload_files import (
     DIGITS,
@@ -189,3 +190,20 @@ def check_deletion_waits_for_a_job(house: httpx.Client) -> None:
     assert house.delete("/v1/datasets/own").status_code == 404
     gone = house.post("/v1/jobs", json=request)
     assert (gone.status_code, gone.json()["errors"][0]["pointer"]) == (422, "/body/dataset")
+
+
+def test_the_command_line_brings_folders(service: httpx.Client, tmp_path: Path) -> None:
+    for name, data in (pngs(20, 2) | {"lot1/bad.png": b"no image", "lot1/notes.txt": b"not sent"}).items():
+        path = tmp_path / "cells" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "more.zip").write_bytes(zipped(pngs(15, start=30)))
+    upload_cells = ("datasets", "upload", "cells", str(tmp_path / "cells"), str(tmp_path / "more.zip"))
+    for remote in ((), ("--url", str(service.base_url))):
+        done = snf(tmp_path / "home", *upload_cells, "--json", *remote)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)["report"]
+        assert (report["images"], report["rejected"]) == (35, 1)
+        assert "bad.png" in snf(tmp_path / "home", "datasets", "show", "cells", *remote).stdout
+    again = snf(tmp_path / "home", *upload_cells, *remote)
+    assert (again.returncode, "choose another name" in again.stderr) == (2, True)

@@ -190,6 +190,14 @@ def test_nothing_may_be_named_by_default_and_a_server_that_is_down_is_said(
         assert client.get("/v1/datasets/x").status_code == 404
 
 
+def test_the_command_line_refers_to_folders_without_a_setting(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "lots"
+    put(Location(folder.as_uri()), "folder", FILES)
+    done = snf(home, "datasets", "refer", "lots", str(folder))
+    assert (done.returncode, "only jobs of type score take it" in done.stdout) == (0, True), done.stderr
+    assert snf(home, "datasets", "show", "lots").stdout == done.stdout
+
+
 def test_scores_at_a_location_are_those_of_a_table_and_over_http_to_the_bit(
     by_reference: httpx.Client, bucket: Location, home: Path, tmp_path: Path
 ) -> None:

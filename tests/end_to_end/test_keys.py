@@ -112,3 +112,16 @@ def test_a_damaged_file_is_not_replaced(tmp_path: Path) -> None:
         assert done.returncode == 3
         assert "is damaged" in done.stderr
     assert (tmp_path / "keys.json").read_text() == "{"
+
+
+def test_the_key_of_a_service_from_before_stays_valid_beside_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "api-key").write_text("sesame-of-before\n")
+    done = snf(tmp_path, "keys", "create", "cam", "--role", "score")
+    assert done.returncode == 0, done.stderr
+    assert "stays valid" in done.stderr
+    with serving(tmp_path, shipped=False) as client:
+        roles = [
+            client.get("/v1/me", headers={"x-api-key": key}).json()["role"]
+            for key in ("sesame-of-before", done.stdout.strip())
+        ]
+    assert roles == ["admin", "score"]
