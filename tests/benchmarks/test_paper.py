@@ -160,7 +160,6 @@ def test_rows_are_compared_at_equal_steps_alone(tmp_path: Path) -> None:
     assert gap_of(learned, exact) is None
     learned.advance(3, ignore, never)
     gap = gap_of(learned, exact)
-    assert gap is not None
     assert gap["best_steps"] == [learned.best_step, 3]
     with pytest.raises(PlanDiffers, match=r"has a training of 3 steps, .* expected at least 3, got 2"):
         make_plan(TINY, "published", None, 2, tmp_path, "cpu")

@@ -19,8 +19,6 @@ from snf_models.bijections.local_affine import cell_of_places
 from snf_models.errors import BackboneMissing, SamplesUnsupported
 from snf_models.features.backbones import BackboneStore
 from snf_models.features.extractor import TorchExtractor
-from snf_models.features.flows import FeatureFlows, HybridFlows
-from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.loading.trained import load_artifact
 from snf_models.loading.verification import exact_tolerance
 from snf_models.pipeline.architecture_file import parse_architecture
@@ -153,8 +151,6 @@ def loaded(scorer: Scorer) -> ServedModel:
 
 def test_a_score_of_features_is_that_of_normal_densities_at_every_place(features: Scorer, backbones: Path) -> None:
     architecture, flows = features.manifest.architecture, features.trained.flows
-    assert isinstance(architecture, FeatureArchitecture)
-    assert isinstance(flows, FeatureFlows)
     store = BackboneStore(backbones)
     backbone = store.by_digest(architecture.backbone, architecture.backbone_sha256)
     extract = TorchExtractor(backbone, store.arrays(backbone), architecture.input_size, torch.float64)
@@ -187,7 +183,6 @@ def test_only_stored_images_are_audited_without_samples(features: Scorer, hybrid
 
 def test_a_hybrid_is_audited_by_its_pixels_with_the_log_dets_of_its_features(hybrid: Scorer) -> None:
     found = audit(hybrid, 0)
-    assert isinstance(hybrid.trained.flows, HybridFlows)
     assert abs(found.log_likelihood - found.recomputed) <= hybrid.tolerance(found.recomputed)
     assert found.log_dets == pytest.approx(hybrid.manifest.log_dets.layers, abs=1e-7)
     assert {name.partition(".")[0] for name in found.log_dets} == {"pixels", "features"}

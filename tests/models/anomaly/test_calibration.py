@@ -65,7 +65,6 @@ def test_split_p_values_by_hand() -> None:
     new, held_out = evidence(40, 7), evidence(99, 2)
     families = fold.statistic.group_surprises(new)
     assert families.shape == (40, 2)
-    assert fold.statistic.local is not None
     columns = np.concatenate([new.whole, fold.statistic.local.unevenness(new.cells)], axis=1)
     np.testing.assert_allclose(families[:, 0], fold.statistic.whole.surprise(columns))
     np.testing.assert_allclose(families[:, 1], fold.statistic.local.surprise(new.cells, new.whole[:, 0]))
@@ -294,7 +293,6 @@ def test_surprises_are_added_by_their_shares(energies: list[str], shares: list[i
     evidence = evidences.evidence(images, 1)
     channels = np.random.default_rng(2).normal(size=(images, len(energies)))
     statistic = fit_statistic(replace(evidence, channels=channels), (*evidences.NAMES, *energies), evidences.GRID)
-    assert statistic.whole is not None
     new = statistic.statistics(
         replace(
             evidences.evidence(30, 3),
@@ -312,7 +310,6 @@ def test_surprises_are_added_by_their_shares(energies: list[str], shares: list[i
 def test_a_model_of_grey_images_keeps_its_shares_in_the_file(scorer: Scorer, tmp_path: Path) -> None:
     path = tmp_path / CALIBRATION
     calibration = scorer.calibration
-    assert isinstance(calibration, Calibration)
     save_calibration(calibration, path)
     arrays = load_file(path)
     assert arrays["folds.0.statistic.whole.shares"].tolist() == [2, 2, 2, 1]

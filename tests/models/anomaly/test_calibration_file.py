@@ -130,7 +130,6 @@ def test_parts_that_do_not_fit_each_other_are_refused(copy: Path, scorer: Scorer
     whole = scorer.calibration
     fold = whole.folds[0]
     local = fold.statistic.local
-    assert local is not None
     short_tails = replace(local, tails=local.tails[:-1])
     few_weights = replace(local, weights=local.weights[:, :-1])
     few_columns = replace(fold.statistic.whole, used=fold.statistic.whole.used + 50)

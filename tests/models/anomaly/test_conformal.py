@@ -122,7 +122,6 @@ def test_safe_threshold_is_the_last_rank_that_keeps_the_promise(n: int) -> None:
 def test_safe_threshold_by_simulation() -> None:
     n, alpha, rounds = 300, 0.05, 4000
     threshold = safe_threshold(n, alpha)
-    assert threshold is not None
     k = round(threshold * (n + 1))
     uniform = np.sort(np.random.default_rng(1).random((rounds, n)), axis=1)
     rates, next_rates = 1 - uniform[:, n - k], 1 - uniform[:, n - k - 1]

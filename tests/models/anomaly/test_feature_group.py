@@ -139,7 +139,6 @@ def test_verdicts_and_reasons_of_features_alone() -> None:
 def test_an_image_as_a_whole_has_no_box(group: int, name: str) -> None:
     calibration = fit_split(reference(200, 1), reference(99, 2), (), None)
     new = evidence(1, 3)
-    assert new.features is not None
     new.features.pooled[..., group] += 60
     (verdict,) = calibration.judge(new, (), IMAGE)
     assert verdict.reasons[0].feature == name
@@ -169,7 +168,6 @@ def test_each_fold_is_ranked_by_its_own_fit() -> None:
 def with_outliers(images: int, outliers: NDArray[np.integer]) -> ReferenceEvidence:
     """Reference images with anomaly maps, of which some are unlikely at a place."""
     everything = replace(reference(images, 1), image=IMAGE)
-    assert everything.evidence.features is not None
     everything.evidence.features.places[outliers, 0, 1, 2] += 200
     return everything
 
@@ -177,7 +175,6 @@ def with_outliers(images: int, outliers: NDArray[np.integer]) -> ReferenceEviden
 def outlier() -> Evidence:
     """Return an image that is even less likely: with few images a fit may have seen an outlier."""
     new = evidence(1, 3)
-    assert new.features is not None
     new.features.places[:, 0, 1, 2] += 400
     return new
 
@@ -189,7 +186,6 @@ def test_suspects_keep_their_ranks(images: int, suspect_share: float, suspects: 
     everything = with_outliers(images, np.arange(suspects))
     calibration = fit_cross(everything, np.arange(images) % 5, (), None, suspect_share)
     assert calibration.images == images
-    assert calibration.map_maxima is not None
     assert len(calibration.map_maxima) == images
     assert (calibration.map_maxima[-suspects:] > 100).all()
     [p] = calibration.p_values(outlier())

@@ -68,8 +68,6 @@ def test_a_recalibration_holds_out_all_images_of_a_part_together(scorer: Scorer)
 def test_fits_of_folds_are_as_complex_as_that_of_all_images(count: int, knots: int, components: int) -> None:
     """Four fifths of the images decide: from 40 on means are lines of complexity, from 200 on curves."""
     statistic = fit_statistic(evidences.evidence(count, 1), evidences.NAMES, evidences.GRID)
-    assert statistic.local is not None
-    assert statistic.whole is not None
     assert len(statistic.local.conditioning.knots) == len(statistic.whole.conditioning.knots) == knots
     assert [len(view.density.log_weights) for view in statistic.whole.views[1:]] == [components] * 2
 
@@ -115,7 +113,6 @@ def test_evidence_without_channels_is_judged_as_by_earlier_versions(scorer: Scor
     reference = replace(evidences.reference(1), evidence=former, log_likelihoods=former.whole[:, 2])
     earlier = fit_split(reference, reference, names, scorer.density.grid)
     [fold] = earlier.folds
-    assert fold.statistic.whole is not None
     assert len(fold.statistic.whole.views) == 3
     stored = from_arrays(Calibration, to_arrays(earlier))
     np.testing.assert_array_equal(stored.p_values(with_channels), earlier.p_values(former))

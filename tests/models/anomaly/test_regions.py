@@ -21,7 +21,7 @@ from snf_runtime.anomaly.detection import Detection
 from snf_runtime.anomaly.maps import find_regions, of_pixels, of_places
 from snf_runtime.anomaly.verdict import VerdictReason, located
 from snf_runtime.scoring.evidence import Evidence
-from snf_runtime.scoring.feature_density import FeatureDensity, HybridDensity
+from snf_runtime.scoring.feature_density import HybridDensity
 from tests.models.anomaly.test_feature_group import IMAGE, evidence, reference
 from tests.models.helpers import sign_again
 from tests.support.compiled_cache import compiled
@@ -40,7 +40,6 @@ def calibration() -> Calibration:
 def stained(count: int = 1) -> Evidence:
     """Images with a stain over six of the 24 places: rows 10 to 30 and columns 20 to 50 of 40x60 pixels."""
     new = evidence(count, 3)
-    assert new.features is not None
     new.features.places[:, 0, 1:3, 2:5] += 25
     return new
 
@@ -63,7 +62,6 @@ def test_a_stain_over_many_places_gets_one_box_that_covers_it() -> None:
     fitted = calibration()
     (verdict,) = fitted.judge(stained(), (), IMAGE, ALPHA)
     (regions,) = fitted.feature_regions(stained(), IMAGE, ALPHA)
-    assert regions is not None
     assert regions.count == 1
     left, top, right, bottom = regions.regions[0].box
     covered = max(0, min(right, 50) - max(left, 20)) * max(0, min(bottom, 30) - max(top, 10))
@@ -90,15 +88,12 @@ def test_an_image_below_the_threshold_has_no_region_and_keeps_its_place() -> Non
     fitted = calibration()
     usual = evidence(40, 5)
     limit = fitted.map_threshold(ALPHA)
-    assert fitted.map_maxima is not None
-    assert limit is not None
     # Of 99 images four may be at or above it, as (1 + 4) / 100 is alpha.
     assert (fitted.map_maxima >= limit).sum() == 4
     assert usual.features is not None
     for found, places in zip(
         fitted.feature_regions(usual, IMAGE, ALPHA), fitted.feature_maps(usual.features), strict=True
     ):
-        assert found is not None
         assert (found.count > 0) == (of_places(places, IMAGE).max() >= limit)
     (verdict, *_) = fitted.judge(usual, (), IMAGE, ALPHA)
     boxes = [reason.box for reason in verdict.reasons if reason.box is not None]
@@ -179,7 +174,6 @@ def _maxima(nats: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.
 
 def judged(scorer: Scorer, image: NDArray[np.uint8], alpha: float, *, explain: bool) -> Detection:
     [result] = scorer.detect(image, alpha, explain=explain)
-    assert isinstance(result, Detection)
     return result
 
 
@@ -190,7 +184,6 @@ def test_pixels_have_regions_with_a_heat_map_and_features_always(scorer: Scorer,
     assert judged(scorer, image, 0.05, explain=True).regions is not None
     plain, explained = (judged(features, image, 0.1, explain=explain) for explain in (False, True))
     assert explained.verdict == plain.verdict
-    assert explained.regions is not None
     (region, *_) = explained.regions.regions
     (reason, *_) = [one for one in plain.verdict.reasons if one.box is not None]
     assert reason.box == region.box
@@ -216,7 +209,6 @@ def test_scores_and_maps_come_from_the_same_pass(
     digits = load_dataset("mnist-mini", None).test[:25]  # more than one group of 64 draws, whose end cuts an image
     plain, maps = scorer.detect(digits, draws=draws), scorer.heat_maps(digits)
     features = scorer.density.features if isinstance(scorer.density, HybridDensity) else scorer.density
-    assert isinstance(features, FeatureDensity)
     squares, computed = features.engine.squares, []
 
     def noted(images: NDArray[np.uint8]) -> Any:
@@ -225,11 +217,8 @@ def test_scores_and_maps_come_from_the_same_pass(
 
     monkeypatch.setattr(features.engine, "squares", noted)
     for one, other, expected in zip(scorer.detect(digits, draws=draws, explain=True), plain, maps, strict=True):
-        assert isinstance(one, Detection)
-        assert isinstance(other, Detection)
         assert one.likelihood.log_likelihood == other.likelihood.log_likelihood
         assert one.verdict.p_value == other.verdict.p_value
-        assert one.heat_map is not None
         for name, values in one.heat_map.channels.items():
             np.testing.assert_array_equal(values, expected.channels[name])
     assert sum(computed) == len(digits)

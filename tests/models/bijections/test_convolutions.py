@@ -233,7 +233,6 @@ def test_a_singular_kernel_has_no_nearest_inverse() -> None:
     log_det = layer(torch.ones(1, 2, 4, 4))[1]
     assert log_det.item() == -math.inf
     log_det.sum().backward()
-    assert layer.weight.grad is not None
     assert bool(layer.weight.grad.isnan().all()), "no step can be taken along it"
 
 

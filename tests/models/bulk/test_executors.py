@@ -202,7 +202,6 @@ def driver(artifact: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         start_new_session=True,
     )
     with process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "begins\n"
         yield process
         with suppress(ProcessLookupError):

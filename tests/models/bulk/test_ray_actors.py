@@ -32,7 +32,6 @@ COUNT = 600
 def contents(output: Output) -> dict[str, bytes]:
     """Files of an output, without temporary ones: a process that is killed may leave one behind."""
     folder = output.location.local_path
-    assert folder is not None
     return {path.name: path.read_bytes() for path in folder.iterdir() if not LEFTOVER.fullmatch(path.name)}
 
 

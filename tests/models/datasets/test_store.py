@@ -63,7 +63,6 @@ POLICIES: dict[str, dict[str, Any]] = {
 def test_training_and_scoring_see_the_same_pixels(asked: dict[str, Any], store: DatasetStore) -> None:
     config = TrainingConfig(**asked)
     dataset = load_dataset("photos", None, store, config)
-    assert dataset.preprocessing is not None
     assert dataset.image_shape == dataset.preprocessing.shape
     assert isinstance(dataset.train, np.memmap)
     decoded = {decode_image(data, dataset.preprocessing).pixels.tobytes() for data in PHOTOS.values()}
@@ -228,7 +227,6 @@ def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> 
     config = TrainingConfig(image_size=12)
     dataset = load_dataset("photos", None, store, config)
     split = store.report("photos").split
-    assert dataset.folds is not None
     assert np.bincount(dataset.folds).tolist() == split.folds == [4, 4, 4, 4, 4]
     summary = summarize("photos", None, store, config)
     assert (summary.statistics, summary.calibration, summary.folds) == (20, 0, 5)
@@ -239,7 +237,6 @@ def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> 
     for folds in ([], kept["folds"][1:], [0] * 20):
         record.write_text(json.dumps(kept | {"folds": folds}))
         again = load_dataset("photos", None, store, config)
-        assert again.folds is not None
         assert again.folds.tolist() == kept["folds"]
         assert again.digest == dataset.digest
 
@@ -336,7 +333,6 @@ def test_a_model_of_mixed_photos(store: DatasetStore, tmp_path: Path) -> None:
     assert manifest.preprocessing == dataset.preprocessing
     assert manifest.training.split == store.report("photos").split
     provenance = manifest.training.provenance
-    assert provenance is not None
     assert provenance.formats == {"JPEG": 15, "PNG": 15, "BMP": 15, "WEBP": 15}
     assert (provenance.smallest, provenance.largest, provenance.resized) == ((24, 20), (44, 44), 60)
     assert sum(provenance.converted.values()) > 20

@@ -100,7 +100,6 @@ def test_what_is_unseen_is_by_fits_without_the_fold_and_the_image() -> None:
     _, report = reported()
     fitted = fit_features(images, extractor, architecture(), report, folds)  # type: ignore[arg-type]
     assert extractor.images == 40, "the features are computed once"
-    assert fitted.unseen is not None
     assert [len(part) for part in fitted.unseen] == [32] * 5
     places, _ = Linear()(images)
     # The first image is in fold 0; for fold 2 it is judged by the fit without both.

@@ -81,7 +81,6 @@ def fitted(
 @pytest.mark.parametrize("linear", ["self-normalizing", "exact"])
 def test_steps_that_help_are_kept(linear: Linear, tmp_path: Path) -> None:
     result, seen = fitted(features(curved=True), tmp_path, linear=linear)
-    assert result.steps is not None
     assert result.steps.record.kept
     assert result.steps.record.gain > 5 * result.steps.record.standard_error
     assert len(result.steps.gains) == COUNT // 5
@@ -97,7 +96,6 @@ def test_steps_that_help_are_kept(linear: Linear, tmp_path: Path) -> None:
 
 def test_steps_that_do_not_help_are_left_out(tmp_path: Path) -> None:
     result, _ = fitted(features(curved=False), tmp_path, updates=60)
-    assert result.steps is not None
     assert not result.steps.record.kept
     assert result.architecture.steps == len(result.flows.steps) == 0
     assert "so the steps are left out" in result.steps.summary()
@@ -107,7 +105,6 @@ def test_suspects_are_left_out_of_the_trial(tmp_path: Path) -> None:
     x = features(curved=True)
     x[:50] *= 50
     result, seen = fitted(x, tmp_path, suspect_share=0.1, updates=60)
-    assert result.steps is not None
     assert result.steps.record.kept
     assert len(result.steps.gains) == (COUNT - 100) // 5
     assert seen.count(("Glow steps", 60, 60)) == 1
@@ -186,7 +183,6 @@ def test_a_fit_to_tiles_counts_held_out_images(tmp_path: Path) -> None:
     )
     plan = StepsPlan(1, 5, 0, tmp_path)
     result = fit_features(list(images), Blocks(), tiles, lambda *_: None, plan=plan)
-    assert result.steps is not None
     assert len(result.steps.gains) == 10
 
 
@@ -221,14 +217,11 @@ def test_a_model_has_the_steps_that_were_kept(
     scorer = load_model(path, options=options)
     record, architecture = scorer.manifest.training.feature_fit, scorer.manifest.architecture
     logged = [event["message"] for event in events if event["event"] == "log"]
-    assert record is not None
-    assert isinstance(architecture, FeatureArchitecture)
     if few:
         assert record.steps is None
         assert architecture.steps == 0
         assert "too few images to try Glow steps over features" in logged
         return
-    assert record.steps is not None
     assert record.steps.kept
     assert (record.steps.steps, record.steps.updates, record.steps.held_out_images) == (2, 50, 80)
     assert record.steps.gain > record.steps.standard_error

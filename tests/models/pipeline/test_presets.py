@@ -68,8 +68,6 @@ def test_a_preset_learns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     architecture = preset.architecture(dataset.image_shape, config.pixel_transform)
     assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
     trained = Trainer(dataset, architecture, config, tmp_path, lambda _event: None).run(lambda: False)
-    assert trained.first_validation is not None
-    assert trained.last_validation is not None
     assert trained.last_validation < trained.first_validation
 
 

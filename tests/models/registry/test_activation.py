@@ -52,7 +52,6 @@ def made(scorer: Scorer) -> dict[int, Made]:
 def decided(calibrations: CalibrationStore, made: Made, activate: bool | None = None) -> Activation:
     number = calibrations.publish(*made, activate=activate)
     activation = calibrations.record(number).activation
-    assert activation is not None
     assert (calibrations.active() == number) == activation.active
     return activation
 

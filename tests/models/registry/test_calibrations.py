@@ -324,7 +324,6 @@ def test_a_calibration_in_bfloat16_makes_scores_bfloat16(
     assert sum(told.values()) == count_image_passes(reference, "bfloat16")
     deviation = summary.deviation
     assert summary.precision == "bfloat16"
-    assert deviation is not None
     assert deviation.images == 4
     assert 0 < deviation.median <= deviation.quantile_999 <= deviation.worst < 10
     assert deviation.worst_statistic > 0

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from snf_models.scorer import Scorer
-from snf_runtime.anomaly.detection import Detection
 
 SIZES = (1, 2, 5, 37)
 """Numbers of images that are judged at once: one by one, in waves, and both."""
@@ -20,7 +19,6 @@ def bits_of(scorer: Scorer, images: Any = None) -> str:
     digest = hashlib.sha256()
     for size in SIZES:
         for image in scorer.detect(images[:size], draws=1 + (size == 2), explain=size == 5):
-            assert isinstance(image, Detection)
             likelihood, verdict, evidence = image.likelihood, image.verdict, image.likelihood.evidence
             digest.update(repr((likelihood.log_likelihood, verdict.statistic, verdict.p_value)).encode())
             digest.update(np.ascontiguousarray(evidence.whole).tobytes())

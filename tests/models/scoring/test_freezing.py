@@ -11,7 +11,6 @@ from snf_models.bijections.channels import ExactConv1x1, LUConv1x1
 from snf_models.bijections.conformance import randomise
 from snf_models.bijections.convolution import ExactConv
 from snf_models.bijections.dense import ExactDense
-from snf_models.bijections.frozen import FrozenAffine
 from snf_models.bijections.pixels import AffinePixels
 from snf_models.bijections.spectral import ExponentialConv
 from snf_models.errors import SingularLayer
@@ -33,10 +32,8 @@ def test_sixteen_lu_steps_are_as_exact_as_float64() -> None:
         torch.manual_seed(0)
         flow = flow_of([LUConv1x1(16) for _ in range(16)])
     (folded,) = freeze(flow, (16, 4, 4)).levels[0].steps
-    assert isinstance(folded, FrozenAffine)
     matrix = torch.eye(16, dtype=torch.float64)
     for layer in copy.deepcopy(flow).double().level_list()[0].bijections():
-        assert isinstance(layer, LUConv1x1)
         factors, one = layer.factors, torch.eye(16, dtype=torch.float64)
         lower, upper = factors.tril(-1) + one, factors.triu(1) + torch.diag(layer.sign * factors.diagonal().exp())
         matrix = (lower @ upper)[layer.permutation] @ matrix

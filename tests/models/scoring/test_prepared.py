@@ -127,13 +127,11 @@ def test_bfloat16_gives_the_same_bits(artifact: Path, copied: EngineOptions) -> 
         trained = LoadedFlows(loaded, options).density
         file.keep(trained)
         prepared = file.open()
-        assert prepared is not None
         assert prepared.precision == precision
 
         scores[precision] = [score.log_likelihood for score in score_images(prepared, images)]
         assert scores[precision] == [score.log_likelihood for score in score_images(trained, images)]
     assert scores["float32"] != scores["bfloat16"]
-    assert copied.cache is not None
     assert len(list(copied.cache.glob("*.density"))) == 2
 
 
@@ -235,7 +233,6 @@ def test_without_the_graph_for_many_images_they_are_scored_one_by_one(
 ) -> None:
     scorer = load_model(artifact, options=copied)
     parallel = json.loads(record_in(copied).read_bytes()[DIGEST_BYTES:])["pixels"]["program"]["parallel"]
-    assert copied.cache is not None
     (copied.cache / f"{parallel}.blob").write_bytes(b"")
     assert scores_of(scorer) == expected
     assert not scorer.is_flow_loaded

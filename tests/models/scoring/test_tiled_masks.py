@@ -64,7 +64,6 @@ def test_a_model_of_tiles_is_evaluated_with_masks(
     parameters = EvaluationParameters(against=[FAULTY], masks={FAULTY: "masks"}, corruptions=False, alpha=0.1)
     report = evaluate(Subject(scorer, "tiles:1", OTHERS, parameters, None, masked))
     found = report.sets[0].localisation
-    assert found is not None
     assert (found.images, found.normal_images, found.unpaired, found.empty_masks) == (10, 20, 0, 0)
     area = mannwhitneyu(defect, sound).statistic / (len(defect) * len(sound))
     assert found.pixel_auroc == pytest.approx(area, abs=1e-9)

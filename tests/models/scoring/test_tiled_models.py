@@ -21,8 +21,6 @@ from snf_models.errors import DatasetUnfit, SizeNotCalibrated
 from snf_models.evaluation.evaluate import Subject, evaluate
 from snf_models.evaluation.image_sets import ImageSet
 from snf_models.evaluation.localisation import few
-from snf_models.features.flows import FeatureFlows
-from snf_models.flows.architecture import FeatureArchitecture
 from snf_models.limits.good_images import good_images
 from snf_models.limits.measure import measure_limits
 from snf_models.loading.verification import exact_tolerance
@@ -35,7 +33,7 @@ from snf_runtime.anomaly.statistics import FeatureGroup
 from snf_runtime.images.batch import Batch, tile_plan
 from snf_runtime.images.codec import encode_png
 from snf_runtime.scoring.evidence import FeatureEvidence
-from snf_runtime.scoring.feature_density import FeatureDensity, FeaturePass
+from snf_runtime.scoring.feature_density import FeaturePass
 from tests.support.compiled_cache import compiled
 from tests.support.tiled import (
     DIGIT,
@@ -78,12 +76,10 @@ def judged(scorer: Scorer, batch: Batch) -> list[Detection]:
 
 
 def test_a_statistic_is_that_of_all_tiles(scorer: Scorer, images: list[NDArray[np.uint8]]) -> None:
-    assert isinstance(scorer.density, FeatureDensity)
     for image, likelihood in zip(images, scorer.score(images), strict=True):
         evidence = likelihood.evidence
         for fold in scorer.calibration.folds:
             family = fold.statistic.features
-            assert family is not None
             number, tiles = int(family.fit_number[0]), tiles_of(image)
             places, pooled = scorer.density.engine.squares(np.stack(list(tiles.values())))
             centred = dict(zip(tiles, 0.5 * places[:, number] - family.centre, strict=True))
@@ -104,8 +100,6 @@ def test_a_log_likelihood_is_the_sum_over_tiles_in_float64(
     scorer: Scorer, images: list[NDArray[np.uint8]], backbones: Path
 ) -> None:
     flows, architecture = scorer.trained.flows, scorer.manifest.architecture
-    assert isinstance(flows, FeatureFlows)
-    assert isinstance(architecture, FeatureArchitecture)
     for image, count in ((images[-2], 1), (images[-1][:, :87, :71], 4)):
         tiles = tiles_of(image).values()
         assert len(tiles) == count
@@ -151,7 +145,6 @@ def test_a_large_image_pauses_between_groups_of_tiles(scorer: Scorer) -> None:
             [result] = end.value
             break
         pauses += 1
-    assert isinstance(scorer.density, FeatureDensity)
     # Scores and heat map come from the same pass.
     assert pauses >= len(scorer.density.plan(image)) // scorer.density.chunk_size - 1 > 1
     assert result.verdict == judged(scorer, [image])[0].verdict
@@ -179,15 +172,12 @@ def test_a_fault_is_found_where_it_is(scorer: Scorer) -> None:
 def test_a_heat_map_is_of_the_image(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     image = with_fault(mosaic(7, 6, 8), 90, 150)
     [result] = scorer.detect([image], explain=True)
-    assert isinstance(result, Detection)
     heat_map = result.heat_map
-    assert heat_map is not None
     assert (heat_map.nats.shape, heat_map.z.shape, heat_map.scale) == (image.shape[1:], image.shape[1:], 1)
     assert heat_map.nats.sum() == pytest.approx(result.likelihood.log_likelihood, rel=1e-9)
     row, column = np.unravel_index(heat_map.z.argmin(), heat_map.z.shape)
     assert 80 <= row < 112
     assert 144 <= column < 176
-    assert result.regions is not None
     strongest = result.regions.regions[0]
     left, top, right, bottom = strongest.box
     assert left <= 150
@@ -212,7 +202,6 @@ def test_evidence_of_images_is_selected_and_joined(scorer: Scorer, images: list[
     together = FeatureEvidence.join(features)
     assert len(together) == len(images)
     family = scorer.calibration.folds[0].statistic.features
-    assert family is not None
     rows = np.array([4, 0, 6])
     np.testing.assert_array_equal(family.statistics(together[rows]), family.statistics(together)[rows])
     for number, of_image in enumerate(family.maps(together)):
@@ -245,7 +234,6 @@ def test_bulk_scores_are_those_of_single_images(
 def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore], tmp_path: Path) -> None:
     strict = made[0]
     counts = strict.calibration.tile_counts
-    assert counts is not None
     assert counts.tolist() == [1, 9]
     images = [mosaic(1, 2, 2), mosaic(2, 4, 5), mosaic(3, 3, 3), mosaic(4, 8, 8)]
     assert [len(strict.density.plan(image)) for image in images] == [1, 6, 4, 25]
@@ -257,7 +245,6 @@ def test_an_image_of_another_size_is_not_judged(made: tuple[Scorer, DatasetStore
         assert [number for number, result in enumerate(results) if isinstance(result, SizeNotCalibrated)] == refused
         for image, result in zip(images, results, strict=True):
             if isinstance(result, Detection):
-                assert result.heat_map is not None
                 assert result.heat_map.z.shape == image.shape[1:]
                 assert result.likelihood == scorer.score([image])[0]
         stored = [
@@ -366,11 +353,8 @@ def test_a_damaged_cache_of_pixels_is_made_again(made: tuple[Scorer, DatasetStor
 def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, store = made
     architecture = scorer.manifest.architecture
-    assert isinstance(architecture, FeatureArchitecture)
-    assert isinstance(scorer.density, FeatureDensity)
     large = [mosaic(0, 10, 10)] * 60
     evidence = scorer.score(large[:1])[0].evidence
-    assert evidence.features is not None
     assert evidence_bytes(large, architecture) == 60 * evidence.features.places.nbytes
     assert images_in_memory(large, architecture) == 60
     monkeypatch.setattr(
@@ -387,7 +371,6 @@ def test_evidence_in_memory_is_bounded(made: tuple[Scorer, DatasetStore], monkey
 def test_tiles_may_be_enlarged(made: tuple[Scorer, DatasetStore], backbones: Path) -> None:
     preset, config = find_preset("snf-features"), TrainingConfig(fit="tiles", feature_side=128)
     architecture = preset.architecture_for((1, SIDE, SIDE), config, backbones)
-    assert isinstance(architecture, FeatureArchitecture)
     assert (architecture.input_size, architecture.rows) == ((128, 128), 8)
     with pytest.raises(DatasetUnfit, match="set image_size to a multiple of 32"):
         preset.architecture_for((1, 100, 100), TrainingConfig(fit="tiles"), backbones)

@@ -63,7 +63,6 @@ def test_without_inspection_only_scoring_takes_it(store: DatasetStore, lots: Loc
     record = store.reference("referred")
     assert store.names() == ["referred"]
     assert "referred" in dataset_names(None, store)
-    assert record is not None
     assert record.images == 60
     assert count_images("referred", None, store) == 60
     assert isinstance(open_source("referred", None, store, GREY), ReferencedImages)
