@@ -19,8 +19,6 @@ import snf_models.training.objective
 from snf_client.schemas.training import TrainingConfig
 from snf_models.flows.architecture import (
     ConvolutionalArchitecture,
-    FeatureArchitecture,
-    HybridArchitecture,
     LayeredArchitecture,
     LevelSpec,
     PixelArchitecture,
@@ -54,7 +52,6 @@ def small(name: str, config: TrainingConfig) -> PixelArchitecture:
     levels = None if preset.levels is None else min(preset.levels, 2)
     narrow = replace(preset, levels=levels, steps=min(preset.steps, 1), width=min(preset.width, 16))
     architecture = narrow.architecture(SHAPE, config.pixel_transform)
-    assert not isinstance(architecture, FeatureArchitecture | HybridArchitecture)
     if isinstance(architecture, ConvolutionalArchitecture):
         return architecture.model_copy(update={"blocks": 2, "layers": 1})
     return architecture

@@ -129,7 +129,7 @@ def test_safe_threshold_by_simulation() -> None:
     # One rank more would break the promise, and alpha itself would about every other time.
     assert beta(k + 1, n - k).sf(alpha) > 0.05
     assert (next_rates > alpha).sum() > (rates > alpha).sum()
-    assert safe_threshold(n, alpha, confidence=0.5) > threshold  # type: ignore[operator]
+    assert safe_threshold(n, alpha, confidence=0.5) > threshold
 
 
 LARGEST = 1e6

@@ -42,7 +42,7 @@ def evidence(count: int, seed: int = 0, fits: int = 1) -> Evidence:
 def reference(count: int, seed: int = 0, fits: int = 1) -> ReferenceEvidence:
     found = evidence(count, seed, fits)
     maps = np.random.default_rng(seed).normal(size=(count, *IMAGE))
-    return ReferenceEvidence(found, -found.features.places[:, 0].sum((1, 2)), maps.sum(0), np.square(maps).sum(0))  # type: ignore[union-attr]
+    return ReferenceEvidence(found, -found.features.places[:, 0].sum((1, 2)), maps.sum(0), np.square(maps).sum(0))
 
 
 def test_statistics_by_hand() -> None:
@@ -124,7 +124,7 @@ def test_verdicts_and_reasons_of_features_alone() -> None:
     assert [one.p_value for one in verdicts] == [(1 + int((held_out >= value).sum())) / 100 for value in t]
     assert np.mean([one.is_anomaly for one in verdicts]) <= 0.2
 
-    new.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
+    new.features.places[:, 0, 1, 2] += 25
     (first, *_) = calibration.judge(new, (), IMAGE, alpha=0.05)
     assert first.is_anomaly
     assert first.extrapolated
@@ -155,7 +155,7 @@ def test_each_fold_is_ranked_by_its_own_fit() -> None:
     expected = np.ones(30)
     for fold in range(5):
         family = FeatureGroup.fit(unseen[fold])
-        inside = everything.evidence.features[folds == fold]  # type: ignore[index]
+        inside = everything.evidence.features[folds == fold]
         own = FeatureEvidence(inside.places[:, [fold + 1]], inside.pooled[:, [fold + 1]])
         of_new = FeatureEvidence(new.places[:, [fold + 1]], new.pooled[:, [fold + 1]])
         ranked, values = family.surprise(own), family.surprise(of_new)
@@ -219,7 +219,7 @@ def test_statistics_of_pixels_that_fit_too_well_do_not_hide_features() -> None:
     assert (np.median(statistic.group_surprises(new), axis=0) < 1.5).all()
     plain = replace(statistic, held_out=None)
     assert (np.median(plain.group_surprises(new), axis=0)[:2] > 1.5).any()
-    strange.features.places[:, 0, 1, 2] += 25  # type: ignore[union-attr]
+    strange.features.places[:, 0, 1, 2] += 25
     assert len(set(statistic.weights.tolist())) == 3
     np.testing.assert_array_equal(statistic(new), merge(statistic.group_surprises(new), statistic.weights))
     assert np.quantile(statistic(new), 0.95) < np.median(statistic(strange))

@@ -33,7 +33,7 @@ def apply(linear: Tensor, x: Tensor) -> Tensor:
     return (x.flatten(1) @ linear.T).view_as(x)
 
 
-def normal(*shape: int, seed: int) -> Tensor:
+def normal(*shape: int, seed: int = 0) -> Tensor:
     """Normal noise, float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 

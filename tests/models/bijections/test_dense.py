@@ -15,14 +15,11 @@ from snf_models.bijections.conformance import randomise
 from snf_models.bijections.dense import ExactDense, RelativeGradientDense, SelfNormalizingDense, WoodburyConv
 from snf_models.bijections.frozen import FrozenAffine
 from snf_models.bijections.matrices import MatrixInverse
+from tests.models.bijections.convolutions import normal
 from tests.models.helpers import CountedCalls
 
 IMAGE: Shape = (2, 1, 3)
 D = 6
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def moved(make: Callable[[], Bijection], seed: int = 1) -> Any:
@@ -59,7 +56,7 @@ def test_relative_gradient_is_that_of_the_dense_augmented_matrix() -> None:
     expected = (free @ augmented.T @ augmented).detach()
     assert_equal(layer.weight.grad, expected[:D, :D], "W")
     assert_equal(layer.bias.grad, expected[:D, D], "b")
-    assert_equal(x.grad.flatten(1), grad_data[:, :D], "x")  # type: ignore[union-attr]
+    assert_equal(x.grad.flatten(1), grad_data[:, :D], "x")
     assert (free[:D] * expected[:D]).sum() > 0, "not a direction of descent"
 
 

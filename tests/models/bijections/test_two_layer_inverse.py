@@ -110,7 +110,7 @@ def test_two_kernels_learn_a_better_inverse_than_one() -> None:
                 parameter.grad = gradient
             return loss.item()
 
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
+        optimizer.step(closure)
         errors.append(error().item())
     assert errors[1] < 0.5 * errors[0]
 

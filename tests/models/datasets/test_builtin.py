@@ -33,7 +33,7 @@ def test_the_built_in_set_is_always_there_and_the_same_with_disjoint_parts() -> 
 
 
 def write(folder: Path, **arrays: np.ndarray) -> Path:
-    np.savez_compressed(folder / "mnist.npz", **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(folder / "mnist.npz", **arrays)
     return folder
 
 

@@ -46,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DatasetStore:
     return store
 
 
-def everything(dataset: Any) -> np.ndarray:  # type: ignore[type-arg]
+def everything(dataset: Any) -> np.ndarray:
     return np.concatenate([dataset.train, dataset.statistics, dataset.calibration])
 
 
@@ -150,7 +150,7 @@ def test_pixels_are_prepared_once(store: DatasetStore, tmp_path: Path) -> None:
     assert told[-1] == (60, 60)
     again = load_dataset("photos", None, store, config, lambda *_: pytest.fail("prepared again"))
     assert again.digest == first.digest
-    cache = Path(again.train.filename).parent  # type: ignore[attr-defined]
+    cache = Path(again.train.filename).parent
     (cache / "pixels.npy").write_bytes(b"damaged")
     assert load_dataset("photos", None, store, config).digest == first.digest
     # Uploaded in another order, the images are shared out alike.
@@ -231,7 +231,7 @@ def test_folds_are_kept_with_the_pixels(store: DatasetStore, tmp_path: Path) -> 
     summary = summarize("photos", None, store, config)
     assert (summary.statistics, summary.calibration, summary.folds) == (20, 0, 5)
 
-    record = Path(dataset.train.filename).parent / "record.json"  # type: ignore[attr-defined]
+    record = Path(dataset.train.filename).parent / "record.json"
     kept = json.loads(record.read_text())
     assert kept["folds"] == dataset.folds.tolist()
     for folds in ([], kept["folds"][1:], [0] * 20):

@@ -62,7 +62,7 @@ def tarred(
 ) -> bytes:
     """A tar, packed by gz, bz2 or xz; ``special`` stands at its end, and the file ``twice`` there once more."""
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode=f"w:{packing}") as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=content, mode=f"w:{packing}") as archive:
         for name, data in [*files.items(), *([(twice, files[twice])] if twice else [])]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -78,15 +78,15 @@ def tar_member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return info
 
 
-def npy(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def npy(array: np.ndarray) -> bytes:
     content = io.BytesIO()
     np.save(content, array)
     return content.getvalue()
 
 
-def npz(**arrays: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def npz(**arrays: np.ndarray) -> bytes:
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(content, **arrays)
     return content.getvalue()
 
 

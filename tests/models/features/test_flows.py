@@ -23,7 +23,7 @@ def architecture(
 
 
 def random_flows(*args: object, **changes: object) -> FeatureFlows:
-    flows = build_feature_flows(architecture(*args, **changes))  # type: ignore[arg-type]
+    flows = build_feature_flows(architecture(*args, **changes))
     randomise(flows, 0.3, seed=1)
     return flows.double().eval()
 

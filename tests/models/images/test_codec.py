@@ -13,6 +13,7 @@ from snf_models.errors import ErrorKind, ImageError
 from snf_runtime.images.codec import Preprocessing, decode_image, decode_npy, encode_png, image_grid, open_image
 from snf_runtime.images.files import FORMATS
 from snf_runtime.images.preprocessing import conform
+from tests.models.datasets.upload_files import npy
 from tests.models.helpers import real_images
 from tests.support.image_files import png
 from tests.support.paths import DATA
@@ -189,12 +190,6 @@ def test_damaged_files_raise_nothing_but_image_errors(kind: str) -> None:
         except ImageError:
             continue
         assert pixels.shape == PHOTO.shape
-
-
-def npy(array: NDArray[Any]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array)
-    return content.getvalue()
 
 
 def npy_with_header(header: bytes, version: tuple[int, int] = (1, 0)) -> bytes:

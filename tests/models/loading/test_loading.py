@@ -21,7 +21,7 @@ from snf_models.disk import sha256_file
 from snf_models.errors import ArtifactError
 from snf_models.loading.trained import load_artifact
 from snf_models.scorer import Scorer, load_model
-from tests.models.helpers import edit_manifest, sign_again
+from tests.models.helpers import edit_manifest, flip_a_byte, sign_again
 from tests.support.compiled_cache import compiled
 
 FILES = (WEIGHTS, CALIBRATION, PINNED, CARD, SAMPLES)
@@ -67,12 +67,6 @@ def test_the_card_has_the_numbers_that_scoring_gives(scorer: Scorer) -> None:
     assert scorer.manifest.calibration.mean_log_likelihood == pytest.approx(np.mean(held_out), abs=1e-3)
     others = [result.log_likelihood for result in scorer.score(digits.statistics)]
     np.testing.assert_allclose(scorer.calibration.log_likelihoods, sorted(held_out + others), rtol=0, atol=1e-3)
-
-
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def cut_off(path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_preset_of_pixels_is_an_architecture_file(name: str) -> None:
     assert recipe.architecture_for(shape, config) == architecture.layered()
     with torch.device("meta"):
         flow = build_flow(architecture)
-    described = (describe_layer(step) for level in flow.level_list() for step in level.steps)  # type: ignore[arg-type]
+    described = (describe_layer(step) for level in flow.level_list() for step in level.steps)
     assert list(described) == [layer for level in architecture.layered().shaped() for layer in level.layers]
 
 
@@ -168,7 +168,7 @@ def test_the_papers_5x5_glow_has_its_published_shape() -> None:
     """Keller et al. 2021: two levels of four steps, 5x5 convolutions, couplings of width 16, GECO from 1."""
     preset = PRESETS["snf-glow-2l-4k-5x5"]
     config = preset.config({})
-    summary = preset.architecture((1, 28, 28), config.pixel_transform).summary()  # type: ignore[union-attr]
+    summary = preset.architecture((1, 28, 28), config.pixel_transform).summary()
     assert summary == "Glow, 2 levels of 4 steps, width 16, self-normalizing 5x5 convolutions"
     assert (config.multiplier, config.reconstruction_weight, config.learning_rate) == ("geco", 1.0, 1e-3)
 

@@ -61,7 +61,7 @@ def reported() -> tuple[list[tuple[str, int, int]], object]:
 def test_a_fit_passes_over_the_images_once_and_says_how_far_it_is() -> None:
     extractor, images = Linear(), real_images(100)
     seen, report = reported()
-    fitted = fit_features(images, extractor, architecture(), report)  # type: ignore[arg-type]
+    fitted = fit_features(images, extractor, architecture(), report)
     assert extractor.images == 100
     assert fitted.unseen is None
     assert len(fitted.flows.places) == len(fitted.architecture.grids) == 1
@@ -78,7 +78,7 @@ def test_the_fit_is_that_of_all_images_and_of_all_but_a_fold() -> None:
     extractor, images = Linear(), real_images(60)
     folds = (np.arange(60) % 5).astype(np.int8)
     _, report = reported()
-    fitted = fit_features(images, extractor, architecture(), report, folds)  # type: ignore[arg-type]
+    fitted = fit_features(images, extractor, architecture(), report, folds)
     assert len(fitted.flows.places) == len(fitted.architecture.grids) == 6
     places, _ = Linear()(images)
     for number, layer in enumerate(fitted.flows.places):
@@ -98,7 +98,7 @@ def test_what_is_unseen_is_by_fits_without_the_fold_and_the_image() -> None:
     extractor, images = Linear(), real_images(40)
     folds = (np.arange(40) % 5).astype(np.int8)
     _, report = reported()
-    fitted = fit_features(images, extractor, architecture(), report, folds)  # type: ignore[arg-type]
+    fitted = fit_features(images, extractor, architecture(), report, folds)
     assert extractor.images == 40, "the features are computed once"
     assert [len(part) for part in fitted.unseen] == [32] * 5
     places, _ = Linear()(images)
@@ -122,9 +122,9 @@ def test_suspects_are_left_out_of_the_fit() -> None:
     images = real_images(100)
     dirty = np.concatenate([images, 255 - images[:4]])
     _, report = reported()
-    clean = fit_features(images, Linear(), architecture(), report)  # type: ignore[arg-type]
-    careless = fit_features(dirty, Linear(), architecture(), report)  # type: ignore[arg-type]
-    careful = fit_features(dirty, Linear(), architecture(), report, suspect_share=4 / 104)  # type: ignore[arg-type]
+    clean = fit_features(images, Linear(), architecture(), report)
+    careless = fit_features(dirty, Linear(), architecture(), report)
+    careful = fit_features(dirty, Linear(), architecture(), report, suspect_share=4 / 104)
 
     def distance(fitted: FittedFeatures) -> float:
         mean, expected = (next(fit.flows.fits())[1].mean.detach() for fit in (fitted, clean))

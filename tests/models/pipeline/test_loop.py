@@ -454,10 +454,10 @@ def test_flows_without_a_learned_inverse_are_inverted_exactly(tmp_path: Path) ->
 
 def test_no_random_state_moves(tmp_path: Path) -> None:
     flow = freeze(glow(16), SHAPE)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = write_preview(flow, tmp_path / "first", 1).read_bytes()
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index,arg-type]
+    assert np.array_equal(np.random.get_state()[1], before[1])
     assert write_preview(flow, tmp_path / "second", 1).read_bytes() == first
 
 
@@ -479,7 +479,7 @@ def test_values_that_are_not_finite_are_no_picture(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [torch.linalg.LinAlgError("singular"), OSError(28, "No space left", "/secret/path")])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("error", [torch.linalg.LinAlgError("singular"), OSError(28, "No space left", "/secret/path")])
 def test_a_preview_that_fails_ends_no_run(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object) -> Path:
         raise error

@@ -332,5 +332,5 @@ def test_settled_pixels_map_as_before() -> None:
     settled = flow.pixels.settled()
     for got, want in zip(settled.map_with_slope(x), flow.pixels.map_with_slope(x), strict=True):
         assert torch.equal(got, want)
-    flow.pixels.fit(255 - real_images(8, 8))  # type: ignore[operator]
+    flow.pixels.fit(255 - real_images(8, 8))
     assert not torch.equal(settled.map_with_slope(x)[0], flow.pixels.map_with_slope(x)[0]), "a copy, not a view"

@@ -40,7 +40,7 @@ def slow_map(flow: Flow, x: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.f
     height, width = x.shape[2:]
     y, slopes = flow.pixels.map_with_slope(x)
     result = slopes.sum(1).numpy().copy()
-    result += sum(constant_log_dets(flow, tuple(x.shape[1:])).values()) / (height * width)  # type: ignore[arg-type]
+    result += sum(constant_log_dets(flow, tuple(x.shape[1:])).values()) / (height * width)
 
     def spread(values: Tensor) -> None:
         block = height // values.shape[1]

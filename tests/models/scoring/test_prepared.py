@@ -24,7 +24,7 @@ from snf_models.scoring.cache import DIGEST_BYTES, write_cached
 from snf_models.threads import thread_count
 from snf_runtime import parallelism
 from snf_runtime.scoring.likelihood import score_images
-from tests.models.helpers import edit_manifest
+from tests.models.helpers import edit_manifest, flip_a_byte
 from tests.models.scoring.scored_bits import bits_of
 from tests.support.backbones import backbone_folder
 from tests.support.paths import ROOT
@@ -160,12 +160,6 @@ def test_flows_of_other_files_are_not_loaded_later(artifact: Path, tmp_path: Pat
         scorer.sample(1)
 
 
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def _folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -179,7 +173,7 @@ def _foreign_graphs(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "log"),
     [
-        (_flip, "is damaged"),
+        (flip_a_byte, "is damaged"),
         (lambda path: path.write_bytes(b""), "is damaged"),
         (_folder, "cannot be read"),
         (lambda path: write_cached(path, b"{}"), "expected 'pixels' in the file"),
