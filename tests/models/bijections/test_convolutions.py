@@ -39,6 +39,7 @@ def layer(channels: int, kernel: Size, scale: float = 0.1) -> ExactConv:
 def test_multiplicity_counts_placements(kernel: Size, image: Size) -> None:
     counted = placements(1, kernel, image).sum((-1, -2))[0, 0]
     assert torch.equal(multiplicity(kernel, image), counted)
+    assert multiplicity(kernel, image) is multiplicity(kernel, image), "computed once a shape"
     weight = torch.ones(1, 1, *kernel, dtype=torch.float64, requires_grad=True)
     padding = (kernel[0] // 2, kernel[1] // 2)
     output = torch.nn.functional.conv2d(torch.ones(1, 1, *image, dtype=torch.float64), weight, padding=padding)
